@@ -1,0 +1,1 @@
+"""Backends: what authors of plug-ins import, and the built-in ones."""

@@ -1,0 +1,52 @@
+"""Base classes for authors who prefer a class to a function."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class Backend(ABC):
+    """Answers prompts. `run` is all that a subclass must define.
+
+    `run` gets what its signature names: the prompt alone, or also `model` (`str | None`), `options`
+    (a mapping of further named values) and `request` (the whole `llm.Request`). A subclass that is
+    named by an entry point is instantiated without arguments.
+
+    Attributes:
+        description: one line for lists.
+        models: models that it offers; the first is its default.
+        local: whether prompts stay on this machine.
+        ready_env: environment variables of which one must be set before the backend is used without
+            having been named; empty: always ready.
+        secret_env: environment variables that hold its secrets.
+
+    """
+
+    description: ClassVar[str] = ""
+    models: ClassVar[tuple[str, ...]] = ()
+    local: ClassVar[bool] = False
+    ready_env: ClassVar[tuple[str, ...]] = ()
+    secret_env: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def run(self, prompt: str) -> str:
+        """Return the answer to `prompt`. Any exception sends the router to the next backend."""
+
+    def stream(self, prompt: str) -> Iterator[str]:
+        """Yield the answer in pieces; unless overridden, in one piece."""
+        yield self.run(prompt)
+
+
+class Recipe(ABC):
+    """Turns a goal into shell steps. `run` is all that a subclass must define.
+
+    Attributes:
+        description: one line for lists.
+
+    """
+
+    description: ClassVar[str] = ""
+
+    @abstractmethod
+    def run(self, goal: str) -> list[str]:
+        """Return the command lines that reach `goal`. Quote what goes into them: see `quote`."""

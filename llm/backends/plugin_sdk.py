@@ -1,0 +1,130 @@
+"""What authors of plug-ins import.
+
+`register_backend` and `register_recipe` are thin: each makes a plug-in object with two hook
+implementations. An author who outgrows them writes the same two with `@hookimpl`; see `llm.hookspecs`.
+"""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from llm.backends.base import Backend, Recipe
+from llm.hooks.declarations import Declaration, declare
+from llm.hooks.markers import hookimpl
+from llm.shims import backend_declaration, recipe_declaration
+from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
+
+if TYPE_CHECKING:
+    from llm.host import Host
+
+__all__ = [
+    "Backend",
+    "BackendInfo",
+    "Completion",
+    "Recipe",
+    "RecipeInfo",
+    "Request",
+    "Step",
+    "hookimpl",
+    "quote",
+    "register_backend",
+    "register_recipe",
+]
+
+
+def register_backend(
+    name: str,
+    run: Callable[..., str] | type[Backend] | Backend,
+    *,
+    description: str | None = None,
+    models: Iterable[str] | None = None,
+    local: bool | None = None,
+    ready_env: Iterable[str] | None = None,
+    secret_env: Iterable[str] | None = None,
+    host: "Host | None" = None,
+) -> None:
+    """Register a backend.
+
+    In a module that an entry point names, it becomes that distribution's; anywhere else, the running
+    program's, which wins over installed and built-in backends of the same name.
+
+    Args:
+        name: what users and the configuration call the backend.
+        run: `run(prompt) -> str`, which may also take `model`, `options` or `request`; or a
+            `Backend` subclass or instance. Fields left out below come from it.
+        description: one line for lists.
+        models: models that it offers; the first is its default.
+        local: whether prompts stay on this machine.
+        ready_env: environment variables of which one must be set before the backend is used without
+            having been named; empty: always ready.
+        secret_env: environment variables that hold its secrets; child processes do not get them.
+        host: register there at once, instead of in this process's own host.
+
+    Raises:
+        PluginDefinitionError: the name or the callable cannot be used.
+        NameTakenError: the name is registered already, by this module or by this program.
+
+    """
+    given = {
+        "description": description,
+        "models": models,
+        "local": local,
+        "ready_env": ready_env,
+        "secret_env": secret_env,
+    }
+    namespace = sys._getframe(1).f_globals
+    declaration = backend_declaration(name, run, _module(namespace), **_without_none(given))
+    _announce(declaration, namespace, host)
+
+
+def register_recipe(
+    name: str,
+    run: Callable[[str], Iterable[str | Step]] | type[Recipe] | Recipe,
+    *,
+    description: str | None = None,
+    host: "Host | None" = None,
+) -> None:
+    """Register a recipe; see `register_backend`.
+
+    Args:
+        name: what users call the recipe.
+        run: `run(goal) -> list[str]`, the command lines; or a `Recipe` subclass or instance.
+        description: one line for lists.
+        host: register there at once, instead of in this process's own host.
+
+    Raises:
+        PluginDefinitionError: the name or the callable cannot be used.
+        NameTakenError: the name is registered already, by this module or by this program.
+
+    """
+    namespace = sys._getframe(1).f_globals
+    declaration = recipe_declaration(name, run, _module(namespace), **_without_none({"description": description}))
+    _announce(declaration, namespace, host)
+
+
+def quote(text: str) -> str:
+    """Return `text` as one word of a POSIX shell command line, whatever it holds."""
+    return shlex.quote(text)
+
+
+def _announce(declaration: Declaration, namespace: MutableMapping[str, Any], host: "Host | None") -> None:
+    if host is not None:
+        host.adopt(declaration)
+        return
+    declare(declaration, namespace)
+    if declaration.entry is not None:
+        return  # the host that is importing this plug-in collects what it declared
+    from llm.process import existing_host
+
+    current = existing_host()
+    if current is not None:
+        current.adopt(declaration)
+
+
+def _module(namespace: MutableMapping[str, Any]) -> str:
+    return str(namespace.get("__name__", "?"))
+
+
+def _without_none(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}

@@ -1,0 +1,1 @@
+"""The built-in backends. Each is written as a third party would write it."""

@@ -1,0 +1,215 @@
+"""The boundary between pluggy and a plug-in: each implementation is called through it.
+
+A plain pluggy call tells neither whose result it returned nor whose exception it raised, and one
+exception ends the whole call. Here each implementation of a plug-in gets a guard that knows its
+`Origin`: it turns the result into the type that the hook promises, marks an exception with the
+plug-in that raised it, and for hooks where one failure must not stop the others, records it instead.
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llm.errors import PluginDefinitionError
+from llm.hooks.markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
+from llm.hooks.origin import Origin, blame
+from llm.hooks.problems import Problem, ProblemKind, ProblemLog, one_line
+
+#: What a plug-in may raise without taking the host down. `KeyboardInterrupt` is the user's.
+PLUGIN_FAULTS: Final = (Exception, SystemExit)
+
+Function = Callable[..., Any]
+ResultCheck = Callable[[Any, Origin, bool], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HookContract:
+    """What the host expects of the implementations of one hook.
+
+    Attributes:
+        name: the hook's name.
+        arguments: names of the arguments that an implementation may ask for.
+        collects: whether every implementation is asked, so that a call returns a list.
+        propagates: whether an exception ends the call; if not, it is recorded and the others go on.
+        check: `check(result, origin, keep)` returns the result as the type that the hook promises,
+            with its origin on it, or raises `InvalidResultError`; `keep` leaves an origin that is
+            there already. `None` where results are not used.
+
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    collects: bool
+    propagates: bool
+    check: ResultCheck | None = None
+
+
+class HostPlugin:
+    """A plug-in object as the manager registers it: it knows its origin and guards its calls."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.origin}>"
+
+
+class Boundary(HostPlugin):
+    """A hand-written plug-in, behind a guard for each of its hook implementations.
+
+    Args:
+        plugin: a module or object with functions marked by `@hookimpl`.
+        origin: whose plug-in it is.
+        contracts: the contract of each known hook, by hook name.
+        problems: where recorded failures go.
+
+    Raises:
+        PluginDefinitionError: the plug-in misspells a hook, asks for an argument that its hook does
+            not have, is `async`, or declares a wrapper that is none. All such faults are named at once.
+
+    """
+
+    def __init__(
+        self, plugin: object, origin: Origin, contracts: Mapping[str, HookContract], problems: ProblemLog
+    ) -> None:
+        super().__init__(origin)
+        self.plugin = plugin
+        faults: list[str] = []
+        for name, function, options in marked_functions(plugin):
+            hook_name = options.get("specname") or name
+            contract = contracts.get(hook_name)
+            if contract is None:
+                if not options.get("optionalhook"):
+                    faults.append(_unknown_hook(hook_name, contracts))
+                continue
+            fault = _definition_fault(function, options, contract)
+            if fault is not None:
+                faults.append(f"{hook_name} {fault}")
+                continue
+            guard = _guard_wrapper if options.get("wrapper") else _guard
+            guarded = guard(function, contract, origin, problems)
+            setattr(guarded, HOOKIMPL_ATTRIBUTE, {**options, "specname": hook_name})
+            setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
+        if faults:
+            raise PluginDefinitionError(
+                "; ".join(faults), origin=origin, hint="see docs/hooks.md for each hook and its arguments"
+            )
+
+
+def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, Any]]]:
+    """Yield name, function and pluggy options of each hook implementation in a module or object.
+
+    Attributes are looked up statically first, so that no property of the plug-in is evaluated.
+    """
+    for name in dir(plugin):
+        static = inspect.getattr_static(plugin, name, None)
+        for holder in (static, getattr(static, "__func__", None)):
+            options = getattr(holder, HOOKIMPL_ATTRIBUTE, None)
+            if isinstance(options, dict):
+                yield name, getattr(plugin, name), options
+                break
+
+
+def _unknown_hook(name: str, contracts: Mapping[str, HookContract]) -> str:
+    close = difflib.get_close_matches(name, contracts, n=1)
+    guess = f"did you mean {close[0]}?" if close else f"known hooks: {', '.join(sorted(contracts))}"
+    return f"there is no hook named {name}; {guess}"
+
+
+def _definition_fault(function: Function, options: Mapping[str, Any], contract: HookContract) -> str | None:
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return "is async; hooks are called synchronously"
+    if options.get("hookwrapper"):
+        return "is an old-style hookwrapper; use @hookimpl(wrapper=True)"
+    if options.get("wrapper") and not inspect.isgeneratorfunction(function):
+        return "is declared as a wrapper but has no yield"
+    if not options.get("wrapper") and inspect.isgeneratorfunction(function):
+        return "is a generator; return a value, or declare it with @hookimpl(wrapper=True)"
+    accepted = inspect.signature(function).parameters.values()
+    unknown = [
+        parameter.name
+        for parameter in accepted
+        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+        and parameter.name not in contract.arguments
+    ]
+    if unknown:
+        return f"asks for {', '.join(map(repr, unknown))}; the hook has: {', '.join(contract.arguments)}"
+    return None
+
+
+def _record(error: BaseException, contract: HookContract, origin: Origin, problems: ProblemLog) -> None:
+    message = f"{contract.name} raised {one_line(error)}"
+    problems.add(Problem(ProblemKind.FAULT, origin, message, hook=contract.name, error=error))
+
+
+def _guard(function: Function, contract: HookContract, origin: Origin, problems: ProblemLog) -> Function:
+    check = contract.check
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = function(*args, **kwargs)
+            return result if result is None or check is None else check(result, origin, False)
+        except PLUGIN_FAULTS as error:
+            if contract.propagates:
+                blame(error, origin)
+                raise
+            _record(error, contract, origin, problems)
+            return None
+
+    return guarded
+
+
+def _guard_wrapper(function: Function, contract: HookContract, origin: Origin, problems: ProblemLog) -> Function:
+    check = contract.check
+
+    def checked(result: Any) -> Any:
+        if result is None or check is None:
+            return result
+        if contract.collects:
+            return [check(item, origin, True) for item in result]
+        return check(result, origin, True)
+
+    if contract.propagates:
+
+        @functools.wraps(function)
+        def propagating(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
+            try:
+                return checked((yield from function(*args, **kwargs)))
+            except PLUGIN_FAULTS as error:
+                blame(error, origin)
+                raise
+
+        return propagating
+
+    @functools.wraps(function)
+    def recording(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
+        # A wrapper that fails steps aside: the result of what it wraps stays as it was.
+        steps = function(*args, **kwargs)
+        try:
+            next(steps)
+        except StopIteration:
+            _record(RuntimeError("the wrapper did not yield"), contract, origin, problems)
+            return (yield)
+        except PLUGIN_FAULTS as error:
+            _record(error, contract, origin, problems)
+            return (yield)
+        result = yield
+        try:
+            steps.send(result)
+            steps.close()
+            raise RuntimeError("the wrapper yields more than once")
+        except StopIteration as stop:
+            try:
+                return checked(stop.value)
+            except PLUGIN_FAULTS as error:
+                _record(error, contract, origin, problems)
+                return result
+        except PLUGIN_FAULTS as error:
+            _record(error, contract, origin, problems)
+            return result
+
+    return recording

@@ -1,0 +1,179 @@
+"""The host: the plug-in manager with this project's hooks, built-in plug-ins and entry points."""
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, TypeVar
+
+from llm import __version__, hookspecs, results
+from llm.errors import NameTakenError
+from llm.hooks.boundary import marked_functions
+from llm.hooks.declarations import Declaration, declared_in
+from llm.hooks.entrypoints import EntryPoint, scan
+from llm.hooks.loader import load_entry_points, owner_of, register_declaration
+from llm.hooks.manager import PluginManager
+from llm.hooks.origin import Origin, Tier
+from llm.hooks.problems import Problem, ProblemKind
+from llm.shims import BACKEND_GROUP, RECIPE_GROUP, adapt
+from llm.types import BackendInfo, RecipeInfo, Step
+
+Info = TypeVar("Info", BackendInfo, RecipeInfo)
+
+#: Name of the distribution that this project is.
+DISTRIBUTION: Final = "d0ttino"
+
+#: Modules with this project's own plug-ins, named as an entry point would name them.
+BUILTINS: Final = (
+    "llm.policy",
+    "llm.backends.plugins.sample",
+    "scripts.shell",
+    "scripts.recipes.plugins.sample",
+    "scripts.recipes.plugins.echo",
+)
+
+#: Hooks in which an exception is the answer to the one who asked.
+PROPAGATING: Final = frozenset({"llm_complete", "llm_recipe_steps", "llm_run_step"})
+
+CHECKS: Final = {
+    "llm_backends": results.check_backends,
+    "llm_route": results.check_route,
+    "llm_complete": results.check_completion,
+    "llm_recipes": results.check_recipes,
+    "llm_recipe_steps": results.check_steps,
+    "llm_run_step": results.check_step_result,
+}
+
+
+@dataclass(frozen=True)
+class Offers(Mapping[str, Info], Generic[Info]):
+    """Everything of one kind that plug-ins offer.
+
+    As a mapping it holds, by name, the one that is in use. `shadowed` holds the others.
+    """
+
+    used: Mapping[str, Info]
+    shadowed: Mapping[str, tuple[Info, ...]]
+
+    def __getitem__(self, name: str) -> Info:
+        return self.used[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.used)
+
+    def __len__(self) -> int:
+        return len(self.used)
+
+
+class Host(PluginManager):
+    """Asks plug-ins, and knows which of them answered.
+
+    `create_host` makes one with built-in plug-ins and those of installed distributions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(hookspecs, CHECKS, PROPAGATING)
+        self.entries: list[EntryPoint] = []
+        self._offers: dict[str, tuple[int, Offers[Any]]] = {}
+        self._adopted: dict[str, Origin] = {}
+
+    def backends(self) -> Offers[BackendInfo]:
+        """Return the backends that plug-ins provide, by name, in the order in which they are asked."""
+        return self._collect("backend", "llm_backends")
+
+    def recipes(self) -> Offers[RecipeInfo]:
+        """Return the recipes that plug-ins provide, by name, in the order in which they are asked."""
+        return self._collect("recipe", "llm_recipes")
+
+    def recipe_steps(self, recipe: str, goal: str) -> tuple[Step, ...] | None:
+        """Ask for the steps of a recipe; `None` if no plug-in knows it.
+
+        Raises:
+            BaseException: whatever the recipe raises, with its origin (see `origin_of`).
+
+        """
+        steps: tuple[Step, ...] | None = self.hook.llm_recipe_steps(recipe=recipe, goal=goal)
+        return steps
+
+    def adopt(self, declaration: Declaration) -> None:
+        """Register what a shim declared, unless an entry point of this host brought it already.
+
+        Raises:
+            NameTakenError: this program registered the name before, for another callable.
+
+        """
+        owner = owner_of(declaration, self.entries)
+        if owner is not None:
+            register_declaration(self, declaration, owner.origin(declaration.plugin_name))
+            return
+        earlier = self._adopted.get(declaration.plugin_name)
+        if earlier is not None and self.has_plugin(earlier.plugin):
+            if earlier.module != declaration.module:
+                raise NameTakenError(
+                    f"the {declaration.kind} {declaration.name!r} is registered already, by {earlier}",
+                    origin=earlier,
+                    hint="give the second one another name, or unregister the first",
+                )
+            # The same module defined the same function anew; `declare` refuses everything else.
+            self.unregister(name=earlier.plugin)
+        origin = declaration.program_origin()
+        name = register_declaration(self, declaration, origin)
+        if name is not None:
+            self._adopted[declaration.plugin_name] = replace(origin, plugin=name)
+
+    def load_builtins(self, modules: Iterable[str]) -> None:
+        """Import and register this project's own plug-ins."""
+        for module_name in modules:
+            module = importlib.import_module(module_name)
+            origin = Origin(module_name, Tier.BUILTIN, DISTRIBUTION, __version__, module=module_name)
+            for declaration in declared_in(vars(module)):
+                register_declaration(self, declaration, origin)
+            if any(True for _ in marked_functions(module)):
+                self.register(module, module_name, origin=origin)
+
+    def load_entry_points(self, entries: Iterable[EntryPoint]) -> None:
+        """Import and register the plug-ins of installed distributions; failures go to `problems`."""
+        self.entries = sorted(entries)
+        load_entry_points(self, self.entries, adapt)
+
+    def _collect(self, kind: str, hook_name: str) -> Offers[Any]:
+        generation, offers = self._offers.get(hook_name, (None, None))
+        if offers is None or generation != self.generation:
+            offers = self._sorted_out(kind, getattr(self.hook, hook_name)())
+            self._offers[hook_name] = (self.generation, offers)
+        return offers
+
+    def _sorted_out(self, kind: str, collected: Iterable[Iterable[Any]]) -> Offers[Any]:
+        used: dict[str, Any] = {}
+        shadowed: dict[str, tuple[Any, ...]] = {}
+        for info in (info for infos in collected for info in infos):
+            winner = used.setdefault(info.name, info)
+            if winner is info:
+                continue
+            shadowed[info.name] = (*shadowed.get(info.name, ()), info)
+            if info.origin.tier is winner.origin.tier and info.origin.distribution != winner.origin.distribution:
+                self.problems.add(
+                    Problem(
+                        ProblemKind.CONFLICT,
+                        info.origin,
+                        f"the {kind} {info.name!r} is also provided by {winner.origin}, which is in use",
+                        hint="remove or disable one of the two",
+                    )
+                )
+        return Offers(used, shadowed)
+
+
+def create_host(entries: Iterable[EntryPoint] | None = None) -> Host:
+    """Return a new host with the built-in plug-ins and those of installed distributions.
+
+    Args:
+        entries: the entry points to load; by default those of every distribution on `sys.path`.
+
+    Returns:
+        A host of its own: what is registered there is seen nowhere else. Plug-ins that could not be
+        loaded are in its `problems`.
+
+    """
+    host = Host()
+    host.load_builtins(BUILTINS)
+    host.load_entry_points(scan((BACKEND_GROUP, RECIPE_GROUP)) if entries is None else entries)
+    return host

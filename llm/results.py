@@ -1,0 +1,131 @@
+"""What implementations of each hook may return, and making one type of it.
+
+Each `check_*` takes a result and the origin of the implementation that returned it. The origin is put
+on the result, so that who answered is part of the answer. A wrapper passes `keep=True`: what it hands
+on stays the work of the plug-in inside, and only what it made itself is its own.
+"""
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from llm.errors import InvalidResultError
+from llm.hooks.origin import Origin
+from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Route, Step, StepResult
+
+Info = TypeVar("Info", BackendInfo, RecipeInfo)
+Stamped = TypeVar("Stamped", BackendInfo, RecipeInfo, Route, Completion, StepResult)
+
+
+def check_backends(result: Any, origin: Origin, keep: bool = False) -> tuple[BackendInfo, ...]:
+    """Return what `llm_backends` returned as infos that carry their origin."""
+    return _check_infos(result, origin, keep, BackendInfo, "llm_backends")
+
+
+def check_recipes(result: Any, origin: Origin, keep: bool = False) -> tuple[RecipeInfo, ...]:
+    """Return what `llm_recipes` returned as infos that carry their origin."""
+    return _check_infos(result, origin, keep, RecipeInfo, "llm_recipes")
+
+
+def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
+    """Return what `llm_route` returned as a `Route` that carries its origin."""
+    if isinstance(result, Route):
+        route = result
+    elif isinstance(result, Sequence) and not isinstance(result, str):
+        route = Route(tuple(Candidate(item) if isinstance(item, str) else item for item in result))
+    else:
+        raise _invalid("llm_route", "a Route or a list of backend names", result, origin)
+    for candidate in route.candidates:
+        if not isinstance(candidate, Candidate):
+            raise _invalid("llm_route", "backend names or Candidate objects in its list", candidate, origin)
+    return _stamped(route, origin, keep)
+
+
+def check_completion(result: Any, origin: Origin, keep: bool = False) -> Completion:
+    """Return what `llm_complete` returned as a `Completion` that carries its origin."""
+    if isinstance(result, str):
+        return Completion(result, origin=origin)
+    if not isinstance(result, Completion) or not isinstance(result.text, str):
+        raise _invalid("llm_complete", "text or a Completion", result, origin)
+    return _stamped(result, origin, keep)
+
+
+def check_steps(result: Any, origin: Origin, _keep: bool = False) -> tuple[Step, ...]:
+    """Return what `llm_recipe_steps` returned as steps."""
+    return steps_of(result, "llm_recipe_steps", origin)
+
+
+def steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...]:
+    """Return command lines and `Step` objects as steps.
+
+    Args:
+        result: what a recipe returned.
+        where: what returned it, for the error.
+        origin: whose it is, for the error.
+
+    Raises:
+        InvalidResultError: it is not a list of command lines or steps.
+
+    """
+    expected = "a list of command lines (str) or Step objects"
+    if isinstance(result, str | bytes) or not isinstance(result, Iterable):
+        raise _invalid(where, expected, result, origin)
+    steps = []
+    for number, item in enumerate(result, 1):
+        step = Step(item) if isinstance(item, str) else item
+        if not isinstance(step, Step):
+            raise _invalid(where, expected, item, origin, f"step {number} is ")
+        if "\0" in step.command:
+            raise InvalidResultError(
+                f"{where}: step {number} holds a NUL character, which no shell takes", origin=origin
+            )
+        steps.append(step)
+    return tuple(steps)
+
+
+def check_step_result(result: Any, origin: Origin, keep: bool = False) -> StepResult:
+    """Return what `llm_run_step` returned as a `StepResult` that carries its origin."""
+    if isinstance(result, int) and not isinstance(result, bool):
+        return StepResult(result, origin)
+    if not isinstance(result, StepResult):
+        raise _invalid("llm_run_step", "an exit status or a StepResult", result, origin)
+    return _stamped(result, origin, keep)
+
+
+def check_text(result: Any, where: str, origin: Origin) -> str:
+    """Return what a backend's `run` returned if it is text.
+
+    Raises:
+        InvalidResultError: it is something else.
+
+    """
+    if not isinstance(result, str):
+        raise _invalid(where, "text (str)", result, origin)
+    return result
+
+
+def _stamped(result: Stamped, origin: Origin, keep: bool) -> Stamped:
+    return result if keep and result.origin is not None else replace(result, origin=origin)
+
+
+def _check_infos(result: Any, origin: Origin, keep: bool, kind: type[Info], hook: str) -> tuple[Info, ...]:
+    items = [result] if isinstance(result, kind | str) else result
+    if not isinstance(items, Sequence):
+        raise _invalid(hook, f"{kind.__name__} objects or names", result, origin)
+    infos = []
+    for item in items:
+        info = kind(item) if isinstance(item, str) else item
+        if not isinstance(info, kind) or not isinstance(info.name, str) or not info.name:
+            raise _invalid(hook, f"{kind.__name__} objects or names", item, origin)
+        infos.append(_stamped(info, origin, keep))
+    return tuple(infos)
+
+
+def _invalid(where: str, expected: str, result: Any, origin: Origin | None, prefix: str = "") -> InvalidResultError:
+    if inspect.iscoroutine(result):
+        result.close()  # it will never be awaited: say so once, here
+    got = "None" if result is None else f"{type(result).__module__}.{type(result).__qualname__}"
+    if hasattr(result, "__await__"):
+        got += ", which would have to be awaited; backends and recipes are called synchronously"
+    return InvalidResultError(f"{where} must return {expected}; {prefix}{got.removeprefix('builtins.')}", origin=origin)

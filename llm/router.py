@@ -1,0 +1,172 @@
+"""One prompt's way: collect backends, route, try them in order, return a completion."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
+
+from llm.config import Settings, load_settings
+from llm.errors import D0ttinoError, UnknownNameError, UsageError
+from llm.hooks.boundary import PLUGIN_FAULTS
+from llm.hooks.origin import origin_of
+from llm.hooks.problems import ProblemKind, one_line
+from llm.host import Host
+from llm.process import current_host
+from llm.types import Attempt, BackendInfo, Candidate, Completion, Rejection, Request, Route
+
+
+class NoAnswerError(D0ttinoError):
+    """No backend answered.
+
+    Attributes:
+        attempts: each backend that was tried, with its reason.
+        route: the decision that chose them, and what it left out.
+
+    """
+
+    def __init__(self, message: str, *, attempts: tuple[Attempt, ...], route: Route, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.attempts = attempts
+        self.route = route
+
+
+class NoCandidateError(NoAnswerError, UsageError):
+    """The policy left no backend to try: nothing was sent anywhere."""
+
+
+def send_prompt(
+    prompt: str,
+    *,
+    local: bool = False,
+    model: str | None = None,
+    backend: str | None = None,
+    host: Host | None = None,
+) -> str:
+    """Return the answer to a prompt; `complete` also tells who gave it.
+
+    Args:
+        prompt: the text to answer.
+        local: whether the prompt must not leave this machine.
+        model: the model to ask for; by default the policy's or the backend's choice.
+        backend: the one backend to use; by default the policy decides.
+        host: the host to ask; by default this process's.
+
+    Raises:
+        UnknownNameError: there is no such backend.
+        NoAnswerError: every backend that was tried failed; the message gives each one's reason.
+        ConfigError: the configuration cannot be used.
+        UsageError: the prompt is empty.
+
+    """
+    return complete(Request(prompt, model, backend, local), host=host).text
+
+
+def complete(request: Request, *, host: Host | None = None, settings: Settings | None = None) -> Completion:
+    """Answer a request, and tell who answered.
+
+    Args:
+        request: the prompt and what is wanted for it.
+        host: the host to ask; by default this process's.
+        settings: the configuration; by default that of environment and file.
+
+    Returns:
+        The completion, with every attempt that was made and the decision that led there.
+
+    Raises:
+        UnknownNameError, NoAnswerError, ConfigError, UsageError: see `send_prompt`.
+
+    """
+    started = perf_counter()
+    if not isinstance(request.prompt, str) or not request.prompt.strip():
+        raise UsageError("the prompt is empty", hint="give some text to answer")
+    host = current_host() if host is None else host
+    try:
+        route = _route(request, host, settings)
+        completion = _try_each(request, route, host)
+    except D0ttinoError as error:
+        host.hook.llm_completed(request=request, completion=None, error=error)
+        raise
+    completion = replace(completion, duration=perf_counter() - started)
+    host.hook.llm_completed(request=request, completion=completion, error=None)
+    return completion
+
+
+def _route(request: Request, host: Host, settings: Settings | None) -> Route:
+    backends = host.backends()
+    if request.backend is not None:
+        if request.backend not in backends:
+            raise UnknownNameError("backend", request.backend, backends, hint=_failed_hint(host))
+        return Route((Candidate(request.backend, reason="asked for"),))
+    settings = load_settings() if settings is None else settings
+    route: Route | None = host.hook.llm_route(request=request, backends=tuple(backends.values()), settings=settings)
+    route = route or Route()
+    unknown = [candidate for candidate in route.candidates if candidate.backend not in backends]
+    if unknown:
+        rejected = tuple(
+            Rejection(candidate.backend, UnknownNameError("backend", candidate.backend, backends).message)
+            for candidate in unknown
+        )
+        route = replace(
+            route,
+            candidates=tuple(candidate for candidate in route.candidates if candidate not in unknown),
+            rejected=route.rejected + rejected,
+        )
+    if not route.candidates:
+        reasons = "".join(f"\n  {rejection.backend}: {rejection.reason}" for rejection in route.rejected)
+        raise NoCandidateError(
+            f"no backend can take this prompt{':' if reasons else ''}{reasons}",
+            attempts=(),
+            route=route,
+            hint=_failed_hint(host) or "`ai-cli backends` lists what there is",
+        )
+    return route
+
+
+def _try_each(request: Request, route: Route, host: Host) -> Completion:
+    attempts: list[Attempt] = []
+    backends = host.backends()
+    for candidate in route.candidates:
+        asked = request
+        if candidate.model is not None and request.model is None:
+            asked = replace(request, model=candidate.model)
+        completion, attempt = _attempt(asked, candidate, backends, host)
+        attempts.append(attempt)
+        if completion is not None:
+            return replace(
+                completion,
+                backend=completion.backend or candidate.backend,
+                attempts=tuple(attempts),
+                route=route,
+            )
+    if len(attempts) == 1:
+        message = f"backend {attempts[0]}"
+    else:
+        message = f"none of {len(attempts)} backends answered:" + "".join(f"\n  {attempt}" for attempt in attempts)
+    hints = dict.fromkeys(attempt.hint for attempt in attempts if attempt.hint)
+    raise NoAnswerError(message, attempts=tuple(attempts), route=route, hint="; ".join(hints) or None)
+
+
+def _attempt(
+    request: Request, candidate: Candidate, backends: Mapping[str, BackendInfo], host: Host
+) -> tuple[Completion | None, Attempt]:
+    """Try one backend; an exception becomes the attempt's error."""
+    name, started = candidate.backend, perf_counter()
+    try:
+        completion: Completion | None = host.hook.llm_complete(request=request, backend=name)
+    except PLUGIN_FAULTS as error:
+        origin = origin_of(error) or backends[name].origin
+        message = error.message if isinstance(error, D0ttinoError) else one_line(error)
+        hint = error.hint if isinstance(error, D0ttinoError) else None
+        took = perf_counter() - started
+        return None, Attempt(name, request.model, origin, took, message, type(error).__name__, hint)
+    took = perf_counter() - started
+    if completion is None:
+        return None, Attempt(
+            name, request.model, backends[name].origin, took, "its plug-in returned None: not mine", "NoAnswer"
+        )
+    return completion, Attempt(name, completion.model, completion.origin, took)
+
+
+def _failed_hint(host: Host) -> str | None:
+    """Return a hint that names plug-ins that could not be loaded: what is missing may be theirs."""
+    failed = [str(problem.origin) for problem in host.problems if problem.kind is ProblemKind.FAILED]
+    return f"Not loaded: {', '.join(failed)}; `ai-cli plugins list` says why" if failed else None

@@ -1,0 +1,115 @@
+"""From a callable, a class or an instance to a `Declaration`: what shims and entry points share."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from llm.backends.base import Backend, Recipe
+from llm.errors import PluginDefinitionError
+from llm.hooks.boundary import marked_functions
+from llm.hooks.declarations import Declaration, make
+from llm.hooks.entrypoints import EntryPoint
+from llm.registered import RegisteredBackend, RegisteredRecipe, check_callable, wanted_extras
+from llm.types import BackendInfo, RecipeInfo
+
+#: Entry-point groups, and what a bare callable is in each of them.
+BACKEND_GROUP = "llm.plugins"
+RECIPE_GROUP = "d0ttino.recipes"
+
+
+def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
+    """Return the declaration of a backend.
+
+    Args:
+        name: name of the backend.
+        run: a function, a bound method, a `Backend` subclass or an instance of one.
+        module: dotted name of the module that registers it.
+        info: further fields of `BackendInfo`; those left out come from the `Backend`, if `run` is one.
+
+    Raises:
+        PluginDefinitionError: the name or the callable cannot be used.
+
+    """
+    call, owner = _callable_of(run, Backend)
+    wanted_extras(call)
+    if isinstance(owner, Backend):
+        for field in ("description", "models", "local", "ready_env", "secret_env"):
+            info.setdefault(field, getattr(owner, field))
+    for field in ("models", "ready_env", "secret_env"):
+        if field in info:
+            info[field] = _names(info[field], field)
+    backend = BackendInfo(_checked_name("backend", name), **info)
+    return make("backend", name, run, partial(RegisteredBackend, backend, call), module)
+
+
+def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
+    """Return the declaration of a recipe; see `backend_declaration`."""
+    call, owner = _callable_of(run, Recipe)
+    check_callable(call, "goal")
+    if isinstance(owner, Recipe):
+        info.setdefault("description", owner.description)
+    recipe = RecipeInfo(_checked_name("recipe", name), **info)
+    return make("recipe", name, run, partial(RegisteredRecipe, recipe, call), module)
+
+
+def adapt(entry: EntryPoint, named: object) -> object:
+    """Say what the object that an entry point names brings; see `llm.hooks.loader.Adapter`.
+
+    Raises:
+        PluginDefinitionError: nothing can be made of it.
+
+    """
+    if any(True for _ in marked_functions(named)):
+        return named() if isinstance(named, type) else named
+    if isinstance(named, ModuleType):
+        return None
+    if isinstance(named, Backend) or _is_subclass(named, Backend):
+        return backend_declaration(entry.name, named, entry.module)
+    if isinstance(named, Recipe) or _is_subclass(named, Recipe):
+        return recipe_declaration(entry.name, named, entry.module)
+    if callable(named) and not isinstance(named, type):
+        declare = recipe_declaration if entry.group == RECIPE_GROUP else backend_declaration
+        return declare(entry.name, named, entry.module)
+    raise PluginDefinitionError(
+        f"{entry.value} is {type(named).__name__!r} and not a plug-in",
+        hint="name a module, a function, a Backend or Recipe, or an object with @hookimpl methods",
+    )
+
+
+def _is_subclass(named: object, base: type) -> bool:
+    return isinstance(named, type) and issubclass(named, base)
+
+
+def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable[..., Any], object]:
+    """Return the function to call, and the `Backend` or `Recipe` that it belongs to, if any."""
+    if _is_subclass(run, base):
+        run = run()
+    if isinstance(run, base):
+        return run.run, run
+    if not callable(run) or isinstance(run, type):
+        raise PluginDefinitionError(
+            f"{run!r} cannot be called", hint=f"give a function, a bound method, or a {base.__name__}"
+        )
+    return run, getattr(run, "__self__", None)
+
+
+def _checked_name(kind: str, name: object) -> str:
+    if (
+        not isinstance(name, str)
+        or not name
+        or name.startswith("-")
+        or any(c.isspace() or not c.isprintable() for c in name)
+    ):
+        raise PluginDefinitionError(
+            f"{name!r} cannot be the name of a {kind}",
+            hint="a name is printable text without spaces that does not start with '-'",
+        )
+    return name
+
+
+def _names(value: Iterable[str], field: str) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(name, str) for name in names):
+        raise PluginDefinitionError(f"{field} must be a list of names, not {value!r}")
+    return names

@@ -1,0 +1,263 @@
+"""The data that goes through the hooks: frozen dataclasses, safe to share between threads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from llm.hooks.origin import Origin
+
+
+def _no_options() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt on its way to a backend.
+
+    Attributes:
+        prompt: the text to answer.
+        model: the model asked for; `None` leaves it to the policy or the backend.
+        backend: the one backend to use; `None` leaves it to the policy.
+        local: whether the prompt must not leave this machine.
+        options: further named values for backends that take them (`temperature` for example).
+
+    """
+
+    prompt: str
+    model: str | None = None
+    backend: str | None = None
+    local: bool = False
+    options: Mapping[str, Any] = field(default_factory=_no_options)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What a plug-in says of a backend that it provides.
+
+    Attributes:
+        name: what users and the configuration call it.
+        description: one line for lists.
+        models: models that it offers, if it can tell; the first is its default.
+        local: whether prompts stay on this machine.
+        ready_env: environment variables of which at least one must be set before the backend is
+            used without having been named; empty: it is always ready.
+        secret_env: environment variables that hold its secrets. Child processes do not get them.
+        origin: who provides it; the host fills it in.
+
+    """
+
+    name: str
+    description: str = ""
+    models: tuple[str, ...] = ()
+    local: bool = False
+    ready_env: tuple[str, ...] = ()
+    secret_env: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+    def is_ready(self, environ: Mapping[str, str]) -> bool:
+        """Whether the backend has what it needs to be used without having been named."""
+        return not self.ready_env or any(environ.get(name) for name in self.ready_env)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeInfo:
+    """What a plug-in says of a recipe that it provides.
+
+    Attributes:
+        name: what users call it.
+        description: one line for lists.
+        origin: who provides it; the host fills it in.
+
+    """
+
+    name: str
+    description: str = ""
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A backend to try.
+
+    Attributes:
+        backend: its name.
+        model: the model to ask it for, unless the request names one.
+        reason: why the policy put it here.
+
+    """
+
+    backend: str
+    model: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A backend that the policy considered and left out.
+
+    Attributes:
+        backend: its name.
+        reason: why.
+
+    """
+
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A routing policy's decision.
+
+    Attributes:
+        candidates: the backends to try, in order.
+        rejected: the backends left out, with reasons.
+        notices: what the user should be told, one line each.
+        origin: the policy that decided; the host fills it in.
+
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    notices: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One backend that was tried.
+
+    Attributes:
+        backend: its name.
+        model: the model that it was asked for.
+        origin: the plug-in that answered or failed; `None` if no plug-in took the request.
+        duration: in seconds.
+        error: why it did not answer, in one line; `None` if it did.
+        error_type: class name of the exception behind the error.
+        hint: what to do about the error.
+
+    """
+
+    backend: str
+    model: str | None
+    origin: Origin | None
+    duration: float
+    error: str | None = None
+    error_type: str | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        who = f"{self.backend} [{self.origin}]" if self.origin is not None else self.backend
+        return f"{who}: {self.error or 'answered'}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attempt as JSON-ready data."""
+        return {
+            "backend": self.backend,
+            "model": self.model,
+            "plugin": self.origin.plugin if self.origin else None,
+            "distribution": self.origin.distribution if self.origin else None,
+            "version": self.origin.version if self.origin else None,
+            "duration": round(self.duration, 6),
+            "error": self.error,
+            "error_type": self.error_type,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer, and who gave it.
+
+    A plug-in that answers by itself needs to give `text` only; the host fills in the rest.
+
+    Attributes:
+        text: the answer.
+        backend: name of the backend that the answer came for.
+        model: the model that was asked; `None` if the backend takes none.
+        origin: the plug-in that answered.
+        attempts: every backend tried, the one that answered last.
+        duration: of the whole request, in seconds.
+        route: the decision that led here.
+
+    """
+
+    text: str
+    backend: str = ""
+    model: str | None = None
+    origin: Origin | None = None
+    attempts: tuple[Attempt, ...] = ()
+    duration: float = 0.0
+    route: Route = field(default_factory=Route)
+
+    @property
+    def plugin(self) -> str | None:
+        """Name of the plug-in that answered."""
+        return self.origin.plugin if self.origin else None
+
+    @property
+    def distribution(self) -> str | None:
+        """Name of the distribution whose plug-in answered; `None` if it is built in or the program's."""
+        return self.origin.distribution if self.origin else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the completion as JSON-ready data."""
+        return {
+            "text": self.text,
+            "backend": self.backend,
+            "model": self.model,
+            "plugin": self.plugin,
+            "distribution": self.distribution,
+            "version": self.origin.version if self.origin else None,
+            "duration": round(self.duration, 6),
+            "policy": self.route.origin.plugin if self.route.origin else None,
+            "notices": list(self.route.notices),
+            "attempts": [attempt.to_json() for attempt in self.attempts],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One shell step of a recipe.
+
+    Attributes:
+        command: the command line, for the shell.
+        description: what it does, for the person who is asked whether to run it.
+
+    """
+
+    command: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What surrounds a step while it runs.
+
+    Attributes:
+        recipe: name of the recipe that the step belongs to.
+        number: its position, from 1.
+        total: how many steps there are.
+        env: the environment that the step gets.
+
+    """
+
+    recipe: str
+    number: int
+    total: int
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """How a step ended.
+
+    Attributes:
+        status: exit status; 128+N if signal N ended it.
+        origin: the plug-in that ran it; the host fills it in.
+
+    """
+
+    status: int
+    origin: Origin | None = None

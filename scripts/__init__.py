@@ -1,0 +1,1 @@
+"""The commands: `ai-cli`, and `python -m scripts.plugins`."""

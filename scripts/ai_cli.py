@@ -1,0 +1,35 @@
+"""`ai-cli`, and `ai`, which is short for `ai-cli send`."""
+
+import sys
+
+import click
+
+from llm import __version__
+from scripts.cli.base import Group
+
+COMMANDS = {
+    "send": "scripts.cli.send:send",
+    "recipe": "scripts.cli.recipe:recipe",
+    "recipes": "scripts.cli.lists:recipes",
+    "backends": "scripts.cli.lists:backends",
+}
+
+
+@click.command(cls=Group, lazy=COMMANDS, plugin_commands=True)
+@click.version_option(__version__, package_name="d0ttino", prog_name="ai-cli")
+def cli() -> None:
+    """Send prompts to LLM backends and run shell recipes; plug-ins bring both."""
+
+
+def main() -> None:
+    """Run `ai-cli`."""
+    cli(prog_name="ai-cli")
+
+
+def main_send() -> None:
+    """Run `ai`: `ai-cli send`."""
+    cli(["send", *sys.argv[1:]], prog_name="ai")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `ai-cli`, one module for each; `scripts.ai_cli` imports one when it is run."""

@@ -1,0 +1,76 @@
+"""`ai-cli send`: one prompt, one answer."""
+
+import sys
+
+import click
+
+from llm.errors import UsageError
+from llm.router import complete
+from llm.types import Completion, Request
+from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.cli.output import print_json
+
+
+@click.command(cls=Command)
+@click.argument("prompt")
+@click.option("-b", "--backend", metavar="NAME", help="Use this backend and no other.")
+@click.option("-m", "--model", metavar="NAME", help="Ask for this model.")
+@click.option("-o", "--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
+@click.option("--local", is_flag=True, help="Keep the prompt on this machine: use the fallback backend only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer and who gave it as JSON.")
+@click.pass_context
+def send(
+    ctx: click.Context,
+    prompt: str,
+    backend: str | None,
+    model: str | None,
+    options: tuple[tuple[str, str], ...],
+    local: bool,
+    as_json: bool,
+) -> None:
+    """Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.
+
+    Without --backend, the routing policy chooses. If a backend fails, the next one is tried; which
+    one answered, and why others did not, is told on stderr.
+    """
+    host = current_host(ctx)
+    request = Request(read_text(prompt), model, backend, local, dict(options))
+    try:
+        completion = complete(request, host=host)
+    finally:
+        warn_of_problems(host)
+    tell_about(completion, request)
+    if as_json:
+        print_json(completion.to_json())
+    else:
+        click.echo(completion.text)
+
+
+def read_text(argument: str) -> str:
+    """Return a text argument; `-` stands for standard input.
+
+    Raises:
+        UsageError: standard input is not UTF-8 text.
+
+    """
+    if argument != "-":
+        return argument
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text: {error}") from error
+
+
+def tell_about(completion: Completion, request: Request) -> None:
+    """Write to stderr what the user should know about how the answer came about."""
+    for notice in completion.route.notices:
+        click.echo(f"note: {notice}", err=True)
+    for rejection in completion.route.rejected if completion.route.candidates[0].reason != "ready" else ():
+        click.echo(f"note: {rejection.backend} was left out: {rejection.reason}", err=True)
+    for attempt in completion.attempts[:-1]:
+        click.echo(f"note: {attempt}", err=True)
+    if len(completion.attempts) > 1:
+        click.echo(f"note: {completion.attempts[-1].backend} answered instead [{completion.origin}]", err=True)
+    if request.model is not None and completion.model != request.model:
+        got = f"answered with {completion.model!r}" if completion.model else "takes no model"
+        click.echo(f"note: model {request.model!r} was asked for; {completion.backend} {got}", err=True)

@@ -1,0 +1,81 @@
+"""Recipes: finding them through hooks, and the built-in ones."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llm.errors import D0ttinoError, UnknownNameError
+from llm.hooks.boundary import PLUGIN_FAULTS
+from llm.hooks.origin import origin_of
+from llm.hooks.problems import one_line
+from llm.process import current_host
+from llm.types import Step
+
+if TYPE_CHECKING:
+    from llm.host import Host
+
+
+class RecipeError(D0ttinoError):
+    """A recipe gave no steps."""
+
+
+@dataclass(frozen=True)
+class DiscoveredRecipe:
+    """A recipe that was found through hooks; calling it with a goal returns its command lines.
+
+    Attributes:
+        host: the host that found it.
+        name: its name.
+
+    """
+
+    host: "Host"
+    name: str
+
+    def __call__(self, goal: str) -> list[str]:
+        """Return the command lines that reach `goal`.
+
+        Raises:
+            RecipeError: the recipe raised, or returned something that is not a list of steps.
+
+        """
+        return [step.command for step in self.steps(goal)]
+
+    def steps(self, goal: str) -> tuple[Step, ...]:
+        """Return the steps that reach `goal`; see `__call__`."""
+        try:
+            steps = self.host.recipe_steps(self.name, goal)
+        except PLUGIN_FAULTS as error:
+            message = error.message if isinstance(error, D0ttinoError) else one_line(error)
+            origin = origin_of(error) or self.host.recipes()[self.name].origin
+            raise RecipeError(f"recipe {self.name!r} of plug-in {origin} failed: {message}", origin=origin) from error
+        if steps is None:
+            origin = self.host.recipes()[self.name].origin
+            raise RecipeError(f"plug-in {origin} provides the recipe {self.name!r}, but gave no steps", origin=origin)
+        return steps
+
+
+def discover_recipes(host: "Host | None" = None) -> dict[str, DiscoveredRecipe]:
+    """Return every recipe that a plug-in provides, by name.
+
+    Args:
+        host: the host to ask; by default this process's.
+
+    Returns:
+        Name to callable: `recipe(goal)` returns a list of command lines.
+
+    """
+    host = current_host() if host is None else host
+    return {name: DiscoveredRecipe(host, name) for name in host.recipes()}
+
+
+def find_recipe(name: str, host: "Host | None" = None) -> DiscoveredRecipe:
+    """Return the recipe of one name.
+
+    Raises:
+        UnknownNameError: there is no such recipe; it names close matches.
+
+    """
+    recipes = discover_recipes(host)
+    if name not in recipes:
+        raise UnknownNameError("recipe", name, recipes)
+    return recipes[name]

@@ -1,0 +1,162 @@
+"""Showing steps, asking for each, running them, and telling how they ended."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from llm.errors import D0ttinoError, UsageError
+from llm.hooks.boundary import PLUGIN_FAULTS
+from llm.hooks.origin import Origin, origin_of
+from llm.hooks.problems import one_line
+from llm.types import BackendInfo, Step, StepContext, StepResult
+
+if TYPE_CHECKING:
+    from llm.host import Host
+
+#: Exit status of a run that the user ended, as of a process that SIGINT ended.
+ABORTED = 130
+
+
+class Answer(Enum):
+    """What the user wants to happen with a step."""
+
+    RUN = "y"
+    SKIP = "n"
+    ALL = "a"
+    QUIT = "q"
+
+
+class StepError(D0ttinoError):
+    """A step could not be started, or a plug-in refused it."""
+
+
+@dataclass
+class StepRunner:
+    """Runs the steps of one recipe, in order, up to the first that fails.
+
+    Attributes:
+        host: asked to run each step.
+        recipe: name of the recipe.
+        env: the environment of the steps.
+        ask: returns what to do with a step.
+        log: where to write what ran, as JSON lines; `None`: nowhere.
+
+    """
+
+    host: "Host"
+    recipe: str
+    env: Mapping[str, str]
+    ask: Callable[[Step], Answer]
+    log: IO[str] | None = None
+
+    def run(self, steps: Sequence[Step]) -> int:
+        """Run `steps` and return the exit status of the first that fails; 0 if none does.
+
+        Raises:
+            StepError: a step could not be started.
+
+        """
+        everything = False
+        for number, step in enumerate(steps, 1):
+            show_step(step, number, len(steps))
+            answer = Answer.RUN if everything else self.ask(step)
+            if answer is Answer.QUIT:
+                self._write(step, number, skipped="quit")
+                return ABORTED
+            if answer is Answer.SKIP:
+                self._write(step, number, skipped="by the user")
+                continue
+            everything = everything or answer is Answer.ALL
+            status = self._run_step(step, number, len(steps))
+            if status:
+                click.echo(f"step {number} of {len(steps)} ended with status {status}", err=True)
+                return status
+        return 0
+
+    def _run_step(self, step: Step, number: int, total: int) -> int:
+        context = StepContext(self.recipe, number, total, self.env)
+        started = time.time()
+        try:
+            result: StepResult | None = self.host.hook.llm_run_step(step=step, context=context)
+        except PLUGIN_FAULTS as error:
+            self._write(step, number, started=started, error=one_line(error))
+            raise _step_error(error, number) from error
+        if result is None:
+            raise StepError(f"no plug-in ran step {number}")
+        self._write(step, number, started=started, status=result.status, origin=result.origin)
+        return result.status
+
+    def _write(self, step: Step, number: int, *, origin: Origin | None = None, **facts: Any) -> None:
+        if self.log is None:
+            return
+        if "started" in facts:
+            facts["duration"] = round(time.time() - facts["started"], 6)
+        plugin = {"plugin": origin.plugin} if origin else {}
+        record = {"recipe": self.recipe, "step": number, "command": step.command, **facts, **plugin}
+        self.log.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self.log.flush()
+
+
+def _step_error(error: BaseException, number: int) -> StepError:
+    origin = origin_of(error)
+    if isinstance(error, D0ttinoError):
+        message = error.message
+    elif isinstance(error, OSError) and error.strerror:
+        message = error.strerror
+    else:
+        message = one_line(error)
+    who = f"plug-in {origin}" if origin else "the shell"
+    return StepError(f"step {number} did not run: {who}: {message}", origin=origin)
+
+
+def show_step(step: Step, number: int, total: int) -> None:
+    """Write a step to stderr, as it is asked for."""
+    note = f"  # {visible(step.description)}" if step.description else ""
+    click.echo(f"[{number}/{total}] {visible(step.command)}{note}", err=True)
+
+
+def visible(text: str) -> str:
+    """Return `text` with control characters made visible: a terminal must not hide what will run."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
+def ask_user(_step: Step) -> Answer:
+    """Ask on the terminal what to do with a step; Enter alone asks again."""
+    choices = click.Choice([answer.value for answer in Answer])
+    reply = click.prompt("Run it? [y]es, [n]o, [a]ll, [q]uit", type=choices, show_choices=False, err=True)
+    return Answer(reply)
+
+
+def can_ask() -> bool:
+    """Whether there is a terminal to ask on."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def step_environment(backends: Mapping[str, BackendInfo], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for steps: this one, without the secrets that backends declare."""
+    environ = os.environ if environ is None else environ
+    secrets = {name for info in backends.values() for name in info.secret_env}
+    return {name: value for name, value in environ.items() if name not in secrets}
+
+
+def open_log(path: Path) -> IO[str]:
+    """Open a log for appending; only its owner can read it.
+
+    Raises:
+        UsageError: it cannot be written.
+
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write the log {path}: {error.strerror}") from error
