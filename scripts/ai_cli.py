@@ -12,6 +12,8 @@ COMMANDS = {
     "recipe": "scripts.cli.recipe:recipe",
     "recipes": "scripts.cli.lists:recipes",
     "backends": "scripts.cli.lists:backends",
+    "plan": "scripts.cli.plan:plan",
+    "do": "scripts.cli.plan:do",
 }
 
 

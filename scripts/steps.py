@@ -119,7 +119,7 @@ def _step_error(error: BaseException, number: int) -> StepError:
 
 def show_step(step: Step, number: int, total: int) -> None:
     """Write a step to stderr, as it is asked for."""
-    note = f"  # {visible(step.description)}" if step.description else ""
+    note = f"  # {visible(' '.join(step.description.split()))}" if step.description else ""
     click.echo(f"[{number}/{total}] {visible(step.command)}{note}", err=True)
 
 

@@ -1,6 +1,7 @@
 """The entry points that installed distributions declare, and importing one of them."""
 
 import importlib
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -59,11 +60,12 @@ class EntryPoint:
 loading: ContextVar[EntryPoint | None] = ContextVar("d0ttino_loading", default=None)
 
 
-def scan(groups: Iterable[str]) -> list[EntryPoint]:
+def scan(groups: Iterable[str], path: list[str] | None = None) -> list[EntryPoint]:
     """Return the entry points of all installed distributions, sorted, without importing any.
 
     Args:
         groups: names of the entry-point groups to look for.
+        path: directories to look in; by default `sys.path`.
 
     Returns:
         Entry points sorted by (distribution, group, name). Of a distribution that is on the path
@@ -77,7 +79,7 @@ def scan(groups: Iterable[str]) -> list[EntryPoint]:
     wanted = frozenset(groups)
     seen: set[str] = set()
     found: list[EntryPoint] = []
-    for distribution in importlib.metadata.distributions():
+    for distribution in importlib.metadata.distributions(path=sys.path if path is None else path):
         # A damaged distribution has no name; nothing can be installed from it or blamed on it.
         name = distribution.metadata["Name"]
         if not name or canonicalize_name(name) in seen:

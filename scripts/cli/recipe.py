@@ -1,7 +1,8 @@
 """`ai-cli recipe`: a goal becomes shell steps, and they are run."""
 
 import contextlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,17 @@ def recipe(ctx: click.Context, name: str, goal: str, yes: bool, dry_run: bool, l
     return run_or_print(host, name, steps, yes=yes, dry_run=dry_run, log=log)
 
 
+def print_steps(steps: Iterable[Step]) -> None:
+    """Write steps to stdout, as a script that a shell would take."""
+    from scripts.steps import visible
+
+    show = visible if sys.stdout.isatty() else str
+    for step in steps:
+        if step.description:
+            click.echo(show(f"# {' '.join(step.description.split())}"))
+        click.echo(show(step.command))
+
+
 def run_or_print(
     host: "Host", recipe_name: str, steps: tuple[Step, ...], *, yes: bool, dry_run: bool, log: Path | None
 ) -> int:
@@ -58,8 +70,7 @@ def run_or_print(
         click.echo("no steps: nothing to do", err=True)
         return 0
     if dry_run or not (yes or can_ask()):
-        for step in steps:
-            click.echo(step.command)
+        print_steps(steps)
         if dry_run:
             return 0
         click.echo("nothing was run: there is no terminal to ask on. Use --yes to run without asking", err=True)

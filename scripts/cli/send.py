@@ -1,6 +1,8 @@
 """`ai-cli send`: one prompt, one answer."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -11,12 +13,21 @@ from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.output import print_json
 
 
+def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose who answers."""
+    for option in (
+        click.option("--local", is_flag=True, help="Keep the prompt on this machine: use the fallback backend only."),
+        click.option("-m", "--model", metavar="NAME", help="Ask for this model."),
+        click.option("-b", "--backend", metavar="NAME", help="Use this backend and no other."),
+    ):
+        function = option(function)
+    return function
+
+
 @click.command(cls=Command)
 @click.argument("prompt")
-@click.option("-b", "--backend", metavar="NAME", help="Use this backend and no other.")
-@click.option("-m", "--model", metavar="NAME", help="Ask for this model.")
+@routing_options
 @click.option("-o", "--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
-@click.option("--local", is_flag=True, help="Keep the prompt on this machine: use the fallback backend only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and who gave it as JSON.")
 @click.pass_context
 def send(

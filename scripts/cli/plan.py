@@ -1,0 +1,58 @@
+"""`ai-cli plan` and `ai-cli do`: a backend turns a goal into shell steps."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llm.errors import UsageError
+from llm.plan import plan_prompt, steps_in
+from llm.router import complete
+from llm.types import Request, Step
+from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.cli.output import print_json
+from scripts.cli.recipe import print_steps, run_or_print, step_options
+from scripts.cli.send import read_text, routing_options, tell_about
+
+if TYPE_CHECKING:
+    from llm.host import Host
+
+
+@click.command(cls=Command)
+@click.argument("goal")
+@routing_options
+@click.option("--json", "as_json", is_flag=True, help="Print the steps as JSON.")
+@click.pass_context
+def plan(ctx: click.Context, goal: str, backend: str | None, model: str | None, local: bool, as_json: bool) -> None:
+    """Ask a backend for the shell steps that reach GOAL and print them; nothing is run."""
+    steps = _ask(current_host(ctx), goal, backend, model, local)
+    if as_json:
+        print_json([{"command": step.command, "description": step.description} for step in steps])
+        return
+    print_steps(steps)
+
+
+@click.command(cls=Command)
+@click.argument("goal")
+@routing_options
+@step_options
+@click.pass_context
+def do(ctx: click.Context, /, goal: str, backend: str | None, model: str | None, local: bool, **running: Any) -> int:
+    """Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.
+
+    Read each step before you say yes: a language model wrote it.
+    """
+    host = current_host(ctx)
+    return run_or_print(host, "do", _ask(host, goal, backend, model, local), **running)
+
+
+def _ask(host: "Host", goal: str, backend: str | None, model: str | None, local: bool) -> tuple[Step, ...]:
+    goal = read_text(goal)
+    if not goal.strip():
+        raise UsageError("the goal is empty", hint="say what you want to get done")
+    request = Request(plan_prompt(goal), model, backend, local)
+    try:
+        completion = complete(request, host=host)
+    finally:
+        warn_of_problems(host)
+    tell_about(completion, request)
+    return steps_in(completion)

@@ -1,0 +1,314 @@
+"""What stands between the host and a hand-written plug-in: results, exceptions, wrappers."""
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from llm import hookimpl
+from llm.errors import NameTakenError, PluginDefinitionError
+from llm.hooks.origin import origin_of
+from llm.hooks.problems import ProblemKind
+from llm.testing import host_with
+from llm.types import BackendInfo, Completion, Request
+
+
+class Answers:
+    """Provides one backend and answers for it."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    @hookimpl
+    def llm_backends(self) -> list[str]:
+        return ["mine"]
+
+    @hookimpl
+    def llm_complete(self, backend: str) -> Any:
+        if backend != "mine":
+            return None
+        return self.result() if callable(self.result) else self.result
+
+
+def fail(error: BaseException) -> Callable[[], Any]:
+    def raises() -> Any:
+        raise error
+
+    return raises
+
+
+def test_the_origin_of_a_registered_object_is_the_program() -> None:
+    plugin = Answers("text")
+    host = host_with()
+    host.register(plugin, "mine")
+    origin = host.backends()["mine"].origin
+    assert origin is not None
+    assert str(origin) == f"mine (this program, module {__name__})"
+
+
+def test_a_plugin_can_be_found_and_unregistered_by_the_object_that_was_registered() -> None:
+    plugin = Answers("text")
+    host = host_with(plugin)
+    assert host.is_registered(plugin)
+    name = host.get_name(plugin)
+    assert name is not None
+    assert host.has_plugin(name)
+    with pytest.raises(NameTakenError):
+        host.register(plugin, "again")
+    host.unregister(plugin)
+    assert not host.is_registered(plugin)
+    assert "mine" not in host.backends()
+    host.register(plugin, "again")
+    assert "mine" in host.backends()
+
+
+def test_a_name_is_registered_once() -> None:
+    host = host_with()
+    host.register(Answers("a"), "name")
+    with pytest.raises(NameTakenError, match="'name' is registered already"):
+        host.register(Answers("b"), "name")
+
+
+def test_a_blocked_name_is_not_registered() -> None:
+    host = host_with()
+    host.set_blocked("name")
+    assert host.register(Answers("a"), "name") is None
+    assert "mine" not in host.backends()
+
+
+def test_a_failed_registration_leaves_nothing_behind() -> None:
+    class Bad:
+        @hookimpl
+        def llm_backends(self) -> list[str]:
+            return ["bad"]
+
+        @hookimpl
+        def llm_complete(self, unknown: str) -> None: ...
+
+        @hookimpl
+        def llm_routes(self) -> None: ...
+
+    host = host_with()
+    with pytest.raises(PluginDefinitionError) as caught:
+        host.register(Bad(), "bad")
+    assert "'unknown'" in str(caught.value)
+    assert "did you mean llm_route?" in str(caught.value)
+    assert not host.has_plugin("bad")
+    assert "bad" not in host.backends()
+
+
+def test_an_optional_hook_that_does_not_exist_is_passed_over() -> None:
+    class Newer(Answers):
+        @hookimpl(optionalhook=True)
+        def llm_of_the_future(self, anything: str) -> None: ...
+
+    assert "mine" in host_with(Newer("text")).backends()
+
+
+def test_no_property_of_a_plugin_is_evaluated() -> None:
+    class Careful(Answers):
+        @property
+        def llm_route(self) -> None:
+            raise AssertionError("evaluated")
+
+    assert "mine" in host_with(Careful("text")).backends()
+
+
+@pytest.mark.parametrize("specname_first", [True, False])
+def test_a_function_of_another_name_can_implement_a_hook(specname_first: bool) -> None:
+    class Renamed:
+        @hookimpl(specname="llm_backends")
+        def provide(self) -> list[str]:
+            return ["renamed"]
+
+        @hookimpl(specname="llm_backends", tryfirst=specname_first)
+        def llm_more(self) -> list[str]:
+            return ["more"]
+
+    backends = host_with(Renamed()).backends()
+    assert {"renamed", "more"} <= set(backends)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [fail(RuntimeError("no")), fail(SystemExit(3)), 3, [3], [BackendInfo("")], [BackendInfo(None)], {"a": 1}],  # type: ignore[arg-type]
+    ids=repr,
+)
+def test_a_plugin_that_lists_rubbish_is_recorded_and_the_others_are_used(result: Any) -> None:
+    class Rubbish:
+        @hookimpl
+        def llm_backends(self) -> Any:
+            return result() if callable(result) else result
+
+    rubbish = Rubbish()
+    host = host_with()
+    host.register(rubbish, "rubbish")
+    host.register(Answers("text"), "fine")
+    assert {"mine", "sample"} <= set(host.backends())
+    (problem,) = host.problems
+    assert (problem.kind, problem.origin.plugin, problem.hook) == (ProblemKind.FAULT, "rubbish", "llm_backends")
+
+
+def test_an_exception_keeps_its_type_and_tells_its_plugin() -> None:
+    host = host_with()
+    host.register(Answers(fail(KeyError("gone"))), "culprit")
+    with pytest.raises(KeyError) as caught:
+        host.hook.llm_complete(request=Request("hi"), backend="mine")
+    origin = origin_of(caught.value)
+    assert origin is not None
+    assert origin.plugin == "culprit"
+
+
+def test_an_exception_that_passes_a_wrapper_stays_the_fault_of_who_raised_it() -> None:
+    class Wraps:
+        @hookimpl(wrapper=True)
+        def llm_complete(self) -> Generator[None, Any, Any]:
+            return (yield)
+
+    host = host_with()
+    host.register(Answers(fail(ValueError("inner"))), "culprit")
+    host.register(Wraps(), "bystander")
+    with pytest.raises(ValueError, match="inner") as caught:
+        host.hook.llm_complete(request=Request("hi"), backend="mine")
+    origin = origin_of(caught.value)
+    assert origin is not None
+    assert origin.plugin == "culprit"
+
+
+def completion_of(host: Any) -> Completion:
+    completion = host.hook.llm_complete(request=Request("hi"), backend="mine")
+    assert isinstance(completion, Completion)
+    return completion
+
+
+def test_a_wrapper_that_hands_on_an_answer_does_not_take_the_credit() -> None:
+    class Shouts:
+        @hookimpl(wrapper=True)
+        def llm_complete(self) -> Generator[None, Completion, Completion]:
+            from dataclasses import replace
+
+            completion = yield
+            return replace(completion, text=completion.text.upper())
+
+    host = host_with()
+    host.register(Answers("text"), "author")
+    host.register(Shouts(), "wrapper")
+    completion = completion_of(host)
+    assert (completion.text, completion.plugin) == ("TEXT", "author")
+
+
+@pytest.mark.parametrize("replacement", ["mine", Completion("mine")])
+def test_a_wrapper_that_answers_itself_is_the_author(replacement: Any) -> None:
+    class Replaces:
+        @hookimpl(wrapper=True)
+        def llm_complete(self) -> Generator[None, Any, Any]:
+            yield
+            return replacement
+
+    host = host_with()
+    host.register(Answers("text"), "author")
+    host.register(Replaces(), "wrapper")
+    completion = completion_of(host)
+    assert (completion.text, completion.plugin) == ("mine", "wrapper")
+
+
+def test_an_answer_taken_from_elsewhere_is_attributed_to_who_gave_it_here() -> None:
+    host = host_with()
+    host.register(Answers("text"), "author")
+    remembered = completion_of(host)
+
+    class Cache:
+        @hookimpl(tryfirst=True)
+        def llm_complete(self) -> Completion:
+            return remembered
+
+    host.register(Cache(), "cache")
+    assert completion_of(host).plugin == "cache"
+
+
+def crash_before() -> Generator[None, Any, Any]:
+    if len("always"):
+        raise RuntimeError("before")
+    yield
+
+
+def crash_after() -> Generator[None, Any, Any]:
+    yield
+    raise RuntimeError("after")
+
+
+def no_yield() -> Generator[None, Any, Any]:
+    yield from ()
+    return []
+
+
+def two_yields() -> Generator[None, Any, Any]:
+    yield
+    yield
+
+
+def rubbish() -> Generator[None, Any, Any]:
+    yield
+    return [[3]]
+
+
+@pytest.mark.parametrize("behaviour", [crash_before, crash_after, no_yield, two_yields, rubbish])
+def test_a_broken_wrapper_of_a_collecting_hook_steps_aside(behaviour: Callable[[], Any]) -> None:
+    class Broken:
+        @hookimpl(wrapper=True)
+        def llm_backends(self) -> Generator[None, Any, Any]:
+            return (yield from behaviour())
+
+    host = host_with(Answers("text"))
+    host.register(Broken(), "broken")
+    assert {"mine", "sample"} <= set(host.backends())
+    (problem,) = host.problems
+    assert problem.origin.plugin == "broken"
+
+
+def test_a_wrapper_of_a_collecting_hook_can_take_entries_out() -> None:
+    class Hides:
+        @hookimpl(wrapper=True)
+        def llm_backends(self) -> Generator[None, Any, Any]:
+            collected = yield
+            return [[info for info in infos if info.name != "sample"] for infos in collected]
+
+    host = host_with(Answers("text"), Hides())
+    assert "sample" not in host.backends()
+    origin = host.backends()["mine"].origin
+    assert origin is not None
+    assert "Answers" in origin.plugin
+    assert list(host.problems) == []
+
+
+def test_the_same_fault_is_recorded_once_however_often_it_happens() -> None:
+    class Observer:
+        calls = 0
+
+        @hookimpl
+        def llm_completed(self, request: Request) -> None:
+            self.calls += 1
+            raise RuntimeError(f"{request.prompt} {self.calls}")
+
+    observer = Observer()
+    host = host_with(observer)
+    for number in range(50):
+        host.hook.llm_completed(request=Request(str(number)), completion=None, error=None)
+    assert observer.calls == 50
+    assert len(host.problems) == 1
+
+
+def test_an_exception_whose_message_raises_is_recorded_too() -> None:
+    class NastyError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    class Plugin:
+        @hookimpl
+        def llm_backends(self) -> None:
+            raise NastyError
+
+    host = host_with(Plugin())
+    assert "sample" in host.backends()
+    (problem,) = host.problems
+    assert "NastyError" in problem.message

@@ -1,0 +1,422 @@
+"""Every form in which a distribution may bring a plug-in, and every way in which one may be broken."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from llm.hooks.origin import Tier
+from llm.hooks.problems import Problem, ProblemKind
+from llm.host import Host
+from llm.router import complete
+from llm.testing import installed, write_distribution
+from llm.types import Completion, Request
+from scripts.recipes import discover_recipes
+
+BACKENDS = "llm.plugins"
+RECIPES = "d0ttino.recipes"
+
+#: The form that the documentation begins with, word for word.
+FIRST_FORM = """
+from llm.backends.plugin_sdk import Backend, register_backend
+
+class MyBackend(Backend):
+    def run(self, prompt: str) -> str:
+        return "response"
+
+def run(prompt: str, model: str | None = None) -> str:
+    return MyBackend().run(prompt)
+
+register_backend("my_backend", run)
+"""
+
+
+def write(
+    directory: Path,
+    entry_points: Mapping[str, Mapping[str, str]],
+    name: str = "my-package",
+    version: str = "1.0",
+    **files: str,
+) -> None:
+    paths = {path.replace(".", "/") + ".py": dedent(source) for path, source in files.items()}
+    write_distribution(directory, name, version=version, entry_points=entry_points, files=paths)
+
+
+def ask(host: Host, backend: str = "my_backend", prompt: str = "hi") -> Completion:
+    return complete(Request(prompt, backend=backend), host=host)
+
+
+def failures(host: Host) -> list[Problem]:
+    return [problem for problem in host.problems if problem.kind is ProblemKind.FAILED]
+
+
+BACKEND_FORMS = {
+    "module with a shim": ("my_package.plugins", {"my_package.plugins": FIRST_FORM}),
+    "submodule nobody imports": (
+        "my_package.plugins:backend",
+        {"my_package.__init__": "", "my_package.plugins.__init__": "", "my_package.plugins.backend": FIRST_FORM},
+    ),
+    "bare function": ("my_package:run", {"my_package": "def run(prompt): return 'response'"}),
+    "bare function that its module registers too": ("my_package:run", {"my_package": FIRST_FORM}),
+    "bound method": (
+        "my_package:thing.answer",
+        {
+            "my_package": """
+            class Thing:
+                def answer(self, prompt, model=None): return "response"
+            thing = Thing()
+            """
+        },
+    ),
+    "Backend subclass": (
+        "my_package:MyBackend",
+        {"my_package": FIRST_FORM.replace('register_backend("my_backend", run)', "")},
+    ),
+    "Backend instance": (
+        "my_package:backend",
+        {"my_package": FIRST_FORM.replace('register_backend("my_backend", run)', "backend = MyBackend()")},
+    ),
+    "module with hookimpls": (
+        "my_package",
+        {
+            "my_package": """
+            from llm import hookimpl
+
+            @hookimpl
+            def llm_backends():
+                return ["my_backend"]
+
+            @hookimpl
+            def llm_complete(request, backend):
+                return "response" if backend == "my_backend" else None
+            """
+        },
+    ),
+    "object with hookimpls": (
+        "my_package:plugin",
+        {
+            "my_package": """
+            from llm import BackendInfo, hookimpl
+
+            class Plugin:
+                @hookimpl
+                def llm_backends(self):
+                    return BackendInfo("my_backend")
+
+                @hookimpl
+                def llm_complete(self, request, backend):
+                    return "response" if backend == "my_backend" else None
+
+            plugin = Plugin()
+            """
+        },
+    ),
+    "class with hookimpls": (
+        "my_package:Plugin",
+        {
+            "my_package": """
+            from llm import hookimpl
+
+            class Plugin:
+                @hookimpl
+                def llm_backends(self):
+                    return "my_backend"
+
+                @staticmethod
+                @hookimpl
+                def llm_complete(backend):
+                    return "response" if backend == "my_backend" else None
+            """
+        },
+    ),
+    "shim in a module that the named one imports": (
+        "my_package",
+        {"my_package.__init__": "from . import deep", "my_package.deep": FIRST_FORM},
+    ),
+    "shim in a helper package that no entry point names": (
+        "my_package",
+        {"my_package": "import my_helper", "my_helper": FIRST_FORM},
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "files"), BACKEND_FORMS.values(), ids=BACKEND_FORMS)
+def test_each_form_of_a_backend_answers_and_is_attributed(tmp_path: Path, value: str, files: dict[str, str]) -> None:
+    write(tmp_path, {BACKENDS: {"my_backend": value}}, version="2.5", **files)
+    with installed(tmp_path) as host:
+        completion = ask(host)
+        assert completion.text == "response"
+        assert completion.origin is not None
+        assert (completion.distribution, completion.origin.version) == ("my-package", "2.5")
+        assert completion.origin.entry_point == f"{BACKENDS}: my_backend = {value}"
+        assert list(host.backends()).count("my_backend") == 1
+        assert host.backends().shadowed == {}
+        assert list(host.problems) == []
+
+
+RECIPE_FORMS = {
+    "bare function": ("my_package.recipes:run", "def run(goal): return ['echo 1']"),
+    "bare function that its module registers too": (
+        "my_package.recipes:run",
+        """
+        from llm.backends.plugin_sdk import register_recipe
+        def run(goal: str) -> list[str]: return ['echo 1']
+        register_recipe("my_recipe", run)
+        """,
+    ),
+    "Recipe subclass": (
+        "my_package.recipes:Mine",
+        """
+        from llm.backends.plugin_sdk import Recipe
+        class Mine(Recipe):
+            def run(self, goal): return ['echo 1']
+        """,
+    ),
+    "hookimpls": (
+        "my_package.recipes",
+        """
+        from llm import Step, hookimpl
+        @hookimpl
+        def llm_recipes(): return ["my_recipe"]
+        @hookimpl
+        def llm_recipe_steps(recipe, goal):
+            return [Step("echo 1")] if recipe == "my_recipe" else None
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "source"), RECIPE_FORMS.values(), ids=RECIPE_FORMS)
+def test_each_form_of_a_recipe_is_discovered_once(tmp_path: Path, value: str, source: str) -> None:
+    write(tmp_path, {RECIPES: {"my_recipe": value}}, **{"my_package.recipes": source})
+    with installed(tmp_path) as host:
+        recipes = discover_recipes(host)
+        assert recipes["my_recipe"]("goal") == ["echo 1"]
+        assert discover_recipes(host) == recipes
+        assert host.recipes().shadowed == {}
+        origin = host.recipes()["my_recipe"].origin
+        assert origin is not None
+        assert origin.distribution == "my-package"
+        assert list(host.problems) == []
+
+
+def test_one_module_named_in_both_groups_brings_both(tmp_path: Path) -> None:
+    source = """
+    from llm.backends.plugin_sdk import register_backend, register_recipe
+    register_backend("both", lambda prompt: "answer")
+    register_recipe("both", lambda goal: ["true"])
+    """
+    write(tmp_path, {BACKENDS: {"both": "both"}, RECIPES: {"both": "both"}}, both=source)
+    with installed(tmp_path) as host:
+        assert ask(host, "both").text == "answer"
+        assert discover_recipes(host)["both"]("x") == ["true"]
+        assert list(host.problems) == []
+
+
+def test_one_hookimpl_module_named_in_both_groups_is_registered_once(tmp_path: Path) -> None:
+    source = """
+    from llm import hookimpl
+    @hookimpl
+    def llm_backends(): return ["both"]
+    @hookimpl
+    def llm_recipes(): return ["both"]
+    """
+    write(tmp_path, {BACKENDS: {"both": "both"}, RECIPES: {"both": "both"}}, both=source)
+    with installed(tmp_path) as host:
+        assert "both" in host.backends()
+        assert "both" in host.recipes()
+        assert host.backends().shadowed == {}
+        assert list(host.problems) == []
+
+
+def test_two_callables_of_one_module_that_registers_both_count_once_each(tmp_path: Path) -> None:
+    source = """
+    from llm.backends.plugin_sdk import register_recipe
+    def run_a(goal): return ["a"]
+    def run_b(goal): return ["b"]
+    register_recipe("a", run_a)
+    register_recipe("other", run_b)
+    """
+    write(tmp_path, {RECIPES: {"a": "two:run_a", "b": "two:run_b"}}, two=source)
+    with installed(tmp_path) as host:
+        assert {"a", "other"} <= set(host.recipes())
+        assert "b" not in host.recipes()
+        assert list(host.problems) == []
+
+
+def test_a_second_host_of_the_process_finds_the_same_plugins(tmp_path: Path) -> None:
+    write(tmp_path, {BACKENDS: {"my_backend": "my_package"}}, my_package=FIRST_FORM)
+    with installed(tmp_path) as first:
+        second = Host()
+        second.load_entry_points(first.entries)
+        assert ask(second).origin == ask(first).origin
+
+
+def test_a_module_imported_before_the_host_was_made_is_still_its_distributions(tmp_path: Path) -> None:
+    write(tmp_path, {BACKENDS: {"my_backend": "my_package"}}, my_package=FIRST_FORM)
+    with installed(tmp_path) as host:
+        import my_package  # type: ignore[import-not-found]  # noqa: F401 - a program does it first
+
+        entries = host.entries
+        again = Host()
+        again.load_entry_points(entries)
+        assert ask(again).distribution == "my-package"
+
+
+def test_when_a_imports_b_each_keeps_its_own(tmp_path: Path) -> None:
+    registration = "from llm.backends.plugin_sdk import register_backend\nregister_backend({!r}, lambda prompt: '')"
+    write(tmp_path, {BACKENDS: {"a": "a_mod"}}, name="a-dist", a_mod="import b_mod\n" + registration.format("a"))
+    write(tmp_path, {BACKENDS: {"b": "b_mod"}}, name="b-dist", b_mod=registration.format("b"))
+    with installed(tmp_path) as host:
+        origins = {name: info.origin.distribution for name, info in host.backends().items() if info.origin}
+        assert (origins["a"], origins["b"]) == ("a-dist", "b-dist")
+
+
+def test_a_third_party_wins_over_the_builtin_of_the_same_name(tmp_path: Path) -> None:
+    write(tmp_path, {BACKENDS: {"sample": "mine:run"}}, mine="def run(prompt): return 'mine'")
+    with installed(tmp_path) as host:
+        assert ask(host, "sample").text == "mine"
+        (shadowed,) = host.backends().shadowed["sample"]
+        assert shadowed.origin is not None
+        assert shadowed.origin.tier is Tier.BUILTIN
+        assert list(host.problems) == []
+
+
+def test_of_two_third_parties_the_first_in_order_keeps_the_name_and_both_are_told(tmp_path: Path) -> None:
+    for name in ("b-dist", "a-dist", "c-dist"):
+        module = name.replace("-", "_")
+        write(
+            tmp_path,
+            {BACKENDS: {"same": f"{module}:run"}},
+            name=name,
+            **{module: f"def run(prompt): return {name!r}"},
+        )
+    with installed(tmp_path) as host:
+        assert ask(host, "same").text == "a-dist"
+        conflicts = [str(problem) for problem in host.problems]
+        assert len(conflicts) == 2
+        assert all("a-dist" in conflict for conflict in conflicts)
+        assert "b-dist" in conflicts[0]
+        assert "c-dist" in conflicts[1]
+
+
+BROKEN = {
+    "ImportError": ("import does_not_exist_anywhere", ["ModuleNotFoundError", "does_not_exist_anywhere", "line 1"]),
+    "SyntaxError": ("def broken(:\n  pass", ["SyntaxError", "bad_module.py, line 1"]),
+    "SystemExit": ("import sys; sys.exit('no licence')", ["SystemExit: no licence"]),
+    "any exception": ("1 / 0", ["ZeroDivisionError"]),
+    "exception without a message": ("raise ValueError", ["ValueError"]),
+    "nothing": ("x = 1", ["brings nothing"]),
+    "async shim": (
+        "from llm.backends.plugin_sdk import register_backend\nasync def run(prompt): pass\nregister_backend('x', run)",
+        ["async"],
+    ),
+    "the same name twice": (
+        "from llm.backends.plugin_sdk import register_backend as r\nr('x', str.upper); r('x', str.lower)",
+        ["'x' twice"],
+    ),
+    "misspelt hook": (
+        "from llm import hookimpl\n@hookimpl\ndef llm_complet(request): pass",
+        ["llm_complet;", "did you mean llm_complete?"],
+    ),
+    "misspelt hook without the prefix": (
+        "from llm import hookimpl\n@hookimpl\ndef complete(request): pass",
+        ["no hook named complete"],
+    ),
+    "unknown argument": (
+        "from llm import hookimpl\n@hookimpl\ndef llm_complete(promt): pass",
+        ["llm_complete asks for 'promt'", "request, backend"],
+    ),
+    "async hookimpl": ("from llm import hookimpl\n@hookimpl\nasync def llm_complete(request): pass", ["is async"]),
+    "generator that is no wrapper": (
+        "from llm import hookimpl\n@hookimpl\ndef llm_complete(request): yield",
+        ["is a generator"],
+    ),
+    "wrapper without yield": (
+        "from llm import hookimpl\n@hookimpl(wrapper=True)\ndef llm_complete(request): return 1",
+        ["no yield"],
+    ),
+    "unusable signature": (
+        "from llm.backends.plugin_sdk import register_backend\nregister_backend('x', lambda: '')",
+        ["cannot be called with a prompt"],
+    ),
+    "unusable name": (
+        "from llm.backends.plugin_sdk import register_backend\nregister_backend('a b', lambda prompt: '')",
+        ["'a b' cannot be the name"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_plugin_is_named_and_the_others_go_on(tmp_path: Path, source: str, words: list[str]) -> None:
+    write(tmp_path, {BACKENDS: {"bad": "bad_module"}}, name="bad-dist", version="0.3", bad_module=source)
+    write(tmp_path, {BACKENDS: {"good": "good:run"}}, name="good-dist", good="def run(prompt): return 'fine'")
+    with installed(tmp_path) as host:
+        assert ask(host, "good").text == "fine"
+        (problem,) = failures(host)
+        assert problem.origin.distribution == "bad-dist"
+        text = str(problem)
+        assert "bad (bad-dist 0.3)" in text
+        for word in words:
+            assert word in text
+        assert "x" not in host.backends()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("mod:missing", "no attribute and no submodule 'missing'"),
+        ("mod:number", "not a plug-in"),
+        ("mod:Plain", "not a plug-in"),
+        ("no_such_module", "No module named 'no_such_module'"),
+        ("mod:Unfinished", "abstract"),
+    ],
+)
+def test_an_entry_point_that_names_nothing_usable(tmp_path: Path, value: str, words: str) -> None:
+    source = """
+    from llm.backends.plugin_sdk import Backend
+    number = 3
+    class Plain: pass
+    class Unfinished(Backend): pass
+    """
+    write(tmp_path, {BACKENDS: {"bad": value}}, mod=source)
+    with installed(tmp_path) as host:
+        (problem,) = failures(host)
+        assert words in problem.message
+
+
+def test_a_missing_dependency_of_a_submodule_is_not_hidden(tmp_path: Path) -> None:
+    write(tmp_path, {BACKENDS: {"bad": "pkg:sub"}}, **{"pkg.__init__": "", "pkg.sub": "import absent_dependency"})
+    with installed(tmp_path) as host:
+        (problem,) = failures(host)
+        assert "absent_dependency" in problem.message
+
+
+def test_a_plugin_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = """
+    from llm.backends.plugin_sdk import register_backend
+    register_backend("half", lambda prompt: "")
+    raise RuntimeError("half way")
+    """
+    write(tmp_path, {BACKENDS: {"half": "half_module"}}, half_module=source)
+    with installed(tmp_path) as host:
+        assert "half" not in host.backends()
+        assert "half way" in failures(host)[0].message
+
+
+def test_what_a_plugin_prints_on_import_does_not_reach_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, {BACKENDS: {"loud": "loud:run"}}, loud="print('hello')\ndef run(prompt): return ''")
+    with installed(tmp_path):
+        captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
+
+
+def test_a_damaged_distribution_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    (tmp_path / "broken-1.0.dist-info" / "METADATA").write_text("")
+    write(tmp_path, {BACKENDS: {"good": "good:run"}}, good="def run(prompt): return 'fine'")
+    with installed(tmp_path) as host:
+        assert ask(host, "good").text == "fine"

@@ -1,0 +1,274 @@
+"""Running steps, on a real terminal and without one, in real processes."""
+
+import json
+import os
+import pty
+import select
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from llm.testing import write_distribution
+
+AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
+
+
+def ai_cli(*arguments: str, path: Path | None = None, text: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*AI_CLI, *arguments],
+        capture_output=True,
+        text=True,
+        input=text,
+        env={**os.environ, **env, "PYTHONPATH": str(path or "")},
+    )
+
+
+def write_recipe(directory: Path, *steps: str) -> Path:
+    """Install a recipe `mine` with fixed steps."""
+    write_distribution(
+        directory,
+        "my-recipes",
+        entry_points={"d0ttino.recipes": {"mine": "my_recipes:run"}},
+        files={"my_recipes.py": f"def run(goal): return {list(steps)!r}"},
+    )
+    return directory
+
+
+class Terminal:
+    """`ai-cli` on a pseudo-terminal."""
+
+    def __init__(self, *arguments: str, path: Path | None = None) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ["PYTHONPATH"] = str(path or "")
+            os.execv(AI_CLI[0], [*AI_CLI, *arguments])
+        self.output = ""
+
+    def expect(self, words: str) -> None:
+        deadline = time.monotonic() + 20
+        while words not in self.output:
+            ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"{words!r} did not come; so far: {self.output!r}"
+            try:
+                chunk = os.read(self.fd, 65536)
+            except OSError:
+                chunk = b""
+            assert chunk, f"{words!r} did not come before the end; so far: {self.output!r}"
+            self.output += chunk.decode()
+        self.output = self.output.partition(words)[2]
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def status(self) -> int:
+        while True:
+            try:
+                if not os.read(self.fd, 65536):
+                    break
+            except OSError:
+                break
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.mark.parametrize("goal", ["it's; touch owned", "$(touch owned)", "-n", "a\nb", "naïve €", "\\t", "'", '"'])
+@pytest.mark.parametrize("recipe", ["echo", "sample"])
+def test_builtin_recipes_take_any_goal_as_text(tmp_path: Path, recipe: str, goal: str) -> None:
+    result = subprocess.run(
+        [*AI_CLI, "recipe", recipe, "--yes", "--", goal], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 0
+    assert goal in result.stdout
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_goal_of_a_mebibyte_comes_out_whole() -> None:
+    goal = "x" * 2**20
+    assert ai_cli("recipe", "echo", "-", "--yes", text=goal).stdout == f"{goal}\n"
+
+
+def test_the_first_failing_step_ends_the_run_with_its_status(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "echo one", "exit 7", "echo never")
+    result = ai_cli("recipe", "mine", "goal", "--yes", path=path)
+    assert (result.returncode, result.stdout) == (7, "one\n")
+    assert "step 2 of 3 ended with status 7" in result.stderr
+
+
+def test_a_step_that_a_signal_ended_gives_128_and_its_number(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "kill -TERM $$")
+    assert ai_cli("recipe", "mine", "goal", "--yes", path=path).returncode == 128 + signal.SIGTERM
+
+
+def test_output_streams_while_a_step_runs(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    path = write_recipe(tmp_path, f"echo started; cat {fifo}")
+    with subprocess.Popen(
+        [*AI_CLI, "recipe", "mine", "goal", "--yes"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(path)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        assert process.poll() is None
+        fifo.write_text("done\n")
+        assert process.stdout.read() == b"done\n"
+    assert process.returncode == 0
+
+
+def test_without_a_terminal_and_without_yes_nothing_runs(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, f"touch {tmp_path / 'ran'}")
+    result = ai_cli("recipe", "mine", "goal", path=path, text="y\n")
+    assert result.returncode == 2
+    assert result.stdout == f"touch {tmp_path / 'ran'}\n"
+    assert "--yes" in result.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_dry_run_prints_the_steps_and_runs_none(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, f"touch {tmp_path / 'ran'}", "true")
+    result = ai_cli("recipe", "mine", "goal", "--dry-run", "--yes", path=path)
+    assert (result.returncode, result.stdout) == (0, f"touch {tmp_path / 'ran'}\ntrue\n")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_each_step_is_asked_for_and_enter_alone_runs_nothing(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "echo first-$((1+1))", "echo second-$((1+1))", "echo third-$((1+1))")
+    terminal = Terminal("recipe", "mine", "goal", path=path)
+    terminal.expect("[1/3] echo first")
+    terminal.expect("Run it?")
+    terminal.type("\n")
+    terminal.expect("Run it?")
+    terminal.type("y\n")
+    terminal.expect("first-2")
+    terminal.expect("Run it?")
+    terminal.type("n\n")
+    terminal.expect("[3/3]")
+    assert "second-2" not in terminal.output
+    terminal.expect("Run it?")
+    terminal.type("q\n")
+    assert terminal.status() == 130
+
+
+def test_all_runs_the_rest_without_asking(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "echo first-$((1+1))", "echo second-$((1+1))")
+    terminal = Terminal("recipe", "mine", "goal", path=path)
+    terminal.expect("Run it?")
+    terminal.type("a\n")
+    terminal.expect("first-2")
+    terminal.expect("second-2")
+    assert terminal.status() == 0
+
+
+def test_ctrl_c_at_the_question_ends_with_130(tmp_path: Path) -> None:
+    terminal = Terminal("recipe", "mine", "goal", path=write_recipe(tmp_path, "true"))
+    terminal.expect("Run it?")
+    terminal.type("\x03")
+    assert terminal.status() == 130
+
+
+def test_ctrl_c_lets_a_step_clean_up(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    path = write_recipe(tmp_path, f"trap 'sleep 0.5; touch {done}; exit 3' INT; echo ready-$((1+1)); sleep 20")
+    terminal = Terminal("recipe", "mine", "goal", "--yes", path=path)
+    terminal.expect("ready-2")
+    terminal.type("\x03")
+    assert terminal.status() == 3
+    assert done.exists()
+
+
+def test_control_characters_of_a_step_are_shown_not_sent(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "true \x1b[2K\r; echo hidden")
+    result = ai_cli("recipe", "mine", "goal", "--yes", path=path)
+    assert "\x1b" not in result.stderr
+    assert r"\x1b[2K\r; echo hidden" in result.stderr
+
+
+def test_steps_do_not_get_the_secrets_of_backends(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, 'echo "[$DEMO_API_KEY][$DEMO_OTHER]"')
+    write_distribution(
+        tmp_path,
+        "demo-backend",
+        entry_points={"llm.plugins": {"demo": "demo_backend"}},
+        files={
+            "demo_backend.py": "from llm.backends.plugin_sdk import register_backend\n"
+            "register_backend('demo', str.upper, secret_env=['DEMO_API_KEY'])"
+        },
+    )
+    result = ai_cli("recipe", "mine", "goal", "--yes", path=path, DEMO_API_KEY="s3cret", DEMO_OTHER="visible")
+    assert result.stdout == "[][visible]\n"
+
+
+def test_the_log_tells_what_ran_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    path, log = write_recipe(tmp_path, "echo one", "exit 4"), tmp_path / "log.jsonl"
+    for _ in range(2):
+        assert ai_cli("recipe", "mine", "goal", "--yes", "--log", str(log), path=path).returncode == 4
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(r["recipe"], r["step"], r["command"], r["status"]) for r in records] == [
+        ("mine", 1, "echo one", 0),
+        ("mine", 2, "exit 4", 4),
+    ] * 2
+    assert all(record["duration"] >= 0 and record["plugin"] == "scripts.shell" for record in records)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_a_log_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, f"touch {tmp_path / 'ran'}")
+    result = ai_cli("recipe", "mine", "goal", "--yes", "--log", str(tmp_path / "no" / "log"), path=path)
+    assert result.returncode == 2
+    assert "cannot write the log" in result.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+RECIPE_FAULTS = {
+    "raises": ("raise ValueError('no such goal')", "ValueError: no such goal"),
+    "exits": ("raise SystemExit(0)", "SystemExit"),
+    "returns None": ("return None", "my-recipes 1.0"),
+    "returns text": ("return 'rm -rf /'", "must return a list of command lines"),
+    "returns a number among steps": ("return ['true', 3]", "step 2 is int"),
+    "returns a NUL": ("return ['a\\0b']", "NUL"),
+}
+
+
+@pytest.mark.parametrize(("body", "words"), RECIPE_FAULTS.values(), ids=RECIPE_FAULTS)
+def test_a_recipe_that_misbehaves_is_named(tmp_path: Path, body: str, words: str) -> None:
+    write_distribution(
+        tmp_path,
+        "my-recipes",
+        entry_points={"d0ttino.recipes": {"mine": "my_recipes:run"}},
+        files={"my_recipes.py": f"def run(goal):\n    {body}"},
+    )
+    result = ai_cli("recipe", "mine", "goal", "--yes", path=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "recipe:mine (my-recipes 1.0)" in result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_plugin_can_refuse_or_run_a_step(tmp_path: Path) -> None:
+    source = """
+    from llm import hookimpl
+
+    @hookimpl
+    def llm_run_step(step, context):
+        if "forbidden" in step.command:
+            raise PermissionError("policy says no")
+        if "elsewhere" in step.command:
+            return 5
+    """
+    path = write_recipe(tmp_path, "echo local", "elsewhere")
+    write_distribution(
+        path, "policy", entry_points={"llm.plugins": {"policy": "policy"}}, files={"policy.py": dedent(source)}
+    )
+    result = ai_cli("recipe", "mine", "goal", "--yes", path=path)
+    assert (result.returncode, result.stdout) == (5, "local\n")
+    refused = ai_cli("recipe", "echo", "forbidden", "--yes", path=path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "step 1 did not run: plug-in policy (policy 1.0): PermissionError: policy says no" in refused.stderr
