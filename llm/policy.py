@@ -67,7 +67,9 @@ def _ready(known: Mapping[str, BackendInfo]) -> Route:
         if backend.is_ready(os.environ):
             ready.append(Candidate(backend.name, reason="ready"))
         else:
-            rejected.append(Rejection(backend.name, f"not ready: set {' or '.join(backend.ready_env)}"))
+            rejected.append(
+                Rejection(backend.name, f"not ready: set {' or '.join(backend.ready_env)}", configured=False)
+            )
     if ready or SAMPLE not in known:
         return Route(tuple(ready), tuple(rejected))
     notice = (

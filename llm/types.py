@@ -100,11 +100,13 @@ class Rejection:
     Attributes:
         backend: its name.
         reason: why.
+        configured: whether the user named this backend, and so should be told.
 
     """
 
     backend: str
     reason: str
+    configured: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _DEBUG = "d0ttino.debug"
 _HOST = "d0ttino.host"
+_PLUGIN_COMMANDS = "d0ttino.plugin_commands"
+_WARNED = "d0ttino.warned"
 
 
 def report(error: D0ttinoError, ctx: click.Context) -> None:
@@ -95,8 +97,7 @@ class Group(_Shared, click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of built-in commands and of those that plug-ins add."""
-        self._ask_plugins(ctx)
-        return sorted({*self._lazy, *self.commands})
+        return sorted({*self._lazy, *self.commands, *self._from_plugins(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command; a built-in one without asking any plug-in."""
@@ -105,16 +106,7 @@ class Group(_Shared, click.Group):
             command = getattr(importlib.import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
-        if cmd_name not in self.commands:
-            self._ask_plugins(ctx)
-        return super().get_command(ctx, cmd_name)
-
-    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command; one that is built in cannot be replaced."""
-        name = name or cmd.name
-        if name in self._lazy:
-            raise NameTakenError(f"{name!r} is a built-in command", hint="give yours another name")
-        super().add_command(cmd, name)
+        return super().get_command(ctx, cmd_name) or self._from_plugins(ctx).get(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -128,12 +120,40 @@ class Group(_Shared, click.Group):
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from error
 
-    def _ask_plugins(self, ctx: click.Context) -> None:
-        if self._plugin_commands:
-            self._plugin_commands = False
+    def _from_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
+        """Return the commands that plug-ins add; they are asked once for each run of this program."""
+        if not self._plugin_commands:
+            return {}
+        meta = ctx.find_root().meta
+        if _PLUGIN_COMMANDS not in meta:
+            collector = _PluginCommands({*self._lazy, *self.commands})
+            meta[_PLUGIN_COMMANDS] = collector.commands
             host = current_host(ctx)
-            host.hook.llm_commands(cli=self)
+            host.hook.llm_commands(cli=collector)
             warn_of_problems(host)
+        commands: dict[str, click.Command] = meta[_PLUGIN_COMMANDS]
+        return commands
+
+
+class _PluginCommands(click.Group):
+    """The group that plug-ins add their commands to.
+
+    Args:
+        builtin: names of the commands that none of them can replace.
+
+    """
+
+    def __init__(self, builtin: Set[str]) -> None:
+        super().__init__("ai-cli")
+        self._builtin = builtin
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        name = name or cmd.name
+        if name in self._builtin:
+            raise NameTakenError(f"{name!r} is a built-in command", hint="give yours another name")
+        if name in self.commands:
+            raise NameTakenError(f"another plug-in has added the command {name!r}", hint="give yours another name")
+        super().add_command(cmd, name)
 
 
 def current_host(ctx: click.Context) -> "Host":
@@ -149,7 +169,7 @@ def current_host(ctx: click.Context) -> "Host":
 
 def warn_of_problems(host: "Host") -> None:
     """Write each problem of the host's plug-ins to stderr, each once in this process."""
-    warned = click.get_current_context().find_root().meta.setdefault("d0ttino.warned", set())
+    warned = click.get_current_context().find_root().meta.setdefault(_WARNED, set())
     for problem in host.problems:
         if id(problem) not in warned:
             warned.add(id(problem))

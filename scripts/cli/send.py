@@ -76,8 +76,9 @@ def tell_about(completion: Completion, request: Request) -> None:
     """Write to stderr what the user should know about how the answer came about."""
     for notice in completion.route.notices:
         click.echo(f"note: {notice}", err=True)
-    for rejection in completion.route.rejected if completion.route.candidates[0].reason != "ready" else ():
-        click.echo(f"note: {rejection.backend} was left out: {rejection.reason}", err=True)
+    for rejection in completion.route.rejected:
+        if rejection.configured:
+            click.echo(f"note: {rejection.backend} was left out: {rejection.reason}", err=True)
     for attempt in completion.attempts[:-1]:
         click.echo(f"note: {attempt}", err=True)
     if len(completion.attempts) > 1:
