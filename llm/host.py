@@ -25,6 +25,9 @@ DISTRIBUTION: Final = "d0ttino"
 #: Modules with this project's own plug-ins, named as an entry point would name them.
 BUILTINS: Final = (
     "llm.policy",
+    "llm.backends.plugins.mindbridge",
+    "llm.backends.plugins.lobechat",
+    "llm.backends.plugins.openrouter",
     "llm.backends.plugins.sample",
     "scripts.shell",
     "scripts.recipes.plugins.sample",

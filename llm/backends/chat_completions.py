@@ -1,0 +1,233 @@
+"""The one HTTP client of all backends that speak the OpenAI chat-completions protocol.
+
+Built-in backends are imported at each start, so that what only a request needs is imported by the request.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from llm import __version__
+from llm.backends.base import Backend
+from llm.errors import (
+    BackendTimeoutError,
+    ConfigError,
+    D0ttinoError,
+    MalformedResponseError,
+    MissingKeyError,
+)
+
+if TYPE_CHECKING:
+    from requests import Response, Session
+
+    from llm.backends.chat_requests import BearerAuth
+    from llm.backends.http_errors import Endpoint
+
+#: Small pieces: what little compressed data can become, and how long a slow piece takes, is then bounded too.
+PIECE: Final = 2048
+
+#: How much of an error's body is read.
+MAX_ERROR_BYTES: Final = 64 * 1024
+
+
+class ChatCompletionsBackend(Backend):
+    """A service that answers `POST {base}/chat/completions`. A subclass says where it is and how it is called.
+
+    The environment is read at each call. An instance may be used by several threads; it keeps its
+    connections open for the next call, until `close`.
+
+    Attributes:
+        label: the service's name in errors.
+        base_url_env: environment variable that replaces `default_base_url`.
+        default_base_url: where the service is.
+        api_key_env: environment variable with the API key; empty: the service takes none.
+        api_key_required: whether the service answers nobody without a key.
+        default_model: the model to ask for if the request names none; `None` leaves it to the service.
+        connect_timeout: seconds to wait for a connection.
+        read_timeout: seconds to wait for each piece of the answer.
+        total_timeout: seconds for the whole answer, looked at whenever a piece arrives.
+        max_answer_bytes: how long an answer may be, after decompression.
+
+    """
+
+    label: ClassVar[str] = ""
+    base_url_env: ClassVar[str] = ""
+    default_base_url: ClassVar[str] = ""
+    api_key_env: ClassVar[str] = ""
+    api_key_required: ClassVar[bool] = False
+    default_model: ClassVar[str | None] = None
+    connect_timeout: ClassVar[float] = 10.0
+    read_timeout: ClassVar[float] = 120.0
+    total_timeout: ClassVar[float] = 600.0
+    max_answer_bytes: ClassVar[int] = 16 * 1024 * 1024
+
+    # On the class, so that a subclass with an `__init__` of its own need not call ours.
+    _session_lock: ClassVar[threading.Lock] = threading.Lock()
+    _session: "Session | None" = None
+
+    def run(self, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> str:
+        """Send a prompt and return the answer. One request is sent: trying again is the router's part.
+
+        Args:
+            prompt: the text to answer.
+            model: the model to ask for; by default `default_model`.
+            options: further members of the request's body (`temperature`, `max_tokens`). Text that is
+                a JSON number, `true`, `false`, `null`, list, object or quoted string is sent as that.
+
+        Raises:
+            UsageError: an option cannot be sent.
+            ConfigError: the base URL, the key or the proxy in the environment cannot be used.
+            MissingKeyError: a key is required, and none is set.
+            AuthenticationError: the service refused the key.
+            BackendHTTPError: the service answered with another status that is not a success.
+            MalformedResponseError: its answer is not a chat completion with text.
+            BackendConnectionError: it could not be reached, or the connection broke.
+            BackendTimeoutError: it took too long.
+
+        """
+        from llm.backends.chat_answers import answer_text
+        from llm.backends.chat_requests import BearerAuth, request_body
+
+        content = request_body(prompt, model or self.default_model, options or {})
+        auth = BearerAuth(self._api_key())
+        endpoint = self._endpoint(auth)
+        return answer_text(self._post(endpoint, content, auth), endpoint)
+
+    def headers(self) -> Mapping[str, str]:
+        """Return further headers for a request. Override this to add some; it is called for each request.
+
+        A header that holds a secret should take it from a variable in `secret_env`: the values of those
+        are kept out of errors.
+        """
+        return {}
+
+    def close(self) -> None:
+        """Close the connections that are kept open. The backend may be used again."""
+        with self._session_lock:
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _api_key(self) -> str | None:
+        name = self.api_key_env
+        key = os.environ.get(name, "").strip() if name else ""
+        if not key:
+            if self.api_key_required:
+                raise MissingKeyError(f"{self._label} needs an API key, and {name} is not set", hint=f"set {name}")
+            return None
+        if not key.isprintable() or any(ord(char) > 0xFF for char in key):
+            raise ConfigError(
+                f"{name} holds a character that no API key can have",
+                hint="copy the key again: line breaks and typographic characters are not part of it",
+            )
+        return key
+
+    def _endpoint(self, auth: "BearerAuth") -> "Endpoint":
+        from llm.backends.http_errors import Endpoint
+
+        secrets = auth.secrets + tuple(os.environ.get(name, "") for name in self.secret_env)
+        url = f"{self._base_url()}/chat/completions"
+        return Endpoint(self._label, url, self.base_url_env, self.api_key_env, bool(auth.secrets), secrets)
+
+    def _base_url(self) -> str:
+        from urllib.parse import urlsplit
+
+        # Errors never show the value: it may hold a password, or be a key in the wrong variable.
+        name = self.base_url_env or f"the base URL of {self._label}"
+        url = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not url:
+            raise ConfigError(f"{name} is not set")
+        if not usable or not url.isprintable() or any(char in url for char in " \\"):
+            raise ConfigError(
+                f"{name} is not an http or https address",
+                hint=f"give one like {self.default_base_url or 'https://example.com/v1'}",
+            )
+        if "@" in parts.netloc:
+            hint = f"put the key into {self.api_key_env}" if self.api_key_env else None
+            raise ConfigError(f"{name} must not hold a user name or password", hint=hint)
+        if "?" in url or "#" in url:
+            raise ConfigError(f"{name} must end with its path, without '?' or '#'")
+        return url.rstrip("/")
+
+    @property
+    def _label(self) -> str:
+        return self.label or type(self).__name__
+
+    def _post(self, endpoint: "Endpoint", content: bytes, auth: "BearerAuth") -> bytes:
+        """Return the body of an answer with a status that is a success."""
+        from llm.backends.chat_answers import server_words
+        from llm.backends.http_errors import status_error, transport_error, transport_faults
+
+        deadline = monotonic() + self.total_timeout
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": f"d0ttino/{__version__}",
+            **self.headers(),
+        }
+        timeouts = (self.connect_timeout, self.read_timeout)
+        failure: D0ttinoError
+        try:
+            with self._open_session().post(
+                endpoint.url,
+                data=content,
+                headers=headers,
+                auth=auth,
+                timeout=timeouts,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                if 200 <= response.status_code < 300:
+                    return self._read(response, endpoint, deadline)
+                words = "" if response.is_redirect else server_words(self._read_start(response, endpoint, deadline))
+                failure = status_error(endpoint, response.status_code, words, response.headers)
+        except transport_faults() as error:
+            failure = transport_error(endpoint, error, timeouts)
+        # Raised here, without what the library raised as its context: that refers to the request with its key.
+        raise failure
+
+    def _read(self, response: "Response", endpoint: "Endpoint", deadline: float) -> bytes:
+        body = bytearray()
+        for piece in self._pieces(response, endpoint, deadline):
+            body += piece
+            if len(body) > self.max_answer_bytes:
+                raise MalformedResponseError(
+                    f"{endpoint.label} sent an answer of more than {self.max_answer_bytes:,} bytes; it was not read on"
+                )
+        return bytes(body)
+
+    def _read_start(self, response: "Response", endpoint: "Endpoint", deadline: float) -> bytes:
+        """Return as much of the body of an error as is needed, or comes: the status is what matters."""
+        from llm.backends.http_errors import transport_faults
+
+        body = bytearray()
+        with suppress(BackendTimeoutError, *transport_faults()):
+            for piece in self._pieces(response, endpoint, deadline):
+                body += piece
+                if len(body) > MAX_ERROR_BYTES:
+                    break
+        return bytes(body)
+
+    def _pieces(self, response: "Response", endpoint: "Endpoint", deadline: float) -> Iterator[bytes]:
+        for piece in response.iter_content(PIECE):
+            if monotonic() > deadline:
+                raise BackendTimeoutError(
+                    f"{endpoint.label} at {endpoint.host} did not finish its answer within {self.total_timeout:g} s"
+                )
+            yield piece
+
+    def _open_session(self) -> "Session":
+        from llm.backends.chat_requests import new_session
+
+        with self._session_lock:
+            if self._session is None:
+                self._session = new_session()
+            return self._session

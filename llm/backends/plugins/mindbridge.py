@@ -1,0 +1,20 @@
+"""MindBridge, over HTTP. `MINDBRIDGE_BASE_URL` says where it is if not at its usual place."""
+
+from llm.backends.chat_completions import ChatCompletionsBackend
+from llm.backends.plugin_sdk import register_backend
+
+
+class MindBridgeBackend(ChatCompletionsBackend):
+    """Answers prompts through MindBridge."""
+
+    description = "MindBridge, at api.mindbridge.ai"
+    label = "MindBridge"
+    base_url_env = "MINDBRIDGE_BASE_URL"
+    default_base_url = "https://api.mindbridge.ai/v1"
+    api_key_env = "MINDBRIDGE_API_KEY"
+    # The key is optional; without one, naming the address says that the service is there.
+    ready_env = ("MINDBRIDGE_API_KEY", "MINDBRIDGE_BASE_URL")
+    secret_env = ("MINDBRIDGE_API_KEY",)
+
+
+register_backend("mindbridge", MindBridgeBackend)
