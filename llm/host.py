@@ -7,6 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from llm import __version__, hookspecs, results
 from llm.errors import NameTakenError
+from llm.hooks.blocking import Blocked, Blocking
 from llm.hooks.boundary import marked_functions
 from llm.hooks.declarations import Declaration, declared_in
 from llm.hooks.entrypoints import EntryPoint, scan
@@ -33,6 +34,8 @@ BUILTINS: Final = (
     "scripts.recipes.plugins.sample",
     "scripts.recipes.plugins.echo",
 )
+
+NOTHING_BLOCKED: Final = Blocking({})
 
 #: Hooks in which an exception is the answer to the one who asked.
 PROPAGATING: Final = frozenset({"llm_complete", "llm_recipe_steps", "llm_run_step"})
@@ -71,11 +74,19 @@ class Host(PluginManager):
     """Asks plug-ins, and knows which of them answered.
 
     `create_host` makes one with built-in plug-ins and those of installed distributions.
+
+    Attributes:
+        entries: the entry points that there were when it was made.
+        blocked: the plug-ins that were left out because the user does not want them.
+        unknown_blocked: names that were to be blocked, and that no plug-in has.
+
     """
 
     def __init__(self) -> None:
         super().__init__(hookspecs, CHECKS, PROPAGATING)
         self.entries: list[EntryPoint] = []
+        self.blocked: list[Blocked] = []
+        self.unknown_blocked: list[str] = []
         self._offers: dict[str, tuple[int, Offers[Any]]] = {}
         self._adopted: dict[str, Origin] = {}
 
@@ -123,20 +134,37 @@ class Host(PluginManager):
         if name is not None:
             self._adopted[declaration.plugin_name] = replace(origin, plugin=name)
 
-    def load_builtins(self, modules: Iterable[str]) -> None:
-        """Import and register this project's own plug-ins."""
+    def load_builtins(self, modules: Iterable[str], blocking: Blocking = NOTHING_BLOCKED) -> None:
+        """Import and register this project's own plug-ins, but for those that are blocked."""
         for module_name in modules:
             module = importlib.import_module(module_name)
             origin = Origin(module_name, Tier.BUILTIN, DISTRIBUTION, __version__, module=module_name)
             for declaration in declared_in(vars(module)):
-                register_declaration(self, declaration, origin)
-            if any(True for _ in marked_functions(module)):
+                if not self._blocks(blocking, replace(origin, plugin=declaration.plugin_name)):
+                    register_declaration(self, declaration, origin)
+            if any(True for _ in marked_functions(module)) and not self._blocks(blocking, origin):
                 self.register(module, module_name, origin=origin)
 
-    def load_entry_points(self, entries: Iterable[EntryPoint]) -> None:
-        """Import and register the plug-ins of installed distributions; failures go to `problems`."""
+    def load_entry_points(self, entries: Iterable[EntryPoint], blocking: Blocking = NOTHING_BLOCKED) -> None:
+        """Import and register the plug-ins of installed distributions, but for those that are blocked.
+
+        Failures go to `problems`. A blocked plug-in is not imported.
+        """
         self.entries = sorted(entries)
-        load_entry_points(self, self.entries, adapt)
+        wanted = []
+        for entry in self.entries:
+            by = blocking.of_installed(entry)
+            if by is None:
+                wanted.append(entry)
+            else:
+                self.blocked.append(Blocked(entry.origin(entry.name), by))
+        load_entry_points(self, wanted, adapt)
+
+    def _blocks(self, blocking: Blocking, origin: Origin) -> bool:
+        by = blocking.of_builtin(origin.plugin, self.entries)
+        if by is not None:
+            self.blocked.append(Blocked(origin, by))
+        return by is not None
 
     def _collect(self, kind: str, hook_name: str) -> Offers[Any]:
         generation, offers = self._offers.get(hook_name, (None, None))
@@ -165,11 +193,12 @@ class Host(PluginManager):
         return Offers(used, shadowed)
 
 
-def create_host(entries: Iterable[EntryPoint] | None = None) -> Host:
+def create_host(entries: Iterable[EntryPoint] | None = None, blocking: Blocking = NOTHING_BLOCKED) -> Host:
     """Return a new host with the built-in plug-ins and those of installed distributions.
 
     Args:
         entries: the entry points to load; by default those of every distribution on `sys.path`.
+        blocking: the plug-ins to leave out.
 
     Returns:
         A host of its own: what is registered there is seen nowhere else. Plug-ins that could not be
@@ -177,6 +206,9 @@ def create_host(entries: Iterable[EntryPoint] | None = None) -> Host:
 
     """
     host = Host()
-    host.load_builtins(BUILTINS)
-    host.load_entry_points(scan((BACKEND_GROUP, RECIPE_GROUP)) if entries is None else entries)
+    host.entries = sorted(scan((BACKEND_GROUP, RECIPE_GROUP)) if entries is None else entries)
+    host.load_builtins(BUILTINS, blocking)
+    host.load_entry_points(host.entries, blocking)
+    plugins = [name for name, _ in host.list_name_plugin()] + [blocked.origin.plugin for blocked in host.blocked]
+    host.unknown_blocked = blocking.unknown(plugins, host.entries)
     return host

@@ -1,12 +1,16 @@
 """The host of this process: the one that `send_prompt` and the shims use unless told otherwise."""
 
 import threading
+from collections.abc import Iterator
 from typing import Final
 
 from llm.errors import PluginLoadError
+from llm.hooks.blocking import Blocking
+from llm.hooks.catalogue import Catalogue, Learned, outcome, with_names
 from llm.hooks.declarations import all_declared
-from llm.hooks.entrypoints import loading
+from llm.hooks.entrypoints import EntryPoint, loading
 from llm.hooks.loader import owner_of
+from llm.hooks.origin import Origin
 from llm.host import BUILTINS, Host, create_host
 
 
@@ -18,7 +22,7 @@ class _ProcessHost:
         self._making = False
         self.host: Host | None = None
 
-    def get(self) -> Host:
+    def get(self, blocking: Blocking | None = None) -> Host:
         if self.host is None:
             with self._lock:
                 if self._making:
@@ -29,29 +33,71 @@ class _ProcessHost:
                 if self.host is None:
                     self._making = True
                     try:
-                        self.host = self._make()
+                        self.host = self._make(Blocking.of() if blocking is None else blocking)
                     finally:
                         self._making = False
+                    _remember(self.host)
         return self.host
 
-    def _make(self) -> Host:
-        host = create_host()
+    def _make(self, blocking: Blocking) -> Host:
+        host = create_host(blocking=blocking)
         for declaration in all_declared():
             if declaration.module not in BUILTINS and owner_of(declaration, host.entries) is None:
                 host.adopt(declaration)
         return host
 
 
+def _remember(host: Host) -> None:
+    """Store what a load taught. Plug-ins are asked for names only if it went otherwise than the last one."""
+    loaded = outcome(host, _loaded(host))
+    if loaded and not Catalogue.read().knows(loaded):
+        learn(host)
+
+
+def _loaded(host: Host) -> list[EntryPoint]:
+    """Return the entry points that were imported: nothing is learned of blocked ones."""
+    blocked = {(blocked.origin.distribution, blocked.origin.entry_point) for blocked in host.blocked}
+    return [entry for entry in host.entries if (entry.distribution, str(entry)) not in blocked]
+
+
+def _provided(host: Host) -> Iterator[tuple[str, str, Origin]]:
+    for kind, offers in (("backend", host.backends()), ("recipe", host.recipes())):
+        for name, info in offers.items():
+            for one in (info, *offers.shadowed.get(name, ())):
+                assert one.origin is not None  # the host puts it on everything that a hook returns
+                yield kind, name, one.origin
+
+
+def learn(host: Host) -> dict[EntryPoint, Learned]:
+    """Ask a host's plug-ins what they bring, store it, and return it.
+
+    Args:
+        host: one that has loaded entry points.
+
+    Returns:
+        What each entry point brought, also where it is what was known before.
+
+    """
+    learned = with_names(outcome(host, _loaded(host)), _provided(host))
+    Catalogue.read().store(learned)
+    return learned
+
+
 _process: Final = _ProcessHost()
 
 
-def current_host() -> Host:
+def current_host(blocking: Blocking | None = None) -> Host:
     """Return the host of this process, making it on first use.
 
     It has the built-in plug-ins, those of installed distributions, and what the program registered
     with `register_backend` and `register_recipe`, before or after.
+
+    Args:
+        blocking: the plug-ins to leave out, if the host is made now; by default those that
+            `LLM_DISABLE_PLUGINS` names.
+
     """
-    return _process.get()
+    return _process.get(blocking)
 
 
 def existing_host() -> Host | None:

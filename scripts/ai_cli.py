@@ -12,8 +12,12 @@ COMMANDS = {
     "recipe": "scripts.cli.recipe:recipe",
     "recipes": "scripts.cli.lists:recipes",
     "backends": "scripts.cli.lists:backends",
+    "hooks": "scripts.cli.hooks:hooks",
     "plan": "scripts.cli.plan:plan",
     "do": "scripts.cli.plan:do",
+    "doctor": "scripts.cli.doctor:doctor",
+    "trace": "scripts.cli.trace:trace",
+    "plugins": "scripts.plugins:cli",
 }
 
 

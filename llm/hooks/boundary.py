@@ -17,6 +17,7 @@ from llm.errors import PluginDefinitionError
 from llm.hooks.markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
 from llm.hooks.origin import Origin, blame
 from llm.hooks.problems import Problem, ProblemKind, ProblemLog, one_line
+from llm.hooks.trace import note_fault
 
 #: What a plug-in may raise without taking the host down. `KeyboardInterrupt` is the user's.
 PLUGIN_FAULTS: Final = (Exception, SystemExit)
@@ -141,6 +142,7 @@ def _definition_fault(function: Function, options: Mapping[str, Any], contract: 
 
 
 def _record(error: BaseException, contract: HookContract, origin: Origin, problems: ProblemLog) -> None:
+    note_fault(origin, error)
     message = f"{contract.name} raised {one_line(error)}"
     problems.add(Problem(ProblemKind.FAULT, origin, message, hook=contract.name, error=error))
 

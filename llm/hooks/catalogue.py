@@ -6,26 +6,25 @@ be written nothing is lost but time. `LLM_NO_CACHE=1` ignores it.
 """
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from llm.hooks.cache import cache_dir, write_atomically
 from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.manager import PluginManager
 from llm.hooks.origin import Origin
 from llm.hooks.problems import ProblemKind
 
-NO_CACHE_VARIABLE: Final = "LLM_NO_CACHE"
-
 #: Grows when the file's layout changes; a file of another number counts as empty.
 _FORMAT: Final = 1
 
-_Key = tuple[str, str, str, str, str, str]
+#: Interpreter prefix, distribution, group, name; then what may differ between two loads: version, value.
+_Slot = tuple[str, str, str, str]
+_Record = tuple[str, str, "Learned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,45 +58,46 @@ class Learned:
         """Return what `to_json` wrote.
 
         Raises:
-            ValueError: it is something else.
+            TypeError, LookupError, AttributeError: it is something else.
 
         """
-        if not isinstance(data, dict) or not isinstance(data.get("names"), dict):
-            raise ValueError("not a record")
-        failure = data.get("failure")
-        if not (failure is None or isinstance(failure, str)):
-            raise ValueError("the failure is not text")
-        names = {str(kind): _texts(names) for kind, names in data["names"].items()}
-        return cls(_texts(data.get("plugins")), _texts(data.get("hooks")), names, failure)
+        failure = data["failure"]
+        return cls(
+            _texts(data["plugins"]),
+            _texts(data["hooks"]),
+            {_text(kind): _texts(names) for kind, names in data["names"].items()},
+            None if failure is None else _text(failure),
+        )
 
 
 class Catalogue:
-    """The file of what was learned, for every interpreter prefix that this user loads plug-ins in."""
+    """What is known of the entry points of this environment; `read` makes one."""
 
-    def __init__(self, path: Path | None, records: dict[_Key, Learned]) -> None:
+    def __init__(self, path: Path | None, records: dict[_Slot, _Record]) -> None:
         self._path = path
         self._records = records
 
     @classmethod
     def read(cls) -> "Catalogue":
         """Return the user's catalogue; an empty one if there is none that can be used."""
-        path = catalogue_path()
-        if path is None:
+        directory = cache_dir()
+        if directory is None:
             return cls(None, {})
+        path = directory / "catalogue.json"
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document["format"] != _FORMAT:
-                return cls(path, {})
-            return cls(path, {_key(item["entry"]): Learned.from_json(item["learned"]) for item in document["records"]})
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            document = json.loads(path.read_bytes())
+            items = document["records"] if document["format"] == _FORMAT else ()
+            return cls(path, dict(_parsed(item) for item in items))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return cls(path, {})
 
     def get(self, entry: EntryPoint) -> Learned | None:
-        """Return what is known of an entry point of this environment; `None` if it was never loaded."""
-        return self._records.get(_key_of(entry))
+        """Return what is known of an entry point; `None` if it was never loaded in this version."""
+        version, value, learned = self._records.get(_slot(entry), (None, None, None))
+        return learned if (version, value) == (entry.version or "", entry.value) else None
 
     def knows(self, loaded: Mapping[EntryPoint, Learned]) -> bool:
-        """Return whether this load went for each entry point as the one before; names are left aside."""
+        """Return whether all of these were loaded before, with the same outcome; names are left aside."""
         return all(
             (known := self.get(entry)) is not None and replace(known, names={}) == replace(learned, names={})
             for entry, learned in loaded.items()
@@ -106,62 +106,21 @@ class Catalogue:
     def store(self, learned: Mapping[EntryPoint, Learned]) -> None:
         """Keep what was learned, in place of what was known of the same entry points.
 
-        The file is written only if that changes it, as a whole or not at all. A directory that
-        cannot be written is passed over.
+        The file is written only if that changes it. A directory that cannot be written is passed over.
         """
-        records = dict(self._records)
-        for entry, record in learned.items():
-            key = _key_of(entry)
-            prefix, distribution, _version, group, name, _value = key
-            for other in [
-                other for other in records if (*other[:2], *other[3:5]) == (prefix, distribution, group, name)
-            ]:
-                del records[other]  # an earlier version of the same
-            records[key] = record
+        records = {**self._records, **{_slot(e): (e.version or "", e.value, found) for e, found in learned.items()}}
         if records == self._records:
             return
-        self._records = {key: record for key, record in records.items() if Path(key[0]).is_dir()}
+        # Environments come and go; what was learned in one that is gone would stay for ever.
+        existing = {prefix for prefix in {slot[0] for slot in records} if Path(prefix).is_dir()}
+        self._records = {slot: record for slot, record in records.items() if slot[0] in existing}
         if self._path is not None:
             items = [
-                {"entry": list(key), "learned": record.to_json()}
-                for key, record in sorted(self._records.items(), key=_first)
+                {"entry": [*slot, version, value], **found.to_json()}
+                for slot, (version, value, found) in sorted(self._records.items(), key=lambda item: item[0])
             ]
             with suppress(OSError):
                 write_atomically(self._path, json.dumps({"format": _FORMAT, "records": items}).encode())
-
-
-def cache_dir() -> Path | None:
-    """Return where this user's caches belong; `None` if `LLM_NO_CACHE` is set."""
-    if os.environ.get(NO_CACHE_VARIABLE, "") not in {"", "0"}:
-        return None
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("d0ttino", appauthor=False))
-
-
-def catalogue_path() -> Path | None:
-    """Return where the catalogue is kept; `None` if `LLM_NO_CACHE` is set."""
-    directory = cache_dir()
-    return None if directory is None else directory / "catalogue.json"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all; only its owner can read it.
-
-    Raises:
-        OSError: it cannot be written.
-
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def outcome(manager: PluginManager, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Learned]:
@@ -169,7 +128,7 @@ def outcome(manager: PluginManager, entries: Iterable[EntryPoint]) -> dict[Entry
 
     Args:
         manager: where they were registered.
-        entries: entry points that `load_entry_points` was given.
+        entries: the entry points that `load_entry_points` was given.
 
     """
     plugins: dict[tuple[str | None, str | None], list[tuple[str, object]]] = {}
@@ -187,51 +146,47 @@ def outcome(manager: PluginManager, entries: Iterable[EntryPoint]) -> dict[Entry
         place = (entry.distribution, str(entry))
         mine = plugins.get(place, [])
         hooks = {caller.name for _, plugin in mine for caller in manager.get_hookcallers(plugin) or ()}
-        found[entry] = Learned(
-            tuple(sorted(name for name, _ in mine)), tuple(sorted(hooks)), failure=failures.get(place)
-        )
+        names = sorted(name for name, _ in mine)
+        found[entry] = Learned(tuple(names), tuple(sorted(hooks)), failure=failures.get(place))
     return found
 
 
 def with_names(
     loaded: Mapping[EntryPoint, Learned], provided: Iterable[tuple[str, str, Origin]]
 ) -> dict[EntryPoint, Learned]:
-    """Return an outcome with the names that the plug-ins provide.
+    """Return what `outcome` found, with the names that the plug-ins provide.
 
     Args:
         loaded: what `outcome` returned.
-        provided: kind, name and origin of everything that plug-ins provide.
+        provided: kind (`backend` or `recipe`), name and origin of everything that plug-ins provide.
 
     """
-    names: dict[tuple[str | None, str | None], dict[str, set[str]]] = {}
-    for kind, name, origin in provided:
-        names.setdefault((origin.distribution, origin.entry_point), {}).setdefault(kind, set()).add(name)
+    names: dict[tuple[str | None, str | None], dict[str, tuple[str, ...]]] = {}
+    for kind, name, origin in sorted(provided, key=lambda item: item[:2]):
+        mine = names.setdefault((origin.distribution, origin.entry_point), {})
+        mine[kind] = (*mine.get(kind, ()), name)
     return {
-        entry: replace(
-            learned,
-            names={
-                kind: tuple(sorted(found))
-                for kind, found in sorted(names.get((entry.distribution, str(entry)), {}).items())
-            },
-        )
+        entry: replace(learned, names=names.get((entry.distribution, str(entry)), {}))
         for entry, learned in loaded.items()
     }
 
 
-def _key_of(entry: EntryPoint) -> _Key:
-    return (sys.prefix, entry.distribution, entry.version or "", entry.group, entry.name, entry.value)
+def _slot(entry: EntryPoint) -> _Slot:
+    return (sys.prefix, entry.distribution, entry.group, entry.name)
 
 
-def _key(data: Any) -> _Key:
-    prefix, distribution, version, group, name, value = _texts(data)
-    return (prefix, distribution, version, group, name, value)
+def _parsed(item: Any) -> tuple[_Slot, _Record]:
+    prefix, distribution, group, name, version, value = _texts(item["entry"])
+    return (prefix, distribution, group, name), (version, value, Learned.from_json(item))
 
 
 def _texts(data: Any) -> tuple[str, ...]:
-    if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
-        raise ValueError("not a list of texts")
-    return tuple(data)
+    if not isinstance(data, list):
+        raise TypeError(f"{data!r} is not a list")
+    return tuple(map(_text, data))
 
 
-def _first(item: tuple[_Key, Learned]) -> _Key:
-    return item[0]
+def _text(data: Any) -> str:
+    if not isinstance(data, str):
+        raise TypeError(f"{data!r} is not text")
+    return data

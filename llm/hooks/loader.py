@@ -14,6 +14,7 @@ from llm.hooks.entrypoints import EntryPoint, load
 from llm.hooks.manager import PluginManager
 from llm.hooks.origin import Origin
 from llm.hooks.problems import Problem, ProblemKind, one_line
+from llm.hooks.trace import load_span
 
 #: `adapt(entry, obj)` says what the object that an entry point names brings: a `Declaration`, a
 #: plug-in object with hook implementations, or `None` for a module that only makes declarations.
@@ -114,7 +115,7 @@ def register_declaration(manager: PluginManager, declaration: Declaration, origi
 
 def _import(entry: EntryPoint, adapt: Adapter) -> _Bundle:
     # Plug-ins that print while they are imported must not end up in a command's answer.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), load_span(entry.origin(entry.name), "first use of plug-ins"):
         return _Bundle(entry, adapt(entry, load(entry)))
 
 

@@ -11,6 +11,7 @@ import pluggy
 from llm.errors import NameTakenError
 from llm.hooks.boundary import Boundary, HookContract, HostPlugin, ResultCheck
 from llm.hooks.markers import HOOK_PREFIX, PROJECT_NAME
+from llm.hooks.monitor import CallMonitor
 from llm.hooks.origin import Origin, Tier
 from llm.hooks.problems import ProblemLog
 
@@ -26,6 +27,7 @@ class PluginManager(pluggy.PluginManager):
 
     Attributes:
         problems: what went wrong in plug-ins so far.
+        monitor: records hook calls for traces.
         generation: grows with each plug-in that comes or goes; whoever keeps what hooks returned
             asks again when it has changed.
 
@@ -53,6 +55,7 @@ class PluginManager(pluggy.PluginManager):
                     propagates=name in propagating,
                     check=checks.get(name),
                 )
+        self.monitor = CallMonitor(self)
 
     def register(self, plugin: object, name: str | None = None, *, origin: Origin | None = None) -> str | None:
         """Register a plug-in.

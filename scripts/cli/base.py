@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Set
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm.errors import D0ttinoError, NameTakenError
+from scripts.cli.shared import Shared, SharedOption, shared, shared_options, spell_out
 
 if TYPE_CHECKING:
     from llm.host import Host
 
-_DEBUG = "d0ttino.debug"
 _HOST = "d0ttino.host"
 _PLUGIN_COMMANDS = "d0ttino.plugin_commands"
 _WARNED = "d0ttino.warned"
@@ -22,16 +23,11 @@ _WARNED = "d0ttino.warned"
 
 def report(error: D0ttinoError, ctx: click.Context) -> None:
     """Write an error to stderr: what was wrong, what to do next, and with `--debug` the traceback."""
-    if ctx.find_root().meta.get(_DEBUG):
+    if shared(ctx).debug:
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)
-
-
-def _remember_debug(context: click.Context, _option: click.Parameter, value: bool) -> None:
-    if value:
-        context.find_root().meta[_DEBUG] = True
 
 
 class _Shared(click.Command):
@@ -39,15 +35,10 @@ class _Shared(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.append(
-            click.Option(
-                ["--debug"],
-                is_flag=True,
-                expose_value=False,
-                callback=_remember_debug,
-                help="Show the traceback of an error.",
-            )
-        )
+        self.params.extend(shared_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spell_out(args))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -55,6 +46,20 @@ class _Shared(click.Command):
         except D0ttinoError as error:
             report(error, ctx)
             raise click.exceptions.Exit(error.exit_code) from error
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then those of every command."""
+        own: list[tuple[str, str]] = []
+        everywhere: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            if row is not None:
+                (everywhere if isinstance(parameter, SharedOption) else own).append(row)
+        for title, rows in (("Options", own), ("Options of every command", everywhere)):
+            with formatter.section(title):
+                formatter.write_dl(rows)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
 
 
 class Command(_Shared):
@@ -143,6 +148,8 @@ class _PluginCommands(click.Group):
 
     """
 
+    command_class = Command
+
     def __init__(self, builtin: Set[str]) -> None:
         super().__init__("ai-cli")
         self._builtin = builtin
@@ -160,10 +167,28 @@ def current_host(ctx: click.Context) -> "Host":
     """Return the host that commands use: the context's if a program gave one, else the process's."""
     root = ctx.find_root()
     if _HOST not in root.meta:
-        from llm.process import current_host as process_host
+        options = shared(ctx)
+        target = options.trace or os.environ.get("LLM_TRACE", "").strip()
+        tracing = target not in {"", "0"}
+        if tracing:  # before the host is made: the imports of plug-ins belong to the trace
+            from scripts.cli.tracing import TREE, traced
 
-        root.meta[_HOST] = root.obj if root.obj is not None else process_host()
+            target = TREE if target == "1" else target
+            root.with_resource(traced(target, options.trace_values, lambda: root.meta.get(_HOST)))
+        root.meta[_HOST] = root.obj if root.obj is not None else _process_host(options)
+        if tracing:
+            root.with_resource(root.meta[_HOST].monitor.watching())
     host: Host = root.meta[_HOST]
+    return host
+
+
+def _process_host(options: Shared) -> "Host":
+    from llm.hooks.blocking import Blocking
+    from llm.process import current_host as process_host
+
+    host = process_host(Blocking.of(tuple(options.no_plugin), options.no_plugins))
+    for name in host.unknown_blocked:
+        click.echo(f"warning: there is no plug-in named {name!r} to do without; `ai-cli hooks` lists them", err=True)
     return host
 
 

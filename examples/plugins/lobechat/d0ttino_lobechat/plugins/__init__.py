@@ -1,0 +1,1 @@
+"""The plug-ins of this package, one module for each."""

@@ -1,0 +1,100 @@
+"""Which plug-ins the user does not want, and who said so."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.origin import Origin
+
+#: Names of plug-ins that are not to be used, separated by commas.
+VARIABLE: Final = "LLM_DISABLE_PLUGINS"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A plug-in that was left out.
+
+    Attributes:
+        origin: the plug-in. It was not imported.
+        by: what blocked it: an option or an environment variable.
+
+    """
+
+    origin: Origin
+    by: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: blocked by {self.by}"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """What the user does not want.
+
+    Attributes:
+        names: name of a plug-in, entry point or distribution, to what blocks it.
+        all_installed: what blocks every plug-in that is not built in, if something does.
+
+    """
+
+    names: Mapping[str, str]
+    all_installed: str | None = None
+
+    @classmethod
+    def of(
+        cls, names: tuple[str, ...] = (), all_installed: bool = False, environ: Mapping[str, str] | None = None
+    ) -> "Blocking":
+        """Return what environment and command line block together.
+
+        Args:
+            names: names given with `--no-plugin`.
+            all_installed: whether `--no-plugins` was given.
+            environ: the environment; by default this process's.
+
+        """
+        environ = os.environ if environ is None else environ
+        listed = (name.strip() for name in environ.get(VARIABLE, "").split(","))
+        blocked = {name: f"{VARIABLE}={name}" for name in listed if name}
+        blocked |= {name: f"--no-plugin {name}" for name in names}
+        return cls(blocked, "--no-plugins" if all_installed else None)
+
+    def of_installed(self, entry: EntryPoint) -> str | None:
+        """Return what blocks the plug-in of an entry point, or `None`."""
+        return self.all_installed or next((by for name, by in self.names.items() if _names_entry(name, entry)), None)
+
+    def of_builtin(self, plugin: str, entries: Iterable[EntryPoint]) -> str | None:
+        """Return what blocks a built-in plug-in, or `None`.
+
+        A bare name (`sample`) means what is installed under it, if something is, and so uncovers the
+        built-in one; `backend:sample` means both.
+
+        Args:
+            plugin: full name of the plug-in.
+            entries: the entry points that there are.
+
+        """
+        bare = plugin.removeprefix("backend:").removeprefix("recipe:")
+        if plugin in self.names or any(_names_entry(bare, entry) for entry in entries):
+            return self.names.get(plugin)
+        return self.names.get(bare)
+
+    def unknown(self, plugins: Iterable[str], entries: Iterable[EntryPoint]) -> list[str]:
+        """Return the names that block nothing: misspelt, or no longer installed."""
+        known = {name for plugin in plugins for name in (plugin, plugin.partition(":")[2])}
+        entries = list(entries)
+        return [
+            name for name in self.names if name not in known and not any(_names_entry(name, one) for one in entries)
+        ]
+
+
+def _names_entry(name: str, entry: EntryPoint) -> bool:
+    bare = name.removeprefix("backend:").removeprefix("recipe:")
+    return bare == entry.name or _canonical(name) == _canonical(entry.distribution)
+
+
+def _canonical(distribution: str) -> str:
+    """Return a distribution's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()

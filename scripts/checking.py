@@ -1,0 +1,132 @@
+"""Loading every installed plug-in in a process of its own, and reporting what each brought.
+
+The process that asks imports none, so one that breaks its process or prints to stdout does no harm.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llm.hooks.catalogue import Catalogue, Learned
+from llm.hooks.entrypoints import EntryPoint, scan
+from llm.shims import BACKEND_GROUP, RECIPE_GROUP
+from scripts.installer import InstallError
+
+TIMEOUT_SECONDS: Final = 60
+
+#: The process must find the same `scripts` as this one does, and nothing in its working directory.
+_PROGRAM: Final = """\
+import sys
+home = sys.argv.pop()
+if home not in sys.path:
+    sys.path.insert(0, home)
+from scripts.checking import report
+report(*sys.argv[1:])
+"""
+
+
+class CheckError(InstallError):
+    """Loading plug-ins ended the process that did it, or took too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What loading every plug-in showed.
+
+    Attributes:
+        learned: what each entry point brought.
+        answering: for `backend` and `recipe`, name to the distribution whose plug-in is in use.
+        warnings: what went wrong besides failures to load, as text.
+
+    """
+
+    learned: Mapping[EntryPoint, Learned]
+    answering: Mapping[str, Mapping[str, str | None]]
+    warnings: tuple[str, ...]
+
+
+def check() -> Check:
+    """Load every installed plug-in in a new process, disabled ones too, and return what it found.
+
+    If that process does not live to tell, the plug-ins of each distribution are loaded in a process of
+    their own: those that end it have failed, and the others are none the worse.
+
+    Raises:
+        CheckError: the plug-ins end the process together, but none of them alone.
+
+    """
+    try:
+        return _load()
+    except CheckError:
+        entries = scan((BACKEND_GROUP, RECIPE_GROUP))
+        learned: dict[EntryPoint, Learned] = {}
+        warnings: list[str] = []
+        fatal: dict[EntryPoint, Learned] = {}
+        for distribution in dict.fromkeys(entry.distribution for entry in entries):
+            try:
+                alone = _load(distribution)
+            except CheckError as error:
+                failure = Learned(failure=error.message)
+                fatal.update((entry, failure) for entry in entries if entry.distribution == distribution)
+            else:
+                learned.update(alone.learned)
+                warnings.extend(alone.warnings)
+        if not fatal:
+            raise
+        Catalogue.read().store(fatal)
+        return Check({**learned, **fatal}, {}, tuple(warnings))
+
+
+def _load(distribution: str | None = None) -> Check:
+    home = str(Path(__file__).absolute().parent.parent)
+    only, what = ([], "the plug-ins") if distribution is None else ([distribution], "it")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _PROGRAM, *only, home],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=2,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CheckError(f"loading {what} took more than {TIMEOUT_SECONDS} seconds") from None
+    try:
+        data = json.loads(done.stdout)
+    except ValueError:
+        raise CheckError(f"loading {what} ended the process, with status {done.returncode}") from None
+    learned = {EntryPoint(**item["entry"]): Learned.from_json(item["learned"]) for item in data["learned"]}
+    return Check(learned, data["answering"], tuple(data["warnings"]))
+
+
+def report(*only: str) -> None:
+    """Load installed plug-ins and write what they brought to stdout, as JSON; `check` reads it.
+
+    Args:
+        only: distributions to load plug-ins of; if there are none, all are loaded.
+
+    """
+    answer = os.dup(1)
+    os.dup2(2, 1)  # whatever plug-ins print goes to stderr
+    from llm.hooks.problems import ProblemKind
+    from llm.host import create_host
+    from llm.process import learn
+
+    entries = scan((BACKEND_GROUP, RECIPE_GROUP))
+    host = create_host([entry for entry in entries if not only or entry.distribution in only])
+    learned = learn(host)
+    data: dict[str, Any] = {
+        "learned": [{"entry": asdict(entry), "learned": found.to_json()} for entry, found in learned.items()],
+        "answering": {
+            "backend": {name: info.origin and info.origin.distribution for name, info in host.backends().items()},
+            "recipe": {name: info.origin and info.origin.distribution for name, info in host.recipes().items()},
+        },
+        "warnings": [str(problem) for problem in host.problems if problem.kind is not ProblemKind.FAILED],
+    }
+    with os.fdopen(answer, "w", encoding="utf-8") as stream:
+        json.dump(data, stream)

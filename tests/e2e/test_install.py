@@ -1,0 +1,196 @@
+"""Installing and removing the sample packages with the installed commands, and a real pip."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Installed
+from tests.servers import FaultServer, http_answer
+
+BACKENDS = ("openrouter", "lobechat", "mindbridge", "sample")
+PLUGINS = ("-m", "scripts.plugins")
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[FaultServer]:
+    """A package index that nobody should ask."""
+    with FaultServer(http_answer(status=404)) as server:
+        yield server
+
+
+@pytest.fixture
+def pip_settings(index: FaultServer, tmp_path: Path) -> dict[str, str]:
+    """Variables and a file that tell pip to ask that index."""
+    config = tmp_path / "pip.conf"
+    config.write_text(f"[global]\nindex-url = {index.url}/simple\nextra-index-url = {index.url}/extra\nretries = 0\n")
+    return {
+        "PIP_CONFIG_FILE": str(config),
+        "PIP_INDEX_URL": f"{index.url}/simple",
+        "PIP_FIND_LINKS": f"{index.url}/links",
+    }
+
+
+@pytest.fixture(autouse=True)
+def left_as_found(installed: Installed) -> Iterator[None]:
+    before = distributions(installed)
+    yield
+    more = distributions(installed) - before
+    if more:
+        installed.run("python", "-m", "pip", "uninstall", "--yes", *more)
+    assert not more
+
+
+def distributions(installed: Installed) -> set[str]:
+    return {path.name.split("-")[0] for path in installed.directory.glob("lib/*/site-packages/*.dist-info")}
+
+
+def answer_of(installed: Installed, *arguments: str) -> Any:
+    result = installed.run("ai-cli", *arguments, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def answering(installed: Installed, what: str) -> dict[str, str | None]:
+    return {row["name"]: row["distribution"] for row in answer_of(installed, what) if row["shadowed_by"] is None}
+
+
+def states(installed: Installed, *arguments: str) -> dict[tuple[str, str], str]:
+    return {(row["name"], row["package"]): row["state"] for row in answer_of(installed, "plugins", *arguments, "list")}
+
+
+def write_package(directory: Path, module: str, body: str, entry_points: str) -> None:
+    """Write the source of a package that flit builds."""
+    directory.mkdir()
+    (directory / f"{module}.py").write_text(f'"""A package."""\n__version__ = "3"\n{body}\n')
+    (directory / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["flit_core"]\nbuild-backend = "flit_core.buildapi"\n'
+        f'[project]\nname = "{module.replace("_", "-")}"\ndynamic = ["version", "description"]\n{entry_points}\n'
+    )
+
+
+def test_the_sample_packages_are_installed_without_any_index(
+    installed: Installed, index: FaultServer, pip_settings: dict[str, str]
+) -> None:
+    for name in BACKENDS:
+        env = {"PIP_NO_INDEX": "1"} if name == "openrouter" else pip_settings
+        result = installed.run("python", *PLUGINS, "install", name, env=env)
+        said = f"installed d0ttino-{name} 0.1.0: backend '{name}' now comes from it (shadows the built-in one)\n"
+        assert (result.returncode, result.stdout) == (0, said)
+    result = installed.run("python", *PLUGINS, "recipes", "install", "echo", "--json", env=pip_settings)
+    assert json.loads(result.stdout) == {
+        "name": "echo",
+        "kind": "recipe",
+        "package": "d0ttino-echo",
+        "version": "0.1.0",
+        "done": "installed",
+        "effects": ["recipe 'echo' now comes from it (shadows the built-in one)"],
+    }
+    assert index.connections == 0
+
+    assert answering(installed, "backends").items() >= {name: f"d0ttino-{name}" for name in BACKENDS}.items()
+    assert answering(installed, "recipes")["echo"] == "d0ttino-echo"
+    for names, listed in ((BACKENDS, states(installed)), (("echo",), states(installed, "recipes"))):
+        for name in names:
+            assert (listed[name, f"d0ttino-{name}"], listed[name, "d0ttino"]) == ("installed", "shadowed")
+    answer = installed.run("ai-cli", "send", "-b", "sample", "hi there")
+    assert answer.stdout == "A sample package got 2 words: hi there\n"
+    steps = installed.run("ai-cli", "recipe", "echo", "one\ntwo's", "--yes")
+    assert steps.stdout == "one\ntwo's\n"
+
+    for name in BACKENDS:
+        result = installed.run("ai-cli", "plugins", "remove", name, env=pip_settings)
+        said = f"removed d0ttino-{name} 0.1.0: backend '{name}' now comes from the built-in one\n"
+        assert (result.returncode, result.stdout) == (0, said)
+    assert answer_of(installed, "plugins", "recipes", "remove", "d0ttino-echo") == {
+        "name": "d0ttino-echo",
+        "kind": "recipe",
+        "package": "d0ttino-echo",
+        "version": "0.1.0",
+        "done": "removed",
+        "effects": ["recipe 'echo' now comes from the built-in one"],
+    }
+    assert set(answering(installed, "backends").values()) == {"d0ttino"}
+
+
+def test_a_plugin_of_hooks_is_installed_replaced_and_removed(installed: Installed, tmp_path: Path) -> None:
+    said = "d0ttino-guard 0.1.0: implements llm_commands, llm_complete\n"
+    for verb in ("installed", "reinstalled"):
+        result = installed.run("ai-cli", "plugins", "install", "guard", cwd=tmp_path)
+        assert (result.returncode, result.stdout, result.stderr) == (0, f"{verb} {said}", "")
+    refused = installed.run("ai-cli", "send", "-b", "sample", "my password: hunter2")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "[guard (d0ttino-guard 0.1.0)]: the prompt seems to hold a password; it was not sent" in refused.stderr
+    trusted = installed.run("ai-cli", "send", "-b", "sample", "password: x", env={"D0TTINO_GUARD_ALLOW": "sample"})
+    assert trusted.stdout == "Sample answer to: password: x\n"
+    assert installed.run("ai-cli", "guard", "--", "-----BEGIN RSA PRIVATE KEY-----").stdout == "a private key\n"
+    assert installed.run("ai-cli", "plugins", "remove", "guard").stdout == "removed d0ttino-guard 0.1.0\n"
+
+
+def test_sync_goes_on_after_a_failure(installed: Installed, tmp_path: Path) -> None:
+    for name, body in {"broken": "import nowhere", "fine": "def run(goal): return ['true']"}.items():
+        entry_points = f'[project.entry-points."d0ttino.recipes"]\n{name} = "e2e_{name}:run"'
+        write_package(tmp_path / name, f"e2e_{name}", body, entry_points)
+    (tmp_path / "unbuildable").mkdir()
+    (tmp_path / "unbuildable/pyproject.toml").write_text('[project]\nname = "e2e-unbuildable"\nversion = "nonsense"\n')
+    recipes = {name: f"./{name}" for name in ("unbuildable", "broken", "fine")}
+    registry = tmp_path / "registry.json"
+    registry.write_text(json.dumps({"recipes": recipes}))
+    env = {"PLUGIN_REGISTRY_URL": str(registry)}
+
+    result = installed.run("ai-cli", "plugins", "recipes", "sync", env=env)
+    assert result.returncode == 1
+    assert result.stdout == "installed e2e-fine 3: recipe 'fine' now comes from it\n"
+    assert "error: failed e2e-broken 3: e2e-broken 3 is installed, but it cannot be loaded: " in result.stderr
+    assert "error: failed e2e-unbuildable: pip could not install unbuildable" in result.stderr
+    again = installed.run("ai-cli", "plugins", "recipes", "install", "broken", env=env)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "No module named 'nowhere'" in again.stderr
+    listed = installed.run("ai-cli", "plugins", "recipes", "list", env=env).stdout
+    assert "failed: ModuleNotFoundError: No module named 'nowhere'" in listed
+
+    # A registry may change: what it no longer names is removed by the name that it brings.
+    for name in ("broken", "fine"):
+        assert installed.run("ai-cli", "plugins", "recipes", "remove", name).returncode == 0
+
+
+def test_a_checkout_that_is_not_installed_works_as_well(installed: Installed, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    installed.run("python", "-m", "venv", "--without-pip", bare)
+    (site,) = bare.glob("lib/*/site-packages")
+    # The dependencies, pip among them, and nothing of this project.
+    for path in installed.directory.glob("lib/*/site-packages/*"):
+        if path.name not in {"llm", "scripts"} and not path.name.startswith("d0ttino"):
+            (site / path.name).symlink_to(path)
+    python = bare / "bin/python"
+
+    for arguments in (["list"], ["recipes", "list", "--json"], ["list", "--check"]):
+        ours = installed.run(python, *PLUGINS, *arguments, cwd=ROOT)
+        theirs = installed.run("python", *PLUGINS, *arguments)
+        assert (ours.returncode, ours.stderr, ours.stdout) == (0, "", theirs.stdout)
+    before = {path: path.stat().st_mtime_ns for path in (ROOT / "examples").rglob("*")}
+    result = installed.run(python, *PLUGINS, "install", "sample", cwd=ROOT, env={"PIP_NO_INDEX": "1"})
+    assert result.stdout.startswith("installed d0ttino-sample 0.1.0: backend 'sample' now comes from it")
+    assert {path: path.stat().st_mtime_ns for path in (ROOT / "examples").rglob("*")} == before
+    assert (
+        "sample answer"
+        not in installed.run(python, "-m", "scripts.ai_cli", "send", "-b", "sample", "x", cwd=ROOT).stdout.lower()
+    )
+
+
+def test_what_pip_says_to_a_failure_is_passed_on(installed: Installed, tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.touch()
+    result = installed.run("ai-cli", "plugins", "install", "sample", env={"PIP_TARGET": str(target)})
+    assert (result.returncode, result.stdout) == (1, "")
+    own = "error: pip could not install sample: it ended with status"
+    assert result.stderr.partition(own)[0].startswith("ERROR: ")
+    assert own in result.stderr
+
+
+def test_a_pip_that_installs_elsewhere_is_found_out(installed: Installed, tmp_path: Path) -> None:
+    result = installed.run("ai-cli", "plugins", "install", "sample", env={"PIP_TARGET": str(tmp_path)})
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "error: pip ended without an error, but d0ttino-sample is not installed here" in result.stderr

@@ -1,0 +1,140 @@
+"""Which installer an environment has, and what it is told. `tests/e2e` drives a real pip."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.installer import InstallError, child_environment, find_installer, installed_version
+
+
+@pytest.fixture
+def without_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Take pip away, and return a directory that is all of PATH."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory))
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    return directory
+
+
+@pytest.fixture
+def uv(without_pip: Path, tmp_path: Path) -> Callable[[], list[str]]:
+    """Put a uv on PATH that notes its arguments, lists what it is to install, and fails if told so."""
+    program = without_pip / "uv"
+    notes = tmp_path / "notes"
+    program.write_text(
+        f"""#!{sys.executable}
+import os, sys
+with open({str(notes)!r}, "w") as file:
+    print(*sys.argv[1:], sep="\\n", file=file)
+    print(*sorted(name for name in os.environ if name.startswith(("PIP_", "UV_", "MY_"))), sep="\\n", file=file)
+    if os.path.isdir(sys.argv[-1]):
+        print(*sorted(os.listdir(sys.argv[-1])), sep="\\n", file=file)
+print("to stdout")
+sys.exit(int(os.environ.get("UV_STATUS", 0)))
+"""
+    )
+    program.chmod(0o755)
+    return lambda: notes.read_text().splitlines()
+
+
+def test_pip_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    installer = find_installer()
+    assert installer.name == "pip"
+    assert installer.install_command[:4] == (sys.executable, "-P", "-m", "pip")
+
+
+def test_an_environment_without_any_gets_told_what_to_do(without_pip: Path) -> None:
+    with pytest.raises(InstallError, match="no pip, and there is no uv") as caught:
+        find_installer()
+    assert caught.value.hint == f"add pip to it with: {sys.executable} -m ensurepip"
+
+
+def test_uv_stands_in_for_pip(uv: Callable[[], list[str]], capfd: pytest.CaptureFixture[str]) -> None:
+    find_installer().install("my-package>=1")
+    assert uv() == ["pip", "install", "--python", sys.executable, "--", "my-package>=1", ""]
+    find_installer().install("my-package", upgrade=True)
+    assert uv() == ["pip", "install", "--python", sys.executable, "--upgrade", "--", "my-package", ""]
+    find_installer().uninstall("my-package")
+    assert uv() == ["pip", "uninstall", "--quiet", "--python", sys.executable, "my-package", ""]
+    assert capfd.readouterr() == ("", "to stdout\n" * 3)
+
+
+def test_a_directory_is_copied_and_no_index_is_asked(
+    uv: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    (source / "package/__pycache__").mkdir(parents=True)
+    (source / "pyproject.toml").touch()
+    for name in (
+        "PIP_INDEX_URL",
+        "PIP_EXTRA_INDEX_URL",
+        "PIP_FIND_LINKS",
+        "PIP_REQUIRE_HASHES",
+        "UV_INDEX",
+        "MY_INDEX_URL",
+    ):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    monkeypatch.setenv("PIP_BREAK_SYSTEM_PACKAGES", "1")
+    monkeypatch.setenv("MY_API_KEY", "secret")
+    find_installer().install_directory(source)
+    noted = uv()
+    assert noted[:7] == [
+        "pip",
+        "install",
+        "--python",
+        sys.executable,
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
+    copy = Path(noted[8])
+    assert copy.name == "source"
+    assert copy != source
+    assert not copy.parent.exists()
+    assert noted[9:] == ["MY_INDEX_URL", "PIP_BREAK_SYSTEM_PACKAGES", "package", "pyproject.toml"]
+
+
+def test_a_failure_is_one_error(uv: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_STATUS", "3")
+    with pytest.raises(InstallError, match="uv could not install my-package: it ended with status 3"):
+        find_installer().install("my-package")
+    with pytest.raises(InstallError, match="uv could not remove my-package: it ended with status 3"):
+        find_installer().uninstall("my-package")
+
+
+def test_an_installer_that_does_not_start_is_one_error(without_pip: Path) -> None:
+    (without_pip / "uv").write_bytes(b"\x7fELF")
+    (without_pip / "uv").chmod(0o755)
+    with pytest.raises(InstallError, match="uv cannot be started"):
+        find_installer().install("my-package")
+
+
+def test_a_requirement_is_never_an_option(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*find_installer().install_command, "--no-index", "--", "--help"],
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+    )
+    assert result.returncode != 0
+    assert "Invalid requirement" in result.stderr
+
+
+def test_children_get_no_api_keys() -> None:
+    environ = {"OPENROUTER_API_KEY": "s", "lower_api_key": "s", "PATH": "/bin", "PIP_INDEX_URL": "x"}
+    assert child_environment(environ=environ) == {"PATH": "/bin", "PIP_INDEX_URL": "x"}
+
+
+def test_versions_are_those_of_this_environment() -> None:
+    assert installed_version("pytest") == pytest.__version__
+    assert installed_version("no-such-distribution") is None

@@ -1,0 +1,358 @@
+"""`python -m scripts.plugins`: lists that import nothing, and what installing and removing say.
+
+Distributions lie in a directory on PYTHONPATH, as an installer leaves them. `tests/e2e` drives a real pip.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.testing import write_distribution
+
+ROOT = Path(__file__).parents[2]
+
+
+class Environment:
+    """A directory of installed distributions, and the commands run with it."""
+
+    def __init__(self, site: Path, registry: Path) -> None:
+        self.site = site
+        self.registry = registry
+        site.mkdir()
+
+    def add(
+        self, name: str, module: str = "def run(text): return text", *, version: str = "1.0", **groups: Any
+    ) -> None:
+        """Install a distribution of one module; entry points are given by group."""
+        names = {"plugins": "llm.plugins", "recipes": "d0ttino.recipes"}
+        write_distribution(
+            self.site,
+            name,
+            version=version,
+            entry_points={names[group]: entries for group, entries in groups.items()},
+            files={f"{name.replace('-', '_')}.py": module},
+        )
+
+    def use_registry(self, document: Any) -> None:
+        self.registry.write_text(json.dumps(document))
+
+    def run(self, *arguments: str, program: str = "scripts.plugins", **env: str) -> subprocess.CompletedProcess[str]:
+        place = {"PLUGIN_REGISTRY_URL": str(self.registry)} if self.registry.exists() else {}
+        return subprocess.run(
+            [sys.executable, "-m", program, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(self.site), **place, **env},
+        )
+
+    def rows(self, *arguments: str, **env: str) -> list[dict[str, Any]]:
+        result = self.run(*arguments, "--json", **env)
+        assert result.returncode == 0
+        assert all(line.startswith("warning: plug-in ") for line in result.stderr.splitlines())
+        rows: list[dict[str, Any]] = json.loads(result.stdout)
+        return rows
+
+    def states(self, *arguments: str) -> dict[tuple[str, str], str]:
+        return {(row["name"], row["package"]): row["state"] for row in self.rows(*arguments)}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    return Environment(tmp_path / "site", tmp_path / "registry.json")
+
+
+MARKER = "import pathlib; pathlib.Path(__file__).with_name('imported').touch()\ndef run(prompt): return prompt"
+
+
+class TestList:
+    """`list`: rows for what is built in, installed and to be had."""
+
+    def test_an_empty_environment(self, environment: Environment) -> None:
+        assert environment.states("recipes", "list") == {
+            ("echo", "d0ttino"): "built in",
+            ("echo", "d0ttino-echo"): "available",
+            ("sample", "d0ttino"): "built in",
+        }
+        states = environment.states("list")
+        assert states["openrouter", "d0ttino"] == "built in"
+        assert states["openrouter", "d0ttino-openrouter"] == "available"
+        assert states["guard", "d0ttino-guard"] == "available"
+
+    def test_it_is_the_same_under_ai_cli(self, environment: Environment) -> None:
+        for arguments in (["list"], ["recipes", "list", "--json"]):
+            ours = environment.run(*arguments)
+            theirs = environment.run("plugins", *arguments, program="scripts.ai_cli")
+            assert (theirs.returncode, theirs.stdout) == (0, ours.stdout)
+
+    def test_rows_have_stable_keys(self, environment: Environment) -> None:
+        environment.use_registry({"third": "third-party"})
+        environment.add("third-party", plugins={"third": "third_party:run"})
+        assert environment.rows("list")[-1] == {
+            "name": "third",
+            "kind": "plug-in",
+            "package": "third-party",
+            "version": "1.0",
+            "state": "installed",
+            "reason": None,
+            "shadows": [],
+            "builtin": False,
+            "installed": True,
+            "entry_point": "llm.plugins: third = third_party:run",
+            "in_registry": True,
+        }
+
+    @pytest.mark.parametrize("program", ["scripts.plugins", "scripts.ai_cli"])
+    def test_it_imports_no_plugin(self, environment: Environment, program: str) -> None:
+        environment.add("marks-it", MARKER, plugins={"marks": "marks_it:run"}, recipes={"marks": "marks_it:run"})
+        start = ["plugins"] if program == "scripts.ai_cli" else []
+        for arguments in (["list"], ["recipes", "list"], ["--help"], ["install", "x"], ["remove", "x"]):
+            environment.run(*start, *arguments, program=program)
+        assert not (environment.site / "imported").exists()
+        environment.run(*start, "list", "--check", program=program)
+        assert (environment.site / "imported").exists()
+
+    def test_it_imports_nothing_heavy(self, environment: Environment) -> None:
+        program = (
+            "import sys; from scripts.plugins import cli; cli(['list'], standalone_mode=False);"
+            "print(sorted({'requests', 'jsonschema', 'rich'} & set(sys.modules)))"
+        )
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert result.stdout.splitlines()[-1] == "[]"
+
+    def test_who_answers_is_shown(self, environment: Environment) -> None:
+        environment.add("b-party", plugins={"sample": "b_party:run"})
+        environment.add("a-party", plugins={"sample": "a_party:run"})
+        for arguments in (["list"], ["list", "--check"]):
+            rows = [row for row in environment.rows(*arguments) if row["name"] == "sample" and row["version"]]
+            assert [(row["package"], row["state"], row["reason"]) for row in rows] == [
+                ("a-party", "installed", None),
+                ("b-party", "shadowed", "a-party 1.0"),
+                ("d0ttino", "shadowed", "a-party 1.0"),
+            ]
+            assert rows[0]["shadows"] == ["b-party 1.0", "the built-in one"]
+        table = environment.run("list").stdout
+        assert "installed: shadows b-party 1.0, the built-in one" in table
+        assert "shadowed by a-party 1.0" in table
+
+    def test_the_one_that_hooks_put_first_is_shown_once_all_were_loaded(self, environment: Environment) -> None:
+        environment.add("a-party", plugins={"mine": "a_party:run"})
+        module = "from llm import hookimpl\n@hookimpl(tryfirst=True)\ndef llm_backends(): return ['mine']"
+        environment.add("b-party", module, plugins={"mine": "b_party"})
+        rows = [row for row in environment.rows("list", "--check") if row["name"] == "mine"]
+        assert [(row["package"], row["state"]) for row in rows] == [("b-party", "installed"), ("a-party", "shadowed")]
+
+    def test_failures_are_known_from_the_last_load(self, environment: Environment) -> None:
+        environment.add("broken", "import nowhere", plugins={"broken": "broken"}, recipes={"crash": "broken:run"})
+        assert environment.states("list")["broken", "broken"] == "installed"
+        environment.run("backends", program="scripts.ai_cli")
+        rows = environment.rows("list")
+        assert rows[0]["state"] == "failed"
+        assert "No module named 'nowhere'" in rows[0]["reason"]
+        assert "failed: ModuleNotFoundError: No module named 'nowhere'" in environment.run("list").stdout
+        assert environment.states("recipes", "list")["crash", "broken"] == "failed"
+
+    def test_a_failed_plugin_shadows_nobody(self, environment: Environment) -> None:
+        environment.add("broken", "1 / 0", plugins={"sample": "broken"})
+        states = environment.states("list", "--check")
+        assert (states["sample", "broken"], states["sample", "d0ttino"]) == ("failed", "built in")
+
+    def test_names_are_those_that_plugins_brought(self, environment: Environment) -> None:
+        module = (
+            "from llm.backends.plugin_sdk import register_backend, register_recipe\n"
+            "def run(text): return text\n"
+            "register_backend('one', run)\nregister_backend('two', run)\nregister_recipe('three', run)\n"
+        )
+        environment.add("many", module, plugins={"entry": "many"})
+        assert ("entry", "many") in environment.states("list")
+        assert set(environment.states("list", "--check")) >= {("one", "many"), ("two", "many")}
+        assert ("entry", "many") not in environment.states("list")
+        assert ("three", "many") in environment.states("recipes", "list")
+
+    def test_a_plugin_without_names_is_listed_with_its_hooks(self, environment: Environment) -> None:
+        module = "from llm import hookimpl\n@hookimpl\ndef llm_completed(completion): pass"
+        environment.add("watcher", module, plugins={"sample": "watcher"})
+        rows = [row for row in environment.rows("list", "--check") if row["name"] == "sample" and row["version"]]
+        assert [(row["package"], row["state"], row["reason"]) for row in rows] == [
+            ("d0ttino", "built in", None),
+            ("watcher", "installed", "implements llm_completed"),
+        ]
+
+    @pytest.mark.parametrize("arguments", [["list"], ["list", "--check"]])
+    def test_disabled_ones_are_shown_and_shadow_nobody(self, environment: Environment, arguments: list[str]) -> None:
+        environment.add("third-party", plugins={"sample": "third_party:run"})
+        rows = {row["package"]: row for row in environment.rows(*arguments, LLM_DISABLE_PLUGINS="sample,lobechat")}
+        assert rows["third-party"]["state"] == "disabled"
+        assert rows["third-party"]["reason"] == "by LLM_DISABLE_PLUGINS=sample"
+        table = environment.run(*arguments, LLM_DISABLE_PLUGINS="sample,lobechat").stdout
+        assert re.search("^lobechat +d0ttino +[0-9.]+ +disabled by LLM_DISABLE_PLUGINS=lobechat$", table, re.MULTILINE)
+        assert re.search("^sample +d0ttino +[0-9.]+ +built in$", table, re.MULTILINE)
+
+    def test_nothing_is_learned_of_a_disabled_one(self, environment: Environment) -> None:
+        module = "from llm.backends.plugin_sdk import register_backend\nregister_backend('mine', lambda prompt: prompt)"
+        environment.add("third-party", module, plugins={"entry": "third_party"})
+        environment.run("backends", program="scripts.ai_cli")
+        environment.run("backends", program="scripts.ai_cli", LLM_DISABLE_PLUGINS="third-party")
+        assert environment.states("list")["mine", "third-party"] == "installed"
+
+    def test_a_new_version_is_not_taken_for_the_one_that_failed(self, environment: Environment) -> None:
+        environment.add("broken", "1 / 0", plugins={"mine": "broken"})
+        assert environment.states("list", "--check")["mine", "broken"] == "failed"
+        (environment.site / "broken-1.0.dist-info").rename(environment.site / "broken-2.0.dist-info")
+        metadata = environment.site / "broken-2.0.dist-info/METADATA"
+        metadata.write_text(metadata.read_text().replace("1.0", "2.0"))
+        assert environment.states("list")["mine", "broken"] == "installed"
+
+    def test_entries_of_the_registry_that_cannot_be_used_are_shown(self, environment: Environment) -> None:
+        environment.use_registry({"out": "./../x", "plain": "pytest", "other-name": "third-party"})
+        environment.add("third-party", plugins={"third": "third_party:run"})
+        rows = {row["name"]: row for row in environment.rows("list")}
+        assert rows["out"]["state"] == "refused"
+        assert "plugins.out" in rows["out"]["reason"]
+        assert (rows["plain"]["state"], rows["plain"]["reason"]) == ("failed", "pytest is no plug-in")
+        assert (rows["other-name"]["state"], rows["other-name"]["reason"]) == ("installed", "as third")
+        assert (rows["third"]["state"], rows["third"]["in_registry"]) == ("installed", False)
+
+    def test_a_bad_registry_is_told_and_the_list_is_shown(self, environment: Environment) -> None:
+        environment.use_registry({"plugins": {"openrouter": 3}})
+        result = environment.run("list")
+        assert result.returncode == 0
+        assert "openrouter  d0ttino-openrouter" in result.stdout
+        assert result.stderr.startswith(f"warning: the plug-in registry {environment.registry} cannot be used: plugins")
+
+    @pytest.mark.parametrize(
+        "module",
+        ["import os; os.write(1, b'noise')", "print('noise')", "import atexit; atexit.register(print, 'noise')"],
+    )
+    def test_plugins_that_print_do_not_end_up_in_the_answer(self, environment: Environment, module: str) -> None:
+        environment.add("noisy", f"{module}\ndef run(prompt): return prompt", plugins={"noisy": "noisy:run"})
+        result = environment.run("list", "--check", "--json")
+        assert "noisy" in [row["name"] for row in json.loads(result.stdout)]
+        assert "noise" in result.stderr
+
+    def test_a_plugin_that_ends_the_process_is_named_and_the_others_are_checked(self, environment: Environment) -> None:
+        environment.add("deadly", "import os; os._exit(7)", plugins={"sample": "deadly"})
+        environment.add("lively", plugins={"lively": "lively:run"})
+        for arguments in (["list", "--check"], ["list"]):
+            rows = {(row["name"], row["package"]): row for row in environment.rows(*arguments)}
+            assert rows["sample", "deadly"]["state"] == "failed"
+            assert rows["sample", "deadly"]["reason"] == "loading it ended the process, with status 7"
+            assert rows["sample", "d0ttino"]["state"] == "built in"
+            assert rows["lively", "lively"]["state"] == "installed"
+
+    def test_plugins_that_only_fail_together_are_one_error(self, environment: Environment) -> None:
+        module = "import os, sys\nif {'one', 'two'} <= set(sys.modules): os._exit(7)\ndef run(prompt): return prompt"
+        environment.add("one", module, plugins={"one": "one:run"})
+        environment.add("two", module, plugins={"two": "two:run"})
+        result = environment.run("list", "--check")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == "error: loading the plug-ins ended the process, with status 7\n"
+
+    def test_other_problems_are_told_by_a_check(self, environment: Environment) -> None:
+        environment.add(
+            "faulty", "from llm import hookimpl\n@hookimpl\ndef llm_backends(): 1 / 0", plugins={"f": "faulty"}
+        )
+        result = environment.run("list", "--check")
+        assert result.returncode == 0
+        assert "warning: plug-in f (faulty 1.0): llm_backends raised ZeroDivisionError" in result.stderr
+
+    def test_a_package_of_the_working_directory_is_not_ours(self, environment: Environment, tmp_path: Path) -> None:
+        (tmp_path / "scripts").mkdir()
+        (tmp_path / "scripts/__init__.py").write_text("1 / 0")
+        program = "import sys; del sys.path[0]; from scripts.plugins import cli; cli(['list', '--check'])"
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+
+
+class TestNames:
+    """What `install` and `remove` say to names that they cannot use."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "status", "message"),
+        [
+            (["install", "opnrouter"], 2, "error: there is no plug-in named 'opnrouter'\n  Did you mean 'openrouter'?"),
+            (["remove", "opnrouter"], 2, "Did you mean 'openrouter'?"),
+            (["recipes", "install", "ecko"], 2, "error: there is no recipe named 'ecko'\n  Did you mean 'echo'?"),
+            (["install", "echo"], 2, "There is a recipe of that name: python -m scripts.plugins recipes install echo"),
+            (["recipes", "remove", "openrouter"], 2, "of that name: python -m scripts.plugins remove openrouter"),
+            (
+                ["recipes", "install", "sample"],
+                2,
+                "error: the recipe 'sample' is built in: there is nothing to install",
+            ),
+            (["recipes", "remove", "sample"], 1, "error: the recipe 'sample' is built in and cannot be removed\n"),
+            (["remove", "openrouter"], 1, "is built in and cannot be removed, and d0ttino-openrouter"),
+            (
+                ["remove", "guard"],
+                1,
+                "error: nothing to remove: d0ttino-guard, which the registry names for 'guard', is not",
+            ),
+            (["remove", "pytest"], 2, "error: there is no plug-in named 'pytest'"),
+            (["remove", "d0ttino"], 2, "error: there is no plug-in named 'd0ttino'"),
+            (["install", "--", "-e"], 2, "error: there is no plug-in named '-e'"),
+            (["instal", "openrouter"], 2, "No such command 'instal'"),
+            (["install"], 2, "Missing argument 'NAME'"),
+        ],
+    )
+    def test_they_are_told(self, environment: Environment, arguments: list[str], status: int, message: str) -> None:
+        result = environment.run(*arguments)
+        assert (result.returncode, result.stdout) == (status, "")
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+    def test_hints_name_the_command_that_was_used(self, environment: Environment) -> None:
+        result = environment.run("plugins", "install", "echo", program="scripts.ai_cli")
+        assert "plugins recipes install echo" in result.stderr
+        assert "scripts.plugins" not in result.stderr
+
+    def test_a_package_that_is_no_plugin_is_never_removed(self, environment: Environment) -> None:
+        environment.use_registry({"mine": "pytest"})
+        result = environment.run("remove", "mine")
+        assert result.returncode == 1
+        assert "pytest, which the registry names for 'mine', is no plug-in and stays" in result.stderr
+
+    def test_one_that_pip_leaves_alone_is_not_called_removed(self, environment: Environment) -> None:
+        # No RECORD: pip cannot tell which files are its own.
+        environment.add("third-party", plugins={"third": "third_party:run"})
+        result = environment.run("remove", "third")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "error: " in result.stderr
+        assert ("third", "third-party") in environment.states("list")
+
+    def test_a_refused_entry_is_not_installed(self, environment: Environment) -> None:
+        environment.use_registry({"out": "./../x"})
+        result = environment.run("install", "out")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "error: plugins.out of the plug-in registry: './../x' leads out" in result.stderr
+
+
+class TestSync:
+    """`recipes sync`, where nothing needs to be installed."""
+
+    def test_a_dry_run_says_what_it_would_do(self, environment: Environment) -> None:
+        environment.use_registry({"recipes": {"out": "./../x", "new": "some-recipes>=2", "there": "third-party"}})
+        environment.add("third-party", recipes={"there": "third_party:run"})
+        result = environment.run("recipes", "sync", "--dry-run")
+        assert (result.returncode, result.stdout) == (1, "would install some-recipes\n")
+        assert result.stderr.startswith("error: failed ./../x: recipes.out of the plug-in registry")
+        document = json.loads(environment.run("recipes", "sync", "--dry-run", "--json").stdout)
+        assert [(row["name"], row["done"]) for row in document] == [("out", "failed"), ("new", "would install")]
+
+    def test_nothing_to_do_is_a_success(self, environment: Environment) -> None:
+        environment.use_registry({})
+        result = environment.run("recipes", "sync")
+        assert (result.returncode, result.stdout) == (0, "")
+        assert environment.rows("recipes", "list")
+
+
+@pytest.mark.parametrize("arguments", [[], ["recipes"], ["list"], ["install"], ["remove"], ["recipes", "sync"]])
+def test_every_command_has_a_help_text(environment: Environment, arguments: list[str]) -> None:
+    result = environment.run(*arguments, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Usage: python -m scripts.plugins")

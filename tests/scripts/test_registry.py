@@ -1,0 +1,309 @@
+"""The plug-in registry: what a document may hold, where it comes from, and what stands in for a bad one."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+import scripts.registry_source
+from scripts.registry import PLUGIN, RECIPE, Registry, load_registry
+from scripts.registry_document import parse, validate
+from scripts.registry_source import RegistryError, bundled_directory, shown
+from tests.servers import Exchange, FaultServer, http_answer
+
+GOOD = {"plugins": {"mine": "my-package>=1"}, "recipes": {"clean": "my-recipes"}}
+
+
+class Loaded:
+    """What loading a registry gave, and what it warned of."""
+
+    def __init__(self, registry: Registry, warnings: list[str]) -> None:
+        self.registry = registry
+        self.warnings = warnings
+
+    @property
+    def is_bundled(self) -> bool:
+        return "openrouter" in self.registry.of(PLUGIN)
+
+
+def load(place: object) -> Loaded:
+    warnings: list[str] = []
+    return Loaded(load_registry(warnings.append, {"PLUGIN_REGISTRY_URL": str(place)}), warnings)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Any], Path]:
+    def write(document: Any) -> Path:
+        path = tmp_path / "registry.json"
+        path.write_bytes(document if isinstance(document, bytes) else json.dumps(document).encode())
+        return path
+
+    return write
+
+
+def values(registry: Registry) -> dict[str, dict[str, str]]:
+    return {
+        kind.section: {name: package.value for name, package in registry.of(kind).items()} for kind in (PLUGIN, RECIPE)
+    }
+
+
+def test_the_schema_is_one_and_the_bundled_registry_fits_it() -> None:
+    Draft202012Validator.check_schema(json.loads((bundled_directory() / "plugin-registry.schema.json").read_bytes()))
+    validate(parse((bundled_directory() / "plugin-registry.json").read_bytes()))
+
+
+def test_the_bundled_registry_names_packages_that_are_there() -> None:
+    loaded = load("")
+    assert not loaded.warnings
+    assert {package.name: package.distribution() for package in loaded.registry.packages} == {
+        name: f"d0ttino-{name}" for name in ("guard", "lobechat", "mindbridge", "openrouter", "sample", "echo")
+    }
+    assert set(loaded.registry.of(RECIPE)) == {"echo"}
+
+
+def test_both_forms_can_be_mixed(write: Callable[[Any], Path]) -> None:
+    path = write({"$schema": "x.json", "my_backend": "my-package", **GOOD})
+    loaded = load(path)
+    assert not loaded.warnings
+    assert values(loaded.registry) == {
+        "plugins": {"my_backend": "my-package", "mine": "my-package>=1"},
+        "recipes": {"clean": "my-recipes"},
+    }
+    assert loaded.registry.of(PLUGIN)["mine"].distribution() == "my-package"
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "file://localhost{}", "file:{}", "FILE://{}"])
+def test_a_file_can_be_named_in_every_way(write: Callable[[Any], Path], form: str) -> None:
+    loaded = load(form.format(write(GOOD)))
+    assert (values(loaded.registry), loaded.warnings) == (GOOD, [])
+
+
+def test_an_escaped_file_url_is_unescaped(tmp_path: Path) -> None:
+    (tmp_path / "my registry.json").write_text(json.dumps(GOOD))
+    assert values(load(f"file://{tmp_path}/my%20registry.json").registry) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"plugins": {"openrouter": 3}}, "plugins.openrouter: 3 is not of type 'string'"),
+        ({"recipes": []}, "recipes: [] is not of type 'object'"),
+        ({"plugins": "my-package"}, "plugins: 'my-package' is not of type 'object'"),
+        ({"my_backend": None}, "my_backend: None is not of type 'string'"),
+        ([], "the document: [] is not of type 'object'"),
+        ({"plugins": {"x": "-e ."}}, "plugins.x: '-e .' is neither a requirement nor a path"),
+        ({"plugins": {"x": "--index-url=http://evil"}}, "plugins.x: '--index-url=http://evil' is neither"),
+        ({"plugins": {"x": "/etc"}}, "plugins.x: '/etc' is neither"),
+        ({"plugins": {"x": "../y"}}, "plugins.x: '../y' is neither"),
+        ({"plugins": {"x": ""}}, "plugins.x: '' is neither"),
+        ({"plugins": {"x": "a\nb"}}, "plugins.x: 'a\\nb' has a character"),
+        ({"plugins": {"x": "a\n"}}, "plugins.x: 'a\\n' has a character"),
+        ({"plugins": {"x": "a b"}}, "plugins.x: 'a b' is no requirement"),
+        ({"plugins": {"-x": "a"}}, "plugins: '-x' has a character"),
+        ({"recipes": {"x y": "a"}}, "recipes: 'x y' has a character"),
+        ({"x\n": "a"}, "the document: 'x\\n' has a character"),
+        ({"x": "a", "plugins": {"x": "b"}}, "x: named here and in plugins"),
+        (b'{"plugins": {"x": "a", "x": "b"}}', "plugins.x: this name is there twice"),
+        (b'{"x": "a", "y": "b", "x": "b"}', "x: this name is there twice"),
+        (b'{"x": NaN}', "it is not JSON: NaN is not a JSON number"),
+        (b"{", "it is not JSON"),
+        (b"", "it is not JSON"),
+        (b"\xff", "it is not JSON"),
+        (b"[" * 200_000, "it is not JSON"),
+        (b'{"x": "' + b"a" * 1024 * 1024 + b'"}', "it is larger than"),
+    ],
+)
+def test_a_bad_document_is_told_with_the_place_and_the_bundled_one_is_used(
+    write: Callable[[Any], Path], document: Any, message: str
+) -> None:
+    path = write(document)
+    loaded = load(path)
+    assert loaded.is_bundled
+    assert len(loaded.warnings) == 1
+    assert f"{path} cannot be used: {message}" in loaded.warnings[0]
+    assert loaded.warnings[0].endswith("the bundled registry is used instead")
+    assert len(loaded.warnings[0]) < 1000
+
+
+@settings(max_examples=50)
+@given(
+    document=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_every_json_document_is_either_used_or_refused(document: Any) -> None:
+    with contextlib.suppress(RegistryError):
+        validate(parse(json.dumps(document).encode()))
+
+
+def test_a_byte_order_mark_does_no_harm(write: Callable[[Any], Path]) -> None:
+    assert values(load(write(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())).registry) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("/nowhere/registry.json", "there is no such file"),
+        ("/", "it is not a file"),
+        ("file://elsewhere/registry.json", "cannot name another machine"),
+        ("ftp://example.org/registry.json", "must be an http or https URL or a file, not ftp"),
+        ("nowhere\0.json", "cannot be used"),
+        ("http://[::1", "cannot be used"),
+        ("https://", "cannot be used"),
+    ],
+)
+def test_a_place_that_cannot_be_read_is_told(place: str, message: str) -> None:
+    loaded = load(place)
+    assert loaded.is_bundled
+    assert message in loaded.warnings[0]
+
+
+class TestPaths:
+    """A path in a registry stays below the registry."""
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        root = tmp_path / "registry"
+        for package in (root / "inside", tmp_path / "outside"):
+            package.mkdir(parents=True)
+            (package / "pyproject.toml").write_text(f'[project]\nname = "the-{package.name}"\n')
+        (root / "link").symlink_to(tmp_path / "outside")
+        (root / "empty").mkdir()
+        (root / "nameless").mkdir()
+        (root / "nameless/pyproject.toml").write_text("[project\n")
+        return root
+
+    def load(self, root: Path, value: str) -> Registry:
+        (root / "registry.json").write_text(json.dumps({"x": value}))
+        loaded = load(root / "registry.json")
+        assert not loaded.warnings
+        return loaded.registry
+
+    def test_it_is_relative_to_the_file(self, root: Path) -> None:
+        package = self.load(root, "./inside").of(PLUGIN)["x"]
+        assert (package.directory(), package.distribution(), package.fault()) == (root / "inside", "the-inside", None)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ("./../outside", "leads out of the registry's directory"),
+            ("./link", "leads out of the registry's directory"),
+            ("./inside/../../outside", "leads out of the registry's directory"),
+            ("./empty", "it has no pyproject.toml"),
+            ("./nowhere", "it has no pyproject.toml"),
+            ("./nameless", "gives no name"),
+        ],
+    )
+    def test_one_that_cannot_be_used_is_refused_alone(self, root: Path, value: str, message: str) -> None:
+        fault = self.load(root, value).of(PLUGIN)["x"].fault()
+        assert fault is not None
+        assert fault.startswith("plugins.x of the plug-in registry: ")
+        assert message in fault
+
+
+class TestServer:
+    """A registry from a server."""
+
+    def test_it_is_fetched(self) -> None:
+        with FaultServer(http_answer(GOOD)) as server:
+            loaded = load(f"{server.url}/registry.json?channel=stable")
+        assert (values(loaded.registry), loaded.warnings) == (GOOD, [])
+        assert server.requests[0].target == "/registry.json?channel=stable"
+
+    def test_a_path_in_it_is_refused_alone(self) -> None:
+        with FaultServer(http_answer({"x": "./here", "y": "fine"})) as server:
+            packages = load(server.url).registry.of(PLUGIN)
+        assert packages["y"].fault() is None
+        assert "plugins.x of the plug-in registry: './here' is a path" in str(packages["x"].fault())
+
+    def test_the_last_good_copy_stands_in(self) -> None:
+        with FaultServer(http_answer(GOOD), http_answer(status=503), http_answer({"x": 3})) as server:
+            load(server.url)
+            loaded = [load(server.url), load(server.url)]
+            place = server.url
+        loaded.append(load(place))
+        assert [values(each.registry) for each in loaded] == [GOOD] * 3
+        for each, message in zip(
+            loaded, ("status 503", "x: 3 is not of type 'string'", "Connection refused"), strict=True
+        ):
+            assert message in each.warnings[0]
+            assert each.warnings[0].endswith("its last good copy is used instead")
+
+    def test_the_copy_of_one_place_does_not_stand_in_for_another(self) -> None:
+        with FaultServer(http_answer(GOOD), http_answer(status=404)) as server:
+            load(f"{server.url}/a")
+            assert load(f"{server.url}/b").is_bundled
+
+    def test_a_damaged_copy_does_not_stand_in(self, clean_environment: Path) -> None:
+        with FaultServer(http_answer(GOOD), http_answer(status=404)) as server:
+            load(server.url)
+            (copy,) = (clean_environment / ".cache" / "d0ttino" / "registries").iterdir()
+            copy.write_bytes(copy.read_bytes()[:-5])
+            assert load(server.url).is_bundled
+
+    def test_no_copy_is_kept_where_the_cache_is_ignored(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LLM_NO_CACHE", "1")
+        with FaultServer(http_answer(GOOD), http_answer(status=404)) as server:
+            load(server.url)
+            assert load(server.url).is_bundled
+
+    def test_secrets_of_the_url_are_never_told(self) -> None:
+        with FaultServer(http_answer(status=500)) as server:
+            asked = f"http://user:hunter2@{server.host}/r.json?token=hunter3#hunter4"
+            warnings = load(asked).warnings
+        warnings += load(asked).warnings
+        warnings += load("https://user:hunter2@[bad/r.json?token=hunter3").warnings
+        assert len(warnings) == 3
+        assert "hunter" not in "".join(warnings)
+        assert f"http://{server.host}/r.json cannot be used" in warnings[0]
+
+    def test_a_redirect_to_a_file_is_not_followed(self, write: Callable[[Any], Path]) -> None:
+        with FaultServer(http_answer(status=302, headers={"Location": f"file://{write(GOOD)}"})) as server:
+            loaded = load(server.url)
+        assert loaded.is_bundled
+
+    def test_an_endless_answer_is_cut_off(self) -> None:
+        def endless(exchange: Exchange) -> None:
+            exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while not exchange.stopping.is_set():
+                exchange.connection.sendall(b" " * 65536)
+
+        with FaultServer(endless) as server:
+            assert "it is larger than" in load(server.url).warnings[0]
+
+    @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n\r\n{"])
+    def test_a_silent_server_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
+        monkeypatch.setattr(scripts.registry_source, "TIMEOUT_SECONDS", 0.2)
+
+        def silent(exchange: Exchange) -> None:
+            exchange.connection.sendall(start)
+            exchange.stopping.wait(10)
+
+        with FaultServer(silent) as server:
+            assert "did not answer within 0.2 seconds" in load(server.url).warnings[0]
+
+    def test_a_broken_connection_is_told(self) -> None:
+        with FaultServer(lambda exchange: exchange.reset()) as server:
+            loaded = load(server.url)
+        assert loaded.is_bundled
+        assert loaded.warnings
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("/home/me/registry.json", "/home/me/registry.json"),
+        ("https://me:secret@example.org:8443/a@b?token=secret", "https://example.org:8443/a@b"),
+        ("https://me@secret@example.org#secret", "https://example.org"),
+        ("https://example.org/\x1b[2J", "https://example.org/?[2J"),
+    ],
+)
+def test_a_place_is_shown_without_its_secrets(place: str, text: str) -> None:
+    assert shown(place) == text
