@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -97,7 +98,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """
     environ = os.environ if environ is None else environ
     named = environ.get(CONFIG_PATH_VARIABLE)
-    path = Path(named).expanduser() if named else default_path(environ.get("XDG_CONFIG_HOME"))
+    path = Path(os.path.expanduser(named)) if named else default_path(environ)
     try:
         stamp = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -111,12 +112,19 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return _load(path, version, tuple(environ.get(variable) for variable in ENVIRONMENT))
 
 
+def default_path(environ: Mapping[str, str]) -> Path:
+    """Return where the configuration file is looked for if no variable names one."""
+    config_home = environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(config_home):
+        return Path(config_home, "d0ttino", "config.json")
+    return _platform_path(environ.get("HOME"))
+
+
 @functools.cache
-def default_path(_config_home: str | None) -> Path:
-    """Return where the configuration file is looked for, for one value of `XDG_CONFIG_HOME`."""
+def _platform_path(_home: str | None) -> Path:
     import platformdirs
 
-    return Path(platformdirs.user_config_dir("d0ttino", appauthor=False)) / "config.json"
+    return Path(platformdirs.user_config_dir("d0ttino", appauthor=False), "config.json")
 
 
 @functools.lru_cache(maxsize=8)
@@ -133,7 +141,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must hold a JSON object, not {_kind(document)}")
@@ -174,7 +182,7 @@ def _count(value: Any, where: str) -> int:
 
 
 def _price(value: Any, where: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= sys.float_info.max:
         raise ConfigError(f"{where} must be a number, 0 or more, not {value!r}")
     return float(value)
 

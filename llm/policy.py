@@ -17,11 +17,11 @@ SAMPLE = "sample"
 def llm_route(request: Request, backends: Sequence[BackendInfo], settings: Settings) -> Route:
     """Order backends as the user configured it, else use what is ready."""
     known = {backend.name: backend for backend in backends}
-    primary, fallback = _configured(settings)
+    primary, fallback, chain = _configured(settings, request)
     if request.local or settings.routing_mode is RoutingMode.LOCAL:
         return _local(fallback, known, "--local" if request.local else "routing mode local")
     wanted = [candidate for candidate in (primary, fallback) if candidate is not None]
-    wanted.extend(settings.chain)
+    wanted.extend(chain)
     if not wanted:
         return _ready(known)
     rejected: list[Rejection] = []
@@ -38,13 +38,14 @@ def estimated_tokens(prompt: str) -> int:
     return -(-len(prompt.encode("utf-8", "surrogatepass")) // 4)
 
 
-def _configured(settings: Settings) -> tuple[Candidate | None, Candidate | None]:
+def _configured(settings: Settings, request: Request) -> tuple[Candidate | None, Candidate | None, list[Candidate]]:
+    """Return primary, fallback and chain, each with the model that it would be asked for."""
     primary = fallback = None
     if settings.primary_backend is not None:
-        primary = Candidate(settings.primary_backend, settings.primary_model, "primary")
+        primary = Candidate(settings.primary_backend, request.model or settings.primary_model, "primary")
     if settings.fallback_backend is not None:
-        fallback = Candidate(settings.fallback_backend, settings.fallback_model, "fallback")
-    return primary, fallback
+        fallback = Candidate(settings.fallback_backend, request.model or settings.fallback_model, "fallback")
+    return primary, fallback, [replace(link, model=request.model or link.model) for link in settings.chain]
 
 
 def _local(fallback: Candidate | None, known: Mapping[str, BackendInfo], why: str) -> Route:
@@ -54,7 +55,12 @@ def _local(fallback: Candidate | None, known: Mapping[str, BackendInfo], why: st
         return Route(tuple(usable), tuple(rejected))
     route = _ready({name: backend for name, backend in known.items() if backend.local})
     notice = f"{why}, but no LLM_FALLBACK_BACKEND is set: using backends that run on this machine"
-    return replace(route, notices=(notice,))
+    remote = tuple(
+        Rejection(name, "does not say that it runs on this machine", configured=False)
+        for name, backend in known.items()
+        if not backend.local
+    )
+    return replace(route, rejected=route.rejected + remote, notices=(notice,))
 
 
 def _ready(known: Mapping[str, BackendInfo]) -> Route:
@@ -118,7 +124,7 @@ def _fitting(
     """Yield the candidates that take a prompt of this size; the others go to `rejected`."""
     tokens = estimated_tokens(request.prompt)
     for candidate in usable:
-        limit = settings.limits(replace(candidate, model=request.model or candidate.model)).max_tokens
+        limit = settings.limits(candidate).max_tokens
         if limit is None or tokens <= limit:
             yield candidate
         else:
@@ -130,8 +136,6 @@ def _fitting(
 def _cheapest_first(usable: list[Candidate], settings: Settings) -> list[Candidate]:
     """Return the candidates from the cheapest up, those without a known price last, in their order."""
     prices = [settings.limits(candidate).price_per_1k_tokens for candidate in usable]
-    if all(price is None for price in prices):
-        return usable
     ranked = sorted(zip(prices, usable, strict=True), key=lambda pair: float("inf") if pair[0] is None else pair[0])
     return [
         candidate if price is None else replace(candidate, reason=f"{price:g} per 1,000 tokens")

@@ -76,12 +76,15 @@ def complete(request: Request, *, host: Host | None = None, settings: Settings |
 
     """
     started = perf_counter()
-    if not isinstance(request.prompt, str) or not request.prompt.strip():
+    if not isinstance(request.prompt, str):
+        raise UsageError(f"the prompt must be text, not {type(request.prompt).__name__}")
+    if not request.prompt.strip():
         raise UsageError("the prompt is empty", hint="give some text to answer")
     host = current_host() if host is None else host
     try:
-        route = _route(request, host, settings)
-        completion = _try_each(request, route, host)
+        backends = host.backends()
+        route = _route(request, backends, host, settings)
+        completion = _try_each(request, route, backends, host)
     except D0ttinoError as error:
         host.hook.llm_completed(request=request, completion=None, error=error)
         raise
@@ -90,30 +93,19 @@ def complete(request: Request, *, host: Host | None = None, settings: Settings |
     return completion
 
 
-def _route(request: Request, host: Host, settings: Settings | None) -> Route:
-    backends = host.backends()
+def _route(request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: Settings | None) -> Route:
     if request.backend is not None:
         if request.backend not in backends:
             raise UnknownNameError("backend", request.backend, backends, hint=_failed_hint(host))
         return Route((Candidate(request.backend, reason="asked for"),))
     settings = load_settings() if settings is None else settings
     route: Route | None = host.hook.llm_route(request=request, backends=tuple(backends.values()), settings=settings)
-    route = route or Route()
-    unknown = [candidate for candidate in route.candidates if candidate.backend not in backends]
-    if unknown:
-        rejected = tuple(
-            Rejection(candidate.backend, UnknownNameError("backend", candidate.backend, backends).message)
-            for candidate in unknown
-        )
-        route = replace(
-            route,
-            candidates=tuple(candidate for candidate in route.candidates if candidate not in unknown),
-            rejected=route.rejected + rejected,
-        )
+    route = _without_unknown(route or Route(), backends)
     if not route.candidates:
+        by = f", says {route.origin}" if route.origin is not None and not route.origin.builtin else ""
         reasons = "".join(f"\n  {rejection.backend}: {rejection.reason}" for rejection in route.rejected)
         raise NoCandidateError(
-            f"no backend can take this prompt{':' if reasons else ''}{reasons}",
+            f"no backend can take this prompt{by}{':' if reasons else ''}{reasons}",
             attempts=(),
             route=route,
             hint=_failed_hint(host) or "`ai-cli backends` lists what there is",
@@ -121,9 +113,21 @@ def _route(request: Request, host: Host, settings: Settings | None) -> Route:
     return route
 
 
-def _try_each(request: Request, route: Route, host: Host) -> Completion:
+def _without_unknown(route: Route, backends: Mapping[str, BackendInfo]) -> Route:
+    """Return the route with the backends that do not exist among the rejected ones."""
+    usable, rejected = [], list(route.rejected)
+    for candidate in route.candidates:
+        if candidate.backend in backends:
+            usable.append(candidate)
+        else:
+            unknown = UnknownNameError("backend", candidate.backend, backends)
+            reason = f"{unknown.message}, which the policy {route.origin} chose. {unknown.hint}"
+            rejected.append(Rejection(candidate.backend, reason))
+    return replace(route, candidates=tuple(usable), rejected=tuple(rejected))
+
+
+def _try_each(request: Request, route: Route, backends: Mapping[str, BackendInfo], host: Host) -> Completion:
     attempts: list[Attempt] = []
-    backends = host.backends()
     for candidate in route.candidates:
         asked = request
         if candidate.model is not None and request.model is None:
@@ -141,6 +145,11 @@ def _try_each(request: Request, route: Route, host: Host) -> Completion:
         message = f"backend {attempts[0]}"
     else:
         message = f"none of {len(attempts)} backends answered:" + "".join(f"\n  {attempt}" for attempt in attempts)
+    message += "".join(
+        f"\n  {rejection.backend} was left out: {rejection.reason}"
+        for rejection in route.rejected
+        if rejection.configured
+    )
     hints = dict.fromkeys(attempt.hint for attempt in attempts if attempt.hint)
     raise NoAnswerError(message, attempts=tuple(attempts), route=route, hint="; ".join(hints) or None)
 
@@ -154,8 +163,7 @@ def _attempt(
         completion: Completion | None = host.hook.llm_complete(request=request, backend=name)
     except PLUGIN_FAULTS as error:
         origin = origin_of(error) or backends[name].origin
-        message = error.message if isinstance(error, D0ttinoError) else one_line(error)
-        hint = error.hint if isinstance(error, D0ttinoError) else None
+        message, hint = _reason(error)
         took = perf_counter() - started
         return None, Attempt(name, request.model, origin, took, message, type(error).__name__, hint)
     took = perf_counter() - started
@@ -164,6 +172,15 @@ def _attempt(
             name, request.model, backends[name].origin, took, "its plug-in returned None: not mine", "NoAnswer"
         )
     return completion, Attempt(name, completion.model, completion.origin, took)
+
+
+def _reason(error: BaseException) -> tuple[str, str | None]:
+    """Return what an error says, in one line, and its hint. A plug-in's own class may lack either."""
+    said = one_line(error)
+    if not isinstance(error, D0ttinoError):
+        return said, None
+    hint = getattr(error, "hint", None)
+    return said.removeprefix(f"{type(error).__name__}: "), hint if isinstance(hint, str) else None
 
 
 def _failed_hint(host: Host) -> str | None:
