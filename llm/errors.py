@@ -17,6 +17,9 @@ class D0ttinoError(Exception):
     """
 
     exit_code = 1
+    # On the class as well: a plug-in's own subclass may forget to call ours.
+    origin: Origin | None = None
+    hint: str | None = None
 
     def __init__(self, message: str, *, origin: Origin | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -26,7 +29,7 @@ class D0ttinoError(Exception):
     @property
     def message(self) -> str:
         """The error itself, without the hint."""
-        return str(self.args[0])
+        return str(self.args[0]) if self.args else type(self).__name__
 
 
 class UsageError(D0ttinoError):

@@ -49,8 +49,8 @@ def llm_backends() -> BackendInfo | Sequence[BackendInfo | str] | None:
 def llm_route(request: Request, backends: Sequence[BackendInfo], settings: "Settings") -> Route | Sequence[str] | None:
     """In which order should backends be tried for this request?
 
-    The first plug-in that answers decides; the built-in policy is asked last. It is not asked when
-    the caller names the backend.
+    The first plug-in that answers decides; the built-in policy is asked last, and always answers, so
+    do not mark yours `trylast`. No policy is asked when the caller names the backend.
 
     Args:
         request: the prompt and what is wanted for it.
@@ -79,8 +79,9 @@ def llm_route(request: Request, backends: Sequence[BackendInfo], settings: "Sett
 def llm_complete(request: Request, backend: str) -> Completion | str | None:
     """Answer this request on this backend.
 
-    The router makes one call for each backend that it tries. Caching, redaction and budgets are
-    wrappers around this hook, or implementations that answer without any backend.
+    The router makes one call for each backend that it tries. A cache, a budget or a filter of answers
+    is a wrapper around this hook, or an implementation that answers without any backend. A wrapper
+    sees the request but cannot change it: to keep a prompt from being sent, it raises.
 
     Args:
         request: the prompt; `request.model` is the model to use.

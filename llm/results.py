@@ -8,14 +8,21 @@ on stays the work of the plug-in inside, and only what it made itself is its own
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from llm.errors import InvalidResultError
 from llm.hooks.origin import Origin
-from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Route, Step, StepResult
+from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Rejection, Route, Step, StepResult
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
 Stamped = TypeVar("Stamped", BackendInfo, RecipeInfo, Route, Completion, StepResult)
+
+#: What the fields of a route hold, and what an error says of it.
+_ROUTE_ITEMS: Final[tuple[tuple[str, type, str], ...]] = (
+    ("candidates", Candidate, "backend names or Candidate objects in its list"),
+    ("rejected", Rejection, "Rejection objects among the rejected"),
+    ("notices", str, "text in its notices"),
+)
 
 
 def check_backends(result: Any, origin: Origin, keep: bool = False) -> tuple[BackendInfo, ...]:
@@ -36,9 +43,14 @@ def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
         route = Route(tuple(Candidate(item) if isinstance(item, str) else item for item in result))
     else:
         raise _invalid("llm_route", "a Route or a list of backend names", result, origin)
-    for candidate in route.candidates:
-        if not isinstance(candidate, Candidate):
-            raise _invalid("llm_route", "backend names or Candidate objects in its list", candidate, origin)
+    for field, kind, expected in _ROUTE_ITEMS:
+        items = getattr(route, field)
+        if not isinstance(items, tuple):
+            raise _invalid("llm_route", f"a Route whose {field} are a tuple", items, origin)
+        for item in items:
+            named = item.backend if isinstance(item, Candidate) else ""
+            if not isinstance(item, kind) or not isinstance(named, str):
+                raise _invalid("llm_route", expected, item, origin)
     return _stamped(route, origin, keep)
 
 

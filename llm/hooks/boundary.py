@@ -180,7 +180,7 @@ def _guard_wrapper(function: Function, contract: HookContract, origin: Origin, p
         @functools.wraps(function)
         def propagating(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
             try:
-                return checked((yield from function(*args, **kwargs)))
+                return checked((yield from _around(function(*args, **kwargs))))
             except PLUGIN_FAULTS as error:
                 blame(error, origin)
                 raise
@@ -190,28 +190,43 @@ def _guard_wrapper(function: Function, contract: HookContract, origin: Origin, p
     @functools.wraps(function)
     def recording(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
         # A wrapper that fails steps aside: the result of what it wraps stays as it was.
-        steps = function(*args, **kwargs)
+        steps = _around(function(*args, **kwargs))
         try:
             next(steps)
-        except StopIteration:
-            _record(RuntimeError("the wrapper did not yield"), contract, origin, problems)
-            return (yield)
         except PLUGIN_FAULTS as error:
             _record(error, contract, origin, problems)
             return (yield)
         result = yield
         try:
             steps.send(result)
-            steps.close()
-            raise RuntimeError("the wrapper yields more than once")
         except StopIteration as stop:
             try:
                 return checked(stop.value)
             except PLUGIN_FAULTS as error:
                 _record(error, contract, origin, problems)
-                return result
         except PLUGIN_FAULTS as error:
             _record(error, contract, origin, problems)
-            return result
+        return result
 
     return recording
+
+
+def _around(steps: Generator[None, Any, Any]) -> Generator[None, Any, Any]:
+    """Run a wrapper; raise here, where it is known whose it is, if it does not yield exactly once."""
+    try:
+        next(steps)
+    except StopIteration:
+        raise RuntimeError("the wrapper did not yield") from None
+    resume: Callable[[], Any]
+    try:
+        inner = yield
+    except BaseException as error:  # noqa: BLE001 - it is the wrapper's to handle
+        resume = functools.partial(steps.throw, error)
+    else:
+        resume = functools.partial(steps.send, inner)
+    try:
+        resume()
+    except StopIteration as stop:
+        return stop.value
+    steps.close()
+    raise RuntimeError("the wrapper yields more than once")

@@ -70,7 +70,8 @@ _ORIGIN_ATTRIBUTE = "__d0ttino_origin__"
 def blame(error: BaseException, origin: Origin) -> None:
     """Record on `error` which plug-in raised it; the innermost plug-in, recorded first, stays."""
     if not hasattr(error, _ORIGIN_ATTRIBUTE):
-        setattr(error, _ORIGIN_ATTRIBUTE, origin)
+        # Not setattr: an exception that is a frozen dataclass refuses that, and its reason would be lost.
+        object.__setattr__(error, _ORIGIN_ATTRIBUTE, origin)
 
 
 def origin_of(error: BaseException) -> Origin | None:

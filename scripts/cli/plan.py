@@ -6,12 +6,11 @@ import click
 
 from llm.errors import UsageError
 from llm.plan import plan_prompt, steps_in
-from llm.router import complete
 from llm.types import Request, Step
-from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.cli.base import Command, current_host
 from scripts.cli.output import print_json
 from scripts.cli.recipe import print_steps, run_or_print, step_options
-from scripts.cli.send import read_text, routing_options, tell_about
+from scripts.cli.send import ask, read_text, routing_options
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -49,10 +48,4 @@ def _ask(host: "Host", goal: str, backend: str | None, model: str | None, local:
     goal = read_text(goal)
     if not goal.strip():
         raise UsageError("the goal is empty", hint="say what you want to get done")
-    request = Request(plan_prompt(goal), model, backend, local)
-    try:
-        completion = complete(request, host=host)
-    finally:
-        warn_of_problems(host)
-    tell_about(completion, request)
-    return steps_in(completion)
+    return steps_in(ask(Request(plan_prompt(goal), model, backend, local), host))

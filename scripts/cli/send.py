@@ -2,21 +2,26 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llm.errors import UsageError
-from llm.router import complete
-from llm.types import Completion, Request
+from llm.router import NoAnswerError, complete
+from llm.types import Completion, Request, Route
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.output import print_json
+
+if TYPE_CHECKING:
+    from llm.host import Host
 
 
 def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose who answers."""
     for option in (
-        click.option("--local", is_flag=True, help="Keep the prompt on this machine: use the fallback backend only."),
+        click.option(
+            "--local", is_flag=True, help="Use the fallback backend only, for what should stay on this machine."
+        ),
         click.option("-m", "--model", metavar="NAME", help="Ask for this model."),
         click.option("-b", "--backend", metavar="NAME", help="Use this backend and no other."),
     ):
@@ -46,11 +51,7 @@ def send(
     """
     host = current_host(ctx)
     request = Request(read_text(prompt), model, backend, local, dict(options))
-    try:
-        completion = complete(request, host=host)
-    finally:
-        warn_of_problems(host)
-    tell_about(completion, request)
+    completion = ask(request, host)
     if as_json:
         print_json(completion.to_json())
     else:
@@ -72,10 +73,26 @@ def read_text(argument: str) -> str:
         raise UsageError(f"standard input is not UTF-8 text: {error}") from error
 
 
-def tell_about(completion: Completion, request: Request) -> None:
-    """Write to stderr what the user should know about how the answer came about."""
-    for notice in completion.route.notices:
+def ask(request: Request, host: "Host") -> Completion:
+    """Answer a request, and tell on stderr what the user should know of how that went."""
+    try:
+        completion = complete(request, host=host)
+    except NoAnswerError as error:
+        _tell_notices(error.route)
+        raise
+    finally:
+        warn_of_problems(host)
+    _tell_about(completion, request)
+    return completion
+
+
+def _tell_notices(route: Route) -> None:
+    for notice in route.notices:
         click.echo(f"note: {notice}", err=True)
+
+
+def _tell_about(completion: Completion, request: Request) -> None:
+    _tell_notices(completion.route)
     for rejection in completion.route.rejected:
         if rejection.configured:
             click.echo(f"note: {rejection.backend} was left out: {rejection.reason}", err=True)

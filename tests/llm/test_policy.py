@@ -472,18 +472,15 @@ def test_a_policy_that_fails_is_named_and_the_next_one_decides(
     assert "plug-in picky (acme-picky 1.2): llm_route" in str(problem)
 
 
-unchecked = pytest.mark.xfail(reason="llm.results.check_route looks at the type of candidates only", strict=True)
-
-
 @pytest.mark.parametrize(
     "decision",
     [
         pytest.param(Route(None), id="no candidates"),  # type: ignore[arg-type]
-        pytest.param([Candidate(3)], id="a number as backend", marks=unchecked),  # type: ignore[arg-type]
-        pytest.param([Candidate(["third"])], id="a list as backend", marks=unchecked),  # type: ignore[arg-type]
-        pytest.param(Route(iter([Candidate("third")])), id="an iterator", marks=unchecked),  # type: ignore[arg-type]
-        pytest.param(Route((Candidate("third"),), None), id="no rejections", marks=unchecked),  # type: ignore[arg-type]
-        pytest.param(Route((Candidate("third"),), (), None), id="no notices", marks=unchecked),  # type: ignore[arg-type]
+        pytest.param([Candidate(3)], id="a number as backend"),  # type: ignore[arg-type]
+        pytest.param([Candidate(["third"])], id="a list as backend"),  # type: ignore[arg-type]
+        pytest.param(Route(iter([Candidate("third")])), id="an iterator"),  # type: ignore[arg-type]
+        pytest.param(Route((Candidate("third"),), None), id="no rejections"),  # type: ignore[arg-type]
+        pytest.param(Route((Candidate("third"),), (), None), id="no notices"),  # type: ignore[arg-type]
     ],
 )
 def test_a_policy_whose_route_is_not_one_is_named_and_the_next_one_decides(host: Host, decision: Any) -> None:

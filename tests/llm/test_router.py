@@ -662,7 +662,6 @@ def test_a_failure_is_whose_it_was_made_by(
     assert len(observer.seen) == 1
 
 
-@pytest.mark.xfail(reason="pluggy raises outside of the guard, so llm.hooks.boundary blames nobody", strict=True)
 @pytest.mark.parametrize("body", [returns_without_a_yield, yields_twice])
 def test_a_wrapper_that_is_none_is_the_one_to_blame(host: Host, body: Callable[..., Any]) -> None:
     register_backend("first", answering("it"), host=host)

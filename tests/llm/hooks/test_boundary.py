@@ -1,12 +1,13 @@
 """What stands between the host and a hand-written plug-in: results, exceptions, wrappers."""
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from llm import hookimpl
-from llm.errors import NameTakenError, PluginDefinitionError
+from llm.errors import BackendError, NameTakenError, PluginDefinitionError
 from llm.hooks.origin import origin_of
 from llm.hooks.problems import ProblemKind
 from llm.testing import host_with
@@ -227,7 +228,7 @@ def test_an_answer_taken_from_elsewhere_is_attributed_to_who_gave_it_here() -> N
 
 
 def crash_before() -> Generator[None, Any, Any]:
-    if len("always"):
+    if __name__:
         raise RuntimeError("before")
     yield
 
@@ -312,3 +313,25 @@ def test_an_exception_whose_message_raises_is_recorded_too() -> None:
     assert "sample" in host.backends()
     (problem,) = host.problems
     assert "NastyError" in problem.message
+
+
+def test_an_exception_that_cannot_be_changed_keeps_its_reason() -> None:
+    @dataclass(frozen=True)
+    class FrozenError(Exception):
+        reason: str
+
+    host = host_with()
+    host.register(Answers(fail(FrozenError("the reason"))), "culprit")
+    with pytest.raises(FrozenError) as caught:
+        host.hook.llm_complete(request=Request("hi"), backend="mine")
+    origin = origin_of(caught.value)
+    assert origin is not None
+    assert origin.plugin == "culprit"
+
+
+def test_an_error_whose_class_forgets_ours_still_has_a_message() -> None:
+    class CarelessError(BackendError):
+        def __init__(self) -> None:
+            pass
+
+    assert (CarelessError().message, CarelessError().hint, CarelessError().origin) == ("CarelessError", None, None)
