@@ -83,7 +83,7 @@ def complete(request: Request, *, host: Host | None = None, settings: Settings |
     host = current_host() if host is None else host
     try:
         backends = host.backends()
-        route = _route(request, backends, host, settings)
+        route = choose_route(request, backends, host, settings)
         completion = _try_each(request, route, backends, host)
     except D0ttinoError as error:
         host.hook.llm_completed(request=request, completion=None, error=error)
@@ -93,7 +93,23 @@ def complete(request: Request, *, host: Host | None = None, settings: Settings |
     return completion
 
 
-def _route(request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: Settings | None) -> Route:
+def choose_route(
+    request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: Settings | None = None
+) -> Route:
+    """Ask the routing policies which backends to try, without trying any.
+
+    Args:
+        request: the prompt and what is wanted for it.
+        backends: the backends that there are, by name.
+        host: the host to ask.
+        settings: the configuration; by default that of environment and file.
+
+    Raises:
+        UnknownNameError: the request names a backend that does not exist.
+        NoCandidateError: the policies leave no backend to try.
+        ConfigError: the configuration cannot be used.
+
+    """
     if request.backend is not None:
         if request.backend not in backends:
             raise UnknownNameError("backend", request.backend, backends, hint=_failed_hint(host))

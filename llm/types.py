@@ -39,7 +39,7 @@ class BackendInfo:
     Attributes:
         name: what users and the configuration call it.
         description: one line for lists.
-        models: models that it offers, if it can tell; the first is its default.
+        models: models that it offers, for lists, if it can tell.
         local: whether prompts stay on this machine.
         ready_env: environment variables of which at least one must be set before the backend is
             used without having been named; empty: it is always ready.
@@ -200,7 +200,7 @@ class Completion:
 
     @property
     def distribution(self) -> str | None:
-        """Name of the distribution whose plug-in answered; `None` if it is built in or the program's."""
+        """Name of the distribution whose plug-in answered; `None` if the running program registered it."""
         return self.origin.distribution if self.origin else None
 
     def to_json(self) -> dict[str, Any]:

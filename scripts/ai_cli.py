@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": "scripts.cli.plan:plan",
     "do": "scripts.cli.plan:do",
     "doctor": "scripts.cli.doctor:doctor",
+    "why": "scripts.cli.why:why",
     "trace": "scripts.cli.trace:trace",
     "plugins": "scripts.plugins:cli",
 }

@@ -14,7 +14,7 @@ class Backend(ABC):
 
     Attributes:
         description: one line for lists.
-        models: models that it offers; the first is its default.
+        models: models that it offers, for lists.
         local: whether prompts stay on this machine.
         ready_env: environment variables of which one must be set before the backend is used without
             having been named; empty: always ready.
@@ -33,7 +33,7 @@ class Backend(ABC):
         """Return the answer to `prompt`. Any exception sends the router to the next backend."""
 
     def stream(self, prompt: str) -> Iterator[str]:
-        """Yield the answer in pieces; unless overridden, in one piece."""
+        """Yield the answer in pieces; unless overridden, in one piece. Nothing calls this yet."""
         yield self.run(prompt)
 
 

@@ -54,7 +54,7 @@ def register_backend(
         run: `run(prompt) -> str`, which may also take `model`, `options` or `request`; or a
             `Backend` subclass or instance. Fields left out below come from it.
         description: one line for lists.
-        models: models that it offers; the first is its default.
+        models: models that it offers, for lists.
         local: whether prompts stay on this machine.
         ready_env: environment variables of which one must be set before the backend is used without
             having been named; empty: always ready.

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose who answers."""
     for option in (
-        click.option(
-            "--local", is_flag=True, help="Use the fallback backend only, for what should stay on this machine."
-        ),
+        click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
         click.option("-m", "--model", metavar="NAME", help="Ask for this model."),
         click.option("-b", "--backend", metavar="NAME", help="Use this backend and no other."),
     ):
@@ -68,7 +66,8 @@ def read_text(argument: str) -> str:
     if argument != "-":
         return argument
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        # As `$(...)` does it: the line feed that ends the last line is no part of the text.
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text: {error}") from error
 

@@ -155,8 +155,12 @@ def _decision(span: Record) -> Iterator[Line]:
 
 def _answer(spans: Iterable[Record]) -> str:
     """Return in one phrase how the trace ended: who answered, after how many attempts."""
-    attempts = [span for span in spans if span["hook"] == "llm_complete"] if spans else []
-    return _attempts(attempts) if attempts else f"{sum(1 for _ in spans)} spans"
+    spans = list(spans)
+    attempts = [span for span in spans if span["record"] == "hook" and span["hook"] == "llm_complete"]
+    if attempts:
+        return _attempts(attempts)
+    calls = sum(span["record"] == "hook" for span in spans)
+    return f"{calls} hook call{'' if calls == 1 else 's'}"
 
 
 def _attempts(attempts: Sequence[Record]) -> str:

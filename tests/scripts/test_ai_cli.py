@@ -226,3 +226,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m scripts.ai_cli backends | true"
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_line_feed_that_ends_standard_input_is_no_part_of_the_prompt(host: Host) -> None:
+    assert run(host, "send", "-b", "sample", "-", text="a\n\nb\n").stdout == "Sample answer to: a\n\nb\n"

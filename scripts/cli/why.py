@@ -1,0 +1,194 @@
+"""`ai-cli why`: what would happen, who would answer, and what to change to get another answer."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from llm.errors import UnknownNameError, UsageError
+from llm.registered import RegisteredBackend, RegisteredRecipe
+from llm.router import NoCandidateError, choose_route
+from llm.types import Request, Route
+from scripts.cli.base import Group, current_host, report, warn_of_problems
+from scripts.cli.output import print_json
+from scripts.cli.send import read_text, routing_options
+
+if TYPE_CHECKING:
+    from llm.hooks.boundary import HostPlugin
+    from llm.host import Host, Offers
+    from llm.types import BackendInfo, RecipeInfo
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(cls=Group)
+def why() -> None:
+    """Tell what would happen, without asking a backend or running a step."""
+
+
+@why.command()
+@click.argument("prompt")
+@routing_options
+@as_json_option
+@click.pass_context
+def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None, local: bool, as_json: bool) -> int:
+    """Tell which backend would be asked for PROMPT, in which order, and why.
+
+    The routing policies are asked, no backend is. The exit status is 2 if none would be asked.
+    """
+    host = current_host(ctx)
+    text = read_text(prompt)
+    if not text.strip():
+        raise UsageError("the prompt is empty", hint="give some text to answer")
+    failure = None
+    try:
+        route = choose_route(Request(text, model, backend, local), host.backends(), host)
+    except NoCandidateError as error:
+        route, failure = error.route, error
+    warn_of_problems(host)
+    facts = _of_send(host, route, model)
+    if as_json:
+        print_json(facts)
+    else:
+        _show_send(facts)
+    if failure is not None:
+        report(failure, ctx)
+        return failure.exit_code
+    return 0
+
+
+@why.command()
+@click.argument("name")
+@as_json_option
+@click.pass_context
+def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Tell which plug-in would give the steps of the recipe NAME, and which would run them."""
+    host = current_host(ctx)
+    recipes = host.recipes()
+    warn_of_problems(host)
+    if name not in recipes:
+        raise UnknownNameError("recipe", name, recipes)
+    facts = {
+        "recipe": name,
+        **_provider(recipes, name),
+        **_others(host, "llm_recipe_steps", recipes[name].origin),
+        "steps_are_offered_to": [str(one.origin) for one in _plugins(host, "llm_run_step", wrappers=False)],
+        "to_change": list(_uncover(recipes, name)),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    click.echo(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
+    _show_list("shadowed by it", facts["shadows"])
+    _show_list("asked before it", facts["asked_before"])
+    _show_list("around it", facts["wrappers"])
+    _show_list("each step is offered to, in this order", facts["steps_are_offered_to"])
+    _show_list("to change that", facts["to_change"])
+
+
+def _of_send(host: "Host", route: Route, model: str | None) -> dict[str, Any]:
+    backends = host.backends()
+    order = [
+        {
+            "backend": candidate.backend,
+            "model": model or candidate.model,
+            "reason": candidate.reason,
+            **_provider(backends, candidate.backend),
+            **_others(host, "llm_complete", backends[candidate.backend].origin),
+            "not_ready": _missing(backends[candidate.backend]),
+        }
+        for candidate in route.candidates
+    ]
+    return {
+        "policy": str(route.origin) if route.origin else "none: the caller named the backend",
+        "order": order,
+        "left_out": [{"backend": one.backend, "reason": one.reason} for one in route.rejected],
+        "notices": list(route.notices),
+        "blocked": [str(blocked) for blocked in host.blocked],
+        "to_change": list(_to_change(backends, route)),
+    }
+
+
+def _show_send(facts: dict[str, Any]) -> None:
+    click.echo(f"policy: {facts['policy']}")
+    for number, one in enumerate(facts["order"], 1):
+        model = f", model {one['model']}" if one["model"] else ""
+        ready = f"; not ready: set {' or '.join(one['not_ready'])}" if one["not_ready"] else ""
+        reason = f": {one['reason']}" if one["reason"] else ""
+        click.echo(f"{number}. {one['backend']}{model}{reason}{ready}")
+        click.echo(f"   would be answered by {one['plugin_and_source']}")
+        for title, key in (
+            ("shadowed by it", "shadows"),
+            ("may answer first", "asked_before"),
+            ("around it", "wrappers"),
+        ):
+            _show_list(title, one[key], "   ")
+    _show_list("left out", [f"{one['backend']}: {one['reason']}" for one in facts["left_out"]])
+    _show_list("blocked", facts["blocked"])
+    _show_list("note", facts["notices"])
+    _show_list("to change that", facts["to_change"])
+
+
+def _show_list(title: str, items: Sequence[str], indent: str = "") -> None:
+    if items:
+        click.echo(f"{indent}{title}:")
+        for item in items:
+            click.echo(f"{indent}  {item}")
+
+
+def _provider(offers: "Offers[BackendInfo] | Offers[RecipeInfo]", name: str) -> dict[str, Any]:
+    """Return who provides a name, and whom that shadows."""
+    origin = offers[name].origin
+    assert origin is not None  # the host puts it on everything that a hook returns
+    return {
+        **origin.to_json(),
+        "plugin_and_source": str(origin),
+        "shadows": [str(other.origin) for other in offers.shadowed.get(name, ())],
+    }
+
+
+def _others(host: "Host", hook: str, provider: object) -> dict[str, list[str]]:
+    """Return hand-written plug-ins that a hook asks before a provider, and those around all of them.
+
+    What a shim registered answers for its own name only, so it is left out.
+    """
+    before = []
+    for plugin in _plugins(host, hook, wrappers=False):
+        if plugin.origin == provider:
+            break
+        if not isinstance(plugin, RegisteredBackend | RegisteredRecipe):
+            before.append(str(plugin.origin))
+    around = [str(plugin.origin) for plugin in _plugins(host, hook, wrappers=True)]
+    return {"asked_before": before, "wrappers": around}
+
+
+def _plugins(host: "Host", hook: str, *, wrappers: bool) -> Iterator["HostPlugin"]:
+    """Yield the plug-ins that implement a hook, in the order in which they are asked."""
+    for one in reversed(getattr(host.hook, hook).get_hookimpls()):
+        if one.wrapper is wrappers:
+            yield cast("HostPlugin", one.plugin)
+
+
+def _missing(info: "BackendInfo") -> list[str]:
+    return [] if info.is_ready(os.environ) else list(info.ready_env)
+
+
+def _to_change(backends: "Offers[BackendInfo]", route: Route) -> Iterator[str]:
+    chosen = [candidate.backend for candidate in route.candidates]
+    others = [name for name in backends if name not in chosen[:1]]
+    if others:
+        yield f"use another backend: -b {' | '.join(others)}"
+    for rejection in route.rejected:
+        if rejection.backend in backends and (missing := _missing(backends[rejection.backend])):
+            yield f"make {rejection.backend} ready: export {missing[0]}=..."
+    yield "set LLM_PRIMARY_BACKEND, LLM_FALLBACK_BACKEND or LLM_ROUTING_MODE; see docs/routing.md"
+    for name in chosen:
+        yield from _uncover(backends, name)
+
+
+def _uncover(offers: "Offers[BackendInfo] | Offers[RecipeInfo]", name: str) -> Iterable[str]:
+    origin = offers[name].origin
+    if origin is not None and name in offers.shadowed and origin.distribution is not None:
+        return [f"use the {name!r} that it shadows: --no-plugin {origin.distribution}"]
+    return []
