@@ -4,11 +4,29 @@ A checkout has them at its top level, and an editable installation reads them th
 `site-packages` would grow stale.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUNDLED = ("plugin-registry.json", "plugin-registry.schema.json", "examples/plugins")
+#: What a package's source consists of; whatever else lies in a working tree may be anybody's, a `.env` for example.
+SUFFIXES = frozenset({".py", ".toml", ".md", ".typed"})
+BUILT = frozenset({"build", "dist", "__pycache__"})
+
+
+def bundled_files(root: Path) -> Iterator[str]:
+    """Yield the files to bundle, relative to the top level of a checkout."""
+    yield "plugin-registry.json"
+    yield "plugin-registry.schema.json"
+    for path in sorted((root / "examples/plugins").rglob("*")):
+        relative = path.relative_to(root)
+        if path.suffix in SUFFIXES and path.is_file() and not any(map(_is_junk, relative.parts)):
+            yield relative.as_posix()
+
+
+def _is_junk(part: str) -> bool:
+    return part.startswith(".") or part in BUILT or part.endswith(".egg-info")
 
 
 class BundleHook(BuildHookInterface):  # type: ignore[misc,type-arg]
@@ -17,4 +35,5 @@ class BundleHook(BuildHookInterface):  # type: ignore[misc,type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the bundled files, unless the wheel is the one of an editable installation."""
         if version != "editable":
-            build_data["force_include"].update({path: f"scripts/bundled/{path}" for path in BUNDLED})
+            files = bundled_files(Path(self.root))
+            build_data["force_include"].update({path: f"scripts/bundled/{path}" for path in files})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llm.process import current_host as current_host
     from llm.router import complete as complete
     from llm.router import send_prompt as send_prompt
+    from llm.tracing import trace as trace
     from llm.types import Attempt as Attempt
     from llm.types import BackendInfo as BackendInfo
     from llm.types import Candidate as Candidate
@@ -35,6 +36,7 @@ _HOMES: Final = {
     "current_host": "llm.process",
     "complete": "llm.router",
     "send_prompt": "llm.router",
+    "trace": "llm.tracing",
     **dict.fromkeys(
         (
             "Attempt",

@@ -106,7 +106,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
             raise ConfigError(f"{CONFIG_PATH_VARIABLE} names {path}, which does not exist") from None
         version = None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        # Somebody else's home directory, say: whether there is a file cannot even be known.
+        if named or not isinstance(error, PermissionError):
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        version = None
     else:
         version = (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino)
     return _load(path, version, tuple(environ.get(variable) for variable in ENVIRONMENT))
@@ -138,9 +141,11 @@ def _load(path: Path, version: tuple[int, ...] | None, variables: tuple[str | No
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repetition)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
@@ -152,6 +157,14 @@ def _from_file(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: {guess.message}", hint=guess.hint)
         values[key] = _CHECKS[key](value, f"{path}: {key}")
     return values
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ConfigError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands in one object twice")
+    return found
 
 
 def _number(text: str) -> Any:

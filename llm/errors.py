@@ -2,8 +2,12 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
 
 from llm.hooks.origin import Origin
+
+#: So many of the known names are listed where none is close.
+_SHOWN_NAMES: Final = 20
 
 
 class D0ttinoError(Exception):
@@ -49,7 +53,8 @@ class UnknownNameError(UsageError, LookupError):
         if close:
             guess = f"Did you mean {' or '.join(repr(match) for match in close)}?"
         elif self.known:
-            guess = f"Known: {', '.join(self.known)}."
+            more = f" and {len(self.known) - _SHOWN_NAMES} more" if len(self.known) > _SHOWN_NAMES else ""
+            guess = f"Known: {', '.join(self.known[:_SHOWN_NAMES])}{more}."
         else:
             guess = f"There is no {kind} at all."
         super().__init__(f"there is no {kind} named {name!r}", hint=f"{guess} {hint}" if hint else guess)
@@ -73,6 +78,10 @@ class PluginLoadError(PluginError):
 
 class NameTakenError(PluginError, ValueError):
     """A plug-in registers a name that it, or somebody of equal rank, already registered."""
+
+
+class PluginCrashError(PluginError):
+    """A plug-in raised something that is no `Exception`: `GeneratorExit`, `asyncio.CancelledError` or its own."""
 
 
 class InvalidResultError(PluginError, TypeError):

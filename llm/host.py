@@ -2,19 +2,21 @@
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from llm import __version__, hookspecs, results
 from llm.errors import NameTakenError
-from llm.hooks.blocking import Blocked, Blocking
+from llm.hooks.blocking import Blocked, Blocking, known_name
 from llm.hooks.boundary import marked_functions
-from llm.hooks.declarations import Declaration, declared_in
+from llm.hooks.declarations import Declaration, declared_in, forget
 from llm.hooks.entrypoints import EntryPoint, scan
 from llm.hooks.loader import load_entry_points, owner_of, register_declaration
 from llm.hooks.manager import PluginManager
 from llm.hooks.origin import Origin, Tier
 from llm.hooks.problems import Problem, ProblemKind
+from llm.hooks.trace import phase
 from llm.shims import BACKEND_GROUP, RECIPE_GROUP, adapt
 from llm.types import BackendInfo, RecipeInfo, Step
 
@@ -88,7 +90,7 @@ class Host(PluginManager):
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
         self._offers: dict[str, tuple[int, Offers[Any]]] = {}
-        self._adopted: dict[str, Origin] = {}
+        self._adopted: dict[str, tuple[str, Declaration]] = {}
 
     def backends(self) -> Offers[BackendInfo]:
         """Return the backends that plug-ins provide, by name, in the order in which they are asked."""
@@ -97,6 +99,12 @@ class Host(PluginManager):
     def recipes(self) -> Offers[RecipeInfo]:
         """Return the recipes that plug-ins provide, by name, in the order in which they are asked."""
         return self._collect("recipe", "llm_recipes")
+
+    def secret_names(self) -> set[str]:
+        """Return the environment variables that backends say hold their secrets; no trace records the question."""
+        backends = Context().run(self.backends)
+        everyone = [*backends.values(), *(info for infos in backends.shadowed.values() for info in infos)]
+        return {name for info in everyone for name in info.secret_env}
 
     def recipe_steps(self, recipe: str, goal: str) -> tuple[Step, ...] | None:
         """Ask for the steps of a recipe; `None` if no plug-in knows it.
@@ -119,20 +127,34 @@ class Host(PluginManager):
         if owner is not None:
             register_declaration(self, declaration, owner.origin(declaration.plugin_name))
             return
-        earlier = self._adopted.get(declaration.plugin_name)
-        if earlier is not None and self.has_plugin(earlier.plugin):
+        name, earlier = self._adopted.get(declaration.plugin_name, ("", None))
+        if earlier is not None:
             if earlier.module != declaration.module:
                 raise NameTakenError(
-                    f"the {declaration.kind} {declaration.name!r} is registered already, by {earlier}",
-                    origin=earlier,
+                    f"the {declaration.kind} {declaration.name!r} is registered already, by {earlier.program_origin()}",
+                    origin=earlier.program_origin(),
                     hint="give the second one another name, or unregister the first",
                 )
             # The same module defined the same function anew; `declare` refuses everything else.
-            self.unregister(name=earlier.plugin)
+            self.unregister(name=name)
         origin = declaration.program_origin()
-        name = register_declaration(self, declaration, origin)
-        if name is not None:
-            self._adopted[declaration.plugin_name] = replace(origin, plugin=name)
+        registered = register_declaration(self, declaration, origin)
+        if registered is not None:
+            self._adopted[declaration.plugin_name] = (registered, declaration)
+
+    def unregister(self, plugin: object | None = None, name: str | None = None) -> Any | None:
+        """Unregister a plug-in, given as an object or by name; the names it had are free again."""
+        name = self.get_name(plugin) if name is None else name
+        removed = super().unregister(plugin, name)
+        for adopted, declaration in list(self._adopted.values()):
+            if adopted == name:
+                del self._adopted[declaration.plugin_name]
+                forget(declaration)
+        return removed
+
+    def plugin_names(self) -> list[str]:
+        """Return the full names of all plug-ins, also of those that are blocked."""
+        return [name for name, _ in self.list_name_plugin()] + [blocked.origin.plugin for blocked in self.blocked]
 
     def load_builtins(self, modules: Iterable[str], blocking: Blocking = NOTHING_BLOCKED) -> None:
         """Import and register this project's own plug-ins, but for those that are blocked."""
@@ -158,7 +180,15 @@ class Host(PluginManager):
                 wanted.append(entry)
             else:
                 self.blocked.append(Blocked(entry.origin(entry.name), by))
-        load_entry_points(self, wanted, adapt)
+        load_entry_points(self, wanted, adapt, BUILTINS)
+
+    def add_damaged(self, fault: Problem, blocking: Blocking = NOTHING_BLOCKED) -> None:
+        """Keep that a distribution is damaged, unless the user does without it."""
+        by = blocking.of_distribution(fault.origin.plugin)
+        if by is None:
+            self.problems.add(fault)
+        else:
+            self.blocked.append(Blocked(fault.origin, by))
 
     def _blocks(self, blocking: Blocking, origin: Origin) -> bool:
         by = blocking.of_builtin(origin.plugin, self.entries)
@@ -181,7 +211,7 @@ class Host(PluginManager):
             if winner is info:
                 continue
             shadowed[info.name] = (*shadowed.get(info.name, ()), info)
-            if info.origin.tier is winner.origin.tier and info.origin.distribution != winner.origin.distribution:
+            if info.origin.tier is winner.origin.tier:
                 self.problems.add(
                     Problem(
                         ProblemKind.CONFLICT,
@@ -206,9 +236,19 @@ def create_host(entries: Iterable[EntryPoint] | None = None, blocking: Blocking 
 
     """
     host = Host()
-    host.entries = sorted(scan((BACKEND_GROUP, RECIPE_GROUP)) if entries is None else entries)
-    host.load_builtins(BUILTINS, blocking)
+    if entries is None:
+        with phase("search for installed plug-ins") as search:
+            entries = scan((BACKEND_GROUP, RECIPE_GROUP), on_fault=lambda fault: host.add_damaged(fault, blocking))
+            if search is not None:
+                search.reason = f"{len(entries)} found"
+    host.entries = sorted(entries)
+    with phase("built-in plug-ins", f"{len(BUILTINS)} modules"):
+        host.load_builtins(BUILTINS, blocking)
     host.load_entry_points(host.entries, blocking)
-    plugins = [name for name, _ in host.list_name_plugin()] + [blocked.origin.plugin for blocked in host.blocked]
-    host.unknown_blocked = blocking.unknown(plugins, host.entries)
+    at_work = {blocked.by for blocked in host.blocked}
+    host.unknown_blocked = [
+        name
+        for name, by in blocking.names.items()
+        if by not in at_work and not known_name(name, host.plugin_names(), host.entries)
+    ]
     return host

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from typing import Any, Final
 
 from llm.errors import D0ttinoError
@@ -35,7 +36,8 @@ def steps_in(completion: Completion) -> tuple[Step, ...]:
     """Return the steps that an answer to `plan_prompt` holds.
 
     A JSON array is read as it was asked for, alone or as the only code block. Models that answer
-    with one block of shell commands instead are understood as well, a step for each line.
+    with one block of shell commands instead are understood as well: a step for each line, or one step
+    if a command in it has several lines.
 
     Raises:
         PlanError: the answer is neither.
@@ -48,17 +50,54 @@ def steps_in(completion: Completion) -> tuple[Step, ...]:
         items = json.loads(body)
     except (json.JSONDecodeError, RecursionError):
         if language in {"sh", "bash", "shell", "console", "zsh"}:
-            return _from_lines(body)
+            return _from_block(body, language, completion)
         raise _not_a_plan(completion, "it is not a JSON array") from None
     if not isinstance(items, list) or not items:
         raise _not_a_plan(completion, "it is not a JSON array of steps")
     return tuple(_step(item, number, completion) for number, item in enumerate(items, 1))
 
 
-def _from_lines(block: str) -> tuple[Step, ...]:
-    lines = block.replace("\\\n", " ").splitlines()
-    commands = (line.strip().removeprefix("$ ") for line in lines)
-    return tuple(Step(command) for command in commands if command and not command.startswith("#"))
+def _from_block(block: str, language: str, completion: Completion) -> tuple[Step, ...]:
+    """Return a step for each line of a block, or the whole block as one where a command has several lines."""
+    if "\0" in block:
+        raise _not_a_plan(completion, "it holds a NUL character")
+    block = block.replace("\r\n", "\n").strip()
+    commands = _commands(block)
+    if not commands:
+        raise _not_a_plan(completion, "its code block has no command")
+    plain = "<<" not in block and all(map(_is_complete, commands))
+    if commands[0].startswith("$ "):
+        if not plain or (language == "console" and not all(command.startswith("$ ") for command in commands)):
+            raise _not_a_plan(completion, "its code block mixes commands with their output")
+        commands = [command.removeprefix("$ ") for command in commands]
+    return tuple(map(Step, commands if plain else [block]))
+
+
+def _commands(block: str) -> list[str]:
+    """Return the lines of a block but for comments; a line that ends with a backslash goes on in the next."""
+    commands, command = [], ""
+    for line in block.split("\n"):
+        command += line
+        comment = command.lstrip().startswith("#")
+        backslashes = len(line) - len(line.rstrip("\\"))
+        if backslashes % 2 and not comment:
+            command += "\n"
+            continue
+        if command.strip() and not comment:
+            commands.append(_joined(command.strip()))
+        command = ""
+    return [*commands, _joined(command.strip())] if command.strip() else commands
+
+
+def _joined(command: str) -> str:
+    """Return a command without the line ends that the shell takes out; in quotes and comments it leaves them."""
+    return command if "'" in command or "#" in command else command.replace("\\\n", "")
+
+
+def _is_complete(command: str) -> bool:
+    """Whether the shell takes a line as a whole command; `-n`: it reads it and runs nothing."""
+    script = command.encode("utf-8", "surrogatepass")
+    return subprocess.run(["/bin/sh", "-n"], input=script, capture_output=True, check=False).returncode == 0
 
 
 def _step(item: Any, number: int, completion: Completion) -> Step:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from llm.errors import PluginLoadError
@@ -11,6 +12,7 @@ from llm.hooks.declarations import all_declared
 from llm.hooks.entrypoints import EntryPoint, loading
 from llm.hooks.loader import owner_of
 from llm.hooks.origin import Origin
+from llm.hooks.trace import phase
 from llm.host import BUILTINS, Host, create_host
 
 
@@ -31,12 +33,14 @@ class _ProcessHost:
                         hint="call it from a function instead of at the top of the module",
                     )
                 if self.host is None:
-                    self._making = True
-                    try:
-                        self.host = self._make(Blocking.of() if blocking is None else blocking)
-                    finally:
-                        self._making = False
-                    _remember(self.host)
+                    with phase("making the host", "its first use in this process"):
+                        self._making = True
+                        try:
+                            self.host = self._make(Blocking.of() if blocking is None else blocking)
+                        finally:
+                            self._making = False
+                        with phase("what loading taught"):
+                            _remember(self.host)
         return self.host
 
     def _make(self, blocking: Blocking) -> Host:
@@ -49,9 +53,23 @@ class _ProcessHost:
 
 def _remember(host: Host) -> None:
     """Store what a load taught. Plug-ins are asked for names only if it went otherwise than the last one."""
-    loaded = outcome(host, _loaded(host))
+    loaded = outcome_of(host)
     if loaded and not Catalogue.read().knows(loaded):
         learn(host)
+
+
+def outcome_of(host: Host) -> dict[EntryPoint, Learned]:
+    """Return how loading went for each entry point of a host, as it is kept on disk: without secrets."""
+    loaded = outcome(host, _loaded(host))
+    if not any(learned.failure for learned in loaded.values()):
+        return loaded
+    from llm.redaction import redactor
+
+    redact = redactor(host.secret_names())
+    return {
+        entry: replace(learned, failure=redact(learned.failure)) if learned.failure else learned
+        for entry, learned in loaded.items()
+    }
 
 
 def _loaded(host: Host) -> list[EntryPoint]:
@@ -78,7 +96,7 @@ def learn(host: Host) -> dict[EntryPoint, Learned]:
         What each entry point brought, also where it is what was known before.
 
     """
-    learned = with_names(outcome(host, _loaded(host)), _provided(host))
+    learned = with_names(outcome_of(host), _provided(host))
     Catalogue.read().store(learned)
     return learned
 

@@ -1,28 +1,45 @@
 """Taking secrets out of text before it is shown, logged or stored."""
 
+import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
+from urllib.parse import quote, quote_plus, unquote
 
 #: What stands where a secret stood.
 MASK: Final = "***"
 
 #: Names of environment variables whose values are treated as secrets.
-_SECRET_NAME: Final = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)", re.I)
+_SECRET_NAME: Final = re.compile(
+    r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|AUTHORIZATION|CREDENTIALS?)(_|$)", re.I
+)
 
-#: Secrets that show by their form: the password of a URL, an Authorization header, keys of well-known services.
+_NAMES: Final = (
+    r"(?:x-)?(?:api[_-]?key|(?:access|auth|refresh)[_-]?token|client[_-]?secret|secret|password|passwd|token)"
+)
+
+#: Secrets that show by their form: what stands before the host of a URL or for a key in its query, an
+#: Authorization header, `api_key: ...` in a `repr` or JSON, and keys of well-known services.
 _SECRET_FORM: Final = re.compile(
-    r"""(?P<keep>://[^/\s:@]*:)[^/\s@]+(?=@)
-      | (?P<keep2>\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}
-      | (?P<keep3>[?&](?:api_?key|key|token|access_token|secret|password|sig|signature)=)[^&\s\#]+
-      | \b(?:sk|pk|rk|ghp|gho|xox[abp])[-_][\w-]{8,}
+    rf"""(?P<keep1>://)[^/\s@"'<>]+(?=@)
+      | (?P<keep2>\b(?:bearer|basic)\s+)(?!auth)[\w.~+/=-]{{8,}}
+      | (?P<keep3>[?&](?:{_NAMES}|key|auth|sig|signature)=)[^&\s\#"'<>]+
+      | (?P<keep4>\b{_NAMES}["']?\s*[:=]\s*["']?)[^\s"',;&)}}\]]{{8,}}
+      | \b(?:sk|pk|rk|ghp|gho|ghs|glpat|xox[abp])[-_][\w-]{{8,}}
     """,
     re.I | re.X,
 )
 
+#: Secrets in the value of any variable that holds a URL: a password, a key as its user, and keys in its query.
+_IN_URL: Final = re.compile(
+    rf"://[^/\s@:]*:([^/\s@]+)@|://([^/\s@:]{{12,}})@|[?&](?:{_NAMES}|key|auth|sig|signature)=([^&\s#]+)", re.I
+)
+
 #: A shorter value would take harmless words out of texts.
 _SHORTEST: Final = 6
+#: A line of a secret that has several must be longer, for the same reason.
+_SHORTEST_LINE: Final = 16
 
 
 def looks_secret(name: str) -> bool:
@@ -39,16 +56,12 @@ def redactor(declared: Iterable[str] = (), environ: Mapping[str, str] | None = N
 
     Returns:
         A function from text to text. What it replaces: the values of declared variables and of those
-        whose names look like secrets, and what has the form of a secret.
+        whose names look like secrets, passwords and keys of URLs in any variable, and what has
+        the form of a secret. Values of fewer than 6 characters are left alone.
 
     """
     environ = os.environ if environ is None else environ
-    declared = frozenset(declared)
-    values = {
-        value.strip()
-        for name, value in environ.items()
-        if (name in declared or looks_secret(name)) and len(value.strip()) >= _SHORTEST
-    }
+    values = set(_secrets(frozenset(declared), environ))
     # The longest first: one secret may be a part of another.
     known = re.compile("|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)) or r"(?!)")
 
@@ -56,6 +69,27 @@ def redactor(declared: Iterable[str] = (), environ: Mapping[str, str] | None = N
         return _SECRET_FORM.sub(_keep_prefix, known.sub(MASK, text))
 
     return redact
+
+
+def _secrets(declared: frozenset[str], environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield each secret of the environment, in every way in which a text may write it."""
+    for name, value in environ.items():
+        found = [part for match in _IN_URL.finditer(value) for part in match.groups() if part]
+        if name in declared or looks_secret(name):
+            found.append(value.strip())
+            lines = value.split("\n")
+            found.extend(line.strip() for line in lines if len(lines) > 1 and len(line.strip()) >= _SHORTEST_LINE)
+        for secret in found:
+            if len(secret) >= _SHORTEST:
+                yield from _spellings(secret)
+
+
+def _spellings(secret: str) -> set[str]:
+    """Return a secret as it is, as `repr` and JSON write it, and as it stands in a URL and is read from one."""
+    written = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], unquote(secret)}
+    encoded = secret.encode("utf-8", "surrogateescape")  # what os.environ decoded
+    written |= {quote(encoded, safe=""), quote(encoded), quote_plus(encoded)}
+    return {text for text in written if len(text) >= _SHORTEST}
 
 
 def _keep_prefix(match: re.Match[str]) -> str:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from llm.errors import PluginDefinitionError
-from llm.hooks.boundary import PLUGIN_FAULTS, HostPlugin
+from llm.hooks.boundary import HostPlugin
 from llm.hooks.markers import hookimpl
-from llm.hooks.origin import Origin, blame
+from llm.hooks.origin import Origin, blamed
 from llm.results import check_text, steps_of
 from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
 
@@ -50,9 +50,10 @@ class RegisteredBackend(HostPlugin):
         try:
             result = self._run(request.prompt, **{name: EXTRAS[name](request) for name in self._extras})
             text = check_text(result, f"backend {backend!r}", self.origin)
-        except PLUGIN_FAULTS as error:
-            blame(error, self.origin)
+        except KeyboardInterrupt:
             raise
+        except BaseException as error:  # noqa: BLE001 - raised again
+            raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
         model = request.model if "model" in self._extras or "request" in self._extras else None
         return Completion(text, backend, model, self.origin)
 
@@ -84,9 +85,10 @@ class RegisteredRecipe(HostPlugin):
             return None
         try:
             return steps_of(self._run(goal), f"recipe {recipe!r}", self.origin)
-        except PLUGIN_FAULTS as error:
-            blame(error, self.origin)
+        except KeyboardInterrupt:
             raise
+        except BaseException as error:  # noqa: BLE001 - raised again
+            raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
 
 def wanted_extras(run: Callable[..., Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from llm.errors import InvalidResultError
+from llm.fields import fault_in, with_tuples
 from llm.hooks.origin import Origin
 from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Rejection, Route, Step, StepResult
 
@@ -48,9 +49,10 @@ def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
         if not isinstance(items, tuple):
             raise _invalid("llm_route", f"a Route whose {field} are a tuple", items, origin)
         for item in items:
-            named = item.backend if isinstance(item, Candidate) else ""
-            if not isinstance(item, kind) or not isinstance(named, str):
+            if not isinstance(item, kind):
                 raise _invalid("llm_route", expected, item, origin)
+            if kind is not str:
+                _check_fields(item, "llm_route", origin)
     return _stamped(route, origin, keep)
 
 
@@ -58,8 +60,9 @@ def check_completion(result: Any, origin: Origin, keep: bool = False) -> Complet
     """Return what `llm_complete` returned as a `Completion` that carries its origin."""
     if isinstance(result, str):
         return Completion(result, origin=origin)
-    if not isinstance(result, Completion) or not isinstance(result.text, str):
+    if not isinstance(result, Completion):
         raise _invalid("llm_complete", "text or a Completion", result, origin)
+    _check_fields(result, "llm_complete", origin)
     return _stamped(result, origin, keep)
 
 
@@ -88,6 +91,7 @@ def steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...]
         step = Step(item) if isinstance(item, str) else item
         if not isinstance(step, Step):
             raise _invalid(where, expected, item, origin, f"step {number} is ")
+        _check_fields(step, f"{where}: step {number}", origin)
         if "\0" in step.command:
             raise InvalidResultError(
                 f"{where}: step {number} holds a NUL character, which no shell takes", origin=origin
@@ -98,11 +102,13 @@ def steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...]
 
 def check_step_result(result: Any, origin: Origin, keep: bool = False) -> StepResult:
     """Return what `llm_run_step` returned as a `StepResult` that carries its origin."""
-    if isinstance(result, int) and not isinstance(result, bool):
-        return StepResult(result, origin)
-    if not isinstance(result, StepResult):
-        raise _invalid("llm_run_step", "an exit status or a StepResult", result, origin)
-    return _stamped(result, origin, keep)
+    status = result.status if isinstance(result, StepResult) else result
+    expected = "an exit status from 0 to 255, or a StepResult with one"
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise _invalid("llm_run_step", expected, status, origin)
+    if not 0 <= status <= 255:
+        raise InvalidResultError(f"llm_run_step must return {expected}; the number is out of range", origin=origin)
+    return _stamped(result if isinstance(result, StepResult) else StepResult(status), origin, keep)
 
 
 def check_text(result: Any, where: str, origin: Origin) -> str:
@@ -117,6 +123,12 @@ def check_text(result: Any, where: str, origin: Origin) -> str:
     return result
 
 
+def _check_fields(item: object, where: str, origin: Origin | None) -> None:
+    fault = fault_in(item)
+    if fault is not None:
+        raise InvalidResultError(f"{where}: {fault}", origin=origin)
+
+
 def _stamped(result: Stamped, origin: Origin, keep: bool) -> Stamped:
     return result if keep and result.origin is not None else replace(result, origin=origin)
 
@@ -128,9 +140,10 @@ def _check_infos(result: Any, origin: Origin, keep: bool, kind: type[Info], hook
     infos = []
     for item in items:
         info = kind(item) if isinstance(item, str) else item
-        if not isinstance(info, kind) or not isinstance(info.name, str) or not info.name:
+        if not isinstance(info, kind):
             raise _invalid(hook, f"{kind.__name__} objects or names", item, origin)
-        infos.append(_stamped(info, origin, keep))
+        _check_fields(info, hook, origin)
+        infos.append(_stamped(with_tuples(info), origin, keep))
     return tuple(infos)
 
 

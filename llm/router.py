@@ -8,8 +8,9 @@ from llm.config import Settings, load_settings
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks.boundary import PLUGIN_FAULTS
 from llm.hooks.origin import origin_of
-from llm.hooks.problems import ProblemKind, one_line
+from llm.hooks.problems import reason_of
 from llm.host import Host
+from llm.missing import why_missing
 from llm.process import current_host
 from llm.types import Attempt, BackendInfo, Candidate, Completion, Rejection, Request, Route
 
@@ -112,7 +113,9 @@ def choose_route(
     """
     if request.backend is not None:
         if request.backend not in backends:
-            raise UnknownNameError("backend", request.backend, backends, hint=_failed_hint(host))
+            raise UnknownNameError("backend", str(request.backend), backends, hint=why_missing(host))
+        if request.local:
+            _refuse_remote(backends[request.backend], load_settings() if settings is None else settings)
         return Route((Candidate(request.backend, reason="asked for"),))
     settings = load_settings() if settings is None else settings
     route: Route | None = host.hook.llm_route(request=request, backends=tuple(backends.values()), settings=settings)
@@ -124,9 +127,18 @@ def choose_route(
             f"no backend can take this prompt{by}{':' if reasons else ''}{reasons}",
             attempts=(),
             route=route,
-            hint=_failed_hint(host) or "`ai-cli backends` lists what there is",
+            hint=why_missing(host) or "`ai-cli backends` lists what there is",
         )
     return route
+
+
+def _refuse_remote(backend: BackendInfo, settings: Settings) -> None:
+    if not backend.local and backend.name != settings.fallback_backend:
+        raise UsageError(
+            f"the backend {backend.name!r} was asked for, and also that the prompt stays on this machine: "
+            "it does not say that it runs here, and is not the configured fallback",
+            hint="leave out one of --local and --backend",
+        )
 
 
 def _without_unknown(route: Route, backends: Mapping[str, BackendInfo]) -> Route:
@@ -178,28 +190,16 @@ def _attempt(
     try:
         completion: Completion | None = host.hook.llm_complete(request=request, backend=name)
     except PLUGIN_FAULTS as error:
-        origin = origin_of(error) or backends[name].origin
-        message, hint = _reason(error)
+        provider = backends[name].origin
+        origin = origin_of(error) or provider
+        message, hint = reason_of(error)
+        if hint is None and origin is not None and origin != provider:
+            hint = f"to do without it: --no-plugin {origin.plugin}"
         took = perf_counter() - started
-        return None, Attempt(name, request.model, origin, took, message, type(error).__name__, hint)
+        return None, Attempt(name, request.model, origin, took, message.partition("\n")[0], type(error).__name__, hint)
     took = perf_counter() - started
     if completion is None:
         return None, Attempt(
             name, request.model, backends[name].origin, took, "its plug-in returned None: not mine", "NoAnswer"
         )
     return completion, Attempt(name, completion.model, completion.origin, took)
-
-
-def _reason(error: BaseException) -> tuple[str, str | None]:
-    """Return what an error says, in one line, and its hint. A plug-in's own class may lack either."""
-    said = one_line(error)
-    if not isinstance(error, D0ttinoError):
-        return said, None
-    hint = getattr(error, "hint", None)
-    return said.removeprefix(f"{type(error).__name__}: "), hint if isinstance(hint, str) else None
-
-
-def _failed_hint(host: Host) -> str | None:
-    """Return a hint that names plug-ins that could not be loaded: what is missing may be theirs."""
-    failed = [str(problem.origin) for problem in host.problems if problem.kind is ProblemKind.FAILED]
-    return f"Not loaded: {', '.join(failed)}; `ai-cli plugins list` says why" if failed else None

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from llm.backends.base import Backend, Recipe
 from llm.errors import PluginDefinitionError
+from llm.fields import fault_in
 from llm.hooks.boundary import marked_functions
 from llm.hooks.declarations import Declaration, make
 from llm.hooks.entrypoints import EntryPoint
 from llm.registered import RegisteredBackend, RegisteredRecipe, check_callable, wanted_extras
 from llm.types import BackendInfo, RecipeInfo
+
+Info = TypeVar("Info", BackendInfo, RecipeInfo)
 
 #: Entry-point groups, and what a bare callable is in each of them.
 BACKEND_GROUP = "llm.plugins"
@@ -39,7 +42,7 @@ def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declar
     for field in ("models", "ready_env", "secret_env"):
         if field in info:
             info[field] = _names(info[field], field)
-    backend = BackendInfo(_checked_name("backend", name), **info)
+    backend = _checked(BackendInfo(name, **info))
     return make("backend", name, run, partial(RegisteredBackend, backend, call), module)
 
 
@@ -49,7 +52,7 @@ def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declara
     check_callable(call, "goal")
     if isinstance(owner, Recipe):
         info.setdefault("description", owner.description)
-    recipe = RecipeInfo(_checked_name("recipe", name), **info)
+    recipe = _checked(RecipeInfo(name, **info))
     return make("recipe", name, run, partial(RegisteredRecipe, recipe, call), module)
 
 
@@ -61,12 +64,17 @@ def adapt(entry: EntryPoint, named: object) -> object:
 
     """
     if any(True for _ in marked_functions(named)):
+        if _is_a(named, Backend) or _is_a(named, Recipe):
+            raise PluginDefinitionError(
+                f"{entry.value} is a {'Backend' if _is_a(named, Backend) else 'Recipe'} and has @hookimpl methods",
+                hint="put the hook implementations on an object of their own, with an entry point of its own",
+            )
         return named() if isinstance(named, type) else named
     if isinstance(named, ModuleType):
         return None
-    if isinstance(named, Backend) or _is_subclass(named, Backend):
+    if _is_a(named, Backend):
         return backend_declaration(entry.name, named, entry.module)
-    if isinstance(named, Recipe) or _is_subclass(named, Recipe):
+    if _is_a(named, Recipe):
         return recipe_declaration(entry.name, named, entry.module)
     if callable(named) and not isinstance(named, type):
         declare = recipe_declaration if entry.group == RECIPE_GROUP else backend_declaration
@@ -79,6 +87,10 @@ def adapt(entry: EntryPoint, named: object) -> object:
 
 def _is_subclass(named: object, base: type) -> bool:
     return isinstance(named, type) and issubclass(named, base)
+
+
+def _is_a(named: object, base: type) -> bool:
+    return isinstance(named, base) or _is_subclass(named, base)
 
 
 def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable[..., Any], object]:
@@ -94,18 +106,11 @@ def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable
     return run, getattr(run, "__self__", None)
 
 
-def _checked_name(kind: str, name: object) -> str:
-    if (
-        not isinstance(name, str)
-        or not name
-        or name.startswith("-")
-        or any(c.isspace() or not c.isprintable() for c in name)
-    ):
-        raise PluginDefinitionError(
-            f"{name!r} cannot be the name of a {kind}",
-            hint="a name is printable text without spaces that does not start with '-'",
-        )
-    return name
+def _checked(info: Info) -> Info:
+    fault = fault_in(info)
+    if fault is not None:
+        raise PluginDefinitionError(fault)
+    return info
 
 
 def _names(value: Iterable[str], field: str) -> tuple[str, ...]:

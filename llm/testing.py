@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llm.hooks.entrypoints import scan
+from llm.hooks.problems import Problem
 from llm.host import Host, create_host
 from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 
@@ -89,7 +90,11 @@ def installed(directory: Path) -> Iterator[Host]:
     sys.path.insert(0, path)
     importlib.invalidate_caches()
     try:
-        yield create_host(scan((BACKEND_GROUP, RECIPE_GROUP), path=[path]))
+        faults: list[Problem] = []
+        host = create_host(scan((BACKEND_GROUP, RECIPE_GROUP), [path], faults.append))
+        for fault in faults:
+            host.add_damaged(fault)
+        yield host
     finally:
         sys.path.remove(path)
         for name in [name for name, module in sys.modules.items() if _is_below(module, directory)]:

@@ -1,17 +1,20 @@
 """A trace as records: JSON-ready data with a version, described by `trace.schema.json`.
 
-A trace file holds one record a line: `trace` first, then each span as it ended, and `end` last. A file
-without `end` was cut short; what it holds is still good.
+A trace file holds one record a line: `trace` first, then blocked plug-ins, then each span as it began,
+and `end` last. A file without `end` was cut short; what it holds is still good.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from time import perf_counter_ns
 from typing import IO, Any, Final
 
 from llm import __version__
 from llm.errors import D0ttinoError
-from llm.hooks.trace import HookSpan, ImplementationCall, LoadSpan, Span, Trace
+from llm.hooks.blocking import Blocked
+from llm.hooks.spans import HookSpan, ImplementationCall, LoadSpan, PhaseSpan, Span
+from llm.hooks.trace import Trace
 from llm.trace_values import Describe
 
 #: Version of the records. It grows when a reader of this version could misunderstand them.
@@ -24,15 +27,27 @@ class TraceFileError(D0ttinoError):
     """A trace file cannot be read or written."""
 
 
-def header() -> Record:
+def header(trace: Trace) -> Record:
     """Return the record that a trace begins with."""
-    started = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return {"record": "trace", "version": VERSION, "program": f"d0ttino {__version__}", "started": started}
+    ago = timedelta(microseconds=(perf_counter_ns() - trace.start) // 1000)
+    started = (datetime.now(UTC) - ago).isoformat(timespec="milliseconds")
+    return {
+        "record": "trace",
+        "version": VERSION,
+        "program": f"d0ttino {__version__}",
+        "started": started,
+        "thread": trace.thread,
+    }
 
 
 def footer(trace: Trace, spans: int) -> Record:
     """Return the record that a complete trace ends with."""
     return {"record": "end", "duration_us": _us((trace.end or trace.start) - trace.start), "spans": spans}
+
+
+def blocked_record(blocked: Blocked) -> Record:
+    """Return the record of a plug-in that the host did without."""
+    return {"record": "blocked", **blocked.to_json()}
 
 
 def span_record(span: Span, trace: Trace, describe: Describe) -> Record:
@@ -53,6 +68,8 @@ def span_record(span: Span, trace: Trace, describe: Describe) -> Record:
     }
     if isinstance(span, HookSpan):
         return {"record": "hook", **common, **_hook(span, trace, describe)}
+    if isinstance(span, PhaseSpan):
+        return {"record": "phase", **common, "name": span.name, "reason": span.reason}
     assert isinstance(span, LoadSpan)
     return {
         "record": "load",
@@ -65,7 +82,8 @@ def span_record(span: Span, trace: Trace, describe: Describe) -> Record:
 
 def records(trace: Trace, describe: Describe) -> Iterator[Record]:
     """Yield all records of a trace that has ended."""
-    yield header()
+    yield header(trace)
+    yield from map(blocked_record, trace.blocked)
     spans = trace.spans
     for span in spans:
         yield span_record(span, trace, describe)
@@ -76,7 +94,9 @@ def _hook(span: HookSpan, trace: Trace, describe: Describe) -> Record:
     if span.error is not None:
         outcome = "failed"
     else:
-        outcome = "nothing" if span.result is None or span.result == [] else "answered"
+        # Not `== []`: that would ask the result, which is a plug-in's, whether it is equal.
+        empty = span.result is None or (isinstance(span.result, list) and not span.result)
+        outcome = "nothing" if empty else "answered"
     return {
         "hook": span.hook,
         "first_result": span.first_result,
@@ -95,6 +115,7 @@ def _implementation(one: ImplementationCall, trace: Trace, describe: Describe) -
         "outcome": one.outcome.value,
         "start_us": None if one.start is None else _us(one.start - trace.start),
         "duration_us": _us(one.duration),
+        "elapsed_us": _us(one.elapsed),
         "result": describe.value(one.result),
         "error": describe.error(one.error),
     }
@@ -147,10 +168,11 @@ def read_records(lines: Iterable[str], name: str) -> tuple[list[Record], list[st
 
 
 def _check_header(record: Record, name: str) -> None:
-    if record["record"] != "trace" or not isinstance(record.get("version"), int):
+    version = record.get("version")
+    if record["record"] != "trace" or not isinstance(version, int) or version < 1:
         raise TraceFileError(f"{name} is not a trace: it does not begin with a trace record")
-    if record["version"] > VERSION:
+    if version > VERSION:
         raise TraceFileError(
-            f"{name} is a trace of version {record['version']}; this program reads versions up to {VERSION}",
+            f"{name} is a trace of version {version}; this program reads versions up to {VERSION}",
             hint=f"it was written by {record.get('program', 'a newer program')}: use that, or a newer one",
         )

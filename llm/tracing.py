@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llm.hooks.trace import Trace, collecting
+from llm.hooks.trace import Trace, collecting, phase
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -16,7 +16,8 @@ def trace(host: "Host | None" = None) -> Iterator[Trace]:
 
     Each context (a thread, or an asyncio task) collects its own; an outer block also collects what an
     inner one does. To have a thread collected too, run its function with
-    `contextvars.copy_context().run`.
+    `contextvars.copy_context().run`. A trace refers to the arguments and results of the calls, which
+    live as long as it does.
 
     Args:
         host: whose hook calls to record; by default this process's. If that host was not made yet, it
@@ -25,11 +26,16 @@ def trace(host: "Host | None" = None) -> Iterator[Trace]:
     Returns:
         A context manager that gives the `Trace`; its spans are complete when the block ends.
 
+    Raises:
+        PluginLoadError: a plug-in calls this without `host` while it is being imported.
+
     """
     with collecting(Trace()) as collected:
         if host is None:
-            from llm.process import current_host
+            with phase("import of the framework"):
+                from llm.process import current_host
 
             host = current_host()
+        collected.blocked = tuple(host.blocked)
         with host.monitor.watching():
             yield collected

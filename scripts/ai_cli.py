@@ -1,7 +1,5 @@
 """`ai-cli`, and `ai`, which is short for `ai-cli send`."""
 
-import sys
-
 import click
 
 from llm import __version__
@@ -34,8 +32,10 @@ def main() -> None:
 
 
 def main_send() -> None:
-    """Run `ai`: `ai-cli send`."""
-    cli(["send", *sys.argv[1:]], prog_name="ai")
+    """Run `ai`, which is short for `ai-cli send`."""
+    from scripts.cli.send import send
+
+    click.version_option(__version__, prog_name="ai")(send)(prog_name="ai")
 
 
 if __name__ == "__main__":

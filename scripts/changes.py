@@ -126,7 +126,8 @@ def verified(change: Change, registry: Registry, checked: Check) -> Change:
     for kind in KINDS:
         for row in take(kind, registry, checked).of_package(change.package):
             if row.state is State.FAILED:
-                raise InstallError(f"{what} it cannot be loaded: {row.reason}", hint=f"entry point {row.entry_point}")
+                hint = f"entry point {row.entry_point}" if row.entry_point else None
+                raise InstallError(f"{what} it cannot be loaded: {row.reason}", hint=hint)
             effects.append(_effect(kind, row))
     if not effects:
         raise InstallError(f"{what} it brings no plug-in and no recipe")
@@ -199,8 +200,8 @@ def _left_over(kind: Kind, removed: Row, rows: Iterable[Row]) -> str | None:
 def _installed_distribution(inventory: Inventory, name: str, package: Package | None) -> str | None:
     wanted = package.distribution() if package is not None and package.fault() is None else name
     found = [
-        *(row.package for row in inventory.rows if row.entry_point and same(row.package, wanted)),
-        *(row.package for row in inventory.rows if row.entry_point and row.name == name),
+        *(row.package for row in inventory.rows if row.installed and same(row.package, wanted)),
+        *(row.package for row in inventory.rows if row.installed and row.name == name),
         *(
             entry.distribution
             for entry in inventory.entries

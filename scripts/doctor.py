@@ -1,22 +1,23 @@
-"""Everything that can be wrong with an installation, each with the command that mends it."""
+"""Everything that can be wrong with an installation, each with the commands that mend it."""
 
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llm.errors import ConfigError, UnknownNameError
+from llm.errors import UnknownNameError
+from llm.hooks.blocking import VARIABLE
 from llm.hooks.problems import ProblemKind
+from llm.missing import names_to_block
 
 if TYPE_CHECKING:
-    from llm.config import Settings
     from llm.host import Host
 
-#: How this program's own plug-in manager is run.
-PLUGINS: Final = "python -m scripts.plugins"
+#: This interpreter, as a shell takes it: commands that mend must not depend on `PATH`.
+PYTHON: Final = shlex.quote(sys.executable)
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,22 @@ class Finding:
         check: name of the check.
         ok: whether all is well.
         message: what was found, in one line.
-        fix: the command that mends it, or what to do, if something is wrong.
+        fixes: commands of which each one mends it; empty if nothing is wrong.
 
     """
 
     check: str
     ok: bool
     message: str
-    fix: str | None = None
+    fixes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON-ready data."""
-        return {"check": self.check, "ok": self.ok, "message": self.message, "fix": self.fix}
+        return {"check": self.check, "ok": self.ok, "message": self.message, "fixes": list(self.fixes)}
+
+
+#: What is wrong, and the commands of which each one mends it.
+Fault = tuple[str, tuple[str, ...]]
 
 
 def examine(host: "Host") -> list[Finding]:
@@ -48,111 +53,108 @@ def examine(host: "Host") -> list[Finding]:
         host: the host whose plug-ins are examined. Its backends and recipes are asked for.
 
     """
+    from scripts.doctor_settings import caches, configuration, directories
+
     host.backends()
     host.recipes()
-    checks: dict[str, Callable[[Host], Iterator[Finding]]] = {
-        "plug-ins": _plugins,
-        "blocked names": _blocked,
-        "packages": _packages,
-        "configuration": _configuration,
-        "directories": _directories,
-        "installer": _installer,
+    checks: dict[str, Callable[[Host], Iterator[Fault]]] = {
+        "plug-ins": plug_ins,
+        "blocked names": blocked_names,
+        "packages": packages,
+        "configuration": configuration,
+        "directories": directories,
+        "caches": caches,
+        "installer": installer,
     }
     findings: list[Finding] = []
     for name, check in checks.items():
-        found = list(check(host))
+        found = [Finding(name, False, message, fixes) for message, fixes in check(host)]
         findings.extend(found or [Finding(name, True, "nothing wrong")])
     return findings
 
 
-def _plugins(host: "Host") -> Iterator[Finding]:
-    fixes = {
-        ProblemKind.FAILED: "{python} -m pip install --force-reinstall {name}, or {plugins} remove {name}",
-        ProblemKind.CONFLICT: "{plugins} remove {name}, or export LLM_DISABLE_PLUGINS={name}",
-        ProblemKind.FAULT: "export LLM_DISABLE_PLUGINS={name}, and tell its author",
-    }
+def plug_ins(host: "Host") -> Iterator[Fault]:
+    """Find plug-ins that could not be loaded, are in each other's way, or failed when they were asked."""
     for problem in host.problems:
-        name = shlex.quote(problem.origin.distribution or problem.origin.plugin)
-        fix = fixes[problem.kind].format(python=shlex.quote(sys.executable), plugins=PLUGINS, name=name)
-        yield Finding("plug-ins", False, f"{problem.origin}: {problem.message}", problem.hint or fix)
+        origin = problem.origin
+        hint = f" ({problem.hint})" if problem.hint else ""
+        fixes = [_disable(origin.distribution or origin.plugin)]
+        if origin.distribution is not None and problem.kind is not ProblemKind.FAULT:
+            fixes.insert(0, f"{PYTHON} -m scripts.plugins remove {shlex.quote(origin.distribution)}")
+        yield f"{origin}: {problem.message}{hint}", tuple(fixes)
 
 
-def _blocked(host: "Host") -> Iterator[Finding]:
+def blocked_names(host: "Host") -> Iterator[Fault]:
+    """Find names that are to be blocked, and that no plug-in has."""
     for name in host.unknown_blocked:
-        known = {name for name, _ in host.list_name_plugin()} | {entry.name for entry in host.entries}
-        guess = UnknownNameError("plug-in", name, known)
-        yield Finding("blocked names", False, f"nothing is named {name!r}, which is to be blocked", guess.hint)
+        guess = UnknownNameError("plug-in", name, names_to_block(host))
+        listed = _listed()
+        fix = _export(one for one in listed if one != name) if name in listed else f"do without: --no-plugin {name}"
+        yield f"{guess.message}, which is to be blocked. {guess.hint}", (fix,)
 
 
-def _packages(_host: "Host") -> Iterator[Finding]:
+def packages(_host: "Host") -> Iterator[Fault]:
     """Find other distributions that own a package of ours: imports then get whichever comes first."""
-    import importlib.metadata
-
-    owners = importlib.metadata.packages_distributions()
     root = Path(__file__).parent.parent
     for package in ("llm", "scripts"):
-        others = sorted({name for name in owners.get(package, ()) if name.lower() != "d0ttino"})
-        for other in others:
-            yield Finding(
-                "packages",
-                False,
-                f"the distribution {other} also owns the package {package!r}: one hides the other",
-                f"{shlex.quote(sys.executable)} -m pip uninstall {other}, or use a virtual environment for each",
+        for other in _other_owners(package):
+            message = (
+                f"the distribution {other} also has a package {package!r}: one hides the other. Removing it may take "
+                "files of d0ttino with it; install d0ttino again then, or use a virtual environment for each"
             )
+            yield message, (_uninstall(other),)
         place = Path(str(sys.modules[package].__file__)).parent.parent
         if place != root:
-            yield Finding(
-                "packages",
-                False,
+            on_path = str(place) in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            yield (
                 f"the package {package!r} comes from {place}, not from {root}",
-                "start ai-cli from another directory, or take that directory out of PYTHONPATH",
+                ("unset PYTHONPATH" if on_path else 'cd "$HOME"',),
             )
 
 
-def _configuration(host: "Host") -> Iterator[Finding]:
-    from llm.config import load_settings
+def _other_owners(package: str) -> list[str]:
+    """Return the distributions, but for this one, that own a top-level package; damaged ones tell nothing."""
+    import importlib.metadata
+    from contextlib import suppress
 
-    try:
-        settings = load_settings()
-    except ConfigError as error:
-        yield Finding("configuration", False, error.message, error.hint or "correct it; see docs/routing.md")
-        return
-    for name in _named(settings):
-        info = host.backends().get(name)
-        if info is None:
-            guess = UnknownNameError("backend", name, host.backends())
-            yield Finding("configuration", False, f"the backend {name!r} is configured, and not there", guess.hint)
-        elif not info.is_ready(os.environ):
-            variables = " or ".join(info.ready_env)
-            fix = f"export {info.ready_env[0]}=..."
-            yield Finding("configuration", False, f"the backend {name!r} is configured, and needs {variables}", fix)
+    owners = set()
+    for distribution in importlib.metadata.distributions():
+        with suppress(Exception):  # `packages_distributions` would raise it
+            declared = (distribution.read_text("top_level.txt") or "").split()
+            modules = (file.with_suffix("") for file in distribution.files or () if file.suffix == ".py")
+            if package in (declared or {module.parts[0] for module in modules}):
+                owners.add(str(distribution.metadata["Name"]))
+    return sorted(name for name in owners if name.lower() != "d0ttino")
 
 
-def _named(settings: "Settings") -> dict[str, None]:
-    names = [settings.primary_backend, settings.fallback_backend, *(one.backend for one in settings.chain)]
-    return dict.fromkeys(name for name in names if name is not None)
-
-
-def _directories(_host: "Host") -> Iterator[Finding]:
-    from llm.hooks.cache import cache_dir
-
-    directory = cache_dir()
-    if directory is None:
-        return  # the user does without a cache
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding(
-            "directories",
-            False,
-            f"nothing can be written to {directory}: every start is as slow as the first",
-            f"chmod u+rwx {shlex.quote(str(existing))}, or export LLM_NO_CACHE=1",
-        )
-
-
-def _installer(_host: "Host") -> Iterator[Finding]:
+def installer(_host: "Host") -> Iterator[Fault]:
+    """Find out whether plug-ins can be installed."""
     from scripts.installer import InstallError, find_installer
 
     try:
         find_installer()
     except InstallError as error:
-        yield Finding("installer", False, error.message, error.hint)
+        yield error.message, (f"{PYTHON} -m ensurepip",)
+
+
+def _listed() -> list[str]:
+    return [name for name in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if name]
+
+
+def _disable(name: str) -> str:
+    return _export(dict.fromkeys((*_listed(), name)))
+
+
+def _export(names: Iterable[str]) -> str:
+    value = ",".join(names)
+    return f"export {VARIABLE}={shlex.quote(value)}" if value else f"unset {VARIABLE}"
+
+
+def _uninstall(distribution: str) -> str:
+    from scripts.installer import InstallError, find_installer
+
+    try:
+        command = find_installer().uninstall_command
+    except InstallError:
+        command = (sys.executable, "-m", "pip", "uninstall")
+    return shlex.join((*command, distribution))

@@ -10,8 +10,10 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from llm.errors import D0ttinoError
+from llm.hooks.entrypoints import metadata_field
 
 
 class InstallError(D0ttinoError):
@@ -63,7 +65,7 @@ class Installer:
             except (OSError, shutil.Error) as error:
                 raise InstallError(f"cannot copy {directory}: {error}") from error
             alone = ("--no-index", "--no-deps", "--no-build-isolation", "--quiet")
-            self._run((*self.install_command, *alone, str(copy)), directory.name, without=_CHOOSES_SOURCES)
+            self._run((*self.install_command, *alone, str(copy)), directory.name, without=_CHOOSES)
 
     def uninstall(self, distribution: str) -> None:
         """Remove a distribution.
@@ -91,8 +93,15 @@ class Installer:
             )
 
 
-#: What tells pip or uv where to look for packages, and which to take: a bundled package comes from here.
-_CHOOSES_SOURCES = ("INDEX", "INDEX_URL", "FIND_LINKS", "CONSTRAINT", "REQUIREMENT", "REQUIRE_HASHES", "BINARY")
+#: What tells pip or uv where to look for packages, which to take and where to install them: a bundled package comes
+#: from here, and goes into this environment.
+_CHOOSES = (
+    *("INDEX", "INDEX_URL", "FIND_LINKS", "CONSTRAINT", "REQUIREMENT", "REQUIRE_HASHES", "BINARY"),
+    *("TARGET", "PREFIX", "ROOT", "USER"),
+)
+
+#: The version of a distribution whose metadata cannot be read.
+UNKNOWN: Final = "unknown"
 
 
 def find_installer() -> Installer:
@@ -134,10 +143,12 @@ def child_environment(without: Iterable[str] = (), environ: Mapping[str, str] | 
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return which version of a distribution is installed; `None` if none is."""
+    """Return which version of a distribution is installed; `None` if none is, `UNKNOWN` if it does not tell."""
     import importlib.metadata
 
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        return metadata_field(importlib.metadata.metadata(distribution), "Version")
+    except (importlib.metadata.PackageNotFoundError, FileNotFoundError):
+        return None  # the latter, from Python 3.14 on, of what an uninstallation left behind
+    except Exception:  # noqa: BLE001 - a file that somebody wrote: what reading it raises is not known
+        return UNKNOWN

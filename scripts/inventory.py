@@ -9,7 +9,9 @@ from llm import __version__
 from llm.hooks.blocking import Blocking
 from llm.hooks.catalogue import Catalogue, Learned
 from llm.hooks.entrypoints import EntryPoint, scan
+from llm.hooks.problems import Problem
 from llm.host import BUILTINS, DISTRIBUTION, Host
+from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from scripts.checking import Check
 from scripts.installer import installed_version
 from scripts.registry import Kind, Package, Registry
@@ -42,6 +44,7 @@ class Row:
         entry_point: the entry point that brings it, if it is installed.
         shadows: those that it answers in place of.
         registered: whether the registry has this name for this package.
+        damaged: whether the package is installed, but nobody can tell what it brings.
 
     """
 
@@ -54,6 +57,12 @@ class Row:
     entry_point: str | None = None
     shadows: tuple[str, ...] = ()
     registered: bool = False
+    damaged: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether an installed distribution, not this project's, brings it."""
+        return self.entry_point is not None or self.damaged
 
     @property
     def source(self) -> str:
@@ -83,7 +92,7 @@ class Row:
             "reason": self.reason,
             "shadows": list(self.shadows),
             "builtin": self.package == DISTRIBUTION,
-            "installed": self.entry_point is not None,
+            "installed": self.installed,
             "entry_point": self.entry_point,
             "in_registry": self.registered,
         }
@@ -110,7 +119,7 @@ class Inventory:
 
     def of_package(self, distribution: str) -> list[Row]:
         """Return the rows of what an installed distribution brings."""
-        return [row for row in self.rows if row.entry_point is not None and same(row.package, distribution)]
+        return [row for row in self.rows if row.installed and same(row.package, distribution)]
 
 
 def canonical(distribution: str) -> str:
@@ -135,8 +144,11 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
             each was loaded.
 
     """
+    faults: dict[str, Problem] = {}
+    entries = tuple(
+        scan((BACKEND_GROUP, RECIPE_GROUP), on_fault=lambda fault: faults.setdefault(fault.origin.plugin, fault))
+    )
     if checked is None:
-        entries = scan_entries()
         catalogue = Catalogue.read()
         known: dict[EntryPoint, Learned | None] = {entry: catalogue.get(entry) for entry in entries}
         answering: Mapping[str, str | None] = {}
@@ -149,17 +161,11 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
     rows = _in_use_first([row for row, provides in found if provides], answering)
     rows.extend(row for row, provides in found if not provides)
     packages = [(package, _distribution(package)) for package in registry.of(kind).values()]
+    rows.extend(_damaged(kind, faults.values(), packages, blocking))
     rows.extend(_to_be_had(packages, rows))
     registered = {(package.name, canonical(distribution)) for package, distribution in packages}
     rows = [replace(row, registered=(row.name, canonical(row.package)) in registered) for row in rows]
     return Inventory(kind, entries, tuple(sorted(rows, key=lambda row: row.name)))
-
-
-def scan_entries() -> tuple[EntryPoint, ...]:
-    """Return the entry points of installed distributions, of both groups."""
-    from llm.shims import BACKEND_GROUP, RECIPE_GROUP
-
-    return tuple(scan((BACKEND_GROUP, RECIPE_GROUP)))
 
 
 def _installed(
@@ -209,16 +215,30 @@ def _in_use_first(rows: Iterable[Row], answering: Mapping[str, str | None]) -> l
     return found
 
 
+def _damaged(
+    kind: Kind, faults: Iterable[Problem], packages: Iterable[tuple[Package, str]], blocking: Blocking
+) -> Iterator[Row]:
+    """Yield a row for each damaged distribution, under the names that the registry has for it, or else its own."""
+    for fault in faults:
+        origin = fault.origin
+        names = [package.name for package, distribution in packages if same(distribution, origin.plugin)]
+        by = blocking.of_distribution(origin.plugin)
+        state = State.FAILED if by is None else State.DISABLED
+        reason = f"by {by}" if by is not None else f"{fault.message} ({fault.hint})"
+        for name in names or [origin.plugin]:
+            yield Row(kind.noun, name, origin.plugin, origin.version, state, reason, damaged=True)
+
+
 def _to_be_had(packages: Iterable[tuple[Package, str]], rows: Sequence[Row]) -> Iterator[Row]:
     """Yield a row for each entry of the registry that no other row stands for."""
     for package, distribution in packages:
         kind, name = package.kind.noun, package.name
-        brought = [row.name for row in rows if row.entry_point and same(row.package, distribution)]
+        brought = [row.name for row in rows if row.installed and same(row.package, distribution)]
         fault = package.fault()
         version = installed_version(distribution) if fault is None else None
         if fault is not None:
             yield Row(kind, name, distribution, None, State.REFUSED, fault)
-        elif version is None:
+        elif version is None and not brought:
             yield Row(kind, name, distribution, None, State.AVAILABLE)
         elif not brought:
             yield Row(kind, name, distribution, version, State.FAILED, f"{distribution} is no {kind}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli.base import Group
-from scripts.cli.output import print_json, print_table
+from scripts.cli.output import print_json, print_table, say, tell
 from scripts.registry import PLUGIN, RECIPE, Kind, Registry, load_registry
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ def sync(dry_run: bool, as_json: bool) -> int:
         print_json([change.to_json() for change in changes])
     for change in changes:
         if change.done == FAILED:
-            click.echo(f"error: {change}", err=True)
+            say(f"error: {change}")
         elif not as_json:
-            click.echo(str(change))
+            tell(str(change))
     if not changes:
-        click.echo("every recipe of the registry is installed", err=True)
+        say("every recipe of the registry is installed")
     return int(any(change.done == FAILED for change in changes))
 
 
@@ -117,7 +117,7 @@ def _registry() -> Registry:
 
 
 def _warn(text: str) -> None:
-    click.echo(f"warning: {text}", err=True)
+    say(f"warning: {text}")
 
 
 def _commands(ctx: click.Context, kind: Kind) -> str:
@@ -130,7 +130,7 @@ def _tell(change: "Change", as_json: bool) -> None:
     if as_json:
         print_json(change.to_json())
     else:
-        click.echo(str(change))
+        tell(str(change))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The plug-in registry: which package brings which plug-in or recipe."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,10 @@ class Package:
         if not self.is_path:
             from packaging.requirements import Requirement
 
-            return Requirement(self.value).name
+            requirement = Requirement(self.value)
+            if self.root is None and requirement.url and _is_file(requirement.url):
+                raise self._fault(f"{self.value!r} names a file, which means nothing in a registry from a server")
+            return requirement.name
         import tomllib
 
         try:
@@ -143,7 +147,7 @@ def load_registry(warn: Callable[[str], None], environ: Mapping[str, str] | None
 
     Returns:
         The registry that `PLUGIN_REGISTRY_URL` names, or else the bundled one. Where the former cannot
-        be used, its last good copy stands in, or else the bundled one.
+        be used, its last good copy stands in if it is one from a server, or else the bundled one.
 
     Raises:
         RegistryError: the bundled registry is damaged.
@@ -161,6 +165,12 @@ def load_registry(warn: Callable[[str], None], environ: Mapping[str, str] | None
         return instead
     keep_copy(place, content)
     return registry
+
+
+def _is_file(url: str) -> bool:
+    """Return whether what a requirement names after `@` is on this machine: `file:`, `git+file:` or a bare path."""
+    scheme = re.match(r"[a-z][a-z0-9.-]+(\+[a-z0-9.-]+)*(?=:)", url, re.IGNORECASE)
+    return scheme is None or scheme.group().lower().rpartition("+")[2] == "file"
 
 
 def _bundled() -> Registry:

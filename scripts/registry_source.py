@@ -53,7 +53,7 @@ def local_path(place: str) -> Path:
     """Return the file that a path or a `file:` URL names.
 
     Raises:
-        RegistryError: it is a URL of another kind.
+        RegistryError: it is a URL of another kind, or relative to a directory that is not there.
 
     """
     if place.lower().startswith("file:"):
@@ -63,10 +63,13 @@ def local_path(place: str) -> Path:
             if host not in {"", "localhost"}:
                 raise RegistryError("a file URL cannot name another machine")
             path = slash + path
-        return Path(unquote(path)).absolute()
+        return _absolute(Path(unquote(path)))
     if "://" in place:
         raise RegistryError(f"it must be an http or https URL or a file, not {place.partition(':')[0]}")
-    return Path(place).expanduser().absolute()
+    try:
+        return _absolute(Path(place).expanduser())
+    except RuntimeError as error:
+        raise RegistryError("there is no home directory that it could be relative to") from error
 
 
 def fetch(place: str) -> bytes:
@@ -86,7 +89,11 @@ def fetch(place: str) -> bytes:
 
 
 def keep_copy(place: str, content: bytes) -> None:
-    """Keep the document of a registry that could be used, in case it cannot the next time."""
+    """Keep the document of a registry from a server that could be used, in case it cannot the next time.
+
+    Of a file no copy is kept: a path names one file here and another one elsewhere, and paths in it
+    would mean the packages of whoever uses the copy.
+    """
     path = _copy_path(place)
     if path is not None and last_good_copy(place) != content:
         with suppress(OSError):
@@ -101,10 +108,17 @@ def last_good_copy(place: str) -> bytes | None:
     return None
 
 
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise RegistryError("it is relative to the working directory, which is gone") from error
+
+
 def _copy_path(place: str) -> Path | None:
     import hashlib
 
-    directory = cache_dir()
+    directory = cache_dir() if is_remote(place) else None
     return directory and directory / "registries" / f"{hashlib.sha256(place.encode()).hexdigest()}.json"
 
 

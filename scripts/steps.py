@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,11 +16,13 @@ import click
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks.boundary import PLUGIN_FAULTS
 from llm.hooks.origin import Origin, origin_of
-from llm.hooks.problems import one_line
+from llm.hooks.problems import one_line, reason_of
+from llm.redaction import looks_secret
 from llm.types import BackendInfo, Step, StepContext, StepResult
+from scripts.cli.output import redact, say
 
 if TYPE_CHECKING:
-    from llm.host import Host
+    from llm.host import Host, Offers
 
 #: Exit status of a run that the user ended, as of a process that SIGINT ended.
 ABORTED = 130
@@ -47,7 +50,7 @@ class StepRunner:
         recipe: name of the recipe.
         env: the environment of the steps.
         ask: returns what to do with a step.
-        log: where to write what ran, as JSON lines; `None`: nowhere.
+        log: where to write what ran, as JSON lines; `None`: nowhere. Given up when writing fails.
 
     """
 
@@ -87,7 +90,7 @@ class StepRunner:
         try:
             result: StepResult | None = self.host.hook.llm_run_step(step=step, context=context)
         except PLUGIN_FAULTS as error:
-            self._write(step, number, started=started, error=one_line(error))
+            self._write(step, number, started=started, error=redact(one_line(error)))
             raise _step_error(error, number) from error
         if result is None:
             raise StepError(f"no plug-in ran step {number}")
@@ -101,18 +104,22 @@ class StepRunner:
             facts["duration"] = round(time.time() - facts["started"], 6)
         plugin = {"plugin": origin.plugin} if origin else {}
         record = {"recipe": self.recipe, "step": number, "command": step.command, **facts, **plugin}
-        self.log.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self.log.flush()
+        try:
+            self.log.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self.log.flush()
+        except OSError as error:
+            _warn_of_log(self.log.name, error)
+            with suppress(OSError):
+                self.log.close()
+            self.log = None
 
 
 def _step_error(error: BaseException, number: int) -> StepError:
     origin = origin_of(error)
-    if isinstance(error, D0ttinoError):
-        message = error.message
-    elif isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, D0ttinoError):
         message = error.strerror
     else:
-        message = one_line(error)
+        message, _ = reason_of(error)
     who = f"plug-in {origin}" if origin else "the shell"
     return StepError(f"step {number} did not run: {who}: {message}", origin=origin)
 
@@ -131,10 +138,27 @@ def visible(text: str) -> str:
 
 
 def ask_user(_step: Step) -> Answer:
-    """Ask on the terminal what to do with a step; Enter alone asks again."""
-    choices = click.Choice([answer.value for answer in Answer])
-    reply = click.prompt("Run it? [y]es, [n]o, [a]ll, [q]uit", type=choices, show_choices=False, err=True)
-    return Answer(reply)
+    """Ask on the terminal what to do with a step, until there is an answer.
+
+    Not with `click.prompt`, which in some versions writes to stdout as well.
+
+    Raises:
+        click.Abort: the user interrupted, or ended the input.
+
+    """
+    answers = {answer.value: answer for answer in Answer}
+    while True:
+        click.echo("Run it? [y]es, [n]o, [a]ll, [q]uit: ", nl=False, err=True)
+        try:
+            reply = sys.stdin.buffer.readline()  # not decoded: what is typed need not be UTF-8
+        except KeyboardInterrupt:
+            reply = b""
+        if not reply:
+            click.echo(err=True)
+            raise click.Abort
+        answer = answers.get(reply.decode("ascii", "replace").strip())
+        if answer is not None:
+            return answer
 
 
 def can_ask() -> bool:
@@ -142,21 +166,43 @@ def can_ask() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def step_environment(backends: Mapping[str, BackendInfo], environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment for steps: this one, without the secrets that backends declare."""
+def step_environment(backends: "Offers[BackendInfo]", environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for steps: this one, without secrets.
+
+    Left out is what any backend declares, also one that another backend of the same name shadows, and
+    what has the name of a secret (`looks_secret`: `..._API_KEY`, `..._TOKEN` and the like).
+    """
     environ = os.environ if environ is None else environ
-    secrets = {name for info in backends.values() for name in info.secret_env}
-    return {name: value for name, value in environ.items() if name not in secrets}
+    offers = (tuple(backends.values()), *backends.shadowed.values())
+    secrets = {name for infos in offers for info in infos for name in info.secret_env}
+    return {name: value for name, value in environ.items() if name not in secrets and not looks_secret(name)}
 
 
-def open_log(path: Path) -> IO[str]:
-    """Open a log for appending; only its owner can read it.
+@contextmanager
+def open_log(path: Path) -> Iterator[IO[str]]:
+    """Open a log for appending; only its owner can read it. If closing fails, that is a warning.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: it cannot be opened.
 
     """
     try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
+        # A command need not be UTF-8: what cannot be written so becomes JSON's own escape, `\udcff`.
+        log = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_open_private)  # noqa: SIM115
     except OSError as error:
         raise UsageError(f"cannot write the log {path}: {error.strerror}") from error
+    try:
+        yield log
+    finally:
+        try:
+            log.close()
+        except OSError as error:
+            _warn_of_log(log.name, error)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _warn_of_log(path: str, error: OSError) -> None:
+    say(f"warning: cannot write the log {path}: {error.strerror}")

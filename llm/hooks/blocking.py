@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.origin import Origin
@@ -28,6 +28,10 @@ class Blocked:
 
     def __str__(self) -> str:
         return f"{self.origin}: blocked by {self.by}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON-ready data."""
+        return {**self.origin.to_json(), "by": self.by}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,11 @@ class Blocking:
         """Return what blocks the plug-in of an entry point, or `None`."""
         return self.all_installed or next((by for name, by in self.names.items() if _names_entry(name, entry)), None)
 
+    def of_distribution(self, name: str) -> str | None:
+        """Return what blocks whatever a distribution brings, or `None`."""
+        blocking = (by for listed, by in self.names.items() if _canonical(listed) == _canonical(name))
+        return self.all_installed or next(blocking, None)
+
     def of_builtin(self, plugin: str, entries: Iterable[EntryPoint]) -> str | None:
         """Return what blocks a built-in plug-in, or `None`.
 
@@ -81,13 +90,18 @@ class Blocking:
             return self.names.get(plugin)
         return self.names.get(bare)
 
-    def unknown(self, plugins: Iterable[str], entries: Iterable[EntryPoint]) -> list[str]:
-        """Return the names that block nothing: misspelt, or no longer installed."""
-        known = {name for plugin in plugins for name in (plugin, plugin.partition(":")[2])}
-        entries = list(entries)
-        return [
-            name for name in self.names if name not in known and not any(_names_entry(name, one) for one in entries)
-        ]
+
+def known_name(name: str, plugins: Iterable[str], entries: Iterable[EntryPoint]) -> bool:
+    """Return whether a name to be blocked names anything; if not, it is misspelt or no longer installed.
+
+    Args:
+        name: a name as users give it.
+        plugins: full names of the plug-ins that there are.
+        entries: the entry points that there are.
+
+    """
+    named = any(name in {plugin, plugin.partition(":")[2]} for plugin in plugins)
+    return named or any(_names_entry(name, entry) for entry in entries)
 
 
 def _names_entry(name: str, entry: EntryPoint) -> bool:

@@ -11,15 +11,17 @@ import functools
 import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Final
 
 from llm.errors import PluginDefinitionError
 from llm.hooks.markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
-from llm.hooks.origin import Origin, blame
+from llm.hooks.origin import Origin, blamed
 from llm.hooks.problems import Problem, ProblemKind, ProblemLog, one_line
 from llm.hooks.trace import note_fault
 
-#: What a plug-in may raise without taking the host down. `KeyboardInterrupt` is the user's.
+#: What may come out of a call of a plug-in without taking the host down. `KeyboardInterrupt` is the
+#: user's; whatever else a plug-in raises, `blamed` has turned into one of these.
 PLUGIN_FAULTS: Final = (Exception, SystemExit)
 
 Function = Callable[..., Any]
@@ -92,6 +94,7 @@ class Boundary(HostPlugin):
                 continue
             guard = _guard_wrapper if options.get("wrapper") else _guard
             guarded = guard(function, contract, origin, problems)
+            guarded.__signature__ = _without_defaults(function)  # type: ignore[attr-defined]
             setattr(guarded, HOOKIMPL_ATTRIBUTE, {**options, "specname": hook_name})
             setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
         if faults:
@@ -107,8 +110,11 @@ def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, 
     """
     for name in dir(plugin):
         static = inspect.getattr_static(plugin, name, None)
-        for holder in (static, getattr(static, "__func__", None)):
-            options = getattr(holder, HOOKIMPL_ATTRIBUTE, None)
+        bound = isinstance(static, staticmethod | classmethod | MethodType)
+        for holder in (static, static.__func__ if bound else None):
+            # The attribute stands on the function itself. A proxy object that a module happens to hold
+            # (`flask.current_app`) must not be asked: outside of its context it raises.
+            options = inspect.getattr_static(holder, HOOKIMPL_ATTRIBUTE, None)
             if isinstance(options, dict):
                 yield name, getattr(plugin, name), options
                 break
@@ -129,16 +135,27 @@ def _definition_fault(function: Function, options: Mapping[str, Any], contract: 
         return "is declared as a wrapper but has no yield"
     if not options.get("wrapper") and inspect.isgeneratorfunction(function):
         return "is a generator; return a value, or declare it with @hookimpl(wrapper=True)"
+    return _signature_fault(function, contract)
+
+
+def _signature_fault(function: Function, contract: HookContract) -> str | None:
     accepted = inspect.signature(function).parameters.values()
-    unknown = [
-        parameter.name
-        for parameter in accepted
-        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
-        and parameter.name not in contract.arguments
-    ]
+    unknown = [parameter.name for parameter in accepted if parameter.name not in contract.arguments]
+    by_keyword = [parameter.name for parameter in accepted if parameter.kind is parameter.KEYWORD_ONLY]
+    if any(parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} for parameter in accepted):
+        return f"takes any arguments; it gets those that it names, of: {', '.join(contract.arguments)}"
     if unknown:
         return f"asks for {', '.join(map(repr, unknown))}; the hook has: {', '.join(contract.arguments)}"
+    if by_keyword:
+        return f"takes {', '.join(map(repr, by_keyword))} as keywords only, and pluggy passes arguments by position"
     return None
+
+
+def _without_defaults(function: Function) -> inspect.Signature:
+    """Return the signature without default values: pluggy 1.6 passes no argument that has one."""
+    signature = inspect.signature(function)
+    parameters = [parameter.replace(default=parameter.empty) for parameter in signature.parameters.values()]
+    return signature.replace(parameters=parameters)
 
 
 def _record(error: BaseException, contract: HookContract, origin: Origin, problems: ProblemLog) -> None:
@@ -155,10 +172,11 @@ def _guard(function: Function, contract: HookContract, origin: Origin, problems:
         try:
             result = function(*args, **kwargs)
             return result if result is None or check is None else check(result, origin, False)
-        except PLUGIN_FAULTS as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - recorded
             if contract.propagates:
-                blame(error, origin)
-                raise
+                raise blamed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
             _record(error, contract, origin, problems)
             return None
 
@@ -181,9 +199,10 @@ def _guard_wrapper(function: Function, contract: HookContract, origin: Origin, p
         def propagating(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
             try:
                 return checked((yield from _around(function(*args, **kwargs))))
-            except PLUGIN_FAULTS as error:
-                blame(error, origin)
+            except (KeyboardInterrupt, GeneratorExit):
                 raise
+            except BaseException as error:  # noqa: BLE001 - raised again
+                raise blamed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
         return propagating
 
@@ -193,7 +212,9 @@ def _guard_wrapper(function: Function, contract: HookContract, origin: Origin, p
         steps = _around(function(*args, **kwargs))
         try:
             next(steps)
-        except PLUGIN_FAULTS as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - recorded
             _record(error, contract, origin, problems)
             return (yield)
         result = yield
@@ -204,7 +225,9 @@ def _guard_wrapper(function: Function, contract: HookContract, origin: Origin, p
                 return checked(stop.value)
             except PLUGIN_FAULTS as error:
                 _record(error, contract, origin, problems)
-        except PLUGIN_FAULTS as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - recorded
             _record(error, contract, origin, problems)
         return result
 

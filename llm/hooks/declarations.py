@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from itertools import count
+from types import ModuleType
 from typing import Any, Final
 
 from llm.errors import NameTakenError
@@ -94,6 +95,13 @@ def declare(declaration: Declaration, namespace: MutableMapping[str, Any]) -> No
     declared.append(declaration)
 
 
+def forget(declaration: Declaration) -> None:
+    """Take a declaration out of its module, so that the name is free again."""
+    module = sys.modules.get(declaration.module)
+    if module is not None and declaration in declared_in(vars(module)):
+        vars(module)[_NAMESPACE_KEY].remove(declaration)
+
+
 def declared_in(namespace: MutableMapping[str, Any]) -> list[Declaration]:
     """Return the declarations that one module made, in order."""
     return list(namespace.get(_NAMESPACE_KEY, ()))
@@ -103,8 +111,9 @@ def all_declared() -> Iterator[Declaration]:
     """Yield the declarations of every imported module, in the order in which they were made."""
     found = []
     for module in list(sys.modules.values()):
-        namespace = getattr(module, "__dict__", None)
-        if isinstance(namespace, dict) and _NAMESPACE_KEY in namespace:
+        if isinstance(module, ModuleType):
+            # Past the module's own attribute access: that of a lazily imported one imports it.
+            namespace = object.__getattribute__(module, "__dict__")
             found.extend(declared_in(namespace))
     # A module can be imported under two names (`python -m pkg.mod` is also `__main__`).
     return iter(sorted(set(found), key=lambda declaration: declaration.order))

@@ -1,9 +1,10 @@
 """From entry points to registered plug-ins: one by one, each failure kept with its culprit."""
 
 import contextlib
+import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from llm.hooks.declarations import Declaration, all_declared
 from llm.hooks.entrypoints import EntryPoint, load
 from llm.hooks.manager import PluginManager
 from llm.hooks.origin import Origin
-from llm.hooks.problems import Problem, ProblemKind, one_line
+from llm.hooks.problems import Problem, ProblemKind, reason_of
 from llm.hooks.trace import load_span
 
 #: `adapt(entry, obj)` says what the object that an entry point names brings: a `Declaration`, a
@@ -41,7 +42,9 @@ class _Bundle:
         self.declared.append(declaration)
 
 
-def load_entry_points(manager: PluginManager, entries: Iterable[EntryPoint], adapt: Adapter) -> None:
+def load_entry_points(
+    manager: PluginManager, entries: Iterable[EntryPoint], adapt: Adapter, builtin_modules: Collection[str] = ()
+) -> None:
     """Import entry points and register what they bring.
 
     Plug-ins are registered in reverse order of their entry points. Pluggy asks the last registered
@@ -51,6 +54,7 @@ def load_entry_points(manager: PluginManager, entries: Iterable[EntryPoint], ada
         manager: where to register; failures go to its `problems`.
         entries: entry points, sorted.
         adapt: says what a loaded object brings.
+        builtin_modules: modules whose registrations belong to the host itself, whoever names them.
 
     """
     entries = list(entries)
@@ -58,9 +62,14 @@ def load_entry_points(manager: PluginManager, entries: Iterable[EntryPoint], ada
     for entry in entries:
         try:
             bundles[entry] = _import(entry, adapt)
-        except PLUGIN_FAULTS as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - recorded
             _record_failure(manager, entry, error)
+    _refuse_shared(manager, bundles)
     for declaration in all_declared():
+        if declaration.module in builtin_modules:
+            continue
         owner = owner_of(declaration, entries)
         if owner not in bundles:
             continue
@@ -78,6 +87,23 @@ def load_entry_points(manager: PluginManager, entries: Iterable[EntryPoint], ada
             _record_failure(manager, bundle.entry, error)
             for name in registered:
                 manager.unregister(name=name)
+
+
+def _refuse_shared(manager: PluginManager, bundles: dict[EntryPoint, _Bundle]) -> None:
+    """Leave a plug-in that several entry points name to the first; only another distribution's is a fault."""
+    first: dict[int, EntryPoint] = {}
+    for entry, bundle in list(bundles.items()):
+        if bundle.named is None:
+            owner = first.setdefault(id(sys.modules.get(entry.module)), entry)
+        else:
+            owner = first.setdefault(id(bundle.named), entry)
+        if owner is not entry and owner.distribution != entry.distribution:
+            del bundles[entry]
+            fault = PluginLoadError(
+                f"names {entry.value}, which the entry point of {owner.distribution} {owner.version} brings already",
+                hint="remove one of the two distributions",
+            )
+            _record_failure(manager, entry, fault)
 
 
 def owner_of(declaration: Declaration, entries: Sequence[EntryPoint]) -> EntryPoint | None:
@@ -160,20 +186,19 @@ def _register_named(manager: PluginManager, entry: EntryPoint, plugin: object) -
 
 
 def _record_failure(manager: PluginManager, entry: EntryPoint, error: BaseException) -> None:
-    if isinstance(error, D0ttinoError):
-        message, hint = error.message, error.hint
-    else:
-        message, hint = f"{one_line(error)}{_place(error)}", None
+    message, hint = reason_of(error)
+    if not isinstance(error, D0ttinoError):
+        message += _place(error)
     manager.problems.add(Problem(ProblemKind.FAILED, entry.origin(entry.name), message, hint=hint, error=error))
 
 
 def _place(error: BaseException) -> str:
     """Return ` (file, line N)` of where an import failed, if it failed in a plug-in's file."""
     if isinstance(error, SyntaxError):
-        return f" ({error.filename}, line {error.lineno})"
+        return f" ({error.filename}, line {error.lineno})" if error.filename else ""
     framework = str(Path(__file__).parent)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith(framework):
+        if frame.filename.startswith((framework, importlib.__file__)):
             break
         if not frame.filename.startswith("<frozen"):
             return f" ({frame.filename}, line {frame.lineno})"

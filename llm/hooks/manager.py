@@ -86,7 +86,7 @@ class PluginManager(pluggy.PluginManager):
         taken = self.get_plugin(name)
         if taken is not None or id(plugin) in self._boundaries:
             owner = taken or self._boundaries[id(plugin)]
-            raise NameTakenError(f"the plug-in {name!r} is registered already", origin=owner.origin)
+            raise NameTakenError(f"the plug-in {name!r} is registered already, by {owner.origin}", origin=owner.origin)
         super().register(registered, name)
         if isinstance(registered, Boundary):
             self._boundaries[id(plugin)] = registered

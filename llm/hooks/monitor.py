@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from llm.hooks.trace import HookSpan, TimedCall, active_traces, hand_in, open_span, span_numbers, thread_name
+from llm.hooks.spans import HookSpan, TimedCall
+from llm.hooks.trace import active_traces, hand_in, open_span, span_numbers, thread_name
 
 if TYPE_CHECKING:
     from llm.hooks.manager import PluginManager
@@ -61,7 +62,7 @@ class CallMonitor:
             thread_name(),
             0,
             hook=hook_name,
-            first_result=self._first_result[hook_name],
+            first_result=self._first_result.get(hook_name, False),
             arguments=arguments,
             planned=tuple(implementations),
         )
@@ -102,16 +103,20 @@ def _record(call: TimedCall) -> None:
 
 
 def _timed_function(implementation: pluggy.HookImpl) -> Callable[..., Any]:
-    function = implementation.function
+    # Written out and with local names: this runs once for each implementation of each hook call.
+    function, clock, current, kind = implementation.function, perf_counter_ns, open_span.get, HookSpan
 
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        start = perf_counter_ns()
+    def timed(*args: Any) -> Any:
+        start = clock()
         try:
-            result = function(*args, **kwargs)
+            result = function(*args)
         except BaseException as error:
-            _record((implementation, start, perf_counter_ns() - start, None, error, False))
+            _record((implementation, start, clock(), 0, None, error, False))
             raise
-        _record((implementation, start, perf_counter_ns() - start, result, None, False))
+        end = clock()
+        span = current()
+        if isinstance(span, kind):
+            span.calls.append((implementation, start, end, 0, result, None, False))
         return result
 
     return timed
@@ -127,28 +132,28 @@ def _timed_wrapper(implementation: pluggy.HookImpl) -> Callable[..., Any]:
         try:
             next(steps)
         except BaseException as error:
-            _record((implementation, start, perf_counter_ns() - start, None, error, False))
+            _record((implementation, start, perf_counter_ns(), 0, None, error, False))
             raise
-        spent = perf_counter_ns() - start
+        yielded = perf_counter_ns()
         inner: Any = None
         failure: BaseException | None = None
         try:
             inner = yield
         except BaseException as error:  # noqa: BLE001 - handed to the wrapper below
             failure = error
-        resumed = perf_counter_ns()
+        waited = perf_counter_ns() - yielded
         try:
             if failure is None:
                 steps.send(inner)
             else:
                 steps.throw(failure)
         except StopIteration as stop:
-            spent += perf_counter_ns() - resumed
-            _record((implementation, start, spent, stop.value, None, failure is not None or stop.value is not inner))
+            replaced = failure is not None or stop.value is not inner
+            _record((implementation, start, perf_counter_ns(), waited, stop.value, None, replaced))
             return stop.value
         except BaseException as error:
-            spent += perf_counter_ns() - resumed
-            _record((implementation, start, spent, None, None if error is failure else error, False))
+            own = None if error is failure else error
+            _record((implementation, start, perf_counter_ns(), waited, None, own, False))
             raise
         steps.close()
         raise RuntimeError(f"{implementation.plugin_name} yields more than once")

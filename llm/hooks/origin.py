@@ -74,6 +74,23 @@ def blame(error: BaseException, origin: Origin) -> None:
         object.__setattr__(error, _ORIGIN_ATTRIBUTE, origin)
 
 
+def blamed(error: BaseException, origin: Origin) -> BaseException:
+    """Return what to raise for an exception of a plug-in, with the plug-in recorded on it.
+
+    What is neither an `Exception` nor `SystemExit` would run through every handler of the host, so a
+    `PluginCrashError` takes its place.
+    """
+    if not isinstance(error, Exception | SystemExit):
+        from llm.errors import PluginCrashError
+        from llm.hooks.problems import one_line
+
+        crash = PluginCrashError(one_line(error), origin=origin)
+        crash.__cause__ = error
+        error = crash
+    blame(error, origin)
+    return error
+
+
 def origin_of(error: BaseException) -> Origin | None:
     """Return the plug-in that raised `error`, or `None` if no plug-in did."""
     origin = getattr(error, _ORIGIN_ATTRIBUTE, None)

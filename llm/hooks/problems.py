@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from llm.errors import D0ttinoError
 from llm.hooks.origin import Origin
 
 
@@ -82,3 +83,23 @@ def one_line(error: BaseException) -> str:
         text = f"(its message raised {type(inner).__name__})"
     first = text.splitlines()[0] if text else ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def reason_of(error: BaseException) -> tuple[str, str | None]:
+    """Return what an error says, and its hint. What is not this project's is told in one line, with its type.
+
+    A plug-in's own class may lack a message or a hint, or raise where they are asked for.
+    """
+    said = one_line(error)
+    if not isinstance(error, D0ttinoError):
+        return said, None
+    message, hint = _text(error, "message"), _text(error, "hint")
+    return message or said.removeprefix(f"{type(error).__name__}: "), hint
+
+
+def _text(error: D0ttinoError, attribute: str) -> str | None:
+    try:
+        value = getattr(error, attribute)
+    except Exception:  # noqa: BLE001 - there is none
+        return None
+    return value if isinstance(value, str) else None

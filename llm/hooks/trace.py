@@ -1,146 +1,37 @@
-"""What a trace holds: spans, for hook calls and for imports of plug-ins.
+"""Collecting spans: the traces that are active in a context, and the span that is open in it.
 
-`llm.hooks.monitor` makes them; nothing does while no trace collects.
+`llm.hooks.monitor` makes the spans of hook calls; nothing does while no trace collects.
 """
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import KW_ONLY, dataclass, field
-from enum import StrEnum
 from time import perf_counter_ns
-from typing import Any, Final, cast
+from typing import Final
 
-import pluggy
-
+from llm.hooks.blocking import Blocked
 from llm.hooks.origin import Origin
-
-#: Implementation, start, duration, result, error, and whether a wrapper replaced what it wraps.
-TimedCall = tuple[pluggy.HookImpl, int, int, Any, BaseException | None, bool]
-
-
-class Outcome(StrEnum):
-    """What one implementation did in one hook call."""
-
-    ANSWERED = "answered"
-    PASSED = "passed"
-    FAILED = "failed"
-    WRAPPED = "wrapped"
-    REPLACED = "replaced"
-    SKIPPED = "skipped"  # one before it answered
-    NOT_ASKED = "not asked"  # one before it failed
-
-
-@dataclass(slots=True)
-class ImplementationCall:
-    """One implementation in one hook call. Times are in nanoseconds, as `perf_counter_ns` counts."""
-
-    origin: Origin
-    wrapper: bool
-    outcome: Outcome
-    start: int | None = None
-    duration: int = 0
-    result: Any = None
-    error: BaseException | None = None
-
-
-@dataclass(slots=True)
-class Span:
-    """Something that took time. Times are in nanoseconds, as `perf_counter_ns` counts.
-
-    Attributes:
-        number: counts the spans of a trace, in the order in which they began.
-        parent: the span in which this one happened, if there is one.
-        thread: name of the thread.
-
-    """
-
-    number: int
-    parent: "Span | None"
-    thread: str
-    start: int
-    end: int = 0
-
-
-@dataclass(slots=True)
-class HookSpan(Span):
-    """One hook call.
-
-    Attributes:
-        hook: the hook's name.
-        first_result: whether the first answer ends the call.
-        arguments: what the implementations were given.
-        planned: the implementations as pluggy had them: the last one is asked first.
-        result: what the call returned.
-        error: what it raised, if it did.
-        faults: by plug-in, exceptions that were recorded while the call went on.
-        calls: what was timed.
-
-    """
-
-    _: KW_ONLY
-    hook: str
-    first_result: bool
-    arguments: Mapping[str, Any]
-    planned: tuple[pluggy.HookImpl, ...]
-    result: Any = None
-    error: BaseException | None = None
-    faults: dict[str, BaseException] = field(default_factory=dict)
-    calls: list[TimedCall] = field(default_factory=list)
-
-    @property
-    def implementations(self) -> list[ImplementationCall]:
-        """Every implementation, in the order in which they were asked, and what it did."""
-        timed = {id(call[0]): call for call in self.calls}
-        return [self._implementation(one, timed.get(id(one))) for one in reversed(self.planned)]
-
-    def _implementation(self, one: pluggy.HookImpl, timed: TimedCall | None) -> ImplementationCall:
-        origin = cast(Any, one.plugin).origin
-        if timed is None:
-            outcome = Outcome.NOT_ASKED if self.error is not None else Outcome.SKIPPED
-            return ImplementationCall(origin, one.wrapper, outcome)
-        _, start, duration, result, error, replaced = timed
-        error = error or self.faults.get(origin.plugin)
-        if error is not None:
-            outcome = Outcome.FAILED
-        elif one.wrapper:
-            outcome = Outcome.REPLACED if replaced else Outcome.WRAPPED
-        else:
-            outcome = Outcome.PASSED if result is None else Outcome.ANSWERED
-        return ImplementationCall(origin, one.wrapper, outcome, start, duration, result, error)
-
-
-@dataclass(slots=True)
-class LoadSpan(Span):
-    """One entry point that was imported.
-
-    Attributes:
-        origin: what was imported, and whose it is.
-        reason: why it was imported.
-        error: why that failed, if it did.
-
-    """
-
-    _: KW_ONLY
-    origin: Origin
-    reason: str
-    error: BaseException | None = None
+from llm.hooks.spans import HookSpan, LoadSpan, PhaseSpan, Span
 
 
 class Trace:
     """The spans of one `with trace()` block.
 
     Attributes:
+        blocked: the plug-ins that the host does without, because the user does not want them.
         start: when the trace began, as `perf_counter_ns` counts.
         end: when it ended; 0 while it is active.
+        thread: name of the thread in which it began.
 
     """
 
     def __init__(self) -> None:
         self.start = perf_counter_ns()
+        self.thread = thread_name()
         self.end = 0
+        self.blocked: Sequence[Blocked] = ()
         self._spans: list[Span] = []
 
     @property
@@ -188,12 +79,37 @@ def load_span(origin: Origin, reason: str) -> Iterator[None]:
         yield
         return
     span = LoadSpan(next(span_numbers), open_span.get(), thread_name(), perf_counter_ns(), origin=origin, reason=reason)
-    token = open_span.set(span)
     try:
-        yield
+        with _open(span, traces):
+            yield
     except BaseException as error:
         span.error = error
         raise
+
+
+@contextmanager
+def phase(name: str, reason: str = "") -> Iterator[PhaseSpan | None]:
+    """Record a part of making a host, if a trace collects.
+
+    Args:
+        name: what is done.
+        reason: why; what comes of it can be set on the span.
+
+    """
+    traces = active_traces.get()
+    if not traces:
+        yield None
+        return
+    span = PhaseSpan(next(span_numbers), open_span.get(), thread_name(), perf_counter_ns(), name=name, reason=reason)
+    with _open(span, traces):
+        yield span
+
+
+@contextmanager
+def _open(span: Span, traces: tuple[Trace, ...]) -> Iterator[None]:
+    token = open_span.set(span)
+    try:
+        yield
     finally:
         open_span.reset(token)
         span.end = perf_counter_ns()

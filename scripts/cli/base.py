@@ -5,18 +5,23 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm.errors import D0ttinoError, NameTakenError
-from scripts.cli.shared import Shared, SharedOption, shared, shared_options, spell_out
+from llm.errors import D0ttinoError, PluginError
+from scripts.cli.output import HOST, redact, say
+from scripts.cli.shared import Shared, SharedOption, look_ahead, shared, shared_options, spell_out, trace_target
+from scripts.cli.streams import finish_stdout, print_anything, stdout_kept
 
 if TYPE_CHECKING:
+    from llm.hooks.origin import Origin
+    from llm.hooks.trace import Trace
     from llm.host import Host
 
-_HOST = "d0ttino.host"
+_TRACE = "d0ttino.trace"
 _PLUGIN_COMMANDS = "d0ttino.plugin_commands"
 _WARNED = "d0ttino.warned"
 
@@ -24,10 +29,10 @@ _WARNED = "d0ttino.warned"
 def report(error: D0ttinoError, ctx: click.Context) -> None:
     """Write an error to stderr: what was wrong, what to do next, and with `--debug` the traceback."""
     if shared(ctx).debug:
-        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.echo(f"error: {error.message}", err=True)
+        say("".join(traceback.format_exception(error)).rstrip("\n"))
+    say(f"error: {error.message}")
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        say(f"  {error.hint}")
 
 
 class _Shared(click.Command):
@@ -35,17 +40,53 @@ class _Shared(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.extend(shared_options())
+        own = {name for parameter in self.params for name in parameter.opts}
+        self.params.extend(option for option in shared_options() if own.isdisjoint(option.opts))
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run as click does, but end with status 130 where the user interrupted."""
+        run: Callable[..., Any] = super().main
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **extra)
+        print_anything()
+        try:
+            status = run(*args, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            error.show()
+            status = error.exit_code
+        except click.Abort:
+            say("aborted")
+            status = 130
+        except OSError as error:
+            say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            status = 1
+        except Exception as error:  # noqa: BLE001 - a traceback as Python writes it would show secrets
+            say("".join(traceback.format_exception(error)).rstrip("\n"))
+            status = 1
+        failure = finish_stdout()
+        if failure is not None:
+            say(f"error: cannot write to standard output: {failure}")
+            status = status or 1
+        sys.exit(0 if status is None else status if isinstance(status, int) else 1)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spell_out(args))
+        args = spell_out(args)
+        if ctx.parent is None:
+            # Plug-ins may be asked for their commands before the command's own options are read.
+            look_ahead(ctx, args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _start_trace(ctx)
             return super().invoke(ctx)
         except D0ttinoError as error:
             report(error, ctx)
             raise click.exceptions.Exit(error.exit_code) from error
+        except click.ClickException as error:
+            # Here, not where it is shown: the run knows what its backends declare as secret.
+            vars(error)["message"] = redact(error.message)  # typed as final, but there is no other way
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, then those of every command."""
@@ -53,7 +94,7 @@ class _Shared(click.Command):
         everywhere: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
-            if row is not None:
+            if row is not None and (row[1] or isinstance(parameter, click.Option)):  # arguments: the usage line
                 (everywhere if isinstance(parameter, SharedOption) else own).append(row)
         for title, rows in (("Options", own), ("Options of every command", everywhere)):
             with formatter.section(title):
@@ -85,21 +126,6 @@ class Group(_Shared, click.Group):
         self._lazy = dict(lazy or {})
         self._plugin_commands = plugin_commands
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run as click does, but end with status 130 where the user interrupted."""
-        run: Callable[..., Any] = super().main
-        if not standalone_mode:
-            return run(*args, standalone_mode=False, **extra)
-        try:
-            status = run(*args, standalone_mode=False, **extra)
-        except click.ClickException as error:
-            error.show()
-            status = error.exit_code
-        except click.Abort:
-            click.echo("aborted", err=True)
-            status = 130
-        sys.exit(status if isinstance(status, int) else 0)
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of built-in commands and of those that plug-ins add."""
         return sorted({*self._lazy, *self.commands, *self._from_plugins(ctx)})
@@ -108,10 +134,30 @@ class Group(_Shared, click.Group):
         """Return a command; a built-in one without asking any plug-in."""
         if cmd_name in self._lazy:
             module, _, attribute = self._lazy[cmd_name].partition(":")
-            command = getattr(importlib.import_module(module), attribute)
+            with _import_phase(ctx, f"command {cmd_name}"):
+                command = getattr(importlib.import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
-        return super().get_command(ctx, cmd_name) or self._from_plugins(ctx).get(cmd_name)
+        command = super().get_command(ctx, cmd_name)
+        return command or self._from_plugins(ctx).get(cmd_name, (None, None))[0]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for; a plug-in's own that fails is reported as its fault."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            name = ctx.invoked_subcommand or ""
+            _, origin = ctx.find_root().meta.get(_PLUGIN_COMMANDS, {}).get(name, (None, None))
+            if origin is None:
+                raise
+            from llm.hooks.problems import one_line
+
+            fault = PluginError(f"the command {name!r} of plug-in {origin} failed: {one_line(error)}", origin=origin)
+            fault.__cause__ = error
+            report(fault, ctx)
+            raise click.exceptions.Exit(fault.exit_code) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -125,70 +171,73 @@ class Group(_Shared, click.Group):
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from error
 
-    def _from_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
+    def _from_plugins(self, ctx: click.Context) -> "dict[str, tuple[click.Command, Origin]]":
         """Return the commands that plug-ins add; they are asked once for each run of this program."""
         if not self._plugin_commands:
             return {}
         meta = ctx.find_root().meta
         if _PLUGIN_COMMANDS not in meta:
-            collector = _PluginCommands({*self._lazy, *self.commands})
-            meta[_PLUGIN_COMMANDS] = collector.commands
+            from scripts.cli.plugin_commands import commands_of_plugins
+
             host = current_host(ctx)
-            host.hook.llm_commands(cli=collector)
+            with stdout_kept():
+                meta[_PLUGIN_COMMANDS] = commands_of_plugins(host, {*self._lazy, *self.commands})
             warn_of_problems(host)
-        commands: dict[str, click.Command] = meta[_PLUGIN_COMMANDS]
+        commands: dict[str, tuple[click.Command, Origin]] = meta[_PLUGIN_COMMANDS]
         return commands
-
-
-class _PluginCommands(click.Group):
-    """The group that plug-ins add their commands to.
-
-    Args:
-        builtin: names of the commands that none of them can replace.
-
-    """
-
-    command_class = Command
-
-    def __init__(self, builtin: Set[str]) -> None:
-        super().__init__("ai-cli")
-        self._builtin = builtin
-
-    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        name = name or cmd.name
-        if name in self._builtin:
-            raise NameTakenError(f"{name!r} is a built-in command", hint="give yours another name")
-        if name in self.commands:
-            raise NameTakenError(f"another plug-in has added the command {name!r}", hint="give yours another name")
-        super().add_command(cmd, name)
 
 
 def current_host(ctx: click.Context) -> "Host":
     """Return the host that commands use: the context's if a program gave one, else the process's."""
     root = ctx.find_root()
-    if _HOST not in root.meta:
-        options = shared(ctx)
-        target = options.trace or os.environ.get("LLM_TRACE", "").strip()
-        tracing = target not in {"", "0"}
-        if tracing:  # before the host is made: the imports of plug-ins belong to the trace
-            from scripts.cli.tracing import TREE, traced
+    if HOST not in root.meta:
+        trace = _start_trace(ctx)  # before the host is made: the imports of plug-ins belong to the trace
+        with stdout_kept():
+            host = root.obj if root.obj is not None else _process_host(shared(ctx))
+        root.meta[HOST] = host
+        if trace is not None:
+            trace.blocked = tuple(host.blocked)
+            root.with_resource(host.monitor.watching())
+    found: Host = root.meta[HOST]
+    return found
 
-            target = TREE if target == "1" else target
-            root.with_resource(traced(target, options.trace_values, lambda: root.meta.get(_HOST)))
-        root.meta[_HOST] = root.obj if root.obj is not None else _process_host(options)
-        if tracing:
-            root.with_resource(root.meta[_HOST].monitor.watching())
-    host: Host = root.meta[_HOST]
-    return host
+
+def _start_trace(ctx: click.Context) -> "Trace | None":
+    """Begin the run's trace if it was asked for and has not begun; it ends with the run."""
+    root = ctx.find_root()
+    if _TRACE not in root.meta:
+        options = shared(ctx)
+        target = trace_target(options.trace, os.environ)
+        root.meta[_TRACE] = None
+        if target is not None:
+            from scripts.cli.tracing import traced
+
+            secret_names = lambda: root.meta[HOST].secret_names() if HOST in root.meta else ()  # noqa: E731
+            root.meta[_TRACE] = root.with_resource(traced(target, options.trace_values, secret_names))
+    trace: Trace | None = root.meta[_TRACE]
+    return trace
+
+
+def _import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object]:
+    """Record an import in the run's trace, if there is one."""
+    if ctx.find_root().meta.get(_TRACE) is None:
+        return nullcontext()
+    from llm.hooks.trace import phase
+
+    return phase(f"import of the {what}")
 
 
 def _process_host(options: Shared) -> "Host":
-    from llm.hooks.blocking import Blocking
-    from llm.process import current_host as process_host
+    with _import_phase(click.get_current_context(), "framework"):
+        from llm.errors import UnknownNameError
+        from llm.hooks.blocking import Blocking
+        from llm.missing import names_to_block
+        from llm.process import current_host as process_host
 
     host = process_host(Blocking.of(tuple(options.no_plugin), options.no_plugins))
     for name in host.unknown_blocked:
-        click.echo(f"warning: there is no plug-in named {name!r} to do without; `ai-cli hooks` lists them", err=True)
+        unknown = UnknownNameError("plug-in", name, names_to_block(host))
+        say(f"warning: {unknown.message}, which is to be blocked. {unknown.hint}")
     return host
 
 
@@ -198,4 +247,4 @@ def warn_of_problems(host: "Host") -> None:
     for problem in host.problems:
         if id(problem) not in warned:
             warned.add(id(problem))
-            click.echo(f"warning: {problem}", err=True)
+            say(f"warning: {problem}")

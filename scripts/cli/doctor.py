@@ -3,7 +3,8 @@
 import click
 
 from scripts.cli.base import Command, current_host
-from scripts.cli.output import print_json
+from scripts.cli.output import print_json, tell
+from scripts.cli.streams import stdout_kept
 
 
 @click.command(cls=Command)
@@ -12,16 +13,18 @@ from scripts.cli.output import print_json
 def doctor(ctx: click.Context, as_json: bool) -> int:
     """Look for everything that is wrong with this installation.
 
-    Each fault comes with what mends it. The exit status is 1 if there is a fault.
+    Each fault comes with the commands that mend it, of which one is enough. The exit status is 1 if there is a fault.
     """
     from scripts.doctor import examine
 
-    findings = examine(current_host(ctx))
+    host = current_host(ctx)
+    with stdout_kept():
+        findings = examine(host)
     if as_json:
         print_json([finding.to_json() for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.check}: {finding.message}")
-            if finding.fix:
-                click.echo(f"    {finding.fix}")
+            tell(f"{'ok ' if finding.ok else 'BAD'} {finding.check}: {finding.message}")
+            for number, fix in enumerate(finding.fixes):
+                tell(f"    {' or' if number else 'fix'}: {fix}")
     return 0 if all(finding.ok for finding in findings) else 1

@@ -7,7 +7,7 @@ import click
 
 from llm.errors import UnknownNameError
 from scripts.cli.base import Command, current_host, warn_of_problems
-from scripts.cli.output import print_json
+from scripts.cli.output import print_json, tell
 
 if TYPE_CHECKING:
     from llm.hooks.boundary import HostPlugin
@@ -29,18 +29,20 @@ def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:
         raise UnknownNameError("hook", name, host.contracts)
     rows = [_hook(host, hook) for hook in ([name] if name else host.contracts)]
     if as_json:
-        print_json(rows)
+        print_json({"hooks": rows, "blocked": [blocked.to_json() for blocked in host.blocked]})
         return
     for row in rows:
-        click.echo(f"{row['hook']}({', '.join(row['arguments'])})  {row['kind']}")
+        tell(f"{row['hook']}({', '.join(row['arguments'])})  {row['kind']}")
         for number, one in enumerate(row["implementations"], 1):
             marks = "".join(f", {mark}" for mark in ("wrapper", "tryfirst", "trylast") if one[mark])
-            click.echo(f"  {number}. {one['plugin']} ({one['from']}){marks}")
+            tell(f"  {number}. {one['plugin']} ({one['from']}){marks}")
         if not row["implementations"]:
-            click.echo("  nobody implements it")
+            tell("  nobody implements it")
         if name:
-            click.echo()
-            click.echo(row["documentation"])
+            tell()
+            tell(row["documentation"])
+    for blocked in host.blocked:
+        tell(f"not in use: {blocked}")
 
 
 def _hook(host: "Host", name: str) -> dict[str, Any]:

@@ -1,17 +1,22 @@
 """`ai-cli backends` and `ai-cli recipes`: what there is, and whose it is."""
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.output import print_json, print_table
+from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
-    from llm.host import Offers
+    from llm.host import Host, Offers
     from llm.types import BackendInfo, RecipeInfo
+
+#: What can be said of a backend that was not asked.
+_NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": []}
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -22,9 +27,10 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 def backends(ctx: click.Context, as_json: bool) -> None:
     """List backends: whose they are, and whether they are ready to use."""
     host = current_host(ctx)
-    offers = host.backends()
+    with stdout_kept():
+        offers = host.backends()
     warn_of_problems(host)
-    rows = _rows(offers, _readiness)
+    rows = [*_rows(offers, _readiness), *_blocked_rows(host, "backend", BACKEND_GROUP, _NO_READINESS)]
     if as_json:
         print_json(rows)
         return
@@ -40,9 +46,10 @@ def backends(ctx: click.Context, as_json: bool) -> None:
 def recipes(ctx: click.Context, as_json: bool) -> None:
     """List recipes, and whose they are."""
     host = current_host(ctx)
-    offers = host.recipes()
+    with stdout_kept():
+        offers = host.recipes()
     warn_of_problems(host)
-    rows = _rows(offers)
+    rows = [*_rows(offers), *_blocked_rows(host, "recipe", RECIPE_GROUP, {})]
     if as_json:
         print_json(rows)
         return
@@ -71,10 +78,29 @@ def _rows(
                     "from": origin.source,
                     "shadows": [str(other.origin) for other in shadowed] if info is winner else [],
                     "shadowed_by": None if info is winner else str(winner.origin),
+                    "blocked_by": None,
                     **more(info),
                 }
             )
     return rows
+
+
+def _blocked_rows(host: "Host", kind: str, group: str, more: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each plug-in of a kind that was left out, under the name that is known without importing it."""
+    for blocked in host.blocked:
+        origin = blocked.origin
+        declared = origin.entry_point or ""
+        if declared.startswith(f"{group}:") or (origin.builtin and origin.plugin.startswith(f"{kind}:")):
+            yield {
+                "name": origin.plugin.removeprefix(f"{kind}:"),
+                "description": "",
+                **origin.to_json(),
+                "from": origin.source,
+                "shadows": [],
+                "shadowed_by": None,
+                "blocked_by": blocked.by,
+                **more,
+            }
 
 
 def _readiness(info: "BackendInfo") -> dict[str, Any]:
@@ -87,6 +113,9 @@ def _setup(row: dict[str, Any]) -> str:
 
 
 def _status(row: dict[str, Any], status: str) -> str:
+    if row["blocked_by"]:
+        return f"not used: blocked by {row['blocked_by']}"
     if row["shadowed_by"]:
         return f"not used: shadowed by {row['shadowed_by']}"
-    return f"{status}; shadows {', '.join(row['shadows'])}" if row["shadows"] else status
+    shadows = f"shadows {', '.join(row['shadows'])}" if row["shadows"] else ""
+    return "; ".join(filter(None, (status, shadows)))

@@ -8,7 +8,7 @@ from llm.errors import UsageError
 from llm.plan import plan_prompt, steps_in
 from llm.types import Request, Step
 from scripts.cli.base import Command, current_host
-from scripts.cli.output import print_json
+from scripts.cli.output import print_answer
 from scripts.cli.recipe import print_steps, run_or_print, step_options
 from scripts.cli.send import ask, read_text, routing_options
 
@@ -25,7 +25,7 @@ def plan(ctx: click.Context, goal: str, backend: str | None, model: str | None, 
     """Ask a backend for the shell steps that reach GOAL and print them; nothing is run."""
     steps = _ask(current_host(ctx), goal, backend, model, local)
     if as_json:
-        print_json([{"command": step.command, "description": step.description} for step in steps])
+        print_answer([{"command": step.command, "description": step.description} for step in steps])
         return
     print_steps(steps)
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm.errors import UsageError
 from llm.types import Step
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.send import read_text
+from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -42,8 +44,11 @@ def recipe(ctx: click.Context, name: str, goal: str, yes: bool, dry_run: bool, l
 
     host = current_host(ctx)
     goal = read_text(goal)
+    if "\0" in goal:
+        raise UsageError("the goal holds a NUL character")
     try:
-        steps = find_recipe(name, host).steps(goal)
+        with stdout_kept():
+            steps = find_recipe(name, host).steps(goal)
     finally:
         warn_of_problems(host)
     return run_or_print(host, name, steps, yes=yes, dry_run=dry_run, log=log)

@@ -10,7 +10,8 @@ from llm.errors import UsageError
 from llm.router import NoAnswerError, complete
 from llm.types import Completion, Request, Route
 from scripts.cli.base import Command, current_host, warn_of_problems
-from scripts.cli.output import print_json
+from scripts.cli.output import clean, print_answer, say
+from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -51,7 +52,7 @@ def send(
     request = Request(read_text(prompt), model, backend, local, dict(options))
     completion = ask(request, host)
     if as_json:
-        print_json(completion.to_json())
+        print_answer({**clean(completion.to_json()), "text": completion.text})
     else:
         click.echo(completion.text)
 
@@ -65,6 +66,8 @@ def read_text(argument: str) -> str:
     """
     if argument != "-":
         return argument
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", hint="give the text itself instead of -")
     try:
         # As `$(...)` does it: the line feed that ends the last line is no part of the text.
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
@@ -75,7 +78,8 @@ def read_text(argument: str) -> str:
 def ask(request: Request, host: "Host") -> Completion:
     """Answer a request, and tell on stderr what the user should know of how that went."""
     try:
-        completion = complete(request, host=host)
+        with stdout_kept():
+            completion = complete(request, host=host)
     except NoAnswerError as error:
         _tell_notices(error.route)
         raise
@@ -87,18 +91,18 @@ def ask(request: Request, host: "Host") -> Completion:
 
 def _tell_notices(route: Route) -> None:
     for notice in route.notices:
-        click.echo(f"note: {notice}", err=True)
+        say(f"note: {notice}")
 
 
 def _tell_about(completion: Completion, request: Request) -> None:
     _tell_notices(completion.route)
     for rejection in completion.route.rejected:
         if rejection.configured:
-            click.echo(f"note: {rejection.backend} was left out: {rejection.reason}", err=True)
+            say(f"note: {rejection.backend} was left out: {rejection.reason}")
     for attempt in completion.attempts[:-1]:
-        click.echo(f"note: {attempt}", err=True)
+        say(f"note: {attempt}")
     if len(completion.attempts) > 1:
-        click.echo(f"note: {completion.attempts[-1].backend} answered instead [{completion.origin}]", err=True)
+        say(f"note: {completion.attempts[-1].backend} answered instead [{completion.origin}]")
     if request.model is not None and completion.model != request.model:
         got = f"answered with {completion.model!r}" if completion.model else "takes no model"
-        click.echo(f"note: model {request.model!r} was asked for; {completion.backend} {got}", err=True)
+        say(f"note: model {request.model!r} was asked for; {completion.backend} {got}")

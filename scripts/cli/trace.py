@@ -1,14 +1,17 @@
 """`ai-cli trace`: a trace file as a tree, or for other programs."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from llm.errors import UsageError
-from llm.trace_records import read_records
+from llm.trace_records import TraceFileError, read_records
 from scripts.cli.base import Command
 from scripts.cli.chrome_trace import chrome_trace
-from scripts.cli.output import print_json
+from scripts.cli.output import print_json, say
 from scripts.cli.trace_view import show_tree
 
 
@@ -23,14 +26,31 @@ def trace(file: Path, chrome: bool) -> None:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", hint="write one with --trace=FILE") from error
     for problem in problems:
-        click.echo(f"warning: {problem}", err=True)
+        say(f"warning: {problem}")
     try:
         if chrome:
             print_json(chrome_trace(records))
         else:
             show_tree(records, err=False)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{file} holds a record that is not one of a trace: {error!r}",
-            hint="docs/tracing.md describes the records, trace.schema.json checks them",
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise TraceFileError(
+            f"{file} is damaged: {_fault(records) or repr(error)}", hint="docs/tracing.md describes what a trace holds"
         ) from error
+
+
+def _fault(records: Sequence[dict[str, Any]]) -> str | None:
+    """Return what is wrong with the first record that the schema does not allow."""
+    import jsonschema
+
+    import llm
+
+    schema = json.loads((Path(llm.__file__).parent / "trace.schema.json").read_text(encoding="utf-8"))
+    for number, record in enumerate(records, 1):
+        kind = record["record"]
+        if kind in schema["$defs"]:
+            part = {"$ref": f"#/$defs/{kind}", "$defs": schema["$defs"]}
+            error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(part).iter_errors(record))
+            if error is not None:
+                where = "".join(f"[{step!r}]" for step in error.absolute_path)
+                return f"record {number} ({kind}){where}: {error.message[:200]}"
+    return None

@@ -1,53 +1,23 @@
-"""A trace as a tree: for each hook call, who was asked, what each did, and how long it took."""
+"""Showing a trace as a tree: in colour on a terminal, as plain text elsewhere."""
 
 import shutil
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+from unicodedata import combining, east_asian_width
 
 import click
 
+from scripts.cli.trace_tree import Line, tree
 from scripts.steps import visible
 
-Record = Mapping[str, Any]
-
-#: Mark, word and rich style of each outcome.
-OUTCOMES: Final = {
-    "answered": ("✓", "answered", "green"),
-    "passed": ("·", "passed", "dim"),
-    "failed": ("✗", "failed", "red"),
-    "wrapped": ("◇", "wrapped", "cyan"),
-    "replaced": ("↻", "replaced the answer", "magenta"),
-    "skipped": ("-", "skipped, one before answered", "dim"),
-    "not asked": ("-", "not asked, one before failed", "dim"),
-}
-
-#: So many neighbours that did the same are shown; the rest is counted.
-SHOWN_NEIGHBOURS: Final = 5
+#: Columns of a line where no terminal says how many there are, and the most and least that are used of one.
+PLAIN_WIDTH: Final = 80
+WIDEST: Final = 120
+NARROWEST: Final = 40
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the tree.
-
-    Attributes:
-        text: what it says.
-        time: how long it took, in microseconds; `None` if nothing ran.
-        style: a rich style.
-        below: the lines one level down.
-
-    """
-
-    text: str
-    time: float | None = None
-    style: str = ""
-    below: tuple["Line", ...] = ()
-
-
-def show_tree(records: Sequence[Record], *, err: bool = True) -> None:
+def show_tree(records: Sequence[Mapping[str, Any]], *, err: bool = True) -> None:
     """Write the tree of a trace, in colour if it goes to a terminal.
 
     Args:
@@ -56,10 +26,13 @@ def show_tree(records: Sequence[Record], *, err: bool = True) -> None:
 
     """
     stream = sys.stderr if err else sys.stdout
+    if stream is None:  # somebody closed it: there is nobody to show a tree to
+        return
     terminal = stream.isatty()
-    width = max(60, min(shutil.get_terminal_size().columns, 120)) if terminal else 80
+    columns = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
+    width = max(NARROWEST, min(columns, WIDEST)) if terminal else PLAIN_WIDTH
     unicode = "utf" in (stream.encoding or "").lower()
-    lines = list(draw(tree(records), width))
+    lines = [(text if unicode else _ascii(text), style) for text, style in draw(tree(records), width)]
     if terminal:
         from rich.console import Console
         from rich.text import Text
@@ -69,26 +42,11 @@ def show_tree(records: Sequence[Record], *, err: bool = True) -> None:
             console.print(Text(text, style=style), no_wrap=True, overflow="crop", crop=True)
         return
     for text, _ in lines:
-        click.echo(text if unicode else _ascii(text), err=err)
-
-
-def tree(records: Sequence[Record]) -> Line:
-    """Return the tree of a trace: loads and hook calls, and how the time adds up."""
-    spans = sorted((one for one in records if one["record"] in {"hook", "load"}), key=lambda span: span["id"])
-    known = {span["id"] for span in spans}
-    children: dict[int | None, list[Record]] = defaultdict(list)
-    for span in spans:
-        parent = span["parent"]
-        children[parent if parent in known else None].append(span)
-    top = children[None]
-    end = next((one for one in records if one["record"] == "end"), None)
-    total = end["duration_us"] if end else sum(span["duration_us"] for span in top)
-    lines = [_span(span, children) for span in top]
-    return Line(f"trace: {_answer(spans)}", total, "bold", (*lines, _sum(top, total)))
+        click.echo(text, err=err)
 
 
 def draw(root: Line, width: int) -> Iterator[tuple[str, str]]:
-    """Yield each line of a tree as text of at most `width` characters, and its style."""
+    """Yield each line of a tree as text of at most `width` columns, and its style."""
     yield _fit("", root, width), root.style
     yield from _draw_below(root.below, "", width)
 
@@ -101,102 +59,28 @@ def _draw_below(lines: Sequence[Line], indent: str, width: int) -> Iterator[tupl
 
 
 def _fit(indent: str, line: Line, width: int) -> str:
-    time = "" if line.time is None else f"{line.time / 1000:.2f} ms"
-    room = width - len(indent) - (len(time) + 2 if time else 0)
-    text = visible(" ".join(line.text.split()))
-    if len(text) > room:
-        text = text[: max(room - 1, 0)] + "…"
-    return f"{indent}{text.ljust(room)}  {time}" if time else f"{indent}{text}"
+    time = "" if line.time is None else f"  {line.time / 1000:.2f} ms"
+    # Deep down, the text keeps some room, and the lines that lead there are cut instead.
+    indent = indent[: max(width - len(time) - NARROWEST // 2, 0)]
+    room = width - len(indent) - len(time)
+    text = _cut(visible(" ".join(line.text.split())), room)
+    return f"{indent}{text}{' ' * (room - columns_of(text))}{time}" if time else f"{indent}{text}"
 
 
-def _span(span: Record, children: Mapping[int | None, Sequence[Record]]) -> Line:
-    below = [_span(child, children) for child in children.get(span["id"], ())]
-    if span["record"] == "load":
-        text = f"loaded {who(span)}, {span['reason']}"
-        if span["error"]:
-            return Line(f"✗ {text}: {span['error']}", span["duration_us"], "red", tuple(below))
-        return Line(text, span["duration_us"], "", tuple(below))
-    own = [*_implementations(span["implementations"]), *_decision(span)]
-    names = [f"{key}={value}" for key, value in span["arguments"].items() if isinstance(value, str)]
-    text = " ".join([span["hook"], *names])
-    if span["error"]:
-        text += f": {span['error']}"
-    elif not span["implementations"]:
-        text += ": nobody implements it"
-    return Line(text, span["duration_us"], "red" if span["error"] else "bold", (*own, *below))
+def _cut(text: str, room: int) -> str:
+    if columns_of(text) <= room:
+        return text
+    while columns_of(text) > room - 1:
+        # Never too many at once: no character has more than two columns.
+        text = text[: -max((columns_of(text) - room + 1) // 2, 1)]
+    return f"{text}…"
 
 
-def _implementations(implementations: Iterable[Record]) -> Iterator[Line]:
-    for outcome, group in groupby(implementations, key=lambda one: str(one["outcome"])):
-        neighbours = list(group)
-        mark, word, style = OUTCOMES.get(outcome, ("?", outcome, ""))
-        quiet = outcome in {"passed", "skipped", "not asked"}
-        shown = neighbours[:SHOWN_NEIGHBOURS] if quiet else neighbours
-        for one in shown:
-            reason = f": {one['error']}" if one["error"] else ""
-            size = _size(one["result"]) if outcome == "answered" else ""
-            time = None if one["start_us"] is None else one["duration_us"]
-            yield Line(f"{mark} {who(one)} {word}{size}{reason}", time, style)
-        if len(neighbours) > len(shown):
-            yield Line(f"{mark} {len(neighbours) - len(shown)} more {word}", None, style)
-
-
-def _decision(span: Record) -> Iterator[Line]:
-    """Yield what a routing policy decided."""
-    route = span["result"]
-    if span["hook"] != "llm_route" or not isinstance(route, dict):
-        return
-    for number, candidate in enumerate(route.get("candidates", ()), 1):
-        model = f" ({candidate['model']})" if candidate.get("model") else ""
-        yield Line(f"{number}. try {candidate['backend']}{model}: {candidate['reason']}")
-    for rejection in route.get("rejected", ()):
-        yield Line(f"x  left out {rejection['backend']}: {rejection['reason']}", None, "dim")
-
-
-def _answer(spans: Iterable[Record]) -> str:
-    """Return in one phrase how the trace ended: who answered, after how many attempts."""
-    spans = list(spans)
-    attempts = [span for span in spans if span["record"] == "hook" and span["hook"] == "llm_complete"]
-    if attempts:
-        return _attempts(attempts)
-    calls = sum(span["record"] == "hook" for span in spans)
-    return f"{calls} hook call{'' if calls == 1 else 's'}"
-
-
-def _attempts(attempts: Sequence[Record]) -> str:
-    for number, span in enumerate(attempts, 1):
-        if span["outcome"] == "answered":
-            author = next((one for one in span["implementations"] if one["outcome"] in {"replaced", "answered"}), None)
-            after = f" after {number - 1} that failed" if number > 1 else ""
-            return f"answered by {who(author)}{after}" if author else f"answered{after}"
-    return f"no answer in {len(attempts)} attempts"
-
-
-def _sum(top: Sequence[Record], total: float) -> Line:
-    hooks = sum(span["duration_us"] for span in top if span["record"] == "hook")
-    loads = sum(span["duration_us"] for span in top if span["record"] == "load")
-    parts = {"hooks": hooks, "imports of plug-ins": loads, "the rest": total - hooks - loads}
-    text = " + ".join(
-        f"{name} {value / 1000:.2f}" for name, value in parts.items() if name != "imports of plug-ins" or value
-    )
-    return Line(f"total = {text}", total, "bold")
-
-
-def who(record: Record) -> str:
-    """Return whose plug-in a record is about, as `Origin` says it."""
-    if record["builtin"]:
-        return f"{record['plugin']} (built in)"
-    source = " ".join(filter(None, (record["distribution"], record["version"])))
-    return f"{record['plugin']} ({source or 'this program'})"
-
-
-def _size(result: Any) -> str:
-    if not isinstance(result, dict):
-        return ""
-    text = result.get("text")
-    if isinstance(text, dict):
-        return f", {text['text']!r}" if "text" in text else f", {text['characters']} characters"
-    return ""
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _ascii(text: str) -> str:

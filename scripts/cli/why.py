@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from llm.errors import UnknownNameError, UsageError
+from llm.missing import why_missing
 from llm.registered import RegisteredBackend, RegisteredRecipe
 from llm.router import NoCandidateError, choose_route
 from llm.types import Request, Route
 from scripts.cli.base import Group, current_host, report, warn_of_problems
-from scripts.cli.output import print_json
+from scripts.cli.output import print_json, tell
 from scripts.cli.send import read_text, routing_options
+from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.hooks.boundary import HostPlugin
@@ -43,7 +45,8 @@ def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None
         raise UsageError("the prompt is empty", hint="give some text to answer")
     failure = None
     try:
-        route = choose_route(Request(text, model, backend, local), host.backends(), host)
+        with stdout_kept():
+            route = choose_route(Request(text, model, backend, local), host.backends(), host)
     except NoCandidateError as error:
         route, failure = error.route, error
     warn_of_problems(host)
@@ -65,25 +68,30 @@ def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None
 def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
     """Tell which plug-in would give the steps of the recipe NAME, and which would run them."""
     host = current_host(ctx)
-    recipes = host.recipes()
+    with stdout_kept():
+        recipes = host.recipes()
     warn_of_problems(host)
     if name not in recipes:
-        raise UnknownNameError("recipe", name, recipes)
-    facts = {
+        raise UnknownNameError("recipe", name, recipes, hint=why_missing(host))
+    facts: dict[str, Any] = {
         "recipe": name,
         **_provider(recipes, name),
         **_others(host, "llm_recipe_steps", recipes[name].origin),
         "steps_are_offered_to": [str(one.origin) for one in _plugins(host, "llm_run_step", wrappers=False)],
+        "step_wrappers": [str(one.origin) for one in _plugins(host, "llm_run_step", wrappers=True)],
+        "blocked": [str(blocked) for blocked in host.blocked],
         "to_change": list(_uncover(recipes, name)),
     }
     if as_json:
         print_json(facts)
         return
-    click.echo(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
+    tell(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
     _show_list("shadowed by it", facts["shadows"])
-    _show_list("asked before it", facts["asked_before"])
+    _show_list("may give them first", facts["asked_before"])
     _show_list("around it", facts["wrappers"])
     _show_list("each step is offered to, in this order", facts["steps_are_offered_to"])
+    _show_list("around each step", facts["step_wrappers"])
+    _show_list("blocked", facts["blocked"])
     _show_list("to change that", facts["to_change"])
 
 
@@ -102,6 +110,7 @@ def _of_send(host: "Host", route: Route, model: str | None) -> dict[str, Any]:
     ]
     return {
         "policy": str(route.origin) if route.origin else "none: the caller named the backend",
+        "around_the_policy": [str(one.origin) for one in _plugins(host, "llm_route", wrappers=True)],
         "order": order,
         "left_out": [{"backend": one.backend, "reason": one.reason} for one in route.rejected],
         "notices": list(route.notices),
@@ -111,13 +120,14 @@ def _of_send(host: "Host", route: Route, model: str | None) -> dict[str, Any]:
 
 
 def _show_send(facts: dict[str, Any]) -> None:
-    click.echo(f"policy: {facts['policy']}")
+    tell(f"policy: {facts['policy']}")
+    _show_list("around it", facts["around_the_policy"], "   ")
     for number, one in enumerate(facts["order"], 1):
         model = f", model {one['model']}" if one["model"] else ""
         ready = f"; not ready: set {' or '.join(one['not_ready'])}" if one["not_ready"] else ""
         reason = f": {one['reason']}" if one["reason"] else ""
-        click.echo(f"{number}. {one['backend']}{model}{reason}{ready}")
-        click.echo(f"   would be answered by {one['plugin_and_source']}")
+        tell(f"{number}. {one['backend']}{model}{reason}{ready}")
+        tell(f"   would be answered by {one['plugin_and_source']}")
         for title, key in (
             ("shadowed by it", "shadows"),
             ("may answer first", "asked_before"),
@@ -132,9 +142,9 @@ def _show_send(facts: dict[str, Any]) -> None:
 
 def _show_list(title: str, items: Sequence[str], indent: str = "") -> None:
     if items:
-        click.echo(f"{indent}{title}:")
+        tell(f"{indent}{title}:")
         for item in items:
-            click.echo(f"{indent}  {item}")
+            tell(f"{indent}  {item}")
 
 
 def _provider(offers: "Offers[BackendInfo] | Offers[RecipeInfo]", name: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.hooks.boundary import PLUGIN_FAULTS
 from llm.hooks.origin import origin_of
-from llm.hooks.problems import one_line
+from llm.hooks.problems import reason_of
+from llm.missing import why_missing
 from llm.process import current_host
 from llm.types import Step
 
@@ -45,7 +46,7 @@ class DiscoveredRecipe:
         try:
             steps = self.host.recipe_steps(self.name, goal)
         except PLUGIN_FAULTS as error:
-            message = error.message if isinstance(error, D0ttinoError) else one_line(error)
+            message, _ = reason_of(error)
             origin = origin_of(error) or self.host.recipes()[self.name].origin
             raise RecipeError(f"recipe {self.name!r} of plug-in {origin} failed: {message}", origin=origin) from error
         if steps is None:
@@ -75,7 +76,8 @@ def find_recipe(name: str, host: "Host | None" = None) -> DiscoveredRecipe:
         UnknownNameError: there is no such recipe; it names close matches.
 
     """
+    host = current_host() if host is None else host
     recipes = discover_recipes(host)
     if name not in recipes:
-        raise UnknownNameError("recipe", name, recipes)
+        raise UnknownNameError("recipe", name, recipes, hint=why_missing(host))
     return recipes[name]

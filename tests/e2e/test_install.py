@@ -180,10 +180,24 @@ def test_a_checkout_that_is_not_installed_works_as_well(installed: Installed, tm
     )
 
 
+def pip_target(config: Path, target: Path) -> dict[str, str]:
+    """Write a file that tells pip to install into `target`, and return the variable that names the file."""
+    config.write_text(f"[install]\ntarget = {target}\n")
+    return {"PIP_CONFIG_FILE": str(config)}
+
+
+def test_variables_do_not_lead_a_bundled_package_elsewhere(installed: Installed, tmp_path: Path) -> None:
+    for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"):
+        result = installed.run("ai-cli", "plugins", "install", "sample", env={name: str(tmp_path), "PIP_USER": "1"})
+        assert (result.returncode, result.stdout.split(":")[0].split()[1:]) == (0, ["d0ttino-sample", "0.1.0"])
+    assert list(tmp_path.iterdir()) == []
+    assert installed.run("ai-cli", "plugins", "remove", "sample").returncode == 0
+
+
 def test_what_pip_says_to_a_failure_is_passed_on(installed: Installed, tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.touch()
-    result = installed.run("ai-cli", "plugins", "install", "sample", env={"PIP_TARGET": str(target)})
+    (tmp_path / "file").touch()
+    settings = pip_target(tmp_path / "pip.conf", tmp_path / "file")
+    result = installed.run("ai-cli", "plugins", "install", "sample", env=settings)
     assert (result.returncode, result.stdout) == (1, "")
     own = "error: pip could not install sample: it ended with status"
     assert result.stderr.partition(own)[0].startswith("ERROR: ")
@@ -191,6 +205,7 @@ def test_what_pip_says_to_a_failure_is_passed_on(installed: Installed, tmp_path:
 
 
 def test_a_pip_that_installs_elsewhere_is_found_out(installed: Installed, tmp_path: Path) -> None:
-    result = installed.run("ai-cli", "plugins", "install", "sample", env={"PIP_TARGET": str(tmp_path)})
+    settings = pip_target(tmp_path / "pip.conf", tmp_path / "elsewhere")
+    result = installed.run("ai-cli", "plugins", "install", "sample", env=settings)
     assert (result.returncode, result.stdout) == (1, "")
     assert "error: pip ended without an error, but d0ttino-sample is not installed here" in result.stderr

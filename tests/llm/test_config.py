@@ -375,3 +375,12 @@ def test_whatever_the_file_holds_is_used_or_refused_by_name(write: Write, docume
     else:
         assert said.startswith(f"{environ['LLM_CONFIG_PATH']}: ")
         assert any(key in said for key in document)
+
+
+def test_a_repeated_key_is_refused_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "llm.json"
+    path.write_bytes(b'\xef\xbb\xbf{"routing_mode": "remote"}')
+    assert load_settings({"LLM_CONFIG_PATH": str(path)}).routing_mode is RoutingMode.REMOTE
+    path.write_text('{"models": {"a": {}, "a": {"max_tokens": 5}}}')
+    with pytest.raises(ConfigError, match="the key 'a' stands in one object twice"):
+        load_settings({"LLM_CONFIG_PATH": str(path)})

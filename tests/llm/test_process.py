@@ -166,3 +166,17 @@ def test_every_public_name_exists() -> None:
     assert set(llm.__all__) <= set(dir(llm))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         llm.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("make_host_first", [True, False])
+def test_a_name_is_free_again_when_its_plugin_was_unregistered(make_host_first: bool) -> None:
+    program = f"""
+        from llm import current_host, send_prompt
+        from llm.backends.plugin_sdk import register_backend
+        if {make_host_first}: current_host()
+        register_backend("x", lambda prompt: "1")
+        current_host().unregister(name="backend:x")
+        register_backend("x", lambda prompt: "2")
+        print(send_prompt("hi", backend="x"))
+        """
+    assert run_program(program).stdout == "2\n"

@@ -378,7 +378,7 @@ def test_a_hint_that_is_not_text_is_left_out(host: Host) -> None:
     assert ([attempt.error for attempt in error.attempts], error.hint) == (["odd", "BareError"], None)
 
 
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt])
 def test_an_interrupt_is_the_users_and_ends_the_request(host: Host, interrupt: type[BaseException]) -> None:
     register_backend("first", failing(interrupt()), host=host)
     register_backend("second", never, host=host)
@@ -815,3 +815,13 @@ def test_threads_that_share_a_host_get_their_own_answers(host: Host, observer: O
     assert {request.prompt: completion for request, completion, _ in observer.seen} == {
         str(number): completion for number, completion in enumerate(completions)
     }
+
+
+def test_local_refuses_a_backend_that_is_neither_local_nor_the_fallback(host: Host) -> None:
+    register_backend("far", answering("far"), host=host)
+    register_backend("near", answering("near"), local=True, host=host)
+    with pytest.raises(UsageError, match="'far' was asked for, and also that the prompt stays on this machine"):
+        complete(Request("hi", backend="far", local=True), host=host, settings=Settings())
+    assert complete(Request("hi", backend="near", local=True), host=host, settings=Settings()).text == "near"
+    fallback = Settings(fallback_backend="far")
+    assert complete(Request("hi", backend="far", local=True), host=host, settings=fallback).text == "far"

@@ -2,21 +2,26 @@
 
 import contextvars
 import json
+import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pluggy
 import pytest
 
 import llm
 from llm import hookimpl
 from llm.backends.plugin_sdk import register_backend
 from llm.errors import InvalidResultError
-from llm.hooks.trace import LoadSpan, Outcome, Trace
+from llm.hooks.spans import LoadSpan, Outcome
+from llm.hooks.trace import Trace
 from llm.host import Host, create_host
 from llm.redaction import redactor
 from llm.router import NoAnswerError, complete
@@ -274,7 +279,7 @@ def test_real_traces_keep_to_the_schema(tmp_path: Path) -> None:
             complete(Request("hi", backend="good"), host=host)
         host.hook.llm_recipe_steps(recipe="echo", goal="x")
     found = list(records(collected, Describe(redactor(), True)))
-    assert {"trace", "hook", "load", "end"} == {record["record"] for record in found}
+    assert {"trace", "phase", "hook", "load", "end"} == {record["record"] for record in found}
     validate(found)
 
 
@@ -320,7 +325,7 @@ def test_a_huge_exception_is_shortened() -> None:
 
 
 def test_outcomes_have_a_mark() -> None:
-    from scripts.cli.trace_view import OUTCOMES
+    from scripts.cli.trace_tree import OUTCOMES
 
     assert set(OUTCOMES) == {outcome.value for outcome in Outcome}
 
@@ -346,3 +351,115 @@ def test_a_file_that_was_cut_short_is_read_up_to_the_cut() -> None:
     assert len(found) == len(lines) - 2
     assert len(problems) == 2
     assert read_records(lines, "file") == ([json.loads(line) for line in lines], [])
+
+
+# The public name ----------------------------------------------------------------------------------
+
+PROGRAM = """
+import llm
+import llm.tracing
+with llm.trace() as t:
+    text = llm.send_prompt("hi", backend="mine")
+assert text == "HI", text
+from llm.hooks.spans import LoadSpan, PhaseSpan
+phases = [span.name for span in t.spans if isinstance(span, PhaseSpan)]
+(load,) = [span for span in t.spans if isinstance(span, LoadSpan)]
+print(phases, load.origin, load.parent.name, t.blocked[0], t.end >= max(span.end for span in t.spans), sep="\\n")
+"""
+
+
+def test_a_program_traces_with_the_public_name_and_sees_the_host_being_made(tmp_path: Path) -> None:
+    files = {"mod.py": "def run(prompt): return prompt.upper()"}
+    write_distribution(tmp_path, "my-package", entry_points={"llm.plugins": {"mine": "mod:run"}}, files=files)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "LLM_DISABLE_PLUGINS": "openrouter"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    phases, load, parent, blocked, complete_ = done.stdout.splitlines()
+    assert phases == str(
+        [
+            "import of the framework",
+            "making the host",
+            "search for installed plug-ins",
+            "built-in plug-ins",
+            "what loading taught",
+        ]
+    )
+    assert (load, parent) == ("mine (my-package 1.0)", "making the host")
+    assert blocked == "backend:openrouter (built in): blocked by LLM_DISABLE_PLUGINS=openrouter"
+    assert complete_ == "True"
+
+
+def test_trace_is_a_function_whatever_was_imported_before() -> None:
+    import importlib
+    import pkgutil
+
+    names = [module.name for module in pkgutil.iter_modules(llm.__path__)]
+    assert "trace" not in names
+    for name in names:
+        importlib.import_module(f"llm.{name}")
+    assert llm.trace is trace
+    assert "trace" in llm.__all__
+
+
+def test_a_wrapper_lasts_longer_than_what_it_wraps_and_takes_less() -> None:
+    def slow(_answer: Any) -> Any:
+        time.sleep(0.01)
+        return _answer
+
+    class Slow:
+        @hookimpl
+        def llm_complete(self) -> str:
+            time.sleep(0.02)
+            return "text"
+
+    host = host_of(slow=Slow(), wraps=Wraps(slow))
+    with trace(host) as collected:
+        call_complete(host)
+    wraps, inner, *_ = collected.hook_calls[0].implementations
+    assert wraps.elapsed >= wraps.duration + inner.elapsed
+    assert 10_000_000 <= wraps.duration < wraps.elapsed
+    assert inner.duration == inner.elapsed >= 20_000_000
+
+
+def test_times_add_up_with_threads_and_nested_calls() -> None:
+    from scripts.cli.trace_tree import tree
+
+    host = host_with()
+    register_backend("outer", lambda prompt: in_thread(), host=host)
+
+    def in_thread() -> str:
+        call = contextvars.copy_context().run
+        threads = [
+            threading.Thread(target=call, args=(complete, Request("hi", backend="sample")), kwargs={"host": host})
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return complete(Request("hi", backend="sample"), host=host).text
+
+    with trace(host) as collected:
+        complete(Request("hi", backend="outer"), host=host)
+        in_thread()
+    last = tree(list(records(collected, Describe(str)))).below[-1]
+    assert last.time is not None
+    parts = [float(part.rpartition(" ")[2]) for part in last.text.removeprefix("total = ").split(" + ")]
+    assert sum(parts) == pytest.approx(last.time / 1000, abs=0.03)
+    assert min(parts) >= 0
+
+
+def test_a_hook_that_the_host_does_not_know_is_recorded_as_well() -> None:
+    from llm.hooks.markers import PROJECT_NAME
+
+    def another(value: int) -> None: ...
+
+    host = host_with()
+    host.add_hookspecs(type("Hooks", (), {"another": pluggy.HookspecMarker(PROJECT_NAME)(another)}))
+    with trace(host) as collected:
+        host.hook.another(value=1)
+    assert [call.hook for call in collected.hook_calls] == ["another"]

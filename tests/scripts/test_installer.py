@@ -80,6 +80,10 @@ def test_a_directory_is_copied_and_no_index_is_asked(
         "PIP_EXTRA_INDEX_URL",
         "PIP_FIND_LINKS",
         "PIP_REQUIRE_HASHES",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_ROOT",
+        "PIP_USER",
         "UV_INDEX",
         "MY_INDEX_URL",
     ):
@@ -138,3 +142,22 @@ def test_children_get_no_api_keys() -> None:
 def test_versions_are_those_of_this_environment() -> None:
     assert installed_version("pytest") == pytest.__version__
     assert installed_version("no-such-distribution") is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "version"),
+    [
+        (b"Name: third\nVersion: 2\n", "2"),
+        (b"Name: third\nVersion: 2\nAuthor: \xff\n", "unknown"),
+        (b"Name: third\n", None),
+        (None, None),
+    ],
+)
+def test_the_version_of_a_damaged_distribution_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metadata: bytes | None, version: str | None
+) -> None:
+    (tmp_path / "third-2.dist-info").mkdir()
+    if metadata is not None:
+        (tmp_path / "third-2.dist-info/METADATA").write_bytes(metadata)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert installed_version("third") == version

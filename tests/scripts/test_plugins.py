@@ -219,6 +219,61 @@ class TestList:
         assert (rows["other-name"]["state"], rows["other-name"]["reason"]) == ("installed", "as third")
         assert (rows["third"]["state"], rows["third"]["in_registry"]) == ("installed", False)
 
+    @pytest.mark.parametrize(
+        ("file", "content"),
+        [
+            ("entry_points.txt", b"[llm.plugins]\ngarbage\n"),
+            ("entry_points.txt", b"[foreign]\ngarbage\n[llm.plugins]\nbad = bad_dist\n"),
+            ("entry_points.txt", b"\xff"),
+            ("METADATA", b"Name: bad-dist\nVersion: 1.0\nAuthor: \xff\n"),
+        ],
+    )
+    def test_a_damaged_distribution_is_shown_and_stops_no_command(
+        self, environment: Environment, file: str, content: bytes
+    ) -> None:
+        environment.use_registry({"good": "good-dist", "wrong": "bad-dist"})
+        environment.add("bad-dist", plugins={"bad": "bad_dist:run"})
+        environment.add("good-dist", plugins={"good": "good_dist:run"})
+        (environment.site / "bad_dist-1.0.dist-info" / file).write_bytes(content)
+        for arguments in (["list"], ["list", "--check"]):
+            rows = [row for row in environment.rows(*arguments) if not row["builtin"]]
+            assert [(row["name"], row["package"], row["version"], row["state"]) for row in rows] == [
+                ("good", "good-dist", "1.0", "installed"),
+                ("wrong", "bad-dist", "1.0", "failed"),
+            ]
+            assert rows[1]["reason"].startswith("it is damaged: ")
+            assert str(environment.site) in rows[1]["reason"]
+            assert (rows[1]["installed"], rows[1]["entry_point"]) == (True, None)
+        assert environment.rows("list", LLM_DISABLE_PLUGINS="bad-dist")[-1]["state"] == "disabled"
+        for command in (["send", "--backend", "sample", "hi"], ["backends"], ["doctor"]):
+            result = environment.run(*command, program="scripts.ai_cli")
+            assert result.stdout
+            assert "Traceback" not in result.stderr
+            assert "bad-dist" in result.stdout + result.stderr
+        # Nobody wrote down which files are its own: pip says so, or fails over the damage itself.
+        removed = environment.run("remove", "bad-dist")
+        assert (removed.returncode, removed.stdout) == (1, "")
+        assert "error: " in removed.stderr
+
+    def test_damage_to_others_is_not_shown(self, environment: Environment) -> None:
+        environment.use_registry({})
+        environment.add("other")
+        for file, content in {"METADATA": b"Name: other\nAuthor: \xff\n", "top_level.txt": b"other\n"}.items():
+            (environment.site / "other-1.0.dist-info" / file).write_bytes(content)
+        assert "other" not in environment.run("list").stdout
+        result = environment.run("doctor", program="scripts.ai_cli")
+        assert "Traceback" not in result.stderr
+        assert "other" not in result.stderr
+
+    def test_names_of_an_edited_plugin_are_unknown(self, environment: Environment) -> None:
+        module = "from llm.backends.plugin_sdk import register_backend\nregister_backend({!r}, lambda prompt: prompt)"
+        environment.add("third-party", module.format("one"), plugins={"entry": "third_party"})
+        for name in ("one", "another"):
+            (environment.site / "third_party.py").write_text(module.format(name))
+            assert environment.states("list")["entry", "third-party"] == "installed"
+            environment.run("backends", program="scripts.ai_cli")
+            assert environment.states("list")[name, "third-party"] == "installed"
+
     def test_a_bad_registry_is_told_and_the_list_is_shown(self, environment: Environment) -> None:
         environment.use_registry({"plugins": {"openrouter": 3}})
         result = environment.run("list")

@@ -165,6 +165,44 @@ def test_a_place_that_cannot_be_read_is_told(place: str, message: str) -> None:
     assert message in loaded.warnings[0]
 
 
+def test_no_copy_is_kept_of_a_file(write: Callable[[Any], Path], clean_environment: Path) -> None:
+    path = write(GOOD)
+    load(path)
+    assert not (clean_environment / ".cache/d0ttino").exists()
+    path.write_text("{")
+    loaded = load(path)
+    assert loaded.is_bundled
+    assert loaded.warnings[0].endswith("the bundled registry is used instead")
+
+
+def test_one_directory_does_not_get_the_registry_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, document in {"mine": b'{"x": "./package"}', "theirs": b"{"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "registry.json").write_bytes(document)
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load("registry.json").registry.of(PLUGIN)["x"].root == tmp_path / "mine"
+    monkeypatch.chdir(tmp_path / "theirs")
+    assert load("registry.json").is_bundled
+
+
+@pytest.mark.parametrize("place", ["registry.json", "./registry.json", "file:registry.json"])
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    loaded = load(place)
+    assert loaded.is_bundled
+    (warning,) = loaded.warnings
+    assert f"{place} cannot be used: it is relative to the working directory, which is gone; the bundled" in warning
+
+
+def test_a_home_directory_that_nobody_has_is_told() -> None:
+    loaded = load("~nobody-has-this-name/registry.json")
+    assert loaded.is_bundled
+    assert "there is no home directory" in loaded.warnings[0]
+
+
 class TestPaths:
     """A path in a registry stays below the registry."""
 
@@ -189,6 +227,10 @@ class TestPaths:
     def test_it_is_relative_to_the_file(self, root: Path) -> None:
         package = self.load(root, "./inside").of(PLUGIN)["x"]
         assert (package.directory(), package.distribution(), package.fault()) == (root / "inside", "the-inside", None)
+
+    def test_a_direct_reference_to_a_file_is_used(self, root: Path) -> None:
+        package = self.load(root, f"the-outside @ file://{root.parent}/outside").of(PLUGIN)["x"]
+        assert (package.distribution(), package.fault()) == ("the-outside", None)
 
     @pytest.mark.parametrize(
         ("value", "message"),
@@ -222,6 +264,28 @@ class TestServer:
             packages = load(server.url).registry.of(PLUGIN)
         assert packages["y"].fault() is None
         assert "plugins.x of the plug-in registry: './here' is a path" in str(packages["x"].fault())
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "file:///tmp/x",
+            "FILE:///tmp/x",
+            "file:/tmp/x",
+            "file://localhost/tmp/x.whl",
+            "git+file:///tmp/x",
+            "/tmp/x",
+            "./x",
+            "C:/x",
+        ],
+    )
+    def test_a_direct_reference_to_a_file_is_refused_alone(self, url: str) -> None:
+        document = {"x": f"x @ {url}", "y": "y @ https://example.org/y.whl", "z": "z @ git+ssh://git@example.org/z"}
+        with FaultServer(http_answer(document)) as server:
+            loaded = load(server.url)
+        packages = loaded.registry.of(PLUGIN)
+        assert loaded.warnings == []
+        assert (packages["y"].fault(), packages["z"].fault()) == (None, None)
+        assert str(packages["x"].fault()).startswith(f"plugins.x of the plug-in registry: 'x @ {url}' names a file")
 
     def test_the_last_good_copy_stands_in(self) -> None:
         with FaultServer(http_answer(GOOD), http_answer(status=503), http_answer({"x": 3})) as server:

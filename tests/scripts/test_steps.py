@@ -15,6 +15,7 @@ from textwrap import dedent
 import pytest
 
 from llm.testing import write_distribution
+from scripts.steps import open_log
 
 AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
 
@@ -206,6 +207,23 @@ def test_steps_do_not_get_the_secrets_of_backends(tmp_path: Path) -> None:
     assert result.stdout == "[][visible]\n"
 
 
+def test_steps_get_neither_the_secrets_of_shadowed_backends_nor_what_looks_secret(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, 'echo "[$DEMO_ONE][$DEMO_TWO][$SOME_API_KEY][$MY_TOKEN][$DEMO_OTHER]"')
+    for name, variable in (("first", "DEMO_ONE"), ("second", "DEMO_TWO")):
+        write_distribution(
+            tmp_path,
+            f"{name}-backend",
+            entry_points={"llm.plugins": {name: f"{name}_backend"}},
+            files={
+                f"{name}_backend.py": "from llm.backends.plugin_sdk import register_backend\n"
+                f"register_backend('demo', str.upper, secret_env=['{variable}'])"
+            },
+        )
+    names = {"DEMO_ONE": "s3cret", "DEMO_TWO": "s3cret", "SOME_API_KEY": "s3cret", "MY_TOKEN": "s3cret"}
+    result = ai_cli("recipe", "mine", "goal", "--yes", path=path, DEMO_OTHER="visible", **names)
+    assert result.stdout == "[][][][][visible]\n"
+
+
 def test_the_log_tells_what_ran_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     path, log = write_recipe(tmp_path, "echo one", "exit 4"), tmp_path / "log.jsonl"
     for _ in range(2):
@@ -227,6 +245,70 @@ def test_a_log_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Pat
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_log_that_cannot_be_written_any_more_is_one_warning(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "echo one", "echo two", "exit 4")
+    result = ai_cli("recipe", "mine", "goal", "--yes", "--log", "/dev/full", path=path)
+    assert (result.returncode, result.stdout) == (4, "one\ntwo\n")
+    assert result.stderr.count("warning: cannot write the log /dev/full: No space left on device") == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_a_log_that_cannot_be_closed_is_one_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with open_log(path) as log:
+        os.close(log.fileno())
+    assert capsys.readouterr().err == f"warning: cannot write the log {path}: Bad file descriptor\n"
+
+
+def test_a_command_that_is_not_utf_8_is_run_and_logged(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    result = subprocess.run(
+        [*AI_CLI, "recipe", "echo", b"a\xffb", "--yes", "--log", str(log)], capture_output=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, b"a\xffb\n")
+    assert b"Traceback" not in result.stderr
+    (record,) = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert os.fsencode(record["command"]) == b"printf '%s\\n' 'a\xffb'"
+
+
+def test_a_goal_with_a_nul_is_the_users_mistake() -> None:
+    result = ai_cli("recipe", "echo", "-", "--yes", text="a\0b")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: the goal holds a NUL character\n"
+
+
+def test_the_question_writes_nothing_to_stdout(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    path = write_recipe(tmp_path, "echo one", "echo two")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["PYTHONPATH"] = str(path)
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)
+        os.execv(AI_CLI[0], [*AI_CLI, "recipe", "mine", "goal"])
+    os.write(terminal, b"x\n\nyes\ny\n\xff\ny\n")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert out.read_text() == "one\ntwo\n"
+
+
+def test_the_end_of_input_at_the_question_ends_with_130(tmp_path: Path) -> None:
+    terminal = Terminal("recipe", "mine", "goal", path=write_recipe(tmp_path, "true"))
+    terminal.expect("Run it? [y]es, [n]o, [a]ll, [q]uit: ")
+    terminal.type("\x04")
+    terminal.expect("aborted")
+    assert terminal.status() == 130
+
+
+#: An error of this project whose message cannot be read.
+_NO_MESSAGE = """
+    from llm.errors import D0ttinoError
+    class Mine(D0ttinoError):
+        @property
+        def message(self):
+            raise RuntimeError
+"""
+
 RECIPE_FAULTS = {
     "raises": ("raise ValueError('no such goal')", "ValueError: no such goal"),
     "exits": ("raise SystemExit(0)", "SystemExit"),
@@ -234,6 +316,7 @@ RECIPE_FAULTS = {
     "returns text": ("return 'rm -rf /'", "must return a list of command lines"),
     "returns a number among steps": ("return ['true', 3]", "step 2 is int"),
     "returns a NUL": ("return ['a\\0b']", "NUL"),
+    "raises an error without a message": (f"{_NO_MESSAGE}\n    raise Mine('the reason')", "the reason"),
 }
 
 
@@ -272,3 +355,33 @@ def test_a_plugin_can_refuse_or_run_a_step(tmp_path: Path) -> None:
     refused = ai_cli("recipe", "echo", "forbidden", "--yes", path=path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "step 1 did not run: plug-in policy (policy 1.0): PermissionError: policy says no" in refused.stderr
+
+
+def run_with(directory: Path, body: str) -> subprocess.CompletedProcess[str]:
+    """Run a recipe of two steps with a plug-in whose `llm_run_step` has this body."""
+    source = f"from llm import hookimpl\nfrom llm.types import StepResult\n\n@hookimpl\ndef llm_run_step(step):{body}\n"
+    path = write_recipe(directory, "echo one", "echo NEXT-RAN")
+    write_distribution(path, "runner", entry_points={"llm.plugins": {"runner": "runner"}}, files={"runner.py": source})
+    return ai_cli("recipe", "mine", "goal", "--yes", path=path)
+
+
+@pytest.mark.parametrize(
+    "status", ["256", "-9", "True", "1.0", "StepResult('boom')", "StepResult(None)", "StepResult(256)", "10**5000"]
+)
+def test_what_is_no_exit_status_never_counts_as_success(tmp_path: Path, status: str) -> None:
+    result = run_with(tmp_path, f"\n    return {status}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "plug-in runner (runner 1.0): llm_run_step must return an exit status" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("status", [1, 255])
+def test_every_exit_status_is_passed_on(tmp_path: Path, status: int) -> None:
+    assert run_with(tmp_path, f"\n    return StepResult({status})").returncode == status
+
+
+def test_an_error_of_a_step_without_a_message_is_told(tmp_path: Path) -> None:
+    result = run_with(tmp_path, f"{_NO_MESSAGE}\n    raise Mine('the reason')")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "step 1 did not run: plug-in runner (runner 1.0): the reason" in result.stderr
+    assert "Traceback" not in result.stderr

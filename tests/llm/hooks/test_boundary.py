@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from llm import hookimpl
-from llm.errors import BackendError, NameTakenError, PluginDefinitionError
+from llm.backends.plugin_sdk import register_backend, register_recipe
+from llm.config import RoutingMode, Settings
+from llm.errors import BackendError, InvalidResultError, NameTakenError, PluginDefinitionError
 from llm.hooks.origin import origin_of
 from llm.hooks.problems import ProblemKind
+from llm.router import NoAnswerError, complete
 from llm.testing import host_with
-from llm.types import BackendInfo, Completion, Request
+from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Request, Step
 
 
 class Answers:
@@ -335,3 +338,88 @@ def test_an_error_whose_class_forgets_ours_still_has_a_message() -> None:
             pass
 
     assert (CarelessError().message, CarelessError().hint, CarelessError().origin) == ("CarelessError", None, None)
+
+
+def test_a_plugin_that_lists_a_name_twice_is_told() -> None:
+    class Twice:
+        @hookimpl
+        def llm_backends(self) -> list[str]:
+            return ["twice", "twice"]
+
+    host = host_with(Twice())
+    assert "twice" in host.backends()
+    (problem,) = host.problems
+    assert (problem.kind, "'twice' is also provided" in problem.message) == (ProblemKind.CONFLICT, True)
+
+
+class CancelledLikeError(BaseException):
+    """What an async client may let out of a synchronous `run`."""
+
+
+def test_what_is_no_exception_fails_the_attempt_and_the_next_backend_answers() -> None:
+    host = host_with()
+
+    def odd(prompt: str) -> str:
+        raise CancelledLikeError("away")
+
+    register_backend("odd", odd, host=host)
+    settings = Settings(primary_backend="odd", fallback_backend="sample", routing_mode=RoutingMode.REMOTE)
+    completion = complete(Request("hi"), host=host, settings=settings)
+    assert completion.backend == "sample"
+    assert completion.attempts[0].error == "CancelledLikeError: away"
+    host.register(Answers(fail(CancelledLikeError("hook"))), "hand-written")
+    with pytest.raises(NoAnswerError, match="CancelledLikeError: hook"):
+        complete(Request("hi", backend="mine"), host=host)
+
+
+def test_a_plugin_that_spoils_anothers_backend_is_named_with_a_way_to_do_without_it() -> None:
+    class Spoils:
+        @hookimpl(tryfirst=True)
+        def llm_complete(self) -> None:
+            raise KeyError("bug")
+
+    host = host_with()
+    host.register(Spoils(), "spoils")
+    with pytest.raises(NoAnswerError) as caught:
+        complete(Request("hi", backend="sample"), host=host)
+    assert caught.value.attempts[0].origin is not None
+    assert caught.value.attempts[0].origin.plugin == "spoils"
+    assert caught.value.hint == "to do without it: --no-plugin spoils"
+
+
+WRONG_FIELDS: dict[str, tuple[str, Any, str]] = {
+    "ready_env": ("llm_backends", BackendInfo("x", ready_env=5), "the ready_env of a BackendInfo"),  # type: ignore[arg-type]
+    "secret_env": ("llm_backends", BackendInfo("x", secret_env=None), "the secret_env of a BackendInfo"),  # type: ignore[arg-type]
+    "models": ("llm_backends", BackendInfo("x", models="a"), "the models of a BackendInfo"),  # type: ignore[arg-type]
+    "name": ("llm_backends", BackendInfo("a\x1b[31m\n"), "the name of a BackendInfo"),
+    "recipe": ("llm_recipes", RecipeInfo("x", description=5), "the description of a RecipeInfo"),  # type: ignore[arg-type]
+    "candidate": ("llm_route", [Candidate("sample", model=5)], "the model of a Candidate"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize(("hook", "result", "words"), WRONG_FIELDS.values(), ids=WRONG_FIELDS)
+def test_a_wrong_field_is_told_when_it_is_returned(hook: str, result: Any, words: str) -> None:
+    host = host_with()
+    host.register(type("Plugin", (), {hook: hookimpl(lambda self: result, specname=hook)})(), "wrong")
+    host.backends()
+    host.recipes()
+    assert complete(Request("hi", local=True), host=host).text == "Sample answer to: hi"
+    (problem,) = host.problems
+    assert (problem.origin.plugin, words in problem.message) == ("wrong", True)
+
+
+@pytest.mark.parametrize("step", [Step(5), Step("true", 5)])  # type: ignore[arg-type]
+def test_a_step_with_a_wrong_field_is_told(step: Step) -> None:
+    host = host_with()
+    register_recipe("wrong", lambda goal: [step], host=host)
+    with pytest.raises(InvalidResultError, match=r"step 1: the (command|description) of a Step must be text"):
+        host.recipe_steps("wrong", "goal")
+
+
+def test_lists_in_infos_become_tuples() -> None:
+    class Lists:
+        @hookimpl
+        def llm_backends(self) -> BackendInfo:
+            return BackendInfo("lists", models=["a", "b"])  # type: ignore[arg-type]
+
+    assert host_with(Lists()).backends()["lists"].models == ("a", "b")

@@ -18,6 +18,12 @@ from llm.testing import installed, write_distribution
 ENTRY = EntryPoint("third", "llm.plugins", "shout", "third_module", "1.0")
 LEARNED = Learned(("backend:shout",), ("llm_backends", "llm_complete"), {"backend": ("shout",)})
 
+#: A file with one record, up to what it says of the plug-in's file.
+RECORD = (
+    b'{"format": 2, "records": [{"entry": ["a", "b", "c", "d", "e", "f"], '
+    b'"plugins": [], "hooks": [], "names": {}, "failure": null, "source": %s}]}'
+)
+
 
 @pytest.fixture
 def file(clean_environment: Path) -> Path:
@@ -88,6 +94,99 @@ def test_another_environment_has_records_of_its_own(monkeypatch: pytest.MonkeyPa
     assert Catalogue.read().get(ENTRY) == LEARNED
 
 
+class TestEdits:
+    """What was learned of an editable installation holds until its file is edited."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        write_distribution(tmp_path, "third", entry_points={"llm.plugins": {"a": "third_a"}}, files={})
+        return self.write(tmp_path / "third_a.py", "x")
+
+    def write(self, source: Path, *names: str) -> Path:
+        backends = "".join(f"register_backend({name!r}, lambda prompt: '')\n" for name in names)
+        source.write_text(f"from llm.backends.plugin_sdk import register_backend\n{backends}")
+        return source
+
+    def load(self, source: Path) -> EntryPoint:
+        """Load the plug-in as a command does, and store what it brought if that is not known."""
+        with installed(source.parent) as host:
+            if not Catalogue.read().knows(outcome(host, host.entries)):
+                learn(host)
+            (entry,) = host.entries
+            return entry
+
+    def names(self, entry: EntryPoint) -> tuple[str, ...] | None:
+        learned = Catalogue.read().get(entry)
+        return None if learned is None else learned.names.get("backend")
+
+    def test_an_edit_makes_the_names_unknown_until_the_next_load(self, source: Path) -> None:
+        entry = self.load(source)
+        assert self.names(entry) == ("x",)
+        self.write(source, "another")
+        assert self.names(entry) is None
+        self.load(source)
+        assert self.names(entry) == ("another",)
+
+    def test_an_edit_of_the_same_length_is_seen(self, source: Path) -> None:
+        entry = self.load(source)
+        before = source.stat()
+        self.write(source, "y")
+        os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        assert self.names(entry) is None
+
+    def test_a_file_that_is_gone_makes_them_unknown(self, source: Path) -> None:
+        entry = self.load(source)
+        source.unlink()
+        assert self.names(entry) is None
+
+    def test_a_load_without_an_edit_writes_nothing(self, source: Path, file: Path) -> None:
+        self.load(source)
+        before = file.stat()
+        self.load(source)
+        assert file.stat().st_ino == before.st_ino
+
+    def test_a_failure_is_forgotten_with_the_edit_that_may_mend_it(self, source: Path) -> None:
+        source.write_text("1 / 0")
+        entry = self.load(source)
+        learned = Catalogue.read().get(entry)
+        assert learned is not None
+        assert learned.failure is not None
+        self.write(source, "x")
+        assert Catalogue.read().get(entry) is None
+
+    def test_the_file_is_that_of_the_submodule_that_the_entry_point_names(self, tmp_path: Path) -> None:
+        write_distribution(
+            tmp_path,
+            "third",
+            entry_points={"llm.plugins": {"a": "third_a:sub"}},
+            files={"third_a/__init__.py": "", "third_a/sub.py": ""},
+        )
+        self.write(tmp_path / "third_a/sub.py", "x")
+        entry = self.load(tmp_path / "third_a")
+        assert self.names(entry) == ("x",)
+        self.write(tmp_path / "third_a/sub.py", "another")
+        assert self.names(entry) is None
+
+
+def test_an_environment_that_cannot_be_seen_is_kept(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "hidden").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "prefix", str(tmp_path / "hidden"))
+        Catalogue.read().store({ENTRY: LEARNED})
+    real = Path.is_dir
+
+    def is_dir(path: Path) -> bool:
+        if path.name == "hidden":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    Catalogue.read().store({ENTRY: LEARNED})
+    assert len(json.loads(file.read_text())["records"]) == 2
+
+
 def test_environments_that_are_gone_are_forgotten(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -116,10 +215,14 @@ def test_the_file_is_written_only_if_that_changes_it(file: Path) -> None:
         b"\xff",
         b"[" * 100_000,
         b'{"format": 99, "records": []}',
-        b'{"format": 1}',
-        b'{"format": 1, "records": [{"entry": ["a"]}]}',
-        b'{"format": 1, "records": [{"entry": ["a", "b", "c", "d", "e", 6]}]}',
-        b'{"format": 1, "records": [{"entry": ["a", "b", "c", "d", "e", "f"], "plugins": [], "names": {}}]}',
+        b'{"format": 2}',
+        b'{"format": 2, "records": [{"entry": ["a"]}]}',
+        b'{"format": 2, "records": [{"entry": ["a", "b", "c", "d", "e", 6]}]}',
+        b'{"format": 2, "records": [{"entry": ["a", "b", "c", "d", "e", "f"], "plugins": [], "names": {}}]}',
+        RECORD % b'["/path", 1]',
+        RECORD % b'["/path", "1", 2]',
+        RECORD % b"[3, 1, 2]",
+        RECORD % b"{}",
     ],
 )
 def test_a_damaged_file_counts_as_empty_and_is_replaced(file: Path, content: bytes) -> None:

@@ -308,6 +308,20 @@ BROKEN = {
     "any exception": ("1 / 0", ["ZeroDivisionError"]),
     "exception without a message": ("raise ValueError", ["ValueError"]),
     "nothing": ("x = 1", ["brings nothing"]),
+    "BaseException": ("class Odd(BaseException): pass\nraise Odd('not an Exception')", ["Odd: not an Exception"]),
+    "GeneratorExit": ("raise GeneratorExit", ["GeneratorExit"]),
+    "a description that is no text": (
+        "from llm.backends.plugin_sdk import register_backend\nregister_backend('x', str.upper, description=5)",
+        ["the description of a BackendInfo must be text (str), not int"],
+    ),
+    "keyword-only argument": (
+        "from llm import hookimpl\n@hookimpl\ndef llm_completed(*, completion): pass",
+        ["'completion' as keywords only"],
+    ),
+    "any arguments": (
+        "from llm import hookimpl\n@hookimpl\ndef llm_completed(*args, **kwargs): pass",
+        ["takes any arguments"],
+    ),
     "async shim": (
         "from llm.backends.plugin_sdk import register_backend\nasync def run(prompt): pass\nregister_backend('x', run)",
         ["async"],
@@ -343,7 +357,7 @@ BROKEN = {
     ),
     "unusable name": (
         "from llm.backends.plugin_sdk import register_backend\nregister_backend('a b', lambda prompt: '')",
-        ["'a b' cannot be the name"],
+        ["must be a name", "'a b'"],
     ),
 }
 
@@ -420,3 +434,62 @@ def test_a_damaged_distribution_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path, {BACKENDS: {"good": "good:run"}}, good="def run(prompt): return 'fine'")
     with installed(tmp_path) as host:
         assert ask(host, "good").text == "fine"
+
+
+def test_an_entry_point_that_names_this_project_does_not_take_over_its_plugins(tmp_path: Path) -> None:
+    write(tmp_path, {BACKENDS: {"x": "llm"}})
+    with installed(tmp_path) as host:
+        assert all(info.origin is not None and info.origin.builtin for info in host.backends().values())
+        assert "brings nothing" in failures(host)[0].message
+
+
+@pytest.mark.parametrize(
+    "source",
+    [FIRST_FORM, "from llm import hookimpl\n@hookimpl\ndef llm_backends(): return ['my_backend']"],
+    ids=["shim", "hookimpl"],
+)
+def test_a_module_that_two_distributions_name_belongs_to_the_first(tmp_path: Path, source: str) -> None:
+    write(tmp_path, {BACKENDS: {"b": "shared"}}, name="b-dist", shared=source)
+    write(tmp_path, {BACKENDS: {"a": "shared"}}, name="a-dist")
+    with installed(tmp_path) as host:
+        origin = host.backends()["my_backend"].origin
+        assert origin is not None
+        assert origin.distribution == "a-dist"
+        (problem,) = failures(host)
+        assert problem.origin.distribution == "b-dist"
+        assert "which the entry point of a-dist 1.0 brings already" in problem.message
+
+
+def test_a_backend_with_hookimpls_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    source = """
+    from llm import hookimpl
+    from llm.backends.plugin_sdk import Backend
+    class Both(Backend):
+        def run(self, prompt): return ""
+        @hookimpl
+        def llm_completed(self): pass
+    """
+    write(tmp_path, {BACKENDS: {"both": "both:Both"}}, both=source)
+    with installed(tmp_path) as host:
+        (problem,) = failures(host)
+        assert "is a Backend and has @hookimpl methods" in problem.message
+        assert problem.hint is not None
+        assert "an entry point of its own" in problem.hint
+
+
+def test_a_proxy_that_a_module_holds_is_not_asked(tmp_path: Path) -> None:
+    source = """
+    class Proxy:
+        def __getattr__(self, name): raise RuntimeError("working outside of a context")
+    current_app = Proxy()
+    def run(prompt): return "fine"
+    from llm import hookimpl
+    @hookimpl
+    def llm_complete(request=None, backend=None): return f"{request.prompt} {backend}" if backend == "mine" else None
+    @hookimpl
+    def llm_backends(): return "mine"
+    """
+    write(tmp_path, {BACKENDS: {"mine": "proxies"}}, proxies=source)
+    with installed(tmp_path) as host:
+        # Arguments with default values get what the hook is called with, whatever pluggy's version.
+        assert ask(host, "mine").text == "hi mine"

@@ -1,0 +1,80 @@
+"""What the fields of data from plug-ins may hold.
+
+A plug-in builds these objects itself, and nothing stops it from putting a number where text belongs. It
+is told at once, by name; else the host would fail later, somewhere that knows of no plug-in.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Rejection, Step
+
+T = TypeVar("T")
+
+
+def is_name(value: object) -> bool:
+    """Whether a value can be the name of a backend or a recipe: printable, without spaces or a leading `-`."""
+    return (
+        isinstance(value, str)
+        and value != ""
+        and not value.startswith("-")
+        and value.isprintable()
+        and not any(character.isspace() for character in value)
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_optional_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(one, str) for one in value)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+_Check = tuple[Callable[[object], bool], str]
+_NAME: Final[_Check] = (is_name, "a name: printable text without spaces that does not begin with '-'")
+_TEXT: Final[_Check] = (_is_text, "text (str)")
+_OPTIONAL_TEXT: Final[_Check] = (_is_optional_text, "text (str) or None")
+_NAMES: Final[_Check] = (_is_names, "a tuple of names (str)")
+_FLAG: Final[_Check] = (_is_flag, "True or False")
+
+_FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
+    BackendInfo: {
+        "name": _NAME,
+        "description": _TEXT,
+        "models": _NAMES,
+        "local": _FLAG,
+        "ready_env": _NAMES,
+        "secret_env": _NAMES,
+    },
+    RecipeInfo: {"name": _NAME, "description": _TEXT},
+    Candidate: {"backend": _TEXT, "model": _OPTIONAL_TEXT, "reason": _TEXT},
+    Rejection: {"backend": _TEXT, "reason": _TEXT, "configured": _FLAG},
+    Completion: {"text": _TEXT, "backend": _TEXT, "model": _OPTIONAL_TEXT},
+    Step: {"command": _TEXT, "description": _TEXT},
+}
+
+
+def fault_in(item: object) -> str | None:
+    """Return what is wrong with the fields of an object that a plug-in made, or `None`."""
+    for field, (check, expected) in _FIELDS[type(item)].items():
+        value = getattr(item, field)
+        if not check(value):
+            got = repr(value) if isinstance(value, str) and len(value) < 100 else type(value).__name__
+            return f"the {field} of a {type(item).__name__} must be {expected}, not {got}"
+    return None
+
+
+def with_tuples(item: T) -> T:
+    """Return the object with tuples where the plug-in gave lists: what is shared must not change."""
+    lists = {name: tuple(getattr(item, name)) for name in _FIELDS[type(item)] if isinstance(getattr(item, name), list)}
+    return replace(item, **lists) if lists else item  # type: ignore[type-var]

@@ -1,0 +1,85 @@
+"""`ai-cli hooks`: each hook, and who implements it, in the order in which they are asked."""
+
+import json
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import llm
+from llm import hookimpl
+from llm.host import Host
+from llm.testing import host_with
+from scripts.ai_cli import cli
+
+
+class First:
+    @hookimpl(tryfirst=True)
+    def llm_complete(self) -> str:
+        return "first"
+
+
+class Last:
+    @hookimpl(trylast=True)
+    def llm_complete(self) -> str:
+        return "last"
+
+
+class Wrapper:
+    @hookimpl(wrapper=True)
+    def llm_complete(self) -> Generator[None, Any, Any]:
+        return (yield)
+
+
+@pytest.fixture
+def host() -> Host:
+    host = host_with()
+    for plugin in (Wrapper, First, Last):
+        host.register(plugin(), plugin.__name__.lower())
+    return host
+
+
+def run(host: Host, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["hooks", *arguments], obj=host)
+
+
+def test_the_order_is_the_one_in_which_they_are_asked(host: Host) -> None:
+    (hook,) = json.loads(run(host, "llm_complete", "--json").stdout)["hooks"]
+    listed = [one["plugin"] for one in hook["implementations"]]
+    assert listed[:2] == ["wrapper", "first"]
+    assert listed[-1] == "last"
+    host.unregister(name="first")
+    host.unregister(name="last")
+    with llm.trace(host) as trace:
+        host.hook.llm_complete(request=llm.Request("hi"), backend="none")
+    asked = [one.origin.plugin for one in trace.hook_calls[0].implementations]
+    (hook,) = json.loads(run(host, "llm_complete", "--json").stdout)["hooks"]
+    assert [one["plugin"] for one in hook["implementations"]] == asked
+
+
+def test_every_hook_is_listed_with_its_kind_and_its_marks(host: Host) -> None:
+    result = run(host)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert "llm_complete(request, backend)  the first answer counts" in lines
+    assert "llm_backends()  every answer counts" in lines
+    assert "  1. wrapper (this program, module " in result.stdout
+    assert any(line.endswith(", wrapper") for line in lines)
+    assert any(line.endswith(", tryfirst") for line in lines)
+    assert any(line.endswith(", trylast") for line in lines)
+    assert "  nobody implements it" in lines
+    assert {hook["hook"] for hook in json.loads(run(host, "--json").stdout)["hooks"]} == set(host.contracts)
+
+
+def test_one_hook_with_its_documentation(host: Host) -> None:
+    result = run(host, "llm_route")
+    assert "llm_route(request, backends, settings)  the first answer counts" in result.stdout
+    assert "Args:" in result.stdout
+    assert "llm_complete(" not in result.stdout.splitlines()[0]
+
+
+def test_an_unknown_hook_gets_close_matches(host: Host) -> None:
+    result = run(host, "llm_rout")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Did you mean 'llm_route'" in result.stderr

@@ -1,0 +1,159 @@
+"""stdout holds the answer and nothing else, whatever plug-ins do; and what cannot be written is told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm.testing import write_distribution
+
+AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
+
+LOUD = """
+import atexit, os, subprocess, sys
+from llm import hookimpl
+from llm.backends.plugin_sdk import register_backend, register_recipe
+
+def shout(where):
+    print("python", where)
+    os.write(1, b"descriptor\\n")
+    subprocess.run(["echo", "child"])
+
+shout("import")
+
+def run(prompt):
+    shout("run")
+    sys.stdout = open(os.devnull, "w")
+    return "the answer"
+
+def steps(goal):
+    shout("recipe")
+    return ["echo the step"]
+
+register_backend("loud", run)
+register_recipe("loud", steps)
+"""
+
+HOOKS = """
+from llm import hookimpl
+from loud import shout
+
+@hookimpl
+def llm_backends(): shout("llm_backends")
+@hookimpl
+def llm_recipes(): shout("llm_recipes")
+@hookimpl
+def llm_route(): shout("llm_route")
+@hookimpl
+def llm_completed(): shout("llm_completed")
+@hookimpl
+def llm_commands(cli):
+    shout("llm_commands")
+    @cli.command()
+    def greet():
+        print("hello")
+    @cli.command()
+    def boom():
+        raise ValueError("no luck today")
+    cli.commands["odd"] = "no command"
+    cli.commands[5] = greet
+"""
+
+
+@pytest.fixture
+def loud(tmp_path: Path) -> Path:
+    write_distribution(
+        tmp_path,
+        "loud",
+        entry_points={"llm.plugins": {"loud": "loud", "hooks": "loud_hooks"}},
+        files={"loud.py": LOUD, "loud_hooks.py": HOOKS},
+    )
+    return tmp_path
+
+
+def ai_cli(path: Path, *arguments: str, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*AI_CLI, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="surrogateescape",
+        env={**os.environ, "PYTHONPATH": str(path)},
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdout"),
+    [
+        (["send", "-b", "loud", "hi"], "the answer\n"),
+        (["send", "--local", "hi"], "Sample answer to: hi\n"),
+        (["recipe", "loud", "goal", "--yes"], "the step\n"),
+        (["recipe", "loud", "goal", "--dry-run"], "echo the step\n"),
+        (["greet"], "hello\n"),
+    ],
+)
+def test_what_plugins_print_goes_to_stderr(loud: Path, arguments: list[str], stdout: str) -> None:
+    result = ai_cli(loud, *arguments)
+    assert (result.returncode, result.stdout) == (0, stdout)
+    for words in ("python import", "descriptor", "child"):
+        assert words in result.stderr
+
+
+def test_a_command_of_a_plugin_that_fails_is_reported_as_its_fault(loud: Path) -> None:
+    result = ai_cli(loud, "boom")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "error: the command 'boom' of plug-in hooks (loud 1.0) failed: ValueError: no luck today" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in ai_cli(loud, "boom", "--debug").stderr
+
+
+def test_what_is_no_command_is_left_out_and_told(loud: Path) -> None:
+    result = ai_cli(loud, "--help")
+    assert result.returncode == 0
+    assert "greet" in result.stdout
+    assert "hooks (loud 1.0): added 'odd' to the commands, which is no click command" in result.stderr
+    assert ai_cli(loud, "odd").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["send", "-b", "sample", "hi"], ["--help"], ["backends", "--json"], ["--version"]]
+)
+def test_a_full_disk_is_an_error_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        result = ai_cli(tmp_path, *arguments, stdout=full.fileno())
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+def test_bytes_that_are_no_text_come_out_as_they_went_in(tmp_path: Path) -> None:
+    result = ai_cli(tmp_path, "send", "-b", "sample", os.fsdecode(b"a\xff"))
+    assert (result.returncode, os.fsencode(result.stdout)) == (0, b"Sample answer to: a\xff\n")
+
+
+def test_half_a_character_is_shown_escaped(tmp_path: Path) -> None:
+    source = "def run(prompt): return '\\ud800!'"
+    write_distribution(tmp_path, "half", entry_points={"llm.plugins": {"half": "half:run"}}, files={"half.py": source})
+    result = ai_cli(tmp_path, "send", "-b", "half", "hi")
+    assert (result.returncode, result.stdout) == (0, "\\ud800!\n")
+
+
+def test_a_closed_stdin_is_told(tmp_path: Path) -> None:
+    command = f"exec {' '.join(AI_CLI)} send -b sample - <&-"
+    result = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
+    assert result.returncode in {1, 2}
+    assert "Traceback" not in result.stderr
+
+
+def test_ai_calls_itself_ai() -> None:
+    program = "import sys; from scripts.ai_cli import main_send; sys.argv[1:] = [{!r}]; main_send()"
+    shown = [
+        subprocess.run([sys.executable, "-c", program.format(option)], capture_output=True, text=True).stdout
+        for option in ("--help", "--version")
+    ]
+    assert shown[0].startswith("Usage: ai [OPTIONS] PROMPT")
+    assert shown[1].startswith("ai, version ")
