@@ -1,9 +1,17 @@
 """No test sees the user's configuration, cache or keys."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_arrive() -> None:
+    """Undo what a runner in the background (`nohup`, `&`) hands down: children that ignore Ctrl-C and hang-ups."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
