@@ -225,7 +225,8 @@ def test_no_command_shows_a_key(host: Host, workplace: Path, command: tuple[str,
 def test_no_process_writes_a_key_anywhere(site: Path, workplace: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     commands = (
-        ["send", "route", "--trace"],
+        # A name that nobody has is warned of before there is a host that knows what is secret.
+        ["send", "route", "--trace", "--no-plugin=nobody"],
         ["plugins", "list", "--check"],
         ["plugins", "list"],
         ["doctor", "--debug"],

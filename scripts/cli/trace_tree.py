@@ -22,7 +22,7 @@ OUTCOMES: Final = {
 }
 
 #: Kind of a span, and what the sum calls the time spent in such spans.
-KINDS: Final = {"phase": "start-up", "load": "imports", "hook": "hooks"}
+KINDS: Final = {"phase": "start-up", "load": "imports of plug-ins", "hook": "hooks"}
 
 #: So many neighbours that did the same are shown; the rest is counted.
 SHOWN_NEIGHBOURS: Final = 5
@@ -167,8 +167,8 @@ def _sum(children: Children, thread: object, total: float) -> Line:
 
     rest = total - add(children.get(None, ()))
     parts = {**spent, "the rest": rest}
-    text = " + ".join(f"{name} {time / 1000:.2f}" for name, time in parts.items() if time or name == "the rest")
-    return Line(f"total = {text}", total, "bold")
+    lines = tuple(Line(name, time) for name, time in parts.items() if time or name == "the rest")
+    return Line("total", total, "bold", lines)
 
 
 def _size(result: Any) -> str:
