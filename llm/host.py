@@ -89,6 +89,7 @@ class Host(PluginManager):
         self.entries: list[EntryPoint] = []
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
+        self._left_out: set[EntryPoint] = set()
         self._offers: dict[str, tuple[int, Offers[Any]]] = {}
         self._adopted: dict[str, tuple[str, Declaration]] = {}
 
@@ -125,7 +126,8 @@ class Host(PluginManager):
         """
         owner = owner_of(declaration, self.entries)
         if owner is not None:
-            register_declaration(self, declaration, owner.origin(declaration.plugin_name))
+            if owner not in self._left_out:
+                register_declaration(self, declaration, owner.origin(declaration.plugin_name))
             return
         name, earlier = self._adopted.get(declaration.plugin_name, ("", None))
         if earlier is not None:
@@ -179,6 +181,7 @@ class Host(PluginManager):
             if by is None:
                 wanted.append(entry)
             else:
+                self._left_out.add(entry)
                 self.blocked.append(Blocked(entry.origin(entry.name), by))
         load_entry_points(self, wanted, adapt, BUILTINS)
 

@@ -93,10 +93,11 @@ def _refuse_shared(manager: PluginManager, bundles: dict[EntryPoint, _Bundle]) -
     """Leave a plug-in that several entry points name to the first; only another distribution's is a fault."""
     first: dict[int, EntryPoint] = {}
     for entry, bundle in list(bundles.items()):
-        if bundle.named is None:
-            owner = first.setdefault(id(sys.modules.get(entry.module)), entry)
-        else:
-            owner = first.setdefault(id(bundle.named), entry)
+        # A module that only makes declarations: the one that is named, not a package that holds it, which
+        # several distributions may share.
+        path = f"{entry.module}.{entry.attribute}" if entry.attribute else entry.module
+        named = sys.modules.get(path) if bundle.named is None else bundle.named
+        owner = entry if named is None else first.setdefault(id(named), entry)
         if owner is not entry and owner.distribution != entry.distribution:
             del bundles[entry]
             fault = PluginLoadError(

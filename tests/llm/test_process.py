@@ -180,3 +180,21 @@ def test_a_name_is_free_again_when_its_plugin_was_unregistered(make_host_first: 
         print(send_prompt("hi", backend="x"))
         """
     assert run_program(program).stdout == "2\n"
+
+
+def test_a_blocked_plugin_stays_out_when_the_program_imports_it(tmp_path: Path) -> None:
+    write_distribution(
+        tmp_path,
+        "third-party",
+        entry_points={"llm.plugins": {"mine": "third"}},
+        files={"third.py": "from llm.backends.plugin_sdk import register_backend\nregister_backend('mine', str.upper)"},
+    )
+    program = """
+        import os
+        os.environ["LLM_DISABLE_PLUGINS"] = "mine"
+        from llm import current_host
+        current_host()
+        import third
+        print("mine" in current_host().backends())
+        """
+    assert run_program(program, tmp_path).stdout == "False\n"

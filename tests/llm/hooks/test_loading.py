@@ -493,3 +493,15 @@ def test_a_proxy_that_a_module_holds_is_not_asked(tmp_path: Path) -> None:
     with installed(tmp_path) as host:
         # Arguments with default values get what the hook is called with, whatever pluggy's version.
         assert ask(host, "mine").text == "hi mine"
+
+
+def test_distributions_may_share_a_namespace_package(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        source = f"from llm.backends.plugin_sdk import register_backend\nregister_backend({name!r}, str.upper)"
+        write(
+            tmp_path, {BACKENDS: {name: f"shared_space:{name}_mod"}}, name=name, **{f"shared_space.{name}_mod": source}
+        )
+    with installed(tmp_path) as host:
+        origins = {name: host.backends()[name].origin for name in ("a", "b")}
+        assert {name: origin.distribution for name, origin in origins.items() if origin} == {"a": "a", "b": "b"}
+        assert list(host.problems) == []
