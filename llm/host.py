@@ -1,23 +1,28 @@
 """The host: the plug-in manager with this project's hooks, built-in plug-ins and entry points."""
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
-from llm import __version__, hookspecs, results
+from llm import __version__, hookspecs, results, shims
 from llm.errors import NameTakenError
 from llm.hooks.blocking import Blocked, Blocking, known_name
-from llm.hooks.boundary import marked_functions
+from llm.hooks.boundary import HostPlugin, marked_functions
+from llm.hooks.catalogue import Catalogue
 from llm.hooks.declarations import Declaration, declared_in, forget
-from llm.hooks.entrypoints import EntryPoint, scan
-from llm.hooks.loader import load_entry_points, owner_of, register_declaration
+from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.index import installed
+from llm.hooks.learned import Declared, Learned
+from llm.hooks.loader import NOTHING_KNOWN, load_entry_points
 from llm.hooks.manager import PluginManager
 from llm.hooks.origin import Origin, Tier
 from llm.hooks.problems import Problem, ProblemKind
+from llm.hooks.registering import owner_of, register_declaration
 from llm.hooks.trace import phase
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP, adapt
+from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from llm.types import BackendInfo, RecipeInfo, Step
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
@@ -81,6 +86,9 @@ class Host(PluginManager):
         entries: the entry points that there were when it was made.
         blocked: the plug-ins that were left out because the user does not want them.
         unknown_blocked: names that were to be blocked, and that no plug-in has.
+        imported: the entry points that were imported to register what they bring. The others were
+            registered from what was known of them.
+        made: when it was made, in nanoseconds since the epoch.
 
     """
 
@@ -89,6 +97,8 @@ class Host(PluginManager):
         self.entries: list[EntryPoint] = []
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
+        self.imported: list[EntryPoint] = []
+        self.made = time.time_ns()
         self._left_out: set[EntryPoint] = set()
         self._offers: dict[str, tuple[int, Offers[Any]]] = {}
         self._adopted: dict[str, tuple[str, Declaration]] = {}
@@ -127,7 +137,7 @@ class Host(PluginManager):
         owner = owner_of(declaration, self.entries)
         if owner is not None:
             if owner not in self._left_out:
-                register_declaration(self, declaration, owner.origin(declaration.plugin_name))
+                self._adopt_late(declaration, owner)
             return
         name, earlier = self._adopted.get(declaration.plugin_name, ("", None))
         if earlier is not None:
@@ -143,6 +153,16 @@ class Host(PluginManager):
         registered = register_declaration(self, declaration, origin)
         if registered is not None:
             self._adopted[declaration.plugin_name] = (registered, declaration)
+
+    def _adopt_late(self, declaration: Declaration, owner: EntryPoint) -> None:
+        """Register what an installed plug-in declares after it was registered, unless that was known of it."""
+        declared = (declaration.kind, declaration.name, declaration.module)
+        for _, plugin in self.list_name_plugin():
+            if isinstance(plugin, HostPlugin) and plugin.origin.distribution == owner.distribution:
+                brought = plugin.manifest()
+                if isinstance(brought, Declared) and brought[:3] == declared:
+                    return
+        register_declaration(self, declaration, owner.origin(declaration.plugin_name))
 
     def unregister(self, plugin: object | None = None, name: str | None = None) -> Any | None:
         """Unregister a plug-in, given as an object or by name; the names it had are free again."""
@@ -169,10 +189,17 @@ class Host(PluginManager):
             if any(True for _ in marked_functions(module)) and not self._blocks(blocking, origin):
                 self.register(module, module_name, origin=origin)
 
-    def load_entry_points(self, entries: Iterable[EntryPoint], blocking: Blocking = NOTHING_BLOCKED) -> None:
-        """Import and register the plug-ins of installed distributions, but for those that are blocked.
+    def load_entry_points(
+        self,
+        entries: Iterable[EntryPoint],
+        blocking: Blocking = NOTHING_BLOCKED,
+        known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
+        on_change: Callable[[EntryPoint], object] = lambda _entry: None,
+    ) -> None:
+        """Register the plug-ins of installed distributions, but for those that are blocked.
 
-        Failures go to `problems`. A blocked plug-in is not imported.
+        Failures go to `problems`. A blocked plug-in is not imported, and one that is known only when
+        it is used; see `llm.hooks.loader.load_entry_points`.
         """
         self.entries = sorted(entries)
         wanted = []
@@ -183,7 +210,7 @@ class Host(PluginManager):
             else:
                 self._left_out.add(entry)
                 self.blocked.append(Blocked(entry.origin(entry.name), by))
-        load_entry_points(self, wanted, adapt, BUILTINS)
+        self.imported = load_entry_points(self, wanted, shims, BUILTINS, known, on_change)
 
     def add_damaged(self, fault: Problem, blocking: Blocking = NOTHING_BLOCKED) -> None:
         """Keep that a distribution is damaged, unless the user does without it."""
@@ -226,12 +253,21 @@ class Host(PluginManager):
         return Offers(used, shadowed)
 
 
-def create_host(entries: Iterable[EntryPoint] | None = None, blocking: Blocking = NOTHING_BLOCKED) -> Host:
+def create_host(
+    entries: Iterable[EntryPoint] | None = None,
+    blocking: Blocking = NOTHING_BLOCKED,
+    known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
+    on_change: Callable[[EntryPoint], object] = lambda _entry: None,
+) -> Host:
     """Return a new host with the built-in plug-ins and those of installed distributions.
 
     Args:
         entries: the entry points to load; by default those of every distribution on `sys.path`.
         blocking: the plug-ins to leave out.
+        known: what entry points brought when they were last loaded: those are imported when they are
+            first used. By default, what this user's catalogue knows if `entries` is left out too,
+            else nothing.
+        on_change: told of an entry point that turns out to bring something else than is known of it.
 
     Returns:
         A host of its own: what is registered there is seen nowhere else. Plug-ins that could not be
@@ -241,13 +277,18 @@ def create_host(entries: Iterable[EntryPoint] | None = None, blocking: Blocking 
     host = Host()
     if entries is None:
         with phase("search for installed plug-ins") as search:
-            entries = scan((BACKEND_GROUP, RECIPE_GROUP), on_fault=lambda fault: host.add_damaged(fault, blocking))
+            found, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
+            catalogue = Catalogue.read()
+            known = {entry: learned for entry in found if (learned := catalogue.get(entry)) is not None}
+            entries, on_change = found, lambda entry: Catalogue.read().forget([entry])
+            for fault in faults:
+                host.add_damaged(fault, blocking)
             if search is not None:
-                search.reason = f"{len(entries)} found"
+                search.reason = f"{len(found)} found"
     host.entries = sorted(entries)
     with phase("built-in plug-ins", f"{len(BUILTINS)} modules"):
         host.load_builtins(BUILTINS, blocking)
-    host.load_entry_points(host.entries, blocking)
+    host.load_entry_points(host.entries, blocking, known, on_change)
     at_work = {blocked.by for blocked in host.blocked}
     host.unknown_blocked = [
         name

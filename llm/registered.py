@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from llm.errors import PluginDefinitionError
 from llm.hooks.boundary import HostPlugin
+from llm.hooks.lazy import Deferred
+from llm.hooks.learned import Declared
 from llm.hooks.markers import hookimpl
 from llm.hooks.origin import Origin, blamed
 from llm.results import check_text, steps_of
@@ -25,17 +27,21 @@ class RegisteredBackend(HostPlugin):
 
     Args:
         info: name and description.
-        run: `run(prompt)`; it may also take `model`, `options` or `request`, by these names.
         origin: whose plug-in it is.
+        run: `run(prompt)`; it may also take `model`, `options` or `request`, by these names.
 
     """
 
-    def __init__(self, info: BackendInfo, run: Callable[..., Any], origin: Origin) -> None:
+    def __init__(self, info: BackendInfo, origin: Origin, run: Callable[..., Any] | Deferred) -> None:
         super().__init__(origin)
         self.info = replace(info, origin=origin)
         self._run = run
-        self._extras = wanted_extras(run)
+        self._extras = () if isinstance(run, Deferred) else wanted_extras(run)
         self._infos = (self.info,)
+
+    def manifest(self) -> Declared:
+        """Return as data what the backend was registered with."""
+        return _declared("backend", self.info, self.origin)
 
     @hookimpl
     def llm_backends(self) -> tuple[BackendInfo, ...]:
@@ -48,6 +54,9 @@ class RegisteredBackend(HostPlugin):
         if backend != self.info.name:
             return None
         try:
+            if isinstance(self._run, Deferred):
+                run = self._run.resolve()
+                self._extras, self._run = wanted_extras(run), run
             result = self._run(request.prompt, **{name: EXTRAS[name](request) for name in self._extras})
             text = check_text(result, f"backend {backend!r}", self.origin)
         except KeyboardInterrupt:
@@ -63,15 +72,19 @@ class RegisteredRecipe(HostPlugin):
 
     Args:
         info: name and description.
-        run: `run(goal)`, which returns command lines.
         origin: whose plug-in it is.
+        run: `run(goal)`, which returns command lines.
 
     """
 
-    def __init__(self, info: RecipeInfo, run: Callable[[str], Any], origin: Origin) -> None:
+    def __init__(self, info: RecipeInfo, origin: Origin, run: Callable[[str], Any] | Deferred) -> None:
         super().__init__(origin)
         self.info = replace(info, origin=origin)
         self._run = run
+
+    def manifest(self) -> Declared:
+        """Return as data what the recipe was registered with."""
+        return _declared("recipe", self.info, self.origin)
 
     @hookimpl
     def llm_recipes(self) -> tuple[RecipeInfo, ...]:
@@ -84,11 +97,18 @@ class RegisteredRecipe(HostPlugin):
         if recipe != self.info.name:
             return None
         try:
+            if isinstance(self._run, Deferred):
+                self._run = self._run.resolve()
             return steps_of(self._run(goal), f"recipe {recipe!r}", self.origin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
+
+
+def _declared(kind: str, info: BackendInfo | RecipeInfo, origin: Origin) -> Declared:
+    said = {field.name: getattr(info, field.name) for field in fields(info) if field.name not in {"name", "origin"}}
+    return Declared(kind, info.name, origin.module or "", said)
 
 
 def wanted_extras(run: Callable[..., Any]) -> tuple[str, ...]:

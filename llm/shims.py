@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 
 from llm.backends.base import Backend, Recipe
 from llm.errors import PluginDefinitionError
-from llm.fields import fault_in
-from llm.hooks.boundary import marked_functions
+from llm.fields import fault_in, with_tuples
+from llm.hooks.boundary import HostPlugin, marked_functions
 from llm.hooks.declarations import Declaration, make
 from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.lazy import Deferred
+from llm.hooks.learned import Declared
+from llm.hooks.origin import Origin
 from llm.registered import RegisteredBackend, RegisteredRecipe, check_callable, wanted_extras
 from llm.types import BackendInfo, RecipeInfo
 
@@ -43,7 +46,7 @@ def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declar
         if field in info:
             info[field] = _names(info[field], field)
     backend = _checked(BackendInfo(name, **info))
-    return make("backend", name, run, partial(RegisteredBackend, backend, call), module)
+    return make("backend", name, run, call, partial(RegisteredBackend, backend), module)
 
 
 def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
@@ -53,7 +56,7 @@ def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declara
     if isinstance(owner, Recipe):
         info.setdefault("description", owner.description)
     recipe = _checked(RecipeInfo(name, **info))
-    return make("recipe", name, run, partial(RegisteredRecipe, recipe, call), module)
+    return make("recipe", name, run, call, partial(RegisteredRecipe, recipe), module)
 
 
 def adapt(entry: EntryPoint, named: object) -> object:
@@ -83,6 +86,25 @@ def adapt(entry: EntryPoint, named: object) -> object:
         f"{entry.value} is {type(named).__name__!r} and not a plug-in",
         hint="name a module, a function, a Backend or Recipe, or an object with @hookimpl methods",
     )
+
+
+def revive(declared: Declared, call: Deferred, origin: Origin) -> HostPlugin:
+    """Return the plug-in object of something that was registered when its plug-in was last loaded.
+
+    Args:
+        declared: what `HostPlugin.manifest` returned then.
+        call: stands for the callable.
+        origin: whose plug-in it is.
+
+    Raises:
+        PluginDefinitionError, TypeError: it is no such thing.
+
+    """
+    if declared.kind == "backend":
+        return RegisteredBackend(with_tuples(_checked(BackendInfo(declared.name, **declared.info))), origin, call)
+    if declared.kind == "recipe":
+        return RegisteredRecipe(with_tuples(_checked(RecipeInfo(declared.name, **declared.info))), origin, call)
+    raise PluginDefinitionError(f"there is nothing of the kind {declared.kind!r}")
 
 
 def _is_subclass(named: object, base: type) -> bool:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm.hooks.entrypoints import scan
+from llm.hooks.discovery import scan
 from llm.hooks.problems import Problem
 from llm.host import Host, create_host
 from llm.shims import BACKEND_GROUP, RECIPE_GROUP

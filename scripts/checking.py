@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llm.hooks.catalogue import Catalogue, Learned
-from llm.hooks.entrypoints import EntryPoint, scan
+from llm.hooks.catalogue import Catalogue
+from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.index import installed
+from llm.hooks.learned import Learned
 from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from scripts.installer import InstallError
 
@@ -63,7 +65,7 @@ def check() -> Check:
     try:
         return _load()
     except CheckError:
-        entries = scan((BACKEND_GROUP, RECIPE_GROUP))
+        entries, _ = installed((BACKEND_GROUP, RECIPE_GROUP))
         learned: dict[EntryPoint, Learned] = {}
         warnings: list[str] = []
         fatal: dict[EntryPoint, Learned] = {}
@@ -100,7 +102,7 @@ def _load(distribution: str | None = None) -> Check:
         data = json.loads(done.stdout)
     except ValueError:
         raise CheckError(f"loading {what} ended the process, with status {done.returncode}") from None
-    learned = {EntryPoint(**item["entry"]): Learned.from_json(item["learned"]) for item in data["learned"]}
+    learned = {EntryPoint(*item["entry"]): Learned.from_json(item["learned"]) for item in data["learned"]}
     return Check(learned, data["answering"], tuple(data["warnings"]))
 
 
@@ -117,11 +119,11 @@ def report(*only: str) -> None:
     from llm.host import create_host
     from llm.process import learn
 
-    entries = scan((BACKEND_GROUP, RECIPE_GROUP))
+    entries, _ = installed((BACKEND_GROUP, RECIPE_GROUP))
     host = create_host([entry for entry in entries if not only or entry.distribution in only])
     learned = learn(host)
     data: dict[str, Any] = {
-        "learned": [{"entry": asdict(entry), "learned": found.to_json()} for entry, found in learned.items()],
+        "learned": [{"entry": list(entry), "learned": found.to_json()} for entry, found in learned.items()],
         "answering": {
             "backend": {name: info.origin and info.origin.distribution for name, info in host.backends().items()},
             "recipe": {name: info.origin and info.origin.distribution for name, info in host.recipes().items()},

@@ -7,8 +7,10 @@ from typing import Any
 
 from llm import __version__
 from llm.hooks.blocking import Blocking
-from llm.hooks.catalogue import Catalogue, Learned
-from llm.hooks.entrypoints import EntryPoint, scan
+from llm.hooks.catalogue import Catalogue
+from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.index import installed
+from llm.hooks.learned import Learned
 from llm.hooks.problems import Problem
 from llm.host import BUILTINS, DISTRIBUTION, Host
 from llm.shims import BACKEND_GROUP, RECIPE_GROUP
@@ -144,10 +146,8 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
             each was loaded.
 
     """
-    faults: dict[str, Problem] = {}
-    entries = tuple(
-        scan((BACKEND_GROUP, RECIPE_GROUP), on_fault=lambda fault: faults.setdefault(fault.origin.plugin, fault))
-    )
+    found_entries, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
+    entries = tuple(found_entries)
     if checked is None:
         catalogue = Catalogue.read()
         known: dict[EntryPoint, Learned | None] = {entry: catalogue.get(entry) for entry in entries}
@@ -161,7 +161,7 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
     rows = _in_use_first([row for row, provides in found if provides], answering)
     rows.extend(row for row, provides in found if not provides)
     packages = [(package, _distribution(package)) for package in registry.of(kind).values()]
-    rows.extend(_damaged(kind, faults.values(), packages, blocking))
+    rows.extend(_damaged(kind, faults, packages, blocking))
     rows.extend(_to_be_had(packages, rows))
     registered = {(package.name, canonical(distribution)) for package, distribution in packages}
     rows = [replace(row, registered=(row.name, canonical(row.package)) in registered) for row in rows]

@@ -1,12 +1,11 @@
 """Which plug-ins the user does not want, and who said so."""
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.entrypoints import EntryPoint, canonical
 from llm.hooks.origin import Origin
 
 #: Names of plug-ins that are not to be used, separated by commas.
@@ -71,7 +70,7 @@ class Blocking:
 
     def of_distribution(self, name: str) -> str | None:
         """Return what blocks whatever a distribution brings, or `None`."""
-        blocking = (by for listed, by in self.names.items() if _canonical(listed) == _canonical(name))
+        blocking = (by for listed, by in self.names.items() if canonical(listed) == canonical(name))
         return self.all_installed or next(blocking, None)
 
     def of_builtin(self, plugin: str, entries: Iterable[EntryPoint]) -> str | None:
@@ -106,9 +105,4 @@ def known_name(name: str, plugins: Iterable[str], entries: Iterable[EntryPoint])
 
 def _names_entry(name: str, entry: EntryPoint) -> bool:
     bare = name.removeprefix("backend:").removeprefix("recipe:")
-    return bare == entry.name or _canonical(name) == _canonical(entry.distribution)
-
-
-def _canonical(distribution: str) -> str:
-    """Return a distribution's name as indexes compare it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+    return bare == entry.name or canonical(name) == canonical(entry.distribution)

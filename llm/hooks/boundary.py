@@ -15,6 +15,7 @@ from types import MethodType
 from typing import Any, Final
 
 from llm.errors import PluginDefinitionError
+from llm.hooks.learned import Declared, Implementation
 from llm.hooks.markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
 from llm.hooks.origin import Origin, blamed
 from llm.hooks.problems import Problem, ProblemKind, ProblemLog, one_line
@@ -56,6 +57,15 @@ class HostPlugin:
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
 
+    def manifest(self) -> Declared | tuple[Implementation, ...]:
+        """Return as data what registers this plug-in again, without an import."""
+        return ()
+
+    def __dir__(self) -> list[str]:
+        # Pluggy looks at every name that this returns, one after the other, to find the hooks.
+        own = (vars(self), *map(vars, type(self).__mro__))
+        return [name for names in own for name in names if name.startswith(HOOK_PREFIX)]
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.origin}>"
 
@@ -80,6 +90,7 @@ class Boundary(HostPlugin):
     ) -> None:
         super().__init__(origin)
         self.plugin = plugin
+        self._implementations: list[Implementation] = []
         faults: list[str] = []
         for name, function, options in marked_functions(plugin):
             hook_name = options.get("specname") or name
@@ -95,12 +106,19 @@ class Boundary(HostPlugin):
             guard = _guard_wrapper if options.get("wrapper") else _guard
             guarded = guard(function, contract, origin, problems)
             guarded.__signature__ = _without_defaults(function)  # type: ignore[attr-defined]
-            setattr(guarded, HOOKIMPL_ATTRIBUTE, {**options, "specname": hook_name})
-            setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
+            marked = {**options, "specname": hook_name}
+            setattr(guarded, HOOKIMPL_ATTRIBUTE, marked)
+            attribute = name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name
+            setattr(self, attribute, guarded)
+            self._implementations.append(Implementation(name, hook_name, marked))
         if faults:
             raise PluginDefinitionError(
                 "; ".join(faults), origin=origin, hint="see docs/hooks.md for each hook and its arguments"
             )
+
+    def manifest(self) -> tuple[Implementation, ...]:
+        """Return the hooks that the plug-in implements."""
+        return tuple(self._implementations)
 
 
 def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, Any]]]:

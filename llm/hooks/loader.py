@@ -1,25 +1,23 @@
 """From entry points to registered plug-ins: one by one, each failure kept with its culprit."""
 
-import contextlib
-import importlib
 import sys
-import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
-from llm.errors import D0ttinoError, NameTakenError, PluginLoadError
+from llm.errors import NameTakenError, PluginLoadError
+from llm.hooks.activation import LazyEntry
 from llm.hooks.boundary import PLUGIN_FAULTS, Boundary
 from llm.hooks.declarations import Declaration, all_declared
-from llm.hooks.entrypoints import EntryPoint, load
+from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.importing import Adapter, import_entry, record_failure
+from llm.hooks.lazy import without_import
+from llm.hooks.learned import Learned
 from llm.hooks.manager import PluginManager
-from llm.hooks.origin import Origin
-from llm.hooks.problems import Problem, ProblemKind, reason_of
-from llm.hooks.trace import load_span
+from llm.hooks.registering import free_name, owner_of, register_declaration
 
-#: `adapt(entry, obj)` says what the object that an entry point names brings: a `Declaration`, a
-#: plug-in object with hook implementations, or `None` for a module that only makes declarations.
-Adapter = Callable[[EntryPoint, object], object]
+NOTHING_KNOWN: Final[Mapping[EntryPoint, Learned]] = MappingProxyType({})
 
 
 @dataclass
@@ -43,9 +41,14 @@ class _Bundle:
 
 
 def load_entry_points(
-    manager: PluginManager, entries: Iterable[EntryPoint], adapt: Adapter, builtin_modules: Collection[str] = ()
-) -> None:
-    """Import entry points and register what they bring.
+    manager: PluginManager,
+    entries: Iterable[EntryPoint],
+    adapter: Adapter,
+    builtin_modules: Collection[str] = (),
+    known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
+    on_change: Callable[[EntryPoint], object] = lambda _entry: None,
+) -> list[EntryPoint]:
+    """Register what entry points bring. Those of which that is not known are imported.
 
     Plug-ins are registered in reverse order of their entry points. Pluggy asks the last registered
     first, so of two plug-ins with the same name, the first in sort order is the one that answers.
@@ -53,21 +56,56 @@ def load_entry_points(
     Args:
         manager: where to register; failures go to its `problems`.
         entries: entry points, sorted.
-        adapt: says what a loaded object brings.
+        adapter: what the host knows of plug-ins.
         builtin_modules: modules whose registrations belong to the host itself, whoever names them.
+        known: what entry points brought when they were last loaded, and will bring again.
+        on_change: told of an entry point that turns out to bring something else than is known of it.
+
+    Returns:
+        The entry points that were imported.
 
     """
     entries = list(entries)
+    lazy = without_import(entries, known)
+    bundles = _import_all(manager, [entry for entry in entries if entry not in lazy], adapter)
+    _share_out(manager, bundles, entries, builtin_modules)
+    registered: list[str] = []
+    for entry in reversed(entries):
+        if entry in bundles:
+            registered += _register_all(manager, bundles[entry], bundles.values())
+        elif entry in lazy:
+            try:
+                for name in LazyEntry(manager, entry, lazy, adapter, on_change).register():
+                    registered.append(name)
+            except Exception:  # noqa: BLE001 - the file with what is known was damaged, in a way that JSON does not show
+                for name in registered:
+                    manager.unregister(name=name)
+                on_change(entry)
+                return load_entry_points(manager, entries, adapter, builtin_modules)
+    return [entry for entry in entries if entry not in lazy]
+
+
+def _import_all(manager: PluginManager, entries: Iterable[EntryPoint], adapter: Adapter) -> dict[EntryPoint, _Bundle]:
     bundles: dict[EntryPoint, _Bundle] = {}
     for entry in entries:
         try:
-            bundles[entry] = _import(entry, adapt)
+            bundles[entry] = _Bundle(entry, import_entry(entry, adapter, "what it brings was not known"))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
-            _record_failure(manager, entry, error)
+            record_failure(manager, entry, error)
     _refuse_shared(manager, bundles)
-    for declaration in all_declared():
+    return bundles
+
+
+def _share_out(
+    manager: PluginManager,
+    bundles: dict[EntryPoint, _Bundle],
+    entries: list[EntryPoint],
+    builtin_modules: Collection[str],
+) -> None:
+    """Give each declaration to the entry point that it belongs to."""
+    for declaration in all_declared() if bundles else ():
         if declaration.module in builtin_modules:
             continue
         owner = owner_of(declaration, entries)
@@ -77,16 +115,21 @@ def load_entry_points(
             bundles[owner].add(declaration)
         except NameTakenError as error:
             del bundles[owner]
-            _record_failure(manager, owner, error)
-    for bundle in reversed(bundles.values()):
-        registered: list[str] = []
-        try:
-            for name in _register(manager, bundle, bundles.values()):
-                registered.append(name)  # noqa: PERF402 - kept also when the next one fails
-        except PLUGIN_FAULTS as error:
-            _record_failure(manager, bundle.entry, error)
-            for name in registered:
-                manager.unregister(name=name)
+            record_failure(manager, owner, error)
+
+
+def _register_all(manager: PluginManager, bundle: _Bundle, bundles: Iterable[_Bundle]) -> list[str]:
+    """Register what an entry point brings, all of it or nothing, and return the names of the plug-ins."""
+    registered: list[str] = []
+    try:
+        for name in _register(manager, bundle, bundles):
+            registered.append(name)  # noqa: PERF402 - kept also when the next one fails
+    except PLUGIN_FAULTS as error:
+        record_failure(manager, bundle.entry, error)
+        for name in registered:
+            manager.unregister(name=name)
+        return []
+    return registered
 
 
 def _refuse_shared(manager: PluginManager, bundles: dict[EntryPoint, _Bundle]) -> None:
@@ -104,46 +147,7 @@ def _refuse_shared(manager: PluginManager, bundles: dict[EntryPoint, _Bundle]) -
                 f"names {entry.value}, which the entry point of {owner.distribution} {owner.version} brings already",
                 hint="remove one of the two distributions",
             )
-            _record_failure(manager, entry, fault)
-
-
-def owner_of(declaration: Declaration, entries: Sequence[EntryPoint]) -> EntryPoint | None:
-    """Return the entry point that a declaration belongs to, or `None` if the program made it.
-
-    The module that made the call decides, by the longest prefix that an entry point names. If none
-    names it, the entry point that was being imported at that moment does.
-    """
-    longest = max((entry.owns(declaration.module) for entry in entries), default=0)
-    if longest == 0:
-        return declaration.entry if declaration.entry in entries else None
-    candidates = [entry for entry in entries if entry.owns(declaration.module) == longest]
-    return min(candidates, key=lambda entry: (entry.name != declaration.name, entry != declaration.entry))
-
-
-def register_declaration(manager: PluginManager, declaration: Declaration, origin: Origin) -> str | None:
-    """Bind a declaration to a manager.
-
-    Several plug-ins may bring the same backend or recipe: the first one in is registered under the
-    plain name (`backend:openrouter`), a later one with its distribution or module behind it.
-
-    Returns:
-        The name of the plug-in that the declaration became; `None` if that name is blocked.
-
-    Raises:
-        NameTakenError: the same distribution or module registered the name before.
-
-    """
-    owner = origin.distribution or declaration.module
-    name = declaration.plugin_name
-    if manager.has_plugin(name):
-        name = f"{name}@{owner}"
-    return manager.register(declaration.bind(replace(origin, plugin=name, module=declaration.module)))
-
-
-def _import(entry: EntryPoint, adapt: Adapter) -> _Bundle:
-    # Plug-ins that print while they are imported must not end up in a command's answer.
-    with contextlib.redirect_stdout(sys.stderr), load_span(entry.origin(entry.name), "first use of plug-ins"):
-        return _Bundle(entry, adapt(entry, load(entry)))
+            record_failure(manager, entry, fault)
 
 
 def _register(manager: PluginManager, bundle: _Bundle, bundles: Iterable[_Bundle]) -> Iterator[str]:
@@ -182,25 +186,5 @@ def _register_named(manager: PluginManager, entry: EntryPoint, plugin: object) -
     registered = manager.get_plugin(manager.get_name(plugin) or "")
     if isinstance(registered, Boundary) and registered.origin.distribution == entry.distribution:
         return  # one module named by an entry point of each group
-    name = f"{entry.name}@{entry.distribution}" if manager.has_plugin(entry.name) else entry.name
+    name = free_name(manager, entry)
     yield from _one(manager.register(plugin, name, origin=entry.origin(name)))
-
-
-def _record_failure(manager: PluginManager, entry: EntryPoint, error: BaseException) -> None:
-    message, hint = reason_of(error)
-    if not isinstance(error, D0ttinoError):
-        message += _place(error)
-    manager.problems.add(Problem(ProblemKind.FAILED, entry.origin(entry.name), message, hint=hint, error=error))
-
-
-def _place(error: BaseException) -> str:
-    """Return ` (file, line N)` of where an import failed, if it failed in a plug-in's file."""
-    if isinstance(error, SyntaxError):
-        return f" ({error.filename}, line {error.lineno})" if error.filename else ""
-    framework = str(Path(__file__).parent)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith((framework, importlib.__file__)):
-            break
-        if not frame.filename.startswith("<frozen"):
-            return f" ({frame.filename}, line {frame.lineno})"
-    return ""

@@ -10,7 +10,7 @@ import pluggy
 
 from llm.errors import NameTakenError
 from llm.hooks.boundary import Boundary, HookContract, HostPlugin, ResultCheck
-from llm.hooks.markers import HOOK_PREFIX, PROJECT_NAME
+from llm.hooks.markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME
 from llm.hooks.monitor import CallMonitor
 from llm.hooks.origin import Origin, Tier
 from llm.hooks.problems import ProblemLog
@@ -97,9 +97,13 @@ class PluginManager(pluggy.PluginManager):
         """Unregister a plug-in, given as the object that was registered or by name; see pluggy."""
         removed = super().unregister(self._boundaries.get(id(plugin), plugin), name)
         if isinstance(removed, Boundary):
-            self._boundaries.pop(id(removed.plugin), None)
+            self._boundaries = {known: one for known, one in self._boundaries.items() if one is not removed}
         self.generation += 1
         return removed
+
+    def took_place_of(self, plugin: object, stand_in: object) -> None:
+        """Note that `plugin` is what the registered object `stand_in` stood for until it was imported."""
+        self._boundaries[id(plugin)] = self._boundaries[id(stand_in)]
 
     def get_name(self, plugin: object) -> str | None:
         """Return the name under which `plugin` is registered, or `None`."""
@@ -118,6 +122,8 @@ class PluginManager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         """Look at attributes with the hooks' prefix only: that is what makes registering fast."""
+        if isinstance(plugin, HostPlugin):
+            return getattr(getattr(plugin, name), HOOKIMPL_ATTRIBUTE, None)
         return super().parse_hookimpl_opts(plugin, name) if name.startswith(HOOK_PREFIX) else None
 
 

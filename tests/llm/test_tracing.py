@@ -201,7 +201,7 @@ def test_an_import_is_shown_with_its_reason_and_its_failure(tmp_path: Path) -> N
     bad, good = (span for span in collected.spans if isinstance(span, LoadSpan) and not span.origin.builtin)
     assert isinstance(bad.error, ZeroDivisionError)
     assert good.error is None
-    assert (good.origin.distribution, good.reason) == ("my-package", "first use of plug-ins")
+    assert (good.origin.distribution, good.reason) == ("my-package", "what it brings was not known")
 
 
 def count_calls(function: Callable[[], object]) -> int:

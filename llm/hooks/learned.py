@@ -1,0 +1,126 @@
+"""What one entry point brought when it was last loaded: enough to register it again without an import."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from llm.hooks.stamps import Stamp, unchanged
+
+
+class Declared(NamedTuple):
+    """A name that a plug-in registered through a shim, as data.
+
+    Attributes:
+        kind: `backend` or `recipe`.
+        name: the name.
+        module: dotted name of the module that registered it.
+        info: what it said of it, JSON-ready.
+
+    """
+
+    kind: str
+    name: str
+    module: str
+    info: Mapping[str, Any]
+
+
+class Implementation(NamedTuple):
+    """A hook that a hand-written plug-in implements, as data.
+
+    Attributes:
+        attribute: the attribute of the plug-in that holds it.
+        hook: the hook's name.
+        options: how it was marked, as pluggy keeps it.
+
+    """
+
+    attribute: str
+    hook: str
+    options: Mapping[str, Any]
+
+
+class Learned(NamedTuple):
+    """What one entry point brought when it was last loaded.
+
+    Attributes:
+        plugins: names of the plug-ins that were registered for it, sorted.
+        hooks: names of the hooks that they implement, sorted.
+        names: what they provide: `backend` or `recipe` to names, sorted.
+        failure: why it could not be loaded; `None` if it could.
+        sources: the files and directories of its package, as `llm.hooks.stamps.sources_of` returns
+            them. An edit of one, as of an editable installation, may change all of this.
+        declared: what it registered through shims, in order.
+        implementations: what the plug-in that it names implements by hand.
+        repeatable: whether all of this holds again as long as `sources` stay as they are, so that
+            the plug-in need not be imported before it is used.
+
+    """
+
+    plugins: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    names: Mapping[str, tuple[str, ...]] = {}
+    failure: str | None = None
+    sources: Mapping[str, Stamp] = {}
+    declared: tuple[Declared, ...] = ()
+    implementations: tuple[Implementation, ...] = ()
+    repeatable: bool = False
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a file that this depends on is another one now."""
+        return not unchanged(self.sources)
+
+    def to_json(self) -> list[Any]:
+        """Return this as JSON-ready data."""
+        return list(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Learned":
+        """Return what `to_json` wrote.
+
+        Raises:
+            TypeError, ValueError, AttributeError: it is something else.
+
+        """
+        plugins, hooks, names, failure, sources, declared, implementations, repeatable = data
+        if not isinstance(repeatable, bool) or not isinstance(failure, str | None):
+            raise TypeError("a flag or a text is something else")
+        return cls(
+            texts(plugins),
+            texts(hooks),
+            {text(kind): texts(many) for kind, many in names.items()},
+            failure,
+            {path: _stamp(*stamp) for path, stamp in sources.items()},
+            tuple(Declared(text(kind), text(name), text(module), dict(info)) for kind, name, module, info in declared),
+            tuple(Implementation(text(attribute), text(hook), dict(opts)) for attribute, hook, opts in implementations),
+            repeatable,
+        )
+
+
+def texts(data: Any) -> tuple[str, ...]:
+    """Return a JSON list of texts as a tuple.
+
+    Raises:
+        TypeError: it is something else.
+
+    """
+    if not isinstance(data, list):
+        raise TypeError(f"{data!r} is not a list")
+    return tuple(map(text, data))
+
+
+def text(data: Any) -> str:
+    """Return a JSON text.
+
+    Raises:
+        TypeError: it is something else.
+
+    """
+    if not isinstance(data, str):
+        raise TypeError(f"{data!r} is not text")
+    return data
+
+
+def _stamp(mtime_ns: Any, size: Any) -> Stamp:
+    if not isinstance(mtime_ns, int) or not isinstance(size, int):
+        raise TypeError(f"{mtime_ns!r} and {size!r} are not numbers")
+    return [mtime_ns, size]
