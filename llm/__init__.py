@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 __version__: Final = "0.1.0"
 
+#: Name of the distribution that this project is.
+DISTRIBUTION: Final = "d0ttino"
+
 if TYPE_CHECKING:
     from llm.hooks.markers import hookimpl as hookimpl
     from llm.hooks.origin import Origin as Origin

@@ -1,6 +1,5 @@
 """One family of exceptions. The command line prints each as one message, without a traceback."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
 
@@ -49,6 +48,8 @@ class UnknownNameError(UsageError, LookupError):
         self.kind = kind
         self.name = name
         self.known = sorted(known)
+        import difflib
+
         close = difflib.get_close_matches(name, self.known, n=3)
         if close:
             guess = f"Did you mean {' or '.join(repr(match) for match in close)}?"

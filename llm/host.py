@@ -1,18 +1,20 @@
 """The host: the plug-in manager with this project's hooks, built-in plug-ins and entry points."""
 
-import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from llm import __version__, hookspecs, results, shims
+from llm import DISTRIBUTION, __version__, hookspecs, results, shims
+from llm.builtins import BUILTINS
 from llm.errors import NameTakenError
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks.activation import LazyModule
 from llm.hooks.blocking import Blocked, Blocking, known_name
-from llm.hooks.boundary import HostPlugin, marked_functions
+from llm.hooks.boundary import HostPlugin
 from llm.hooks.catalogue import Catalogue
-from llm.hooks.declarations import Declaration, declared_in, forget
+from llm.hooks.declarations import Declaration, forget
 from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.index import installed
 from llm.hooks.learned import Declared, Learned
@@ -22,25 +24,9 @@ from llm.hooks.origin import Origin, Tier
 from llm.hooks.problems import Problem, ProblemKind
 from llm.hooks.registering import owner_of, register_declaration
 from llm.hooks.trace import phase
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from llm.types import BackendInfo, RecipeInfo, Step
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
-
-#: Name of the distribution that this project is.
-DISTRIBUTION: Final = "d0ttino"
-
-#: Modules with this project's own plug-ins, named as an entry point would name them.
-BUILTINS: Final = (
-    "llm.policy",
-    "llm.backends.plugins.mindbridge",
-    "llm.backends.plugins.lobechat",
-    "llm.backends.plugins.openrouter",
-    "llm.backends.plugins.sample",
-    "scripts.shell",
-    "scripts.recipes.plugins.sample",
-    "scripts.recipes.plugins.echo",
-)
 
 NOTHING_BLOCKED: Final = Blocking({})
 
@@ -134,6 +120,8 @@ class Host(PluginManager):
             NameTakenError: this program registered the name before, for another callable.
 
         """
+        if declaration.module in BUILTINS:
+            return  # they were registered before they were imported
         owner = owner_of(declaration, self.entries)
         if owner is not None:
             if owner not in self._left_out:
@@ -179,15 +167,24 @@ class Host(PluginManager):
         return [name for name, _ in self.list_name_plugin()] + [blocked.origin.plugin for blocked in self.blocked]
 
     def load_builtins(self, modules: Iterable[str], blocking: Blocking = NOTHING_BLOCKED) -> None:
-        """Import and register this project's own plug-ins, but for those that are blocked."""
-        for module_name in modules:
-            module = importlib.import_module(module_name)
-            origin = Origin(module_name, Tier.BUILTIN, DISTRIBUTION, __version__, module=module_name)
-            for declaration in declared_in(vars(module)):
-                if not self._blocks(blocking, replace(origin, plugin=declaration.plugin_name)):
-                    register_declaration(self, declaration, origin)
-            if any(True for _ in marked_functions(module)) and not self._blocks(blocking, origin):
-                self.register(module, module_name, origin=origin)
+        """Register this project's own plug-ins, but for those that are blocked; they are imported when they are used.
+
+        Args:
+            modules: names of modules in `llm.builtins.BUILTINS`.
+            blocking: the plug-ins to leave out.
+
+        """
+        for module in modules:
+            origin = Origin(module, Tier.BUILTIN, DISTRIBUTION, __version__, module=module)
+            names = {f"{one.kind}:{one.name}": one for one in BUILTINS[module].declared}
+            wanted = Learned(
+                declared=tuple(
+                    one for name, one in names.items() if not self._blocks(blocking, origin._replace(plugin=name))
+                ),
+                implementations=() if names or self._blocks(blocking, origin) else BUILTINS[module].implementations,
+            )
+            for _ in LazyModule(self, wanted, shims, origin).register():
+                pass  # each is in
 
     def load_entry_points(
         self,
@@ -277,9 +274,8 @@ def create_host(
     host = Host()
     if entries is None:
         with phase("search for installed plug-ins") as search:
-            found, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
-            catalogue = Catalogue.read()
-            known = {entry: learned for entry in found if (learned := catalogue.get(entry)) is not None}
+            _, found, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
+            known = Catalogue.read().of(found)
             entries, on_change = found, lambda entry: Catalogue.read().forget([entry])
             for fault in faults:
                 host.add_damaged(fault, blocking)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from llm.builtins import BUILTINS
 from llm.errors import PluginLoadError
 from llm.hooks.blocking import Blocking
 from llm.hooks.catalogue import Catalogue
@@ -13,7 +14,7 @@ from llm.hooks.learned import Learned
 from llm.hooks.origin import Origin
 from llm.hooks.registering import owner_of
 from llm.hooks.trace import phase
-from llm.host import BUILTINS, Host, create_host
+from llm.host import Host, create_host
 
 
 class _ProcessHost:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from llm.config import Settings, load_settings
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks.boundary import PLUGIN_FAULTS
 from llm.hooks.origin import origin_of
@@ -13,6 +13,9 @@ from llm.host import Host
 from llm.missing import why_missing
 from llm.process import current_host
 from llm.types import Attempt, BackendInfo, Candidate, Completion, Rejection, Request, Route
+
+if TYPE_CHECKING:
+    from llm.config import Settings
 
 
 class NoAnswerError(D0ttinoError):
@@ -61,7 +64,7 @@ def send_prompt(
     return complete(Request(prompt, model, backend, local), host=host).text
 
 
-def complete(request: Request, *, host: Host | None = None, settings: Settings | None = None) -> Completion:
+def complete(request: Request, *, host: Host | None = None, settings: "Settings | None" = None) -> Completion:
     """Answer a request, and tell who answered.
 
     Args:
@@ -95,7 +98,7 @@ def complete(request: Request, *, host: Host | None = None, settings: Settings |
 
 
 def choose_route(
-    request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: Settings | None = None
+    request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: "Settings | None" = None
 ) -> Route:
     """Ask the routing policies which backends to try, without trying any.
 
@@ -115,9 +118,9 @@ def choose_route(
         if request.backend not in backends:
             raise UnknownNameError("backend", str(request.backend), backends, hint=why_missing(host))
         if request.local:
-            _refuse_remote(backends[request.backend], load_settings() if settings is None else settings)
+            _refuse_remote(backends[request.backend], _settings() if settings is None else settings)
         return Route((Candidate(request.backend, reason="asked for"),))
-    settings = load_settings() if settings is None else settings
+    settings = _settings() if settings is None else settings
     route: Route | None = host.hook.llm_route(request=request, backends=tuple(backends.values()), settings=settings)
     route = _without_unknown(route or Route(), backends)
     if not route.candidates:
@@ -132,7 +135,13 @@ def choose_route(
     return route
 
 
-def _refuse_remote(backend: BackendInfo, settings: Settings) -> None:
+def _settings() -> "Settings":
+    from llm.config import load_settings  # not needed for a request that names its backend
+
+    return load_settings()
+
+
+def _refuse_remote(backend: BackendInfo, settings: "Settings") -> None:
     if not backend.local and backend.name != settings.fallback_backend:
         raise UsageError(
             f"the backend {backend.name!r} was asked for, and also that the prompt stays on this machine: "

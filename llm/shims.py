@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from llm.backends.base import Backend, Recipe
 from llm.errors import PluginDefinitionError
 from llm.fields import fault_in, with_tuples
+from llm.groups import RECIPE_GROUP
 from llm.hooks.boundary import HostPlugin, marked_functions
 from llm.hooks.declarations import Declaration, make
 from llm.hooks.entrypoints import EntryPoint
@@ -18,10 +19,6 @@ from llm.registered import RegisteredBackend, RegisteredRecipe, check_callable, 
 from llm.types import BackendInfo, RecipeInfo
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
-
-#: Entry-point groups, and what a bare callable is in each of them.
-BACKEND_GROUP = "llm.plugins"
-RECIPE_GROUP = "d0ttino.recipes"
 
 
 def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
@@ -88,13 +85,13 @@ def adapt(entry: EntryPoint, named: object) -> object:
     )
 
 
-def revive(declared: Declared, call: Deferred, origin: Origin) -> HostPlugin:
+def revive(declared: Declared, origin: Origin, call: Deferred) -> HostPlugin:
     """Return the plug-in object of something that was registered when its plug-in was last loaded.
 
     Args:
         declared: what `HostPlugin.manifest` returned then.
-        call: stands for the callable.
         origin: whose plug-in it is.
+        call: stands for the callable.
 
     Raises:
         PluginDefinitionError, TypeError: it is no such thing.

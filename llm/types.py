@@ -12,8 +12,22 @@ def _no_options() -> Mapping[str, Any]:
     return MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class _Value:
+    """What `dataclass` would write into each class: compiling it at each start takes most of its time."""
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__qualname__}({fields})"
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Request(_Value):
     """One prompt on its way to a backend.
 
     Attributes:
@@ -32,8 +46,8 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=_no_options)
 
 
-@dataclass(frozen=True, slots=True)
-class BackendInfo:
+@dataclass(frozen=True, repr=False, eq=False)
+class BackendInfo(_Value):
     """What a plug-in says of a backend that it provides.
 
     Attributes:
@@ -61,8 +75,8 @@ class BackendInfo:
         return not self.ready_env or any(environ.get(name) for name in self.ready_env)
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeInfo:
+@dataclass(frozen=True, repr=False, eq=False)
+class RecipeInfo(_Value):
     """What a plug-in says of a recipe that it provides.
 
     Attributes:
@@ -77,8 +91,8 @@ class RecipeInfo:
     origin: Origin | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+@dataclass(frozen=True, repr=False, eq=False)
+class Candidate(_Value):
     """A backend to try.
 
     Attributes:
@@ -93,8 +107,8 @@ class Candidate:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+@dataclass(frozen=True, repr=False, eq=False)
+class Rejection(_Value):
     """A backend that the policy considered and left out.
 
     Attributes:
@@ -109,8 +123,8 @@ class Rejection:
     configured: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+@dataclass(frozen=True, repr=False, eq=False)
+class Route(_Value):
     """A routing policy's decision.
 
     Attributes:
@@ -127,8 +141,8 @@ class Route:
     origin: Origin | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+@dataclass(frozen=True, repr=False, eq=False)
+class Attempt(_Value):
     """One backend that was tried.
 
     Attributes:
@@ -168,8 +182,8 @@ class Attempt:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+@dataclass(frozen=True, repr=False, eq=False)
+class Completion(_Value):
     """An answer, and who gave it.
 
     A plug-in that answers by itself needs to give `text` only; the host fills in the rest.
@@ -219,8 +233,8 @@ class Completion:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+@dataclass(frozen=True, repr=False, eq=False)
+class Step(_Value):
     """One shell step of a recipe.
 
     Attributes:
@@ -233,8 +247,8 @@ class Step:
     description: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StepContext:
+@dataclass(frozen=True, repr=False, eq=False)
+class StepContext(_Value):
     """What surrounds a step while it runs.
 
     Attributes:
@@ -251,8 +265,8 @@ class StepContext:
     env: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+@dataclass(frozen=True, repr=False, eq=False)
+class StepResult(_Value):
     """How a step ended.
 
     Attributes:

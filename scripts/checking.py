@@ -5,18 +5,17 @@ The process that asks imports none, so one that breaks its process or prints to 
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
 from llm.hooks.catalogue import Catalogue
 from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.index import installed
 from llm.hooks.learned import Learned
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from scripts.installer import InstallError
 
 TIMEOUT_SECONDS: Final = 60
@@ -65,7 +64,7 @@ def check() -> Check:
     try:
         return _load()
     except CheckError:
-        entries, _ = installed((BACKEND_GROUP, RECIPE_GROUP))
+        entries = installed((BACKEND_GROUP, RECIPE_GROUP)).entries
         learned: dict[EntryPoint, Learned] = {}
         warnings: list[str] = []
         fatal: dict[EntryPoint, Learned] = {}
@@ -85,6 +84,8 @@ def check() -> Check:
 
 
 def _load(distribution: str | None = None) -> Check:
+    import subprocess
+
     home = str(Path(__file__).absolute().parent.parent)
     only, what = ([], "the plug-ins") if distribution is None else ([distribution], "it")
     try:
@@ -119,7 +120,7 @@ def report(*only: str) -> None:
     from llm.host import create_host
     from llm.process import learn
 
-    entries, _ = installed((BACKEND_GROUP, RECIPE_GROUP))
+    entries = installed((BACKEND_GROUP, RECIPE_GROUP)).entries
     host = create_host([entry for entry in entries if not only or entry.distribution in only])
     learned = learn(host)
     data: dict[str, Any] = {

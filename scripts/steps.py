@@ -179,7 +179,7 @@ def step_environment(backends: "Offers[BackendInfo]", environ: Mapping[str, str]
 
 
 @contextmanager
-def open_log(path: Path) -> Iterator[IO[str]]:
+def open_log(path: Path | str) -> Iterator[IO[str]]:
     """Open a log for appending; only its owner can read it. If closing fails, that is a warning.
 
     Raises:

@@ -1,6 +1,8 @@
-"""Registering what an entry point is known to bring, and importing it when something of that is used."""
+"""Registering what is known of plug-ins, and importing them when something of that is used."""
 
+import importlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
@@ -12,41 +14,18 @@ from llm.hooks.importing import Adapter, import_entry, record_failure
 from llm.hooks.lazy import Deferred, StandIn
 from llm.hooks.learned import Declared, Learned
 from llm.hooks.manager import PluginManager
-from llm.hooks.origin import blame
+from llm.hooks.origin import Origin, blame
 from llm.hooks.registering import free_name, register_declaration
 
 
-class LazyEntry:
-    """An entry point whose plug-ins are registered before it is imported.
+class _Lazy(ABC):
+    """Something that brings plug-ins, and is imported after they were registered."""
 
-    Args:
-        manager: where to register.
-        entry: the entry point.
-        known: what it and its siblings brought when they were last loaded.
-        adapter: what the host knows of plug-ins.
-        on_change: called if importing it shows that it brings something else now.
-
-    """
-
-    def __init__(
-        self,
-        manager: PluginManager,
-        entry: EntryPoint,
-        known: Mapping[EntryPoint, Learned],
-        adapter: Adapter,
-        on_change: Callable[[EntryPoint], object],
-    ) -> None:
+    def __init__(self, manager: PluginManager, learned: Learned, adapter: Adapter) -> None:
         self._manager = manager
-        self._entry = entry
-        self._known = known
-        self._learned = known[entry]
+        self._learned = learned
         self._adapter = adapter
-        self._on_change = on_change
-        self._lock = threading.RLock()
         self._stand_in: StandIn | None = None
-        self._importing = False
-        self._imported: tuple[object] | None = None
-        self._error: PluginLoadError | None = None
 
     def register(self) -> Iterator[str]:
         """Register everything, and yield the name of each plug-in once it is in.
@@ -55,19 +34,36 @@ class LazyEntry:
             Exception: what is known of it is damaged.
 
         """
-        manager, entry = self._manager, self._entry
+        manager = self._manager
         if self._learned.implementations:
             specifications = {name: getattr(manager.hook, name).spec.function for name in manager.contracts}
             failing = [name for name, contract in manager.contracts.items() if contract.propagates]
             self._stand_in = StandIn(self._learned.implementations, specifications, self._implementation, failing)
-            name = free_name(manager, entry)
-            yield from filter(None, [manager.register(self._stand_in, name, origin=entry.origin(name))])
+            origin = self._origin(None)
+            yield from filter(None, [manager.register(self._stand_in, origin.plugin, origin=origin)])
         for declared in self._learned.declared:
             call = Deferred(partial(self._call, declared))
             bind = partial(self._adapter.revive, declared)
-            declaration = Declaration(declared.kind, declared.name, call, call, bind, declared.module, entry, 0)
-            registered = register_declaration(manager, declaration, entry.origin(declaration.plugin_name))
-            yield from filter(None, [registered])
+            declaration = Declaration(declared.kind, declared.name, call, call, bind, declared.module, None, 0)
+            origin = self._origin(declaration.plugin_name)
+            yield from filter(None, [register_declaration(manager, declaration, origin)])
+
+    @abstractmethod
+    def _origin(self, plugin: str | None) -> Origin:
+        """Return the origin of a plug-in of a name; without one, of the object that is named itself."""
+
+    @abstractmethod
+    def _import(self, reason: str) -> object:
+        """Import it once, and return what it names, as the adapter understands that.
+
+        Raises:
+            PluginLoadError: that failed, now or before.
+
+        """
+
+    @abstractmethod
+    def _changed(self, message: str) -> PluginLoadError:
+        """Return what to raise if it brings something else than is known of it."""
 
     def _implementation(self, attribute: str) -> Callable[..., Any]:
         named = self._import("one of its hooks is called")
@@ -87,13 +83,65 @@ class LazyEntry:
             return cast("Callable[..., Any]", named.call)
         raise self._changed(f"no longer registers the {declared.kind} {declared.name!r}")
 
+
+class LazyModule(_Lazy):
+    """A module of the host's own.
+
+    Args:
+        manager: where to register.
+        learned: what it brings.
+        adapter: what the host knows of plug-ins.
+        origin: whose it is.
+
+    """
+
+    def __init__(self, manager: PluginManager, learned: Learned, adapter: Adapter, origin: Origin) -> None:
+        super().__init__(manager, learned, adapter)
+        self._home = origin
+
+    def _origin(self, plugin: str | None) -> Origin:
+        return self._home if plugin is None else self._home._replace(plugin=plugin)
+
+    def _import(self, reason: str) -> object:  # noqa: ARG002 - what is built in needs no reason
+        return importlib.import_module(str(self._home.module))
+
+    def _changed(self, message: str) -> PluginLoadError:
+        return PluginLoadError(f"{self._home.module} {message}", origin=self._home)
+
+
+class LazyEntry(_Lazy):
+    """An entry point.
+
+    Args:
+        manager: where to register.
+        entry: the entry point.
+        known: what it and its siblings brought when they were last loaded.
+        adapter: what the host knows of plug-ins.
+        on_change: called if importing it shows that it brings something else now.
+
+    """
+
+    def __init__(
+        self,
+        manager: PluginManager,
+        entry: EntryPoint,
+        known: Mapping[EntryPoint, Learned],
+        adapter: Adapter,
+        on_change: Callable[[EntryPoint], object],
+    ) -> None:
+        super().__init__(manager, known[entry], adapter)
+        self._entry = entry
+        self._known = known
+        self._on_change = on_change
+        self._lock = threading.RLock()
+        self._importing = False
+        self._imported: tuple[object] | None = None
+        self._error: PluginLoadError | None = None
+
+    def _origin(self, plugin: str | None) -> Origin:
+        return self._entry.origin(free_name(self._manager, self._entry) if plugin is None else plugin)
+
     def _import(self, reason: str) -> object:
-        """Import the entry point once, and return what it names, as the adapter understands that.
-
-        Raises:
-            PluginLoadError: that failed, now or before.
-
-        """
         if self._imported is None:
             with self._lock:
                 if self._importing:

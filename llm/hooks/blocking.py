@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from llm.hooks.entrypoints import EntryPoint, canonical
 from llm.hooks.origin import Origin
@@ -12,8 +11,7 @@ from llm.hooks.origin import Origin
 VARIABLE: Final = "LLM_DISABLE_PLUGINS"
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """A plug-in that was left out.
 
     Attributes:
@@ -33,8 +31,7 @@ class Blocked:
         return {**self.origin.to_json(), "by": self.by}
 
 
-@dataclass(frozen=True, slots=True)
-class Blocking:
+class Blocking(NamedTuple):
     """What the user does not want.
 
     Attributes:

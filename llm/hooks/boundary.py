@@ -6,13 +6,11 @@ exception ends the whole call. Here each implementation of a plug-in gets a guar
 plug-in that raised it, and for hooks where one failure must not stop the others, records it instead.
 """
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from types import MethodType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from llm.errors import PluginDefinitionError
 from llm.hooks.learned import Declared, Implementation
@@ -29,8 +27,7 @@ Function = Callable[..., Any]
 ResultCheck = Callable[[Any, Origin, bool], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class HookContract:
+class HookContract(NamedTuple):
     """What the host expects of the implementations of one hook.
 
     Attributes:
@@ -139,6 +136,8 @@ def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, 
 
 
 def _unknown_hook(name: str, contracts: Mapping[str, HookContract]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, contracts, n=1)
     guess = f"did you mean {close[0]}?" if close else f"known hooks: {', '.join(sorted(contracts))}"
     return f"there is no hook named {name}; {guess}"

@@ -52,6 +52,10 @@ class Catalogue:
             return None
         return None if learned.outdated else learned
 
+    def of(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Learned]:
+        """Return what is known of entry points; those of which nothing is are left out."""
+        return {entry: learned for entry in entries if (learned := self.get(entry)) is not None}
+
     def knows(self, loaded: Mapping[EntryPoint, Learned]) -> bool:
         """Return whether all of these were loaded before, with the same outcome; names are left aside."""
         return all(

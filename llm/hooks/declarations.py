@@ -22,7 +22,7 @@ _NAMESPACE_KEY: Final = "__d0ttino_declarations__"
 _order = count()
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, repr=False)
 class Declaration:
     """A name and a callable, not yet bound to a host.
 

@@ -15,10 +15,10 @@ METADATA_SUFFIXES = (".dist-info", ".egg-info")
 
 
 class Found(NamedTuple):
-    """What one directory of the path holds.
+    """What one directory of the path holds, or all of them.
 
     Attributes:
-        names: canonical names of its distributions.
+        names: canonical names of the distributions.
         entries: the entry points that they declare in the groups that were asked for.
         faults: damaged distributions that may declare such entry points.
 
@@ -46,15 +46,15 @@ def scan(
 
     """
     wanted = frozenset(groups)
-    entries, faults = merged(search(directory, wanted) for directory in dict.fromkeys(path))
+    found = merged(search(directory, wanted) for directory in dict.fromkeys(path))
     if on_fault is not None:
-        for fault in faults:
+        for fault in found.faults:
             on_fault(fault)
-    return entries
+    return found.entries
 
 
-def merged(found: Iterable[Found]) -> "tuple[list[EntryPoint], list[Problem]]":
-    """Return what several directories hold together: entry points, sorted, and faults.
+def merged(found: Iterable[Found]) -> Found:
+    """Return what several directories hold together; entry points are sorted.
 
     Of a distribution that is in several of them, only what the first one holds counts.
     """
@@ -66,7 +66,7 @@ def merged(found: Iterable[Found]) -> "tuple[list[EntryPoint], list[Problem]]":
         entries.extend(entry for entry in one.entries if not known or canonical(entry.distribution) not in seen)
         faults.extend(fault for fault in one.faults if canonical(fault.origin.plugin) not in seen)
         seen |= one.names
-    return sorted(entries), faults
+    return Found(seen, sorted(entries), faults)
 
 
 def search(directory: str, groups: frozenset[str]) -> Found:

@@ -28,7 +28,7 @@ class Adapter(Protocol):
 
         """
 
-    def revive(self, declared: Declared, call: Deferred, origin: Origin) -> HostPlugin:
+    def revive(self, declared: Declared, origin: Origin, call: Deferred) -> HostPlugin:
         """Return the plug-in object of something that was declared when its plug-in was last loaded."""
 
 

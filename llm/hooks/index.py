@@ -11,15 +11,12 @@ import sys
 import time
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from llm.hooks.cache import EnvironmentCache
 from llm.hooks.discovery import METADATA_SUFFIXES, Found, merged, search
 from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.stamps import Stamp, settled, stamps_of
-
-if TYPE_CHECKING:
-    from llm.hooks.problems import Problem
 
 #: The name of the file, and a number that grows when the layout of its content changes.
 FILE: Final = ("entry-points.json", 1)
@@ -61,16 +58,17 @@ class _Directory(NamedTuple):
         )
 
 
-def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> "tuple[list[EntryPoint], list[Problem]]":
-    """Return the entry points of all installed distributions, without importing any, and what is damaged.
+def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Found:
+    """Return what is installed, without importing any of it.
 
     Args:
         groups: names of the entry-point groups to look for.
         path: directories to look in; by default `sys.path`.
 
     Returns:
-        Entry points sorted by (distribution, group, name), and a problem for each damaged distribution
-        that may declare some; see `llm.hooks.discovery.scan`.
+        The names of all distributions, their entry points in these groups, sorted by (distribution,
+        group, name), and a problem for each damaged one that may declare some; see
+        `llm.hooks.discovery.scan`.
 
     """
     wanted = frozenset(groups)

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -20,15 +19,20 @@ from llm.hooks.registering import free_name, owner_of, register_declaration
 NOTHING_KNOWN: Final[Mapping[EntryPoint, Learned]] = MappingProxyType({})
 
 
-@dataclass
 class _Bundle:
-    """What one entry point brings."""
+    """What one entry point brings.
 
-    entry: EntryPoint
-    #: What the entry point names, as the adapter understood it.
-    named: object
-    #: What its modules registered through shims.
-    declared: list[Declaration] = field(default_factory=list)
+    Attributes:
+        entry: the entry point.
+        named: what it names, as the adapter understood it.
+        declared: what its modules registered through shims.
+
+    """
+
+    def __init__(self, entry: EntryPoint, named: object) -> None:
+        self.entry = entry
+        self.named = named
+        self.declared: list[Declaration] = []
 
     def add(self, declaration: Declaration) -> None:
         for index, earlier in enumerate(self.declared):

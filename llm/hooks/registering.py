@@ -1,7 +1,6 @@
 """Whose a declaration is, and under which names plug-ins are registered."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from llm.hooks.declarations import Declaration
 from llm.hooks.entrypoints import EntryPoint
@@ -39,7 +38,7 @@ def register_declaration(manager: PluginManager, declaration: Declaration, origi
     name = declaration.plugin_name
     if manager.has_plugin(name):
         name = f"{name}@{owner}"
-    return manager.register(declaration.plugin(replace(origin, plugin=name, module=declaration.module)))
+    return manager.register(declaration.plugin(origin._replace(plugin=name, module=declaration.module)))
 
 
 def free_name(manager: PluginManager, entry: EntryPoint) -> str:

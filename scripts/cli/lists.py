@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.output import print_json, print_table
 from scripts.cli.streams import stdout_kept

@@ -7,10 +7,11 @@ import click
 from llm.errors import UsageError
 from llm.plan import plan_prompt, steps_in
 from llm.types import Request, Step
+from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host
 from scripts.cli.output import print_answer
 from scripts.cli.recipe import print_steps, run_or_print, step_options
-from scripts.cli.send import ask, read_text, routing_options
+from scripts.cli.send import ask, routing_options
 
 if TYPE_CHECKING:
     from llm.host import Host

@@ -1,27 +1,25 @@
 """`ai-cli recipe`: a goal becomes shell steps, and they are run."""
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llm.errors import UsageError
-from llm.types import Step
+from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host, warn_of_problems
-from scripts.cli.send import read_text
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from llm.types import Step
 
 
 def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that run steps."""
     for option in (
-        click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Append what ran to this file."),
+        click.option("--log", type=click.Path(dir_okay=False), help="Append what ran to this file."),
         click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),
         click.option("-y", "--yes", is_flag=True, help="Run without asking."),
     ):
@@ -34,7 +32,7 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("goal")
 @step_options
 @click.pass_context
-def recipe(ctx: click.Context, name: str, goal: str, yes: bool, dry_run: bool, log: Path | None) -> int:
+def recipe(ctx: click.Context, name: str, goal: str, yes: bool, dry_run: bool, log: str | None) -> int:
     """Run the recipe NAME for GOAL; `-` reads the goal from standard input.
 
     Each step is shown and asked for before it runs. The exit status is that of the first step that
@@ -54,7 +52,7 @@ def recipe(ctx: click.Context, name: str, goal: str, yes: bool, dry_run: bool, l
     return run_or_print(host, name, steps, yes=yes, dry_run=dry_run, log=log)
 
 
-def print_steps(steps: Iterable[Step]) -> None:
+def print_steps(steps: "Iterable[Step]") -> None:
     """Write steps to stdout, as a script that a shell would take."""
     from scripts.steps import visible
 
@@ -66,7 +64,7 @@ def print_steps(steps: Iterable[Step]) -> None:
 
 
 def run_or_print(
-    host: "Host", recipe_name: str, steps: tuple[Step, ...], *, yes: bool, dry_run: bool, log: Path | None
+    host: "Host", recipe_name: str, steps: "tuple[Step, ...]", *, yes: bool, dry_run: bool, log: str | None
 ) -> int:
     """Run steps, or print them where nothing may run; return the exit status."""
     from scripts.steps import Answer, StepRunner, ask_user, can_ask, open_log, step_environment
@@ -80,7 +78,9 @@ def run_or_print(
             return 0
         click.echo("nothing was run: there is no terminal to ask on. Use --yes to run without asking", err=True)
         return 2
-    with contextlib.ExitStack() as stack:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
         runner = StepRunner(
             host,
             recipe_name,

@@ -1,20 +1,18 @@
 """`ai-cli send`: one prompt, one answer."""
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm.errors import UsageError
-from llm.router import NoAnswerError, complete
-from llm.types import Completion, Request, Route
+from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.output import clean, print_answer, say
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from llm.types import Completion, Request, Route
 
 
 def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,6 +46,8 @@ def send(
     Without --backend, the routing policy chooses. If a backend fails, the next one is tried; which
     one answered, and why others did not, is told on stderr.
     """
+    from llm.types import Request
+
     host = current_host(ctx)
     request = Request(read_text(prompt), model, backend, local, dict(options))
     completion = ask(request, host)
@@ -57,26 +57,10 @@ def send(
         click.echo(completion.text)
 
 
-def read_text(argument: str) -> str:
-    """Return a text argument; `-` stands for standard input.
-
-    Raises:
-        UsageError: standard input is not UTF-8 text.
-
-    """
-    if argument != "-":
-        return argument
-    if sys.stdin is None:
-        raise UsageError("standard input is closed", hint="give the text itself instead of -")
-    try:
-        # As `$(...)` does it: the line feed that ends the last line is no part of the text.
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text: {error}") from error
-
-
-def ask(request: Request, host: "Host") -> Completion:
+def ask(request: "Request", host: "Host") -> "Completion":
     """Answer a request, and tell on stderr what the user should know of how that went."""
+    from llm.router import NoAnswerError, complete
+
     try:
         with stdout_kept():
             completion = complete(request, host=host)
@@ -89,12 +73,12 @@ def ask(request: Request, host: "Host") -> Completion:
     return completion
 
 
-def _tell_notices(route: Route) -> None:
+def _tell_notices(route: "Route") -> None:
     for notice in route.notices:
         say(f"note: {notice}")
 
 
-def _tell_about(completion: Completion, request: Request) -> None:
+def _tell_about(completion: "Completion", request: "Request") -> None:
     _tell_notices(completion.route)
     for rejection in completion.route.rejected:
         if rejection.configured:
