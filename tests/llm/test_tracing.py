@@ -1,6 +1,7 @@
 """Traces: each implementation, what it did, whose it is, and no cost while nobody traces."""
 
 import contextvars
+import gc
 import json
 import os
 import subprocess
@@ -213,11 +214,13 @@ def count_calls(function: Callable[[], object]) -> int:
         count += event in {"call", "c_call"}
 
     before = sys.getprofile()
+    gc.disable()  # Hypothesis is called back at each collection
     sys.setprofile(profile)
     try:
         function()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return count
 
 
