@@ -72,8 +72,9 @@ class Host(PluginManager):
         entries: the entry points that there were when it was made.
         blocked: the plug-ins that were left out because the user does not want them.
         unknown_blocked: names that were to be blocked, and that no plug-in has.
-        imported: the entry points that were imported to register what they bring. The others were
-            registered from what was known of them.
+        imported: the entry points that were imported to register what they bring, with the names of
+            modules that they looked for in vain. Others were registered from what was known of them, or
+            their modules had been imported before.
         made: when it was made, in nanoseconds since the epoch.
 
     """
@@ -83,7 +84,7 @@ class Host(PluginManager):
         self.entries: list[EntryPoint] = []
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
-        self.imported: list[EntryPoint] = []
+        self.imported: Mapping[EntryPoint, tuple[str, ...]] = {}
         self.made = time.time_ns()
         self._left_out: set[EntryPoint] = set()
         self._offers: dict[str, tuple[int, Offers[Any]]] = {}

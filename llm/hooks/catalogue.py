@@ -4,7 +4,7 @@ Lists read it to name backends, recipes and failures of installed plug-ins, and 
 without importing one of them. It is a cache: it may be deleted at any time. `LLM_NO_CACHE=1` ignores it.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from llm.hooks.cache import EnvironmentCache
@@ -12,7 +12,7 @@ from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.learned import Learned, text
 
 #: The name of the file, and a number that grows when the layout of its content changes.
-FILE: Final = ("catalogue.json", 3)
+FILE: Final = ("catalogue.json", 4)
 
 #: Distribution, group, name.
 _Slot = tuple[str, str, str]
@@ -63,21 +63,12 @@ class Catalogue:
             for entry, learned in loaded.items()
         )
 
-    def store(self, learned: Mapping[EntryPoint, Learned], installed: Collection[EntryPoint] | None = None) -> None:
+    def store(self, learned: Mapping[EntryPoint, Learned]) -> None:
         """Keep what was learned, in place of what was known of the same entry points.
 
         The file is written only if that changes it. A directory that cannot be written is passed over.
-
-        Args:
-            learned: what was learned.
-            installed: every entry point that there is; nothing else is kept. By default, everything is.
-
         """
-        records = {**self._records, **{entry[:3]: _record(entry, found) for entry, found in learned.items()}}
-        if installed is not None:
-            slots = {entry[:3] for entry in installed}
-            records = {slot: record for slot, record in records.items() if slot in slots}
-        self._renew(records)
+        self._renew({**self._records, **{entry[:3]: _record(entry, found) for entry, found in learned.items()}})
 
     def forget(self, entries: Iterable[EntryPoint]) -> None:
         """Forget what is known of entry points, so that they are imported the next time."""

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import sys
+from importlib.machinery import PathFinder
 from typing import Protocol
 
 from llm.errors import D0ttinoError
@@ -42,6 +43,35 @@ def import_entry(entry: EntryPoint, adapter: Adapter, reason: str) -> object:
     # Plug-ins that print while they are imported must not end up in a command's answer.
     with contextlib.redirect_stdout(sys.stderr), load_span(entry.origin(entry.name), reason):
         return adapter.adapt(entry, load(entry))
+
+
+class Sought:
+    """Notes modules that are looked for in vain, in a `with` block.
+
+    A plug-in may do without a module that is not installed, and bring more when it is.
+
+    Attributes:
+        absent: names of top-level modules that were looked for and not found.
+
+    """
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self.absent: tuple[str, ...] = ()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002 - the protocol
+        """Find nothing: the other finders are asked as well."""
+        self._names.add(name)
+
+    def __enter__(self) -> "Sought":
+        sys.meta_path.insert(0, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
+        # Of the standard library, what is not there never comes; of a package, its own directory tells.
+        names = (name for name in self._names - sys.stdlib_module_names - {*sys.modules} if "." not in name)
+        self.absent = tuple(sorted(name for name in names if PathFinder.find_spec(name) is None))
 
 
 def record_failure(manager: PluginManager, entry: EntryPoint, error: BaseException) -> Problem:

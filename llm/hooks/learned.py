@@ -1,6 +1,7 @@
 """What one entry point brought when it was last loaded: enough to register it again without an import."""
 
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
 from llm.hooks.stamps import Stamp, unchanged
@@ -48,6 +49,7 @@ class Learned(NamedTuple):
         failure: why it could not be loaded; `None` if it could.
         sources: the files and directories of its package, as `llm.hooks.stamps.sources_of` returns
             them. An edit of one, as of an editable installation, may change all of this.
+        absent: names of modules that it looked for in vain. When one of them is there, this may change too.
         declared: what it registered through shims, in order.
         implementations: what the plug-in that it names implements by hand.
         repeatable: whether all of this holds again as long as `sources` stay as they are, so that
@@ -60,14 +62,15 @@ class Learned(NamedTuple):
     names: Mapping[str, tuple[str, ...]] = {}
     failure: str | None = None
     sources: Mapping[str, Stamp] = {}
+    absent: tuple[str, ...] = ()
     declared: tuple[Declared, ...] = ()
     implementations: tuple[Implementation, ...] = ()
     repeatable: bool = False
 
     @property
     def outdated(self) -> bool:
-        """Whether a file that this depends on is another one now."""
-        return not unchanged(self.sources)
+        """Whether something that this depends on is another one now."""
+        return not unchanged(self.sources) or any(PathFinder.find_spec(name) is not None for name in self.absent)
 
     def to_json(self) -> list[Any]:
         """Return this as JSON-ready data."""
@@ -81,7 +84,7 @@ class Learned(NamedTuple):
             TypeError, ValueError, AttributeError: it is something else.
 
         """
-        plugins, hooks, names, failure, sources, declared, implementations, repeatable = data
+        plugins, hooks, names, failure, sources, absent, declared, implementations, repeatable = data
         if not isinstance(repeatable, bool) or not isinstance(failure, str | None):
             raise TypeError("a flag or a text is something else")
         return cls(
@@ -90,6 +93,7 @@ class Learned(NamedTuple):
             {text(kind): texts(many) for kind, many in names.items()},
             failure,
             {path: _stamp(*stamp) for path, stamp in sources.items()},
+            texts(absent),
             tuple(Declared(text(kind), text(name), text(module), dict(info)) for kind, name, module, info in declared),
             tuple(Implementation(text(attribute), text(hook), dict(opts)) for attribute, hook, opts in implementations),
             repeatable,

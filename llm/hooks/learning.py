@@ -20,12 +20,14 @@ from llm.hooks.stamps import Stamp, settled, sources_of, stamp_of
 _Place = tuple[str | None, str | None]
 
 
-def outcome(manager: PluginManager, entries: Iterable[EntryPoint], start: int) -> dict[EntryPoint, Learned]:
-    """Return how loading went for each of `entries`, without calling a hook: `names` stay empty.
+def outcome(
+    manager: PluginManager, imported: Mapping[EntryPoint, tuple[str, ...]], start: int
+) -> dict[EntryPoint, Learned]:
+    """Return how loading went for each of `imported`, without calling a hook: `names` stay empty.
 
     Args:
         manager: where they were registered.
-        entries: the entry points that were imported.
+        imported: what `load_entry_points` returned.
         start: when importing them began, in nanoseconds since the epoch.
 
     """
@@ -39,9 +41,10 @@ def outcome(manager: PluginManager, entries: Iterable[EntryPoint], start: int) -
         if problem.kind is ProblemKind.FAILED
     }
     found = {}
-    for entry in entries:
+    for entry, absent in imported.items():
         place = (entry.distribution, str(entry))
-        found[entry] = _learned(entry, manager, plugins.get(place, []), failures.get(place), start)
+        learned = _learned(entry, manager, plugins.get(place, []), failures.get(place), start)
+        found[entry] = learned._replace(absent=absent)
     return found
 
 

@@ -10,7 +10,7 @@ from llm.hooks.activation import LazyEntry
 from llm.hooks.boundary import PLUGIN_FAULTS, Boundary
 from llm.hooks.declarations import Declaration, all_declared
 from llm.hooks.entrypoints import EntryPoint
-from llm.hooks.importing import Adapter, import_entry, record_failure
+from llm.hooks.importing import Adapter, Sought, import_entry, record_failure
 from llm.hooks.lazy import without_import
 from llm.hooks.learned import Learned
 from llm.hooks.manager import PluginManager
@@ -51,7 +51,7 @@ def load_entry_points(
     builtin_modules: Collection[str] = (),
     known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
     on_change: Callable[[EntryPoint], object] = lambda _entry: None,
-) -> list[EntryPoint]:
+) -> dict[EntryPoint, tuple[str, ...]]:
     """Register what entry points bring. Those of which that is not known are imported.
 
     Plug-ins are registered in reverse order of their entry points. Pluggy asks the last registered
@@ -66,12 +66,14 @@ def load_entry_points(
         on_change: told of an entry point that turns out to bring something else than is known of it.
 
     Returns:
-        The entry points that were imported.
+        The entry points that were imported now, each with the names of modules that it looked for in
+        vain. Those whose module was imported before are not in it.
 
     """
     entries = list(entries)
     lazy = without_import(entries, known)
-    bundles = _import_all(manager, [entry for entry in entries if entry not in lazy], adapter)
+    before = [entry for entry in entries if entry.module in sys.modules]
+    bundles, sought = _import_all(manager, [entry for entry in entries if entry not in lazy], adapter)
     _share_out(manager, bundles, entries, builtin_modules)
     registered: list[str] = []
     for entry in reversed(entries):
@@ -86,20 +88,27 @@ def load_entry_points(
                     manager.unregister(name=name)
                 on_change(entry)
                 return load_entry_points(manager, entries, adapter, builtin_modules)
-    return [entry for entry in entries if entry not in lazy]
+    return {entry: absent for entry, absent in sought.items() if entry not in before}
 
 
-def _import_all(manager: PluginManager, entries: Iterable[EntryPoint], adapter: Adapter) -> dict[EntryPoint, _Bundle]:
+def _import_all(
+    manager: PluginManager, entries: Iterable[EntryPoint], adapter: Adapter
+) -> tuple[dict[EntryPoint, _Bundle], dict[EntryPoint, tuple[str, ...]]]:
+    """Import entry points; return what those bring that could be, and what each looked for in vain."""
     bundles: dict[EntryPoint, _Bundle] = {}
+    sought: dict[EntryPoint, tuple[str, ...]] = {}
     for entry in entries:
+        looking = Sought()
         try:
-            bundles[entry] = _Bundle(entry, import_entry(entry, adapter, "what it brings was not known"))
+            with looking:
+                bundles[entry] = _Bundle(entry, import_entry(entry, adapter, "what it brings was not known"))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
             record_failure(manager, entry, error)
+        sought[entry] = looking.absent
     _refuse_shared(manager, bundles)
-    return bundles
+    return bundles, sought
 
 
 def _share_out(

@@ -74,7 +74,7 @@ def test_a_load_is_told_with_names_hooks_and_failures(third_party: Host) -> None
 
 
 def test_a_load_that_went_as_before_is_known_without_asking_for_names(third_party: Host) -> None:
-    loaded = outcome(third_party, third_party.entries, third_party.made)
+    loaded = outcome(third_party, third_party.imported, third_party.made)
     assert not Catalogue.read().knows(loaded)
     learn(third_party)
     assert Catalogue.read().knows(loaded)
@@ -116,7 +116,7 @@ class TestEdits:
     def load(self, source: Path) -> EntryPoint:
         """Load the plug-in as a command does, and store what it brought if that is not known."""
         with installed(source.parent) as host:
-            if not Catalogue.read().knows(outcome(host, host.entries, host.made)):
+            if not Catalogue.read().knows(outcome(host, host.imported, host.made)):
                 learn(host)
             (entry,) = host.entries
             return entry

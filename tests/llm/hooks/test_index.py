@@ -59,14 +59,13 @@ def site(tmp_path: Path) -> Path:
 def searches(*path: Path) -> int:
     """Return how many directories are searched."""
     calls = []
-    real = index.search
 
     def search(directory: str, groups: frozenset[str]) -> discovery.Found:
         calls.append(directory)
-        return real(directory, groups)
+        return discovery.search(directory, groups)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "search", search)
+        patch.setattr("llm.hooks.index.search", search)
         index.installed(GROUPS, [str(place) for place in path])
     return len(calls)
 
