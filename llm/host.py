@@ -184,8 +184,7 @@ class Host(PluginManager):
                 ),
                 implementations=() if names or self._blocks(blocking, origin) else BUILTINS[module].implementations,
             )
-            for _ in LazyModule(self, wanted, shims, origin).register():
-                pass  # each is in
+            LazyModule(self, wanted, shims, origin).register()
 
     def load_entry_points(
         self,

@@ -34,7 +34,7 @@ class RegisteredBackend(HostPlugin):
 
     def __init__(self, info: BackendInfo, origin: Origin, run: Callable[..., Any] | Deferred) -> None:
         super().__init__(origin)
-        self.info = replace(info, origin=origin)
+        self.info = info if info.origin is origin else replace(info, origin=origin)
         self._run = run
         self._extras = () if isinstance(run, Deferred) else wanted_extras(run)
         self._infos = (self.info,)
@@ -79,7 +79,7 @@ class RegisteredRecipe(HostPlugin):
 
     def __init__(self, info: RecipeInfo, origin: Origin, run: Callable[[str], Any] | Deferred) -> None:
         super().__init__(origin)
-        self.info = replace(info, origin=origin)
+        self.info = info if info.origin is origin else replace(info, origin=origin)
         self._run = run
 
     def manifest(self) -> Declared:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from llm.backends.base import Backend, Recipe
 from llm.errors import PluginDefinitionError
-from llm.fields import fault_in, with_tuples
+from llm.fields import fault_in
 from llm.groups import RECIPE_GROUP
 from llm.hooks.boundary import HostPlugin, marked_functions
 from llm.hooks.declarations import Declaration, make
@@ -93,15 +93,13 @@ def revive(declared: Declared, origin: Origin, call: Deferred) -> HostPlugin:
         origin: whose plug-in it is.
         call: stands for the callable.
 
-    Raises:
-        PluginDefinitionError, TypeError: it is no such thing.
-
     """
+    said: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in declared.info.items()
+    }
     if declared.kind == "backend":
-        return RegisteredBackend(with_tuples(_checked(BackendInfo(declared.name, **declared.info))), origin, call)
-    if declared.kind == "recipe":
-        return RegisteredRecipe(with_tuples(_checked(RecipeInfo(declared.name, **declared.info))), origin, call)
-    raise PluginDefinitionError(f"there is nothing of the kind {declared.kind!r}")
+        return RegisteredBackend(BackendInfo(declared.name, **said, origin=origin), origin, call)
+    return RegisteredRecipe(RecipeInfo(declared.name, **said, origin=origin), origin, call)
 
 
 def _is_subclass(named: object, base: type) -> bool:

@@ -3,7 +3,7 @@
 import importlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -27,26 +27,20 @@ class _Lazy(ABC):
         self._adapter = adapter
         self._stand_in: StandIn | None = None
 
-    def register(self) -> Iterator[str]:
-        """Register everything, and yield the name of each plug-in once it is in.
-
-        Raises:
-            Exception: what is known of it is damaged.
-
-        """
+    def register(self) -> None:
+        """Register everything."""
         manager = self._manager
         if self._learned.implementations:
             specifications = {name: getattr(manager.hook, name).spec.function for name in manager.contracts}
             failing = [name for name, contract in manager.contracts.items() if contract.propagates]
             self._stand_in = StandIn(self._learned.implementations, specifications, self._implementation, failing)
             origin = self._origin(None)
-            yield from filter(None, [manager.register(self._stand_in, origin.plugin, origin=origin)])
+            manager.register(self._stand_in, origin.plugin, origin=origin)
         for declared in self._learned.declared:
             call = Deferred(partial(self._call, declared))
             bind = partial(self._adapter.revive, declared)
             declaration = Declaration(declared.kind, declared.name, call, call, bind, declared.module, None, 0)
-            origin = self._origin(declaration.plugin_name)
-            yield from filter(None, [register_declaration(manager, declaration, origin)])
+            register_declaration(manager, declaration, self._origin(declaration.plugin_name))
 
     @abstractmethod
     def _origin(self, plugin: str | None) -> Origin:

@@ -81,6 +81,8 @@ class Blocking(NamedTuple):
             entries: the entry points that there are.
 
         """
+        if not self.names:
+            return None
         bare = plugin.removeprefix("backend:").removeprefix("recipe:")
         if plugin in self.names or any(_names_entry(bare, entry) for entry in entries):
             return self.names.get(plugin)

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping
 from types import MethodType
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from llm.errors import PluginDefinitionError
 from llm.hooks.learned import Declared, Implementation
@@ -51,8 +51,17 @@ class HookContract(NamedTuple):
 class HostPlugin:
     """A plug-in object as the manager registers it: it knows its origin and guards its calls."""
 
+    _of_class: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._of_class = tuple(name for name in dir(cls) if name.startswith(HOOK_PREFIX))
+
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
+        # Pluggy finds what stands on the object itself at once, and searches long for what its class has.
+        for name in self._of_class:
+            setattr(self, name, getattr(self, name))
 
     def manifest(self) -> Declared | tuple[Implementation, ...]:
         """Return as data what registers this plug-in again, without an import."""
@@ -60,8 +69,7 @@ class HostPlugin:
 
     def __dir__(self) -> list[str]:
         # Pluggy looks at every name that this returns, one after the other, to find the hooks.
-        own = (vars(self), *map(vars, type(self).__mro__))
-        return [name for names in own for name in names if name.startswith(HOOK_PREFIX)]
+        return [name for name in vars(self) if name.startswith(HOOK_PREFIX)]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.origin}>"

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from binascii import crc32
 from contextlib import suppress
 from typing import Any, Final
 
@@ -38,11 +39,9 @@ class EnvironmentCache:
     """
 
     def __init__(self, name: str, layout: int) -> None:
-        from binascii import crc32
-
         directory = cache_dir()
         self._stamp = [sys.prefix, sys.implementation.cache_tag, layout]
-        owner = f"{crc32(os.fsencode(chr(0).join(map(str, self._stamp[:2])))):08x}"
+        owner = _checksum(os.fsencode("\0".join(map(str, self._stamp[:2])))).decode()
         self.path = None if directory is None else os.path.join(directory, "environments", owner, name)
 
     def read(self) -> Any:
@@ -64,13 +63,15 @@ class EnvironmentCache:
             return None
         try:
             with open(self.path, "rb") as file:
-                document = json.loads(file.read())
-            # The directory is named by a checksum, which another environment may share.
-            return document["content"] if document["stamp"] == self._stamp else None
+                checksum, _, document = file.read().partition(b"\n")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (LookupError, TypeError, RecursionError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+        # What is not as it was written is damaged; so nobody has to check what stands in it.
+        if checksum != _checksum(document):
+            raise ValueError("it is damaged")
+        stamp, content = json.loads(document)
+        # The directory is named by a checksum as well, which another environment may share.
+        return content if stamp == self._stamp else None
 
     def write(self, content: Any) -> None:
         """Keep JSON-ready data. A directory that cannot be written is passed over."""
@@ -79,7 +80,8 @@ class EnvironmentCache:
                 directory = os.path.dirname(self.path)
                 if not os.path.isdir(directory):
                     _forget_gone(os.path.dirname(directory))
-                write_atomically(self.path, json.dumps({"stamp": self._stamp, "content": content}).encode())
+                document = json.dumps([self._stamp, content]).encode()
+                write_atomically(self.path, b"\n".join((_checksum(document), document)))
 
     def remove(self) -> None:
         """Forget everything.
@@ -91,6 +93,10 @@ class EnvironmentCache:
         if self.path is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
+
+
+def _checksum(content: bytes) -> bytes:
+    return b"%08x" % crc32(content)
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -123,7 +129,7 @@ def _forget_gone(environments: str) -> None:
     for path in glob.glob(os.path.join(glob.escape(environments), "*", "*.json")):
         try:
             with open(path, "rb") as file:
-                prefix = json.loads(file.read())["stamp"][0]
+                prefix = json.loads(file.read().partition(b"\n")[2])[0][0]
             os.stat(prefix)
         except FileNotFoundError:
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)

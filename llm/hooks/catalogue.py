@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from llm.hooks.cache import EnvironmentCache
 from llm.hooks.entrypoints import EntryPoint
-from llm.hooks.learned import Learned, text
+from llm.hooks.learned import Learned
 
 #: The name of the file, and a number that grows when the layout of its content changes.
 FILE: Final = ("catalogue.json", 4)
@@ -31,10 +31,8 @@ class Catalogue:
     def read(cls) -> "Catalogue":
         """Return the user's catalogue; an empty one if there is none that can be used."""
         file = EnvironmentCache(*FILE)
-        try:
-            return cls(file, _records(file.read()))
-        except (TypeError, ValueError):
-            return cls(file, {})
+        content = file.read() or ()
+        return cls(file, {(one[0], one[1], one[2]): (one[3], one[4], one[5]) for one in content})
 
     @property
     def path(self) -> str | None:
@@ -46,10 +44,7 @@ class Catalogue:
         version, value, data = self._records.get(entry[:3], (None, None, None))
         if (version, value) != (entry.version or "", entry.value):
             return None
-        try:
-            learned = Learned.from_json(data)
-        except (TypeError, ValueError, AttributeError):
-            return None
+        learned = Learned.from_json(data)
         return None if learned.outdated else learned
 
     def of(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Learned]:
@@ -104,10 +99,3 @@ def _as_read(learned: Learned) -> Any:
 
 def _record(entry: EntryPoint, learned: Learned) -> _Record:
     return entry.version or "", entry.value, _as_read(learned)
-
-
-def _records(content: Any) -> dict[_Slot, _Record]:
-    return {
-        (text(distribution), text(group), text(name)): (text(version), text(value), data)
-        for distribution, group, name, version, value, data in content or ()
-    }

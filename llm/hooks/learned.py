@@ -78,53 +78,16 @@ class Learned(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Any) -> "Learned":
-        """Return what `to_json` wrote.
-
-        Raises:
-            TypeError, ValueError, AttributeError: it is something else.
-
-        """
+        """Return what `to_json` wrote."""
         plugins, hooks, names, failure, sources, absent, declared, implementations, repeatable = data
-        if not isinstance(repeatable, bool) or not isinstance(failure, str | None):
-            raise TypeError("a flag or a text is something else")
         return cls(
-            texts(plugins),
-            texts(hooks),
-            {text(kind): texts(many) for kind, many in names.items()},
+            tuple(plugins),
+            tuple(hooks),
+            {kind: tuple(many) for kind, many in names.items()},
             failure,
-            {path: _stamp(*stamp) for path, stamp in sources.items()},
-            texts(absent),
-            tuple(Declared(text(kind), text(name), text(module), dict(info)) for kind, name, module, info in declared),
-            tuple(Implementation(text(attribute), text(hook), dict(opts)) for attribute, hook, opts in implementations),
+            sources,
+            tuple(absent),
+            tuple(Declared(*one) for one in declared),
+            tuple(Implementation(*one) for one in implementations),
             repeatable,
         )
-
-
-def texts(data: Any) -> tuple[str, ...]:
-    """Return a JSON list of texts as a tuple.
-
-    Raises:
-        TypeError: it is something else.
-
-    """
-    if not isinstance(data, list):
-        raise TypeError(f"{data!r} is not a list")
-    return tuple(map(text, data))
-
-
-def text(data: Any) -> str:
-    """Return a JSON text.
-
-    Raises:
-        TypeError: it is something else.
-
-    """
-    if not isinstance(data, str):
-        raise TypeError(f"{data!r} is not text")
-    return data
-
-
-def _stamp(mtime_ns: Any, size: Any) -> Stamp:
-    if not isinstance(mtime_ns, int) or not isinstance(size, int):
-        raise TypeError(f"{mtime_ns!r} and {size!r} are not numbers")
-    return [mtime_ns, size]

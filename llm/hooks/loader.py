@@ -75,19 +75,11 @@ def load_entry_points(
     before = [entry for entry in entries if entry.module in sys.modules]
     bundles, sought = _import_all(manager, [entry for entry in entries if entry not in lazy], adapter)
     _share_out(manager, bundles, entries, builtin_modules)
-    registered: list[str] = []
     for entry in reversed(entries):
         if entry in bundles:
-            registered += _register_all(manager, bundles[entry], bundles.values())
+            _register_all(manager, bundles[entry], bundles.values())
         elif entry in lazy:
-            try:
-                for name in LazyEntry(manager, entry, lazy, adapter, on_change).register():
-                    registered.append(name)
-            except Exception:  # noqa: BLE001 - the file with what is known was damaged, in a way that JSON does not show
-                for name in registered:
-                    manager.unregister(name=name)
-                on_change(entry)
-                return load_entry_points(manager, entries, adapter, builtin_modules)
+            LazyEntry(manager, entry, lazy, adapter, on_change).register()
     return {entry: absent for entry, absent in sought.items() if entry not in before}
 
 
@@ -131,8 +123,8 @@ def _share_out(
             record_failure(manager, owner, error)
 
 
-def _register_all(manager: PluginManager, bundle: _Bundle, bundles: Iterable[_Bundle]) -> list[str]:
-    """Register what an entry point brings, all of it or nothing, and return the names of the plug-ins."""
+def _register_all(manager: PluginManager, bundle: _Bundle, bundles: Iterable[_Bundle]) -> None:
+    """Register what an entry point brings, all of it or nothing."""
     registered: list[str] = []
     try:
         for name in _register(manager, bundle, bundles):
@@ -141,8 +133,6 @@ def _register_all(manager: PluginManager, bundle: _Bundle, bundles: Iterable[_Bu
         record_failure(manager, bundle.entry, error)
         for name in registered:
             manager.unregister(name=name)
-        return []
-    return registered
 
 
 def _refuse_shared(manager: PluginManager, bundles: dict[EntryPoint, _Bundle]) -> None:
