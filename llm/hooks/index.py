@@ -42,13 +42,13 @@ class _Directory(NamedTuple):
 
     def to_json(self) -> list[Any]:
         """Return this as JSON-ready data."""
-        return [self.checked, self.stamps, " ".join(sorted(self.found.names)), sorted(self.found.entries)]
+        return [self.checked, self.stamps, sorted(self.found.names), sorted(self.found.entries)]
 
     @classmethod
     def from_json(cls, data: Any) -> "_Directory":
         """Return what `to_json` wrote."""
         checked, stamps, names, entries = data
-        return cls(checked, stamps, Found(set(names.split()), [EntryPoint(*entry) for entry in entries], []))
+        return cls(checked, stamps, Found(set(names), [EntryPoint(*entry) for entry in entries], []))
 
 
 def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Found:
