@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llm.types import Step as Step
     from llm.types import StepContext as StepContext
     from llm.types import StepResult as StepResult
+    from llm.types import Usage as Usage
 
 _HOMES: Final = {
     "hookimpl": "llm.hooks.markers",
@@ -50,6 +51,7 @@ _HOMES: Final = {
             "Step",
             "StepContext",
             "StepResult",
+            "Usage",
         ),
         "llm.types",
     ),
