@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm import __version__, hookspecs, results
 from llm.errors import NameTakenError
@@ -19,6 +19,9 @@ from llm.hooks.problems import Problem, ProblemKind
 from llm.hooks.trace import phase
 from llm.shims import BACKEND_GROUP, RECIPE_GROUP, adapt
 from llm.types import BackendInfo, RecipeInfo, Step
+
+if TYPE_CHECKING:
+    from llm.attempts import Breaker
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
 
@@ -81,6 +84,8 @@ class Host(PluginManager):
         entries: the entry points that there were when it was made.
         blocked: the plug-ins that were left out because the user does not want them.
         unknown_blocked: names that were to be blocked, and that no plug-in has.
+        breaker: knows which backends are left alone for a while; see `llm.attempts.Breaker`.
+        refused: why a credential that a server refused is not used again; see `llm.attempts.credential_of`.
 
     """
 
@@ -89,6 +94,8 @@ class Host(PluginManager):
         self.entries: list[EntryPoint] = []
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
+        self.breaker: Breaker | None = None
+        self.refused: dict[tuple[str, int], str] = {}
         self._left_out: set[EntryPoint] = set()
         self._offers: dict[str, tuple[int, Offers[Any]]] = {}
         self._adopted: dict[str, tuple[str, Declaration]] = {}

@@ -9,7 +9,7 @@ from llm.errors import PluginDefinitionError
 from llm.hooks.boundary import HostPlugin
 from llm.hooks.markers import hookimpl
 from llm.hooks.origin import Origin, blamed
-from llm.results import check_text, steps_of
+from llm.results import check_completion, check_text, steps_of
 from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
 
 #: What a backend's `run` may ask for besides the prompt, by naming it.
@@ -25,7 +25,8 @@ class RegisteredBackend(HostPlugin):
 
     Args:
         info: name and description.
-        run: `run(prompt)`; it may also take `model`, `options` or `request`, by these names.
+        run: `run(prompt)`; it may also take `model`, `options` or `request`, by these names. It returns
+            the text, or a `Completion` that also tells the served model and what was used.
         origin: whose plug-in it is.
 
     """
@@ -35,6 +36,7 @@ class RegisteredBackend(HostPlugin):
         self.info = replace(info, origin=origin)
         self._run = run
         self._extras = wanted_extras(run)
+        self._takes_model = "model" in self._extras or "request" in self._extras
         self._infos = (self.info,)
 
     @hookimpl
@@ -49,13 +51,26 @@ class RegisteredBackend(HostPlugin):
             return None
         try:
             result = self._run(request.prompt, **{name: EXTRAS[name](request) for name in self._extras})
+            if isinstance(result, Completion):
+                return self._own(result)
             text = check_text(result, f"backend {backend!r}", self.origin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
-        model = request.model if "model" in self._extras or "request" in self._extras else None
+        model = request.model if self._takes_model else None
         return Completion(text, backend, model, self.origin)
+
+    def _own(self, completion: Completion) -> Completion:
+        check_completion(completion, self.origin)
+        return Completion(
+            completion.text,
+            self.info.name,
+            completion.model,
+            self.origin,
+            served_model=completion.served_model,
+            usage=completion.usage,
+        )
 
 
 class RegisteredRecipe(HostPlugin):

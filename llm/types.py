@@ -25,6 +25,8 @@ class Request:
         timeout: seconds that the whole request may take, all attempts and waiting included; `None`:
             120. A backend can no longer be waited for after that.
         deadline: when that time is over, as `time.monotonic()` counts; the router fills it in.
+        first_byte_deadline: until when an answer must have begun; the router fills it in. While others
+            could still be asked, a backend that says nothing does not use up all the time.
         strict: whether no other backend and no other model than the one asked for may answer.
         fallback: whether others may answer if `backend` fails.
         max_attempts: how many attempts may be made, over all backends; `None`: 6.
@@ -39,6 +41,7 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=_no_options)
     timeout: float | None = None
     deadline: float | None = None
+    first_byte_deadline: float | None = None
     strict: bool = False
     fallback: bool = False
     max_attempts: int | None = None

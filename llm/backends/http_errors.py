@@ -1,10 +1,12 @@
 """How the failures of an HTTP backend are told: what the server or the network said, and never a secret."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from time import monotonic
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from llm.errors import (
@@ -14,12 +16,24 @@ from llm.errors import (
     BackendHTTPError,
     BackendTimeoutError,
     ConfigError,
+    ContextTooLongError,
     D0ttinoError,
     MalformedResponseError,
 )
 
+if TYPE_CHECKING:
+    from llm.backends.timed_connections import Limits
+
 #: How many characters of a server's own words an error quotes.
 MAX_QUOTE: Final = 300
+
+#: How servers say that a prompt is too long for the model.
+_TOO_LONG: Final = re.compile(
+    r"context[\s_-]?(?:length|window|size)|too many (?:input )?tokens|number of tokens allowed"
+    r"|(?:prompt|input|messages?|request)\b.{0,20}\btoo (?:long|large)|reduce the length of the messages",
+    re.IGNORECASE,
+)
+_LIMIT: Final = re.compile(r"(?:length|window|size|allowed|>|at most)\D{0,12}?([1-9][0-9,]{2,11})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +97,45 @@ def status_error(endpoint: Endpoint, status: int, words: str, headers: Mapping[s
         if not endpoint.has_key:
             hint = f"set {endpoint.api_key_env}" if endpoint.api_key_env else None
             return AuthenticationError(
-                f"{endpoint.label} refused a request without API key ({phrase}){said}", hint=hint
+                f"{endpoint.label} refused a request without API key ({phrase}){said}", hint=hint, status=status
             )
         what = "the API key" if status == 401 else "the request"
         return AuthenticationError(
-            f"{endpoint.label} refused {what} ({phrase}){said}", hint=f"check {endpoint.api_key_env}"
+            f"{endpoint.label} refused {what} ({phrase}){said}", hint=f"check {endpoint.api_key_env}", status=status
         )
     hint = None
+    if status in {400, 413, 422} and _TOO_LONG.search(words):
+        error = ContextTooLongError(f"{endpoint.label} answered {phrase}{said}", status=status)
+        limit = _LIMIT.search(words)
+        error.limit = int(limit[1].replace(",", "")) if limit else None
+        return error
     if status == 404:
         hint = " and ".join(filter(None, (_check(endpoint), "the model's name")))
     elif headers.get("Retry-After"):
         hint = (
             f"{endpoint.label} asks to wait before the next try (Retry-After: {endpoint.quote(headers['Retry-After'])})"
         )
-    return BackendHTTPError(f"{endpoint.label} answered {phrase}{said}", status=status, hint=hint)
+    return BackendHTTPError(
+        f"{endpoint.label} answered {phrase}{said}", status=status, hint=hint, retry_after=retry_after(headers)
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds a server asks to wait: `Retry-After` has seconds or a date."""
+    from urllib3 import Retry
+    from urllib3.exceptions import InvalidHeader
+
+    value = headers.get("Retry-After")
+    if not value:
+        return None
+    try:
+        seconds = float(value)  # some servers give fractions, which urllib3 does not read
+    except ValueError:
+        try:
+            seconds = Retry().parse_retry_after(value)
+        except (InvalidHeader, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def transport_faults() -> tuple[type[Exception], ...]:
@@ -107,7 +146,7 @@ def transport_faults() -> tuple[type[Exception], ...]:
     return (requests.RequestException, urllib3.exceptions.HTTPError, OSError, UnicodeError)
 
 
-def transport_error(endpoint: Endpoint, error: Exception, timeouts: tuple[float, float]) -> D0ttinoError:
+def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", connect_timeout: float) -> D0ttinoError:
     """Return a failure of requests or urllib3 as an error of this project, in plain words.
 
     The caller raises it outside of its `except`: what the libraries raised refers to the request, and
@@ -116,7 +155,8 @@ def transport_error(endpoint: Endpoint, error: Exception, timeouts: tuple[float,
     Args:
         endpoint: who was asked.
         error: what was raised.
-        timeouts: the seconds to wait for a connection, and for each piece of the answer.
+        limits: how long the exchange could take.
+        connect_timeout: the seconds to wait for a connection.
 
     """
     from requests import exceptions
@@ -148,11 +188,11 @@ def transport_error(endpoint: Endpoint, error: Exception, timeouts: tuple[float,
         ),
         (
             (exceptions.ConnectTimeout,),
-            BackendTimeoutError(f"no connection to {label} at {host} within {timeouts[0]:g} s", hint=check),
+            BackendTimeoutError(f"no connection to {label} at {host} within {_seconds(connect_timeout)}", hint=check),
         ),
         (
             (exceptions.ReadTimeout, inner.ReadTimeoutError),
-            BackendTimeoutError(f"{label} at {host} sent nothing for {timeouts[1]:g} s"),
+            BackendTimeoutError(f"{label} at {host} {_what_took_long(limits)}"),
         ),
     )
     for kinds, failure in told:
@@ -162,6 +202,17 @@ def transport_error(endpoint: Endpoint, error: Exception, timeouts: tuple[float,
     if any(isinstance(cause, exceptions.ProxyError) for cause in causes):
         return BackendConnectionError(f"no way to {label} at {host} through the proxy: {reason}", hint=check_proxy)
     return BackendConnectionError(f"no answer from {label} at {host}: {reason}", hint=check)
+
+
+def _what_took_long(limits: "Limits") -> str:
+    if limits.begun and monotonic() >= limits.deadline:
+        return f"did not finish its answer within {_seconds(limits.deadline - limits.start)}"
+    wait = (limits.deadline if limits.begun else min(limits.first_byte, limits.deadline)) - limits.start
+    return f"sent nothing for {_seconds(wait if limits.read_timeout is None else min(wait, limits.read_timeout))}"
+
+
+def _seconds(number: float) -> str:
+    return f"{round(number, 1):g} s"
 
 
 def _reason(causes: list[BaseException]) -> str:
