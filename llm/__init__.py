@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llm.process import current_host as current_host
     from llm.router import complete as complete
     from llm.router import send_prompt as send_prompt
+    from llm.router import stream as stream
     from llm.tracing import trace as trace
     from llm.types import Attempt as Attempt
     from llm.types import BackendInfo as BackendInfo
@@ -37,6 +38,7 @@ _HOMES: Final = {
     "current_host": "llm.process",
     "complete": "llm.router",
     "send_prompt": "llm.router",
+    "stream": "llm.router",
     "trace": "llm.tracing",
     **dict.fromkeys(
         (

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from llm.choosing import NoAnswerError, no_candidate
 from llm.config import Limits, Settings
@@ -22,6 +22,8 @@ from llm.retries import Failure, RetryPolicy, failure_of
 from llm.served import is_served
 from llm.types import Attempt, BackendInfo, Candidate, Completion, Rejection, Request, Route, Usage
 
+Answer = TypeVar("Answer")
+
 
 class Breaker(Protocol):
     """Knows which backends failed so often of late that they should be left alone for a while."""
@@ -31,6 +33,21 @@ class Breaker(Protocol):
 
     def record(self, attempt: Attempt) -> None:
         """Note how an attempt ended: answered, or with an error that tells that the backend is not well."""
+
+
+class Try(NamedTuple):
+    """One try of a candidate.
+
+    Attributes:
+        candidate: who is asked.
+        request: what it is asked: with its model, and until when it is waited for.
+        began: when, as the policy's clock counts.
+
+    """
+
+    candidate: Candidate
+    request: Request
+    began: float
 
 
 class Pursuit:
@@ -83,21 +100,24 @@ class Pursuit:
             NoAnswerError: there is none.
 
         """
+        return self.answered(*self.first(ask))
+
+    def first(self, ask: Callable[[Request, str], Answer | None]) -> tuple[Try, Answer]:
+        """Return the first try that is no failure, and what it brought; see `answer`."""
         for candidate, others in self._candidates():
             for tries in range(1, self._policy.per_backend + 1):
-                asked = self._asked(candidate, others)
-                began = self._policy.clock()
+                this = Try(candidate, self._asked(candidate, others), self._policy.clock())
                 try:
-                    completion = ask(asked, candidate.backend)
-                    if completion is not None and asked.strict:
-                        _refuse_another_model(completion)
+                    answer = ask(this.request, candidate.backend)
+                    if answer is not None and self.request.strict and isinstance(answer, Completion):
+                        _refuse_another_model(answer)
                 except PLUGIN_FAULTS as error:
-                    failure = self._failed(asked, candidate, error, began)
+                    failure = self.failed(this, error)
                 else:
-                    if completion is not None:
-                        return self._answered(candidate, completion, began)
-                    failure = self._nobody(asked, candidate, began)
-                if not self._again(failure, tries, others, asked):
+                    if answer is not None:
+                        return this, answer
+                    failure = self._nobody(this)
+                if not self._again(failure, tries, others, this.request):
                     break
         raise self.no_answer()
 
@@ -168,36 +188,39 @@ class Pursuit:
         self._policy.sleep(wait)
         return True
 
-    def _answered(self, candidate: Candidate, completion: Completion, began: float) -> Completion:
-        now = self._policy.clock()
-        usage = self._usage(candidate, completion.text, completion.usage)
-        self._note(
-            Attempt(
-                candidate.backend,
-                completion.model,
-                completion.origin,
-                now - began,
-                usage=usage,
-                served_model=completion.served_model,
-            ),
-            healthy=True,
-        )
-        return self.completed(candidate, completion, usage)
-
-    def completed(
-        self, candidate: Candidate, completion: Completion, usage: Usage | None, cut: bool = False
-    ) -> Completion:
+    def answered(self, this: Try, completion: Completion) -> Completion:
         """Return what a plug-in answered as the completion of this request."""
-        first = self.route.candidates[0]
-        return Completion(
-            completion.text,
-            completion.backend or candidate.backend,
+        usage = self._usage(this.candidate, completion.text, completion.usage)
+        attempt = Attempt(
+            this.candidate.backend,
             completion.model,
             completion.origin,
+            self._policy.clock() - this.began,
+            usage=usage,
+            served_model=completion.served_model,
+        )
+        self._note(attempt, healthy=True)
+        return self._completed(this.candidate, completion, usage, cut=False)
+
+    def cut(self, this: Try, text: str, error: BaseException) -> Completion:
+        """Return the text that came before an answer broke off as the completion of this request."""
+        usage = self._usage(this.candidate, text, None)
+        self.failed(this, error, usage)
+        attempt = self.attempts[-1]
+        partial = Completion(text, model=this.request.model, origin=attempt.origin)
+        return self._completed(this.candidate, partial, usage, cut=True)
+
+    def _completed(self, candidate: Candidate, answer: Completion, usage: Usage, *, cut: bool) -> Completion:
+        first = self.route.candidates[0]
+        return Completion(
+            answer.text,
+            answer.backend or candidate.backend,
+            answer.model,
+            answer.origin,
             tuple(self.attempts),
             self._policy.clock() - self.started,
             self.route,
-            completion.served_model,
+            answer.served_model,
             usage,
             first.backend,
             self.request.model or first.model,
@@ -205,42 +228,43 @@ class Pursuit:
             cut,
         )
 
-    def _failed(self, asked: Request, candidate: Candidate, error: BaseException, began: float) -> Failure:
+    def failed(self, this: Try, error: BaseException, usage: Usage | None = None) -> Failure:
+        """Keep a try that failed, and say what the error means."""
         failure = failure_of(error)
-        info = self._backends[candidate.backend]
+        backend = this.candidate.backend
+        info = self._backends[backend]
         if failure.refused:
             self._host.refused[credential_of(info)] = (
                 f"its credential was refused before in this run (HTTP {failure.status or 401}); it is not tried again"
             )
         if isinstance(error, ContextTooLongError):
-            limit = error.limit or self._limits(candidate).max_tokens or estimated_tokens(asked.prompt)
+            limit = error.limit or self._limits(this.candidate).max_tokens or estimated_tokens(self.request.prompt)
             self._too_small = max(self._too_small, limit)
-        provider = info.origin
-        origin = origin_of(error) or provider
+        origin = origin_of(error) or info.origin
         message, hint = reason_of(error)
-        if hint is None and origin is not None and origin != provider:
+        if hint is None and origin is not None and origin != info.origin:
             hint = f"to do without it: --no-plugin {origin.plugin}"
-        self._note(
-            Attempt(
-                candidate.backend,
-                asked.model,
-                origin,
-                self._policy.clock() - began,
-                message.partition("\n")[0],
-                type(error).__name__,
-                hint,
-                failure.status,
-                retry_after=failure.retry_after,
-            ),
-            healthy=None if not failure.transient else False,
+        attempt = Attempt(
+            backend,
+            this.request.model,
+            origin,
+            self._policy.clock() - this.began,
+            message.partition("\n")[0],
+            type(error).__name__,
+            hint,
+            failure.status,
+            usage,
+            retry_after=failure.retry_after,
         )
+        self._note(attempt, healthy=False if failure.transient else None)
         return failure
 
-    def _nobody(self, asked: Request, candidate: Candidate, began: float) -> Failure:
-        origin = self._backends[candidate.backend].origin
-        took = self._policy.clock() - began
+    def _nobody(self, this: Try) -> Failure:
+        backend = this.candidate.backend
+        took = self._policy.clock() - this.began
         error = "its plug-in returned None: not mine"
-        self._note(Attempt(candidate.backend, asked.model, origin, took, error, "NoAnswer"), healthy=None)
+        origin = self._backends[backend].origin
+        self._note(Attempt(backend, this.request.model, origin, took, error, "NoAnswer"), healthy=None)
         return Failure()
 
     def _note(self, attempt: Attempt, *, healthy: bool | None) -> None:

@@ -43,12 +43,13 @@ BUILTINS: Final = (
 NOTHING_BLOCKED: Final = Blocking({})
 
 #: Hooks in which an exception is the answer to the one who asked.
-PROPAGATING: Final = frozenset({"llm_complete", "llm_recipe_steps", "llm_run_step"})
+PROPAGATING: Final = frozenset({"llm_complete", "llm_stream", "llm_recipe_steps", "llm_run_step"})
 
 CHECKS: Final = {
     "llm_backends": results.check_backends,
     "llm_route": results.check_route,
     "llm_complete": results.check_completion,
+    "llm_stream": results.check_stream,
     "llm_recipes": results.check_recipes,
     "llm_recipe_steps": results.check_steps,
     "llm_run_step": results.check_step_result,

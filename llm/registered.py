@@ -3,14 +3,17 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm.errors import PluginDefinitionError
 from llm.hooks.boundary import HostPlugin
 from llm.hooks.markers import hookimpl
 from llm.hooks.origin import Origin, blamed
-from llm.results import check_completion, check_text, steps_of
+from llm.results import check_completion, check_stream, check_text, steps_of
 from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
+
+if TYPE_CHECKING:
+    from llm.pieces import Pieces
 
 #: What a backend's `run` may ask for besides the prompt, by naming it.
 EXTRAS: Mapping[str, Callable[[Request], Any]] = {
@@ -28,13 +31,22 @@ class RegisteredBackend(HostPlugin):
         run: `run(prompt)`; it may also take `model`, `options` or `request`, by these names. It returns
             the text, or a `Completion` that also tells the served model and what was used.
         origin: whose plug-in it is.
+        stream: like `run`, but returns an iterator of texts; `None`: answers come whole.
 
     """
 
-    def __init__(self, info: BackendInfo, run: Callable[..., Any], origin: Origin) -> None:
+    def __init__(
+        self,
+        info: BackendInfo,
+        run: Callable[..., Any],
+        origin: Origin,
+        stream: Callable[..., Any] | None = None,
+    ) -> None:
         super().__init__(origin)
         self.info = replace(info, origin=origin)
         self._run = run
+        self._stream = stream
+        self._stream_extras = () if stream is None else wanted_extras(stream)
         self._extras = wanted_extras(run)
         self._takes_model = "model" in self._extras or "request" in self._extras
         self._infos = (self.info,)
@@ -60,6 +72,25 @@ class RegisteredBackend(HostPlugin):
             raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
         model = request.model if self._takes_model else None
         return Completion(text, backend, model, self.origin)
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answers come in pieces."""
+        return self._stream is not None
+
+    @hookimpl
+    def llm_stream(self, request: Request, backend: str) -> "Pieces | None":
+        """Answer in pieces if the request is for this backend, and it can do that."""
+        if backend != self.info.name or self._stream is None:
+            return None
+        try:
+            extras = {name: EXTRAS[name](request) for name in self._stream_extras}
+            pieces: Pieces = check_stream(self._stream(request.prompt, **extras), self.origin)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again
+            raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
+        return pieces
 
     def _own(self, completion: Completion) -> Completion:
         check_completion(completion, self.origin)

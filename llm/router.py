@@ -12,9 +12,10 @@ from llm.retries import RetryPolicy
 from llm.types import BackendInfo, Completion, Request
 
 if TYPE_CHECKING:
+    from llm.answer_stream import AnswerStream
     from llm.host import Host
 
-__all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt"]
+__all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt", "stream"]
 
 _POLICY = RetryPolicy()
 
@@ -86,6 +87,45 @@ def complete(
         raise
     host.hook.llm_completed(request=request, completion=completion, error=None)
     return completion
+
+
+def stream(
+    request: Request,
+    *,
+    host: "Host | None" = None,
+    settings: Settings | None = None,
+    policy: RetryPolicy | None = None,
+) -> "AnswerStream":
+    """Answer a request with the text as it comes.
+
+    Until the first text has come, this goes as with `complete`. After it nobody else is asked: an answer
+    that breaks off is kept, and marked as cut.
+
+    Args:
+        request: the prompt and what is wanted for it.
+        host: the host to ask; by default this process's.
+        settings: the configuration; by default that of environment and file.
+        policy: how often and how long to try.
+
+    Returns:
+        An iterator of texts; when it has ended, its `completion` tells who answered. Reading it raises
+        what `complete` raises, and `CutAnswerError` if the answer breaks off.
+
+    Raises:
+        UnknownNameError, NoCandidateError, ConfigError, UsageError: see `send_prompt`.
+
+    """
+    from llm.answer_stream import AnswerStream
+
+    check_request(request)
+    host = current_host() if host is None else host
+    policy = _POLICY if policy is None else policy
+    try:
+        pursuit = pursue(request, host, settings, policy)
+    except D0ttinoError as error:
+        host.hook.llm_completed(request=request, completion=None, error=error)
+        raise
+    return AnswerStream(request, host, pursuit, policy)
 
 
 def check_request(request: Request) -> None:

@@ -43,7 +43,8 @@ def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declar
         if field in info:
             info[field] = _names(info[field], field)
     backend = _checked(BackendInfo(name, **info))
-    return make("backend", name, run, partial(RegisteredBackend, backend, call), module)
+    stream = _stream_of(owner) if call == getattr(owner, "run", None) else None
+    return make("backend", name, run, partial(RegisteredBackend, backend, call, stream=stream), module)
 
 
 def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
@@ -104,6 +105,24 @@ def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable
             f"{run!r} cannot be called", hint=f"give a function, a bound method, or a {base.__name__}"
         )
     return run, getattr(run, "__self__", None)
+
+
+def _stream_of(owner: object) -> Callable[..., Any] | None:
+    """Return the `stream` of a `Backend` that has one of its own, and no `run` that is more its own than that.
+
+    Who overrides only `run` of a backend that streams wants `run` to be called.
+    """
+    if not isinstance(owner, Backend):
+        return None
+    for kind in type(owner).__mro__:
+        if kind is Backend:
+            break
+        if "stream" in vars(kind):
+            wanted_extras(owner.stream)
+            return owner.stream
+        if "run" in vars(kind):
+            break
+    return None
 
 
 def _checked(info: Info) -> Info:

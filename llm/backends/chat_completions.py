@@ -5,7 +5,7 @@ Built-in backends are imported at each start, so that what only a request needs 
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
@@ -117,6 +117,31 @@ class ChatCompletionsBackend(Backend):
             return answer.text
         return Completion(answer.text, model=model, served_model=answer.served_model, usage=answer.usage)
 
+    def stream(
+        self,
+        prompt: str,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        request: Request | None = None,
+    ) -> Iterator[str | Completion]:
+        """Send a prompt and yield the answer as it comes, and then a `Completion` without text.
+
+        That tells the model that the service says it served, and what was used. Arguments and errors are
+        those of `run`; an answer that breaks off is a `BackendConnectionError`.
+        """
+        from llm.backends.chat_requests import BearerAuth, request_body
+        from llm.backends.chat_streams import ChatStream
+
+        model = model or self.default_model
+        more = {"stream": True, **({"stream_options": {"include_usage": True}} if self.stream_usage else {})}
+        content = request_body(prompt, model, options or {}, more)
+        auth = BearerAuth(self._api_key())
+        endpoint = self._endpoint(auth)
+        answer = ChatStream(endpoint, model, strict=request is not None and request.strict)
+        exchange = self._exchange(endpoint, request)
+        yield from answer.read(exchange.pieces(content, self._headers("text/event-stream"), auth))
+
     def headers(self) -> Mapping[str, str]:
         """Return further headers for a request. Override this to add some; it is called for each request.
 
@@ -147,36 +172,16 @@ class ChatCompletionsBackend(Backend):
         return key
 
     def _endpoint(self, auth: "BearerAuth") -> "Endpoint":
+        from llm.backends.addresses import checked_address, warn_of_plain_http
         from llm.backends.http_errors import Endpoint
 
         secrets = auth.secrets + tuple(os.environ.get(name, "") for name in self.secret_env)
-        url = f"{self._base_url()}/chat/completions"
-        return Endpoint(self._label, url, self.base_url_env, self.api_key_env, bool(auth.secrets), secrets)
-
-    def _base_url(self) -> str:
-        from urllib.parse import urlsplit
-
-        # Errors never show the value: it may hold a password, or be a key in the wrong variable.
         name = self.base_url_env or f"the base URL of {self._label}"
-        url = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not url:
-            raise ConfigError(f"{name} is not set")
-        if not usable or not url.isprintable() or any(char in url for char in " \\"):
-            raise ConfigError(
-                f"{name} is not an http or https address",
-                hint=f"give one like {self.default_base_url or 'https://example.com/v1'}",
-            )
-        if "@" in parts.netloc:
-            hint = f"put the key into {self.api_key_env}" if self.api_key_env else None
-            raise ConfigError(f"{name} must not hold a user name or password", hint=hint)
-        if "?" in url or "#" in url:
-            raise ConfigError(f"{name} must end with its path, without '?' or '#'")
-        return url.rstrip("/")
+        address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
+        url = f"{checked_address(address, name, self.default_base_url, self.api_key_env)}/chat/completions"
+        if auth.secrets:
+            warn_of_plain_http(url, self._label, name)
+        return Endpoint(self._label, url, self.base_url_env, self.api_key_env, bool(auth.secrets), secrets)
 
     @property
     def _label(self) -> str:

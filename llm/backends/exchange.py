@@ -5,8 +5,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from llm.backends.chat_answers import server_words
-from llm.backends.http_errors import Endpoint, status_error, transport_error, transport_faults
+from llm.backends.http_errors import Endpoint, status_error
 from llm.backends.timed_connections import Limits, current_limits
+from llm.backends.transport_errors import transport_error, transport_faults
 from llm.errors import D0ttinoError, MalformedResponseError
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ class Exchange:
         connect_timeout: seconds to wait for a connection at most.
         max_bytes: how long the answer may be, after decompression.
 
-    Attributes:
-        content_type: of the answer, in lower case and without parameters, once its first piece has come.
-
     """
 
     def __init__(
@@ -44,7 +42,6 @@ class Exchange:
         self._limits = limits
         self._connect_timeout = connect_timeout
         self._max_bytes = max_bytes
-        self.content_type = ""
 
     def whole(self, content: bytes, headers: Mapping[str, str], auth: "BearerAuth") -> bytes:
         """Return the body of an answer with a status that is a success.
@@ -75,7 +72,6 @@ class Exchange:
         try:
             with self._send(content, headers, auth, connect_timeout) as response:
                 if 200 <= response.status_code < 300:
-                    self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
                     yield from self._bounded(_as_they_come(response) if as_they_come else response.iter_content(PIECE))
                     return
                 words = "" if response.is_redirect else server_words(self._start(response))
