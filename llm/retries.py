@@ -75,16 +75,24 @@ def failure_of(error: BaseException) -> Failure:
     requests, httpx and the SDKs of services have it) whose status is: 408, 425, 429 or 5xx.
     """
     if isinstance(error, BackendError):
-        status = _status(error.status)
+        transient = _attribute(error, "transient") is True
+        status = _status(_attribute(error, "status"))
         return Failure(
-            bool(error.transient), status, _seconds(error.retry_after), isinstance(error, AuthenticationError)
+            transient, status, _seconds(_attribute(error, "retry_after")), isinstance(error, AuthenticationError)
         )
-    response = getattr(error, "response", None)
-    status = _status(getattr(response, "status_code", None))
+    response = _attribute(error, "response")
+    status = _status(_attribute(response, "status_code"))
     if status is not None:
         transient = is_transient_status(status)
         return Failure(transient, status, _asked_wait(response) if transient else None, status in {401, 403})
     return Failure(isinstance(error, ConnectionError | TimeoutError) or _is_of_requests(error))
+
+
+def _attribute(holder: object, name: str) -> object:
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # noqa: BLE001 - a plug-in's own class may raise where it is asked: then it says nothing
+        return None
 
 
 def _is_of_requests(error: BaseException) -> bool:
@@ -100,13 +108,11 @@ def _status(value: object) -> int | None:
 
 def _seconds(value: object) -> float | None:
     """Return what a plug-in gave as a number of seconds, if it is one."""
-    if type(value) not in {int, float} or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
-        return None
-    return float(value)  # type: ignore[arg-type]
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e9 and value is not True else None
 
 
 def _asked_wait(response: Any) -> float | None:
-    headers = getattr(response, "headers", None)
+    headers = _attribute(response, "headers")
     if not isinstance(headers, Mapping):
         return None
     from llm.backends.http_errors import retry_after
