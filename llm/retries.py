@@ -1,7 +1,5 @@
 """When a failed attempt is made again, and how long to wait before that."""
 
-import math
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +11,12 @@ from llm.types import Attempt
 
 #: Classes of requests that mean what `ConnectionError` and `TimeoutError` mean.
 _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError")
+
+
+def _random() -> float:
+    import random  # takes milliseconds, and few runs need it
+
+    return random.random()  # noqa: S311 - nothing secret depends on it
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class RetryPolicy:
     longest_wait: float = 8.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = time.sleep
-    chance: Callable[[], float] = random.random
+    chance: Callable[[], float] = _random
     on_wait: Callable[[Attempt, float], object] | None = None
 
     def wait(self, tries: int, retry_after: float | None) -> float:
