@@ -1,4 +1,4 @@
-"""HTTP under faults, through the router: a request ends on time, with an answer or one error, whatever a server does."""
+"""HTTP under faults, through the router: a request ends on time, with an answer or with one error."""
 
 import socket
 import ssl
