@@ -112,18 +112,19 @@ def status_error(endpoint: Endpoint, status: int, words: str, headers: Mapping[s
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return how many seconds a server asks to wait: `Retry-After` has seconds or a date."""
+    """Return how many seconds a server asks to wait.
+
+    `Retry-After` has seconds or a date. OpenAI and others say it more exactly in `Retry-After-Ms`.
+    """
     from urllib3 import Retry
     from urllib3.exceptions import InvalidHeader
 
-    value = headers.get("Retry-After")
-    if not value:
-        return None
+    exactly, value = headers.get("Retry-After-Ms"), headers.get("Retry-After")
     try:
-        seconds = float(value)  # some servers give fractions, which urllib3 does not read
+        seconds = float(exactly) / 1000 if exactly else float(value or "nan")
     except ValueError:
         try:
-            seconds = Retry().parse_retry_after(value)
+            seconds = Retry().parse_retry_after(value or "")  # a date
         except (InvalidHeader, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -219,6 +219,12 @@ def test_retry_after_in_seconds(header: str, seconds: float | None) -> None:
     assert retry_after({"Retry-After": header}) == seconds
 
 
+def test_retry_after_in_milliseconds() -> None:
+    assert retry_after({"Retry-After": "1", "Retry-After-Ms": "50"}) == 0.05
+    assert retry_after({"Retry-After": "1", "Retry-After-Ms": "soon"}) == 1.0
+    assert retry_after({}) is None
+
+
 def test_retry_after_as_a_date() -> None:
     seconds = retry_after({"Retry-After": email.utils.formatdate(time.time() + 60, usegmt=True)})
     assert seconds is not None
