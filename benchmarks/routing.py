@@ -184,9 +184,8 @@ def main() -> int:
         "latency": measured["us"]["routed"] / measured["us"]["requests"],
         "throughput": measured["per_second"]["routed"] / measured["per_second"]["requests"],
     }
-    print(
-        f"one prompt over HTTP: median of {ROUNDS * CALLS} calls, and of {THREAD_ROUNDS} batches from {THREADS} threads\n"
-    )
+    calls = ROUNDS * CALLS
+    print(f"one prompt over HTTP: median of {calls} calls, and of {THREAD_ROUNDS} batches from {THREADS} threads\n")
     print("| way | us per call | calls per second from 16 threads |")
     print("|---|---:|---:|")
     for name in measured["us"]:

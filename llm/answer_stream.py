@@ -40,13 +40,13 @@ class AnswerStream(Iterator[str]):
 
     """
 
-    def __init__(self, request: Request, host: "Host", pursuit: Pursuit, policy: "RetryPolicy") -> None:
+    def __init__(self, request: Request, host: "Host", pursuit: Pursuit, retries: "RetryPolicy") -> None:
         self.completion: Completion | None = None
         self.whole_because: str | None = None
         self._request = request
         self._host = host
         self._pursuit = pursuit
-        self._policy = policy
+        self._retries = retries
         self._texts = self._read()
 
     def __next__(self) -> str:
@@ -87,7 +87,7 @@ class AnswerStream(Iterator[str]):
                     return
                 texts.append(piece)
                 yield piece
-                if self._policy.clock() > self._pursuit.deadline:
+                if self._retries.clock() > self._pursuit.deadline:
                     cut: BaseException = BackendTimeoutError(f"it took longer than {self._pursuit.timeout:g} s")
                     break
         except PLUGIN_FAULTS as error:

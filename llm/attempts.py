@@ -41,7 +41,7 @@ class Try(NamedTuple):
     Attributes:
         candidate: who is asked.
         request: what it is asked: with its model, and until when it is waited for.
-        began: when, as the policy's clock counts.
+        began: when, as the clock of `retries` counts.
 
     """
 
@@ -59,11 +59,11 @@ class Pursuit:
         backends: every backend, by name.
         host: whose plug-ins are asked.
         settings: the configuration, if it is known.
-        policy: how often and how long to try.
+        retries: how often and how long to try.
 
     Attributes:
         attempts: those that were made so far.
-        deadline: when the time is over, as the policy's clock counts.
+        deadline: when the time is over, as the clock of `retries` counts.
 
     """
 
@@ -74,19 +74,19 @@ class Pursuit:
         backends: Mapping[str, BackendInfo],
         host: Host,
         settings: Settings | None,
-        policy: RetryPolicy,
+        retries: RetryPolicy,
     ) -> None:
         self.request = request
         self.route = route
         self.attempts: list[Attempt] = []
-        self.started = policy.clock()
-        self.timeout = policy.timeout if request.timeout is None else request.timeout
+        self.started = retries.clock()
+        self.timeout = retries.timeout if request.timeout is None else request.timeout
         self.deadline = self.started + self.timeout
         self._backends = backends
         self._host = host
         self._settings = settings
-        self._policy = policy
-        self._max_attempts = policy.max_attempts if request.max_attempts is None else request.max_attempts
+        self._retries = retries
+        self._max_attempts = retries.max_attempts if request.max_attempts is None else request.max_attempts
         self._pinned = request.backend
         self._too_small = 0
 
@@ -105,8 +105,8 @@ class Pursuit:
     def first(self, ask: Callable[[Request, str], Answer | None]) -> tuple[Try, Answer]:
         """Return the first try that is no failure, and what it brought; see `answer`."""
         for candidate, others in self._candidates():
-            for tries in range(1, self._policy.per_backend + 1):
-                this = Try(candidate, self._asked(candidate, others), self._policy.clock())
+            for tries in range(1, self._retries.per_backend + 1):
+                this = Try(candidate, self._asked(candidate, others), self._retries.clock())
                 try:
                     answer = ask(this.request, candidate.backend)
                     if answer is not None and self.request.strict and isinstance(answer, Completion):
@@ -125,7 +125,7 @@ class Pursuit:
         """Yield the candidates that may be asked, and how many more there are behind each."""
         candidates = self.route.candidates[:1] if self.request.strict else self.route.candidates
         for index, candidate in enumerate(candidates):
-            if self.attempts and (len(self.attempts) >= self._max_attempts or self._policy.clock() >= self.deadline):
+            if self.attempts and (len(self.attempts) >= self._max_attempts or self._retries.clock() >= self.deadline):
                 return
             reason = self._why_not(candidate)
             if reason is not None:
@@ -153,7 +153,7 @@ class Pursuit:
     def _asked(self, candidate: Candidate, others: int) -> Request:
         """Return the request for a candidate: with its model, and until when it is waited for."""
         request = self.request
-        now = self._policy.clock()
+        now = self._retries.clock()
         left = self.deadline - now
         return Request(
             request.prompt,
@@ -173,33 +173,35 @@ class Pursuit:
     def _again(self, failure: Failure, tries: int, others: int, asked: Request) -> bool:
         """Wait for the next try of the same candidate; return whether there is one."""
         # A further try never takes the last chance of a candidate that was not asked at all.
-        if not failure.transient or tries >= self._policy.per_backend:
+        if not failure.transient or tries >= self._retries.per_backend:
             return False
         if len(self.attempts) + others >= self._max_attempts:
             return False
-        now = self._policy.clock()
+        now = self._retries.clock()
         if asked.first_byte_deadline is not None and now >= asked.first_byte_deadline:
             return False  # it had its time
-        wait = self._policy.wait(tries, failure.retry_after)
+        wait = self._retries.wait(tries, failure.retry_after)
         if now + wait >= self.deadline:
             return False
-        if self._policy.on_wait is not None:
-            self._policy.on_wait(self.attempts[-1], wait)
-        self._policy.sleep(wait)
+        if self._retries.on_wait is not None:
+            self._retries.on_wait(self.attempts[-1], wait)
+        self._retries.sleep(wait)
         return True
 
     def answered(self, this: Try, completion: Completion) -> Completion:
         """Return what a plug-in answered as the completion of this request."""
-        usage = self._usage(this.candidate, completion.text, completion.usage)
+        # A cache, say, answers for a backend that it did not ask.
+        asked = completion.origin == self._backends[this.candidate.backend].origin
+        usage = self._usage(this.candidate, completion.text, completion.usage) if asked else completion.usage
         attempt = Attempt(
             this.candidate.backend,
             completion.model,
             completion.origin,
-            self._policy.clock() - this.began,
+            self._retries.clock() - this.began,
             usage=usage,
             served_model=completion.served_model,
         )
-        self._note(attempt, healthy=True)
+        self._note(attempt, healthy=True if asked else None)
         return self._completed(this.candidate, completion, usage, cut=False)
 
     def cut(self, this: Try, text: str, error: BaseException) -> Completion:
@@ -210,7 +212,7 @@ class Pursuit:
         partial = Completion(text, model=this.request.model, origin=attempt.origin)
         return self._completed(this.candidate, partial, usage, cut=True)
 
-    def _completed(self, candidate: Candidate, answer: Completion, usage: Usage, *, cut: bool) -> Completion:
+    def _completed(self, candidate: Candidate, answer: Completion, usage: Usage | None, *, cut: bool) -> Completion:
         first = self.route.candidates[0]
         return Completion(
             answer.text,
@@ -218,7 +220,7 @@ class Pursuit:
             answer.model,
             answer.origin,
             tuple(self.attempts),
-            self._policy.clock() - self.started,
+            self._retries.clock() - self.started,
             self.route,
             answer.served_model,
             usage,
@@ -248,7 +250,7 @@ class Pursuit:
             backend,
             this.request.model,
             origin,
-            self._policy.clock() - this.began,
+            self._retries.clock() - this.began,
             message.partition("\n")[0],
             type(error).__name__,
             hint,
@@ -261,7 +263,7 @@ class Pursuit:
 
     def _nobody(self, this: Try) -> Failure:
         backend = this.candidate.backend
-        took = self._policy.clock() - this.began
+        took = self._retries.clock() - this.began
         error = "its plug-in returned None: not mine"
         origin = self._backends[backend].origin
         self._note(Attempt(backend, this.request.model, origin, took, error, "NoAnswer"), healthy=None)
@@ -307,7 +309,7 @@ class Pursuit:
             return ""
         if self.request.strict:
             why = "the request is strict"
-        elif self._policy.clock() >= self.deadline:
+        elif self._retries.clock() >= self.deadline:
             why = f"the time of {self.timeout:g} s is over"
         else:
             why = f"at most {self._max_attempts} attempts are made"

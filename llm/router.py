@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt", "stream"]
 
-_POLICY = RetryPolicy()
+_RETRIES = RetryPolicy()
 
 
 def send_prompt(
@@ -59,7 +59,7 @@ def complete(
     *,
     host: "Host | None" = None,
     settings: Settings | None = None,
-    policy: RetryPolicy | None = None,
+    retries: RetryPolicy | None = None,
 ) -> Completion:
     """Answer a request, and tell who answered.
 
@@ -67,7 +67,7 @@ def complete(
         request: the prompt and what is wanted for it.
         host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
-        policy: how often and how long to try.
+        retries: how often and how long to try.
 
     Returns:
         The completion, with every attempt that was made and the decision that led there.
@@ -80,7 +80,7 @@ def complete(
     host = current_host() if host is None else host
     llm_complete = host.hook.llm_complete
     try:
-        pursuit = pursue(request, host, settings, policy)
+        pursuit = pursue(request, host, settings, retries)
         completion = pursuit.answer(lambda asked, backend: llm_complete(request=asked, backend=backend))
     except D0ttinoError as error:
         host.hook.llm_completed(request=request, completion=None, error=error)
@@ -94,7 +94,7 @@ def stream(
     *,
     host: "Host | None" = None,
     settings: Settings | None = None,
-    policy: RetryPolicy | None = None,
+    retries: RetryPolicy | None = None,
 ) -> "AnswerStream":
     """Answer a request with the text as it comes.
 
@@ -105,7 +105,7 @@ def stream(
         request: the prompt and what is wanted for it.
         host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
-        policy: how often and how long to try.
+        retries: how often and how long to try.
 
     Returns:
         An iterator of texts; when it has ended, its `completion` tells who answered. Reading it raises
@@ -119,13 +119,13 @@ def stream(
 
     check_request(request)
     host = current_host() if host is None else host
-    policy = _POLICY if policy is None else policy
+    retries = _RETRIES if retries is None else retries
     try:
-        pursuit = pursue(request, host, settings, policy)
+        pursuit = pursue(request, host, settings, retries)
     except D0ttinoError as error:
         host.hook.llm_completed(request=request, completion=None, error=error)
         raise
-    return AnswerStream(request, host, pursuit, policy)
+    return AnswerStream(request, host, pursuit, retries)
 
 
 def check_request(request: Request) -> None:
@@ -145,7 +145,7 @@ def check_request(request: Request) -> None:
         raise UsageError("at least one attempt must be allowed")
 
 
-def pursue(request: Request, host: "Host", settings: Settings | None, policy: RetryPolicy | None) -> Pursuit:
+def pursue(request: Request, host: "Host", settings: Settings | None, retries: RetryPolicy | None) -> Pursuit:
     """Route a request, and return what tries the candidates.
 
     Raises:
@@ -156,7 +156,7 @@ def pursue(request: Request, host: "Host", settings: Settings | None, policy: Re
     if settings is None:
         settings = _settings_for(request)
     route = choose_route(request, backends, host, settings)
-    return Pursuit(request, route, backends, host, settings, _POLICY if policy is None else policy)
+    return Pursuit(request, route, backends, host, settings, _RETRIES if retries is None else retries)
 
 
 def _settings_for(request: Request) -> Settings | None:

@@ -52,16 +52,18 @@ class ChatStream:
             BackendError: the server tells an error, or the stream breaks off, or holds no text.
 
         """
-        start = b""
+        start: list[bytes] = []
+        sign = b""
         for piece in pieces:
-            start += piece
-            if start.strip():
+            start.append(piece)
+            sign = piece.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+            if sign:
                 break
         # Some servers do not stream although they are asked to, and errors and web pages never come so.
-        if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in {b"{", b"[", b"<", b""}:
-            yield from self._whole(b"".join((start, *pieces)))
+        if sign in {b"{", b"[", b"<", b""}:
+            yield from self._whole(b"".join((*start, *pieces)))
         else:
-            yield from self._events(chain((start,), pieces))
+            yield from self._events(chain(start, pieces))
 
     def _events(self, pieces: Iterable[bytes]) -> Iterator[str | Completion]:
         done = False

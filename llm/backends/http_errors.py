@@ -24,6 +24,8 @@ _TOO_LONG: Final = re.compile(
     r"|(?:prompt|input|messages?|request)\b.{0,20}\btoo (?:long|large)|reduce the length of the messages",
     re.IGNORECASE,
 )
+#: How servers say with 403 that they do not like the prompt: that is no fault of the key.
+_MODERATED: Final = re.compile(r"moderation|flagged|content policy|safety", re.IGNORECASE)
 _LIMIT: Final = re.compile(r"(?:length|window|size|allowed|>|at most)\D{0,12}?([1-9][0-9,]{2,11})", re.IGNORECASE)
 
 
@@ -84,7 +86,7 @@ def status_error(endpoint: Endpoint, status: int, words: str, headers: Mapping[s
     said = f": {endpoint.quote(words)}" if words.strip() else ""
     if 300 <= status < 400:
         return _redirect_error(endpoint, status, phrase, headers.get("Location"))
-    if status in {401, 403}:
+    if status == 401 or (status == 403 and not _MODERATED.search(words)):
         if not endpoint.has_key:
             hint = f"set {endpoint.api_key_env}" if endpoint.api_key_env else None
             return AuthenticationError(

@@ -49,21 +49,20 @@ def read_events(pieces: Iterable[bytes]) -> Iterator[Event]:
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the lines of a body without their ends."""
-    rest = b""
-    begun = False
+    # What has come of a line that has not ended. To join them at each piece would take long for a long line.
+    parts: list[bytes] = []
+    after_return = False
+    mark = _BYTE_ORDER_MARK
     for piece in pieces:
-        rest += piece
-        if not begun:
-            if len(rest) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(rest):
-                continue
-            rest = rest.removeprefix(_BYTE_ORDER_MARK)
-            begun = True
-        if b"\n" not in piece and b"\r" not in rest:
-            continue
-        # A `\r` that comes last may be the first half of an end of a line.
-        held = rest.endswith(b"\r")
-        lines = (rest[:-1] if held else rest).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        rest = lines.pop() + (b"\r" if held else b"")
-        yield from lines
-    if rest:
-        yield from rest.removesuffix(b"\r").split(b"\n")
+        # A `\r` ends its line at once; if the other half of `\r\n` comes later, it ends no other.
+        rest = piece[1:] if after_return and piece.startswith(b"\n") else piece
+        after_return = piece.endswith(b"\r") if piece else after_return
+        *ended, begun = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        for line in ended:
+            yield b"".join((*parts, line)).removeprefix(mark)
+            parts.clear()
+            mark = b""
+        parts.append(begun)
+    line = b"".join(parts).removeprefix(mark)
+    if line:
+        yield line

@@ -126,7 +126,7 @@ def ask(request: Request, host: "Host") -> Completion:
     """Answer a request, and tell on stderr what the user should know of how that went."""
     try:
         with stdout_kept():
-            completion = complete(request, host=host, policy=_policy())
+            completion = complete(request, host=host, retries=_retries())
     except NoAnswerError as error:
         _tell_notices(error.route)
         _tell_refusals(error.attempts)
@@ -155,7 +155,7 @@ def show(request: Request, host: "Host", *, tell_if_whole: bool) -> None:
     last = ""
     try:
         with stdout_kept():
-            texts = stream(request, host=host, policy=_policy())
+            texts = stream(request, host=host, retries=_retries())
         while True:
             with stdout_kept():
                 text = next(texts, None)
@@ -180,7 +180,7 @@ def show(request: Request, host: "Host", *, tell_if_whole: bool) -> None:
                 say(f"note: the answer came in one piece: {texts.whole_because}")
 
 
-def _policy() -> "RetryPolicy":
+def _retries() -> "RetryPolicy":
     from llm.retries import RetryPolicy
 
     return RetryPolicy(on_wait=_tell_wait)

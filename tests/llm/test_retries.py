@@ -78,7 +78,7 @@ def script(host: Host, name: str, *outcomes: BaseException | str | Completion, *
 
 def failure(request: Request, host: Host, clock: Clock, settings: Settings = CHAIN, **changes: Any) -> NoAnswerError:
     with pytest.raises(NoAnswerError) as caught:
-        complete(request, host=host, settings=settings, policy=clock.policy(**changes))
+        complete(request, host=host, settings=settings, retries=clock.policy(**changes))
     return caught.value
 
 
@@ -87,7 +87,7 @@ BUSY = BackendHTTPError("busy", status=503)
 
 def test_a_failure_that_may_pass_is_tried_again_with_growing_waits(host: Host, clock: Clock) -> None:
     script(host, "first", BUSY, BackendConnectionError("broken"), "at last")
-    completion = complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy())
+    completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
     assert completion.text == "at last"
     assert clock.waits == [0.5, 1.0]
     assert [(one.backend, one.error, one.error_type, one.status) for one in completion.attempts] == [
@@ -101,7 +101,7 @@ def test_a_failure_that_may_pass_is_tried_again_with_growing_waits(host: Host, c
 def test_three_attempts_are_made_of_one_candidate_and_then_the_next_is_asked(host: Host, clock: Clock) -> None:
     first = script(host, "first", BUSY)
     script(host, "second", "me")
-    completion = complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy())
+    completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
     assert len(first) == 3
     assert (completion.backend, completion.asked_backend, completion.fell_back) == ("second", "first", True)
     assert [one.backend for one in completion.attempts] == ["first", "first", "first", "second"]
@@ -117,7 +117,7 @@ def test_waits_are_capped_and_shortened_by_chance() -> None:
 
 def test_a_server_is_left_alone_for_as_long_as_it_asks(host: Host, clock: Clock) -> None:
     script(host, "first", BackendHTTPError("slow down", status=429, retry_after=30), "now")
-    completion = complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy())
+    completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
     assert completion.text == "now"
     assert clock.waits == [30.0]
     assert completion.attempts[0].retry_after == 30.0
@@ -126,7 +126,7 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(host: Host, clock: Clock)
 def test_if_that_is_too_long_the_next_backend_is_asked_at_once(host: Host, clock: Clock) -> None:
     first = script(host, "first", BackendHTTPError("slow down", status=429, retry_after=3600))
     script(host, "second", "me")
-    assert complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy()).text == "me"
+    assert complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy()).text == "me"
     assert (len(first), clock.waits) == (1, [])
 
 
@@ -135,7 +135,7 @@ def test_a_wait_that_a_plugin_made_up_is_left_out(host: Host, clock: Clock, valu
     error = BackendError("busy", transient=True)
     error.retry_after = value
     script(host, "first", error, "fine")
-    assert complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy()).text == "fine"
+    assert complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy()).text == "fine"
     assert clock.waits == [0.5]
 
 
@@ -153,7 +153,7 @@ def test_a_wait_that_a_plugin_made_up_is_left_out(host: Host, clock: Clock, valu
 def test_a_failure_that_stays_is_not_tried_again(host: Host, clock: Clock, error: Exception) -> None:
     first = script(host, "first", error)
     script(host, "second", "me")
-    assert complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy()).text == "me"
+    assert complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy()).text == "me"
     assert (len(first), clock.waits) == (1, [])
 
 
@@ -262,7 +262,7 @@ def test_a_timeout_that_is_none(host: Host, request_: Request) -> None:
 def test_the_deadline_goes_to_the_backend_and_leaves_half_of_the_time_to_others(host: Host, clock: Clock) -> None:
     first = script(host, "first", ValueError())
     second = script(host, "second", "me")
-    complete(Request("hi", timeout=60), host=host, settings=CHAIN, policy=clock.policy())
+    complete(Request("hi", timeout=60), host=host, settings=CHAIN, retries=clock.policy())
     assert (first[0].deadline, first[0].first_byte_deadline) == (1060.0, 1030.0)
     assert (second[0].deadline, second[0].first_byte_deadline) == (1060.0, 1060.0)
 
@@ -289,7 +289,7 @@ def test_a_backend_that_used_up_its_share_is_not_asked_again(host: Host, clock: 
 
     register_backend("first", slow, host=host)
     script(host, "second", "me")
-    completion = complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy())
+    completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
     assert [one.backend for one in completion.attempts] == ["first", "second"]
 
 
@@ -297,7 +297,7 @@ def test_a_wait_is_told(host: Host, clock: Clock) -> None:
     told: list[tuple[Attempt, float]] = []
     script(host, "first", BUSY, "fine")
     policy = clock.policy(on_wait=lambda attempt, seconds: told.append((attempt, seconds)))
-    complete(Request("hi"), host=host, settings=CHAIN, policy=policy)
+    complete(Request("hi"), host=host, settings=CHAIN, retries=policy)
     assert [(attempt.error, seconds) for attempt, seconds in told] == [("busy", 0.5)]
 
 
@@ -307,7 +307,7 @@ def test_ctrl_c_ends_a_wait(host: Host, clock: Clock) -> None:
 
     asked = script(host, "first", BUSY)
     with pytest.raises(KeyboardInterrupt):
-        complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy(sleep=interrupted))
+        complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy(sleep=interrupted))
     assert len(asked) == 1
 
 
@@ -323,7 +323,7 @@ def test_a_credential_that_was_refused_is_not_used_again(
     )
     script(host, "second", "me")
     for _ in range(2):
-        completion = complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy())
+        completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
         assert completion.text == "me"
         assert completion.fell_back
     assert len(asked) == 1
@@ -336,7 +336,7 @@ def test_a_credential_that_was_refused_is_not_used_again(
     assert "refused before" in error.message
     assert "planted" not in repr(host.refused)
     monkeypatch.setenv("FIRST_API_KEY", "another-key")
-    assert complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy()).text == "with a good key"
+    assert complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy()).text == "with a good key"
 
 
 # Prompts that are too long
@@ -358,7 +358,7 @@ def test_a_prompt_that_is_too_long_goes_to_a_larger_backend(host: Host, clock: C
         chain=tuple(map(Candidate, ("first", "small", "unknown", "medium", "large"))),
         backends={"first": Limits(max_tokens=1000), "small": Limits(max_tokens=900), "large": Limits(max_tokens=9000)},
     )
-    completion = complete(Request("hi"), host=host, settings=chain, policy=clock.policy())
+    completion = complete(Request("hi"), host=host, settings=chain, retries=clock.policy())
     assert (completion.text, small, len(unknown), clock.waits) == ("fits", [], 1, [])
     assert completion.route.rejected[-1].reason == (
         "it takes at most 900 tokens, and the prompt was too long for one that takes 1000"
@@ -410,11 +410,11 @@ def test_strict_takes_no_other_model(
     script(host, "first", Completion("hello", model=asked, served_model=served))
     request = Request("hi", backend="first", model=asked, strict=True)
     if taken:
-        assert complete(request, host=host, policy=clock.policy()).served_model == served
+        assert complete(request, host=host, retries=clock.policy()).served_model == served
     else:
         error = failure(request, host, clock)
         assert error.attempts[0].error_type == "ServedModelError"
-        loose = complete(Request("hi", backend="first", model=asked), host=host, policy=clock.policy())
+        loose = complete(Request("hi", backend="first", model=asked), host=host, retries=clock.policy())
         assert (loose.asked_model, loose.served_model) == (asked, served)
 
 
@@ -457,11 +457,11 @@ def test_a_backend_that_is_set_aside_is_left_out_unless_it_is_named(host: Host, 
     breaker = host.breaker = Breaker(first="set aside until 12:00")
     first = script(host, "first", "first")
     script(host, "second", "second")
-    completion = complete(Request("hi"), host=host, settings=CHAIN, policy=clock.policy())
+    completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
     assert (completion.text, completion.fell_back, completion.asked_backend) == ("second", True, "first")
     assert completion.route.rejected[-1].reason == "set aside until 12:00"
     for request in (Request("hi", backend="first"), Request("hi", cooldown=False)):
-        assert complete(request, host=host, settings=CHAIN, policy=clock.policy()).text == "first"
+        assert complete(request, host=host, settings=CHAIN, retries=clock.policy()).text == "first"
     assert len(first) == 2
     breaker.reasons["second"] = "set aside too"
     assert "set aside too" in failure(Request("hi"), host, clock).message
@@ -475,6 +475,19 @@ def test_only_what_tells_of_a_backends_health_is_recorded(host: Host, clock: Clo
         failure(Request("hi", backend=f"b{number}", max_attempts=1), host, clock)
     complete(Request("hi", backend="sample"), host=host)
     assert breaker.recorded == [("b0", "busy"), ("sample", None)]
+
+
+def test_who_answers_for_a_backend_says_nothing_of_its_health_and_uses_nothing(host: Host, clock: Clock) -> None:
+    class Cache:
+        @hookimpl(tryfirst=True)
+        def llm_complete(self) -> str:
+            return "from the cache"
+
+    breaker = host.breaker = Breaker()
+    first = script(host, "first", "asked")
+    host.register(Cache(), "cache")
+    completion = complete(Request("hi", backend="first"), host=host, retries=clock.policy())
+    assert (completion.plugin, completion.usage, first, breaker.recorded) == ("cache", None, [], [])
 
 
 # Against a model
@@ -602,7 +615,7 @@ def test_any_faults_of_any_chain_end_as_the_rules_say(case: Case) -> None:
     request = Request("hi", timeout=case.timeout, max_attempts=case.cap)
     os.environ["PLANTED_API_KEY"] = KEY
     try:
-        answer: Completion | NoAnswerError = complete(request, host=host, settings=Settings(), policy=policy)
+        answer: Completion | NoAnswerError = complete(request, host=host, settings=Settings(), retries=policy)
     except NoAnswerError as error:
         answer = error
     finally:

@@ -59,7 +59,7 @@ def streaming(*pieces: Any, calls: list[str] | None = None) -> Backend:
 
 
 def read(request: Request, host: Host, settings: Settings = CHAIN) -> tuple[list[str], AnswerStream]:
-    answer = stream(request, host=host, settings=settings, policy=AT_ONCE)
+    answer = stream(request, host=host, settings=settings, retries=AT_ONCE)
     return list(answer), answer
 
 
@@ -103,7 +103,7 @@ def test_until_the_first_text_another_backend_may_answer(host: Host) -> None:
 def test_after_the_first_text_nobody_else_is_asked_and_what_came_is_kept(host: Host, told: Any) -> None:
     register_backend("first", streaming("a", "b", BackendError("broken", transient=True, hint="wait")), host=host)
     register_backend("second", streaming("me"), host=host)
-    answer = stream(Request("hi"), host=host, settings=CHAIN, policy=AT_ONCE)
+    answer = stream(Request("hi"), host=host, settings=CHAIN, retries=AT_ONCE)
     assert [next(answer), next(answer)] == ["a", "b"]
     with pytest.raises(CutAnswerError, match=r"the answer was cut short: first .*: broken") as caught:
         next(answer)
@@ -183,7 +183,7 @@ def test_the_deadline_holds_between_pieces(host: Host) -> None:
 
     register_backend("first", Slow(), host=host)
     policy = RetryPolicy(clock=lambda: now[0])
-    answer = stream(Request("hi", timeout=18), host=host, settings=CHAIN, policy=policy)
+    answer = stream(Request("hi", timeout=18), host=host, settings=CHAIN, retries=policy)
     with pytest.raises(CutAnswerError, match="it took longer than 18 s"):
         list(answer)
     assert answer.completion is not None

@@ -64,7 +64,7 @@ def ask(host: Host, timeout: float = 30.0, **request: Any) -> Completion | NoAns
     policy = RetryPolicy(first_wait=0.01)
     try:
         answer: Completion | NoAnswerError = complete(
-            Request("hi", backend="service", timeout=timeout, **request), host=host, settings=Settings(), policy=policy
+            Request("hi", backend="service", timeout=timeout, **request), host=host, settings=Settings(), retries=policy
         )
     except NoAnswerError as error:
         answer = error
@@ -165,6 +165,7 @@ def test_what_may_pass_is_tried_again(fault: Reply, serve: Any, host: Host) -> N
         (http_answer({"error": {"message": "bad"}}, 400), "BackendHTTPError"),
         (http_answer({"error": {"message": "no such model"}}, 404), "BackendHTTPError"),
         (http_answer({"error": {"message": f"bad key {KEY}"}}, 401), "AuthenticationError"),
+        (http_answer({"error": {"message": "your input was flagged"}}, 403), "BackendHTTPError"),
         (http_answer(b"", 302, {"Location": "https://elsewhere.example/"}), "BackendHTTPError"),
         (ANSWER[:30], "MalformedResponseError"),  # cut in its headers: what came is a 200 without a body
         (http_answer({"choices": []}), "MalformedResponseError"),

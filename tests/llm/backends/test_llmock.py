@@ -44,7 +44,7 @@ def host(llmock: LLMock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 def ask(host: Host, **request: object) -> Completion:
-    return complete(Request("Say hello", **request), host=host, settings=CHAIN, policy=POLICY)  # type: ignore[arg-type]
+    return complete(Request("Say hello", **request), host=host, settings=CHAIN, retries=POLICY)  # type: ignore[arg-type]
 
 
 def test_an_answer_tells_model_and_usage(llmock: LLMock, host: Host) -> None:
@@ -132,7 +132,7 @@ def test_a_stream(llmock: LLMock, host: Host) -> None:
 def test_a_stream_that_breaks_is_cut_and_never_taken_for_whole(llmock: LLMock, host: Host, fault: str) -> None:
     llmock.reply("Hello to all of you out there.")
     getattr(llmock, fault)(after_chunks=3)
-    answer = stream(Request("Say hello"), host=host, settings=CHAIN, policy=POLICY)
+    answer = stream(Request("Say hello"), host=host, settings=CHAIN, retries=POLICY)
     with pytest.raises(CutAnswerError):
         list(answer)
     assert answer.completion is not None
@@ -144,7 +144,7 @@ def test_a_stream_that_breaks_is_cut_and_never_taken_for_whole(llmock: LLMock, h
 
 def test_a_stream_that_stalls_ends_on_time(llmock: LLMock, host: Host) -> None:
     llmock.reply("Hello to all of you out there.").stall(after_chunks=3, seconds=20)
-    answer = stream(Request("Say hello", timeout=1), host=host, settings=CHAIN, policy=POLICY)
+    answer = stream(Request("Say hello", timeout=1), host=host, settings=CHAIN, retries=POLICY)
     with pytest.raises(CutAnswerError, match="did not finish its answer within 1 s"):
         list(answer)
     assert llmock.requests[0].duration < 10
@@ -152,7 +152,7 @@ def test_a_stream_that_stalls_ends_on_time(llmock: LLMock, host: Host) -> None:
 
 def test_a_stream_that_cannot_begin_comes_from_the_other_backend(llmock: LLMock, host: Host) -> None:
     llmock.fail(503, times=None, retry_after=0.05, provider="openai")
-    answer = stream(Request("Say hello"), host=host, settings=CHAIN, policy=POLICY)
+    answer = stream(Request("Say hello"), host=host, settings=CHAIN, retries=POLICY)
     assert "".join(answer)
     assert answer.completion is not None
     assert (answer.completion.backend, answer.completion.fell_back) == ("groq", True)

@@ -171,6 +171,8 @@ def test_half_a_character_that_never_gets_its_other_half_is_replaced() -> None:
         (sse({"choices": [{"delta": None}]}, {"choices": [{}]}, {"id": 1}, chunk("a")), ["a"]),
         (sse(chunk("a")) + b"data: what comes after the end\n\n", ["a"]),
         (b'{"choices": [{"message": {"content": "not streamed"}}], "model": "m-1"}', ["not streamed"]),
+        (b"\xef\xbb\xbf\r\n" + sse(chunk("a")), ["a"]),
+        (b"\n" * 5000 + sse(chunk("a" * 5000)), ["a" * 5000]),
         (b' \n {"choices": [{"message": {"content": "not streamed"}}]}', ["not streamed"]),
     ],
 )
