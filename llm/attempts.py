@@ -7,16 +7,15 @@ own would multiply.
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import groupby
 from typing import NamedTuple, Protocol, TypeVar
 
-from llm.choosing import NoAnswerError, no_candidate
 from llm.config import Limits, Settings
 from llm.errors import ContextTooLongError, ServedModelError
 from llm.hooks.boundary import PLUGIN_FAULTS
 from llm.hooks.origin import origin_of
 from llm.hooks.problems import reason_of
 from llm.host import Host
+from llm.no_answer import NoAnswerError, no_answer
 from llm.policy import estimated_tokens
 from llm.retries import Failure, RetryPolicy, failure_of
 from llm.served import is_served
@@ -87,7 +86,6 @@ class Pursuit:
         self._settings = settings
         self._retries = retries
         self._max_attempts = retries.max_attempts if request.max_attempts is None else request.max_attempts
-        self._pinned = request.backend
         self._too_small = 0
 
     def answer(self, ask: Callable[[Request, str], Completion | None]) -> Completion:
@@ -119,33 +117,43 @@ class Pursuit:
                     failure = self._nobody(this)
                 if not self._again(failure, tries, others, this.request):
                     break
-        raise self.no_answer()
+        raise self._no_answer()
 
     def _candidates(self) -> Iterator[tuple[Candidate, int]]:
         """Yield the candidates that may be asked, and how many more there are behind each."""
         candidates = self.route.candidates[:1] if self.request.strict else self.route.candidates
+        if self._host.refused or self._host.breaker is not None:
+            candidates = tuple(one for one in candidates if not self._left_out(one, self._why_not_now(one)))
         for index, candidate in enumerate(candidates):
             if self.attempts and (len(self.attempts) >= self._max_attempts or self._retries.clock() >= self.deadline):
                 return
-            reason = self._why_not(candidate)
-            if reason is not None:
-                self.route = replace(self.route, rejected=(*self.route.rejected, Rejection(candidate.backend, reason)))
+            # Attempts before this one may have shown that it makes no sense.
+            if self.attempts and self._left_out(candidate, self._refused(candidate) or self._why_too_small(candidate)):
                 continue
             yield candidate, len(candidates) - index - 1
 
-    def _why_not(self, candidate: Candidate) -> str | None:
-        info = self._backends[candidate.backend]
-        if self._host.refused and credential_of(info) in self._host.refused:
-            return self._host.refused[credential_of(info)]
+    def _left_out(self, candidate: Candidate, reason: str | None) -> bool:
+        """Keep why a candidate is left out, if there is a reason, and return whether there is."""
+        if reason is not None:
+            self.route = replace(self.route, rejected=(*self.route.rejected, Rejection(candidate.backend, reason)))
+        return reason is not None
+
+    def _why_not_now(self, candidate: Candidate) -> str | None:
+        refused = self._refused(candidate)
         breaker = self._host.breaker
-        if breaker is not None and self.request.cooldown and candidate.backend != self._pinned:
-            reason = breaker.is_open(candidate.backend)
-            if reason is not None:
-                return reason
+        if refused or breaker is None or not self.request.cooldown or candidate.backend == self.request.backend:
+            return refused
+        return breaker.is_open(candidate.backend)
+
+    def _refused(self, candidate: Candidate) -> str | None:
+        refused = self._host.refused
+        return refused.get(credential_of(self._backends[candidate.backend])) if refused else None
+
+    def _why_too_small(self, candidate: Candidate) -> str | None:
         limit = self._limits(candidate).max_tokens if self._too_small else None
-        if limit is not None and limit <= self._too_small:
-            return f"it takes at most {limit} tokens, and the prompt was too long for one that takes {self._too_small}"
-        return None
+        if limit is None or limit > self._too_small:
+            return None
+        return f"it takes at most {limit} tokens, and the prompt was too long for one that takes {self._too_small}"
 
     def _limits(self, candidate: Candidate) -> Limits:
         return Limits() if self._settings is None else self._settings.limits(candidate)
@@ -278,51 +286,20 @@ class Pursuit:
     def _usage(self, candidate: Candidate, text: str, told: Usage | None) -> Usage:
         """Return what an answer used: what the server told, else an estimate; and its cost, if a price is known."""
         usage = told or Usage(estimated_tokens(self.request.prompt), estimated_tokens(text), estimated=True)
-        if usage.cost is None and self._settings is not None:
+        if usage.cost is None and self._settings is not None and (self._settings.backends or self._settings.models):
             price = self._settings.limits(candidate).price_per_1k_tokens
             if price is not None:
                 return replace(usage, cost=usage.tokens * price / 1000)
         return usage
 
-    def no_answer(self) -> NoAnswerError:
-        """Return the error for a request that nobody answered."""
-        if not self.attempts:
-            return no_candidate(self.route)
-        tried = summaries(self.attempts)
-        if len(tried) == 1:
-            message = f"backend {tried[0]}"
-        else:
-            message = f"none of {len(tried)} backends answered:" + "".join(f"\n  {line}" for line in tried)
-        message += "".join(
-            f"\n  {rejection.backend} was left out: {rejection.reason}"
-            for rejection in self.route.rejected
-            if rejection.configured
-        )
-        message += self._untried()
-        hints = dict.fromkeys(attempt.hint for attempt in self.attempts if attempt.hint)
-        return NoAnswerError(message, attempts=tuple(self.attempts), route=self.route, hint="; ".join(hints) or None)
-
-    def _untried(self) -> str:
-        known = {attempt.backend for attempt in self.attempts} | {one.backend for one in self.route.rejected}
-        untried = [one.backend for one in self.route.candidates if one.backend not in known]
-        if not untried:
-            return ""
+    def _no_answer(self) -> NoAnswerError:
         if self.request.strict:
             why = "the request is strict"
         elif self._retries.clock() >= self.deadline:
             why = f"the time of {self.timeout:g} s is over"
         else:
             why = f"at most {self._max_attempts} attempts are made"
-        return f"\n  not tried: {', '.join(dict.fromkeys(untried))} ({why})"
-
-
-def summaries(attempts: list[Attempt] | tuple[Attempt, ...]) -> list[str]:
-    """Return one line for each run of attempts that one backend failed with."""
-    lines = []
-    for _, group in groupby(attempts, lambda attempt: (attempt.backend, attempt.model, attempt.origin)):
-        tries = list(group)
-        lines.append(f"{tries[-1]} ({len(tries)} attempts)" if len(tries) > 1 else str(tries[0]))
-    return lines
+        return no_answer(self.attempts, self.route, why)
 
 
 def credential_of(info: BackendInfo) -> tuple[str, int]:

@@ -1,32 +1,14 @@
-"""Choosing the backends to try for a prompt, and the errors for when none is left or none answered."""
+"""Choosing the backends to try for a prompt."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from llm.config import Settings, load_settings
-from llm.errors import D0ttinoError, UnknownNameError, UsageError
+from llm.errors import UnknownNameError, UsageError
 from llm.host import Host
 from llm.missing import why_missing
-from llm.types import Attempt, BackendInfo, Candidate, Rejection, Request, Route
-
-
-class NoAnswerError(D0ttinoError):
-    """No backend answered.
-
-    Attributes:
-        attempts: each backend that was tried, with its reason.
-        route: the decision that chose them, and what it left out.
-
-    """
-
-    def __init__(self, message: str, *, attempts: tuple[Attempt, ...], route: Route, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.attempts = attempts
-        self.route = route
-
-
-class NoCandidateError(NoAnswerError, UsageError):
-    """The policy left no backend to try: nothing was sent anywhere."""
+from llm.no_answer import no_candidate
+from llm.types import BackendInfo, Candidate, Rejection, Request, Route
 
 
 def choose_route(
@@ -59,18 +41,6 @@ def choose_route(
     if not route.candidates:
         raise no_candidate(route, why_missing(host))
     return route
-
-
-def no_candidate(route: Route, hint: str | None = None) -> NoCandidateError:
-    """Return the error for a route that leaves nobody to ask."""
-    by = f", says {route.origin}" if route.origin is not None and not route.origin.builtin else ""
-    reasons = "".join(f"\n  {rejection.backend}: {rejection.reason}" for rejection in route.rejected)
-    return NoCandidateError(
-        f"no backend can take this prompt{by}{':' if reasons else ''}{reasons}",
-        attempts=(),
-        route=route,
-        hint=hint or "`ai-cli backends` lists what there is",
-    )
 
 
 def _by_policies(request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: Settings | None) -> Route:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llm.attempts import Pursuit
-from llm.choosing import NoAnswerError, NoCandidateError, choose_route
+from llm.choosing import choose_route
 from llm.config import Settings, load_settings
 from llm.errors import ConfigError, D0ttinoError, UsageError
+from llm.no_answer import NoAnswerError, NoCandidateError
 from llm.process import current_host
 from llm.retries import RetryPolicy
 from llm.types import BackendInfo, Completion, Request

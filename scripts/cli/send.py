@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from llm.attempts import summaries
 from llm.errors import UsageError
+from llm.no_answer import summaries
 from llm.router import NoAnswerError, complete
 from llm.served import leaves_choice
 from llm.types import Attempt, Completion, Request, Route
