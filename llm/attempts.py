@@ -4,12 +4,12 @@ Here, and nowhere else, attempts are made again: what a backend or its HTTP clie
 own would multiply.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
-from llm.config import Limits, Settings
+from llm.config import Settings
+from llm.eligible import Eligibility
 from llm.errors import ContextTooLongError, ServedModelError
 from llm.hooks.boundary import PLUGIN_FAULTS
 from llm.hooks.origin import origin_of
@@ -19,19 +19,9 @@ from llm.no_answer import NoAnswerError, no_answer
 from llm.policy import estimated_tokens
 from llm.retries import Failure, RetryPolicy, failure_of
 from llm.served import is_served
-from llm.types import Attempt, BackendInfo, Candidate, Completion, Rejection, Request, Route, Usage
+from llm.types import Attempt, BackendInfo, Candidate, Completion, Request, Route, Usage
 
 Answer = TypeVar("Answer")
-
-
-class Breaker(Protocol):
-    """Knows which backends failed so often of late that they should be left alone for a while."""
-
-    def is_open(self, backend: str) -> str | None:
-        """Return why a backend is left alone, for people; `None`: it may be asked."""
-
-    def record(self, attempt: Attempt) -> None:
-        """Note how an attempt ended: answered, or with an error that tells that the backend is not well."""
 
 
 class Try(NamedTuple):
@@ -76,7 +66,6 @@ class Pursuit:
         retries: RetryPolicy,
     ) -> None:
         self.request = request
-        self.route = route
         self.attempts: list[Attempt] = []
         self.started = retries.clock()
         self.timeout = retries.timeout if request.timeout is None else request.timeout
@@ -86,7 +75,7 @@ class Pursuit:
         self._settings = settings
         self._retries = retries
         self._max_attempts = retries.max_attempts if request.max_attempts is None else request.max_attempts
-        self._too_small = 0
+        self._eligibility = Eligibility(request, route, backends, host, settings)
 
     def answer(self, ask: Callable[[Request, str], Completion | None]) -> Completion:
         """Return the first answer.
@@ -107,56 +96,29 @@ class Pursuit:
                 this = Try(candidate, self._asked(candidate, others), self._retries.clock())
                 try:
                     answer = ask(this.request, candidate.backend)
-                    if answer is not None and self.request.strict and isinstance(answer, Completion):
-                        _refuse_another_model(answer)
                 except PLUGIN_FAULTS as error:
                     failure = self.failed(this, error)
                 else:
-                    if answer is not None:
+                    if answer is None:
+                        failure = self._nobody(this)
+                    elif self.request.strict and isinstance(answer, Completion) and not _is_as_asked(answer):
+                        failure = self._another_model(this, answer)
+                    else:
                         return this, answer
-                    failure = self._nobody(this)
                 if not self._again(failure, tries, others, this.request):
                     break
         raise self._no_answer()
 
     def _candidates(self) -> Iterator[tuple[Candidate, int]]:
         """Yield the candidates that may be asked, and how many more there are behind each."""
-        candidates = self.route.candidates[:1] if self.request.strict else self.route.candidates
-        if self._host.refused or self._host.breaker is not None:
-            candidates = tuple(one for one in candidates if not self._left_out(one, self._why_not_now(one)))
+        candidates = self._eligibility.at_first()
         for index, candidate in enumerate(candidates):
-            if self.attempts and (len(self.attempts) >= self._max_attempts or self._retries.clock() >= self.deadline):
-                return
-            # Attempts before this one may have shown that it makes no sense.
-            if self.attempts and self._left_out(candidate, self._refused(candidate) or self._why_too_small(candidate)):
-                continue
+            if self.attempts:
+                if len(self.attempts) >= self._max_attempts or self._retries.clock() >= self.deadline:
+                    return
+                if not self._eligibility.still(candidate):
+                    continue
             yield candidate, len(candidates) - index - 1
-
-    def _left_out(self, candidate: Candidate, reason: str | None) -> bool:
-        """Keep why a candidate is left out, if there is a reason, and return whether there is."""
-        if reason is not None:
-            self.route = replace(self.route, rejected=(*self.route.rejected, Rejection(candidate.backend, reason)))
-        return reason is not None
-
-    def _why_not_now(self, candidate: Candidate) -> str | None:
-        refused = self._refused(candidate)
-        breaker = self._host.breaker
-        if refused or breaker is None or not self.request.cooldown or candidate.backend == self.request.backend:
-            return refused
-        return breaker.is_open(candidate.backend)
-
-    def _refused(self, candidate: Candidate) -> str | None:
-        refused = self._host.refused
-        return refused.get(credential_of(self._backends[candidate.backend])) if refused else None
-
-    def _why_too_small(self, candidate: Candidate) -> str | None:
-        limit = self._limits(candidate).max_tokens if self._too_small else None
-        if limit is None or limit > self._too_small:
-            return None
-        return f"it takes at most {limit} tokens, and the prompt was too long for one that takes {self._too_small}"
-
-    def _limits(self, candidate: Candidate) -> Limits:
-        return Limits() if self._settings is None else self._settings.limits(candidate)
 
     def _asked(self, candidate: Candidate, others: int) -> Request:
         """Return the request for a candidate: with its model, and until when it is waited for."""
@@ -221,7 +183,8 @@ class Pursuit:
         return self._completed(this.candidate, partial, usage, cut=True)
 
     def _completed(self, candidate: Candidate, answer: Completion, usage: Usage | None, *, cut: bool) -> Completion:
-        first = self.route.candidates[0]
+        route = self._eligibility.route
+        first = route.candidates[0]
         return Completion(
             answer.text,
             answer.backend or candidate.backend,
@@ -229,7 +192,7 @@ class Pursuit:
             answer.origin,
             tuple(self.attempts),
             self._retries.clock() - self.started,
-            self.route,
+            route,
             answer.served_model,
             usage,
             first.backend,
@@ -242,18 +205,17 @@ class Pursuit:
         """Keep a try that failed, and say what the error means."""
         failure = failure_of(error)
         backend = this.candidate.backend
-        info = self._backends[backend]
-        if failure.refused:
-            self._host.refused[credential_of(info)] = (
-                f"its credential was refused before in this run (HTTP {failure.status or 401}); it is not tried again"
-            )
-        if isinstance(error, ContextTooLongError):
-            limit = error.limit or self._limits(this.candidate).max_tokens or estimated_tokens(self.request.prompt)
-            self._too_small = max(self._too_small, limit)
-        origin = origin_of(error) or info.origin
+        provider = self._backends[backend].origin
+        origin = origin_of(error) or provider
         message, hint = reason_of(error)
-        if hint is None and origin is not None and origin != info.origin:
-            hint = f"to do without it: --no-plugin {origin.plugin}"
+        # What a filter or a budget raises says nothing of the backend.
+        is_backends = origin == provider
+        if not is_backends and origin is not None:
+            hint = hint or f"to do without it: --no-plugin {origin.plugin}"
+        if is_backends and failure.refused:
+            self._eligibility.credential_refused(backend, failure.status)
+        if isinstance(error, ContextTooLongError):
+            self._eligibility.prompt_too_long(this.candidate, error)
         attempt = Attempt(
             backend,
             this.request.model,
@@ -266,8 +228,23 @@ class Pursuit:
             usage,
             retry_after=failure.retry_after,
         )
-        self._note(attempt, healthy=False if failure.transient else None)
+        self._note(attempt, healthy=False if is_backends and failure.transient else None)
         return failure
+
+    def _another_model(self, this: Try, answer: Completion) -> Failure:
+        attempt = Attempt(
+            this.candidate.backend,
+            answer.model,
+            answer.origin,
+            self._retries.clock() - this.began,
+            f"the model {answer.model!r} was asked for, and {answer.served_model!r} answered",
+            ServedModelError.__name__,
+            "without --strict the answer would have been taken",
+            usage=self._usage(this.candidate, answer.text, answer.usage),
+            served_model=answer.served_model,
+        )
+        self._note(attempt, healthy=None)
+        return Failure()
 
     def _nobody(self, this: Try) -> Failure:
         backend = this.candidate.backend
@@ -299,17 +276,8 @@ class Pursuit:
             why = f"the time of {self.timeout:g} s is over"
         else:
             why = f"at most {self._max_attempts} attempts are made"
-        return no_answer(self.attempts, self.route, why)
+        return no_answer(self.attempts, self._eligibility.route, why)
 
 
-def credential_of(info: BackendInfo) -> tuple[str, int]:
-    """Return what tells whether a backend would use the same credential again: not the credential itself."""
-    return info.name, hash(tuple(os.environ.get(name) for name in info.secret_env))
-
-
-def _refuse_another_model(completion: Completion) -> None:
-    if not is_served(completion.model, completion.served_model):
-        raise ServedModelError(
-            f"the model {completion.model!r} was asked for, and {completion.served_model!r} answered",
-            hint="without --strict the answer would have been taken",
-        )
+def _is_as_asked(completion: Completion) -> bool:
+    return is_served(completion.model, completion.served_model)

@@ -21,7 +21,7 @@ from llm.shims import BACKEND_GROUP, RECIPE_GROUP, adapt
 from llm.types import BackendInfo, RecipeInfo, Step
 
 if TYPE_CHECKING:
-    from llm.attempts import Breaker
+    from llm.eligible import Breaker
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
 
@@ -85,8 +85,8 @@ class Host(PluginManager):
         entries: the entry points that there were when it was made.
         blocked: the plug-ins that were left out because the user does not want them.
         unknown_blocked: names that were to be blocked, and that no plug-in has.
-        breaker: knows which backends are left alone for a while; see `llm.attempts.Breaker`.
-        refused: why a credential that a server refused is not used again; see `llm.attempts.credential_of`.
+        breaker: knows which backends are left alone for a while; see `llm.eligible.Breaker`.
+        refused: why a credential that a server refused is not used again; see `llm.eligible.credential_of`.
 
     """
 

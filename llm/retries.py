@@ -29,7 +29,7 @@ class RetryPolicy:
         per_backend: how many of them one candidate of the route gets.
         first_wait: seconds to wait before the first attempt that is made again; twice as long each time.
         longest_wait: where that ends. What a server asks for may be longer.
-        clock: tells the time in seconds.
+        clock: tells the time in seconds. Backends over HTTP go by `time.monotonic()`.
         sleep: waits for so many seconds.
         chance: a number from 0 to 1; by it a wait is shortened, to half at most, so that many clients
             do not come back at the same moment.

@@ -82,11 +82,13 @@ def failure(request: Request, host: Host, clock: Clock, settings: Settings = CHA
     return caught.value
 
 
-BUSY = BackendHTTPError("busy", status=503)
+def busy() -> BackendHTTPError:
+    # A new one each time: an exception keeps whose it was first.
+    return BackendHTTPError("busy", status=503)
 
 
 def test_a_failure_that_may_pass_is_tried_again_with_growing_waits(host: Host, clock: Clock) -> None:
-    script(host, "first", BUSY, BackendConnectionError("broken"), "at last")
+    script(host, "first", busy(), BackendConnectionError("broken"), "at last")
     completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
     assert completion.text == "at last"
     assert clock.waits == [0.5, 1.0]
@@ -99,7 +101,7 @@ def test_a_failure_that_may_pass_is_tried_again_with_growing_waits(host: Host, c
 
 
 def test_three_attempts_are_made_of_one_candidate_and_then_the_next_is_asked(host: Host, clock: Clock) -> None:
-    first = script(host, "first", BUSY)
+    first = script(host, "first", busy())
     script(host, "second", "me")
     completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
     assert len(first) == 3
@@ -234,7 +236,7 @@ def test_retry_after_as_a_date() -> None:
 
 def test_the_cap_holds_over_all_backends_and_leaves_each_its_chance(host: Host, clock: Clock) -> None:
     chain = Settings(routing_mode=RoutingMode.REMOTE, chain=tuple(Candidate(name) for name in "abcde"))
-    asked = {name: script(host, name, BUSY) for name in "abcde"}
+    asked = {name: script(host, name, busy()) for name in "abcde"}
     error = failure(Request("hi"), host, clock, chain)
     assert [len(asked[name]) for name in "abcde"] == [2, 1, 1, 1, 1]
     assert len(error.attempts) == 6
@@ -244,7 +246,7 @@ def test_the_cap_holds_over_all_backends_and_leaves_each_its_chance(host: Host, 
 
 
 def test_one_attempt_may_be_all(host: Host, clock: Clock) -> None:
-    asked = script(host, "first", BUSY)
+    asked = script(host, "first", busy())
     failure(Request("hi", backend="first", max_attempts=1), host, clock)
     assert (len(asked), clock.waits) == (1, [])
 
@@ -295,7 +297,7 @@ def test_a_backend_that_used_up_its_share_is_not_asked_again(host: Host, clock: 
 
 def test_a_wait_is_told(host: Host, clock: Clock) -> None:
     told: list[tuple[Attempt, float]] = []
-    script(host, "first", BUSY, "fine")
+    script(host, "first", busy(), "fine")
     policy = clock.policy(on_wait=lambda attempt, seconds: told.append((attempt, seconds)))
     complete(Request("hi"), host=host, settings=CHAIN, retries=policy)
     assert [(attempt.error, seconds) for attempt, seconds in told] == [("busy", 0.5)]
@@ -305,7 +307,7 @@ def test_ctrl_c_ends_a_wait(host: Host, clock: Clock) -> None:
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    asked = script(host, "first", BUSY)
+    asked = script(host, "first", busy())
     with pytest.raises(KeyboardInterrupt):
         complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy(sleep=interrupted))
     assert len(asked) == 1
@@ -342,14 +344,14 @@ def test_a_credential_that_was_refused_is_not_used_again(
 # Prompts that are too long
 
 
-def _too_long(limit: int | None = None) -> ContextTooLongError:
+def _too_long(limit: Any = None) -> ContextTooLongError:
     error = ContextTooLongError("too long", status=400)
     error.limit = limit
     return error
 
 
-@pytest.mark.parametrize("told", [None, 1000])
-def test_a_prompt_that_is_too_long_goes_to_a_larger_backend(host: Host, clock: Clock, told: int | None) -> None:
+@pytest.mark.parametrize("told", [None, 1000, "a thousand"])
+def test_a_prompt_that_is_too_long_goes_to_a_larger_backend(host: Host, clock: Clock, told: Any) -> None:
     script(host, "first", _too_long(told))
     small, unknown = script(host, "small", "wrong"), script(host, "unknown", _too_long(4000))
     script(host, "large", "fits")
@@ -413,7 +415,8 @@ def test_strict_takes_no_other_model(
         assert complete(request, host=host, retries=clock.policy()).served_model == served
     else:
         error = failure(request, host, clock)
-        assert error.attempts[0].error_type == "ServedModelError"
+        assert [(one.error_type, one.served_model) for one in error.attempts] == [("ServedModelError", served)]
+        assert error.attempts[0].usage is not None
         loose = complete(Request("hi", backend="first", model=asked), host=host, retries=clock.policy())
         assert (loose.asked_model, loose.served_model) == (asked, served)
 
@@ -469,7 +472,7 @@ def test_a_backend_that_is_set_aside_is_left_out_unless_it_is_named(host: Host, 
 
 def test_only_what_tells_of_a_backends_health_is_recorded(host: Host, clock: Clock) -> None:
     breaker = host.breaker = Breaker()
-    outcomes = [BUSY, BackendHTTPError("bad", status=400), AuthenticationError("no", status=401), ValueError("bug")]
+    outcomes = [busy(), BackendHTTPError("bad", status=400), AuthenticationError("no", status=401), ValueError("bug")]
     for number, outcome in enumerate(outcomes):
         script(host, f"b{number}", outcome)
         failure(Request("hi", backend=f"b{number}", max_attempts=1), host, clock)
@@ -488,6 +491,28 @@ def test_who_answers_for_a_backend_says_nothing_of_its_health_and_uses_nothing(h
     host.register(Cache(), "cache")
     completion = complete(Request("hi", backend="first"), host=host, retries=clock.policy())
     assert (completion.plugin, completion.usage, first, breaker.recorded) == ("cache", None, [], [])
+
+
+def test_what_a_plugin_around_it_raises_is_no_fault_of_the_backend(host: Host, clock: Clock) -> None:
+    errors: list[Exception] = [busy(), AuthenticationError("you may not", status=403)]
+
+    class Budget:
+        @hookimpl(wrapper=True)
+        def llm_complete(self) -> Any:
+            if errors:
+                raise errors.pop(0)
+            return (yield)
+
+    breaker = host.breaker = Breaker()
+    script(host, "first", "fine")
+    host.register(Budget(), "budget")
+    error = failure(Request("hi", backend="first"), host, clock)
+    assert [(one.error, str(one.origin)) for one in error.attempts] == [
+        ("busy", f"budget (this program, module {__name__})"),
+        ("you may not", f"budget (this program, module {__name__})"),
+    ]
+    assert breaker.recorded == []
+    assert complete(Request("hi", backend="first"), host=host, retries=clock.policy()).text == "fine"
 
 
 # Against a model
