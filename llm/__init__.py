@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llm.process import current_host as current_host
     from llm.router import complete as complete
     from llm.router import send_prompt as send_prompt
+    from llm.router import stream as stream
     from llm.tracing import trace as trace
     from llm.types import Attempt as Attempt
     from llm.types import BackendInfo as BackendInfo
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from llm.types import Step as Step
     from llm.types import StepContext as StepContext
     from llm.types import StepResult as StepResult
+    from llm.types import Usage as Usage
 
 _HOMES: Final = {
     "hookimpl": "llm.hooks.markers",
@@ -39,6 +41,7 @@ _HOMES: Final = {
     "current_host": "llm.process",
     "complete": "llm.router",
     "send_prompt": "llm.router",
+    "stream": "llm.router",
     "trace": "llm.tracing",
     **dict.fromkeys(
         (
@@ -53,6 +56,7 @@ _HOMES: Final = {
             "Step",
             "StepContext",
             "StepResult",
+            "Usage",
         ),
         "llm.types",
     ),

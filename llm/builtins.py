@@ -27,6 +27,7 @@ BUILTINS: Final[Mapping[str, Learned]] = {
         description="MindBridge, at api.mindbridge.ai",
         ready_env=("MINDBRIDGE_API_KEY", "MINDBRIDGE_BASE_URL"),
         secret_env=("MINDBRIDGE_API_KEY",),
+        streams=True,
     ),
     "llm.backends.plugins.lobechat": _registers(
         "backend",
@@ -35,6 +36,7 @@ BUILTINS: Final[Mapping[str, Learned]] = {
         description="a LobeChat server of your own, at LOBECHAT_BASE_URL",
         ready_env=("LOBECHAT_API_KEY", "LOBECHAT_BASE_URL"),
         secret_env=("LOBECHAT_API_KEY",),
+        streams=True,
     ),
     "llm.backends.plugins.openrouter": _registers(
         "backend",
@@ -43,6 +45,7 @@ BUILTINS: Final[Mapping[str, Learned]] = {
         description="many models of many providers, at openrouter.ai; needs OPENROUTER_API_KEY",
         ready_env=("OPENROUTER_API_KEY",),
         secret_env=("OPENROUTER_API_KEY",),
+        streams=True,
     ),
     "llm.backends.plugins.sample": _registers(
         "backend",

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm import DISTRIBUTION, __version__, hookspecs, results, shims
 from llm.builtins import BUILTINS
@@ -26,17 +26,21 @@ from llm.hooks.registering import owner_of, register_declaration
 from llm.hooks.trace import phase
 from llm.types import BackendInfo, RecipeInfo, Step
 
+if TYPE_CHECKING:
+    from llm.eligible import Breaker
+
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
 
 NOTHING_BLOCKED: Final = Blocking({})
 
 #: Hooks in which an exception is the answer to the one who asked.
-PROPAGATING: Final = frozenset({"llm_complete", "llm_recipe_steps", "llm_run_step"})
+PROPAGATING: Final = frozenset({"llm_complete", "llm_stream", "llm_recipe_steps", "llm_run_step"})
 
 CHECKS: Final = {
     "llm_backends": results.check_backends,
     "llm_route": results.check_route,
     "llm_complete": results.check_completion,
+    "llm_stream": results.check_stream,
     "llm_recipes": results.check_recipes,
     "llm_recipe_steps": results.check_steps,
     "llm_run_step": results.check_step_result,
@@ -76,6 +80,8 @@ class Host(PluginManager):
             modules that they looked for in vain. Others were registered from what was known of them, or
             their modules had been imported before.
         made: when it was made, in nanoseconds since the epoch.
+        breaker: knows which backends are left alone for a while; see `llm.eligible.Breaker`.
+        refused: why a credential that a server refused is not used again; see `llm.eligible.credential_of`.
 
     """
 
@@ -86,6 +92,8 @@ class Host(PluginManager):
         self.unknown_blocked: list[str] = []
         self.imported: Mapping[EntryPoint, tuple[str, ...]] = {}
         self.made = time.time_ns()
+        self.breaker: Breaker | None = None
+        self.refused: dict[tuple[str, int], str] = {}
         self._left_out: set[EntryPoint] = set()
         self._offers: dict[str, tuple[int, Offers[Any]]] = {}
         self._adopted: dict[str, tuple[str, Declaration]] = {}

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from llm.errors import PluginDefinitionError
 from llm.hooks.boundary import HostPlugin
@@ -11,8 +11,11 @@ from llm.hooks.lazy import Deferred
 from llm.hooks.learned import Declared
 from llm.hooks.markers import hookimpl
 from llm.hooks.origin import Origin, blamed
-from llm.results import check_text, steps_of
+from llm.results import check_completion, check_stream, check_text, steps_of
 from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
+
+if TYPE_CHECKING:
+    from llm.pieces import Pieces
 
 #: What a backend's `run` may ask for besides the prompt, by naming it.
 EXTRAS: Mapping[str, Callable[[Request], Any]] = {
@@ -22,21 +25,48 @@ EXTRAS: Mapping[str, Callable[[Request], Any]] = {
 }
 
 
+class Calls(NamedTuple):
+    """What a backend is, to call it; `calls_of` makes one.
+
+    Attributes:
+        run: `run(prompt)`. It returns the text, or a `Completion` that also tells the served model and
+            what was used.
+        extras: which of `EXTRAS` it takes.
+        stream: like `run`, but returns an iterator of texts; `None`: answers come whole.
+        stream_extras: which of `EXTRAS` that takes.
+
+    """
+
+    run: Callable[..., Any]
+    extras: tuple[str, ...]
+    stream: Callable[..., Any] | None = None
+    stream_extras: tuple[str, ...] = ()
+
+
+def calls_of(run: Callable[..., Any], stream: Callable[..., Any] | None = None) -> Calls:
+    """Return what a backend is, to call it.
+
+    Raises:
+        PluginDefinitionError: it cannot be called with a prompt alone.
+
+    """
+    return Calls(run, wanted_extras(run), stream, () if stream is None else wanted_extras(stream))
+
+
 class RegisteredBackend(HostPlugin):
     """A callable as a backend. `register_backend("name", run)` makes one.
 
     Args:
         info: name and description.
         origin: whose plug-in it is.
-        run: `run(prompt)`; it may also take `model`, `options` or `request`, by these names.
+        calls: what it calls.
 
     """
 
-    def __init__(self, info: BackendInfo, origin: Origin, run: Callable[..., Any] | Deferred) -> None:
+    def __init__(self, info: BackendInfo, origin: Origin, calls: Calls | Deferred) -> None:
         super().__init__(origin)
         self.info = info if info.origin is origin else replace(info, origin=origin)
-        self._run = run
-        self._extras = () if isinstance(run, Deferred) else wanted_extras(run)
+        self._calls = calls
         self._infos = (self.info,)
 
     def manifest(self) -> Declared:
@@ -54,17 +84,60 @@ class RegisteredBackend(HostPlugin):
         if backend != self.info.name:
             return None
         try:
-            if isinstance(self._run, Deferred):
-                run = self._run.resolve()
-                self._extras, self._run = wanted_extras(run), run
-            result = self._run(request.prompt, **{name: EXTRAS[name](request) for name in self._extras})
+            calls = self._imported()
+            result = calls.run(request.prompt, **{name: EXTRAS[name](request) for name in calls.extras})
+            if isinstance(result, Completion):
+                return self._own(result)
             text = check_text(result, f"backend {backend!r}", self.origin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
-        model = request.model if "model" in self._extras or "request" in self._extras else None
+        model = request.model if "model" in calls.extras or "request" in calls.extras else None
         return Completion(text, backend, model, self.origin)
+
+    def _imported(self) -> Calls:
+        calls = self._calls
+        if isinstance(calls, Deferred):
+            calls = self._calls = calls.resolve()
+        return calls
+
+    def _own(self, completion: Completion) -> Completion:
+        check_completion(completion, self.origin)
+        return Completion(
+            completion.text,
+            self.info.name,
+            completion.model,
+            self.origin,
+            served_model=completion.served_model,
+            usage=completion.usage,
+        )
+
+
+class StreamingBackend(RegisteredBackend):
+    """A backend whose answers come in pieces."""
+
+    def manifest(self) -> Declared:
+        """Return as data what the backend was registered with."""
+        declared = super().manifest()
+        return declared._replace(info={**declared.info, "streams": True})
+
+    @hookimpl
+    def llm_stream(self, request: Request, backend: str) -> "Pieces | None":
+        """Answer in pieces if the request is for this backend."""
+        if backend != self.info.name:
+            return None
+        try:
+            calls = self._imported()
+            if calls.stream is None:
+                return None  # it did when it was last imported
+            extras = {name: EXTRAS[name](request) for name in calls.stream_extras}
+            pieces: Pieces = check_stream(calls.stream(request.prompt, **extras), self.origin)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again
+            raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
+        return pieces
 
 
 class RegisteredRecipe(HostPlugin):
@@ -97,9 +170,10 @@ class RegisteredRecipe(HostPlugin):
         if recipe != self.info.name:
             return None
         try:
-            if isinstance(self._run, Deferred):
-                self._run = self._run.resolve()
-            return steps_of(self._run(goal), f"recipe {recipe!r}", self.origin)
+            run = self._run
+            if isinstance(run, Deferred):
+                run = self._run = cast("Callable[[str], Any]", run.resolve())
+            return steps_of(run(goal), f"recipe {recipe!r}", self.origin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again

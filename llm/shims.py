@@ -15,7 +15,14 @@ from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.lazy import Deferred
 from llm.hooks.learned import Declared
 from llm.hooks.origin import Origin
-from llm.registered import RegisteredBackend, RegisteredRecipe, check_callable, wanted_extras
+from llm.registered import (
+    RegisteredBackend,
+    RegisteredRecipe,
+    StreamingBackend,
+    calls_of,
+    check_callable,
+    wanted_extras,
+)
 from llm.types import BackendInfo, RecipeInfo
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
@@ -43,7 +50,9 @@ def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declar
         if field in info:
             info[field] = _names(info[field], field)
     backend = _checked(BackendInfo(name, **info))
-    return make("backend", name, run, call, partial(RegisteredBackend, backend), module)
+    stream = _stream_of(owner) if call == getattr(owner, "run", None) else None
+    kind = RegisteredBackend if stream is None else StreamingBackend
+    return make("backend", name, run, calls_of(call, stream), partial(kind, backend), module)
 
 
 def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
@@ -98,7 +107,8 @@ def revive(declared: Declared, origin: Origin, call: Deferred) -> HostPlugin:
         name: tuple(value) if isinstance(value, list) else value for name, value in declared.info.items()
     }
     if declared.kind == "backend":
-        return RegisteredBackend(BackendInfo(declared.name, **said, origin=origin), origin, call)
+        kind = StreamingBackend if said.pop("streams", False) else RegisteredBackend
+        return kind(BackendInfo(declared.name, **said, origin=origin), origin, call)
     return RegisteredRecipe(RecipeInfo(declared.name, **said, origin=origin), origin, call)
 
 
@@ -121,6 +131,24 @@ def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable
             f"{run!r} cannot be called", hint=f"give a function, a bound method, or a {base.__name__}"
         )
     return run, getattr(run, "__self__", None)
+
+
+def _stream_of(owner: object) -> Callable[..., Any] | None:
+    """Return the `stream` of a `Backend` that has one of its own, and no `run` that is more its own than that.
+
+    Who overrides only `run` of a backend that streams wants `run` to be called.
+    """
+    if not isinstance(owner, Backend):
+        return None
+    for kind in type(owner).__mro__:
+        if kind is Backend:
+            break
+        if "stream" in vars(kind):
+            wanted_extras(owner.stream)
+            return owner.stream
+        if "run" in vars(kind):
+            break
+    return None
 
 
 def _checked(info: Info) -> Info:

@@ -36,6 +36,15 @@ class Request(_Value):
         backend: the one backend to use; `None` leaves it to the policy.
         local: whether the prompt must not leave this machine.
         options: further named values for backends that take them (`temperature` for example).
+        timeout: seconds that the whole request may take, all attempts and waiting included; `None`:
+            120. A backend can no longer be waited for after that.
+        deadline: when that time is over, as `time.monotonic()` counts; the router fills it in.
+        first_byte_deadline: until when an answer must have begun; the router fills it in. While others
+            could still be asked, a backend that says nothing does not use up all the time.
+        strict: whether no other backend and no other model than the one asked for may answer.
+        fallback: whether others may answer if `backend` fails.
+        max_attempts: how many attempts may be made, over all backends; `None`: 6.
+        cooldown: whether backends that failed often are left out for a while.
 
     """
 
@@ -44,6 +53,51 @@ class Request(_Value):
     backend: str | None = None
     local: bool = False
     options: Mapping[str, Any] = field(default_factory=_no_options)
+    timeout: float | None = None
+    deadline: float | None = None
+    first_byte_deadline: float | None = None
+    strict: bool = False
+    fallback: bool = False
+    max_attempts: int | None = None
+    cooldown: bool = True
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Usage(_Value):
+    """What an attempt used.
+
+    Attributes:
+        input_tokens: tokens of the prompt.
+        output_tokens: tokens of the answer.
+        cost: what they cost, in the currency of the server or of the configured prices; `None`: not known.
+        estimated: whether the tokens are an estimate, because the server did not tell them.
+
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    estimated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompt and answer."""
+        return self.input_tokens + self.output_tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the usage as JSON-ready data."""
+        return {
+            "tokens": self.tokens,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost": self.cost,
+            "estimated": self.estimated,
+        }
+
+
+_NO_USAGE: Mapping[str, Any] = MappingProxyType(
+    {"tokens": None, "input_tokens": None, "output_tokens": None, "cost": None, "estimated": False}
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -143,7 +197,7 @@ class Route(_Value):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Attempt(_Value):
-    """One backend that was tried.
+    """One try of one backend; a retry is an attempt of its own.
 
     Attributes:
         backend: its name.
@@ -153,6 +207,10 @@ class Attempt(_Value):
         error: why it did not answer, in one line; `None` if it did.
         error_type: class name of the exception behind the error.
         hint: what to do about the error.
+        status: the HTTP status with which the server refused, if it did.
+        usage: what it used; `None`: not known.
+        served_model: the model that the server says it used.
+        retry_after: how many seconds the server asks to wait before the next attempt.
 
     """
 
@@ -163,6 +221,10 @@ class Attempt(_Value):
     error: str | None = None
     error_type: str | None = None
     hint: str | None = None
+    status: int | None = None
+    usage: Usage | None = None
+    served_model: str | None = None
+    retry_after: float | None = None
 
     def __str__(self) -> str:
         who = f"{self.backend} [{self.origin}]" if self.origin is not None else self.backend
@@ -177,8 +239,13 @@ class Attempt(_Value):
             "distribution": self.origin.distribution if self.origin else None,
             "version": self.origin.version if self.origin else None,
             "duration": round(self.duration, 6),
+            "ms": round(self.duration * 1000, 3),
             "error": self.error,
             "error_type": self.error_type,
+            "status": self.status,
+            "retry_after": self.retry_after,
+            "served_model": self.served_model,
+            **(_NO_USAGE if self.usage is None else self.usage.to_json()),
         }
 
 
@@ -193,9 +260,15 @@ class Completion(_Value):
         backend: name of the backend that the answer came for.
         model: the model that was asked; `None` if the backend takes none.
         origin: the plug-in that answered.
-        attempts: every backend tried, the one that answered last.
+        attempts: every attempt that was made, the one that answered last.
         duration: of the whole request, in seconds.
         route: the decision that led here.
+        served_model: the model that the server says it used; `None` if it does not say.
+        usage: what the attempt that answered used; `None`: not known.
+        asked_backend: the backend that was to answer: the one that the request names, else the first of the route.
+        asked_model: the model that was asked for there; `None` if nobody named one.
+        fell_back: whether another candidate of the route than the first one answered.
+        cut: whether the answer broke off; the last of `attempts` says why.
 
     """
 
@@ -206,6 +279,12 @@ class Completion(_Value):
     attempts: tuple[Attempt, ...] = ()
     duration: float = 0.0
     route: Route = field(default_factory=Route)
+    served_model: str | None = None
+    usage: Usage | None = None
+    asked_backend: str | None = None
+    asked_model: str | None = None
+    fell_back: bool = False
+    cut: bool = False
 
     @property
     def plugin(self) -> str | None:
@@ -227,6 +306,12 @@ class Completion(_Value):
             "distribution": self.distribution,
             "version": self.origin.version if self.origin else None,
             "duration": round(self.duration, 6),
+            "asked_backend": self.asked_backend,
+            "asked_model": self.asked_model,
+            "served_model": self.served_model,
+            "fell_back": self.fell_back,
+            "cut": self.cut,
+            "usage": None if self.usage is None else self.usage.to_json(),
             "policy": self.route.origin.plugin if self.route.origin else None,
             "notices": list(self.route.notices),
             "attempts": [attempt.to_json() for attempt in self.attempts],

@@ -5,7 +5,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from llm.errors import PluginLoadError
 from llm.hooks.declarations import Declaration, all_declared
@@ -67,14 +67,14 @@ class _Lazy(ABC):
             raise self._changed(f"no longer has {attribute}") from None
         return function
 
-    def _call(self, declared: Declared) -> Callable[..., Any]:
+    def _call(self, declared: Declared) -> object:
         named = self._import(f"its {declared.kind} {declared.name!r} is used")
         wanted = (declared.kind, declared.name)
         for one in all_declared():
             if (one.kind, one.name) == wanted and one.module == declared.module:
-                return cast("Callable[..., Any]", one.call)
+                return one.call
         if isinstance(named, Declaration) and (named.kind, named.name) == wanted:
-            return cast("Callable[..., Any]", named.call)
+            return named.call
         raise self._changed(f"no longer registers the {declared.kind} {declared.name!r}")
 
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 from llm.errors import NameTakenError
 from llm.hooks.boundary import HostPlugin
 from llm.hooks.entrypoints import EntryPoint, loading
-from llm.hooks.lazy import Deferred
 from llm.hooks.origin import Origin, Tier
 
 _NAMESPACE_KEY: Final = "__d0ttino_declarations__"
@@ -30,7 +29,7 @@ class Declaration:
         kind: `backend` or `recipe`.
         name: the name asked for.
         target: what was given: a callable, a class or an instance.
-        call: what of it is called.
+        call: what of it is called, as `bind` takes it.
         bind: makes the plug-in object, given its origin and `call`.
         module: dotted name of the module that made the call.
         entry: the entry point being imported at that moment, if one was.
@@ -41,7 +40,7 @@ class Declaration:
     kind: str
     name: str
     target: object
-    call: Callable[..., Any] | Deferred
+    call: object
     bind: Callable[[Origin, Any], HostPlugin]
     module: str
     entry: EntryPoint | None
@@ -78,7 +77,7 @@ def make(
     kind: str,
     name: str,
     target: object,
-    call: Callable[..., Any],
+    call: object,
     bind: Callable[[Origin, Any], HostPlugin],
     module: str,
 ) -> Declaration:

@@ -15,14 +15,14 @@ Function = Callable[..., Any]
 
 
 class Deferred:
-    """Stands for a callable whose module is not imported yet.
+    """Stands for what a declaration calls, whose module is not imported yet.
 
     Attributes:
-        resolve: imports it, and returns it.
+        resolve: imports it, and returns `Declaration.call`.
 
     """
 
-    def __init__(self, resolve: Callable[[], Function]) -> None:
+    def __init__(self, resolve: Callable[[], Any]) -> None:
         self.resolve = resolve
 
 
