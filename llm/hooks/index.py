@@ -19,36 +19,40 @@ from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.stamps import Stamp, settled, stamps_of
 
 #: The name of the file, and a number that grows when the layout of its content changes.
-FILE: Final = ("entry-points.json", 1)
+FILE: Final = ("entry-points.json", 2)
 
 
 class _Directory(NamedTuple):
     """One directory of the path, or archive, as it was when it was searched.
 
     Attributes:
-        checked: what follows its path in the paths that were looked at; empty for itself.
+        present: files that tell what it holds, as what follows its own path; empty for itself.
         stamps: the stamp of each of them.
+        absent: files that would tell more if they were there.
         found: what it holds; without faults, as a damaged directory is searched each time.
 
     """
 
-    checked: list[str]
+    present: list[str]
     stamps: list[Stamp]
+    absent: list[str]
     found: Found
 
     def unchanged(self, path: str) -> bool:
         """Whether the directory is still as it was."""
-        return stamps_of([path + below for below in self.checked]) == self.stamps
+        return stamps_of([path + below for below in self.present]) == self.stamps and not any(
+            os.access(path + below, os.F_OK) for below in self.absent
+        )
 
     def to_json(self) -> list[Any]:
         """Return this as JSON-ready data."""
-        return [self.checked, self.stamps, sorted(self.found.names), sorted(self.found.entries)]
+        return [self.present, self.stamps, self.absent, sorted(self.found.names), sorted(self.found.entries)]
 
     @classmethod
     def from_json(cls, data: Any) -> "_Directory":
         """Return what `to_json` wrote."""
-        checked, stamps, names, entries = data
-        return cls(checked, stamps, Found(set(names), [EntryPoint(*entry) for entry in entries], []))
+        present, stamps, absent, names, entries = data
+        return cls(present, stamps, absent, Found(set(names), [EntryPoint(*entry) for entry in entries], []))
 
 
 def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Found:
@@ -77,7 +81,7 @@ def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Found
         now = _look(directory, wanted)
         if now is not None:
             found.append(now.found)
-            if now.checked:
+            if now.present:
                 renewed[directory] = now
     if renewed:
         kept = {place: known for place, known in kept.items() if os.path.lexists(place)} | renewed
@@ -99,36 +103,43 @@ def forget() -> None:
 def _look(directory: str, groups: frozenset[str]) -> _Directory | None:
     """Search a directory; `None` if it holds no distribution. What cannot be kept has nothing to check."""
     start = time.time_ns()
-    checked = _to_check(directory)
-    if checked is None and _searchable():
+    telling = _telling(directory)
+    if telling is None and _searchable():
         return None
-    stamps = stamps_of([directory + below for below in checked or ()])
+    present, absent = telling or ([], [])
+    stamps = stamps_of([directory + below for below in present])
     found = search(directory, groups)
-    if not checked or not stamps or found.faults or not _searchable() or not settled(stamps, start, time.time_ns()):
-        return _Directory([], [], found)
-    return _Directory(checked, stamps, found)
+    if not stamps or found.faults or not _searchable() or not settled(stamps, start, time.time_ns()):
+        return _Directory([], [], [], found)
+    return _Directory(present, stamps, absent, found)
 
 
-def _to_check(directory: str) -> list[str] | None:
-    """Return what tells that a distribution came, went or changed, as `_Directory.checked`; `None` if there is none."""
+def _telling(directory: str) -> tuple[list[str], list[str]] | None:
+    """Return the files that tell what a directory holds: those that are there, and those that may come.
+
+    The directory itself tells when a distribution comes or goes. An installer writes a new one for each
+    version; package managers of systems, builds in a source tree and people write into the old one.
+
+    Returns:
+        See `_Directory`; `None` if there is no distribution in it.
+
+    """
     try:
         names = os.listdir(directory)
     except NotADirectoryError:
-        return [""]  # an archive
+        return [""], []  # an archive
     except (OSError, ValueError):
         return None
     is_egg = directory.lower().endswith(".egg")
-    checked = [""]
+    present: list[str] = [""]
+    absent: list[str] = []
     for name in names:
         low = name.lower()
-        if not low.endswith(METADATA_SUFFIXES) and not (is_egg and low == "egg-info"):
-            continue
-        checked.append(f"{os.sep}{name}")
-        # Installers write a new directory; people, and builds in a source tree, write into the files of the old one.
-        files = ("entry_points.txt",) if low.endswith(".dist-info") else ("entry_points.txt", "PKG-INFO")
-        below = (f"{os.sep}{name}{os.sep}{file}" for file in files)
-        checked.extend(path for path in below if os.path.exists(directory + path))
-    return checked if len(checked) > 1 else None
+        if low.endswith(METADATA_SUFFIXES) or (is_egg and low == "egg-info"):
+            for file in ("entry_points.txt",) if low.endswith(".dist-info") else ("entry_points.txt", "PKG-INFO"):
+                below = f"{os.sep}{name}{os.sep}{file}"
+                (present if os.path.exists(directory + below) else absent).append(below)
+    return (present, absent) if len(present) + len(absent) > 1 else None
 
 
 def _searchable() -> bool:
