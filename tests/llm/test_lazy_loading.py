@@ -23,7 +23,7 @@ from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.learned import Learned
 from llm.host import Host, create_host
 from llm.process import learn
-from llm.router import NoAnswerError, complete
+from llm.router import NoAnswerError, complete, stream
 from llm.testing import write_distribution
 from llm.tracing import trace
 from llm.types import Request
@@ -69,6 +69,14 @@ FORMS: Mapping[str, tuple[str, str]] = {
             models = ('m',)
             def run(self, prompt): return 'OWN'
         own = Own()
+        """,
+    ),
+    "streaming class": (
+        ":Own",
+        """
+        class Own(Backend):
+            def run(self, prompt): return 'OWN'
+            def stream(self, prompt, model=None): yield from ['in ', 'pieces']
         """,
     ),
     "recipe": (
@@ -209,6 +217,12 @@ def attempt(function: Any) -> Any:
         return type(error), str(error), [(one.backend, one.error, one.error_type, one.origin) for one in attempts]
 
 
+def texts(request: Request, host: Host) -> tuple[list[str], str | None]:
+    """Return the pieces in which an answer came, and why it came in one if it did."""
+    answer = stream(request, host=host)
+    return list(answer), answer.whole_because
+
+
 def seen_of(host: Host) -> dict[str, Any]:
     """Return everything that a user can see of a host, asked in the order in which commands ask."""
     seen: dict[str, Any] = {"plug-ins": [name for name, _ in host.list_name_plugin()]}
@@ -221,7 +235,9 @@ def seen_of(host: Host) -> dict[str, Any]:
     }
     for kind, offers in (("backends", host.backends()), ("recipes", host.recipes())):
         seen[kind] = (dict(offers.used), dict(offers.shadowed), list(offers))
-    for backend, prompt in itertools.product([None, *host.backends()], ["hi", "a"]):
+    origins = {name: info.origin for name, info in host.backends().items()}
+    offline = [name for name, origin in origins.items() if origin and (name == "sample" or not origin.builtin)]
+    for backend, prompt in itertools.product([None, *offline], ["hi", "a"]):
         with trace(host) as collected:
             answer = attempt(partial(complete, Request(prompt, "m", backend), host=host))
         if not isinstance(answer, tuple):
@@ -231,6 +247,7 @@ def seen_of(host: Host) -> dict[str, Any]:
             for span in collected.hook_calls
         ]
         seen[f"send {backend} {prompt}"] = (answer, spans)
+        seen[f"stream {backend} {prompt}"] = attempt(partial(texts, Request(prompt, "m", backend), host))
     for name, recipe in discover_recipes(host).items():
         seen[f"recipe {name}"] = attempt(partial(recipe.steps, "a goal"))
     seen["problems"] = sorted(map(str, host.problems))

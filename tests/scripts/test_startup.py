@@ -53,10 +53,8 @@ CASES = {
     "ai-cli recipe --help": FRAMEWORK | LEARNING | ALL_BUILTINS | {"subprocess", "tempfile"} | PATHS,
     "ai-cli plugins list": FRAMEWORK | LEARNING - {"llm.redaction"} | ALL_BUILTINS | {"platformdirs"},
     "ai-cli send -b sample hi": LEARNING
-    | ALL_BUILTINS - {"llm.backends.plugins.sample"}
-    | PROCESSES
-    | PATHS
-    | {"llm.config", "scripts.steps"},
+    | ALL_BUILTINS - {"llm.backends.plugins.sample", "llm.policy"}
+    | {"llm.backends.http_errors", "llm.backends.events", "scripts.steps", "subprocess"},
     "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks.spans", "llm.hooks.monitor", "llm.config"}
     | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"},
 }
