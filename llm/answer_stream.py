@@ -71,11 +71,13 @@ class AnswerStream(Iterator[str]):
     def _ask(self, asked: Request, backend: str) -> Completion | Pieces | None:
         """Return a whole answer, or one of which the first text has come: until then another may answer."""
         self.whole_because = why_whole(self._host, backend)
-        if self.whole_because is not None:
-            whole: Completion | None = self._host.hook.llm_complete(request=asked, backend=backend)
-            return whole
-        pieces: Pieces | None = self._host.hook.llm_stream(request=asked, backend=backend)
-        return pieces and (pieces.begin() or pieces)
+        if self.whole_because is None:
+            pieces: Pieces | None = self._host.hook.llm_stream(request=asked, backend=backend)
+            if pieces is not None:
+                return pieces.begin() or pieces
+            self.whole_because = f"no plug-in streams this request for the backend {backend!r}"
+        whole: Completion | None = self._host.hook.llm_complete(request=asked, backend=backend)
+        return whole
 
     def _show(self, this: Try, pieces: Pieces) -> Generator[str, None, None]:
         texts: list[str] = []

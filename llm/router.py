@@ -140,10 +140,11 @@ def check_request(request: Request) -> None:
         raise UsageError(f"the prompt must be text, not {type(request.prompt).__name__}")
     if not request.prompt or request.prompt.isspace():
         raise UsageError("the prompt is empty", hint="give some text to answer")
-    if request.timeout is not None and not 0 < request.timeout < float("inf"):
+    timeout, attempts = request.timeout, request.max_attempts
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
         raise UsageError("the timeout must be a number of seconds above 0")
-    if request.max_attempts is not None and request.max_attempts < 1:
-        raise UsageError("at least one attempt must be allowed")
+    if attempts is not None and not (isinstance(attempts, int) and attempts > 0):
+        raise UsageError("the number of attempts must be a whole number above 0")
 
 
 def pursue(request: Request, host: "Host", settings: Settings | None, retries: RetryPolicy | None) -> Pursuit:

@@ -138,8 +138,8 @@ class ChatCompletionsBackend(Backend):
         content = request_body(prompt, model, options or {}, more)
         auth = BearerAuth(self._api_key())
         endpoint = self._endpoint(auth)
-        answer = ChatStream(endpoint, model, strict=request is not None and request.strict)
         exchange = self._exchange(endpoint, request)
+        answer = ChatStream(endpoint, model, request is not None and request.strict, exchange.hurry)
         yield from answer.read(exchange.pieces(content, self._headers("text/event-stream"), auth))
 
     def headers(self) -> Mapping[str, str]:

@@ -2,14 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
 from llm.backends.chat_answers import content_text, disguised, read_answer, served_model, usage_of, why_empty
 from llm.backends.http_errors import Endpoint
 from llm.backends.server_sent_events import Event, read_events
-from llm.errors import BackendConnectionError, MalformedResponseError, ServedModelError
+from llm.errors import BackendConnectionError, BackendError, MalformedResponseError, ServedModelError
 from llm.served import is_served
 from llm.types import Completion, Usage
 
@@ -28,17 +30,22 @@ class ChatStream:
         endpoint: who answers, for errors.
         model: the model asked for.
         strict: whether no other may answer.
+        on_done: called when the server has said that the answer is complete.
 
     """
 
-    def __init__(self, endpoint: Endpoint, model: str | None, strict: bool) -> None:
+    def __init__(
+        self, endpoint: Endpoint, model: str | None, strict: bool, on_done: Callable[[], object] = lambda: None
+    ) -> None:
         self._endpoint = endpoint
         self._model = model
         self._strict = strict
+        self._on_done = on_done
         self._served: str | None = None
         self._usage: Usage | None = None
         self._finish: object = None
         self._said = False
+        self._blank = ""
         self._message: dict[str, Any] = {}
         self._held = ""
 
@@ -67,20 +74,29 @@ class ChatStream:
 
     def _events(self, pieces: Iterable[bytes]) -> Iterator[str | Completion]:
         done = False
-        for event in read_events(pieces):
+        events = read_events(pieces)
+        for event in events:
             if event.data.strip() == DONE:
                 done = True
                 break
             text = self._whole_characters(self._text(event))
-            if text:
-                self._said = self._said or not text.isspace()
-                yield text
+            # Blank text alone is no answer: it is shown with the first other text.
+            if not self._said and (not text or text.isspace()):
+                self._blank += text
+            elif text:
+                yield text if self._said else self._blank + text
+                self._said = True
         if not done and self._finish is None:
             raise BackendConnectionError(f"{self._endpoint.label} ended its answer before it was complete")
         if self._held:
             yield "\N{REPLACEMENT CHARACTER}"
-        if not self._said:
+        elif not self._said:
             raise why_empty(self._message, self._finish, self._endpoint)
+        if done:
+            # Only a connection of which nothing is left to be read can be used again.
+            self._on_done()
+            with suppress(BackendError):
+                deque(events, maxlen=0)
         yield self._end()
 
     def _whole(self, body: bytes) -> Iterator[str | Completion]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from llm.backends.chat_answers import server_words
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 #: Small pieces: what little compressed data can become is then bounded too.
 PIECE: Final = 2048
+
+#: How many seconds the end of an answer may take after the server has said that it is complete.
+MOMENT: Final = 0.2
 
 #: How much of an error's body is read.
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -80,6 +84,10 @@ class Exchange:
             failure = transport_error(self._endpoint, error, self._limits, connect_timeout)
         # Raised here, without what the library raised as its context: that refers to the request with its key.
         raise failure
+
+    def hurry(self) -> None:
+        """Wait but a moment for what is still to come."""
+        self._limits.deadline = min(self._limits.deadline, monotonic() + MOMENT)
 
     def _send(
         self, content: bytes, headers: Mapping[str, str], auth: "BearerAuth", connect_timeout: float

@@ -223,6 +223,27 @@ def test_a_function_answers_whole(host: Host) -> None:
     assert answer.whole_because == "the backend 'first' answers in one piece"
 
 
+def test_a_plugin_may_stream_some_requests_only(host: Host) -> None:
+    class Choosy:
+        @hookimpl
+        def llm_backends(self) -> str:
+            return "choosy"
+
+        @hookimpl
+        def llm_complete(self, request: Request, backend: str) -> str | None:
+            return "whole" if backend == "choosy" else None
+
+        @hookimpl
+        def llm_stream(self, request: Request, backend: str) -> Iterator[str] | None:
+            return iter("ab") if backend == "choosy" and request.model == "m" else None
+
+    host.register(Choosy(), "choosy")
+    assert read(Request("hi", "m", "choosy"), host)[0] == ["a", "b"]
+    texts, answer = read(Request("hi", "n", "choosy"), host)
+    assert texts == ["whole"]
+    assert answer.whole_because == "no plug-in streams this request for the backend 'choosy'"
+
+
 def test_an_answer_without_text_is_one(host: Host) -> None:
     register_backend("first", streaming("", ""), host=host)
     texts, answer = read(Request("hi"), host)

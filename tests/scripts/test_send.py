@@ -245,6 +245,29 @@ def test_on_a_terminal_the_answer_is_streamed(options: list[str], streamed: bool
     assert (process.returncode, shown) == (0, b"Hello.\r\n")
 
 
+def test_a_reader_that_goes_away_ends_a_stream() -> None:
+    def endless(exchange: Exchange) -> None:
+        exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        document = json.dumps({"choices": [{"delta": {"content": "more "}}]}).encode()
+        while not exchange.stopping.wait(0.01):
+            exchange.connection.sendall(b"data: %b\n\n" % document)
+
+    with FaultServer(endless) as server:
+        process = subprocess.Popen(
+            [*COMMAND, "--stream"],
+            env=environment(server),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"more "
+        process.stdout.close()
+        process.stdout = None
+        _, err = process.communicate(timeout=20)
+    assert b"Traceback" not in err
+
+
 def silent(exchange: Exchange) -> None:
     exchange.stopping.wait(60)
 

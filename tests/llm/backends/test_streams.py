@@ -166,6 +166,7 @@ def test_half_a_character_that_never_gets_its_other_half_is_replaced() -> None:
     [
         (sse(chunk("a"), chunk("b", finish_reason="stop"), done=False), ["a", "b"]),
         (sse(chunk("a")).rstrip(), ["a"]),
+        (sse(chunk(" "), chunk("\n"), chunk("a"), chunk(" ")), [" \na", " "]),
         (sse(chunk([{"type": "text", "text": "a"}, {"type": "image"}])), ["a"]),  # type: ignore[arg-type]
         (sse({"choices": [{"message": {"content": "whole"}}]}), ["whole"]),
         (sse({"choices": [{"delta": None}]}, {"choices": [{}]}, {"id": 1}, chunk("a")), ["a"]),
@@ -382,6 +383,26 @@ def test_a_service_need_not_be_asked_for_its_usage(serve: Any) -> None:
     with serve(http_answer(GOOD, headers=EVENTS)) as server:
         list(Plain().stream("hi"))
     assert "stream_options" not in server.requests[0].json()
+
+
+def test_streams_share_a_connection(serve: Any, backend: Service) -> None:
+    reply = http_answer(GOOD, headers=EVENTS, keep_alive=True)
+    with serve(reply) as server:
+        for _ in range(3):
+            list(backend.stream("hi"))
+        assert server.connections == 1
+
+
+def test_nobody_waits_for_a_server_that_does_not_hang_up(serve: Any, backend: Service) -> None:
+    def keeps_open(exchange: Exchange) -> None:
+        exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD)
+        exchange.stopping.wait(60)
+
+    with serve(keeps_open):
+        started = time.monotonic()
+        *texts, _ = backend.stream("hi")
+        assert time.monotonic() - started < 20
+    assert "".join(map(str, texts)) == "Grüße 😀"
 
 
 @pytest.mark.parametrize("option", ["stream", "stream_options"])
