@@ -137,9 +137,15 @@ class Cooldowns:
         now = self._clock()
         return {name: standing for name, standing in self._read().items() if standing.left(now)}
 
-    def left(self, standing: Standing) -> float:
-        """Return for how many seconds more a backend is set aside."""
-        return standing.left(self._clock())
+    def to_json(self, standing: Standing) -> dict[str, Any]:
+        """Return how a backend stands as JSON-ready data."""
+        left = standing.left(self._clock())
+        return {
+            "seconds": math.ceil(left),
+            "failures": standing.failures,
+            "error": standing.error,
+            "reason": described(standing, left),
+        }
 
     def reset(self, backend: str | None = None) -> list[str]:
         """Forget the failures of a backend, or of all.
@@ -242,9 +248,9 @@ def health_error(attempt: "Attempt") -> str | None:
 
     A missing key, a refused prompt or a fault of the plug-in says nothing about the next prompt.
     """
-    status = getattr(attempt, "status", None)
-    if status is not None:
-        return f"{attempt.error_type} {status}" if status in _SERVER_STATUSES or status >= 500 else None
+    if attempt.status is not None:
+        bad = attempt.status in _SERVER_STATUSES or attempt.status >= 500
+        return f"{attempt.error_type} {attempt.status}" if bad else None
     return attempt.error_type if attempt.error_type in _NO_ANSWER else None
 
 

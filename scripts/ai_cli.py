@@ -15,6 +15,7 @@ COMMANDS = {
     "do": "scripts.cli.plan:do",
     "doctor": "scripts.cli.doctor:doctor",
     "why": "scripts.cli.why:why",
+    "usage": "scripts.cli.usage:usage",
     "trace": "scripts.cli.trace:trace",
     "plugins": "scripts.plugins:cli",
 }

@@ -50,6 +50,11 @@ def fail(cooldowns: Cooldowns, times: int = FAILURES, attempt: Attempt = DOWN) -
         cooldowns.record(attempt)
 
 
+def seconds_left(cooldowns: Cooldowns) -> float:
+    seconds: float = cooldowns.to_json(cooldowns.standings()["big"])["seconds"]
+    return seconds
+
+
 def test_failures_in_a_row_set_a_backend_aside_for_other_processes_too(cooldowns: Cooldowns, clock: Clock) -> None:
     fail(cooldowns, FAILURES - 1)
     assert cooldowns.is_open("big") is None
@@ -83,7 +88,7 @@ def test_afterwards_one_failure_sets_it_aside_for_twice_as_long_up_to_a_longest_
     fail(cooldowns)
     times = []
     for _ in range(8):
-        times.append(cooldowns.left(cooldowns.standings()["big"]))
+        times.append(seconds_left(cooldowns))
         clock.now += times[-1]
         assert cooldowns.is_open("big") is None
         fail(cooldowns, 1)
@@ -92,11 +97,11 @@ def test_afterwards_one_failure_sets_it_aside_for_twice_as_long_up_to_a_longest_
 
 def test_failures_of_prompts_that_were_on_their_way_do_not_make_it_longer(cooldowns: Cooldowns, clock: Clock) -> None:
     fail(cooldowns, 16)
-    assert cooldowns.left(cooldowns.standings()["big"]) == SHORTEST
+    assert seconds_left(cooldowns) == SHORTEST
     clock.now += SHORTEST / 2
     before = cooldowns.path.stat().st_ino
     fail(cooldowns, 16)
-    assert cooldowns.left(cooldowns.standings()["big"]) == SHORTEST / 2
+    assert seconds_left(cooldowns) == SHORTEST / 2
     assert cooldowns.path.stat().st_ino == before
 
 
@@ -114,24 +119,32 @@ def test_a_clock_that_is_set_back_sets_nothing_aside_for_days_and_forgets_nothin
     clock.now -= 5 * 86400
     assert cooldowns.is_open("big") is None
     fail(cooldowns, 1)
-    assert cooldowns.left(cooldowns.standings()["big"]) == 2 * SHORTEST
+    assert seconds_left(cooldowns) == 2 * SHORTEST
 
 
 @pytest.mark.parametrize(
-    ("error_type", "counts"),
+    ("error_type", "status", "counts"),
     [
-        ("BackendConnectionError", True),
-        ("BackendTimeoutError", True),
-        ("ConnectionError", True),
-        ("TimeoutError", True),
-        ("MissingKeyError", False),
-        ("AuthenticationError", False),
-        ("InvalidResultError", False),
-        ("RuntimeError", False),
+        ("BackendConnectionError", None, True),
+        ("BackendTimeoutError", None, True),
+        ("ConnectionError", None, True),
+        ("TimeoutError", None, True),
+        ("BackendHTTPError", 408, True),
+        ("BackendHTTPError", 429, True),
+        ("BackendHTTPError", 500, True),
+        ("BackendHTTPError", 529, True),
+        ("BackendHTTPError", 400, False),
+        ("BackendHTTPError", 404, False),
+        ("AuthenticationError", 401, False),
+        ("MissingKeyError", None, False),
+        ("InvalidResultError", None, False),
+        ("RuntimeError", None, False),
     ],
 )
-def test_only_what_the_server_is_to_blame_for_counts(cooldowns: Cooldowns, error_type: str, counts: bool) -> None:
-    fail(cooldowns, attempt=Attempt("big", None, None, 0.1, "why", error_type))
+def test_only_what_the_server_is_to_blame_for_counts(
+    cooldowns: Cooldowns, error_type: str, status: int | None, counts: bool
+) -> None:
+    fail(cooldowns, attempt=Attempt("big", None, None, 0.1, "why", error_type, status=status))
     assert (cooldowns.is_open("big") is not None) is counts
 
 
@@ -172,7 +185,10 @@ def test_a_file_that_did_not_change_is_read_once(cooldowns: Cooldowns, monkeypat
 
 def test_reset_forgets_one_or_all(cooldowns: Cooldowns) -> None:
     fail(cooldowns)
-    fail(cooldowns, attempt=Attempt("small", None, None, 0.1, "why", "TimeoutError"))
+    fail(cooldowns, attempt=Attempt("small", None, None, 0.1, "why", "BackendHTTPError", status=503))
+    reason = cooldowns.is_open("small")
+    assert reason is not None
+    assert reason.endswith("the last one BackendHTTPError 503")
     assert cooldowns.reset("other") == []
     assert cooldowns.reset("big") == ["big"]
     assert cooldowns.is_open("big") is None

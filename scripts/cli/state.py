@@ -1,0 +1,38 @@
+"""What the commands keep between runs: backends that are set aside, and what was spent."""
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from scripts.cli.output import say
+
+if TYPE_CHECKING:
+    from llm.cooldown import Cooldowns
+    from llm.host import Host
+
+_COOLDOWNS: Final = "d0ttino.cooldowns"
+_LEDGER: Final = "llm.ledger"
+
+
+def current_cooldowns(ctx: click.Context) -> "Cooldowns":
+    """Return the backends that are set aside; there is one such object for each run of the program."""
+    meta = ctx.find_root().meta
+    if _COOLDOWNS not in meta:
+        from llm.cooldown import Cooldowns
+
+        meta[_COOLDOWNS] = Cooldowns(on_fault=lambda sentence: say(f"warning: {sentence}"))
+    cooldowns: Cooldowns = meta[_COOLDOWNS]
+    return cooldowns
+
+
+def record_usage(host: "Host") -> None:
+    """Have what requests of this host use written to the ledger, unless the user wants none."""
+    from llm import __version__
+    from llm.hooks.origin import Origin, Tier
+    from llm.host import DISTRIBUTION
+    from llm.ledger import Ledger, enabled
+
+    if enabled() and not host.has_plugin(_LEDGER):
+        host.register(
+            Ledger(), _LEDGER, origin=Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
+        )
