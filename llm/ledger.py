@@ -108,14 +108,7 @@ class Ledger:
 
 
 def entries(path: Path, on_damaged: Callable[[int], object] = lambda _number: None) -> Iterator[dict[str, Any]]:
-    """Yield what a ledger holds, line by line; a ledger that is not there holds nothing.
-
-    Args:
-        path: the file.
-        on_damaged: gets the number of each line that cannot be read.
-
-    Returns:
-        An iterator of the fields of each attempt; `time` is a `datetime`.
+    """Yield what a ledger holds, see `entries_in`; one that is not there holds nothing.
 
     Raises:
         OSError: the file cannot be read.
@@ -126,12 +119,28 @@ def entries(path: Path, on_damaged: Callable[[int], object] = lambda _number: No
     except FileNotFoundError:
         return
     with file:
-        for number, line in enumerate(file, 1):
-            entry = _entry(line)
-            if entry is not None:
-                yield entry
-            elif line.strip():
-                on_damaged(number)
+        yield from entries_in(file, on_damaged)
+
+
+def entries_in(
+    lines: Iterable[bytes], on_damaged: Callable[[int], object] = lambda _number: None
+) -> Iterator[dict[str, Any]]:
+    """Yield what the lines of a ledger hold.
+
+    Args:
+        lines: a file that is open for reading bytes, or some of its lines.
+        on_damaged: gets the number of each line that cannot be read.
+
+    Returns:
+        An iterator of the fields of each attempt; `time` is a `datetime`.
+
+    """
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        if entry is not None:
+            yield entry
+        elif line.strip():
+            on_damaged(number)
 
 
 def _fields(attempt: "Attempt") -> dict[str, Any]:
