@@ -124,24 +124,42 @@ class Pursuit:
     def _candidates(self) -> Iterator[tuple[Candidate, int]]:
         """Yield the candidates that may be asked, and how many more there are behind each."""
         candidates = self.route.candidates[:1] if self.request.strict else self.route.candidates
+        set_aside = []
         for index, candidate in enumerate(candidates):
-            if self.attempts and (len(self.attempts) >= self._max_attempts or self._policy.clock() >= self.deadline):
+            if self._is_over():
                 return
             reason = self._why_not(candidate)
+            if reason is None and (reason := self._why_set_aside(candidate)) is not None:
+                set_aside.append(candidate)
             if reason is not None:
                 self.route = replace(self.route, rejected=(*self.route.rejected, Rejection(candidate.backend, reason)))
                 continue
             yield candidate, len(candidates) - index - 1
+        if not self.attempts:
+            # Nobody is left: one that failed lately may be well again, and refusing to ask it helps no one.
+            names = {candidate.backend for candidate in set_aside}
+            rejected = tuple(one for one in self.route.rejected if one.backend not in names)
+            self.route = replace(self.route, rejected=rejected)
+            for index, candidate in enumerate(set_aside):
+                if not self._is_over():
+                    yield candidate, len(set_aside) - index - 1
+
+    def _is_over(self) -> bool:
+        """Whether nobody else may be asked."""
+        if not self.attempts:
+            return False
+        return len(self.attempts) >= self._max_attempts or self._policy.clock() >= self.deadline
+
+    def _why_set_aside(self, candidate: Candidate) -> str | None:
+        breaker = self._host.breaker
+        if breaker is None or not self.request.cooldown or candidate.backend == self._pinned:
+            return None
+        return breaker.is_open(candidate.backend)
 
     def _why_not(self, candidate: Candidate) -> str | None:
         info = self._backends[candidate.backend]
         if self._host.refused and credential_of(info) in self._host.refused:
             return self._host.refused[credential_of(info)]
-        breaker = self._host.breaker
-        if breaker is not None and self.request.cooldown and candidate.backend != self._pinned:
-            reason = breaker.is_open(candidate.backend)
-            if reason is not None:
-                return reason
         limit = self._limits(candidate).max_tokens if self._too_small else None
         if limit is not None and limit <= self._too_small:
             return f"it takes at most {limit} tokens, and the prompt was too long for one that takes {self._too_small}"

@@ -30,23 +30,6 @@ LONGEST: Final = 900.0
 #: Failures that lie further apart, in seconds, are not "in a row".
 FORGOTTEN: Final = 3600.0
 
-#: HTTP statuses below 500 that a server gives when it is overloaded.
-_SERVER_STATUSES: Final = frozenset({408, 429})
-#: Classes of exceptions that say that no answer came; some plug-ins bring their own HTTP client.
-_NO_ANSWER: Final = frozenset(
-    {
-        "BackendConnectionError",
-        "BackendTimeoutError",
-        "ConnectionError",
-        "ConnectionRefusedError",
-        "ConnectionResetError",
-        "ConnectTimeout",
-        "ReadTimeout",
-        "Timeout",
-        "TimeoutError",
-    }
-)
-
 
 class Standing(NamedTuple):
     """How a backend stands that did not answer lately.
@@ -116,15 +99,13 @@ class Cooldowns:
         return described(standing, left) if left else None
 
     def record(self, attempt: "Attempt") -> None:
-        """Take note of how an attempt ended; what says nothing about the server's health does not count."""
+        """Note how an attempt ended: with an answer, or with an error that tells that the backend is not well."""
         if attempt.error is None:
             if attempt.backend in self._read():
                 self._change(lambda standings: standings.pop(attempt.backend, None))
             return
-        error = health_error(attempt)
-        if error is None:
-            return
         now = self._clock()
+        error = " ".join(str(part) for part in (attempt.error_type, attempt.status) if part is not None)
 
         def count(standings: dict[str, Standing]) -> None:
             before = standings.get(attempt.backend, Standing(0, 0, now, error))
@@ -241,17 +222,6 @@ def described(standing: Standing, left: float) -> str:
         f"set aside for {math.ceil(left)} s more after {standing.failures} failures in a row, "
         f"the last one {standing.error}"
     )
-
-
-def health_error(attempt: "Attempt") -> str | None:
-    """Return the error of an attempt, if it says that the server is not well: it was the server's, or no answer came.
-
-    A missing key, a refused prompt or a fault of the plug-in says nothing about the next prompt.
-    """
-    if attempt.status is not None:
-        bad = attempt.status in _SERVER_STATUSES or attempt.status >= 500
-        return f"{attempt.error_type} {attempt.status}" if bad else None
-    return attempt.error_type if attempt.error_type in _NO_ANSWER else None
 
 
 def _parse(content: bytes) -> dict[str, Standing]:

@@ -12,9 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm.backends.plugin_sdk import register_backend
+from llm.config import Settings
 from llm.cooldown import FAILURES, FORGOTTEN, LONGEST, SHORTEST, Cooldowns, enabled
+from llm.errors import BackendConnectionError
+from llm.host import Host
+from llm.retries import RetryPolicy
+from llm.router import NoAnswerError, complete
 from llm.state import locked, state_dir
-from llm.types import Attempt
+from llm.testing import host_with
+from llm.types import Attempt, Candidate, Completion, Request
 
 OK = Attempt("big", None, None, 0.1)
 DOWN = Attempt("big", None, None, 0.1, "no connection", "BackendConnectionError")
@@ -122,32 +129,6 @@ def test_a_clock_that_is_set_back_sets_nothing_aside_for_days_and_forgets_nothin
     assert seconds_left(cooldowns) == 2 * SHORTEST
 
 
-@pytest.mark.parametrize(
-    ("error_type", "status", "counts"),
-    [
-        ("BackendConnectionError", None, True),
-        ("BackendTimeoutError", None, True),
-        ("ConnectionError", None, True),
-        ("TimeoutError", None, True),
-        ("BackendHTTPError", 408, True),
-        ("BackendHTTPError", 429, True),
-        ("BackendHTTPError", 500, True),
-        ("BackendHTTPError", 529, True),
-        ("BackendHTTPError", 400, False),
-        ("BackendHTTPError", 404, False),
-        ("AuthenticationError", 401, False),
-        ("MissingKeyError", None, False),
-        ("InvalidResultError", None, False),
-        ("RuntimeError", None, False),
-    ],
-)
-def test_only_what_the_server_is_to_blame_for_counts(
-    cooldowns: Cooldowns, error_type: str, status: int | None, counts: bool
-) -> None:
-    fail(cooldowns, attempt=Attempt("big", None, None, 0.1, "why", error_type, status=status))
-    assert (cooldowns.is_open("big") is not None) is counts
-
-
 def test_nothing_of_an_error_but_its_class_and_status_is_kept(cooldowns: Cooldowns) -> None:
     fail(cooldowns, attempt=Attempt("big", None, None, 0.1, "no key sk-12345 for 'my prompt'", "ConnectionError"))
     assert stat.S_IMODE(cooldowns.path.stat().st_mode) == 0o600
@@ -194,6 +175,94 @@ def test_reset_forgets_one_or_all(cooldowns: Cooldowns) -> None:
     assert cooldowns.is_open("big") is None
     assert cooldowns.reset() == ["small"]
     assert cooldowns.reset() == []
+    assert not cooldowns.path.exists()
+
+
+# --- in the router -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def host(cooldowns: Cooldowns, asked: list[str]) -> Host:
+    """A host with a backend that is down, and one that answers."""
+    host = host_with()
+    host.breaker = cooldowns
+
+    def down(prompt: str) -> str:
+        asked.append("down")
+        raise BackendConnectionError("no connection")
+
+    def up(prompt: str) -> str:
+        asked.append("up")
+        return prompt
+
+    register_backend("down", down, host=host)
+    register_backend("up", up, host=host)
+    return host
+
+
+DOWN_THEN_UP = Settings(chain=(Candidate("down"), Candidate("up")))
+DOWN_ONLY = Settings(chain=(Candidate("down"),))
+
+
+def ask(host: Host, settings: Settings = DOWN_THEN_UP, **wanted: Any) -> Completion | NoAnswerError:
+    try:
+        policy = RetryPolicy(sleep=lambda _seconds: None)
+        return complete(Request("hi", **wanted), host=host, settings=settings, policy=policy)
+    except NoAnswerError as error:
+        return error
+
+
+def test_a_backend_that_is_set_aside_is_not_asked_and_that_is_told(host: Host, asked: list[str]) -> None:
+    assert isinstance(ask(host), Completion)
+    assert asked == ["down", "down", "down", "up"]
+    asked.clear()
+    completion = ask(host)
+    assert isinstance(completion, Completion)
+    assert (asked, completion.fell_back) == (["up"], True)
+    (rejection,) = completion.route.rejected
+    assert rejection.backend == "down"
+    assert rejection.reason.startswith("set aside for 30 s more after 3 failures")
+
+
+def test_who_names_it_or_wants_no_cooldown_has_it_asked(host: Host, asked: list[str], cooldowns: Cooldowns) -> None:
+    fail(cooldowns, attempt=Attempt("down", None, None, 0.1, "why", "TimeoutError"))
+    assert isinstance(ask(host, backend="down"), NoAnswerError)
+    assert set(asked) == {"down"}
+    asked.clear()
+    assert isinstance(ask(host, cooldown=False), Completion)
+    assert asked[0] == "down"
+
+
+def test_if_there_is_no_other_it_is_asked_all_the_same(host: Host, asked: list[str], cooldowns: Cooldowns) -> None:
+    fail(cooldowns, attempt=Attempt("down", None, None, 0.1, "why", "TimeoutError"))
+    error = ask(host, DOWN_ONLY)
+    assert isinstance(error, NoAnswerError)
+    assert asked == ["down"] * 3
+    assert "no connection" in error.message
+    assert error.route.rejected == ()
+    fail(cooldowns, attempt=Attempt("up", None, None, 0.1, "why", "TimeoutError"))
+    completion = ask(host)
+    assert isinstance(completion, Completion)
+    assert [attempt.backend for attempt in completion.attempts] == ["down", "down", "down", "up"]
+    assert "up" not in cooldowns.standings()
+
+
+def test_if_the_others_fail_too_the_error_says_that_it_was_left_out(host: Host, cooldowns: Cooldowns) -> None:
+    fail(cooldowns, attempt=Attempt("up", None, None, 0.1, "why", "TimeoutError"))
+    error = ask(host)
+    assert isinstance(error, NoAnswerError)
+    assert "up was left out: set aside for 30 s more" in error.message
+
+
+def test_a_fault_of_the_plugin_or_the_prompt_sets_nothing_aside(host: Host, cooldowns: Cooldowns) -> None:
+    register_backend("wrong", lambda prompt: 1 / 0, host=host)  # type: ignore[arg-type,return-value]
+    for _ in range(FAILURES):
+        assert isinstance(ask(host, backend="wrong"), NoAnswerError)
     assert not cooldowns.path.exists()
 
 
@@ -274,6 +343,8 @@ def test_the_user_can_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
 
 WRITER = """
 import sys
+from llm.backends.plugin_sdk import register_backend
+from llm.config import Settings
 from llm.cooldown import Cooldowns
 from llm.types import Attempt
 
