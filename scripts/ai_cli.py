@@ -7,6 +7,7 @@ from scripts.cli.base import Group
 
 COMMANDS = {
     "send": "scripts.cli.send:send",
+    "batch": "scripts.cli.batch:batch",
     "recipe": "scripts.cli.recipe:recipe",
     "recipes": "scripts.cli.lists:recipes",
     "backends": "scripts.cli.lists:backends",

@@ -13,7 +13,7 @@ from llm.served import leaves_choice
 from llm.types import Attempt, Completion, Request, Route
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.output import clean, print_answer, say
-from scripts.cli.state import record_usage
+from scripts.cli.state import keep_state
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def read_text(argument: str) -> str:
 
 def ask(request: Request, host: "Host") -> Completion:
     """Answer a request, and tell on stderr what the user should know of how that went."""
-    record_usage(host)
+    keep_state(click.get_current_context(), host)
     try:
         with stdout_kept():
             completion = complete(request, host=host, policy=_policy())

@@ -25,14 +25,16 @@ def current_cooldowns(ctx: click.Context) -> "Cooldowns":
     return cooldowns
 
 
-def record_usage(host: "Host") -> None:
-    """Have what requests of this host use written to the ledger, unless the user wants none."""
-    from llm import __version__
-    from llm.hooks.origin import Origin, Tier
-    from llm.host import DISTRIBUTION
-    from llm.ledger import Ledger, enabled
+def keep_state(ctx: click.Context, host: "Host") -> None:
+    """Have a host leave out backends that are set aside, and record what it uses, unless the user wants neither."""
+    from llm import cooldown, ledger
 
-    if enabled() and not host.has_plugin(_LEDGER):
-        host.register(
-            Ledger(), _LEDGER, origin=Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
-        )
+    if cooldown.enabled() and host.breaker is None:
+        host.breaker = current_cooldowns(ctx)
+    if ledger.enabled() and not host.has_plugin(_LEDGER):
+        from llm import __version__
+        from llm.hooks.origin import Origin, Tier
+        from llm.host import DISTRIBUTION
+
+        origin = Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
+        host.register(ledger.Ledger(), _LEDGER, origin=origin)
