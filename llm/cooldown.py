@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -113,19 +113,18 @@ class Cooldowns:
 
         self._change(count)
 
-    def standings(self) -> Mapping[str, Standing]:
-        """Return the backends that are set aside now, by name."""
+    def set_aside(self) -> dict[str, dict[str, Any]]:
+        """Return the backends that are set aside now, by name, each with JSON-ready data for lists."""
         now = self._clock()
-        return {name: standing for name, standing in self._read().items() if standing.left(now)}
-
-    def to_json(self, standing: Standing) -> dict[str, Any]:
-        """Return how a backend stands as JSON-ready data."""
-        left = standing.left(self._clock())
         return {
-            "seconds": math.ceil(left),
-            "failures": standing.failures,
-            "error": standing.error,
-            "reason": described(standing, left),
+            name: {
+                "seconds": math.ceil(left),
+                "failures": standing.failures,
+                "error": standing.error,
+                "reason": described(standing, left),
+            }
+            for name, standing in self._read().items()
+            if (left := standing.left(now))
         }
 
     def reset(self, backend: str | None = None) -> list[str]:
@@ -138,7 +137,7 @@ class Cooldowns:
             OSError: the file cannot be changed.
 
         """
-        were = [name for name in self.standings() if backend in {None, name}]
+        were = [name for name in self.set_aside() if backend in {None, name}]
 
         def forget(standings: dict[str, Standing]) -> None:
             for name in list(standings) if backend is None else [backend]:

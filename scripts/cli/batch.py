@@ -21,7 +21,7 @@ from scripts.batch_lines import lines_in
 from scripts.batch_results import Results, Stream, results_in
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.batch_run import BatchRun
-from scripts.cli.send import routing_options
+from scripts.cli.send import request_options
 from scripts.cli.state import keep_state
 from scripts.cli.streams import stdout_kept
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(min=1), default=8, metavar="N", help="Ask so many at a time (default 8)."
 )
-@routing_options
+@request_options
 @click.option("--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
 @click.pass_context
 def batch(
@@ -57,7 +57,7 @@ def batch(
     """
     host = current_host(ctx)
     _check(host, asked["backend"])
-    keep_state(ctx, host)
+    keep_state(host)
     with ExitStack() as stack:
         source = stack.enter_context(_opened(file))
         results = stack.enter_context(_results(output, source))

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from llm.cooldown import enabled
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.missing import why_missing
 from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from scripts.cli.base import Command, Group, current_host, warn_of_problems
 from scripts.cli.output import print_json, print_table, tell
-from scripts.cli.state import current_cooldowns
+from scripts.cli.state import current_cooldowns, set_aside
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
@@ -39,14 +38,11 @@ def backends(ctx: click.Context, as_json: bool) -> None:
     with stdout_kept():
         offers = host.backends()
     warn_of_problems(host)
-    cooldowns = current_cooldowns(ctx)
-    standings = cooldowns.standings() if enabled() else {}
-
-    def state(info: "BackendInfo") -> dict[str, Any]:
-        standing = standings.get(info.name)
-        return {**_readiness(info), "cooldown": None if standing is None else cooldowns.to_json(standing)}
-
-    rows = [*_rows(offers, state), *_blocked_rows(host, "backend", BACKEND_GROUP, _NO_READINESS)]
+    cooldowns = set_aside(ctx)
+    rows = [
+        *_rows(offers, lambda info: {**_readiness(info), "cooldown": cooldowns.get(info.name)}),
+        *_blocked_rows(host, "backend", BACKEND_GROUP, _NO_READINESS),
+    ]
     if as_json:
         print_json(rows)
         return

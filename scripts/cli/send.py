@@ -125,7 +125,7 @@ def read_text(argument: str) -> str:
 
 def ask(request: Request, host: "Host") -> Completion:
     """Answer a request, and tell on stderr what the user should know of how that went."""
-    keep_state(click.get_current_context(), host)
+    keep_state(host)
     try:
         with stdout_kept():
             completion = complete(request, host=host, policy=_policy())
@@ -153,6 +153,7 @@ def show(request: Request, host: "Host", *, tell_if_whole: bool) -> None:
     """
     from llm.router import stream
 
+    keep_state(host)
     texts = None
     last = ""
     try:

@@ -1,6 +1,6 @@
 """What the commands keep between runs: backends that are set aside, and what was spent."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -25,12 +25,19 @@ def current_cooldowns(ctx: click.Context) -> "Cooldowns":
     return cooldowns
 
 
-def keep_state(ctx: click.Context, host: "Host") -> None:
+def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
+    """Return the backends that are set aside, see `Cooldowns.set_aside`; none if the user does without that."""
+    from llm.cooldown import enabled
+
+    return current_cooldowns(ctx).set_aside() if enabled() else {}
+
+
+def keep_state(host: "Host") -> None:
     """Have a host leave out backends that are set aside, and record what it uses, unless the user wants neither."""
     from llm import cooldown, ledger
 
     if cooldown.enabled() and host.breaker is None:
-        host.breaker = current_cooldowns(ctx)
+        host.breaker = current_cooldowns(click.get_current_context())
     if ledger.enabled() and not host.has_plugin(_LEDGER):
         from llm import __version__
         from llm.hooks.origin import Origin, Tier

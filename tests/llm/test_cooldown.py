@@ -58,7 +58,7 @@ def fail(cooldowns: Cooldowns, times: int = FAILURES, attempt: Attempt = DOWN) -
 
 
 def seconds_left(cooldowns: Cooldowns) -> float:
-    seconds: float = cooldowns.to_json(cooldowns.standings()["big"])["seconds"]
+    seconds: float = cooldowns.set_aside()["big"]["seconds"]
     return seconds
 
 
@@ -79,7 +79,7 @@ def test_an_answer_ends_the_row(cooldowns: Cooldowns) -> None:
     cooldowns.record(OK)
     fail(cooldowns, FAILURES - 1)
     assert cooldowns.is_open("big") is None
-    assert not cooldowns.standings()
+    assert not cooldowns.set_aside()
 
 
 def test_an_answer_of_a_backend_that_was_asked_by_name_ends_its_time(cooldowns: Cooldowns) -> None:
@@ -249,7 +249,7 @@ def test_if_there_is_no_other_it_is_asked_all_the_same(host: Host, asked: list[s
     completion = ask(host)
     assert isinstance(completion, Completion)
     assert [attempt.backend for attempt in completion.attempts] == ["down", "down", "down", "up"]
-    assert "up" not in cooldowns.standings()
+    assert "up" not in cooldowns.set_aside()
 
 
 def test_if_the_others_fail_too_the_error_says_that_it_was_left_out(host: Host, cooldowns: Cooldowns) -> None:
@@ -297,7 +297,7 @@ def test_a_damaged_file_is_told_once_and_replaced(cooldowns: Cooldowns, faults: 
     fail(cooldowns)
     assert cooldowns.is_open("big") is not None
     assert len(faults) == 1
-    assert Cooldowns(on_fault=pytest.fail).standings() is not None
+    assert Cooldowns(on_fault=pytest.fail).set_aside() is not None
 
 
 @given(content=st.binary(max_size=200))
@@ -375,7 +375,7 @@ def test_no_failure_is_lost_between_processes_that_write_at_once(cooldowns: Cool
         process.communicate(timeout=60)
         assert process.returncode == 0
     # Each process counted once for each of these: one failure lost, and it would not be set aside.
-    assert set(cooldowns.standings()) == {f"shared-{number}" for number in range(25)}
+    assert set(cooldowns.set_aside()) == {f"shared-{number}" for number in range(25)}
     assert sorted(path.name for path in state_dir().iterdir()) == ["cooldown.json", "cooldown.json.lock"]
 
 
@@ -393,8 +393,8 @@ def test_a_writer_that_is_killed_leaves_a_file_that_can_be_used(cooldowns: Coold
             assert process.poll() is None
         process.kill()
         process.communicate()
-        assert "big" in cooldowns.standings()
+        assert "big" in cooldowns.set_aside()
         fail(cooldowns, attempt=Attempt("after", None, None, 0.1, "why", "TimeoutError"))
-        assert "after" in cooldowns.standings()
+        assert "after" in cooldowns.set_aside()
         cooldowns.reset("after")
     assert faults == []
