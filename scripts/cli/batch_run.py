@@ -104,7 +104,8 @@ class BatchRun:
     def _write(self, line: Line, outcome: Outcome | None = None) -> None:
         if outcome is not None and outcome.completion is not None:
             completion = outcome.completion
-            record = {**clean(completion.to_json()), "text": completion.text, "error": None}
+            facts = completion.to_json()
+            record = {"text": facts.pop("text"), "error": None, **clean(facts)}
             self._answered += 1
             self._tell_about(line, completion)
         else:
