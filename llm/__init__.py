@@ -11,6 +11,8 @@ __version__: Final = "0.1.0"
 DISTRIBUTION: Final = "d0ttino"
 
 if TYPE_CHECKING:
+    from llm.batch import Outcome as Outcome
+    from llm.batch import send_many as send_many
     from llm.hooks.markers import hookimpl as hookimpl
     from llm.hooks.origin import Origin as Origin
     from llm.host import Host as Host
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from llm.types import Usage as Usage
 
 _HOMES: Final = {
+    "Outcome": "llm.batch",
+    "send_many": "llm.batch",
     "hookimpl": "llm.hooks.markers",
     "Origin": "llm.hooks.origin",
     "Host": "llm.host",

@@ -57,7 +57,10 @@ class Eligibility:
         candidates = self.route.candidates[:1] if self._request.strict else self.route.candidates
         if not self._host.refused and self._host.breaker is None:
             return candidates
-        return [one for one in candidates if not self._left_out(one, self._why_refused(one) or self._why_open(one))]
+        allowed = [one for one in candidates if not self._left_out(one, self._why_refused(one))]
+        if all(self._why_open(one) is not None for one in allowed):
+            return allowed  # one that failed lately may be well again, and to refuse to ask it helps no one
+        return [one for one in allowed if not self._left_out(one, self._why_open(one))]
 
     def still(self, candidate: Candidate) -> bool:
         """Whether a candidate may be asked after all that others have shown."""

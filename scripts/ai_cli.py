@@ -13,6 +13,11 @@ COMMANDS: Final = {
         "scripts.cli.send:send",
         "Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.",
     ),
+    "batch": Lazy(
+        "scripts.cli.batch:batch",
+        "Send each line of FILE and print the answers as JSON lines, in order; `-` reads standard input.",
+    ),
+    "usage": Lazy("scripts.cli.usage:usage", "Sum the tokens and costs of what was sent, by backend and model."),
     "recipe": Lazy(
         "scripts.cli.recipe:recipe", "Run the recipe NAME for GOAL; `-` reads the goal from standard input."
     ),

@@ -9,6 +9,7 @@ import click
 from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.output import clean, print_answer, say
+from scripts.cli.state import keep_state
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def ask(request: "Request", host: "Host") -> "Completion":
     """Answer a request, and tell on stderr what the user should know of how that went."""
     from llm.router import NoAnswerError, complete
 
+    keep_state(host)
     try:
         with stdout_kept():
             completion = complete(request, host=host, retries=_retries())
@@ -134,6 +136,7 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
     """
     from llm.router import NoAnswerError, stream
 
+    keep_state(host)
     texts = None
     last = ""
     try:
