@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm.hooks.cache import write_atomically
@@ -81,9 +81,13 @@ class Cooldowns:
     """
 
     def __init__(
-        self, path: Path | None = None, *, on_fault: Callable[[str], None], clock: Callable[[], float] = time.time
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        on_fault: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = state_dir() / "cooldown.json" if path is None else path
+        self.path = os.path.join(state_dir(), "cooldown.json") if path is None else os.fspath(path)
         self._on_fault = on_fault
         self._clock = clock
         self._lock = threading.Lock()
@@ -143,7 +147,7 @@ class Cooldowns:
             for name in list(standings) if backend is None else [backend]:
                 standings.pop(name, None)
 
-        if self.path.exists():
+        if os.path.exists(self.path):
             self._write(forget)
         return were
 
@@ -153,7 +157,7 @@ class Cooldowns:
             found = os.stat(self.path)
             stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
             if stamp != self._known[0]:
-                self._known = (stamp, _parse(self.path.read_bytes()))
+                self._known = (stamp, _parse(_content(self.path)))
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
@@ -170,9 +174,9 @@ class Cooldowns:
         try:
             with locked(self.path):
                 try:
-                    _parse(self.path.read_bytes())
+                    _parse(_content(self.path))
                 except ValueError:  # another process may have written a good one meanwhile
-                    self.path.unlink()
+                    os.unlink(self.path)
         except OSError:
             pass  # told above; the next failure of a backend replaces it, or says why that cannot be done
 
@@ -185,14 +189,15 @@ class Cooldowns:
     def _write(self, change: Callable[[dict[str, Standing]], object]) -> None:
         with locked(self.path):
             try:
-                before = _parse(self.path.read_bytes())
+                before = _parse(_content(self.path))
             except (FileNotFoundError, ValueError):
                 before = {}
             now = self._clock()
             standings = {name: standing for name, standing in before.items() if now - standing.until <= FORGOTTEN}
             change(standings)
             if not standings:
-                self.path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(self.path)
             elif standings != before:
                 fields = {name: standing._asdict() for name, standing in standings.items()}
                 write_atomically(self.path, json.dumps(fields).encode())
@@ -221,6 +226,11 @@ def described(standing: Standing, left: float) -> str:
         f"set aside for {math.ceil(left)} s more after {standing.failures} failures in a row, "
         f"the last one {standing.error}"
     )
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _parse(content: bytes) -> dict[str, Standing]:

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llm.errors import D0ttinoError
@@ -40,9 +39,9 @@ class LedgerError(D0ttinoError):
     """What was spent cannot be recorded."""
 
 
-def ledger_path() -> Path:
+def ledger_path() -> str:
     """Return where this user's ledger is kept."""
-    return state_dir() / "usage.jsonl"
+    return os.path.join(state_dir(), "usage.jsonl")
 
 
 def enabled() -> bool:
@@ -61,8 +60,10 @@ class Ledger:
 
     """
 
-    def __init__(self, path: Path | None = None, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.path = ledger_path() if path is None else path
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self.path = ledger_path() if path is None else os.fspath(path)
         self._now = now
 
     @hookimpl
@@ -87,7 +88,7 @@ class Ledger:
         time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         lines = b"".join(json.dumps({"time": time, **_fields(one)}).encode() + b"\n" for one in attempts)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 size = os.fstat(handle).st_size
@@ -107,7 +108,9 @@ class Ledger:
         )
 
 
-def entries(path: Path, on_damaged: Callable[[int], object] = lambda _number: None) -> Iterator[dict[str, Any]]:
+def entries(
+    path: str | os.PathLike[str], on_damaged: Callable[[int], object] = lambda _number: None
+) -> Iterator[dict[str, Any]]:
     """Yield what a ledger holds, see `entries_in`; one that is not there holds nothing.
 
     Raises:
@@ -115,7 +118,7 @@ def entries(path: Path, on_damaged: Callable[[int], object] = lambda _number: No
 
     """
     try:
-        file = path.open("rb")
+        file = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError:
         return
     with file:

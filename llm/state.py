@@ -4,22 +4,18 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
+
+from llm.hooks.places import user_place
 
 #: A change takes milliseconds. A process that was stopped in the middle of one must not hold up all others.
 _PATIENCE: Final = 2.0
 _PAUSE: Final = 0.005
 
 
-def state_dir() -> Path:
+def state_dir() -> str:
     """Return where this user's state belongs: what is kept between runs and is no cache."""
-    state_home = os.environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(state_home):
-        return Path(state_home, "d0ttino")
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("d0ttino", appauthor=False))
+    return user_place("state", "XDG_STATE_HOME", "~/.local/state")
 
 
 def is_off(variable: str) -> bool:
@@ -28,7 +24,7 @@ def is_off(variable: str) -> bool:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: str) -> Iterator[None]:
     """Hold the lock of a file; the kernel gives it back when a process dies.
 
     Args:
@@ -41,8 +37,8 @@ def locked(path: Path) -> Iterator[None]:
     """
     import fcntl
 
-    lock = path.with_name(f"{path.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = f"{path}.lock"
+    os.makedirs(os.path.dirname(lock), exist_ok=True)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         until = time.monotonic() + _PATIENCE
@@ -52,7 +48,7 @@ def locked(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise TimeoutError(0, "another process does not let go of it", str(lock)) from None
+                    raise TimeoutError(0, "another process does not let go of it", lock) from None
                 time.sleep(_PAUSE)
         yield
     finally:

@@ -12,7 +12,7 @@ def _no_options() -> Mapping[str, Any]:
     return MappingProxyType({})
 
 
-class _Value:
+class Value:
     """What `dataclass` would write into each class: compiling it at each start takes most of its time."""
 
     def __repr__(self) -> str:
@@ -27,7 +27,7 @@ class _Value:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Request(_Value):
+class Request(Value):
     """One prompt on its way to a backend.
 
     Attributes:
@@ -63,7 +63,7 @@ class Request(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Usage(_Value):
+class Usage(Value):
     """What an attempt used.
 
     Attributes:
@@ -101,7 +101,7 @@ _NO_USAGE: Mapping[str, Any] = MappingProxyType(
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class BackendInfo(_Value):
+class BackendInfo(Value):
     """What a plug-in says of a backend that it provides.
 
     Attributes:
@@ -130,7 +130,7 @@ class BackendInfo(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class RecipeInfo(_Value):
+class RecipeInfo(Value):
     """What a plug-in says of a recipe that it provides.
 
     Attributes:
@@ -146,7 +146,7 @@ class RecipeInfo(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Candidate(_Value):
+class Candidate(Value):
     """A backend to try.
 
     Attributes:
@@ -162,7 +162,7 @@ class Candidate(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Rejection(_Value):
+class Rejection(Value):
     """A backend that the policy considered and left out.
 
     Attributes:
@@ -178,7 +178,7 @@ class Rejection(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Route(_Value):
+class Route(Value):
     """A routing policy's decision.
 
     Attributes:
@@ -196,7 +196,7 @@ class Route(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Attempt(_Value):
+class Attempt(Value):
     """One try of one backend; a retry is an attempt of its own.
 
     Attributes:
@@ -250,7 +250,7 @@ class Attempt(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Completion(_Value):
+class Completion(Value):
     """An answer, and who gave it.
 
     A plug-in that answers by itself needs to give `text` only; the host fills in the rest.
@@ -319,7 +319,7 @@ class Completion(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Step(_Value):
+class Step(Value):
     """One shell step of a recipe.
 
     Attributes:
@@ -333,7 +333,7 @@ class Step(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StepContext(_Value):
+class StepContext(Value):
     """What surrounds a step while it runs.
 
     Attributes:
@@ -351,7 +351,7 @@ class StepContext(_Value):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StepResult(_Value):
+class StepResult(Value):
     """How a step ended.
 
     Attributes:

@@ -113,11 +113,11 @@ def _named(settings: "Settings") -> dict[str, str]:
     return {name: key for name, key in found.items() if name is not None}
 
 
-def _edit(path: Path | None) -> str:
+def _edit(path: str | None) -> str:
     from llm.config import CONFIG_PATH_VARIABLE, default_path
 
     named = os.environ.get(CONFIG_PATH_VARIABLE)
-    file = path or (Path(named).expanduser() if named else default_path(os.environ))
+    file = path or (os.path.expanduser(named) if named else default_path(os.environ))
     return f"${{EDITOR:-vi}} {_quote(file)}"
 
 

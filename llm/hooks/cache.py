@@ -7,6 +7,8 @@ from binascii import crc32
 from contextlib import suppress
 from typing import Any, Final
 
+from llm.hooks.places import user_place
+
 NO_CACHE_VARIABLE: Final = "LLM_NO_CACHE"
 
 
@@ -14,13 +16,7 @@ def cache_dir() -> str | None:
     """Return where this user's caches belong; `None` if `LLM_NO_CACHE` says to use none."""
     if os.environ.get(NO_CACHE_VARIABLE, "") not in {"", "0"}:
         return None
-    if sys.platform in {"darwin", "win32"}:
-        import platformdirs
-
-        return platformdirs.user_cache_dir("d0ttino", appauthor=False)
-    # What platformdirs says, without its import: each command asks, and that takes a tenth of its time.
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return os.path.join(base if base.strip() else os.path.expanduser("~/.cache"), "d0ttino")
+    return user_place("cache", "XDG_CACHE_HOME", "~/.cache")
 
 
 class EnvironmentCache:

@@ -151,7 +151,7 @@ def test_the_budget_refuses_prompts_once_the_money_is_spent(installed: Installed
         assert "LLM_NO_USAGE" in installed.run(*send, env={**limits, "LLM_NO_USAGE": "1"}).stderr
         assert installed.run(*send).returncode == 0
     finally:
-        ledger.path.unlink(missing_ok=True)
+        Path(ledger.path).unlink(missing_ok=True)
         installed.run("ai-cli", "plugins", "remove", "budget")
 
 

@@ -50,7 +50,7 @@ def test_what_was_spent_on_other_days_and_what_has_no_price_does_not_count(budge
 def test_a_ledger_that_was_removed_counts_from_nothing(budget: ModuleType) -> None:
     spend(2)
     assert "is spent: 2 of 1" in ask(budget)
-    ledger_path().unlink()
+    Path(ledger_path()).unlink()
     assert ask(budget) == "Sample answer to: hi"
     spend(1.5)
     assert "is spent: 1.5 of 1" in ask(budget)

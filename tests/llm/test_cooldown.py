@@ -86,7 +86,7 @@ def test_an_answer_of_a_backend_that_was_asked_by_name_ends_its_time(cooldowns: 
     fail(cooldowns)
     cooldowns.record(OK)
     assert cooldowns.is_open("big") is None
-    assert not cooldowns.path.exists()
+    assert not Path(cooldowns.path).exists()
 
 
 def test_afterwards_one_failure_sets_it_aside_for_twice_as_long_up_to_a_longest_time(
@@ -106,10 +106,10 @@ def test_failures_of_prompts_that_were_on_their_way_do_not_make_it_longer(cooldo
     fail(cooldowns, 16)
     assert seconds_left(cooldowns) == SHORTEST
     clock.now += SHORTEST / 2
-    before = cooldowns.path.stat().st_ino
+    before = Path(cooldowns.path).stat().st_ino
     fail(cooldowns, 16)
     assert seconds_left(cooldowns) == SHORTEST / 2
-    assert cooldowns.path.stat().st_ino == before
+    assert Path(cooldowns.path).stat().st_ino == before
 
 
 def test_failures_of_long_ago_are_forgotten(cooldowns: Cooldowns, clock: Clock) -> None:
@@ -131,8 +131,8 @@ def test_a_clock_that_is_set_back_sets_nothing_aside_for_days_and_forgets_nothin
 
 def test_nothing_of_an_error_but_its_class_and_status_is_kept(cooldowns: Cooldowns) -> None:
     fail(cooldowns, attempt=Attempt("big", None, None, 0.1, "no key sk-12345 for 'my prompt'", "ConnectionError"))
-    assert stat.S_IMODE(cooldowns.path.stat().st_mode) == 0o600
-    (standing,) = json.loads(cooldowns.path.read_text()).values()
+    assert stat.S_IMODE(Path(cooldowns.path).stat().st_mode) == 0o600
+    (standing,) = json.loads(Path(cooldowns.path).read_text()).values()
     assert standing == {"failures": 3, "times": 1, "last": 1_700_000_000.0, "error": "ConnectionError"}
 
 
@@ -152,7 +152,7 @@ def test_a_healthy_run_opens_and_writes_nothing(
         assert cooldowns.is_open("big") is None
         cooldowns.record(OK)
     assert looked == [cooldowns.path, cooldowns.path]
-    assert not state_dir().exists()
+    assert not Path(state_dir()).exists()
     assert faults == []
 
 
@@ -175,7 +175,7 @@ def test_reset_forgets_one_or_all(cooldowns: Cooldowns) -> None:
     assert cooldowns.is_open("big") is None
     assert cooldowns.reset() == ["small"]
     assert cooldowns.reset() == []
-    assert not cooldowns.path.exists()
+    assert not Path(cooldowns.path).exists()
 
 
 # --- in the router -----------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_a_fault_of_the_plugin_or_the_prompt_sets_nothing_aside(host: Host, cool
     register_backend("wrong", lambda prompt: 1 / 0, host=host)  # type: ignore[arg-type,return-value]
     for _ in range(FAILURES):
         assert isinstance(ask(host, backend="wrong"), NoAnswerError)
-    assert not cooldowns.path.exists()
+    assert not Path(cooldowns.path).exists()
 
 
 # --- what must not make a request fail ---------------------------------------------------------------
@@ -288,8 +288,8 @@ GARBAGE = [
 
 @pytest.mark.parametrize("content", GARBAGE, ids=range(len(GARBAGE)))
 def test_a_damaged_file_is_told_once_and_replaced(cooldowns: Cooldowns, faults: list[str], content: bytes) -> None:
-    cooldowns.path.parent.mkdir(parents=True)
-    cooldowns.path.write_bytes(content)
+    Path(cooldowns.path).parent.mkdir(parents=True)
+    Path(cooldowns.path).write_bytes(content)
     assert cooldowns.is_open("big") is None
     assert cooldowns.is_open("big") is None
     (told,) = faults
@@ -311,8 +311,8 @@ def test_no_contents_make_it_fail(content: bytes, tmp_path_factory: pytest.TempP
 
 
 def test_a_state_that_cannot_be_written_is_told_once(cooldowns: Cooldowns, faults: list[str]) -> None:
-    state_dir().parent.mkdir(parents=True)
-    state_dir().write_text("a file where the directory belongs")
+    Path(state_dir()).parent.mkdir(parents=True)
+    Path(state_dir()).write_text("a file where the directory belongs")
     assert cooldowns.is_open("big") is None
     fail(cooldowns)
     cooldowns.record(OK)
@@ -376,7 +376,7 @@ def test_no_failure_is_lost_between_processes_that_write_at_once(cooldowns: Cool
         assert process.returncode == 0
     # Each process counted once for each of these: one failure lost, and it would not be set aside.
     assert set(cooldowns.set_aside()) == {f"shared-{number}" for number in range(25)}
-    assert sorted(path.name for path in state_dir().iterdir()) == ["cooldown.json", "cooldown.json.lock"]
+    assert sorted(path.name for path in Path(state_dir()).iterdir()) == ["cooldown.json", "cooldown.json.lock"]
 
 
 def test_a_writer_that_is_killed_leaves_a_file_that_can_be_used(cooldowns: Cooldowns, faults: list[str]) -> None:
@@ -388,8 +388,8 @@ def test_a_writer_that_is_killed_leaves_a_file_that_can_be_used(cooldowns: Coold
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-        before = cooldowns.path.stat().st_ino
-        while cooldowns.path.stat().st_ino == before:
+        before = Path(cooldowns.path).stat().st_ino
+        while Path(cooldowns.path).stat().st_ino == before:
             assert process.poll() is None
         process.kill()
         process.communicate()

@@ -44,8 +44,8 @@ def test_every_attempt_of_a_request_is_a_line_without_prompt_answer_or_error() -
     complete(Request("the prompt", max_attempts=3), host=host, settings=settings)
     with pytest.raises(D0ttinoError):
         complete(Request("the prompt", backend="down", max_attempts=1), host=host)
-    assert stat.S_IMODE(ledger_path().stat().st_mode) == 0o600
-    text = ledger_path().read_text()
+    assert stat.S_IMODE(Path(ledger_path()).stat().st_mode) == 0o600
+    text = Path(ledger_path()).read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert {line["time"] for line in lines} == {"2026-11-23T12:00:00.000Z"}
     assert [(line["backend"], line["error_type"]) for line in lines][-2:] == [
@@ -59,7 +59,7 @@ def test_every_attempt_of_a_request_is_a_line_without_prompt_answer_or_error() -
 def test_a_request_without_attempts_writes_nothing() -> None:
     with pytest.raises(D0ttinoError):
         complete(Request("hi", backend="nobody"), host=host_with(ledger()))
-    assert not ledger_path().exists()
+    assert not Path(ledger_path()).exists()
 
 
 def test_attempts_are_summed_by_backend_model_and_day() -> None:
@@ -123,8 +123,8 @@ def test_anything_else_is_refused(text: str) -> None:
 
 def test_a_line_that_was_cut_off_loses_nothing_but_itself() -> None:
     ledger().append([attempt()])
-    whole = ledger_path().read_bytes()
-    with ledger_path().open("ab") as file:
+    whole = Path(ledger_path()).read_bytes()
+    with Path(ledger_path()).open("ab") as file:
         file.write(whole[:50])
     ledger().append([attempt("small")])
     damaged: list[int] = []
@@ -172,7 +172,7 @@ def test_lines_of_other_json_do_not_count(tmp_path: Path, content: bytes) -> Non
 
 
 def test_a_ledger_that_cannot_be_written_is_a_problem_and_the_answer_is_kept() -> None:
-    ledger_path().mkdir(parents=True)
+    Path(ledger_path()).mkdir(parents=True)
     host = host_with(Ledger())
     for _ in range(2):
         assert complete(Request("hi", backend="sample"), host=host).text

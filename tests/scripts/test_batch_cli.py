@@ -203,7 +203,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_sent(host: Host, argu
     assert result.exit_code in {1, 2}
     assert words in result.stderr
     assert Path("notes.txt").read_text() == "my notes\n"
-    assert not ledger_path().exists()
+    assert not Path(ledger_path()).exists()
 
 
 # --- running it again --------------------------------------------------------------------------------

@@ -54,7 +54,9 @@ CASES = {
     "ai-cli plugins list": FRAMEWORK | LEARNING - {"llm.redaction"} | ALL_BUILTINS | {"platformdirs"},
     "ai-cli send -b sample hi": LEARNING
     | ALL_BUILTINS - {"llm.backends.plugins.sample", "llm.policy"}
-    | {"llm.backends.http_errors", "llm.backends.events", "scripts.steps", "subprocess"},
+    | {"llm.backends.http_errors", "llm.backends.events", "scripts.steps"}
+    | PROCESSES
+    | PATHS,
     "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks.spans", "llm.hooks.monitor", "llm.config"}
     | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"},
 }

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_mistakes_have_status_2(arguments: list[str]) -> None:
 
 @pytest.mark.usefixtures("three_days")
 def test_damaged_lines_are_told_and_do_not_count() -> None:
-    with ledger_path().open("ab") as file:
+    with Path(ledger_path()).open("ab") as file:
         file.write(b"{\n\xff\n")
     result = run("usage", "--json")
     assert sum(row["attempts"] for row in json.loads(result.stdout)) == 4
@@ -93,12 +94,12 @@ def test_a_failure_is_recorded_too() -> None:
 
 def test_a_variable_switches_the_ledger_off() -> None:
     assert run("send", "-b", "sample", "hi", LLM_NO_USAGE="1").exit_code == 0
-    assert not ledger_path().exists()
+    assert not Path(ledger_path()).exists()
     assert "LLM_NO_USAGE is set" in run("usage", LLM_NO_USAGE="1").stderr
 
 
 def test_a_ledger_that_cannot_be_written_is_a_warning_and_no_failure() -> None:
-    ledger_path().mkdir(parents=True)
+    Path(ledger_path()).mkdir(parents=True)
     result = run("send", "-b", "sample", "hi")
     assert (result.exit_code, result.stdout) == (0, "Sample answer to: hi\n")
     assert len(result.stderr.splitlines()) == 1
