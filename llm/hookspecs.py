@@ -198,7 +198,7 @@ def llm_run_step(step: Step, context: StepContext) -> StepResult | int | None:
 
         @hookimpl
         def llm_run_step(step):
-            if "sudo" in step.command.split():
+            if "sudo" in step.command_line.split():
                 raise PermissionError("this machine's policy allows no sudo in recipes")
             return None
         ```

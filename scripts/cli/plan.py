@@ -6,11 +6,11 @@ import click
 
 from llm.errors import UsageError
 from llm.plan import plan_prompt, steps_in
-from llm.types import Request, Step
+from llm.types import Completion, Request
 from scripts.cli.base import Command, current_host
 from scripts.cli.output import print_answer
-from scripts.cli.recipe import print_steps, run_or_print, step_options
 from scripts.cli.send import ask, read_text, routing_options
+from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @click.pass_context
 def plan(ctx: click.Context, goal: str, backend: str | None, model: str | None, local: bool, as_json: bool) -> None:
     """Ask a backend for the shell steps that reach GOAL and print them; nothing is run."""
-    steps = _ask(current_host(ctx), goal, backend, model, local)
+    from scripts.steps.showing import print_steps
+
+    completion = _ask(current_host(ctx), read_text(goal), backend, model, local)
+    steps = steps_in(completion)
     if as_json:
         print_answer([{"command": step.command, "description": step.description} for step in steps])
         return
@@ -31,21 +34,30 @@ def plan(ctx: click.Context, goal: str, backend: str | None, model: str | None, 
 
 
 @click.command(cls=Command)
-@click.argument("goal")
+@click.argument("goal", required=False)
 @routing_options
 @step_options
 @click.pass_context
-def do(ctx: click.Context, /, goal: str, backend: str | None, model: str | None, local: bool, **running: Any) -> int:
+def do(
+    ctx: click.Context, /, goal: str | None, backend: str | None, model: str | None, local: bool, **running: Any
+) -> int:
     """Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.
 
     Read each step before you say yes: a language model wrote it.
     """
+    options = Options(**running)
     host = current_host(ctx)
-    return run_or_print(host, "do", _ask(host, goal, backend, model, local), **running)
+    goal = None if goal is None else read_text(goal)
+    if options.resume is not None:
+        return resume(host, options, "do", goal)
+    if goal is None:
+        raise click.MissingParameter(ctx=ctx, param=ctx.command.params[0])
+    completion = _ask(host, goal, backend, model, local)
+    source = f"{completion.backend} [{completion.origin}]"
+    return run_or_print(host, Plan("do", source, goal, steps_in(completion), {}), options)
 
 
-def _ask(host: "Host", goal: str, backend: str | None, model: str | None, local: bool) -> tuple[Step, ...]:
-    goal = read_text(goal)
+def _ask(host: "Host", goal: str, backend: str | None, model: str | None, local: bool) -> Completion:
     if not goal.strip():
         raise UsageError("the goal is empty", hint="say what you want to get done")
-    return steps_in(ask(Request(plan_prompt(goal), model, backend, local), host))
+    return ask(Request(plan_prompt(goal), model, backend, local), host)

@@ -39,7 +39,7 @@ class DiscoveredRecipe:
             RecipeError: the recipe raised, or returned something that is not a list of steps.
 
         """
-        return [step.command for step in self.steps(goal)]
+        return [step.command_line for step in self.steps(goal)]
 
     def steps(self, goal: str) -> tuple[Step, ...]:
         """Return the steps that reach `goal`; see `__call__`."""
