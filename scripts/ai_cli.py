@@ -15,6 +15,7 @@ COMMANDS = {
     "do": "scripts.cli.plan:do",
     "doctor": "scripts.cli.doctor:doctor",
     "why": "scripts.cli.why:why",
+    "runs": "scripts.cli.runs:runs",
     "trace": "scripts.cli.trace:trace",
     "plugins": "scripts.plugins:cli",
 }

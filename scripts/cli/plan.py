@@ -51,7 +51,7 @@ def do(
     if options.resume is not None:
         return resume(host, options, "do", goal)
     if goal is None:
-        raise click.MissingParameter(ctx=ctx, param=ctx.command.params[0])
+        raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'GOAL'")
     completion = _ask(host, goal, backend, model, local)
     source = f"{completion.backend} [{completion.origin}]"
     return run_or_print(host, Plan("do", source, goal, steps_in(completion), {}), options)

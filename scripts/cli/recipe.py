@@ -30,7 +30,8 @@ def recipe(ctx: click.Context, /, name: str | None, goal: str | None, **running:
     if options.resume is not None:
         return resume(host, options, name, goal)
     if name is None or goal is None:
-        raise click.MissingParameter(ctx=ctx, param=ctx.command.params[0 if name is None else 1])
+        missing = "NAME" if name is None else "GOAL"
+        raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint=f"'{missing}'")
     if "\0" in goal:
         raise UsageError("the goal holds a NUL character")
     try:

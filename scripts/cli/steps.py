@@ -228,19 +228,22 @@ def _recorded(
     from scripts.steps.log import Journal, Log
     from scripts.steps.outcome import summary
     from scripts.steps.records import Record, new_record
+    from scripts.steps.transcript import Transcript
 
     known = {**os.environ, **plan.secrets, **runner.surroundings.env}
     for step in steps:
         known |= step.env
     redact = redactor(host.secret_names(), known)
     log = None if options.log is None else Journal(options.log, redact)
+    transcript = None if options.transcript is None else Transcript(options.transcript, len(steps))
     record = Record(stored.path, redact) if stored is not None else new_record(redact)
     status: int | None = None
     try:
         if record is not None and stored is None:
             record.header(plan.recipe, plan.goal, runner.surroundings, steps)
-        listeners = [record, None if log is None else Log(log, plan.recipe, record.id if record else None)]
-        runner.listeners = [listener for listener in listeners if listener is not None]
+        run_log = None if log is None else Log(log, plan.recipe, record.id if record else None)
+        runner.listeners = [listener for listener in (record, run_log, transcript) if listener is not None]
+        runner.output = None if transcript is None else transcript.write
         status = runner.run(steps, left_out)
     except D0ttinoError as error:
         status = error.exit_code
@@ -249,8 +252,9 @@ def _recorded(
         status = 130
         raise
     finally:
-        if log is not None:
-            log.close()
+        for file in (log, transcript):
+            if file is not None:
+                file.close()
         if record is not None:
             record.close(status)
         _sum_up(summary(runner.outcomes, len(steps)), runner, steps, record.id if record is not None else None)

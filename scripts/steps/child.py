@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, Final
 
 from llm.types import StepResult
-from scripts.steps.processes import GRACE, Family, is_alive
+from scripts.steps.processes import GRACE, Family, is_alive, process_table
 from scripts.steps.sentinel import INTERRUPTED, Sentinel
 from scripts.steps.terminal import Terminal, controlling_terminal, in_pipeline, suspend
 
@@ -68,7 +68,13 @@ class Child:
         self._over = False
 
     def run(
-        self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None = None, **options: Any
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        on_start: Callable[[], object] = lambda: None,
+        **options: Any,
     ) -> StepResult:
         """Start the process, wait until it ends, and return how it ended.
 
@@ -76,6 +82,7 @@ class Child:
             arguments: the program and its arguments.
             env: its environment.
             cwd: its working directory; by default this process's.
+            on_start: called when it has started.
             options: further options of `subprocess.Popen`.
 
         Raises:
@@ -88,6 +95,7 @@ class Child:
                     self._terminal.lend(self._sentinel.pid)
                 process = subprocess.Popen(arguments, env=env, cwd=cwd, **self._place(), **options)
                 self._started(process)
+                on_start()
                 process.returncode = self._wait(process.pid)
             finally:
                 self._ended()
@@ -134,7 +142,7 @@ class Child:
         if self._ending:
             self._end()
         elif self._received:
-            self._send(signal.SIGINT)
+            self.send(signal.SIGINT)
         if self._timeout is not None:
             self._after(self._timeout, self._time_out)
 
@@ -182,12 +190,12 @@ class Child:
         """Return the process group if something of it is still running, a moment after the process ended."""
         if self._group is None or not is_alive(self._group):
             return None
-        time.sleep(0.03)
-        return self._group if is_alive(self._group) else None
+        time.sleep(0.03)  # what just ends is no background job
+        return self._group if any(one.group == self._group for one in process_table()) else None
 
     def _stopped(self, number: int) -> None:
         if self._ending:
-            self._send(signal.SIGCONT)
+            self.send(signal.SIGCONT)
             return
         lent = self._terminal is not None and self._terminal.lent_to is not None
         if lent and self._terminal is not None:
@@ -200,7 +208,7 @@ class Child:
             self._tell(f"the step stopped itself ({_signal_name(number)}): kill -CONT -- {target} continues it")
         elif self._sentinel is not None:
             self._continued()
-            self._send(signal.SIGCONT)
+            self.send(signal.SIGCONT)
 
     def _continued(self) -> None:
         if self._sentinel is not None and self._terminal is not None and self._terminal.lent_to is None:
@@ -234,8 +242,8 @@ class Child:
         count = len(self._received)
         self.interrupt()
         if count == 0 and self._group is not None:
-            self._send(signal.SIGINT)
-            self._send(signal.SIGCONT)
+            self.send(signal.SIGINT)
+            self.send(signal.SIGCONT)
 
     def _on_sentinel(self, _number: int, _frame: FrameType | None) -> None:
         if self._terminal is None or self._terminal.sends_interrupts():
@@ -267,7 +275,8 @@ class Child:
         timer.start()
         self._timers.append(timer)
 
-    def _send(self, number: int) -> None:
+    def send(self, number: int) -> None:
+        """Send a signal to the process and its group."""
         if self._process is None:
             return
         with suppress(ProcessLookupError, PermissionError):

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from llm.errors import D0ttinoError
 from llm.types import Step, StepContext, StepResult
 from scripts.steps.arguments import arguments
 
@@ -21,6 +22,7 @@ def run_locally(step: Step, context: StepContext) -> StepResult:
         context: the environment that it gets, and who wants a copy of its output.
 
     Raises:
+        D0ttinoError: its working directory does not exist.
         OSError: it cannot be started.
 
     """
@@ -30,12 +32,19 @@ def run_locally(step: Step, context: StepContext) -> StepResult:
     sys.stdout.flush()
     sys.stderr.flush()
     if step.cwd is not None and not Path(step.cwd).is_dir():
-        raise NotADirectoryError(f"the working directory {step.cwd} does not exist")
+        raise D0ttinoError(f"the working directory {step.cwd} does not exist")
     with arguments(step) as words:
-        child = Child(step.timeout, lambda sentence: say(f"note: {sentence}"))
+        copied = context.output is not None
+        child = Child(step.timeout, lambda sentence: say(f"note: {sentence}"), own_session=copied)
         try:
+            if context.output is not None:
+                from scripts.steps.relay import run_with_copy
+
+                return run_with_copy(child, words, context.output, env=dict(context.env), cwd=step.cwd)
             return child.run(words, env=dict(context.env), cwd=step.cwd)
-        except FileNotFoundError:
-            return StepResult(NOT_FOUND, note=f"there is no program {words[0]!r}")
-        except PermissionError:
+        except (FileNotFoundError, PermissionError) as error:
+            if error.filename == step.cwd:
+                raise
+            if isinstance(error, FileNotFoundError):
+                return StepResult(NOT_FOUND, note=f"there is no program {words[0]!r}")
             return StepResult(NOT_EXECUTABLE, note=f"{words[0]!r} cannot be run")

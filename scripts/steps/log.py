@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import UsageError
+from llm.types import Step
 from scripts.cli.output import clean, say
 from scripts.steps.outcome import Outcome
 
@@ -82,7 +83,7 @@ class Log:
         self._recipe = recipe
         self._run = {} if run is None else {"run": run}
 
-    def began(self, number: int) -> None:
+    def began(self, _number: int, _step: Step) -> None:
         """Write nothing: a log tells how steps ended."""
 
     def ended(self, outcome: Outcome) -> None:

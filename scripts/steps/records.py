@@ -149,7 +149,7 @@ class Record:
             }
         )
 
-    def began(self, number: int) -> None:
+    def began(self, number: int, _step: Step) -> None:
         """Write that a step is about to run."""
         self._journal.write({"began": number, "at": time.time()})
 

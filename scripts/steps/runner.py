@@ -35,7 +35,7 @@ class StepError(D0ttinoError):
 class Listener(Protocol):
     """Is told what becomes of each step."""
 
-    def began(self, number: int) -> None:
+    def began(self, number: int, step: Step) -> None:
         """A step is about to run."""
 
     def ended(self, outcome: Outcome) -> None:
@@ -153,7 +153,7 @@ class StepRunner:
         context = StepContext(self.recipe, number, total, env, self.output)
         outcome = Outcome(number, step, time.time(), edited=edited)
         for listener in self.listeners:
-            listener.began(number)
+            listener.began(number, step)
         started = time.perf_counter()
         result: StepResult | None = None
         failure = None

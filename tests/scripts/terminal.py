@@ -54,7 +54,8 @@ class Terminal:
     @property
     def pid(self) -> int:
         """Process id of the command."""
-        return int(self.child.pid)
+        assert self.child.pid is not None
+        return self.child.pid
 
     def expect(self, words: str) -> str:
         """Wait for words, and return what came before them."""
@@ -74,7 +75,7 @@ class Terminal:
         """Wait for the end, and return the exit status."""
         self.rest = str(self.child.read())
         self.child.wait()
-        return int(self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus)
+        return -1 if self.child.exitstatus is None else self.child.exitstatus
 
     def kill(self, number: signal.Signals) -> None:
         """Send a signal to the command alone."""
