@@ -72,6 +72,16 @@ def _is_shell(value: object) -> bool:
     return value is None or (_is_line(value) and str(value).strip() != "")
 
 
+def _is_parameters(value: object) -> bool:
+    if not isinstance(value, tuple | list):
+        return False
+    if not value:
+        return True
+    from llm.parameters import Parameter
+
+    return all(isinstance(one, Parameter) for one in value) and len({one.name for one in value}) == len(value)
+
+
 def _is_signal(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 128
 
@@ -95,7 +105,11 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
         "ready_env": _NAMES,
         "secret_env": _NAMES,
     },
-    RecipeInfo: {"name": _NAME, "description": _TEXT},
+    RecipeInfo: {
+        "name": _NAME,
+        "description": _TEXT,
+        "parameters": (_is_parameters, "a tuple of Parameter objects with different names"),
+    },
     Candidate: {"backend": _TEXT, "model": _OPTIONAL_TEXT, "reason": _TEXT},
     Rejection: {"backend": _TEXT, "reason": _TEXT, "configured": _FLAG},
     Completion: {"text": _TEXT, "backend": _TEXT, "model": _OPTIONAL_TEXT},

@@ -1,7 +1,7 @@
 """The plug-in objects that shim calls become: two hookimpls each, and nothing more."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -63,12 +63,12 @@ class RegisteredRecipe(HostPlugin):
 
     Args:
         info: name and description.
-        run: `run(goal)`, which returns command lines.
+        run: `run(goal)`, which returns command lines; parameters come as further arguments, by name.
         origin: whose plug-in it is.
 
     """
 
-    def __init__(self, info: RecipeInfo, run: Callable[[str], Any], origin: Origin) -> None:
+    def __init__(self, info: RecipeInfo, run: Callable[..., Any], origin: Origin) -> None:
         super().__init__(origin)
         self.info = replace(info, origin=origin)
         self._run = run
@@ -79,12 +79,12 @@ class RegisteredRecipe(HostPlugin):
         return (self.info,)
 
     @hookimpl
-    def llm_recipe_steps(self, recipe: str, goal: str) -> tuple[Step, ...] | None:
+    def llm_recipe_steps(self, recipe: str, goal: str, parameters: Mapping[str, Any]) -> tuple[Step, ...] | None:
         """Return the steps if this recipe was asked for."""
         if recipe != self.info.name:
             return None
         try:
-            return steps_of(self._run(goal), f"recipe {recipe!r}", self.origin)
+            return steps_of(self._run(goal, **parameters), f"recipe {recipe!r}", self.origin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
@@ -104,12 +104,15 @@ def wanted_extras(run: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(name for name in EXTRAS if name in parameters)
 
 
-def check_callable(run: Callable[..., Any], argument: str) -> Mapping[str, inspect.Parameter]:
+def check_callable(
+    run: Callable[..., Any], argument: str, further: Iterable[str] = ()
+) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a callable that gets one positional argument.
 
     Args:
         run: what an author registers.
         argument: what it is called with, `prompt` or `goal`.
+        further: names of the arguments that it gets besides.
 
     Raises:
         PluginDefinitionError: it is async, or cannot be called so.
@@ -123,7 +126,7 @@ def check_callable(run: Callable[..., Any], argument: str) -> Mapping[str, inspe
         signature = inspect.signature(run)
     except ValueError:  # some C functions have none
         return {}
-    extras = {extra: None for extra in EXTRAS if extra in signature.parameters}
+    extras = {extra: None for extra in (*EXTRAS, *further) if extra in signature.parameters or extra in further}
     try:
         signature.bind(argument, **extras)
     except TypeError as error:

@@ -153,8 +153,17 @@ def _check_infos(result: Any, origin: Origin, keep: bool, kind: type[Info], hook
         if not isinstance(info, kind):
             raise _invalid(hook, f"{kind.__name__} objects or names", item, origin)
         _check_fields(info, hook, origin)
+        if isinstance(info, RecipeInfo):
+            _check_parameters(info, hook, origin)
         infos.append(_stamped(with_tuples(info), origin, keep))
     return tuple(infos)
+
+
+def _check_parameters(info: RecipeInfo, hook: str, origin: Origin) -> None:
+    for parameter in info.parameters:
+        fault = parameter.fault()
+        if fault is not None:
+            raise InvalidResultError(f"{hook}: {fault}", origin=origin)
 
 
 def _invalid(where: str, expected: str, result: Any, origin: Origin | None, prefix: str = "") -> InvalidResultError:

@@ -49,10 +49,15 @@ def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declar
 def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
     """Return the declaration of a recipe; see `backend_declaration`."""
     call, owner = _callable_of(run, Recipe)
-    check_callable(call, "goal")
     if isinstance(owner, Recipe):
         info.setdefault("description", owner.description)
+        info.setdefault("parameters", owner.parameters)
     recipe = _checked(RecipeInfo(name, **info))
+    for parameter in recipe.parameters:
+        fault = parameter.fault()
+        if fault is not None:
+            raise PluginDefinitionError(fault)
+    check_callable(call, "goal", [parameter.name for parameter in recipe.parameters])
     return make("recipe", name, run, partial(RegisteredRecipe, recipe, call), module)
 
 

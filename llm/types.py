@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm.hooks.origin import Origin
+
+if TYPE_CHECKING:
+    from llm.parameters import Parameter
 
 
 def _no_options() -> Mapping[str, Any]:
@@ -69,12 +72,14 @@ class RecipeInfo:
         name: what users call it.
         description: one line for lists.
         origin: who provides it; the host fills it in.
+        parameters: what it takes besides the goal.
 
     """
 
     name: str
     description: str = ""
     origin: Origin | None = None
+    parameters: "tuple[Parameter, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)

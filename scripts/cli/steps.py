@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm.errors import UsageError
+from scripts.cli.completing import complete_run
 from scripts.cli.output import clean, print_answer, say
 from scripts.cli.streams import stdout_kept
 
@@ -78,7 +79,12 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--cwd", metavar="DIRECTORY", help="Run the steps there."),
         click.option("--timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
         click.option(
-            "--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Go on with a run that failed or broke off."
+            "--resume",
+            is_flag=False,
+            flag_value="",
+            metavar="[RUN]",
+            shell_complete=complete_run,
+            help="Go on with a run that failed or broke off.",
         ),
         click.option("--from", "first", type=click.IntRange(1), default=1, metavar="N", help="Begin with step N."),
         click.option("--keep-going", is_flag=True, help="Go on after a step that fails."),

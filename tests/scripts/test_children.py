@@ -19,7 +19,6 @@ from scripts.steps import child as child_module
 from scripts.steps.processes import process_table
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
-
 #: What a shell does while it waits for a signal: it runs a trap between two commands.
 FOR_A_WHILE = "for i in $(seq 400); do sleep 0.05; done"
 
