@@ -16,7 +16,11 @@ AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
 QUESTION = "[q]uit: "
 
 
-def write_recipe(directory: Path, *steps: Any, imports: str = "from llm import Step") -> Path:
+def write_recipe(
+    directory: Path,
+    *steps: Any,
+    imports: str = "from types import MappingProxyType as mappingproxy\nfrom llm import Step",
+) -> Path:
     """Install a recipe `mine` with fixed steps: command lines, or whatever else has a `repr` that Python reads."""
     write_distribution(
         directory,
