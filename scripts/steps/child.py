@@ -218,12 +218,9 @@ class Child:
     def _signals_handled(self) -> Iterator[None]:
         """Handle signals, but for those that are ignored: `nohup` wants that."""
         before = {}
-        wanted = {
-            signal.SIGINT: self._on_interrupt,
-            INTERRUPTED: self._on_sentinel,
-            **dict.fromkeys(_ENDING, self._on_end),
-            signal.SIGCONT: lambda _number, _frame: self._continued(),
-        }
+        wanted = {signal.SIGINT: self._on_interrupt, **dict.fromkeys(_ENDING, self._on_end)}
+        if self._sentinel is not None:
+            wanted |= {INTERRUPTED: self._on_sentinel, signal.SIGCONT: lambda _number, _frame: self._continued()}
         try:
             for number, handle in wanted.items() if self._in_charge else ():
                 handler = signal.getsignal(number)

@@ -57,16 +57,17 @@ def _commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command, the program's name first, without what only runs it."""
     for part in _SEPARATORS.split(text):
         words = part.translate(_QUOTES).split()
-        while words and (words[0] in _PREFIXES or words[0].startswith("-") or "=" in words[0] or words[0].isdigit()):
-            words.pop(0)
-        if not words:
-            continue
-        words[0] = PurePosixPath(words[0]).name
-        yield words
-        if words[0] in _SHELLS and "-c" in words:
-            inner = words[words.index("-c") + 1 :]
-            if inner:
-                yield inner
+        while words:
+            start = next((index for index, word in enumerate(words) if not _only_runs_others(word)), len(words))
+            words = words[start:]
+            if words:
+                words[0] = PurePosixPath(words[0]).name
+                yield words
+            words = words[words.index("-c") + 1 :] if words and words[0] in _SHELLS and "-c" in words else []
+
+
+def _only_runs_others(word: str) -> bool:
+    return word in _PREFIXES or word.startswith("-") or "=" in word or word.isdigit()
 
 
 def _flags(words: Sequence[str]) -> set[str]:
@@ -89,11 +90,17 @@ def _rm(words: Sequence[str]) -> str | None:
 
 def _git(words: Sequence[str]) -> str | None:
     flags = _flags(words)
-    if "push" in words and (flags & {"f", "--force", "--mirror", "--delete"} or any(w.startswith("+") for w in words)):
+    own_options = {index + 1 for index, word in enumerate(words) if word in {"-C", "-c"}}
+    subcommand = next(
+        (word for index, word in enumerate(words) if index not in own_options and not word.startswith("-")), ""
+    )
+    if subcommand == "push" and (
+        flags & {"f", "--force", "--mirror", "--delete"} or any(w.startswith("+") for w in words)
+    ):
         return "overwrites a remote branch"
-    if "reset" in words and "--hard" in flags:
+    if subcommand == "reset" and "--hard" in flags:
         return "throws away changes"
-    if "clean" in words and "f" in flags:
+    if subcommand == "clean" and "f" in flags:
         return "deletes files that git does not know"
     return None
 

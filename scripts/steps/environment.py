@@ -38,7 +38,7 @@ class Surroundings:
         limits = [limit for limit in (step.timeout, self.timeout) if limit is not None]
         return replace(
             step,
-            cwd=os.path.normpath(Path(self.cwd, step.cwd or "").expanduser()),
+            cwd=self.cwd if step.cwd is None else os.path.normpath(Path(self.cwd, Path(step.cwd).expanduser())),
             timeout=min(limits, default=None),
             shell=step.shell or self.shell if isinstance(step.command, str) else None,
         )

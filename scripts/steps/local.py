@@ -1,7 +1,7 @@
 """Running a step on this machine."""
 
+import os
 import sys
-from pathlib import Path
 
 from llm.errors import D0ttinoError
 from llm.types import Step, StepContext, StepResult
@@ -31,7 +31,7 @@ def run_locally(step: Step, context: StepContext) -> StepResult:
 
     sys.stdout.flush()
     sys.stderr.flush()
-    if step.cwd is not None and not Path(step.cwd).is_dir():
+    if step.cwd is not None and not os.path.isdir(step.cwd):
         raise D0ttinoError(f"the working directory {step.cwd} does not exist")
     with arguments(step) as words:
         copied = context.output is not None
