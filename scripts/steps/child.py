@@ -111,7 +111,7 @@ class Child:
         self._received.append(signal.SIGINT)
         if again:
             self._end()
-        else:
+        elif not self._over:
             self._after(_PATIENCE, self._tell, "the step is cleaning up; press Ctrl-C again to end it")
 
     @contextmanager
@@ -163,6 +163,8 @@ class Child:
             timer.cancel()
         if self._ender is not None:
             self._ender.join()
+        if self._sentinel is not None:
+            self._sentinel.close()  # now: it may still have to tell of the Ctrl-C that ended the process
         if self._terminal is not None:
             process = self._process
             crashed = process is not None and process.returncode is not None and process.returncode < 0

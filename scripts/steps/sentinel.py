@@ -7,12 +7,16 @@ known to the terminal before the step can touch the terminal.
 
 import os
 import signal
+import time
 import warnings
 from contextlib import suppress
 from typing import Final
 
 #: What the sentinel sends to this process; no other program uses it, and it is ignored by default.
 INTERRUPTED: Final = signal.SIGURG
+
+#: Seconds that it gets to end by itself.
+_PATIENCE: Final = 0.5
 
 _IGNORED: Final = (
     signal.SIGTERM,
@@ -37,6 +41,7 @@ class Sentinel:
     """
 
     def __init__(self) -> None:
+        self._closed = False
         ends, self._held = os.pipe()
         parent = os.getpid()
         # A Ctrl-C must not come before the sentinel is ready for it.
@@ -54,12 +59,18 @@ class Sentinel:
             os.close(ends)
 
     def close(self) -> None:
-        """End the sentinel; the group goes on as long as others are in it."""
+        """End the sentinel, once it has told of all that it knows; the group goes on as long as others are in it."""
+        if self._closed:
+            return
+        self._closed = True
         os.close(self._held)
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGCONT)
+            deadline = time.monotonic() + _PATIENCE
+            while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+                if time.monotonic() > deadline:
+                    os.kill(self.pid, signal.SIGKILL)
+                time.sleep(0.0005)
 
 
 def _watch(parent: int, ends: int, held: int) -> None:

@@ -81,6 +81,19 @@ def test_a_step_sees_the_terminal_change_its_size(tmp_path: Path) -> None:
     assert terminal.status() == 0
 
 
+def test_ctrl_c_that_ends_a_step_at_once_is_noticed(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "echo ready-$((1+1)); exec sleep 60", "echo next-$((1+1))")
+    terminal = Terminal("recipe", "mine", "goal", "--yes", path=path)
+    terminal.expect("ready-2")
+    terminal.type("\x03")
+    terminal.press("r")
+    terminal.expect("ready-2")
+    terminal.type("\x03")
+    terminal.press("n")
+    terminal.expect("next-2")
+    assert terminal.status() == 130
+
+
 def test_a_second_ctrl_c_ends_a_step_that_takes_no_notice_and_the_run_can_go_on(tmp_path: Path) -> None:
     step = "trap '' INT; echo ready-$((1+1)); sleep 60 & wait; sleep 60"
     terminal = Terminal("recipe", "mine", "goal", "--yes", path=write_recipe(tmp_path, step, "echo next-$((1+1))"))
