@@ -11,8 +11,8 @@ An exception in `llm_complete`, `llm_stream`, `llm_recipe_steps` or `llm_run_ste
 other hook it is recorded with the plug-in that raised it, and the other implementations go on.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llm.hooks.markers import hookspec
 from llm.types import BackendInfo, Completion, RecipeInfo, Request, Route, Step, StepContext, StepResult
@@ -198,13 +198,15 @@ def llm_recipes() -> RecipeInfo | Sequence[RecipeInfo | str] | None:
 
 
 @hookspec(firstresult=True)
-def llm_recipe_steps(recipe: str, goal: str) -> Sequence[Step | str] | None:
+def llm_recipe_steps(recipe: str, goal: str, parameters: Mapping[str, Any]) -> Sequence[Step | str] | None:
     """Turn a goal into shell steps.
 
     Args:
         recipe: name of the recipe asked for.
         goal: what the user wants, as it was typed. Quote it before it goes into a command:
             `from llm.backends.plugin_sdk import quote`.
+        parameters: by name, the values of the parameters that its `RecipeInfo` declares: those that the
+            user gave, and defaults.
 
     Returns:
         The steps, as command lines or `Step` objects; `None`: this recipe is not mine.
@@ -244,7 +246,7 @@ def llm_run_step(step: Step, context: StepContext) -> StepResult | int | None:
 
         @hookimpl
         def llm_run_step(step):
-            if "sudo" in step.command.split():
+            if "sudo" in step.command_line.split():
                 raise PermissionError("this machine's policy allows no sudo in recipes")
             return None
         ```

@@ -112,14 +112,23 @@ class Host(PluginManager):
         everyone = [*backends.values(), *(info for infos in backends.shadowed.values() for info in infos)]
         return {name for info in everyone for name in info.secret_env}
 
-    def recipe_steps(self, recipe: str, goal: str) -> tuple[Step, ...] | None:
+    def recipe_steps(
+        self, recipe: str, goal: str, parameters: Mapping[str, Any] | None = None
+    ) -> tuple[Step, ...] | None:
         """Ask for the steps of a recipe; `None` if no plug-in knows it.
+
+        Args:
+            recipe: its name.
+            goal: what the user wants.
+            parameters: values of its parameters, by name.
 
         Raises:
             BaseException: whatever the recipe raises, with its origin (see `origin_of`).
 
         """
-        steps: tuple[Step, ...] | None = self.hook.llm_recipe_steps(recipe=recipe, goal=goal)
+        steps: tuple[Step, ...] | None = self.hook.llm_recipe_steps(
+            recipe=recipe, goal=goal, parameters=parameters or {}
+        )
         return steps
 
     def adopt(self, declaration: Declaration) -> None:

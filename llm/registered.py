@@ -1,7 +1,7 @@
 """The plug-in objects that shim calls become: two hookimpls each, and nothing more."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -146,18 +146,20 @@ class RegisteredRecipe(HostPlugin):
     Args:
         info: name and description.
         origin: whose plug-in it is.
-        run: `run(goal)`, which returns command lines.
+        run: `run(goal)`, which returns command lines; parameters come as further arguments, by name.
 
     """
 
-    def __init__(self, info: RecipeInfo, origin: Origin, run: Callable[[str], Any] | Deferred) -> None:
+    def __init__(self, info: RecipeInfo, origin: Origin, run: Callable[..., Any] | Deferred) -> None:
         super().__init__(origin)
         self.info = info if info.origin is origin else replace(info, origin=origin)
         self._run = run
 
     def manifest(self) -> Declared:
         """Return as data what the recipe was registered with."""
-        return _declared("recipe", self.info, self.origin)
+        declared = _declared("recipe", self.info, self.origin)
+        parameters = [parameter.to_json() for parameter in self.info.parameters]
+        return declared._replace(info={**declared.info, "parameters": parameters})
 
     @hookimpl
     def llm_recipes(self) -> tuple[RecipeInfo, ...]:
@@ -165,15 +167,15 @@ class RegisteredRecipe(HostPlugin):
         return (self.info,)
 
     @hookimpl
-    def llm_recipe_steps(self, recipe: str, goal: str) -> tuple[Step, ...] | None:
+    def llm_recipe_steps(self, recipe: str, goal: str, parameters: Mapping[str, Any]) -> tuple[Step, ...] | None:
         """Return the steps if this recipe was asked for."""
         if recipe != self.info.name:
             return None
         try:
             run = self._run
             if isinstance(run, Deferred):
-                run = self._run = cast("Callable[[str], Any]", run.resolve())
-            return steps_of(run(goal), f"recipe {recipe!r}", self.origin)
+                run = self._run = cast("Callable[..., Any]", run.resolve())
+            return steps_of(run(goal, **parameters), f"recipe {recipe!r}", self.origin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
@@ -198,12 +200,15 @@ def wanted_extras(run: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(name for name in EXTRAS if name in parameters)
 
 
-def check_callable(run: Callable[..., Any], argument: str) -> Mapping[str, inspect.Parameter]:
+def check_callable(
+    run: Callable[..., Any], argument: str, further: Iterable[str] = ()
+) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a callable that gets one positional argument.
 
     Args:
         run: what an author registers.
         argument: what it is called with, `prompt` or `goal`.
+        further: names of the arguments that it gets besides.
 
     Raises:
         PluginDefinitionError: it is async, or cannot be called so.
@@ -217,7 +222,7 @@ def check_callable(run: Callable[..., Any], argument: str) -> Mapping[str, inspe
         signature = inspect.signature(run)
     except ValueError:  # some C functions have none
         return {}
-    extras = {extra: None for extra in EXTRAS if extra in signature.parameters}
+    extras = {extra: None for extra in (*EXTRAS, *further) if extra in signature.parameters or extra in further}
     try:
         signature.bind(argument, **extras)
     except TypeError as error:

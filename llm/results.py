@@ -6,8 +6,10 @@ on stays the work of the plug-in inside, and only what it made itself is its own
 """
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from llm.errors import InvalidResultError
@@ -103,12 +105,18 @@ def steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...]
         if not isinstance(step, Step):
             raise _invalid(where, expected, item, origin, f"step {number} is ")
         _check_fields(step, f"{where}: step {number}", origin)
-        if "\0" in step.command:
-            raise InvalidResultError(
-                f"{where}: step {number} holds a NUL character, which no shell takes", origin=origin
-            )
-        steps.append(step)
+        steps.append(_settled(step))
     return tuple(steps)
+
+
+def _settled(step: Step) -> Step:
+    """Return a step that cannot change any more: a plug-in may have given a list, a dict or a `Path`."""
+    if isinstance(step.command, list):
+        step = replace(step, command=tuple(step.command))
+    if step.env:
+        step = replace(step, env=MappingProxyType(dict(step.env)))
+    cwd: str | os.PathLike[str] | None = step.cwd
+    return replace(step, cwd=os.fspath(cwd)) if isinstance(cwd, os.PathLike) else step
 
 
 def check_step_result(result: Any, origin: Origin, keep: bool = False) -> StepResult:
@@ -119,6 +127,8 @@ def check_step_result(result: Any, origin: Origin, keep: bool = False) -> StepRe
         raise _invalid("llm_run_step", expected, status, origin)
     if not 0 <= status <= 255:
         raise InvalidResultError(f"llm_run_step must return {expected}; the number is out of range", origin=origin)
+    if isinstance(result, StepResult):
+        _check_fields(result, "llm_run_step", origin)
     return _stamped(result if isinstance(result, StepResult) else StepResult(status), origin, keep)
 
 
@@ -154,8 +164,17 @@ def _check_infos(result: Any, origin: Origin, keep: bool, kind: type[Info], hook
         if not isinstance(info, kind):
             raise _invalid(hook, f"{kind.__name__} objects or names", item, origin)
         _check_fields(info, hook, origin)
+        if isinstance(info, RecipeInfo):
+            _check_parameters(info, hook, origin)
         infos.append(_stamped(with_tuples(info), origin, keep))
     return tuple(infos)
+
+
+def _check_parameters(info: RecipeInfo, hook: str, origin: Origin) -> None:
+    for parameter in info.parameters:
+        fault = parameter.fault()
+        if fault is not None:
+            raise InvalidResultError(f"{hook}: {fault}", origin=origin)
 
 
 def _invalid(where: str, expected: str, result: Any, origin: Origin | None, prefix: str = "") -> InvalidResultError:

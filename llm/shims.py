@@ -58,10 +58,15 @@ def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declar
 def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
     """Return the declaration of a recipe; see `backend_declaration`."""
     call, owner = _callable_of(run, Recipe)
-    check_callable(call, "goal")
     if isinstance(owner, Recipe):
         info.setdefault("description", owner.description)
+        info.setdefault("parameters", owner.parameters)
     recipe = _checked(RecipeInfo(name, **info))
+    for parameter in recipe.parameters:
+        fault = parameter.fault()
+        if fault is not None:
+            raise PluginDefinitionError(fault)
+    check_callable(call, "goal", [parameter.name for parameter in recipe.parameters])
     return make("recipe", name, run, call, partial(RegisteredRecipe, recipe), module)
 
 
@@ -109,6 +114,10 @@ def revive(declared: Declared, origin: Origin, call: Deferred) -> HostPlugin:
     if declared.kind == "backend":
         kind = StreamingBackend if said.pop("streams", False) else RegisteredBackend
         return kind(BackendInfo(declared.name, **said, origin=origin), origin, call)
+    if said.get("parameters"):
+        from llm.parameters import Parameter
+
+        said["parameters"] = tuple(map(Parameter.from_json, said["parameters"]))
     return RegisteredRecipe(RecipeInfo(declared.name, **said, origin=origin), origin, call)
 
 

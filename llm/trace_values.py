@@ -39,7 +39,7 @@ class Describe:
             Candidate: lambda one: {"backend": self.name(one.backend), "reason": self.name(one.reason)},
             BackendInfo: lambda info: {"name": self.name(info.name)},
             RecipeInfo: lambda info: {"name": self.name(info.name)},
-            Step: lambda step: {"command": self._text(step.command)},
+            Step: lambda step: {"command": self._text(step.command_line)},
             StepContext: lambda context: {
                 "recipe": self.name(context.recipe),
                 "number": context.number,

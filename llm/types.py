@@ -1,11 +1,14 @@
 """The data that goes through the hooks: frozen dataclasses, safe to share between threads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm.hooks.origin import Origin
+
+if TYPE_CHECKING:
+    from llm.parameters import Parameter
 
 
 def _no_options() -> Mapping[str, Any]:
@@ -137,12 +140,14 @@ class RecipeInfo(Value):
         name: what users call it.
         description: one line for lists.
         origin: who provides it; the host fills it in.
+        parameters: what it takes besides the goal.
 
     """
 
     name: str
     description: str = ""
     origin: Origin | None = None
+    parameters: "tuple[Parameter, ...]" = ()
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -320,16 +325,38 @@ class Completion(Value):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Step(Value):
-    """One shell step of a recipe.
+    """One step of a recipe.
+
+    Where a recipe leaves a field out, the runner fills it in before any plug-in is asked to run the step.
 
     Attributes:
-        command: the command line, for the shell.
+        command: a command line for the shell, which may have several lines; or a list of words, the program
+            first, which needs no shell.
         description: what it does, for the person who is asked whether to run it.
+        cwd: the working directory, relative to that of the run.
+        env: environment variables to add; while the step runs, they are in its context's `env` as well.
+        timeout: seconds after which it is ended.
+        confirm: whether it needs a yes of its own: "run all the rest" and `--yes` are not enough.
+        shell: the shell that takes the command line; `bash` or `bash -eu` for example.
 
     """
 
-    command: str
+    command: str | Sequence[str]
     description: str = ""
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=_no_options)
+    timeout: float | None = None
+    confirm: bool = False
+    shell: str | None = None
+
+    @property
+    def command_line(self) -> str:
+        """The command as one line for a POSIX shell; that of a list has each word quoted."""
+        if isinstance(self.command, str):
+            return self.command
+        import shlex
+
+        return shlex.join(self.command)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -341,6 +368,7 @@ class StepContext(Value):
         number: its position, from 1.
         total: how many steps there are.
         env: the environment that the step gets.
+        output: takes a copy of what the step writes; `None`: nobody wants one.
 
     """
 
@@ -348,6 +376,7 @@ class StepContext(Value):
     number: int
     total: int
     env: Mapping[str, str]
+    output: Callable[[bytes], object] | None = None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -355,10 +384,15 @@ class StepResult(Value):
     """How a step ended.
 
     Attributes:
-        status: exit status; 128+N if signal N ended it.
+        status: exit status; 128+N if signal N ended it, 124 if it took too long.
         origin: the plug-in that ran it; the host fills it in.
+        interrupted_by: number of the signal that this program got meanwhile. After SIGINT the user is asked
+            whether to go on, after another one the run ends; 0: none came.
+        note: what else to tell of how it ended, in a few words.
 
     """
 
     status: int
     origin: Origin | None = None
+    interrupted_by: int = 0
+    note: str = ""

@@ -18,6 +18,9 @@ COMMANDS: Final = {
         "Send each line of FILE and print the answers as JSON lines, in order; `-` reads standard input.",
     ),
     "usage": Lazy("scripts.cli.usage:usage", "Sum the tokens and costs of what was sent, by backend and model."),
+    "runs": Lazy(
+        "scripts.cli.runs:runs", "List the runs of recipes and plans, the latest first; with RUN, the steps of one."
+    ),
     "recipe": Lazy(
         "scripts.cli.recipe:recipe", "Run the recipe NAME for GOAL; `-` reads the goal from standard input."
     ),

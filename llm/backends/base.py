@@ -1,11 +1,12 @@
 """Base classes for authors who prefer a class to a function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from llm.types import Completion
+    from llm.parameters import Parameter
+    from llm.types import Completion, Step
 
 
 class Backend(ABC):
@@ -54,11 +55,13 @@ class Recipe(ABC):
 
     Attributes:
         description: one line for lists.
+        parameters: what it takes besides the goal; `run` gets them by name.
 
     """
 
     description: ClassVar[str] = ""
+    parameters: "ClassVar[tuple[Parameter, ...]]" = ()
 
     @abstractmethod
-    def run(self, goal: str) -> list[str]:
+    def run(self, goal: str) -> "Iterable[str | Step]":
         """Return the command lines that reach `goal`. Quote what goes into them: see `quote`."""

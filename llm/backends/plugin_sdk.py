@@ -17,11 +17,13 @@ from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from llm.parameters import Parameter
 
 __all__ = [
     "Backend",
     "BackendInfo",
     "Completion",
+    "Parameter",
     "Recipe",
     "RecipeInfo",
     "Request",
@@ -80,9 +82,10 @@ def register_backend(
 
 def register_recipe(
     name: str,
-    run: Callable[[str], Iterable[str | Step]] | type[Recipe] | Recipe,
+    run: Callable[..., Iterable[str | Step]] | type[Recipe] | Recipe,
     *,
     description: str | None = None,
+    parameters: "Iterable[Parameter] | None" = None,
     host: "Host | None" = None,
 ) -> None:
     """Register a recipe; see `register_backend`.
@@ -91,6 +94,7 @@ def register_recipe(
         name: what users call the recipe.
         run: `run(goal) -> list[str]`, the command lines; or a `Recipe` subclass or instance.
         description: one line for lists.
+        parameters: what it takes besides the goal; `run` gets them as further arguments, by name.
         host: register there at once, instead of in this process's own host.
 
     Raises:
@@ -98,9 +102,19 @@ def register_recipe(
         NameTakenError: the name is registered already, by this module or by this program.
 
     """
+    given = {"description": description, "parameters": None if parameters is None else tuple(parameters)}
     namespace = sys._getframe(1).f_globals
-    declaration = recipe_declaration(name, run, _module(namespace), **_without_none({"description": description}))
+    declaration = recipe_declaration(name, run, _module(namespace), **_without_none(given))
     _announce(declaration, namespace, host)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what few recipes need when it is asked for."""
+    if name != "Parameter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llm.parameters import Parameter
+
+    return Parameter
 
 
 def quote(text: str) -> str:

@@ -49,13 +49,13 @@ def tell(text: str = "") -> None:
     click.echo(redact(text))
 
 
-def clean(data: Any) -> Any:
+def clean(data: Any, redact: Callable[[str], str] = redact) -> Any:
     """Return JSON-ready data without secrets in its texts."""
     if isinstance(data, str):
         return redact(data)
     if isinstance(data, dict):
-        return {key: clean(value) for key, value in data.items()}
-    return [clean(item) for item in data] if isinstance(data, list | tuple) else data
+        return {key: clean(value, redact) for key, value in data.items()}
+    return [clean(item, redact) for item in data] if isinstance(data, list | tuple) else data
 
 
 def print_json(data: Any) -> None:

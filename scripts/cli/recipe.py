@@ -1,91 +1,103 @@
 """`ai-cli recipe`: a goal becomes shell steps, and they are run."""
 
-import sys
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from llm.errors import UsageError
+from llm.errors import UnknownNameError, UsageError
 from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.cli.completing import ARGUMENTS, complete_parameter, complete_recipe, named_recipe
+from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
-    from llm.types import Step
 
 
-def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that run steps."""
-    for option in (
-        click.option("--log", type=click.Path(dir_okay=False), help="Append what ran to this file."),
-        click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),
-        click.option("-y", "--yes", is_flag=True, help="Run without asking."),
-    ):
-        function = option(function)
-    return function
+class RecipeCommand(Command):
+    """Shows the parameters of the recipe that is named before `--help`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments: help, and a shell that completes, ask for them before they are understood."""
+        ctx.meta[ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the recipe's own parameters, then the options."""
+        name = named_recipe(ctx)
+        if name is not None:
+            self._format_parameters(ctx, formatter, name)
+        super().format_options(ctx, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the value of a parameter in bash, for which `-p env=prod` is four words."""
+        words = [word for word in ctx.meta.get(ARGUMENTS, ()) if word != "="]
+        if len(words) > 1 and words[-2] in {"-p", "--param"}:
+            whole = complete_parameter(ctx, self.params[0], f"{words[-1]}={incomplete}")
+            return [CompletionItem(item.value.partition("=")[2]) for item in whole]
+        return super().shell_complete(ctx, incomplete)
+
+    def _format_parameters(self, ctx: click.Context, formatter: click.HelpFormatter, name: str) -> None:
+        from scripts.recipes import find_recipe
+
+        with formatter.section(f"Parameters of {name} (-p NAME=VALUE)"):
+            try:
+                with stdout_kept():
+                    found = find_recipe(name, current_host(ctx))
+            except UnknownNameError as error:
+                formatter.write_text(f"{error.message}. {error.hint}")
+                return
+            rows = [(parameter.name, parameter.help) for parameter in found.parameters]
+            formatter.write_dl(rows or [("none", "it takes a goal only")])
 
 
-@click.command(cls=Command)
-@click.argument("name")
-@click.argument("goal")
+@click.command(cls=RecipeCommand)
+@click.argument("name", required=False, shell_complete=complete_recipe)
+@click.argument("goal", required=False)
+@click.option(
+    "-p",
+    "--param",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    shell_complete=complete_parameter,
+    help="Set a parameter of the recipe; `ai-cli recipe NAME --help` lists them.",
+)
 @step_options
 @click.pass_context
-def recipe(ctx: click.Context, name: str, goal: str, yes: bool, dry_run: bool, log: str | None) -> int:
+def recipe(ctx: click.Context, /, name: str | None, goal: str | None, given: tuple[str, ...], **running: Any) -> int:
     """Run the recipe NAME for GOAL; `-` reads the goal from standard input.
 
     Each step is shown and asked for before it runs. The exit status is that of the first step that
-    fails; 130 if you quit; 2 if there is no terminal to ask on and no --yes.
+    fails; 124 if it took too long; 130 if you quit; 2 if there is no terminal to ask on and no --yes.
     """
-    from scripts.recipes import find_recipe
-
+    options = Options(**running)
     host = current_host(ctx)
-    goal = read_text(goal)
+    goal = None if goal is None else read_text(goal)
+    if options.resume is not None:
+        if given:
+            raise UsageError("--param does not go with --resume: the run goes on with the steps that it had")
+        return resume(host, options, name, goal)
+    if name is None or goal is None:
+        missing = "NAME" if name is None else "GOAL"
+        raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint=f"'{missing}'")
     if "\0" in goal:
         raise UsageError("the goal holds a NUL character")
+    return run_or_print(host, _plan(host, name, goal, given), options)
+
+
+def _plan(host: "Host", name: str, goal: str, given: tuple[str, ...]) -> Plan:
+    from llm.parameters import given_values
+    from scripts.recipes import find_recipe
+
     try:
         with stdout_kept():
-            steps = find_recipe(name, host).steps(goal)
+            found = find_recipe(name, host)
+            values = given_values(found.parameters, given)
+            steps = found.steps(goal, values)
     finally:
         warn_of_problems(host)
-    return run_or_print(host, name, steps, yes=yes, dry_run=dry_run, log=log)
-
-
-def print_steps(steps: "Iterable[Step]") -> None:
-    """Write steps to stdout, as a script that a shell would take."""
-    from scripts.steps import visible
-
-    show = visible if sys.stdout.isatty() else str
-    for step in steps:
-        if step.description:
-            click.echo(show(f"# {' '.join(step.description.split())}"))
-        click.echo(show(step.command))
-
-
-def run_or_print(
-    host: "Host", recipe_name: str, steps: "tuple[Step, ...]", *, yes: bool, dry_run: bool, log: str | None
-) -> int:
-    """Run steps, or print them where nothing may run; return the exit status."""
-    from scripts.steps import Answer, StepRunner, ask_user, can_ask, open_log, step_environment
-
-    if not steps:
-        click.echo("no steps: nothing to do", err=True)
-        return 0
-    if dry_run or not (yes or can_ask()):
-        print_steps(steps)
-        if dry_run:
-            return 0
-        click.echo("nothing was run: there is no terminal to ask on. Use --yes to run without asking", err=True)
-        return 2
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        runner = StepRunner(
-            host,
-            recipe_name,
-            step_environment(host.backends()),
-            ask=(lambda _step: Answer.RUN) if yes else ask_user,
-            log=None if log is None else stack.enter_context(open_log(log)),
-        )
-        return runner.run(steps)
+    source = f"recipe {name} [{host.recipes()[name].origin}]"
+    return Plan(name, source, goal, steps, {key: str(value) for key, value in values.items()})

@@ -44,8 +44,14 @@ def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose who answers, and how long and how often is tried; all are fields of `Request`."""
+def request_options(function: Callable[..., Any], timeout: str = "--timeout") -> Callable[..., Any]:
+    """Add the options that choose who answers, and how long and how often is tried; all are fields of `Request`.
+
+    Args:
+        function: the command.
+        timeout: what the option for the time is called.
+
+    """
     for option in (
         click.option(
             "--no-cooldown",
@@ -58,7 +64,10 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Make at most so many attempts (default 6)."
         ),
         click.option(
-            "--timeout", type=float, metavar="SECONDS", help="End after this time, all attempts included (default 120)."
+            timeout,
+            type=float,
+            metavar="SECONDS",
+            help="End after this time, all attempts included (default 120).",
         ),
         click.option("--strict", is_flag=True, help="Take no other backend and no other model than the first choice."),
         click.option("--fallback", is_flag=True, help="Let others answer if the backend named by --backend fails."),

@@ -1,7 +1,8 @@
 """Recipes: finding them through hooks, and the built-in ones."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.hooks.boundary import PLUGIN_FAULTS
@@ -13,6 +14,7 @@ from llm.types import Step
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from llm.parameters import Parameter
 
 
 class RecipeError(D0ttinoError):
@@ -32,19 +34,34 @@ class DiscoveredRecipe:
     host: "Host"
     name: str
 
-    def __call__(self, goal: str) -> list[str]:
+    def __call__(self, goal: str, **parameters: Any) -> list[str]:
         """Return the command lines that reach `goal`.
 
+        Args:
+            goal: what is wanted.
+            parameters: values of the recipe's parameters.
+
         Raises:
+            UsageError: a parameter is missing, unknown, or not what the recipe declares.
             RecipeError: the recipe raised, or returned something that is not a list of steps.
 
         """
-        return [step.command for step in self.steps(goal)]
+        return [step.command_line for step in self.steps(goal, parameters)]
 
-    def steps(self, goal: str) -> tuple[Step, ...]:
+    @property
+    def parameters(self) -> "tuple[Parameter, ...]":
+        """What the recipe takes besides a goal."""
+        return self.host.recipes()[self.name].parameters
+
+    def steps(self, goal: str, parameters: Mapping[str, Any] | None = None) -> tuple[Step, ...]:
         """Return the steps that reach `goal`; see `__call__`."""
+        values: Mapping[str, Any] = parameters or {}
+        if values or self.parameters:
+            from llm.parameters import settled
+
+            values = settled(self.parameters, values)
         try:
-            steps = self.host.recipe_steps(self.name, goal)
+            steps = self.host.recipe_steps(self.name, goal, values)
         except PLUGIN_FAULTS as error:
             message, _ = reason_of(error)
             origin = origin_of(error) or self.host.recipes()[self.name].origin

@@ -12,7 +12,7 @@ from llm.types import Completion
 
 
 def commands(block: str, language: str = "sh") -> list[str]:
-    return [step.command for step in steps_in(Completion(f"```{language}\n{block}\n```", "talker"))]
+    return [step.command_line for step in steps_in(Completion(f"```{language}\n{block}\n```", "talker"))]
 
 
 def refusal(block: str, language: str = "sh") -> str:

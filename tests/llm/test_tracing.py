@@ -280,7 +280,7 @@ def test_real_traces_keep_to_the_schema(tmp_path: Path) -> None:
         complete(Request("hi", local=True), host=host)
         with pytest.raises(NoAnswerError):
             complete(Request("hi", backend="good"), host=host)
-        host.hook.llm_recipe_steps(recipe="echo", goal="x")
+        host.hook.llm_recipe_steps(recipe="echo", goal="x", parameters={})
     found = list(records(collected, Describe(redactor(), True)))
     assert {"trace", "phase", "hook", "load", "end"} == {record["record"] for record in found}
     validate(found)

@@ -128,6 +128,7 @@ def test_a_refused_credential_is_said_loudly(host: Host) -> None:
     ],
 )
 def test_limits_that_are_none(host: Host, command: str, options: list[str], words: str) -> None:
+    options = [option.replace("--timeout", "--answer-timeout") if command == "do" else option for option in options]
     result = CliRunner().invoke(cli, [command, *options, "hi"], obj=host, prog_name="ai-cli")
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr

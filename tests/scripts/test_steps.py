@@ -2,22 +2,17 @@
 
 import json
 import os
-import pty
-import select
 import signal
 import stat
 import subprocess
-import sys
-import time
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from llm.testing import write_distribution
-from scripts.steps import open_log
-
-AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
+from scripts.steps.log import Journal
+from tests.scripts.terminal import AI_CLI, write_recipe
 
 
 def ai_cli(*arguments: str, path: Path | None = None, text: str = "", **env: str) -> subprocess.CompletedProcess[str]:
@@ -28,54 +23,6 @@ def ai_cli(*arguments: str, path: Path | None = None, text: str = "", **env: str
         input=text,
         env={**os.environ, **env, "PYTHONPATH": str(path or "")},
     )
-
-
-def write_recipe(directory: Path, *steps: str) -> Path:
-    """Install a recipe `mine` with fixed steps."""
-    write_distribution(
-        directory,
-        "my-recipes",
-        entry_points={"d0ttino.recipes": {"mine": "my_recipes:run"}},
-        files={"my_recipes.py": f"def run(goal): return {list(steps)!r}"},
-    )
-    return directory
-
-
-class Terminal:
-    """`ai-cli` on a pseudo-terminal."""
-
-    def __init__(self, *arguments: str, path: Path | None = None) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ["PYTHONPATH"] = str(path or "")
-            os.execv(AI_CLI[0], [*AI_CLI, *arguments])
-        self.output = ""
-
-    def expect(self, words: str) -> None:
-        deadline = time.monotonic() + 20
-        while words not in self.output:
-            ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"{words!r} did not come; so far: {self.output!r}"
-            try:
-                chunk = os.read(self.fd, 65536)
-            except OSError:
-                chunk = b""
-            assert chunk, f"{words!r} did not come before the end; so far: {self.output!r}"
-            self.output += chunk.decode()
-        self.output = self.output.partition(words)[2]
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def status(self) -> int:
-        while True:
-            try:
-                if not os.read(self.fd, 65536):
-                    break
-            except OSError:
-                break
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 @pytest.mark.parametrize("goal", ["it's; touch owned", "$(touch owned)", "-n", "a\nb", "naïve €", "\\t", "'", '"'])
@@ -138,51 +85,6 @@ def test_a_dry_run_prints_the_steps_and_runs_none(tmp_path: Path) -> None:
     result = ai_cli("recipe", "mine", "goal", "--dry-run", "--yes", path=path)
     assert (result.returncode, result.stdout) == (0, f"touch {tmp_path / 'ran'}\ntrue\n")
     assert not (tmp_path / "ran").exists()
-
-
-def test_each_step_is_asked_for_and_enter_alone_runs_nothing(tmp_path: Path) -> None:
-    path = write_recipe(tmp_path, "echo first-$((1+1))", "echo second-$((1+1))", "echo third-$((1+1))")
-    terminal = Terminal("recipe", "mine", "goal", path=path)
-    terminal.expect("[1/3] echo first")
-    terminal.expect("Run it?")
-    terminal.type("\n")
-    terminal.expect("Run it?")
-    terminal.type("y\n")
-    terminal.expect("first-2")
-    terminal.expect("Run it?")
-    terminal.type("n\n")
-    terminal.expect("[3/3]")
-    assert "second-2" not in terminal.output
-    terminal.expect("Run it?")
-    terminal.type("q\n")
-    assert terminal.status() == 130
-
-
-def test_all_runs_the_rest_without_asking(tmp_path: Path) -> None:
-    path = write_recipe(tmp_path, "echo first-$((1+1))", "echo second-$((1+1))")
-    terminal = Terminal("recipe", "mine", "goal", path=path)
-    terminal.expect("Run it?")
-    terminal.type("a\n")
-    terminal.expect("first-2")
-    terminal.expect("second-2")
-    assert terminal.status() == 0
-
-
-def test_ctrl_c_at_the_question_ends_with_130(tmp_path: Path) -> None:
-    terminal = Terminal("recipe", "mine", "goal", path=write_recipe(tmp_path, "true"))
-    terminal.expect("Run it?")
-    terminal.type("\x03")
-    assert terminal.status() == 130
-
-
-def test_ctrl_c_lets_a_step_clean_up(tmp_path: Path) -> None:
-    done = tmp_path / "done"
-    path = write_recipe(tmp_path, f"trap 'sleep 0.5; touch {done}; exit 3' INT; echo ready-$((1+1)); sleep 20")
-    terminal = Terminal("recipe", "mine", "goal", "--yes", path=path)
-    terminal.expect("ready-2")
-    terminal.type("\x03")
-    assert terminal.status() == 3
-    assert done.exists()
 
 
 def test_control_characters_of_a_step_are_shown_not_sent(tmp_path: Path) -> None:
@@ -255,8 +157,9 @@ def test_a_log_that_cannot_be_written_any_more_is_one_warning(tmp_path: Path) ->
 
 def test_a_log_that_cannot_be_closed_is_one_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    with open_log(path) as log:
-        os.close(log.fileno())
+    log = Journal(path, str)
+    os.close(log.fileno())
+    log.close()
     assert capsys.readouterr().err == f"warning: cannot write the log {path}: Bad file descriptor\n"
 
 
@@ -275,29 +178,6 @@ def test_a_goal_with_a_nul_is_the_users_mistake() -> None:
     result = ai_cli("recipe", "echo", "-", "--yes", text="a\0b")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: the goal holds a NUL character\n"
-
-
-def test_the_question_writes_nothing_to_stdout(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    path = write_recipe(tmp_path, "echo one", "echo two")
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ["PYTHONPATH"] = str(path)
-        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)
-        os.execv(AI_CLI[0], [*AI_CLI, "recipe", "mine", "goal"])
-    os.write(terminal, b"x\n\nyes\ny\n\xff\ny\n")
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert out.read_text() == "one\ntwo\n"
-
-
-def test_the_end_of_input_at_the_question_ends_with_130(tmp_path: Path) -> None:
-    terminal = Terminal("recipe", "mine", "goal", path=write_recipe(tmp_path, "true"))
-    terminal.expect("Run it? [y]es, [n]o, [a]ll, [q]uit: ")
-    terminal.type("\x04")
-    terminal.expect("aborted")
-    assert terminal.status() == 130
 
 
 #: An error of this project whose message cannot be read.

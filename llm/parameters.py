@@ -1,0 +1,182 @@
+"""Parameters that a recipe declares: what they are, and checking what a user gives for them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llm.errors import UnknownNameError, UsageError
+
+_TRUTHS: Final = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+
+
+def _truth(text: str) -> bool:
+    return _TRUTHS[text.lower()]
+
+
+#: The types that a parameter can have: what users call them, and what makes a value of a text.
+_TYPES: Final[Mapping[type, tuple[str, Callable[[str], Any]]]] = {
+    str: ("text", str),
+    int: ("an integer", int),
+    float: ("a number", float),
+    bool: ("true or false", _truth),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A named value that a recipe takes besides the goal: `ai-cli recipe NAME GOAL -p env=prod`.
+
+    Attributes:
+        name: what users call it, and the name of the argument that the recipe's `run` gets.
+        type: `str`, `int`, `float` or `bool`.
+        description: one line for `--help`.
+        default: what it is if the user does not give it; `None`: the recipe does not get it.
+        required: whether the user has to give it.
+        choices: the values that it can have; empty: any.
+
+    """
+
+    name: str
+    type: type = str
+    description: str = ""
+    default: Any = None
+    required: bool = False
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def expects(self) -> str:
+        """What a value must be, in words."""
+        if self.choices:
+            return "one of " + ", ".join(map(_text, self.choices))
+        return _TYPES[self.type][0]
+
+    @property
+    def help(self) -> str:
+        """What `--help` says of it."""
+        facts = [self.expects]
+        if self.required:
+            facts.append("required")
+        elif self.default is not None:
+            facts.append(f"default: {_text(self.default)}")
+        return f"{self.description}  [{'; '.join(facts)}]" if self.description else f"[{'; '.join(facts)}]"
+
+    def completions(self) -> list[str]:
+        """Return the texts that a shell can offer for a value."""
+        values = self.choices or ((True, False) if self.type is bool else ())
+        return list(map(_text, values))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the declaration as JSON-ready data."""
+        return {**vars(self), "type": self.type.__name__, "choices": list(self.choices)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Parameter":
+        """Return what `to_json` returned."""
+        types = {one.__name__: one for one in _TYPES}
+        return cls(**{**data, "type": types[data["type"]], "choices": tuple(data["choices"])})
+
+    def fault(self) -> str | None:
+        """Return what is wrong with the declaration, or `None`."""
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            return f"the name of a Parameter must be a Python identifier, not {self.name!r}"
+        if self.type not in _TYPES:
+            return f"the type of the Parameter {self.name!r} must be str, int, float or bool, not {self.type!r}"
+        choices: object = self.choices
+        if not isinstance(choices, tuple | list):
+            return f"the choices of the Parameter {self.name!r} must be a tuple"
+        for value in (*self.choices, *([] if self.default is None else [self.default])):
+            if not self._is_of_type(value):
+                return f"{value!r} is no value of the Parameter {self.name!r}, which takes {_TYPES[self.type][0]}"
+        if self.default is not None and self.choices and self.default not in self.choices:
+            return f"the default {self.default!r} of the Parameter {self.name!r} is none of its choices"
+        return None
+
+    def value_of(self, text: str) -> Any:
+        """Return the value that a text stands for.
+
+        Raises:
+            UsageError: the text stands for none.
+
+        """
+        try:
+            value = _TYPES[self.type][1](text)
+        except (ValueError, KeyError):
+            raise self._refused(text) from None
+        return self.checked(value)
+
+    def checked(self, value: Any) -> Any:
+        """Return a value if it is one that the parameter can have.
+
+        Raises:
+            UsageError: it is not.
+
+        """
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not self._is_of_type(value) or (self.choices and value not in self.choices):
+            raise self._refused(value)
+        return value
+
+    def _is_of_type(self, value: Any) -> bool:
+        wanted: Any = (int, float) if self.type is float else self.type
+        return isinstance(value, wanted) and (self.type is bool or not isinstance(value, bool))
+
+    def _refused(self, value: Any) -> UsageError:
+        return UsageError(f"parameter {self.name!r} must be {self.expects}, not {_text(value)!r}")
+
+
+def given_values(parameters: Sequence[Parameter], words: Iterable[str]) -> dict[str, Any]:
+    """Return the values that `NAME=VALUE` words give; the name alone sets a `bool`.
+
+    Raises:
+        UnknownNameError: the recipe has no parameter of a name.
+        UsageError: a value is missing, given twice, or not what the parameter takes.
+
+    """
+    known = {parameter.name: parameter for parameter in parameters}
+    values: dict[str, Any] = {}
+    for word in words:
+        name, is_given, text = word.partition("=")
+        if name not in known:
+            raise UnknownNameError("parameter", name, known)
+        if name in values:
+            raise UsageError(f"parameter {name!r} is given twice")
+        if not is_given and known[name].type is not bool:
+            raise UsageError(f"parameter {name!r} has no value", hint=f"give {name}=..., {known[name].expects}")
+        values[name] = known[name].value_of(text if is_given else "true")
+    return values
+
+
+def settled(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return checked values, and the defaults of parameters that have none.
+
+    Raises:
+        UnknownNameError: the recipe has no parameter of a name.
+        UsageError: a value is not what the parameter takes, or a required one is missing.
+
+    """
+    known = {parameter.name: parameter for parameter in parameters}
+    for name in values:
+        if name not in known:
+            raise UnknownNameError("parameter", name, known)
+    found = {parameter.name: parameter.default for parameter in parameters if parameter.default is not None}
+    found |= {name: known[name].checked(value) for name, value in values.items()}
+    missing = [parameter for parameter in parameters if parameter.required and parameter.name not in found]
+    if missing:
+        raise UsageError(
+            f"parameter {missing[0].name!r} is required", hint=f"give -p {missing[0].name}=..., {missing[0].expects}"
+        )
+    return found
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

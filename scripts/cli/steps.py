@@ -1,0 +1,315 @@
+"""The options of commands that run steps, and running them as the options say."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llm.errors import UsageError
+from scripts.cli.completing import complete_run
+from scripts.cli.output import clean, print_answer, say
+from scripts.cli.streams import stdout_kept
+
+if TYPE_CHECKING:
+    from llm.host import Host
+    from llm.types import Step
+    from scripts.steps.environment import Surroundings
+    from scripts.steps.records import StoredRun
+    from scripts.steps.runner import StepRunner
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the options of `step_options` say; see their help."""
+
+    yes: bool
+    dry_run: bool
+    keep_going: bool
+    allow_dangerous: bool
+    as_json: bool
+    first: int
+    resume: str | None
+    cwd: str | None
+    env: tuple[str, ...]
+    keep_env: tuple[str, ...]
+    shell: str | None
+    timeout: float | None
+    log: str | None
+    transcript: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps, and what they are for.
+
+    Attributes:
+        recipe: name of the recipe; `do` for a backend's plan.
+        source: who gives them, for people.
+        goal: what they are to reach.
+        steps: the steps.
+        secrets: named values that may be secrets, besides the environment.
+
+    """
+
+    recipe: str
+    source: str
+    goal: str
+    steps: tuple["Step", ...]
+    secrets: Mapping[str, str]
+
+
+_FILE = click.Path(dir_okay=False)
+
+
+def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of commands that run steps."""
+    for option in (
+        click.option("--transcript", type=_FILE, help="Append what the steps write to this file."),
+        click.option("--log", type=_FILE, help="Append what ran, and how it ended, to this file as JSON lines."),
+        click.option("--json", "as_json", is_flag=True, help="Print what became of the steps as JSON."),
+        click.option("--shell", metavar="SHELL", help="Run command lines with this shell instead of /bin/sh."),
+        click.option(
+            "--keep-env", multiple=True, metavar="NAME", help="Give this variable to steps though it looks secret."
+        ),
+        click.option("--env", multiple=True, metavar="NAME=VALUE", help="Give this variable to steps."),
+        click.option("--cwd", metavar="DIRECTORY", help="Run the steps there."),
+        click.option("--timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
+        click.option(
+            "--resume",
+            is_flag=False,
+            flag_value="",
+            metavar="[RUN]",
+            shell_complete=complete_run,
+            help="Go on with a run that failed or broke off.",
+        ),
+        click.option("--from", "first", type=click.IntRange(1), default=1, metavar="N", help="Begin with step N."),
+        click.option("--keep-going", is_flag=True, help="Go on after a step that fails."),
+        click.option("--allow-dangerous", is_flag=True, help="With --yes, run steps that look dangerous as well."),
+        click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),
+        click.option("-y", "--yes", is_flag=True, help="Run without asking."),
+    ):
+        function = option(function)
+    return function
+
+
+def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
+    """Run steps, or print them where nothing may run; return the exit status."""
+    from scripts.steps.environment import Surroundings, working_directory
+
+    surroundings = Surroundings(
+        working_directory(options.cwd),
+        variables(options.env),
+        options.keep_env,
+        _known_shell(options.shell),
+        _positive(options.timeout),
+    )
+    steps = tuple(map(surroundings.around, plan.steps))
+    if not steps:
+        say("no steps: nothing to do")
+        return 0
+    if options.first > len(steps):
+        raise UsageError(f"--from {options.first}: there are only {len(steps)} steps")
+    left_out = dict.fromkeys(range(1, options.first), "before --from")
+    return _run(host, plan, steps, left_out, surroundings, options, None)
+
+
+def resume(host: "Host", options: Options, recipe: str | None, goal: str | None) -> int:
+    """Go on with a recorded run; return the exit status."""
+    from scripts.steps.environment import Surroundings, working_directory
+    from scripts.steps.records import DONE_BEFORE, find_run
+
+    given = [name for name, value in (("--cwd", options.cwd), ("--from", options.first != 1)) if value]
+    if given:
+        raise UsageError(f"{given[0]} does not go with --resume: the run goes on where it was")
+    stored = find_run(options.resume or "", recipe, goal)
+    steps = stored.steps()
+    header = stored.header
+    env = {**header["env"], **variables(options.env)}
+    missing = [name for name in header["withheld_env"] if name not in variables(options.env)]
+    if missing:
+        raise UsageError(
+            f"run {stored.id} was given {missing[0]}, whose value is not kept",
+            hint=f"give it again: --env {missing[0]}=...",
+        )
+    surroundings = Surroundings(
+        working_directory(header["cwd"]),
+        env,
+        (*header["keep_env"], *options.keep_env),
+        None,
+        _positive(options.timeout),
+    )
+    say(f"run {stored.id} of {header['recipe']!r} {stored.state}; it goes on with step {stored.next_step}")
+    plan = Plan(header["recipe"], f"run {stored.id} of {header['recipe']}", header["goal"], steps, {})
+    left_out = dict.fromkeys(stored.done, DONE_BEFORE)
+    return _run(host, plan, tuple(map(surroundings.around, steps)), left_out, surroundings, options, stored)
+
+
+def variables(given: Iterable[str]) -> dict[str, str]:
+    """Return `NAME=VALUE` words as a mapping.
+
+    Raises:
+        UsageError: one has no name or no value.
+
+    """
+    found = {}
+    for word in given:
+        name, is_given, value = word.partition("=")
+        if not is_given or not name or "\0" in word:
+            raise UsageError(f"--env {word!r} is not NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _run(
+    host: "Host",
+    plan: Plan,
+    steps: "tuple[Step, ...]",
+    left_out: Mapping[int, str],
+    surroundings: "Surroundings",
+    options: Options,
+    stored: "StoredRun | None",
+) -> int:
+    from scripts.steps.asking import Question, can_ask
+    from scripts.steps.describing import describe
+    from scripts.steps.editing import edit
+    from scripts.steps.environment import step_environment
+    from scripts.steps.runner import StepRunner, refused
+
+    to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
+    askable = can_ask()
+    if options.dry_run or not (options.yes or askable):
+        _print([steps[number - 1] for number in to_run], as_json=options.as_json)
+        if options.dry_run:
+            return 0
+        say("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
+        return 2
+    if options.yes and not options.allow_dangerous:
+        reasons = list(refused(steps, to_run))
+        if reasons:
+            raise UsageError(
+                "nothing was run, because steps look dangerous:" + "".join(f"\n  {reason}" for reason in reasons),
+                hint="add --allow-dangerous to run them, or leave out --yes to be asked",
+            )
+    runner = StepRunner(
+        host,
+        plan.recipe,
+        step_environment(host.backends(), keep=surroundings.keep_env),
+        surroundings,
+        Question(plan.source, lambda step: describe(step, host), edit) if askable else None,
+        yes=options.yes,
+        allow_dangerous=options.allow_dangerous or options.yes,  # with --yes, none of them looks dangerous
+        keep_going=options.keep_going,
+    )
+    with contextlib.ExitStack() as stack:
+        if options.as_json:
+            stack.enter_context(stdout_kept())
+        run_id, status = _recorded(host, runner, plan, steps, left_out, options, stored)
+    if options.as_json:
+        document = {
+            "run": run_id,
+            "recipe": plan.recipe,
+            "status": status,
+            "steps": [outcome.to_json() for outcome in runner.outcomes],
+        }
+        print_answer(clean(document))
+    return status
+
+
+def _recorded(
+    host: "Host",
+    runner: "StepRunner",
+    plan: Plan,
+    steps: "Sequence[Step]",
+    left_out: Mapping[int, str],
+    options: Options,
+    stored: "StoredRun | None",
+) -> tuple[str | None, int]:
+    """Run the steps and keep what became of them; return the id of the run, and its exit status."""
+    from pathlib import Path
+
+    from llm.errors import D0ttinoError
+    from llm.redaction import redactor
+    from scripts.steps.log import Journal, Log
+    from scripts.steps.outcome import summary
+    from scripts.steps.records import Record, new_record
+    from scripts.steps.transcript import Transcript
+
+    known = {**os.environ, **plan.secrets, **runner.surroundings.env}
+    for step in steps:
+        known |= step.env
+    redact = redactor(host.secret_names(), known)
+    log = None if options.log is None else Journal(Path(options.log), redact)
+    transcript = None if options.transcript is None else Transcript(Path(options.transcript), len(steps))
+    record = Record(stored.path, redact) if stored is not None else new_record(redact)
+    status: int | None = None
+    try:
+        if record is not None and stored is None:
+            record.header(plan.recipe, plan.goal, runner.surroundings, steps)
+        run_log = None if log is None else Log(log, plan.recipe, record.id if record else None)
+        runner.listeners = [listener for listener in (record, run_log, transcript) if listener is not None]
+        runner.output = None if transcript is None else transcript.write
+        status = runner.run(steps, left_out)
+    except D0ttinoError as error:
+        status = error.exit_code
+        raise
+    except click.Abort:
+        status = 130
+        raise
+    finally:
+        for file in (log, transcript):
+            if file is not None:
+                file.close()
+        if record is not None:
+            record.close(status)
+        _sum_up(summary(runner.outcomes, len(steps)), runner, steps, record.id if record is not None else None)
+    return record.id if record is not None else None, status
+
+
+def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", run: str | None) -> None:
+    """Tell how the run went, unless it was a single step that succeeded."""
+    done = [outcome for outcome in runner.outcomes if not outcome.failed and outcome.skipped != "quit"]
+    if len(steps) > 1 or len(done) < len(steps):
+        say(line)
+    if len(done) < len(steps) and run is not None:
+        command = runner.recipe if runner.recipe == "do" else "recipe"
+        say(f"to go on with the rest: ai-cli {command} --resume {run}")
+
+
+def _print(steps: "Sequence[Step]", *, as_json: bool) -> None:
+    from scripts.steps.showing import print_steps, step_json
+
+    if as_json:
+        print_answer([step_json(step) for step in steps])
+    else:
+        print_steps(steps)
+
+
+def _known_shell(shell: str | None) -> str | None:
+    """Return a shell if it is there.
+
+    Raises:
+        UsageError: it is not.
+
+    """
+    import shutil
+
+    from scripts.steps.arguments import shell_words
+
+    if shell is None:
+        return None
+    try:
+        words = shell_words(shell)
+    except ValueError as error:
+        raise UsageError(f"--shell {shell!r}: {error}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise UsageError(f"--shell {shell!r}: there is no such program")
+    return shell
+
+
+def _positive(timeout: float | None) -> float | None:
+    if timeout is not None and not 0 < timeout < 1e9:
+        raise UsageError(f"--timeout {timeout:g}: give a number of seconds above 0")
+    return timeout

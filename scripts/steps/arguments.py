@@ -1,0 +1,56 @@
+"""From a step to the arguments of a process."""
+
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Final
+
+from llm.types import Step
+
+#: What takes a command line if neither the step nor the user names a shell.
+SHELL: Final = "cmd" if os.name == "nt" else "/bin/sh"
+
+#: Linux refuses a single argument above 128 KiB (MAX_ARG_STRLEN); a longer command goes through a file.
+_LONGEST_ARGUMENT: Final = 100_000
+
+#: What stands before the command line, for shells that do not take `-c`.
+_BEFORE_COMMAND: Final = {
+    "cmd": ("/d", "/s", "/c"),
+    "powershell": ("-NoProfile", "-Command"),
+    "pwsh": ("-NoProfile", "-Command"),
+}
+
+
+@contextmanager
+def arguments(step: Step) -> Iterator[list[str]]:
+    """Yield the arguments that run a step; a file that they name is there as long as the context."""
+    if not isinstance(step.command, str):
+        yield list(step.command)
+        return
+    shell = shell_words(step.shell)
+    if len(os.fsencode(step.command)) <= _LONGEST_ARGUMENT:
+        yield [*shell, *_before_command(shell), step.command]
+        return
+    with tempfile.NamedTemporaryFile("wb", prefix="d0ttino-step-", suffix=".sh") as script:
+        script.write(os.fsencode(step.command) + b"\n")
+        script.flush()
+        yield [*shell, script.name]
+
+
+def shell_words(shell: str | None) -> list[str]:
+    """Return a shell and its own options as words.
+
+    Raises:
+        ValueError: a quote is not closed.
+
+    """
+    return [SHELL] if shell is None else shlex.split(shell)
+
+
+def _before_command(shell: Sequence[str]) -> Sequence[str]:
+    if shell[0] == "/bin/sh":
+        return ("-c",)
+    return _BEFORE_COMMAND.get(PurePath(shell[0]).name.lower().removesuffix(".exe"), ("-c",))

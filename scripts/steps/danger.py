@@ -1,0 +1,141 @@
+r"""Finding commands that look dangerous: a help against haste, not a boundary.
+
+A shell can say the same thing in endless ways (`r\m`, `$(printf rm)`, a script that is downloaded), and
+nothing here tries to follow it. Who has to keep a command from running uses another account, a sandbox
+or a machine of its own.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Final
+
+from llm.types import Step
+
+#: What separates commands. Quotes as well: `sh -c "rm -rf /"` has a command in them.
+_SEPARATORS: Final = re.compile(r"[;\n(){}`]|&&?|\|\|?")
+_QUOTES: Final = str.maketrans("\"'", "  ", "\\")
+
+#: Programs that run the rest of their arguments.
+_PREFIXES: Final = frozenset(
+    {"sudo", "doas", "env", "nohup", "time", "exec", "command", "xargs", "nice", "setsid", "timeout", "then", "do", "!"}
+)
+_SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash", "ksh", "fish", "python", "python3", "perl", "ruby", "node"})
+
+# Each repetition has a bound: a command may be a mebibyte long.
+_FORK_BOMB: Final = re.compile(r"([\w:]{1,40})\s{0,9}\(\)\s{0,9}\{[^}]{0,99}\|\s{0,9}\1\s{0,9}&")
+_TO_DEVICE: Final = re.compile(r">\s{0,9}/dev/(?:sd|hd|vd|xvd|nvme|mmcblk|disk|mapper)")
+_TO_SYSTEM: Final = re.compile(r">\s{0,9}/(?:etc|boot|usr|bin|sbin|lib\w*)/")
+_SQL: Final = re.compile(r"\b(drop\s{1,9}(?:table|database|schema)|truncate\s{1,9}table)\b", re.IGNORECASE)
+
+
+def dangers(step: Step) -> tuple[str, ...]:
+    """Return why a step looks dangerous, each reason fit for "it ..."; empty: it does not."""
+    reasons = ["asks for a confirmation of its own"] if step.confirm else []
+    text = step.command_line
+    for pattern, reason in (
+        (_FORK_BOMB, "starts itself without end"),
+        (_TO_DEVICE, "overwrites a disk"),
+        (_TO_SYSTEM, "overwrites a file of the system"),
+        (_SQL, "deletes data of a database"),
+    ):
+        if pattern.search(text):
+            reasons.append(reason)
+    before = ""
+    for words in _commands(text):
+        rule = _RULES.get(words[0])
+        reason_of_rule = rule(words[1:]) if rule is not None else None
+        if reason_of_rule:
+            reasons.append(reason_of_rule)
+        if before in {"curl", "wget", "base64"} and words[0] in _SHELLS:
+            reasons.append(f"runs what {before} gives it")
+        before = words[0]
+    return tuple(dict.fromkeys(reasons))
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each command, the program's name first, without what only runs it."""
+    for part in _SEPARATORS.split(text):
+        words = part.translate(_QUOTES).split()
+        while words:
+            start = next((index for index, word in enumerate(words) if not _only_runs_others(word)), len(words))
+            words = words[start:]
+            if words:
+                words[0] = PurePosixPath(words[0]).name
+                yield words
+            words = words[words.index("-c") + 1 :] if words and words[0] in _SHELLS and "-c" in words else []
+
+
+def _only_runs_others(word: str) -> bool:
+    return word in _PREFIXES or word.startswith("-") or "=" in word or word.isdigit()
+
+
+def _flags(words: Sequence[str]) -> set[str]:
+    """Return single letters and long options: `-rf --force` gives r, f and --force."""
+    short = {letter for word in words if re.match(r"-[^-]", word) for letter in word[1:]}
+    return short | {word.partition("=")[0] for word in words if word.startswith("--")}
+
+
+def _rm(words: Sequence[str]) -> str | None:
+    if not _flags(words) & {"r", "R", "--recursive"}:
+        return None
+    targets = [word for word in words if not word.startswith("-")]
+    wide = [
+        target
+        for target in targets
+        if re.fullmatch(r"(?:/|~|/\*|\*|\.|\.\.|\./\*|\$\{?\w+\}?/?\*?|/\w+/?\*?|~/?\*?)", target)
+    ]
+    return f"deletes all of {wide[0]}" if wide else "deletes directories" if _flags(words) & {"f", "--force"} else None
+
+
+def _git(words: Sequence[str]) -> str | None:
+    flags = _flags(words)
+    own_options = {index + 1 for index, word in enumerate(words) if word in {"-C", "-c"}}
+    subcommand = next(
+        (word for index, word in enumerate(words) if index not in own_options and not word.startswith("-")), ""
+    )
+    if subcommand == "push" and (
+        flags & {"f", "--force", "--mirror", "--delete"} or any(w.startswith("+") for w in words)
+    ):
+        return "overwrites a remote branch"
+    if subcommand == "reset" and "--hard" in flags:
+        return "throws away changes"
+    if subcommand == "clean" and "f" in flags:
+        return "deletes files that git does not know"
+    return None
+
+
+def _first_word_in(reason: str, *names: str) -> "Callable[[Sequence[str]], str | None]":
+    return lambda words: reason if set(names) & set(words) else None
+
+
+def _always(reason: str) -> "Callable[[Sequence[str]], str | None]":
+    return lambda _words: reason
+
+
+def _recursive_on_root(reason: str) -> "Callable[[Sequence[str]], str | None]":
+    def rule(words: Sequence[str]) -> str | None:
+        system = any(re.fullmatch(r"/|~|/(?:etc|usr|bin|lib|var|boot|home|root)/?", word) for word in words)
+        return reason if system and _flags(words) & {"R", "--recursive"} else None
+
+    return rule
+
+
+_RULES: Final[dict[str, Callable[[Sequence[str]], str | None]]] = {
+    "rm": _rm,
+    "git": _git,
+    "dd": lambda words: "writes to a device" if any(word.startswith("of=/dev/") for word in words) else None,
+    "find": _first_word_in("deletes what it finds", "-delete"),
+    "chmod": _recursive_on_root("changes the permissions of a whole system"),
+    "chown": _recursive_on_root("changes the owner of a whole system"),
+    "crontab": lambda words: "deletes all cron jobs" if "r" in _flags(words) else None,
+    "kill": lambda words: "ends every process" if "-1" in words[1:] else None,
+    "docker": _first_word_in("deletes containers, images or volumes", "prune"),
+    "kubectl": _first_word_in("deletes resources of a cluster", "delete", "drain"),
+    "terraform": _first_word_in("destroys infrastructure", "destroy"),
+    "iptables": lambda words: "deletes firewall rules" if _flags(words) & {"F", "--flush"} else None,
+    **dict.fromkeys(("shutdown", "reboot", "halt", "poweroff"), _always("stops the machine")),
+    **dict.fromkeys(("mkfs", "mkswap", "fdisk", "parted", "wipefs", "shred"), _always("destroys data on a disk")),
+    **{f"mkfs.{kind}": _always("destroys data on a disk") for kind in ("ext2", "ext3", "ext4", "xfs", "btrfs", "vfat")},
+    **dict.fromkeys(("userdel", "groupdel"), _always("deletes accounts")),
+}

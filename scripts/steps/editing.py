@@ -1,0 +1,63 @@
+"""Letting the user change a step before it runs."""
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from llm.types import Step
+from scripts.cli.output import say
+from scripts.steps.showing import visible
+
+
+def edit(step: Step) -> Step:
+    """Return a step with the command that the user makes of it, in `$VISUAL`, `$EDITOR`, or on a line.
+
+    A command that is a list of words stays one. What cannot be used leaves the step as it was.
+    """
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    before = step.command_line
+    after = _in_editor(editor, before) if editor else _on_a_line(before)
+    if after is None or not after.strip() or after == before:
+        click.echo("the step is as it was", err=True)
+        return step
+    if isinstance(step.command, str):
+        return replace(step, command=after)
+    try:
+        return replace(step, command=tuple(shlex.split(after)))
+    except ValueError as error:
+        say(f"error: the words of the command cannot be told apart: {error}; the step is as it was")
+        return step
+
+
+def _in_editor(editor: str, text: str) -> str | None:
+    with tempfile.TemporaryDirectory(prefix="d0ttino-edit-") as directory:
+        file = Path(directory, "step.sh")
+        file.write_bytes(os.fsencode(text) + b"\n")
+        # As git does it: the variable may hold options.
+        done = subprocess.run(["/bin/sh", "-c", f'{editor} "$@"', editor, str(file)], stdout=sys.stderr, check=False)
+        if done.returncode != 0:
+            say(f"error: the editor {editor!r} ended with status {done.returncode}")
+            return None
+        try:
+            return os.fsdecode(file.read_bytes()).removesuffix("\n").replace("\0", "")
+        except OSError as error:
+            say(f"error: what the editor wrote cannot be read: {error.strerror}")
+            return None
+
+
+def _on_a_line(text: str) -> str | None:
+    if "\n" in text:
+        say("error: a command of several lines needs an editor: set VISUAL or EDITOR")
+        return None
+    click.echo("No VISUAL or EDITOR is set. Type the whole command; nothing leaves it as it is.", err=True)
+    click.echo(f"{visible(text)}\n> ", nl=False, err=True)
+    try:
+        return os.fsdecode(sys.stdin.buffer.readline()).removesuffix("\n").replace("\0", "")
+    except KeyboardInterrupt:
+        raise click.Abort from None

@@ -1,0 +1,93 @@
+"""Where steps run, and with what environment."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm.errors import UsageError
+from llm.redaction import looks_secret
+from llm.types import BackendInfo, Step
+
+if TYPE_CHECKING:
+    from llm.host import Offers
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the user gives all steps of a run.
+
+    Attributes:
+        cwd: absolute path of the working directory.
+        env: environment variables to add; they win over those of a step.
+        keep_env: variables that are kept although they look like secrets.
+        shell: for steps that name none; `None`: the system's.
+        timeout: seconds for each step; a step's own counts if it is shorter.
+
+    """
+
+    cwd: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    keep_env: tuple[str, ...] = ()
+    shell: str | None = None
+    timeout: float | None = None
+
+    def around(self, step: Step) -> Step:
+        """Return a step with all that it left out."""
+        limits = [limit for limit in (step.timeout, self.timeout) if limit is not None]
+        return replace(
+            step,
+            cwd=self.cwd if step.cwd is None else os.path.normpath(Path(self.cwd, Path(step.cwd).expanduser())),
+            timeout=min(limits, default=None),
+            shell=step.shell or self.shell if isinstance(step.command, str) else None,
+        )
+
+    def environment(self, inherited: Mapping[str, str], step: Step) -> dict[str, str]:
+        """Return the whole environment of a step."""
+        return {**inherited, **step.env, **self.env}
+
+
+def working_directory(path: str | None) -> str:
+    """Return the absolute path of the directory in which steps run; by default that of this process.
+
+    Raises:
+        UsageError: there is no such directory.
+
+    """
+    try:
+        directory = os.path.normpath(Path.cwd() / path) if path is not None else str(Path.cwd())
+    except FileNotFoundError:
+        if path is None or not Path(path).is_absolute():
+            raise UsageError(
+                "the working directory was deleted", hint="go to another one, or give --cwd an absolute path"
+            ) from None
+        directory = os.path.normpath(path)
+    if not Path(directory).is_dir():
+        raise UsageError(f"the working directory {directory} does not exist")
+    return directory
+
+
+def step_environment(
+    backends: "Offers[BackendInfo]", environ: Mapping[str, str] | None = None, keep: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return the environment for steps: this one, without secrets.
+
+    Left out is what any backend declares, also one that another backend of the same name shadows, and
+    what has the name of a secret (`looks_secret`: `..._API_KEY`, `..._TOKEN` and the like).
+
+    Args:
+        backends: the backends that there are.
+        environ: the environment; by default this process's.
+        keep: names of variables that are not left out.
+
+    """
+    environ = os.environ if environ is None else environ
+    offers = (tuple(backends.values()), *backends.shadowed.values())
+    secrets = {name for infos in offers for info in infos for name in info.secret_env}
+    kept = frozenset(keep)
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in kept or (name not in secrets and not looks_secret(name))
+    }

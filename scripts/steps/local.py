@@ -1,0 +1,50 @@
+"""Running a step on this machine."""
+
+import os
+import sys
+
+from llm.errors import D0ttinoError
+from llm.types import Step, StepContext, StepResult
+from scripts.steps.arguments import arguments
+
+#: Exit statuses of a program that is not there or cannot be run, as those of a shell.
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+
+
+def run_locally(step: Step, context: StepContext) -> StepResult:
+    """Run a step as a child of this process; it has this process's terminal, input and output.
+
+    A plug-in that wraps steps calls it with another command: `run_locally(replace(step, command=[...]), context)`.
+
+    Args:
+        step: what to run.
+        context: the environment that it gets, and who wants a copy of its output.
+
+    Raises:
+        D0ttinoError: its working directory does not exist.
+        OSError: it cannot be started.
+
+    """
+    from scripts.cli.output import say
+    from scripts.steps.child import Child
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if step.cwd is not None and not os.path.isdir(step.cwd):
+        raise D0ttinoError(f"the working directory {step.cwd} does not exist")
+    with arguments(step) as words:
+        copied = context.output is not None
+        child = Child(step.timeout, lambda sentence: say(f"note: {sentence}"), own_session=copied)
+        try:
+            if context.output is not None:
+                from scripts.steps.relay import run_with_copy
+
+                return run_with_copy(child, words, context.output, env=dict(context.env), cwd=step.cwd)
+            return child.run(words, env=dict(context.env), cwd=step.cwd)
+        except (FileNotFoundError, PermissionError) as error:
+            if error.filename == step.cwd:
+                raise
+            if isinstance(error, FileNotFoundError):
+                return StepResult(NOT_FOUND, note=f"there is no program {words[0]!r}")
+            return StepResult(NOT_EXECUTABLE, note=f"{words[0]!r} cannot be run")

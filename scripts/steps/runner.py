@@ -1,0 +1,238 @@
+"""Running the steps of a recipe, in order."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from llm.errors import D0ttinoError
+from llm.hooks.boundary import PLUGIN_FAULTS
+from llm.hooks.origin import origin_of
+from llm.hooks.problems import reason_of
+from llm.types import Step, StepContext, StepResult
+from scripts.cli.output import redact, say
+from scripts.steps.asking import Answer, Question
+from scripts.steps.danger import dangers
+from scripts.steps.environment import Surroundings
+from scripts.steps.outcome import Outcome
+from scripts.steps.showing import show_step
+
+if TYPE_CHECKING:
+    from llm.host import Host
+
+#: Exit status of a run that the user ended, as of a process that SIGINT ended.
+ABORTED = 130
+
+
+class StepError(D0ttinoError):
+    """A step could not be started, or a plug-in refused it."""
+
+
+class Listener(Protocol):
+    """Is told what becomes of each step."""
+
+    def began(self, number: int, step: Step) -> None:
+        """A step is about to run."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """It is known what became of a step."""
+
+
+class _RunEnded(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came between steps. Like an interrupt, it is not a plug-in's fault."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@dataclass
+class StepRunner:
+    """Runs the steps of one recipe, in order, up to the first that fails.
+
+    Attributes:
+        host: asked to run each step.
+        recipe: name of the recipe.
+        inherited: what steps get of this process's environment.
+        surroundings: what else the user gives them.
+        question: asks the user; `None`: there is nobody to ask.
+        yes: whether to run without asking.
+        allow_dangerous: whether that includes steps that look dangerous.
+        keep_going: whether to go on after a failure.
+        listeners: are told what becomes of each step.
+        output: takes a copy of what steps write.
+        outcomes: what became of the steps so far.
+
+    """
+
+    host: "Host"
+    recipe: str
+    inherited: Mapping[str, str]
+    surroundings: Surroundings
+    question: Question | None
+    yes: bool = False
+    allow_dangerous: bool = False
+    keep_going: bool = False
+    listeners: Sequence[Listener] = ()
+    output: Callable[[bytes], object] | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def run(self, steps: Sequence[Step], left_out: Mapping[int, str] | None = None) -> int:
+        """Run `steps` and return the exit status of the first that fails; 0 if none does.
+
+        Args:
+            steps: the steps, with all that they left out (`Surroundings.around`).
+            left_out: numbers of steps that are not run, and why.
+
+        Raises:
+            StepError: a step could not be started.
+            click.Abort: the user ended the run at a question.
+
+        """
+        try:
+            with _ended_by_signals():
+                return self._run(steps, left_out or {})
+        except _RunEnded as end:
+            return 128 + end.number
+
+    def _run(self, steps: Sequence[Step], left_out: Mapping[int, str]) -> int:
+        status, failure = 0, None
+        for number, step in enumerate(steps, 1):
+            if number in left_out:
+                self._ended(Outcome(number, step, skipped=left_out[number]))
+                continue
+            answer: Answer | None
+            answer, chosen = self._choose(step, number, len(steps))
+            while answer is Answer.RUN:
+                outcome, result, error = self._run_step(chosen, number, len(steps), edited=chosen is not step)
+                answer = self._afterwards(outcome, result)
+                if error is not None and not self.keep_going:
+                    raise error
+                failure = failure or error
+            if answer is Answer.SKIP:
+                self._ended(Outcome(number, step, skipped="by the user"))
+                continue
+            if answer is Answer.QUIT:
+                if not self.outcomes or self.outcomes[-1].number != number:
+                    self._ended(Outcome(number, step, skipped="quit"))
+                return ABORTED
+            status = status or outcome.status or 0
+            ended_by = result.interrupted_by if result else 0
+            if ended_by and answer is not Answer.NEXT:
+                return outcome.status or 128 + ended_by
+            if outcome.failed and not self.keep_going and answer is not Answer.NEXT:
+                return status
+        if failure is not None and not status:
+            raise failure
+        return status
+
+    def _choose(self, step: Step, number: int, total: int) -> tuple[Answer, Step]:
+        """Ask what to do with a step, unless the answer is known."""
+        while True:
+            reasons = dangers(step)
+            if self.yes and (self.allow_dangerous or not reasons):
+                show_step(step, number, total)
+                return Answer.RUN, step
+            assert self.question is not None  # nothing is run without an answer
+            answer, edited = self.question.about(step, number, total, reasons)
+            if answer is Answer.ALL:
+                self.yes = True
+                return Answer.RUN, step
+            if answer is not Answer.EDIT:
+                return answer, step
+            step = edited
+
+    def _run_step(
+        self, step: Step, number: int, total: int, *, edited: bool
+    ) -> tuple[Outcome, StepResult | None, StepError | None]:
+        env = self.surroundings.environment(self.inherited, step)
+        context = StepContext(self.recipe, number, total, env, self.output)
+        outcome = Outcome(number, step, time.time(), edited=edited)
+        for listener in self.listeners:
+            listener.began(number, step)
+        started = time.perf_counter()
+        result: StepResult | None = None
+        failure = None
+        try:
+            result = self.host.hook.llm_run_step(step=step, context=context)
+            if result is None:
+                failure = StepError(f"no plug-in ran step {number}")
+        except PLUGIN_FAULTS as error:
+            failure = _step_error(error, number)
+            failure.__cause__ = error
+        outcome.duration = time.perf_counter() - started
+        if result is not None:
+            outcome.status, outcome.note, outcome.origin = result.status, result.note, result.origin
+        if failure is not None:
+            outcome.error = redact(failure.message)
+            if self.keep_going:
+                say(f"error: {failure.message}")
+        self._ended(outcome)
+        self._tell(outcome, total)
+        return outcome, result, failure
+
+    def _tell(self, outcome: Outcome, total: int) -> None:
+        if outcome.status:
+            note = f": {outcome.note}" if outcome.note else ""
+            say(f"step {outcome.number} of {total} ended with status {outcome.status}{note}")
+        elif outcome.note:
+            say(f"note: step {outcome.number} {outcome.note}")
+
+    def _afterwards(self, outcome: Outcome, result: StepResult | None) -> Answer | None:
+        """Ask whether to go on after a step that the user interrupted."""
+        if result is None or result.interrupted_by != signal.SIGINT or self.question is None:
+            return None
+        return self.question.after_interrupt(outcome.number)
+
+    def _ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        for listener in self.listeners:
+            listener.ended(outcome)
+
+
+def refused(steps: Sequence[Step], numbers: Collection[int]) -> Iterator[str]:
+    """Yield why steps are not run without asking, a line for each that looks dangerous.
+
+    Args:
+        steps: all steps.
+        numbers: numbers of those that would be run.
+
+    """
+    for number, step in enumerate(steps, 1):
+        reasons = dangers(step) if number in numbers else ()
+        if reasons:
+            yield f"step {number} {' and '.join(reasons)}"
+
+
+def _step_error(error: BaseException, number: int) -> StepError:
+    origin = origin_of(error)
+    hint = None
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, D0ttinoError):
+        message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    else:
+        message, hint = reason_of(error)
+    who = f"plug-in {origin}" if origin else "the shell"
+    return StepError(f"step {number} did not run: {who}: {message}", origin=origin, hint=hint)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception, so that the terminal and the files are left in order."""
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for ending in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(ending) == signal.SIG_DFL:
+                    before[ending] = signal.signal(ending, _end_run)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_run(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _RunEnded(number)

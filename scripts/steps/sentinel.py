@@ -1,0 +1,87 @@
+"""A process that leads a step's process group, and tells this one of each Ctrl-C there.
+
+While a step has the terminal, Ctrl-C goes to the step's process group and nobody else, so this process
+could not count them. The sentinel is in that group. Being there before the step, it also makes the group
+known to the terminal before the step can touch the terminal.
+"""
+
+import os
+import signal
+import time
+import warnings
+from contextlib import suppress
+from typing import Final
+
+#: What the sentinel sends to this process; no other program uses it, and it is ignored by default.
+INTERRUPTED: Final = signal.SIGURG
+
+#: Seconds that it gets to end by itself.
+_PATIENCE: Final = 0.5
+
+_IGNORED: Final = (
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGPIPE,
+    signal.SIGALRM,
+)
+
+
+class Sentinel:
+    """The leader of a new process group; it ends with this process.
+
+    Attributes:
+        pid: its process id, and that of the group.
+
+    """
+
+    def __init__(self) -> None:
+        self._closed = False
+        ends, self._held = os.pipe()
+        parent = os.getpid()
+        # A Ctrl-C must not come before the sentinel is ready for it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with warnings.catch_warnings():
+                # It makes a few system calls and no more, so another thread's locks do not matter.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.pid = os.fork()
+            if self.pid == 0:
+                _watch(parent, ends, self._held)
+            os.setpgid(self.pid, self.pid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(ends)
+
+    def close(self) -> None:
+        """End the sentinel, once it has told of all that it knows; the group goes on as long as others are in it."""
+        if self._closed:
+            return
+        self._closed = True
+        os.close(self._held)
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGCONT)
+            deadline = time.monotonic() + _PATIENCE
+            while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+                if time.monotonic() > deadline:
+                    os.kill(self.pid, signal.SIGKILL)
+                time.sleep(0.0005)
+
+
+def _watch(parent: int, ends: int, held: int) -> None:
+    """Pass on each SIGINT, until the other end of the pipe is closed; never return."""
+    try:
+        os.close(held)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, lambda _number, _frame: os.kill(parent, INTERRUPTED))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.read(ends, 1)
+    finally:
+        os._exit(0)
