@@ -10,7 +10,8 @@ from llm.types import Completion, Request
 from scripts.cli.base import Command, current_host
 from scripts.cli.output import print_answer
 from scripts.cli.send import ask, read_text, routing_options
-from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
+from scripts.cli.step_options import Options, step_options
+from scripts.cli.steps import Plan, resume, run_or_print
 
 if TYPE_CHECKING:
     from llm.host import Host
