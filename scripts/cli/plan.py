@@ -13,7 +13,8 @@ from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host
 from scripts.cli.output import print_answer
 from scripts.cli.send import REQUEST_FIELDS, ask, request_options
-from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
+from scripts.cli.step_options import Options, step_options
+from scripts.cli.steps import Plan, resume, run_or_print
 
 if TYPE_CHECKING:
     from llm.host import Host

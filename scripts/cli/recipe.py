@@ -9,7 +9,8 @@ from llm.errors import UnknownNameError, UsageError
 from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.completing import ARGUMENTS, complete_parameter, complete_recipe, named_recipe
-from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
+from scripts.cli.step_options import Options, step_options
+from scripts.cli.steps import Plan, resume, run_or_print
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:

@@ -1,16 +1,16 @@
-"""The options of commands that run steps, and running them as the options say."""
+"""Running steps as the options of a command say."""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from llm.errors import UsageError
-from scripts.cli.completing import complete_run
 from scripts.cli.output import clean, print_answer, say
+from scripts.cli.step_options import Options, known_shell, positive, variables
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
@@ -19,26 +19,6 @@ if TYPE_CHECKING:
     from scripts.steps.environment import Surroundings
     from scripts.steps.records import StoredRun
     from scripts.steps.runner import StepRunner
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the options of `step_options` say; see their help."""
-
-    yes: bool
-    dry_run: bool
-    keep_going: bool
-    allow_dangerous: bool
-    as_json: bool
-    first: int
-    resume: str | None
-    cwd: str | None
-    env: tuple[str, ...]
-    keep_env: tuple[str, ...]
-    shell: str | None
-    timeout: float | None
-    log: str | None
-    transcript: str | None
 
 
 @dataclass(frozen=True)
@@ -61,40 +41,6 @@ class Plan:
     secrets: Mapping[str, str]
 
 
-_FILE = click.Path(dir_okay=False)
-
-
-def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that run steps."""
-    for option in (
-        click.option("--transcript", type=_FILE, help="Append what the steps write to this file."),
-        click.option("--log", type=_FILE, help="Append what ran, and how it ended, to this file as JSON lines."),
-        click.option("--json", "as_json", is_flag=True, help="Print what became of the steps as JSON."),
-        click.option("--shell", metavar="SHELL", help="Run command lines with this shell instead of /bin/sh."),
-        click.option(
-            "--keep-env", multiple=True, metavar="NAME", help="Give this variable to steps though it looks secret."
-        ),
-        click.option("--env", multiple=True, metavar="NAME=VALUE", help="Give this variable to steps."),
-        click.option("--cwd", metavar="DIRECTORY", help="Run the steps there."),
-        click.option("--timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
-        click.option(
-            "--resume",
-            is_flag=False,
-            flag_value="",
-            metavar="[RUN]",
-            shell_complete=complete_run,
-            help="Go on with a run that failed or broke off.",
-        ),
-        click.option("--from", "first", type=click.IntRange(1), default=1, metavar="N", help="Begin with step N."),
-        click.option("--keep-going", is_flag=True, help="Go on after a step that fails."),
-        click.option("--allow-dangerous", is_flag=True, help="With --yes, run steps that look dangerous as well."),
-        click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),
-        click.option("-y", "--yes", is_flag=True, help="Run without asking."),
-    ):
-        function = option(function)
-    return function
-
-
 def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
     """Run steps, or print them where nothing may run; return the exit status."""
     from scripts.steps.environment import Surroundings, working_directory
@@ -103,8 +49,8 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
         working_directory(options.cwd),
         variables(options.env),
         options.keep_env,
-        _known_shell(options.shell),
-        _positive(options.timeout),
+        known_shell(options.shell),
+        positive(options.timeout),
     )
     steps = tuple(map(surroundings.around, plan.steps))
     if not steps:
@@ -139,28 +85,12 @@ def resume(host: "Host", options: Options, recipe: str | None, goal: str | None)
         env,
         (*header["keep_env"], *options.keep_env),
         None,
-        _positive(options.timeout),
+        positive(options.timeout),
     )
     say(f"run {stored.id} of {header['recipe']!r} {stored.state}; it goes on with step {stored.next_step}")
     plan = Plan(header["recipe"], f"run {stored.id} of {header['recipe']}", header["goal"], steps, {})
     left_out = dict.fromkeys(stored.done, DONE_BEFORE)
     return _run(host, plan, tuple(map(surroundings.around, steps)), left_out, surroundings, options, stored)
-
-
-def variables(given: Iterable[str]) -> dict[str, str]:
-    """Return `NAME=VALUE` words as a mapping.
-
-    Raises:
-        UsageError: one has no name or no value.
-
-    """
-    found = {}
-    for word in given:
-        name, is_given, value = word.partition("=")
-        if not is_given or not name or "\0" in word:
-            raise UsageError(f"--env {word!r} is not NAME=VALUE")
-        found[name] = value
-    return found
 
 
 def _run(
@@ -285,31 +215,3 @@ def _print(steps: "Sequence[Step]", *, as_json: bool) -> None:
         print_answer([step_json(step) for step in steps])
     else:
         print_steps(steps)
-
-
-def _known_shell(shell: str | None) -> str | None:
-    """Return a shell if it is there.
-
-    Raises:
-        UsageError: it is not.
-
-    """
-    import shutil
-
-    from scripts.steps.arguments import shell_words
-
-    if shell is None:
-        return None
-    try:
-        words = shell_words(shell)
-    except ValueError as error:
-        raise UsageError(f"--shell {shell!r}: {error}") from error
-    if not words or shutil.which(words[0]) is None:
-        raise UsageError(f"--shell {shell!r}: there is no such program")
-    return shell
-
-
-def _positive(timeout: float | None) -> float | None:
-    if timeout is not None and not 0 < timeout < 1e9:
-        raise UsageError(f"--timeout {timeout:g}: give a number of seconds above 0")
-    return timeout

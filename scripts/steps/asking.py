@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from llm.redaction import MASK, looks_secret
 from llm.types import Step
 from scripts.steps.showing import show_step, visible
 
@@ -74,7 +75,7 @@ class Question:
         shell = f"; shell: {step.shell}" if step.shell else ""
         limit = f"; at most {step.timeout:g} s" if step.timeout is not None else ""
         facts = [f"{where}from {self._recipe}{shell}{limit}"]
-        facts += [f"{name}={value}" for name, value in step.env.items()]
+        facts += [f"{name}={MASK if looks_secret(name) else value}" for name, value in step.env.items()]
         facts += [f"looks dangerous: it {reason}" for reason in dangers]
         show_step(step, number, total, facts)
         while True:

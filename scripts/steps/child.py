@@ -259,6 +259,8 @@ class Child:
 
     def _end(self) -> None:
         """End all processes, in a thread: this one waits for the child."""
+        if self._over:
+            return
         self._ending = True
         if self._process is not None and self._ender is None:
             self._ender = threading.Thread(target=self._end_all, args=(self._process.pid,), daemon=True)

@@ -133,8 +133,8 @@ class StepRunner:
     def _choose(self, step: Step, number: int, total: int) -> tuple[Answer, Step]:
         """Ask what to do with a step, unless the answer is known."""
         while True:
-            reasons = dangers(step)
-            if self.yes and (self.allow_dangerous or not reasons):
+            reasons = () if self.yes and self.allow_dangerous else dangers(step)
+            if self.yes and not reasons:
                 show_step(step, number, total)
                 return Answer.RUN, step
             assert self.question is not None  # nothing is run without an answer

@@ -5,12 +5,14 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llm.testing import write_distribution
 from llm.types import Step
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
@@ -210,3 +212,30 @@ def test_a_plan_of_a_backend_can_be_gone_on_with(tmp_path: Path) -> None:
     result = ai_cli(tmp_path, "do", "-b", "sample", "say hello", "--yes", "--cwd", str(tmp_path), PATH="/bin:/usr/bin")
     assert (result.returncode, result.stdout) == (0, "say hello\n")
     assert recorded(tmp_path)[0]["recipe"] == "do"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["recipe", "ec"], ["echo"]),
+        (["recipe", "deploy", "goal", "-p", "e"], ["env="]),
+        (["recipe", "deploy", "goal", "-p", "env=p"], ["env=prod"]),
+        (["recipe", "deploy", "goal", "-p", "env", "=", "p"], ["prod"]),  # as bash takes it apart
+    ],
+)
+def test_a_shell_completes_recipes_and_their_parameters(tmp_path: Path, words: list[str], offered: list[str]) -> None:
+    source = """
+from llm.backends.plugin_sdk import Parameter, register_recipe
+register_recipe("deploy", lambda goal, env: [], parameters=[Parameter("env", choices=("prod", "test"))])
+"""
+    entry_points = {"d0ttino.recipes": {"deploy": "deploy"}}
+    write_distribution(tmp_path, "deploy", entry_points=entry_points, files={"deploy.py": source})
+    script = "import sys; sys.argv[0] = 'ai-cli'; from scripts.ai_cli import main; main()"
+    environment = {"COMP_WORDS": " ".join(["ai-cli", *words]), "COMP_CWORD": str(len(words))}
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **environment, "_AI_CLI_COMPLETE": "bash_complete", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert [line.partition(",")[2] for line in result.stdout.splitlines()] == offered
