@@ -193,7 +193,7 @@ def _tell_notices(route: "Route") -> None:
 
 def _tell_refusals(attempts: "Sequence[Attempt]") -> None:
     for attempt in attempts:
-        if attempt.status in {401, 403}:
+        if attempt.status in {401, 403} and attempt.error_type != "BackendHTTPError":
             hint = f"; {attempt.hint}" if attempt.hint else ""
             say(f"warning: {attempt.backend} is not asked again in this run: its credential was refused{hint}")
 

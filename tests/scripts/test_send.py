@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from llm import Completion, Usage, hookimpl
 from llm.backends.plugin_sdk import Backend, register_backend
-from llm.errors import AuthenticationError, BackendError
+from llm.errors import AuthenticationError, BackendError, BackendHTTPError
 from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
@@ -115,6 +115,12 @@ def test_a_refused_credential_is_said_loudly(host: Host) -> None:
         "note: first was left out: its credential was refused before in this run (HTTP 401); it is not tried again",
         f"note: second answered instead [backend:second ({ME})]",
     ]
+
+
+def test_a_prompt_that_is_not_liked_says_nothing_of_the_credential(host: Host) -> None:
+    register_backend("first", doing(BackendHTTPError("flagged", status=403), "fine"), host=host)
+    assert "warning:" not in run(host, "-b", "first", "hi").stderr
+    assert run(host, "-b", "first", "hi").stdout == "fine\n"
 
 
 @pytest.mark.parametrize("command", ["send", "plan", "do"])
