@@ -15,6 +15,7 @@ from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from llm.parameters import Parameter
 
 
 class RecipeCommand(Command):
@@ -90,15 +91,22 @@ def recipe(ctx: click.Context, /, name: str | None, goal: str | None, given: tup
 
 
 def _plan(host: "Host", name: str, goal: str, given: tuple[str, ...]) -> Plan:
-    from llm.parameters import given_values
     from scripts.recipes import find_recipe
 
     try:
         with stdout_kept():
             found = find_recipe(name, host)
-            values = given_values(found.parameters, given)
+            values = _values(found.parameters, given)
             steps = found.steps(goal, values)
     finally:
         warn_of_problems(host)
     source = f"recipe {name} [{host.recipes()[name].origin}]"
     return Plan(name, source, goal, steps, {key: str(value) for key, value in values.items()})
+
+
+def _values(parameters: "tuple[Parameter, ...]", given: tuple[str, ...]) -> dict[str, Any]:
+    if not parameters and not given:
+        return {}
+    from llm.parameters import given_values
+
+    return dict(given_values(parameters, given))

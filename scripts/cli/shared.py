@@ -16,7 +16,7 @@ _OFF: Final = frozenset({"", "0", "false", "no", "off"})
 _ON: Final = frozenset({"1", "true", "yes", "on"})
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Shared:
     """What the shared options say, for one run of the program.
 

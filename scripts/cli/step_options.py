@@ -1,8 +1,7 @@
 """The options of commands that run steps."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -10,8 +9,7 @@ from llm.errors import UsageError
 from scripts.cli.completing import complete_run
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the options of `step_options` say; see their help."""
 
     yes: bool
@@ -87,12 +85,12 @@ def known_shell(shell: str | None) -> str | None:
         UsageError: it is not.
 
     """
+    if shell is None:
+        return None
     import shutil
 
     from scripts.steps.arguments import shell_words
 
-    if shell is None:
-        return None
     try:
         words = shell_words(shell)
     except ValueError as error:

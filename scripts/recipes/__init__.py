@@ -1,8 +1,7 @@
 """Recipes: finding them through hooks, and the built-in ones."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.hooks.boundary import PLUGIN_FAULTS
@@ -21,8 +20,7 @@ class RecipeError(D0ttinoError):
     """A recipe gave no steps."""
 
 
-@dataclass(frozen=True)
-class DiscoveredRecipe:
+class DiscoveredRecipe(NamedTuple):
     """A recipe that was found through hooks; calling it with a goal returns its command lines.
 
     Attributes:

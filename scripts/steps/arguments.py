@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -34,6 +33,8 @@ def arguments(step: Step) -> Iterator[list[str]]:
     if len(os.fsencode(step.command)) <= _LONGEST_ARGUMENT:
         yield [*shell, *_before_command(shell), step.command]
         return
+    import tempfile
+
     with tempfile.NamedTemporaryFile("wb", prefix="d0ttino-step-", suffix=".sh") as script:
         script.write(os.fsencode(step.command) + b"\n")
         script.flush()

@@ -2,11 +2,8 @@
 
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import click
 
@@ -36,6 +33,10 @@ def edit(step: Step) -> Step:
 
 
 def _in_editor(editor: str, text: str) -> str | None:
+    import subprocess
+    import tempfile
+    from pathlib import Path
+
     with tempfile.TemporaryDirectory(prefix="d0ttino-edit-") as directory:
         file = Path(directory, "step.sh")
         file.write_bytes(os.fsencode(text) + b"\n")

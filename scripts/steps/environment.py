@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.errors import UsageError
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from llm.host import Offers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Surroundings:
     """What the user gives all steps of a run.
 
@@ -38,7 +37,9 @@ class Surroundings:
         limits = [limit for limit in (step.timeout, self.timeout) if limit is not None]
         return replace(
             step,
-            cwd=self.cwd if step.cwd is None else os.path.normpath(Path(self.cwd, Path(step.cwd).expanduser())),
+            cwd=self.cwd
+            if step.cwd is None
+            else os.path.normpath(os.path.join(self.cwd, os.path.expanduser(step.cwd))),
             timeout=min(limits, default=None),
             shell=step.shell or self.shell if isinstance(step.command, str) else None,
         )
@@ -56,14 +57,14 @@ def working_directory(path: str | None) -> str:
 
     """
     try:
-        directory = os.path.normpath(Path.cwd() / path) if path is not None else str(Path.cwd())
+        directory = os.path.normpath(os.path.join(os.getcwd(), path)) if path is not None else os.getcwd()
     except FileNotFoundError:
-        if path is None or not Path(path).is_absolute():
+        if path is None or not os.path.isabs(path):
             raise UsageError(
                 "the working directory was deleted", hint="go to another one, or give --cwd an absolute path"
             ) from None
         directory = os.path.normpath(path)
-    if not Path(directory).is_dir():
+    if not os.path.isdir(directory):
         raise UsageError(f"the working directory {directory} does not exist")
     return directory
 

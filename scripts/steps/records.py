@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llm.errors import UnknownNameError, UsageError
+from llm.state import state_dir
 from llm.types import Step
 from scripts.cli.output import clean, say
 from scripts.steps.environment import Surroundings
@@ -24,12 +24,10 @@ _KEPT: Final = 200
 
 def runs_directory() -> Path:
     """Return the directory of the records."""
-    from platformdirs import user_state_path
-
-    return user_state_path("d0ttino", appauthor=False) / "runs"
+    return Path(state_dir(), "runs")
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class StoredRun:
     """One run, as its record tells it.
 
@@ -180,7 +178,7 @@ def new_record(redact: Callable[[str], str]) -> Record | None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _forget_oldest(directory)
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
         return Record(directory / f"{name}.jsonl", redact)
     except (OSError, UsageError) as error:
         say(f"warning: this run is not recorded: {error}")

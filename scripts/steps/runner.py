@@ -50,7 +50,7 @@ class _RunEnded(KeyboardInterrupt):
         self.number = number
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class StepRunner:
     """Runs the steps of one recipe, in order, up to the first that fails.
 
