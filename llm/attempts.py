@@ -125,19 +125,10 @@ class Pursuit:
         request = self.request
         now = self._retries.clock()
         left = self.deadline - now
-        return Request(
-            request.prompt,
-            candidate.model if request.model is None else request.model,
-            request.backend,
-            request.local,
-            request.options,
-            request.timeout,
-            self.deadline,
-            now + left / 2 if others else self.deadline,
-            request.strict,
-            request.fallback,
-            request.max_attempts,
-            request.cooldown,
+        return request.but(
+            model=candidate.model if request.model is None else request.model,
+            deadline=self.deadline,
+            first_byte_deadline=now + left / 2 if others else self.deadline,
         )
 
     def _again(self, failure: Failure, tries: int, others: int, asked: Request) -> bool:

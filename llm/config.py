@@ -117,7 +117,13 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 def default_path(environ: Mapping[str, str]) -> str:
     """Return where the configuration file is looked for if no variable names one."""
-    return os.path.join(user_place("config", "XDG_CONFIG_HOME", "~/.config", environ), "config.json")
+    return _default_path(environ.get("XDG_CONFIG_HOME", ""), environ.get("HOME"))
+
+
+@functools.lru_cache(maxsize=8)
+def _default_path(config_home: str, _home: str | None) -> str:
+    place = user_place("config", "XDG_CONFIG_HOME", "~/.config", {"XDG_CONFIG_HOME": config_home})
+    return os.path.join(place, "config.json")
 
 
 @functools.lru_cache(maxsize=8)

@@ -33,8 +33,9 @@ def llm_route(request: Request, backends: Sequence[BackendInfo], settings: "Sett
     usable = list(_usable(wanted, known, rejected))
     if settings.routing_mode is RoutingMode.AUTO:
         usable = _by_complexity(usable, primary, fallback, request, settings)
-        usable = list(_fitting(usable, request, settings, rejected))
-        usable = _cheapest_first(usable, settings)
+        if settings.backends or settings.models:  # else nothing is known of sizes and prices
+            usable = list(_fitting(usable, request, settings, rejected))
+            usable = _cheapest_first(usable, settings)
     return Route(tuple(usable), tuple(rejected))
 
 
@@ -120,7 +121,7 @@ def _by_complexity(
     pair = [candidate for candidate in (first, second) if candidate in usable]
     rest = [candidate for candidate in usable if candidate not in pair]
     ordered = [*pair, *rest]
-    return [replace(ordered[0], reason=f"{ordered[0].reason}: {reason}"), *ordered[1:]] if pair else ordered
+    return [ordered[0].but(reason=f"{ordered[0].reason}: {reason}"), *ordered[1:]] if pair else ordered
 
 
 def _fitting(

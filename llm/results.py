@@ -151,7 +151,7 @@ def _check_fields(item: object, where: str, origin: Origin | None) -> None:
 
 
 def _stamped(result: Stamped, origin: Origin, keep: bool) -> Stamped:
-    return result if keep and result.origin is not None else replace(result, origin=origin)
+    return result if keep and result.origin is not None else result.but(origin=origin)
 
 
 def _check_infos(result: Any, origin: Origin, keep: bool, kind: type[Info], hook: str) -> tuple[Info, ...]:
