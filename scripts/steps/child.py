@@ -172,6 +172,8 @@ class Child:
 
     def _result(self, returned: int) -> StepResult:
         status = returned if returned >= 0 else 128 - returned
+        if self._sentinel is not None and status == 128 + signal.SIGINT:
+            self._received.append(signal.SIGINT)  # Ctrl-C was a key of the program, and it ended all the same
         notes = []
         if returned < 0 and not self._ending:
             notes.append(f"ended by {_signal_name(-returned)}")

@@ -116,6 +116,16 @@ def test_a_full_screen_program_takes_ctrl_c_as_a_key(tmp_path: Path) -> None:
     assert terminal.status() == 0
 
 
+def test_a_program_that_ends_on_ctrl_c_as_a_key_is_asked_about_too(tmp_path: Path) -> None:
+    step = "stty -icanon; echo ready-$((1+1)); exec sleep 60"
+    terminal = Terminal("recipe", "mine", "goal", "--yes", path=write_recipe(tmp_path, step, "echo next-$((1+1))"))
+    terminal.expect("ready-2")
+    terminal.type("\x03")
+    terminal.press("n")
+    terminal.expect("next-2")
+    assert terminal.status() == 130
+
+
 def test_a_timeout_leaves_no_process(tmp_path: Path, mark: str) -> None:
     step = "sleep 61 & setsid sleep 62 & (nohup sleep 63 >/dev/null 2>&1 &); sh -c 'sleep 64 & wait' & sleep 65"
     path = write_recipe(tmp_path, step, "echo never")
