@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Generator
 from datetime import datetime
-from pathlib import Path
 
 from llm import Completion, hookimpl
 from llm.errors import BackendError
@@ -23,7 +22,7 @@ class Spent:
     """What the ledger says was spent, in each day and month. Only new lines are read."""
 
     def __init__(self) -> None:
-        self._path: Path | None = None
+        self._path: str | None = None
         self._read = 0
         self._sums: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -34,13 +33,13 @@ class Spent:
             self._read_on(ledger_path())
             return self._sums.get(period, 0.0)
 
-    def _read_on(self, path: Path) -> None:
-        size = path.stat().st_size if path.exists() else 0
+    def _read_on(self, path: str) -> None:
+        size = os.path.getsize(path) if os.path.exists(path) else 0
         if path != self._path or size < self._read:  # another ledger, or it was emptied
             self._path, self._read, self._sums = path, 0, {}
         if size == self._read:
             return
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             file.seek(self._read)
             for entry in entries_in(file):
                 for form in LIMITS.values():
