@@ -24,6 +24,7 @@ _TYPES: Final = {
         "Request",
         "Completion",
         "Attempt",
+        "Usage",
         "BackendInfo",
         "Route",
         "Candidate",

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 __version__: Final = "0.1.0"
 
+#: Name of the distribution that this project is.
+DISTRIBUTION: Final = "d0ttino"
+
 if TYPE_CHECKING:
+    from llm.batch import Outcome as Outcome
+    from llm.batch import send_many as send_many
     from llm.hooks.markers import hookimpl as hookimpl
     from llm.hooks.origin import Origin as Origin
     from llm.host import Host as Host
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from llm.process import current_host as current_host
     from llm.router import complete as complete
     from llm.router import send_prompt as send_prompt
+    from llm.router import stream as stream
     from llm.tracing import trace as trace
     from llm.types import Attempt as Attempt
     from llm.types import BackendInfo as BackendInfo
@@ -28,8 +34,11 @@ if TYPE_CHECKING:
     from llm.types import Step as Step
     from llm.types import StepContext as StepContext
     from llm.types import StepResult as StepResult
+    from llm.types import Usage as Usage
 
 _HOMES: Final = {
+    "Outcome": "llm.batch",
+    "send_many": "llm.batch",
     "hookimpl": "llm.hooks.markers",
     "Origin": "llm.hooks.origin",
     "Host": "llm.host",
@@ -38,6 +47,7 @@ _HOMES: Final = {
     "current_host": "llm.process",
     "complete": "llm.router",
     "send_prompt": "llm.router",
+    "stream": "llm.router",
     "trace": "llm.tracing",
     **dict.fromkeys(
         (
@@ -52,6 +62,7 @@ _HOMES: Final = {
             "Step",
             "StepContext",
             "StepResult",
+            "Usage",
         ),
         "llm.types",
     ),

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from llm.errors import ConfigError, UnknownNameError
-from llm.types import Candidate
+from llm.hooks.places import user_place
+from llm.types import Candidate, Value
 
 #: Environment variables that the configuration is read from; each wins over the file's key.
 ENVIRONMENT: Final = {
@@ -32,8 +32,8 @@ class RoutingMode(StrEnum):
     LOCAL = "local"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+@dataclass(frozen=True, repr=False, eq=False)
+class Limits(Value):
     """What a backend or a model costs and takes.
 
     Attributes:
@@ -46,8 +46,8 @@ class Limits:
     max_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+@dataclass(frozen=True, repr=False, eq=False)
+class Settings(Value):
     """The user's configuration.
 
     Attributes:
@@ -73,7 +73,7 @@ class Settings:
     chain: tuple[Candidate, ...] = ()
     backends: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
     models: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
-    path: Path | None = None
+    path: str | None = None
 
     def limits(self, candidate: Candidate) -> Limits:
         """Return what is configured for a candidate: its model's limits, else its backend's."""
@@ -98,9 +98,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """
     environ = os.environ if environ is None else environ
     named = environ.get(CONFIG_PATH_VARIABLE)
-    path = Path(os.path.expanduser(named)) if named else default_path(environ)
+    path = os.path.expanduser(named) if named else default_path(environ)
     try:
-        stamp = path.stat()
+        stamp = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         if named:
             raise ConfigError(f"{CONFIG_PATH_VARIABLE} names {path}, which does not exist") from None
@@ -115,23 +115,13 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return _load(path, version, tuple(environ.get(variable) for variable in ENVIRONMENT))
 
 
-def default_path(environ: Mapping[str, str]) -> Path:
+def default_path(environ: Mapping[str, str]) -> str:
     """Return where the configuration file is looked for if no variable names one."""
-    config_home = environ.get("XDG_CONFIG_HOME", "")
-    if os.path.isabs(config_home):
-        return Path(config_home, "d0ttino", "config.json")
-    return _platform_path(environ.get("HOME"))
-
-
-@functools.cache
-def _platform_path(_home: str | None) -> Path:
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("d0ttino", appauthor=False), "config.json")
+    return os.path.join(user_place("config", "XDG_CONFIG_HOME", "~/.config", environ), "config.json")
 
 
 @functools.lru_cache(maxsize=8)
-def _load(path: Path, version: tuple[int, ...] | None, variables: tuple[str | None, ...]) -> Settings:
+def _load(path: str, version: tuple[int, ...] | None, variables: tuple[str | None, ...]) -> Settings:
     values: dict[str, Any] = {} if version is None else _from_file(path)
     for (variable, key), value in zip(ENVIRONMENT.items(), variables, strict=True):
         if value:  # set but empty counts as not set
@@ -139,9 +129,10 @@ def _load(path: Path, version: tuple[int, ...] | None, variables: tuple[str | No
     return Settings(**values, path=None if version is None else path)
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: str) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repetition)
+        with open(path, encoding="utf-8-sig") as file:
+            document = json.load(file, object_pairs_hook=_without_repetition)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except ConfigError as error:

@@ -1,6 +1,5 @@
 """One family of exceptions. The command line prints each as one message, without a traceback."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
 
@@ -49,6 +48,8 @@ class UnknownNameError(UsageError, LookupError):
         self.kind = kind
         self.name = name
         self.known = sorted(known)
+        import difflib
+
         close = difflib.get_close_matches(name, self.known, n=3)
         if close:
             guess = f"Did you mean {' or '.join(repr(match) for match in close)}?"
@@ -89,7 +90,35 @@ class InvalidResultError(PluginError, TypeError):
 
 
 class BackendError(D0ttinoError):
-    """A backend could not answer. The router goes on to the next one."""
+    """A backend could not answer. The router tries it again if that may help, or goes on to the next one.
+
+    Attributes:
+        transient: whether the same request may succeed a little later.
+        status: the HTTP status with which the server refused, if it did.
+        retry_after: how many seconds the server asks to wait before the next attempt.
+
+    """
+
+    # On the class as well: a plug-in's own subclass may forget to call ours.
+    transient: bool = False
+    status: int | None = None
+    retry_after: float | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        origin: Origin | None = None,
+        hint: str | None = None,
+        transient: bool | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, origin=origin, hint=hint)
+        if transient is not None:
+            self.transient = transient
+        self.status = status
+        self.retry_after = retry_after
 
 
 class MissingKeyError(BackendError):
@@ -97,11 +126,13 @@ class MissingKeyError(BackendError):
 
 
 class AuthenticationError(BackendError):
-    """The server refused the API key (HTTP status 401 or 403)."""
+    """The server refused the API key (HTTP status 401 or 403). The backend is not asked again in this process."""
 
 
 class BackendConnectionError(BackendError):
     """The server could not be reached, or the connection broke."""
+
+    transient = True
 
 
 class BackendTimeoutError(BackendConnectionError):
@@ -111,15 +142,50 @@ class BackendTimeoutError(BackendConnectionError):
 class BackendHTTPError(BackendError):
     """The server answered with an HTTP status that is not a success.
 
+    408, 425, 429 and 5xx are transient.
+    """
+
+    def __init__(self, message: str, *, status: int, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(
+            message, hint=hint, status=status, transient=is_transient_status(status), retry_after=retry_after
+        )
+
+
+class ContextTooLongError(BackendHTTPError):
+    """The prompt has more tokens than the model takes; the router goes on to a backend with a larger limit.
+
     Attributes:
-        status: the HTTP status code.
+        limit: how many tokens the model takes, if the server says so.
 
     """
 
-    def __init__(self, message: str, *, status: int, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
+    limit: int | None = None
 
 
 class MalformedResponseError(BackendError):
     """The server's answer is not a chat completion."""
+
+
+class WebPageError(MalformedResponseError):
+    """A web page came instead of an answer: of a wrong address, or of a network that wants a login first."""
+
+
+class EmptyAnswerError(MalformedResponseError):
+    """The answer has no text."""
+
+
+class ToolCallError(EmptyAnswerError):
+    """The model wants to call a tool, and says nothing."""
+
+
+class RefusalError(EmptyAnswerError):
+    """The model refuses to answer."""
+
+
+class ServedModelError(BackendError):
+    """Another model than the one asked for answered, and the request is strict."""
+
+
+def is_transient_status(status: int) -> bool:
+    """Whether the same request may succeed a little later, for all that its HTTP status says."""
+    return status in {408, 425, 429} or 500 <= status < 600

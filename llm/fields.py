@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Rejection, Step, StepResult
+from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Rejection, Step, StepResult, Usage
 
 T = TypeVar("T")
 
@@ -89,10 +89,21 @@ def _is_signal(value: object) -> bool:
 #: Seconds that no timer takes any more: some 30 years.
 _FOREVER: Final = 1e9
 
+
+def _is_optional_usage(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, Usage):
+        return False
+    cost_known = value.cost is None or (type(value.cost) in {int, float} and 0 <= value.cost < float("inf"))
+    return cost_known and all(type(count) is int and count >= 0 for count in (value.input_tokens, value.output_tokens))
+
+
 _Check = tuple[Callable[[object], bool], str]
 _NAME: Final[_Check] = (is_name, "a name: printable text without spaces that does not begin with '-'")
 _TEXT: Final[_Check] = (_is_text, "text (str)")
 _OPTIONAL_TEXT: Final[_Check] = (_is_optional_text, "text (str) or None")
+_OPTIONAL_USAGE: Final[_Check] = (_is_optional_usage, "a Usage with numbers that are not negative, or None")
 _NAMES: Final[_Check] = (_is_names, "a tuple of names (str)")
 _FLAG: Final[_Check] = (_is_flag, "True or False")
 
@@ -112,7 +123,13 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
     },
     Candidate: {"backend": _TEXT, "model": _OPTIONAL_TEXT, "reason": _TEXT},
     Rejection: {"backend": _TEXT, "reason": _TEXT, "configured": _FLAG},
-    Completion: {"text": _TEXT, "backend": _TEXT, "model": _OPTIONAL_TEXT},
+    Completion: {
+        "text": _TEXT,
+        "backend": _TEXT,
+        "model": _OPTIONAL_TEXT,
+        "served_model": _OPTIONAL_TEXT,
+        "usage": _OPTIONAL_USAGE,
+    },
     Step: {
         "command": (
             _is_command,

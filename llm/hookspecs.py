@@ -7,11 +7,11 @@ the running program registered, those of installed distributions (sorted by dist
 name), built-in ones; `tryfirst` and `trylast` move one to the front or the back, and a
 `@hookimpl(wrapper=True)` goes around all of them.
 
-An exception in `llm_complete`, `llm_recipe_steps` or `llm_run_step` fails that attempt. In every
+An exception in `llm_complete`, `llm_stream`, `llm_recipe_steps` or `llm_run_step` fails that attempt. In every
 other hook it is recorded with the plug-in that raised it, and the other implementations go on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm.hooks.markers import hookspec
@@ -106,6 +106,52 @@ def llm_complete(request: Request, backend: str) -> Completion | str | None:
     """
 
 
+@hookspec(firstresult=True)
+def llm_stream(request: Request, backend: str) -> Iterator[str | Completion] | None:
+    """Answer this request on this backend, in pieces as they come.
+
+    It is called instead of `llm_complete` if the caller wants the answer as it comes, and the plug-in that
+    provides the backend implements it. If any plug-in implements `llm_complete` as a wrapper, or without
+    providing backends, and does not implement `llm_stream` too, nothing is streamed: what guards answers
+    is never passed by.
+
+    A wrapper gets the iterator and returns one; its last piece is a `Completion`, which is to be handed on.
+
+    Args:
+        request: the prompt; `request.model` is the model to use.
+        backend: name of the backend that is to be tried.
+
+    Returns:
+        An iterator of texts. Its last item may be a `Completion` whose `model`, `served_model` and `usage`
+        tell what is known of the whole answer; its text is not used. `None`: this backend is not mine.
+
+    Raises:
+        Exception: anything, also while the iterator is read. Before the first text it fails the attempt,
+            and the next backend is tried; after it, what was shown is all of the answer, marked as cut.
+
+    Example:
+        ```python
+        from llm import hookimpl
+
+
+        @hookimpl
+        def llm_backends():
+            return "shout"
+
+
+        @hookimpl
+        def llm_complete(request, backend):
+            return request.prompt.upper() if backend == "shout" else None
+
+
+        @hookimpl
+        def llm_stream(request, backend):
+            return iter(request.prompt.upper().split(" ")) if backend == "shout" else None
+        ```
+
+    """
+
+
 @hookspec
 def llm_completed(request: Request, completion: Completion | None, error: Exception | None) -> None:
     """Tell that a request ended: for logs, metrics and costs.
@@ -113,7 +159,7 @@ def llm_completed(request: Request, completion: Completion | None, error: Except
     Args:
         request: the prompt as the caller gave it.
         completion: the answer; `None` if there is none.
-        error: why there is none; `None` if there is one.
+        error: why there is none, or why a streamed one was cut; `None` if there is a whole one.
 
     Example:
         ```python

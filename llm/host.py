@@ -1,51 +1,46 @@
 """The host: the plug-in manager with this project's hooks, built-in plug-ins and entry points."""
 
-import importlib
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
-from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from llm import __version__, hookspecs, results
+from llm import DISTRIBUTION, __version__, hookspecs, results, shims
+from llm.builtins import BUILTINS
 from llm.errors import NameTakenError
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks.activation import LazyModule
 from llm.hooks.blocking import Blocked, Blocking, known_name
-from llm.hooks.boundary import marked_functions
-from llm.hooks.declarations import Declaration, declared_in, forget
-from llm.hooks.entrypoints import EntryPoint, scan
-from llm.hooks.loader import load_entry_points, owner_of, register_declaration
+from llm.hooks.boundary import HostPlugin
+from llm.hooks.catalogue import Catalogue
+from llm.hooks.declarations import Declaration, forget
+from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.index import installed
+from llm.hooks.learned import Declared, Learned
+from llm.hooks.loader import NOTHING_KNOWN, load_entry_points
 from llm.hooks.manager import PluginManager
 from llm.hooks.origin import Origin, Tier
 from llm.hooks.problems import Problem, ProblemKind
+from llm.hooks.registering import owner_of, register_declaration
 from llm.hooks.trace import phase
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP, adapt
 from llm.types import BackendInfo, RecipeInfo, Step
 
+if TYPE_CHECKING:
+    from llm.eligible import Breaker
+
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
-
-#: Name of the distribution that this project is.
-DISTRIBUTION: Final = "d0ttino"
-
-#: Modules with this project's own plug-ins, named as an entry point would name them.
-BUILTINS: Final = (
-    "llm.policy",
-    "llm.backends.plugins.mindbridge",
-    "llm.backends.plugins.lobechat",
-    "llm.backends.plugins.openrouter",
-    "llm.backends.plugins.sample",
-    "scripts.shell",
-    "scripts.recipes.plugins.sample",
-    "scripts.recipes.plugins.echo",
-)
 
 NOTHING_BLOCKED: Final = Blocking({})
 
 #: Hooks in which an exception is the answer to the one who asked.
-PROPAGATING: Final = frozenset({"llm_complete", "llm_recipe_steps", "llm_run_step"})
+PROPAGATING: Final = frozenset({"llm_complete", "llm_stream", "llm_recipe_steps", "llm_run_step"})
 
 CHECKS: Final = {
     "llm_backends": results.check_backends,
     "llm_route": results.check_route,
     "llm_complete": results.check_completion,
+    "llm_stream": results.check_stream,
     "llm_recipes": results.check_recipes,
     "llm_recipe_steps": results.check_steps,
     "llm_run_step": results.check_step_result,
@@ -81,6 +76,12 @@ class Host(PluginManager):
         entries: the entry points that there were when it was made.
         blocked: the plug-ins that were left out because the user does not want them.
         unknown_blocked: names that were to be blocked, and that no plug-in has.
+        imported: the entry points that were imported to register what they bring, with the names of
+            modules that they looked for in vain. Others were registered from what was known of them, or
+            their modules had been imported before.
+        made: when it was made, in nanoseconds since the epoch.
+        breaker: knows which backends are left alone for a while; see `llm.eligible.Breaker`.
+        refused: why a credential that a server refused is not used again; see `llm.eligible.credential_of`.
 
     """
 
@@ -89,6 +90,10 @@ class Host(PluginManager):
         self.entries: list[EntryPoint] = []
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
+        self.imported: Mapping[EntryPoint, tuple[str, ...]] = {}
+        self.made = time.time_ns()
+        self.breaker: Breaker | None = None
+        self.refused: dict[tuple[str, int], str] = {}
         self._left_out: set[EntryPoint] = set()
         self._offers: dict[str, tuple[int, Offers[Any]]] = {}
         self._adopted: dict[str, tuple[str, Declaration]] = {}
@@ -133,10 +138,12 @@ class Host(PluginManager):
             NameTakenError: this program registered the name before, for another callable.
 
         """
+        if declaration.module in BUILTINS:
+            return  # they were registered before they were imported
         owner = owner_of(declaration, self.entries)
         if owner is not None:
             if owner not in self._left_out:
-                register_declaration(self, declaration, owner.origin(declaration.plugin_name))
+                self._adopt_late(declaration, owner)
             return
         name, earlier = self._adopted.get(declaration.plugin_name, ("", None))
         if earlier is not None:
@@ -153,6 +160,16 @@ class Host(PluginManager):
         if registered is not None:
             self._adopted[declaration.plugin_name] = (registered, declaration)
 
+    def _adopt_late(self, declaration: Declaration, owner: EntryPoint) -> None:
+        """Register what an installed plug-in declares after it was registered, unless that was known of it."""
+        declared = (declaration.kind, declaration.name, declaration.module)
+        for _, plugin in self.list_name_plugin():
+            if isinstance(plugin, HostPlugin) and plugin.origin.distribution == owner.distribution:
+                brought = plugin.manifest()
+                if isinstance(brought, Declared) and brought[:3] == declared:
+                    return
+        register_declaration(self, declaration, owner.origin(declaration.plugin_name))
+
     def unregister(self, plugin: object | None = None, name: str | None = None) -> Any | None:
         """Unregister a plug-in, given as an object or by name; the names it had are free again."""
         name = self.get_name(plugin) if name is None else name
@@ -168,20 +185,35 @@ class Host(PluginManager):
         return [name for name, _ in self.list_name_plugin()] + [blocked.origin.plugin for blocked in self.blocked]
 
     def load_builtins(self, modules: Iterable[str], blocking: Blocking = NOTHING_BLOCKED) -> None:
-        """Import and register this project's own plug-ins, but for those that are blocked."""
-        for module_name in modules:
-            module = importlib.import_module(module_name)
-            origin = Origin(module_name, Tier.BUILTIN, DISTRIBUTION, __version__, module=module_name)
-            for declaration in declared_in(vars(module)):
-                if not self._blocks(blocking, replace(origin, plugin=declaration.plugin_name)):
-                    register_declaration(self, declaration, origin)
-            if any(True for _ in marked_functions(module)) and not self._blocks(blocking, origin):
-                self.register(module, module_name, origin=origin)
+        """Register this project's own plug-ins, but for those that are blocked; they are imported when they are used.
 
-    def load_entry_points(self, entries: Iterable[EntryPoint], blocking: Blocking = NOTHING_BLOCKED) -> None:
-        """Import and register the plug-ins of installed distributions, but for those that are blocked.
+        Args:
+            modules: names of modules in `llm.builtins.BUILTINS`.
+            blocking: the plug-ins to leave out.
 
-        Failures go to `problems`. A blocked plug-in is not imported.
+        """
+        for module in modules:
+            origin = Origin(module, Tier.BUILTIN, DISTRIBUTION, __version__, module=module)
+            names = {f"{one.kind}:{one.name}": one for one in BUILTINS[module].declared}
+            wanted = Learned(
+                declared=tuple(
+                    one for name, one in names.items() if not self._blocks(blocking, origin._replace(plugin=name))
+                ),
+                implementations=() if names or self._blocks(blocking, origin) else BUILTINS[module].implementations,
+            )
+            LazyModule(self, wanted, shims, origin).register()
+
+    def load_entry_points(
+        self,
+        entries: Iterable[EntryPoint],
+        blocking: Blocking = NOTHING_BLOCKED,
+        known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
+        on_change: Callable[[EntryPoint], object] = lambda _entry: None,
+    ) -> None:
+        """Register the plug-ins of installed distributions, but for those that are blocked.
+
+        Failures go to `problems`. A blocked plug-in is not imported, and one that is known only when
+        it is used; see `llm.hooks.loader.load_entry_points`.
         """
         self.entries = sorted(entries)
         wanted = []
@@ -192,7 +224,7 @@ class Host(PluginManager):
             else:
                 self._left_out.add(entry)
                 self.blocked.append(Blocked(entry.origin(entry.name), by))
-        load_entry_points(self, wanted, adapt, BUILTINS)
+        self.imported = load_entry_points(self, wanted, shims, BUILTINS, known, on_change)
 
     def add_damaged(self, fault: Problem, blocking: Blocking = NOTHING_BLOCKED) -> None:
         """Keep that a distribution is damaged, unless the user does without it."""
@@ -235,12 +267,21 @@ class Host(PluginManager):
         return Offers(used, shadowed)
 
 
-def create_host(entries: Iterable[EntryPoint] | None = None, blocking: Blocking = NOTHING_BLOCKED) -> Host:
+def create_host(
+    entries: Iterable[EntryPoint] | None = None,
+    blocking: Blocking = NOTHING_BLOCKED,
+    known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
+    on_change: Callable[[EntryPoint], object] = lambda _entry: None,
+) -> Host:
     """Return a new host with the built-in plug-ins and those of installed distributions.
 
     Args:
         entries: the entry points to load; by default those of every distribution on `sys.path`.
         blocking: the plug-ins to leave out.
+        known: what entry points brought when they were last loaded: those are imported when they are
+            first used. By default, what this user's catalogue knows if `entries` is left out too,
+            else nothing.
+        on_change: told of an entry point that turns out to bring something else than is known of it.
 
     Returns:
         A host of its own: what is registered there is seen nowhere else. Plug-ins that could not be
@@ -250,13 +291,17 @@ def create_host(entries: Iterable[EntryPoint] | None = None, blocking: Blocking 
     host = Host()
     if entries is None:
         with phase("search for installed plug-ins") as search:
-            entries = scan((BACKEND_GROUP, RECIPE_GROUP), on_fault=lambda fault: host.add_damaged(fault, blocking))
+            _, found, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
+            known = Catalogue.read().of(found)
+            entries, on_change = found, lambda entry: Catalogue.read().forget([entry])
+            for fault in faults:
+                host.add_damaged(fault, blocking)
             if search is not None:
-                search.reason = f"{len(entries)} found"
+                search.reason = f"{len(found)} found"
     host.entries = sorted(entries)
     with phase("built-in plug-ins", f"{len(BUILTINS)} modules"):
         host.load_builtins(BUILTINS, blocking)
-    host.load_entry_points(host.entries, blocking)
+    host.load_entry_points(host.entries, blocking, known, on_change)
     at_work = {blocked.by for blocked in host.blocked}
     host.unknown_blocked = [
         name

@@ -69,6 +69,16 @@ class Parameter:
             facts.append(f"default: {_text(self.default)}")
         return f"{self.description}  [{'; '.join(facts)}]" if self.description else f"[{'; '.join(facts)}]"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the parameter as JSON-ready data."""
+        return {**vars(self), "type": self.type.__name__, "choices": list(self.choices)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Parameter":
+        """Return the parameter that `to_json` wrote."""
+        kind = next(kind for kind in _TYPES if kind.__name__ == data["type"])
+        return cls(**{**data, "type": kind, "choices": tuple(data["choices"])})
+
     def completions(self) -> list[str]:
         """Return the texts that a shell can offer for a value."""
         values = self.choices or ((True, False) if self.type is bool else ())

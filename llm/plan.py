@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from typing import Any, Final
 
 from llm.errors import D0ttinoError
@@ -97,6 +96,8 @@ def _joined(command: str) -> str:
 def _is_complete(command: str) -> bool:
     """Whether the shell takes a line as a whole command; `-n`: it reads it and runs nothing."""
     script = command.encode("utf-8", "surrogatepass")
+    import subprocess
+
     return subprocess.run(["/bin/sh", "-n"], input=script, capture_output=True, check=False).returncode == 0
 
 

@@ -3,19 +3,24 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from llm.config import RoutingMode, Settings
 from llm.errors import UnknownNameError
 from llm.hooks.markers import hookimpl
 from llm.types import BackendInfo, Candidate, Rejection, Request, Route
+
+if TYPE_CHECKING:
+    from llm.config import Settings
 
 #: The backend that needs neither a network nor a key.
 SAMPLE = "sample"
 
 
 @hookimpl(trylast=True)
-def llm_route(request: Request, backends: Sequence[BackendInfo], settings: Settings) -> Route:
+def llm_route(request: Request, backends: Sequence[BackendInfo], settings: "Settings") -> Route:
     """Order backends as the user configured it, else use what is ready."""
+    from llm.config import RoutingMode
+
     known = {backend.name: backend for backend in backends}
     primary, fallback, chain = _configured(settings, request)
     if request.local or settings.routing_mode is RoutingMode.LOCAL:
@@ -38,7 +43,7 @@ def estimated_tokens(prompt: str) -> int:
     return -(-len(prompt.encode("utf-8", "surrogatepass")) // 4)
 
 
-def _configured(settings: Settings, request: Request) -> tuple[Candidate | None, Candidate | None, list[Candidate]]:
+def _configured(settings: "Settings", request: Request) -> tuple[Candidate | None, Candidate | None, list[Candidate]]:
     """Return primary, fallback and chain, each with the model that it would be asked for."""
     primary = fallback = None
     if settings.primary_backend is not None:
@@ -106,7 +111,7 @@ def _by_complexity(
     primary: Candidate | None,
     fallback: Candidate | None,
     request: Request,
-    settings: Settings,
+    settings: "Settings",
 ) -> list[Candidate]:
     words = len(request.prompt.split())
     demanding = words > settings.complexity_threshold
@@ -119,7 +124,7 @@ def _by_complexity(
 
 
 def _fitting(
-    usable: Iterable[Candidate], request: Request, settings: Settings, rejected: list[Rejection]
+    usable: Iterable[Candidate], request: Request, settings: "Settings", rejected: list[Rejection]
 ) -> Iterable[Candidate]:
     """Yield the candidates that take a prompt of this size; the others go to `rejected`."""
     tokens = estimated_tokens(request.prompt)
@@ -133,7 +138,7 @@ def _fitting(
             )
 
 
-def _cheapest_first(usable: list[Candidate], settings: Settings) -> list[Candidate]:
+def _cheapest_first(usable: list[Candidate], settings: "Settings") -> list[Candidate]:
     """Return the candidates from the cheapest up, those without a known price last, in their order."""
     prices = [settings.limits(candidate).price_per_1k_tokens for candidate in usable]
     ranked = sorted(zip(prices, usable, strict=True), key=lambda pair: float("inf") if pair[0] is None else pair[0])

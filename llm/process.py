@@ -2,18 +2,19 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
+from llm.builtins import BUILTINS
 from llm.errors import PluginLoadError
 from llm.hooks.blocking import Blocking
-from llm.hooks.catalogue import Catalogue, Learned, outcome, with_names
+from llm.hooks.catalogue import Catalogue
 from llm.hooks.declarations import all_declared
 from llm.hooks.entrypoints import EntryPoint, loading
-from llm.hooks.loader import owner_of
+from llm.hooks.learned import Learned
 from llm.hooks.origin import Origin
+from llm.hooks.registering import owner_of
 from llm.hooks.trace import phase
-from llm.host import BUILTINS, Host, create_host
+from llm.host import Host, create_host
 
 
 class _ProcessHost:
@@ -59,23 +60,21 @@ def _remember(host: Host) -> None:
 
 
 def outcome_of(host: Host) -> dict[EntryPoint, Learned]:
-    """Return how loading went for each entry point of a host, as it is kept on disk: without secrets."""
-    loaded = outcome(host, _loaded(host))
+    """Return how loading went for each entry point that a host imported, as it is kept on disk: without secrets."""
+    if not host.imported:
+        return {}
+    from llm.hooks.learning import outcome
+
+    loaded = outcome(host, host.imported, host.made)
     if not any(learned.failure for learned in loaded.values()):
         return loaded
     from llm.redaction import redactor
 
     redact = redactor(host.secret_names())
     return {
-        entry: replace(learned, failure=redact(learned.failure)) if learned.failure else learned
+        entry: learned._replace(failure=redact(learned.failure)) if learned.failure else learned
         for entry, learned in loaded.items()
     }
-
-
-def _loaded(host: Host) -> list[EntryPoint]:
-    """Return the entry points that were imported: nothing is learned of blocked ones."""
-    blocked = {(blocked.origin.distribution, blocked.origin.entry_point) for blocked in host.blocked}
-    return [entry for entry in host.entries if (entry.distribution, str(entry)) not in blocked]
 
 
 def _provided(host: Host) -> Iterator[tuple[str, str, Origin]]:
@@ -96,6 +95,8 @@ def learn(host: Host) -> dict[EntryPoint, Learned]:
         What each entry point brought, also where it is what was known before.
 
     """
+    from llm.hooks.learning import with_names
+
     learned = with_names(outcome_of(host), _provided(host))
     Catalogue.read().store(learned)
     return learned

@@ -2,15 +2,20 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from llm.errors import PluginDefinitionError
 from llm.hooks.boundary import HostPlugin
+from llm.hooks.lazy import Deferred
+from llm.hooks.learned import Declared
 from llm.hooks.markers import hookimpl
 from llm.hooks.origin import Origin, blamed
-from llm.results import check_text, steps_of
+from llm.results import check_completion, check_stream, check_text, steps_of
 from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
+
+if TYPE_CHECKING:
+    from llm.pieces import Pieces
 
 #: What a backend's `run` may ask for besides the prompt, by naming it.
 EXTRAS: Mapping[str, Callable[[Request], Any]] = {
@@ -20,22 +25,53 @@ EXTRAS: Mapping[str, Callable[[Request], Any]] = {
 }
 
 
+class Calls(NamedTuple):
+    """What a backend is, to call it; `calls_of` makes one.
+
+    Attributes:
+        run: `run(prompt)`. It returns the text, or a `Completion` that also tells the served model and
+            what was used.
+        extras: which of `EXTRAS` it takes.
+        stream: like `run`, but returns an iterator of texts; `None`: answers come whole.
+        stream_extras: which of `EXTRAS` that takes.
+
+    """
+
+    run: Callable[..., Any]
+    extras: tuple[str, ...]
+    stream: Callable[..., Any] | None = None
+    stream_extras: tuple[str, ...] = ()
+
+
+def calls_of(run: Callable[..., Any], stream: Callable[..., Any] | None = None) -> Calls:
+    """Return what a backend is, to call it.
+
+    Raises:
+        PluginDefinitionError: it cannot be called with a prompt alone.
+
+    """
+    return Calls(run, wanted_extras(run), stream, () if stream is None else wanted_extras(stream))
+
+
 class RegisteredBackend(HostPlugin):
     """A callable as a backend. `register_backend("name", run)` makes one.
 
     Args:
         info: name and description.
-        run: `run(prompt)`; it may also take `model`, `options` or `request`, by these names.
         origin: whose plug-in it is.
+        calls: what it calls.
 
     """
 
-    def __init__(self, info: BackendInfo, run: Callable[..., Any], origin: Origin) -> None:
+    def __init__(self, info: BackendInfo, origin: Origin, calls: Calls | Deferred) -> None:
         super().__init__(origin)
-        self.info = replace(info, origin=origin)
-        self._run = run
-        self._extras = wanted_extras(run)
+        self.info = info if info.origin is origin else replace(info, origin=origin)
+        self._calls = calls
         self._infos = (self.info,)
+
+    def manifest(self) -> Declared:
+        """Return as data what the backend was registered with."""
+        return _declared("backend", self.info, self.origin)
 
     @hookimpl
     def llm_backends(self) -> tuple[BackendInfo, ...]:
@@ -48,14 +84,60 @@ class RegisteredBackend(HostPlugin):
         if backend != self.info.name:
             return None
         try:
-            result = self._run(request.prompt, **{name: EXTRAS[name](request) for name in self._extras})
+            calls = self._imported()
+            result = calls.run(request.prompt, **{name: EXTRAS[name](request) for name in calls.extras})
+            if isinstance(result, Completion):
+                return self._own(result)
             text = check_text(result, f"backend {backend!r}", self.origin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
-        model = request.model if "model" in self._extras or "request" in self._extras else None
+        model = request.model if "model" in calls.extras or "request" in calls.extras else None
         return Completion(text, backend, model, self.origin)
+
+    def _imported(self) -> Calls:
+        calls = self._calls
+        if isinstance(calls, Deferred):
+            calls = self._calls = calls.resolve()
+        return calls
+
+    def _own(self, completion: Completion) -> Completion:
+        check_completion(completion, self.origin)
+        return Completion(
+            completion.text,
+            self.info.name,
+            completion.model,
+            self.origin,
+            served_model=completion.served_model,
+            usage=completion.usage,
+        )
+
+
+class StreamingBackend(RegisteredBackend):
+    """A backend whose answers come in pieces."""
+
+    def manifest(self) -> Declared:
+        """Return as data what the backend was registered with."""
+        declared = super().manifest()
+        return declared._replace(info={**declared.info, "streams": True})
+
+    @hookimpl
+    def llm_stream(self, request: Request, backend: str) -> "Pieces | None":
+        """Answer in pieces if the request is for this backend."""
+        if backend != self.info.name:
+            return None
+        try:
+            calls = self._imported()
+            if calls.stream is None:
+                return None  # it did when it was last imported
+            extras = {name: EXTRAS[name](request) for name in calls.stream_extras}
+            pieces: Pieces = check_stream(calls.stream(request.prompt, **extras), self.origin)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again
+            raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
+        return pieces
 
 
 class RegisteredRecipe(HostPlugin):
@@ -63,15 +145,19 @@ class RegisteredRecipe(HostPlugin):
 
     Args:
         info: name and description.
-        run: `run(goal)`, which returns command lines; parameters come as further arguments, by name.
         origin: whose plug-in it is.
+        run: `run(goal)`, which returns command lines; parameters come as further arguments, by name.
 
     """
 
-    def __init__(self, info: RecipeInfo, run: Callable[..., Any], origin: Origin) -> None:
+    def __init__(self, info: RecipeInfo, origin: Origin, run: Callable[..., Any] | Deferred) -> None:
         super().__init__(origin)
-        self.info = replace(info, origin=origin)
+        self.info = info if info.origin is origin else replace(info, origin=origin)
         self._run = run
+
+    def manifest(self) -> Declared:
+        """Return as data what the recipe was registered with."""
+        return _declared("recipe", self.info, self.origin)
 
     @hookimpl
     def llm_recipes(self) -> tuple[RecipeInfo, ...]:
@@ -84,11 +170,21 @@ class RegisteredRecipe(HostPlugin):
         if recipe != self.info.name:
             return None
         try:
-            return steps_of(self._run(goal, **parameters), f"recipe {recipe!r}", self.origin)
+            run = self._run
+            if isinstance(run, Deferred):
+                run = self._run = cast("Callable[..., Any]", run.resolve())
+            return steps_of(run(goal, **parameters), f"recipe {recipe!r}", self.origin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
+
+
+def _declared(kind: str, info: BackendInfo | RecipeInfo, origin: Origin) -> Declared:
+    said = {field.name: getattr(info, field.name) for field in fields(info) if field.name not in {"name", "origin"}}
+    if "parameters" in said:
+        said["parameters"] = [parameter.to_json() for parameter in said["parameters"]]
+    return Declared(kind, info.name, origin.module or "", said)
 
 
 def wanted_extras(run: Callable[..., Any]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ on stays the work of the plug-in inside, and only what it made itself is its own
 
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -66,6 +66,17 @@ def check_completion(result: Any, origin: Origin, keep: bool = False) -> Complet
         raise _invalid("llm_complete", "text or a Completion", result, origin)
     _check_fields(result, "llm_complete", origin)
     return _stamped(result, origin, keep)
+
+
+def check_stream(result: Any, origin: Origin, _keep: bool = False) -> Any:
+    """Return what `llm_stream` returned as `llm.pieces.Pieces`, which know their origin."""
+    from llm.pieces import Pieces
+
+    if isinstance(result, Pieces):
+        return result
+    if not isinstance(result, Iterable) or isinstance(result, str | bytes | Mapping | Completion):
+        raise _invalid("llm_stream", "an iterator of text (str)", result, origin)
+    return Pieces(iter(result), origin)
 
 
 def check_steps(result: Any, origin: Origin, _keep: bool = False) -> tuple[Step, ...]:

@@ -1,37 +1,24 @@
 """One prompt's way: collect backends, route, try them in order, return a completion."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from time import perf_counter
+from typing import TYPE_CHECKING
 
+from llm.attempts import Pursuit
+from llm.choosing import choose_route
 from llm.config import Settings, load_settings
-from llm.errors import D0ttinoError, UnknownNameError, UsageError
-from llm.hooks.boundary import PLUGIN_FAULTS
-from llm.hooks.origin import origin_of
-from llm.hooks.problems import reason_of
-from llm.host import Host
-from llm.missing import why_missing
+from llm.errors import ConfigError, D0ttinoError, UsageError
+from llm.no_answer import NoAnswerError, NoCandidateError
 from llm.process import current_host
-from llm.types import Attempt, BackendInfo, Candidate, Completion, Rejection, Request, Route
+from llm.retries import RetryPolicy
+from llm.types import BackendInfo, Completion, Request
 
+if TYPE_CHECKING:
+    from llm.answer_stream import AnswerStream
+    from llm.host import Host
 
-class NoAnswerError(D0ttinoError):
-    """No backend answered.
+__all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt", "stream"]
 
-    Attributes:
-        attempts: each backend that was tried, with its reason.
-        route: the decision that chose them, and what it left out.
-
-    """
-
-    def __init__(self, message: str, *, attempts: tuple[Attempt, ...], route: Route, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.attempts = attempts
-        self.route = route
-
-
-class NoCandidateError(NoAnswerError, UsageError):
-    """The policy left no backend to try: nothing was sent anywhere."""
+_RETRIES = RetryPolicy()
 
 
 def send_prompt(
@@ -40,7 +27,10 @@ def send_prompt(
     local: bool = False,
     model: str | None = None,
     backend: str | None = None,
-    host: Host | None = None,
+    timeout: float | None = None,
+    strict: bool = False,
+    fallback: bool = False,
+    host: "Host | None" = None,
 ) -> str:
     """Return the answer to a prompt; `complete` also tells who gave it.
 
@@ -49,25 +39,36 @@ def send_prompt(
         local: whether the prompt must not leave this machine.
         model: the model to ask for; by default the policy's or the backend's choice.
         backend: the one backend to use; by default the policy decides.
+        timeout: seconds that it may take in all; by default 120.
+        strict: whether only the first backend, and the model asked for, may answer.
+        fallback: whether others may answer if `backend` fails.
         host: the host to ask; by default this process's.
 
     Raises:
         UnknownNameError: there is no such backend.
         NoAnswerError: every backend that was tried failed; the message gives each one's reason.
         ConfigError: the configuration cannot be used.
-        UsageError: the prompt is empty.
+        UsageError: the prompt is empty, or the timeout is no time.
 
     """
-    return complete(Request(prompt, model, backend, local), host=host).text
+    request = Request(prompt, model, backend, local, timeout=timeout, strict=strict, fallback=fallback)
+    return complete(request, host=host).text
 
 
-def complete(request: Request, *, host: Host | None = None, settings: Settings | None = None) -> Completion:
+def complete(
+    request: Request,
+    *,
+    host: "Host | None" = None,
+    settings: Settings | None = None,
+    retries: RetryPolicy | None = None,
+) -> Completion:
     """Answer a request, and tell who answered.
 
     Args:
         request: the prompt and what is wanted for it.
         host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
+        retries: how often and how long to try.
 
     Returns:
         The completion, with every attempt that was made and the decision that led there.
@@ -76,130 +77,94 @@ def complete(request: Request, *, host: Host | None = None, settings: Settings |
         UnknownNameError, NoAnswerError, ConfigError, UsageError: see `send_prompt`.
 
     """
-    started = perf_counter()
-    if not isinstance(request.prompt, str):
-        raise UsageError(f"the prompt must be text, not {type(request.prompt).__name__}")
-    if not request.prompt.strip():
-        raise UsageError("the prompt is empty", hint="give some text to answer")
+    check_request(request)
     host = current_host() if host is None else host
+    llm_complete = host.hook.llm_complete
     try:
-        backends = host.backends()
-        route = choose_route(request, backends, host, settings)
-        completion = _try_each(request, route, backends, host)
+        pursuit = pursue(request, host, settings, retries)
+        completion = pursuit.answer(lambda asked, backend: llm_complete(request=asked, backend=backend))
     except D0ttinoError as error:
         host.hook.llm_completed(request=request, completion=None, error=error)
         raise
-    completion = replace(completion, duration=perf_counter() - started)
     host.hook.llm_completed(request=request, completion=completion, error=None)
     return completion
 
 
-def choose_route(
-    request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: Settings | None = None
-) -> Route:
-    """Ask the routing policies which backends to try, without trying any.
+def stream(
+    request: Request,
+    *,
+    host: "Host | None" = None,
+    settings: Settings | None = None,
+    retries: RetryPolicy | None = None,
+) -> "AnswerStream":
+    """Answer a request with the text as it comes.
+
+    Until the first text has come, this goes as with `complete`. After it nobody else is asked: an answer
+    that breaks off is kept, and marked as cut.
 
     Args:
         request: the prompt and what is wanted for it.
-        backends: the backends that there are, by name.
-        host: the host to ask.
+        host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
+        retries: how often and how long to try.
+
+    Returns:
+        An iterator of texts; when it has ended, its `completion` tells who answered. Reading it raises
+        what `complete` raises, and `CutAnswerError` if the answer breaks off.
 
     Raises:
-        UnknownNameError: the request names a backend that does not exist.
-        NoCandidateError: the policies leave no backend to try.
-        ConfigError: the configuration cannot be used.
+        UnknownNameError, NoCandidateError, ConfigError, UsageError: see `send_prompt`.
 
     """
-    if request.backend is not None:
-        if request.backend not in backends:
-            raise UnknownNameError("backend", str(request.backend), backends, hint=why_missing(host))
-        if request.local:
-            _refuse_remote(backends[request.backend], load_settings() if settings is None else settings)
-        return Route((Candidate(request.backend, reason="asked for"),))
-    settings = load_settings() if settings is None else settings
-    route: Route | None = host.hook.llm_route(request=request, backends=tuple(backends.values()), settings=settings)
-    route = _without_unknown(route or Route(), backends)
-    if not route.candidates:
-        by = f", says {route.origin}" if route.origin is not None and not route.origin.builtin else ""
-        reasons = "".join(f"\n  {rejection.backend}: {rejection.reason}" for rejection in route.rejected)
-        raise NoCandidateError(
-            f"no backend can take this prompt{by}{':' if reasons else ''}{reasons}",
-            attempts=(),
-            route=route,
-            hint=why_missing(host) or "`ai-cli backends` lists what there is",
-        )
-    return route
+    from llm.answer_stream import AnswerStream
 
-
-def _refuse_remote(backend: BackendInfo, settings: Settings) -> None:
-    if not backend.local and backend.name != settings.fallback_backend:
-        raise UsageError(
-            f"the backend {backend.name!r} was asked for, and also that the prompt stays on this machine: "
-            "it does not say that it runs here, and is not the configured fallback",
-            hint="leave out one of --local and --backend",
-        )
-
-
-def _without_unknown(route: Route, backends: Mapping[str, BackendInfo]) -> Route:
-    """Return the route with the backends that do not exist among the rejected ones."""
-    usable, rejected = [], list(route.rejected)
-    for candidate in route.candidates:
-        if candidate.backend in backends:
-            usable.append(candidate)
-        else:
-            unknown = UnknownNameError("backend", candidate.backend, backends)
-            reason = f"{unknown.message}, which the policy {route.origin} chose. {unknown.hint}"
-            rejected.append(Rejection(candidate.backend, reason))
-    return replace(route, candidates=tuple(usable), rejected=tuple(rejected))
-
-
-def _try_each(request: Request, route: Route, backends: Mapping[str, BackendInfo], host: Host) -> Completion:
-    attempts: list[Attempt] = []
-    for candidate in route.candidates:
-        asked = request
-        if candidate.model is not None and request.model is None:
-            asked = replace(request, model=candidate.model)
-        completion, attempt = _attempt(asked, candidate, backends, host)
-        attempts.append(attempt)
-        if completion is not None:
-            return replace(
-                completion,
-                backend=completion.backend or candidate.backend,
-                attempts=tuple(attempts),
-                route=route,
-            )
-    if len(attempts) == 1:
-        message = f"backend {attempts[0]}"
-    else:
-        message = f"none of {len(attempts)} backends answered:" + "".join(f"\n  {attempt}" for attempt in attempts)
-    message += "".join(
-        f"\n  {rejection.backend} was left out: {rejection.reason}"
-        for rejection in route.rejected
-        if rejection.configured
-    )
-    hints = dict.fromkeys(attempt.hint for attempt in attempts if attempt.hint)
-    raise NoAnswerError(message, attempts=tuple(attempts), route=route, hint="; ".join(hints) or None)
-
-
-def _attempt(
-    request: Request, candidate: Candidate, backends: Mapping[str, BackendInfo], host: Host
-) -> tuple[Completion | None, Attempt]:
-    """Try one backend; an exception becomes the attempt's error."""
-    name, started = candidate.backend, perf_counter()
+    check_request(request)
+    host = current_host() if host is None else host
+    retries = _RETRIES if retries is None else retries
     try:
-        completion: Completion | None = host.hook.llm_complete(request=request, backend=name)
-    except PLUGIN_FAULTS as error:
-        provider = backends[name].origin
-        origin = origin_of(error) or provider
-        message, hint = reason_of(error)
-        if hint is None and origin is not None and origin != provider:
-            hint = f"to do without it: --no-plugin {origin.plugin}"
-        took = perf_counter() - started
-        return None, Attempt(name, request.model, origin, took, message.partition("\n")[0], type(error).__name__, hint)
-    took = perf_counter() - started
-    if completion is None:
-        return None, Attempt(
-            name, request.model, backends[name].origin, took, "its plug-in returned None: not mine", "NoAnswer"
-        )
-    return completion, Attempt(name, completion.model, completion.origin, took)
+        pursuit = pursue(request, host, settings, retries)
+    except D0ttinoError as error:
+        host.hook.llm_completed(request=request, completion=None, error=error)
+        raise
+    return AnswerStream(request, host, pursuit, retries)
+
+
+def check_request(request: Request) -> None:
+    """Refuse what no backend should be asked.
+
+    Raises:
+        UsageError: the prompt is empty or no text, or a limit is none.
+
+    """
+    if not isinstance(request.prompt, str):
+        raise UsageError(f"the prompt must be text, not {type(request.prompt).__name__}")
+    if not request.prompt or request.prompt.isspace():
+        raise UsageError("the prompt is empty", hint="give some text to answer")
+    timeout, attempts = request.timeout, request.max_attempts
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
+        raise UsageError("the timeout must be a number of seconds above 0")
+    if attempts is not None and not (isinstance(attempts, int) and attempts > 0):
+        raise UsageError("the number of attempts must be a whole number above 0")
+
+
+def pursue(request: Request, host: "Host", settings: Settings | None, retries: RetryPolicy | None) -> Pursuit:
+    """Route a request, and return what tries the candidates.
+
+    Raises:
+        UnknownNameError, NoCandidateError, ConfigError, UsageError: see `send_prompt`.
+
+    """
+    backends: Mapping[str, BackendInfo] = host.backends()
+    if settings is None:
+        settings = _settings_for(request)
+    route = choose_route(request, backends, host, settings)
+    return Pursuit(request, route, backends, host, settings, _RETRIES if retries is None else retries)
+
+
+def _settings_for(request: Request) -> Settings | None:
+    try:
+        return load_settings()
+    except ConfigError:
+        if request.backend is None or request.fallback or request.local:
+            raise
+        return None  # who names the backend needs no configuration: it adds prices only

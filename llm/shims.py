@@ -8,17 +8,24 @@ from typing import Any, TypeVar
 from llm.backends.base import Backend, Recipe
 from llm.errors import PluginDefinitionError
 from llm.fields import fault_in
-from llm.hooks.boundary import marked_functions
+from llm.groups import RECIPE_GROUP
+from llm.hooks.boundary import HostPlugin, marked_functions
 from llm.hooks.declarations import Declaration, make
 from llm.hooks.entrypoints import EntryPoint
-from llm.registered import RegisteredBackend, RegisteredRecipe, check_callable, wanted_extras
+from llm.hooks.lazy import Deferred
+from llm.hooks.learned import Declared
+from llm.hooks.origin import Origin
+from llm.registered import (
+    RegisteredBackend,
+    RegisteredRecipe,
+    StreamingBackend,
+    calls_of,
+    check_callable,
+    wanted_extras,
+)
 from llm.types import BackendInfo, RecipeInfo
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
-
-#: Entry-point groups, and what a bare callable is in each of them.
-BACKEND_GROUP = "llm.plugins"
-RECIPE_GROUP = "d0ttino.recipes"
 
 
 def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
@@ -43,7 +50,9 @@ def backend_declaration(name: str, run: Any, module: str, **info: Any) -> Declar
         if field in info:
             info[field] = _names(info[field], field)
     backend = _checked(BackendInfo(name, **info))
-    return make("backend", name, run, partial(RegisteredBackend, backend, call), module)
+    stream = _stream_of(owner) if call == getattr(owner, "run", None) else None
+    kind = RegisteredBackend if stream is None else StreamingBackend
+    return make("backend", name, run, calls_of(call, stream), partial(kind, backend), module)
 
 
 def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declaration:
@@ -58,7 +67,7 @@ def recipe_declaration(name: str, run: Any, module: str, **info: Any) -> Declara
         if fault is not None:
             raise PluginDefinitionError(fault)
     check_callable(call, "goal", [parameter.name for parameter in recipe.parameters])
-    return make("recipe", name, run, partial(RegisteredRecipe, recipe, call), module)
+    return make("recipe", name, run, call, partial(RegisteredRecipe, recipe), module)
 
 
 def adapt(entry: EntryPoint, named: object) -> object:
@@ -90,6 +99,28 @@ def adapt(entry: EntryPoint, named: object) -> object:
     )
 
 
+def revive(declared: Declared, origin: Origin, call: Deferred) -> HostPlugin:
+    """Return the plug-in object of something that was registered when its plug-in was last loaded.
+
+    Args:
+        declared: what `HostPlugin.manifest` returned then.
+        origin: whose plug-in it is.
+        call: stands for the callable.
+
+    """
+    said: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in declared.info.items()
+    }
+    if declared.kind == "backend":
+        kind = StreamingBackend if said.pop("streams", False) else RegisteredBackend
+        return kind(BackendInfo(declared.name, **said, origin=origin), origin, call)
+    if said.get("parameters"):
+        from llm.parameters import Parameter
+
+        said["parameters"] = tuple(map(Parameter.from_json, said["parameters"]))
+    return RegisteredRecipe(RecipeInfo(declared.name, **said, origin=origin), origin, call)
+
+
 def _is_subclass(named: object, base: type) -> bool:
     return isinstance(named, type) and issubclass(named, base)
 
@@ -109,6 +140,24 @@ def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable
             f"{run!r} cannot be called", hint=f"give a function, a bound method, or a {base.__name__}"
         )
     return run, getattr(run, "__self__", None)
+
+
+def _stream_of(owner: object) -> Callable[..., Any] | None:
+    """Return the `stream` of a `Backend` that has one of its own, and no `run` that is more its own than that.
+
+    Who overrides only `run` of a backend that streams wants `run` to be called.
+    """
+    if not isinstance(owner, Backend):
+        return None
+    for kind in type(owner).__mro__:
+        if kind is Backend:
+            break
+        if "stream" in vars(kind):
+            wanted_extras(owner.stream)
+            return owner.stream
+        if "run" in vars(kind):
+            break
+    return None
 
 
 def _checked(info: Info) -> Info:

@@ -22,10 +22,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm.hooks.entrypoints import scan
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks.discovery import scan
 from llm.hooks.problems import Problem
 from llm.host import Host, create_host
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 
 __all__ = ["host_with", "installed", "write_distribution"]
 

@@ -15,8 +15,22 @@ def _no_options() -> Mapping[str, Any]:
     return MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Value:
+    """What `dataclass` would write into each class: compiling it at each start takes most of its time."""
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__qualname__}({fields})"
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Request(Value):
     """One prompt on its way to a backend.
 
     Attributes:
@@ -25,6 +39,15 @@ class Request:
         backend: the one backend to use; `None` leaves it to the policy.
         local: whether the prompt must not leave this machine.
         options: further named values for backends that take them (`temperature` for example).
+        timeout: seconds that the whole request may take, all attempts and waiting included; `None`:
+            120. A backend can no longer be waited for after that.
+        deadline: when that time is over, as `time.monotonic()` counts; the router fills it in.
+        first_byte_deadline: until when an answer must have begun; the router fills it in. While others
+            could still be asked, a backend that says nothing does not use up all the time.
+        strict: whether no other backend and no other model than the one asked for may answer.
+        fallback: whether others may answer if `backend` fails.
+        max_attempts: how many attempts may be made, over all backends; `None`: 6.
+        cooldown: whether backends that failed often are left out for a while.
 
     """
 
@@ -33,10 +56,55 @@ class Request:
     backend: str | None = None
     local: bool = False
     options: Mapping[str, Any] = field(default_factory=_no_options)
+    timeout: float | None = None
+    deadline: float | None = None
+    first_byte_deadline: float | None = None
+    strict: bool = False
+    fallback: bool = False
+    max_attempts: int | None = None
+    cooldown: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class BackendInfo:
+@dataclass(frozen=True, repr=False, eq=False)
+class Usage(Value):
+    """What an attempt used.
+
+    Attributes:
+        input_tokens: tokens of the prompt.
+        output_tokens: tokens of the answer.
+        cost: what they cost, in the currency of the server or of the configured prices; `None`: not known.
+        estimated: whether the tokens are an estimate, because the server did not tell them.
+
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    estimated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompt and answer."""
+        return self.input_tokens + self.output_tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the usage as JSON-ready data."""
+        return {
+            "tokens": self.tokens,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost": self.cost,
+            "estimated": self.estimated,
+        }
+
+
+_NO_USAGE: Mapping[str, Any] = MappingProxyType(
+    {"tokens": None, "input_tokens": None, "output_tokens": None, "cost": None, "estimated": False}
+)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class BackendInfo(Value):
     """What a plug-in says of a backend that it provides.
 
     Attributes:
@@ -64,8 +132,8 @@ class BackendInfo:
         return not self.ready_env or any(environ.get(name) for name in self.ready_env)
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeInfo:
+@dataclass(frozen=True, repr=False, eq=False)
+class RecipeInfo(Value):
     """What a plug-in says of a recipe that it provides.
 
     Attributes:
@@ -82,8 +150,8 @@ class RecipeInfo:
     parameters: "tuple[Parameter, ...]" = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+@dataclass(frozen=True, repr=False, eq=False)
+class Candidate(Value):
     """A backend to try.
 
     Attributes:
@@ -98,8 +166,8 @@ class Candidate:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+@dataclass(frozen=True, repr=False, eq=False)
+class Rejection(Value):
     """A backend that the policy considered and left out.
 
     Attributes:
@@ -114,8 +182,8 @@ class Rejection:
     configured: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+@dataclass(frozen=True, repr=False, eq=False)
+class Route(Value):
     """A routing policy's decision.
 
     Attributes:
@@ -132,9 +200,9 @@ class Route:
     origin: Origin | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One backend that was tried.
+@dataclass(frozen=True, repr=False, eq=False)
+class Attempt(Value):
+    """One try of one backend; a retry is an attempt of its own.
 
     Attributes:
         backend: its name.
@@ -144,6 +212,10 @@ class Attempt:
         error: why it did not answer, in one line; `None` if it did.
         error_type: class name of the exception behind the error.
         hint: what to do about the error.
+        status: the HTTP status with which the server refused, if it did.
+        usage: what it used; `None`: not known.
+        served_model: the model that the server says it used.
+        retry_after: how many seconds the server asks to wait before the next attempt.
 
     """
 
@@ -154,6 +226,10 @@ class Attempt:
     error: str | None = None
     error_type: str | None = None
     hint: str | None = None
+    status: int | None = None
+    usage: Usage | None = None
+    served_model: str | None = None
+    retry_after: float | None = None
 
     def __str__(self) -> str:
         who = f"{self.backend} [{self.origin}]" if self.origin is not None else self.backend
@@ -168,13 +244,18 @@ class Attempt:
             "distribution": self.origin.distribution if self.origin else None,
             "version": self.origin.version if self.origin else None,
             "duration": round(self.duration, 6),
+            "ms": round(self.duration * 1000, 3),
             "error": self.error,
             "error_type": self.error_type,
+            "status": self.status,
+            "retry_after": self.retry_after,
+            "served_model": self.served_model,
+            **(_NO_USAGE if self.usage is None else self.usage.to_json()),
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+@dataclass(frozen=True, repr=False, eq=False)
+class Completion(Value):
     """An answer, and who gave it.
 
     A plug-in that answers by itself needs to give `text` only; the host fills in the rest.
@@ -184,9 +265,15 @@ class Completion:
         backend: name of the backend that the answer came for.
         model: the model that was asked; `None` if the backend takes none.
         origin: the plug-in that answered.
-        attempts: every backend tried, the one that answered last.
+        attempts: every attempt that was made, the one that answered last.
         duration: of the whole request, in seconds.
         route: the decision that led here.
+        served_model: the model that the server says it used; `None` if it does not say.
+        usage: what the attempt that answered used; `None`: not known.
+        asked_backend: the backend that was to answer: the one that the request names, else the first of the route.
+        asked_model: the model that was asked for there; `None` if nobody named one.
+        fell_back: whether another candidate of the route than the first one answered.
+        cut: whether the answer broke off; the last of `attempts` says why.
 
     """
 
@@ -197,6 +284,12 @@ class Completion:
     attempts: tuple[Attempt, ...] = ()
     duration: float = 0.0
     route: Route = field(default_factory=Route)
+    served_model: str | None = None
+    usage: Usage | None = None
+    asked_backend: str | None = None
+    asked_model: str | None = None
+    fell_back: bool = False
+    cut: bool = False
 
     @property
     def plugin(self) -> str | None:
@@ -218,14 +311,20 @@ class Completion:
             "distribution": self.distribution,
             "version": self.origin.version if self.origin else None,
             "duration": round(self.duration, 6),
+            "asked_backend": self.asked_backend,
+            "asked_model": self.asked_model,
+            "served_model": self.served_model,
+            "fell_back": self.fell_back,
+            "cut": self.cut,
+            "usage": None if self.usage is None else self.usage.to_json(),
             "policy": self.route.origin.plugin if self.route.origin else None,
             "notices": list(self.route.notices),
             "attempts": [attempt.to_json() for attempt in self.attempts],
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+@dataclass(frozen=True, repr=False, eq=False)
+class Step(Value):
     """One step of a recipe.
 
     Where a recipe leaves a field out, the runner fills it in before any plug-in is asked to run the step.
@@ -260,8 +359,8 @@ class Step:
         return shlex.join(self.command)
 
 
-@dataclass(frozen=True, slots=True)
-class StepContext:
+@dataclass(frozen=True, repr=False, eq=False)
+class StepContext(Value):
     """What surrounds a step while it runs.
 
     Attributes:
@@ -280,8 +379,8 @@ class StepContext:
     output: Callable[[bytes], object] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+@dataclass(frozen=True, repr=False, eq=False)
+class StepResult(Value):
     """How a step ended.
 
     Attributes:

@@ -1,23 +1,47 @@
 """`ai-cli`, and `ai`, which is short for `ai-cli send`."""
 
+from typing import Final
+
 import click
 
 from llm import __version__
-from scripts.cli.base import Group
+from scripts.cli.base import Group, Lazy
 
-COMMANDS = {
-    "send": "scripts.cli.send:send",
-    "recipe": "scripts.cli.recipe:recipe",
-    "recipes": "scripts.cli.lists:recipes",
-    "backends": "scripts.cli.lists:backends",
-    "hooks": "scripts.cli.hooks:hooks",
-    "plan": "scripts.cli.plan:plan",
-    "do": "scripts.cli.plan:do",
-    "doctor": "scripts.cli.doctor:doctor",
-    "why": "scripts.cli.why:why",
-    "runs": "scripts.cli.runs:runs",
-    "trace": "scripts.cli.trace:trace",
-    "plugins": "scripts.plugins:cli",
+#: What `--help` says of each command stands here as well, so that it need not be imported for that.
+COMMANDS: Final = {
+    "send": Lazy(
+        "scripts.cli.send:send",
+        "Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.",
+    ),
+    "batch": Lazy(
+        "scripts.cli.batch:batch",
+        "Send each line of FILE and print the answers as JSON lines, in order; `-` reads standard input.",
+    ),
+    "usage": Lazy("scripts.cli.usage:usage", "Sum the tokens and costs of what was sent, by backend and model."),
+    "recipe": Lazy(
+        "scripts.cli.recipe:recipe", "Run the recipe NAME for GOAL; `-` reads the goal from standard input."
+    ),
+    "recipes": Lazy("scripts.cli.lists:recipes", "List recipes, and whose they are."),
+    "backends": Lazy("scripts.cli.lists:backends", "List backends: whose they are, and whether they are ready to use."),
+    "hooks": Lazy(
+        "scripts.cli.hooks:hooks", "List hooks and their implementations, in the order in which they are asked."
+    ),
+    "plan": Lazy(
+        "scripts.cli.plan:plan", "Ask a backend for the shell steps that reach GOAL and print them; nothing is run."
+    ),
+    "do": Lazy(
+        "scripts.cli.plan:do",
+        "Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.",
+    ),
+    "doctor": Lazy("scripts.cli.doctor:doctor", "Look for everything that is wrong with this installation."),
+    "why": Lazy("scripts.cli.why:why", "Tell what would happen, without asking a backend or running a step."),
+    "runs": Lazy(
+        "scripts.cli.runs:runs", "List the runs of recipes and plans, the latest first; with RUN, the steps of one."
+    ),
+    "trace": Lazy(
+        "scripts.cli.trace:trace", "Show the trace in FILE, which `--trace=FILE` or LLM_TRACE=FILE wrote, as a tree."
+    ),
+    "plugins": Lazy("scripts.plugins:cli", "List, install and remove plug-ins; `recipes` does the same for recipes."),
 }
 
 

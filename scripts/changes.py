@@ -142,7 +142,7 @@ def install_and_check(package: Package, registry: Registry, *, upgrade: bool = F
         InstallError: installing failed, or what was installed does not work.
 
     """
-    return verified(install(package, upgrade=upgrade), registry, check())
+    return verified(install(package, upgrade=upgrade), registry, check(known=True))
 
 
 def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:

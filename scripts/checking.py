@@ -5,16 +5,18 @@ The process that asks imports none, so one that breaks its process or prints to 
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llm.hooks.catalogue import Catalogue, Learned
-from llm.hooks.entrypoints import EntryPoint, scan
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks import index
+from llm.hooks.catalogue import Catalogue
+from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.index import installed
+from llm.hooks.learned import Learned
 from scripts.installer import InstallError
 
 TIMEOUT_SECONDS: Final = 60
@@ -50,8 +52,12 @@ class Check:
     warnings: tuple[str, ...]
 
 
-def check() -> Check:
-    """Load every installed plug-in in a new process, disabled ones too, and return what it found.
+def check(known: bool = False) -> Check:
+    """Load installed plug-ins in a new process, disabled ones too, and return what each brought.
+
+    Args:
+        known: whether to believe what is known of plug-ins that were loaded before, and load the
+            others only.
 
     If that process does not live to tell, the plug-ins of each distribution are loaded in a process of
     their own: those that end it have failed, and the others are none the worse.
@@ -61,15 +67,15 @@ def check() -> Check:
 
     """
     try:
-        return _load()
+        return _load("--known") if known else _load()
     except CheckError:
-        entries = scan((BACKEND_GROUP, RECIPE_GROUP))
+        entries = installed((BACKEND_GROUP, RECIPE_GROUP)).entries
         learned: dict[EntryPoint, Learned] = {}
         warnings: list[str] = []
         fatal: dict[EntryPoint, Learned] = {}
         for distribution in dict.fromkeys(entry.distribution for entry in entries):
             try:
-                alone = _load(distribution)
+                alone = _load("--only", distribution)
             except CheckError as error:
                 failure = Learned(failure=error.message)
                 fatal.update((entry, failure) for entry in entries if entry.distribution == distribution)
@@ -82,12 +88,27 @@ def check() -> Check:
         return Check({**learned, **fatal}, {}, tuple(warnings))
 
 
-def _load(distribution: str | None = None) -> Check:
+def learn_anew() -> Mapping[EntryPoint, Learned]:
+    """Forget what is known of this environment's plug-ins, load all of them, and return what each brought.
+
+    Raises:
+        CheckError: see `check`.
+        OSError: what is known cannot be forgotten.
+
+    """
+    index.forget()
+    Catalogue.read().clear()
+    return check().learned
+
+
+def _load(*options: str) -> Check:
+    import subprocess
+
     home = str(Path(__file__).absolute().parent.parent)
-    only, what = ([], "the plug-ins") if distribution is None else ([distribution], "it")
+    what = "it" if "--only" in options else "the plug-ins"
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _PROGRAM, *only, home],
+            [sys.executable, "-P", "-c", _PROGRAM, *options, home],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=2,
@@ -100,15 +121,17 @@ def _load(distribution: str | None = None) -> Check:
         data = json.loads(done.stdout)
     except ValueError:
         raise CheckError(f"loading {what} ended the process, with status {done.returncode}") from None
-    learned = {EntryPoint(**item["entry"]): Learned.from_json(item["learned"]) for item in data["learned"]}
+    learned = {EntryPoint(*item["entry"]): Learned.from_json(item["learned"]) for item in data["learned"]}
     return Check(learned, data["answering"], tuple(data["warnings"]))
 
 
-def report(*only: str) -> None:
+def report(option: str = "--all", distribution: str = "") -> None:
     """Load installed plug-ins and write what they brought to stdout, as JSON; `check` reads it.
 
     Args:
-        only: distributions to load plug-ins of; if there are none, all are loaded.
+        option: `--all` of them, `--known`: those of which nothing is known, or `--only` those of one
+            distribution.
+        distribution: that one.
 
     """
     answer = os.dup(1)
@@ -117,11 +140,14 @@ def report(*only: str) -> None:
     from llm.host import create_host
     from llm.process import learn
 
-    entries = scan((BACKEND_GROUP, RECIPE_GROUP))
-    host = create_host([entry for entry in entries if not only or entry.distribution in only])
-    learned = learn(host)
+    entries = installed((BACKEND_GROUP, RECIPE_GROUP)).entries
+    if option == "--only":
+        entries = [entry for entry in entries if entry.distribution == distribution]
+    known = Catalogue.read().of(entries) if option == "--known" else {}
+    host = create_host(entries, known=known)
+    learned = {**known, **learn(host)}
     data: dict[str, Any] = {
-        "learned": [{"entry": asdict(entry), "learned": found.to_json()} for entry, found in learned.items()],
+        "learned": [{"entry": list(entry), "learned": found.to_json()} for entry, found in learned.items()],
         "answering": {
             "backend": {name: info.origin and info.origin.distribution for name, info in host.backends().items()},
             "recipe": {name: info.origin and info.origin.distribution for name, info in host.recipes().items()},

@@ -44,9 +44,10 @@ def directories(_host: "Host") -> "Iterator[Fault]":
     """Find out whether something can be written where caches belong."""
     from llm.hooks.cache import cache_dir
 
-    directory = cache_dir()
-    if directory is None:
+    cache = cache_dir()
+    if cache is None:
         return  # the user does without a cache
+    directory = Path(cache)
     for place in (directory / "registries", directory):
         existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
         what = f"nothing can be written to {place}, so that plug-ins and registries are not remembered"
@@ -64,26 +65,27 @@ def directories(_host: "Host") -> "Iterator[Fault]":
 
 def caches(host: "Host") -> "Iterator[Fault]":
     """Find files in the cache that hold something else, or that say something else than is true now."""
-    from llm.hooks.cache import cache_dir
-    from llm.hooks.catalogue import Catalogue, CatalogueError
+    from llm.hooks import catalogue, index
+    from llm.hooks.cache import EnvironmentCache, cache_dir
     from llm.process import outcome_of
 
     directory = cache_dir()
-    if directory is None or not directory.is_dir():
+    if directory is None:
         return
-    path = directory / "catalogue.json"
-    try:
-        catalogue = Catalogue.parse(path)
-    except FileNotFoundError:
-        pass
-    except (OSError, CatalogueError) as error:
-        yield f"{path} cannot be used: {error}", (_remove(path),)
-    else:
-        loaded = outcome_of(host)
-        stale = [entry.name for entry in loaded if not catalogue.knows({entry: loaded[entry]})]
-        if stale:
-            yield f"{path} is stale, and could not be renewed: it is wrong about {', '.join(stale)}", (_remove(path),)
-    for copy in sorted(directory.glob("registries/*.json")):
+    for name in (catalogue.FILE, index.FILE):
+        file = EnvironmentCache(*name)
+        try:
+            content = file.parse()
+        except (OSError, ValueError) as error:
+            yield f"{file.path} cannot be used: {error}", (_remove(str(file.path)),)
+            continue
+        if name is catalogue.FILE and content is not None:
+            known, loaded = catalogue.Catalogue.read(), outcome_of(host)
+            stale = [entry.name for entry in loaded if not known.knows({entry: loaded[entry]})]
+            wrong = f"is stale, and could not be renewed: it is wrong about {', '.join(stale)}"
+            if stale:
+                yield f"{file.path} {wrong}", (_remove(str(file.path)),)
+    for copy in sorted(Path(directory).glob("registries/*.json")):
         fault = _fault_of_copy(copy)
         if fault is not None:
             yield f"{copy}, the copy of a registry, cannot be used: {fault}", (_remove(copy),)
@@ -111,17 +113,17 @@ def _named(settings: "Settings") -> dict[str, str]:
     return {name: key for name, key in found.items() if name is not None}
 
 
-def _edit(path: Path | None) -> str:
+def _edit(path: str | None) -> str:
     from llm.config import CONFIG_PATH_VARIABLE, default_path
 
     named = os.environ.get(CONFIG_PATH_VARIABLE)
-    file = path or (Path(named).expanduser() if named else default_path(os.environ))
+    file = path or (os.path.expanduser(named) if named else default_path(os.environ))
     return f"${{EDITOR:-vi}} {_quote(file)}"
 
 
-def _remove(path: Path) -> str:
+def _remove(path: Path | str) -> str:
     return f"rm -r {_quote(path)}"
 
 
-def _quote(path: Path) -> str:
+def _quote(path: Path | str) -> str:
     return shlex.quote(str(path))

@@ -1,17 +1,19 @@
 """What plug-ins and recipes there are: built in, installed, or to be had. Imports none but built-in ones."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from llm import __version__
+from llm import DISTRIBUTION, __version__
+from llm.builtins import BUILTINS
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
 from llm.hooks.blocking import Blocking
-from llm.hooks.catalogue import Catalogue, Learned
-from llm.hooks.entrypoints import EntryPoint, scan
+from llm.hooks.catalogue import Catalogue
+from llm.hooks.entrypoints import EntryPoint, canonical
+from llm.hooks.index import installed
+from llm.hooks.learned import Learned
 from llm.hooks.problems import Problem
-from llm.host import BUILTINS, DISTRIBUTION, Host
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from scripts.checking import Check
 from scripts.installer import installed_version
 from scripts.registry import Kind, Package, Registry
@@ -122,13 +124,6 @@ class Inventory:
         return [row for row in self.rows if row.installed and same(row.package, distribution)]
 
 
-def canonical(distribution: str) -> str:
-    """Return the spelling of a distribution's name in which equal names are equal text."""
-    from packaging.utils import canonicalize_name
-
-    return canonicalize_name(distribution)
-
-
 def same(one: str, other: str) -> bool:
     """Return whether two names name one distribution."""
     return canonical(one) == canonical(other)
@@ -144,10 +139,8 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
             each was loaded.
 
     """
-    faults: dict[str, Problem] = {}
-    entries = tuple(
-        scan((BACKEND_GROUP, RECIPE_GROUP), on_fault=lambda fault: faults.setdefault(fault.origin.plugin, fault))
-    )
+    distributions, found_entries, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
+    entries = tuple(found_entries)
     if checked is None:
         catalogue = Catalogue.read()
         known: dict[EntryPoint, Learned | None] = {entry: catalogue.get(entry) for entry in entries}
@@ -161,8 +154,8 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
     rows = _in_use_first([row for row, provides in found if provides], answering)
     rows.extend(row for row, provides in found if not provides)
     packages = [(package, _distribution(package)) for package in registry.of(kind).values()]
-    rows.extend(_damaged(kind, faults.values(), packages, blocking))
-    rows.extend(_to_be_had(packages, rows))
+    rows.extend(_damaged(kind, faults, packages, blocking))
+    rows.extend(_to_be_had(packages, rows, distributions))
     registered = {(package.name, canonical(distribution)) for package, distribution in packages}
     rows = [replace(row, registered=(row.name, canonical(row.package)) in registered) for row in rows]
     return Inventory(kind, entries, tuple(sorted(rows, key=lambda row: row.name)))
@@ -192,10 +185,8 @@ def _installed(
 
 
 def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> Iterator[tuple[Row, bool]]:
-    host = Host()
-    host.load_builtins(BUILTINS)
-    offers: Mapping[str, object] = host.backends() if kind.offers == "backend" else host.recipes()
-    for name in offers:
+    declared = [one for learned in BUILTINS.values() for one in learned.declared if one.kind == kind.offers]
+    for name in [one.name for one in reversed(declared)]:
         disabled = blocking.of_builtin(f"{kind.offers}:{name}", entries)
         state, reason = (State.DISABLED, f"by {disabled}") if disabled else (State.BUILT_IN, None)
         yield Row(kind.noun, name, DISTRIBUTION, __version__, state, reason), not disabled
@@ -229,13 +220,16 @@ def _damaged(
             yield Row(kind.noun, name, origin.plugin, origin.version, state, reason, damaged=True)
 
 
-def _to_be_had(packages: Iterable[tuple[Package, str]], rows: Sequence[Row]) -> Iterator[Row]:
+def _to_be_had(
+    packages: Iterable[tuple[Package, str]], rows: Sequence[Row], distributions: Collection[str]
+) -> Iterator[Row]:
     """Yield a row for each entry of the registry that no other row stands for."""
     for package, distribution in packages:
         kind, name = package.kind.noun, package.name
         brought = [row.name for row in rows if row.installed and same(row.package, distribution)]
         fault = package.fault()
-        version = installed_version(distribution) if fault is None else None
+        is_there = fault is None and canonical(distribution) in distributions
+        version = installed_version(distribution) if is_there else None
         if fault is not None:
             yield Row(kind, name, distribution, None, State.REFUSED, fault)
         elif version is None and not brought:

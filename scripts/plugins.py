@@ -88,6 +88,24 @@ _add_commands(cli, PLUGIN)
 _add_commands(recipes, RECIPE)
 
 
+@cli.command("refresh")
+@as_json_option
+def refresh(as_json: bool) -> None:
+    """Forget what is known of installed plug-ins, and load each of them anew.
+
+    That happens by itself when something changes. It is needed only where that cannot be seen: what a
+    plug-in brings depends on something else than its own files.
+    """
+    from scripts.checking import learn_anew
+
+    learned = learn_anew()
+    if as_json:
+        print_json([{**entry._asdict(), "failure": found.failure} for entry, found in learned.items()])
+        return
+    failed = sum(found.failure is not None for found in learned.values())
+    tell(f"loaded {len(learned)} entry points, {failed} of them failed: `{PROGRAM} list` shows them")
+
+
 @recipes.command("sync")
 @click.option("--dry-run", is_flag=True, help="Print what would be installed, and install nothing.")
 @as_json_option

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
 from scripts.registry_document import PLUGINS, RECIPES, at, entries, parse, validate
 from scripts.registry_source import (
     RegistryError,

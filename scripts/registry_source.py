@@ -119,7 +119,8 @@ def _copy_path(place: str) -> Path | None:
     import hashlib
 
     directory = cache_dir() if is_remote(place) else None
-    return directory and directory / "registries" / f"{hashlib.sha256(place.encode()).hexdigest()}.json"
+    name = f"{hashlib.sha256(place.encode()).hexdigest()}.json"
+    return None if directory is None else Path(directory, "registries", name)
 
 
 def _read(path: Path) -> bytes:

@@ -32,7 +32,7 @@ def sync(registry: Registry, *, dry_run: bool = False) -> list[Change]:
             changes.append(_failed(package, error))
     if all(change.version is None for change in changes):
         return changes
-    checked = check()
+    checked = check(known=True)
     return [change if change.version is None else _verified_or_failed(change, registry, checked) for change in changes]
 
 

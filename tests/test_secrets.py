@@ -241,7 +241,8 @@ def test_no_process_writes_a_key_anywhere(site: Path, workplace: Path) -> None:
     assert CORE not in written(workplace, Path.home())
     # What is searched is there: the failure is told, and kept without what it gave away.
     assert all("RuntimeError" in text and MASK in text for text in shown)
-    assert MASK in (Path.home() / ".cache" / "d0ttino" / "catalogue.json").read_text(encoding="utf-8")
+    (catalogue,) = Path.home().glob(".cache/d0ttino/environments/*/catalogue.json")
+    assert MASK in catalogue.read_text(encoding="utf-8")
 
 
 def test_a_program_traces_without_keys_as_well(host: Host) -> None:

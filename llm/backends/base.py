@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from llm.parameters import Parameter
-    from llm.types import Step
+    from llm.types import Completion, Step
 
 
 class Backend(ABC):
@@ -33,11 +33,20 @@ class Backend(ABC):
     secret_env: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def run(self, prompt: str) -> str:
-        """Return the answer to `prompt`. Any exception sends the router to the next backend."""
+    def run(self, prompt: str) -> "str | Completion":
+        """Return the answer to `prompt`. Any exception sends the router to the next backend.
 
-    def stream(self, prompt: str) -> Iterator[str]:
-        """Yield the answer in pieces; unless overridden, in one piece. Nothing calls this yet."""
+        A `BackendError` that is `transient` is tried again first. A `Completion` instead of text also tells
+        the served model and what was used.
+        """
+
+    def stream(self, prompt: str) -> "Iterator[str | Completion]":
+        """Yield the answer in pieces, as they come.
+
+        Override it in a backend that can do that; otherwise `run` is called, and the answer comes in one
+        piece. It gets what its signature names, as `run` does. The last piece may be a `Completion`, which
+        tells the served model and what was used.
+        """
         yield self.run(prompt)
 
 

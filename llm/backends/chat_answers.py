@@ -2,17 +2,45 @@
 
 import json
 import re
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from llm.backends.http_errors import Endpoint, status_error
-from llm.errors import BackendError, MalformedResponseError
+from llm.errors import (
+    BackendError,
+    EmptyAnswerError,
+    MalformedResponseError,
+    RefusalError,
+    ToolCallError,
+    WebPageError,
+)
+from llm.types import Usage
 
 #: Types of the parts of a content that are the answer; others are thoughts, pictures and the like.
 _TEXT_PARTS: Final = ("text", "output_text")
 
 
+class Answer(NamedTuple):
+    """What a chat completion holds.
+
+    Attributes:
+        text: the answer.
+        served_model: the model that the server says it used.
+        usage: what the server says was used.
+
+    """
+
+    text: str
+    served_model: str | None = None
+    usage: Usage | None = None
+
+
 def answer_text(body: bytes, endpoint: Endpoint) -> str:
-    """Return the text of a chat completion.
+    """Return the text of a chat completion; see `read_answer`."""
+    return read_answer(body, endpoint).text
+
+
+def read_answer(body: bytes, endpoint: Endpoint) -> Answer:
+    """Return what a chat completion holds.
 
     Args:
         body: the body of an answer with a status that is a success.
@@ -27,7 +55,7 @@ def answer_text(body: bytes, endpoint: Endpoint) -> str:
     if not isinstance(document, dict):
         raise _malformed(endpoint, f"JSON that is no object: {_said(body, endpoint)}")
     if document.get("error"):
-        raise _disguised(document, body, endpoint)
+        raise disguised(document, endpoint)
     choices = document.get("choices")
     if not isinstance(choices, list):
         raise _malformed(endpoint, f"JSON without 'choices': {_said(body, endpoint)}")
@@ -37,12 +65,38 @@ def answer_text(body: bytes, endpoint: Endpoint) -> str:
     if not isinstance(choice, dict) or (not isinstance(choice.get("message"), dict) and not choice.get("error")):
         raise _malformed(endpoint, f"a choice without message: {_said(body, endpoint)}")
     if choice.get("error"):
-        raise _disguised(choice, body, endpoint)
-    text = _content(choice["message"].get("content"))
+        raise disguised(choice, endpoint)
+    text = content_text(choice["message"].get("content"))
     if not text.strip():
-        raise _malformed(endpoint, _why_empty(choice, endpoint))
+        raise why_empty(choice["message"], choice.get("finish_reason"), endpoint)
     # A lone half of a surrogate pair (an emoji cut in two) could not be printed.
-    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+    text = re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+    return Answer(text, served_model(document), usage_of(document))
+
+
+def served_model(document: dict[str, Any]) -> str | None:
+    """Return the model that a server says it used."""
+    model = document.get("model")
+    return model if isinstance(model, str) and model else None
+
+
+def usage_of(document: dict[str, Any]) -> Usage | None:
+    """Return what a server says was used, or `None` if it does not say, or says nonsense."""
+    usage = document.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    given, produced, cost = (usage.get(key) for key in ("prompt_tokens", "completion_tokens", "cost"))
+    if not _is_count(given) or not _is_count(produced):
+        return None
+    return Usage(given, produced, float(cost) if _is_amount(cost) else None)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_amount(value: object) -> TypeGuard[float]:
+    return type(value) in {int, float} and 0 <= value < 1e12  # type: ignore[operator]
 
 
 def server_words(body: bytes) -> str:
@@ -109,17 +163,17 @@ def _document(body: bytes, endpoint: Endpoint) -> Any:
         fault = f"what is not JSON: {_said(body, endpoint)}"
     if is_page(text):
         title = page_title(text)
-        raise _malformed(
-            endpoint,
-            f"a web page instead of JSON{f', titled {endpoint.quote(title)!r}' if title else ''}",
+        raise WebPageError(
+            f"{endpoint.label} answered with a web page instead of JSON"
+            f"{f', titled {endpoint.quote(title)!r}' if title else ''}",
             hint=f"check {endpoint.base_url_env}, and whether this network wants a login first",
         )
     raise _malformed(endpoint, fault)
 
 
-def _disguised(holder: dict[str, Any], body: bytes, endpoint: Endpoint) -> BackendError:
+def disguised(holder: dict[str, Any], endpoint: Endpoint) -> BackendError:
     """Return the error that came with a status that is a success."""
-    words = error_words(holder) or body.decode("utf-8", "replace")
+    words = error_words(holder) or json.dumps({"error": holder["error"]}, ensure_ascii=False)
     code = holder["error"].get("code") if isinstance(holder["error"], dict) else None
     if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
         code = int(code)
@@ -128,7 +182,7 @@ def _disguised(holder: dict[str, Any], body: bytes, endpoint: Endpoint) -> Backe
     return MalformedResponseError(f"{endpoint.label} answered with an error: {endpoint.quote(words)}")
 
 
-def _content(content: Any) -> str:
+def content_text(content: Any) -> str:
     """Return a message's content, which is text or a list of parts, as text."""
     if isinstance(content, str):
         return content
@@ -139,25 +193,33 @@ def _content(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _why_empty(choice: dict[str, Any], endpoint: Endpoint) -> str:
-    message = choice["message"]
+def why_empty(message: dict[str, Any], reason: object, endpoint: Endpoint) -> MalformedResponseError:
+    """Return the error for a message without text.
+
+    Args:
+        message: the message.
+        reason: its `finish_reason`.
+        endpoint: who answered.
+
+    """
+    answered = f"{endpoint.label} answered with"
     if isinstance(message.get("refusal"), str) and message["refusal"].strip():
-        return f"a refusal: {endpoint.quote(message['refusal'])}"
+        return RefusalError(f"{answered} a refusal: {endpoint.quote(message['refusal'])}")
     if message.get("tool_calls") or message.get("function_call"):
-        return "a call of a tool and no text"
+        return ToolCallError(f"{answered} a call of a tool and no text")
     content = message.get("content")
     if content is not None and not isinstance(content, str | list):
-        return f"content that is no text but {type(content).__name__}"
-    reason = choice.get("finish_reason")
-    return f"no text{f' (finish_reason {endpoint.quote(reason)})' if isinstance(reason, str) else ''}"
+        return EmptyAnswerError(f"{answered} content that is no text but {type(content).__name__}")
+    ended = f" (finish_reason {endpoint.quote(reason)})" if isinstance(reason, str) else ""
+    return EmptyAnswerError(f"{answered} no text{ended}")
 
 
 def _said(body: bytes, endpoint: Endpoint) -> str:
     return endpoint.quote(body.decode("utf-8", "replace"))
 
 
-def _malformed(endpoint: Endpoint, what: str, hint: str | None = None) -> MalformedResponseError:
-    return MalformedResponseError(f"{endpoint.label} answered with {what}", hint=hint)
+def _malformed(endpoint: Endpoint, what: str) -> MalformedResponseError:
+    return MalformedResponseError(f"{endpoint.label} answered with {what}")
 
 
 def _raw_words(raw: str) -> str:

@@ -6,31 +6,23 @@ Built-in backends are imported at each start, so that what only a request needs 
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from llm import __version__
 from llm.backends.base import Backend
-from llm.errors import (
-    BackendTimeoutError,
-    ConfigError,
-    D0ttinoError,
-    MalformedResponseError,
-    MissingKeyError,
-)
+from llm.errors import ConfigError, MissingKeyError
+from llm.types import Completion, Request
 
 if TYPE_CHECKING:
-    from requests import Response, Session
+    from requests import Session
 
     from llm.backends.chat_requests import BearerAuth
+    from llm.backends.exchange import Exchange
     from llm.backends.http_errors import Endpoint
 
-#: Small pieces: what little compressed data can become, and how long a slow piece takes, is then bounded too.
-PIECE: Final = 2048
-
-#: How much of an error's body is read.
-MAX_ERROR_BYTES: Final = 64 * 1024
+#: How many seconds an answer may take if neither the request nor the backend says so.
+DEFAULT_TIMEOUT: Final = 120.0
 
 
 class ChatCompletionsBackend(Backend):
@@ -47,8 +39,10 @@ class ChatCompletionsBackend(Backend):
         api_key_required: whether the service answers nobody without a key.
         default_model: the model to ask for if the request names none; `None` leaves it to the service.
         connect_timeout: seconds to wait for a connection.
-        read_timeout: seconds to wait for each piece of the answer.
-        total_timeout: seconds for the whole answer, looked at whenever a piece arrives.
+        read_timeout: seconds to wait for each piece of the answer; `None`: as long as the request may take.
+        total_timeout: seconds for the whole answer; `None`: as long as the request may take, 120 if it
+            does not say.
+        stream_usage: whether the service may be asked to tell, at the end of a stream, what it used.
         max_answer_bytes: how long an answer may be, after decompression.
 
     """
@@ -60,15 +54,31 @@ class ChatCompletionsBackend(Backend):
     api_key_required: ClassVar[bool] = False
     default_model: ClassVar[str | None] = None
     connect_timeout: ClassVar[float] = 10.0
-    read_timeout: ClassVar[float] = 120.0
-    total_timeout: ClassVar[float] = 600.0
+    read_timeout: ClassVar[float | None] = None
+    total_timeout: ClassVar[float | None] = None
+    stream_usage: ClassVar[bool] = True
     max_answer_bytes: ClassVar[int] = 16 * 1024 * 1024
 
     # On the class, so that a subclass with an `__init__` of its own need not call ours.
     _session_lock: ClassVar[threading.Lock] = threading.Lock()
     _session: "Session | None" = None
 
-    def run(self, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> str:
+    @overload
+    def run(self, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> str: ...
+
+    @overload
+    def run(
+        self, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None, *, request: Request
+    ) -> Completion: ...
+
+    def run(
+        self,
+        prompt: str,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        request: Request | None = None,
+    ) -> str | Completion:
         """Send a prompt and return the answer. One request is sent: trying again is the router's part.
 
         Args:
@@ -76,25 +86,61 @@ class ChatCompletionsBackend(Backend):
             model: the model to ask for; by default `default_model`.
             options: further members of the request's body (`temperature`, `max_tokens`). Text that is
                 a JSON number, `true`, `false`, `null`, list, object or quoted string is sent as that.
+            request: what the router was asked; its deadline counts.
+
+        Returns:
+            The text; with `request` a `Completion`, which also tells the model that the service says
+            it served, and what was used.
 
         Raises:
             UsageError: an option cannot be sent.
             ConfigError: the base URL, the key or the proxy in the environment cannot be used.
             MissingKeyError: a key is required, and none is set.
             AuthenticationError: the service refused the key.
+            ContextTooLongError: the prompt is too long for the model.
             BackendHTTPError: the service answered with another status that is not a success.
             MalformedResponseError: its answer is not a chat completion with text.
             BackendConnectionError: it could not be reached, or the connection broke.
             BackendTimeoutError: it took too long.
 
         """
-        from llm.backends.chat_answers import answer_text
+        from llm.backends.chat_answers import read_answer
         from llm.backends.chat_requests import BearerAuth, request_body
 
-        content = request_body(prompt, model or self.default_model, options or {})
+        model = model or self.default_model
+        content = request_body(prompt, model, options or {})
         auth = BearerAuth(self._api_key())
         endpoint = self._endpoint(auth)
-        return answer_text(self._post(endpoint, content, auth), endpoint)
+        body = self._exchange(endpoint, request).whole(content, self._headers("application/json"), auth)
+        answer = read_answer(body, endpoint)
+        if request is None:
+            return answer.text
+        return Completion(answer.text, model=model, served_model=answer.served_model, usage=answer.usage)
+
+    def stream(
+        self,
+        prompt: str,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        request: Request | None = None,
+    ) -> Iterator[str | Completion]:
+        """Send a prompt and yield the answer as it comes, and then a `Completion` without text.
+
+        That tells the model that the service says it served, and what was used. Arguments and errors are
+        those of `run`; an answer that breaks off is a `BackendConnectionError`.
+        """
+        from llm.backends.chat_requests import BearerAuth, request_body
+        from llm.backends.chat_streams import ChatStream
+
+        model = model or self.default_model
+        more = {"stream": True, **({"stream_options": {"include_usage": True}} if self.stream_usage else {})}
+        content = request_body(prompt, model, options or {}, more)
+        auth = BearerAuth(self._api_key())
+        endpoint = self._endpoint(auth)
+        exchange = self._exchange(endpoint, request)
+        answer = ChatStream(endpoint, model, request is not None and request.strict, exchange.hurry)
+        yield from answer.read(exchange.pieces(content, self._headers("text/event-stream"), auth))
 
     def headers(self) -> Mapping[str, str]:
         """Return further headers for a request. Override this to add some; it is called for each request.
@@ -126,106 +172,49 @@ class ChatCompletionsBackend(Backend):
         return key
 
     def _endpoint(self, auth: "BearerAuth") -> "Endpoint":
+        from llm.backends.addresses import checked_address, warn_of_plain_http
         from llm.backends.http_errors import Endpoint
 
         secrets = auth.secrets + tuple(os.environ.get(name, "") for name in self.secret_env)
-        url = f"{self._base_url()}/chat/completions"
-        return Endpoint(self._label, url, self.base_url_env, self.api_key_env, bool(auth.secrets), secrets)
-
-    def _base_url(self) -> str:
-        from urllib.parse import urlsplit
-
-        # Errors never show the value: it may hold a password, or be a key in the wrong variable.
         name = self.base_url_env or f"the base URL of {self._label}"
-        url = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not url:
-            raise ConfigError(f"{name} is not set")
-        if not usable or not url.isprintable() or any(char in url for char in " \\"):
-            raise ConfigError(
-                f"{name} is not an http or https address",
-                hint=f"give one like {self.default_base_url or 'https://example.com/v1'}",
-            )
-        if "@" in parts.netloc:
-            hint = f"put the key into {self.api_key_env}" if self.api_key_env else None
-            raise ConfigError(f"{name} must not hold a user name or password", hint=hint)
-        if "?" in url or "#" in url:
-            raise ConfigError(f"{name} must end with its path, without '?' or '#'")
-        return url.rstrip("/")
+        address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
+        url = f"{checked_address(address, name, self.default_base_url, self.api_key_env)}/chat/completions"
+        if auth.secrets:
+            warn_of_plain_http(url, self._label, name)
+        return Endpoint(self._label, url, self.base_url_env, self.api_key_env, bool(auth.secrets), secrets)
 
     @property
     def _label(self) -> str:
         return self.label or type(self).__name__
 
-    def _post(self, endpoint: "Endpoint", content: bytes, auth: "BearerAuth") -> bytes:
-        """Return the body of an answer with a status that is a success."""
-        from llm.backends.chat_answers import server_words
-        from llm.backends.http_errors import status_error, transport_error, transport_faults
+    def _exchange(self, endpoint: "Endpoint", request: "Request | None") -> "Exchange":
+        from llm.backends.exchange import Exchange
+        from llm.backends.timed_connections import Limits
 
-        deadline = monotonic() + self.total_timeout
-        headers = {
-            "Accept": "application/json",
+        start = monotonic()
+        own = self.total_timeout
+        deadline = None if request is None else request.deadline
+        if deadline is None:
+            deadline = start + (DEFAULT_TIMEOUT if own is None else own)
+        elif own is not None:
+            deadline = min(deadline, start + own)
+        first_byte = None if request is None else request.first_byte_deadline
+        limits = Limits(start, deadline, deadline if first_byte is None else first_byte, self.read_timeout)
+        return Exchange(self._open_session(), endpoint, limits, self.connect_timeout, self.max_answer_bytes)
+
+    def _headers(self, accept: str) -> dict[str, str]:
+        return {
+            "Accept": accept,
             "Content-Type": "application/json",
             "User-Agent": f"d0ttino/{__version__}",
             **self.headers(),
         }
-        timeouts = (self.connect_timeout, self.read_timeout)
-        failure: D0ttinoError
-        try:
-            with self._open_session().post(
-                endpoint.url,
-                data=content,
-                headers=headers,
-                auth=auth,
-                timeout=timeouts,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                if 200 <= response.status_code < 300:
-                    return self._read(response, endpoint, deadline)
-                words = "" if response.is_redirect else server_words(self._read_start(response, endpoint, deadline))
-                failure = status_error(endpoint, response.status_code, words, response.headers)
-        except transport_faults() as error:
-            failure = transport_error(endpoint, error, timeouts)
-        # Raised here, without what the library raised as its context: that refers to the request with its key.
-        raise failure
-
-    def _read(self, response: "Response", endpoint: "Endpoint", deadline: float) -> bytes:
-        body = bytearray()
-        for piece in self._pieces(response, endpoint, deadline):
-            body += piece
-            if len(body) > self.max_answer_bytes:
-                raise MalformedResponseError(
-                    f"{endpoint.label} sent an answer of more than {self.max_answer_bytes:,} bytes; it was not read on"
-                )
-        return bytes(body)
-
-    def _read_start(self, response: "Response", endpoint: "Endpoint", deadline: float) -> bytes:
-        """Return as much of the body of an error as is needed, or comes: the status is what matters."""
-        from llm.backends.http_errors import transport_faults
-
-        body = bytearray()
-        with suppress(BackendTimeoutError, *transport_faults()):
-            for piece in self._pieces(response, endpoint, deadline):
-                body += piece
-                if len(body) > MAX_ERROR_BYTES:
-                    break
-        return bytes(body)
-
-    def _pieces(self, response: "Response", endpoint: "Endpoint", deadline: float) -> Iterator[bytes]:
-        for piece in response.iter_content(PIECE):
-            if monotonic() > deadline:
-                raise BackendTimeoutError(
-                    f"{endpoint.label} at {endpoint.host} did not finish its answer within {self.total_timeout:g} s"
-                )
-            yield piece
 
     def _open_session(self) -> "Session":
-        from llm.backends.chat_requests import new_session
+        session = self._session
+        if session is not None:
+            return session
+        from llm.backends.timed_connections import new_session
 
         with self._session_lock:
             if self._session is None:

@@ -1,4 +1,4 @@
-"""What is sent for a chat completion: the body, the key, and the session that sends them."""
+"""What is sent for a chat completion: the body and the key."""
 
 import json
 import math
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from llm.errors import UsageError
 
 if TYPE_CHECKING:
-    from requests import PreparedRequest, Session
+    from requests import PreparedRequest
 
 #: What options must not replace, and why.
 RESERVED: Final = {
     "messages": "it holds the prompt",
     "model": "the model is given separately: --model, or Request(model=...)",
-    "stream": "answers in pieces are not supported yet",
+    "stream": "whether the answer comes in pieces is given separately: --stream, or llm.router.stream()",
+    "stream_options": "the backend sets it",
 }
 
 
@@ -41,29 +42,16 @@ class BearerAuth:
         return request
 
 
-def new_session() -> "Session":
-    """Return a session that keeps connections, and nothing else, from one request to the next."""
-    from http.cookiejar import DefaultCookiePolicy
-
-    import requests
-
-    class PlainSession(requests.Session):
-        def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests names it
-            # requests asks even if it shall not follow, and then reads the whole body, however long it is.
-            return None
-
-    session = PlainSession()
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    return session
-
-
-def request_body(prompt: str, model: str | None, options: Mapping[str, Any]) -> bytes:
+def request_body(
+    prompt: str, model: str | None, options: Mapping[str, Any], more: Mapping[str, Any] | None = None
+) -> bytes:
     """Return the body of a request.
 
     Args:
         prompt: the text to answer.
         model: the model to ask for; `None` leaves it to the service.
         options: further members; see `ChatCompletionsBackend.run`.
+        more: further members that options must not replace.
 
     Raises:
         UsageError: an option would replace a member that it must not, or JSON cannot hold it.
@@ -74,6 +62,7 @@ def request_body(prompt: str, model: str | None, options: Mapping[str, Any]) -> 
     body: dict[str, Any] = {} if model is None else {"model": model}
     body["messages"] = [{"role": "user", "content": prompt}]
     body.update((name, option_value(value)) for name, value in options.items())
+    body.update(more or {})
     try:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:

@@ -1,20 +1,17 @@
 """Which plug-ins the user does not want, and who said so."""
 
 import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.entrypoints import EntryPoint, canonical
 from llm.hooks.origin import Origin
 
 #: Names of plug-ins that are not to be used, separated by commas.
 VARIABLE: Final = "LLM_DISABLE_PLUGINS"
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """A plug-in that was left out.
 
     Attributes:
@@ -34,8 +31,7 @@ class Blocked:
         return {**self.origin.to_json(), "by": self.by}
 
 
-@dataclass(frozen=True, slots=True)
-class Blocking:
+class Blocking(NamedTuple):
     """What the user does not want.
 
     Attributes:
@@ -71,7 +67,7 @@ class Blocking:
 
     def of_distribution(self, name: str) -> str | None:
         """Return what blocks whatever a distribution brings, or `None`."""
-        blocking = (by for listed, by in self.names.items() if _canonical(listed) == _canonical(name))
+        blocking = (by for listed, by in self.names.items() if canonical(listed) == canonical(name))
         return self.all_installed or next(blocking, None)
 
     def of_builtin(self, plugin: str, entries: Iterable[EntryPoint]) -> str | None:
@@ -85,6 +81,8 @@ class Blocking:
             entries: the entry points that there are.
 
         """
+        if not self.names:
+            return None
         bare = plugin.removeprefix("backend:").removeprefix("recipe:")
         if plugin in self.names or any(_names_entry(bare, entry) for entry in entries):
             return self.names.get(plugin)
@@ -106,9 +104,4 @@ def known_name(name: str, plugins: Iterable[str], entries: Iterable[EntryPoint])
 
 def _names_entry(name: str, entry: EntryPoint) -> bool:
     bare = name.removeprefix("backend:").removeprefix("recipe:")
-    return bare == entry.name or _canonical(name) == _canonical(entry.distribution)
-
-
-def _canonical(distribution: str) -> str:
-    """Return a distribution's name as indexes compare it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+    return bare == entry.name or canonical(name) == canonical(entry.distribution)

@@ -6,15 +6,14 @@ exception ends the whole call. Here each implementation of a plug-in gets a guar
 plug-in that raised it, and for hooks where one failure must not stop the others, records it instead.
 """
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from types import MethodType
-from typing import Any, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from llm.errors import PluginDefinitionError
+from llm.hooks.learned import Declared, Implementation
 from llm.hooks.markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
 from llm.hooks.origin import Origin, blamed
 from llm.hooks.problems import Problem, ProblemKind, ProblemLog, one_line
@@ -28,8 +27,7 @@ Function = Callable[..., Any]
 ResultCheck = Callable[[Any, Origin, bool], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class HookContract:
+class HookContract(NamedTuple):
     """What the host expects of the implementations of one hook.
 
     Attributes:
@@ -53,8 +51,25 @@ class HookContract:
 class HostPlugin:
     """A plug-in object as the manager registers it: it knows its origin and guards its calls."""
 
+    _of_class: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._of_class = tuple(name for name in dir(cls) if name.startswith(HOOK_PREFIX))
+
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
+        # Pluggy finds what stands on the object itself at once, and searches long for what its class has.
+        for name in self._of_class:
+            setattr(self, name, getattr(self, name))
+
+    def manifest(self) -> Declared | tuple[Implementation, ...]:
+        """Return as data what registers this plug-in again, without an import."""
+        return ()
+
+    def __dir__(self) -> list[str]:
+        # Pluggy looks at every name that this returns, one after the other, to find the hooks.
+        return [name for name in vars(self) if name.startswith(HOOK_PREFIX)]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.origin}>"
@@ -80,6 +95,7 @@ class Boundary(HostPlugin):
     ) -> None:
         super().__init__(origin)
         self.plugin = plugin
+        self._implementations: list[Implementation] = []
         faults: list[str] = []
         for name, function, options in marked_functions(plugin):
             hook_name = options.get("specname") or name
@@ -95,12 +111,19 @@ class Boundary(HostPlugin):
             guard = _guard_wrapper if options.get("wrapper") else _guard
             guarded = guard(function, contract, origin, problems)
             guarded.__signature__ = _without_defaults(function)  # type: ignore[attr-defined]
-            setattr(guarded, HOOKIMPL_ATTRIBUTE, {**options, "specname": hook_name})
-            setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
+            marked = {**options, "specname": hook_name}
+            setattr(guarded, HOOKIMPL_ATTRIBUTE, marked)
+            attribute = name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name
+            setattr(self, attribute, guarded)
+            self._implementations.append(Implementation(name, hook_name, marked))
         if faults:
             raise PluginDefinitionError(
                 "; ".join(faults), origin=origin, hint="see docs/hooks.md for each hook and its arguments"
             )
+
+    def manifest(self) -> tuple[Implementation, ...]:
+        """Return the hooks that the plug-in implements."""
+        return tuple(self._implementations)
 
 
 def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, Any]]]:
@@ -121,6 +144,8 @@ def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, 
 
 
 def _unknown_hook(name: str, contracts: Mapping[str, HookContract]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, contracts, n=1)
     guess = f"did you mean {close[0]}?" if close else f"known hooks: {', '.join(sorted(contracts))}"
     return f"there is no hook named {name}; {guess}"

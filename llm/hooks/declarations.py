@@ -21,15 +21,16 @@ _NAMESPACE_KEY: Final = "__d0ttino_declarations__"
 _order = count()
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, repr=False)
 class Declaration:
     """A name and a callable, not yet bound to a host.
 
     Attributes:
         kind: `backend` or `recipe`.
         name: the name asked for.
-        target: the callable that was given.
-        bind: makes the plug-in object of it, given its origin.
+        target: what was given: a callable, a class or an instance.
+        call: what of it is called, as `bind` takes it.
+        bind: makes the plug-in object, given its origin and `call`.
         module: dotted name of the module that made the call.
         entry: the entry point being imported at that moment, if one was.
         order: grows with each declaration of this process.
@@ -38,8 +39,9 @@ class Declaration:
 
     kind: str
     name: str
-    target: Callable[..., Any]
-    bind: Callable[[Origin], HostPlugin]
+    target: object
+    call: object
+    bind: Callable[[Origin, Any], HostPlugin]
     module: str
     entry: EntryPoint | None
     order: int
@@ -48,6 +50,10 @@ class Declaration:
     def plugin_name(self) -> str:
         """The name that the plug-in is registered under."""
         return f"{self.kind}:{self.name}"
+
+    def plugin(self, origin: Origin) -> HostPlugin:
+        """Return a new plug-in object for a host."""
+        return self.bind(origin, self.call)
 
     def program_origin(self) -> Origin:
         """Return the origin that this has if no entry point brought it."""
@@ -68,10 +74,15 @@ class Declaration:
 
 
 def make(
-    kind: str, name: str, target: Callable[..., Any], bind: Callable[[Origin], HostPlugin], module: str
+    kind: str,
+    name: str,
+    target: object,
+    call: object,
+    bind: Callable[[Origin, Any], HostPlugin],
+    module: str,
 ) -> Declaration:
     """Return a new declaration, stamped with the entry point that is being imported, if one is."""
-    return Declaration(kind, name, target, bind, module, loading.get(), next(_order))
+    return Declaration(kind, name, target, call, bind, module, loading.get(), next(_order))
 
 
 def declare(declaration: Declaration, namespace: MutableMapping[str, Any]) -> None:

@@ -1,36 +1,38 @@
 """From entry points to registered plug-ins: one by one, each failure kept with its culprit."""
 
-import contextlib
-import importlib
 import sys
-import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Final
 
-from llm.errors import D0ttinoError, NameTakenError, PluginLoadError
+from llm.errors import NameTakenError, PluginLoadError
+from llm.hooks.activation import LazyEntry
 from llm.hooks.boundary import PLUGIN_FAULTS, Boundary
 from llm.hooks.declarations import Declaration, all_declared
-from llm.hooks.entrypoints import EntryPoint, load
+from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.importing import Adapter, Sought, import_entry, record_failure
+from llm.hooks.lazy import without_import
+from llm.hooks.learned import Learned
 from llm.hooks.manager import PluginManager
-from llm.hooks.origin import Origin
-from llm.hooks.problems import Problem, ProblemKind, reason_of
-from llm.hooks.trace import load_span
+from llm.hooks.registering import free_name, owner_of, register_declaration
 
-#: `adapt(entry, obj)` says what the object that an entry point names brings: a `Declaration`, a
-#: plug-in object with hook implementations, or `None` for a module that only makes declarations.
-Adapter = Callable[[EntryPoint, object], object]
+NOTHING_KNOWN: Final[Mapping[EntryPoint, Learned]] = MappingProxyType({})
 
 
-@dataclass
 class _Bundle:
-    """What one entry point brings."""
+    """What one entry point brings.
 
-    entry: EntryPoint
-    #: What the entry point names, as the adapter understood it.
-    named: object
-    #: What its modules registered through shims.
-    declared: list[Declaration] = field(default_factory=list)
+    Attributes:
+        entry: the entry point.
+        named: what it names, as the adapter understood it.
+        declared: what its modules registered through shims.
+
+    """
+
+    def __init__(self, entry: EntryPoint, named: object) -> None:
+        self.entry = entry
+        self.named = named
+        self.declared: list[Declaration] = []
 
     def add(self, declaration: Declaration) -> None:
         for index, earlier in enumerate(self.declared):
@@ -43,9 +45,14 @@ class _Bundle:
 
 
 def load_entry_points(
-    manager: PluginManager, entries: Iterable[EntryPoint], adapt: Adapter, builtin_modules: Collection[str] = ()
-) -> None:
-    """Import entry points and register what they bring.
+    manager: PluginManager,
+    entries: Iterable[EntryPoint],
+    adapter: Adapter,
+    builtin_modules: Collection[str] = (),
+    known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
+    on_change: Callable[[EntryPoint], object] = lambda _entry: None,
+) -> dict[EntryPoint, tuple[str, ...]]:
+    """Register what entry points bring. Those of which that is not known are imported.
 
     Plug-ins are registered in reverse order of their entry points. Pluggy asks the last registered
     first, so of two plug-ins with the same name, the first in sort order is the one that answers.
@@ -53,21 +60,57 @@ def load_entry_points(
     Args:
         manager: where to register; failures go to its `problems`.
         entries: entry points, sorted.
-        adapt: says what a loaded object brings.
+        adapter: what the host knows of plug-ins.
         builtin_modules: modules whose registrations belong to the host itself, whoever names them.
+        known: what entry points brought when they were last loaded, and will bring again.
+        on_change: told of an entry point that turns out to bring something else than is known of it.
+
+    Returns:
+        The entry points that were imported now, each with the names of modules that it looked for in
+        vain. Those whose module was imported before are not in it.
 
     """
     entries = list(entries)
+    lazy = without_import(entries, known)
+    before = [entry for entry in entries if entry.module in sys.modules]
+    bundles, sought = _import_all(manager, [entry for entry in entries if entry not in lazy], adapter)
+    _share_out(manager, bundles, entries, builtin_modules)
+    for entry in reversed(entries):
+        if entry in bundles:
+            _register_all(manager, bundles[entry], bundles.values())
+        elif entry in lazy:
+            LazyEntry(manager, entry, lazy, adapter, on_change).register()
+    return {entry: absent for entry, absent in sought.items() if entry not in before}
+
+
+def _import_all(
+    manager: PluginManager, entries: Iterable[EntryPoint], adapter: Adapter
+) -> tuple[dict[EntryPoint, _Bundle], dict[EntryPoint, tuple[str, ...]]]:
+    """Import entry points; return what those bring that could be, and what each looked for in vain."""
     bundles: dict[EntryPoint, _Bundle] = {}
+    sought: dict[EntryPoint, tuple[str, ...]] = {}
     for entry in entries:
+        looking = Sought()
         try:
-            bundles[entry] = _import(entry, adapt)
+            with looking:
+                bundles[entry] = _Bundle(entry, import_entry(entry, adapter, "what it brings was not known"))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
-            _record_failure(manager, entry, error)
+            record_failure(manager, entry, error)
+        sought[entry] = looking.absent
     _refuse_shared(manager, bundles)
-    for declaration in all_declared():
+    return bundles, sought
+
+
+def _share_out(
+    manager: PluginManager,
+    bundles: dict[EntryPoint, _Bundle],
+    entries: list[EntryPoint],
+    builtin_modules: Collection[str],
+) -> None:
+    """Give each declaration to the entry point that it belongs to."""
+    for declaration in all_declared() if bundles else ():
         if declaration.module in builtin_modules:
             continue
         owner = owner_of(declaration, entries)
@@ -77,16 +120,19 @@ def load_entry_points(
             bundles[owner].add(declaration)
         except NameTakenError as error:
             del bundles[owner]
-            _record_failure(manager, owner, error)
-    for bundle in reversed(bundles.values()):
-        registered: list[str] = []
-        try:
-            for name in _register(manager, bundle, bundles.values()):
-                registered.append(name)  # noqa: PERF402 - kept also when the next one fails
-        except PLUGIN_FAULTS as error:
-            _record_failure(manager, bundle.entry, error)
-            for name in registered:
-                manager.unregister(name=name)
+            record_failure(manager, owner, error)
+
+
+def _register_all(manager: PluginManager, bundle: _Bundle, bundles: Iterable[_Bundle]) -> None:
+    """Register what an entry point brings, all of it or nothing."""
+    registered: list[str] = []
+    try:
+        for name in _register(manager, bundle, bundles):
+            registered.append(name)  # noqa: PERF402 - kept also when the next one fails
+    except PLUGIN_FAULTS as error:
+        record_failure(manager, bundle.entry, error)
+        for name in registered:
+            manager.unregister(name=name)
 
 
 def _refuse_shared(manager: PluginManager, bundles: dict[EntryPoint, _Bundle]) -> None:
@@ -104,46 +150,7 @@ def _refuse_shared(manager: PluginManager, bundles: dict[EntryPoint, _Bundle]) -
                 f"names {entry.value}, which the entry point of {owner.distribution} {owner.version} brings already",
                 hint="remove one of the two distributions",
             )
-            _record_failure(manager, entry, fault)
-
-
-def owner_of(declaration: Declaration, entries: Sequence[EntryPoint]) -> EntryPoint | None:
-    """Return the entry point that a declaration belongs to, or `None` if the program made it.
-
-    The module that made the call decides, by the longest prefix that an entry point names. If none
-    names it, the entry point that was being imported at that moment does.
-    """
-    longest = max((entry.owns(declaration.module) for entry in entries), default=0)
-    if longest == 0:
-        return declaration.entry if declaration.entry in entries else None
-    candidates = [entry for entry in entries if entry.owns(declaration.module) == longest]
-    return min(candidates, key=lambda entry: (entry.name != declaration.name, entry != declaration.entry))
-
-
-def register_declaration(manager: PluginManager, declaration: Declaration, origin: Origin) -> str | None:
-    """Bind a declaration to a manager.
-
-    Several plug-ins may bring the same backend or recipe: the first one in is registered under the
-    plain name (`backend:openrouter`), a later one with its distribution or module behind it.
-
-    Returns:
-        The name of the plug-in that the declaration became; `None` if that name is blocked.
-
-    Raises:
-        NameTakenError: the same distribution or module registered the name before.
-
-    """
-    owner = origin.distribution or declaration.module
-    name = declaration.plugin_name
-    if manager.has_plugin(name):
-        name = f"{name}@{owner}"
-    return manager.register(declaration.bind(replace(origin, plugin=name, module=declaration.module)))
-
-
-def _import(entry: EntryPoint, adapt: Adapter) -> _Bundle:
-    # Plug-ins that print while they are imported must not end up in a command's answer.
-    with contextlib.redirect_stdout(sys.stderr), load_span(entry.origin(entry.name), "first use of plug-ins"):
-        return _Bundle(entry, adapt(entry, load(entry)))
+            record_failure(manager, entry, fault)
 
 
 def _register(manager: PluginManager, bundle: _Bundle, bundles: Iterable[_Bundle]) -> Iterator[str]:
@@ -182,25 +189,5 @@ def _register_named(manager: PluginManager, entry: EntryPoint, plugin: object) -
     registered = manager.get_plugin(manager.get_name(plugin) or "")
     if isinstance(registered, Boundary) and registered.origin.distribution == entry.distribution:
         return  # one module named by an entry point of each group
-    name = f"{entry.name}@{entry.distribution}" if manager.has_plugin(entry.name) else entry.name
+    name = free_name(manager, entry)
     yield from _one(manager.register(plugin, name, origin=entry.origin(name)))
-
-
-def _record_failure(manager: PluginManager, entry: EntryPoint, error: BaseException) -> None:
-    message, hint = reason_of(error)
-    if not isinstance(error, D0ttinoError):
-        message += _place(error)
-    manager.problems.add(Problem(ProblemKind.FAILED, entry.origin(entry.name), message, hint=hint, error=error))
-
-
-def _place(error: BaseException) -> str:
-    """Return ` (file, line N)` of where an import failed, if it failed in a plug-in's file."""
-    if isinstance(error, SyntaxError):
-        return f" ({error.filename}, line {error.lineno})" if error.filename else ""
-    framework = str(Path(__file__).parent)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith((framework, importlib.__file__)):
-            break
-        if not frame.filename.startswith("<frozen"):
-            return f" ({frame.filename}, line {frame.lineno})"
-    return ""

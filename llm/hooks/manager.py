@@ -1,19 +1,21 @@
 """The one plug-in manager: pluggy's, with origins, guards and recorded problems."""
 
+import functools
 import inspect
 from collections.abc import Mapping, Set
-from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from llm.errors import NameTakenError
 from llm.hooks.boundary import Boundary, HookContract, HostPlugin, ResultCheck
-from llm.hooks.markers import HOOK_PREFIX, PROJECT_NAME
-from llm.hooks.monitor import CallMonitor
+from llm.hooks.markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME
 from llm.hooks.origin import Origin, Tier
 from llm.hooks.problems import ProblemLog
+
+if TYPE_CHECKING:
+    from llm.hooks.monitor import CallMonitor
 
 
 class PluginManager(pluggy.PluginManager):
@@ -27,7 +29,6 @@ class PluginManager(pluggy.PluginManager):
 
     Attributes:
         problems: what went wrong in plug-ins so far.
-        monitor: records hook calls for traces.
         generation: grows with each plug-in that comes or goes; whoever keeps what hooks returned
             asks again when it has changed.
 
@@ -55,7 +56,13 @@ class PluginManager(pluggy.PluginManager):
                     propagates=name in propagating,
                     check=checks.get(name),
                 )
-        self.monitor = CallMonitor(self)
+
+    @functools.cached_property
+    def monitor(self) -> "CallMonitor":
+        """Records hook calls for traces."""
+        from llm.hooks.monitor import CallMonitor
+
+        return CallMonitor(self)
 
     def register(self, plugin: object, name: str | None = None, *, origin: Origin | None = None) -> str | None:
         """Register a plug-in.
@@ -80,7 +87,7 @@ class PluginManager(pluggy.PluginManager):
             name = name or self.get_canonical_name(plugin)
             if origin is None:
                 origin = Origin(name, Tier.PROGRAM, module=_module_name(plugin))
-            registered = Boundary(plugin, replace(origin, plugin=name), self.contracts, self.problems)
+            registered = Boundary(plugin, origin._replace(plugin=name), self.contracts, self.problems)
         if self.is_blocked(name):
             return None
         taken = self.get_plugin(name)
@@ -97,9 +104,13 @@ class PluginManager(pluggy.PluginManager):
         """Unregister a plug-in, given as the object that was registered or by name; see pluggy."""
         removed = super().unregister(self._boundaries.get(id(plugin), plugin), name)
         if isinstance(removed, Boundary):
-            self._boundaries.pop(id(removed.plugin), None)
+            self._boundaries = {known: one for known, one in self._boundaries.items() if one is not removed}
         self.generation += 1
         return removed
+
+    def took_place_of(self, plugin: object, stand_in: object) -> None:
+        """Note that `plugin` is what the registered object `stand_in` stood for until it was imported."""
+        self._boundaries[id(plugin)] = self._boundaries[id(stand_in)]
 
     def get_name(self, plugin: object) -> str | None:
         """Return the name under which `plugin` is registered, or `None`."""
@@ -118,6 +129,8 @@ class PluginManager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         """Look at attributes with the hooks' prefix only: that is what makes registering fast."""
+        if isinstance(plugin, HostPlugin):
+            return getattr(getattr(plugin, name), HOOKIMPL_ATTRIBUTE, None)
         return super().parse_hookimpl_opts(plugin, name) if name.startswith(HOOK_PREFIX) else None
 
 

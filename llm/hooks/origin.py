@@ -1,8 +1,7 @@
 """Where a plug-in came from."""
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Tier(IntEnum):
@@ -13,8 +12,7 @@ class Tier(IntEnum):
     PROGRAM = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Which plug-in something came from, and who brought that plug-in.
 
     Attributes:

@@ -1,9 +1,8 @@
 """What went wrong in a plug-in while the host went on."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm.errors import D0ttinoError
 from llm.hooks.origin import Origin
@@ -17,8 +16,7 @@ class ProblemKind(StrEnum):
     FAULT = "fault"  # one call of one of its hooks went wrong
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that went wrong, and whose fault it was.
 
     Attributes:

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter_ns
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from llm.hooks.blocking import Blocked
-from llm.hooks.origin import Origin
-from llm.hooks.spans import HookSpan, LoadSpan, PhaseSpan, Span
+if TYPE_CHECKING:
+    from llm.hooks.blocking import Blocked
+    from llm.hooks.origin import Origin
+    from llm.hooks.spans import HookSpan, PhaseSpan, Span
 
 
 class Trace:
@@ -35,16 +36,18 @@ class Trace:
         self._spans: list[Span] = []
 
     @property
-    def spans(self) -> list[Span]:
+    def spans(self) -> "list[Span]":
         """Every span that has ended, in the order in which they began."""
         return sorted(self._spans, key=lambda span: span.number)
 
     @property
-    def hook_calls(self) -> list[HookSpan]:
+    def hook_calls(self) -> "list[HookSpan]":
         """Every hook call that has ended, in the order in which they began."""
+        from llm.hooks.spans import HookSpan
+
         return [span for span in self.spans if isinstance(span, HookSpan)]
 
-    def add(self, span: Span) -> None:
+    def add(self, span: "Span") -> None:
         """Keep a span that has ended; any thread may call this."""
         self._spans.append(span)
 
@@ -53,7 +56,7 @@ span_numbers: Final = itertools.count(1)
 #: The traces that collect in this context, outermost first.
 active_traces: ContextVar[tuple[Trace, ...]] = ContextVar("d0ttino_traces", default=())
 #: The span that is open in this context.
-open_span: ContextVar[Span | None] = ContextVar("d0ttino_span", default=None)
+open_span: "ContextVar[Span | None]" = ContextVar("d0ttino_span", default=None)
 
 
 @contextmanager
@@ -72,12 +75,14 @@ def collecting(trace: Trace) -> Iterator[Trace]:
 
 
 @contextmanager
-def load_span(origin: Origin, reason: str) -> Iterator[None]:
+def load_span(origin: "Origin", reason: str) -> Iterator[None]:
     """Record the import of an entry point, if a trace collects."""
     traces = active_traces.get()
     if not traces:
         yield
         return
+    from llm.hooks.spans import LoadSpan
+
     span = LoadSpan(next(span_numbers), open_span.get(), thread_name(), perf_counter_ns(), origin=origin, reason=reason)
     try:
         with _open(span, traces):
@@ -88,7 +93,7 @@ def load_span(origin: Origin, reason: str) -> Iterator[None]:
 
 
 @contextmanager
-def phase(name: str, reason: str = "") -> Iterator[PhaseSpan | None]:
+def phase(name: str, reason: str = "") -> "Iterator[PhaseSpan | None]":
     """Record a part of making a host, if a trace collects.
 
     Args:
@@ -100,13 +105,15 @@ def phase(name: str, reason: str = "") -> Iterator[PhaseSpan | None]:
     if not traces:
         yield None
         return
+    from llm.hooks.spans import PhaseSpan
+
     span = PhaseSpan(next(span_numbers), open_span.get(), thread_name(), perf_counter_ns(), name=name, reason=reason)
     with _open(span, traces):
         yield span
 
 
 @contextmanager
-def _open(span: Span, traces: tuple[Trace, ...]) -> Iterator[None]:
+def _open(span: "Span", traces: tuple[Trace, ...]) -> Iterator[None]:
     token = open_span.set(span)
     try:
         yield
@@ -116,9 +123,13 @@ def _open(span: Span, traces: tuple[Trace, ...]) -> Iterator[None]:
         hand_in(span, traces)
 
 
-def note_fault(origin: Origin, error: BaseException) -> None:
+def note_fault(origin: "Origin", error: BaseException) -> None:
     """Tell the open hook call that an implementation failed, although the call goes on."""
     span = open_span.get()
+    if span is None:
+        return
+    from llm.hooks.spans import HookSpan
+
     if isinstance(span, HookSpan):
         span.faults[origin.plugin] = error
 
@@ -128,7 +139,7 @@ def thread_name() -> str:
     return threading.current_thread().name
 
 
-def hand_in(span: Span, traces: tuple[Trace, ...]) -> None:
+def hand_in(span: "Span", traces: tuple[Trace, ...]) -> None:
     """Give a span that has ended to the traces that collect it."""
     for trace in traces:
         trace.add(span)

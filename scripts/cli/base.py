@@ -1,13 +1,11 @@
 """What all commands share: options that stand anywhere, errors as messages, commands loaded late."""
 
-import difflib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -29,10 +27,17 @@ _WARNED = "d0ttino.warned"
 def report(error: D0ttinoError, ctx: click.Context) -> None:
     """Write an error to stderr: what was wrong, what to do next, and with `--debug` the traceback."""
     if shared(ctx).debug:
-        say("".join(traceback.format_exception(error)).rstrip("\n"))
+        say(traceback_of(error))
     say(f"error: {error.message}")
     if error.hint:
         say(f"  {error.hint}")
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an exception as Python shows it."""
+    import traceback
+
+    return "".join(traceback.format_exception(error)).rstrip("\n")
 
 
 class _Shared(click.Command):
@@ -61,7 +66,7 @@ class _Shared(click.Command):
             say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             status = 1
         except Exception as error:  # noqa: BLE001 - a traceback as Python writes it would show secrets
-            say("".join(traceback.format_exception(error)).rstrip("\n"))
+            say(traceback_of(error))
             status = 1
         failure = finish_stdout()
         if failure is not None:
@@ -107,11 +112,24 @@ class Command(_Shared):
     """A command of this project."""
 
 
+class Lazy(NamedTuple):
+    """A command whose module is imported when it is needed.
+
+    Attributes:
+        place: `module:attribute`.
+        help: the first paragraph of its help, for lists.
+
+    """
+
+    place: str
+    help: str
+
+
 class Group(_Shared, click.Group):
     """A group of commands of this project.
 
     Args:
-        lazy: command name to `module:attribute`; the module is imported when the command is needed.
+        lazy: commands that are imported late, by name.
         plugin_commands: whether plug-ins may add commands, through the hook `llm_commands`.
 
     """
@@ -120,7 +138,7 @@ class Group(_Shared, click.Group):
     group_class = type
 
     def __init__(
-        self, *args: Any, lazy: Mapping[str, str] | None = None, plugin_commands: bool = False, **kwargs: Any
+        self, *args: Any, lazy: Mapping[str, Lazy] | None = None, plugin_commands: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self._lazy = dict(lazy or {})
@@ -133,13 +151,29 @@ class Group(_Shared, click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command; a built-in one without asking any plug-in."""
         if cmd_name in self._lazy:
-            module, _, attribute = self._lazy[cmd_name].partition(":")
+            module, _, attribute = self._lazy[cmd_name].place.partition(":")
             with _import_phase(ctx, f"command {cmd_name}"):
                 command = getattr(importlib.import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
         command = super().get_command(ctx, cmd_name)
         return command or self._from_plugins(ctx).get(cmd_name, (None, None))[0]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a line for each command, without importing the late ones."""
+        names = self.list_commands(ctx)
+        width = formatter.width - 6 - max(map(len, names), default=0)
+        commands = [(name, self._listed(ctx, name)) for name in names]
+        rows = [(name, command.get_short_help_str(width)) for name, command in commands if not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _listed(self, ctx: click.Context, name: str) -> click.Command:
+        if name in self._lazy:
+            return click.Command(name, help=self._lazy[name].help)
+        command = self.get_command(ctx, name)
+        assert command is not None  # it was listed
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for; a plug-in's own that fails is reported as its fault."""
@@ -166,6 +200,8 @@ class Group(_Shared, click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            import difflib
+
             close = difflib.get_close_matches(args[0], self.list_commands(ctx))
             if not close or "Did you mean" in error.message:
                 raise
@@ -177,14 +213,28 @@ class Group(_Shared, click.Group):
             return {}
         meta = ctx.find_root().meta
         if _PLUGIN_COMMANDS not in meta:
-            from scripts.cli.plugin_commands import commands_of_plugins
-
-            host = current_host(ctx)
-            with stdout_kept():
-                meta[_PLUGIN_COMMANDS] = commands_of_plugins(host, {*self._lazy, *self.commands})
-            warn_of_problems(host)
+            meta[_PLUGIN_COMMANDS] = {} if _no_plugin_commands(ctx) else self._ask_plugins(ctx)
         commands: dict[str, tuple[click.Command, Origin]] = meta[_PLUGIN_COMMANDS]
         return commands
+
+    def _ask_plugins(self, ctx: click.Context) -> "dict[str, tuple[click.Command, Origin]]":
+        from scripts.cli.plugin_commands import commands_of_plugins
+
+        host = current_host(ctx)
+        with stdout_kept():
+            commands = commands_of_plugins(host, {*self._lazy, *self.commands})
+        warn_of_problems(host)
+        return commands
+
+
+def _no_plugin_commands(ctx: click.Context) -> bool:
+    """Whether it is known, without making a host, that no plug-in adds a command."""
+    root, options = ctx.find_root(), shared(ctx)
+    if root.obj is not None or HOST in root.meta or options.no_plugin or options.trace or "llm.process" in sys.modules:
+        return False  # there is a host that may know more, or the user wants to hear of plug-ins
+    from llm.known import nobody_implements
+
+    return nobody_implements("llm_commands")
 
 
 def current_host(ctx: click.Context) -> "Host":

@@ -1,4 +1,4 @@
-"""`ai-cli backends` and `ai-cli recipes`: what there is, and whose it is."""
+"""`ai-cli backends` and `ai-cli recipes`: what there is, whose it is, and what is set aside."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
-from scripts.cli.base import Command, current_host, warn_of_problems
-from scripts.cli.output import print_json, print_table
+from llm.errors import D0ttinoError, UnknownNameError
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
+from llm.missing import why_missing
+from scripts.cli.base import Command, Group, current_host, warn_of_problems
+from scripts.cli.output import print_json, print_table, tell
+from scripts.cli.state import current_cooldowns, set_aside
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
@@ -16,21 +19,30 @@ if TYPE_CHECKING:
     from llm.types import BackendInfo, RecipeInfo
 
 #: What can be said of a backend that was not asked.
-_NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": []}
+_NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": [], "cooldown": None}
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.command(cls=Command)
+@click.group(cls=Group, invoke_without_command=True)
 @as_json_option
 @click.pass_context
 def backends(ctx: click.Context, as_json: bool) -> None:
-    """List backends: whose they are, and whether they are ready to use."""
+    """List backends: whose they are, and whether they are ready to use.
+
+    A backend that failed several times in a row is set aside for a while, and shown as such.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
     host = current_host(ctx)
     with stdout_kept():
         offers = host.backends()
     warn_of_problems(host)
-    rows = [*_rows(offers, _readiness), *_blocked_rows(host, "backend", BACKEND_GROUP, _NO_READINESS)]
+    cooldowns = set_aside(ctx)
+    rows = [
+        *_rows(offers, lambda info: {**_readiness(info), "cooldown": cooldowns.get(info.name)}),
+        *_blocked_rows(host, "backend", BACKEND_GROUP, _NO_READINESS),
+    ]
     if as_json:
         print_json(rows)
         return
@@ -38,6 +50,25 @@ def backends(ctx: click.Context, as_json: bool) -> None:
         ("BACKEND", "PLUG-IN", "FROM", "STATUS"),
         [(row["name"], row["plugin"], row["from"], _status(row, _setup(row))) for row in rows],
     )
+
+
+@backends.command()
+@click.argument("name", required=False)
+@click.pass_context
+def reset(ctx: click.Context, name: str | None) -> None:
+    """Use backends again that are set aside: all of them, or NAME."""
+    cooldowns = current_cooldowns(ctx)
+    try:
+        names = cooldowns.reset(name)
+    except OSError as error:
+        raise D0ttinoError(f"cannot change {cooldowns.path}: {error.strerror or error}") from error
+    if name is not None and not names:
+        host = current_host(ctx)
+        with stdout_kept():
+            offers = host.backends()
+        if name not in offers:
+            raise UnknownNameError("backend", name, offers, hint=why_missing(host))
+    tell("\n".join(f"{one} is used again" for one in names) or "nothing was set aside")
 
 
 @click.command(cls=Command)
@@ -109,6 +140,8 @@ def _readiness(info: "BackendInfo") -> dict[str, Any]:
 
 
 def _setup(row: dict[str, Any]) -> str:
+    if row["cooldown"] is not None:
+        return str(row["cooldown"]["reason"])
     return "ready" if row["ready"] else f"set {' or '.join(row['set_one_of'])}"
 
 

@@ -4,7 +4,6 @@ An answer, a plan and the steps of a recipe are what the user asked for, and are
 Errors, warnings, notes and lists tell what plug-ins and servers said, which may hold a key.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -66,6 +65,8 @@ def print_json(data: Any) -> None:
 
 def print_answer(data: Any) -> None:
     """Write data to stdout as JSON, as it is: it holds what the user asked for."""
+    import json
+
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 

@@ -1,5 +1,6 @@
 """`ai-cli plan` and `ai-cli do`: a backend turns a goal into shell steps."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -7,9 +8,10 @@ import click
 from llm.errors import UsageError
 from llm.plan import plan_prompt, steps_in
 from llm.types import Completion, Request
+from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host
 from scripts.cli.output import print_answer
-from scripts.cli.send import ask, read_text, routing_options
+from scripts.cli.send import REQUEST_FIELDS, ask, request_options
 from scripts.cli.step_options import Options, step_options
 from scripts.cli.steps import Plan, resume, run_or_print
 
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("goal")
-@routing_options
+@request_options
 @click.option("--json", "as_json", is_flag=True, help="Print the steps as JSON.")
 @click.pass_context
-def plan(ctx: click.Context, goal: str, backend: str | None, model: str | None, local: bool, as_json: bool) -> None:
+def plan(ctx: click.Context, /, goal: str, as_json: bool, **asked: Any) -> None:
     """Ask a backend for the shell steps that reach GOAL and print them; nothing is run."""
     from scripts.steps.showing import print_steps
 
-    completion = _ask(current_host(ctx), read_text(goal), backend, model, local)
+    completion = _ask(current_host(ctx), read_text(goal), asked)
     steps = steps_in(completion)
     if as_json:
         print_answer([{"command": step.command, "description": step.description} for step in steps])
@@ -36,29 +38,28 @@ def plan(ctx: click.Context, goal: str, backend: str | None, model: str | None, 
 
 @click.command(cls=Command)
 @click.argument("goal", required=False)
-@routing_options
-@step_options
+@request_options
+@step_options(timeout=("--step-timeout",))
 @click.pass_context
-def do(
-    ctx: click.Context, /, goal: str | None, backend: str | None, model: str | None, local: bool, **running: Any
-) -> int:
+def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
     """Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.
 
     Read each step before you say yes: a language model wrote it.
     """
-    options = Options(**running)
+    asked = {name: chosen.pop(name) for name in REQUEST_FIELDS}
+    options = Options(**chosen)
     host = current_host(ctx)
     goal = None if goal is None else read_text(goal)
     if options.resume is not None:
         return resume(host, options, "do", goal)
     if goal is None:
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'GOAL'")
-    completion = _ask(host, goal, backend, model, local)
+    completion = _ask(host, goal, asked)
     source = f"{completion.backend} [{completion.origin}]"
     return run_or_print(host, Plan("do", source, goal, steps_in(completion), {}), options)
 
 
-def _ask(host: "Host", goal: str, backend: str | None, model: str | None, local: bool) -> Completion:
+def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> Completion:
     if not goal.strip():
         raise UsageError("the goal is empty", hint="say what you want to get done")
-    return ask(Request(plan_prompt(goal), model, backend, local), host)
+    return ask(Request(plan_prompt(goal), **asked), host)

@@ -6,9 +6,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from llm.errors import UnknownNameError, UsageError
+from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.completing import ARGUMENTS, complete_parameter, complete_recipe, named_recipe
-from scripts.cli.send import read_text
 from scripts.cli.step_options import Options, step_options
 from scripts.cli.steps import Plan, resume, run_or_print
 from scripts.cli.streams import stdout_kept
@@ -66,7 +66,7 @@ class RecipeCommand(Command):
     shell_complete=complete_parameter,
     help="Set a parameter of the recipe; `ai-cli recipe NAME --help` lists them.",
 )
-@step_options
+@step_options(timeout=("--timeout", "--step-timeout"))
 @click.pass_context
 def recipe(ctx: click.Context, /, name: str | None, goal: str | None, given: tuple[str, ...], **running: Any) -> int:
     """Run the recipe NAME for GOAL; `-` reads the goal from standard input.

@@ -1,20 +1,36 @@
 """`ai-cli send`: one prompt, one answer."""
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from llm.errors import UsageError
-from llm.router import NoAnswerError, complete
-from llm.types import Completion, Request, Route
+from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.output import clean, print_answer, say
+from scripts.cli.state import keep_state
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from llm.retries import RetryPolicy
+    from llm.types import Attempt, Completion, Request, Route
+
+#: The fields of a `Request` that `request_options` sets.
+REQUEST_FIELDS: Final = (
+    "backend",
+    "model",
+    "local",
+    "fallback",
+    "strict",
+    "timeout",
+    "max_attempts",
+    "cooldown",
+)
+
+#: A wait of so many seconds is told while it lasts.
+_LONG_WAIT: Final = 2.0
 
 
 def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,28 +44,59 @@ def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose who answers, and how long and how often is tried; all are fields of `Request`."""
+    for option in (
+        click.option(
+            "--no-cooldown",
+            "cooldown",
+            is_flag=True,
+            callback=lambda _ctx, _option, given: not given,
+            help="Ask backends that failed often of late, too.",
+        ),
+        click.option(
+            "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Make at most so many attempts (default 6)."
+        ),
+        click.option(
+            "--timeout", type=float, metavar="SECONDS", help="End after this time, all attempts included (default 120)."
+        ),
+        click.option("--strict", is_flag=True, help="Take no other backend and no other model than the first choice."),
+        click.option("--fallback", is_flag=True, help="Let others answer if the backend named by --backend fails."),
+    ):
+        function = option(function)
+    return routing_options(function)
+
+
 @click.command(cls=Command)
 @click.argument("prompt")
-@routing_options
+@request_options
 @click.option("-o", "--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
+@click.option(
+    "--stream/--no-stream", default=None, help="Print the answer as it comes; by default if stdout is a terminal."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and who gave it as JSON.")
 @click.pass_context
 def send(
     ctx: click.Context,
+    /,
     prompt: str,
-    backend: str | None,
-    model: str | None,
     options: tuple[tuple[str, str], ...],
-    local: bool,
+    stream: bool | None,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.
 
     Without --backend, the routing policy chooses. If a backend fails, the next one is tried; which
     one answered, and why others did not, is told on stderr.
     """
+    from llm.types import Request
+
     host = current_host(ctx)
-    request = Request(read_text(prompt), model, backend, local, dict(options))
+    request = Request(read_text(prompt), options=dict(options), **asked)
+    if not as_json and (sys.stdout.isatty() if stream is None else stream):
+        show(request, host, tell_if_whole=stream is True)
+        return
     completion = ask(request, host)
     if as_json:
         print_answer({**clean(completion.to_json()), "text": completion.text})
@@ -57,31 +104,17 @@ def send(
         click.echo(completion.text)
 
 
-def read_text(argument: str) -> str:
-    """Return a text argument; `-` stands for standard input.
-
-    Raises:
-        UsageError: standard input is not UTF-8 text.
-
-    """
-    if argument != "-":
-        return argument
-    if sys.stdin is None:
-        raise UsageError("standard input is closed", hint="give the text itself instead of -")
-    try:
-        # As `$(...)` does it: the line feed that ends the last line is no part of the text.
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text: {error}") from error
-
-
-def ask(request: Request, host: "Host") -> Completion:
+def ask(request: "Request", host: "Host") -> "Completion":
     """Answer a request, and tell on stderr what the user should know of how that went."""
+    from llm.router import NoAnswerError, complete
+
+    keep_state(host)
     try:
         with stdout_kept():
-            completion = complete(request, host=host)
+            completion = complete(request, host=host, retries=_retries())
     except NoAnswerError as error:
         _tell_notices(error.route)
+        _tell_refusals(error.attempts)
         raise
     finally:
         warn_of_problems(host)
@@ -89,20 +122,92 @@ def ask(request: Request, host: "Host") -> Completion:
     return completion
 
 
-def _tell_notices(route: Route) -> None:
+def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
+    """Answer a request on stdout as the text comes, and tell on stderr what the user should know of it.
+
+    Args:
+        request: the request.
+        host: the host to ask.
+        tell_if_whole: whether to say why the answer came in one piece, if it did.
+
+    Raises:
+        CutAnswerError: the answer broke off.
+
+    """
+    from llm.router import NoAnswerError, stream
+
+    keep_state(host)
+    texts = None
+    last = ""
+    try:
+        with stdout_kept():
+            texts = stream(request, host=host, retries=_retries())
+        while True:
+            with stdout_kept():
+                text = next(texts, None)
+            if text is None:
+                break
+            click.echo(text, nl=False)
+            last = text or last
+    except NoAnswerError as error:
+        _tell_notices(error.route)
+        _tell_refusals(error.attempts)
+        raise
+    finally:
+        if texts is not None:
+            with stdout_kept():
+                texts.close()
+        if last:
+            click.echo()
+        warn_of_problems(host)
+        if texts is not None and texts.completion is not None:
+            _tell_about(texts.completion, request)
+            if tell_if_whole and texts.whole_because is not None:
+                say(f"note: the answer came in one piece: {texts.whole_because}")
+
+
+def _retries() -> "RetryPolicy":
+    from llm.retries import RetryPolicy
+
+    return RetryPolicy(on_wait=_tell_wait)
+
+
+def _tell_wait(attempt: "Attempt", seconds: float) -> None:
+    if seconds >= _LONG_WAIT:
+        say(f"note: {attempt}; trying again in {seconds:.0f} s")
+
+
+def _tell_notices(route: "Route") -> None:
     for notice in route.notices:
         say(f"note: {notice}")
 
 
-def _tell_about(completion: Completion, request: Request) -> None:
+def _tell_refusals(attempts: "Sequence[Attempt]") -> None:
+    for attempt in attempts:
+        if attempt.status in {401, 403}:
+            hint = f"; {attempt.hint}" if attempt.hint else ""
+            say(f"warning: {attempt.backend} is not asked again in this run: its credential was refused{hint}")
+
+
+def _tell_about(completion: "Completion", request: "Request") -> None:
+    from llm.no_answer import summaries
+    from llm.served import leaves_choice
+
     _tell_notices(completion.route)
+    _tell_refusals(completion.attempts)
     for rejection in completion.route.rejected:
         if rejection.configured:
             say(f"note: {rejection.backend} was left out: {rejection.reason}")
-    for attempt in completion.attempts[:-1]:
-        say(f"note: {attempt}")
-    if len(completion.attempts) > 1:
+    # A cut answer ends with its own failure, which is told as the error.
+    for line in summaries(completion.attempts[:-1]):
+        say(f"note: {line}")
+    if completion.fell_back:
         say(f"note: {completion.attempts[-1].backend} answered instead [{completion.origin}]")
+    elif len(completion.attempts) > 1 and not completion.cut:
+        say(f"note: {completion.backend} answered at attempt {len(completion.attempts)}")
     if request.model is not None and completion.model != request.model:
         got = f"answered with {completion.model!r}" if completion.model else "takes no model"
         say(f"note: model {request.model!r} was asked for; {completion.backend} {got}")
+    asked, served = completion.model, completion.served_model
+    if asked is not None and served is not None and asked != served and not leaves_choice(asked):
+        say(f"note: model {asked!r} was asked for; {completion.backend} says that {served!r} answered")

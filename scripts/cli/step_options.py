@@ -1,6 +1,6 @@
 """The options of commands that run steps."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Options:
     env: tuple[str, ...]
     keep_env: tuple[str, ...]
     shell: str | None
-    timeout: float | None
+    step_timeout: float | None
     log: Path | None
     transcript: Path | None
 
@@ -34,9 +34,24 @@ class Options:
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that run steps."""
-    for option in (
+def step_options(timeout: tuple[str, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options of commands that run steps.
+
+    Args:
+        timeout: the names of the option that limits a step; `--timeout` may limit something else.
+
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in _step_options(timeout):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _step_options(timeout: tuple[str, ...]) -> Iterator[Callable[[Any], Any]]:
+    yield from (
         click.option("--transcript", type=_FILE, help="Append what the steps write to this file."),
         click.option("--log", type=_FILE, help="Append what ran, and how it ended, to this file as JSON lines."),
         click.option("--json", "as_json", is_flag=True, help="Print what became of the steps as JSON."),
@@ -46,7 +61,7 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--env", multiple=True, metavar="NAME=VALUE", help="Give this variable to steps."),
         click.option("--cwd", metavar="DIRECTORY", help="Run the steps there."),
-        click.option("--timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
+        click.option(*timeout, "step_timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
         click.option(
             "--resume",
             is_flag=False,
@@ -60,9 +75,7 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--allow-dangerous", is_flag=True, help="With --yes, run steps that look dangerous as well."),
         click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),
         click.option("-y", "--yes", is_flag=True, help="Run without asking."),
-    ):
-        function = option(function)
-    return function
+    )
 
 
 def variables(given: Iterable[str]) -> dict[str, str]:

@@ -50,7 +50,7 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
         variables(options.env),
         options.keep_env,
         known_shell(options.shell),
-        positive(options.timeout),
+        positive(options.step_timeout),
     )
     steps = tuple(map(surroundings.around, plan.steps))
     if not steps:
@@ -85,7 +85,7 @@ def resume(host: "Host", options: Options, recipe: str | None, goal: str | None)
         env,
         (*header["keep_env"], *options.keep_env),
         None,
-        positive(options.timeout),
+        positive(options.step_timeout),
     )
     say(f"run {stored.id} of {header['recipe']!r} {stored.state}; it goes on with step {stored.next_step}")
     plan = Plan(header["recipe"], f"run {stored.id} of {header['recipe']}", header["goal"], steps, {})

@@ -1,7 +1,7 @@
 """`ai-cli why`: what would happen, who would answer, and what to change to get another answer."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -11,9 +11,11 @@ from llm.missing import why_missing
 from llm.registered import RegisteredBackend, RegisteredRecipe
 from llm.router import NoCandidateError, choose_route
 from llm.types import Request, Route
+from scripts.cli.arguments import read_text
 from scripts.cli.base import Group, current_host, report, warn_of_problems
 from scripts.cli.output import print_json, tell
-from scripts.cli.send import read_text, routing_options
+from scripts.cli.send import routing_options
+from scripts.cli.state import set_aside
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None
     except NoCandidateError as error:
         route, failure = error.route, error
     warn_of_problems(host)
-    facts = _of_send(host, route, model)
+    reasons = {name: one["reason"] for name, one in set_aside(ctx).items() if name != backend}
+    facts = _of_send(host, route, model, reasons)
     if as_json:
         print_json(facts)
     else:
@@ -95,7 +98,7 @@ def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
     _show_list("to change that", facts["to_change"])
 
 
-def _of_send(host: "Host", route: Route, model: str | None) -> dict[str, Any]:
+def _of_send(host: "Host", route: Route, model: str | None, reasons: Mapping[str, str]) -> dict[str, Any]:
     backends = host.backends()
     order = [
         {
@@ -105,6 +108,7 @@ def _of_send(host: "Host", route: Route, model: str | None) -> dict[str, Any]:
             **_provider(backends, candidate.backend),
             **_others(host, "llm_complete", backends[candidate.backend].origin),
             "not_ready": _missing(backends[candidate.backend]),
+            "set_aside": reasons.get(candidate.backend),
         }
         for candidate in route.candidates
     ]
@@ -115,7 +119,14 @@ def _of_send(host: "Host", route: Route, model: str | None) -> dict[str, Any]:
         "left_out": [{"backend": one.backend, "reason": one.reason} for one in route.rejected],
         "notices": list(route.notices),
         "blocked": [str(blocked) for blocked in host.blocked],
-        "to_change": list(_to_change(backends, route)),
+        "to_change": [
+            *_to_change(backends, route),
+            *(
+                f"use {one['backend']} again: ai-cli backends reset {one['backend']}"
+                for one in order
+                if one["set_aside"]
+            ),
+        ],
     }
 
 
@@ -126,7 +137,8 @@ def _show_send(facts: dict[str, Any]) -> None:
         model = f", model {one['model']}" if one["model"] else ""
         ready = f"; not ready: set {' or '.join(one['not_ready'])}" if one["not_ready"] else ""
         reason = f": {one['reason']}" if one["reason"] else ""
-        tell(f"{number}. {one['backend']}{model}{reason}{ready}")
+        aside = f"; {one['set_aside']}" if one["set_aside"] else ""
+        tell(f"{number}. {one['backend']}{model}{reason}{ready}{aside}")
         tell(f"   would be answered by {one['plugin_and_source']}")
         for title, key in (
             ("shadowed by it", "shadows"),

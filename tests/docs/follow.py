@@ -13,7 +13,7 @@ from llm.testing import write_distribution
 from tests.docs.markdown import Block, Command, commands
 
 #: What differs from run to run.
-_TIMES = re.compile(r'("(?:duration|started)": )[\d.e+-]+')
+_TIMES = re.compile(r'("(?:duration|ms|started)": )[\d.e+-]+')
 
 
 class Reader:

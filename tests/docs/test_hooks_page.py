@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from llm import Completion, RecipeInfo, Request, Step, StepContext, complete
+from llm import Completion, RecipeInfo, Request, Step, StepContext, complete, stream
 from llm.config import Settings
 from llm.host import Host
 from llm.testing import host_with
@@ -51,6 +51,13 @@ def _complete(host: Host) -> None:
     answer = host.hook.llm_complete(request=Request("hi"), backend="shout")
     assert (answer.text, answer.plugin) == ("HI", "example")
     assert host.hook.llm_complete(request=Request("hi"), backend="sample").plugin == "backend:sample"
+
+
+def _stream(host: Host) -> None:
+    answer = stream(Request("make it loud", backend="shout"), host=host)
+    assert list(answer) == ["MAKE", "IT", "LOUD"]
+    assert answer.completion is not None
+    assert answer.completion.plugin == "example"
 
 
 def _completed(host: Host) -> None:
@@ -94,6 +101,7 @@ EXERCISES: dict[str, Callable[[Host], None]] = {
     "llm_backends": _backends,
     "llm_route": _route,
     "llm_complete": _complete,
+    "llm_stream": _stream,
     "llm_completed": _completed,
     "llm_recipes": _recipes,
     "llm_recipe_steps": _recipe_steps,

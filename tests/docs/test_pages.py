@@ -91,7 +91,7 @@ def test_the_example_configuration_has_every_key() -> None:
     path.parent.mkdir(parents=True)
     path.write_text(text, encoding="utf-8")
     settings = load_settings()
-    assert settings.path == path
+    assert settings.path == str(path)
     assert set(json.loads(text)) == set(settings.__dataclass_fields__) - {"path"}
 
 

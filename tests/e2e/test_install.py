@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from llm.ledger import Ledger
+from llm.types import Attempt, Usage
 from tests.e2e.conftest import ROOT, Installed
 from tests.servers import FaultServer, http_answer
 
@@ -127,6 +129,30 @@ def test_a_plugin_of_hooks_is_installed_replaced_and_removed(installed: Installe
     assert trusted.stdout == "Sample answer to: password: x\n"
     assert installed.run("ai-cli", "guard", "--", "-----BEGIN RSA PRIVATE KEY-----").stdout == "a private key\n"
     assert installed.run("ai-cli", "plugins", "remove", "guard").stdout == "removed d0ttino-guard 0.1.0\n"
+
+
+def test_the_budget_refuses_prompts_once_the_money_is_spent(installed: Installed, tmp_path: Path) -> None:
+    assert installed.run("ai-cli", "plugins", "install", "budget", cwd=tmp_path).returncode == 0
+    ledger = Ledger(installed.home / ".local/state/d0ttino/usage.jsonl")
+    send = ("ai-cli", "send", "-b", "sample", "hi")
+    limits = {"D0TTINO_BUDGET_DAY": "2.5", "D0TTINO_BUDGET_MONTH": "9"}
+    try:
+        ledger.append([Attempt("openrouter", None, None, 1.0, usage=Usage(10, 10, 2.0))])
+        assert installed.run(*send, env=limits).stdout == "Sample answer to: hi\n"
+        ledger.append([Attempt("openrouter", None, None, 1.0, usage=Usage(10, 10, 0.5))])
+        refused = installed.run(*send, env=limits)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "backend sample [budget (d0ttino-budget 0.1.0)]: the budget of 20" in refused.stderr
+        assert "is spent: 2.5 of 2.5" in refused.stderr
+        assert installed.run(*send, env={**limits, "D0TTINO_BUDGET_FREE": "sample"}).returncode == 0
+        assert installed.run(*send, env={"D0TTINO_BUDGET_MONTH": "2.5"}).returncode == 1
+        assert installed.run(*send, env={"D0TTINO_BUDGET_MONTH": "2.6"}).returncode == 0
+        assert "must be a number" in installed.run(*send, env={"D0TTINO_BUDGET_DAY": "much"}).stderr
+        assert "LLM_NO_USAGE" in installed.run(*send, env={**limits, "LLM_NO_USAGE": "1"}).stderr
+        assert installed.run(*send).returncode == 0
+    finally:
+        Path(ledger.path).unlink(missing_ok=True)
+        installed.run("ai-cli", "plugins", "remove", "budget")
 
 
 def test_sync_goes_on_after_a_failure(installed: Installed, tmp_path: Path) -> None:

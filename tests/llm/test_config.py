@@ -61,7 +61,7 @@ def test_every_key_of_the_file_is_read(write: Write) -> None:
         chain=(Candidate("third"), Candidate("fourth"), Candidate("fifth", "m")),
         backends={"big": Limits(2.0, 8000), "small": Limits()},
         models={"big-1": Limits(0.5)},
-        path=Path(environ["LLM_CONFIG_PATH"]),
+        path=environ["LLM_CONFIG_PATH"],
     )
 
 
@@ -86,7 +86,7 @@ def write_default(home: Path, document: object) -> Path:
 def test_the_default_file_is_in_the_users_configuration_directory(clean_environment: Path) -> None:
     path = write_default(clean_environment / ".config", {"primary_backend": "mine"})
     found = load_settings()
-    assert (found.primary_backend, found.path) == ("mine", path)
+    assert (found.primary_backend, found.path) == ("mine", str(path))
 
 
 def test_the_default_place_is_that_of_the_environment_given(clean_environment: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ AUTO, REMOTE, LOCAL = RoutingMode
 
 
 def down(prompt: str, model: str | None) -> str:
-    raise ConnectionError("down")
+    raise RuntimeError("down")
 
 
 def answering(text: str) -> Callable[[str], str]:
@@ -667,7 +667,7 @@ def ask(case: Case) -> tuple[Completion | NoAnswerError, list[Link]]:
         def run(prompt: str, model: str | None) -> str:
             calls.append((name, model))
             if name not in case.answering:
-                raise ConnectionError(f"{name} is down")
+                raise RuntimeError(f"{name} is down")
             return f"{name} answers"
 
         return run
@@ -688,7 +688,7 @@ def test_any_chain_is_tried_as_the_rules_say(case: Case) -> None:
     assert calls == tried
     assert [(attempt.backend, attempt.model) for attempt in outcome.attempts] == tried
     assert [attempt.error for attempt in outcome.attempts] == [
-        None if name in case.answering else f"ConnectionError: {name} is down" for name, _ in tried
+        None if name in case.answering else f"RuntimeError: {name} is down" for name, _ in tried
     ]
     assert [(candidate.backend, candidate.model) for candidate in outcome.route.candidates] == case.candidates()
     assert sorted(rejection.backend for rejection in outcome.route.rejected) == sorted(

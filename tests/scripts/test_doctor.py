@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from llm import hookimpl
 from llm.hooks.blocking import Blocking
+from llm.hooks.catalogue import Catalogue
 from llm.host import Host, create_host
 from llm.process import learn
 from llm.testing import host_with, installed, write_distribution
@@ -248,14 +249,13 @@ def test_a_variable_that_cannot_be_used(host: Host, monkeypatch: pytest.MonkeyPa
 # Caches and directories ---------------------------------------------------------------------------
 
 
+def catalogue_file() -> Path:
+    return Path(str(Catalogue.read().path))
+
+
 def garbage(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\xff garbage")
-
-
-def other_format(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('{"format": 999, "records": []}', encoding="utf-8")
 
 
 def directory(path: Path) -> None:
@@ -265,18 +265,20 @@ def directory(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
-        ("catalogue.json", garbage),
-        ("catalogue.json", other_format),
-        ("catalogue.json", directory),
+        ("environments/{}/catalogue.json", garbage),
+        ("environments/{}/catalogue.json", directory),
+        ("environments/{}/entry-points.json", garbage),
+        ("environments/{}/entry-points.json", directory),
         ("registries/0123.json", garbage),
         ("registries/0123.json", directory),
     ],
 )
 def test_a_cache_that_holds_something_else(host: Host, cache: Path, name: str, spoil: Callable[[Path], None]) -> None:
-    spoil(cache / name)
+    path = cache / name.format(catalogue_file().parent.name)
+    spoil(path)
     (fault,) = faults(host)
     assert fault["check"] == "caches"
-    assert str(cache / name) in fault["message"]
+    assert str(path) in fault["message"]
     shell(fault["fixes"][0])
     assert faults(host) == []
 
@@ -286,8 +288,8 @@ def test_a_catalogue_that_is_stale(tmp_path: Path, cache: Path) -> None:
     with installed(tmp_path) as host:
         learn(host)
         assert faults(host) == []
-        path = cache / "catalogue.json"
-        path.write_text(path.read_text(encoding="utf-8").replace('"failure": null', '"failure": "broken"'))
+        known = Catalogue.read().of(host.entries)
+        Catalogue.read().store({entry: learned._replace(hooks=()) for entry, learned in known.items()})
         (fault,) = faults(host)
         assert "is stale, and could not be renewed: it is wrong about mine" in fault["message"]
         shell(fault["fixes"][0])

@@ -63,7 +63,7 @@ def test_the_bundled_registry_names_packages_that_are_there() -> None:
     assert not loaded.warnings
     assert {package.name: package.distribution() for package in loaded.registry.packages} == {
         name: f"d0ttino-{name}"
-        for name in ("guard", "lobechat", "mindbridge", "openrouter", "policy", "sample", "sandbox", "echo")
+        for name in ("budget", "guard", "lobechat", "mindbridge", "openrouter", "policy", "sample", "sandbox", "echo")
     }
     assert set(loaded.registry.of(RECIPE)) == {"echo"}
 

@@ -10,10 +10,10 @@ from click.testing import CliRunner, Result
 
 from llm import BackendInfo, Request, Route, hookimpl
 from llm.backends.plugin_sdk import register_backend, register_recipe
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
 from llm.hooks.blocking import Blocking
-from llm.hooks.entrypoints import scan
+from llm.hooks.discovery import scan
 from llm.host import Host, create_host
-from llm.shims import BACKEND_GROUP, RECIPE_GROUP
 from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli
 

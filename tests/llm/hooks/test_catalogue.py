@@ -4,30 +4,37 @@ import json
 import os
 import stat
 import sys
+from binascii import crc32
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llm.hooks.catalogue import Catalogue, Learned, outcome
+from llm.hooks.catalogue import Catalogue
 from llm.hooks.entrypoints import EntryPoint
+from llm.hooks.learned import Declared, Implementation, Learned
+from llm.hooks.learning import outcome
 from llm.host import Host
 from llm.process import learn
 from llm.testing import installed, write_distribution
 
 ENTRY = EntryPoint("third", "llm.plugins", "shout", "third_module", "1.0")
-LEARNED = Learned(("backend:shout",), ("llm_backends", "llm_complete"), {"backend": ("shout",)})
-
-#: A file with one record, up to what it says of the plug-in's file.
-RECORD = (
-    b'{"format": 2, "records": [{"entry": ["a", "b", "c", "d", "e", "f"], '
-    b'"plugins": [], "hooks": [], "names": {}, "failure": null, "source": %s}]}'
+LEARNED = Learned(
+    ("backend:shout",),
+    ("llm_backends", "llm_complete"),
+    {"backend": ("shout",)},
+    declared=(Declared("backend", "shout", "third_module", {"description": "loud", "models": ["a"]}),),
+    implementations=(Implementation("llm_route", "llm_route", {"tryfirst": True}),),
+    repeatable=True,
 )
 
 
 @pytest.fixture
 def file(clean_environment: Path) -> Path:
-    return clean_environment / ".cache" / "d0ttino" / "catalogue.json"
+    path = Catalogue.read().path
+    assert path is not None
+    assert Path(path).is_relative_to(clean_environment / ".cache" / "d0ttino")
+    return Path(path)
 
 
 @pytest.fixture
@@ -68,7 +75,7 @@ def test_a_load_is_told_with_names_hooks_and_failures(third_party: Host) -> None
 
 
 def test_a_load_that_went_as_before_is_known_without_asking_for_names(third_party: Host) -> None:
-    loaded = outcome(third_party, third_party.entries)
+    loaded = outcome(third_party, third_party.imported, third_party.made)
     assert not Catalogue.read().knows(loaded)
     learn(third_party)
     assert Catalogue.read().knows(loaded)
@@ -81,7 +88,7 @@ def test_another_version_is_not_known_and_takes_the_place_of_the_old_one(file: P
     assert Catalogue.read().get(newer) is None
     Catalogue.read().store({newer: LEARNED})
     assert Catalogue.read().get(ENTRY) is None
-    assert len(json.loads(file.read_text())["records"]) == 1
+    assert len(json.loads(file.read_bytes().partition(b"\n")[2])[1]) == 1
 
 
 def test_another_environment_has_records_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ class TestEdits:
     def load(self, source: Path) -> EntryPoint:
         """Load the plug-in as a command does, and store what it brought if that is not known."""
         with installed(source.parent) as host:
-            if not Catalogue.read().knows(outcome(host, host.entries)):
+            if not Catalogue.read().knows(outcome(host, host.imported, host.made)):
                 learn(host)
             (entry,) = host.entries
             return entry
@@ -171,20 +178,19 @@ class TestEdits:
 def test_an_environment_that_cannot_be_seen_is_kept(
     file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "hidden").mkdir()
+    real = os.stat
+
+    def hide(path: str | os.PathLike[str], **options: bool) -> os.stat_result:
+        if path == str(tmp_path / "hidden"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, **options)
+
     with monkeypatch.context() as patch:
         patch.setattr(sys, "prefix", str(tmp_path / "hidden"))
         Catalogue.read().store({ENTRY: LEARNED})
-    real = Path.is_dir
-
-    def is_dir(path: Path) -> bool:
-        if path.name == "hidden":
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(Path, "is_dir", is_dir)
+    monkeypatch.setattr(os, "stat", hide)
     Catalogue.read().store({ENTRY: LEARNED})
-    assert len(json.loads(file.read_text())["records"]) == 2
+    assert len(list(file.parent.parent.iterdir())) == 2
 
 
 def test_environments_that_are_gone_are_forgotten(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -195,7 +201,15 @@ def test_environments_that_are_gone_are_forgotten(file: Path, monkeypatch: pytes
         Catalogue.read().store({ENTRY: LEARNED})
     gone.rmdir()
     Catalogue.read().store({ENTRY: LEARNED})
-    assert [record["entry"][0] for record in json.loads(file.read_text())["records"]] == [sys.prefix]
+    assert list(file.parent.parent.iterdir()) == [file.parent]
+
+
+def test_two_environments_whose_checksums_are_the_same_do_not_mix(file: Path) -> None:
+    Catalogue.read().store({ENTRY: LEARNED})
+    stamp, content = json.loads(file.read_bytes().partition(b"\n")[2])
+    document = json.dumps([["/another/prefix", *stamp[1:]], content]).encode()
+    file.write_bytes(b"%08x\n%s" % (crc32(document), document))
+    assert Catalogue.read().get(ENTRY) is None
 
 
 def test_the_file_is_written_only_if_that_changes_it(file: Path) -> None:
@@ -205,32 +219,21 @@ def test_the_file_is_written_only_if_that_changes_it(file: Path) -> None:
     assert file.stat().st_ino == before.st_ino
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b"\xff",
-        b"[" * 100_000,
-        b'{"format": 99, "records": []}',
-        b'{"format": 2}',
-        b'{"format": 2, "records": [{"entry": ["a"]}]}',
-        b'{"format": 2, "records": [{"entry": ["a", "b", "c", "d", "e", 6]}]}',
-        b'{"format": 2, "records": [{"entry": ["a", "b", "c", "d", "e", "f"], "plugins": [], "names": {}}]}',
-        RECORD % b'["/path", 1]',
-        RECORD % b'["/path", "1", 2]',
-        RECORD % b"[3, 1, 2]",
-        RECORD % b"{}",
-    ],
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"stamp": 1}'])
 def test_a_damaged_file_counts_as_empty_and_is_replaced(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     assert Catalogue.read().get(ENTRY) is None
     Catalogue.read().store({ENTRY: LEARNED})
     assert Catalogue.read().get(ENTRY) == LEARNED
+
+
+def test_one_byte_that_is_another_one_makes_it_count_as_empty(file: Path) -> None:
+    Catalogue.read().store({ENTRY: LEARNED})
+    content = file.read_bytes()
+    for place in range(0, len(content), 3):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert Catalogue.read().get(ENTRY) is None
 
 
 def test_a_truncated_file_counts_as_empty(file: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llm.hooks.blocking import Blocking
-from llm.hooks.entrypoints import EntryPoint, scan
+from llm.hooks.discovery import scan
+from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.problems import Problem, ProblemKind
 from llm.host import create_host
 from llm.testing import installed, write_distribution

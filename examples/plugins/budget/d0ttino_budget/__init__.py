@@ -1,0 +1,86 @@
+"""Stops sending prompts through d0ttino once a day's or a month's money is spent."""
+
+import os
+import threading
+from collections.abc import Generator
+from datetime import datetime
+from pathlib import Path
+
+from llm import Completion, hookimpl
+from llm.errors import BackendError
+from llm.ledger import enabled, entries_in, ledger_path
+
+__version__ = "0.1.0"
+
+LIMITS = {"D0TTINO_BUDGET_DAY": "%Y-%m-%d", "D0TTINO_BUDGET_MONTH": "%Y-%m"}
+
+
+class BudgetError(BackendError):
+    """The money is spent, or nobody knows how much of it is."""
+
+
+class Spent:
+    """What the ledger says was spent, in each day and month. Only new lines are read."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._read = 0
+        self._sums: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def in_period(self, period: str) -> float:
+        """Return what was spent in a period: `2026-01-31` or `2026-01`."""
+        with self._lock:
+            self._read_on(ledger_path())
+            return self._sums.get(period, 0.0)
+
+    def _read_on(self, path: Path) -> None:
+        size = path.stat().st_size if path.exists() else 0
+        if path != self._path or size < self._read:  # another ledger, or it was emptied
+            self._path, self._read, self._sums = path, 0, {}
+        if size == self._read:
+            return
+        with path.open("rb") as file:
+            file.seek(self._read)
+            for entry in entries_in(file):
+                for form in LIMITS.values():
+                    key = f"{entry['time'].astimezone():{form}}"
+                    self._sums[key] = self._sums.get(key, 0.0) + (entry["cost"] or 0.0)
+            self._read = file.tell()
+
+
+spent = Spent()
+
+
+@hookimpl(wrapper=True)
+def llm_complete(backend: str) -> Generator[None, Completion | None, Completion | None]:
+    """Refuse the prompt once a limit is reached, or leave it to the backends."""
+    if backend not in os.environ.get("D0TTINO_BUDGET_FREE", "").split(","):
+        check_limits(datetime.now().astimezone())
+    return (yield)
+
+
+def check_limits(now: datetime) -> None:
+    """Compare what was spent until now with each limit.
+
+    Raises:
+        BudgetError: a limit is reached, or cannot be used.
+
+    """
+    for variable, form in LIMITS.items():
+        text = os.environ.get(variable)
+        if not text:
+            continue
+        try:
+            limit = float(text)
+        except ValueError:
+            raise BudgetError(f"{variable} must be a number, not {text!r}") from None
+        if not enabled():
+            raise BudgetError(f"{variable} is set, but LLM_NO_USAGE keeps what is spent from being recorded")
+        period = f"{now:{form}}"
+        so_far = spent.in_period(period)
+        if not so_far < limit:
+            raise BudgetError(
+                f"the budget of {period} is spent: {so_far:.6g} of {limit:g}",
+                hint=f"raise {variable}, or use a backend that costs nothing: D0TTINO_BUDGET_FREE=NAME",
+            )

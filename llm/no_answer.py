@@ -1,0 +1,76 @@
+"""The errors for a prompt that nobody answered, which say why."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from llm.errors import D0ttinoError, UsageError
+from llm.types import Attempt, Route
+
+
+class NoAnswerError(D0ttinoError):
+    """No backend answered.
+
+    Attributes:
+        attempts: each backend that was tried, with its reason.
+        route: the decision that chose them, and what it left out.
+
+    """
+
+    def __init__(self, message: str, *, attempts: tuple[Attempt, ...], route: Route, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.attempts = attempts
+        self.route = route
+
+
+class NoCandidateError(NoAnswerError, UsageError):
+    """The policy left no backend to try: nothing was sent anywhere."""
+
+
+def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> NoAnswerError:
+    """Return the error for a request that nobody answered.
+
+    Args:
+        attempts: those that were made.
+        route: the candidates, and those that were left out.
+        why_untried: why the candidates that are neither were not tried.
+
+    """
+    if not attempts:
+        return no_candidate(route)
+    tried = summaries(attempts)
+    if len(tried) == 1:
+        message = f"backend {tried[0]}"
+    else:
+        message = f"none of {len(tried)} backends answered:" + "".join(f"\n  {line}" for line in tried)
+    message += "".join(
+        f"\n  {rejection.backend} was left out: {rejection.reason}"
+        for rejection in route.rejected
+        if rejection.configured
+    )
+    known = {attempt.backend for attempt in attempts} | {rejection.backend for rejection in route.rejected}
+    untried = dict.fromkeys(one.backend for one in route.candidates if one.backend not in known)
+    if untried:
+        message += f"\n  not tried: {', '.join(untried)} ({why_untried})"
+    hints = dict.fromkeys(attempt.hint for attempt in attempts if attempt.hint)
+    return NoAnswerError(message, attempts=tuple(attempts), route=route, hint="; ".join(hints) or None)
+
+
+def no_candidate(route: Route, hint: str | None = None) -> NoCandidateError:
+    """Return the error for a route that leaves nobody to ask."""
+    by = f", says {route.origin}" if route.origin is not None and not route.origin.builtin else ""
+    reasons = "".join(f"\n  {rejection.backend}: {rejection.reason}" for rejection in route.rejected)
+    return NoCandidateError(
+        f"no backend can take this prompt{by}{':' if reasons else ''}{reasons}",
+        attempts=(),
+        route=route,
+        hint=hint or "`ai-cli backends` lists what there is",
+    )
+
+
+def summaries(attempts: Sequence[Attempt]) -> list[str]:
+    """Return one line for each run of attempts that one backend failed with."""
+    lines = []
+    for _, group in groupby(attempts, lambda attempt: (attempt.backend, attempt.model, attempt.origin)):
+        tries = list(group)
+        lines.append(f"{tries[-1]} ({len(tries)} attempts)" if len(tries) > 1 else str(tries[0]))
+    return lines

@@ -1,0 +1,46 @@
+"""What the commands keep between runs: backends that are set aside, and what was spent."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from scripts.cli.output import say
+
+if TYPE_CHECKING:
+    from llm.cooldown import Cooldowns
+    from llm.host import Host
+
+_COOLDOWNS: Final = "d0ttino.cooldowns"
+_LEDGER: Final = "llm.ledger"
+
+
+def current_cooldowns(ctx: click.Context) -> "Cooldowns":
+    """Return the backends that are set aside; there is one such object for each run of the program."""
+    meta = ctx.find_root().meta
+    if _COOLDOWNS not in meta:
+        from llm.cooldown import Cooldowns
+
+        meta[_COOLDOWNS] = Cooldowns(on_fault=lambda sentence: say(f"warning: {sentence}"))
+    cooldowns: Cooldowns = meta[_COOLDOWNS]
+    return cooldowns
+
+
+def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
+    """Return the backends that are set aside, see `Cooldowns.set_aside`; none if the user does without that."""
+    from llm.cooldown import enabled
+
+    return current_cooldowns(ctx).set_aside() if enabled() else {}
+
+
+def keep_state(host: "Host") -> None:
+    """Have a host leave out backends that are set aside, and record what it uses, unless the user wants neither."""
+    from llm import cooldown, ledger
+
+    if cooldown.enabled() and host.breaker is None:
+        host.breaker = current_cooldowns(click.get_current_context())
+    if ledger.enabled() and not host.has_plugin(_LEDGER):
+        from llm import DISTRIBUTION, __version__
+        from llm.hooks.origin import Origin, Tier
+
+        origin = Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
+        host.register(ledger.Ledger(), _LEDGER, origin=origin)

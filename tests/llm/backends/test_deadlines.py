@@ -1,0 +1,361 @@
+"""HTTP under faults, through the router: a request ends on time, with an answer or with one error."""
+
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from llm import Candidate, Completion, Request, complete
+from llm.backends.chat_completions import ChatCompletionsBackend
+from llm.backends.plugin_sdk import register_backend
+from llm.backends.timed_connections import Limits
+from llm.config import RoutingMode, Settings
+from llm.host import Host
+from llm.retries import RetryPolicy
+from llm.router import NoAnswerError
+from llm.testing import host_with
+from tests.servers import Exchange, FaultServer, Reply, chat_answer, free_port, http_answer
+
+KEY = "planted-key-0123456789"
+ANSWER = chat_answer("42")
+#: Long against what a request takes, and short for who waits. Only ever compared with many times more.
+SHORT = 0.5
+MUCH_LATER = 10.0
+
+
+class Service(ChatCompletionsBackend):
+    label = "Service"
+    base_url_env = "SERVICE_BASE_URL"
+    api_key_env = "SERVICE_API_KEY"
+    secret_env: ClassVar[tuple[str, ...]] = ("SERVICE_API_KEY",)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host, service = host_with(), Service()
+    register_backend("service", service, host=host)
+    register_backend("other", lambda prompt: "from the other", host=host)
+    yield host
+    service.close()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setenv("SERVICE_API_KEY", KEY)
+
+    @contextmanager
+    def serving(*replies: Reply) -> Iterator[FaultServer]:
+        with FaultServer(*replies) as server:
+            monkeypatch.setenv("SERVICE_BASE_URL", server.url)
+            yield server
+
+    return serving
+
+
+def ask(host: Host, timeout: float = 30.0, **request: Any) -> Completion | NoAnswerError:
+    """Return the answer of the service, or the error; no matter which, nothing shows the key."""
+    policy = RetryPolicy(first_wait=0.01)
+    try:
+        answer: Completion | NoAnswerError = complete(
+            Request("hi", backend="service", timeout=timeout, **request), host=host, settings=Settings(), retries=policy
+        )
+    except NoAnswerError as error:
+        answer = error
+    assert KEY not in f"{answer!r} {answer} {[one.to_json() for one in answer.attempts]}"
+    return answer
+
+
+def silent(exchange: Exchange) -> None:
+    exchange.stopping.wait(60)
+
+
+def dripping_headers(exchange: Exchange) -> None:
+    exchange.connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not exchange.stopping.wait(0.02):
+        exchange.connection.sendall(b"x")
+
+
+def dripping_body(exchange: Exchange) -> None:
+    exchange.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while not exchange.stopping.wait(0.02):
+        exchange.connection.sendall(b" ")
+
+
+def dripping_error(exchange: Exchange) -> None:
+    exchange.connection.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 100000\r\n\r\n")
+    while not exchange.stopping.wait(0.02):
+        exchange.connection.sendall(b"x")
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (silent, "sent nothing for 0.5 s"),
+        (dripping_headers, "did not finish its answer within 0.5 s"),
+        (dripping_body, "did not finish its answer within 0.5 s"),
+        (dripping_error, "HTTP 500"),
+    ],
+)
+def test_a_server_that_does_not_come_to_an_end(reply: Reply, words: str, serve: Any, host: Host) -> None:
+    with serve(reply) as server:
+        started = time.monotonic()
+        error = ask(host, timeout=SHORT)
+        assert time.monotonic() - started < MUCH_LATER
+        assert len(server.requests) == 1
+    assert isinstance(error, NoAnswerError)
+    assert words in error.message
+    assert [one.error_type in {"BackendTimeoutError", "BackendHTTPError"} for one in error.attempts] == [True]
+
+
+def test_a_server_that_never_answers_leaves_time_for_another_backend(serve: Any, host: Host) -> None:
+    chain = Settings(routing_mode=RoutingMode.REMOTE, chain=(Candidate("service"), Candidate("other")))
+    with serve(silent) as server:
+        completion = complete(Request("hi", timeout=2 * SHORT), host=host, settings=chain)
+        assert len(server.requests) == 1
+    assert (completion.text, completion.fell_back) == ("from the other", True)
+    assert completion.attempts[0].error == f"Service at {server.host} sent nothing for 0.5 s"
+
+
+def test_a_server_that_begins_in_time_may_finish_later(serve: Any, host: Host) -> None:
+    def slowly(exchange: Exchange) -> None:
+        head, _, body = ANSWER.partition(b"\r\n\r\n")
+        exchange.connection.sendall(head + b"\r\n\r\n")
+        exchange.stopping.wait(1.5 * SHORT)
+        exchange.connection.sendall(body)
+
+    chain = Settings(routing_mode=RoutingMode.REMOTE, chain=(Candidate("service"), Candidate("other")))
+    with serve(slowly):
+        assert complete(Request("hi", timeout=2 * SHORT), host=host, settings=chain).text == "42"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Exchange.reset, id="reset before the answer"),
+        pytest.param(http_answer(b"busy", 503), id="503"),
+        pytest.param(http_answer(b"slow down", 429, {"Retry-After": "0"}), id="429"),
+        pytest.param(http_answer(b"", 408), id="408"),
+        pytest.param(ANSWER[:-5], id="cut in the body"),
+        pytest.param(b"", id="closed at once"),
+        pytest.param(b"\x16\x03\x01 not HTTP at all\r\n\r\n", id="not HTTP"),
+    ],
+)
+def test_what_may_pass_is_tried_again(fault: Reply, serve: Any, host: Host) -> None:
+    with serve(fault, fault, ANSWER) as server:
+        completion = ask(host)
+        assert isinstance(completion, Completion), completion
+        assert len(server.requests) == 3
+    assert (completion.text, len(completion.attempts), completion.fell_back) == ("42", 3, False)
+    with serve(fault) as server:
+        error = ask(host, max_attempts=2)
+        assert len(server.requests) == 2
+    assert len(error.attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "error_type"),
+    [
+        (http_answer({"error": {"message": "bad"}}, 400), "BackendHTTPError"),
+        (http_answer({"error": {"message": "no such model"}}, 404), "BackendHTTPError"),
+        (http_answer({"error": {"message": f"bad key {KEY}"}}, 401), "AuthenticationError"),
+        (http_answer({"error": {"message": "your input was flagged"}}, 403), "BackendHTTPError"),
+        (http_answer(b"", 302, {"Location": "https://elsewhere.example/"}), "BackendHTTPError"),
+        (ANSWER[:30], "MalformedResponseError"),  # cut in its headers: what came is a 200 without a body
+        (http_answer({"choices": []}), "MalformedResponseError"),
+        (http_answer({"choices": [{"message": {"content": None}}]}), "EmptyAnswerError"),
+        (http_answer({"choices": [{"message": {"tool_calls": [{}]}}]}), "ToolCallError"),
+        (http_answer({"choices": [{"message": {"refusal": "no"}}]}), "RefusalError"),
+        (http_answer(b"<html><title>Log in</title>"), "WebPageError"),
+        (http_answer(b'{"choices": "\xff"}'), "MalformedResponseError"),
+        (
+            http_answer({"error": {"message": "This model's maximum context length is 8192 tokens."}}, 400),
+            "ContextTooLongError",
+        ),
+        (http_answer({"error": {"code": 400, "message": "prompt is too long: 9 tokens > 8"}}), "ContextTooLongError"),
+    ],
+)
+def test_what_stays_is_not_tried_again(fault: bytes, error_type: str, serve: Any, host: Host) -> None:
+    with serve(fault) as server:
+        error = ask(host)
+        assert len(server.requests) == 1
+    assert [one.error_type for one in error.attempts] == [error_type]
+
+
+def test_an_error_in_a_200_may_pass(serve: Any, host: Host) -> None:
+    with serve(http_answer({"error": {"code": 502, "message": "upstream"}}), ANSWER):
+        completion = ask(host)
+    assert isinstance(completion, Completion)
+    assert [one.status for one in completion.attempts] == [502, None]
+
+
+def test_a_credential_that_was_refused_sends_nothing_more(serve: Any, host: Host) -> None:
+    with serve(http_answer(b"", 401), ANSWER) as server:
+        ask(host)
+        error = ask(host)
+        assert len(server.requests) == 1
+    assert isinstance(error, NoAnswerError)
+    assert "refused before in this run (HTTP 401)" in error.message
+
+
+def test_more_than_the_length_says_is_not_the_next_answer(serve: Any, host: Host) -> None:
+    extra = http_answer({"choices": [{"message": {"content": "smuggled"}}]}, keep_alive=True)
+    first = http_answer({"choices": [{"message": {"content": "1"}}]}, keep_alive=True)
+    with serve(first + extra, ANSWER):
+        answers = [ask(host), ask(host)]
+    assert [getattr(answer, "text", answer) for answer in answers] == ["1", "42"]
+
+
+def test_who_closed_an_idle_connection_is_asked_on_a_new_one(serve: Any, host: Host) -> None:
+    def once(exchange: Exchange) -> None:
+        exchange.connection.sendall(http_answer({"choices": [{"message": {"content": "1"}}]}, keep_alive=True))
+
+    with serve(once, once) as server:
+        answers = []
+        for _ in range(2):
+            answers.append(ask(host))
+            time.sleep(0.1)  # the server closes the connection meanwhile
+        assert server.connections == 2
+    assert [len(answer.attempts) for answer in answers] == [1, 1]
+
+
+def test_nobody_listens(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    error = ask(host)
+    assert isinstance(error, NoAnswerError)
+    assert len(error.attempts) == 3
+    assert error.message.endswith("the connection was refused (3 attempts)")
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a certificate that nobody trusts."""
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    key = file.with_name("key.pem")
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(file)]
+    made = subprocess.run([*words.split(), *more], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"openssl cannot make a certificate: {made.stderr.decode()[-200:]}")
+    file.write_text(file.read_text() + key.read_text())
+    return file
+
+
+@contextmanager
+def tls_server(serve_one: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Run a server that does with each connection as it is told; yield its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    serve_one(connection)
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(10)
+
+
+def test_a_certificate_that_nobody_trusts(certificate: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def handshake(connection: socket.socket) -> None:
+        context.wrap_socket(connection, server_side=True).close()
+
+    with tls_server(handshake) as url:
+        monkeypatch.setenv("SERVICE_BASE_URL", url)
+        error = ask(host)
+    assert isinstance(error, NoAnswerError)
+    assert "TLS failed (self-signed certificate" in error.message.replace("self signed", "self-signed")
+
+
+def test_an_answer_over_tls_ends_on_time_too(certificate: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    replies = iter([ANSWER, b""])
+
+    def answer(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secure:
+            secure.recv(65536)
+            reply = next(replies)
+            if reply:
+                secure.sendall(reply)
+                return
+            secure.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                time.sleep(0.02)
+                secure.sendall(b" ")
+
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with tls_server(answer) as url:
+        monkeypatch.setenv("SERVICE_BASE_URL", url)
+        assert isinstance(ask(host), Completion)
+        error = ask(host, timeout=SHORT)
+    assert isinstance(error, NoAnswerError)
+    assert "did not finish its answer within 0.5 s" in error.message
+
+
+def test_a_server_that_never_ends_the_handshake(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tls_server(lambda connection: time.sleep(2 * SHORT)) as url:
+        monkeypatch.setenv("SERVICE_BASE_URL", url)
+        started = time.monotonic()
+        error = ask(host, timeout=SHORT)
+        assert time.monotonic() - started < MUCH_LATER
+    assert isinstance(error, NoAnswerError)
+    assert error.attempts[0].error_type in {"BackendTimeoutError", "BackendConnectionError"}
+
+
+def test_limits_never_give_more_time_than_there_is() -> None:
+    now = time.monotonic()
+    limits = Limits(now, now + 50, now + 20)
+    assert limits.connect_timeout(10) == 10
+    assert 19 < limits.connect_timeout(100) <= 20
+    assert 19 < limits.next_wait() <= 20
+    limits.begun = True
+    assert 49 < limits.next_wait() <= 50
+    limits.read_timeout = 3
+    assert limits.next_wait() == 3
+    assert Limits(now - 10, now - 1, now - 5).connect_timeout(10) > 0
+
+
+# Speed
+
+
+def test_threads_share_the_connections_of_one_session(serve: Any, host: Host) -> None:
+    reply = http_answer({"choices": [{"message": {"content": "42"}}]}, keep_alive=True)
+    texts: list[str] = []
+
+    def several() -> None:
+        for _ in range(10):
+            texts.append(complete(Request("hi", backend="service"), host=host).text)  # noqa: PERF401 - one by one
+
+    with serve(reply) as server:
+        threads = [threading.Thread(target=several) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert server.connections <= 12
+    assert texts == ["42"] * 120

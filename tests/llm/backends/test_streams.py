@@ -1,0 +1,501 @@
+"""Answers of HTTP services as they come: every way in which a server may send them, and break them off."""
+
+import gzip
+import json
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm import Completion, Request, Usage
+from llm.backends.chat_completions import ChatCompletionsBackend
+from llm.backends.chat_streams import ChatStream
+from llm.backends.http_errors import Endpoint
+from llm.backends.server_sent_events import Event, read_events
+from llm.errors import (
+    BackendConnectionError,
+    BackendError,
+    BackendHTTPError,
+    BackendTimeoutError,
+    D0ttinoError,
+    EmptyAnswerError,
+    MalformedResponseError,
+    RefusalError,
+    ServedModelError,
+    ToolCallError,
+    UsageError,
+    WebPageError,
+)
+from tests.servers import Exchange, FaultServer, Reply, http_answer
+
+ENDPOINT = Endpoint("Service", "https://api.example/v1/chat/completions", "", "SERVICE_API_KEY", True, ("planted-key",))
+
+
+def split(body: bytes, cuts: list[int]) -> list[bytes]:
+    """Return a body in pieces."""
+    places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
+    return [body[start:end] for start, end in pairwise(places)]
+
+
+# Server-sent events
+
+LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+DATA = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
+
+
+@st.composite
+def event_streams(draw: st.DrawFn) -> tuple[bytes, list[Event]]:
+    """Draw a stream of events, and what it says."""
+    end, written, meant = draw(LINE_ENDS), draw(st.sampled_from(["", "\ufeff"])), []
+    for lines in draw(st.lists(st.lists(DATA, min_size=1, max_size=3), max_size=4)):
+        kind = draw(st.sampled_from(["", "error", "ping"]))
+        block = [f"event: {kind}"] if kind else []
+        block += [
+            f"data:{draw(st.sampled_from([' ', '']))}{line}" if not line.startswith(" ") else f"data: {line}"
+            for line in lines
+        ]
+        for extra in draw(st.lists(st.sampled_from([": comment", "id: 7", "retry: 10", "nonsense", ":"]), max_size=2)):
+            block.insert(draw(st.integers(0, len(block))), extra)
+        written += "".join(f"{line}{end}" for line in block) + end * draw(st.integers(1, 3))
+        meant.append(Event("\n".join(lines), kind or "message"))
+    return written.encode(), meant
+
+
+@settings(max_examples=300)
+@given(event_streams(), st.lists(st.integers(0, 500), max_size=30))
+def test_events_are_the_same_wherever_the_stream_is_split(case: tuple[bytes, list[Event]], cuts: list[int]) -> None:
+    body, meant = case
+    assert list(read_events(split(body, cuts))) == meant
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=30))
+def test_any_bytes_give_the_same_events_wherever_they_are_split(body: bytes, cuts: list[int]) -> None:
+    assert list(read_events(split(body, cuts))) == list(read_events([body]))
+
+
+@pytest.mark.parametrize(
+    ("body", "events"),
+    [
+        (b"", []),
+        (b"\n\n\n", []),
+        (b"data: a", [Event("a")]),
+        (b"data: a\r", [Event("a")]),
+        (b"data\n\n", [Event("")]),
+        (b"data:  two spaces\n\n", [Event(" two spaces")]),
+        (b"data: a\ndata: b\n\n", [Event("a\nb")]),
+        (b"event: error\n\ndata: a\n\n", [Event("a")]),
+        (b"data: \xff\n\n", [Event("\N{REPLACEMENT CHARACTER}")]),
+    ],
+)
+def test_events_that_are_odd(body: bytes, events: list[Event]) -> None:
+    assert list(read_events([body])) == events
+    assert list(read_events([bytes([byte]) for byte in body])) == events
+
+
+# Chat completions
+
+
+def chunk(text: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"model": "m-1", "choices": [{"delta": {} if text is None else {"content": text}, **more}]}
+
+
+def sse(*documents: Any, done: bool = True) -> bytes:
+    lines = [document if isinstance(document, str) else json.dumps(document) for document in documents]
+    return "".join(
+        f": OPENROUTER PROCESSING\r\n\r\ndata: {line}\r\n\r\n" for line in [*lines, *["[DONE]"] * done]
+    ).encode()
+
+
+def read(
+    body: bytes, cuts: list[int] | None = None, model: str | None = None, strict: bool = False
+) -> tuple[list[str], Completion]:
+    """Return the texts of a streamed answer, and its end."""
+    *texts, end = ChatStream(ENDPOINT, model, strict).read(iter(split(body, cuts or [])))
+    assert isinstance(end, Completion)
+    assert all(isinstance(text, str) for text in texts)
+    return [str(text) for text in texts], end
+
+
+def until_error(pieces: Iterator[str | Completion]) -> tuple[list[str | Completion], BackendError]:
+    """Return what came before an answer broke off, and the error."""
+    came = []
+    while True:
+        try:
+            came.append(next(pieces))
+        except BackendError as error:
+            return came, error
+
+
+USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3, "cost": 0.25}}
+GOOD = sse(
+    {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+    chunk("Grü"),
+    chunk(),
+    chunk("ße \ud83d"),
+    chunk("\ude00"),
+    chunk(None, finish_reason="stop"),
+    USAGE,
+)
+
+
+@given(st.lists(st.integers(0, len(GOOD)), max_size=60))
+def test_an_answer_is_the_same_wherever_it_is_split(cuts: list[int]) -> None:
+    texts, end = read(GOOD, cuts)
+    assert texts == ["Grü", "ße ", "😀"]
+    assert (end.served_model, end.usage) == ("m-1", Usage(5, 3, 0.25))
+
+
+def test_raw_utf8_is_the_same_as_escapes() -> None:
+    body = b'data: {"choices":[{"delta":{"content":"\xf0\x9f\x98\x80 \xc3\xa9"}}]}\n\ndata: [DONE]\n\n'
+    assert "".join(read(body, list(range(len(body))))[0]) == "😀 é"
+
+
+def test_half_a_character_that_never_gets_its_other_half_is_replaced() -> None:
+    assert "".join(read(sse(chunk("a\ud83d"), chunk("b\ude00\ud83d")))[0]) == "a\ufffdb\ufffd\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("body", "texts"),
+    [
+        (sse(chunk("a"), chunk("b", finish_reason="stop"), done=False), ["a", "b"]),
+        (sse(chunk("a")).rstrip(), ["a"]),
+        (sse(chunk(" "), chunk("\n"), chunk("a"), chunk(" ")), [" \na", " "]),
+        (sse(chunk([{"type": "text", "text": "a"}, {"type": "image"}])), ["a"]),  # type: ignore[arg-type]
+        (sse({"choices": [{"message": {"content": "whole"}}]}), ["whole"]),
+        (sse({"choices": [{"delta": None}]}, {"choices": [{}]}, {"id": 1}, chunk("a")), ["a"]),
+        (sse(chunk("a")) + b"data: what comes after the end\n\n", ["a"]),
+        (b'{"choices": [{"message": {"content": "not streamed"}}], "model": "m-1"}', ["not streamed"]),
+        (b"\xef\xbb\xbf\r\n" + sse(chunk("a")), ["a"]),
+        (b"\n" * 5000 + sse(chunk("a" * 5000)), ["a" * 5000]),
+        (b' \n {"choices": [{"message": {"content": "not streamed"}}]}', ["not streamed"]),
+    ],
+)
+def test_answers_that_are_complete(body: bytes, texts: list[str]) -> None:
+    assert read(body)[0] == texts
+    assert read(body, list(range(len(body))))[0] == texts
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "message"),
+    [
+        (b"", MalformedResponseError, "Service answered with an empty body"),
+        (sse(), EmptyAnswerError, "Service answered with no text"),
+        (sse(chunk(" \n")), EmptyAnswerError, "Service answered with no text"),
+        (
+            sse(chunk(None, finish_reason="length")),
+            EmptyAnswerError,
+            "Service answered with no text (finish_reason length)",
+        ),
+        (
+            sse({"choices": [{"delta": {"refusal": "I can"}}]}, {"choices": [{"delta": {"refusal": "not."}}]}),
+            RefusalError,
+            "Service answered with a refusal: I cannot.",
+        ),
+        (
+            sse({"choices": [{"delta": {"tool_calls": [{}]}}]}),
+            ToolCallError,
+            "Service answered with a call of a tool and no text",
+        ),
+        (
+            b"<!DOCTYPE html><title>Log in</title>",
+            WebPageError,
+            "Service answered with a web page instead of JSON, titled 'Log in'",
+        ),
+        (
+            b'{"error": {"message": "no", "code": 429}}',
+            BackendHTTPError,
+            "Service answered HTTP 429 Too Many Requests: no",
+        ),
+        (sse("{"), MalformedResponseError, "Service sent an event that is no JSON object: {"),
+        (sse([1]), MalformedResponseError, "Service sent an event that is no JSON object: [1]"),
+        (
+            sse({"choices": [7]}),
+            MalformedResponseError,
+            'Service sent a choice that is no JSON object: {"choices": [7]}',
+        ),
+    ],
+)
+def test_answers_that_are_none(body: bytes, kind: type[D0ttinoError], message: str) -> None:
+    with pytest.raises(kind) as caught:
+        read(body)
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("rest", "kind", "message"),
+    [
+        (b"", BackendConnectionError, "Service ended its answer before it was complete"),
+        (b"data: {\n\n", MalformedResponseError, "Service sent an event that is no JSON object: {"),
+        (
+            sse(
+                {
+                    "error": {
+                        "message": "Provider returned error",
+                        "code": 502,
+                        "metadata": {"raw": "planted-key is busy"},
+                    }
+                }
+            ),
+            BackendHTTPError,
+            "Service answered HTTP 502 Bad Gateway: Provider returned error: [secret] is busy",
+        ),
+        (sse({"error": "overloaded"}), MalformedResponseError, "Service answered with an error: overloaded"),
+        (
+            b'event: error\ndata: {"message": "overloaded", "code": "529"}\n\n',
+            BackendHTTPError,
+            "Service answered HTTP 529: overloaded",
+        ),
+        (
+            sse({"choices": [{"error": {"message": "cut off"}}]}),
+            MalformedResponseError,
+            "Service answered with an error: cut off",
+        ),
+    ],
+)
+def test_an_answer_that_breaks_off_has_given_its_text(rest: bytes, kind: type[BackendError], message: str) -> None:
+    texts, error = until_error(ChatStream(ENDPOINT, None, False).read(iter([sse(chunk("Well"), done=False), rest])))
+    assert (texts, type(error), error.message) == (["Well"], kind, message)
+
+
+@given(
+    st.lists(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        ["choices", "delta", "content", "error", "message", "finish_reason", "model", "usage", "code"]
+                    ),
+                    inner,
+                    max_size=4,
+                )
+            ),
+            max_leaves=8,
+        ),
+        max_size=4,
+    )
+)
+def test_any_events_are_text_or_a_backend_error(documents: list[Any]) -> None:
+    try:
+        texts, _ = read(sse(*documents))
+    except BackendError as error:
+        assert "\n" not in error.message  # noqa: PT017
+    else:
+        assert "".join(texts).strip()
+
+
+def test_a_strict_request_shows_nothing_of_another_model() -> None:
+    shown = ChatStream(ENDPOINT, "large", True).read(iter([sse(chunk("a"))]))
+    with pytest.raises(ServedModelError):
+        next(shown)
+    assert read(sse(chunk("a")), model="m", strict=True)[0] == ["a"]
+
+
+# Over HTTP
+
+
+class Service(ChatCompletionsBackend):
+    label = "Service"
+    base_url_env = "SERVICE_BASE_URL"
+    api_key_env = "SERVICE_API_KEY"
+    secret_env: ClassVar[tuple[str, ...]] = ("SERVICE_API_KEY",)
+    default_model = "m"
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setenv("SERVICE_API_KEY", "planted-key")
+
+    @contextmanager
+    def serving(*replies: Reply) -> Iterator[FaultServer]:
+        with FaultServer(*replies) as server:
+            monkeypatch.setenv("SERVICE_BASE_URL", server.url)
+            yield server
+
+    return serving
+
+
+@pytest.fixture
+def backend() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.close()
+
+
+EVENTS = {"Content-Type": "text/event-stream"}
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+    return (
+        head
+        + b"Connection: close\r\n\r\n"
+        + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+        + b"0\r\n\r\n"
+    )
+
+
+def compressed(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return b"".join(packer.compress(bytes([byte])) + packer.flush(zlib.Z_SYNC_FLUSH) for byte in body[:40]) + (
+        packer.compress(body[40:]) + packer.flush()
+    )
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(http_answer(GOOD, headers=EVENTS), id="with its length"),
+        pytest.param(chunked(GOOD, 7), id="chunked"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + GOOD, id="until the end"),
+        pytest.param(http_answer(gzip.compress(GOOD), headers={**EVENTS, "Content-Encoding": "gzip"}), id="gzip"),
+        pytest.param(http_answer(compressed(GOOD), headers={**EVENTS, "Content-Encoding": "gzip"}), id="flushed gzip"),
+    ],
+)
+def test_a_stream_over_http(reply: bytes, serve: Any, backend: Service) -> None:
+    with serve(reply) as server:
+        *texts, end = backend.stream("hi", options={"max_tokens": "7"})
+    assert "".join(map(str, texts)) == "Grüße 😀"
+    assert end == Completion("", model="m", served_model="m-1", usage=Usage(5, 3, 0.25))
+    assert server.requests[0].headers["accept"] == "text/event-stream"
+    assert server.requests[0].json() == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 7,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_a_service_need_not_be_asked_for_its_usage(serve: Any) -> None:
+    class Plain(Service):
+        stream_usage = False
+
+    with serve(http_answer(GOOD, headers=EVENTS)) as server:
+        list(Plain().stream("hi"))
+    assert "stream_options" not in server.requests[0].json()
+
+
+def test_streams_share_a_connection(serve: Any, backend: Service) -> None:
+    reply = http_answer(GOOD, headers=EVENTS, keep_alive=True)
+    with serve(reply) as server:
+        for _ in range(3):
+            list(backend.stream("hi"))
+        assert server.connections == 1
+
+
+def test_nobody_waits_for_a_server_that_does_not_hang_up(serve: Any, backend: Service) -> None:
+    def keeps_open(exchange: Exchange) -> None:
+        exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD)
+        exchange.stopping.wait(60)
+
+    with serve(keeps_open):
+        started = time.monotonic()
+        *texts, _ = backend.stream("hi")
+        assert time.monotonic() - started < 20
+    assert "".join(map(str, texts)) == "Grüße 😀"
+
+
+@pytest.mark.parametrize("option", ["stream", "stream_options"])
+def test_streaming_is_no_option(option: str, backend: Service) -> None:
+    with pytest.raises(UsageError, match=option):
+        next(backend.stream("hi", options={option: True}))
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_each_text_is_there_as_soon_as_it_was_sent(framing: str, serve: Any, backend: Service) -> None:
+    first, second = sse(chunk("a"), done=False), sse(chunk("b"))
+    head = {
+        "chunked": b"Transfer-Encoding: chunked\r\n\r\n",
+        "length": b"Content-Length: %d\r\n\r\n" % (len(first) + len(second)),
+        "close": b"Connection: close\r\n\r\n",
+    }[framing]
+
+    def framed(part: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(part), part) if framing == "chunked" else part
+
+    def in_two_steps(exchange: Exchange) -> None:
+        exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + framed(first))
+        shown.wait(10)
+        exchange.connection.sendall(framed(second) + (b"0\r\n\r\n" if framing == "chunked" else b""))
+
+    shown = threading.Event()
+    with serve(in_two_steps):
+        texts = backend.stream("hi", request=Request("hi"))
+        assert next(texts) == "a"
+        shown.set()
+        assert next(texts) == "b"
+        list(texts)
+
+
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        pytest.param(lambda exchange: exchange.reset(), "the server closed the connection", id="reset"),
+        pytest.param(lambda exchange: exchange.connection.close(), "in the middle of the answer", id="closed"),
+        pytest.param(lambda exchange: exchange.connection.sendall(b"zz\r\n"), "no answer from Service", id="bad chunk"),
+    ],
+)
+def test_a_stream_whose_connection_breaks(tail: Any, message: str, serve: Any, backend: Service) -> None:
+    def breaking(exchange: Exchange) -> None:
+        part = sse(chunk("Well"), done=False)
+        exchange.connection.sendall(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x\r\n%b\r\n" % (len(part), part)
+        )
+        exchange.stopping.wait(0.1)
+        tail(exchange)
+
+    with serve(breaking):
+        texts, error = until_error(backend.stream("hi"))
+    assert (texts, type(error)) == (["Well"], BackendConnectionError)
+    assert message in error.message
+
+
+def test_a_stream_that_is_too_long(serve: Any) -> None:
+    class Small(Service):
+        max_answer_bytes = 100_000
+
+    with serve(http_answer(gzip.compress(b": nothing\n" * 1_000_000), headers={"Content-Encoding": "gzip"})):
+        texts, error = until_error(Small().stream("hi"))
+    assert (texts, type(error)) == ([], MalformedResponseError)
+    assert error.message == "Service sent an answer of more than 100,000 bytes; it was not read on"
+
+
+def test_a_stream_that_comes_drop_by_drop_ends_on_time(serve: Any, backend: Service) -> None:
+    def dripping(exchange: Exchange) -> None:
+        exchange.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        exchange.connection.sendall(sse(chunk("Well"), done=False))
+        while not exchange.stopping.wait(0.02):
+            exchange.connection.sendall(b":")
+
+    with serve(dripping) as server:
+        texts, error = until_error(backend.stream("hi", request=Request("hi", deadline=time.monotonic() + 0.5)))
+    assert (texts, type(error)) == (["Well"], BackendTimeoutError)
+    assert error.message == f"Service at {server.host} did not finish its answer within 0.5 s"
+
+
+def test_who_stops_reading_closes_the_connection(serve: Any, backend: Service) -> None:
+    closed = threading.Event()
+
+    def endless(exchange: Exchange) -> None:
+        exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        try:
+            while not exchange.stopping.wait(0.01):
+                exchange.connection.sendall(sse(chunk("more "), done=False))
+        except OSError:
+            closed.set()
+
+    with serve(endless):
+        texts = backend.stream("hi")
+        next(texts)
+        texts.close()  # type: ignore[attr-defined]
+        assert closed.wait(5)

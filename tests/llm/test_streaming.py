@@ -1,0 +1,379 @@
+"""Answers as they come: who may show them, when another backend may still answer, and what is kept of a cut one."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import llm
+from llm import Completion, Request, Usage, hookimpl, stream
+from llm.answer_stream import AnswerStream, CutAnswerError
+from llm.backends.plugin_sdk import Backend, register_backend
+from llm.config import RoutingMode, Settings
+from llm.errors import BackendError, UnknownNameError, UsageError
+from llm.host import Host
+from llm.retries import RetryPolicy
+from llm.router import NoAnswerError
+from llm.testing import host_with
+
+CHAIN = Settings(routing_mode=RoutingMode.REMOTE, primary_backend="first", fallback_backend="second")
+AT_ONCE = RetryPolicy(sleep=lambda seconds: None)
+
+
+@pytest.fixture
+def host() -> Host:
+    return host_with()
+
+
+@pytest.fixture
+def told(host: Host) -> list[tuple[Completion | None, Exception | None]]:
+    """Return what observers are told."""
+    heard: list[tuple[Completion | None, Exception | None]] = []
+
+    class Observer:
+        @hookimpl
+        def llm_completed(self, completion: Completion | None, error: Exception | None) -> None:
+            heard.append((completion, error))
+
+    host.register(Observer(), "observer")
+    return heard
+
+
+def streaming(*pieces: Any, calls: list[str] | None = None) -> Backend:
+    """Return a backend that yields pieces; an exception among them is raised."""
+
+    class Streaming(Backend):
+        def run(self, prompt: str) -> str:
+            return "whole"
+
+        def stream(self, prompt: str) -> Iterator[Any]:
+            for piece in pieces:
+                if calls is not None:
+                    calls.append(str(piece))
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+
+    return Streaming()
+
+
+def read(request: Request, host: Host, settings: Settings = CHAIN) -> tuple[list[str], AnswerStream]:
+    answer = stream(request, host=host, settings=settings, retries=AT_ONCE)
+    return list(answer), answer
+
+
+def test_texts_come_as_the_backend_yields_them(host: Host, told: Any) -> None:
+    calls: list[str] = []
+    register_backend(
+        "first", streaming("a", "", "b", Completion("", "x", "m", usage=Usage(1, 2)), calls=calls), host=host
+    )
+    answer = stream(Request("hi"), host=host, settings=CHAIN)
+    assert next(answer) == "a"
+    assert (calls, answer.completion) == (["a"], None)
+    assert list(answer) == ["", "b"]
+    completion = answer.completion
+    assert completion is not None
+    assert (completion.text, completion.model, completion.usage, completion.plugin) == (
+        "ab",
+        "m",
+        Usage(1, 2),
+        "backend:first",
+    )
+    assert [(one.backend, one.error) for one in completion.attempts] == [("first", None)]
+    assert not completion.cut
+    assert told == [(completion, None)]
+
+
+def test_until_the_first_text_another_backend_may_answer(host: Host) -> None:
+    register_backend("first", streaming("", BackendError("broken", transient=True), "too late"), host=host)
+    register_backend("second", streaming("me"), host=host)
+    texts, answer = read(Request("hi"), host)
+    assert texts == ["me"]
+    assert answer.completion is not None
+    assert [(one.backend, one.error) for one in answer.completion.attempts] == [
+        ("first", "broken"),
+        ("first", "broken"),
+        ("first", "broken"),
+        ("second", None),
+    ]
+    assert answer.completion.fell_back
+
+
+def test_after_the_first_text_nobody_else_is_asked_and_what_came_is_kept(host: Host, told: Any) -> None:
+    register_backend("first", streaming("a", "b", BackendError("broken", transient=True, hint="wait")), host=host)
+    register_backend("second", streaming("me"), host=host)
+    answer = stream(Request("hi"), host=host, settings=CHAIN, retries=AT_ONCE)
+    assert [next(answer), next(answer)] == ["a", "b"]
+    with pytest.raises(CutAnswerError, match=r"the answer was cut short: first .*: broken") as caught:
+        next(answer)
+    completion = answer.completion
+    assert completion is not None
+    assert caught.value.completion is completion
+    assert (caught.value.hint, caught.value.exit_code) == ("wait", 1)
+    assert (completion.text, completion.cut, completion.backend, completion.fell_back) == ("ab", True, "first", False)
+    assert [(one.backend, one.error) for one in completion.attempts] == [("first", "broken")]
+    assert completion.usage == Usage(1, 1, estimated=True)
+    assert completion.to_json()["cut"] is True
+    assert told == [(completion, caught.value)]
+    assert list(answer) == []
+
+
+def test_when_nobody_answers_reading_raises_what_complete_raises(host: Host, told: Any) -> None:
+    register_backend("first", streaming(ValueError("no")), host=host)
+    register_backend("second", streaming(ValueError("no")), host=host)
+    with pytest.raises(NoAnswerError, match="none of 2 backends answered") as caught:
+        read(Request("hi"), host)
+    assert told == [(None, caught.value)]
+
+
+def test_what_cannot_be_asked_is_refused_at_once(host: Host, told: Any) -> None:
+    with pytest.raises(UsageError, match="empty"):
+        stream(Request(" "), host=host)
+    with pytest.raises(UnknownNameError) as caught:
+        stream(Request("hi", backend="nobody"), host=host)
+    assert told == [(None, caught.value)]
+
+
+def test_who_stops_reading_ends_the_backend_too(host: Host, told: Any) -> None:
+    ended = threading.Event()
+
+    class Endless(Backend):
+        def run(self, prompt: str) -> str:
+            return "whole"
+
+        def stream(self, prompt: str) -> Iterator[str]:
+            try:
+                while True:
+                    yield "more "
+            finally:
+                ended.set()
+
+    register_backend("first", Endless(), host=host)
+    answer = stream(Request("hi"), host=host, settings=CHAIN)
+    next(answer)
+    answer.close()
+    assert ended.is_set()
+    assert answer.completion is not None
+    assert (answer.completion.text, answer.completion.cut) == ("more ", True)
+    assert told[0][0] is answer.completion
+
+
+def test_ctrl_c_passes_and_what_came_is_kept(host: Host) -> None:
+    register_backend("first", streaming("a", KeyboardInterrupt()), host=host)
+    answer = stream(Request("hi"), host=host, settings=CHAIN)
+    next(answer)
+    with pytest.raises(KeyboardInterrupt):
+        next(answer)
+    assert answer.completion is not None
+    assert answer.completion.cut
+
+
+def test_the_deadline_holds_between_pieces(host: Host) -> None:
+    now = [0.0]
+
+    class Slow(Backend):
+        def run(self, prompt: str) -> str:
+            return "whole"
+
+        def stream(self, prompt: str) -> Iterator[str]:
+            for _ in range(100):
+                now[0] += 5
+                yield "x"
+
+    register_backend("first", Slow(), host=host)
+    policy = RetryPolicy(clock=lambda: now[0])
+    answer = stream(Request("hi", timeout=18), host=host, settings=CHAIN, retries=policy)
+    with pytest.raises(CutAnswerError, match="it took longer than 18 s"):
+        list(answer)
+    assert answer.completion is not None
+    assert answer.completion.text == "xxxx"
+
+
+@pytest.mark.parametrize("piece", [3, None, b"x", Completion(3), Completion("", usage=3)])  # type: ignore[arg-type]
+def test_a_piece_that_is_none_is_the_plugins_fault(host: Host, piece: Any) -> None:
+    register_backend("first", streaming(piece), host=host)
+    with pytest.raises(NoAnswerError, match=r"first \[backend:first .*llm_stream must return pieces of text"):
+        read(Request("hi", backend="first"), host)
+
+
+@pytest.mark.parametrize("result", ["text", 3, Completion("x"), {"a": 1}])
+def test_what_is_no_iterator_is_the_plugins_fault(host: Host, result: Any) -> None:
+    class Plugin:
+        @hookimpl
+        def llm_backends(self) -> str:
+            return "first"
+
+        @hookimpl
+        def llm_stream(self) -> Any:
+            return result
+
+    host.register(Plugin(), "odd")
+    with pytest.raises(NoAnswerError, match=r"first \[odd .*llm_stream must return an iterator"):
+        read(Request("hi", backend="first"), host)
+
+
+# Whose answers come whole
+
+
+def test_a_function_answers_whole(host: Host) -> None:
+    register_backend("first", str.upper, host=host)
+    texts, answer = read(Request("hi"), host)
+    assert texts == ["HI"]
+    assert answer.whole_because == "the backend 'first' answers in one piece"
+
+
+def test_a_plugin_may_stream_some_requests_only(host: Host) -> None:
+    class Choosy:
+        @hookimpl
+        def llm_backends(self) -> str:
+            return "choosy"
+
+        @hookimpl
+        def llm_complete(self, request: Request, backend: str) -> str | None:
+            return "whole" if backend == "choosy" else None
+
+        @hookimpl
+        def llm_stream(self, request: Request, backend: str) -> Iterator[str] | None:
+            return iter("ab") if backend == "choosy" and request.model == "m" else None
+
+    host.register(Choosy(), "choosy")
+    assert read(Request("hi", "m", "choosy"), host)[0] == ["a", "b"]
+    texts, answer = read(Request("hi", "n", "choosy"), host)
+    assert texts == ["whole"]
+    assert answer.whole_because == "no plug-in streams this request for the backend 'choosy'"
+
+
+def test_an_answer_without_text_is_one(host: Host) -> None:
+    register_backend("first", streaming("", ""), host=host)
+    texts, answer = read(Request("hi"), host)
+    assert texts == [""]
+    assert answer.completion is not None
+    assert answer.completion.plugin == "backend:first"
+
+
+def test_who_overrides_only_run_is_not_streamed(host: Host) -> None:
+    class Base(Backend):
+        def run(self, prompt: str) -> str:
+            return "whole"
+
+        def stream(self, prompt: str, model: str | None = None) -> Iterator[str]:
+            yield f"streamed with {model}"
+
+    class Guarding(Base):
+        def run(self, prompt: str) -> str:
+            return super().run(prompt).upper()
+
+    register_backend("base", Base, host=host)
+    register_backend("guarding", Guarding, host=host)
+    register_backend("bound", Base().run, host=host)
+    assert read(Request("hi", "m", "base"), host)[0] == ["streamed with m"]
+    assert read(Request("hi", "m", "bound"), host)[0] == ["streamed with m"]
+    assert read(Request("hi", "m", "guarding"), host)[0] == ["WHOLE"]
+
+
+class Wrapper:
+    @hookimpl(wrapper=True)
+    def llm_complete(self) -> Any:
+        completion = yield
+        return Completion(completion.text.replace("secret", "***"))
+
+
+class Cache:
+    @hookimpl(tryfirst=True)
+    def llm_complete(self) -> str:
+        return "from the cache"
+
+
+class WrapperWithBackends(Wrapper):
+    @hookimpl
+    def llm_backends(self) -> str:
+        return "another"
+
+
+@pytest.mark.parametrize(
+    ("guard", "text"), [(Wrapper, "whole"), (WrapperWithBackends, "whole"), (Cache, "from the cache")]
+)
+def test_what_guards_answers_by_llm_complete_is_never_passed_by(host: Host, guard: type, text: str) -> None:
+    register_backend("first", streaming("a ", "secret"), host=host)
+    host.register(guard(), "guard")
+    with llm.trace(host) as trace:
+        texts, answer = read(Request("hi"), host)
+    assert texts == [text]
+    assert answer.whole_because == "guard implements llm_complete and not llm_stream"
+    assert [call.hook for call in trace.hook_calls if call.hook in {"llm_complete", "llm_stream"}] == ["llm_complete"]
+
+
+def test_a_guard_that_streams_sees_what_is_streamed(host: Host) -> None:
+    class Streaming(Wrapper):
+        @hookimpl(wrapper=True)
+        def llm_stream(self) -> Any:
+            pieces = yield
+            return pieces and (piece.replace("secret", "***") if isinstance(piece, str) else piece for piece in pieces)
+
+    register_backend("first", streaming("a ", "secret", Completion("", model="m")), host=host)
+    host.register(Streaming(), "guard")
+    texts, answer = read(Request("hi"), host)
+    assert texts == ["a ", "***"]
+    assert answer.completion is not None
+    assert (answer.completion.plugin, answer.completion.model) == ("backend:first", "m")
+
+
+def test_a_guard_that_refuses_streams_lets_nobody_answer(host: Host) -> None:
+    class Refusing(Wrapper):
+        @hookimpl(wrapper=True)
+        def llm_stream(self, request: Request) -> Any:
+            if "hi" in request.prompt:
+                raise PermissionError("not today")
+            return (yield)
+
+    register_backend("first", streaming("a"), host=host)
+    host.register(Refusing(), "guard")
+    with pytest.raises(NoAnswerError, match=r"first \[guard .*PermissionError: not today"):
+        read(Request("hi", backend="first"), host)
+
+
+def test_the_backend_that_is_in_use_answers_and_not_the_one_that_it_shadows(host: Host) -> None:
+    class Provider:
+        @hookimpl
+        def llm_backends(self) -> str:
+            return "first"
+
+        @hookimpl
+        def llm_complete(self, backend: str) -> str | None:
+            return "the right one" if backend == "first" else None
+
+    register_backend("first", streaming("shadowed"), host=host)
+    host.register(Provider(), "provider")
+    assert read(Request("hi"), host)[0] == ["the right one"]
+
+
+def test_a_traced_stream_shows_who_streamed(host: Host) -> None:
+    register_backend("first", streaming("a", "b"), host=host)
+    with llm.trace(host) as trace:
+        read(Request("hi"), host)
+    call = next(call for call in trace.hook_calls if call.hook == "llm_stream")
+    assert [one.outcome for one in call.implementations if one.origin.plugin == "backend:first"] == ["answered"]
+
+
+def test_threads_read_their_own_answers(host: Host) -> None:
+    class Echo(Backend):
+        def run(self, prompt: str) -> str:
+            return prompt
+
+        def stream(self, prompt: str) -> Iterator[str]:
+            yield from prompt
+
+    register_backend("first", Echo, host=host)
+    found: dict[str, str] = {}
+
+    def one(prompt: str) -> Callable[[], None]:
+        return lambda: found.__setitem__(prompt, "".join(read(Request(prompt), host)[0]))
+
+    threads = [threading.Thread(target=one(f"prompt {number}")) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(prompt == text for prompt, text in found.items())
+    assert len(found) == 8

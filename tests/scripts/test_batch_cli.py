@@ -1,0 +1,447 @@
+"""`ai-cli batch`: in order, resumable, and nothing is lost, however it ends."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.backends.plugin_sdk import register_backend
+from llm.host import Host
+from llm.ledger import entries, ledger_path
+from llm.testing import host_with, write_distribution
+from llm.types import Request
+from scripts.ai_cli import cli
+from scripts.batch_lines import lines_in
+
+AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
+
+BACKENDS = """
+import os, time
+from llm.backends.plugin_sdk import register_backend
+
+def note(prompt):
+    with open("asked", "a") as file:
+        file.write(prompt + "\\n")
+
+def slow(prompt):
+    note(prompt)
+    time.sleep(0.02)
+    print("noise of a plug-in")
+    return prompt
+
+def stuck(prompt):
+    note(prompt)
+    if prompt == "5":
+        time.sleep(100)
+    return prompt
+
+register_backend("slow", slow)
+register_backend("stuck", stuck)
+"""
+
+
+@pytest.fixture
+def host() -> Host:
+    host = host_with()
+    register_backend("echo", lambda prompt: prompt, host=host)
+    return host
+
+
+@pytest.fixture
+def asked(host: Host) -> list[str]:
+    """The prompts that the backend `picky` got; it fails for those with an `x`."""
+    asked: list[str] = []
+
+    def picky(prompt: str) -> str:
+        asked.append(prompt)
+        if "x" in prompt:
+            raise ValueError(f"no {prompt}")
+        return prompt.upper()
+
+    register_backend("picky", picky, host=host)
+    return asked
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(host: Host, *arguments: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(cli, ("batch", *arguments), obj=host, input=text, prog_name="ai-cli")
+
+
+def write(*lines: Any) -> None:
+    Path("in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def records(path: str = "out.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def texts(path: str = "out.jsonl") -> list[str | None]:
+    return [record["text"] for record in records(path)]
+
+
+# --- lines and results -------------------------------------------------------------------------------
+
+
+def test_answers_go_to_stdout_as_json_lines_in_order(host: Host) -> None:
+    write("one", {"prompt": "two", "id": "second", "model": "m"}, {"prompt": "three", "backend": "sample"})
+    result = run(host, "in.jsonl", "-b", "echo")
+    assert result.exit_code == 0
+    first, second, third = map(json.loads, result.stdout.splitlines())
+    assert (first["line"], first["text"], first["backend"], first["error"]) == (1, "one", "echo", None)
+    assert "id" not in first
+    assert (second["id"], second["asked_model"]) == ("second", "m")
+    assert third["text"] == "Sample answer to: three"
+    assert first["attempts"][0]["input_tokens"] == 1
+    assert "3 answered, 0 failed" in result.stderr
+
+
+def test_standard_input_is_read_and_options_count_for_each_line(host: Host) -> None:
+    register_backend("options", lambda prompt, options: json.dumps(options["a"] + options["b"]), host=host)
+    text = '\n"x"\n\n{"prompt": "x", "options": {"b": "own"}}'
+    result = run(host, "-", "-b", "options", "--option", "a", "1", "--option", "b", "2", text=text)
+    assert [(line["line"], line["text"]) for line in map(json.loads, result.stdout.splitlines())] == [
+        (2, '"12"'),
+        (4, '"1own"'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("nonsense", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("7", "neither a string nor an object"),
+        ("[]", "neither a string nor an object"),
+        ("{}", "has no prompt"),
+        ('{"promt": "hi"}', "Did you mean 'prompt'?"),
+        ('{"prompt": 5}', "the prompt is not text"),
+        ('{"prompt": "hi", "local": "yes"}', "the local is not true or false"),
+        ('{"prompt": "hi", "options": []}', "the options is not an object"),
+        ('{"prompt": ""}', "the prompt is empty"),
+        ('{"prompt": "hi", "backend": "nobody"}', "there is no backend named 'nobody'"),
+    ],
+)
+def test_a_line_that_cannot_be_sent_is_a_failure_among_the_results(host: Host, line: str, words: str) -> None:
+    Path("in.jsonl").write_text(f'"before"\n{line}\n"after"\n')
+    result = run(host, "in.jsonl", "-b", "echo", "-o", "out.jsonl")
+    assert result.exit_code == 1
+    assert texts() == ["before", None, "after"]
+    assert words in records()[1]["error"]
+    assert "error: line 2: " in result.stderr
+
+
+@given(content=st.binary(max_size=300))
+def test_any_bytes_are_lines_or_faults(content: bytes) -> None:
+    lines = list(lines_in(content.splitlines(keepends=True), Request("")))
+    assert len(lines) <= content.count(b"\n") + content.count(b"\r") + 1
+    assert all((line.request is None) != (line.error is None) for line in lines)
+
+
+def test_failures_do_not_end_it_and_are_told(host: Host, asked: list[str]) -> None:
+    write("a", "bx", "c")
+    result = run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert texts() == ["A", None, "C"]
+    assert records()[1]["attempts"][0]["error_type"] == "ValueError"
+    assert "error: line 2: backend picky" in result.stderr
+    assert "2 answered, 1 failed" in result.stderr
+
+
+def test_many_failures_are_counted_on_stderr(host: Host, asked: list[str]) -> None:
+    write(*["x"] * 30)
+    result = run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    assert result.stderr.count("error: line") == 20
+    assert "10 more failures" in result.stderr
+
+
+def test_a_fallback_is_told_once(host: Host, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PRIMARY_BACKEND": "picky", "FALLBACK_BACKEND": "echo", "ROUTING_MODE": "remote"}.items():
+        monkeypatch.setenv(f"LLM_{name}", value)
+    write("1x", "2x", "3")
+    result = run(host, "in.jsonl", "-o", "out.jsonl")
+    assert texts() == ["1x", "2x", "3"]
+    assert [record["fell_back"] for record in records()] == [True, True, False]
+    assert result.stderr.count("echo answered instead of picky") == 1
+
+
+def test_each_line_is_recorded_in_the_ledger(host: Host) -> None:
+    write("a", "b")
+    run(host, "in.jsonl", "-b", "echo")
+    assert [entry["backend"] for entry in entries(ledger_path())] == ["echo", "echo"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.jsonl"], "No such file"),
+        (["in.jsonl", "-b", "eco"], "Did you mean 'echo'?"),
+        (["in.jsonl", "-o", "in.jsonl"], "cannot go into the file that the prompts come from"),
+        (["in.jsonl", "-o", "notes.txt"], "is no result of `ai-cli batch`"),
+        (["in.jsonl", "--workers", "0"], "--workers"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_sent(host: Host, arguments: list[str], words: str) -> None:
+    write("a")
+    Path("notes.txt").write_text("my notes\n")
+    result = run(host, *arguments)
+    assert result.exit_code in {1, 2}
+    assert words in result.stderr
+    assert Path("notes.txt").read_text() == "my notes\n"
+    assert not Path(ledger_path()).exists()
+
+
+# --- running it again --------------------------------------------------------------------------------
+
+
+def test_a_second_run_does_what_failed_and_what_is_new(host: Host, asked: list[str]) -> None:
+    write("a", "bx", "c")
+    run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    with Path("in.jsonl").open("a") as file:
+        file.write('"d"\n')
+    asked.clear()
+    result = run(host, "in.jsonl", "-b", "echo", "-o", "out.jsonl")
+    assert (result.exit_code, asked) == (0, [])
+    assert texts() == ["A", "bx", "C", "d"]
+    assert [record["line"] for record in records()] == [1, 2, 3, 4]
+    assert "2 answered, 0 failed, 2 done before" in result.stderr
+    before = Path("out.jsonl").read_bytes()
+    assert run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl").exit_code == 0
+    assert (asked, Path("out.jsonl").read_bytes()) == ([], before)
+
+
+def test_a_line_that_fails_again_has_one_result(host: Host, asked: list[str]) -> None:
+    write("a", "bx", "c")
+    for _ in range(3):
+        assert run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl").exit_code == 1
+    assert texts() == ["A", None, "C"]
+    assert sorted(asked) == ["a", "bx", "bx", "bx", "c"]
+
+
+@pytest.mark.parametrize("cut", [1, 30, 400])
+def test_half_a_line_at_the_end_is_done_again(host: Host, asked: list[str], cut: int) -> None:
+    write("a", "b", "c")
+    run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    whole = texts()
+    with Path("out.jsonl").open("r+b") as file:
+        file.truncate(Path("out.jsonl").stat().st_size - cut)
+    asked.clear()
+    assert run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl").exit_code == 0
+    assert (asked, texts()) == (["c"], whole)
+
+
+def test_results_of_another_input_are_not_mixed_with_these(host: Host, asked: list[str]) -> None:
+    write("a", "b")
+    run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    before = Path("out.jsonl").read_bytes()
+    write("new", "a", "b")
+    result = run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    assert result.exit_code == 2
+    assert "has an answer to another line 1" in result.stderr
+    assert (sorted(asked), Path("out.jsonl").read_bytes()) == (["a", "b"], before)
+
+
+def test_a_link_stays_a_link_and_keeps_its_mode(host: Host, asked: list[str]) -> None:
+    Path("real.jsonl").touch(0o640)
+    Path("out.jsonl").symlink_to("real.jsonl")
+    write("a", "bx")
+    run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    run(host, "in.jsonl", "-b", "echo", "-o", "out.jsonl")
+    assert Path("out.jsonl").is_symlink()
+    assert texts("real.jsonl") == ["A", "bx"]
+    assert Path("real.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+# --- in processes of their own -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = directory / "site"
+    write_distribution(
+        site, "demo", entry_points={"llm.plugins": {"demo": "demo_backends"}}, files={"demo_backends.py": BACKENDS}
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{site}")
+
+
+def start(*arguments: str, **streams: Any) -> "subprocess.Popen[str]":
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.Popen([*AI_CLI, "batch", *arguments], text=True, stdin=subprocess.DEVNULL, **streams)
+
+
+def wait_for(lines: int, path: str = "out.jsonl") -> None:
+    end = time.monotonic() + 30
+    while not Path(path).exists() or Path(path).read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def asked_for() -> list[str]:
+    return Path("asked").read_text().split()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_batch_that_is_killed_goes_on_where_it_was() -> None:
+    prompts = [str(number) for number in range(60)]
+    write(*prompts)
+    process = start("in.jsonl", "-b", "slow", "-o", "out.jsonl", "--workers", "2")
+    wait_for(10)
+    process.kill()
+    process.communicate()
+    answered = len(records()) if Path("out.jsonl").read_bytes().endswith(b"\n") else len(records()) - 1
+    assert 10 <= answered < 60
+    assert texts()[:answered] == prompts[:answered]
+    Path("asked").unlink()
+    done = start("in.jsonl", "-b", "slow", "-o", "out.jsonl")
+    out, _err = done.communicate(timeout=60)
+    assert (done.returncode, out) == (0, "")
+    assert texts() == prompts
+    assert sorted(asked_for(), key=int) == prompts[answered:]
+
+
+@pytest.mark.usefixtures("installed")
+def test_ctrl_c_ends_it_at_once_and_keeps_what_was_answered() -> None:
+    prompts = [str(number) for number in range(1, 40)]
+    write(*prompts)
+    process = start("in.jsonl", "-b", "stuck", "-o", "out.jsonl", "--workers", "2")
+    wait_for(4)
+    while not {"5", "8"} <= set(asked_for()):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 30
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    kept = texts()
+    assert kept[:4] == ["1", "2", "3", "4"]
+    assert {"6", "7"} <= set(kept)  # answered, while one before them was waited for
+    Path("asked").unlink()
+    done = start("in.jsonl", "-b", "slow", "-o", "out.jsonl")
+    done.communicate(timeout=60)
+    assert texts() == prompts
+    assert set(asked_for()).isdisjoint(kept)
+
+
+@pytest.mark.usefixtures("installed")
+def test_ctrl_c_ends_the_waiting_for_standard_input() -> None:
+    process = subprocess.Popen(
+        [*AI_CLI, "batch", "-", "-b", "slow", "-o", "out.jsonl"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write('"a"\n"b"\n')
+    process.stdin.flush()
+    while not Path("asked").exists() or len(asked_for()) < 2:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _out, _err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert texts() == ["a", "b"]
+
+
+@pytest.mark.usefixtures("installed")
+def test_two_runs_do_not_write_to_one_file() -> None:
+    write(*(str(number) for number in range(1, 20)))
+    process = start("in.jsonl", "-b", "stuck", "-o", "out.jsonl")
+    wait_for(4)
+    second = start("in.jsonl", "-b", "slow", "-o", "out.jsonl")
+    _, err = second.communicate(timeout=60)
+    process.kill()
+    process.communicate()
+    assert second.returncode == 2
+    assert "another run is writing to" in err
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_plugins_print_does_not_come_between_the_results() -> None:
+    write("a", "b", "c")
+    process = start("in.jsonl", "-b", "slow")
+    out, err = process.communicate(timeout=60)
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["a", "b", "c"]
+    assert err.count("noise of a plug-in") == 3
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
+    write(*(str(number) for number in range(1, 2000)))
+    process = start("in.jsonl", "-b", "slow")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline())["text"] == "1"
+    process.stdout.close()
+    process.wait(60)
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.returncode == 1
+    assert "rror" not in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_terminal_shows_a_bar() -> None:
+    write(*(str(number) for number in range(1, 30)))
+    ours, theirs = pty.openpty()
+    process = start("in.jsonl", "-b", "slow", "-o", "out.jsonl", stderr=theirs)
+    os.close(theirs)
+    shown = b"".join(read_all(ours))
+    os.close(ours)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"/29" in shown
+    assert b"29 answered, 0 failed" in shown
+    assert len(texts()) == 29
+
+
+def read_all(terminal: int) -> Iterator[bytes]:
+    try:
+        while piece := os.read(terminal, 65536):
+            yield piece
+    except OSError:  # Linux says so when the other side is closed
+        pass
+
+
+MEASURED = """
+import resource, sys
+from scripts.ai_cli import cli
+try:
+    cli(["batch", sys.argv[1], "-b", "sample", "-o", sys.argv[2]], prog_name="ai-cli")
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory_for(prompts: int) -> int:
+    """Return how many KiB of memory a batch takes at most."""
+    name = f"{prompts}.jsonl"
+    Path(name).write_text("".join(json.dumps(f"{number} " + "word " * 200) + "\n" for number in range(prompts)))
+    command = [sys.executable, "-c", MEASURED, name, f"out-{name}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert Path(f"out-{name}").read_bytes().count(b"\n") == prompts, done.stderr
+    return int(done.stdout)
+
+
+def test_memory_does_not_grow_with_the_number_of_prompts() -> None:
+    # Prompts and answers of 8,000 lines have 16 MB, their results 25 MB.
+    assert memory_for(8000) - memory_for(500) < 5000
