@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,11 +26,11 @@ class Options:
     keep_env: tuple[str, ...]
     shell: str | None
     step_timeout: float | None
-    log: Path | None
-    transcript: Path | None
+    log: str | None
+    transcript: str | None
 
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+_FILE = click.Path(dir_okay=False)
 
 
 def step_options(timeout: tuple[str, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
