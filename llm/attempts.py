@@ -254,7 +254,7 @@ class Pursuit:
     def _usage(self, candidate: Candidate, text: str, told: Usage | None) -> Usage:
         """Return what an answer used: what the server told, else an estimate; and its cost, if a price is known."""
         usage = told or Usage(estimated_tokens(self.request.prompt), estimated_tokens(text), estimated=True)
-        if usage.cost is None and self._settings is not None and (self._settings.backends or self._settings.models):
+        if usage.cost is None and self._settings is not None and self._settings.has_limits:
             price = self._settings.limits(candidate).price_per_1k_tokens
             if price is not None:
                 return replace(usage, cost=usage.tokens * price / 1000)

@@ -46,6 +46,9 @@ class Limits(Value):
     max_tokens: int | None = None
 
 
+_NO_LIMITS: Final = Limits()
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Settings(Value):
     """The user's configuration.
@@ -75,10 +78,17 @@ class Settings(Value):
     models: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
     path: str | None = None
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether prices or sizes are configured at all."""
+        return bool(self.backends or self.models)
+
     def limits(self, candidate: Candidate) -> Limits:
         """Return what is configured for a candidate: its model's limits, else its backend's."""
-        by_backend = self.backends.get(candidate.backend, Limits())
-        by_model = self.models.get(candidate.model or "", Limits())
+        if not self.has_limits:
+            return _NO_LIMITS
+        by_backend = self.backends.get(candidate.backend, _NO_LIMITS)
+        by_model = self.models.get(candidate.model or "", _NO_LIMITS)
         return Limits(
             by_backend.price_per_1k_tokens if by_model.price_per_1k_tokens is None else by_model.price_per_1k_tokens,
             by_backend.max_tokens if by_model.max_tokens is None else by_model.max_tokens,
