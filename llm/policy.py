@@ -33,7 +33,7 @@ def llm_route(request: Request, backends: Sequence[BackendInfo], settings: "Sett
     usable = list(_usable(wanted, known, rejected))
     if settings.routing_mode is RoutingMode.AUTO:
         usable = _by_complexity(usable, primary, fallback, request, settings)
-        if settings.backends or settings.models:  # else nothing is known of sizes and prices
+        if settings.has_limits:
             usable = list(_fitting(usable, request, settings, rejected))
             usable = _cheapest_first(usable, settings)
     return Route(tuple(usable), tuple(rejected))

@@ -18,7 +18,7 @@ from llm.hooks.origin import Origin
 from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Rejection, Route, Step, StepResult
 
 Info = TypeVar("Info", BackendInfo, RecipeInfo)
-Stamped = TypeVar("Stamped", BackendInfo, RecipeInfo, Completion, StepResult)
+Stamped = TypeVar("Stamped", BackendInfo, RecipeInfo, Route, Completion, StepResult)
 
 #: What the fields of a route hold, and what an error says of it.
 _ROUTE_ITEMS: Final[tuple[tuple[str, type, str], ...]] = (
@@ -55,9 +55,7 @@ def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
                 raise _invalid("llm_route", expected, item, origin)
             if kind is not str:
                 _check_fields(item, "llm_route", origin)
-    if keep and route.origin is not None:
-        return route
-    return Route(route.candidates, route.rejected, route.notices, origin)  # replace() takes five times as long
+    return _stamped(route, origin, keep)
 
 
 def check_completion(result: Any, origin: Origin, keep: bool = False) -> Completion:
