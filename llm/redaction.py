@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
-from urllib.parse import quote, quote_plus, unquote
 
 #: What stands where a secret stood.
 MASK: Final = "***"
@@ -86,6 +85,8 @@ def _secrets(declared: frozenset[str], environ: Mapping[str, str]) -> Iterator[s
 
 def _spellings(secret: str) -> set[str]:
     """Return a secret as it is, as `repr` and JSON write it, and as it stands in a URL and is read from one."""
+    from urllib.parse import quote, quote_plus, unquote
+
     written = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], unquote(secret)}
     encoded = secret.encode("utf-8", "surrogateescape")  # what os.environ decoded
     written |= {quote(encoded, safe=""), quote(encoded), quote_plus(encoded)}

@@ -156,8 +156,6 @@ def _recorded(
     stored: "StoredRun | None",
 ) -> tuple[str | None, int]:
     """Run the steps and keep what became of them; return the id of the run, and its exit status."""
-    from pathlib import Path
-
     from llm.errors import D0ttinoError
     from llm.redaction import redactor
     from scripts.steps.log import Journal, Log
@@ -169,8 +167,8 @@ def _recorded(
     for step in steps:
         known |= step.env
     redact = redactor(host.secret_names(), known)
-    log = None if options.log is None else Journal(Path(options.log), redact)
-    transcript = None if options.transcript is None else Transcript(Path(options.transcript), len(steps))
+    log = None if options.log is None else Journal(options.log, redact)
+    transcript = None if options.transcript is None else Transcript(options.transcript, len(steps))
     record = Record(stored.path, redact) if stored is not None else new_record(redact)
     status: int | None = None
     try:

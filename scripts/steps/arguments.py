@@ -4,7 +4,6 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import PurePath
 from typing import Final
 
 from llm.types import Step
@@ -54,4 +53,4 @@ def shell_words(shell: str | None) -> list[str]:
 def _before_command(shell: Sequence[str]) -> Sequence[str]:
     if shell[0] == "/bin/sh":
         return ("-c",)
-    return _BEFORE_COMMAND.get(PurePath(shell[0]).name.lower().removesuffix(".exe"), ("-c",))
+    return _BEFORE_COMMAND.get(os.path.basename(shell[0]).lower().removesuffix(".exe"), ("-c",))

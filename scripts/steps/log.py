@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from llm.errors import UsageError
@@ -28,7 +27,7 @@ class Journal:
 
     """
 
-    def __init__(self, path: Path, redact: Callable[[str], str], what: str = "log") -> None:
+    def __init__(self, path: str, redact: Callable[[str], str], what: str = "log") -> None:
         self.path = path
         self._redact = redact
         self._what = what

@@ -5,8 +5,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from llm.errors import UnknownNameError, UsageError
@@ -22,9 +22,9 @@ from scripts.steps.showing import step_json, step_of_json
 _KEPT: Final = 200
 
 
-def runs_directory() -> Path:
+def runs_directory() -> str:
     """Return the directory of the records."""
-    return Path(state_dir(), "runs")
+    return os.path.join(state_dir(), "runs")
 
 
 @dataclass(repr=False, eq=False)
@@ -41,7 +41,7 @@ class StoredRun:
 
     """
 
-    path: Path
+    path: str
     header: dict[str, Any]
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)
     began: int = 0
@@ -51,7 +51,7 @@ class StoredRun:
     @property
     def id(self) -> str:
         """What users call the run."""
-        return self.path.stem
+        return _id_of(self.path)
 
     @property
     def done(self) -> set[int]:
@@ -116,10 +116,10 @@ class StoredRun:
 class Record:
     """The record of a run that is at work: a listener of the runner. It holds no secrets."""
 
-    def __init__(self, path: Path, redact: Callable[[str], str]) -> None:
+    def __init__(self, path: str, redact: Callable[[str], str]) -> None:
         self._redact = redact
         self._journal = Journal(path, redact, "record")
-        self.id = path.stem
+        self.id = _id_of(path)
         try:
             # Released by the system when this process ends, however it ends.
             fcntl.flock(self._journal.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,10 +176,10 @@ def new_record(redact: Callable[[str], str]) -> Record | None:
     """
     directory = runs_directory()
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
         _forget_oldest(directory)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-        return Record(directory / f"{name}.jsonl", redact)
+        return Record(os.path.join(directory, f"{name}.jsonl"), redact)
     except (OSError, UsageError) as error:
         say(f"warning: this run is not recorded: {error}")
         return None
@@ -187,8 +187,9 @@ def new_record(redact: Callable[[str], str]) -> Record | None:
 
 def stored_runs() -> Iterator[StoredRun]:
     """Yield the runs that are recorded, the latest first."""
-    for path in sorted(runs_directory().glob("*.jsonl"), reverse=True):
-        run = _read(path)
+    directory = runs_directory()
+    for name in reversed(_names(directory)):
+        run = _read(os.path.join(directory, name))
         if run is not None:
             yield run
 
@@ -225,7 +226,7 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
     )
 
 
-def _read(path: Path) -> StoredRun | None:
+def _read(path: str) -> StoredRun | None:
     """Return a run; `None` if its record holds none. A line that was cut off is what a full disk leaves."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
@@ -263,7 +264,20 @@ def _is_locked(descriptor: int) -> bool:
     return False
 
 
-def _forget_oldest(directory: Path) -> None:
-    names = sorted(name for name in os.listdir(directory) if name.endswith(".jsonl"))
+def _id_of(path: str) -> str:
+    return os.path.basename(path).removesuffix(".jsonl")
+
+
+def _names(directory: str) -> list[str]:
+    """Return the names of the records, the oldest first."""
+    try:
+        return sorted(name for name in os.listdir(directory) if name.endswith(".jsonl"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _forget_oldest(directory: str) -> None:
+    names = _names(directory)
     for name in names[: max(0, len(names) - _KEPT + 1)]:
-        (directory / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, name))

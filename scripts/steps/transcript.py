@@ -2,7 +2,6 @@
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO
 
 from llm.errors import UsageError
@@ -24,7 +23,7 @@ class Transcript:
 
     """
 
-    def __init__(self, path: Path, total: int) -> None:
+    def __init__(self, path: str, total: int) -> None:
         self._path = path
         self._total = total
         try:

@@ -157,7 +157,7 @@ def test_a_log_that_cannot_be_written_any_more_is_one_warning(tmp_path: Path) ->
 
 def test_a_log_that_cannot_be_closed_is_one_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    log = Journal(path, str)
+    log = Journal(str(path), str)
     os.close(log.fileno())
     log.close()
     assert capsys.readouterr().err == f"warning: cannot write the log {path}: Bad file descriptor\n"
