@@ -122,7 +122,7 @@ class Child:
         self._group = None if shared else 0
         try:
             if self._terminal is not None and not shared:
-                self._sentinel = Sentinel()
+                self._sentinel = Sentinel(self._terminal.sends_interrupts)
                 self._group = self._sentinel.pid
             yield
         finally:
@@ -247,8 +247,7 @@ class Child:
             self.send(signal.SIGCONT)
 
     def _on_sentinel(self, _number: int, _frame: FrameType | None) -> None:
-        if self._terminal is None or self._terminal.sends_interrupts():
-            self.interrupt()
+        self.interrupt()
 
     def _on_end(self, number: int, _frame: FrameType | None) -> None:
         self._received.append(number)

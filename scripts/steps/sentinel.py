@@ -9,7 +9,9 @@ import os
 import signal
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Final
 
 #: What the sentinel sends to this process; no other program uses it, and it is ignored by default.
@@ -35,12 +37,16 @@ _IGNORED: Final = (
 class Sentinel:
     """The leader of a new process group; it ends with this process.
 
+    Args:
+        counts: whether a Ctrl-C counts; it may be a key of the program that runs. The sentinel asks that,
+            as the program may have given the terminal back before this process comes to it.
+
     Attributes:
         pid: its process id, and that of the group.
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Callable[[], bool]) -> None:
         self._closed = False
         ends, self._held = os.pipe()
         parent = os.getpid()
@@ -52,7 +58,7 @@ class Sentinel:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.pid = os.fork()
             if self.pid == 0:
-                _watch(parent, ends, self._held)
+                _watch(parent, ends, self._held, counts)
             os.setpgid(self.pid, self.pid)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -73,14 +79,19 @@ class Sentinel:
                 time.sleep(0.0005)
 
 
-def _watch(parent: int, ends: int, held: int) -> None:
-    """Pass on each SIGINT, until the other end of the pipe is closed; never return."""
+def _watch(parent: int, ends: int, held: int, counts: Callable[[], bool]) -> None:
+    """Pass on each SIGINT that counts, until the other end of the pipe is closed; never return."""
     try:
         os.close(held)
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, lambda _number, _frame: os.kill(parent, INTERRUPTED))
+
+        def pass_on(_number: int, _frame: FrameType | None) -> None:
+            if counts():
+                os.kill(parent, INTERRUPTED)
+
+        signal.signal(signal.SIGINT, pass_on)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.read(ends, 1)
     finally:
