@@ -103,7 +103,8 @@ def refresh(as_json: bool) -> None:
         print_json([{**entry._asdict(), "failure": found.failure} for entry, found in learned.items()])
         return
     failed = sum(found.failure is not None for found in learned.values())
-    tell(f"loaded {len(learned)} entry points, {failed} of them failed: `{PROGRAM} list` shows them")
+    count = f"{len(learned)} entry point{'' if len(learned) == 1 else 's'}"
+    tell(f"loaded {count}, of which {failed} failed: `{PROGRAM} list` shows them")
 
 
 @recipes.command("sync")

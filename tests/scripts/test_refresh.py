@@ -66,7 +66,7 @@ def test_an_installation_loads_only_what_is_not_known(imports: Path) -> None:
 
 def test_refresh_loads_everything_anew(imports: Path) -> None:
     assert (
-        plugins("refresh") == "loaded 2 entry points, 0 of them failed: `python -m scripts.plugins list` shows them\n"
+        plugins("refresh") == "loaded 2 entry points, of which 0 failed: `python -m scripts.plugins list` shows them\n"
     )
     assert imported(imports) == ["one_module", "two_module"]
     assert plugins("list").count("installed") == 2
@@ -78,5 +78,5 @@ def test_refresh_loads_everything_anew(imports: Path) -> None:
 
 
 def test_refresh_tells_what_failed(imports: Path) -> None:
-    assert "loaded 2 entry points, 2 of them failed" in plugins("refresh", NAME="not a name")
+    assert "loaded 2 entry points, of which 2 failed" in plugins("refresh", NAME="not a name")
     assert "the name of a BackendInfo must be" in plugins("list")
