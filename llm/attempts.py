@@ -176,20 +176,16 @@ class Pursuit:
     def _completed(self, candidate: Candidate, answer: Completion, usage: Usage | None, *, cut: bool) -> Completion:
         route = self._eligibility.route
         first = route.candidates[0]
-        return Completion(
-            answer.text,
-            answer.backend or candidate.backend,
-            answer.model,
-            answer.origin,
-            tuple(self.attempts),
-            self._retries.clock() - self.started,
-            route,
-            answer.served_model,
-            usage,
-            first.backend,
-            self.request.model or first.model,
-            candidate is not first,
-            cut,
+        return answer.but(
+            backend=answer.backend or candidate.backend,
+            attempts=tuple(self.attempts),
+            duration=self._retries.clock() - self.started,
+            route=route,
+            usage=usage,
+            asked_backend=first.backend,
+            asked_model=self.request.model or first.model,
+            fell_back=candidate is not first,
+            cut=cut,
         )
 
     def failed(self, this: Try, error: BaseException, usage: Usage | None = None) -> Failure:

@@ -40,6 +40,8 @@ def check_recipes(result: Any, origin: Origin, keep: bool = False) -> tuple[Reci
 
 def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
     """Return what `llm_route` returned as a `Route` that carries its origin."""
+    if origin.builtin and isinstance(result, Route):
+        return _stamped(result, origin, keep)  # the types hold that already, and every prompt comes by
     if isinstance(result, Route):
         route = result
     elif isinstance(result, Sequence) and not isinstance(result, str):
