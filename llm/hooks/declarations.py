@@ -92,30 +92,27 @@ def declare(declaration: Declaration, namespace: MutableMapping[str, Any]) -> No
         NameTakenError: the module declared that name before, for another callable.
 
     """
-    declared: list[Declaration] = namespace.setdefault(_NAMESPACE_KEY, [])
-    for index, earlier in enumerate(declared):
-        if earlier.plugin_name == declaration.plugin_name:
-            if not earlier.same_target(declaration):
-                raise NameTakenError(
-                    f"module {declaration.module} registers the {declaration.kind} {declaration.name!r} twice",
-                    origin=declaration.program_origin() if declaration.entry is None else None,
-                    hint="give the second one another name",
-                )
-            declared[index] = declaration
-            return
-    declared.append(declaration)
+    declared: dict[str, Declaration] = namespace.setdefault(_NAMESPACE_KEY, {})
+    earlier = declared.get(declaration.plugin_name)
+    if earlier is not None and not earlier.same_target(declaration):
+        raise NameTakenError(
+            f"module {declaration.module} registers the {declaration.kind} {declaration.name!r} twice",
+            origin=declaration.program_origin() if declaration.entry is None else None,
+            hint="give the second one another name",
+        )
+    declared[declaration.plugin_name] = declaration
 
 
 def forget(declaration: Declaration) -> None:
     """Take a declaration out of its module, so that the name is free again."""
     module = sys.modules.get(declaration.module)
     if module is not None and declaration in declared_in(vars(module)):
-        vars(module)[_NAMESPACE_KEY].remove(declaration)
+        del vars(module)[_NAMESPACE_KEY][declaration.plugin_name]
 
 
 def declared_in(namespace: MutableMapping[str, Any]) -> list[Declaration]:
     """Return the declarations that one module made, in order."""
-    return list(namespace.get(_NAMESPACE_KEY, ()))
+    return list(namespace.get(_NAMESPACE_KEY, {}).values())
 
 
 def all_declared() -> Iterator[Declaration]:

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from llm.errors import UnknownNameError, UsageError
 from scripts.cli.arguments import read_text
@@ -14,6 +13,8 @@ from scripts.cli.steps import Plan, resume, run_or_print
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from llm.host import Host
     from llm.parameters import Parameter
 
@@ -33,8 +34,10 @@ class RecipeCommand(Command):
             self._format_parameters(ctx, formatter, name)
         super().format_options(ctx, formatter)
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """Complete the value of a parameter in bash, for which `-p env=prod` is four words."""
+        from click.shell_completion import CompletionItem
+
         words = [word for word in ctx.meta.get(ARGUMENTS, ()) if word != "="]
         if len(words) > 1 and words[-2] in {"-p", "--param"}:
             whole = complete_parameter(ctx, self.params[0], f"{words[-1]}={incomplete}")
