@@ -5,9 +5,9 @@ nothing here tries to follow it. Who has to keep a command from running uses ano
 or a machine of its own.
 """
 
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import PurePosixPath
 from typing import Final
 
 from llm.types import Step
@@ -61,7 +61,7 @@ def _commands(text: str) -> Iterator[list[str]]:
             start = next((index for index, word in enumerate(words) if not _only_runs_others(word)), len(words))
             words = words[start:]
             if words:
-                words[0] = PurePosixPath(words[0]).name
+                words[0] = posixpath.basename(words[0].rstrip("/"))
                 yield words
             words = words[words.index("-c") + 1 :] if words and words[0] in _SHELLS and "-c" in words else []
 

@@ -8,7 +8,7 @@ from llm.hooks.origin import Origin
 from llm.types import Step
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Outcome:
     """What became of one step.
 

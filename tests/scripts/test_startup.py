@@ -58,7 +58,10 @@ CASES = {
     | PROCESSES
     | PATHS,
     "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks.spans", "llm.hooks.monitor", "llm.config"}
-    | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"},
+    | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"}
+    | PROCESSES - {"subprocess"}
+    | PATHS
+    | {"hashlib", "llm.parameters"},
 }
 
 
