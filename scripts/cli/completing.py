@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 from scripts.cli.base import current_host
 from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from llm.host import Offers
     from llm.types import RecipeInfo
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 ARGUMENTS: Final = "d0ttino.arguments"
 
 
-def complete_recipe(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_recipe(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Return the recipes whose names begin so."""
+    from click.shell_completion import CompletionItem
+
     recipes = _recipes(ctx)
     return [
         CompletionItem(name, help=recipes[name].description or None)
@@ -27,8 +30,10 @@ def complete_recipe(ctx: click.Context, _param: click.Parameter, incomplete: str
     ]
 
 
-def complete_parameter(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_parameter(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Return `NAME=` for the parameters of the recipe that is named, or `NAME=VALUE` for the values of one."""
+    from click.shell_completion import CompletionItem
+
     info = _recipes(ctx).get(named_recipe(ctx) or "")
     name, is_given, text = incomplete.partition("=")
     found = []
@@ -51,8 +56,10 @@ def named_recipe(ctx: click.Context) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def complete_run(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_run(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Return the runs that have something left to do."""
+    from click.shell_completion import CompletionItem
+
     from scripts.steps.records import stored_runs
 
     return [

@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, NamedTuple
 
 #: Seconds between SIGTERM and SIGKILL.
@@ -27,7 +26,7 @@ class Process(NamedTuple):
 
 def process_table() -> Iterator[Process]:
     """Yield every process that is no zombie."""
-    lines = _from_proc() if Path("/proc/self/stat").exists() else _from_ps()
+    lines = _from_proc() if os.path.exists("/proc/self/stat") else _from_ps()
     return (process for process in lines if not process.state.startswith("Z"))
 
 
@@ -36,7 +35,8 @@ def _from_proc() -> Iterator[Process]:
         if name.isdigit():
             with suppress(OSError):
                 # The program's name stands in parentheses, and may hold any character.
-                fields = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
                 yield Process(int(name), int(fields[1]), int(fields[2]), fields[0].decode())
 
 
