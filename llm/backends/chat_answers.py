@@ -34,11 +34,6 @@ class Answer(NamedTuple):
     usage: Usage | None = None
 
 
-def answer_text(body: bytes, endpoint: Endpoint) -> str:
-    """Return the text of a chat completion; see `read_answer`."""
-    return read_answer(body, endpoint).text
-
-
 def read_answer(body: bytes, endpoint: Endpoint) -> Answer:
     """Return what a chat completion holds.
 

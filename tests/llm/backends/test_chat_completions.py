@@ -19,7 +19,7 @@ import responses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.backends.chat_answers import answer_text
+from llm.backends.chat_answers import read_answer
 from llm.backends.chat_completions import ChatCompletionsBackend
 from llm.backends.chat_requests import BearerAuth, option_value
 from llm.backends.http_errors import MAX_QUOTE, Endpoint
@@ -638,7 +638,7 @@ def test_any_body_is_a_text_or_a_backend_error(document: Any) -> None:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     endpoint = Endpoint("Service", URL, "SERVICE_BASE_URL", "SERVICE_API_KEY", True, (KEY,))
     try:
-        shown = answer_text(body, endpoint)
+        shown = read_answer(body, endpoint).text
     except BackendError as error:
         shown = str(error)
         limit = MAX_QUOTE + 100
