@@ -77,13 +77,16 @@ print(json.dumps({name: statistics.median(times) for name, times in took.items()
 """
 
 
-def measure(address: str, packages: list[str], code: str, directory: Path) -> dict[str, float]:
-    """Return the median times of one peer and of a bare `post`, in microseconds."""
+def run_in_environment(directory: Path, packages: list[str], program: str) -> dict[str, float]:
+    """Run a program in an environment of its own that has some packages; return what its last line says in JSON.
+
+    Raises:
+        subprocess.CalledProcessError: they cannot be installed, or the program fails.
+
+    """
     venv.create(directory, with_pip=True)
     python = str(directory / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", "requests", *packages], check=True, stdin=subprocess.DEVNULL)
-    known = {"BASE": address, "KEY": KEY, "MODEL": MODEL, "PROMPT": PROMPT, "ROUNDS": ROUNDS, "CALLS": CALLS}
-    program = "".join(f"{name} = {value!r}\n" for name, value in known.items()) + code + MEASURE
+    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, stdin=subprocess.DEVNULL)
     environment = {**os.environ, "HOME": str(directory), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     # Not here: the directory of a program is searched first, and this project's package is called `llm` as well.
     result = subprocess.run(
@@ -97,6 +100,13 @@ def measure(address: str, packages: list[str], code: str, directory: Path) -> di
     )
     measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return measured
+
+
+def measure(address: str, packages: list[str], code: str, directory: Path) -> dict[str, float]:
+    """Return the median times of one peer and of a bare `post`, in microseconds."""
+    known = {"BASE": address, "KEY": KEY, "MODEL": MODEL, "PROMPT": PROMPT, "ROUNDS": ROUNDS, "CALLS": CALLS}
+    program = "".join(f"{name} = {value!r}\n" for name, value in known.items()) + code + MEASURE
+    return run_in_environment(directory, ["requests", *packages], program)
 
 
 def main() -> int:

@@ -68,15 +68,15 @@ class AnswerStream(Iterator[str]):
         else:
             yield from self._show(this, answer)
 
-    def _ask(self, asked: Request, backend: str) -> Completion | Pieces | None:
+    def _ask(self, request: Request, backend: str) -> Completion | Pieces | None:
         """Return a whole answer, or one of which the first text has come: until then another may answer."""
         self.whole_because = why_whole(self._host, backend)
         if self.whole_because is None:
-            pieces: Pieces | None = self._host.hook.llm_stream(request=asked, backend=backend)
+            pieces: Pieces | None = self._host.hook.llm_stream(request=request, backend=backend)
             if pieces is not None:
                 return pieces.begin() or pieces
             self.whole_because = f"no plug-in streams this request for the backend {backend!r}"
-        whole: Completion | None = self._host.hook.llm_complete(request=asked, backend=backend)
+        whole: Completion | None = self._host.hook.llm_complete(request=request, backend=backend)
         return whole
 
     def _show(self, this: Try, pieces: Pieces) -> Generator[str, None, None]:

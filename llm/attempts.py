@@ -6,7 +6,7 @@ own would multiply.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from llm.config import Settings
 from llm.eligible import Eligibility
@@ -22,6 +22,9 @@ from llm.served import is_served
 from llm.types import Attempt, BackendInfo, Candidate, Completion, Request, Route, Usage
 
 Answer = TypeVar("Answer")
+
+#: What each attempt that was answered is made from: `but` takes half of the time that the constructor takes.
+_ATTEMPT: Final = Attempt("", None, None, 0.0)
 
 
 class Try(NamedTuple):
@@ -67,9 +70,10 @@ class Pursuit:
     ) -> None:
         self.request = request
         self.attempts: list[Attempt] = []
-        self.started = retries.clock()
+        self._clock = retries.clock
+        self._started = self._clock()
         self.timeout = retries.timeout if request.timeout is None else request.timeout
-        self.deadline = self.started + self.timeout
+        self.deadline = self._started + self.timeout
         self._backends = backends
         self._host = host
         self._settings = settings
@@ -77,11 +81,11 @@ class Pursuit:
         self._max_attempts = retries.max_attempts if request.max_attempts is None else request.max_attempts
         self._eligibility = Eligibility(request, route, backends, host, settings)
 
-    def answer(self, ask: Callable[[Request, str], Completion | None]) -> Completion:
+    def answer(self, ask: Callable[..., Completion | None]) -> Completion:
         """Return the first answer.
 
         Args:
-            ask: asks the plug-ins for the answer of one backend.
+            ask: `ask(request=..., backend=...)` asks the plug-ins for the answer of one backend.
 
         Raises:
             NoAnswerError: there is none.
@@ -89,13 +93,14 @@ class Pursuit:
         """
         return self.answered(*self.first(ask))
 
-    def first(self, ask: Callable[[Request, str], Answer | None]) -> tuple[Try, Answer]:
+    def first(self, ask: Callable[..., Answer | None]) -> tuple[Try, Answer]:
         """Return the first try that is no failure, and what it brought; see `answer`."""
         for candidate, others in self._candidates():
             for tries in range(1, self._retries.per_backend + 1):
-                this = Try(candidate, self._asked(candidate, others), self._retries.clock())
+                now = self._clock()
+                this = Try(candidate, self._asked(candidate, others, now), now)
                 try:
-                    answer = ask(this.request, candidate.backend)
+                    answer = ask(request=this.request, backend=candidate.backend)
                 except PLUGIN_FAULTS as error:
                     failure = self.failed(this, error)
                 else:
@@ -114,21 +119,20 @@ class Pursuit:
         candidates = self._eligibility.at_first()
         for index, candidate in enumerate(candidates):
             if self.attempts:
-                if len(self.attempts) >= self._max_attempts or self._retries.clock() >= self.deadline:
+                if len(self.attempts) >= self._max_attempts or self._clock() >= self.deadline:
                     return
                 if not self._eligibility.still(candidate):
                     continue
             yield candidate, len(candidates) - index - 1
 
-    def _asked(self, candidate: Candidate, others: int) -> Request:
+    def _asked(self, candidate: Candidate, others: int, now: float) -> Request:
         """Return the request for a candidate: with its model, and until when it is waited for."""
         request = self.request
-        now = self._retries.clock()
-        left = self.deadline - now
+        deadline = self.deadline
         return request.but(
             model=candidate.model if request.model is None else request.model,
-            deadline=self.deadline,
-            first_byte_deadline=now + left / 2 if others else self.deadline,
+            deadline=deadline,
+            first_byte_deadline=(now + deadline) / 2 if others else deadline,
         )
 
     def _again(self, failure: Failure, tries: int, others: int, asked: Request) -> bool:
@@ -138,7 +142,7 @@ class Pursuit:
             return False
         if len(self.attempts) + others >= self._max_attempts:
             return False
-        now = self._retries.clock()
+        now = self._clock()
         if asked.first_byte_deadline is not None and now >= asked.first_byte_deadline:
             return False  # it had its time
         wait = self._retries.wait(tries, failure.retry_after)
@@ -152,18 +156,20 @@ class Pursuit:
     def answered(self, this: Try, completion: Completion) -> Completion:
         """Return what a plug-in answered as the completion of this request."""
         # A cache, say, answers for a backend that it did not ask.
-        asked = completion.origin == self._backends[this.candidate.backend].origin
-        usage = self._usage(this.candidate, completion.text, completion.usage) if asked else completion.usage
-        attempt = Attempt(
-            this.candidate.backend,
-            completion.model,
-            completion.origin,
-            self._retries.clock() - this.began,
+        candidate, usage, now = this.candidate, completion.usage, self._clock()
+        asked = completion.origin == self._backends[candidate.backend].origin
+        if asked:
+            usage = self._usage(candidate, completion.text, usage)
+        attempt = _ATTEMPT.but(
+            backend=candidate.backend,
+            model=completion.model,
+            origin=completion.origin,
+            duration=now - this.began,
             usage=usage,
             served_model=completion.served_model,
         )
         self._note(attempt, healthy=True if asked else None)
-        return self._completed(this.candidate, completion, usage, cut=False)
+        return self._completed(candidate, completion, usage, now, cut=False)
 
     def cut(self, this: Try, text: str, error: BaseException) -> Completion:
         """Return the text that came before an answer broke off as the completion of this request."""
@@ -171,15 +177,17 @@ class Pursuit:
         self.failed(this, error, usage)
         attempt = self.attempts[-1]
         partial = Completion(text, model=this.request.model, origin=attempt.origin)
-        return self._completed(this.candidate, partial, usage, cut=True)
+        return self._completed(this.candidate, partial, usage, self._clock(), cut=True)
 
-    def _completed(self, candidate: Candidate, answer: Completion, usage: Usage | None, *, cut: bool) -> Completion:
+    def _completed(
+        self, candidate: Candidate, answer: Completion, usage: Usage | None, now: float, *, cut: bool
+    ) -> Completion:
         route = self._eligibility.route
         first = route.candidates[0]
         return answer.but(
             backend=answer.backend or candidate.backend,
             attempts=tuple(self.attempts),
-            duration=self._retries.clock() - self.started,
+            duration=now - self._started,
             route=route,
             usage=usage,
             asked_backend=first.backend,
@@ -207,7 +215,7 @@ class Pursuit:
             backend,
             this.request.model,
             origin,
-            self._retries.clock() - this.began,
+            self._clock() - this.began,
             message.partition("\n")[0],
             type(error).__name__,
             hint,
@@ -223,7 +231,7 @@ class Pursuit:
             this.candidate.backend,
             answer.model,
             answer.origin,
-            self._retries.clock() - this.began,
+            self._clock() - this.began,
             f"the model {answer.model!r} was asked for, and {answer.served_model!r} answered",
             ServedModelError.__name__,
             "without --strict the answer would have been taken",
@@ -235,7 +243,7 @@ class Pursuit:
 
     def _nobody(self, this: Try) -> Failure:
         backend = this.candidate.backend
-        took = self._retries.clock() - this.began
+        took = self._clock() - this.began
         error = "its plug-in returned None: not mine"
         origin = self._backends[backend].origin
         self._note(Attempt(backend, this.request.model, origin, took, error, "NoAnswer"), healthy=None)
@@ -259,7 +267,7 @@ class Pursuit:
     def _no_answer(self) -> NoAnswerError:
         if self.request.strict:
             why = "the request is strict"
-        elif self._retries.clock() >= self.deadline:
+        elif self._clock() >= self.deadline:
             why = f"the time of {self.timeout:g} s is over"
         else:
             why = f"at most {self._max_attempts} attempts are made"

@@ -1,18 +1,17 @@
 """Choosing the backends to try for a prompt."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from llm.config import Settings, load_settings
 from llm.errors import UnknownNameError, UsageError
-from llm.host import Host
+from llm.host import Host, Offers
 from llm.missing import why_missing
 from llm.no_answer import no_candidate
 from llm.types import BackendInfo, Candidate, Rejection, Request, Route
 
 
 def choose_route(
-    request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: Settings | None = None
+    request: Request, backends: Offers[BackendInfo], host: Host, settings: Settings | None = None
 ) -> Route:
     """Ask the routing policies which backends to try, without trying any.
 
@@ -43,9 +42,9 @@ def choose_route(
     return route
 
 
-def _by_policies(request: Request, backends: Mapping[str, BackendInfo], host: Host, settings: Settings | None) -> Route:
+def _by_policies(request: Request, backends: Offers[BackendInfo], host: Host, settings: Settings | None) -> Route:
     settings = load_settings() if settings is None else settings
-    route: Route | None = host.hook.llm_route(request=request, backends=tuple(backends.values()), settings=settings)
+    route: Route | None = host.hook.llm_route(request=request, backends=backends.in_use, settings=settings)
     return _without_unknown(route or Route(), backends)
 
 
@@ -64,9 +63,12 @@ def _refuse_remote(backend: BackendInfo, settings: Settings) -> None:
         )
 
 
-def _without_unknown(route: Route, backends: Mapping[str, BackendInfo]) -> Route:
+def _without_unknown(route: Route, backends: Offers[BackendInfo]) -> Route:
     """Return the route with the backends that do not exist among the rejected ones."""
-    if all(candidate.backend in backends for candidate in route.candidates):
+    for candidate in route.candidates:
+        if candidate.backend not in backends:
+            break
+    else:
         return route
     usable, rejected = [], list(route.rejected)
     for candidate in route.candidates:

@@ -22,6 +22,7 @@ ENVIRONMENT: Final = {
     "LLM_COMPLEXITY_THRESHOLD": "complexity_threshold",
 }
 CONFIG_PATH_VARIABLE: Final = "LLM_CONFIG_PATH"
+_READ: Final = (CONFIG_PATH_VARIABLE, "XDG_CONFIG_HOME", "HOME", *ENVIRONMENT)
 
 
 class RoutingMode(StrEnum):
@@ -106,9 +107,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
             the place.
 
     """
-    environ = os.environ if environ is None else environ
-    named = environ.get(CONFIG_PATH_VARIABLE)
-    path = os.path.expanduser(named) if named else default_path(environ)
+    named, config_home, home, *variables = map((os.environ if environ is None else environ).get, _READ)
+    path = os.path.expanduser(named) if named else _default_path(config_home, home)
     try:
         stamp = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -122,22 +122,22 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         version = None
     else:
         version = (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino)
-    return _load(path, version, tuple(environ.get(variable) for variable in ENVIRONMENT))
+    return _load(path, version, *variables)
 
 
 def default_path(environ: Mapping[str, str]) -> str:
     """Return where the configuration file is looked for if no variable names one."""
-    return _default_path(environ.get("XDG_CONFIG_HOME", ""), environ.get("HOME"))
+    return _default_path(environ.get("XDG_CONFIG_HOME"), environ.get("HOME"))
 
 
 @functools.lru_cache(maxsize=8)
-def _default_path(config_home: str, _home: str | None) -> str:
-    place = user_place("config", "XDG_CONFIG_HOME", "~/.config", {"XDG_CONFIG_HOME": config_home})
+def _default_path(config_home: str | None, _home: str | None) -> str:
+    place = user_place("config", "XDG_CONFIG_HOME", "~/.config", {"XDG_CONFIG_HOME": config_home or ""})
     return os.path.join(place, "config.json")
 
 
 @functools.lru_cache(maxsize=8)
-def _load(path: str, version: tuple[int, ...] | None, variables: tuple[str | None, ...]) -> Settings:
+def _load(path: str, version: tuple[int, ...] | None, *variables: str | None) -> Settings:
     values: dict[str, Any] = {} if version is None else _from_file(path)
     for (variable, key), value in zip(ENVIRONMENT.items(), variables, strict=True):
         if value:  # set but empty counts as not set

@@ -1,5 +1,6 @@
 """The host: the plug-in manager with this project's hooks, built-in plug-ins and entry points."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
@@ -56,6 +57,14 @@ class Offers(Mapping[str, Info], Generic[Info]):
 
     used: Mapping[str, Info]
     shadowed: Mapping[str, tuple[Info, ...]]
+
+    @functools.cached_property
+    def in_use(self) -> tuple[Info, ...]:
+        """Those that are in use, in order."""
+        return tuple(self.used.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.used
 
     def __getitem__(self, name: str) -> Info:
         return self.used[name]

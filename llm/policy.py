@@ -3,55 +3,100 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from llm.config import RoutingMode, Settings
 from llm.errors import UnknownNameError
 from llm.hooks.markers import hookimpl
+from llm.memo import of_latest
 from llm.types import BackendInfo, Candidate, Rejection, Request, Route
-
-if TYPE_CHECKING:
-    from llm.config import Settings
 
 #: The backend that needs neither a network nor a key.
 SAMPLE = "sample"
 
 
-@hookimpl(trylast=True)
-def llm_route(request: Request, backends: Sequence[BackendInfo], settings: "Settings") -> Route:
-    """Order backends as the user configured it, else use what is ready."""
-    from llm.config import RoutingMode
+class _Plan:
+    """What configuration and backends alone say of the order, whatever the prompt is.
 
-    known = {backend.name: backend for backend in backends}
-    primary, fallback, chain = _configured(settings, request)
+    Args:
+        backends: every backend there is.
+        settings: the user's configuration.
+        model: the model that the request names.
+
+    Attributes:
+        known: the backends by name.
+        fallback: the configured fallback.
+        is_empty: whether the user configured no order.
+        usable: the configured candidates that exist.
+        rejected: those that do not.
+
+    """
+
+    def __init__(self, backends: Sequence[BackendInfo], settings: Settings, model: str | None) -> None:
+        self.known = {backend.name: backend for backend in backends}
+        primary, self.fallback, chain = _configured(settings, model)
+        wanted = [candidate for candidate in (primary, self.fallback) if candidate is not None]
+        wanted.extend(chain)
+        self.is_empty = not wanted
+        rejected: list[Rejection] = []
+        self.usable = tuple(_usable(wanted, self.known, rejected))
+        self.rejected = tuple(rejected)
+        self._demanding = self._ordered(primary, self.fallback)
+        self._simple = self._ordered(self.fallback, primary)
+
+    def by_complexity(self, words: int, threshold: int) -> Route:
+        """Return the usable candidates in the order for a prompt of so many words, the first with the reason."""
+        pair, rest = self._demanding if words > threshold else self._simple
+        if not pair:
+            return Route(rest, self.rejected)
+        first, *others = pair
+        above = "above" if words > threshold else "not above"
+        reason = f"{first.reason}: {words} words, {above} the threshold of {threshold}"
+        return Route((first.but(reason=reason), *others, *rest), self.rejected)
+
+    def _ordered(
+        self, first: Candidate | None, second: Candidate | None
+    ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
+        """Return those of a pair that are usable, and all others."""
+        pair = tuple(candidate for candidate in (first, second) if candidate in self.usable)
+        return pair, tuple(candidate for candidate in self.usable if candidate not in pair)
+
+
+_plan = of_latest(_Plan)
+_by_complexity = of_latest(_Plan.by_complexity)
+
+
+@hookimpl(trylast=True)
+def llm_route(request: Request, backends: Sequence[BackendInfo], settings: Settings) -> Route:
+    """Order backends as the user configured it, else use what is ready."""
+    plan = _plan(tuple(backends), settings, request.model)  # a tuple stays the object that it is
     if request.local or settings.routing_mode is RoutingMode.LOCAL:
-        return _local(fallback, known, "--local" if request.local else "routing mode local")
-    wanted = [candidate for candidate in (primary, fallback) if candidate is not None]
-    wanted.extend(chain)
-    if not wanted:
-        return _ready(known)
-    rejected: list[Rejection] = []
-    usable = list(_usable(wanted, known, rejected))
-    if settings.routing_mode is RoutingMode.AUTO:
-        usable = _by_complexity(usable, primary, fallback, request, settings)
-        if settings.has_limits:
-            usable = list(_fitting(usable, request, settings, rejected))
-            usable = _cheapest_first(usable, settings)
-    return Route(tuple(usable), tuple(rejected))
+        return _local(plan.fallback, plan.known, "--local" if request.local else "routing mode local")
+    if plan.is_empty:
+        return _ready(plan.known)
+    if settings.routing_mode is not RoutingMode.AUTO:
+        return Route(plan.usable, plan.rejected)
+    route = _by_complexity(plan, len(request.prompt.split()), settings.complexity_threshold)
+    if not settings.has_limits:
+        return route
+    rejected = list(route.rejected)
+    fitting = list(_fitting(route.candidates, request, settings, rejected))
+    return Route(tuple(_cheapest_first(fitting, settings)), tuple(rejected))
 
 
 def estimated_tokens(prompt: str) -> int:
     """Return about how many tokens a prompt has: one for each four bytes of UTF-8."""
-    return -(-len(prompt.encode("utf-8", "surrogatepass")) // 4)
+    size = len(prompt) if prompt.isascii() else len(prompt.encode("utf-8", "surrogatepass"))
+    return -(-size // 4)
 
 
-def _configured(settings: "Settings", request: Request) -> tuple[Candidate | None, Candidate | None, list[Candidate]]:
+def _configured(settings: Settings, model: str | None) -> tuple[Candidate | None, Candidate | None, list[Candidate]]:
     """Return primary, fallback and chain, each with the model that it would be asked for."""
     primary = fallback = None
     if settings.primary_backend is not None:
-        primary = Candidate(settings.primary_backend, request.model or settings.primary_model, "primary")
+        primary = Candidate(settings.primary_backend, model or settings.primary_model, "primary")
     if settings.fallback_backend is not None:
-        fallback = Candidate(settings.fallback_backend, request.model or settings.fallback_model, "fallback")
-    return primary, fallback, [replace(link, model=request.model or link.model) for link in settings.chain]
+        fallback = Candidate(settings.fallback_backend, model or settings.fallback_model, "fallback")
+    return primary, fallback, [replace(link, model=model or link.model) for link in settings.chain]
 
 
 def _local(fallback: Candidate | None, known: Mapping[str, BackendInfo], why: str) -> Route:
@@ -107,25 +152,8 @@ def _usable(
             rejected.append(Rejection(candidate.backend, f"{unknown.message}. {unknown.hint}"))
 
 
-def _by_complexity(
-    usable: list[Candidate],
-    primary: Candidate | None,
-    fallback: Candidate | None,
-    request: Request,
-    settings: "Settings",
-) -> list[Candidate]:
-    words = len(request.prompt.split())
-    demanding = words > settings.complexity_threshold
-    first, second = (primary, fallback) if demanding else (fallback, primary)
-    reason = f"{words} words, {'above' if demanding else 'not above'} the threshold of {settings.complexity_threshold}"
-    pair = [candidate for candidate in (first, second) if candidate in usable]
-    rest = [candidate for candidate in usable if candidate not in pair]
-    ordered = [*pair, *rest]
-    return [ordered[0].but(reason=f"{ordered[0].reason}: {reason}"), *ordered[1:]] if pair else ordered
-
-
 def _fitting(
-    usable: Iterable[Candidate], request: Request, settings: "Settings", rejected: list[Rejection]
+    usable: Iterable[Candidate], request: Request, settings: Settings, rejected: list[Rejection]
 ) -> Iterable[Candidate]:
     """Yield the candidates that take a prompt of this size; the others go to `rejected`."""
     tokens = estimated_tokens(request.prompt)
@@ -139,7 +167,7 @@ def _fitting(
             )
 
 
-def _cheapest_first(usable: list[Candidate], settings: "Settings") -> list[Candidate]:
+def _cheapest_first(usable: list[Candidate], settings: Settings) -> list[Candidate]:
     """Return the candidates from the cheapest up, those without a known price last, in their order."""
     prices = [settings.limits(candidate).price_per_1k_tokens for candidate in usable]
     ranked = sorted(zip(prices, usable, strict=True), key=lambda pair: float("inf") if pair[0] is None else pair[0])

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from llm.errors import PluginDefinitionError
 from llm.hooks.boundary import HostPlugin
@@ -23,6 +23,9 @@ EXTRAS: Mapping[str, Callable[[Request], Any]] = {
     "options": lambda request: request.options,
     "request": lambda request: request,
 }
+
+#: What each answer is made from: `but` takes a third of the time that the constructor takes.
+_COMPLETION: Final = Completion("")
 
 
 class Calls(NamedTuple):
@@ -94,7 +97,7 @@ class RegisteredBackend(HostPlugin):
         except BaseException as error:  # noqa: BLE001 - raised again
             raise blamed(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
         model = request.model if "model" in calls.extras or "request" in calls.extras else None
-        return Completion(text, backend, model, self.origin)
+        return _COMPLETION.but(text=text, backend=backend, model=model, origin=self.origin)
 
     def _imported(self) -> Calls:
         calls = self._calls

@@ -1,6 +1,5 @@
 """One prompt's way: collect backends, route, try them in order, return a completion."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llm.attempts import Pursuit
@@ -10,7 +9,7 @@ from llm.errors import ConfigError, D0ttinoError, UsageError
 from llm.no_answer import NoAnswerError, NoCandidateError
 from llm.process import current_host
 from llm.retries import RetryPolicy
-from llm.types import BackendInfo, Completion, Request
+from llm.types import Completion, Request
 
 if TYPE_CHECKING:
     from llm.answer_stream import AnswerStream
@@ -79,10 +78,8 @@ def complete(
     """
     check_request(request)
     host = current_host() if host is None else host
-    llm_complete = host.hook.llm_complete
     try:
-        pursuit = pursue(request, host, settings, retries)
-        completion = pursuit.answer(lambda asked, backend: llm_complete(request=asked, backend=backend))
+        completion = pursue(request, host, settings, retries).answer(host.hook.llm_complete)
     except D0ttinoError as error:
         host.hook.llm_completed(request=request, completion=None, error=error)
         raise
@@ -154,7 +151,7 @@ def pursue(request: Request, host: "Host", settings: Settings | None, retries: R
         UnknownNameError, NoCandidateError, ConfigError, UsageError: see `send_prompt`.
 
     """
-    backends: Mapping[str, BackendInfo] = host.backends()
+    backends = host.backends()
     if settings is None:
         settings = _settings_for(request)
     route = choose_route(request, backends, host, settings)

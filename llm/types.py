@@ -31,7 +31,7 @@ class Value:
     def but(self, **changes: Any) -> Self:
         """Return the same with other values of some fields, as `dataclasses.replace` does, in a fifth of its time."""
         changed = object.__new__(type(self))
-        vars(changed).update(vars(self), **changes)
+        object.__setattr__(changed, "__dict__", self.__dict__ | changes)
         return changed
 
 

@@ -113,4 +113,6 @@ def _taking_all(function: Function, specification: Function) -> Function:
     """Return an implementation as a function that takes all arguments of its hook."""
     names = list(inspect.signature(specification).parameters)
     positions = [names.index(name) for name in inspect.signature(function).parameters]
+    if positions == list(range(len(names))):
+        return function
     return lambda *arguments: function(*[arguments[position] for position in positions])

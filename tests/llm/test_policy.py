@@ -15,8 +15,9 @@ from llm.config import Limits, RoutingMode, Settings
 from llm.hooks.markers import hookimpl
 from llm.hooks.origin import Origin, Tier
 from llm.host import Host, create_host
-from llm.router import NoAnswerError, NoCandidateError, complete, send_prompt
+from llm.router import NoAnswerError, NoCandidateError, choose_route, complete, send_prompt
 from llm.types import BackendInfo, Candidate, Completion, Rejection, Request, Route
+from tests.counting import count_calls
 
 AUTO, REMOTE, LOCAL = RoutingMode
 
@@ -250,6 +251,33 @@ def test_with_nobody_left_the_error_says_why(
 
 
 # --- nothing configured ------------------------------------------------------------------------------
+
+
+def test_a_backend_that_comes_or_goes_is_noticed(host: Host) -> None:
+    settings = Settings(primary_backend="late", fallback_backend="small")
+    assert order(host, settings) == ["small"]
+    register_backend("late", down, host=host)
+    assert order(host, settings) == ["small", "late"]
+    host.unregister(name="backend:late")
+    assert order(host, settings) == ["small"]
+
+
+def test_the_model_of_each_request_counts(host: Host) -> None:
+    assert order(host, BOTH) == ["small", "big"]
+    assert order(host, BOTH, model="m") == ["small/m", "big/m"]
+    assert order(host, BOTH) == ["small", "big"]
+
+
+def test_the_policy_looks_through_the_backends_once() -> None:
+    def calls_for(backends: int) -> int:
+        host = create_host(entries=[])
+        for number in range(backends):
+            register_backend(f"backend-{number}", down, host=host)
+        settings = Settings(primary_backend="backend-0", fallback_backend="backend-1")
+        choose_route(Request("hi"), host.backends(), host, settings)
+        return count_calls(lambda: choose_route(Request("hi"), host.backends(), host, settings))
+
+    assert calls_for(200) == calls_for(2)
 
 
 def test_with_nothing_configured_sample_answers_and_one_line_says_so() -> None:

@@ -1,7 +1,6 @@
 """Traces: each implementation, what it did, whose it is, and no cost while nobody traces."""
 
 import contextvars
-import gc
 import json
 import os
 import subprocess
@@ -31,6 +30,7 @@ from llm.trace_records import TraceFileError, read_records, records
 from llm.trace_values import MAX_CHARACTERS, Describe
 from llm.tracing import trace
 from llm.types import Completion, Request
+from tests.counting import count_calls
 
 SCHEMA = json.loads((Path(llm.__file__).parent / "trace.schema.json").read_text(encoding="utf-8"))
 
@@ -203,25 +203,6 @@ def test_an_import_is_shown_with_its_reason_and_its_failure(tmp_path: Path) -> N
     assert isinstance(bad.error, ZeroDivisionError)
     assert good.error is None
     assert (good.origin.distribution, good.reason) == ("my-package", "what it brings was not known")
-
-
-def count_calls(function: Callable[[], object]) -> int:
-    """Return how many Python functions are called."""
-    count = 0
-
-    def profile(_frame: object, event: str, _arg: object) -> None:
-        nonlocal count
-        count += event in {"call", "c_call"}
-
-    before = sys.getprofile()
-    gc.disable()  # Hypothesis is called back at each collection
-    sys.setprofile(profile)
-    try:
-        function()
-    finally:
-        sys.setprofile(before)
-        gc.enable()
-    return count
 
 
 def test_tracing_costs_nothing_while_it_is_off() -> None:
