@@ -123,6 +123,8 @@ def _settled(step: Step) -> Step:
 
 def check_step_result(result: Any, origin: Origin, keep: bool = False) -> StepResult:
     """Return what `llm_run_step` returned as a `StepResult` that carries its origin."""
+    if origin.builtin and isinstance(result, StepResult):
+        return _stamped(result, origin, keep)
     status = result.status if isinstance(result, StepResult) else result
     expected = "an exit status from 0 to 255, or a StepResult with one"
     if isinstance(status, bool) or not isinstance(status, int):

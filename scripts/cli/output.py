@@ -15,6 +15,9 @@ from scripts.cli.streams import stdout_kept
 HOST: Final = "d0ttino.host"
 _REDACT: Final = "d0ttino.redact"
 
+#: What holds no text.
+_PLAIN: Final = frozenset({int, float, bool, type(None)})
+
 
 def redact(text: str) -> str:
     """Return a text without the secrets of this environment."""
@@ -54,7 +57,7 @@ def clean(data: Any, redact: Callable[[str], str] = redact) -> Any:
     if isinstance(data, str):
         return redact(data)
     if isinstance(data, dict):
-        return {key: clean(value, redact) for key, value in data.items()}
+        return {key: value if type(value) in _PLAIN else clean(value, redact) for key, value in data.items()}
     return [clean(item, redact) for item in data] if isinstance(data, list | tuple) else data
 
 

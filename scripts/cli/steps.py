@@ -1,6 +1,7 @@
 """Running steps as the options of a command say."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,7 @@ from scripts.cli.streams import stdout_kept
 if TYPE_CHECKING:
     from llm.host import Host
     from llm.types import Step
+    from scripts.steps.asking import Question
     from scripts.steps.environment import Surroundings
     from scripts.steps.records import StoredRun
     from scripts.steps.runner import StepRunner
@@ -100,9 +102,7 @@ def _run(
     options: Options,
     stored: "StoredRun | None",
 ) -> int:
-    from scripts.steps.asking import Question, can_ask
-    from scripts.steps.describing import describe
-    from scripts.steps.editing import edit
+    from scripts.steps.asking import can_ask
     from scripts.steps.environment import step_environment
     from scripts.steps.runner import StepRunner, refused
 
@@ -126,7 +126,7 @@ def _run(
         plan.recipe,
         step_environment(host.backends(), keep=surroundings.keep_env),
         surroundings,
-        Question(plan.source, lambda step: describe(step, host), edit) if askable else None,
+        _question(host, plan.source) if askable else None,
         yes=options.yes,
         allow_dangerous=options.allow_dangerous or options.yes,  # with --yes, none of them looks dangerous
         keep_going=options.keep_going,
@@ -144,6 +144,14 @@ def _run(
         }
         print_answer(clean(document))
     return status
+
+
+def _question(host: "Host", source: str) -> "Question":
+    from scripts.steps.asking import Question
+    from scripts.steps.describing import describe
+    from scripts.steps.editing import edit
+
+    return Question(source, lambda step: describe(step, host), edit)
 
 
 def _recorded(
@@ -166,7 +174,8 @@ def _recorded(
     known = {**os.environ, **plan.secrets, **runner.surroundings.env}
     for step in steps:
         known |= step.env
-    redact = redactor(host.secret_names(), known)
+    # Most of what is written of a step is written of the others as well: the directory, the plug-in.
+    redact = functools.lru_cache(maxsize=64)(redactor(host.secret_names(), known))
     log = None if options.log is None else Journal(options.log, redact)
     transcript = None if options.transcript is None else Transcript(options.transcript, len(steps))
     record = Record(stored.path, redact) if stored is not None else new_record(redact)

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from llm.types import Step
@@ -22,20 +22,23 @@ _BEFORE_COMMAND: Final = {
 }
 
 
-@contextmanager
-def arguments(step: Step) -> Iterator[list[str]]:
-    """Yield the arguments that run a step; a file that they name is there as long as the context."""
+def arguments(step: Step) -> AbstractContextManager[list[str]]:
+    """Return a context with the arguments that run a step; a file that they name is there as long as the context."""
     if not isinstance(step.command, str):
-        yield list(step.command)
-        return
+        return nullcontext(list(step.command))
     shell = shell_words(step.shell)
-    if len(os.fsencode(step.command)) <= _LONGEST_ARGUMENT:
-        yield [*shell, *_before_command(shell), step.command]
-        return
+    command = os.fsencode(step.command)
+    if len(command) > _LONGEST_ARGUMENT:
+        return _script(shell, command)
+    return nullcontext([*shell, *_before_command(shell), step.command])
+
+
+@contextmanager
+def _script(shell: Sequence[str], command: bytes) -> Iterator[list[str]]:
     import tempfile
 
     with tempfile.NamedTemporaryFile("wb", prefix="d0ttino-step-", suffix=".sh") as script:
-        script.write(os.fsencode(step.command) + b"\n")
+        script.write(command + b"\n")
         script.flush()
         yield [*shell, script.name]
 

@@ -2,17 +2,18 @@
 
 import os
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
 from llm.types import StepResult
 from scripts.steps.processes import GRACE, Family, is_alive, process_table
-from scripts.steps.sentinel import INTERRUPTED, Sentinel
+from scripts.steps.sentinel import Sentinel
+from scripts.steps.signals import ENDING, INTERRUPTED, Handler, handled
+from scripts.steps.starting import start
 from scripts.steps.terminal import Terminal, controlling_terminal, in_pipeline, suspend
 
 #: Exit status of a step that took too long, as that of `timeout`.
@@ -23,8 +24,6 @@ _AT_ONCE: Final = 0.2
 
 #: Seconds that a step gets to react to Ctrl-C before the user is told what a second one does.
 _PATIENCE: Final = 1.0
-
-_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Child:
@@ -56,7 +55,8 @@ class Child:
         self._terminal: Terminal | None = None
         self._sentinel: Sentinel | None = None
         self._own_session = own_session
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._returned: int | None = None
         self._group: int | None = None
         self._received: list[int] = []
         self._interrupted_at = 0.0
@@ -89,17 +89,21 @@ class Child:
             OSError: it cannot be started.
 
         """
-        with self._placed(), self._signals_handled():
-            try:
-                if self._sentinel is not None and self._terminal is not None:
-                    self._terminal.lend(self._sentinel.pid)
-                process = subprocess.Popen(arguments, env=env, cwd=cwd, **self._place(), **options)
-                self._started(process)
-                on_start()
-                process.returncode = self._wait(process.pid)
-            finally:
-                self._ended()
-        return self._result(process.returncode)
+        try:
+            self._place()
+            with handled(self._handlers()):
+                try:
+                    if self._sentinel is not None and self._terminal is not None:
+                        self._terminal.lend(self._sentinel.pid)
+                    pid = start(arguments, env, cwd, self._group, own_session=self._own_session, **options)
+                    self._started(pid)
+                    on_start()
+                    self._returned = self._wait(pid)
+                finally:
+                    self._ended()
+        finally:
+            self._leave()
+        return self._result(self._returned)
 
     def interrupt(self) -> None:
         """Note that the user pressed Ctrl-C; the terminal has told the process already."""
@@ -114,31 +118,27 @@ class Child:
         elif not self._over:
             self._after(_PATIENCE, self._tell, "the step is cleaning up; press Ctrl-C again to end it")
 
-    @contextmanager
-    def _placed(self) -> Iterator[None]:
-        """Find out where the process will stand, and what that needs."""
+    def _place(self) -> None:
+        """Find out where the process will stand, and make what that needs."""
         self._terminal = controlling_terminal() if self._in_charge and not self._own_session else None
         shared = not self._own_session and (not self._in_charge or (self._terminal is not None and in_pipeline()))
         self._group = None if shared else 0
-        try:
-            if self._terminal is not None and not shared:
-                self._sentinel = Sentinel(self._terminal.sends_interrupts)
-                self._group = self._sentinel.pid
-            yield
-        finally:
-            if self._sentinel is not None:
-                self._sentinel.close()
-            if self._terminal is not None:
-                self._terminal.close()
+        if self._terminal is not None and not shared:
+            self._sentinel = Sentinel(self._terminal.sends_interrupts)
+            self._group = self._sentinel.pid
 
-    def _place(self) -> dict[str, Any]:
-        return {"start_new_session": True} if self._own_session else {"process_group": self._group}
+    def _leave(self) -> None:
+        """Undo what `_place` made."""
+        if self._sentinel is not None:
+            self._sentinel.close()
+        if self._terminal is not None:
+            self._terminal.close()
 
-    def _started(self, process: "subprocess.Popen[bytes]") -> None:
+    def _started(self, pid: int) -> None:
         """From here on signals are passed on, and the time runs."""
         if self._group == 0:
-            self._group = process.pid
-        self._process = process
+            self._group = pid
+        self._pid = pid
         if self._ending:
             self._end()
         elif self._received:
@@ -166,8 +166,7 @@ class Child:
         if self._sentinel is not None:
             self._sentinel.close()  # now: it may still have to tell of the Ctrl-C that ended the process
         if self._terminal is not None:
-            process = self._process
-            crashed = process is not None and process.returncode is not None and process.returncode < 0
+            crashed = self._returned is not None and self._returned < 0
             self._terminal.take_back(as_it_was=crashed or self._timed_out)
 
     def _result(self, returned: int) -> StepResult:
@@ -183,12 +182,12 @@ class Child:
             return StepResult(TIMED_OUT, note="; ".join([f"took longer than {self._timeout:g} s", *notes]))
         if not self._ending and (group := self._left_behind()):
             notes.append(f"left processes in the background; kill -- -{group} ends them")
-        for number in _ENDING:
+        if not self._received:
+            return StepResult(status, note="; ".join(notes))
+        for number in ENDING:
             if number in self._received:
                 return StepResult(128 + number, interrupted_by=number, note="; ".join(notes))
-        if self._received:
-            status = status or 128 + signal.SIGINT
-        return StepResult(status, interrupted_by=signal.SIGINT if self._received else 0, note="; ".join(notes))
+        return StepResult(status or 128 + signal.SIGINT, interrupted_by=signal.SIGINT, note="; ".join(notes))
 
     def _left_behind(self) -> int | None:
         """Return the process group if something of it is still running, a moment after the process ended."""
@@ -208,7 +207,7 @@ class Child:
         if self._terminal is not None and (self._sentinel is not None or by_itself) and suspend():
             by_itself = False
         if by_itself:
-            target = f"-{self._group}" if self._group is not None else f"{self._process.pid if self._process else 0}"
+            target = f"-{self._group}" if self._group is not None else str(self._pid)
             self._tell(f"the step stopped itself ({_signal_name(number)}): kill -CONT -- {target} continues it")
         elif self._sentinel is not None:
             self._continued()
@@ -218,26 +217,12 @@ class Child:
         if self._sentinel is not None and self._terminal is not None and self._terminal.lent_to is None:
             self._terminal.lend(self._sentinel.pid)
 
-    @contextmanager
-    def _signals_handled(self) -> Iterator[None]:
-        """Handle signals, but for those that are ignored: `nohup` wants that."""
-        before = {}
-        wanted = {signal.SIGINT: self._on_interrupt, **dict.fromkeys(_ENDING, self._on_end)}
+    def _handlers(self) -> dict[int, Handler]:
+        """Return what each signal does while the process runs."""
+        handlers: dict[int, Handler] = {signal.SIGINT: self._on_interrupt, **dict.fromkeys(ENDING, self._on_end)}
         if self._sentinel is not None:
-            wanted |= {INTERRUPTED: self._on_sentinel, signal.SIGCONT: lambda _number, _frame: self._continued()}
-        try:
-            for number, handle in wanted.items() if self._in_charge else ():
-                handler = signal.getsignal(number)
-                if handler not in {signal.SIG_IGN, None}:  # `None`: not Python's, and could not be put back
-                    before[number] = handler
-                    signal.signal(number, handle)
-            if self._in_charge and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
-                before[signal.SIGCHLD] = signal.SIG_IGN
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep the exit status from us
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            handlers |= {INTERRUPTED: self._on_sentinel, signal.SIGCONT: lambda _number, _frame: self._continued()}
+        return handlers
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         count = len(self._received)
@@ -263,8 +248,8 @@ class Child:
         if self._over:
             return
         self._ending = True
-        if self._process is not None and self._ender is None:
-            self._ender = threading.Thread(target=self._end_all, args=(self._process.pid,), daemon=True)
+        if self._pid is not None and self._ender is None:
+            self._ender = threading.Thread(target=self._end_all, args=(self._pid,), daemon=True)
             self._ender.start()
 
     def _end_all(self, pid: int) -> None:
@@ -279,13 +264,13 @@ class Child:
 
     def send(self, number: int) -> None:
         """Send a signal to the process and its group."""
-        if self._process is None:
+        if self._pid is None:
             return
         with suppress(ProcessLookupError, PermissionError):
             if self._group is not None:
                 os.killpg(self._group, number)
             else:
-                os.kill(self._process.pid, number)
+                os.kill(self._pid, number)
 
 
 def _signal_name(number: int) -> str:

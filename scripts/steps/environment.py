@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llm.errors import UsageError
@@ -35,8 +35,7 @@ class Surroundings:
     def around(self, step: Step) -> Step:
         """Return a step with all that it left out."""
         limits = [limit for limit in (step.timeout, self.timeout) if limit is not None]
-        return replace(
-            step,
+        return step.but(
             cwd=self.cwd
             if step.cwd is None
             else os.path.normpath(os.path.join(self.cwd, os.path.expanduser(step.cwd))),

@@ -5,7 +5,9 @@ import sys
 
 from llm.errors import D0ttinoError
 from llm.types import Step, StepContext, StepResult
+from scripts.cli.output import say
 from scripts.steps.arguments import arguments
+from scripts.steps.child import Child
 
 #: Exit statuses of a program that is not there or cannot be run, as those of a shell.
 NOT_FOUND = 127
@@ -26,13 +28,8 @@ def run_locally(step: Step, context: StepContext) -> StepResult:
         OSError: it cannot be started.
 
     """
-    from scripts.cli.output import say
-    from scripts.steps.child import Child
-
     sys.stdout.flush()
     sys.stderr.flush()
-    if step.cwd is not None and not os.path.isdir(step.cwd):
-        raise D0ttinoError(f"the working directory {step.cwd} does not exist")
     with arguments(step) as words:
         copied = context.output is not None
         child = Child(step.timeout, lambda sentence: say(f"note: {sentence}"), own_session=copied)
@@ -42,7 +39,9 @@ def run_locally(step: Step, context: StepContext) -> StepResult:
 
                 return run_with_copy(child, words, context.output, env=dict(context.env), cwd=step.cwd)
             return child.run(words, env=dict(context.env), cwd=step.cwd)
-        except (FileNotFoundError, PermissionError) as error:
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            if step.cwd is not None and not os.path.isdir(step.cwd):
+                raise D0ttinoError(f"the working directory {step.cwd} does not exist") from error
             if error.filename == step.cwd:
                 raise
             if isinstance(error, FileNotFoundError):

@@ -11,6 +11,8 @@ from llm.types import Step
 from scripts.cli.output import clean, say
 from scripts.steps.outcome import Outcome
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 class Journal:
     """A file to which one JSON object after the other is appended.
@@ -33,7 +35,9 @@ class Journal:
         self._what = what
         try:
             # A command need not be UTF-8: what cannot be written so becomes JSON's own escape, `\udcff`.
-            self._stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=open_private)  # noqa: SIM115
+            self._stream = open(  # noqa: SIM115
+                path, "a", buffering=1, encoding="utf-8", errors="backslashreplace", opener=open_private
+            )
         except OSError as error:
             raise UsageError(f"cannot write the {what} {path}: {error.strerror}") from error
 
@@ -42,8 +46,7 @@ class Journal:
         if self._stream.closed:
             return
         try:
-            self._stream.write(json.dumps(clean(record, self._redact), ensure_ascii=False) + "\n")
-            self._stream.flush()
+            self._stream.write(_encode(clean(record, self._redact)) + "\n")
         except OSError as error:
             self._give_up(error)
 

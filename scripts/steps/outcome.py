@@ -45,6 +45,10 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready data; what says nothing is left out."""
         command = self.step.command if isinstance(self.step.command, str) else list(self.step.command)
+        return {"step": self.number, "command": command, "cwd": self.step.cwd, **self.facts()}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `to_json` does without what the step is."""
         facts = {
             "started": self.started,
             "status": self.status,
@@ -55,8 +59,7 @@ class Outcome:
             "plugin": self.origin.plugin if self.origin else None,
             "edited": self.edited or None,
         }
-        given = {key: value for key, value in facts.items() if value is not None}
-        return {"step": self.number, "command": command, "cwd": self.step.cwd, **given}
+        return {key: value for key, value in facts.items() if value is not None}
 
 
 def summary(outcomes: Iterable[Outcome], total: int) -> str:

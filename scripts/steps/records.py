@@ -154,7 +154,8 @@ class Record:
     def ended(self, outcome: Outcome) -> None:
         """Write what became of a step, unless that is known from an earlier run."""
         if outcome.skipped != DONE_BEFORE:
-            self._journal.write(outcome.to_json())
+            what = outcome.to_json() if outcome.edited else {"step": outcome.number, **outcome.facts()}
+            self._journal.write(what)
 
     def close(self, status: int | None) -> None:
         """Write how the run ended."""

@@ -1,13 +1,10 @@
 """Running the steps of a recipe, in order."""
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llm.errors import D0ttinoError
 from llm.hooks.boundary import PLUGIN_FAULTS
@@ -20,6 +17,7 @@ from scripts.steps.danger import dangers
 from scripts.steps.environment import Surroundings
 from scripts.steps.outcome import Outcome
 from scripts.steps.showing import show_step
+from scripts.steps.signals import RunEnded, Switchboard
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -40,14 +38,6 @@ class Listener(Protocol):
 
     def ended(self, outcome: Outcome) -> None:
         """It is known what became of a step."""
-
-
-class _RunEnded(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came between steps. Like an interrupt, it is not a plug-in's fault."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
 
 
 @dataclass(repr=False, eq=False)
@@ -94,9 +84,9 @@ class StepRunner:
 
         """
         try:
-            with _ended_by_signals():
+            with Switchboard():
                 return self._run(steps, left_out or {})
-        except _RunEnded as end:
+        except RunEnded as end:
             return 128 + end.number
 
     def _run(self, steps: Sequence[Step], left_out: Mapping[int, str]) -> int:
@@ -202,8 +192,9 @@ def refused(steps: Sequence[Step], numbers: Collection[int]) -> Iterator[str]:
         numbers: numbers of those that would be run.
 
     """
+    wanted = frozenset(numbers)
     for number, step in enumerate(steps, 1):
-        reasons = dangers(step) if number in numbers else ()
+        reasons = dangers(step) if number in wanted else ()
         if reasons:
             yield f"step {number} {' and '.join(reasons)}"
 
@@ -217,22 +208,3 @@ def _step_error(error: BaseException, number: int) -> StepError:
         message, hint = reason_of(error)
     who = f"plug-in {origin}" if origin else "the shell"
     return StepError(f"step {number} did not run: {who}: {message}", origin=origin, hint=hint)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception, so that the terminal and the files are left in order."""
-    before: dict[int, Any] = {}
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for ending in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(ending) == signal.SIG_DFL:
-                    before[ending] = signal.signal(ending, _end_run)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end_run(number: int, _frame: FrameType | None) -> NoReturn:
-    raise _RunEnded(number)

@@ -14,8 +14,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final
 
-#: What the sentinel sends to this process; no other program uses it, and it is ignored by default.
-INTERRUPTED: Final = signal.SIGURG
+from scripts.steps.signals import INTERRUPTED
 
 #: Seconds that it gets to end by itself.
 _PATIENCE: Final = 0.5

@@ -11,6 +11,8 @@ from llm.types import Step
 
 def visible(text: str) -> str:
     """Return `text` with control characters made visible: a terminal must not hide what will run."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode("ascii") for char in text
     )
@@ -31,7 +33,7 @@ def show_step(step: Step, number: int, total: int, facts: Sequence[str] = ()) ->
     place = f"[{number}/{total}] "
     command = visible(step.command_line).rstrip("\n").replace("\n", "\n" + " " * len(place))
     lines = [f"{place}{command}{note}", *(f"{' ' * len(place)}{visible(fact)}" for fact in facts)]
-    click.echo("\n".join(lines), err=True)
+    print("\n".join(lines), file=sys.stderr)
 
 
 def step_json(step: Step) -> dict[str, Any]:

@@ -243,6 +243,22 @@ def test_binary_output_comes_out_as_it_is(tmp_path: Path) -> None:
     assert ai_cli(path, "--yes", text=False).stdout == b"\0\xff\r\n\x1b"
 
 
+def test_a_step_gets_what_the_user_s_shell_opened(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "cat <&3; echo written >&4")
+    (tmp_path / "in").write_text("given\n", encoding="utf-8")
+    result = subprocess.run(
+        ["/bin/sh", "-c", '"$@" 3<in 4>out', "sh", *AI_CLI, "recipe", "mine", "goal", "--yes", "--cwd", "/"],
+        env={**os.environ, "PYTHONPATH": str(path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (result.returncode, result.stdout) == (0, "given\n"), result.stderr
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "written\n"
+
+
 def test_a_step_with_closed_files_and_one_that_closes_them(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, "exec <&- >&-; sleep 0.1", "cat; echo after")
     result = ai_cli(path, "--yes", stdin=subprocess.DEVNULL)

@@ -1,0 +1,130 @@
+"""Who gets the signals that come to this process while steps run."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from llm.testing import host_with
+from llm.types import Step, StepContext
+from scripts import shell
+from scripts.steps.environment import Surroundings
+from scripts.steps.runner import StepRunner
+from scripts.steps.signals import RunEnded, Switchboard, handled
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG, signal.SIGCONT)
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in NUMBERS]
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_between_steps_what_would_end_this_process_ends_the_run(number: int) -> None:
+    before = handlers()
+    with pytest.raises(RunEnded) as caught, Switchboard():
+        send(number)
+    assert caught.value.number == number
+    assert handlers() == before
+
+
+def test_between_steps_an_interrupt_is_python_s() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, Switchboard():
+        send(signal.SIGINT)
+    assert type(caught.value) is KeyboardInterrupt
+
+
+def test_between_steps_signals_that_end_nothing_do_nothing() -> None:
+    with Switchboard():
+        send(signal.SIGURG)
+        send(signal.SIGCONT)
+
+
+def test_a_program_that_handles_signals_itself_gets_them_between_steps() -> None:
+    got: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: got.append(number))
+    try:
+        with Switchboard():
+            send(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == [signal.SIGTERM]
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled({signal.SIGHUP: lambda _number, _frame: pytest.fail("it was ignored")}):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            send(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_step_gets_the_signals_that_it_handles_and_then_the_run_again() -> None:
+    got: list[int] = []
+    before = handlers()
+    with Switchboard():
+        in_place = handlers()
+        with handled({signal.SIGINT: lambda number, _frame: got.append(number)}):
+            assert handlers() == in_place
+            send(signal.SIGINT)
+        assert got == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+    assert handlers() == before
+
+
+def test_a_step_without_a_run_leaves_the_handlers_as_they_were() -> None:
+    got: list[int] = []
+    before = handlers()
+    with handled({signal.SIGTERM: lambda number, _frame: got.append(number)}):
+        send(signal.SIGTERM)
+    assert (got, handlers()) == ([signal.SIGTERM], before)
+
+
+def test_in_another_thread_nothing_is_handled() -> None:
+    before = handlers()
+    during: list[list[object]] = []
+
+    def work() -> None:
+        with handled({signal.SIGINT: lambda _number, _frame: None}):
+            during.append(handlers())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert during == [before]
+
+
+def test_handlers_are_put_in_place_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[int] = []
+    in_place: Callable[..., object] = signal.signal
+
+    def counting(number: int, handler: object) -> object:
+        put.append(number)
+        return in_place(number, handler)
+
+    monkeypatch.setattr(signal, "signal", counting)
+
+    def times(steps: int) -> int:
+        put.clear()
+        surroundings = Surroundings(os.getcwd())
+        runner = StepRunner(host_with(), "mine", dict(os.environ), surroundings, None, yes=True)
+        assert runner.run([surroundings.around(Step(":"))] * steps) == 0
+        return len(put)
+
+    assert times(9) == times(1)
+
+
+def test_a_step_in_a_run_is_ended_by_its_own_handlers() -> None:
+    step, context = Step("kill -TERM $PPID; sleep 20"), StepContext("mine", 1, 1, dict(os.environ))
+    with Switchboard():
+        result = shell.llm_run_step(step, context)
+    assert (result.status, result.interrupted_by) == (128 + signal.SIGTERM, signal.SIGTERM)
