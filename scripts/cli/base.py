@@ -13,7 +13,14 @@ import click
 from llm.errors import D0ttinoError, PluginError
 from scripts.cli.output import HOST, redact, say
 from scripts.cli.shared import Shared, SharedOption, look_ahead, shared, shared_options, spell_out, trace_target
-from scripts.cli.streams import finish_stdout, print_anything, stdout_kept
+from scripts.cli.streams import (
+    CANNOT_WRITE,
+    fill_closed,
+    finish_stdout,
+    print_anything,
+    stdout_kept,
+    why_unwritten,
+)
 
 if TYPE_CHECKING:
     from llm.hooks.origin import Origin
@@ -54,6 +61,8 @@ class _Shared(click.Command):
         run: Callable[..., Any] = super().main
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
+        failure = None
+        fill_closed()
         print_anything()
         # Most commands end before there is anything to collect: looking for it took a tenth of their time.
         gc.set_threshold(50_000, 20, 100)
@@ -66,12 +75,15 @@ class _Shared(click.Command):
             say("aborted")
             status = 130
         except OSError as error:
-            say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            if error.filename is None and error.errno in CANNOT_WRITE:
+                failure = why_unwritten(error)
+            else:
+                say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             status = 1
         except Exception as error:  # noqa: BLE001 - a traceback as Python writes it would show secrets
             say(traceback_of(error))
             status = 1
-        failure = finish_stdout()
+        failure = finish_stdout() or failure
         if failure is not None:
             say(f"error: cannot write to standard output: {failure}")
             status = status or 1

@@ -23,7 +23,7 @@ from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.batch_run import BatchRun
 from scripts.cli.send import request_options
 from scripts.cli.state import keep_state
-from scripts.cli.streams import stdout_kept
+from scripts.cli.streams import stdout_is_closed, stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -115,7 +115,7 @@ def _results(output: str | None, source: BinaryIO) -> Iterator[Results]:
         with results_in(Path(output)) as results:
             yield results
         return
-    if sys.stdout is None:
+    if stdout_is_closed():
         raise UsageError("standard output is closed", hint="name a file with --output")
     try:
         descriptor = os.dup(sys.stdout.fileno())

@@ -1,15 +1,35 @@
 """stdout is for answers: plug-ins that print must not spoil them, and what cannot be written is an error."""
 
 import codecs
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Final
 
+_STDIN: Final = 0
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _ERRORS: Final = "d0ttino.print"
+
+#: What an error that names no file means: it comes from stdout, as whoever writes to another file says to which.
+CANNOT_WRITE: Final = frozenset({errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+def fill_closed() -> None:
+    """Open what the caller closed of the standard files (`>&-`), so that no other file comes to stand in its place.
+
+    To read from stdin and to write to stdout stays an error; what goes to stderr is lost.
+    """
+    for descriptor, flags in ((_STDIN, os.O_WRONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest that is free, so this one
+    for name, descriptor in (("stdout", _STDOUT), ("stderr", _STDERR)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - as Python's own
 
 
 @contextmanager
@@ -46,6 +66,16 @@ def print_anything() -> None:
             reconfigure(errors=_ERRORS)
 
 
+def stdout_is_closed() -> bool:
+    """Whether nothing can be written to stdout, because the caller closed it."""
+    import fcntl
+
+    try:
+        return fcntl.fcntl(_STDOUT, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    except OSError:
+        return True
+
+
 def finish_stdout() -> str | None:
     """Write what is still to be written to stdout; return why that failed, if it did.
 
@@ -59,8 +89,13 @@ def finish_stdout() -> str | None:
         broken_pipe = isinstance(error, BrokenPipeError)
         with suppress(OSError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), _STDOUT)
-        return None if broken_pipe else error.strerror or str(error)
+        return None if broken_pipe else why_unwritten(error)
     return None
+
+
+def why_unwritten(error: OSError) -> str:
+    """Return why something could not be written to stdout."""
+    return "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
 
 
 def _any_text(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -125,7 +125,8 @@ def test_a_full_disk_is_an_error_in_one_line(tmp_path: Path, arguments: list[str
     with open("/dev/full", "wb") as full:
         result = ai_cli(tmp_path, *arguments, stdout=full.fileno())
     assert result.returncode == 1
-    assert "No space left on device" in result.stderr
+    assert result.stderr.endswith("error: cannot write to standard output: No space left on device\n")
+    assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.stderr
     assert "Exception ignored" not in result.stderr
 
@@ -147,6 +148,49 @@ def test_a_closed_stdin_is_told(tmp_path: Path) -> None:
     result = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
     assert result.returncode in {1, 2}
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_step_runs_with_closed_files_and_none_of_ours_stands_in_their_place(tmp_path: Path, closed: str) -> None:
+    program = tmp_path / "look.py"
+    program.write_text(
+        "import os, pathlib; places = [os.readlink(f'/proc/self/fd/{number}') for number in range(3)]\n"
+        f"pathlib.Path({str(tmp_path / 'seen')!r}).write_text(str(places))",
+        encoding="utf-8",
+    )
+    look = f"{sys.executable} {program}"
+    write_distribution(
+        tmp_path,
+        "looks",
+        entry_points={"d0ttino.recipes": {"looks": "looks:run"}},
+        files={"looks.py": f"def run(goal): return [{look!r}]"},
+    )
+    command = f"exec {' '.join(AI_CLI)} recipe looks goal --yes --log {tmp_path}/log {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(["/bin/sh", "-c", command], capture_output=True, env=environment)
+    assert result.returncode == 0
+    assert b"[1/1]" not in result.stdout
+    seen = (tmp_path / "seen").read_text(encoding="utf-8")
+    assert "log" not in seen
+    assert ".jsonl" not in seen
+    assert '"status": 0' in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+def test_an_answer_that_nobody_can_get_is_an_error() -> None:
+    command = f"exec {' '.join(AI_CLI)} send -b sample hi >&-"
+    result = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: cannot write to standard output: it is closed\n"
+
+
+def test_a_batch_asks_nobody_if_its_answers_can_go_nowhere(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "hi"}\n', encoding="utf-8")
+    command = f"exec {' '.join(AI_CLI)} --trace batch {prompts} -b sample >&-"
+    result = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "error: standard output is closed\n  name a file with --output\n" in result.stderr
+    assert "llm_complete" not in result.stderr
 
 
 def test_ai_calls_itself_ai() -> None:
