@@ -127,6 +127,7 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
         "backend": _TEXT,
         "model": _OPTIONAL_TEXT,
         "served_model": _OPTIONAL_TEXT,
+        "finish_reason": _OPTIONAL_TEXT,
         "usage": _OPTIONAL_USAGE,
     },
     Step: {

@@ -114,6 +114,7 @@ class RegisteredBackend(HostPlugin):
             self.origin,
             served_model=completion.served_model,
             usage=completion.usage,
+            finish_reason=completion.finish_reason,
         )
 
 

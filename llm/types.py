@@ -280,6 +280,8 @@ class Completion(Value):
         asked_model: the model that was asked for there; `None` if nobody named one.
         fell_back: whether another candidate of the route than the first one answered.
         cut: whether the answer broke off; the last of `attempts` says why.
+        finish_reason: why the server ended the answer, in its own word: `stop`, `length` where a limit of tokens
+            was reached, `content_filter`; `None`: it does not say.
 
     """
 
@@ -296,6 +298,7 @@ class Completion(Value):
     asked_model: str | None = None
     fell_back: bool = False
     cut: bool = False
+    finish_reason: str | None = None
 
     @property
     def plugin(self) -> str | None:
@@ -322,6 +325,7 @@ class Completion(Value):
             "served_model": self.served_model,
             "fell_back": self.fell_back,
             "cut": self.cut,
+            "finish_reason": self.finish_reason,
             "usage": None if self.usage is None else self.usage.to_json(),
             "policy": self.route.origin.plugin if self.route.origin else None,
             "notices": list(self.route.notices),

@@ -18,6 +18,8 @@ from llm.types import Usage
 #: Types of the parts of a content that are the answer; others are thoughts, pictures and the like.
 _TEXT_PARTS: Final = ("text", "output_text")
 
+_WORD: Final = re.compile(r"[\w-]{1,40}")
+
 
 class Answer(NamedTuple):
     """What a chat completion holds.
@@ -26,12 +28,14 @@ class Answer(NamedTuple):
         text: the answer.
         served_model: the model that the server says it used.
         usage: what the server says was used.
+        finish_reason: why the server says that it ended.
 
     """
 
     text: str
     served_model: str | None = None
     usage: Usage | None = None
+    finish_reason: str | None = None
 
 
 def read_answer(body: bytes, endpoint: Endpoint) -> Answer:
@@ -66,7 +70,13 @@ def read_answer(body: bytes, endpoint: Endpoint) -> Answer:
         raise why_empty(choice["message"], choice.get("finish_reason"), endpoint)
     # A lone half of a surrogate pair (an emoji cut in two) could not be printed.
     text = re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
-    return Answer(text, served_model(document), usage_of(document))
+    return Answer(text, served_model(document), usage_of(document), finish_reason(choice))
+
+
+def finish_reason(choice: dict[str, Any]) -> str | None:
+    """Return why a server says that a choice ended, or `None` if it does not say so in a word."""
+    reason = choice.get("finish_reason")
+    return reason if isinstance(reason, str) and _WORD.fullmatch(reason) else None
 
 
 def served_model(document: dict[str, Any]) -> str | None:

@@ -115,7 +115,13 @@ class ChatCompletionsBackend(Backend):
         answer = read_answer(body, endpoint)
         if request is None:
             return answer.text
-        return Completion(answer.text, model=model, served_model=answer.served_model, usage=answer.usage)
+        return Completion(
+            answer.text,
+            model=model,
+            served_model=answer.served_model,
+            usage=answer.usage,
+            finish_reason=answer.finish_reason,
+        )
 
     def stream(
         self,

@@ -8,7 +8,15 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
-from llm.backends.chat_answers import content_text, disguised, read_answer, served_model, usage_of, why_empty
+from llm.backends.chat_answers import (
+    content_text,
+    disguised,
+    finish_reason,
+    read_answer,
+    served_model,
+    usage_of,
+    why_empty,
+)
 from llm.backends.http_errors import Endpoint
 from llm.backends.server_sent_events import Event, read_events
 from llm.errors import BackendConnectionError, BackendError, MalformedResponseError, ServedModelError
@@ -101,13 +109,14 @@ class ChatStream:
 
     def _whole(self, body: bytes) -> Iterator[str | Completion]:
         answer = read_answer(body, self._endpoint)
-        self._served, self._usage = answer.served_model, answer.usage
+        self._served, self._usage, self._finish = answer.served_model, answer.usage, answer.finish_reason
         self._check_model()
         yield answer.text
         yield self._end()
 
     def _end(self) -> Completion:
-        return Completion("", model=self._model, served_model=self._served, usage=self._usage)
+        reason = finish_reason({"finish_reason": self._finish})
+        return Completion("", model=self._model, served_model=self._served, usage=self._usage, finish_reason=reason)
 
     def _text(self, event: Event) -> str:
         """Return the text of one event, and keep what else it tells."""

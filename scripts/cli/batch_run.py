@@ -8,6 +8,7 @@ from llm.batch import Outcome, Outcomes
 from llm.errors import D0ttinoError
 from llm.router import NoAnswerError
 from llm.types import Completion, Request
+from llm.unfinished import why_unfinished
 from scripts.batch_lines import Line
 from scripts.batch_results import Results
 from scripts.cli.output import clean, say
@@ -125,6 +126,9 @@ class BatchRun:
             said.append(f"{completion.backend} answered instead of {completion.asked_backend}")
         if completion.asked_model is not None and completion.served_model not in {None, completion.asked_model}:
             said.append(f"{completion.served_model!r} answered instead of the model {completion.asked_model!r}")
+        unfinished = why_unfinished(completion.finish_reason)
+        if unfinished is not None:
+            said.append(f"the answer is not whole: {unfinished}")
         for text in said:
             if text not in self._said:
                 self._said.add(text)

@@ -201,6 +201,7 @@ def _tell_refusals(attempts: "Sequence[Attempt]") -> None:
 def _tell_about(completion: "Completion", request: "Request") -> None:
     from llm.no_answer import summaries
     from llm.served import leaves_choice
+    from llm.unfinished import why_unfinished
 
     _tell_notices(completion.route)
     _tell_refusals(completion.attempts)
@@ -217,6 +218,9 @@ def _tell_about(completion: "Completion", request: "Request") -> None:
     if request.model is not None and completion.model != request.model:
         got = f"answered with {completion.model!r}" if completion.model else "takes no model"
         say(f"note: model {request.model!r} was asked for; {completion.backend} {got}")
+    unfinished = why_unfinished(completion.finish_reason)
+    if unfinished is not None:
+        say(f"warning: the answer is not whole: {unfinished}")
     asked, served = completion.model, completion.served_model
     if asked is not None and served is not None and asked != served and not leaves_choice(asked):
         say(f"note: model {asked!r} was asked for; {completion.backend} says that {served!r} answered")

@@ -92,6 +92,33 @@ def test_a_fallback_is_told_in_one_line_and_in_json(host: Host) -> None:
     assert failed["ms"] >= 0
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("stop", ""),
+        (None, ""),
+        ("tool_calls", ""),
+        (
+            "length",
+            "warning: the answer is not whole: it ends where the limit of tokens was reached (finish_reason length)\n",
+        ),
+        (
+            "CONTENT_FILTER",
+            "warning: the answer is not whole: a filter of the server ended it (finish_reason CONTENT_FILTER)\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_answer_that_is_not_whole_is_told(host: Host, reason: str | None, said: str, streamed: bool) -> None:
+    completion = Completion("me", finish_reason=reason)
+    backend: Any = Streaming("me", completion) if streamed else lambda prompt: completion
+    register_backend("first", backend, host=host)
+    result = run(host, "-b", "first", "hi", *(["--stream"] if streamed else []))
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "me\n", said)
+    if not streamed:
+        assert json.loads(run(host, "-b", "first", "hi", "--json").stdout)["finish_reason"] == reason
+
+
 def test_another_served_model_is_said(host: Host) -> None:
     answer = Completion("me", model="large", served_model="small")
     auto = Completion("me", model="openrouter/auto", served_model="small")

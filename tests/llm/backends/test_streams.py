@@ -162,6 +162,20 @@ def test_half_a_character_that_never_gets_its_other_half_is_replaced() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (sse(chunk("a", finish_reason="length")), "length"),
+        (sse(chunk("a"), chunk(None, finish_reason="stop"), {"choices": [{"delta": {}}]}), "stop"),
+        (sse(chunk("a")), None),
+        (sse(chunk("a", finish_reason={"no": "word"})), None),
+        (b'{"choices": [{"message": {"content": "a"}, "finish_reason": "length"}]}', "length"),
+    ],
+)
+def test_the_end_tells_why_the_server_ended_it(body: bytes, reason: str | None) -> None:
+    assert read(body)[1].finish_reason == reason
+
+
+@pytest.mark.parametrize(
     ("body", "texts"),
     [
         (sse(chunk("a"), chunk("b", finish_reason="stop"), done=False), ["a", "b"]),
@@ -365,7 +379,7 @@ def test_a_stream_over_http(reply: bytes, serve: Any, backend: Service) -> None:
     with serve(reply) as server:
         *texts, end = backend.stream("hi", options={"max_tokens": "7"})
     assert "".join(map(str, texts)) == "Grüße 😀"
-    assert end == Completion("", model="m", served_model="m-1", usage=Usage(5, 3, 0.25))
+    assert end == Completion("", model="m", served_model="m-1", usage=Usage(5, 3, 0.25), finish_reason="stop")
     assert server.requests[0].headers["accept"] == "text/event-stream"
     assert server.requests[0].json() == {
         "model": "m",
