@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,53 @@ def test_a_program_that_ends_on_ctrl_c_as_a_key_is_asked_about_too(tmp_path: Pat
     terminal.press("n")
     terminal.expect("next-2")
     assert terminal.status() == 130
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+@needs("less")
+def test_a_pager_shows_reads_keys_and_ends(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("".join(f"line-{number}-of-it\n" for number in range(500)), encoding="utf-8")
+    path = write_recipe(tmp_path, f"LESS= exec less {tmp_path}/text", "echo next-$((1+1))")
+    terminal = Terminal("recipe", "mine", "goal", "--yes", path=path)
+    terminal.expect("line-3-of-it")
+    terminal.type("G")
+    terminal.expect("line-499-of-it")
+    terminal.type("\x03")
+    time.sleep(0.5)  # it throws away what was typed before it took notice
+    terminal.type("q")
+    terminal.expect("next-2")
+    assert terminal.status() == 0
+
+
+@needs("vim")
+def test_an_editor_takes_its_keys_and_ctrl_c_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    path = write_recipe(
+        tmp_path, f"vim -u NONE -i NONE -n -N {tmp_path}/text", "stty -a | grep -o ' echo ' && echo next-$((1+1))"
+    )
+    terminal = Terminal("recipe", "mine", "goal", "--yes", path=path)
+    terminal.expect("[New]")
+    terminal.type("iwritten by hand")
+    terminal.expect("written by hand")
+    terminal.type("\x03")
+    time.sleep(0.5)  # it throws away what was typed before it took notice
+    terminal.type(":wq\r")
+    terminal.expect("next-2")
+    assert terminal.status() == 0
+    assert (tmp_path / "text").read_text(encoding="utf-8") == "written by hand\n"
+
+
+def test_a_password_is_read_from_the_terminal_and_not_shown(tmp_path: Path) -> None:
+    code = "import getpass; print(len(getpass.getpass(prompt=chr(80) + 'assword: ')) + 30)"
+    path = write_recipe(tmp_path, f'{sys.executable} -c "{code}" </dev/null', "echo next-$((1+1))")
+    terminal = Terminal("recipe", "mine", "goal", "--yes", path=path)
+    terminal.expect("Password: ")
+    terminal.type("hunter2-hunter2\r")
+    shown = terminal.expect("45") + terminal.expect("next-2")
+    assert terminal.status() == 0
+    assert "hunter2" not in shown + terminal.rest
 
 
 def test_a_timeout_leaves_no_process(tmp_path: Path, mark: str) -> None:
