@@ -37,12 +37,13 @@ def stdout_kept() -> Iterator[None]:
     """Send to stderr whatever is written to stdout meanwhile: by plug-ins, and by what they start."""
     if sys.stdout is not None:
         sys.stdout.flush()
-    with redirect_stdout(sys.stderr), _descriptor_kept():
+    with redirect_stdout(sys.stderr), descriptor_kept():
         yield
 
 
 @contextmanager
-def _descriptor_kept() -> Iterator[None]:
+def descriptor_kept() -> Iterator[None]:
+    """Let the descriptor of stdout lead to stderr meanwhile."""
     try:
         kept = os.dup(_STDOUT)
     except OSError:  # it is closed: there is nothing to keep clean

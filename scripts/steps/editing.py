@@ -3,12 +3,14 @@
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import click
 
 from llm.types import Step
 from scripts.cli.output import say
+from scripts.cli.streams import descriptor_kept
 from scripts.steps.showing import visible
 
 
@@ -56,9 +58,35 @@ def _on_a_line(text: str) -> str | None:
     if "\n" in text:
         say("error: a command of several lines needs an editor: set VISUAL or EDITOR")
         return None
-    click.echo("No VISUAL or EDITOR is set. Type the whole command; nothing leaves it as it is.", err=True)
-    click.echo(f"{visible(text)}\n> ", nl=False, err=True)
+    click.echo("No VISUAL or EDITOR is set: change the command here.", err=True)
     try:
-        return os.fsdecode(sys.stdin.buffer.readline()).removesuffix("\n").replace("\0", "")
-    except KeyboardInterrupt:
+        return _prefilled(text).replace("\0", "")
+    except EOFError:
+        return None
+    except KeyboardInterrupt as interrupt:
+        if type(interrupt) is not KeyboardInterrupt:  # a signal that ends the run, see the runner
+            raise
         raise click.Abort from None
+
+
+def _prefilled(text: str) -> str:
+    """Return a line that has this text to begin with; where there is no readline, it is shown, and typed anew."""
+    try:
+        import readline
+    except ImportError:
+        click.echo(visible(text), err=True)
+        return _read_line()
+    readline.set_auto_history(False)
+    readline.set_startup_hook(lambda: readline.insert_text(text))
+    try:
+        return _read_line()
+    finally:
+        readline.set_startup_hook(None)
+
+
+def _read_line() -> str:
+    with suppress(AttributeError):  # a program has put another object there
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    # It shows the line on stdout, which is for answers, and may be a file.
+    with descriptor_kept():
+        return input("> ")

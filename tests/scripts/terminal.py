@@ -50,6 +50,7 @@ class Terminal:
             env={**os.environ, **(env or {}), "PYTHONPATH": str(path or "")},
             timeout=20,
             encoding="utf-8",
+            codec_errors="replace",
             dimensions=size,
             cwd=None if cwd is None else str(cwd),
         )

@@ -97,15 +97,48 @@ def test_a_step_is_edited_in_the_users_editor(tmp_path: Path) -> None:
     assert terminal.status() == 0
 
 
-def test_a_step_is_edited_on_a_line_where_there_is_no_editor(tmp_path: Path) -> None:
-    terminal = asked(tmp_path, "echo before-$((1+1))", env={"EDITOR": "", "VISUAL": ""})
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_step_is_edited_on_a_line_where_there_is_no_editor(tmp_path: Path, redirected: bool) -> None:
+    out = tmp_path / "out"
+    command = ["/bin/sh", "-c", f'exec "$@" > {out}', "sh", *AI_CLI] if redirected else None
+    path = write_recipe(tmp_path, "echo 'ä' before-$((1+1))")
+    environment = {"EDITOR": "", "VISUAL": "", "LC_ALL": "C.UTF-8"}
+    terminal = Terminal("recipe", "mine", "goal", command=command, path=path, env=environment)
     terminal.press("e")
-    terminal.expect("> ")
-    terminal.type("echo typed-$((1+1))\n")
-    terminal.expect("[1/1] echo typed")
+    terminal.expect("> echo 'ä' before-$((1+1))")
+    terminal.type("\x7f" * len("before-$((1+1))") + "after-$((2+2))\r")
+    terminal.expect("[1/1] echo 'ä' after-$((2+2))")
     terminal.press("r")
-    terminal.expect("typed-2")
+    if not redirected:
+        terminal.expect("ä after-4")
     assert terminal.status() == 0
+    if redirected:
+        assert out.read_text(encoding="utf-8") == "ä after-4\n"
+
+
+def test_bytes_that_are_no_text_can_be_edited_on_a_line(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, f"printf 'x\udcff' > {tmp_path}/out")
+    terminal = Terminal("recipe", "mine", "goal", path=path, env={"EDITOR": "", "VISUAL": "", "LC_ALL": "C.UTF-8"})
+    terminal.press("e")
+    terminal.expect("> printf")
+    terminal.type("2\r")
+    terminal.expect("out2")
+    terminal.press("r")
+    assert terminal.status() == 0
+    assert (tmp_path / "out2").read_bytes() == b"x\xff"
+
+
+@pytest.mark.parametrize(("key", "ends"), [("\x15\r", False), ("\r", False), ("\x15\x04", False), ("\x03", True)])
+def test_a_line_that_is_not_edited_leaves_the_step_as_it_was(tmp_path: Path, key: str, ends: bool) -> None:
+    terminal = asked(tmp_path, "echo ran-$((1+1))", env={"EDITOR": "", "VISUAL": ""})
+    terminal.press("e")
+    terminal.expect("> echo ran-$((1+1))")
+    terminal.type(key)
+    if not ends:
+        terminal.expect("the step is as it was")
+        terminal.press("q")
+    assert terminal.status() == 130
+    assert "ran-2" not in terminal.rest
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x04"])
