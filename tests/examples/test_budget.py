@@ -10,8 +10,9 @@ from types import ModuleType
 
 import pytest
 
+from llm.backends.plugin_sdk import Backend, register_backend
 from llm.ledger import Ledger, ledger_path
-from llm.router import NoAnswerError, complete
+from llm.router import NoAnswerError, complete, stream
 from llm.testing import host_with
 from llm.types import Attempt, Request, Usage
 
@@ -45,6 +46,22 @@ def test_what_was_spent_on_other_days_and_what_has_no_price_does_not_count(budge
     assert ask(budget) == "Sample answer to: hi"
     spend(0.5)
     assert "is spent: 1 of 1" in ask(budget)
+
+
+def test_answers_still_come_as_they_are_made_until_the_money_is_spent(budget: ModuleType) -> None:
+    class Speller(Backend):
+        def run(self, prompt: str) -> str:
+            return prompt
+
+        def stream(self, prompt: str) -> Iterator[str]:
+            yield from prompt
+
+    host = host_with(budget)
+    register_backend("speller", Speller, host=host)
+    assert list(stream(Request("hi", backend="speller"), host=host)) == ["h", "i"]
+    spend(1)
+    with pytest.raises(NoAnswerError, match="is spent: 1 of 1"):
+        list(stream(Request("hi", backend="speller"), host=host))
 
 
 def test_a_ledger_that_was_removed_counts_from_nothing(budget: ModuleType) -> None:
