@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llm.types import Step
     from scripts.steps.asking import Question
     from scripts.steps.environment import Surroundings
-    from scripts.steps.records import StoredRun
+    from scripts.steps.records import Record, StoredRun
     from scripts.steps.runner import StepRunner
 
 
@@ -199,18 +199,25 @@ def _recorded(
                 file.close()
         if record is not None:
             record.close(status)
-        _sum_up(summary(runner.outcomes, len(steps)), runner, steps, record.id if record is not None else None)
+        _sum_up(summary(runner.outcomes, len(steps)), runner, steps, record)
     return record.id if record is not None else None, status
 
 
-def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", run: str | None) -> None:
+def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", record: "Record | None") -> None:
     """Tell how the run went, unless it was a single step that succeeded."""
     done = [outcome for outcome in runner.outcomes if not outcome.failed and outcome.skipped != "quit"]
     if len(steps) > 1 or len(done) < len(steps):
         say(line)
-    if len(done) < len(steps) and run is not None:
+    if len(done) == len(steps) or record is None:
+        return
+    numbers = {outcome.number for outcome in done}
+    first = next(number for number in range(1, len(steps) + 1) if number not in numbers)
+    if record.withheld <= numbers:
         command = runner.recipe if runner.recipe == "do" else "recipe"
-        say(f"to go on with the rest: ai-cli {command} --resume {run}")
+        say(f"to go on with the rest: ai-cli {command} --resume {record.id}")
+    elif runner.recipe != "do":
+        why = f"step {min(record.withheld - numbers)} has a secret"
+        say(f"to go on with the rest, run it again with --from {first}: {why}")
 
 
 def _print(steps: "Sequence[Step]", *, as_json: bool) -> None:

@@ -114,12 +114,18 @@ class StoredRun:
 
 
 class Record:
-    """The record of a run that is at work: a listener of the runner. It holds no secrets."""
+    """The record of a run that is at work: a listener of the runner. It holds no secrets.
+
+    Attributes:
+        withheld: numbers of the steps that hold a secret, so that they cannot be run from the record.
+
+    """
 
     def __init__(self, path: str, redact: Callable[[str], str]) -> None:
         self._redact = redact
         self._journal = Journal(path, redact, "record")
         self.id = _id_of(path)
+        self.withheld: frozenset[int] = frozenset()
         try:
             # Released by the system when this process ends, however it ends.
             fcntl.flock(self._journal.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,6 +138,7 @@ class Record:
         plain = [step_json(step) for step in steps]
         kept = [clean(step, self._redact) for step in plain]
         withheld = [number for number, (one, two) in enumerate(zip(plain, kept, strict=True), 1) if one != two]
+        self.withheld = frozenset(withheld)
         env = surroundings.env
         self._journal.write(
             {

@@ -169,7 +169,9 @@ def test_a_runner_that_was_killed_leaves_a_run_to_go_on_with(tmp_path: Path) -> 
 def test_a_record_holds_no_secret_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, "echo s3cret-of-mine", Step("exit 3", env={"DB_PASSWORD": "hunter2-value"}))
     options = ["--log", str(tmp_path / "log"), "--env", "A_TOKEN=t0ken-value"]
-    assert mine(path, "--yes", *options, MY_TOKEN="s3cret-of-mine").returncode == 3
+    failed = mine(path, "--yes", *options, MY_TOKEN="s3cret-of-mine")
+    assert failed.returncode == 3
+    assert failed.stderr.endswith("to go on with the rest, run it again with --from 2: step 2 has a secret\n")
     (record,) = records()
     for file in (record, tmp_path / "log"):
         text = file.read_text()
