@@ -41,7 +41,11 @@ def _in_editor(editor: str, text: str) -> str | None:
 
     with tempfile.TemporaryDirectory(prefix="d0ttino-edit-") as directory:
         file = Path(directory, "step.sh")
-        file.write_bytes(os.fsencode(text) + b"\n")
+        try:
+            file.write_bytes(os.fsencode(text) + b"\n")
+        except OSError as error:
+            say(f"error: the step cannot be written for the editor: {file}: {error.strerror}")
+            return None
         # As git does it: the variable may hold options.
         done = subprocess.run(["/bin/sh", "-c", f'{editor} "$@"', editor, str(file)], stdout=sys.stderr, check=False)
         if done.returncode != 0:

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
@@ -17,7 +17,6 @@ ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED: Final = signal.SIGURG
 
 _HANDLED: Final = (signal.SIGINT, *ENDING, INTERRUPTED, signal.SIGCONT)
-
 
 #: The switchboard of the run that is at work in this thread.
 _at_work: Final[ContextVar["Switchboard | None"]] = ContextVar("switchboard", default=None)
@@ -95,7 +94,12 @@ class Switchboard:
 
 
 def handled(handlers: Mapping[int, Handler]) -> AbstractContextManager[None]:
-    """Have signals handled for a step, by the switchboard of its run or, without a run, by one of its own."""
+    """Have signals handled for a step, by the switchboard of its run or, without a run, by one of its own.
+
+    In another thread than the main one, none is handled, also not where it was given a copy of the context.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return nullcontext()
     board = _at_work.get()
     return _handled_alone(handlers) if board is None else board.connected(handlers)
 

@@ -1,5 +1,6 @@
 """Who gets the signals that come to this process while steps run."""
 
+import contextvars
 import os
 import signal
 import threading
@@ -90,17 +91,23 @@ def test_a_step_without_a_run_leaves_the_handlers_as_they_were() -> None:
 
 
 def test_in_another_thread_nothing_is_handled() -> None:
-    before = handlers()
-    during: list[list[object]] = []
+    at_work, done = threading.Event(), threading.Event()
 
     def work() -> None:
         with handled({signal.SIGINT: lambda _number, _frame: None}):
-            during.append(handlers())
+            at_work.set()
+            done.wait(20)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert during == [before]
+    before = handlers()
+    with Switchboard():
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))  # as `asyncio.to_thread` does
+        thread.start()
+        at_work.wait(20)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        done.set()
+        thread.join()
+    assert handlers() == before
 
 
 def test_handlers_are_put_in_place_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
