@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 from llm.errors import D0ttinoError
 from llm.types import Step, StepContext, StepResult
@@ -14,7 +15,7 @@ NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
 
-def run_locally(step: Step, context: StepContext) -> StepResult:
+def run_locally(step: Step, context: StepContext, *, open_files: bool = True) -> StepResult:
     """Run a step as a child of this process; it has this process's terminal, input and output.
 
     A plug-in that wraps steps calls it with another command: `run_locally(replace(step, command=[...]), context)`.
@@ -22,6 +23,8 @@ def run_locally(step: Step, context: StepContext) -> StepResult:
     Args:
         step: what to run.
         context: the environment that it gets, and who wants a copy of its output.
+        open_files: whether it gets all open files that this process was given, as from a shell; if not, it
+            gets the standard ones.
 
     Raises:
         D0ttinoError: its working directory does not exist.
@@ -30,6 +33,7 @@ def run_locally(step: Step, context: StepContext) -> StepResult:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    options: dict[str, Any] = {} if open_files else {"close_fds": True}
     with arguments(step) as words:
         copied = context.output is not None
         child = Child(step.timeout, lambda sentence: say(f"note: {sentence}"), own_session=copied)
@@ -37,8 +41,8 @@ def run_locally(step: Step, context: StepContext) -> StepResult:
             if context.output is not None:
                 from scripts.steps.relay import run_with_copy
 
-                return run_with_copy(child, words, context.output, env=dict(context.env), cwd=step.cwd)
-            return child.run(words, env=dict(context.env), cwd=step.cwd)
+                return run_with_copy(child, words, context.output, env=dict(context.env), cwd=step.cwd, **options)
+            return child.run(words, env=dict(context.env), cwd=step.cwd, **options)
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             if step.cwd is not None and not os.path.isdir(step.cwd):
                 raise D0ttinoError(f"the working directory {step.cwd} does not exist") from error

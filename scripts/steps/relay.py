@@ -28,6 +28,7 @@ def run_with_copy(
     *,
     env: Mapping[str, str],
     cwd: str | None,
+    **options: Any,
 ) -> StepResult:
     """Run a child on a pseudo-terminal of the size and the settings of this process's.
 
@@ -37,6 +38,7 @@ def run_with_copy(
         output: takes a copy of what it writes.
         env: its environment.
         cwd: its working directory.
+        options: further options of `subprocess.Popen`.
 
     Raises:
         OSError: it cannot be started.
@@ -60,6 +62,7 @@ def run_with_copy(
                     stderr=theirs,
                     # Not a problem with threads: it makes one system call.
                     preexec_fn=_take_terminal,
+                    **options,
                 )
             finally:
                 relay.finish()

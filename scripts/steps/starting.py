@@ -26,7 +26,7 @@ def start(
         cwd: its working directory; by default this process's.
         group: the process group that it joins; 0: a new one; `None`: this process's.
         own_session: whether it gets a session of its own, and so a group of its own.
-        options: further options of `subprocess.Popen`.
+        options: further options of `subprocess.Popen`; `close_fds=True` keeps descriptors from it.
 
     Returns:
         Its process id. Nobody but the caller waits for it.
@@ -44,7 +44,7 @@ def start(
     import subprocess
 
     place = {"start_new_session": True} if own_session else {"process_group": group}
-    process = subprocess.Popen(arguments, env=env, cwd=cwd, close_fds=False, **place, **options)
+    process = subprocess.Popen(arguments, env=env, cwd=cwd, **{"close_fds": False, **place, **options})
     process.returncode = 0  # or it would warn that nobody waited for it
     return process.pid
 

@@ -23,7 +23,9 @@ def installed(directory: Path, name: str, *steps: str) -> Path:
     return write_recipe(directory, *steps)
 
 
-def run(path: Path, *arguments: str, cwd: Path | None = None, **env: str) -> "subprocess.CompletedProcess[str]":
+def run(
+    path: Path, *arguments: str, cwd: Path | None = None, pass_fds: tuple[int, ...] = (), **env: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*AI_CLI, "recipe", "mine", "goal", "--yes", "--allow-dangerous", *arguments],
         env={**os.environ, **env, "PYTHONPATH": str(path)},
@@ -31,6 +33,7 @@ def run(path: Path, *arguments: str, cwd: Path | None = None, **env: str) -> "su
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
+        pass_fds=pass_fds,
         timeout=60,
     )
 
@@ -109,6 +112,20 @@ def test_the_sandbox_has_no_network_unless_it_is_allowed(tmp_path: Path) -> None
         path = installed(tmp_path, "sandbox", f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'")
         assert run(path, cwd=Path.home()).returncode == 1
         assert run(path, cwd=Path.home(), D0TTINO_SANDBOX_NETWORK="other,mine").returncode == 0
+
+
+@needs_bwrap
+@pytest.mark.parametrize("options", [[], ["--transcript", "transcript"]], ids=["plain", "transcript"])
+def test_no_open_directory_leads_out_of_the_sandbox(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "work").mkdir()
+    outside = os.open(tmp_path, os.O_RDONLY)
+    try:
+        look = f"ls /proc/self/fd/{outside}/"
+        result = run(installed(tmp_path, "sandbox", look), *options, cwd=tmp_path / "work", pass_fds=(outside,))
+    finally:
+        os.close(outside)
+    assert result.returncode != 0
+    assert "my_recipes.py" not in result.stdout
 
 
 @needs_bwrap

@@ -41,4 +41,5 @@ def llm_run_step(step: Step, context: StepContext) -> StepResult:
         # A command above 100 kB comes in a file, which the sandbox would not see: it is in /tmp.
         script = [] if words[-1] in {step.command, *step.command} else ["--ro-bind", words[-1], words[-1]]
         command = ["bwrap", *options(cwd, context.recipe), *script, "--", *words]
-        return run_locally(replace(step, command=command), context)
+        # An open directory would lead out of the sandbox.
+        return run_locally(replace(step, command=command), context, open_files=False)
