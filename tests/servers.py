@@ -148,7 +148,7 @@ class FaultServer:
                     stream.read1()
                     connection.sendall(http_answer(status=400))
                     break
-                received = _read_request(stream)
+                received = read_request(stream)
                 if received is None:
                     break
                 with self._lock:
@@ -164,7 +164,8 @@ class FaultServer:
             self._open.discard(connection)
 
 
-def _read_request(stream: io.BufferedReader) -> Received | None:
+def read_request(stream: io.BufferedReader) -> Received | None:
+    """Return the next request, all of it: to close a connection with something unread in it resets it."""
     first = stream.readline().decode("latin-1").split()
     if len(first) != 3:
         return None

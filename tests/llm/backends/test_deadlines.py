@@ -21,7 +21,7 @@ from llm.host import Host
 from llm.retries import RetryPolicy
 from llm.router import NoAnswerError
 from llm.testing import host_with
-from tests.servers import Exchange, FaultServer, Reply, chat_answer, free_port, http_answer
+from tests.servers import Exchange, FaultServer, Reply, chat_answer, free_port, http_answer, read_request
 
 KEY = "planted-key-0123456789"
 ANSWER = chat_answer("42")
@@ -298,7 +298,7 @@ def test_an_answer_over_tls_ends_on_time_too(certificate: Path, host: Host, monk
 
     def answer(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as secure:
-            secure.recv(65536)
+            read_request(secure.makefile("rb"))
             reply = next(replies)
             if reply:
                 secure.sendall(reply)
