@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -33,16 +34,24 @@ class Results(Protocol):
 
 
 class Stream:
-    """Results that are written once, to stdout or a pipe."""
+    """Results that are written once, to stdout or a pipe.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Args:
+        file: where they go.
+        path: what the user called it; `None`: it is stdout.
+
+    """
+
+    def __init__(self, file: BinaryIO, path: Path | None = None) -> None:
         self._file = file
+        self._path = path
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._file.close()
+        with _naming(self._path):
+            self._file.close()
 
     def is_done(self, _line: Line) -> bool:
         """Nothing was done before."""
@@ -50,8 +59,9 @@ class Stream:
 
     def add(self, record: dict[str, Any]) -> None:
         """Write a result."""
-        self._file.write(_encoded(record))
-        self._file.flush()
+        with _naming(self._path):
+            self._file.write(_encoded(record))
+            self._file.flush()
 
     def finish(self) -> None:
         """Do nothing: they came in order."""
@@ -89,7 +99,8 @@ class ResultsFile:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._file.close()
+        with _naming(self.path):
+            self._file.close()
 
     def is_done(self, line: Line) -> bool:
         """Whether an earlier run has the answer to a line.
@@ -109,13 +120,17 @@ class ResultsFile:
     def add(self, record: dict[str, Any]) -> None:
         """Append a result."""
         self._note_order(record)
-        self._file.write(_encoded(record))
-        self._file.flush()
+        with _naming(self.path):
+            self._file.write(_encoded(record))
+            self._file.flush()
 
     def finish(self) -> None:
         """Put the results in the order of their lines, one for each."""
-        if self._in_order:
-            return
+        if not self._in_order:
+            with _naming(self.path):
+                self._put_in_order()
+
+    def _put_in_order(self) -> None:
         places: dict[int, tuple[bool, int, int]] = {}
         offset = 0
         self._file.seek(0)
@@ -179,8 +194,19 @@ def results_in(path: Path) -> Results:
 
     """
     if path.exists() and not path.is_file():
-        return Stream(open(path, "wb"))
+        return Stream(open(path, "wb"), path)
     return ResultsFile(path)
+
+
+@contextmanager
+def _naming(path: Path | None) -> Iterator[None]:
+    """Say of an error which file it is about: one of writing does not."""
+    try:
+        yield
+    except OSError as error:
+        if path is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _encoded(record: dict[str, Any]) -> bytes:

@@ -36,7 +36,7 @@ class RunEnded(KeyboardInterrupt):
 
 
 class Switchboard:
-    """Handles signals for a whole run: to put handlers in place for each step takes as long as to start it.
+    """Handles signals for a whole run: Python is slow at putting handlers in place, for each step at least six.
 
     While a step is at work, the signals are its own. Between steps they do what they did before; but one that
     would have ended this process raises `RunEnded`, so that the terminal and the files are left in order.

@@ -20,7 +20,7 @@ from llm.backends.plugin_sdk import register_backend
 from llm.host import Host
 from llm.ledger import entries, ledger_path
 from llm.testing import host_with, write_distribution
-from llm.types import Request
+from llm.types import Completion, Request
 from scripts.ai_cli import cli
 from scripts.batch_lines import lines_in
 
@@ -178,6 +178,30 @@ def test_a_fallback_is_told_once(host: Host, asked: list[str], monkeypatch: pyte
     assert texts() == ["1x", "2x", "3"]
     assert [record["fell_back"] for record in records()] == [True, True, False]
     assert result.stderr.count("echo answered instead of picky") == 1
+
+
+def test_an_answer_that_is_not_whole_is_told_once_and_in_each_result(host: Host) -> None:
+    short: Any = lambda prompt: Completion(prompt, finish_reason="length")  # noqa: E731 - typed as any backend
+    register_backend("short", short, host=host)
+    write("a", "b")
+    result = run(host, "in.jsonl", "-b", "short", "-o", "out.jsonl")
+    assert result.stderr.count("the answer is not whole: it ends where the limit of tokens was reached") == 1
+    assert [record["finish_reason"] for record in records()] == ["length", "length"]
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "out.jsonl"])
+def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path, output: str) -> None:
+    (tmp_path / "in.jsonl").write_text('"a"\n', encoding="utf-8")
+    command = f"{sys.executable} -m scripts.ai_cli batch in.jsonl -b sample -o {output}"
+    limit = "trap '' XFSZ; ulimit -f 0; " if output == "out.jsonl" else ""  # no file may grow, as on a full disk
+    environment = {**os.environ, "LLM_NO_USAGE": "1", "LLM_NO_CACHE": "1"}
+    result = subprocess.run(
+        ["/bin/sh", "-c", limit + command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stderr.count("error:") == 1
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("error:"))
+    assert line.removeprefix("error: ").partition(": ")[2].endswith(output)
 
 
 def test_each_line_is_recorded_in_the_ledger(host: Host) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llm.testing import write_distribution
 from llm.types import Step, StepContext, StepResult
 from scripts import shell
 from scripts.steps import child as child_module
@@ -307,6 +308,22 @@ def test_a_step_gets_what_the_user_s_shell_opened(tmp_path: Path) -> None:
     )
     assert (result.returncode, result.stdout) == (0, "given\n"), result.stderr
     assert (tmp_path / "out").read_text(encoding="utf-8") == "written\n"
+
+
+def test_a_goal_may_be_what_bash_gives_for_a_command(tmp_path: Path) -> None:
+    source = "from llm.backends.plugin_sdk import quote\ndef run(goal): return [f'cat {quote(goal)}']"
+    write_distribution(
+        tmp_path, "shows", entry_points={"d0ttino.recipes": {"show": "shows:run"}}, files={"shows.py": source}
+    )
+    result = subprocess.run(
+        ["bash", "-c", '"$@" <(echo substituted)', "bash", *AI_CLI, "recipe", "--yes", "show"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (result.returncode, result.stdout) == (0, "substituted\n"), result.stderr
 
 
 def test_a_step_with_closed_files_and_one_that_closes_them(tmp_path: Path) -> None:
