@@ -1,9 +1,9 @@
 """One family of exceptions. The command line prints each as one message, without a traceback."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-from llm.hooks.origin import Origin
+from llm.hooks._origin import Origin
 
 #: So many of the known names are listed where none is close.
 _SHOWN_NAMES: Final = 20
@@ -33,6 +33,18 @@ class D0ttinoError(Exception):
     def message(self) -> str:
         """The error itself, without the hint."""
         return str(self.args[0]) if self.args else type(self).__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its state: `Exception` would call the class with its message alone, and many take more.
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[D0ttinoError], args: tuple[Any, ...], state: dict[str, Any]) -> D0ttinoError:
+    """Return an error as it was pickled or copied."""
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 class UsageError(D0ttinoError):

@@ -1,85 +1,203 @@
-"""The data that goes through the hooks: frozen dataclasses, safe to share between threads."""
+"""The data of the contract: frozen dataclasses, which can be hashed, compared, copied, pickled and shared by threads.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+`Answer` alone changes: it is the text of an answer while it comes.
+"""
 
-from llm.hooks.origin import Origin
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter_ns
+from typing import Any, Final, Literal, TypeAlias
 
-if TYPE_CHECKING:
-    from llm.parameters import Parameter
+from llm._frozen import FrozenMapping
+from llm.errors import InvalidResultError
+from llm.hooks._faults import attributed
+from llm.hooks._origin import Origin
 
+Role: TypeAlias = Literal["system", "user", "assistant"]
 
-def _no_options() -> Mapping[str, Any]:
-    return MappingProxyType({})
-
-
-class Value:
-    """What `dataclass` would write into each class: compiling it at each start takes most of its time."""
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__qualname__}({fields})"
-
-    def __eq__(self, other: object) -> bool:
-        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(tuple(vars(self).values()))
-
-    def but(self, **changes: Any) -> Self:
-        """Return the same with other values of some fields, as `dataclasses.replace` does, in a fifth of its time."""
-        changed = object.__new__(type(self))
-        object.__setattr__(changed, "__dict__", self.__dict__ | changes)
-        return changed
+_NOTHING: Final[FrozenMapping[str, Any]] = FrozenMapping()
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Request(Value):
-    """One prompt on its way to a backend.
+@dataclass(frozen=True)
+class Attachment:
+    """A file that belongs to a message: an image, a document.
 
     Attributes:
-        prompt: the text to answer.
+        media_type: its type, `image/png` for example.
+        data: its content; `None` where `url` tells where it is.
+        url: its address.
+        name: name of the file, for people.
+
+    """
+
+    media_type: str
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        content: its parts in order: texts and attachments. A single text may be given as it is.
+
+    """
+
+    role: Role
+    content: tuple[str | Attachment, ...]
+
+    def __init__(self, role: Role, content: str | Attachment | Iterable[str | Attachment] = ()) -> None:
+        parts = (content,) if isinstance(content, str | Attachment) else tuple(content)
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "content", parts)
+
+    @property
+    def text(self) -> str:
+        """Its texts, joined."""
+        return "".join(part for part in self.content if isinstance(part, str))
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Its attachments, in order."""
+        return tuple(part for part in self.content if isinstance(part, Attachment))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request to a backend: a prompt, or a conversation that ends with one.
+
+    `Request("text")` is a request of one user message.
+
+    Attributes:
+        messages: the conversation, oldest first; a text, one message or any iterable of these may be given.
         model: the model asked for; `None` leaves it to the policy or the backend.
         backend: the one backend to use; `None` leaves it to the policy.
         local: whether the prompt must not leave this machine.
         options: further named values for backends that take them (`temperature` for example).
         timeout: seconds that the whole request may take, all attempts and waiting included; `None`:
-            120. A backend can no longer be waited for after that.
-        deadline: when that time is over, as `time.monotonic()` counts; the router fills it in.
-        first_byte_deadline: until when an answer must have begun; the router fills it in. While others
-            could still be asked, a backend that says nothing does not use up all the time.
+            120 until an answer has begun.
         strict: whether no other backend and no other model than the one asked for may answer.
         fallback: whether others may answer if `backend` fails.
-        max_attempts: how many attempts may be made, over all backends; `None`: 6.
+        max_attempts: number of attempts over all backends; `None`: 6.
         cooldown: whether backends that failed often are left out for a while.
+        metadata: named values for plug-ins; no backend sends them.
 
     """
 
-    prompt: str
+    messages: tuple[Message, ...]
     model: str | None = None
     backend: str | None = None
     local: bool = False
-    options: Mapping[str, Any] = field(default_factory=_no_options)
+    options: Mapping[str, Any] = _NOTHING
     timeout: float | None = None
-    deadline: float | None = None
-    first_byte_deadline: float | None = None
     strict: bool = False
     fallback: bool = False
     max_attempts: int | None = None
     cooldown: bool = True
+    metadata: Mapping[str, Any] = _NOTHING
+
+    def __post_init__(self) -> None:
+        messages: Any = self.messages
+        if isinstance(messages, str):
+            object.__setattr__(self, "messages", (Message("user", messages),))
+        elif isinstance(messages, Message):
+            object.__setattr__(self, "messages", (messages,))
+        elif type(messages) is not tuple or any(isinstance(one, str) for one in messages):
+            object.__setattr__(self, "messages", _messages(messages))
+        if type(self.options) is not FrozenMapping:
+            object.__setattr__(self, "options", FrozenMapping(self.options))
+        if type(self.metadata) is not FrozenMapping:
+            object.__setattr__(self, "metadata", FrozenMapping(self.metadata))
+
+    @property
+    def prompt(self) -> str:
+        """The text of the last user message."""
+        messages = self.messages
+        if len(messages) == 1:  # nearly always
+            return messages[0].text
+        return next((message.text for message in reversed(messages) if message.role == "user"), "")
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt; `None` if there is none."""
+        texts = [message.text for message in self.messages if message.role == "system"]
+        return "\n\n".join(texts) if texts else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a single user message of text, so that `prompt` is all of it."""
+        return len(self.messages) == 1 and self.messages[0].role == "user" and not self.messages[0].attachments
+
+    @property
+    def as_text(self) -> str:
+        """The whole conversation as plain text, for backends that take nothing else."""
+        if self.is_plain:
+            return self.prompt
+        return "\n\n".join(f"{_SPEAKERS.get(one.role, one.role)}: {_as_text(one)}" for one in self.messages)
+
+    def with_prompt(self, text: str) -> "Request":
+        """Return the request with another text in its last user message; its attachments stay."""
+        for index in range(len(self.messages) - 1, -1, -1):
+            message = self.messages[index]
+            if message.role == "user":
+                changed = Message("user", (text, *message.attachments))
+                return replace(self, messages=(*self.messages[:index], changed, *self.messages[index + 1 :]))
+        return replace(self, messages=(*self.messages, Message("user", text)))
+
+    def with_system(self, text: str) -> "Request":
+        """Return the request with this system prompt in place of all others."""
+        others = tuple(message for message in self.messages if message.role != "system")
+        return replace(self, messages=(Message("system", text), *others))
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Usage(Value):
-    """What an attempt used.
+_SPEAKERS: Final = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+def _messages(given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping):
+        return (given,)  # no message at all: the router refuses it, with its type
+    return tuple(Message("user", one) if isinstance(one, str) else one for one in given)
+
+
+def _as_text(message: Message) -> str:
+    return "".join(
+        part if isinstance(part, str) else f"[attachment: {part.name or part.url or part.media_type}]"
+        for part in message.content
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a backend: what the host adds to a request.
+
+    Attributes:
+        attempt: number of the attempt, from 1.
+        stream: whether the text is wanted as it comes.
+        deadline: until when the answer must have begun, and each further piece come; as `time.monotonic()` counts.
+            While others could still be asked, a backend that says nothing does not use up all the time.
+        end: until when the whole answer must be there, likewise; `None`: as long as it keeps coming.
+
+    """
+
+    attempt: int = 1
+    stream: bool = False
+    deadline: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The tokens and the cost of an attempt.
 
     Attributes:
         input_tokens: tokens of the prompt.
         output_tokens: tokens of the answer.
-        cost: what they cost, in the currency of the server or of the configured prices; `None`: not known.
-        estimated: whether the tokens are an estimate, because the server did not tell them.
+        cost: their price, in the currency of the server or of the configured prices; `None`: not known.
+        estimated: whether the tokens are an estimate, because the server gave none.
 
     """
 
@@ -104,60 +222,11 @@ class Usage(Value):
         }
 
 
-_NO_USAGE: Mapping[str, Any] = MappingProxyType(
-    {"tokens": None, "input_tokens": None, "output_tokens": None, "cost": None, "estimated": False}
-)
+_NO_USAGE: Final = FrozenMapping(tokens=None, input_tokens=None, output_tokens=None, cost=None, estimated=False)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class BackendInfo(Value):
-    """What a plug-in says of a backend that it provides.
-
-    Attributes:
-        name: what users and the configuration call it.
-        description: one line for lists.
-        models: models that it offers, for lists, if it can tell.
-        local: whether prompts stay on this machine.
-        ready_env: environment variables of which at least one must be set before the backend is
-            used without having been named; empty: it is always ready.
-        secret_env: environment variables that hold its secrets. Child processes do not get them.
-        origin: who provides it; the host fills it in.
-
-    """
-
-    name: str
-    description: str = ""
-    models: tuple[str, ...] = ()
-    local: bool = False
-    ready_env: tuple[str, ...] = ()
-    secret_env: tuple[str, ...] = ()
-    origin: Origin | None = None
-
-    def is_ready(self, environ: Mapping[str, str]) -> bool:
-        """Whether the backend has what it needs to be used without having been named."""
-        return not self.ready_env or any(environ.get(name) for name in self.ready_env)
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class RecipeInfo(Value):
-    """What a plug-in says of a recipe that it provides.
-
-    Attributes:
-        name: what users call it.
-        description: one line for lists.
-        origin: who provides it; the host fills it in.
-        parameters: what it takes besides the goal.
-
-    """
-
-    name: str
-    description: str = ""
-    origin: Origin | None = None
-    parameters: "tuple[Parameter, ...]" = ()
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Candidate(Value):
+@dataclass(frozen=True)
+class Candidate:
     """A backend to try.
 
     Attributes:
@@ -172,8 +241,8 @@ class Candidate(Value):
     reason: str = ""
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Rejection(Value):
+@dataclass(frozen=True)
+class Rejection:
     """A backend that the policy considered and left out.
 
     Attributes:
@@ -188,15 +257,15 @@ class Rejection(Value):
     configured: bool = True
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Route(Value):
+@dataclass(frozen=True)
+class Route:
     """A routing policy's decision.
 
     Attributes:
         candidates: the backends to try, in order.
         rejected: the backends left out, with reasons.
         notices: what the user should be told, one line each.
-        origin: the policy that decided; the host fills it in.
+        origin: the policy; the host fills it in.
 
     """
 
@@ -206,8 +275,11 @@ class Route(Value):
     origin: Origin | None = None
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Attempt(Value):
+_NO_ROUTE: Final = Route()
+
+
+@dataclass(frozen=True)
+class Attempt:
     """One try of one backend; a retry is an attempt of its own.
 
     Attributes:
@@ -219,9 +291,9 @@ class Attempt(Value):
         error_type: class name of the exception behind the error.
         hint: what to do about the error.
         status: the HTTP status with which the server refused, if it did.
-        usage: what it used; `None`: not known.
+        usage: tokens and cost; `None`: not known.
         served_model: the model that the server says it used.
-        retry_after: how many seconds the server asks to wait before the next attempt.
+        retry_after: seconds that the server asks to wait before the next attempt.
 
     """
 
@@ -260,9 +332,9 @@ class Attempt(Value):
         }
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Completion(Value):
-    """An answer, and who gave it.
+@dataclass(frozen=True)
+class Completion:
+    """An answer, and the plug-in that gave it.
 
     A plug-in that answers by itself needs to give `text` only; the host fills in the rest.
 
@@ -275,13 +347,15 @@ class Completion(Value):
         duration: of the whole request, in seconds.
         route: the decision that led here.
         served_model: the model that the server says it used; `None` if it does not say.
-        usage: what the attempt that answered used; `None`: not known.
+        usage: tokens and cost of the attempt that answered; `None`: not known.
         asked_backend: the backend that was to answer: the one that the request names, else the first of the route.
         asked_model: the model that was asked for there; `None` if nobody named one.
         fell_back: whether another candidate of the route than the first one answered.
         cut: whether the answer broke off; the last of `attempts` says why.
         finish_reason: why the server ended the answer, in its own word: `stop`, `length` where a limit of tokens
             was reached, `content_filter`; `None`: it does not say.
+        prepared_by: the plug-ins that changed the request before it was sent, in order.
+        notices: what the user should be told of how it was answered, one line each.
 
     """
 
@@ -291,7 +365,7 @@ class Completion(Value):
     origin: Origin | None = None
     attempts: tuple[Attempt, ...] = ()
     duration: float = 0.0
-    route: Route = field(default_factory=Route)
+    route: Route = _NO_ROUTE
     served_model: str | None = None
     usage: Usage | None = None
     asked_backend: str | None = None
@@ -299,6 +373,8 @@ class Completion(Value):
     fell_back: bool = False
     cut: bool = False
     finish_reason: str | None = None
+    prepared_by: tuple[Origin, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def plugin(self) -> str | None:
@@ -309,6 +385,12 @@ class Completion(Value):
     def distribution(self) -> str | None:
         """Name of the distribution whose plug-in answered; `None` if the running program registered it."""
         return self.origin.distribution if self.origin else None
+
+    @property
+    def why_unfinished(self) -> str | None:
+        """Why the answer is not whole, in words; `None`: it is, or its server does not say."""
+        why = _UNFINISHED.get((self.finish_reason or "").casefold())
+        return None if why is None else f"{why} (finish_reason {self.finish_reason})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the completion as JSON-ready data."""
@@ -328,13 +410,180 @@ class Completion(Value):
             "finish_reason": self.finish_reason,
             "usage": None if self.usage is None else self.usage.to_json(),
             "policy": self.route.origin.plugin if self.route.origin else None,
-            "notices": list(self.route.notices),
+            "prepared_by": [origin.plugin for origin in self.prepared_by],
+            "notices": [*self.route.notices, *self.notices],
             "attempts": [attempt.to_json() for attempt in self.attempts],
         }
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Step(Value):
+#: Words of servers for an answer that is not whole, and their meaning.
+_UNFINISHED: Final = {
+    **dict.fromkeys(("length", "max_tokens"), "it ends where the limit of tokens was reached"),
+    **dict.fromkeys(("content_filter", "safety"), "a filter of the server ended it"),
+}
+
+
+class Answer:
+    """The answer of one backend, lazy: read whole by `text`, or piece by piece as it comes by iterating.
+
+    Pieces that were read stay: it can be read again, and by several readers.
+
+    Args:
+        pieces: the text, or an iterable of texts; its last item may be a `Completion` that tells model, usage and
+            the like (its text is not used).
+        origin: the plug-in that answers.
+
+    Attributes:
+        origin: the plug-in that answers; the guard fills it in.
+        completion: the whole answer once it has ended, without the facts that only the router knows; `None` before.
+
+    """
+
+    def __init__(self, pieces: "str | Completion | Iterable[str | Completion]", origin: Origin | None = None) -> None:
+        self.origin = origin
+        self.completion: Completion | None = None
+        self._read: list[str] = []
+        self._error: BaseException | None = None
+        self._watchers: list[Callable[[int], object]] = []
+        self._pieces: Iterator[str | Completion] | None = None
+        # The plug-in whose code makes the pieces: the one that answers, or one that changes them on their way.
+        self._maker: Origin | None = origin
+        if isinstance(pieces, str):
+            self._end(Completion(pieces, origin=origin))
+            self._read = [pieces]
+        elif isinstance(pieces, Completion):
+            self.origin = pieces.origin or origin
+            self._end(pieces)
+            self._read = [pieces.text]
+        else:
+            self._pieces = iter(pieces)
+
+    @property
+    def text(self) -> str:
+        """The whole text; waits until the answer has ended.
+
+        Raises:
+            BaseException: whatever made the answer break off, with its origin.
+
+        """
+        for _ in self:
+            pass
+        assert self.completion is not None  # it has ended, and did not break off
+        return self.completion.text
+
+    @property
+    def so_far(self) -> str:
+        """The text that was read until now."""
+        return "".join(self._read)
+
+    def __iter__(self) -> Iterator[str]:
+        position = 0
+        while position < len(self._read) or self._read_on():
+            yield self._read[position]
+            position += 1
+
+    def begin(self) -> None:
+        """Wait for the first text, or for the end of an answer without any.
+
+        Raises:
+            BaseException: whatever made the answer fail before it began, with its origin.
+
+        """
+        while not self.so_far and self._read_on():
+            pass
+
+    def map(self, function: Callable[[str], str]) -> "Answer":
+        """Return an answer with `function` applied to each piece as it comes."""
+        return self.pipe(lambda pieces: map(function, pieces))
+
+    def pipe(self, function: Callable[[Iterator[str]], Iterable[str]]) -> "Answer":
+        """Return an answer with the pieces that `function` makes of this one's, as they come."""
+
+        def pieces() -> Generator[str | Completion, None, None]:
+            try:
+                yield from function(iter(self))
+                # A function that needs no more pieces has ended the answer; of the rest only the facts count.
+                for _ in self:
+                    pass
+                assert self.completion is not None
+                yield self.completion
+            finally:
+                self.close()
+
+        changed = Answer(pieces(), self.origin)
+        changed._maker = None  # the guard of the plug-in that returns it fills it in
+        return changed
+
+    def stamp(self, origin: Origin) -> "Answer":
+        """Fill in the plug-in that answers, or that made this of another answer, where none is recorded."""
+        self.origin = self.origin or origin
+        self._maker = self._maker or origin
+        if self.completion is not None and self.completion.origin is None:
+            self.completion = replace(self.completion, origin=self.origin)
+        return self
+
+    def watch(self, watcher: Callable[[int], object]) -> None:
+        """Have the time of each further wait for a piece reported, in nanoseconds."""
+        self._watchers.append(watcher)
+
+    def close(self) -> None:
+        """Read no further, whatever is still to come."""
+        pieces, self._pieces = self._pieces, None
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()
+
+    def _read_on(self) -> bool:
+        """Read one more piece; return whether there was one."""
+        if self._error is not None:
+            raise self._error
+        if self._pieces is None:
+            return False
+        if not self._watchers:
+            return self._take(self._pieces)
+        start = perf_counter_ns()
+        try:
+            return self._take(self._pieces)
+        finally:
+            for watcher in self._watchers:
+                watcher(perf_counter_ns() - start)
+
+    def _take(self, pieces: Iterator[str | Completion]) -> bool:
+        try:
+            piece = next(pieces)
+            if type(piece) is not str:
+                piece = self._checked(piece)
+        except StopIteration:
+            self._end(Completion(self.so_far, origin=self.origin))
+            return False
+        except KeyboardInterrupt as error:
+            self._error = error  # what made the pieces is dead: reading on must not look like the end
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again
+            maker = self._maker or self.origin
+            self._error = error if maker is None else attributed(error, maker)
+            raise self._error  # noqa: B904 - the same exception, unless it had to be replaced
+        if isinstance(piece, Completion):
+            self._end(replace(piece, text=self.so_far, origin=piece.origin or self.origin))
+            return False
+        self._read.append(piece)
+        return True
+
+    def _checked(self, piece: object) -> "str | Completion":
+        if isinstance(piece, str | Completion):
+            return piece
+        raise InvalidResultError(
+            "an answer must have pieces of text (str), and a Completion at most as the last: "
+            f"{type(piece).__qualname__} is neither"
+        )
+
+    def _end(self, completion: Completion) -> None:
+        self._pieces = None
+        self.completion = completion
+
+
+@dataclass(frozen=True)
+class Step:
     """One step of a recipe.
 
     Where a recipe leaves a field out, the runner fills it in before any plug-in is asked to run the step.
@@ -354,10 +603,19 @@ class Step(Value):
     command: str | Sequence[str]
     description: str = ""
     cwd: str | None = None
-    env: Mapping[str, str] = field(default_factory=_no_options)
+    env: Mapping[str, str] = _NOTHING
     timeout: float | None = None
     confirm: bool = False
     shell: str | None = None
+
+    def __post_init__(self) -> None:
+        # What is shared must not change: a plug-in may have given a list, a dict or a `Path`.
+        if isinstance(self.command, list):
+            object.__setattr__(self, "command", tuple(self.command))
+        if type(self.env) is dict:
+            object.__setattr__(self, "env", FrozenMapping(self.env))
+        if isinstance(self.cwd, os.PathLike):
+            object.__setattr__(self, "cwd", os.fspath(self.cwd))
 
     @property
     def command_line(self) -> str:
@@ -369,14 +627,14 @@ class Step(Value):
         return shlex.join(self.command)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class StepContext(Value):
-    """What surrounds a step while it runs.
+@dataclass(frozen=True)
+class StepContext:
+    """The surroundings of a step.
 
     Attributes:
         recipe: name of the recipe that the step belongs to.
         number: its position, from 1.
-        total: how many steps there are.
+        total: the number of steps.
         env: the environment that the step gets.
         output: takes a copy of what the step writes; `None`: nobody wants one.
 
@@ -389,16 +647,16 @@ class StepContext(Value):
     output: Callable[[bytes], object] | None = None
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class StepResult(Value):
-    """How a step ended.
+@dataclass(frozen=True)
+class StepResult:
+    """The end of a step.
 
     Attributes:
         status: exit status; 128+N if signal N ended it, 124 if it took too long.
         origin: the plug-in that ran it; the host fills it in.
         interrupted_by: number of the signal that this program got meanwhile. After SIGINT the user is asked
             whether to go on, after another one the run ends; 0: none came.
-        note: what else to tell of how it ended, in a few words.
+        note: further words on how it ended.
 
     """
 

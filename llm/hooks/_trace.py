@@ -1,6 +1,6 @@
 """Collecting spans: the traces that are active in a context, and the span that is open in it.
 
-`llm.hooks.monitor` makes the spans of hook calls; nothing does while no trace collects.
+`llm.hooks._monitor` makes the spans of hook calls; nothing does while no trace collects.
 """
 
 import itertools
@@ -12,9 +12,9 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from llm.hooks.blocking import Blocked
-    from llm.hooks.origin import Origin
-    from llm.hooks.spans import HookSpan, PhaseSpan, Span
+    from llm.hooks._blocking import Blocked
+    from llm.hooks._origin import Origin
+    from llm.hooks._spans import HookSpan, PhaseSpan, Span
 
 
 class Trace:
@@ -43,7 +43,7 @@ class Trace:
     @property
     def hook_calls(self) -> "list[HookSpan]":
         """Every hook call that has ended, in the order in which they began."""
-        from llm.hooks.spans import HookSpan
+        from llm.hooks._spans import HookSpan
 
         return [span for span in self.spans if isinstance(span, HookSpan)]
 
@@ -81,7 +81,7 @@ def load_span(origin: "Origin", reason: str) -> Iterator[None]:
     if not traces:
         yield
         return
-    from llm.hooks.spans import LoadSpan
+    from llm.hooks._spans import LoadSpan
 
     span = LoadSpan(next(span_numbers), open_span.get(), thread_name(), perf_counter_ns(), origin=origin, reason=reason)
     try:
@@ -105,7 +105,7 @@ def phase(name: str, reason: str = "") -> "Iterator[PhaseSpan | None]":
     if not traces:
         yield None
         return
-    from llm.hooks.spans import PhaseSpan
+    from llm.hooks._spans import PhaseSpan
 
     span = PhaseSpan(next(span_numbers), open_span.get(), thread_name(), perf_counter_ns(), name=name, reason=reason)
     with _open(span, traces):
@@ -128,7 +128,7 @@ def note_fault(origin: "Origin", error: BaseException) -> None:
     span = open_span.get()
     if span is None:
         return
-    from llm.hooks.spans import HookSpan
+    from llm.hooks._spans import HookSpan
 
     if isinstance(span, HookSpan):
         span.faults[origin.plugin] = error

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from llm.hooks.entrypoints import EntryPoint, canonical
-from llm.hooks.origin import Origin
+from llm.hooks._entrypoints import EntryPoint, canonical
+from llm.hooks._origin import Origin
 
 #: Names of plug-ins that are not to be used, separated by commas.
 VARIABLE: Final = "LLM_DISABLE_PLUGINS"

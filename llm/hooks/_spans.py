@@ -1,4 +1,4 @@
-"""What a trace holds: spans, for hook calls, for imports of plug-ins and for what making a host takes."""
+"""Spans of a trace: hook calls, imports of plug-ins, and the phases of making a host."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -7,15 +7,42 @@ from typing import Any, cast
 
 import pluggy
 
-from llm.hooks.origin import Origin
-
-#: Implementation, start, end, how long a wrapper waited in between for what it wraps, result, error, and whether
-#: a wrapper replaced what it wraps.
-TimedCall = tuple[pluggy.HookImpl, int, int, int, Any, BaseException | None, bool]
+from llm.hooks._faults import origin_of
+from llm.hooks._origin import Origin
 
 
-class Outcome(StrEnum):
-    """What one implementation did in one hook call."""
+@dataclass(slots=True)
+class TimedCall:
+    """One implementation as it was timed; see `ImplementationCall`.
+
+    Attributes:
+        implementation: the implementation as pluggy has it.
+        start: when it began.
+        end: when it returned.
+        waited: how long a wrapper waited in between for the call that it wraps.
+        result: its result.
+        error: its exception.
+        replaced: whether a wrapper replaced the result of the call that it wraps.
+        streamed: how long its result was read after it had returned: a streamed answer.
+
+    """
+
+    implementation: pluggy.HookImpl
+    start: int
+    end: int
+    waited: int = 0
+    result: Any = None
+    error: BaseException | None = None
+    replaced: bool = False
+    streamed: int = 0
+
+    def add_streamed(self, nanoseconds: int) -> None:
+        """Count time in which the result was read."""
+        self.streamed += nanoseconds
+
+
+class CallOutcome(StrEnum):
+    """The outcome of one implementation in one hook call."""
 
     ANSWERED = "answered"
     PASSED = "passed"
@@ -44,7 +71,7 @@ class ImplementationCall:
 
     origin: Origin
     wrapper: bool
-    outcome: Outcome
+    outcome: CallOutcome
     start: int | None = None
     duration: int = 0
     elapsed: int = 0
@@ -82,7 +109,7 @@ class HookSpan(Span):
         result: what the call returned.
         error: what it raised, if it did.
         faults: by plug-in, exceptions that were recorded while the call went on.
-        calls: what was timed.
+        calls: the implementations that were timed.
 
     """
 
@@ -97,25 +124,36 @@ class HookSpan(Span):
     calls: list[TimedCall] = field(default_factory=list)
 
     @property
+    def streamed(self) -> int:
+        """How long its result was read after the call had returned."""
+        return sum(call.streamed for call in self.calls)
+
+    @property
     def implementations(self) -> list[ImplementationCall]:
-        """Every implementation, in the order in which they were asked, and what it did."""
-        timed = {id(call[0]): call for call in self.calls}
+        """Every implementation, in the order in which they were asked, and its outcome."""
+        timed = {id(call.implementation): call for call in self.calls}
         return [self._implementation(one, timed.get(id(one))) for one in reversed(self.planned)]
 
     def _implementation(self, one: pluggy.HookImpl, timed: TimedCall | None) -> ImplementationCall:
-        origin = cast(Any, one.plugin).origin
+        origin: Origin = cast(Any, one.plugin).origin
         if timed is None:
-            outcome = Outcome.NOT_ASKED if self.error is not None else Outcome.SKIPPED
+            outcome = CallOutcome.NOT_ASKED if self.error is not None else CallOutcome.SKIPPED
             return ImplementationCall(origin, one.wrapper, outcome)
-        _, start, end, waited, result, error, replaced = timed
-        error = error or self.faults.get(origin.plugin)
+        error = timed.error or self.faults.get(origin.plugin)
+        if not one.wrapper and self.first_result:
+            # The host's own implementation asks a backend: the answer, and the failure, are the backend's.
+            provider = getattr(timed.result, "origin", None) if error is None else origin_of(error)
+            origin = provider if isinstance(provider, Origin) else origin
         if error is not None:
-            outcome = Outcome.FAILED
+            outcome = CallOutcome.FAILED
         elif one.wrapper:
-            outcome = Outcome.REPLACED if replaced else Outcome.WRAPPED
+            outcome = CallOutcome.REPLACED if timed.replaced else CallOutcome.WRAPPED
         else:
-            outcome = Outcome.PASSED if result is None else Outcome.ANSWERED
-        return ImplementationCall(origin, one.wrapper, outcome, start, end - start - waited, end - start, result, error)
+            outcome = CallOutcome.PASSED if timed.result is None else CallOutcome.ANSWERED
+        elapsed = timed.end - timed.start + timed.streamed
+        return ImplementationCall(
+            origin, one.wrapper, outcome, timed.start, elapsed - timed.waited, elapsed, timed.result, error
+        )
 
 
 @dataclass(slots=True)

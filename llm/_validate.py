@@ -1,0 +1,404 @@
+"""Checks of what plug-ins return: one type for each hook, with its origin, or an error that names the fault.
+
+Each `check_*` takes a result and the origin of the implementation that returned it, which is put on the result. A
+wrapper passes `keep=True`: what it hands on stays the work of the plug-in inside, and only what it made itself is
+its own. A plug-in builds its objects itself, and nothing stops it from putting a number where text belongs; found
+here, at once, else the host would fail later, somewhere that knows of no plug-in.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from llm.contributions import Backend, Recipe, RegisteredBackend, RegisteredRecipe, check_callable, completer_of, lacks_run
+from llm.errors import InvalidResultError, PluginDefinitionError
+from llm.hooks._faults import attributed
+from llm.hooks._origin import Origin
+from llm.types import (
+    Answer,
+    Candidate,
+    Completion,
+    Message,
+    Rejection,
+    Request,
+    Route,
+    Step,
+    StepResult,
+    Usage,
+)
+
+Stamped = TypeVar("Stamped", Route, StepResult)
+
+#: The fields of a route, the type of their items, and the words of an error for them.
+_ROUTE_ITEMS: Final[tuple[tuple[str, type, str], ...]] = (
+    ("candidates", Candidate, "backend names or Candidate objects in its list"),
+    ("rejected", Rejection, "Rejection objects among the rejected"),
+    ("notices", str, "text in its notices"),
+)
+
+
+def check_backends(result: Any, origin: Origin, keep: bool = False) -> tuple[RegisteredBackend, ...]:
+    """Return the result of `llm_backends` as backends that carry their origin."""
+    return tuple(
+        item if keep and isinstance(item, RegisteredBackend) else registered_backend(item, origin)
+        for item in _items(result, (Backend, RegisteredBackend), "llm_backends", "Backend objects", origin)
+    )
+
+
+def check_recipes(result: Any, origin: Origin, keep: bool = False) -> tuple[RegisteredRecipe, ...]:
+    """Return the result of `llm_recipes` as recipes that carry their origin."""
+    return tuple(
+        item if keep and isinstance(item, RegisteredRecipe) else registered_recipe(item, origin)
+        for item in _items(result, (Recipe, RegisteredRecipe), "llm_recipes", "Recipe objects", origin)
+    )
+
+
+def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
+    """Return an author's backend as the host knows it.
+
+    Raises:
+        PluginDefinitionError: a field or a callable of it cannot be used.
+
+    """
+    _check_run(backend)
+    complete, streams = completer_of(backend, origin, lambda result, where: answer_of(result, where, origin))
+    found = RegisteredBackend(
+        backend.name,
+        backend.description,
+        _names(backend.models, "models"),
+        backend.local,
+        _names(backend.ready_env, "ready_env"),
+        _names(backend.secret_env, "secret_env"),
+        streams,
+        origin,
+        complete,
+    )
+    fault = fault_in(found)
+    if fault is not None:
+        raise PluginDefinitionError(fault)
+    return found
+
+
+def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
+    """Return an author's recipe as the host knows it; see `registered_backend`."""
+    _check_run(recipe)
+    run, where = recipe.run, f"recipe {recipe.name!r}"
+
+    def steps(goal: str, parameters: Mapping[str, Any]) -> tuple[Step, ...]:
+        try:
+            return steps_of(run(goal, **parameters), where, origin)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again
+            raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+
+    declared: Any = recipe.parameters
+    parameters = tuple(declared) if isinstance(declared, Iterable) and not isinstance(declared, str) else declared
+    found = RegisteredRecipe(recipe.name, recipe.description, parameters, origin, steps)
+    fault = fault_in(found) or next(filter(None, (one.fault() for one in found.parameters)), None)
+    if fault is not None:
+        raise PluginDefinitionError(fault)
+    check_callable(run, "goal", [parameter.name for parameter in found.parameters])
+    return found
+
+
+def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
+    """Return the result of `llm_route` as a `Route` that carries its origin."""
+    if origin.builtin and isinstance(result, Route):
+        return result  # the types hold that already, and every prompt comes by
+    if isinstance(result, Route):
+        route = result
+    elif isinstance(result, Sequence) and not isinstance(result, str):
+        route = Route(tuple(Candidate(item) if isinstance(item, str) else item for item in result))
+    else:
+        raise _invalid("llm_route", "a Route or a list of backend names", result, origin)
+    for field, kind, expected in _ROUTE_ITEMS:
+        items = getattr(route, field)
+        if not isinstance(items, tuple):
+            raise _invalid("llm_route", f"a Route whose {field} are a tuple", items, origin)
+        for item in items:
+            if not isinstance(item, kind):
+                raise _invalid("llm_route", expected, item, origin)
+            if kind is not str:
+                _check_fields(item, "llm_route", origin)
+    return _stamped(route, origin, keep)
+
+
+def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:
+    """Return the result of `llm_prepare`."""
+    if not isinstance(result, Request):
+        raise _invalid("llm_prepare", "a Request", result, origin)
+    if not all(isinstance(message, Message) for message in result.messages):
+        raise _invalid("llm_prepare", "a Request of Message objects", result.messages, origin)
+    return result
+
+
+def check_answer(result: Any, origin: Origin, keep: bool = False) -> Answer:
+    """Return the result of `llm_complete` as an `Answer` that carries its origin."""
+    if keep or isinstance(result, Answer):
+        return (result if isinstance(result, Answer) else answer_of(result, "llm_complete", origin)).stamp(origin)
+    return answer_of(result, "llm_complete", origin)
+
+
+def answer_of(result: Any, where: str, origin: Origin) -> Answer:
+    """Return whatever a backend or a plug-in answered as an `Answer`.
+
+    Raises:
+        InvalidResultError: it is no answer.
+
+    """
+    if isinstance(result, str):
+        return Answer(result, origin)
+    if isinstance(result, Completion):
+        _check_fields(result, where, origin)
+        return Answer(replace(result, origin=origin), origin)
+    if isinstance(result, Answer):
+        return result.stamp(origin)
+    if isinstance(result, bytes | bytearray | Mapping) or not isinstance(result, Iterable):
+        raise _invalid(where, "text (str), a Completion or pieces of text", result, origin)
+    return Answer(_checked_pieces(result, where, origin), origin)
+
+
+def _checked_pieces(pieces: Iterable[Any], where: str, origin: Origin) -> Iterator[Any]:
+    for piece in pieces:
+        if isinstance(piece, Completion):
+            _check_fields(piece, where, origin)
+            yield piece
+            return
+        yield piece
+
+
+def check_prepared_step(result: Any, origin: Origin, _keep: bool = False) -> Step:
+    """Return the result of `llm_prepare_step`."""
+    if not isinstance(result, Step):
+        raise _invalid("llm_prepare_step", "a Step", result, origin)
+    _check_fields(result, "llm_prepare_step", origin)
+    return result
+
+
+def steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...]:
+    """Return command lines and `Step` objects as steps.
+
+    Args:
+        result: what a recipe returned.
+        where: what returned it, for the error.
+        origin: whose it is, for the error.
+
+    Raises:
+        InvalidResultError: it is not a list of command lines or steps.
+
+    """
+    expected = "a list of command lines (str) or Step objects"
+    if isinstance(result, str | bytes) or not isinstance(result, Iterable):
+        raise _invalid(where, expected, result, origin)
+    steps = []
+    for number, item in enumerate(result, 1):
+        step = Step(item) if isinstance(item, str) else item
+        if not isinstance(step, Step):
+            raise _invalid(where, expected, item, origin, f"step {number} is ")
+        _check_fields(step, f"{where}: step {number}", origin)
+        steps.append(step)
+    return tuple(steps)
+
+
+def check_step_result(result: Any, origin: Origin, keep: bool = False) -> StepResult:
+    """Return what `llm_run_step` returned as a `StepResult` that carries its origin."""
+    if origin.builtin and isinstance(result, StepResult):
+        return replace(result, origin=origin)
+    status = result.status if isinstance(result, StepResult) else result
+    expected = "an exit status from 0 to 255, or a StepResult with one"
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise _invalid("llm_run_step", expected, status, origin)
+    if not 0 <= status <= 255:
+        raise InvalidResultError(f"llm_run_step must return {expected}; the number is out of range", origin=origin)
+    if isinstance(result, StepResult):
+        _check_fields(result, "llm_run_step", origin)
+    return _stamped(result if isinstance(result, StepResult) else StepResult(status), origin, keep)
+
+
+def _check_fields(item: object, where: str, origin: Origin | None) -> None:
+    fault = fault_in(item)
+    if fault is not None:
+        raise InvalidResultError(f"{where}: {fault}", origin=origin)
+
+
+def _stamped(result: Stamped, origin: Origin, keep: bool) -> Stamped:
+    return result if keep and result.origin is not None else replace(result, origin=origin)
+
+
+def _check_run(owner: Backend | Recipe) -> None:
+    if lacks_run(owner):
+        raise PluginDefinitionError(f"{type(owner).__qualname__} does not define run")
+    if not callable(owner.run):
+        raise PluginDefinitionError(f"the run of {type(owner).__qualname__} cannot be called")
+
+
+def _names(value: Any, field: str) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(name, str) for name in names):
+        raise PluginDefinitionError(f"{field} must be a list of names, not {value!r}")
+    return names
+
+
+def _items(result: Any, kinds: tuple[type, ...], hook: str, expected: str, origin: Origin) -> list[Any]:
+    items = [result] if isinstance(result, kinds) else result
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise _invalid(hook, expected, result, origin)
+    found = list(items)
+    for item in found:
+        if not isinstance(item, kinds):
+            raise _invalid(hook, expected, item, origin)
+    return found
+
+
+def _invalid(where: str, expected: str, result: Any, origin: Origin | None, prefix: str = "") -> InvalidResultError:
+    if inspect.iscoroutine(result):
+        result.close()  # it will never be awaited: say so once, here
+    got = "None" if result is None else f"{type(result).__module__}.{type(result).__qualname__}"
+    if hasattr(result, "__await__"):
+        got += ", which would have to be awaited; backends and recipes are called synchronously"
+    return InvalidResultError(f"{where} must return {expected}; {prefix}{got.removeprefix('builtins.')}", origin=origin)
+
+
+def is_name(value: object) -> bool:
+    """Whether a value can be the name of a backend or a recipe: printable, without spaces or a leading `-`."""
+    return (
+        isinstance(value, str)
+        and value != ""
+        and not value.startswith("-")
+        and value.isprintable()
+        and not any(character.isspace() for character in value)
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_optional_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(one, str) for one in value)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_optional_usage(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, Usage):
+        return False
+    cost_known = value.cost is None or (type(value.cost) in {int, float} and 0 <= value.cost < float("inf"))
+    return cost_known and all(type(count) is int and count >= 0 for count in (value.input_tokens, value.output_tokens))
+
+
+def _is_line(value: object) -> bool:
+    """Whether a value can be given to another program: text without a NUL."""
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_command(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return len(value) > 0 and value[0] != "" and all(map(_is_line, value))
+    return _is_line(value)
+
+
+def _is_directory(value: object) -> bool:
+    return value is None or (
+        _is_line(path := os.fspath(value) if isinstance(value, os.PathLike) else value) and path != ""
+    )
+
+
+def _is_environment(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_line(name) and name != "" and "=" not in name and _is_line(text) for name, text in value.items()
+    )
+
+
+def _is_seconds(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _FOREVER)
+
+
+def _is_shell(value: object) -> bool:
+    return value is None or (_is_line(value) and str(value).strip() != "")
+
+
+def _is_parameters(value: object) -> bool:
+    if not isinstance(value, tuple | list):
+        return False
+    if not value:
+        return True
+    from llm.recipes.parameters import Parameter
+
+    return all(isinstance(one, Parameter) for one in value) and len({one.name for one in value}) == len(value)
+
+
+def _is_signal(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 128
+
+
+#: Seconds that no timer takes any more: some 30 years.
+_FOREVER: Final = 1e9
+
+_Check = tuple[Callable[[object], bool], str]
+_NAME: Final[_Check] = (is_name, "a name: printable text without spaces that does not begin with '-'")
+_TEXT: Final[_Check] = (_is_text, "text (str)")
+_OPTIONAL_TEXT: Final[_Check] = (_is_optional_text, "text (str) or None")
+_OPTIONAL_USAGE: Final[_Check] = (_is_optional_usage, "a Usage with numbers that are not negative, or None")
+_NAMES: Final[_Check] = (_is_names, "a tuple of names (str)")
+_FLAG: Final[_Check] = (_is_flag, "True or False")
+
+_FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
+    RegisteredBackend: {
+        "name": _NAME,
+        "description": _TEXT,
+        "models": _NAMES,
+        "local": _FLAG,
+        "ready_env": _NAMES,
+        "secret_env": _NAMES,
+    },
+    RegisteredRecipe: {
+        "name": _NAME,
+        "description": _TEXT,
+        "parameters": (_is_parameters, "a tuple of Parameter objects with different names"),
+    },
+    Candidate: {"backend": _TEXT, "model": _OPTIONAL_TEXT, "reason": _TEXT},
+    Rejection: {"backend": _TEXT, "reason": _TEXT, "configured": _FLAG},
+    Completion: {
+        "text": _TEXT,
+        "backend": _TEXT,
+        "model": _OPTIONAL_TEXT,
+        "served_model": _OPTIONAL_TEXT,
+        "finish_reason": _OPTIONAL_TEXT,
+        "usage": _OPTIONAL_USAGE,
+    },
+    Step: {
+        "command": (
+            _is_command,
+            "text (str), or a list of words (str) that begins with a program, without a NUL character",
+        ),
+        "description": _TEXT,
+        "cwd": (_is_directory, "the path of a directory, or None"),
+        "env": (_is_environment, "a mapping from names to text (str), without a NUL character"),
+        "timeout": (_is_seconds, "a number of seconds above 0, or None"),
+        "confirm": _FLAG,
+        "shell": (_is_shell, "the name of a shell, or None"),
+    },
+    StepResult: {"interrupted_by": (_is_signal, "the number of a signal, or 0"), "note": _TEXT},
+}
+
+
+def fault_in(item: object) -> str | None:
+    """Return the first fault in the fields of an object that a plug-in made, or `None`."""
+    for field, (check, expected) in _FIELDS[type(item)].items():
+        value = getattr(item, field)
+        if not check(value):
+            got = repr(value) if isinstance(value, str) and len(value) < 100 else type(value).__name__
+            return f"the {field} of a {type(item).__name__.removeprefix('Registered')} must be {expected}, not {got}"
+    return None

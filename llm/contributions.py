@@ -1,0 +1,346 @@
+"""Backends and recipes: the objects that plug-ins contribute, and these objects as a host knows them."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from llm.errors import PluginDefinitionError
+from llm.hooks._faults import attributed
+from llm.hooks._origin import Origin
+from llm.types import Answer, Call, Completion, Request, Step
+
+if TYPE_CHECKING:
+    from llm.recipes.parameters import Parameter
+
+
+class Backend:
+    """Answers prompts: `Backend("name", run)`, or a subclass that defines `run`.
+
+    `run` gets what its signature names: the prompt alone, or also `model` (`str | None`), `options`
+    (a mapping of further named values), `request` (the whole `llm.Request`, with messages and attachments) and
+    `call` (the `llm.Call`, with deadlines). A backend that does not take the request gets a conversation as plain
+    text. A subclass that an entry point names is instantiated without arguments.
+
+    Args:
+        name: what users and the configuration call it.
+        run: `run(prompt) -> str`; by default the method of a subclass.
+        stream: like `run`, but returns an iterator of texts, whose last item may be a `Completion`.
+        description: one line for lists.
+        models: models that it offers, for lists.
+        local: whether prompts stay on this machine.
+        ready_env: environment variables of which one must be set before the backend is used without
+            having been named; empty: always ready.
+        secret_env: environment variables that hold its secrets; child processes do not get them.
+
+    """
+
+    # On the class, so that a subclass with an `__init__` of its own need not call this one.
+    name: str = ""
+    description: str = ""
+    models: tuple[str, ...] = ()
+    local: bool = False
+    ready_env: tuple[str, ...] = ()
+    secret_env: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        name: str | None = None,
+        run: Callable[..., Any] | None = None,
+        *,
+        stream: Callable[..., Any] | None = None,
+        description: str | None = None,
+        models: Iterable[str] | None = None,
+        local: bool | None = None,
+        ready_env: Iterable[str] | None = None,
+        secret_env: Iterable[str] | None = None,
+    ) -> None:
+        given = {
+            "name": name,
+            "run": run,
+            "stream": stream,
+            "description": description,
+            "models": models,
+            "local": local,
+            "ready_env": ready_env,
+            "secret_env": secret_env,
+        }
+        vars(self).update({key: value for key, value in given.items() if value is not None})
+
+    def run(self, prompt: str) -> Any:
+        """Return the answer to `prompt`, as text or as a `Completion`.
+
+        Any exception sends the router to the next backend. A `BackendError` that is `transient` is tried again
+        first.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define run")
+
+    def stream(self, prompt: str) -> Any:
+        """Yield the answer in pieces, as they come.
+
+        Override it in a backend that can do that; otherwise `run` is called, and the answer comes in one piece.
+        """
+        yield self.run(prompt)
+
+
+class Recipe:
+    """Turns a goal into shell steps: `Recipe("name", run)`, or a subclass that defines `run`.
+
+    Args:
+        name: what users call it.
+        run: `run(goal) -> list[str]`; by default the method of a subclass. Parameters come as further arguments.
+        description: one line for lists.
+        parameters: its parameters besides the goal.
+
+    """
+
+    name: str = ""
+    description: str = ""
+    parameters: "tuple[Parameter, ...]" = ()
+
+    def __init__(
+        self,
+        name: str | None = None,
+        run: Callable[..., Any] | None = None,
+        *,
+        description: str | None = None,
+        parameters: "Iterable[Parameter] | None" = None,
+    ) -> None:
+        given = {"name": name, "run": run, "description": description, "parameters": parameters}
+        vars(self).update({key: value for key, value in given.items() if value is not None})
+
+    def run(self, goal: str) -> Any:
+        """Return the command lines or `Step` objects that reach `goal`. Quote what goes into them: see `quote`."""
+        raise NotImplementedError(f"{type(self).__qualname__} does not define run")
+
+
+@dataclass(frozen=True)
+class RegisteredBackend:
+    """A backend as the host knows it, and as hooks get it.
+
+    Attributes:
+        name: what users and the configuration call it.
+        description: one line for lists.
+        models: models that it offers, for lists, if it can tell.
+        local: whether prompts stay on this machine.
+        ready_env: environment variables of which one must be set before it is used without having been named.
+        secret_env: environment variables that hold its secrets.
+        streams: whether answers come in pieces.
+        origin: its plug-in.
+        complete: `complete(request, call)` returns its `Answer`.
+
+    """
+
+    name: str
+    description: str = ""
+    models: tuple[str, ...] = ()
+    local: bool = False
+    ready_env: tuple[str, ...] = ()
+    secret_env: tuple[str, ...] = ()
+    streams: bool = False
+    origin: Origin = Origin("")
+    complete: Callable[[Request, Call], Answer] = field(default=lambda _request, _call: Answer(""), repr=False)
+
+    def is_ready(self, environ: Mapping[str, str]) -> bool:
+        """Whether the backend has what it needs to be used without having been named."""
+        return not self.ready_env or any(environ.get(name) for name in self.ready_env)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `from_facts` makes a backend of, JSON-ready."""
+        return {key: value for key, value in vars(self).items() if key not in {"origin", "complete"}}
+
+    @classmethod
+    def from_facts(
+        cls, facts: Mapping[str, Any], origin: Origin, complete: Callable[[Request, Call], Answer]
+    ) -> "RegisteredBackend":
+        """Return a backend whose facts a manifest has."""
+        known = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+        return cls(**known, origin=origin, complete=complete)
+
+
+@dataclass(frozen=True)
+class RegisteredRecipe:
+    """A recipe as the host knows it.
+
+    Attributes:
+        name: what users call it.
+        description: one line for lists.
+        parameters: its parameters besides the goal.
+        origin: its plug-in.
+        steps: `steps(goal, parameters)` returns its steps.
+
+    """
+
+    name: str
+    description: str = ""
+    parameters: "tuple[Parameter, ...]" = ()
+    origin: Origin = Origin("")
+    steps: Callable[[str, Mapping[str, Any]], tuple[Step, ...]] = field(
+        default=lambda _goal, _parameters: (), repr=False
+    )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `from_facts` makes a recipe of, JSON-ready."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "parameters": [parameter.to_json() for parameter in self.parameters],
+        }
+
+    @classmethod
+    def from_facts(
+        cls,
+        facts: Mapping[str, Any],
+        origin: Origin,
+        steps: Callable[[str, Mapping[str, Any]], tuple[Step, ...]],
+    ) -> "RegisteredRecipe":
+        """Return a recipe whose facts a manifest has."""
+        parameters: tuple[Parameter, ...] = ()
+        if facts["parameters"]:
+            from llm.recipes.parameters import Parameter
+
+            parameters = tuple(map(Parameter.from_json, facts["parameters"]))
+        return cls(facts["name"], facts["description"], parameters, origin, steps)
+
+
+#: What a backend's `run` may ask for besides the prompt, by naming it.
+EXTRAS: Final[Mapping[str, Callable[[Request, Call], Any]]] = {
+    "model": lambda request, _call: request.model,
+    "options": lambda request, _call: request.options,
+    "request": lambda request, _call: request,
+    "call": lambda _request, call: call,
+}
+
+
+def completer_of(
+    backend: Backend, origin: Origin, answer_of: Callable[[Any, str], Answer]
+) -> tuple[Callable[[Request, Call], Answer], bool]:
+    """Return the function that asks a backend, and whether it streams.
+
+    Args:
+        backend: the author's object.
+        origin: its plug-in.
+        answer_of: `answer_of(result, where)` makes an `Answer` of the backend's result, or raises.
+
+    Raises:
+        PluginDefinitionError: it cannot be called with a prompt alone.
+
+    """
+    name, whole, stream = backend.name, backend.run, stream_of(backend)
+    ways = {False: (whole, _extras_of(whole))}
+    ways[True] = ways[False] if stream is None else (stream, _extras_of(stream))
+    where = f"backend {name!r}"
+
+    def complete(request: Request, call: Call) -> Answer:
+        function, extras = ways[call.stream]
+        takes_request = "request" in extras
+        plain = request.is_plain
+        try:
+            prompt = request.prompt if plain or takes_request else request.as_text
+            result = function(prompt, **{extra: EXTRAS[extra](request, call) for extra in extras})
+            facts = Completion(
+                "",
+                name,
+                request.model if takes_request or "model" in extras else None,
+                origin,
+                notices=() if plain or takes_request else (_PLAIN_TEXT.format(name),),
+            )
+            return answer_of(_with_facts(result, facts), where)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again
+            raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+
+    return complete, stream is not None
+
+
+_PLAIN_TEXT: Final = "the backend {!r} takes plain text only: it got the whole conversation as one text"
+
+
+def _with_facts(result: Any, facts: Completion) -> Any:
+    """Return the result of a backend with the facts that the host knows of it."""
+    if isinstance(result, str):
+        return replace(facts, text=result)
+    if isinstance(result, Completion):
+        return replace(result, backend=facts.backend, origin=facts.origin, notices=result.notices + facts.notices)
+    if isinstance(result, Iterable) and not isinstance(result, bytes | Mapping | Answer):
+        return _ending(result, facts)
+    return result
+
+
+def _ending(pieces: Iterable[Any], facts: Completion) -> Iterator[Any]:
+    """Yield the pieces of an answer, with the facts that the host knows in the last one."""
+    for piece in pieces:
+        if isinstance(piece, Completion):
+            yield _with_facts(piece, facts)
+            return
+        yield piece
+    yield facts
+
+
+def _extras_of(run: Callable[..., Any]) -> tuple[str, ...]:
+    """Return which of `EXTRAS` a backend's callable takes.
+
+    Raises:
+        PluginDefinitionError: it cannot be called with a prompt alone.
+
+    """
+    parameters = check_callable(run, "prompt")
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return ("model", "options")
+    return tuple(name for name in EXTRAS if name in parameters)
+
+
+def check_callable(
+    run: Callable[..., Any], argument: str, further: Iterable[str] = ()
+) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a callable that gets one positional argument.
+
+    Args:
+        run: what an author registers.
+        argument: the name of that argument, `prompt` or `goal`.
+        further: names of the arguments that it gets besides.
+
+    Raises:
+        PluginDefinitionError: it is async, or cannot be called so.
+
+    """
+    name = getattr(run, "__qualname__", repr(run))
+    call = getattr(run, "__call__", run)  # noqa: B004 - an object's __call__ may be the async one
+    if inspect.iscoroutinefunction(run) or inspect.isasyncgenfunction(run) or inspect.iscoroutinefunction(call):
+        raise PluginDefinitionError(f"{name} is async; backends and recipes are called synchronously")
+    try:
+        signature = inspect.signature(run)
+    except ValueError:  # some C functions have none
+        return {}
+    extras = {extra: None for extra in (*EXTRAS, *further) if extra in signature.parameters or extra in further}
+    try:
+        signature.bind(argument, **extras)
+    except TypeError as error:
+        raise PluginDefinitionError(
+            f"{name}{signature} cannot be called with a {argument}: {error}",
+            hint=f"define it as run({argument}) or give its other parameters default values",
+        ) from None
+    return signature.parameters
+
+
+def stream_of(backend: Backend) -> Callable[..., Any] | None:
+    """Return the `stream` of a backend that has one of its own, and no `run` that is more its own than that.
+
+    Overriding only `run` of a backend that streams means that `run` is to be called.
+    """
+    if "stream" in vars(backend):
+        return backend.stream
+    if "run" in vars(backend):
+        return None
+    for kind in type(backend).__mro__:
+        if kind is Backend or "run" in vars(kind) and "stream" not in vars(kind):
+            return None
+        if "stream" in vars(kind):
+            return backend.stream
+    return None
+
+
+def lacks_run(owner: Backend | Recipe) -> bool:
+    """Whether an object defines no `run`, neither as a method nor as an argument."""
+    return "run" not in vars(owner) and type(owner).run in {Backend.run, Recipe.run}

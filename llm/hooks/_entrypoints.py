@@ -1,0 +1,384 @@
+"""Entry points: reading those that installed distributions declare, and importing one.
+
+The metadata is read at each start, from the files themselves: it takes some 10 us for each distribution with entry
+points, and a cache of it could name plug-ins that are not installed, or hide one that is.
+"""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from importlib.machinery import PathFinder
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from llm.hooks._origin import Origin, Tier
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+#: Endings of the directories in which installers keep the metadata of a distribution.
+METADATA_SUFFIXES: Final = (".dist-info", ".egg-info")
+
+#: Bytes read at a time: more than almost any metadata file has.
+_CHUNK: Final = 1 << 16
+
+_HEADER: Final = re.compile(rb"^(Name|Version):[ \t]*(.*?)[ \t\r]*$", re.MULTILINE | re.IGNORECASE)
+
+
+class EntryPoint(NamedTuple):
+    """One declared entry point. They sort by distribution, group and name.
+
+    Attributes:
+        distribution: name of the distribution that declares it.
+        group: `llm.plugins` or `d0ttino.recipes`.
+        name: the entry point's name.
+        value: `package.module` or `package.module:attribute`.
+        version: the distribution's version.
+        metadata: directory that holds the distribution's metadata; empty if it is in none.
+        tier: built in, or installed.
+
+    """
+
+    distribution: str
+    group: str
+    name: str
+    value: str
+    version: str | None = None
+    metadata: str = ""
+    tier: Tier = Tier.ENTRY_POINT
+
+    def __str__(self) -> str:
+        return f"{self.group}: {self.name} = {self.value}"
+
+    @property
+    def module(self) -> str:
+        """The module part of the value."""
+        return self.value.partition("[")[0].partition(":")[0].strip()
+
+    @property
+    def attribute(self) -> str:
+        """The dotted attribute part of the value; empty if it names a module."""
+        return self.value.partition("[")[0].partition(":")[2].strip()
+
+    def origin(self, plugin: str, module: str | None = None) -> Origin:
+        """Return the origin of the plug-in named `plugin` of this entry point."""
+        entry_point = None if self.tier is Tier.BUILTIN else str(self)
+        return Origin(plugin, self.tier, self.distribution, self.version, entry_point, module or self.module)
+
+    def owns(self, module: str) -> int:
+        """Return the length of the longest prefix of the dotted name `module` that this names; 0 if none."""
+        longest = 0
+        for prefix in (self.module, f"{self.module}.{self.attribute}"):
+            if module == prefix or module.startswith(f"{prefix}."):
+                longest = max(longest, len(prefix))
+        return longest
+
+
+class Damage(NamedTuple):
+    """A damaged distribution that may declare entry points.
+
+    Attributes:
+        distribution: its name, as far as it can be read.
+        version: its version, likewise.
+        message: the damage in one line.
+        hint: the remedy.
+        error: the exception behind it, if there was one.
+
+    """
+
+    distribution: str
+    version: str | None
+    message: str
+    hint: str
+    error: Exception | None = None
+
+
+class Installed(NamedTuple):
+    """Everything that the directories of a path hold.
+
+    Attributes:
+        entries: the entry points in the groups asked for, sorted.
+        damages: damaged distributions that may declare some.
+
+    """
+
+    entries: list[EntryPoint]
+    damages: list[Damage]
+
+
+def canonical(distribution: str) -> str:
+    """Return the spelling of a distribution's name in which equal names are equal text (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Installed:
+    """Return the entry points of all distributions on a path, without importing any.
+
+    Args:
+        groups: names of the entry-point groups.
+        path: directories to look in; by default `sys.path`.
+
+    Returns:
+        Entry points sorted by (distribution, group, name), and damaged distributions. Of a distribution
+        that is on the path twice, the first counts, as for imports.
+
+    """
+    wanted = frozenset(groups)
+    search = _Search(wanted)
+    for directory in dict.fromkeys(map(_absolute, sys.path if path is None else path)):
+        search.look_in(directory)
+    if path is None and any(
+        hasattr(finder, "find_distributions") for finder in sys.meta_path if finder is not PathFinder
+    ):
+        search.ask_finders()  # a program may have added one that finds distributions elsewhere
+    return Installed(sorted(search.entries), search.damages)
+
+
+class _Search:
+    """A search through the directories of a path."""
+
+    def __init__(self, groups: frozenset[str]) -> None:
+        self.entries: list[EntryPoint] = []
+        self.damages: list[Damage] = []
+        self._groups = groups
+        self._signs = [f"[{group}".encode() for group in groups]
+        self._seen: set[str] = set()  # a distribution of an earlier directory hides later ones, whatever it declares
+
+    def look_in(self, directory: str) -> None:
+        """Add the entry points of one directory or archive."""
+        try:
+            names = os.listdir(directory)
+        except NotADirectoryError:
+            self._ask_importlib([directory])
+            return
+        except (OSError, ValueError):
+            return
+        is_egg = directory.lower().endswith(".egg")
+        places = [name for name in names if name.lower().endswith(METADATA_SUFFIXES) or (is_egg and name == "EGG-INFO")]
+        by_name: dict[str, list[str]] = {}
+        for place in places:
+            if not place.startswith("~"):  # a leftover of an interrupted upgrade: pip ignores it as well
+                by_name.setdefault(_name_in(place), []).append(place)
+        for name, rivals in by_name.items():
+            found = [(place, self._declared(f"{directory}{os.sep}{place}")) for place in rivals]
+            if name in self._seen or not any(declared is not None for _, declared in found):
+                continue
+            best = rivals[0] if len(rivals) == 1 else _matching(directory, rivals)
+            for place, declared in found:
+                if place == best and declared is not None:
+                    self._add(directory, place, declared)
+        self._seen.update(by_name)
+
+    def ask_finders(self) -> None:
+        """Add the entry points of distributions that only a finder of the program knows."""
+        self._ask_importlib(None)
+
+    def _declared(self, place: str) -> bytes | None:
+        """Return the entry points that a distribution declares, if some may be in a group of ours."""
+        path = f"{place}{os.sep}entry_points.txt"
+        if not os.access(path, os.F_OK):  # most have none, and an exception for each takes longer than all else
+            return None
+        try:
+            content = _read(path)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return b""  # unreadable: it may declare anything
+        return content if any(sign in content for sign in self._signs) else None
+
+    def _add(self, directory: str, place: str, declared: bytes) -> None:
+        where = os.path.join(directory, place)
+        name = version = None
+        try:
+            fields = _header(where)
+            name, version = fields.get("name"), fields.get("version")
+            if not name:
+                raise ValueError("its metadata does not tell its name")
+            if not declared:
+                raise ValueError("its entry_points.txt cannot be read")
+            for group, entry, value in _parse(declared.decode("utf-8")):
+                if group in self._groups:
+                    self.entries.append(EntryPoint(name, group, entry, value, version, where))
+        except (OSError, ValueError) as error:
+            stem, _, rest = place.rpartition(".")[0].partition("-")
+            hint = f"install it again; it is in {directory}" if name else f"install it again, or remove {where}"
+            reason = f"{type(error).__name__}: {error}" if isinstance(error, OSError | UnicodeError) else str(error)
+            self.damages.append(
+                Damage(
+                    name or canonical(stem),
+                    version or rest.partition("-py")[0] or None,
+                    f"it is damaged: {reason}",
+                    hint,
+                    error,
+                )
+            )
+
+    def _ask_importlib(self, path: list[str] | None) -> None:
+        """Add the entry points of archives and foreign finders, which only `importlib.metadata` can read."""
+        import importlib.metadata
+
+        known: set[str] = set()
+        found = importlib.metadata.distributions() if path is None else importlib.metadata.distributions(path=path)
+        for distribution in found:
+            name: str | None = None
+            version: str | None = None
+            try:
+                metadata = distribution.metadata
+                name, version = (next(iter(metadata.get_all(key) or ()), None) for key in ("Name", "Version"))
+                if not name:
+                    raise ValueError("a distribution in it has no name")
+                if canonical(name) in known | self._seen:
+                    continue
+                known.add(canonical(name))
+                self.entries.extend(
+                    EntryPoint(name, entry.group, entry.name, entry.value, version)
+                    for entry in distribution.entry_points
+                    if entry.group in self._groups
+                )
+            except Exception as error:  # noqa: BLE001 - files that somebody wrote: what they raise is not known
+                if self._may_declare(distribution):
+                    self.damages.append(
+                        Damage(
+                            name or (path[0] if path else "?"),
+                            version,
+                            f"it is damaged: {type(error).__name__}: {error}" if name else str(error),
+                            "install it again",
+                            error,
+                        )
+                    )
+
+    def _may_declare(self, distribution: "Distribution") -> bool:
+        with suppress(Exception):  # what cannot be read may say anything
+            text = distribution.read_text("entry_points.txt") or ""
+            return any(group in text for group in self._groups)
+        return True
+
+
+def _name_in(place: str) -> str:
+    """Return the canonical name in the name of a metadata directory: `My_package-1.0.dist-info`."""
+    name = place.rpartition(".")[0].partition("-")[0]
+    return name.lower() if name.isalnum() else canonical(name)  # a path may hold a thousand
+
+
+def _header(where: str) -> dict[str, str]:
+    """Return `name` and `version` of a metadata directory, as far as it tells them."""
+    fields: dict[str, str] = {}
+    for file in ("METADATA", "PKG-INFO"):
+        try:
+            content = _read(f"{where}{os.sep}{file}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for key, value in _HEADER.findall(content, 0, content.find(b"\n\n") % (1 << 20)):
+            fields.setdefault(key.lower().decode(), value.decode("utf-8"))
+        break
+    return fields
+
+
+def _read(path: str) -> bytes:
+    """Return the content of a file, with fewer system calls than `open` takes: each start reads two per plug-in."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(handle, _CHUNK)
+        if len(content) == _CHUNK:  # a shorter one is all there is: these are plain files
+            while more := os.read(handle, _CHUNK):
+                content += more
+        return content
+    finally:
+        os.close(handle)
+
+
+def _parse(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield group, name and value of each entry point in the text of `entry_points.txt`.
+
+    Raises:
+        ValueError: a line of a group is no entry point.
+
+    """
+    group = ""
+    for line in map(str.strip, text.splitlines()):
+        if not line or line.startswith(("#", ";")):
+            continue
+        if line.startswith("[") and line.endswith("]"):
+            group = line[1:-1].strip()
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise ValueError(f"its entry_points.txt has a line that is no entry point: {line[:80]!r}")
+        yield group, name.strip(), value.strip()
+
+
+def _matching(directory: str, rivals: Sequence[str]) -> str:
+    """Return the metadata directory of the version whose files are there; the others are leftovers of an upgrade.
+
+    `RECORD` gives the size of each file of a version. Of equals the newest metadata counts.
+    """
+
+    def fitness(place: str) -> tuple[int, int]:
+        matches = 0
+        with suppress(OSError, ValueError):
+            with open(os.path.join(directory, place, "RECORD"), encoding="utf-8") as record:
+                rows = [line.rstrip("\n").rsplit(",", 2) for line in record]
+            for row in rows:
+                if len(row) == 3 and row[0].endswith(".py") and row[2].isdecimal():
+                    with suppress(OSError):
+                        matches += os.stat(os.path.join(directory, row[0].strip('"'))).st_size == int(row[2])
+        try:
+            return matches, os.stat(os.path.join(directory, place, "METADATA")).st_mtime_ns
+        except OSError:
+            return matches, 0
+
+    return max(rivals, key=fitness)
+
+
+def _absolute(directory: str) -> str:
+    try:
+        return os.path.abspath(directory)
+    except OSError:  # relative to a working directory that is gone
+        return directory
+
+
+#: The entry point being imported in this context: registrations made meanwhile by a module that no
+#: entry point names belong to it.
+loading: ContextVar[EntryPoint | None] = ContextVar("d0ttino_loading", default=None)
+
+
+def load(entry: EntryPoint) -> object:
+    """Import the object that an entry point names.
+
+    `package.module:name` may also name a submodule that nobody has imported yet.
+
+    Raises:
+        AttributeError: the module has neither such an attribute nor such a submodule.
+        BaseException: whatever importing the module raises.
+
+    """
+    with _loading(entry):
+        found: object = importlib.import_module(entry.module)
+        path = entry.module
+        for part in filter(None, entry.attribute.split(".")):
+            path = f"{path}.{part}"
+            found = getattr(found, part) if hasattr(found, part) else _import_submodule(path, entry)
+        return found
+
+
+def _import_submodule(path: str, entry: EntryPoint) -> object:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        # Only the module itself missing means "no such attribute"; one that it imports is its own fault.
+        if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
+            raise
+        parent, _, name = path.rpartition(".")
+        raise AttributeError(f"{parent} has no attribute and no submodule {name!r} (entry point {entry})") from None
+
+
+@contextmanager
+def _loading(entry: EntryPoint) -> Iterator[None]:
+    token = loading.set(entry)
+    try:
+        yield
+    finally:
+        loading.reset(token)

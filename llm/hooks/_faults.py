@@ -1,0 +1,173 @@
+"""Faults of plug-ins: exceptions with the origin of the plug-in that raised them, and the log of those survived."""
+
+import os
+from collections.abc import Iterator
+from enum import StrEnum
+from types import FrameType, TracebackType
+from typing import Any, Final, NamedTuple
+
+from llm.errors import D0ttinoError, PluginCrashError
+from llm.hooks._origin import Origin
+
+#: Exceptions that may come out of a guarded call. `KeyboardInterrupt` is the user's; `attributed` has turned
+#: everything else into one of these.
+PLUGIN_FAULTS: Final = (Exception, SystemExit)
+
+#: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
+#: wrappers can still catch what they know.
+_ORIGIN: Final = "__d0ttino_origin__"
+
+_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+class ProblemKind(StrEnum):
+    """The sort of a problem: decides how a list shows the plug-in."""
+
+    FAILED = "failed"  # the plug-in is not in use
+    CONFLICT = "conflict"  # it is in use, but not under every name it asked for
+    FAULT = "fault"  # one call of one of its hooks went wrong
+
+
+class Problem(NamedTuple):
+    """One thing that went wrong, and the plug-in at fault.
+
+    Attributes:
+        kind: its sort.
+        origin: the plug-in at fault.
+        message: the fault in one line.
+        hook: the hook whose call went wrong, for a fault.
+        hint: what to do next, if there is something.
+        error: the exception behind it, with its traceback, if there was one.
+
+    """
+
+    kind: ProblemKind
+    origin: Origin
+    message: str
+    hook: str | None = None
+    hint: str | None = None
+    error: BaseException | None = None
+
+    def __str__(self) -> str:
+        text = f"plug-in {self.origin}: {self.message}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the problem as JSON-ready data."""
+        return {
+            "kind": self.kind.value,
+            **self.origin.to_json(),
+            "hook": self.hook,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+
+class ProblemLog:
+    """The problems of one manager, each recorded once however often it happens."""
+
+    def __init__(self) -> None:
+        self._problems: dict[tuple[object, ...], Problem] = {}
+
+    def add(self, problem: Problem) -> None:
+        """Record a problem, unless the log has it.
+
+        Faults of one hook with the same type of error count as one: their messages may hold the
+        prompt, so an observer that always fails would otherwise fill the memory.
+        """
+        what = problem.message if problem.hook is None else (problem.hook, type(problem.error))
+        self._problems.setdefault((problem.origin.plugin, problem.origin.entry_point, what), problem)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(list(self._problems.values()))
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+
+def attribute(error: BaseException, origin: Origin) -> None:
+    """Record on an exception the plug-in that raised it; the innermost plug-in, recorded first, stays."""
+    if not hasattr(error, _ORIGIN):
+        # Not setattr: an exception that is a frozen dataclass refuses that, and its reason would be lost.
+        object.__setattr__(error, _ORIGIN, origin)
+
+
+def attributed(error: BaseException, origin: Origin) -> BaseException:
+    """Return the exception to raise for one of a plug-in, with its origin recorded.
+
+    Anything but an `Exception` or `SystemExit` would run through every handler of the host, so a
+    `PluginCrashError` takes its place.
+    """
+    if not isinstance(error, PLUGIN_FAULTS):
+        crash = PluginCrashError(one_line(error), origin=origin)
+        crash.__cause__ = error
+        error = crash
+    attribute(error, origin)
+    return error
+
+
+def origin_of(error: BaseException) -> Origin | None:
+    """Return the plug-in that raised an exception, or `None` if no plug-in did."""
+    origin = getattr(error, _ORIGIN, None)
+    return origin if isinstance(origin, Origin) else None
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception as one line: its type and the first line of its message."""
+    try:
+        text = str(error).strip()
+    except Exception as inner:  # noqa: BLE001 - an exception whose __str__ raises must not hide itself
+        text = f"(its message raised {type(inner).__name__})"
+    first = text.splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def reason_of(error: BaseException) -> tuple[str, str | None]:
+    """Return the message of an exception in one line, and its hint.
+
+    One that is not this project's is given with its type and the place in the plug-in that raised it.
+    A plug-in's own class may lack a message or a hint, or raise where they are asked for.
+    """
+    line = one_line(error)
+    if not isinstance(error, D0ttinoError):
+        return line + place_of(error), None
+    message, hint = _text(error, "message"), _text(error, "hint")
+    return message or line.removeprefix(f"{type(error).__name__}: "), hint
+
+
+def place_of(error: BaseException) -> str:
+    """Return ` (file, line N)` of the innermost line of a plug-in's own file, or nothing."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    found = ""
+    frame: TracebackType | None = error.__traceback__
+    while frame is not None:
+        if not _is_framework(frame.tb_frame):
+            found = f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})"
+        frame = frame.tb_next
+    return found
+
+
+def plugin_traceback(error: BaseException) -> BaseException:
+    """Return the exception with its traceback cut to begin at the plug-in's own code, if it gets there."""
+    frame = error.__traceback__
+    while frame is not None and _is_framework(frame.tb_frame):
+        frame = frame.tb_next
+    return error if frame is None else error.with_traceback(frame)
+
+
+def _is_framework(frame: FrameType) -> bool:
+    """Whether a frame runs code of this project, of pluggy or of the import system."""
+    name = frame.f_globals.get("__name__") or ""
+    filename = frame.f_code.co_filename
+    if filename.startswith("<frozen") or name.partition(".")[0] in {"pluggy", "importlib", "contextlib"}:
+        return True
+    return filename.startswith(_PACKAGE) and not filename.startswith(os.path.join(_PACKAGE, "backends", "plugins"))
+
+
+def _text(error: D0ttinoError, attribute_name: str) -> str | None:
+    try:
+        value = getattr(error, attribute_name)
+    except Exception:  # noqa: BLE001 - there is none
+        return None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,371 @@
+"""Guards: each hook implementation of a plug-in is called through one.
+
+A plain pluggy call tells neither whose result it returned nor whose exception it raised, and one
+exception ends the whole call. A guard knows the `Origin` of its plug-in: it turns the result into the type
+that the hook promises, marks an exception with the plug-in that raised it, and for hooks where one failure
+must not stop the others, records it instead.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from enum import Enum
+from types import MethodType
+from typing import Any, Final, NamedTuple
+
+from llm.errors import PluginDefinitionError
+from llm.hooks._faults import PLUGIN_FAULTS, Problem, ProblemKind, ProblemLog, attributed, one_line, place_of
+from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
+from llm.hooks._origin import Origin, Tier
+from llm.hooks._trace import note_fault
+
+Function = Callable[..., Any]
+ResultCheck = Callable[[Any, Origin, bool], Any]
+
+#: Hooks of a plug-in's own life; its guard calls them.
+CONFIGURE: Final = "llm_configure"
+CLOSE: Final = "llm_close"
+
+
+class HookKind(Enum):
+    """The way in which the results of a hook's implementations become one."""
+
+    COLLECT = "collect"  # every one is asked, a call returns a list
+    FIRST = "first result"  # the first that is not `None` ends the call
+    NOTIFY = "notify"  # results are not used
+    FOLD = "fold"  # each gets the value that the one before returned
+
+
+class HookContract(NamedTuple):
+    """Expectations of the implementations of one hook.
+
+    Attributes:
+        name: the hook's name.
+        arguments: names of the arguments that an implementation may ask for.
+        kind: how results become one.
+        propagates: whether an exception ends the call; if not, it is recorded and the others go on.
+        check: `check(result, origin, keep)` returns the result as the type that the hook promises,
+            with its origin, or raises `InvalidResultError`; `keep` leaves an origin that is
+            there already. `None` where results are not used.
+        answered: whether the host's own implementation answers whenever it is asked.
+
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    kind: HookKind
+    propagates: bool
+    check: ResultCheck | None = None
+    answered: bool = False
+
+    def guards(self, options: Mapping[str, Any]) -> bool:
+        """Whether an implementation with these options guards: without it nothing may be sent or run."""
+        return self.kind is HookKind.FOLD or (self.propagates and bool(options.get("wrapper")))
+
+
+class Life:
+    """The life of a plug-in: configured before its first hook, closed at the end if it was used.
+
+    Attributes:
+        configure: its `llm_configure`, bound to its settings; raises where that fails.
+        close: its `llm_close`.
+
+    """
+
+    def __init__(self) -> None:
+        self.configure: list[Callable[[], object]] = []
+        self.close: list[Callable[[], object]] = []
+        self._lock = threading.RLock()
+        self._begun = False
+        self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Configure the plug-in, once.
+
+        Raises:
+            BaseException: that failed, now or before.
+
+        """
+        if not self._begun:
+            with self._lock:
+                if not self._begun:
+                    self._begun = True  # first: a hook that it calls meanwhile must not begin again
+                    try:
+                        for configure in self.configure:
+                            configure()
+                    except KeyboardInterrupt:
+                        self._begun = False
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - raised below, at each use
+                        self._error = error
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        """Close the plug-in if it was used; a later use begins anew."""
+        with self._lock:
+            was_used, self._begun, self._error = self._begun, False, None
+        for close in self.close if was_used else ():
+            close()
+
+
+class Guard:
+    """A plug-in as the manager registers it, with a guard around each of its hook implementations.
+
+    Args:
+        plugin: a module or object with functions marked by `@hookimpl`.
+        origin: its origin.
+        contracts: the contract of each known hook, by hook name.
+        problems: the log of recorded failures.
+        life: the life that it shares with the other plug-ins of its entry point.
+        settings: returns the settings of a plug-in, for `llm_configure`.
+
+    Attributes:
+        implementations: hook name to the options of its `@hookimpl`.
+
+    Raises:
+        PluginDefinitionError: the plug-in misspells a hook, asks for an argument that its hook does
+            not have, is `async`, or declares a wrapper that is none. All such faults are named at once.
+
+    """
+
+    def __init__(
+        self,
+        plugin: object,
+        origin: Origin,
+        contracts: Mapping[str, HookContract],
+        problems: ProblemLog,
+        life: Life,
+        settings: Callable[[Origin, object], object],
+    ) -> None:
+        self.origin = origin
+        self.plugin = plugin
+        self.implementations: dict[str, Mapping[str, Any]] = {}
+        faults: list[str] = []
+        found: list[tuple[str, HookContract, Function, dict[str, Any]]] = []
+        for name, function, options in marked_functions(plugin):
+            hook_name = options.get("specname") or name
+            contract = contracts.get(hook_name)
+            if contract is None:
+                if not options.get("optionalhook"):
+                    faults.append(_unknown_hook(hook_name, contracts))
+                continue
+            fault = _definition_fault(function, options, contract, origin)
+            if fault is not None:
+                faults.append(f"{hook_name} {fault}{_place_of_function(function)}")
+                continue
+            found.append((name, contract, function, {**options, "specname": hook_name}))
+        if faults:
+            raise PluginDefinitionError(
+                "; ".join(faults), origin=origin, hint="see docs/hooks.md for each hook and its arguments"
+            )
+        has_life = any(contract.name in {CONFIGURE, CLOSE} for _, contract, _, _ in found)
+        for name, contract, function, options in found:
+            begin = life.begin if has_life and contract.name not in {CONFIGURE, CLOSE} else None
+            guard = _guard_wrapper if options.get("wrapper") else _guard
+            guarded = guard(function, contract, origin, problems, begin)
+            guarded.__signature__ = _without_defaults(function)  # type: ignore[attr-defined]
+            setattr(guarded, HOOKIMPL_ATTRIBUTE, options)
+            setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
+            self.implementations[contract.name] = options
+            if contract.name == CONFIGURE:
+                life.configure.append(functools.partial(_configure, function, origin, settings, plugin))
+            elif contract.name == CLOSE:
+                life.close.append(guarded)
+
+    def __dir__(self) -> list[str]:
+        # Pluggy looks at every name that this returns, one after the other, to find the hooks.
+        return [name for name in vars(self) if name.startswith(HOOK_PREFIX)]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.origin}>"
+
+
+def _configure(
+    function: Function, origin: Origin, settings: Callable[[Origin, object], object], plugin: object
+) -> None:
+    try:
+        arguments = [settings(origin, plugin)] if inspect.signature(function).parameters else []
+        function(*arguments)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised again
+        raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+
+
+def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, Any]]]:
+    """Yield name, function and pluggy options of each hook implementation in a module or object.
+
+    Attributes are looked up statically first, so that no property of the plug-in is evaluated.
+    """
+    for name in dir(plugin):
+        static = inspect.getattr_static(plugin, name, None)
+        bound = isinstance(static, staticmethod | classmethod | MethodType)
+        for holder in (static, static.__func__ if bound else None):
+            # The attribute stands on the function itself. A proxy object that a module happens to hold
+            # (`flask.current_app`) must not be asked: outside of its context it raises.
+            options = inspect.getattr_static(holder, HOOKIMPL_ATTRIBUTE, None)
+            if isinstance(options, dict):
+                yield name, getattr(plugin, name), options
+                break
+
+
+def _unknown_hook(name: str, contracts: Mapping[str, HookContract]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, contracts, n=1)
+    guess = f"did you mean {close[0]}?" if close else f"known hooks: {', '.join(sorted(contracts))}"
+    return f"there is no hook named {name}; {guess}"
+
+
+def _definition_fault(
+    function: Function, options: Mapping[str, Any], contract: HookContract, origin: Origin
+) -> str | None:
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return "is async; hooks are called synchronously"
+    if options.get("hookwrapper"):
+        return "is an old-style hookwrapper; use @hookimpl(wrapper=True)"
+    if options.get("wrapper"):
+        if contract.kind is HookKind.FOLD or contract.name in {CONFIGURE, CLOSE}:
+            return "cannot be wrapped; return a value instead"
+        if not inspect.isgeneratorfunction(function):
+            return "is declared as a wrapper but has no yield"
+    elif inspect.isgeneratorfunction(function) and contract.kind is not HookKind.COLLECT:
+        return "is a generator; return a value, or declare it with @hookimpl(wrapper=True)"
+    elif contract.answered and options.get("trylast") and origin.tier is not Tier.BUILTIN:
+        return "is marked trylast and would never be asked: the host's own implementation, before it, always answers"
+    return _signature_fault(function, contract)
+
+
+def _place_of_function(function: Function) -> str:
+    code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+    return "" if code is None else f" ({code.co_filename}, line {code.co_firstlineno})"
+
+
+def _signature_fault(function: Function, contract: HookContract) -> str | None:
+    accepted = inspect.signature(function).parameters.values()
+    unknown = [parameter.name for parameter in accepted if parameter.name not in contract.arguments]
+    by_keyword = [parameter.name for parameter in accepted if parameter.kind is parameter.KEYWORD_ONLY]
+    if any(parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} for parameter in accepted):
+        return f"takes any arguments; it gets those that it names, of: {', '.join(contract.arguments)}"
+    if unknown:
+        return f"asks for {', '.join(map(repr, unknown))}; the hook has: {', '.join(contract.arguments)}"
+    if by_keyword:
+        return f"takes {', '.join(map(repr, by_keyword))} as keywords only, and pluggy passes arguments by position"
+    return None
+
+
+def _without_defaults(function: Function) -> inspect.Signature:
+    """Return the signature without default values: pluggy 1.6 passes no argument that has one."""
+    signature = inspect.signature(function)
+    parameters = [parameter.replace(default=parameter.empty) for parameter in signature.parameters.values()]
+    return signature.replace(parameters=parameters)
+
+
+def _record(error: BaseException, contract: HookContract, origin: Origin, problems: ProblemLog) -> None:
+    note_fault(origin, error)
+    message = f"{contract.name} raised {one_line(error)}{place_of(error)}"
+    problems.add(Problem(ProblemKind.FAULT, origin, message, hook=contract.name, error=error))
+
+
+def _guard(
+    function: Function, contract: HookContract, origin: Origin, problems: ProblemLog, begin: Callable[[], None] | None
+) -> Function:
+    check = contract.check
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            if begin is not None:
+                begin()
+            result = function(*args, **kwargs)
+            return result if result is None or check is None else check(result, origin, False)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - recorded
+            if contract.propagates:
+                raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+            _record(error, contract, origin, problems)
+            return None
+
+    return guarded
+
+
+def _guard_wrapper(
+    function: Function, contract: HookContract, origin: Origin, problems: ProblemLog, begin: Callable[[], None] | None
+) -> Function:
+    check = contract.check
+
+    def checked(result: Any) -> Any:
+        if result is None or check is None:
+            return result
+        if contract.kind is HookKind.COLLECT:
+            return [check(item, origin, True) for item in result]
+        return check(result, origin, True)
+
+    def steps_of(args: Any, kwargs: Any) -> Generator[None, Any, Any]:
+        if begin is not None:
+            begin()
+        return (yield from _around(function(*args, **kwargs)))
+
+    if contract.propagates:
+
+        @functools.wraps(function)
+        def propagating(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
+            try:
+                return checked((yield from steps_of(args, kwargs)))
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised again
+                raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+
+        return propagating
+
+    @functools.wraps(function)
+    def recording(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
+        # A wrapper that fails steps aside: the result of the call that it wraps stays as it was.
+        steps = steps_of(args, kwargs)
+        try:
+            next(steps)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - recorded
+            _record(error, contract, origin, problems)
+            return (yield)
+        result = yield
+        try:
+            steps.send(result)
+        except StopIteration as stop:
+            try:
+                return checked(stop.value)
+            except PLUGIN_FAULTS as error:
+                _record(error, contract, origin, problems)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - recorded
+            _record(error, contract, origin, problems)
+        return result
+
+    return recording
+
+
+def _around(steps: Generator[None, Any, Any]) -> Generator[None, Any, Any]:
+    """Run a wrapper; raise here, where it is known whose it is, if it does not yield exactly once."""
+    try:
+        next(steps)
+    except StopIteration:
+        raise RuntimeError("the wrapper did not yield") from None
+    resume: Callable[[], Any]
+    try:
+        inner = yield
+    except BaseException as error:  # noqa: BLE001 - it is the wrapper's to handle
+        resume = functools.partial(steps.throw, error)
+    else:
+        resume = functools.partial(steps.send, inner)
+    try:
+        resume()
+    except StopIteration as stop:
+        return stop.value
+    steps.close()
+    raise RuntimeError("the wrapper yields more than once")

@@ -1,0 +1,274 @@
+"""Loading plug-ins: from entry points to registered plug-ins, now or when they are first used.
+
+An entry point with a current manifest costs a dictionary entry. It is imported, and its plug-ins are registered, before
+the first call of a hook that it implements, or when something that it contributes is used. All others are imported
+at once, one by one, each failure recorded with its culprit.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from llm.errors import D0ttinoError, NameTakenError, PluginLoadError
+from llm.hooks._entrypoints import EntryPoint, load
+from llm.hooks._faults import PLUGIN_FAULTS, Problem, ProblemKind, attribute, reason_of
+from llm.hooks._guard import Guard
+from llm.hooks._manager import PluginManager
+from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
+from llm.hooks._markers import hookimpl
+from llm.hooks._origin import Tier
+from llm.hooks._registration import Registration, all_registrations, owner_of, unique
+from llm.hooks._trace import load_span
+
+#: Hooks that ask for contributions; a manifest has their answers.
+CONTRIBUTING = frozenset({"llm_backends", "llm_recipes"})
+_LIFE = frozenset({"llm_configure", "llm_close"})
+
+#: `adapt(entry, named)` returns a `Registration`, a plug-in object, or `None` for a module that only registers.
+Adapt = Callable[[EntryPoint, object], object]
+
+
+class Loader:
+    """Loads entry points into a manager.
+
+    Args:
+        manager: where plug-ins are registered; failures go to its `problems`.
+        entries: all entry points, sorted as they are asked.
+        adapt: makes a plug-in of the object that an entry point names.
+        is_blocked: whether the plug-in of a name of an entry point is left out.
+        manifests: the current manifests of entry points.
+        last: returns the manifest of an entry point as it was last loaded, in whichever version.
+
+    Attributes:
+        known: entry points that were not imported yet, with their manifests.
+        imported: entry points that this imported, with the time in ns since the epoch at which that began.
+
+    """
+
+    def __init__(
+        self,
+        manager: PluginManager,
+        entries: Iterable[EntryPoint],
+        adapt: Adapt,
+        is_blocked: Callable[[EntryPoint, str], bool],
+        manifests: Mapping[EntryPoint, Manifest],
+        last: Callable[[EntryPoint], Manifest | None],
+    ) -> None:
+        self._manager = manager
+        self._entries = list(entries)
+        self._adapt = adapt
+        self._is_blocked = is_blocked
+        self._last = last
+        self._lock = threading.RLock()
+        self._importing: EntryPoint | None = None
+        self._errors: dict[EntryPoint, PluginLoadError] = {}
+        self._names: dict[tuple[EntryPoint, str], str] = {}
+        self._named: dict[int, EntryPoint] = {}
+        importing = needing_import(self._entries, manifests)
+        self.known = {entry: manifests[entry] for entry in self._entries if entry.distribution not in importing}
+        self.imported: dict[EntryPoint, int] = {}
+
+    def load_all(self) -> None:
+        """Register the plug-ins of all entry points; those with a current manifest are imported when they are used."""
+        self._load([entry for entry in self._entries if entry not in self.known], "its contributions were not known")
+        for entry, manifest in self.known.items():
+            for plugin in manifest.plugins:
+                self.name_of(entry, plugin.plugin)
+                pending = plugin.hooks.keys() - CONTRIBUTING - _LIFE
+                self._manager.before_call(pending, lambda entry=entry: self._load_quietly(entry))
+
+    def load(self, entry: EntryPoint, reason: str) -> None:
+        """Import an entry point and register its plug-ins, unless that was done.
+
+        Raises:
+            PluginLoadError: that failed, now or before, or happens at this moment in this thread.
+
+        """
+        with self._lock:
+            if entry in self._errors:
+                raise self._errors[entry]
+            if self._importing is not None:
+                raise PluginLoadError(
+                    f"{self._importing} uses the plug-in host while it is being imported",
+                    hint="call it from a function instead of at the top of the module",
+                )
+            if entry in self.known:
+                self._load([entry], reason)
+                if entry in self._errors:
+                    raise self._errors[entry]
+
+    def name_of(self, entry: EntryPoint, plugin: str) -> str:
+        """Return the name under which a plug-in of an entry point is registered.
+
+        Several entry points may provide the same backend or recipe: the first one has the plain name
+        (`backend:openrouter`), a later one its distribution behind it.
+        """
+        name = self._names.get((entry, plugin))
+        if name is None:
+            taken = self._manager.has_plugin(plugin) or plugin in self._names.values()
+            name = self._names[entry, plugin] = f"{plugin}@{entry.distribution}" if taken else plugin
+        return name
+
+    def manifest_of(
+        self, entry: EntryPoint, contributions: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]]
+    ) -> Manifest:
+        """Return the manifest of an entry point that was imported.
+
+        Args:
+            entry: the entry point.
+            contributions: by name of the plug-in, kind and facts of each object that it provides.
+
+        """
+        if entry in self._errors:
+            last = self._last(entry)
+            return Manifest(failure=self._errors[entry].message, guards=last.guards if last is not None else ())
+        plugins = []
+        guards: set[str] = set()
+        for (owner, plugin), name in self._names.items():
+            guard = self._manager.get_plugin(name) if owner == entry else None
+            if isinstance(guard, Guard):
+                hooks = {hook: dict(options) for hook, options in guard.implementations.items()}
+                module = guard.origin.module or entry.module
+                plugins.append(PluginManifest(plugin, module, hooks, contributions.get(name, ())))
+                contracts = self._manager.contracts
+                guards |= {hook for hook, options in hooks.items() if contracts[hook].guards(options)}
+        # Settings may decide what a plug-in contributes: one that asks for them is asked anew each time.
+        lasts = not any("llm_configure" in one.hooks and CONTRIBUTING & one.hooks.keys() for one in plugins)
+        stamps = stamps_of(entry, [one.module for one in plugins], self.imported[entry]) if lasts else {}
+        return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps)
+
+    def _load_quietly(self, entry: EntryPoint) -> None:
+        # Its failure is recorded; where it guards, an implementation that refuses stands in its place.
+        with contextlib.suppress(PluginLoadError):
+            self.load(entry, "one of its hooks is called")
+
+    def _load(self, entries: list[EntryPoint], reason: str) -> None:
+        """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first."""
+        named = {}
+        for entry in entries:
+            start = time.time_ns()
+            was_imported = entry.module in sys.modules
+            try:
+                self._importing = entry
+                named[entry] = self._import(entry, reason)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - recorded
+                self._fail(entry, error)
+            finally:
+                self._importing = None
+                self.known.pop(entry, None)
+            if not was_imported or entry.tier is Tier.BUILTIN or entry in self._errors:
+                self.imported[entry] = start
+        registrations: dict[EntryPoint, list[Registration]] = {}
+        for registration in all_registrations() if named else ():
+            owner = owner_of(registration, self._entries)
+            if owner is not None:
+                registrations.setdefault(owner, []).append(registration)
+        for entry in reversed(entries):
+            if entry in named:
+                self._register(entry, named[entry], registrations)
+
+    def _import(self, entry: EntryPoint, reason: str) -> object:
+        # Plug-ins that print while they are imported must not end up in a command's answer.
+        with contextlib.redirect_stdout(sys.stderr), load_span(entry.origin(entry.name), reason):
+            named = self._adapt(entry, load(entry))
+        # A module that only registers: the one that is named, not a package that holds it, which several
+        # distributions may share.
+        path = f"{entry.module}.{entry.attribute}" if entry.attribute else entry.module
+        shared = sys.modules.get(path) if named is None else named
+        owner = entry if shared is None else self._named.setdefault(id(shared), entry)
+        if owner.distribution != entry.distribution:
+            raise PluginLoadError(
+                f"names {entry.value}, which the entry point of {owner.distribution} {owner.version} names already",
+                hint="remove one of the two distributions",
+            )
+        return named
+
+    def _register(
+        self, entry: EntryPoint, named: object, registrations: Mapping[EntryPoint, list[Registration]]
+    ) -> None:
+        """Register the plug-ins of an entry point, all of them or none."""
+        registered: list[str] = []
+        try:
+            for plugin, base, module in self._plugins(entry, named, registrations):
+                name = self.name_of(entry, base)
+                if self._is_blocked(entry, base):
+                    continue
+                if self._manager.register(plugin, name, origin=entry.origin(name, module)) is not None:
+                    registered.append(name)
+        except PLUGIN_FAULTS as error:
+            self._fail(entry, error)
+            for name in registered:
+                self._manager.unregister(name=name)
+
+    def _plugins(
+        self, entry: EntryPoint, named: object, registrations: Mapping[EntryPoint, list[Registration]]
+    ) -> Iterator[tuple[object, str, str]]:
+        """Yield each plug-in of an entry point: the object, its name and its module."""
+        siblings = [
+            one for other, many in registrations.items() if other.distribution == entry.distribution for one in many
+        ]
+        own = unique(registrations.get(entry, ()))
+        if isinstance(named, Registration):
+            # The callable that the entry point names may be registered by its module as well; once is
+            # enough, under the name that the author gave.
+            again = any(one.kind == named.kind and one.target == named.target for one in siblings)
+            renamed = any(one.plugin_name == named.plugin_name for one in own)
+            if not again and not renamed:
+                own.append(named)
+        elif named is not None:
+            registered = self._manager.get_plugin(self._manager.get_name(named) or "")
+            if not (isinstance(registered, Guard) and registered.origin.distribution == entry.distribution):
+                module = named.__name__ if isinstance(named, ModuleType) else entry.module
+                yield named, entry.name, module
+        elif not any(one.entry == entry or entry.owns(one.module) for one in siblings):
+            raise PluginLoadError(
+                "contributes nothing: it has no @hookimpl function and calls neither register_backend nor "
+                "register_recipe"
+            )
+        for one in own:
+            yield one.plugin, one.plugin_name, one.module
+
+    def _fail(self, entry: EntryPoint, error: BaseException) -> None:
+        """Record that an entry point could not be loaded; where it guards, refuse in its place."""
+        message, hint = reason_of(error)
+        problem = Problem(ProblemKind.FAILED, entry.origin(entry.name), message, hint=hint, error=error)
+        self._manager.problems.add(problem)
+        failure = PluginLoadError(f"cannot be imported: {message}", hint=hint)
+        if isinstance(error, D0ttinoError):
+            failure.args = (message,)
+        attribute(failure, problem.origin)
+        failure.__cause__ = error
+        self._errors[entry] = failure
+        last = self._last(entry)
+        guards = tuple(hook for hook in (last.guards if last is not None else ()) if hook in self._manager.contracts)
+        if guards:
+            with contextlib.suppress(NameTakenError):
+                name = f"{entry.name}@{entry.distribution}"
+                self._manager.register(_Refusal(guards, failure), name, origin=problem.origin)
+
+
+class _Refusal:
+    """Stands for a guard that cannot be loaded: nothing is sent or run without it."""
+
+    def __init__(self, hooks: Iterable[str], failure: PluginLoadError) -> None:
+        def refuse() -> None:
+            raise PluginLoadError(
+                f"{failure.message}; it guards, so nothing goes on without it", hint=failure.hint
+            ) from failure
+
+        for hook in hooks:
+            setattr(self, hook, hookimpl(tryfirst=True, specname=hook)(_named(refuse)))
+
+
+def _named(refuse: Callable[[], None]) -> Callable[[], None]:
+    def implementation() -> None:
+        refuse()
+
+    return implementation
+

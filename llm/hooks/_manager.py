@@ -1,0 +1,205 @@
+"""The plug-in manager: pluggy's, with origins, guards, an order by origin, folded hooks and recorded problems."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from llm.errors import NameTakenError
+from llm.hooks._faults import ProblemLog
+from llm.hooks._guard import Guard, HookContract, HookKind, Life
+from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME
+from llm.hooks._origin import Origin, Tier
+
+if TYPE_CHECKING:
+    from llm.hooks._monitor import CallMonitor
+
+Value = TypeVar("Value")
+
+
+class PluginManager(pluggy.PluginManager):
+    """A `pluggy.PluginManager` that knows the origin of each plug-in.
+
+    Implementations of a hook are asked by `Origin.precedence`, whenever they were registered: programs, installed
+    distributions, built-in ones. `tryfirst` and `trylast` count as in pluggy.
+
+    Args:
+        hookspecs: module with the hook specifications.
+        contracts: for each of its hooks, the contract.
+        settings: `settings(origin, plugin)` returns what `llm_configure` of a plug-in gets.
+
+    Attributes:
+        contracts: the contract of each hook, by name.
+        problems: the faults of plug-ins so far.
+        generation: grows with each plug-in that comes or goes; results that depend on them are outdated then.
+
+    """
+
+    def __init__(
+        self,
+        hookspecs: ModuleType,
+        contracts: Iterable[HookContract],
+        settings: Callable[[Origin, object], object] = lambda _origin, _plugin: None,
+    ) -> None:
+        super().__init__(PROJECT_NAME)
+        self.problems = ProblemLog()
+        self.generation = 0
+        self.contracts: Mapping[str, HookContract] = {contract.name: contract for contract in contracts}
+        self._settings = settings
+        self._guards: dict[int, Guard] = {}
+        self._lives: dict[tuple[str | None, str | None], Life] = {}
+        self._first: tuple[int, str, str] | None = None
+        self._pending: dict[str, list[Callable[[], object]]] = {}
+        self.add_hookspecs(hookspecs)
+
+    @functools.cached_property
+    def monitor(self) -> "CallMonitor":
+        """Records hook calls for traces."""
+        from llm.hooks._monitor import CallMonitor
+
+        first = {name: contract.kind is HookKind.FIRST for name, contract in self.contracts.items()}
+        return CallMonitor(self.add_hookcall_monitoring, first)
+
+    def register(self, plugin: object, name: str | None = None, *, origin: Origin | None = None) -> str | None:
+        """Register a plug-in.
+
+        Args:
+            plugin: a module or an object with `@hookimpl` functions.
+            name: name of the plug-in; by default the module's name, or one made of the object's type.
+            origin: its origin; by default the running program.
+
+        Returns:
+            The name of the plug-in, or `None` if that name is blocked.
+
+        Raises:
+            NameTakenError: the name or the object is registered already.
+            PluginDefinitionError: it does not keep to the hooks' contract.
+
+        """
+        if isinstance(plugin, Guard):  # pluggy's own methods give us what `register` made
+            return super().register(plugin, name)
+        name = name or self.get_canonical_name(plugin)
+        if origin is None:
+            origin = Origin(name, Tier.PROGRAM, module=_module_name(plugin))
+        origin = origin._replace(plugin=name)
+        guard = Guard(plugin, origin, self.contracts, self.problems, self.life(origin), self._settings)
+        if self.is_blocked(name):
+            return None
+        taken = self.get_plugin(name)
+        if taken is not None or id(plugin) in self._guards:
+            owner = taken or self._guards[id(plugin)]
+            raise NameTakenError(f"the plug-in {name!r} is registered already, by {owner.origin}", origin=owner.origin)
+        self._insert(guard, name)
+        self._guards[id(plugin)] = guard
+        self.generation += 1
+        return name
+
+    def _insert(self, guard: Guard, name: str) -> None:
+        """Register a guard in its place. Pluggy asks the last registered first: those before it are registered anew."""
+        precedence = guard.origin.precedence
+        before: list[tuple[str, Any]] = []
+        if self._first is not None and precedence > self._first:
+            before = [(known, one) for known, one in self.list_name_plugin() if one.origin.precedence < precedence]
+        else:
+            self._first = precedence
+        for _, other in before:
+            super().unregister(other)
+        super().register(guard, name)
+        for known, other in before:
+            super().register(other, known)
+
+    def unregister(self, plugin: object | None = None, name: str | None = None) -> Any | None:
+        """Unregister a plug-in, given as the object that was registered or by name; see pluggy."""
+        removed = super().unregister(self._guards.get(id(plugin), plugin), name)
+        if isinstance(removed, Guard):
+            self._guards.pop(id(removed.plugin), None)
+        self.generation += 1
+        return removed
+
+    def get_name(self, plugin: object) -> str | None:
+        """Return the name under which `plugin` is registered, or `None`."""
+        return super().get_name(self._guards.get(id(plugin), plugin))
+
+    def is_registered(self, plugin: object) -> bool:
+        """Return whether `plugin` is registered."""
+        return super().is_registered(self._guards.get(id(plugin), plugin))
+
+    def get_canonical_name(self, plugin: object) -> str:
+        """Return the default name of a plug-in: its module's name, or `module.Class` and its number."""
+        if isinstance(plugin, ModuleType):
+            return plugin.__name__
+        kind = plugin if isinstance(plugin, type) else type(plugin)
+        return f"{kind.__module__}.{kind.__qualname__}-{id(plugin):x}"
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        """Return the options of a hook implementation; a guard has no other attributes with the hooks' prefix."""
+        if isinstance(plugin, Guard):
+            return getattr(getattr(plugin, name), HOOKIMPL_ATTRIBUTE, None)
+        return super().parse_hookimpl_opts(plugin, name) if name.startswith(HOOK_PREFIX) else None
+
+    def guards(self) -> list[Guard]:
+        """Return the registered plug-ins, the first asked last."""
+        return [guard for _, guard in self.list_name_plugin() if isinstance(guard, Guard)]
+
+    def life(self, origin: Origin) -> Life:
+        """Return the life of a plug-in; plug-ins of one entry point share theirs."""
+        if origin.tier is Tier.ENTRY_POINT:
+            return self._lives.setdefault((origin.distribution, origin.entry_point), Life())
+        return self._lives.setdefault((None, origin.plugin), Life())
+
+    def before_call(self, hooks: Iterable[str], load: Callable[[], object]) -> None:
+        """Have `load()` called before the next call of one of the hooks: it registers their implementations."""
+        for hook in hooks:
+            self._pending.setdefault(hook, []).append(load)
+
+    def caller(self, hook: str) -> pluggy.HookCaller:
+        """Return the caller of a hook, with every implementation registered.
+
+        `manager.hook.NAME` has those of plug-ins that were loaded already.
+        """
+        while waiting := self._pending.pop(hook, None):
+            for load in waiting:
+                load()
+        found: pluggy.HookCaller = getattr(self.hook, hook)
+        return found
+
+    def fold(self, hook: str, value: Value, **arguments: Any) -> tuple[Value, tuple[Origin, ...]]:
+        """Hand a value from implementation to implementation of a folded hook.
+
+        Args:
+            hook: its name.
+            value: its first argument; each implementation gets the value that the one before returned.
+            arguments: its further arguments.
+
+        Returns:
+            The last value, and the plug-ins that changed it, in order.
+
+        Raises:
+            BaseException: whatever an implementation raises, with its origin.
+
+        """
+        implementations = self.caller(hook).get_hookimpls()
+        if not implementations:
+            return value, ()
+        subject = self.contracts[hook].arguments[0]
+        changed: list[Origin] = []
+        with self.monitor.folding(hook, implementations, {subject: value, **arguments}) as timed:
+            for implementation in reversed(implementations):
+                given = {subject: value, **arguments}
+                result = timed(implementation)(*[given[name] for name in implementation.argnames])
+                if result is not None and result != value:
+                    value = result
+                    changed.append(implementation.plugin.origin)
+        return value, tuple(changed)
+
+    def close(self) -> None:
+        """Call `llm_close` of each plug-in that was used; a failure is recorded, and the others are closed as well."""
+        for life in self._lives.values():
+            life.end()
+
+
+def _module_name(plugin: object) -> str | None:
+    name = plugin.__name__ if isinstance(plugin, ModuleType) else getattr(plugin, "__module__", None)
+    return name if isinstance(name, str) else None

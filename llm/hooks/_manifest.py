@@ -1,0 +1,245 @@
+"""Manifests: what entry points contribute, recorded so that they need not be imported before they are used.
+
+A manifest holds as long as the metadata of its distribution and the file of the module that its entry point names
+are what they were. A plug-in in an editable installation is imported each time, which is what its author wants.
+What a plug-in registers has to follow from its own code. Manifests are a shortcut and nothing more: entry points
+themselves are always read from the metadata, so that no cache can name a plug-in that is not installed, or hide one.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+from llm.hooks._entrypoints import EntryPoint
+from llm.hooks._origin import Tier
+from llm.hooks.cache import EnvironmentCache
+
+#: The name of the file, and a number that grows when the layout of its content changes.
+FILE: Final = ("manifests.json", 1)
+
+#: Time stamps lag behind the clock: kernels take them from their last tick, and some file systems keep whole
+#: seconds only. A file changed so shortly before it was read may change once more without a sign.
+_TICK_NS: Final = 50_000_000
+_COARSE_NS: Final = 2_000_000_000
+
+#: Distribution, group, name.
+_Slot = tuple[str, str, str]
+
+
+class PluginManifest(NamedTuple):
+    """One plug-in of an entry point.
+
+    Attributes:
+        plugin: the name under which it was registered.
+        module: dotted name of its module.
+        hooks: the hooks that it implements, each with the options of its `@hookimpl`.
+        contributions: kind (`backend`, `recipe`) and JSON-ready facts of each object that it provides.
+
+    """
+
+    plugin: str
+    module: str
+    hooks: Mapping[str, Mapping[str, Any]]
+    contributions: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+
+class Manifest(NamedTuple):
+    """The contributions of one entry point when it was last loaded.
+
+    Attributes:
+        plugins: its plug-ins, in the order in which they were registered.
+        failure: why it could not be loaded; `None` if it could.
+        guards: hooks that it guards, also if it cannot be loaded now: requests or steps wait for it.
+        stamps: by path, modification time in ns and size of the files that it depends on; empty: it does not last.
+
+    """
+
+    plugins: tuple[PluginManifest, ...] = ()
+    failure: str | None = None
+    guards: tuple[str, ...] = ()
+    stamps: Mapping[str, tuple[int, int]] = {}
+
+    @property
+    def hooks(self) -> list[str]:
+        """Names of the hooks that its plug-ins implement, sorted."""
+        return sorted({hook for plugin in self.plugins for hook in plugin.hooks})
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all objects of one kind that it provides, sorted."""
+        return sorted(facts["name"] for plugin in self.plugins for one, facts in plugin.contributions if one == kind)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the entry point would contribute the same again."""
+        return bool(self.stamps) and all(_stamp(path) == stamp for path, stamp in self.stamps.items())
+
+
+class Manifests:
+    """The manifests of this Python environment; `read` makes one."""
+
+    def __init__(self, file: EnvironmentCache, records: dict[_Slot, list[Any]]) -> None:
+        self._file = file
+        self._records = records
+
+    @classmethod
+    def read(cls) -> "Manifests":
+        """Return the user's manifests; none if there are none that can be used."""
+        file = EnvironmentCache(*FILE)
+        try:
+            return cls(file, {(one[0], one[1], one[2]): one[3:] for one in file.read() or ()})
+        except (TypeError, LookupError):  # its checksum is right, its content is not
+            return cls(file, {})
+
+    @property
+    def path(self) -> str | None:
+        """The file; `None` if no caches are to be used."""
+        return self._file.path
+
+    def last(self, entry: EntryPoint) -> Manifest | None:
+        """Return the manifest of an entry point as it was last loaded in this version; `None` if it never was."""
+        record = self._records.get(entry[:3])
+        if record is None:
+            return None
+        try:
+            version, value, plugins, failure, guards, stamps = record
+            if (version, value) != (entry.version or "", entry.value):
+                # Of another version nothing is known but this: a guard that goes missing must be noticed.
+                return Manifest(guards=tuple(guards))
+            made = tuple(
+                PluginManifest(plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions))
+                for plugin, module, hooks, contributions in plugins
+            )
+            return Manifest(made, failure, tuple(guards), {path: tuple(stamp) for path, stamp in stamps.items()})
+        except (TypeError, ValueError, AttributeError):
+            return None
+
+    def current(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
+        """Return the manifests of entry points that were loaded, and would contribute the same again."""
+        found = ((entry, self.last(entry)) for entry in entries)
+        return {
+            entry: manifest
+            for entry, manifest in found
+            if manifest is not None and manifest.failure is None and manifest.is_current
+        }
+
+    def store(self, manifests: Mapping[EntryPoint, Manifest]) -> None:
+        """Record manifests in place of those of the same entry points; the file is written only if that changes it."""
+        records = {**self._records, **{entry[:3]: _record(entry, one) for entry, one in manifests.items()}}
+        self._renew(records)
+
+    def forget(self, entries: Iterable[EntryPoint]) -> None:
+        """Remove the manifests of entry points, so that they are imported the next time."""
+        slots = {entry[:3] for entry in entries}
+        self._renew({slot: record for slot, record in self._records.items() if slot not in slots})
+
+    def clear(self) -> None:
+        """Remove everything.
+
+        Raises:
+            OSError: the file cannot be removed.
+
+        """
+        self._file.remove()
+        self._records = {}
+
+    def _renew(self, records: dict[_Slot, list[Any]]) -> None:
+        if records != self._records:
+            self._records = records
+            self._file.write([[*slot, *record] for slot, record in sorted(records.items(), key=lambda item: item[0])])
+
+
+def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, Manifest]) -> set[str]:
+    """Return the distributions whose entry points have to be imported at once.
+
+    That goes by distribution: what one of its modules registers may depend on which of them came first. A module that
+    is imported already costs nothing, and one that two distributions name is a fault.
+    """
+    needing = set()
+    owners: dict[str, str] = {}
+    for entry in entries:
+        owner = owners.setdefault(entry.value, entry.distribution)
+        if entry not in current or entry.module in sys.modules:
+            needing.add(entry.distribution)
+        if owner != entry.distribution:
+            needing |= {owner, entry.distribution}
+    return needing
+
+
+def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> dict[str, tuple[int, int]]:
+    """Return the stamps of the files that the contributions of an imported entry point depend on.
+
+    Args:
+        entry: the entry point.
+        modules: dotted names of the modules that made contributions.
+        start: when importing it began, in nanoseconds since the epoch.
+
+    Returns:
+        Stamps by path; empty if the plug-in has to be imported each time: it is installed editable, its
+        files are none that can be looked at, or one has changed while it was read.
+
+    """
+    paths = list(_files(entry, tuple(modules)))
+    if not paths:
+        return {}
+    home = os.path.dirname(entry.metadata)
+    if entry.tier is not Tier.BUILTIN:
+        if not home or _is_editable(entry.metadata):
+            return {}
+        if any(not os.path.abspath(path).startswith(home + os.sep) for path in paths):
+            return {}
+        paths.append(os.path.join(entry.metadata, "METADATA"))
+    stamps = {}
+    end = time.time_ns()
+    for path in paths:
+        stamp = _stamp(path)
+        if stamp is None:
+            return {}
+        lag = _TICK_NS if stamp[0] % 1_000_000_000 else _COARSE_NS
+        if not path.endswith("METADATA") and start - lag <= stamp[0] <= end + _TICK_NS:
+            return {}
+        stamps[path] = stamp
+    return stamps
+
+
+def _files(entry: EntryPoint, modules: tuple[str, ...]) -> Iterator[str]:
+    """Yield the files of the module that an entry point names and of those that made its contributions."""
+    for name in dict.fromkeys((entry.module, f"{entry.module}.{entry.attribute}", *modules)):
+        module = sys.modules.get(name)
+        path = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        if isinstance(path, str):
+            yield path
+        elif name in modules:
+            yield ""  # made by code without a file: it cannot be looked at
+
+
+def _is_editable(metadata: str) -> bool:
+    """Whether a distribution is installed so that its author can edit it in place."""
+    if metadata.lower().endswith(".egg-info"):
+        return True
+    try:
+        with open(os.path.join(metadata, "direct_url.json"), encoding="utf-8") as file:
+            source = json.load(file)
+        return bool(source.get("dir_info", {}).get("editable"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, AttributeError):
+        return True  # nobody can tell
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _record(entry: EntryPoint, manifest: Manifest) -> list[Any]:
+    """Return a manifest as reading the file gives it, where tuples are lists."""
+    plugins, failure, guards, stamps = manifest
+    record: list[Any] = json.loads(json.dumps([entry.version or "", entry.value, plugins, failure, guards, stamps]))
+    return record

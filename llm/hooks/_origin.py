@@ -1,0 +1,65 @@
+"""The origin of a plug-in: its name, and the distribution behind it."""
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+
+class Tier(IntEnum):
+    """How specific a plug-in is; a higher tier is asked first and wins a name."""
+
+    BUILTIN = 0
+    ENTRY_POINT = 1
+    PROGRAM = 2
+
+
+class Origin(NamedTuple):
+    """The plug-in behind something, and the distribution behind that plug-in.
+
+    Attributes:
+        plugin: the name under which the plug-in is registered, `backend:sample` for example.
+        tier: built in, from an installed distribution's entry point, or registered by the program.
+        distribution: name of the installed distribution; `None` for a program's own plug-in.
+        version: that distribution's version.
+        entry_point: `group: name = value`, as the distribution declares it.
+        module: dotted name of the module that the plug-in lives in, if known.
+
+    """
+
+    plugin: str
+    tier: Tier = Tier.PROGRAM
+    distribution: str | None = None
+    version: str | None = None
+    entry_point: str | None = None
+    module: str | None = None
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the plug-in belongs to this project."""
+        return self.tier is Tier.BUILTIN
+
+    @property
+    def precedence(self) -> tuple[int, str, str]:
+        """Sort key: what sorts first is asked first, and has the name when two plug-ins want it."""
+        return (-self.tier, self.distribution or "", self.entry_point or "")
+
+    @property
+    def source(self) -> str:
+        """The provider in words: `my-package 1.0`, `built in` or `this program`."""
+        if self.builtin:
+            return "built in"
+        if self.distribution is not None:
+            return f"{self.distribution} {self.version}" if self.version else self.distribution
+        return f"this program, module {self.module}" if self.module else "this program"
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.source})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the origin as JSON-ready data, with the same keys wherever it is printed."""
+        return {
+            "plugin": self.plugin,
+            "distribution": self.distribution,
+            "version": self.version,
+            "entry_point": self.entry_point,
+            "builtin": self.builtin,
+        }
