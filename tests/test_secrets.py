@@ -22,6 +22,7 @@ PLANTED = {
     "LOBECHAT_BASE_URL": "http://someone:PLANTED03%2Fpassword@127.0.0.1:9/v1?api_key=PLANTED04",
     "MINDBRIDGE_BASE_URL": "https://PLANTED05userkey@127.0.0.1:9/v1",
     "PLUGIN_REGISTRY_URL": "http://someone:PLANTED06password@127.0.0.1:9/registry.json?token=PLANTED07",
+    "OPENROUTER_BASE_URL": "http://127.0.0.1:9/v1",  # nobody is asked
     "LEAKY_DECLARED": "PLANTED08/declared\\by=the&backend",
     "LEAKY_HEADER_TOKEN": "PLANTED09header",
     "DEPLOY_CREDENTIALS": "-----BEGIN-----\nPLANTED10 second line\n-----END-----",
@@ -141,7 +142,8 @@ FILES = {
 ENTRY_POINTS = {"llm.plugins": {"leaky": "leaky_mod", "import": "leaky_import", "exit": "leaky_exit"}}
 
 COMMANDS = [
-    *[("send", "-b", name, "hi") for name in ("raises", "exits", "object", "returns", "header", "openrouter")],
+    *[("send", "-b", name, "hi") for name in ("raises", "exits", "object", "returns", "header")],
+    ("send", "-b", "openrouter", "hi", "--max-attempts", "1"),
     *[("send", "-b", name, "hi") for name in ("lobechat", "mindbridge", "sample", "nobody")],
     ("send", "route"),
     ("send", "route", "--json"),
