@@ -33,6 +33,7 @@ register_backend("my_backend", run)
 """
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("project", PROJECTS)
 def test_commands_print_what_the_page_shows(project: str, tmp_path: Path) -> None:
     wrong = [

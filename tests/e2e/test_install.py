@@ -12,6 +12,8 @@ from llm.types import Attempt, Usage
 from tests.e2e.conftest import ROOT, Installed
 from tests.servers import FaultServer, http_answer
 
+pytestmark = pytest.mark.e2e
+
 BACKENDS = ("openrouter", "lobechat", "mindbridge", "sample")
 PLUGINS = ("-m", "scripts.plugins")
 

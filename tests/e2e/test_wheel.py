@@ -6,8 +6,12 @@ import zipfile
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
+import pytest
+
 import hatch_build
 from tests.e2e.conftest import ROOT
+
+pytestmark = pytest.mark.e2e
 
 JUNK = (
     "examples/plugins/.env",

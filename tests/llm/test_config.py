@@ -366,7 +366,7 @@ def refusal(environ: dict[str, str]) -> str | None:
 @given(st.dictionaries(st.sampled_from([*EVERY_KEY, "nonsense"]), JSON, max_size=3))
 @example({"models": {"m": {"price_per_1k_tokens": 10**400}}})
 @example(EVERY_KEY)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_the_file_holds_is_used_or_refused_by_name(write: Write, document: dict[str, Any]) -> None:
     environ = write(document, f"{next(numbers)}.json")
     said = refusal(environ)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import threading
 import time
 import zlib
@@ -411,11 +412,12 @@ def test_nobody_waits_for_a_server_that_does_not_hang_up(serve: Any, backend: Se
     def keeps_open(exchange: Exchange) -> None:
         exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD)
         exchange.stopping.wait(60)
+        hung_up.set()
 
+    hung_up = threading.Event()
     with serve(keeps_open):
-        started = time.monotonic()
         *texts, _ = backend.stream("hi")
-        assert time.monotonic() - started < 20
+        assert not hung_up.is_set()
     assert "".join(map(str, texts)) == "Grüße 😀"
 
 
@@ -439,7 +441,7 @@ def test_each_text_is_there_as_soon_as_it_was_sent(framing: str, serve: Any, bac
 
     def in_two_steps(exchange: Exchange) -> None:
         exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + framed(first))
-        shown.wait(10)
+        shown.wait(60)
         exchange.connection.sendall(framed(second) + (b"0\r\n\r\n" if framing == "chunked" else b""))
 
     shown = threading.Event()
@@ -492,9 +494,10 @@ def test_a_stream_that_comes_drop_by_drop_ends_on_time(serve: Any, backend: Serv
             exchange.connection.sendall(b":")
 
     with serve(dripping) as server:
-        texts, error = until_error(backend.stream("hi", request=Request("hi", deadline=time.monotonic() + 0.5)))
+        texts, error = until_error(backend.stream("hi", request=Request("hi", deadline=time.monotonic() + 1)))
     assert (texts, type(error)) == (["Well"], BackendTimeoutError)
-    assert error.message == f"Service at {server.host} did not finish its answer within 0.5 s"
+    told = rf"Service at {re.escape(server.host)} did not finish its answer within (0\.\d|1) s"
+    assert re.fullmatch(told, error.message)
 
 
 def test_who_stops_reading_closes_the_connection(serve: Any, backend: Service) -> None:
@@ -512,4 +515,4 @@ def test_who_stops_reading_closes_the_connection(serve: Any, backend: Service) -
         texts = backend.stream("hi")
         next(texts)
         texts.close()  # type: ignore[attr-defined]
-        assert closed.wait(5)
+        assert closed.wait(60)
