@@ -86,7 +86,7 @@ def _is_parameters(value: object) -> bool:
         return False
     if not value:
         return True
-    from llm.parameters import Parameter
+    from llm.recipes.parameters import Parameter
 
     return all(isinstance(one, Parameter) for one in value) and len({one.name for one in value}) == len(value)
 

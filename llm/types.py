@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from llm.hooks.origin import Origin
 
 if TYPE_CHECKING:
-    from llm.parameters import Parameter
+    from llm.recipes.parameters import Parameter
 
 
 def _no_options() -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm.errors import UsageError
-from llm.plan import plan_prompt, steps_in
+from llm.recipes.plan import plan_prompt, steps_in
 from llm.types import Completion, Request
 from scripts.cli.arguments import read_text
 from scripts.cli.base import Command, current_host
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def plan(ctx: click.Context, /, goal: str, as_json: bool, **asked: Any) -> None:
     """Ask a backend for the shell steps that reach GOAL and print them; nothing is run."""
-    from scripts.steps.showing import print_steps
+    from scripts.steps.prompts import print_steps
 
     steps = steps_in(_ask(current_host(ctx), read_text(goal), asked))
     if as_json:

@@ -54,7 +54,7 @@ def _end(step: dict[str, object]) -> str:
 def _line(command: str | list[str]) -> str:
     import shlex
 
-    from scripts.steps.showing import visible
+    from scripts.steps.prompts import visible
 
     text = visible(command if isinstance(command, str) else shlex.join(command)).replace("\n", "\\n")
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -89,7 +89,7 @@ def known_shell(shell: str | None) -> str | None:
         return None
     import shutil
 
-    from scripts.steps.arguments import shell_words
+    from scripts.steps.environment import shell_words
 
     try:
         words = shell_words(shell)

@@ -9,7 +9,7 @@ from unicodedata import combining, east_asian_width
 import click
 
 from scripts.cli.trace_tree import Line, tree
-from scripts.steps.showing import visible
+from scripts.steps.prompts import visible
 
 #: Columns of a line where no terminal says how many there are, and the most and least that are used of one.
 PLAIN_WIDTH: Final = 80

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.plan import PlanError, steps_in
+from llm.recipes.plan import PlanError, steps_in
 from llm.types import Completion
 
 

@@ -12,8 +12,8 @@ from llm.testing import host_with
 from llm.types import Step, StepContext
 from scripts import shell
 from scripts.steps.environment import Surroundings
+from scripts.steps.process.signals import RunEnded, Switchboard, handled
 from scripts.steps.runner import StepRunner
-from scripts.steps.signals import RunEnded, Switchboard, handled
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG, signal.SIGCONT)
 
