@@ -14,9 +14,9 @@ from llm.hooks.entrypoints import EntryPoint, canonical
 from llm.hooks.index import installed
 from llm.hooks.learned import Learned
 from llm.hooks.problems import Problem
-from scripts.checking import Check
-from scripts.installer import installed_version
-from scripts.registry import Kind, Package, Registry
+from scripts.packages.checking import Check
+from scripts.packages.installer import installed_version
+from scripts.packages.registry import Kind, Package, Registry
 
 
 class State(StrEnum):

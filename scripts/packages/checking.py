@@ -17,7 +17,7 @@ from llm.hooks.catalogue import Catalogue
 from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.index import installed
 from llm.hooks.learned import Learned
-from scripts.installer import InstallError
+from scripts.packages.installer import InstallError
 
 TIMEOUT_SECONDS: Final = 60
 
@@ -27,7 +27,7 @@ import sys
 home = sys.argv.pop()
 if home not in sys.path:
     sys.path.insert(0, home)
-from scripts.checking import report
+from scripts.packages.checking import report
 report(*sys.argv[1:])
 """
 
@@ -104,7 +104,7 @@ def learn_anew() -> Mapping[EntryPoint, Learned]:
 def _load(*options: str) -> Check:
     import subprocess
 
-    home = str(Path(__file__).absolute().parent.parent)
+    home = str(Path(__file__).absolute().parents[2])
     what = "it" if "--only" in options else "the plug-ins"
     try:
         done = subprocess.run(

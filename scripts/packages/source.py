@@ -28,7 +28,7 @@ def bundled_directory() -> Path:
         RegistryError: they are in neither place.
 
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     for directory in (here / "bundled", here.parent):
         if (directory / "plugin-registry.json").is_file():
             return directory
