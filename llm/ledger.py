@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from llm._state import is_off, state_dir
 from llm.errors import D0ttinoError
 from llm.hooks.markers import hookimpl
-from llm.state import is_off, state_dir
 
 if TYPE_CHECKING:
     from llm.types import Attempt, Completion

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from llm._state import state_dir
 from llm.errors import UnknownNameError, UsageError
-from llm.state import state_dir
 from llm.types import Step
 from scripts.cli.output import clean, say
 from scripts.steps.environment import Surroundings
