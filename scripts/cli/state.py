@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llm.host import Host
 
 _COOLDOWNS: Final = "d0ttino.cooldowns"
-_LEDGER: Final = "llm.ledger"
+_LEDGER: Final = "llm.usage.ledger"
 
 
 def current_cooldowns(ctx: click.Context) -> "Cooldowns":
@@ -34,7 +34,8 @@ def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
 
 def keep_state(host: "Host") -> None:
     """Have a host leave out backends that are set aside, and record what it uses, unless the user wants neither."""
-    from llm import cooldown, ledger
+    from llm import cooldown
+    from llm.usage import ledger
 
     if cooldown.enabled() and host.breaker is None:
         host.breaker = current_cooldowns(click.get_current_context())

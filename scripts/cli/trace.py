@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from llm.errors import UsageError
-from llm.trace_records import TraceFileError, read_records
+from llm.tracing.records import TraceFileError, read_records
 from scripts.cli.base import Command
 from scripts.cli.chrome_trace import chrome_trace
 from scripts.cli.output import print_json, say

@@ -1,5 +1,6 @@
 """`--trace` and `LLM_TRACE`: what a command's hooks did, as a tree on stderr or as a file."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -7,8 +8,7 @@ from pathlib import Path
 
 from llm.hooks.trace import Trace, collecting
 from llm.redaction import redactor
-from llm.trace_records import records, write_record
-from llm.trace_values import Describe
+from llm.tracing.records import Describe, records
 from scripts.cli.output import say
 from scripts.cli.shared import TREE
 
@@ -48,4 +48,4 @@ def _put_out(trace: Trace, target: str, describe: Describe) -> None:
     descriptor = os.open(Path(target), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
         for record in records(trace, describe):
-            write_record(record, stream)
+            stream.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")

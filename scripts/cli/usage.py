@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from llm.errors import D0ttinoError
-from llm.ledger import NO_USAGE_VARIABLE, enabled, entries, ledger_path
-from llm.spending import KEYS, Sum, point_in_time, summed
+from llm.usage.ledger import NO_USAGE_VARIABLE, enabled, entries, ledger_path
+from llm.usage.sums import KEYS, Sum, point_in_time, summed
 from scripts.cli.base import Command
 from scripts.cli.output import print_json, print_table, say
 

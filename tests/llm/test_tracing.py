@@ -26,9 +26,8 @@ from llm.host import Host, create_host
 from llm.redaction import redactor
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with, installed, write_distribution
-from llm.trace_records import TraceFileError, read_records, records
-from llm.trace_values import MAX_CHARACTERS, Describe
 from llm.tracing import trace
+from llm.tracing.records import MAX_CHARACTERS, Describe, TraceFileError, read_records, records
 from llm.types import Completion, Request
 from tests.counting import count_calls
 
