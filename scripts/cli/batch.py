@@ -19,11 +19,12 @@ from llm.missing import why_missing
 from llm.types import Request
 from scripts.batch_lines import lines_in
 from scripts.batch_results import Results, Stream, results_in
-from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.cli.base import Command
 from scripts.cli.batch_run import BatchRun
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.output import stdout_is_closed, stdout_kept
 from scripts.cli.send import request_options
 from scripts.cli.state import keep_state
-from scripts.cli.streams import stdout_is_closed, stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host

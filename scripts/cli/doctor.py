@@ -2,9 +2,9 @@
 
 import click
 
-from scripts.cli.base import Command, current_host
-from scripts.cli.output import print_json, tell
-from scripts.cli.streams import stdout_kept
+from scripts.cli.base import Command
+from scripts.cli.context import current_host
+from scripts.cli.output import print_json, stdout_kept, tell
 
 
 @click.command(cls=Command)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from llm.errors import UnknownNameError
-from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.cli.base import Command
+from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.output import print_json, tell
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import click
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.groups import BACKEND_GROUP, RECIPE_GROUP
 from llm.missing import why_missing
-from scripts.cli.base import Command, Group, current_host, warn_of_problems
-from scripts.cli.output import print_json, print_table, tell
+from scripts.cli.base import Command, Group
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.output import print_json, print_table, stdout_kept, tell
 from scripts.cli.state import current_cooldowns, set_aside
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host, Offers

@@ -9,8 +9,9 @@ import click
 from llm.errors import UsageError
 from llm.plan import plan_prompt, steps_in
 from llm.types import Completion, Request
-from scripts.cli.arguments import read_text
-from scripts.cli.base import Command, current_host
+from scripts.cli.base import Command
+from scripts.cli.context import current_host
+from scripts.cli.options import read_text
 from scripts.cli.output import print_answer
 from scripts.cli.send import REQUEST_FIELDS, ask, request_options
 from scripts.cli.step_options import Options, step_options

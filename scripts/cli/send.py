@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scripts.cli.arguments import read_text
-from scripts.cli.base import Command, current_host, warn_of_problems
-from scripts.cli.output import clean, print_answer, say
+from scripts.cli.base import Command
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.options import read_text
+from scripts.cli.output import clean, print_answer, say, stdout_kept
 from scripts.cli.state import keep_state
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import click
 
 from llm.errors import UsageError
-from scripts.cli.completing import complete_run
+from scripts.cli.shell_completion import complete_run
 
 
 class Options(NamedTuple):

@@ -11,12 +11,12 @@ from llm.missing import why_missing
 from llm.registered import RegisteredBackend, RegisteredRecipe
 from llm.router import NoCandidateError, choose_route
 from llm.types import Request, Route
-from scripts.cli.arguments import read_text
-from scripts.cli.base import Group, current_host, report, warn_of_problems
-from scripts.cli.output import print_json, tell
+from scripts.cli.base import Group
+from scripts.cli.context import current_host, report, warn_of_problems
+from scripts.cli.options import read_text
+from scripts.cli.output import print_json, stdout_kept, tell
 from scripts.cli.send import routing_options
 from scripts.cli.state import set_aside
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.hooks.boundary import HostPlugin

@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from llm.types import Request, Step
-from scripts.cli.output import redact
-from scripts.cli.streams import stdout_kept
+from scripts.cli.output import redact, stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host

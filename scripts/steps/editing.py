@@ -9,8 +9,7 @@ from dataclasses import replace
 import click
 
 from llm.types import Step
-from scripts.cli.output import say
-from scripts.cli.streams import descriptor_kept
+from scripts.cli.output import descriptor_kept, say
 from scripts.steps.showing import visible
 
 

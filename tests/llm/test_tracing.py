@@ -335,7 +335,7 @@ def test_a_huge_exception_is_shortened() -> None:
 
 
 def test_outcomes_have_a_mark() -> None:
-    from scripts.cli.trace_tree import OUTCOMES
+    from scripts.cli.trace_view import OUTCOMES
 
     assert set(OUTCOMES) == {outcome.value for outcome in Outcome}
 
@@ -436,7 +436,7 @@ def test_a_wrapper_lasts_longer_than_what_it_wraps_and_takes_less() -> None:
 
 
 def test_times_add_up_with_threads_and_nested_calls() -> None:
-    from scripts.cli.trace_tree import tree
+    from scripts.cli.trace_view import tree
 
     host = host_with()
 

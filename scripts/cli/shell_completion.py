@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from scripts.cli.base import current_host
-from scripts.cli.streams import stdout_kept
+from scripts.cli.context import current_host
+from scripts.cli.output import stdout_kept
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
