@@ -10,8 +10,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+from llm._state import user_dir
 from llm.errors import ConfigError, UnknownNameError
-from llm.hooks.places import user_place
 from llm.types import Candidate, Value
 
 #: Environment variables that the configuration is read from; each wins over the file's key.
@@ -132,7 +132,7 @@ def default_path(environ: Mapping[str, str]) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _default_path(config_home: str | None, _home: str | None) -> str:
-    place = user_place("config", "XDG_CONFIG_HOME", "~/.config", {"XDG_CONFIG_HOME": config_home or ""})
+    place = user_dir("config", {"XDG_CONFIG_HOME": config_home or ""})
     return os.path.join(place, "config.json")
 
 

@@ -164,7 +164,7 @@ def configuration(host: "Host") -> Iterator[Fault]:
 
 def directories(_host: "Host") -> Iterator[Fault]:
     """Find out whether something can be written where caches belong."""
-    from llm.hooks.cache import cache_dir
+    from llm._state import cache_dir
 
     cache = cache_dir()
     if cache is None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from llm.errors import UsageError
-from scripts.cli.output import clean, print_answer, say
+from scripts.cli.output import clean, print_answer, say, stdout_kept
 from scripts.cli.step_options import Options, known_shell, positive, variables
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host

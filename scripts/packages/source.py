@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from llm._state import cache_dir, write_atomically
 from llm.errors import D0ttinoError
-from llm.hooks.cache import cache_dir, write_atomically
 
 #: For connecting, for each wait in between, and for the whole document.
 TIMEOUT_SECONDS: Final = 10

@@ -15,8 +15,7 @@ import click
 
 from llm.redaction import MASK, looks_secret
 from llm.types import Request, Step
-from scripts.cli.output import redact, say
-from scripts.cli.streams import descriptor_kept, stdout_kept
+from scripts.cli.output import descriptor_kept, redact, say, stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host

@@ -26,9 +26,8 @@ from llm.host import Host, create_host
 from llm.redaction import redactor
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with, installed, write_distribution
-from llm.trace_records import TraceFileError, read_records, records
-from llm.trace_values import MAX_CHARACTERS, Describe
 from llm.tracing import trace
+from llm.tracing.records import MAX_CHARACTERS, Describe, TraceFileError, read_records, records
 from llm.types import Completion, Request
 from tests.counting import count_calls, tick
 
@@ -336,7 +335,7 @@ def test_a_huge_exception_is_shortened() -> None:
 
 
 def test_outcomes_have_a_mark() -> None:
-    from scripts.cli.trace_tree import OUTCOMES
+    from scripts.cli.trace_view import OUTCOMES
 
     assert set(OUTCOMES) == {outcome.value for outcome in Outcome}
 
@@ -437,7 +436,7 @@ def test_a_wrapper_lasts_longer_than_what_it_wraps_and_takes_less() -> None:
 
 
 def test_times_add_up_with_threads_and_nested_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts.cli.trace_tree import tree
+    from scripts.cli.trace_view import tree
 
     tick(monkeypatch)
     host = host_with()

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from llm.backends.plugin_sdk import register_backend
 from llm.host import Host
-from llm.ledger import entries, ledger_path
 from llm.testing import host_with, write_distribution
 from llm.types import Completion, Request
+from llm.usage.ledger import entries, ledger_path
 from scripts.ai_cli import cli
-from scripts.batch_lines import lines_in
+from scripts.batch.lines import lines_in
 
 AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
 
@@ -130,9 +130,9 @@ def test_standard_input_is_read_and_options_count_for_each_line(host: Host) -> N
         ("[]", "neither a string nor an object"),
         ("{}", "has no prompt"),
         ('{"promt": "hi"}', "Did you mean 'prompt'?"),
-        ('{"prompt": 5}', "the prompt is not text"),
-        ('{"prompt": "hi", "local": "yes"}', "the local is not true or false"),
-        ('{"prompt": "hi", "options": []}', "the options is not an object"),
+        ('{"prompt": 5}', "`prompt` must be text"),
+        ('{"prompt": "hi", "local": "yes"}', "`local` must be true or false"),
+        ('{"prompt": "hi", "options": []}', "`options` must be an object"),
         ('{"prompt": ""}', "the prompt is empty"),
         ('{"prompt": "hi", "backend": "nobody"}', "there is no backend named 'nobody'"),
     ],

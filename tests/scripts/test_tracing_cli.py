@@ -145,8 +145,7 @@ def test_the_times_add_up_and_the_rest_is_small(site: Path) -> None:
 def test_wide_characters_and_deep_nesting_stay_within_the_width() -> None:
     from rich.cells import cell_len
 
-    from scripts.cli.trace_tree import Line
-    from scripts.cli.trace_view import draw
+    from scripts.cli.trace_view import Line, draw
 
     deep = Line("漢字" * 100, 12345.0)
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""The lines of a batch: what each one asks for."""
+"""The lines of a batch, each a request."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from typing import Any, Final
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.types import Request
 
-#: What some editors write at the beginning of a file.
+#: The byte order mark that some editors write at the beginning of a file.
 _MARK: Final = b"\xef\xbb\xbf"
 
-#: What a line may say besides its `id`, and of which type.
+#: Fields of a line besides its `id`, their types, and the types' names in messages.
 _FIELDS: Final[dict[str, tuple[type, str]]] = {
     "prompt": (str, "text"),
     "model": (str, "text"),
@@ -24,14 +24,14 @@ _FIELDS: Final[dict[str, tuple[type, str]]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a batch that asks for something.
+    """A line of a batch that is not empty.
 
     Attributes:
         number: its number in the file, from 1.
-        digest: tells whether it is the same line as in an earlier run.
-        id: what the line calls itself, if it does.
-        request: what it asks for; `None` if that cannot be understood.
-        error: why it cannot.
+        digest: a checksum of its text, which a later run compares.
+        id: its own `id`, if it has one.
+        request: its request; `None` if the line is invalid.
+        error: the fault of an invalid line.
 
     """
 
@@ -42,17 +42,17 @@ class Line:
     error: D0ttinoError | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what says which line it is, as JSON-ready data."""
+        """Return number, digest and id as JSON-ready data."""
         return {"line": self.number, "input": self.digest, **({} if self.id is None else {"id": self.id})}
 
 
 def lines_in(file: Iterable[bytes], common: Request) -> Iterator[Line]:
-    """Yield the lines of a batch; empty ones are passed over.
+    """Yield the lines of a batch, except empty ones.
 
     Args:
-        file: the lines: each is a prompt as a JSON string, or an object with `prompt`, and with `id`,
-            `model`, `backend`, `local` and `options` if they are wanted.
-        common: what is wanted for each line, unless it says otherwise.
+        file: the lines: each is a prompt as a JSON string, or an object with `prompt` and optionally `id`,
+            `model`, `backend`, `local` and `options`.
+        common: the fields of each request that the line does not set.
 
     """
     for number, text in enumerate(file, 1):
@@ -90,7 +90,7 @@ def _request(document: dict[str, Any], common: Request) -> Request:
             raise UsageError(f"{guess.message}. {guess.hint}")
         kind, expected = _FIELDS[name]
         if not isinstance(value, kind):
-            raise UsageError(f"the {name} is not {expected}")
+            raise UsageError(f"`{name}` must be {expected}")
     if "prompt" not in document:
         raise UsageError("the line has no prompt")
     options = {**common.options, **document.pop("options", {})}

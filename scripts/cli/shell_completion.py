@@ -1,11 +1,11 @@
-"""What a shell offers when the user presses Tab."""
+"""Words that a shell offers when the user presses Tab."""
 
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from scripts.cli.base import current_host
-from scripts.cli.streams import stdout_kept
+from scripts.cli.context import current_host
+from scripts.cli.output import stdout_kept
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -19,7 +19,7 @@ ARGUMENTS: Final = "d0ttino.arguments"
 
 
 def complete_recipe(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """Return the recipes whose names begin so."""
+    """Return the recipes whose names begin with the typed text."""
     from click.shell_completion import CompletionItem
 
     recipes = _recipes(ctx)
@@ -57,7 +57,7 @@ def named_recipe(ctx: click.Context) -> str | None:
 
 
 def complete_run(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """Return the runs that have something left to do."""
+    """Return the runs with steps left to do."""
     from click.shell_completion import CompletionItem
 
     from scripts.steps.records import stored_runs

@@ -1,44 +1,25 @@
-"""The results of a batch: a file that grows line by line, and that a later run completes."""
+"""The results of a batch: a stream, or a file that grows line by line and that a later run completes."""
 
 import fcntl
 import json
 import os
-import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Self
 
+from llm._state import replacing
 from llm.errors import UsageError
-from scripts.batch_lines import Line
+from scripts.batch.lines import Line
 
 
-class Results(Protocol):
-    """Where results go, until the end of a `with` block."""
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-
-    def __exit__(self, *_error: object) -> None:
-        """Close what is open."""
-
-    def is_done(self, line: Line) -> bool:
-        """Whether an earlier run has the answer to a line."""
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Write a result, so that it is not lost if this process is killed."""
-
-    def finish(self) -> None:
-        """Put the results in order, when all there are to be are there."""
-
-
-class Stream:
-    """Results that are written once, to stdout or a pipe.
+class Results:
+    """Results that are written once, to stdout or a pipe; a context manager that closes the file.
 
     Args:
-        file: where they go.
-        path: what the user called it; `None`: it is stdout.
+        file: where the results go.
+        path: name of the file in errors; `None` for stdout.
 
     """
 
@@ -50,57 +31,63 @@ class Stream:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with _naming(self._path):
+        with self._naming():
             self._file.close()
 
     def is_done(self, _line: Line) -> bool:
-        """Nothing was done before."""
+        """Whether an earlier run has the answer to a line: there was none."""
         return False
 
     def add(self, record: dict[str, Any]) -> None:
-        """Write a result."""
-        with _naming(self._path):
+        """Write a result at once, so that it is not lost if this process is killed."""
+        with self._naming():
             self._file.write(_encoded(record))
             self._file.flush()
 
     def finish(self) -> None:
-        """Do nothing: they came in order."""
+        """Complete the results of a run that was not interrupted; these came in order."""
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Add the file's name to write errors, which have none."""
+        try:
+            yield
+        except OSError as error:
+            if self._path is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
-class ResultsFile:
+class ResultsFile(Results):
     """Results in a file, those of earlier runs included.
 
-    One that was killed may have left half a line, which is cut off. Failures are done again, and their
-    results behind the others; `finish` puts everything in order.
+    A run that was killed may have left half a line, which is cut off. Failures are sent again, and their new
+    results follow the others; `finish` restores the order.
 
     Args:
         path: the file; it need not exist.
 
     Raises:
-        UsageError: it holds something else, or another run writes to it.
-        OSError: it cannot be read or written.
+        UsageError: the file holds something else, or another run writes to it.
+        OSError: the file cannot be read or written.
 
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()
+        path = path.resolve()
+        super().__init__(open(path, "a+b"), path)  # noqa: SIM115 - closed by `__exit__`
+        self._name = str(path)
         self._done: dict[int, str] = {}
         self._last = 0
         self._in_order = True
-        self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by `__exit__`
         try:
-            self._lock()
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            if isinstance(error, BlockingIOError):
+                raise UsageError(f"another run is writing to {path}") from None
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        with _naming(self.path):
-            self._file.close()
 
     def is_done(self, line: Line) -> bool:
         """Whether an earlier run has the answer to a line.
@@ -112,7 +99,7 @@ class ResultsFile:
         digest = self._done.get(line.number)
         if digest not in {None, line.digest}:
             raise UsageError(
-                f"{self.path} has an answer to another line {line.number} than there is now",
+                f"{self._name} has an answer to another line {line.number} than there is now",
                 hint="give another file to -o, or the input that this one was made from: it may only grow at its end",
             )
         return digest is not None
@@ -120,14 +107,12 @@ class ResultsFile:
     def add(self, record: dict[str, Any]) -> None:
         """Append a result."""
         self._note_order(record)
-        with _naming(self.path):
-            self._file.write(_encoded(record))
-            self._file.flush()
+        super().add(record)
 
     def finish(self) -> None:
         """Put the results in the order of their lines, one for each."""
         if not self._in_order:
-            with _naming(self.path):
+            with self._naming():
                 self._put_in_order()
 
     def _put_in_order(self) -> None:
@@ -140,28 +125,14 @@ class ResultsFile:
             if answered or not places.get(record["line"], (False,))[0]:
                 places[record["line"]] = (answered, offset, len(content))
             offset += len(content)
-        handle, temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                for number in sorted(places):
-                    _, start, length = places[number]
-                    self._file.seek(start)
-                    file.write(self._file.read(length))
-            shutil.copymode(self.path, temporary)
-            os.replace(temporary, self.path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another run is writing to {self.path}") from None
+        with replacing(self._name) as file:
+            os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
+            for _, (_, start, length) in sorted(places.items()):
+                self._file.seek(start)
+                file.write(self._file.read(length))
 
     def _read(self) -> None:
-        """Note what earlier runs have done, and cut off half a line at the end."""
+        """Note the answers of earlier runs, and cut off half a line at the end."""
         self._file.seek(0)
         end = 0
         for number, content in enumerate(self._file, 1):
@@ -169,7 +140,7 @@ class ResultsFile:
             whole = content.endswith(b"\n")
             if record is None and whole:
                 raise UsageError(
-                    f"{self.path}, line {number}, is no result of `ai-cli batch`", hint="give another file to -o"
+                    f"{self._name}, line {number}, is no result of `ai-cli batch`", hint="give another file to -o"
                 )
             if record is None or not whole:
                 break
@@ -186,27 +157,16 @@ class ResultsFile:
 
 
 def results_in(path: Path) -> Results:
-    """Return where results go that the user wants in `path`; a pipe or a device is written once.
+    """Return the results at a path; a pipe or a device is written once.
 
     Raises:
-        UsageError: it holds something else, or another run writes to it.
-        OSError: it cannot be read or written.
+        UsageError: the file holds something else, or another run writes to it.
+        OSError: the file cannot be read or written.
 
     """
     if path.exists() and not path.is_file():
-        return Stream(open(path, "wb"), path)
+        return Results(open(path, "wb"), path)
     return ResultsFile(path)
-
-
-@contextmanager
-def _naming(path: Path | None) -> Iterator[None]:
-    """Say of an error which file it is about: one of writing does not."""
-    try:
-        yield
-    except OSError as error:
-        if path is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _encoded(record: dict[str, Any]) -> bytes:
@@ -217,7 +177,7 @@ def _encoded(record: dict[str, Any]) -> bytes:
 
 
 def _record(content: bytes) -> dict[str, Any] | None:
-    """Return the result that a line holds; `None`: it holds something else."""
+    """Return the result in a line; `None` if the line holds something else."""
     try:
         record = json.loads(content)
         sound = type(record["line"]) is int and isinstance(record["input"], str)

@@ -1,4 +1,4 @@
-"""Sums over the ledger: what was spent, by backend, model and day."""
+"""Sums over the ledger, by backend, model and day."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from llm.errors import UsageError
 
-#: What can be summed by, and what an attempt counts for.
+#: Names of what sums can be grouped by.
 KEYS: Final = ("backend", "model", "day")
 
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -15,16 +15,16 @@ _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta
 
 @dataclass
 class Sum:
-    """What some attempts used together.
+    """Usage and cost of some attempts together.
 
     Attributes:
-        attempts: how many there were.
-        failed: how many of them brought no answer.
+        attempts: number of attempts.
+        failed: number of attempts without an answer.
         input_tokens: tokens of the prompts.
         output_tokens: tokens of the answers.
-        cost: what they cost, as far as that is known; `None`: of none is it known.
-        estimated: of how many the tokens are an estimate.
-        unpriced: of how many the tokens are known, and the cost is not.
+        cost: sum of the known costs; `None` if no cost is known.
+        estimated: number of attempts with estimated tokens.
+        unpriced: number of attempts with known tokens but unknown cost.
 
     """
 
@@ -37,7 +37,7 @@ class Sum:
     unpriced: int = 0
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Add one attempt, as the ledger holds it."""
+        """Add one attempt, an entry of the ledger."""
         self.attempts += 1
         self.failed += entry["error_type"] is not None
         self.input_tokens += entry["input_tokens"] or 0
@@ -65,12 +65,12 @@ def summed(
     """Sum attempts.
 
     Args:
-        entries: what the ledger holds.
-        by: of `KEYS`, what to sum by. A day is one of this machine's time zone.
-        since: leave out what was before.
+        entries: entries of the ledger.
+        by: some of `KEYS`. A day is one of this machine's time zone.
+        since: leave out earlier attempts.
 
     Returns:
-        The values of `by` and the sum, in their order.
+        The values of `by` and their sum, sorted.
 
     """
     sums: dict[tuple[str, ...], Sum] = {}
@@ -81,14 +81,14 @@ def summed(
 
 
 def point_in_time(text: str, now: datetime) -> datetime:
-    """Return what a user means by a date, a date with a time, or a number of hours, days or weeks ago (`7d`).
+    """Return the point in time of a date, a date with a time, or a number of hours, days or weeks ago (`7d`).
 
     Args:
-        text: what was typed.
-        now: the time of day, in the user's time zone.
+        text: the user's words.
+        now: the current time, in the user's time zone.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text is none of these.
 
     """
     number, unit = text[:-1], text[-1:]

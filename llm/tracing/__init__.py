@@ -1,4 +1,4 @@
-"""`with llm.trace() as t:` records which plug-ins were asked, and what each of them did."""
+"""Recording hook calls and imports of plug-ins in a `with llm.trace()` block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 def trace(host: "Host | None" = None) -> Iterator[Trace]:
     """Collect the hook calls and imports of plug-ins that happen in a `with` block.
 
-    Each context (a thread, or an asyncio task) collects its own; an outer block also collects what an
-    inner one does. To have a thread collected too, run its function with
-    `contextvars.copy_context().run`. A trace refers to the arguments and results of the calls, which
-    live as long as it does.
+    Each context (a thread, or an asyncio task) collects its own; an outer block also collects the spans of an
+    inner one. To have a thread collected too, run its function with `contextvars.copy_context().run`. A trace
+    refers to the arguments and results of the calls, which live as long as it does.
 
     Args:
-        host: whose hook calls to record; by default this process's. If that host was not made yet, it
-            is made now, so that the trace shows which plug-ins were imported.
+        host: the host whose hook calls are recorded; by default this process's. If that host was not made
+            yet, it is made now, so that the trace shows the imports of its plug-ins.
 
     Returns:
         A context manager that gives the `Trace`; its spans are complete when the block ends.

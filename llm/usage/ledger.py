@@ -1,4 +1,4 @@
-"""What was spent: one line for each attempt, in a file that only its owner can read.
+"""The usage ledger: one line for each attempt, in a file that only its owner can read.
 
 A line has the names of backend and model, tokens, cost and times. It has no prompt, no answer and no text
 of an error, which may quote one.
@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from llm._state import is_off, state_dir
 from llm.errors import D0ttinoError
 from llm.hooks.markers import hookimpl
-from llm.state import is_off, state_dir
 
 if TYPE_CHECKING:
     from llm.types import Attempt, Completion
 
 NO_USAGE_VARIABLE: Final = "LLM_NO_USAGE"
 
-#: What a line may hold besides its time, and of which types.
+#: Fields of a line besides its time, and their types.
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "backend": (str,),
     "model": (str, type(None)),
@@ -36,16 +36,16 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
 
 
 class LedgerError(D0ttinoError):
-    """What was spent cannot be recorded."""
+    """The ledger cannot be written."""
 
 
 def ledger_path() -> str:
-    """Return where this user's ledger is kept."""
+    """Return the path of this user's ledger."""
     return os.path.join(state_dir(), "usage.jsonl")
 
 
 def enabled() -> bool:
-    """Whether the user wants a ledger."""
+    """Whether the ledger is on, as `LLM_NO_USAGE` says."""
     return not is_off(NO_USAGE_VARIABLE)
 
 
@@ -111,7 +111,7 @@ class Ledger:
 def entries(
     path: str | os.PathLike[str], on_damaged: Callable[[int], object] = lambda _number: None
 ) -> Iterator[dict[str, Any]]:
-    """Yield what a ledger holds, see `entries_in`; one that is not there holds nothing.
+    """Yield the entries of a ledger file, see `entries_in`; a missing file has none.
 
     Raises:
         OSError: the file cannot be read.
@@ -128,11 +128,11 @@ def entries(
 def entries_in(
     lines: Iterable[bytes], on_damaged: Callable[[int], object] = lambda _number: None
 ) -> Iterator[dict[str, Any]]:
-    """Yield what the lines of a ledger hold.
+    """Yield the entries in the lines of a ledger.
 
     Args:
         lines: a file that is open for reading bytes, or some of its lines.
-        on_damaged: gets the number of each line that cannot be read.
+        on_damaged: called with the number of each damaged line.
 
     Returns:
         An iterator of the fields of each attempt; `time` is a `datetime`.
@@ -153,7 +153,7 @@ def _fields(attempt: "Attempt") -> dict[str, Any]:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """Return what a line holds; `None` if it is damaged."""
+    """Return the entry in a line; `None` if it is damaged."""
     try:
         entry = json.loads(line)
         entry["time"] = datetime.fromisoformat(entry["time"])
