@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 _PLUGIN_COMMANDS: Final = "d0ttino.plugin_commands"
 
 
-class _Shared(click.Command):
-    """Adds the options that every command takes, and turns errors into messages."""
+class Command(click.Command):
+    """A command of this project: it takes the shared options, and turns errors into messages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -82,9 +82,11 @@ class _Shared(click.Command):
         sys.exit(0 if status is None else status if isinstance(status, int) else 1)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, after the shared options among them are noted."""
         return super().parse_args(ctx, note_shared(ctx, args))
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command within the run's trace; print its errors, without secrets."""
         try:
             start_trace(ctx)
             return super().invoke(ctx)
@@ -111,10 +113,6 @@ class _Shared(click.Command):
             self.format_commands(ctx, formatter)
 
 
-class Command(_Shared):
-    """A command of this project."""
-
-
 class Lazy(NamedTuple):
     """A command whose module is imported when it is needed.
 
@@ -128,7 +126,7 @@ class Lazy(NamedTuple):
     help: str
 
 
-class Group(_Shared, click.Group):
+class Group(Command, click.Group):
     """A group of commands of this project.
 
     Args:
