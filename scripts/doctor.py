@@ -187,8 +187,9 @@ def directories(_host: "Host") -> Iterator[Fault]:
 
 def caches(host: "Host") -> Iterator[Fault]:
     """Find files in the cache that hold something else, or that say something else than is true now."""
+    from llm._state import cache_dir
     from llm.hooks import catalogue, index
-    from llm.hooks.cache import EnvironmentCache, cache_dir
+    from llm.hooks.cache import EnvironmentCache
     from llm.process import outcome_of
 
     directory = cache_dir()
