@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from llm import trace_records
 from llm.hooks import monitor, trace
+from llm.tracing import records
 
 
 def tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let traces count a microsecond each time that they look at the clock, and nothing else."""
     clock = itertools.count(10**9, 1000).__next__
-    for module in (monitor, trace, trace_records):
+    for module in (monitor, trace, records):
         monkeypatch.setattr(module, "perf_counter_ns", clock)
 
 
