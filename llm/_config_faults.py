@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llm._config_file import NUMBERS, TYPES, RepeatedKeyError, content, parse, schema
+from llm._config_file import NUMBERS, TYPES, RepeatedKeyError, parse, schema
 from llm.errors import ConfigError, UnknownNameError
 
 #: Steps from the document to a value in it: keys, and positions in lists.
@@ -24,6 +24,8 @@ _KINDS: Final = {
 }
 #: Whoever has more than this has not typed it: lines are not looked for.
 _LONGEST: Final = 200_000
+#: Each try to end a value of many lines parses all of it; after so many the lines below it stay unknown.
+_TRIES: Final = 200
 _SHOWN: Final = 40
 
 
@@ -68,26 +70,15 @@ class ConfigFileError(ConfigError):
         return type(self), (self.faults,)
 
 
-def check(file: str, plugin_schemas: Mapping[str, Any]) -> list[ConfigFault]:
-    """Return every mistake in a configuration file, in the order of its lines.
-
-    Args:
-        file: its path.
-        plugin_schemas: JSON Schemas of the plug-ins' own sections, by the plug-in's name.
-
-    """
+def faults_in(file: str, found: bytes, *, toml: bool, plugin_schemas: Mapping[str, Any]) -> list[ConfigFault]:
+    """Return every mistake in what a configuration file holds, in the order of its lines."""
     try:
-        found, toml = content(file)
-    except OSError as error:
-        return [ConfigFault(f"the file cannot be read: {error.strerror}", file)]
-    try:
-        text = found.decode("utf-8-sig")
-        document = parse(text, toml=toml)
+        document = parse(found, toml=toml)
     except RepeatedKeyError:
-        return [_repeated(text, file)]
+        return [_repeated(found.decode("utf-8-sig"), file)]
     except (ValueError, RecursionError) as error:  # not UTF-8, or a number of thousands of digits, for example
         return [_not_parsed(error, found, file, "TOML" if toml else "JSON")]
-    source = _Source(file, text, toml)
+    source = _Source(file, found.decode("utf-8-sig"), toml)
     faults = list(_faults(source, document, schema(), ()))
     sections = document.get("plugins") if isinstance(document, dict) else None
     for name, section in sections.items() if isinstance(sections, dict) else ():
@@ -181,22 +172,25 @@ def _places_in_toml(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Yield path and line of each key and table of a TOML text that can be parsed, statement by statement."""
     table: KeyPath = ()
     arrays: dict[KeyPath, int] = {}  # the position reached in each array of tables
-    statement, first = "", 1
+    statement, first, tries = "", 1, 0
     for number, line in enumerate(text.split("\n"), 1):
         statement += f"{line}\n"
         # Within a value of several lines only a line that may end it is worth the parser's time.
         if number > first and not re.search(r"\"\"\"|'''|[\]}]", line):
             continue
         try:
-            tree = parse(statement, toml=True)
+            tree = parse(statement.encode(), toml=True)
         except ValueError:
+            tries += 1
+            if tries > _TRIES:
+                return
             continue
         if statement.lstrip().startswith("["):
             table = _table(tree, arrays)
             yield from ((table[:end], number) for end in range(1, len(table) + 1))
         else:
             yield from ((table + path, first) for path in _paths(tree))
-        statement, first = "", number + 1
+        statement, first, tries = "", number + 1, 0
 
 
 def _table(tree: Any, arrays: dict[KeyPath, int]) -> KeyPath:

@@ -19,8 +19,8 @@ def content(file: str) -> tuple[bytes, bool]:
     return found, file.endswith(".toml") or not (file.endswith(".json") or begins_as_object)
 
 
-def parse(text: str, *, toml: bool) -> Any:
-    """Return the document of a file's text.
+def parse(found: bytes, *, toml: bool) -> Any:
+    """Return the document that a file holds.
 
     Raises:
         RepeatedKeyError: a JSON object in it has a key twice.
@@ -28,6 +28,7 @@ def parse(text: str, *, toml: bool) -> Any:
         RecursionError: it is nested too deeply.
 
     """
+    text = found.decode("utf-8-sig")
     if toml:
         import tomllib
 
@@ -39,11 +40,10 @@ def parse(text: str, *, toml: bool) -> Any:
     return document
 
 
-def read(file: str) -> dict[str, Any] | None:
-    """Return what a file holds if it surely fits the schema. Raises an `OSError` if it cannot be read."""
-    found, toml = content(file)
+def quickly_checked(found: bytes, *, toml: bool) -> dict[str, Any] | None:
+    """Return the document that a file holds; `None`: it has mistakes."""
     try:
-        document = parse(found.decode("utf-8-sig"), toml=toml)
+        document = parse(found, toml=toml)
         return document if fits(document, schema()) else None
     except (ValueError, RecursionError):
         return None  # the caller looks for what is wrong, and where

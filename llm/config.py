@@ -160,9 +160,14 @@ def check(path: str, plugin_schemas: Mapping[str, Any] | None = None) -> "list[C
         plugin_schemas: JSON Schemas that plug-ins bring for their sections, by the plug-in's name.
 
     """
-    from llm._config_faults import check
+    from llm._config_faults import ConfigFault, faults_in
+    from llm._config_file import content
 
-    return check(path, plugin_schemas or {})
+    try:
+        found, toml = content(path)
+    except OSError as error:
+        return [ConfigFault(f"the file cannot be read: {error.strerror}", path)]
+    return faults_in(path, found, toml=toml, plugin_schemas=plugin_schemas or {})
 
 
 def _version(path: str, *, named: bool = False) -> tuple[int, ...] | None:
@@ -200,19 +205,17 @@ def _load(path: str, version: tuple[int, ...] | None, *variables: str | None) ->
 
 
 def _from_file(path: str) -> dict[str, Any]:
-    from llm._config_file import read
+    from llm._config_file import content, quickly_checked
 
     try:
-        document = read(path)
+        found, toml = content(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    document = quickly_checked(found, toml=toml)
     if document is None:
-        from llm._config_faults import ConfigFileError
+        from llm._config_faults import ConfigFileError, faults_in
 
-        faults = check(path)
-        if not faults:
-            raise ConfigError(f"{path} changed while it was read", hint="Try again.")
-        raise ConfigFileError(faults)
+        raise ConfigFileError(faults_in(path, found, toml=toml, plugin_schemas={}))
     return document
 
 

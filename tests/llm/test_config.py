@@ -579,6 +579,14 @@ def test_a_key_that_stands_there_twice_is_told_as_that(tmp_path: Path) -> None:
     assert (fault.line, fault.hint) == (3, "A key or a table stands there twice.")
 
 
+def test_the_lines_below_a_very_long_value_are_not_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    for lines, found in ((150, 153), (5000, None)):
+        path.write_text("plugins.p.x = [\n" + "[1],\n" * lines + "]\nprimary_model = 3\n", encoding="utf-8")
+        (fault,) = check(str(path))
+        assert (fault.line, fault.path) == (found, "primary_model")
+
+
 def test_the_toml_file_of_the_configuration_directory_is_read(clean_environment: Path) -> None:
     path = clean_environment / ".config" / "d0ttino" / "config.toml"
     assert default_path(os.environ) == str(path)
@@ -673,6 +681,7 @@ def test_the_quick_check_and_jsonschema_agree(write: Write, document: dict[str, 
     assert refusal(environ) == (str(faults[0]) if faults else None)
 
 
+@pytest.mark.e2e
 def test_a_file_without_a_mistake_does_not_cost_jsonschema(write: Write) -> None:
     program = "import sys, llm.config; llm.config.load_settings(); print('jsonschema' in sys.modules)"
     printed = subprocess.check_output(
@@ -807,8 +816,12 @@ def test_what_may_be_secret_is_not_in_the_text_of_settings() -> None:
     assert "s3cret" not in repr(Settings(servers=servers, plugins={"p": {"token": "s3cret"}}))
 
 
-def test_a_file_that_is_mended_while_its_mistakes_are_looked_for(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    environ = write(b"{")
-    monkeypatch.setattr("llm.config.check", lambda path: [])
-    with pytest.raises(ConfigError, match="changed while it was read"):
-        load_settings(environ)
+def test_a_file_that_can_be_read_once_only_is_named_with_its_mistake() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        pipe.write('primary_backend = "a"\nprimary_model = 3\n')
+    try:
+        with pytest.raises(ConfigError, match=rf"^/dev/fd/{reading}:2: primary_model must be a name, not a number"):
+            load_settings({"LLM_CONFIG_PATH": f"/dev/fd/{reading}"})
+    finally:
+        os.close(reading)
