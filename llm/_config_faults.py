@@ -214,7 +214,7 @@ def _paths(tree: Any) -> Iterator[KeyPath]:
         yield from ((step, *path) for path in _paths(inner))
 
 
-def _faults(source: _Source, value: Any, part: Mapping[str, Any], above: KeyPath) -> Iterator[ConfigFault]:
+def _faults(source: _Source, value: Any, part: Any, above: KeyPath) -> Iterator[ConfigFault]:
     """Find what jsonschema finds wrong with a value, the file's document or the section of a plug-in."""
     import jsonschema
     from referencing import Registry
@@ -226,7 +226,7 @@ def _faults(source: _Source, value: Any, part: Mapping[str, Any], above: KeyPath
         validator = jsonschema.validators.extend(validator, type_checker=types)  # type: ignore[no-untyped-call]
     try:
         if above:
-            validator.check_schema(dict(part))
+            validator.check_schema(part)
         # The registry is empty: nothing is fetched from where a `$ref` leads.
         for error in validator(part, registry=Registry()).iter_errors(value):
             yield from _explained(source, error, above)
@@ -242,12 +242,16 @@ def _explained(source: _Source, error: Any, above: KeyPath) -> Iterator[ConfigFa
     """Yield one error of jsonschema in our words."""
     path: KeyPath = (*above, *error.absolute_path)
     part, value, word = error.schema, error.instance, error.validator
+    if part is False:  # jsonschema does not tell which key in it, if it is one
+        yield source.fault(f"{dotted(path)} is or has something that its schema forbids", path)
+        return
     prefix = f"{dotted(path)}: " if path else ""
     if word == "additionalProperties" and part[word] is False:
         patterns = part.get("patternProperties", ())
-        for key in value.keys() - part.get("properties", {}).keys():
-            if not any(re.search(pattern, key) for pattern in patterns):
-                guess = UnknownNameError("key", key, part.get("properties", ()))
+        known = part.get("properties", {})
+        for key in value:
+            if key not in known and not any(re.search(pattern, key) for pattern in patterns):
+                guess = UnknownNameError("key", key, known)
                 yield source.fault(prefix + guess.message, (*path, key), guess.hint)
     elif word == "required":
         for key in part[word]:

@@ -748,6 +748,9 @@ def test_all_mistakes_are_found_in_the_order_of_their_lines(tmp_path: Path) -> N
             {"properties": {"token": {"type": ["integer", "null"]}}},
             "plugins.p.token must be a whole number or null, not ",
         ),
+        ({"properties": {"token": False}}, "plugins.p is or has something that its schema forbids"),
+        (False, "plugins.p is or has something that its schema forbids"),
+        ([], "the schema of the plug-in p is none: [] is not of type 'object', 'boolean'"),
         ({"not": {}}, "plugins.p must be as not of its schema says ({}), not an object"),
         (
             {"additionalProperties": {"pattern": "^x"}},
