@@ -60,3 +60,4 @@ def test_the_wheel_has_them(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     bundled = {name.removeprefix("scripts/bundled/") for name in names if name.startswith("scripts/bundled/")}
     assert bundled == set(hatch_build.bundled_files(ROOT))
+    assert {"llm/config.schema.json", "llm/trace.schema.json"} <= set(names)
