@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import pytest
 
 from llm import Candidate, Completion, Request, complete
-from llm.backends.chat_completions import ChatCompletionsBackend
+from llm.backends.http._deadlines import Limits
+from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
-from llm.backends.timed_connections import Limits
 from llm.config import RoutingMode, Settings
 from llm.host import Host
 from llm.retries import RetryPolicy
@@ -345,7 +345,7 @@ def test_limits_never_give_more_time_than_there_is() -> None:
     assert limits.connect_timeout(10) == 10
     assert 19 < limits.connect_timeout(100) <= 20
     assert 19 < limits.next_wait() <= 20
-    limits.begun = True
+    limits.answered = True
     assert 49 < limits.next_wait() <= 50
     limits.read_timeout = 3
     assert limits.next_wait() == 3
