@@ -41,30 +41,18 @@ _HALF: Final = re.compile("[\ud800-\udfff]")
 
 
 class Event(NamedTuple):
-    """One event.
-
-    Attributes:
-        data: its data lines, joined by line feeds.
-        kind: its `event` field; `message` if it has none; `bare` for JSON without any field.
-
-    """
+    """One event; its kind is `message` without a field `event`, and `bare` for JSON without any field."""
 
     data: str
     kind: str = "message"
 
 
 def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> Iterator[Event]:  # noqa: PLR0912 - one state machine
-    r"""Yield the events of a stream.
+    r"""Yield the events of a stream; `strays` gets the lines that are nothing known.
 
-    Comments and fields that nobody needs are left out. Lines end with `\n`, `\r\n` or `\r`. What is not
-    UTF-8 is replaced. The last event counts even if no empty line ends it: some servers forget that. A field
-    `error` is an event of that kind, and bare JSON is an event too: so come the failures of servers that
-    had already begun to stream.
-
-    Args:
-        pieces: the body of the answer, split anywhere.
-        strays: gets the lines that are nothing of all that.
-
+    Lines end with `\n`, `\r\n` or `\r`. What is not UTF-8 is replaced. The last event counts even if no empty
+    line ends it: some servers forget that. A field `error` is an event of that kind, and bare JSON is one too:
+    so come the failures of servers that had already begun to stream.
     """
     data: list[str] = []
     bare: list[str] = []
@@ -126,13 +114,8 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 class AnswerReader:
     """Reads one answer, whole or in pieces.
 
-    Args:
-        endpoint: who answers, for errors.
-        model: the model asked for.
-        strict: whether no other may answer.
-        on_text: called whenever a part of the answer has come, also a thought.
-        on_done: called when the server has said that the answer is complete.
-
+    `on_text` is called whenever a part of the answer has come, also a thought, and `on_done` when the server
+    has said that the answer is complete.
     """
 
     def __init__(
@@ -156,21 +139,13 @@ class AnswerReader:
         self._held = ""
 
     def whole(self, pieces: Iterable[bytes]) -> Completion:
-        """Return the answer; arguments and errors are those of `read`."""
+        """Return the answer, with all of its text; see `read`."""
         *texts, end = self.read(pieces)
         assert isinstance(end, Completion)
         return end.but(text="".join(map(str, texts)))
 
     def read(self, pieces: Iterable[bytes]) -> Iterator[str | Completion]:
-        """Yield the text of an answer as it comes, and at the end what is known of it.
-
-        Args:
-            pieces: the body, split anywhere.
-
-        Raises:
-            BackendError: the server tells an error, or the answer breaks off, or holds no text.
-
-        """
+        """Yield the text of an answer as it comes, and at the end what is known of it; raise `BackendError`s."""
         body = iter(pieces)
         start: list[bytes] = []
         sign = b""

@@ -15,6 +15,7 @@ from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from math import inf
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any, Final
 
 import requests  # noqa: TID253 - this module itself is imported by requests only
@@ -49,6 +50,7 @@ class Limits:
             and interim answers are no text: a server can send those for ever.
         read_timeout: seconds to wait for each byte; `None`: until one of the others ends it.
         progress: the moment of the latest text.
+        asks_proxy: whether a proxy is being asked for a way to the server.
         heard: whether any byte has come, of a proxy or an interim answer too.
         answered: whether the head of the answer has come.
         received: bytes of the body so far, after decompression.
@@ -61,6 +63,7 @@ class Limits:
     silence: float = inf
     read_timeout: float | None = None
     progress: float = 0.0
+    asks_proxy: bool = False
     heard: bool = False
     answered: bool = False
     received: int = 0
@@ -122,24 +125,15 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
-class _TimedSocket:
-    """A socket of which only the file to read an answer from is used."""
-
-    def __init__(self, connection: socket.socket, limits: Limits) -> None:
-        self._connection = connection
-        self._limits = limits
-
-    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._connection, self._limits))
-
-
 class _TimedResponse(HTTPResponse):
     """An answer, also a proxy's to CONNECT, whose head and body are read in time."""
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        limits = current_limits.get()
-        timed: Any = sock if limits is None else _TimedSocket(sock, limits)
-        super().__init__(timed, *args, **kwargs)
+        limits, source = current_limits.get(), sock
+        if limits is not None:
+            # http.client wants nothing of the socket but the file to read from.
+            source = SimpleNamespace(makefile=lambda _: io.BufferedReader(_TimedReader(sock, limits)))
+        super().__init__(source, *args, **kwargs)
 
     def begin(self) -> None:
         super().begin()
@@ -157,7 +151,10 @@ class _Timed(HTTPConnection):
         if limits is not None:
             # Each of a host's addresses is tried for so long: together they must not take longer.
             self.timeout = _share(limits, self.timeout, self.host, self.port)
+            limits.asks_proxy = self.proxy is not None
         super().connect()
+        if limits is not None:
+            limits.asks_proxy = False
 
     @property
     def sock(self) -> Any:
@@ -173,16 +170,12 @@ class _Timed(HTTPConnection):
             sock.settimeout(_seconds(limits.connect_timeout()))
 
 
-class _TimedHTTPConnection(_Timed):
-    pass
-
-
 class _TimedHTTPSConnection(_Timed, HTTPSConnection):
     pass
 
 
 class _TimedHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _TimedHTTPConnection
+    ConnectionCls = _Timed
 
 
 class _TimedHTTPSPool(HTTPSConnectionPool):
@@ -219,8 +212,8 @@ class _TimedAdapter(HTTPAdapter):
         return manager
 
 
-class _PlainSession(requests.Session):
-    """Keeps connections, and nothing else, from one request to the next."""
+class TimedSession(requests.Session):
+    """Keeps connections, and nothing else, from one request to the next; several threads may use it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,8 +236,3 @@ class _PlainSession(requests.Session):
             if not proxies:
                 self._merged = (asked, merged)
         return dict(merged)
-
-
-def new_session() -> requests.Session:
-    """Return a session that several threads may use."""
-    return _PlainSession()

@@ -28,17 +28,16 @@ if TYPE_CHECKING:
 #: How many characters of a server's own words an error quotes.
 MAX_QUOTE: Final = 300
 
-#: How servers say that a prompt is too long for the model.
+#: How servers say that a prompt is too long for the model, and what it takes.
 _TOO_LONG: Final = re.compile(
-    r"context[\s_-]?(?:length|window|size)|too many (?:input )?tokens|number of tokens allowed"
-    r"|(?:prompt|input|messages?|request)\b.{0,20}\btoo (?:long|large)|reduce the length of the messages",
-    re.IGNORECASE,
+    r"(?i)context[\s_-]?(?:length|window|size)|too many (?:input )?tokens|number of tokens allowed"
+    r"|(?:prompt|input|messages?|request)\b.{0,20}\btoo (?:long|large)|reduce the length of the messages"
 )
+_LIMIT: Final = re.compile(r"(?i)(?:length|window|size|allowed|>|at most)\D{0,12}?([1-9][0-9,]{2,11})")
 #: How servers say with 403 that they do not like the prompt: that is no fault of the key.
-_MODERATED: Final = re.compile(r"moderation|flagged|content policy|safety", re.IGNORECASE)
-_LIMIT: Final = re.compile(r"(?:length|window|size|allowed|>|at most)\D{0,12}?([1-9][0-9,]{2,11})", re.IGNORECASE)
+_MODERATED: Final = re.compile(r"(?i)moderation|flagged|content policy|safety")
 #: What LobeChat and its like ask for instead of a key.
-_ACCESS_CODE: Final = re.compile(r"access[\s_-]?(?:code|password)", re.IGNORECASE)
+_ACCESS_CODE: Final = re.compile(r"(?i)access[\s_-]?(?:code|password)")
 
 #: Which HTTP status means the same as a code in words (`rate_limit_exceeded`, `ThrottlingException`), compared
 #: without case and signs. The order matters: `insufficient_quota` will not pass, whatever else a code says.
@@ -55,24 +54,22 @@ _STATUSES: Final = (
     (re.compile("invalidrequest|invalid|unsupported|badrequest|failedprecondition"), 400),
 )
 #: The same for words, which mean less: only of an error without any code.
-_PASSING_WORDS: Final = (
-    (re.compile(r"rate[\s_-]?limit(?:ed|s|ing)?\b|too many requests|\bslow down\b", re.IGNORECASE), 429),
+_BUSY: Final = (
+    (re.compile(r"(?i)rate[\s_-]?limit(?:ed|s|ing)?\b|too many requests|\bslow down\b"), 429),
     (
         re.compile(
-            r"overloaded|at (?:full |max(?:imum)? )?capacity|temporarily unavailable|service unavailable"
-            r"|\b(?:try|retry)(?: again)? (?:later|in \d)|\bis (?:currently |too )?busy",
-            re.IGNORECASE,
+            r"(?i)overloaded|\bat (?:full |max\w* )?capacity|(?:temporarily|service) unavailable|\bis \w* ?busy"
         ),
         503,
     ),
+    (re.compile(r"(?i)\b(?:try|retry)(?: again)? (?:later|in \d)"), 503),
 )
-_NO_QUOTA: Final = re.compile(r"quota|billing|credits?\b|balance", re.IGNORECASE)
+_NO_QUOTA: Final = re.compile(r"(?i)quota|billing|credits?\b|balance")
 #: "try again in 1m30.5s", `"retryDelay": "20s"`.
 _WAIT: Final = re.compile(
-    r"(?:(?:try again|retry)(?: after| in)?|retry[\s_-]?(?:after|delay))\W{1,4}((?:\d+(?:\.\d+)?\s*[a-z]+\s*){1,4})",
-    re.IGNORECASE,
+    r"(?i)(?:try again|retry)[\s_-]?(?:after|in|delay)?\W{1,4}((?:\d+(?:\.\d+)?\s*[a-z]+\s*){1,4})"
 )
-_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE)
+_SPAN: Final = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*([a-z]+)")
 _UNITS: Final = {
     **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
@@ -83,17 +80,7 @@ _UNITS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Whom a backend asks, and the names that its errors use.
-
-    Attributes:
-        label: the service's name, for people.
-        url: where requests go; it holds no user name, password or query.
-        base_url_env: environment variable with the base URL.
-        api_key_env: environment variable with the API key.
-        has_key: whether that one is set.
-        secrets: texts that no error may show.
-
-    """
+    """Whom a backend asks, and the names that its errors use; `url` holds no user name, password or query."""
 
     label: str
     url: str
@@ -129,15 +116,7 @@ class Endpoint:
 def status_error(
     endpoint: Endpoint, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> BackendError:
-    """Return the error for an HTTP status that is not a success.
-
-    Args:
-        endpoint: who answered.
-        status: the HTTP status code.
-        body: the body of the answer, or its start.
-        headers: the answer's headers.
-
-    """
+    """Return the error for an HTTP status that is not a success; of the body, the start is enough."""
     headers = headers or {}
     if 300 <= status < 400:
         return _redirect_error(endpoint, status, headers.get("Location"))
@@ -148,13 +127,7 @@ def status_error(
 
 
 def told_error(endpoint: Endpoint, error: Any) -> BackendError:
-    """Return the error that a server tells within an answer with a status that is a success.
-
-    Args:
-        endpoint: who answered.
-        error: what it says: an object, or words.
-
-    """
+    """Return the error that a server tells within an answer with a status that is a success."""
     words = _words({"error": error}) or json.dumps({"error": error}, ensure_ascii=False)
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
@@ -164,7 +137,7 @@ def told_error(endpoint: Endpoint, error: Any) -> BackendError:
         return _refusal(endpoint, code, _phrase(code), words, headers, _meaning(error))
     status = _meaning(error)
     if status is None and not _NO_QUOTA.search(words):
-        status = next((status for pattern, status in _PASSING_WORDS if pattern.search(words)), None)
+        status = next((status for pattern, status in _BUSY if pattern.search(words)), None)
     if status is None and _TOO_LONG.search(words):
         status = 400
     if status is None:
@@ -255,11 +228,7 @@ def _meaning(error: Any) -> int | None:
 
 
 def _words(document: Any, depth: int = 5) -> str | None:
-    """Return the message of an error in a JSON document, or `None` if there is none.
-
-    Known are `{"error": {"message": ...}}`, `{"error": "..."}`, `{"message": "..."}` and `{"detail": "..."}`;
-    each message may be JSON again, of the server behind.
-    """
+    """Return the message of an error in a JSON document; it may be JSON again, of the server behind."""
     if isinstance(document, list) and document:
         document = document[0]
     if isinstance(document, dict) and document.get("error"):
@@ -323,16 +292,7 @@ def is_page(text: str) -> bool:
 
 
 def asked_wait(headers: Mapping[str, str], words: str = "") -> float | None:
-    """Return how many seconds a server asks to wait.
-
-    `Retry-After` has seconds or a date. OpenAI and others say it more exactly in `Retry-After-Ms`, and some in
-    words only, or as the moment at which a limit that is used up begins anew.
-
-    Args:
-        headers: the answer's headers.
-        words: what the server said.
-
-    """
+    """Return how many seconds a server asks to wait: in headers, in words, or until a limit begins anew."""
     seconds = retry_after(headers)
     if seconds is None:
         found = _WAIT.search(words)
@@ -407,18 +367,7 @@ def transport_faults() -> tuple[type[Exception], ...]:
 
 
 def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", connect_timeout: float) -> D0ttinoError:
-    """Return a failure of requests or urllib3 as an error of this project, in plain words.
-
-    The caller raises it outside of its `except`: what the libraries raised refers to the request, and
-    so to the key.
-
-    Args:
-        endpoint: who was asked.
-        error: what was raised.
-        limits: how long the exchange could take, and how far it came.
-        connect_timeout: the seconds to wait for a connection.
-
-    """
+    """Return a failure of requests or urllib3 as an error of this project, in plain words."""
     import http.client
     import socket
     import ssl
@@ -427,73 +376,58 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
     from urllib3 import exceptions as inner
 
     causes = list(_causes(error))
-    through_proxy = any(isinstance(cause, outer.ProxyError) for cause in causes)
-    # The system's own "connection timed out" has a number, and is no deadline of ours.
-    timed_out = any(isinstance(cause, TimeoutError) and cause.errno is None for cause in causes)
-    who, check, proxies = (
-        f"{endpoint.label} at {endpoint.host}",
-        endpoint.check,
-        "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY",
-    )
-    table: tuple[tuple[tuple[type[BaseException], ...], type[D0ttinoError], str, str | None], ...] = (
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    label, who = endpoint.label, f"{endpoint.label} at {endpoint.host}"
+    proxies = "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+    no_proxy = "the proxy that the environment names cannot be used"
+    bad_header = f"a header for {label} holds a character that HTTP does not allow; nothing was sent"
+    no_connection = f"no connection to {who} within {_rounded(connect_timeout)}"
+    table: tuple[tuple[tuple[type[BaseException], ...], D0ttinoError], ...] = (
         (
             (outer.InvalidProxyURL, outer.InvalidSchema, inner.ProxySchemeUnknown),
-            ConfigError,
-            "the proxy that the environment names cannot be used",
-            f"{proxies}; a SOCKS proxy needs the package PySocks",
+            ConfigError(no_proxy, hint=f"{proxies}; a SOCKS proxy needs the package PySocks"),
         ),
         (
             (outer.InvalidURL, inner.LocationValueError),
-            ConfigError,
-            f"{endpoint.host} is not the name of a host",
-            check,
+            ConfigError(f"{endpoint.host} is not the name of a host", hint=endpoint.check),
         ),
-        ((inner.InvalidHeader,), MalformedResponseError, f"{endpoint.label} sent an answer with broken headers", None),
-        (
-            (outer.InvalidHeader, UnicodeError),
-            BackendError,
-            f"a header for {endpoint.label} holds a character that HTTP does not allow; nothing was sent",
-            None,
-        ),
+        ((inner.InvalidHeader,), MalformedResponseError(f"{label} sent an answer with broken headers")),
+        ((outer.InvalidHeader, UnicodeError), BackendError(bad_header)),
         (
             (outer.ContentDecodingError, inner.DecodeError),
-            MalformedResponseError,
-            f"{endpoint.label} sent an answer whose compression is broken",
-            None,
+            MalformedResponseError(f"{label} sent an answer whose compression is broken"),
         ),
-        (
-            (outer.ConnectTimeout,),
-            BackendTimeoutError,
-            f"no connection to {who} within {_rounded(connect_timeout)}",
-            check,
-        ),
+        ((outer.ConnectTimeout,), BackendTimeoutError(no_connection, hint=endpoint.check)),
     )
-    for kinds, failure, message, hint in table:
-        if any(isinstance(cause, kinds) for cause in causes):
-            return failure(message, hint=hint)
-    if through_proxy and timed_out:
+    for kinds, failure in table:
+        if has(*kinds):
+            return failure
+    # The system's own "connection timed out" has a number, and is no deadline of ours.
+    timed_out = any(isinstance(cause, TimeoutError) and cause.errno is None for cause in causes)
+    if limits.asks_proxy and (timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError)):
         wait = _rounded(limits.until - limits.start)
         return BackendTimeoutError(f"no way to {who} through the proxy within {wait}", hint=proxies)
-    if timed_out or any(isinstance(cause, outer.ReadTimeout | inner.ReadTimeoutError) for cause in causes):
+    if timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError):
         return BackendTimeoutError(f"{who} {_what_took_long(limits)}")
-    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     reasons: tuple[tuple[type[BaseException], str], ...] = (  # the most telling first
-        (ssl.SSLError, f"TLS failed{_detail_of(tls)}"),
+        (ssl.SSLError, _tls_words(causes)),
         (socket.gaierror, "the name of the host is not known"),
         (ConnectionRefusedError, "the connection was refused"),
         (http.client.IncompleteRead, ""),
         (ConnectionError, "the server closed the connection"),
         (http.client.HTTPException, "what came back is not HTTP"),
+        (BaseException, _system_words(causes)),
     )
-    known = (reason for kind, reason in reasons if any(isinstance(cause, kind) for cause in causes))
-    reason = next(known, None)
-    reason = endpoint.quote(_system_words(causes) if reason is None else reason)
+    reason = endpoint.quote(next(words for kind, words in reasons if has(kind)))
     if limits.answered:
         said = f"the connection to {who} broke in the middle of the answer, after {_bytes(limits.received)}"
         return BackendConnectionError(f"{said}: {reason}" if reason else said)
-    if through_proxy:
+    if has(outer.ProxyError):
         return BackendConnectionError(f"no way to {who} through the proxy: {reason}", hint=proxies)
-    return BackendConnectionError(f"no answer from {who}: {reason}", hint=check)
+    return BackendConnectionError(f"no answer from {who}: {reason}", hint=endpoint.check)
 
 
 def _what_took_long(limits: "Limits") -> str:
@@ -514,9 +448,10 @@ def _rounded(seconds: float) -> str:
     return f"{round(seconds, 1):g} s"
 
 
-def _detail_of(error: Any) -> str:
-    detail = error and (getattr(error, "verify_message", "") or str(error.reason or "").replace("_", " ").lower())
-    return f" ({detail})" if detail else ""
+def _tls_words(causes: list[BaseException]) -> str:
+    fault: Any = next((cause for cause in causes if type(cause).__module__ == "ssl"), None)
+    detail = getattr(fault, "verify_message", "") or str(getattr(fault, "reason", None) or "").replace("_", " ").lower()
+    return f"TLS failed{detail and f' ({detail})'}"
 
 
 def _system_words(causes: list[BaseException]) -> str:

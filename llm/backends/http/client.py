@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from llm.backends.http._deadlines import Limits
     from llm.backends.http._errors import Endpoint
 
-#: How many seconds a server may send no text, if neither the request nor the backend says how long all may take.
-DEFAULT_SILENCE: Final = 120.0
-
 #: Small pieces: what little compressed data can become is then bounded too.
 PIECE: Final = 2048
 
@@ -58,8 +55,9 @@ class ChatCompletionsBackend(Backend):
         default_model: the model to ask for if the request names none; `None` leaves it to the service.
         connect_timeout: seconds to wait for a connection.
         read_timeout: seconds to wait for each piece of the answer; `None`: as long as the request may take.
-        total_timeout: seconds for the whole answer; `None`: as long as the request may take. If it does not
-            say, text must come within 120 seconds, and within 120 seconds after other text.
+        total_timeout: seconds for the whole answer; `None`: as long as the request may take.
+        silence_timeout: seconds to wait for the first text, and for each further one, if neither of the two
+            says how long the whole may take: a long answer that keeps coming is not cut.
         stream_usage: whether the service may be asked to tell, at the end of a stream, what it used.
         max_answer_bytes: how long an answer may be, after decompression.
 
@@ -74,6 +72,7 @@ class ChatCompletionsBackend(Backend):
     connect_timeout: ClassVar[float] = 10.0
     read_timeout: ClassVar[float | None] = None
     total_timeout: ClassVar[float | None] = None
+    silence_timeout: ClassVar[float] = 120.0
     stream_usage: ClassVar[bool] = True
     max_answer_bytes: ClassVar[int] = 16 * 1024 * 1024
 
@@ -186,8 +185,8 @@ class ChatCompletionsBackend(Backend):
         from llm.backends.http._answers import AnswerReader
 
         model = model or self.default_model
-        content = request_body(messages_of(prompt), model, options or {}, more)
-        auth = BearerAuth(self._api_key())
+        content = _request_body(_messages_of(prompt), model, options or {}, more)
+        auth = _BearerAuth(self._api_key())
         endpoint = self._endpoint(auth)
         limits = self._limits(request)
         headers = {
@@ -197,7 +196,7 @@ class ChatCompletionsBackend(Backend):
             **self.headers(),
         }
         send = partial(self._open_session().post, endpoint.url, data=content, headers=headers, auth=auth)
-        pieces = exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
+        pieces = _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
         return AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry), pieces
 
     def _limits(self, request: Request | None) -> "Limits":
@@ -209,18 +208,18 @@ class ChatCompletionsBackend(Backend):
         if self.total_timeout is not None:
             deadline = min(deadline, start + self.total_timeout)
         # Who says how long the whole may take says all that is needed.
-        silence = DEFAULT_SILENCE if deadline == inf else inf
+        silence = self.silence_timeout if deadline == inf else inf
         return Limits(start, deadline, first_byte, silence, self.read_timeout)
 
-    def _endpoint(self, auth: "BearerAuth") -> "Endpoint":
+    def _endpoint(self, auth: "_BearerAuth") -> "Endpoint":
         from llm.backends.http._errors import Endpoint
 
         secrets = auth.secrets + tuple(os.environ.get(name, "") for name in self.secret_env)
         name = self.base_url_env or f"the base URL of {self._label}"
         address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
-        url = f"{checked_address(address, name, self.default_base_url, self.api_key_env)}/chat/completions"
+        url = f"{_checked_address(address, name, self.default_base_url, self.api_key_env)}/chat/completions"
         if auth.secrets:
-            warn_of_plain_http(url, self._label, name)
+            _warn_of_plain_http(url, self._label, name)
         return Endpoint(self._label, url, self.base_url_env, self.api_key_env, bool(auth.secrets), secrets)
 
     @property
@@ -232,12 +231,12 @@ class ChatCompletionsBackend(Backend):
         session = self._sessions.get(process)
         if session is not None:
             return session
-        from llm.backends.http._deadlines import new_session
+        from llm.backends.http._deadlines import TimedSession
 
         # Each process has a lock of its own too: a fork may find the parent's locked, for ever.
         with self._locks.setdefault(process, threading.Lock()):
             if process not in self._sessions:
-                self._sessions[process] = new_session()
+                self._sessions[process] = TimedSession()
             return self._sessions[process]
 
     @property
@@ -250,7 +249,7 @@ class ChatCompletionsBackend(Backend):
         return sessions
 
 
-class BearerAuth:
+class _BearerAuth:
     """Puts the key into a request; with no key it does nothing.
 
     Either way, being there keeps requests from looking for a password in `~/.netrc`.
@@ -276,31 +275,20 @@ class BearerAuth:
 # What is sent
 
 
-def messages_of(prompt: str) -> list[dict[str, str]]:
+def _messages_of(prompt: str) -> list[dict[str, str]]:
     """Return the messages of a request."""
     return [{"role": "user", "content": prompt}]
 
 
-def request_body(
+def _request_body(
     messages: Sequence[Mapping[str, Any]], model: str | None, options: Mapping[str, Any], more: Mapping[str, Any]
 ) -> bytes:
-    """Return the body of a request.
-
-    Args:
-        messages: what to answer.
-        model: the model to ask for; `None` leaves it to the service.
-        options: further members; see `ChatCompletionsBackend.run`.
-        more: further members that options must not replace.
-
-    Raises:
-        UsageError: an option would replace a member that it must not, or JSON cannot hold it.
-
-    """
+    """Return the body of a request; `more` has members that options must not replace."""
     for name in RESERVED.keys() & options.keys():
         raise UsageError(f"the option {name!r} cannot be set: {RESERVED[name]}")
     body: dict[str, Any] = {} if model is None else {"model": model}
     body["messages"] = messages
-    body.update((name, option_value(value)) for name, value in options.items())
+    body.update((name, _option_value(value)) for name, value in options.items())
     body.update(more)
     try:
         return json.dumps(body, allow_nan=False).encode()
@@ -308,7 +296,7 @@ def request_body(
         raise UsageError(f"JSON cannot hold these options: {error}") from None
 
 
-def option_value(value: Any) -> Any:
+def _option_value(value: Any) -> Any:
     """Return what an option stands for: the command line knows text only, and services want numbers."""
     if not isinstance(value, str):
         return value
@@ -326,20 +314,8 @@ def _not_json(constant: str) -> Any:
 # Where it is sent
 
 
-def checked_address(url: str, name: str, usual: str, api_key_env: str) -> str:
-    """Return a base URL without slashes at its end.
-
-    Args:
-        url: the base URL.
-        name: what errors call it. They never show the URL: it may hold a password, or be a key in the
-            wrong variable.
-        usual: where the service usually is, as an example.
-        api_key_env: environment variable with the API key.
-
-    Raises:
-        ConfigError: it cannot be used.
-
-    """
+def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> str:
+    """Return a base URL without slashes at its end; errors never show it: it may hold a secret."""
     from urllib.parse import urlsplit
 
     try:
@@ -362,15 +338,8 @@ def checked_address(url: str, name: str, usual: str, api_key_env: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def warn_of_plain_http(url: str, label: str, name: str) -> None:
-    """Log a warning, once for each address, if a key would go to another machine without encryption.
-
-    Args:
-        url: where a request with a key goes.
-        label: the service's name.
-        name: what the warning calls the base URL.
-
-    """
+def _warn_of_plain_http(url: str, label: str, name: str) -> None:
+    """Log a warning, once for each address, if a key would go to another machine without encryption."""
     import logging
     from urllib.parse import urlsplit
 
@@ -393,22 +362,10 @@ def _is_this_machine(host: str) -> bool:
 # One exchange
 
 
-def exchange(
+def _exchange(
     send: "Callable[..., Response]", endpoint: "Endpoint", limits: "Limits", connect_timeout: float, max_bytes: int
 ) -> Iterator[bytes]:
-    """Send a request and yield the body of an answer with a status that is a success, in pieces, as they come.
-
-    Args:
-        send: sends the request; it takes the arguments of `requests.Session.post` that say how.
-        endpoint: who is asked.
-        limits: how long it may take.
-        connect_timeout: seconds to wait for a connection at most.
-        max_bytes: how long the answer may be, after decompression.
-
-    Raises:
-        D0ttinoError: what went wrong; see `ChatCompletionsBackend.run`.
-
-    """
+    """Send a request and yield the body of an answer with a status that is a success, as it comes."""
     from llm.backends.http._deadlines import current_limits
     from llm.backends.http._errors import status_error, transport_error, transport_faults
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from llm.backends.http._answers import AnswerReader
 from llm.backends.http._errors import MAX_QUOTE, Endpoint
-from llm.backends.http.client import BearerAuth, ChatCompletionsBackend, option_value
+from llm.backends.http.client import ChatCompletionsBackend, _BearerAuth, _option_value
 from llm.errors import (
     AuthenticationError,
     BackendConnectionError,
@@ -219,7 +219,7 @@ def test_a_header_that_cannot_be_sent(value: Any, serve: Any) -> None:
     ],
 )
 def test_option_values(text: Any, sent: Any) -> None:
-    assert option_value(text) == sent
+    assert _option_value(text) == sent
 
 
 @pytest.mark.parametrize("name", ["messages", "model", "stream"])
@@ -868,4 +868,4 @@ def test_a_subclass_that_names_nothing() -> None:
 
 def test_reprs_show_no_key(http: responses.RequestsMock) -> None:
     endpoint = Endpoint("Service", URL, "SERVICE_BASE_URL", "SERVICE_API_KEY", True, (KEY,))
-    assert "sk-planted" not in f"{BearerAuth(KEY)!r} {endpoint!r} {Service()!r}"
+    assert "sk-planted" not in f"{_BearerAuth(KEY)!r} {endpoint!r} {Service()!r}"
