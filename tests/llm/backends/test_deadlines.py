@@ -506,7 +506,11 @@ def test_threads_share_the_connections_of_one_session(serve: Any, host: Host) ->
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_uses_no_connection_of_its_parent(serve: Any) -> None:
     """Each asks for its own number: on a shared connection some would get the answer of another."""
-    service = Service()
+
+    class Bounded(Service):
+        total_timeout = 10.0
+
+    service = Bounded()
 
     def echo(exchange: Exchange) -> None:
         with exchange.connection.makefile("rb") as stream:
