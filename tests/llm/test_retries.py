@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import Candidate, Completion, Request, Route, Usage, complete, hookimpl
-from llm.backends.http_errors import retry_after
+from llm.backends.http._errors import retry_after
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Limits, RoutingMode, Settings
 from llm.errors import (

@@ -98,6 +98,11 @@ def test_a_fallback_is_told_in_one_line_and_in_json(host: Host) -> None:
         ("stop", ""),
         (None, ""),
         ("tool_calls", ""),
+        ("END_TURN", ""),
+        (
+            "aborted",
+            "warning: the answer is not whole: its server ended it for a reason of its own (finish_reason aborted)\n",
+        ),
         (
             "length",
             "warning: the answer is not whole: it ends where the limit of tokens was reached (finish_reason length)\n",

@@ -33,7 +33,7 @@ HEAVY = {
 FRAMEWORK = {"llm.host", "llm.hooks.loader", "llm.hooks.manager", "llm.process", "llm.types"}
 LEARNING = {"llm.hooks.learning", "llm.hooks.spans", "llm.hooks.monitor", "llm.redaction"}
 ALL_BUILTINS = {
-    "llm.backends.chat_completions",
+    "llm.backends.http.client",
     "llm.backends.plugins.openrouter",
     "llm.backends.plugins.sample",
     "llm.policy",
@@ -55,7 +55,7 @@ CASES = {
     "ai-cli plugins list": FRAMEWORK | LEARNING - {"llm.redaction"} | ALL_BUILTINS | {"platformdirs"},
     "ai-cli send -b sample hi": LEARNING
     | ALL_BUILTINS - {"llm.backends.plugins.sample", "llm.policy"}
-    | {"llm.backends.http_errors", "llm.backends.events", "scripts.steps"}
+    | {"llm.backends.http._errors", "llm.backends.events", "scripts.steps"}
     | PROCESSES
     | PATHS,
     "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks.spans", "llm.hooks.monitor", "llm.config"}

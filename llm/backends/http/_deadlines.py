@@ -1,17 +1,21 @@
 """Connections that end on time, however slowly a server sends.
 
-A timeout of a socket counts anew with each byte: a server that sends one a second keeps a client for
-hours. Here each read waits until a moment, and no longer. Imported when the first request is sent.
+A timeout of a socket counts anew with each byte: a server that sends one a second holds a client for
+hours. Here each wait ends at a moment. Imported when the first request is sent.
 """
 
 import io
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
+from math import inf
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any, Final
 
 import requests  # noqa: TID253 - this module itself is imported by requests only
@@ -22,9 +26,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 #: How many connections to one host are kept for the next request: more than threads are likely to ask at once.
 KEPT_CONNECTIONS: Final = 100
 
+#: How many seconds the end of an answer may take after the server has said that it is complete.
+MOMENT: Final = 0.2
+
 #: What the environment says of proxies and certificates, as requests reads it.
 _ENVIRONMENT: Final = (
-    *(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for name in (proxy, proxy.lower())),
+    *("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
     "REQUEST_METHOD",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
@@ -36,29 +43,53 @@ class Limits:
     """How long one exchange may take. Moments are as `time.monotonic()` counts.
 
     Attributes:
-        start: when it began.
-        deadline: when it must have ended.
-        first_byte: when its answer must have begun.
-        read_timeout: seconds to wait for each piece of the answer; `None`: until the deadline.
-        begun: whether a byte of the answer has come.
+        start: the moment it began.
+        deadline: the moment it must have ended; `inf`: as long as text keeps coming.
+        first_byte: the moment the head of its answer must have come.
+        silence: seconds from the start to the first text, and from one text to the next. Blanks, comments
+            and interim answers are no text: a server can send those for ever.
+        read_timeout: seconds to wait for each byte; `None`: until one of the others ends it.
+        progress: the moment of the latest text.
+        asks_proxy: whether a proxy is being asked for a way to the server.
+        heard: whether any byte has come, of a proxy or an interim answer too.
+        answered: whether the head of the answer has come.
+        received: bytes of the body so far, after decompression.
 
     """
 
     start: float
-    deadline: float
-    first_byte: float
+    deadline: float = inf
+    first_byte: float = inf
+    silence: float = inf
     read_timeout: float | None = None
-    begun: bool = False
+    progress: float = 0.0
+    asks_proxy: bool = False
+    heard: bool = False
+    answered: bool = False
+    received: int = 0
 
-    def connect_timeout(self, longest: float) -> float:
+    @property
+    def until(self) -> float:
+        """The moment at which the present wait ends."""
+        latest = min(self.deadline, max(self.start, self.progress) + self.silence)
+        return latest if self.answered else min(latest, self.first_byte)
+
+    def connect_timeout(self, longest: float = inf) -> float:
         """Return how many seconds to wait for a connection, `longest` at most."""
-        return max(0.001, min(longest, min(self.first_byte, self.deadline) - monotonic()))
+        return max(0.001, min(longest, self.until - monotonic()))
 
     def next_wait(self) -> float:
         """Return how many seconds to wait for the next byte; not above 0 if the time is over."""
-        until = self.deadline if self.begun else min(self.first_byte, self.deadline)
-        left = until - monotonic()
+        left = self.until - monotonic()
         return left if self.read_timeout is None else min(left, self.read_timeout)
+
+    def note_text(self) -> None:
+        """Note that text came: the silence begins anew."""
+        self.progress = monotonic()
+
+    def hurry(self) -> None:
+        """Wait but a moment for what is still to come."""
+        self.deadline = min(self.deadline, monotonic() + MOMENT)
 
 
 #: The limits of the exchange that this thread begins.
@@ -81,46 +112,62 @@ class _TimedReader(io.RawIOBase):
         wait = self._limits.next_wait()
         if wait <= 0:
             raise TimeoutError("the time is over")
-        self._socket.settimeout(wait)
+        self._socket.settimeout(_seconds(wait))
         count = self._file.readinto(buffer)
-        self._limits.begun = True
+        self._limits.heard = self._limits.heard or bool(count)
         return count
 
     def close(self) -> None:
         if not self.closed:
+            with suppress(OSError):  # what follows a proxy's answer is a handshake
+                self._socket.settimeout(_seconds(self._limits.connect_timeout()))
             self._file.close()
         super().close()
 
 
-class _TimedSocket:
-    """A socket whose files end on time; everything else is the socket's own."""
+class _TimedResponse(HTTPResponse):
+    """An answer, also a proxy's to CONNECT, whose head and body are read in time."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        limits, source = current_limits.get(), sock
+        if limits is not None:
+            # http.client wants nothing of the socket but the file to read from.
+            source = SimpleNamespace(makefile=lambda _: io.BufferedReader(_TimedReader(sock, limits)))
+        super().__init__(source, *args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def makefile(self, mode: str, *args: Any, **kwargs: Any) -> Any:
-        limits = current_limits.get()
-        if limits is None or mode != "rb":
-            plain: Any = self._connection.makefile
-            return plain(mode, *args, **kwargs)
-        return io.BufferedReader(_TimedReader(self._connection, limits))
+    def begin(self) -> None:
+        super().begin()
+        # http.client takes every interim answer but 100 for the answer, and the answer for that of the next request.
+        while 102 <= self.status < 200:
+            self.headers = None  # type: ignore[assignment] # or it would not read on
+            super().begin()
 
 
 class _Timed(HTTPConnection):
+    response_class = _TimedResponse
+
     def connect(self) -> None:
         limits = current_limits.get()
         if limits is not None:
             # Each of a host's addresses is tried for so long: together they must not take longer.
             self.timeout = _share(limits, self.timeout, self.host, self.port)
+            limits.asks_proxy = self.proxy is not None
         super().connect()
-        self.sock = _TimedSocket(self.sock)
+        if limits is not None:
+            limits.asks_proxy = False
 
+    @property
+    def sock(self) -> Any:
+        """The socket; urllib3 sets it once connected, and after each handshake."""
+        return self.__dict__.get("sock")
 
-class _TimedHTTPConnection(_Timed):
-    pass
+    @sock.setter
+    def sock(self, sock: Any) -> None:
+        self.__dict__["sock"] = sock
+        limits = current_limits.get()
+        if limits is not None and hasattr(sock, "settimeout"):
+            # Python counts a timeout for a handshake as a whole, and for sending too.
+            sock.settimeout(_seconds(limits.connect_timeout()))
 
 
 class _TimedHTTPSConnection(_Timed, HTTPSConnection):
@@ -128,7 +175,7 @@ class _TimedHTTPSConnection(_Timed, HTTPSConnection):
 
 
 class _TimedHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _TimedHTTPConnection
+    ConnectionCls = _Timed
 
 
 class _TimedHTTPSPool(HTTPSConnectionPool):
@@ -138,8 +185,12 @@ class _TimedHTTPSPool(HTTPSConnectionPool):
 _POOLS: Final = {"http": _TimedHTTPPool, "https": _TimedHTTPSPool}
 
 
+def _seconds(wait: float) -> float | None:
+    return None if wait == inf else wait
+
+
 def _share(limits: Limits, timeout: Any, host: str, port: int | None) -> Any:
-    left = limits.connect_timeout(float("inf"))
+    left = limits.connect_timeout()
     if not isinstance(timeout, int | float) or timeout * 2 <= left:
         return timeout
     try:
@@ -161,8 +212,8 @@ class _TimedAdapter(HTTPAdapter):
         return manager
 
 
-class _PlainSession(requests.Session):
-    """Keeps connections, and nothing else, from one request to the next."""
+class TimedSession(requests.Session):
+    """Keeps connections, and nothing else, from one request to the next; several threads may use it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,8 +236,3 @@ class _PlainSession(requests.Session):
             if not proxies:
                 self._merged = (asked, merged)
         return dict(merged)
-
-
-def new_session() -> requests.Session:
-    """Return a session that several threads may use."""
-    return _PlainSession()
