@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from llm.hooks.origin import Origin as Origin
     from llm.host import Host as Host
     from llm.host import create_host as create_host
-    from llm.parameters import Parameter as Parameter
     from llm.process import current_host as current_host
+    from llm.recipes.parameters import Parameter as Parameter
     from llm.router import complete as complete
     from llm.router import send_prompt as send_prompt
     from llm.router import stream as stream
@@ -43,7 +43,7 @@ _HOMES: Final = {
     "Origin": "llm.hooks.origin",
     "Host": "llm.host",
     "create_host": "llm.host",
-    "Parameter": "llm.parameters",
+    "Parameter": "llm.recipes.parameters",
     "current_host": "llm.process",
     "complete": "llm.router",
     "send_prompt": "llm.router",

@@ -1,6 +1,6 @@
 """`FrozenMapping`: a mapping that cannot be changed, hashed and pickled like a value."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, TypeVar
 
 K = TypeVar("K")
@@ -22,8 +22,8 @@ class FrozenMapping(Mapping[K, V_co]):
     __slots__ = ("_items",)
     _items: dict[K, V_co]
 
-    def __init__(self, items: Any = (), /, **named: Any) -> None:
-        object.__setattr__(self, "_items", {key: _copied(value) for key, value in dict(items, **named).items()})
+    def __init__(self, items: Mapping[K, V_co] | Iterable[tuple[K, V_co]] = (), /, **named: V_co) -> None:
+        object.__setattr__(self, "_items", {key: _copied(value) for key, value in dict(items, **named).items()})  # type: ignore[arg-type]
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a {type(self).__name__} cannot be changed")

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from llm.config import Settings
 from llm.eligible import Eligibility
-from llm.errors import ContextTooLongError, ServedModelError
+from llm.errors import BackendError, ContextTooLongError, ServedModelError
 from llm.hooks.boundary import PLUGIN_FAULTS
 from llm.hooks.origin import origin_of
 from llm.hooks.problems import reason_of
@@ -173,11 +173,10 @@ class Pursuit:
 
     def cut(self, this: Try, text: str, error: BaseException) -> Completion:
         """Return the text that came before an answer broke off as the completion of this request."""
-        usage = self._usage(this.candidate, text, None)
-        self.failed(this, error, usage)
+        self.failed(this, error, self._usage(this.candidate, text, None))
         attempt = self.attempts[-1]
         partial = Completion(text, model=this.request.model, origin=attempt.origin)
-        return self._completed(this.candidate, partial, usage, self._clock(), cut=True)
+        return self._completed(this.candidate, partial, attempt.usage, self._clock(), cut=True)
 
     def _completed(
         self, candidate: Candidate, answer: Completion, usage: Usage | None, now: float, *, cut: bool
@@ -199,6 +198,9 @@ class Pursuit:
     def failed(self, this: Try, error: BaseException, usage: Usage | None = None) -> Failure:
         """Keep a try that failed, and say what the error means."""
         failure = failure_of(error)
+        told = getattr(error, "usage", None) if isinstance(error, BackendError) else None
+        if isinstance(told, Usage):
+            usage = self._usage(this.candidate, "", told)
         backend = this.candidate.backend
         provider = self._backends[backend].origin
         origin = origin_of(error) or provider

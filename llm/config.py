@@ -1,18 +1,19 @@
 """The user's configuration: environment and configuration file, as one frozen `Settings`."""
 
 import functools
-import json
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from llm.errors import ConfigError, UnknownNameError
-from llm.hooks.places import user_place
-from llm.types import Candidate, Value
+from llm._frozen import FrozenMapping
+from llm._state import user_dir
+from llm.errors import ConfigError
+from llm.types import Candidate
+
+if TYPE_CHECKING:
+    from llm._config_faults import ConfigFault
 
 #: Environment variables that the configuration is read from; each wins over the file's key.
 ENVIRONMENT: Final = {
@@ -23,6 +24,7 @@ ENVIRONMENT: Final = {
 }
 CONFIG_PATH_VARIABLE: Final = "LLM_CONFIG_PATH"
 _READ: Final = (CONFIG_PATH_VARIABLE, "XDG_CONFIG_HOME", "HOME", *ENVIRONMENT)
+_NOTHING: Final[FrozenMapping[Any, Any]] = FrozenMapping()
 
 
 class RoutingMode(StrEnum):
@@ -33,8 +35,8 @@ class RoutingMode(StrEnum):
     LOCAL = "local"
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Limits(Value):
+@dataclass(frozen=True)
+class Limits:
     """What a backend or a model costs and takes.
 
     Attributes:
@@ -50,9 +52,9 @@ class Limits(Value):
 _NO_LIMITS: Final = Limits()
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Settings(Value):
-    """The user's configuration.
+@dataclass(frozen=True)
+class Settings:
+    """The user's configuration. Mappings that it is made with are frozen.
 
     Attributes:
         primary_backend: the backend for demanding prompts.
@@ -64,6 +66,11 @@ class Settings(Value):
         chain: further backends, in order.
         backends: limits by backend.
         models: limits by model; they win over those of the backend.
+        required_plugins: plug-ins without which nothing is done.
+        plugins: the plug-ins' own sections, by plug-in; they may hold secrets.
+        aliases: `server/model`, or a model alone, by its short name.
+        servers: servers by name, each with the keys that `config.schema.json` describes; headers may
+            hold secrets.
         path: the file that was read, if there is one.
 
     """
@@ -75,9 +82,18 @@ class Settings(Value):
     routing_mode: RoutingMode = RoutingMode.AUTO
     complexity_threshold: int = 50
     chain: tuple[Candidate, ...] = ()
-    backends: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
-    models: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
+    backends: Mapping[str, Limits] = _NOTHING
+    models: Mapping[str, Limits] = _NOTHING
+    required_plugins: tuple[str, ...] = ()
+    plugins: Mapping[str, Mapping[str, Any]] = field(default=_NOTHING, repr=False)
+    aliases: Mapping[str, str] = _NOTHING
+    servers: Mapping[str, Mapping[str, Any]] = field(default=_NOTHING, repr=False)
     path: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, given in vars(self).items():
+            if isinstance(given, Mapping) and not isinstance(given, FrozenMapping):
+                object.__setattr__(self, name, FrozenMapping(given))
 
     @property
     def has_limits(self) -> bool:
@@ -95,6 +111,10 @@ class Settings(Value):
             by_backend.max_tokens if by_model.max_tokens is None else by_model.max_tokens,
         )
 
+    def section(self, name: str) -> FrozenMapping[str, Any]:
+        """Return a plug-in's own section, `[plugins.NAME]`; empty if there is none."""
+        return FrozenMapping(self.plugins.get(name, _NOTHING))
+
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Return the configuration as environment and file have it now.
@@ -108,155 +128,139 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
     """
     named, config_home, home, *variables = map((os.environ if environ is None else environ).get, _READ)
-    path = os.path.expanduser(named) if named else _default_path(config_home, home)
-    try:
-        stamp = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        if named:
-            raise ConfigError(f"{CONFIG_PATH_VARIABLE} names {path}, which does not exist") from None
-        version = None
-    except OSError as error:
-        # Somebody else's home directory, say: whether there is a file cannot even be known.
-        if named or not isinstance(error, PermissionError):
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        version = None
+    if named:
+        path = os.path.expanduser(named)
+        version = _version(path, named=True)
+        if version is None:
+            raise ConfigError(f"{CONFIG_PATH_VARIABLE} names {path}, which does not exist")
     else:
-        version = (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino)
+        path, old = _default_paths(config_home, home)
+        version, old_version = _version(path), _version(old)
+        if version is not None and old_version is not None:
+            raise ConfigError(
+                f"there are two configuration files, {path} and {old}",
+                hint=f"Put what you need into {path} and remove {old}, or name one with {CONFIG_PATH_VARIABLE}.",
+            )
+        if version is None:
+            path, version = old, old_version
     return _load(path, version, *variables)
 
 
 def default_path(environ: Mapping[str, str]) -> str:
-    """Return where the configuration file is looked for if no variable names one."""
-    return _default_path(environ.get("XDG_CONFIG_HOME"), environ.get("HOME"))
+    """Return where the configuration file is, or where one belongs, if no variable names one."""
+    path, old = _default_paths(environ.get("XDG_CONFIG_HOME"), environ.get("HOME"))
+    return old if os.path.exists(old) and not os.path.exists(path) else path
+
+
+def check(path: str, plugin_schemas: Mapping[str, Any] | None = None) -> "list[ConfigFault]":
+    """Return every mistake in a configuration file, in the order of its lines.
+
+    Args:
+        path: the file's path.
+        plugin_schemas: JSON Schemas that plug-ins bring for their sections, by the plug-in's name.
+
+    """
+    from llm._config_faults import ConfigFault, faults_in
+    from llm._config_file import content
+
+    try:
+        found, toml = content(path)
+    except OSError as error:
+        return [ConfigFault(f"the file cannot be read: {error.strerror}", path)]
+    return faults_in(path, found, toml=toml, plugin_schemas=plugin_schemas or {})
+
+
+def _version(path: str, *, named: bool = False) -> tuple[int, ...] | None:
+    """Return what changes when a file changes; `None`: there is no file."""
+    try:
+        stamp = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        # Somebody else's home directory, say: whether there is a file cannot even be known.
+        if named or not isinstance(error, PermissionError):
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        return None
+    return stamp.st_mtime_ns, stamp.st_size, stamp.st_ino
 
 
 @functools.lru_cache(maxsize=8)
-def _default_path(config_home: str | None, _home: str | None) -> str:
-    place = user_place("config", "XDG_CONFIG_HOME", "~/.config", {"XDG_CONFIG_HOME": config_home or ""})
-    return os.path.join(place, "config.json")
+def _default_paths(config_home: str | None, _home: str | None) -> tuple[str, str]:
+    place = user_dir("config", {"XDG_CONFIG_HOME": config_home or ""})
+    return os.path.join(place, "config.toml"), os.path.join(place, "config.json")
 
 
 @functools.lru_cache(maxsize=8)
 def _load(path: str, version: tuple[int, ...] | None, *variables: str | None) -> Settings:
-    values: dict[str, Any] = {} if version is None else _from_file(path)
+    values: dict[str, Any] = {}
+    if version is not None:
+        values = _from_file(path)
     for (variable, key), value in zip(ENVIRONMENT.items(), variables, strict=True):
         if value:  # set but empty counts as not set
-            values[key] = _CHECKS[key](_number(value) if key == "complexity_threshold" else value, variable)
-    return Settings(**values, path=None if version is None else path)
+            values[key] = _from_variable(key, value, variable)
+    return Settings(
+        **{key: _CONVERSIONS.get(key, _same)(value) for key, value in values.items()},
+        path=None if version is None else path,
+    )
 
 
 def _from_file(path: str) -> dict[str, Any]:
+    from llm._config_file import content, quickly_checked
+
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            document = json.load(file, object_pairs_hook=_without_repetition)
+        found, toml = content(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} must hold a JSON object, not {_kind(document)}")
-    values = {}
-    for key, value in document.items():
-        if key not in _CHECKS:
-            guess = UnknownNameError("key", key, _CHECKS)
-            raise ConfigError(f"{path}: {guess.message}", hint=guess.hint)
-        values[key] = _CHECKS[key](value, f"{path}: {key}")
-    return values
+    document = quickly_checked(found, toml=toml)
+    if document is None:
+        from llm._config_faults import ConfigFileError, faults_in
+
+        raise ConfigFileError(faults_in(path, found, toml=toml, plugin_schemas={}))
+    return document
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ConfigError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands in one object twice")
-    return found
-
-
-def _number(text: str) -> Any:
-    try:
-        return int(text)
-    except ValueError:
+def _from_variable(key: str, text: str, variable: str) -> Any:
+    if key == "routing_mode":
+        try:
+            return RoutingMode(text.lower())
+        except ValueError:
+            raise ConfigError(f"{variable} must be one of {', '.join(RoutingMode)}, not {text!r}") from None
+    if key != "complexity_threshold":
         return text
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where} must be a name, not {_kind(value)}")
-    return value
-
-
-def _mode(value: Any, where: str) -> RoutingMode:
     try:
-        return RoutingMode(value.lower() if isinstance(value, str) else value)
+        number: int | str = int(text)
     except ValueError:
-        known = ", ".join(RoutingMode)
-        raise ConfigError(f"{where} must be one of {known}, not {value!r}") from None
+        number = text
+    if isinstance(number, str) or number < 0:
+        raise ConfigError(f"{variable} must be a whole number, 0 or more, not {number!r}")
+    return number
 
 
-def _count(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigError(f"{where} must be a whole number, 0 or more, not {value!r}")
+def _same(value: Any) -> Any:
     return value
 
 
-def _price(value: Any, where: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= sys.float_info.max:
-        raise ConfigError(f"{where} must be a number, 0 or more, not {value!r}")
-    return float(value)
+def _candidate(link: Any) -> Candidate:
+    return Candidate(link) if isinstance(link, str) else Candidate(link["backend"], link.get("model"))
 
 
-def _chain(value: Any, where: str) -> tuple[Candidate, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where} must be a list of backends, not {_kind(value)}")
-    chain = []
-    for index, item in enumerate(value):
-        place = f"{where}[{index}]"
-        if isinstance(item, str):
-            chain.append(Candidate(_text(item, place)))
-        elif isinstance(item, dict) and "backend" in item and item.keys() <= {"backend", "model"}:
-            model = item.get("model")
-            chain.append(
-                Candidate(
-                    _text(item["backend"], f"{place}.backend"),
-                    None if model is None else _text(model, f"{place}.model"),
-                )
-            )
-        else:
-            raise ConfigError(f'{place} must be a name or {{"backend": name, "model": name}}')
-    return tuple(chain)
+def _limits(entry: Mapping[str, Any]) -> Limits:
+    price, tokens = entry.get("price_per_1k_tokens"), entry.get("max_tokens")
+    return Limits(None if price is None else float(price), None if tokens is None else int(tokens))
 
 
-def _limits(value: Any, where: str) -> Mapping[str, Limits]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} must be an object, not {_kind(value)}")
-    checks: dict[str, Callable[[Any, str], Any]] = {"price_per_1k_tokens": _price, "max_tokens": _count}
-    found = {}
-    for name, entry in value.items():
-        if not isinstance(entry, dict):
-            raise ConfigError(f"{where}.{name} must be an object, not {_kind(entry)}")
-        for key in entry:
-            if key not in checks:
-                guess = UnknownNameError("key", key, checks)
-                raise ConfigError(f"{where}.{name}: {guess.message}", hint=guess.hint)
-        found[name] = Limits(**{key: checks[key](item, f"{where}.{name}.{key}") for key, item in entry.items()})
-    return MappingProxyType(found)
+def _by_name(convert: Any) -> Any:
+    return lambda entries: FrozenMapping({name: convert(entry) for name, entry in entries.items()})
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number") if value != "" else "empty text"
-
-
-_CHECKS: Final[dict[str, Callable[[Any, str], Any]]] = {
-    "primary_backend": _text,
-    "fallback_backend": _text,
-    "primary_model": _text,
-    "fallback_model": _text,
-    "routing_mode": _mode,
-    "complexity_threshold": _count,
-    "chain": _chain,
-    "backends": _limits,
-    "models": _limits,
+#: What makes of a value of the file, which fits the schema, the one that `Settings` has.
+_CONVERSIONS: Final[Mapping[str, Any]] = {
+    "routing_mode": RoutingMode,
+    "complexity_threshold": int,
+    "chain": lambda links: tuple(map(_candidate, links)),
+    "backends": _by_name(_limits),
+    "models": _by_name(_limits),
+    "required_plugins": tuple,
+    "plugins": _by_name(FrozenMapping),
+    "servers": _by_name(FrozenMapping),
 }

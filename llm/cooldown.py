@@ -14,8 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llm.hooks.cache import write_atomically
-from llm.state import is_off, locked, state_dir
+from llm._state import is_off, locked, state_dir, write_atomically
 
 if TYPE_CHECKING:
     from llm.types import Attempt

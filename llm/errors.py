@@ -108,6 +108,7 @@ class BackendError(D0ttinoError):
         transient: whether the same request may succeed a little later.
         status: the HTTP status with which the server refused, if it did.
         retry_after: how many seconds the server asks to wait before the next attempt.
+        usage: what the failed attempt used all the same (`llm.Usage`), if the server says so.
 
     """
 
@@ -115,6 +116,7 @@ class BackendError(D0ttinoError):
     transient: bool = False
     status: int | None = None
     retry_after: float | None = None
+    usage: object = None
 
     def __init__(
         self,

@@ -80,17 +80,25 @@ def _secrets(declared: frozenset[str], environ: Mapping[str, str]) -> Iterator[s
             found.extend(line.strip() for line in lines if len(lines) > 1 and len(line.strip()) >= _SHORTEST_LINE)
         for secret in found:
             if len(secret) >= _SHORTEST:
-                yield from _spellings(secret)
+                yield from (text for text in spellings(secret) if len(text) >= _SHORTEST)
 
 
-def _spellings(secret: str) -> set[str]:
-    """Return a secret as it is, as `repr` and JSON write it, and as it stands in a URL and is read from one."""
+def spellings(secret: str) -> set[str]:
+    """Return every way in which a text may write a secret.
+
+    That is as it is, as `repr` and JSON write it, and as it stands in a URL and is read from one.
+
+    Args:
+        secret: the secret; of an empty one there are none.
+
+    """
     from urllib.parse import quote, quote_plus, unquote
 
     written = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], unquote(secret)}
+    written.add(secret.replace("/", "\\/"))  # JSON of PHP
     encoded = secret.encode("utf-8", "surrogateescape")  # what os.environ decoded
     written |= {quote(encoded, safe=""), quote(encoded), quote_plus(encoded)}
-    return {text for text in written if len(text) >= _SHORTEST}
+    return written - {""}
 
 
 def _keep_prefix(match: re.Match[str]) -> str:

@@ -119,6 +119,6 @@ def _asked_wait(response: Any) -> float | None:
     headers = _attribute(response, "headers")
     if not isinstance(headers, Mapping):
         return None
-    from llm.backends.http_errors import retry_after
+    from llm.backends.http._errors import retry_after
 
     return retry_after(headers)

@@ -115,7 +115,7 @@ def revive(declared: Declared, origin: Origin, call: Deferred) -> HostPlugin:
         kind = StreamingBackend if said.pop("streams", False) else RegisteredBackend
         return kind(BackendInfo(declared.name, **said, origin=origin), origin, call)
     if said.get("parameters"):
-        from llm.parameters import Parameter
+        from llm.recipes.parameters import Parameter
 
         said["parameters"] = tuple(map(Parameter.from_json, said["parameters"]))
     return RegisteredRecipe(RecipeInfo(declared.name, **said, origin=origin), origin, call)

@@ -1,4 +1,4 @@
-"""`ai-cli`, and `ai`, which is short for `ai-cli send`."""
+"""The programs `ai-cli`, and `ai`, short for `ai-cli send`."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ import click
 from llm import __version__
 from scripts.cli.base import Group, Lazy
 
-#: What `--help` says of each command stands here as well, so that it need not be imported for that.
+#: The help of each command stands here as well, so that the list does not import it.
 COMMANDS: Final = {
     "send": Lazy(
         "scripts.cli.send:send",
@@ -17,15 +17,15 @@ COMMANDS: Final = {
         "scripts.cli.batch:batch",
         "Send each line of FILE and print the answers as JSON lines, in order; `-` reads standard input.",
     ),
-    "usage": Lazy("scripts.cli.usage:usage", "Sum the tokens and costs of what was sent, by backend and model."),
+    "usage": Lazy("scripts.cli.usage:usage", "Sum tokens and costs of what was sent, by backend and model."),
     "runs": Lazy(
         "scripts.cli.runs:runs", "List the runs of recipes and plans, the latest first; with RUN, the steps of one."
     ),
     "recipe": Lazy(
         "scripts.cli.recipe:recipe", "Run the recipe NAME for GOAL; `-` reads the goal from standard input."
     ),
-    "recipes": Lazy("scripts.cli.lists:recipes", "List recipes, and whose they are."),
-    "backends": Lazy("scripts.cli.lists:backends", "List backends: whose they are, and whether they are ready to use."),
+    "recipes": Lazy("scripts.cli.lists:recipes", "List recipes and their plug-ins."),
+    "backends": Lazy("scripts.cli.lists:backends", "List backends, their plug-ins, and whether they are ready to use."),
     "hooks": Lazy(
         "scripts.cli.hooks:hooks", "List hooks and their implementations, in the order in which they are asked."
     ),
@@ -37,7 +37,7 @@ COMMANDS: Final = {
         "Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.",
     ),
     "doctor": Lazy("scripts.cli.doctor:doctor", "Look for everything that is wrong with this installation."),
-    "why": Lazy("scripts.cli.why:why", "Tell what would happen, without asking a backend or running a step."),
+    "why": Lazy("scripts.cli.why:why", "Explain what would happen, without asking a backend or running a step."),
     "trace": Lazy(
         "scripts.cli.trace:trace", "Show the trace in FILE, which `--trace=FILE` or LLM_TRACE=FILE wrote, as a tree."
     ),
@@ -48,7 +48,7 @@ COMMANDS: Final = {
 @click.command(cls=Group, lazy=COMMANDS, plugin_commands=True)
 @click.version_option(__version__, package_name="d0ttino", prog_name="ai-cli")
 def cli() -> None:
-    """Send prompts to LLM backends and run shell recipes; plug-ins bring both."""
+    """Send prompts to LLM backends and run shell recipes; plug-ins provide both."""
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def main_send() -> None:
-    """Run `ai`, which is short for `ai-cli send`."""
+    """Run `ai`, short for `ai-cli send`."""
     from scripts.cli.send import send
 
     click.version_option(__version__, prog_name="ai")(send)(prog_name="ai")

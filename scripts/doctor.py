@@ -3,17 +3,19 @@
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llm.errors import UnknownNameError
+from llm.errors import ConfigError, UnknownNameError
 from llm.hooks.blocking import VARIABLE
 from llm.hooks.problems import ProblemKind
 from llm.missing import names_to_block
 
 if TYPE_CHECKING:
+    from llm.config import Settings
     from llm.host import Host
 
 #: This interpreter, as a shell takes it: commands that mend must not depend on `PATH`.
@@ -53,8 +55,6 @@ def examine(host: "Host") -> list[Finding]:
         host: the host whose plug-ins are examined. Its backends and recipes are asked for.
 
     """
-    from scripts.doctor_settings import caches, configuration, directories
-
     host.backends()
     host.recipes()
     checks: dict[str, Callable[[Host], Iterator[Fault]]] = {
@@ -129,12 +129,89 @@ def _other_owners(package: str) -> list[str]:
 
 def installer(_host: "Host") -> Iterator[Fault]:
     """Find out whether plug-ins can be installed."""
-    from scripts.installer import InstallError, find_installer
+    from scripts.packages.installer import InstallError, find_installer
 
     try:
         find_installer()
     except InstallError as error:
         yield error.message, (f"{PYTHON} -m ensurepip",)
+
+
+def configuration(host: "Host") -> Iterator[Fault]:
+    """Find a configuration that cannot be used, and configured backends that are not there or not ready."""
+    from llm.config import ENVIRONMENT, load_settings
+
+    try:
+        settings = load_settings()
+    except ConfigError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        variable = error.message.partition(" ")[0]
+        fix = f"unset {variable}" if variable in os.environ else _edit(None)
+        yield f"{error.message}{hint}", (fix,)
+        return
+    variables = {key: variable for variable, key in ENVIRONMENT.items()}
+    for name, key in _named(settings).items():
+        info = host.backends().get(name)
+        if info is None:
+            unknown = UnknownNameError("backend", name, host.backends())
+            variable = variables.get(key, "")
+            fix = f"unset {variable}" if os.environ.get(variable) == name else _edit(settings.path)
+            yield f"{key} is {name!r}, and {unknown.message}. {unknown.hint}", (fix,)
+        elif not info.is_ready(os.environ):
+            needs = " or ".join(info.ready_env)
+            yield f"{key} is {name!r}, which needs {needs}", tuple(f"export {one}=..." for one in info.ready_env)
+
+
+def directories(_host: "Host") -> Iterator[Fault]:
+    """Find out whether something can be written where caches belong."""
+    from llm._state import cache_dir
+
+    cache = cache_dir()
+    if cache is None:
+        return  # the user does without a cache
+    directory = Path(cache)
+    for place in (directory / "registries", directory):
+        existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        what = f"nothing can be written to {place}, so that plug-ins and registries are not remembered"
+        if not existing.is_dir():
+            moved = f"mv {_quote(existing)} {_quote(existing.with_name(existing.name + '.old'))}"
+            yield f"{what}: {existing} is not a directory", (moved, "export LLM_NO_CACHE=1")
+            return
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            yield f"{what}: {error.strerror}", (f"chmod u+rwx {_quote(existing)}", "export LLM_NO_CACHE=1")
+            return
+
+
+def caches(host: "Host") -> Iterator[Fault]:
+    """Find files in the cache that hold something else, or that say something else than is true now."""
+    from llm._state import cache_dir
+    from llm.hooks import catalogue, index
+    from llm.hooks.cache import EnvironmentCache
+    from llm.process import outcome_of
+
+    directory = cache_dir()
+    if directory is None:
+        return
+    for name in (catalogue.FILE, index.FILE):
+        file = EnvironmentCache(*name)
+        try:
+            content = file.parse()
+        except (OSError, ValueError) as error:
+            yield f"{file.path} cannot be used: {error}", (_remove(str(file.path)),)
+            continue
+        if name is catalogue.FILE and content is not None:
+            known, loaded = catalogue.Catalogue.read(), outcome_of(host)
+            stale = [entry.name for entry in loaded if not known.knows({entry: loaded[entry]})]
+            wrong = f"is stale, and could not be renewed: it is wrong about {', '.join(stale)}"
+            if stale:
+                yield f"{file.path} {wrong}", (_remove(str(file.path)),)
+    for copy in sorted(Path(directory).glob("registries/*.json")):
+        fault = _fault_of_copy(copy)
+        if fault is not None:
+            yield f"{copy}, the copy of a registry, cannot be used: {fault}", (_remove(copy),)
 
 
 def _listed() -> list[str]:
@@ -151,10 +228,48 @@ def _export(names: Iterable[str]) -> str:
 
 
 def _uninstall(distribution: str) -> str:
-    from scripts.installer import InstallError, find_installer
+    from scripts.packages.installer import InstallError, find_installer
 
     try:
         command = find_installer().uninstall_command
     except InstallError:
         command = (sys.executable, "-m", "pip", "uninstall")
     return shlex.join((*command, distribution))
+
+
+def _fault_of_copy(path: Path) -> str | None:
+    from scripts.packages.registry import parse
+    from scripts.packages.source import RegistryError
+
+    try:
+        parse(path.read_bytes())
+    except OSError as error:
+        return error.strerror
+    except RegistryError as error:
+        return error.message
+    return None
+
+
+def _named(settings: "Settings") -> dict[str, str]:
+    """Return the backends that are configured, and the key that names each."""
+    found = {settings.primary_backend: "primary_backend"}
+    found.setdefault(settings.fallback_backend, "fallback_backend")
+    for candidate in settings.chain:
+        found.setdefault(candidate.backend, "chain")
+    return {name: key for name, key in found.items() if name is not None}
+
+
+def _edit(path: str | None) -> str:
+    from llm.config import CONFIG_PATH_VARIABLE, default_path
+
+    named = os.environ.get(CONFIG_PATH_VARIABLE)
+    file = path or (os.path.expanduser(named) if named else default_path(os.environ))
+    return f"${{EDITOR:-vi}} {_quote(file)}"
+
+
+def _remove(path: Path | str) -> str:
+    return f"rm -r {_quote(path)}"
+
+
+def _quote(path: Path | str) -> str:
+    return shlex.quote(str(path))

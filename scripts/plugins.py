@@ -10,10 +10,10 @@ import click
 
 from scripts.cli.base import Group
 from scripts.cli.output import print_json, print_table, say, tell
-from scripts.registry import PLUGIN, RECIPE, Kind, Registry, load_registry
+from scripts.packages.registry import PLUGIN, RECIPE, Kind, Registry, load_registry
 
 if TYPE_CHECKING:
-    from scripts.changes import Change
+    from scripts.packages.changes import Change
 
 PROGRAM = "python -m scripts.plugins"
 
@@ -47,8 +47,8 @@ def _add_commands(group: Group, kind: Kind) -> None:
     )
     @as_json_option
     def list_(load: bool, as_json: bool) -> None:
-        from scripts.checking import check
-        from scripts.inventory import take
+        from scripts.packages.checking import check
+        from scripts.packages.inventory import take
 
         checked = check() if load else None
         for warning in checked.warnings if checked else ():
@@ -68,7 +68,7 @@ def _add_commands(group: Group, kind: Kind) -> None:
     @as_json_option
     @click.pass_context
     def install(ctx: click.Context, name: str, upgrade: bool, as_json: bool) -> None:
-        from scripts.changes import find, install_and_check
+        from scripts.packages.changes import find, install_and_check
 
         registry = _registry()
         package = find(kind, name, registry, _commands(ctx, kind))
@@ -79,7 +79,7 @@ def _add_commands(group: Group, kind: Kind) -> None:
     @as_json_option
     @click.pass_context
     def remove(ctx: click.Context, name: str, as_json: bool) -> None:
-        from scripts.changes import remove as remove_package
+        from scripts.packages.changes import remove as remove_package
 
         _tell(remove_package(kind, name, _registry(), _commands(ctx, kind)), as_json)
 
@@ -96,7 +96,7 @@ def refresh(as_json: bool) -> None:
     That happens by itself when something changes. It is needed only where that cannot be seen: what a
     plug-in brings depends on something else than its own files.
     """
-    from scripts.checking import learn_anew
+    from scripts.packages.checking import learn_anew
 
     learned = learn_anew()
     if as_json:
@@ -115,8 +115,8 @@ def sync(dry_run: bool, as_json: bool) -> int:
 
     One that fails does not stop the others; the exit status is 1 if any failed.
     """
-    from scripts.changes import FAILED
-    from scripts.syncing import sync as sync_recipes
+    from scripts.packages.changes import FAILED
+    from scripts.packages.changes import sync as sync_recipes
 
     changes = sync_recipes(_registry(), dry_run=dry_run)
     if as_json:

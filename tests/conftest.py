@@ -1,10 +1,22 @@
-"""No test sees the user's configuration, cache or keys."""
+"""No test sees the user's configuration, cache or keys, or what else differs from one machine to another."""
 
 import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+#: What a test keeps of the environment that pytest was started in. Everything else is as on a machine where nobody
+#: has set anything: proxies, editors, the language and what configures Python among it.
+KEPT = {"LD_LIBRARY_PATH", "PATH", "TMPDIR"}
+KEPT_PREFIXES = ("COVERAGE_", "PYTEST_")
+
+#: A slow machine is no fault.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,16 +28,18 @@ def signals_arrive() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the test a home of its own, and take away what would configure backends."""
+    """Give the test an environment and a home of its own, and return that home."""
     home = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith("LLM_") or name.endswith(("_API_KEY", "_BASE_URL")) or name == "PLUGIN_REGISTRY_URL":
+        if name not in KEPT and not name.startswith(KEPT_PREFIXES):
             monkeypatch.delenv(name)
-    for name, directory in {
-        "HOME": "",
-        "XDG_CONFIG_HOME": ".config",
-        "XDG_CACHE_HOME": ".cache",
-        "XDG_STATE_HOME": ".local/state",
+    for name, value in {
+        "HOME": home,
+        "XDG_CONFIG_HOME": home / ".config",
+        "XDG_CACHE_HOME": home / ".cache",
+        "XDG_STATE_HOME": home / ".local/state",
+        "TERM": "xterm",
+        "LC_ALL": "C.UTF-8",
     }.items():
-        monkeypatch.setenv(name, str(home / directory))
+        monkeypatch.setenv(name, str(value))
     return home

@@ -123,6 +123,14 @@ class FaultServer:
             thread.join(timeout=10)
             assert not thread.is_alive(), "a handler does not end: let it wait on Exchange.stopping"
 
+    def wait_until_closed(self) -> None:
+        """Wait until no connection is open on this side."""
+        with self._lock:
+            threads = self._threads[1:]
+        for thread in threads:
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
         self._threads.append(thread)

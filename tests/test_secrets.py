@@ -22,6 +22,7 @@ PLANTED = {
     "LOBECHAT_BASE_URL": "http://someone:PLANTED03%2Fpassword@127.0.0.1:9/v1?api_key=PLANTED04",
     "MINDBRIDGE_BASE_URL": "https://PLANTED05userkey@127.0.0.1:9/v1",
     "PLUGIN_REGISTRY_URL": "http://someone:PLANTED06password@127.0.0.1:9/registry.json?token=PLANTED07",
+    "OPENROUTER_BASE_URL": "http://127.0.0.1:9/v1",  # nobody is asked
     "LEAKY_DECLARED": "PLANTED08/declared\\by=the&backend",
     "LEAKY_HEADER_TOKEN": "PLANTED09header",
     "DEPLOY_CREDENTIALS": "-----BEGIN-----\nPLANTED10 second line\n-----END-----",
@@ -34,7 +35,7 @@ import os
 from urllib.parse import quote, quote_plus, unquote
 
 from llm import BackendInfo, Candidate, Completion, RecipeInfo, Rejection, Route, Step, hookimpl
-from llm.backends.chat_completions import ChatCompletionsBackend
+from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 
 NAMES = [name for name in os.environ if "PLANTED" in os.environ[name]]
@@ -141,7 +142,8 @@ FILES = {
 ENTRY_POINTS = {"llm.plugins": {"leaky": "leaky_mod", "import": "leaky_import", "exit": "leaky_exit"}}
 
 COMMANDS = [
-    *[("send", "-b", name, "hi") for name in ("raises", "exits", "object", "returns", "header", "openrouter")],
+    *[("send", "-b", name, "hi") for name in ("raises", "exits", "object", "returns", "header")],
+    ("send", "-b", "openrouter", "hi", "--max-attempts", "1"),
     *[("send", "-b", name, "hi") for name in ("lobechat", "mindbridge", "sample", "nobody")],
     ("send", "route"),
     ("send", "route", "--json"),
@@ -246,8 +248,7 @@ def test_no_process_writes_a_key_anywhere(site: Path, workplace: Path) -> None:
 
 
 def test_a_program_traces_without_keys_as_well(host: Host) -> None:
-    from llm.trace_records import records
-    from llm.trace_values import Describe
+    from llm.tracing.records import Describe, records
 
     with llm.trace(host) as trace, pytest.raises(llm.router.NoAnswerError):
         llm.send_prompt("hi", backend="raises", host=host)

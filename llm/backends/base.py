@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from llm.parameters import Parameter
+    from llm.recipes.parameters import Parameter
     from llm.types import Completion, Step
 
 

@@ -17,7 +17,7 @@ from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
 
 if TYPE_CHECKING:
     from llm.host import Host
-    from llm.parameters import Parameter
+    from llm.recipes.parameters import Parameter
 
 __all__ = [
     "Backend",
@@ -112,7 +112,7 @@ def __getattr__(name: str) -> Any:
     """Import what few recipes need when it is asked for."""
     if name != "Parameter":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llm.parameters import Parameter
+    from llm.recipes.parameters import Parameter
 
     return Parameter
 

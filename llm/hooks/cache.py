@@ -1,22 +1,13 @@
-"""Where caches are kept, and writing a file so that nobody ever reads half of it."""
+"""Files of data that hold for one Python environment."""
 
 import json
 import os
 import sys
 from binascii import crc32
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
-from llm.hooks.places import user_place
-
-NO_CACHE_VARIABLE: Final = "LLM_NO_CACHE"
-
-
-def cache_dir() -> str | None:
-    """Return where this user's caches belong; `None` if `LLM_NO_CACHE` says to use none."""
-    if os.environ.get(NO_CACHE_VARIABLE, "") not in {"", "0"}:
-        return None
-    return user_place("cache", "XDG_CACHE_HOME", "~/.cache")
+from llm._state import cache_dir, write_atomically
 
 
 class EnvironmentCache:
@@ -93,28 +84,6 @@ class EnvironmentCache:
 
 def _checksum(content: bytes) -> bytes:
     return b"%08x" % crc32(content)
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file as a whole or not at all; only its owner can read it.
-
-    Raises:
-        OSError: it cannot be written.
-
-    """
-    import tempfile
-
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)  # its mode is 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _forget_gone(environments: str) -> None:

@@ -1,60 +1,52 @@
-"""What all commands share: options that stand anywhere, errors as messages, commands loaded late."""
+"""Commands and groups: options that stand anywhere, errors as messages, commands loaded late or added by plug-ins."""
 
 import gc
 import importlib
-import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Set
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import click
 
-from llm.errors import D0ttinoError, PluginError
-from scripts.cli.output import HOST, redact, say
-from scripts.cli.shared import Shared, SharedOption, look_ahead, shared, shared_options, spell_out, trace_target
-from scripts.cli.streams import (
+from llm.errors import D0ttinoError, NameTakenError, PluginError
+from scripts.cli.context import (
+    current_host,
+    import_phase,
+    no_plugin_adds_commands,
+    report,
+    start_trace,
+    traceback_of,
+    warn_of_problems,
+)
+from scripts.cli.options import SHARED_OPTIONS, note_shared
+from scripts.cli.output import (
     CANNOT_WRITE,
     fill_closed,
     finish_stdout,
     print_anything,
+    redact,
+    say,
     stdout_kept,
     why_unwritten,
 )
 
 if TYPE_CHECKING:
+    from llm.hooks.boundary import HostPlugin
     from llm.hooks.origin import Origin
-    from llm.hooks.trace import Trace
     from llm.host import Host
 
-_TRACE = "d0ttino.trace"
-_PLUGIN_COMMANDS = "d0ttino.plugin_commands"
-_WARNED = "d0ttino.warned"
+    PluginCommands = dict[str, tuple[click.Command, Origin]]
+
+_PLUGIN_COMMANDS: Final = "d0ttino.plugin_commands"
 
 
-def report(error: D0ttinoError, ctx: click.Context) -> None:
-    """Write an error to stderr: what was wrong, what to do next, and with `--debug` the traceback."""
-    if shared(ctx).debug:
-        say(traceback_of(error))
-    say(f"error: {error.message}")
-    if error.hint:
-        say(f"  {error.hint}")
-
-
-def traceback_of(error: BaseException) -> str:
-    """Return an exception as Python shows it."""
-    import traceback
-
-    return "".join(traceback.format_exception(error)).rstrip("\n")
-
-
-class _Shared(click.Command):
-    """Adds the options that every command takes, and turns errors into messages."""
+class Command(click.Command):
+    """A command of this project: it takes the shared options, and turns errors into messages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         own = {name for parameter in self.params for name in parameter.opts}
-        self.params.extend(option for option in shared_options() if own.isdisjoint(option.opts))
+        self.params.extend(option for option in SHARED_OPTIONS if own.isdisjoint(option.opts))
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run as click does, but end with status 130 where the user interrupted."""
@@ -90,15 +82,13 @@ class _Shared(click.Command):
         sys.exit(0 if status is None else status if isinstance(status, int) else 1)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        args = spell_out(args)
-        if ctx.parent is None:
-            # Plug-ins may be asked for their commands before the command's own options are read.
-            look_ahead(ctx, args)
-        return super().parse_args(ctx, args)
+        """Parse the arguments, after the shared options among them are noted."""
+        return super().parse_args(ctx, note_shared(ctx, args))
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command within the run's trace; print its errors, without secrets."""
         try:
-            _start_trace(ctx)
+            start_trace(ctx)
             return super().invoke(ctx)
         except D0ttinoError as error:
             report(error, ctx)
@@ -115,16 +105,12 @@ class _Shared(click.Command):
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
             if row is not None and (row[1] or isinstance(parameter, click.Option)):  # arguments: the usage line
-                (everywhere if isinstance(parameter, SharedOption) else own).append(row)
+                (everywhere if parameter in SHARED_OPTIONS else own).append(row)
         for title, rows in (("Options", own), ("Options of every command", everywhere)):
             with formatter.section(title):
                 formatter.write_dl(rows)
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
-
-
-class Command(_Shared):
-    """A command of this project."""
 
 
 class Lazy(NamedTuple):
@@ -140,7 +126,7 @@ class Lazy(NamedTuple):
     help: str
 
 
-class Group(_Shared, click.Group):
+class Group(Command, click.Group):
     """A group of commands of this project.
 
     Args:
@@ -167,7 +153,7 @@ class Group(_Shared, click.Group):
         """Return a command; a built-in one without asking any plug-in."""
         if cmd_name in self._lazy:
             module, _, attribute = self._lazy[cmd_name].place.partition(":")
-            with _import_phase(ctx, f"command {cmd_name}"):
+            with import_phase(ctx, f"command {cmd_name}"):
                 command = getattr(importlib.import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
@@ -191,14 +177,14 @@ class Group(_Shared, click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for; a plug-in's own that fails is reported as its fault."""
+        """Run the invoked command; report an exception in a plug-in's command as the plug-in's fault."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             name = ctx.invoked_subcommand or ""
-            _, origin = ctx.find_root().meta.get(_PLUGIN_COMMANDS, {}).get(name, (None, None))
+            _, origin = ctx.meta.get(_PLUGIN_COMMANDS, {}).get(name, (None, None))
             if origin is None:
                 raise
             from llm.hooks.problems import one_line
@@ -222,94 +208,61 @@ class Group(_Shared, click.Group):
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from error
 
-    def _from_plugins(self, ctx: click.Context) -> "dict[str, tuple[click.Command, Origin]]":
-        """Return the commands that plug-ins add; they are asked once for each run of this program."""
+    def _from_plugins(self, ctx: click.Context) -> "PluginCommands":
+        """Return the commands that plug-ins add; they are asked once in a run."""
         if not self._plugin_commands:
             return {}
-        meta = ctx.find_root().meta
-        if _PLUGIN_COMMANDS not in meta:
-            meta[_PLUGIN_COMMANDS] = {} if _no_plugin_commands(ctx) else self._ask_plugins(ctx)
-        commands: dict[str, tuple[click.Command, Origin]] = meta[_PLUGIN_COMMANDS]
+        if _PLUGIN_COMMANDS not in ctx.meta:
+            ctx.meta[_PLUGIN_COMMANDS] = {} if no_plugin_adds_commands(ctx) else self._ask_plugins(ctx)
+        commands: PluginCommands = ctx.meta[_PLUGIN_COMMANDS]
         return commands
 
-    def _ask_plugins(self, ctx: click.Context) -> "dict[str, tuple[click.Command, Origin]]":
-        from scripts.cli.plugin_commands import commands_of_plugins
-
+    def _ask_plugins(self, ctx: click.Context) -> "PluginCommands":
         host = current_host(ctx)
         with stdout_kept():
-            commands = commands_of_plugins(host, {*self._lazy, *self.commands})
+            commands = _commands_of_plugins(host, {*self._lazy, *self.commands})
         warn_of_problems(host)
         return commands
 
 
-def _no_plugin_commands(ctx: click.Context) -> bool:
-    """Whether it is known, without making a host, that no plug-in adds a command."""
-    root, options = ctx.find_root(), shared(ctx)
-    if root.obj is not None or HOST in root.meta or options.no_plugin or options.trace or "llm.process" in sys.modules:
-        return False  # there is a host that may know more, or the user wants to hear of plug-ins
-    from llm.known import nobody_implements
+class _Collector(click.Group):
+    """The group that one plug-in adds its commands to.
 
-    return nobody_implements("llm_commands")
+    Args:
+        taken: names of the commands that it cannot have, and their owners.
+
+    """
+
+    command_class = Command
+
+    def __init__(self, taken: dict[str, str]) -> None:
+        super().__init__("ai-cli")
+        self._taken = taken
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        name = name or cmd.name
+        if name in self._taken:
+            raise NameTakenError(f"{name!r} is {self._taken[name]}", hint="give yours another name")
+        super().add_command(cmd, name)
 
 
-def current_host(ctx: click.Context) -> "Host":
-    """Return the host that commands use: the context's if a program gave one, else the process's."""
-    root = ctx.find_root()
-    if HOST not in root.meta:
-        trace = _start_trace(ctx)  # before the host is made: the imports of plug-ins belong to the trace
-        with stdout_kept():
-            host = root.obj if root.obj is not None else _process_host(shared(ctx))
-        root.meta[HOST] = host
-        if trace is not None:
-            trace.blocked = tuple(host.blocked)
-            root.with_resource(host.monitor.watching())
-    found: Host = root.meta[HOST]
+def _commands_of_plugins(host: "Host", builtin: Set[str]) -> "PluginCommands":
+    """Ask plug-ins for their commands, one after the other, to attribute each command; faults go to the host."""
+    from llm.hooks.problems import Problem, ProblemKind
+
+    found: PluginCommands = {}
+    taken = dict.fromkeys(builtin, "a built-in command")
+    asked = [one.plugin for one in reversed(host.hook.llm_commands.get_hookimpls()) if not one.wrapper]
+    for plugin in asked:
+        origin = cast("HostPlugin", plugin).origin
+        collector = _Collector(taken)
+        host.subset_hook_caller("llm_commands", [other for other in asked if other is not plugin])(cli=collector)
+        added = cast("Any", collector.commands)  # a plug-in can also write to it, whatever it likes
+        for name, command in added.items():
+            if isinstance(name, str) and isinstance(command, click.Command):
+                found[name] = (command, origin)
+                taken[name] = f"a command of {origin} already"
+            else:
+                message = f"added {name!r} to the commands, which is no click command with a name"
+                host.problems.add(Problem(ProblemKind.FAULT, origin, message, hook="llm_commands"))
     return found
-
-
-def _start_trace(ctx: click.Context) -> "Trace | None":
-    """Begin the run's trace if it was asked for and has not begun; it ends with the run."""
-    root = ctx.find_root()
-    if _TRACE not in root.meta:
-        options = shared(ctx)
-        target = trace_target(options.trace, os.environ)
-        root.meta[_TRACE] = None
-        if target is not None:
-            from scripts.cli.tracing import traced
-
-            secret_names = lambda: root.meta[HOST].secret_names() if HOST in root.meta else ()  # noqa: E731
-            root.meta[_TRACE] = root.with_resource(traced(target, options.trace_values, secret_names))
-    trace: Trace | None = root.meta[_TRACE]
-    return trace
-
-
-def _import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object]:
-    """Record an import in the run's trace, if there is one."""
-    if ctx.find_root().meta.get(_TRACE) is None:
-        return nullcontext()
-    from llm.hooks.trace import phase
-
-    return phase(f"import of the {what}")
-
-
-def _process_host(options: Shared) -> "Host":
-    with _import_phase(click.get_current_context(), "framework"):
-        from llm.errors import UnknownNameError
-        from llm.hooks.blocking import Blocking
-        from llm.missing import names_to_block
-        from llm.process import current_host as process_host
-
-    host = process_host(Blocking.of(tuple(options.no_plugin), options.no_plugins))
-    for name in host.unknown_blocked:
-        unknown = UnknownNameError("plug-in", name, names_to_block(host))
-        say(f"warning: {unknown.message}, which is to be blocked. {unknown.hint}")
-    return host
-
-
-def warn_of_problems(host: "Host") -> None:
-    """Write each problem of the host's plug-ins to stderr, each once in this process."""
-    warned = click.get_current_context().find_root().meta.setdefault(_WARNED, set())
-    for problem in host.problems:
-        if id(problem) not in warned:
-            warned.add(id(problem))
-            say(f"warning: {problem}")

@@ -17,13 +17,14 @@ from llm.config import load_settings
 from llm.errors import UnknownNameError, UsageError
 from llm.missing import why_missing
 from llm.types import Request
-from scripts.batch_lines import lines_in
-from scripts.batch_results import Results, Stream, results_in
-from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.batch.lines import lines_in
+from scripts.batch.results import Results, results_in
+from scripts.cli.base import Command
 from scripts.cli.batch_run import BatchRun
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.output import stdout_is_closed, stdout_kept
 from scripts.cli.send import request_options
 from scripts.cli.state import keep_state
-from scripts.cli.streams import stdout_is_closed, stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="FILE", help="Append the results to this file, and do only what it lacks.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=8, metavar="N", help="Ask so many at a time (default 8)."
+    "--workers", type=click.IntRange(min=1), default=8, metavar="N", help="Number of concurrent requests (default 8)."
 )
 @request_options
 @click.option("--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
@@ -79,11 +80,11 @@ def batch(
 
 
 def _check(host: "Host", backend: str | None) -> None:
-    """Refuse what would fail for each line.
+    """Refuse options and settings that would fail every line.
 
     Raises:
         UnknownNameError: there is no such backend.
-        ConfigError: the configuration cannot be used.
+        ConfigError: the configuration is invalid.
 
     """
     if backend is None:
@@ -108,7 +109,7 @@ def _opened(file: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _results(output: str | None, source: BinaryIO) -> Iterator[Results]:
-    """Give where results go. What plug-ins print must not come between them, so stdout gets a descriptor of its own."""
+    """Open the results. Plug-ins' prints must not come between them, so stdout gets a descriptor of its own."""
     if output is not None:
         if os.path.exists(output) and os.path.samestat(os.stat(output), os.fstat(source.fileno())):
             raise UsageError("the results cannot go into the file that the prompts come from")
@@ -120,15 +121,15 @@ def _results(output: str | None, source: BinaryIO) -> Iterator[Results]:
     try:
         descriptor = os.dup(sys.stdout.fileno())
     except OSError:  # it is no file: a program runs this command and collects what it prints
-        yield Stream(sys.stdout.buffer)
+        yield Results(sys.stdout.buffer)
         return
-    with Stream(open(descriptor, "wb")) as results:
+    with Results(open(descriptor, "wb")) as results:
         yield results
 
 
 @contextmanager
 def _progress(source: BinaryIO) -> Iterator[Callable[[], object]]:
-    """Give what is to be called for each line that is done; on a terminal it moves a bar."""
+    """Return the callback for each line that is done; on a terminal it moves a bar."""
     if not sys.stderr.isatty():
         yield lambda: None
         return

@@ -9,16 +9,16 @@ from llm.errors import D0ttinoError
 from llm.router import NoAnswerError
 from llm.types import Completion, Request
 from llm.unfinished import why_unfinished
-from scripts.batch_lines import Line
-from scripts.batch_results import Results
+from scripts.batch.lines import Line
+from scripts.batch.results import Results
 from scripts.cli.output import clean, say
 
-#: So many failures are told on stderr; all of them are in the results.
+#: Number of failures printed to stderr; all of them are in the results.
 _TOLD: Final = 20
 
 
 class BatchRun:
-    """Sends what earlier runs have not done, and writes what becomes of it.
+    """Sends the lines that earlier runs have not done, and writes their results.
 
     Args:
         lines: the lines of the batch.
@@ -26,9 +26,9 @@ class BatchRun:
         progress: called for each line that is done.
 
     Attributes:
-        reading: whether it waits for a line, so that an interruption has to end that.
+        reading: whether it waits for a line, which an interruption has to end.
         interrupted: whether the user interrupted it.
-        failed: how many lines failed.
+        failed: number of failed lines.
 
     """
 
@@ -45,7 +45,7 @@ class BatchRun:
         self._said: set[str] = set()
 
     def requests(self) -> Iterator[Request]:
-        """Yield what is to be sent: the lines that are not done."""
+        """Yield the requests of the lines that are not done."""
         number = 0
         while (line := self._next_line()) is not None:
             if self._results.is_done(line):
@@ -87,7 +87,7 @@ class BatchRun:
         self._results.finish()
 
     def tell(self) -> None:
-        """Write to stderr how it went."""
+        """Print the summary to stderr."""
         if self.failed > _TOLD:
             say(f"note: {self.failed - _TOLD} more failures are in the results")
         counts = [f"{self._answered} answered", f"{self.failed} failed"]
@@ -120,7 +120,7 @@ class BatchRun:
         self._progress()
 
     def _tell_about(self, line: Line, completion: Completion) -> None:
-        """Tell what differs from what was asked for, each sort of thing once: the results have it for each line."""
+        """Print each kind of difference from the request once; the results have it for each line."""
         said = [*completion.route.notices]
         if completion.fell_back:
             said.append(f"{completion.backend} answered instead of {completion.asked_backend}")

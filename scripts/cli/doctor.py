@@ -2,13 +2,14 @@
 
 import click
 
-from scripts.cli.base import Command, current_host
-from scripts.cli.output import print_json, tell
-from scripts.cli.streams import stdout_kept
+from scripts.cli.base import Command
+from scripts.cli.context import current_host
+from scripts.cli.options import as_json_option
+from scripts.cli.output import print_json, stdout_kept, tell
 
 
 @click.command(cls=Command)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option()
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> int:
     """Look for everything that is wrong with this installation.

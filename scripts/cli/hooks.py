@@ -1,4 +1,4 @@
-"""`ai-cli hooks`: each hook, and who implements it, in the order in which they are asked."""
+"""`ai-cli hooks`: each hook and its implementations, in the order of calls."""
 
 import inspect
 from typing import TYPE_CHECKING, Any, cast
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from llm.errors import UnknownNameError
-from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.cli.base import Command
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, tell
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option()
 @click.pass_context
 def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:
     """List hooks and their implementations, in the order in which they are asked.

@@ -1,4 +1,4 @@
-"""`ai-cli backends` and `ai-cli recipes`: what there is, whose it is, and what is set aside."""
+"""`ai-cli backends` and `ai-cli recipes`: their plug-ins, and the backends that are cooling down."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,26 +9,25 @@ import click
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.groups import BACKEND_GROUP, RECIPE_GROUP
 from llm.missing import why_missing
-from scripts.cli.base import Command, Group, current_host, warn_of_problems
-from scripts.cli.output import print_json, print_table, tell
+from scripts.cli.base import Command, Group
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.options import as_json_option
+from scripts.cli.output import print_json, print_table, stdout_kept, tell
 from scripts.cli.state import current_cooldowns, set_aside
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host, Offers
     from llm.types import BackendInfo, RecipeInfo
 
-#: What can be said of a backend that was not asked.
+#: The readiness of a backend whose plug-in is blocked.
 _NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": [], "cooldown": None}
-
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(cls=Group, invoke_without_command=True)
-@as_json_option
+@as_json_option()
 @click.pass_context
 def backends(ctx: click.Context, as_json: bool) -> None:
-    """List backends: whose they are, and whether they are ready to use.
+    """List backends, their plug-ins, and whether they are ready to use.
 
     A backend that failed several times in a row is set aside for a while, and shown as such.
     """
@@ -72,10 +71,10 @@ def reset(ctx: click.Context, name: str | None) -> None:
 
 
 @click.command(cls=Command)
-@as_json_option
+@as_json_option()
 @click.pass_context
 def recipes(ctx: click.Context, as_json: bool) -> None:
-    """List recipes, and whose they are."""
+    """List recipes and their plug-ins."""
     host = current_host(ctx)
     with stdout_kept():
         offers = host.recipes()

@@ -1,15 +1,19 @@
-"""How everything but an answer is printed: without secrets.
+"""stdout for answers, stderr for the rest, and nothing but an answer with secrets in it.
 
-An answer, a plan and the steps of a recipe are what the user asked for, and are printed as they are.
-Errors, warnings, notes and lists tell what plug-ins and servers said, which may hold a key.
+An answer, a plan and the steps of a recipe are the user's own, and are printed as they are. Errors, warnings,
+notes and lists quote plug-ins and servers, whose words may hold a key. Plug-ins that print must not spoil
+stdout, and an answer that cannot be written is an error.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import codecs
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, Final
 
 import click
-
-from scripts.cli.streams import stdout_kept
 
 #: Where a run of the program keeps its host, and its function that takes secrets out.
 HOST: Final = "d0ttino.host"
@@ -17,6 +21,14 @@ _REDACT: Final = "d0ttino.redact"
 
 #: What holds no text.
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
+
+_STDIN: Final = 0
+_STDOUT: Final = 1
+_STDERR: Final = 2
+_ERRORS: Final = "d0ttino.print"
+
+#: What an error that names no file means: it comes from stdout, as whoever writes to another file says to which.
+CANNOT_WRITE: Final = frozenset({errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def redact(text: str) -> str:
@@ -80,3 +92,92 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def fill_closed() -> None:
+    """Open what the caller closed of the standard files (`>&-`), so that no other file comes to stand in its place.
+
+    To read from stdin and to write to stdout stays an error; what goes to stderr is lost.
+    """
+    for descriptor, flags in ((_STDIN, os.O_WRONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest that is free, so this one
+    for name, descriptor in (("stdout", _STDOUT), ("stderr", _STDERR)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - as Python's own
+
+
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """Send to stderr whatever is written to stdout meanwhile: by plug-ins, and by what they start."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    with redirect_stdout(sys.stderr), descriptor_kept():
+        yield
+
+
+@contextmanager
+def descriptor_kept() -> Iterator[None]:
+    """Let the descriptor of stdout lead to stderr meanwhile."""
+    try:
+        kept = os.dup(_STDOUT)
+    except OSError:  # it is closed: there is nothing to keep clean
+        yield
+        return
+    try:
+        with suppress(OSError):  # stderr is closed
+            os.dup2(_STDERR, _STDOUT)
+        yield
+    finally:
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+
+
+def print_anything() -> None:
+    """Let stdout and stderr take any text: bytes that were no UTF-8 come out as they came in."""
+    codecs.register_error(_ERRORS, _any_text)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=_ERRORS)
+
+
+def stdout_is_closed() -> bool:
+    """Whether nothing can be written to stdout, because the caller closed it."""
+    import fcntl
+
+    try:
+        return fcntl.fcntl(_STDOUT, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    except OSError:
+        return True
+
+
+def finish_stdout() -> str | None:
+    """Write what is still to be written to stdout; return why that failed, if it did.
+
+    After a failure stdout leads nowhere, so that Python does not try again, and complain, when it ends.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # Whoever read it has seen enough, as `head` does: that is no failure worth a word.
+        broken_pipe = isinstance(error, BrokenPipeError)
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), _STDOUT)
+        return None if broken_pipe else why_unwritten(error)
+    return None
+
+
+def why_unwritten(error: OSError) -> str:
+    """Return why something could not be written to stdout."""
+    return "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
+
+
+def _any_text(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)

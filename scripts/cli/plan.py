@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm.errors import UsageError
-from llm.plan import plan_prompt, steps_in
+from llm.recipes.plan import plan_prompt, steps_in
 from llm.types import Completion, Request
-from scripts.cli.arguments import read_text
-from scripts.cli.base import Command, current_host
+from scripts.cli.base import Command
+from scripts.cli.context import current_host
+from scripts.cli.options import as_json_option, read_text
 from scripts.cli.output import print_answer
 from scripts.cli.send import REQUEST_FIELDS, ask, request_options
 from scripts.cli.step_options import Options, step_options
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("goal")
 @request_options
-@click.option("--json", "as_json", is_flag=True, help="Print the steps as JSON.")
+@as_json_option("Print the steps as JSON.")
 @click.pass_context
 def plan(ctx: click.Context, /, goal: str, as_json: bool, **asked: Any) -> None:
     """Ask a backend for the shell steps that reach GOAL and print them; nothing is run."""
-    from scripts.steps.showing import print_steps
+    from scripts.steps.prompts import print_steps
 
     steps = steps_in(_ask(current_host(ctx), read_text(goal), asked))
     if as_json:

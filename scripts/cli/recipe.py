@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm.errors import UnknownNameError, UsageError
-from scripts.cli.arguments import read_text
-from scripts.cli.base import Command, current_host, warn_of_problems
-from scripts.cli.completing import ARGUMENTS, complete_parameter, complete_recipe, named_recipe
+from scripts.cli.base import Command
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.options import read_text
+from scripts.cli.output import stdout_kept
+from scripts.cli.shell_completion import ARGUMENTS, complete_parameter, complete_recipe, named_recipe
 from scripts.cli.step_options import Options, step_options
 from scripts.cli.steps import Plan, resume, run_or_print
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from llm.host import Host
-    from llm.parameters import Parameter
+    from llm.recipes.parameters import Parameter
 
 
 class RecipeCommand(Command):
@@ -110,6 +111,6 @@ def _plan(host: "Host", name: str, goal: str, given: tuple[str, ...]) -> Plan:
 def _values(parameters: "tuple[Parameter, ...]", given: tuple[str, ...]) -> dict[str, Any]:
     if not parameters and not given:
         return {}
-    from llm.parameters import given_values
+    from llm.recipes.parameters import given_values
 
     return dict(given_values(parameters, given))

@@ -5,12 +5,13 @@ import time
 import click
 
 from scripts.cli.base import Command
+from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, print_table
 
 
 @click.command(cls=Command)
 @click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option()
 def runs(run: str | None, as_json: bool) -> None:
     """List the runs of recipes and plans, the latest first; with RUN, the steps of one."""
     from llm.errors import UnknownNameError
@@ -54,7 +55,7 @@ def _end(step: dict[str, object]) -> str:
 def _line(command: str | list[str]) -> str:
     import shlex
 
-    from scripts.steps.showing import visible
+    from scripts.steps.prompts import visible
 
     text = visible(command if isinstance(command, str) else shlex.join(command)).replace("\n", "\\n")
     return text if len(text) <= 60 else f"{text[:59]}…"

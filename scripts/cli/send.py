@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scripts.cli.arguments import read_text
-from scripts.cli.base import Command, current_host, warn_of_problems
-from scripts.cli.output import clean, print_answer, say
+from scripts.cli.base import Command
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.options import as_json_option, read_text
+from scripts.cli.output import clean, print_answer, say, stdout_kept
 from scripts.cli.state import keep_state
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -29,12 +29,12 @@ REQUEST_FIELDS: Final = (
     "cooldown",
 )
 
-#: A wait of so many seconds is told while it lasts.
+#: Seconds from which on a wait is announced.
 _LONG_WAIT: Final = 2.0
 
 
 def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose who answers."""
+    """Add the options that choose the backend and the model."""
     for option in (
         click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
         click.option("-m", "--model", metavar="NAME", help="Ask for this model."),
@@ -45,11 +45,11 @@ def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def request_options(function: Callable[..., Any], timeout: str = "--timeout") -> Callable[..., Any]:
-    """Add the options that choose who answers, and how long and how often is tried; all are fields of `Request`.
+    """Add the options of routing, deadline and attempts; all are fields of `Request`.
 
     Args:
         function: the command.
-        timeout: what the option for the time is called.
+        timeout: name of the option for the deadline.
 
     """
     for option in (
@@ -58,10 +58,10 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
             "cooldown",
             is_flag=True,
             callback=lambda _ctx, _option, given: not given,
-            help="Ask backends that failed often of late, too.",
+            help="Also try backends that are cooling down.",
         ),
         click.option(
-            "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Make at most so many attempts (default 6)."
+            "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Maximum number of attempts (default 6)."
         ),
         click.option(
             timeout,
@@ -83,7 +83,7 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
 @click.option(
     "--stream/--no-stream", default=None, help="Print the answer as it comes; by default if stdout is a terminal."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the answer and who gave it as JSON.")
+@as_json_option("Print the answer and its provider as JSON.")
 @click.pass_context
 def send(
     ctx: click.Context,
@@ -97,7 +97,7 @@ def send(
     """Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.
 
     Without --backend, the routing policy chooses. If a backend fails, the next one is tried; which
-    one answered, and why others did not, is told on stderr.
+    one answered, and why others did not, is printed to stderr.
     """
     from llm.types import Request
 
@@ -114,7 +114,7 @@ def send(
 
 
 def ask(request: "Request", host: "Host") -> "Completion":
-    """Answer a request, and tell on stderr what the user should know of how that went."""
+    """Answer a request, and print notes on how that went to stderr."""
     from llm.router import NoAnswerError, complete
 
     keep_state(host)
@@ -132,7 +132,7 @@ def ask(request: "Request", host: "Host") -> "Completion":
 
 
 def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
-    """Answer a request on stdout as the text comes, and tell on stderr what the user should know of it.
+    """Answer a request on stdout as the text comes, and print notes on how that went to stderr.
 
     Args:
         request: the request.

@@ -1,4 +1,4 @@
-"""What the commands keep between runs: backends that are set aside, and what was spent."""
+"""State that commands keep between runs: the circuit breaker and the usage ledger."""
 
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from llm.host import Host
 
 _COOLDOWNS: Final = "d0ttino.cooldowns"
-_LEDGER: Final = "llm.ledger"
+_LEDGER: Final = "llm.usage.ledger"
 
 
 def current_cooldowns(ctx: click.Context) -> "Cooldowns":
-    """Return the backends that are set aside; there is one such object for each run of the program."""
+    """Return the circuit breaker of this run."""
     meta = ctx.find_root().meta
     if _COOLDOWNS not in meta:
         from llm.cooldown import Cooldowns
@@ -33,8 +33,9 @@ def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
 
 
 def keep_state(host: "Host") -> None:
-    """Have a host leave out backends that are set aside, and record what it uses, unless the user wants neither."""
-    from llm import cooldown, ledger
+    """Enable the circuit breaker and the usage ledger on a host, unless opted out."""
+    from llm import cooldown
+    from llm.usage import ledger
 
     if cooldown.enabled() and host.breaker is None:
         host.breaker = current_cooldowns(click.get_current_context())

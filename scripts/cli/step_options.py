@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import click
 
 from llm.errors import UsageError
-from scripts.cli.completing import complete_run
+from scripts.cli.options import as_json_option
+from scripts.cli.shell_completion import complete_run
 
 
 class Options(NamedTuple):
@@ -36,7 +37,7 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--transcript", type=_FILE, help="Append what the steps write to this file."),
         click.option("--log", type=_FILE, help="Append what ran, and how it ended, to this file as JSON lines."),
-        click.option("--json", "as_json", is_flag=True, help="Print what became of the steps as JSON."),
+        as_json_option("Print what became of the steps as JSON."),
         click.option("--shell", metavar="SHELL", help="Run command lines with this shell instead of /bin/sh."),
         click.option(
             "--keep-env", multiple=True, metavar="NAME", help="Give this variable to steps though it looks secret."
@@ -89,7 +90,7 @@ def known_shell(shell: str | None) -> str | None:
         return None
     import shutil
 
-    from scripts.steps.arguments import shell_words
+    from scripts.steps.environment import shell_words
 
     try:
         words = shell_words(shell)

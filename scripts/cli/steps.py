@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from llm.errors import UsageError
-from scripts.cli.output import clean, print_answer, say
+from scripts.cli.output import clean, print_answer, say, stdout_kept
 from scripts.cli.step_options import Options, known_shell, positive, variables
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
     from llm.types import Step
-    from scripts.steps.asking import Question
     from scripts.steps.environment import Surroundings
+    from scripts.steps.prompts import Question
     from scripts.steps.records import Record, StoredRun
     from scripts.steps.runner import StepRunner
 
@@ -102,8 +101,8 @@ def _run(
     options: Options,
     stored: "StoredRun | None",
 ) -> int:
-    from scripts.steps.asking import can_ask
     from scripts.steps.environment import step_environment
+    from scripts.steps.prompts import can_ask
     from scripts.steps.runner import StepRunner, refused
 
     to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
@@ -147,9 +146,7 @@ def _run(
 
 
 def _question(host: "Host", source: str) -> "Question":
-    from scripts.steps.asking import Question
-    from scripts.steps.describing import describe
-    from scripts.steps.editing import edit
+    from scripts.steps.prompts import Question, describe, edit
 
     return Question(source, lambda step: describe(step, host), edit)
 
@@ -166,10 +163,7 @@ def _recorded(
     """Run the steps and keep what became of them; return the id of the run, and its exit status."""
     from llm.errors import D0ttinoError
     from llm.redaction import redactor
-    from scripts.steps.log import Journal, Log
-    from scripts.steps.outcome import summary
-    from scripts.steps.records import Record, new_record
-    from scripts.steps.transcript import Transcript
+    from scripts.steps.records import Journal, Log, Record, Transcript, new_record, summary
 
     known = {**os.environ, **plan.secrets, **runner.surroundings.env}
     for step in steps:
@@ -221,7 +215,8 @@ def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", record: "R
 
 
 def _print(steps: "Sequence[Step]", *, as_json: bool) -> None:
-    from scripts.steps.showing import print_steps, step_json
+    from scripts.steps.prompts import print_steps
+    from scripts.steps.records import step_json
 
     if as_json:
         print_answer([step_json(step) for step in steps])

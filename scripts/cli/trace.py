@@ -8,11 +8,10 @@ from typing import Any
 import click
 
 from llm.errors import UsageError
-from llm.trace_records import TraceFileError, read_records
+from llm.tracing.records import TraceFileError, read_records
 from scripts.cli.base import Command
-from scripts.cli.chrome_trace import chrome_trace
 from scripts.cli.output import print_json, say
-from scripts.cli.trace_view import show_tree
+from scripts.cli.trace_view import chrome_trace, show_tree
 
 
 @click.command(cls=Command)
@@ -39,7 +38,7 @@ def trace(file: Path, chrome: bool) -> None:
 
 
 def _fault(records: Sequence[dict[str, Any]]) -> str | None:
-    """Return what is wrong with the first record that the schema does not allow."""
+    """Return the fault of the first record that the schema does not allow."""
     import jsonschema
 
     import llm

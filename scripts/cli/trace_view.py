@@ -1,15 +1,46 @@
-"""Showing a trace as a tree: in colour on a terminal, as plain text elsewhere."""
+"""A run's trace: collected, and shown as a tree on stderr, written to a file, or turned into the format of Perfetto."""
 
+import json
+import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
-from unicodedata import combining, east_asian_width
 
 import click
 
-from scripts.cli.trace_tree import Line, tree
-from scripts.steps.showing import visible
+from llm.hooks.trace import Trace, collecting
+from llm.redaction import redactor
+from llm.tracing.records import Describe, records
+from scripts.cli.options import TREE
+from scripts.cli.output import say
+from scripts.steps.prompts import visible
+
+Record = Mapping[str, Any]
+#: Spans by the span in which they happened; the outermost ones are under `None`.
+Children = Mapping[int | None, Sequence[Record]]
+
+#: Mark, word and rich style of each outcome.
+OUTCOMES: Final = {
+    "answered": ("✓", "answered", "green"),
+    "passed": ("·", "passed", "dim"),
+    "failed": ("✗", "failed", "red"),
+    "wrapped": ("◇", "wrapped", "cyan"),
+    "replaced": ("↻", "replaced the answer", "magenta"),
+    "skipped": ("-", "skipped, one before answered", "dim"),
+    "not asked": ("-", "not asked, one before failed", "dim"),
+}
+_ASCII: Final = str.maketrans("├└─│✓✗·◇↻…", "|`-|+x.o@~")
+
+#: Kind of a span, and the name of the time spent in such spans in the sum.
+KINDS: Final = {"phase": "start-up", "load": "imports of plug-ins", "hook": "hooks"}
+
+#: Neighbours with the same outcome that are shown one by one; the rest is counted.
+SHOWN_NEIGHBOURS: Final = 5
 
 #: Columns of a line where no terminal says how many there are, and the most and least that are used of one.
 PLAIN_WIDTH: Final = 80
@@ -17,12 +48,69 @@ WIDEST: Final = 120
 NARROWEST: Final = 40
 
 
-def show_tree(records: Sequence[Mapping[str, Any]], *, err: bool = True) -> None:
-    """Write the tree of a trace, in colour if it goes to a terminal.
+@contextmanager
+def traced(target: str, show_texts: bool, secret_names: Callable[[], Iterable[str]]) -> Iterator[Trace]:
+    """Collect a command's trace, and show or write it when the command ends, however it ends.
+
+    A fault of the trace itself becomes a warning: the command has done its work.
 
     Args:
-        records: the trace's records.
-        err: whether to write to stderr; else to stdout.
+        target: `TREE`, or the path of a file.
+        show_texts: whether prompts and answers are shown.
+        secret_names: returns the environment variables that backends declare as secret.
+
+    """
+    trace = Trace()
+    try:
+        with collecting(trace):
+            yield trace
+    finally:
+        try:
+            _put_out(records(trace, Describe(redactor(secret_names()), show_texts)), target)
+        except Exception as error:  # noqa: BLE001 - see above
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error!r}"
+            where = "shown" if target == TREE else f"written to {target}"
+            with suppress(OSError):
+                say(f"warning: the trace was not {where}: {reason}")
+
+
+def _put_out(found: Iterable[Record], target: str) -> None:
+    if target == TREE:
+        show_tree(list(found))
+        return
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+        for record in found:
+            stream.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+# Drawing ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the tree.
+
+    Attributes:
+        text: its text.
+        time: duration in microseconds; `None` if nothing ran.
+        style: a rich style.
+        below: the lines one level down.
+
+    """
+
+    text: str
+    time: float | None = None
+    style: str = ""
+    below: tuple["Line", ...] = ()
+
+
+def show_tree(found: Sequence[Record], *, err: bool = True) -> None:
+    """Print the tree of a trace, in colour on a terminal.
+
+    Args:
+        found: the trace's records.
+        err: whether to print to stderr; else to stdout.
 
     """
     stream = sys.stderr if err else sys.stdout
@@ -31,18 +119,19 @@ def show_tree(records: Sequence[Mapping[str, Any]], *, err: bool = True) -> None
     terminal = stream.isatty()
     columns = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
     width = max(NARROWEST, min(columns, WIDEST)) if terminal else PLAIN_WIDTH
-    unicode = "utf" in (stream.encoding or "").lower()
-    lines = [(text if unicode else _ascii(text), style) for text, style in draw(tree(records), width)]
-    if terminal:
-        from rich.console import Console
-        from rich.text import Text
-
-        console = Console(stderr=err, width=width, highlight=False)
-        for text, style in lines:
-            console.print(Text(text, style=style), no_wrap=True, overflow="crop", crop=True)
+    lines = draw(tree(found), width)
+    if "utf" not in (stream.encoding or "").lower():
+        lines = ((text.translate(_ASCII).encode("ascii", "replace").decode(), style) for text, style in lines)
+    if not terminal:
+        for text, _ in lines:
+            click.echo(text, err=err)
         return
-    for text, _ in lines:
-        click.echo(text, err=err)
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=err, width=width, highlight=False)
+    for text, style in lines:
+        console.print(Text(text, style=style), no_wrap=True, overflow="crop", crop=True)
 
 
 def draw(root: Line, width: int) -> Iterator[tuple[str, str]]:
@@ -59,32 +148,203 @@ def _draw_below(lines: Sequence[Line], indent: str, width: int) -> Iterator[tupl
 
 
 def _fit(indent: str, line: Line, width: int) -> str:
+    from rich.cells import cell_len, set_cell_size
+
     time = "" if line.time is None else f"  {line.time / 1000:.2f} ms"
     # Deep down, the text keeps some room, and the lines that lead there are cut instead.
     indent = indent[: max(width - len(time) - NARROWEST // 2, 0)]
     room = width - len(indent) - len(time)
-    text = _cut(visible(" ".join(line.text.split())), room)
-    return f"{indent}{text}{' ' * (room - columns_of(text))}{time}" if time else f"{indent}{text}"
+    text = visible(" ".join(line.text.split()))
+    if cell_len(text) > room:
+        text = f"{set_cell_size(text, room - 1)}…"
+    return f"{indent}{set_cell_size(text, room)}{time}" if time else f"{indent}{text}"
 
 
-def _cut(text: str, room: int) -> str:
-    if columns_of(text) <= room:
-        return text
-    while columns_of(text) > room - 1:
-        # Never too many at once: no character has more than two columns.
-        text = text[: -max((columns_of(text) - room + 1) // 2, 1)]
-    return f"{text}…"
+# Lines --------------------------------------------------------------------------------------------
 
 
-def columns_of(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+def tree(found: Sequence[Record]) -> Line:
+    """Return the tree of a trace.
 
+    Args:
+        found: the trace's records, the first of them its header.
 
-def _ascii(text: str) -> str:
-    table = str.maketrans(
-        {"├": "|", "└": "`", "─": "-", "│": "|", "✓": "+", "✗": "x", "·": ".", "◇": "o", "↻": "@", "…": "~"}
+    """
+    spans = sorted((one for one in found if one["record"] in KINDS), key=lambda span: span["id"])
+    known = {span["id"] for span in spans}
+    children: dict[int | None, list[Record]] = defaultdict(list)
+    for span in spans:
+        parent = span["parent"]
+        children[parent if parent in known else None].append(span)
+    end = next((one for one in found if one["record"] == "end"), None)
+    total = end["duration_us"] if end else sum(span["duration_us"] for span in children[None])
+    below = (
+        *_blocked([one for one in found if one["record"] == "blocked"]),
+        *(_span(span, children) for span in children[None]),
+        _sum(children, found[0].get("thread"), total),
     )
-    return text.translate(table).encode("ascii", "replace").decode("ascii")
+    return Line(f"trace: {_answer(spans)}", total, "bold", below)
+
+
+def _who(record: Record) -> str:
+    """Return the plug-in of a record, in the form of `Origin`."""
+    if record["builtin"]:
+        return f"{record['plugin']} (built in)"
+    source = " ".join(filter(None, (record["distribution"], record["version"])))
+    return f"{record['plugin']} ({source or 'this program'})"
+
+
+def _blocked(blocked: Sequence[Record]) -> Iterator[Line]:
+    for one in blocked[:SHOWN_NEIGHBOURS]:
+        yield Line(f"- {_who(one)} blocked by {one['by']}", None, "dim")
+    if len(blocked) > SHOWN_NEIGHBOURS:
+        yield Line(f"- {len(blocked) - SHOWN_NEIGHBOURS} more blocked", None, "dim")
+
+
+def _span(span: Record, children: Children) -> Line:
+    style = ""
+    own: tuple[Line, ...] = ()
+    if span["record"] == "phase":
+        text = f"{span['name']}, {span['reason']}" if span["reason"] else str(span["name"])
+    elif span["record"] == "load":
+        text = f"loaded {_who(span)}, {span['reason']}"
+        if span["error"]:
+            text, style = f"✗ {_who(span)} not loaded: {span['error']}", "red"
+    else:
+        own = (*_implementations(span["implementations"]), *_decision(span))
+        names = [f"{key}={value}" for key, value in span["arguments"].items() if isinstance(value, str)]
+        text, style = " ".join([span["hook"], *names]), "red" if span["error"] else "bold"
+        if span["error"]:
+            text += f": {span['error']}"
+        elif not span["implementations"]:
+            text += ": nobody implements it"
+    below = (_span(child, children) for child in children.get(span["id"], ()))
+    return Line(text, span["duration_us"], style, (*own, *below))
+
+
+def _implementations(implementations: Iterable[Record]) -> Iterator[Line]:
+    for outcome, group in groupby(implementations, key=lambda one: str(one["outcome"])):
+        neighbours = list(group)
+        mark, word, style = OUTCOMES.get(outcome, ("?", outcome, ""))
+        quiet = outcome in {"passed", "skipped", "not asked"}
+        shown = neighbours[:SHOWN_NEIGHBOURS] if quiet else neighbours
+        for one in shown:
+            reason = f": {one['error']}" if one["error"] else ""
+            size = _size(one["result"]) if outcome in {"answered", "replaced"} else ""
+            time = None if one["start_us"] is None else one["duration_us"]
+            yield Line(f"{mark} {_who(one)} {word}{size}{reason}", time, style)
+        if len(neighbours) > len(shown):
+            yield Line(f"{mark} {len(neighbours) - len(shown)} more {word}", None, style)
+
+
+def _size(result: Any) -> str:
+    text = result.get("text") if isinstance(result, dict) else None
+    if not isinstance(text, dict):
+        return ""
+    return f", {text['text']!r}" if "text" in text else f", {text['characters']} characters"
+
+
+def _decision(span: Record) -> Iterator[Line]:
+    """Yield a line for each candidate and each rejection of a routing policy."""
+    route = span["result"]
+    if span["hook"] != "llm_route" or not isinstance(route, dict):
+        return
+    for number, candidate in enumerate(route.get("candidates", ()), 1):
+        model = f" ({candidate['model']})" if candidate.get("model") else ""
+        reason = f": {candidate['reason']}" if candidate["reason"] else ""
+        yield Line(f"{number}. try {candidate['backend']}{model}{reason}")
+    for rejection in route.get("rejected", ()):
+        yield Line(f"x  left out {rejection['backend']}: {rejection['reason']}", None, "dim")
+
+
+def _answer(spans: Sequence[Record]) -> str:
+    """Return the end of the trace in one phrase: the provider of the answer, and the number of attempts."""
+    calls = [span for span in spans if span["record"] == "hook"]
+    attempts = [span for span in calls if span["hook"] == "llm_complete"]
+    for number, span in enumerate(attempts):
+        if span["outcome"] == "answered":
+            # Wrappers come first, the outermost of them first: the last word is its.
+            author = next((one for one in span["implementations"] if one["outcome"] in {"replaced", "answered"}), None)
+            by = f" by {_who(author)}" if author else ""
+            return f"answered{by}" + (f" after {number} that failed" if number else "")
+    if attempts:
+        return "the one attempt failed" if len(attempts) == 1 else f"none of {len(attempts)} attempts gave an answer"
+    return f"{len(calls)} hook call{'' if len(calls) == 1 else 's'}" if calls else "no plug-in was asked"
+
+
+def _sum(children: Children, thread: object, total: float) -> Line:
+    """Return how the time of the trace's own thread adds up; other threads worked at the same time."""
+    spent = dict.fromkeys(KINDS.values(), 0.0)
+
+    def add(spans: Iterable[Record]) -> float:
+        """Add up each span's own time, without that of spans inside of it; return their time together."""
+        together = 0.0
+        for span in spans:
+            if thread is None or span["thread"] == thread:
+                together += span["duration_us"]
+                own = span["duration_us"] - add(children.get(span["id"], ()))
+                spent[KINDS[span["record"]]] += own
+        return together
+
+    rest = total - add(children.get(None, ()))
+    parts = {**spent, "the rest": rest}
+    lines = tuple(Line(name, time) for name, time in parts.items() if time or name == "the rest")
+    return Line("total", total, "bold", lines)
+
+
+# Perfetto -----------------------------------------------------------------------------------------
+
+
+def chrome_trace(found: Sequence[Record]) -> dict[str, Any]:
+    """Return a trace in the Trace Event Format, for Perfetto and `chrome://tracing`; times are in microseconds.
+
+    https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU (Trace Event Format)
+    """
+    spans = [record for record in found if record["record"] in KINDS]
+    threads = {name: number for number, name in enumerate(dict.fromkeys(span["thread"] for span in spans), 1)}
+    names = [
+        {"name": "thread_name", "ph": "M", "pid": 1, "tid": number, "args": {"name": name}}
+        for name, number in threads.items()
+    ]
+    events = [
+        {
+            "name": name,
+            "cat": category,
+            "ph": "X",
+            "ts": timed["start_us"],
+            "dur": lasts,
+            "pid": 1,
+            "tid": threads[span["thread"]],
+            "args": args,
+        }
+        for span in spans
+        for name, category, timed, lasts, args in _events(span)
+    ]
+    blocked = [f"{one['plugin']}: {one['by']}" for one in found if one["record"] == "blocked"]
+    about = {key: found[0].get(key) for key in ("program", "started")}
+    return {
+        "displayTimeUnit": "ms",
+        "traceEvents": [*names, *sorted(events, key=lambda event: event["ts"])],
+        "otherData": {**about, "blocked": blocked},
+    }
+
+
+def _events(span: Record) -> Iterator[tuple[str, str, Record, float, dict[str, Any]]]:
+    """Yield name, category, times and facts of a span, and of each implementation that ran in it."""
+    kind, lasts = span["record"], span["duration_us"]
+    if kind == "phase":
+        yield span["name"], kind, span, lasts, _only(span, "reason")
+    elif kind == "load":
+        yield f"load {span['plugin']}", kind, span, lasts, _only(span, "distribution", "reason", "error")
+    else:
+        yield span["hook"], kind, span, lasts, _only(span, "arguments", "outcome", "error")
+        for one in span["implementations"]:
+            if one["start_us"] is not None:
+                category = "wrapper" if one["wrapper"] else "implementation"
+                facts = _only(one, "distribution", "version", "outcome", "error")
+                # A wrapper's event lasts until it ends, so that the wrapped ones lie within it.
+                yield one["plugin"], category, one, one["elapsed_us"], facts
+
+
+def _only(record: Record, *keys: str) -> dict[str, Any]:
+    return {key: record[key] for key in keys}

@@ -1,4 +1,4 @@
-"""`ai-cli usage`: what was spent."""
+"""`ai-cli usage`: tokens and costs, summed."""
 
 from datetime import datetime
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from llm.errors import D0ttinoError
-from llm.ledger import NO_USAGE_VARIABLE, enabled, entries, ledger_path
-from llm.spending import KEYS, Sum, point_in_time, summed
+from llm.usage.ledger import NO_USAGE_VARIABLE, enabled, entries, ledger_path
+from llm.usage.sums import KEYS, Sum, point_in_time, summed
 from scripts.cli.base import Command
+from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, print_table, say
 
 
@@ -24,13 +25,13 @@ def _keys(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tuple
 @click.option(
     "--by", default="backend,model", callback=_keys, metavar="KEYS", help="Sum by these: backend, model, day."
 )
-@click.option("--since", metavar="TIME", help="Leave out what was before: 2026-01-31, 12h, 7d or 4w.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--since", metavar="TIME", help="Leave out earlier attempts: 2026-01-31, 12h, 7d or 4w.")
+@as_json_option()
 def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
-    """Sum the tokens and costs of what was sent, by backend and model.
+    """Sum tokens and costs of what was sent, by backend and model.
 
-    A failed attempt and each retry count as well. `~` stands before a number that holds estimates, because
-    a server did not tell its tokens.
+    Failed attempts and retries count as well. `~` marks a number with estimates, for servers that do not
+    report their tokens.
     """
     path = ledger_path()
     begin = None if since is None else point_in_time(since, datetime.now().astimezone())

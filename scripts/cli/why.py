@@ -1,4 +1,4 @@
-"""`ai-cli why`: what would happen, who would answer, and what to change to get another answer."""
+"""`ai-cli why`: the route of a prompt or recipe, and what to change to get another one."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,33 +11,31 @@ from llm.missing import why_missing
 from llm.registered import RegisteredBackend, RegisteredRecipe
 from llm.router import NoCandidateError, choose_route
 from llm.types import Request, Route
-from scripts.cli.arguments import read_text
-from scripts.cli.base import Group, current_host, report, warn_of_problems
-from scripts.cli.output import print_json, tell
+from scripts.cli.base import Group
+from scripts.cli.context import current_host, report, warn_of_problems
+from scripts.cli.options import as_json_option, read_text
+from scripts.cli.output import print_json, stdout_kept, tell
 from scripts.cli.send import routing_options
 from scripts.cli.state import set_aside
-from scripts.cli.streams import stdout_kept
 
 if TYPE_CHECKING:
     from llm.hooks.boundary import HostPlugin
     from llm.host import Host, Offers
     from llm.types import BackendInfo, RecipeInfo
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.group(cls=Group)
 def why() -> None:
-    """Tell what would happen, without asking a backend or running a step."""
+    """Explain what would happen, without asking a backend or running a step."""
 
 
 @why.command()
 @click.argument("prompt")
 @routing_options
-@as_json_option
+@as_json_option()
 @click.pass_context
 def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None, local: bool, as_json: bool) -> int:
-    """Tell which backend would be asked for PROMPT, in which order, and why.
+    """Explain which backends would be asked for PROMPT, in which order, and why.
 
     The routing policies are asked, no backend is. The exit status is 2 if none would be asked.
     """
@@ -66,10 +64,10 @@ def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None
 
 @why.command()
 @click.argument("name")
-@as_json_option
+@as_json_option()
 @click.pass_context
 def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Tell which plug-in would give the steps of the recipe NAME, and which would run them."""
+    """Explain which plug-in would give the steps of the recipe NAME, and which would run them."""
     host = current_host(ctx)
     with stdout_kept():
         recipes = host.recipes()
@@ -160,7 +158,7 @@ def _show_list(title: str, items: Sequence[str], indent: str = "") -> None:
 
 
 def _provider(offers: "Offers[BackendInfo] | Offers[RecipeInfo]", name: str) -> dict[str, Any]:
-    """Return who provides a name, and whom that shadows."""
+    """Return the provider of a name, and those that it shadows."""
     origin = offers[name].origin
     assert origin is not None  # the host puts it on everything that a hook returns
     return {

@@ -13,7 +13,7 @@ from llm.types import Step
 
 if TYPE_CHECKING:
     from llm.host import Host
-    from llm.parameters import Parameter
+    from llm.recipes.parameters import Parameter
 
 
 class RecipeError(D0ttinoError):
@@ -55,7 +55,7 @@ class DiscoveredRecipe(NamedTuple):
         """Return the steps that reach `goal`; see `__call__`."""
         values: Mapping[str, Any] = parameters or {}
         if values or self.parameters:
-            from llm.parameters import settled
+            from llm.recipes.parameters import settled
 
             values = settled(self.parameters, values)
         try:

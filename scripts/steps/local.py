@@ -7,8 +7,8 @@ from typing import Any
 from llm.errors import D0ttinoError
 from llm.types import Step, StepContext, StepResult
 from scripts.cli.output import say
-from scripts.steps.arguments import arguments
-from scripts.steps.child import Child
+from scripts.steps.environment import arguments
+from scripts.steps.process.child import Child
 
 #: Exit statuses of a program that is not there or cannot be run, as those of a shell.
 NOT_FOUND = 127
@@ -39,7 +39,7 @@ def run_locally(step: Step, context: StepContext, *, open_files: bool = True) ->
         child = Child(step.timeout, lambda sentence: say(f"note: {sentence}"), own_session=copied)
         try:
             if context.output is not None:
-                from scripts.steps.relay import run_with_copy
+                from scripts.steps.process.relay import run_with_copy
 
                 return run_with_copy(child, words, context.output, env=dict(context.env), cwd=step.cwd, **options)
             return child.run(words, env=dict(context.env), cwd=step.cwd, **options)

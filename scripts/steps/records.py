@@ -1,22 +1,228 @@
-"""Runs, as they are kept in the user's state directory: what ran, how it ended, and what is left to do."""
+"""The records of runs and of their steps: outcomes, JSON lines, transcripts, and runs that can be resumed."""
 
 import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
+from llm._state import state_dir
 from llm.errors import UnknownNameError, UsageError
-from llm.state import state_dir
+from llm.hooks.origin import Origin
 from llm.types import Step
-from scripts.cli.output import clean, say
+from scripts.cli.output import clean, redact, say
 from scripts.steps.environment import Surroundings
-from scripts.steps.log import Journal
-from scripts.steps.outcome import Outcome
-from scripts.steps.showing import step_json, step_of_json
+
+
+@dataclass(repr=False, eq=False)
+class Outcome:
+    """What became of one step.
+
+    Attributes:
+        number: its position, from 1.
+        step: what was run, if the user edited it that.
+        started: when, in seconds since 1970.
+        duration: in seconds.
+        status: exit status; `None` if it was not run.
+        skipped: why it was left out.
+        error: why it could not be run.
+        note: what else is to be told of how it ended.
+        origin: the plug-in that ran it.
+        edited: whether the user changed the command.
+
+    """
+
+    number: int
+    step: Step
+    started: float | None = None
+    duration: float | None = None
+    status: int | None = None
+    skipped: str | None = None
+    error: str | None = None
+    note: str = ""
+    origin: Origin | None = None
+    edited: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether it did not do what it was to do."""
+        return self.error is not None or bool(self.status)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready data; what says nothing is left out."""
+        command = self.step.command if isinstance(self.step.command, str) else list(self.step.command)
+        return {"step": self.number, "command": command, "cwd": self.step.cwd, **self.facts()}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `to_json` does without what the step is."""
+        facts = {
+            "started": self.started,
+            "status": self.status,
+            "duration": None if self.duration is None else round(self.duration, 6),
+            "error": self.error,
+            "skipped": self.skipped,
+            "note": self.note or None,
+            "plugin": self.origin.plugin if self.origin else None,
+            "edited": self.edited or None,
+        }
+        return {key: value for key, value in facts.items() if value is not None}
+
+
+def summary(outcomes: Iterable[Outcome], total: int) -> str:
+    """Return in one line how many steps ran, were left out and failed, and how long they took."""
+    outcomes = list(outcomes)
+    ran = [one for one in outcomes if one.skipped is None]
+    took = sum(one.duration or 0.0 for one in ran)
+    parts = [f"{len(ran)} of {total} steps ran in {took:.1f} s"]
+    skipped = sum(one.skipped is not None for one in outcomes)
+    if skipped:
+        parts.append(f"{skipped} left out")
+    failed = [one for one in ran if one.failed]
+    if failed:
+        parts.append(f"{len(failed)} failed: " + ", ".join(_how(one) for one in failed))
+    return "; ".join(parts)
+
+
+def _how(outcome: Outcome) -> str:
+    how = "not run" if outcome.status is None else f"status {outcome.status}"
+    return f"step {outcome.number} ({how}, {outcome.duration or 0.0:.1f} s)"
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class Journal:
+    """A file to which one JSON object after the other is appended.
+
+    If writing fails, a disk being full for example, one warning tells so, and no more is written.
+
+    Args:
+        path: the file; it is created with mode 0600.
+        redact: takes secrets out of a text.
+        what: what the file is, for messages.
+
+    Raises:
+        UsageError: it cannot be opened.
+
+    """
+
+    def __init__(self, path: str, redact: Callable[[str], str], what: str = "log") -> None:
+        self.path = path
+        self._redact = redact
+        self._what = what
+        try:
+            # A command need not be UTF-8: what cannot be written so becomes JSON's own escape, `\udcff`.
+            self._stream = open(  # noqa: SIM115
+                path, "a", buffering=1, encoding="utf-8", errors="backslashreplace", opener=open_private
+            )
+        except OSError as error:
+            raise UsageError(f"cannot write the {what} {path}: {error.strerror}") from error
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one object, without secrets."""
+        if self._stream.closed:
+            return
+        try:
+            self._stream.write(_encode(clean(record, self._redact)) + "\n")
+        except OSError as error:
+            self._give_up(error)
+
+    def fileno(self) -> int:
+        """Return the file's descriptor."""
+        return self._stream.fileno()
+
+    def close(self) -> None:
+        """Close the file; if that fails, it is a warning."""
+        try:
+            self._stream.close()
+        except OSError as error:
+            self._warn(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._warn(error)
+        with suppress(OSError):
+            self._stream.close()
+
+    def _warn(self, error: OSError) -> None:
+        say(f"warning: cannot write the {self._what} {self.path}: {error.strerror}")
+
+
+class Log:
+    """What the user asked for with `--log`: a line for each step.
+
+    Args:
+        journal: where to write.
+        recipe: name of the recipe.
+        run: id of the run's record, if it has one.
+
+    """
+
+    def __init__(self, journal: Journal, recipe: str, run: str | None) -> None:
+        self._journal = journal
+        self._recipe = recipe
+        self._run = {} if run is None else {"run": run}
+
+    def began(self, _number: int, _step: Step) -> None:
+        """Write nothing: a log tells how steps ended."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Write what became of a step."""
+        self._journal.write({"recipe": self._recipe, **outcome.to_json(), **self._run})
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file that only its owner can read, if it is new."""
+    return os.open(path, flags, 0o600)
+
+
+class Transcript:
+    """A listener of the runner that writes a heading for each step; what the step writes goes below it.
+
+    Args:
+        path: the file, to which is appended; it is created with mode 0600.
+        total: how many steps there are.
+
+    Raises:
+        UsageError: it cannot be opened.
+
+    """
+
+    def __init__(self, path: str, total: int) -> None:
+        self._path = path
+        self._total = total
+        try:
+            self._stream: BinaryIO | None = open(path, "ab", buffering=0, opener=open_private)  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"cannot write the transcript {path}: {error.strerror}") from error
+
+    def began(self, number: int, step: Step) -> None:
+        """Write a heading."""
+        heading = f"[{number}/{self._total}] {redact(step.command_line)}\n"
+        self.write(heading.encode("utf-8", "surrogateescape"))
+
+    def ended(self, outcome: Outcome) -> None:
+        """Write nothing: the log tells how steps ended."""
+
+    def write(self, data: bytes) -> None:
+        """Write what a step wrote. After a failure, which is a warning, nothing more is written."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(data)
+        except OSError as error:
+            say(f"warning: cannot write the transcript {self._path}: {error.strerror}")
+            self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+
 
 #: So many runs are kept.
 _KEPT: Final = 200
@@ -111,6 +317,27 @@ class StoredRun:
             "status": self.status,
             "steps": steps,
         }
+
+
+def step_json(step: Step) -> dict[str, Any]:
+    """Return a step as JSON-ready data; fields that say nothing are left out."""
+    command = step.command if isinstance(step.command, str) else list(step.command)
+    data = {
+        "command": command,
+        "description": step.description,
+        "cwd": step.cwd,
+        "env": dict(step.env),
+        "timeout": step.timeout,
+        "confirm": step.confirm,
+        "shell": step.shell,
+    }
+    return {key: value for key, value in data.items() if value or key in {"command", "description"}}
+
+
+def step_of_json(data: dict[str, Any]) -> Step:
+    """Return the step that `step_json` wrote."""
+    command = data["command"]
+    return Step(**{**data, "command": command if isinstance(command, str) else tuple(command)})
 
 
 class Record:

@@ -12,12 +12,11 @@ from llm.hooks.origin import origin_of
 from llm.hooks.problems import reason_of
 from llm.types import Step, StepContext, StepResult
 from scripts.cli.output import redact, say
-from scripts.steps.asking import Answer, Question
 from scripts.steps.danger import dangers
 from scripts.steps.environment import Surroundings
-from scripts.steps.outcome import Outcome
-from scripts.steps.showing import show_step
-from scripts.steps.signals import RunEnded, Switchboard
+from scripts.steps.process.signals import RunEnded, Switchboard
+from scripts.steps.prompts import Answer, Question, show_step
+from scripts.steps.records import Outcome
 
 if TYPE_CHECKING:
     from llm.host import Host

@@ -61,7 +61,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=60,
+            timeout=300,
         )
         return result.stdout.decode().replace(str(self.project), "/home/me/my-package").replace(str(self.home), "~")
 

@@ -33,6 +33,7 @@ register_backend("my_backend", run)
 """
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("project", PROJECTS)
 def test_commands_print_what_the_page_shows(project: str, tmp_path: Path) -> None:
     wrong = [
@@ -87,12 +88,12 @@ def test_the_plugin_of_the_readme_has_at_most_20_lines() -> None:
 def test_the_example_configuration_has_every_key() -> None:
     files = tutorial_files(PAGES["docs/routing.md"].read_text(encoding="utf-8"), "configuration")
     (text,) = files.values()
-    path = Path.home() / ".config" / "d0ttino" / "config.json"
+    path = Path.home() / ".config" / "d0ttino" / "config.toml"
     path.parent.mkdir(parents=True)
     path.write_text(text, encoding="utf-8")
     settings = load_settings()
     assert settings.path == str(path)
-    assert set(json.loads(text)) == set(settings.__dataclass_fields__) - {"path"}
+    assert set(tomllib.loads(text)) == set(settings.__dataclass_fields__) - {"path"}
 
 
 def test_what_is_understood_of_a_page() -> None:

@@ -12,6 +12,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def index_settings() -> dict[str, str]:
+    """Return what leads pip to a package index on this machine, and nothing of what it does with the packages."""
+    names = ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "TRUSTED_HOST", "CERT", "CLIENT_CERT", "PROXY")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in {f"PIP_{option}" for option in (*names, "CONFIG_FILE", "DEFAULT_TIMEOUT", "RETRIES")}
+        or name.startswith("SSL_CERT_")
+        or name in {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+        or name.lower() in {"http_proxy", "https_proxy", "all_proxy"}
+    }
+    file = Path.home() / ".config/pip/pip.conf"
+    configured = {"PIP_CONFIG_FILE": str(file)} if file.exists() else {}
+    return {**configured, **kept, "no_proxy": "127.0.0.1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+#: As pytest was started: no test sees these in its own environment.
+INDEX = index_settings()
+
+
 @dataclass(frozen=True)
 class Installed:
     """A virtual environment in which this project's wheel is installed, and nothing else.
@@ -54,25 +74,19 @@ class Installed:
         command = self.bin(str(first)) if "/" not in str(first) else first
         return subprocess.run(
             [command, *others],
-            env={**clean_environment(self.home), **(env or {})},
+            env={**os.environ, **INDEX, **places_in(self.home), **(env or {})},
             cwd=cwd or self.home,
             input=input or "",
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
 
-def clean_environment(home: Path) -> dict[str, str]:
-    """Return this process's environment without what configures this project or Python."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("LLM_", "PYTHON", "PLUGIN_", "VIRTUAL_ENV"))
-        and not name.endswith(("_API_KEY", "_BASE_URL"))
-    }
+def places_in(home: Path) -> dict[str, str]:
+    """Return the variables that name the directories of a user."""
     places = {"XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache", "XDG_STATE_HOME": ".local/state"}
-    return {**kept, "HOME": str(home), **{name: str(home / place) for name, place in places.items()}}
+    return {"HOME": str(home), **{name: str(home / place) for name, place in places.items()}}
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from tests.docs.follow import Reader, by_project, matches
 from tests.docs.markdown import ROOT, Block, blocks_of
 from tests.e2e.conftest import Installed
 
+pytestmark = pytest.mark.e2e
+
 
 class InstallingReader(Reader):
     """Follows a page with the commands of a real installation, pip among them."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from llm.ledger import Ledger
 from llm.types import Attempt, Usage
+from llm.usage.ledger import Ledger
 from tests.e2e.conftest import ROOT, Installed
 from tests.servers import FaultServer, http_answer
+
+pytestmark = pytest.mark.e2e
 
 BACKENDS = ("openrouter", "lobechat", "mindbridge", "sample")
 PLUGINS = ("-m", "scripts.plugins")

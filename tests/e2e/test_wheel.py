@@ -6,8 +6,12 @@ import zipfile
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
+import pytest
+
 import hatch_build
 from tests.e2e.conftest import ROOT
+
+pytestmark = pytest.mark.e2e
 
 JUNK = (
     "examples/plugins/.env",
@@ -56,3 +60,4 @@ def test_the_wheel_has_them(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     bundled = {name.removeprefix("scripts/bundled/") for name in names if name.startswith("scripts/bundled/")}
     assert bundled == set(hatch_build.bundled_files(ROOT))
+    assert {"llm/config.schema.json", "llm/trace.schema.json"} <= set(names)

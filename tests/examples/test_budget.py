@@ -11,10 +11,10 @@ from types import ModuleType
 import pytest
 
 from llm.backends.plugin_sdk import Backend, register_backend
-from llm.ledger import Ledger, ledger_path
 from llm.router import NoAnswerError, complete, stream
 from llm.testing import host_with
 from llm.types import Attempt, Request, Usage
+from llm.usage.ledger import Ledger, ledger_path
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugins" / "budget"
 

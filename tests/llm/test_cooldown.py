@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm._state import locked, state_dir
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
 from llm.cooldown import FAILURES, FORGOTTEN, LONGEST, SHORTEST, Cooldowns, enabled
@@ -19,7 +20,6 @@ from llm.errors import BackendConnectionError
 from llm.host import Host
 from llm.retries import RetryPolicy
 from llm.router import NoAnswerError, complete
-from llm.state import locked, state_dir
 from llm.testing import host_with
 from llm.types import Attempt, Candidate, Completion, Request
 
@@ -324,7 +324,7 @@ def test_a_state_that_cannot_be_written_is_told_once(cooldowns: Cooldowns, fault
 def test_a_process_that_holds_the_lock_for_ever_does_not_hold_up_others(
     cooldowns: Cooldowns, faults: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm.state._PATIENCE", 0.05)
+    monkeypatch.setattr("llm._state._PATIENCE", 0.05)
     with locked(cooldowns.path):
         fail(cooldowns, 1)
     (told,) = faults

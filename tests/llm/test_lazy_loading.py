@@ -262,7 +262,7 @@ def known_of(directory: Path) -> tuple[dict[EntryPoint, Learned], dict[str, Any]
         return Catalogue.read().of(host.entries), seen
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(chosen=distributions)
 def test_known_plugins_are_what_imported_ones_are(
     chosen: list[list[Plugin]], tmp_path_factory: pytest.TempPathFactory

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.plan import PlanError, steps_in
+from llm.recipes.plan import PlanError, steps_in
 from llm.types import Completion
 
 
@@ -109,7 +109,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LINES)
 def test_every_line_ends_up_in_exactly_one_step_in_order(lines: list[str]) -> None:
     wanted = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]

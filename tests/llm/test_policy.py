@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -709,7 +708,6 @@ def ask(case: Case) -> tuple[Completion | NoAnswerError, list[Link]]:
 
 
 @given(cases)
-@hypothesis.settings(deadline=None)
 def test_any_chain_is_tried_as_the_rules_say(case: Case) -> None:
     outcome, calls = ask(case)
     tried = case.tried()

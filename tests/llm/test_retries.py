@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import Candidate, Completion, Request, Route, Usage, complete, hookimpl
-from llm.backends.http_errors import retry_after
+from llm.backends.http._errors import retry_after
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Limits, RoutingMode, Settings
 from llm.errors import (
@@ -601,7 +601,7 @@ def expected(case: Case) -> tuple[list[tuple[int, str]], float]:
     return made, now
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(CASES)
 def test_any_faults_of_any_chain_end_as_the_rules_say(case: Case) -> None:
     clock, host, names = Clock(), host_with(), [f"b{number}" for number in range(len(case.schedules))]

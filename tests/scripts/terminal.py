@@ -48,7 +48,7 @@ class Terminal:
             words[0],
             words[1:],
             env={**os.environ, **(env or {}), "PYTHONPATH": str(path or "")},
-            timeout=20,
+            timeout=60,
             encoding="utf-8",
             codec_errors="replace",
             dimensions=size,

@@ -1,6 +1,7 @@
 """`ai-cli` as a user sees it: what goes where, and with which exit status."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -120,6 +121,29 @@ def test_debug_shows_the_traceback_wherever_it_stands(host: Host, arguments: lis
     assert result.exit_code == 2
     assert "Traceback" in result.stderr
     assert "error: there is no backend named 'x'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blocked"),
+    [
+        (["--no-plugin", "one", "send", "-b", "sample", "hi", "--no-plugin=two"], ["one", "two"]),
+        (["send", "--no-plugin", "one", "--no-plugin", "one", "-b", "sample", "hi"], ["one"]),
+        (["--no-plugin=one", "send", "-b", "sample", "--", "--no-plugin=two"], ["one"]),
+    ],
+)
+def test_an_option_of_every_command_counts_wherever_it_stands(arguments: list[str], blocked: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "scripts.ai_cli", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert re.findall(r"no plug-in named '(\w+)', which is to be blocked", done.stderr) == blocked
+
+
+def test_options_of_every_command_count_in_the_group_of_another_program(host: Host) -> None:
+    from scripts.cli.send import send
+
+    other = click.Group("other", {"send": send})
+    result = CliRunner().invoke(other, ["send", "-b", "x", "hi", "--debug"], obj=host)
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
 
 
 def test_a_broken_plugin_is_warned_of_and_help_works(host: Host) -> None:

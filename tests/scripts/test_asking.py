@@ -12,6 +12,8 @@ import pytest
 
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
+pytestmark = pytest.mark.e2e
+
 
 def asked(directory: Path, *steps: str, env: dict[str, str] | None = None) -> Terminal:
     return Terminal("recipe", "mine", "goal", path=write_recipe(directory, *steps), env=env)
@@ -192,7 +194,7 @@ def interactive_shell(path: Path) -> "pexpect.spawn[str]":
         "bash",
         ["--norc", "--noprofile", "-i"],
         env={**os.environ, "PYTHONPATH": str(path), "PS1": "$ "},
-        timeout=20,
+        timeout=60,
         encoding="utf-8",
     )
     shell.sendline(f"alias ai-cli='{sys.executable} -m scripts.ai_cli'; bind 'set enable-bracketed-paste off'")

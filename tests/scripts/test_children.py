@@ -16,9 +16,11 @@ import pytest
 from llm.testing import write_distribution
 from llm.types import Step, StepContext, StepResult
 from scripts import shell
-from scripts.steps import child as child_module
-from scripts.steps.processes import process_table
+from scripts.steps.process import child as child_module
+from scripts.steps.process.processes import process_table
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
+
+pytestmark = pytest.mark.e2e
 
 #: What a shell does while it waits for a signal: it runs a trap between two commands.
 FOR_A_WHILE = "for i in $(seq 400); do sleep 0.05; done"
@@ -57,7 +59,7 @@ def mark(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.02)

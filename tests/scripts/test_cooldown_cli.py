@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from llm._state import state_dir
 from llm.backends.plugin_sdk import register_backend
 from llm.errors import BackendConnectionError
 from llm.host import Host
-from llm.state import state_dir
 from llm.testing import host_with
 from scripts.ai_cli import cli
 

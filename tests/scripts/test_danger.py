@@ -56,7 +56,7 @@ def test_what_does_not(command: str) -> None:
     assert dangers(Step(command)) == ()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(alphabet=st.sampled_from("rm -f/;|&(){}'\"$x=\n:>"), max_size=60))
 def test_any_text_is_looked_at(command: str) -> None:
     dangers(Step(command))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.installer import InstallError, child_environment, find_installer, installed_version
+from scripts.packages.installer import InstallError, child_environment, find_installer, installed_version
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import pytest
 
 from llm.testing import write_distribution
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[2]
 
 

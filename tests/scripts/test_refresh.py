@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm.testing import write_distribution
-from scripts.checking import check
+from scripts.packages.checking import check
 
 HOUR = 3600 * 10**9
 

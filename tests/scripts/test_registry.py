@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-import scripts.registry_source
-from scripts.registry import PLUGIN, RECIPE, Registry, load_registry
-from scripts.registry_document import parse, validate
-from scripts.registry_source import RegistryError, bundled_directory, shown
+import scripts.packages.source
+from scripts.packages.registry import PLUGIN, RECIPE, Registry, load_registry, parse, validate
+from scripts.packages.source import RegistryError, bundled_directory, shown
 from tests.servers import Exchange, FaultServer, http_answer
 
 GOOD = {"plugins": {"mine": "my-package>=1"}, "recipes": {"clean": "my-recipes"}}
@@ -345,7 +344,7 @@ class TestServer:
 
     @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n\r\n{"])
     def test_a_silent_server_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
-        monkeypatch.setattr(scripts.registry_source, "TIMEOUT_SECONDS", 0.2)
+        monkeypatch.setattr(scripts.packages.source, "TIMEOUT_SECONDS", 0.2)
 
         def silent(exchange: Exchange) -> None:
             exchange.connection.sendall(start)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 from llm.testing import write_distribution
 from llm.types import Step
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
+
+pytestmark = pytest.mark.e2e
 
 
 def ai_cli(directory: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -44,7 +47,8 @@ def test_keep_going_runs_all_and_ends_with_the_first_failure(tmp_path: Path) -> 
     path = write_recipe(tmp_path, "exit 3", "echo two", "exit 4")
     result = mine(path, "--yes", "--keep-going")
     assert (result.returncode, result.stdout) == (3, "two\n")
-    assert "3 of 3 steps ran in 0.0 s; 2 failed: step 1 (status 3, 0.0 s), step 3 (status 4, 0.0 s)" in result.stderr
+    told = r"3 of 3 steps ran in \d+\.\d s; 2 failed: step 1 \(status 3, \d+\.\d s\), step 3 \(status 4, \d+\.\d s\)"
+    assert re.search(told, result.stderr)
 
 
 def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
@@ -117,7 +121,7 @@ def test_what_looks_dangerous_or_wants_a_confirmation_runs_if_that_is_allowed(tm
 def test_from_leaves_out_what_comes_before(tmp_path: Path) -> None:
     result = mine(write_recipe(tmp_path, "echo one", "echo two"), "--yes", "--from", "2")
     assert (result.returncode, result.stdout) == (0, "two\n")
-    assert "1 of 2 steps ran in 0.0 s; 1 left out" in result.stderr
+    assert re.search(r"1 of 2 steps ran in \d+\.\d s; 1 left out", result.stderr)
 
 
 def test_a_run_that_failed_goes_on_where_it_failed(tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_a_run_that_failed_goes_on_where_it_failed(tmp_path: Path) -> None:
 
 def test_a_runner_that_was_killed_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
     marker = tmp_path / "second"
-    path = write_recipe(tmp_path, "echo one", f"test -e {marker} && exit; touch {marker}; exec sleep 30", "echo three")
+    path = write_recipe(tmp_path, "echo one", f"test -e {marker} && exit; touch {marker}; exec sleep 600", "echo three")
     process = subprocess.Popen(
         [*AI_CLI, "recipe", "mine", "goal", "--yes"],
         env={**os.environ, "PYTHONPATH": str(path)},
@@ -148,7 +152,7 @@ def test_a_runner_that_was_killed_leaves_a_run_to_go_on_with(tmp_path: Path) -> 
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not marker.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -98,6 +98,11 @@ def test_a_fallback_is_told_in_one_line_and_in_json(host: Host) -> None:
         ("stop", ""),
         (None, ""),
         ("tool_calls", ""),
+        ("END_TURN", ""),
+        (
+            "aborted",
+            "warning: the answer is not whole: its server ended it for a reason of its own (finish_reason aborted)\n",
+        ),
         (
             "length",
             "warning: the answer is not whole: it ends where the limit of tokens was reached (finish_reason length)\n",
@@ -262,6 +267,7 @@ def events(exchange: Exchange) -> None:
         exchange.connection.sendall(b"data: %b\n\n" % json.dumps(document).encode())
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("options", "streamed"), [([], True), (["--no-stream"], False)])
 def test_on_a_terminal_the_answer_is_streamed(options: list[str], streamed: bool) -> None:
     whole = http_answer({"choices": [{"message": {"content": "Hello."}}]})
@@ -279,6 +285,7 @@ def test_on_a_terminal_the_answer_is_streamed(options: list[str], streamed: bool
     assert (process.returncode, shown) == (0, b"Hello.\r\n")
 
 
+@pytest.mark.e2e
 def test_a_reader_that_goes_away_ends_a_stream() -> None:
     def endless(exchange: Exchange) -> None:
         exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -298,7 +305,7 @@ def test_a_reader_that_goes_away_ends_a_stream() -> None:
         assert process.stdout.read(5) == b"more "
         process.stdout.close()
         process.stdout = None
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert b"Traceback" not in err
 
 
@@ -312,15 +319,20 @@ def silent_in_a_stream(exchange: Exchange) -> None:
     exchange.stopping.wait(60)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
-    ("reply", "options", "stdout"),
+    ("reply", "options", "begins", "stdout"),
     [
-        pytest.param(silent, [], b"", id="in a blocked read"),
-        pytest.param(silent_in_a_stream, ["--stream"], b"Well\n", id="in a stream"),
-        pytest.param(http_answer(b"", 503, {"Retry-After": "60"}), [], b"", id="in a wait"),
+        pytest.param(silent, [], None, b"", id="in a blocked read"),
+        pytest.param(silent_in_a_stream, ["--stream"], ("stdout", b"Well"), b"\n", id="in a stream"),
+        pytest.param(
+            http_answer(b"", 503, {"Retry-After": "60"}), [], ("stderr", b"note: "), b"", id="in a wait that is told"
+        ),
     ],
 )
-def test_ctrl_c_ends_it_at_once(reply: Any, options: list[str], stdout: bytes) -> None:
+def test_ctrl_c_ends_it_at_once(
+    reply: Any, options: list[str], begins: tuple[str, bytes] | None, stdout: bytes
+) -> None:
     with FaultServer(reply) as server:
         process = subprocess.Popen(
             [*COMMAND, *options],
@@ -328,19 +340,25 @@ def test_ctrl_c_ends_it_at_once(reply: Any, options: list[str], stdout: bytes) -
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,
         )
-        deadline = time.monotonic() + 30
-        while not server.requests and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(0.5)  # until it waits
+        if begins is None:
+            deadline = time.monotonic() + 60
+            while not server.requests:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        else:
+            stream, words = begins
+            assert getattr(process, stream).read(len(words)) == words
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert len(server.requests) == 1
     assert (process.returncode, out) == (130, stdout)
     assert err.decode().splitlines()[-1] == "aborted"
     assert KEY not in err.decode()
 
 
+@pytest.mark.e2e
 def test_a_long_wait_is_told_while_it_lasts() -> None:
     with FaultServer(http_answer(b"slow down", 429, {"Retry-After": "2"}), http_answer(b"no", 400)) as server:
         process = subprocess.run(
@@ -357,14 +375,16 @@ def test_a_long_wait_is_told_while_it_lasts() -> None:
     )
 
 
+@pytest.mark.e2e
 def test_a_key_over_plain_http_to_another_machine_is_warned_of() -> None:
-    process = subprocess.run(
-        [*COMMAND, "--timeout", "5"],
-        env={**os.environ, "MINDBRIDGE_BASE_URL": "http://nobody.invalid", "MINDBRIDGE_API_KEY": KEY},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-    )
+    with FaultServer(http_answer(b"no", 400)) as proxy:  # asks no name server
+        process = subprocess.run(
+            COMMAND,
+            env=environment(proxy, MINDBRIDGE_BASE_URL="http://nobody.invalid", http_proxy=proxy.url),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+        )
     lines = process.stderr.decode().splitlines()
     assert lines[0] == (
         "warning: the API key of MindBridge goes to nobody.invalid without encryption; use https in MINDBRIDGE_BASE_URL"

@@ -14,6 +14,8 @@ from llm.types import Step, StepContext
 from scripts import shell
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
+pytestmark = pytest.mark.e2e
+
 CLEANS_UP = "trap 'sleep 0.5; echo cleaned-$((1+1)); exit {status}' {signal}; echo ready-$((1+1)); {body}"
 #: Waits, not forever, in pieces: a shell runs a trap only after the program that it waits for has ended.
 WAITING = "for i in $(seq 200); do sleep 0.1; done"
@@ -55,7 +57,7 @@ def test_an_interrupt_reaches_the_step_once_and_ends_the_run(
     step = CLEANS_UP.format(status=own, signal="INT", body=WAITING)
     process = start(step, "echo NEXT-RAN", directory=tmp_path)
     send(process, signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (status, "cleaned-2\n")
     assert "Traceback" not in err
 
@@ -68,7 +70,7 @@ def test_other_signals_end_the_step_and_then_the_run(
     step = CLEANS_UP.format(status=0, signal="TERM", body=WAITING)
     process = start(step, "echo NEXT-RAN", directory=tmp_path)
     send(process, number)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (128 + number, "cleaned-2\n")
 
 
@@ -76,7 +78,7 @@ def test_without_a_terminal_all_that_a_step_started_ends_with_it(tmp_path: Path)
     process = start("echo ready-$((1+1)); sleep 60; echo never", directory=tmp_path)
     to_process(process, signal.SIGTERM)
     # The output ends when nobody holds it any more: `sleep` would.
-    assert process.communicate(timeout=20)[0] == ""
+    assert process.communicate(timeout=60)[0] == ""
     assert process.returncode == 128 + signal.SIGTERM
 
 
@@ -85,7 +87,7 @@ def test_a_second_interrupt_ends_a_step_that_goes_on(tmp_path: Path) -> None:
     for _ in range(2):
         to_process(process, signal.SIGINT)
         time.sleep(0.5)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
 
 
@@ -94,7 +96,7 @@ def test_a_step_that_ignores_that_as_well_is_killed(tmp_path: Path) -> None:
     for _ in range(2):
         to_process(process, signal.SIGINT)
         time.sleep(0.5)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
 
 
@@ -105,7 +107,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     to_process(process, signal.SIGHUP)
-    assert process.communicate(timeout=20)[0] == "alive\n"
+    assert process.communicate(timeout=60)[0] == "alive\n"
     assert process.returncode == 0
 
 

@@ -12,8 +12,8 @@ from llm.testing import host_with
 from llm.types import Step, StepContext
 from scripts import shell
 from scripts.steps.environment import Surroundings
+from scripts.steps.process.signals import RunEnded, Switchboard, handled
 from scripts.steps.runner import StepRunner
-from scripts.steps.signals import RunEnded, Switchboard, handled
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG, signal.SIGCONT)
 
@@ -96,13 +96,13 @@ def test_in_another_thread_nothing_is_handled() -> None:
     def work() -> None:
         with handled({signal.SIGINT: lambda _number, _frame: None}):
             at_work.set()
-            done.wait(20)
+            done.wait(60)
 
     before = handlers()
     with Switchboard():
         thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))  # as `asyncio.to_thread` does
         thread.start()
-        at_work.wait(20)
+        at_work.wait(60)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
         done.set()
@@ -131,7 +131,7 @@ def test_handlers_are_put_in_place_once_for_all_steps(monkeypatch: pytest.Monkey
 
 
 def test_a_step_in_a_run_is_ended_by_its_own_handlers() -> None:
-    step, context = Step("kill -TERM $PPID; sleep 20"), StepContext("mine", 1, 1, dict(os.environ))
+    step, context = Step("kill -TERM $PPID; sleep 600"), StepContext("mine", 1, 1, dict(os.environ))
     with Switchboard():
         result = shell.llm_run_step(step, context)
     assert (result.status, result.interrupted_by) == (128 + signal.SIGTERM, signal.SIGTERM)

@@ -11,6 +11,8 @@ import pytest
 from llm.testing import write_distribution
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
+pytestmark = pytest.mark.e2e
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
 
 

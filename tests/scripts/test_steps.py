@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 from llm.testing import write_distribution
-from scripts.steps.log import Journal
+from scripts.steps.records import Journal
 from tests.scripts.terminal import AI_CLI, write_recipe
 
 

@@ -1,6 +1,6 @@
 """OpenRouter, over HTTP. `OPENROUTER_BASE_URL` says where it is if not at its usual place."""
 
-from llm.backends.chat_completions import ChatCompletionsBackend
+from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 
 

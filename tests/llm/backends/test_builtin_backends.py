@@ -8,6 +8,7 @@ import responses
 
 from llm.config import CONFIG_PATH_VARIABLE, ENVIRONMENT
 from llm.host import Host, create_host
+from llm.retries import RetryPolicy
 from llm.router import NoAnswerError, complete
 from llm.types import Request
 
@@ -114,7 +115,7 @@ def test_a_failure_names_the_plug_in_and_the_next_backend_answers(
     monkeypatch.setenv("MINDBRIDGE_API_KEY", "k")
     http.post(ADDRESSES["openrouter"], status=500, json={"error": {"message": "on fire"}})
     http.post(ADDRESSES["mindbridge"], json=ANSWER)
-    completion = complete(Request("hi"), host=host)
+    completion = complete(Request("hi"), host=host, retries=RetryPolicy(first_wait=0))
     assert completion.plugin == "backend:mindbridge"
     failed = completion.attempts[0]
     assert failed.origin is not None

@@ -1,7 +1,6 @@
 """The HTTP client: what it sends, and what it says about every way in which an answer can fail."""
 
 import gzip
-import importlib.metadata
 import json
 import socket
 import threading
@@ -19,10 +18,9 @@ import responses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.backends.chat_answers import read_answer
-from llm.backends.chat_completions import ChatCompletionsBackend
-from llm.backends.chat_requests import BearerAuth, option_value
-from llm.backends.http_errors import MAX_QUOTE, Endpoint
+from llm.backends.http._answers import AnswerReader
+from llm.backends.http._errors import MAX_QUOTE, Endpoint
+from llm.backends.http.client import ChatCompletionsBackend, _BearerAuth, _option_value
 from llm.errors import (
     AuthenticationError,
     BackendConnectionError,
@@ -221,7 +219,7 @@ def test_a_header_that_cannot_be_sent(value: Any, serve: Any) -> None:
     ],
 )
 def test_option_values(text: Any, sent: Any) -> None:
-    assert option_value(text) == sent
+    assert _option_value(text) == sent
 
 
 @pytest.mark.parametrize("name", ["messages", "model", "stream"])
@@ -460,7 +458,7 @@ def test_other_secrets_are_not_shown_either(http: responses.RequestsMock, monkey
     monkeypatch.setenv("SERVICE_ODD_SECRET", "\udcff")
     http.post(URL, status=500, body="tenant-secret?")
     error = failure(TwoSecrets())
-    assert str(error) == "Service answered HTTP 500 Internal Server Error: [secret]?"
+    assert str(error) == "Service answered HTTP 500 Internal Server Error: ***?"
 
 
 def test_an_error_of_which_only_the_start_comes(backend: Service, serve: Any) -> None:
@@ -638,7 +636,7 @@ def test_any_body_is_a_text_or_a_backend_error(document: Any) -> None:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     endpoint = Endpoint("Service", URL, "SERVICE_BASE_URL", "SERVICE_API_KEY", True, (KEY,))
     try:
-        shown = read_answer(body, endpoint).text
+        shown = AnswerReader(endpoint).whole([body]).text
     except BackendError as error:
         shown = str(error)
         limit = MAX_QUOTE + 100
@@ -702,17 +700,7 @@ def reset_in_mid_body(exchange: Exchange) -> None:
     ("reply", "reason"),
     [
         (reset_at_once, "the server closed the connection"),
-        (reset_in_mid_body, "the server closed the connection"),
         (b"", "the server closed the connection"),
-        pytest.param(
-            http_answer(b"{", headers={"Content-Length": "9"}),
-            "the connection broke in the middle of the answer",
-            marks=pytest.mark.skipif(
-                importlib.metadata.version("urllib3").startswith("1."), reason="urllib3 1 does not notice"
-            ),
-        ),
-        (CHUNKED + b"5\r\n{", "the connection broke in the middle of the answer"),
-        (CHUNKED + b"zz\r\n{", "the connection broke in the middle of the answer"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "what came back is not HTTP"),
     ],
 )
@@ -721,6 +709,25 @@ def test_a_connection_that_breaks(reply: Reply, reason: str, backend: Service, s
         error = failure(backend)
     assert type(error) is BackendConnectionError
     assert str(error) == f"no answer from Service at {server.host}: {reason}"
+    assert error.hint == "check SERVICE_BASE_URL"
+
+
+@pytest.mark.parametrize(
+    ("reply", "how"),
+    [
+        (reset_in_mid_body, "1 byte: the server closed the connection"),
+        (http_answer(b"{", headers={"Content-Length": "9"}), "1 byte"),
+        (CHUNKED + b"5\r\n{", "1 byte"),
+        (CHUNKED + b"2\r\n{}\r\n", "2 bytes"),
+        (CHUNKED + b"zz\r\n{", "0 bytes"),
+    ],
+)
+def test_a_connection_that_breaks_in_the_middle(reply: Reply, how: str, backend: Service, serve: Any) -> None:
+    with serve(reply) as server:
+        error = failure(backend)
+    assert type(error) is BackendConnectionError
+    assert str(error) == f"the connection to Service at {server.host} broke in the middle of the answer, after {how}"
+    assert error.hint is None  # the address is right
 
 
 def test_broken_headers(backend: Service, serve: Any) -> None:
@@ -737,12 +744,15 @@ def silent_in_mid_body(exchange: Exchange) -> None:
     exchange.stopping.wait(60)
 
 
-@pytest.mark.parametrize("reply", [silent, silent_in_mid_body])
-def test_a_server_that_says_nothing(reply: Reply, serve: Any) -> None:
+@pytest.mark.parametrize(
+    ("reply", "what"),
+    [(silent, "nothing for 0.3 s"), (silent_in_mid_body, "nothing more for 0.3 s, after 1 byte of its answer")],
+)
+def test_a_server_that_says_nothing(reply: Reply, what: str, serve: Any) -> None:
     with serve(reply) as server:
         error = failure(Hasty())
     assert type(error) is BackendTimeoutError
-    assert str(error) == f"Service at {server.host} sent nothing for 0.3 s"
+    assert str(error) == f"Service at {server.host} sent {what}"
 
 
 def test_a_server_that_never_ends(serve: Any) -> None:
@@ -858,4 +868,4 @@ def test_a_subclass_that_names_nothing() -> None:
 
 def test_reprs_show_no_key(http: responses.RequestsMock) -> None:
     endpoint = Endpoint("Service", URL, "SERVICE_BASE_URL", "SERVICE_API_KEY", True, (KEY,))
-    assert "sk-planted" not in f"{BearerAuth(KEY)!r} {endpoint!r} {Service()!r}"
+    assert "sk-planted" not in f"{_BearerAuth(KEY)!r} {endpoint!r} {Service()!r}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm import Candidate, Completion, Request, complete, hookimpl, stream
 from llm.answer_stream import CutAnswerError
-from llm.backends.chat_completions import ChatCompletionsBackend
+from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.host import Host
@@ -151,13 +151,13 @@ def check(rig: Any, schedules: list[list[str]], *, streamed: bool) -> None:
         assert KEY not in shown
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SCHEDULES)
 def test_whole_answers(rig: Any, schedules: list[list[str]]) -> None:
     check(rig, schedules, streamed=False)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SCHEDULES)
 def test_streamed_answers(rig: Any, schedules: list[list[str]]) -> None:
     check(rig, schedules, streamed=True)
@@ -174,7 +174,7 @@ TAILS = {
 }
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TEXTS, st.sampled_from(sorted(TAILS)))
 def test_whatever_came_of_a_cut_answer_is_kept(rig: Any, texts: list[str], tail: str) -> None:
     host, observer, monkeypatch = rig

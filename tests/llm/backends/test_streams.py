@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import threading
 import time
 import zlib
@@ -15,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import Completion, Request, Usage
-from llm.backends.chat_completions import ChatCompletionsBackend
-from llm.backends.chat_streams import ChatStream
-from llm.backends.http_errors import Endpoint
-from llm.backends.server_sent_events import Event, read_events
+from llm.backends.http._answers import AnswerReader, Event, read_events
+from llm.backends.http._errors import Endpoint
+from llm.backends.http.client import ChatCompletionsBackend
 from llm.errors import (
     BackendConnectionError,
     BackendError,
@@ -117,7 +117,7 @@ def read(
     body: bytes, cuts: list[int] | None = None, model: str | None = None, strict: bool = False
 ) -> tuple[list[str], Completion]:
     """Return the texts of a streamed answer, and its end."""
-    *texts, end = ChatStream(ENDPOINT, model, strict).read(iter(split(body, cuts or [])))
+    *texts, end = AnswerReader(ENDPOINT, model, strict).read(iter(split(body, cuts or [])))
     assert isinstance(end, Completion)
     assert all(isinstance(text, str) for text in texts)
     return [str(text) for text in texts], end
@@ -258,9 +258,10 @@ def test_answers_that_are_none(body: bytes, kind: type[D0ttinoError], message: s
                 }
             ),
             BackendHTTPError,
-            "Service answered HTTP 502 Bad Gateway: Provider returned error: [secret] is busy",
+            "Service answered HTTP 502 Bad Gateway: Provider returned error: *** is busy",
         ),
-        (sse({"error": "overloaded"}), MalformedResponseError, "Service answered with an error: overloaded"),
+        (sse({"error": "overloaded"}), BackendHTTPError, "Service answered with an error: overloaded"),
+        (sse({"error": "no idea"}), MalformedResponseError, "Service answered with an error: no idea"),
         (
             b'event: error\ndata: {"message": "overloaded", "code": "529"}\n\n',
             BackendHTTPError,
@@ -274,7 +275,7 @@ def test_answers_that_are_none(body: bytes, kind: type[D0ttinoError], message: s
     ],
 )
 def test_an_answer_that_breaks_off_has_given_its_text(rest: bytes, kind: type[BackendError], message: str) -> None:
-    texts, error = until_error(ChatStream(ENDPOINT, None, False).read(iter([sse(chunk("Well"), done=False), rest])))
+    texts, error = until_error(AnswerReader(ENDPOINT, None, False).read(iter([sse(chunk("Well"), done=False), rest])))
     assert (texts, type(error), error.message) == (["Well"], kind, message)
 
 
@@ -307,7 +308,7 @@ def test_any_events_are_text_or_a_backend_error(documents: list[Any]) -> None:
 
 
 def test_a_strict_request_shows_nothing_of_another_model() -> None:
-    shown = ChatStream(ENDPOINT, "large", True).read(iter([sse(chunk("a"))]))
+    shown = AnswerReader(ENDPOINT, "large", True).read(iter([sse(chunk("a"))]))
     with pytest.raises(ServedModelError):
         next(shown)
     assert read(sse(chunk("a")), model="m", strict=True)[0] == ["a"]
@@ -411,11 +412,12 @@ def test_nobody_waits_for_a_server_that_does_not_hang_up(serve: Any, backend: Se
     def keeps_open(exchange: Exchange) -> None:
         exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD)
         exchange.stopping.wait(60)
+        hung_up.set()
 
+    hung_up = threading.Event()
     with serve(keeps_open):
-        started = time.monotonic()
         *texts, _ = backend.stream("hi")
-        assert time.monotonic() - started < 20
+        assert not hung_up.is_set()
     assert "".join(map(str, texts)) == "Grüße 😀"
 
 
@@ -439,7 +441,7 @@ def test_each_text_is_there_as_soon_as_it_was_sent(framing: str, serve: Any, bac
 
     def in_two_steps(exchange: Exchange) -> None:
         exchange.connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + framed(first))
-        shown.wait(10)
+        shown.wait(60)
         exchange.connection.sendall(framed(second) + (b"0\r\n\r\n" if framing == "chunked" else b""))
 
     shown = threading.Event()
@@ -454,9 +456,19 @@ def test_each_text_is_there_as_soon_as_it_was_sent(framing: str, serve: Any, bac
 @pytest.mark.parametrize(
     ("tail", "message"),
     [
-        pytest.param(lambda exchange: exchange.reset(), "the server closed the connection", id="reset"),
-        pytest.param(lambda exchange: exchange.connection.close(), "in the middle of the answer", id="closed"),
-        pytest.param(lambda exchange: exchange.connection.sendall(b"zz\r\n"), "no answer from Service", id="bad chunk"),
+        pytest.param(
+            lambda exchange: exchange.reset(), ", after 98 bytes: the server closed the connection", id="reset"
+        ),
+        pytest.param(
+            lambda exchange: exchange.connection.close(),
+            "broke in the middle of the answer, after 98 bytes",
+            id="closed",
+        ),
+        pytest.param(
+            lambda exchange: exchange.connection.sendall(b"zz\r\n"),
+            "broke in the middle of the answer, after 98 bytes",
+            id="bad chunk",
+        ),
     ],
 )
 def test_a_stream_whose_connection_breaks(tail: Any, message: str, serve: Any, backend: Service) -> None:
@@ -471,7 +483,8 @@ def test_a_stream_whose_connection_breaks(tail: Any, message: str, serve: Any, b
     with serve(breaking):
         texts, error = until_error(backend.stream("hi"))
     assert (texts, type(error)) == (["Well"], BackendConnectionError)
-    assert message in error.message
+    assert error.message.endswith(message)
+    assert error.hint is None  # the address is right
 
 
 def test_a_stream_that_is_too_long(serve: Any) -> None:
@@ -492,9 +505,10 @@ def test_a_stream_that_comes_drop_by_drop_ends_on_time(serve: Any, backend: Serv
             exchange.connection.sendall(b":")
 
     with serve(dripping) as server:
-        texts, error = until_error(backend.stream("hi", request=Request("hi", deadline=time.monotonic() + 0.5)))
+        texts, error = until_error(backend.stream("hi", request=Request("hi", deadline=time.monotonic() + 1)))
     assert (texts, type(error)) == (["Well"], BackendTimeoutError)
-    assert error.message == f"Service at {server.host} did not finish its answer within 0.5 s"
+    told = rf"Service at {re.escape(server.host)} did not finish its answer within (0\.\d|1) s"
+    assert re.fullmatch(told, error.message)
 
 
 def test_who_stops_reading_closes_the_connection(serve: Any, backend: Service) -> None:
@@ -512,4 +526,4 @@ def test_who_stops_reading_closes_the_connection(serve: Any, backend: Service) -
         texts = backend.stream("hi")
         next(texts)
         texts.close()  # type: ignore[attr-defined]
-        assert closed.wait(5)
+        assert closed.wait(60)

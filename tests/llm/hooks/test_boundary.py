@@ -136,7 +136,7 @@ def test_a_function_of_another_name_can_implement_a_hook(specname_first: bool) -
 @pytest.mark.parametrize(
     "result",
     [fail(RuntimeError("no")), fail(SystemExit(3)), 3, [3], [BackendInfo("")], [BackendInfo(None)], {"a": 1}],  # type: ignore[arg-type]
-    ids=repr,
+    ids=["error", "exit", "number", "list of a number", "empty name", "no name", "dict"],
 )
 def test_a_plugin_that_lists_rubbish_is_recorded_and_the_others_are_used(result: Any) -> None:
     class Rubbish:

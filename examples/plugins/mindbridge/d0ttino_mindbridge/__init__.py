@@ -4,7 +4,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 
-from llm.backends.chat_completions import ChatCompletionsBackend
+from llm.backends.http.client import ChatCompletionsBackend
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from llm import Step, StepContext, StepResult, hookimpl
 from llm.errors import D0ttinoError
-from scripts.steps.arguments import arguments
+from scripts.steps.environment import arguments
 from scripts.steps.local import run_locally
 
 __version__ = "0.1.0"

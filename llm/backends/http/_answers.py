@@ -1,0 +1,400 @@
+"""Chat completions as text, whole or in server-sent events, and precise errors for those without text."""
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
+from typing import Any, Final, NamedTuple, TypeGuard
+
+from llm.backends.http._errors import Endpoint, is_page, page_title, server_words, told_error
+from llm.errors import (
+    BackendConnectionError,
+    BackendError,
+    EmptyAnswerError,
+    MalformedResponseError,
+    RefusalError,
+    ServedModelError,
+    ToolCallError,
+    WebPageError,
+)
+from llm.served import is_served
+from llm.types import Completion, Usage
+
+#: What ends a stream.
+DONE: Final = "[DONE]"
+
+#: Types of the parts of a content that are the answer; others are thoughts, pictures and the like.
+_TEXT_PARTS: Final = ("text", "output_text")
+#: Reasons to end an answer that are failures.
+_FAILURES: Final = ("error", "failed", "failure")
+
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_FIELD: Final = re.compile(rb"(data|event|id|retry|error)?(?::|$)")
+_HIGH: Final = re.compile("[\ud800-\udbff]$")
+_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_HALF: Final = re.compile("[\ud800-\udfff]")
+
+
+# Server-sent events, as servers really send them, however the network splits them
+
+
+class Event(NamedTuple):
+    """One event; its kind is `message` without a field `event`, and `bare` for JSON without any field."""
+
+    data: str
+    kind: str = "message"
+
+
+def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> Iterator[Event]:  # noqa: PLR0912 - one state machine
+    r"""Yield the events of a stream; `strays` gets the lines that are nothing known.
+
+    Lines end with `\n`, `\r\n` or `\r`. What is not UTF-8 is replaced. The last event counts even if no empty
+    line ends it: some servers forget that. A field `error` is an event of that kind, and bare JSON is one too:
+    so come the failures of servers that had already begun to stream.
+    """
+    data: list[str] = []
+    bare: list[str] = []
+    kind = ""
+    for line in _lines(pieces):
+        field = _FIELD.match(line)
+        text = line.decode("utf-8", "replace")
+        if bare and (not line or field):
+            yield Event("\n".join(bare), "bare")
+            bare = []
+        if not line:
+            if data:
+                yield Event("\n".join(data), kind or "message")
+            data, kind = [], ""
+        elif field:
+            value = text.partition(":")[2].removeprefix(" ")
+            if field[1] == b"data":
+                data.append(value)
+            elif field[1] == b"event":
+                kind = value
+            elif field[1] == b"error":
+                yield Event(value, "error")
+        elif bare or text.startswith("{"):
+            bare.append(text)
+            if len(bare) == 1 and text.rstrip().endswith("}"):
+                yield Event(text, "bare")
+                bare = []
+        elif strays is not None:
+            strays.append(text)
+    for rest, of in ((bare, "bare"), (data, kind or "message")):
+        if rest:
+            yield Event("\n".join(rest), of)
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a body without their ends."""
+    # What has come of a line that has not ended. To join them at each piece would take long for a long line.
+    parts: list[bytes] = []
+    after_return = False
+    mark = _BYTE_ORDER_MARK
+    for piece in pieces:
+        # A `\r` ends its line at once; if the other half of `\r\n` comes later, it ends no other.
+        rest = piece[1:] if after_return and piece.startswith(b"\n") else piece
+        after_return = piece.endswith(b"\r") if piece else after_return
+        *ended, begun = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        for line in ended:
+            yield b"".join((*parts, line)).removeprefix(mark)
+            parts.clear()
+            mark = b""
+        parts.append(begun)
+    line = b"".join(parts).removeprefix(mark)
+    if line:
+        yield line
+
+
+# Chat completions
+
+
+class AnswerReader:
+    """Reads one answer, whole or in pieces.
+
+    `on_text` is called whenever a part of the answer has come, also a thought, and `on_done` when the server
+    has said that the answer is complete.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        model: str | None = None,
+        strict: bool = False,
+        on_text: Callable[[], object] = lambda: None,
+        on_done: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._model = model
+        self._strict = strict
+        self._on_text = on_text
+        self._on_done = on_done
+        self._served: str | None = None
+        self._usage: Usage | None = None
+        self._finish: str | None = None
+        self._shown = False
+        self._message: dict[str, Any] = {}
+        self._held = ""
+
+    def whole(self, pieces: Iterable[bytes]) -> Completion:
+        """Return the answer, with all of its text; see `read`."""
+        *texts, end = self.read(pieces)
+        assert isinstance(end, Completion)
+        return end.but(text="".join(map(str, texts)))
+
+    def read(self, pieces: Iterable[bytes]) -> Iterator[str | Completion]:
+        """Yield the text of an answer as it comes, and at the end what is known of it; raise `BackendError`s."""
+        body = iter(pieces)
+        start: list[bytes] = []
+        sign = b""
+        for piece in body:
+            start.append(piece)
+            sign = piece.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+            if sign:
+                break
+        try:
+            # Some servers do not stream although they are asked to, and others always do.
+            if sign in {b"{", b"[", b"<", b""} or sign >= b"\x80":
+                yield from self._document(b"".join((*start, *body)))
+            else:
+                yield from self._events(chain(start, body))
+            yield self._end()
+        except BackendError as error:
+            error.usage = self._usage
+            raise
+
+    def _document(self, body: bytes) -> Iterator[str]:
+        document = self._parsed(body)
+        if not isinstance(document, dict):
+            raise self._malformed(f"JSON that is no object: {self._said(body)}")
+        self._note(document)
+        choices = document.get("choices")
+        if not isinstance(choices, list):
+            raise self._malformed(f"JSON without 'choices': {self._said(body)}")
+        if not choices:
+            raise self._malformed("no choices")
+        choice = _first_choice(choices) or choices[0]
+        if not isinstance(choice, dict) or (not isinstance(choice.get("message"), dict) and not choice.get("error")):
+            raise self._malformed(f"a choice without message: {self._said(body)}")
+        text = _whole_characters(self._choice_text(choice, "message"))
+        if not text.strip():
+            if self._has_failed():
+                return
+            self._message.setdefault("content", choice["message"].get("content"))
+            raise self._why_empty()
+        yield text
+
+    def _parsed(self, body: bytes) -> Any:
+        if not body.strip():
+            raise self._malformed("an empty body")
+        fault = text = ""
+        try:
+            text = body.decode("utf-8-sig")
+            return json.loads(text)
+        except UnicodeDecodeError:
+            fault = "bytes that are not UTF-8"
+        except RecursionError:
+            fault = "JSON that is nested too deeply"
+        except ValueError:
+            fault = f"what is not JSON: {self._said(body)}"
+        if is_page(text):
+            title, name = page_title(text), self._endpoint.base_url_env
+            titled = f", titled {self._endpoint.quote(title)!r}" if title else ""
+            raise WebPageError(
+                f"{self._endpoint.label} answered with a web page instead of JSON{titled}",
+                hint=f"check {name}, and whether this network wants a login first",
+            )
+        raise self._malformed(fault)
+
+    def _events(self, pieces: Iterable[bytes]) -> Iterator[str]:
+        done, blank, came = False, "", False
+        strays: deque[str] = deque(maxlen=20)
+        events = read_events(pieces, strays)
+        for event in events:
+            came = True
+            if event.data.strip() == DONE:
+                done = True
+                break
+            text = self._joined(self._event_text(event))
+            # Blank text alone is no answer: it is shown with the first other text.
+            if not self._shown and (not text or text.isspace()):
+                blank += text
+            elif text:
+                yield text if self._shown else blank + text
+                self._shown = True
+        if not done and self._finish is None:
+            raise self._broken_off("\n".join(strays), came)
+        if self._held:
+            yield "\N{REPLACEMENT CHARACTER}"
+        elif not self._shown and not self._has_failed():
+            raise self._why_empty()
+        if done:
+            # Only a connection of which nothing is left to be read can be used again.
+            self._on_done()
+            with suppress(BackendError):
+                deque(events, maxlen=0)
+
+    def _broken_off(self, rest: str, came: bool) -> BackendError:
+        if not came and rest:
+            with suppress(ValueError):
+                json.loads(rest)
+                return self._malformed(f"JSON that is no object: {self._endpoint.quote(rest)}")
+            return self._malformed(f"what is not JSON: {self._endpoint.quote(rest)}")
+        words = f"; then came: {self._endpoint.quote(server_words(rest))}" if rest else ""
+        return BackendConnectionError(f"{self._endpoint.label} ended its answer before it was complete{words}")
+
+    def _end(self) -> Completion:
+        if self._has_failed():
+            native = self._message.get("native")
+            because = f" ({self._endpoint.quote(native)})" if isinstance(native, str) else ""
+            raise BackendError(
+                f"{self._endpoint.label} ended its answer with an error in the middle{because}", transient=True
+            )
+        return Completion(
+            "", model=self._model, served_model=self._served, usage=self._usage, finish_reason=self._finish
+        )
+
+    def _has_failed(self) -> bool:
+        return (self._finish or "").casefold() in _FAILURES
+
+    def _event_text(self, event: Event) -> str:
+        """Return the text of one event, and note what else it tells."""
+        try:
+            document = json.loads(event.data)
+        except (ValueError, RecursionError):
+            document = None
+        if event.kind == "error":
+            held = document.get("error") if isinstance(document, dict) else None
+            raise told_error(self._endpoint, held or document or event.data)
+        if event.kind in {"text", "stop"} and isinstance(document, str):  # LobeChat's own events
+            self._on_text()
+            if event.kind == "text":
+                return document
+            self._finish = self._reason(document)
+            return ""
+        if not isinstance(document, dict):
+            if event.kind not in {"message", "bare"}:
+                return ""  # `event: ping`, `event: reasoning` and the like
+            raise self._event_malformed("an event that is no JSON object", event)
+        if event.kind == "bare" and "choices" not in document and not document.get("error"):
+            raise told_error(self._endpoint, document)
+        self._note(document)
+        choices = document.get("choices")
+        if not isinstance(choices, list) or not choices:
+            return ""  # the usage comes in an event without choices
+        choice = _first_choice(choices)
+        if choice is None:
+            return ""
+        if not isinstance(choice, dict):
+            raise self._event_malformed("a choice that is no JSON object", event)
+        return self._choice_text(choice, "delta" if choice.get("delta") else "message")
+
+    def _note(self, document: dict[str, Any]) -> None:
+        """Note what an answer, or an event of one, tells beside its text."""
+        self._usage = usage_of(document) or self._usage
+        if document.get("error"):
+            raise told_error(self._endpoint, document["error"])
+        if "choices" not in document and "error" in (document.get("object"), document.get("type")):
+            raise told_error(self._endpoint, document)
+        if self._served is None:
+            model = document.get("model")
+            self._served = model if isinstance(model, str) and model else None
+            if self._strict and not is_served(self._model, self._served):
+                raise ServedModelError(f"the model {self._model!r} was asked for, and {self._served!r} answers")
+
+    def _choice_text(self, choice: dict[str, Any], member: str) -> str:
+        """Return the text of a choice, and note why it ended."""
+        if choice.get("error"):
+            raise told_error(self._endpoint, choice["error"])
+        self._finish = self._reason(choice.get("finish_reason")) or self._finish
+        self._message["native"] = choice.get("native_finish_reason") or self._message.get("native")
+        message = choice.get(member)
+        if not isinstance(message, dict):
+            return ""
+        if any(message.values()):
+            self._on_text()
+        if isinstance(message.get("refusal"), str):
+            self._message["refusal"] = self._message.get("refusal", "") + message["refusal"]
+        if message.get("tool_calls") or message.get("function_call"):
+            self._message["tool_calls"] = True
+        return content_text(message.get("content"))
+
+    def _reason(self, reason: object) -> str | None:
+        return self._endpoint.quote(reason)[:40] or None if isinstance(reason, str) else None
+
+    def _joined(self, text: str) -> str:
+        """Return the text without half a character at its end, which may come with the next event."""
+        text = self._held + text
+        self._held = text[-1] if _HIGH.search(text) else ""
+        return _whole_characters(text.removesuffix(self._held))
+
+    def _why_empty(self) -> MalformedResponseError:
+        """Return the error for a message without text."""
+        answered = f"{self._endpoint.label} answered with"
+        refusal, content = self._message.get("refusal"), self._message.get("content")
+        if refusal and refusal.strip():
+            return RefusalError(f"{answered} a refusal: {self._endpoint.quote(refusal)}")
+        if self._message.get("tool_calls"):
+            return ToolCallError(f"{answered} a call of a tool and no text")
+        if content is not None and not isinstance(content, str | list):
+            return EmptyAnswerError(f"{answered} content that is no text but {type(content).__name__}")
+        ended = f" (finish_reason {self._finish})" if self._finish else ""
+        return EmptyAnswerError(f"{answered} no text{ended}")
+
+    def _said(self, body: bytes) -> str:
+        return self._endpoint.quote(body.decode("utf-8", "replace"))
+
+    def _malformed(self, what: str) -> MalformedResponseError:
+        return MalformedResponseError(f"{self._endpoint.label} answered with {what}")
+
+    def _event_malformed(self, what: str, event: Event) -> MalformedResponseError:
+        return MalformedResponseError(f"{self._endpoint.label} sent {what}: {self._endpoint.quote(event.data)}")
+
+
+def _first_choice(choices: list[Any]) -> Any:
+    """Return the choice with index 0, wherever it stands; with `n: 2` others come too."""
+    for position, choice in enumerate(choices):
+        index = choice.get("index") if isinstance(choice, dict) else None
+        if (position if index is None else index) == 0:
+            return choice
+    return None
+
+
+def content_text(content: Any) -> str:
+    """Return a message's content, which is text or a list of parts, as text."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = (part for part in content if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS)
+    texts = (part.get("text") for part in parts if not part.get("thought"))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def usage_of(document: dict[str, Any]) -> Usage | None:
+    """Return what a server says was used, or `None` if it does not say, or says nonsense."""
+    usage = document.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    given, produced, cost = (usage.get(key) for key in ("prompt_tokens", "completion_tokens", "cost"))
+    if not _is_count(given) or not _is_count(produced):
+        return None
+    return Usage(given, produced, float(cost) if _is_amount(cost) else None)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_amount(value: object) -> TypeGuard[float]:
+    return type(value) in {int, float} and 0 <= value < 1e12  # type: ignore[operator]
+
+
+def _whole_characters(text: str) -> str:
+    """Return the text without halves of surrogate pairs, which could not be printed."""
+    if text.isascii():
+        return text
+    joined = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+    return _HALF.sub("\N{REPLACEMENT CHARACTER}", joined)

@@ -1,0 +1,238 @@
+"""Connections that end on time, however slowly a server sends.
+
+A timeout of a socket counts anew with each byte: a server that sends one a second holds a client for
+hours. Here each wait ends at a moment. Imported when the first request is sent.
+"""
+
+import io
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from http.cookiejar import DefaultCookiePolicy
+from math import inf
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any, Final
+
+import requests  # noqa: TID253 - this module itself is imported by requests only
+from requests.adapters import HTTPAdapter  # noqa: TID253
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+#: How many connections to one host are kept for the next request: more than threads are likely to ask at once.
+KEPT_CONNECTIONS: Final = 100
+
+#: How many seconds the end of an answer may take after the server has said that it is complete.
+MOMENT: Final = 0.2
+
+#: What the environment says of proxies and certificates, as requests reads it.
+_ENVIRONMENT: Final = (
+    *("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
+    "REQUEST_METHOD",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+
+
+@dataclass(slots=True)
+class Limits:
+    """How long one exchange may take. Moments are as `time.monotonic()` counts.
+
+    Attributes:
+        start: the moment it began.
+        deadline: the moment it must have ended; `inf`: as long as text keeps coming.
+        first_byte: the moment the head of its answer must have come.
+        silence: seconds from the start to the first text, and from one text to the next. Blanks, comments
+            and interim answers are no text: a server can send those for ever.
+        read_timeout: seconds to wait for each byte; `None`: until one of the others ends it.
+        progress: the moment of the latest text.
+        asks_proxy: whether a proxy is being asked for a way to the server.
+        heard: whether any byte has come, of a proxy or an interim answer too.
+        answered: whether the head of the answer has come.
+        received: bytes of the body so far, after decompression.
+
+    """
+
+    start: float
+    deadline: float = inf
+    first_byte: float = inf
+    silence: float = inf
+    read_timeout: float | None = None
+    progress: float = 0.0
+    asks_proxy: bool = False
+    heard: bool = False
+    answered: bool = False
+    received: int = 0
+
+    @property
+    def until(self) -> float:
+        """The moment at which the present wait ends."""
+        latest = min(self.deadline, max(self.start, self.progress) + self.silence)
+        return latest if self.answered else min(latest, self.first_byte)
+
+    def connect_timeout(self, longest: float = inf) -> float:
+        """Return how many seconds to wait for a connection, `longest` at most."""
+        return max(0.001, min(longest, self.until - monotonic()))
+
+    def next_wait(self) -> float:
+        """Return how many seconds to wait for the next byte; not above 0 if the time is over."""
+        left = self.until - monotonic()
+        return left if self.read_timeout is None else min(left, self.read_timeout)
+
+    def note_text(self) -> None:
+        """Note that text came: the silence begins anew."""
+        self.progress = monotonic()
+
+    def hurry(self) -> None:
+        """Wait but a moment for what is still to come."""
+        self.deadline = min(self.deadline, monotonic() + MOMENT)
+
+
+#: The limits of the exchange that this thread begins.
+current_limits: ContextVar[Limits | None] = ContextVar("d0ttino_limits", default=None)
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads from a socket, each time for as long as the limits still allow."""
+
+    def __init__(self, connection: socket.socket, limits: Limits) -> None:
+        self._socket = connection
+        self._limits = limits
+        # The socket stays open until this file is closed, as with `makefile` itself.
+        self._file = connection.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        wait = self._limits.next_wait()
+        if wait <= 0:
+            raise TimeoutError("the time is over")
+        self._socket.settimeout(_seconds(wait))
+        count = self._file.readinto(buffer)
+        self._limits.heard = self._limits.heard or bool(count)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            with suppress(OSError):  # what follows a proxy's answer is a handshake
+                self._socket.settimeout(_seconds(self._limits.connect_timeout()))
+            self._file.close()
+        super().close()
+
+
+class _TimedResponse(HTTPResponse):
+    """An answer, also a proxy's to CONNECT, whose head and body are read in time."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        limits, source = current_limits.get(), sock
+        if limits is not None:
+            # http.client wants nothing of the socket but the file to read from.
+            source = SimpleNamespace(makefile=lambda _: io.BufferedReader(_TimedReader(sock, limits)))
+        super().__init__(source, *args, **kwargs)
+
+    def begin(self) -> None:
+        super().begin()
+        # http.client takes every interim answer but 100 for the answer, and the answer for that of the next request.
+        while 102 <= self.status < 200:
+            self.headers = None  # type: ignore[assignment] # or it would not read on
+            super().begin()
+
+
+class _Timed(HTTPConnection):
+    response_class = _TimedResponse
+
+    def connect(self) -> None:
+        limits = current_limits.get()
+        if limits is not None:
+            # Each of a host's addresses is tried for so long: together they must not take longer.
+            self.timeout = _share(limits, self.timeout, self.host, self.port)
+            limits.asks_proxy = self.proxy is not None
+        super().connect()
+        if limits is not None:
+            limits.asks_proxy = False
+
+    @property
+    def sock(self) -> Any:
+        """The socket; urllib3 sets it once connected, and after each handshake."""
+        return self.__dict__.get("sock")
+
+    @sock.setter
+    def sock(self, sock: Any) -> None:
+        self.__dict__["sock"] = sock
+        limits = current_limits.get()
+        if limits is not None and hasattr(sock, "settimeout"):
+            # Python counts a timeout for a handshake as a whole, and for sending too.
+            sock.settimeout(_seconds(limits.connect_timeout()))
+
+
+class _TimedHTTPSConnection(_Timed, HTTPSConnection):
+    pass
+
+
+class _TimedHTTPPool(HTTPConnectionPool):
+    ConnectionCls = _Timed
+
+
+class _TimedHTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _TimedHTTPSConnection
+
+
+_POOLS: Final = {"http": _TimedHTTPPool, "https": _TimedHTTPSPool}
+
+
+def _seconds(wait: float) -> float | None:
+    return None if wait == inf else wait
+
+
+def _share(limits: Limits, timeout: Any, host: str, port: int | None) -> Any:
+    left = limits.connect_timeout()
+    if not isinstance(timeout, int | float) or timeout * 2 <= left:
+        return timeout
+    try:
+        addresses = len(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM))
+    except (OSError, UnicodeError):
+        return timeout  # connecting says what is wrong with the name
+    return min(timeout, max(0.001, limits.connect_timeout(left) / max(1, addresses)))
+
+
+class _TimedAdapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager: PoolManager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):  # connections through SOCKS are of their own kind
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+class TimedSession(requests.Session):
+    """Keeps connections, and nothing else, from one request to the next; several threads may use it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _TimedAdapter(pool_maxsize=KEPT_CONNECTIONS))
+        self._merged: tuple[object, Mapping[str, Any]] = (None, {})
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests names it
+        # requests asks even if it shall not follow, and then reads the whole body, however long it is.
+        return None
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        # requests looks through the whole environment for each request, which takes a third of the time
+        # of a short one.
+        asked = (url, stream, verify, cert, *map(os.environ.get, _ENVIRONMENT))
+        known, merged = self._merged
+        if proxies or known != asked:
+            merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
+            if not proxies:
+                self._merged = (asked, merged)
+        return dict(merged)

@@ -1,0 +1,473 @@
+"""What a server or the network says went wrong, as errors of this project: in plain words, without a secret."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urljoin, urlsplit
+
+from llm.errors import (
+    AuthenticationError,
+    BackendConnectionError,
+    BackendError,
+    BackendHTTPError,
+    BackendTimeoutError,
+    ConfigError,
+    ContextTooLongError,
+    D0ttinoError,
+    MalformedResponseError,
+)
+from llm.redaction import MASK, spellings
+
+if TYPE_CHECKING:
+    from llm.backends.http._deadlines import Limits
+
+#: How many characters of a server's own words an error quotes.
+MAX_QUOTE: Final = 300
+
+#: How servers say that a prompt is too long for the model, and what it takes.
+_TOO_LONG: Final = re.compile(
+    r"(?i)context[\s_-]?(?:length|window|size)|too many (?:input )?tokens|number of tokens allowed"
+    r"|(?:prompt|input|messages?|request)\b.{0,20}\btoo (?:long|large)|reduce the length of the messages"
+)
+_LIMIT: Final = re.compile(r"(?i)(?:length|window|size|allowed|>|at most)\D{0,12}?([1-9][0-9,]{2,11})")
+#: How servers say with 403 that they do not like the prompt: that is no fault of the key.
+_MODERATED: Final = re.compile(r"(?i)moderation|flagged|content policy|safety")
+#: What LobeChat and its like ask for instead of a key.
+_ACCESS_CODE: Final = re.compile(r"(?i)access[\s_-]?(?:code|password)")
+
+#: Which HTTP status means the same as a code in words (`rate_limit_exceeded`, `ThrottlingException`), compared
+#: without case and signs. The order matters: `insufficient_quota` will not pass, whatever else a code says.
+_STATUSES: Final = (
+    (re.compile("insufficientquota|insufficient(balance|credit|fund)|billing|payment|creditsexhausted"), 402),
+    (re.compile("contextlength|contextwindow|promptistoolong|requesttoolarge"), 400),
+    (re.compile("ratelimit|toomanyrequests|throttl|resourceexhausted|slowdown"), 429),
+    (re.compile("overload|unavailable|capacity|busy"), 503),
+    (re.compile("timeout|timedout|deadlineexceeded"), 504),
+    (re.compile("servererror|internal|badgateway|apierror|upstreamerror|providererror"), 500),
+    (re.compile("apikey|authenticat|unauthori|accesscode"), 401),
+    (re.compile("permission|forbidden"), 403),
+    (re.compile("notfound"), 404),
+    (re.compile("invalidrequest|invalid|unsupported|badrequest|failedprecondition"), 400),
+)
+#: The same for words, which mean less: only of an error without any code.
+_BUSY: Final = (
+    (re.compile(r"(?i)rate[\s_-]?limit(?:ed|s|ing)?\b|too many requests|\bslow down\b"), 429),
+    (
+        re.compile(
+            r"(?i)overloaded|\bat (?:full |max\w* )?capacity|(?:temporarily|service) unavailable|\bis \w* ?busy"
+        ),
+        503,
+    ),
+    (re.compile(r"(?i)\b(?:try|retry)(?: again)? (?:later|in \d)"), 503),
+)
+_NO_QUOTA: Final = re.compile(r"(?i)quota|billing|credits?\b|balance")
+#: "try again in 1m30.5s", `"retryDelay": "20s"`.
+_WAIT: Final = re.compile(
+    r"(?i)(?:try again|retry)[\s_-]?(?:after|in|delay)?\W{1,4}((?:\d+(?:\.\d+)?\s*[a-z]+\s*){1,4})"
+)
+_SPAN: Final = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*([a-z]+)")
+_UNITS: Final = {
+    **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Whom a backend asks, and the names that its errors use; `url` holds no user name, password or query."""
+
+    label: str
+    url: str
+    base_url_env: str
+    api_key_env: str
+    has_key: bool
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def host(self) -> str:
+        """Host, and port if one is given."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def check(self) -> str | None:
+        """A hint that names the variable with the address, if there is one."""
+        return f"check {self.base_url_env}" if self.base_url_env else None
+
+    def quote(self, text: object) -> str:
+        """Return words of the server as one printable line of bounded length, without any secret."""
+        line = " ".join(str(text).split())
+        forms = {form for secret in self.secrets for form in spellings(" ".join(secret.split()))}
+        if forms:
+            line = re.sub("|".join(map(re.escape, sorted(forms, key=len, reverse=True))), MASK, line)
+        # Shortened last: a secret that is cut in two would not be found.
+        short = line if len(line) <= MAX_QUOTE else line[: MAX_QUOTE - 3] + "..."
+        return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in short)
+
+
+# What a server says
+
+
+def status_error(
+    endpoint: Endpoint, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> BackendError:
+    """Return the error for an HTTP status that is not a success; of the body, the start is enough."""
+    headers = headers or {}
+    if 300 <= status < 400:
+        return _redirect_error(endpoint, status, headers.get("Location"))
+    document = _json(body)
+    words = _words(document) or page_title(_text(body)) or _text(body)
+    meaning = _meaning(document.get("error") or document if isinstance(document, dict) else document)
+    return _refusal(endpoint, status, _phrase(status), words, headers, meaning)
+
+
+def told_error(endpoint: Endpoint, error: Any) -> BackendError:
+    """Return the error that a server tells within an answer with a status that is a success."""
+    words = _words({"error": error}) or json.dumps({"error": error}, ensure_ascii=False)
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
+        code = int(code)
+    headers = _told_headers(error)
+    if isinstance(code, int) and 400 <= code < 600:
+        return _refusal(endpoint, code, _phrase(code), words, headers, _meaning(error))
+    status = _meaning(error)
+    if status is None and not _NO_QUOTA.search(words):
+        status = next((status for pattern, status in _BUSY if pattern.search(words)), None)
+    if status is None and _TOO_LONG.search(words):
+        status = 400
+    if status is None:
+        return MalformedResponseError(f"{endpoint.label} answered with an error: {endpoint.quote(words)}")
+    return _refusal(endpoint, status, "", words, headers, status)
+
+
+def _refusal(
+    endpoint: Endpoint, status: int, phrase: str, words: str, headers: Mapping[str, str], meaning: int | None
+) -> BackendError:
+    """Return the error for a status; `meaning` is the status that its code in words stands for."""
+    said = f": {endpoint.quote(words)}" if words.strip() else ""
+    message = f"{endpoint.label} answered {phrase or 'with an error'}{said}"
+    slow_down = meaning in {429, 503} and status in {400, 403}  # some tell a limit of requests so
+    if not slow_down and (status == 401 or (status == 403 and not _MODERATED.search(words))):
+        hint = f"check {endpoint.api_key_env}" if endpoint.api_key_env else None
+        what = "the API key" if status == 401 else "the request"
+        if _ACCESS_CODE.search(words):
+            what, hint = "the request", _no_interface(endpoint, ": it wants an access code of its own")
+        elif not endpoint.has_key:
+            what, hint = "a request without API key", hint and hint.replace("check", "set", 1)
+        because = f" ({phrase})" if phrase else ""
+        return AuthenticationError(f"{endpoint.label} refused {what}{because}{said}", hint=hint, status=status)
+    if status in {400, 413, 422} and not slow_down and _TOO_LONG.search(words):
+        error = ContextTooLongError(message, status=status)
+        limit = _LIMIT.search(words)
+        error.limit = int(limit[1].replace(",", "")) if limit else None
+        return error
+    hint = None
+    if status == 404:
+        hint = " and ".join(filter(None, (endpoint.check, "the model's name")))
+    elif status == 405:
+        hint = _no_interface(endpoint)
+    elif headers.get("Retry-After"):
+        asked = endpoint.quote(headers["Retry-After"])
+        hint = f"{endpoint.label} asks to wait before the next try (Retry-After: {asked})"
+    wait = asked_wait(headers, words)
+    http_error = BackendHTTPError(message, status=status, hint=hint, retry_after=wait)
+    if slow_down:
+        http_error.transient = True
+    elif status == 429 and (meaning == 402 or (wait is None and "exceeded your current quota" in words)):
+        http_error.transient = False  # nobody paid: waiting does not help
+    return http_error
+
+
+def _no_interface(endpoint: Endpoint, because: str = "") -> str:
+    told = f"this server has no OpenAI-compatible interface at this address{because}"
+    return f"{told}; {endpoint.check}" if endpoint.check else told
+
+
+def _redirect_error(endpoint: Endpoint, status: int, location: str | None) -> BackendError:
+    try:
+        # Quoted first: of a secret that is taken apart, the parts would not be found.
+        target = urlsplit(urljoin(endpoint.url, endpoint.quote(location or "")))
+        host = target.netloc.rpartition("@")[2]
+    except ValueError:
+        host = "an address that cannot be read"
+    where = f"to {host}" if location else "to nowhere"
+    return BackendHTTPError(
+        f"{endpoint.label} answered {_phrase(status)}, a redirect {where}; "
+        "it is not followed, so that key and prompt go nowhere else",
+        status=status,
+        hint=endpoint.check,
+    )
+
+
+def _phrase(status: int) -> str:
+    from http import HTTPStatus
+
+    try:
+        return f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"HTTP {status}"
+
+
+def _meaning(error: Any) -> int | None:
+    """Return the HTTP status that means the same as an error's code in words; `None`: it has none that is known."""
+    if not isinstance(error, dict):
+        return None
+    # From the precise to the general.
+    for key in ("code", "type", "status", "errorType"):
+        code = error.get(key)
+        plain = re.sub(r"[^a-z]", "", code.casefold()) if isinstance(code, str) else ""
+        for pattern, status in _STATUSES:
+            if pattern.search(plain):
+                return status
+    return None
+
+
+def _words(document: Any, depth: int = 5) -> str | None:
+    """Return the message of an error in a JSON document; it may be JSON again, of the server behind."""
+    if isinstance(document, list) and document:
+        document = document[0]
+    if isinstance(document, dict) and document.get("error"):
+        document = document["error"]
+        if isinstance(document, str):
+            return _inner_words(document, depth)
+    if not isinstance(document, dict):
+        return None
+    found = next((document[key] for key in ("message", "detail") if isinstance(document.get(key), str)), None)
+    message = None if found is None else _inner_words(found, depth)
+    metadata = document.get("metadata")
+    if isinstance(metadata, dict):
+        # OpenRouter says "Provider returned error", and the cause only here.
+        cause = metadata.get("raw")
+        raw = _inner_words(cause, depth) if isinstance(cause, str) else _words(cause, depth - 1) if depth else None
+        parts = (message, metadata.get("provider_name"), raw)
+        message = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
+    if not message and depth and isinstance(document.get("body"), dict | list):
+        return _words(document["body"], depth - 1)
+    return message or None
+
+
+def _inner_words(text: str, depth: int) -> str:
+    """Return the message in a text that may be the JSON of an upstream server."""
+    document = _json(text) if depth and text.lstrip()[:1] in {"{", "["} else None
+    return _words(document, depth - 1) or text
+
+
+def _json(text: bytes | str) -> Any:
+    try:
+        return json.loads(_text(text) if isinstance(text, bytes) else text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "replace")
+
+
+def server_words(text: str) -> str:
+    """Return what a text that is no answer says went wrong: an error's message, a page's title, or all of it."""
+    return _words(_json(text)) or page_title(text) or text
+
+
+def page_title(text: str) -> str | None:
+    """Return the title of an HTML page; `None` if `text` is no HTML page, or one without a title."""
+    if not is_page(text):
+        return None
+    import html
+
+    found = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
+    return html.unescape(found[1]).strip() or None if found else None
+
+
+def is_page(text: str) -> bool:
+    """Whether the text looks like HTML."""
+    return text[:1000].lstrip().lower().startswith(("<!doctype", "<html", "<head", "<!--", "<?xml"))
+
+
+# How long it asks to wait
+
+
+def asked_wait(headers: Mapping[str, str], words: str = "") -> float | None:
+    """Return how many seconds a server asks to wait: in headers, in words, or until a limit begins anew."""
+    seconds = retry_after(headers)
+    if seconds is None:
+        found = _WAIT.search(words)
+        seconds = _span(found[1]) if found else None
+    if seconds is None:
+        resets = [_reset(headers, kind) for kind in ("", "-Requests", "-Tokens")]
+        seconds = max((wait for wait in resets if wait is not None), default=None)
+    return seconds
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of `Retry-After-Ms` or `Retry-After`, which has seconds or a date."""
+    from urllib3 import Retry
+    from urllib3.exceptions import InvalidHeader
+
+    exactly, value = headers.get("Retry-After-Ms"), headers.get("Retry-After")
+    try:
+        seconds = float(exactly) / 1000 if exactly else float(value or "nan")
+    except ValueError:
+        try:
+            seconds = Retry().parse_retry_after(value or "")  # a date
+        except (InvalidHeader, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _reset(headers: Mapping[str, str], kind: str) -> float | None:
+    """Return the seconds until a limit that is used up begins anew; `None`: not known, or something is left of it."""
+    if str(headers.get(f"X-RateLimit-Remaining{kind}", "")).strip() != "0":
+        return None
+    value = str(headers.get(f"X-RateLimit-Reset{kind}", "")).strip()
+    if not re.fullmatch(r"\d{1,16}(\.\d{1,9})?", value):
+        return _span(value)
+    import time
+
+    # Seconds, or a moment in seconds or milliseconds since 1970: the size tells which.
+    number = float(value)
+    if number < 1e9:
+        return number
+    return max(0.0, (number / 1000 if number > 1e11 else number) - time.time())
+
+
+def _span(text: str) -> float | None:
+    """Return the seconds of `6m0s`, `350ms` or `20 seconds`; `None`: it is no such thing."""
+    seconds, known = 0.0, False
+    for number, unit in _SPAN.findall(text):
+        if unit.casefold() not in _UNITS:
+            break
+        seconds, known = seconds + float(number) * _UNITS[unit.casefold()], True
+    return seconds if known else None
+
+
+def _told_headers(error: Any) -> Mapping[str, str]:
+    """Return the headers of an upstream answer that an error repeats, as OpenRouter does."""
+    from requests.structures import CaseInsensitiveDict
+
+    metadata = error.get("metadata") if isinstance(error, dict) else None
+    headers = metadata.get("headers") if isinstance(metadata, dict) else None
+    known = headers if isinstance(headers, dict) else {}
+    return CaseInsensitiveDict({name: str(value) for name, value in known.items()})
+
+
+# What the network says
+
+
+def transport_faults() -> tuple[type[Exception], ...]:
+    """Return the exceptions that `transport_error` takes: requests does not wrap all that it meets."""
+    import requests
+    import urllib3
+
+    return (requests.RequestException, urllib3.exceptions.HTTPError, OSError, UnicodeError)
+
+
+def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", connect_timeout: float) -> D0ttinoError:
+    """Return a failure of requests or urllib3 as an error of this project, in plain words."""
+    import http.client
+    import socket
+    import ssl
+
+    from requests import exceptions as outer
+    from urllib3 import exceptions as inner
+
+    causes = list(_causes(error))
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    label, who = endpoint.label, f"{endpoint.label} at {endpoint.host}"
+    proxies = "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+    no_proxy = "the proxy that the environment names cannot be used"
+    bad_header = f"a header for {label} holds a character that HTTP does not allow; nothing was sent"
+    no_connection = f"no connection to {who} within {_rounded(connect_timeout)}"
+    table: tuple[tuple[tuple[type[BaseException], ...], D0ttinoError], ...] = (
+        (
+            (outer.InvalidProxyURL, outer.InvalidSchema, inner.ProxySchemeUnknown),
+            ConfigError(no_proxy, hint=f"{proxies}; a SOCKS proxy needs the package PySocks"),
+        ),
+        (
+            (outer.InvalidURL, inner.LocationValueError),
+            ConfigError(f"{endpoint.host} is not the name of a host", hint=endpoint.check),
+        ),
+        ((inner.InvalidHeader,), MalformedResponseError(f"{label} sent an answer with broken headers")),
+        ((outer.InvalidHeader, UnicodeError), BackendError(bad_header)),
+        (
+            (outer.ContentDecodingError, inner.DecodeError),
+            MalformedResponseError(f"{label} sent an answer whose compression is broken"),
+        ),
+        ((outer.ConnectTimeout,), BackendTimeoutError(no_connection, hint=endpoint.check)),
+    )
+    for kinds, failure in table:
+        if has(*kinds):
+            return failure
+    # The system's own "connection timed out" has a number, and is no deadline of ours.
+    timed_out = any(isinstance(cause, TimeoutError) and cause.errno is None for cause in causes)
+    if limits.asks_proxy and (timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError)):
+        wait = _rounded(limits.until - limits.start)
+        return BackendTimeoutError(f"no way to {who} through the proxy within {wait}", hint=proxies)
+    if timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError):
+        return BackendTimeoutError(f"{who} {_what_took_long(limits)}")
+    reasons: tuple[tuple[type[BaseException], str], ...] = (  # the most telling first
+        (ssl.SSLError, _tls_words(causes)),
+        (socket.gaierror, "the name of the host is not known"),
+        (ConnectionRefusedError, "the connection was refused"),
+        (http.client.IncompleteRead, ""),
+        (ConnectionError, "the server closed the connection"),
+        (http.client.HTTPException, "what came back is not HTTP"),
+        (BaseException, _system_words(causes)),
+    )
+    reason = endpoint.quote(next(words for kind, words in reasons if has(kind)))
+    if limits.answered:
+        said = f"the connection to {who} broke in the middle of the answer, after {_bytes(limits.received)}"
+        return BackendConnectionError(f"{said}: {reason}" if reason else said)
+    if has(outer.ProxyError):
+        return BackendConnectionError(f"no way to {who} through the proxy: {reason}", hint=proxies)
+    return BackendConnectionError(f"no answer from {who}: {reason}", hint=endpoint.check)
+
+
+def _what_took_long(limits: "Limits") -> str:
+    if limits.deadline <= monotonic() and limits.heard:
+        return f"did not finish its answer within {_rounded(limits.deadline - limits.start)}"
+    wait = limits.until - max(limits.start, limits.progress)
+    wait = wait if limits.read_timeout is None else min(wait, limits.read_timeout)
+    if limits.received:
+        return f"sent nothing more for {_rounded(wait)}, after {_bytes(limits.received)} of its answer"
+    return f"sent {'no text' if limits.heard else 'nothing'} for {_rounded(wait)}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number:,} byte{'' if number == 1 else 's'}"
+
+
+def _rounded(seconds: float) -> str:
+    return f"{round(seconds, 1):g} s"
+
+
+def _tls_words(causes: list[BaseException]) -> str:
+    fault: Any = next((cause for cause in causes if type(cause).__module__ == "ssl"), None)
+    detail = getattr(fault, "verify_message", "") or str(getattr(fault, "reason", None) or "").replace("_", " ").lower()
+    return f"TLS failed{detail and f' ({detail})'}"
+
+
+def _system_words(causes: list[BaseException]) -> str:
+    # Only what the system or the standard library says itself: texts of urllib3 hold reprs of its objects.
+    plain = (cause for cause in reversed(causes) if isinstance(cause, OSError))
+    said = (cause.strerror or (str(cause) if type(cause) is OSError else "") for cause in plain)
+    return next(filter(None, said), type(causes[-1]).__name__)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those inside it, from the outside in: urllib3 wraps them in several ways."""
+    pending: list[object] = [error]
+    seen: set[int] = set()
+    while pending:
+        item = pending.pop(0)
+        if isinstance(item, BaseException) and id(item) not in seen:
+            seen.add(id(item))
+            yield item
+            pending += [*item.args, getattr(item, "reason", None), item.__cause__, item.__context__]

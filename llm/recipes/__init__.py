@@ -1,0 +1,1 @@
+"""Recipes: their parameters, and plans that backends write."""

@@ -1,0 +1,1 @@
+"""The ledger: usage and cost of every attempt."""

@@ -1,0 +1,169 @@
+"""The usage ledger: one line for each attempt, in a file that only its owner can read.
+
+A line has the names of backend and model, tokens, cost and times. It has no prompt, no answer and no text
+of an error, which may quote one.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from llm._state import is_off, state_dir
+from llm.errors import D0ttinoError
+from llm.hooks.markers import hookimpl
+
+if TYPE_CHECKING:
+    from llm.types import Attempt, Completion
+
+NO_USAGE_VARIABLE: Final = "LLM_NO_USAGE"
+
+#: Fields of a line besides its time, and their types.
+_FIELDS: Final[dict[str, tuple[type, ...]]] = {
+    "backend": (str,),
+    "model": (str, type(None)),
+    "plugin": (str, type(None)),
+    "distribution": (str, type(None)),
+    "ms": (int, float),
+    "error_type": (str, type(None)),
+    "status": (int, type(None)),
+    "input_tokens": (int, type(None)),
+    "output_tokens": (int, type(None)),
+    "cost": (int, float, type(None)),
+    "estimated": (bool,),
+}
+
+
+class LedgerError(D0ttinoError):
+    """The ledger cannot be written."""
+
+
+def ledger_path() -> str:
+    """Return the path of this user's ledger."""
+    return os.path.join(state_dir(), "usage.jsonl")
+
+
+def enabled() -> bool:
+    """Whether the ledger is on, as `LLM_NO_USAGE` says."""
+    return not is_off(NO_USAGE_VARIABLE)
+
+
+class Ledger:
+    """A plug-in that appends each attempt of a request to a file. The commands of `ai-cli` register it.
+
+    A program that wants the same: `host.register(Ledger())`.
+
+    Args:
+        path: the file; by default the one that `ai-cli usage` reads.
+        now: returns the time of day, with its time zone.
+
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self.path = ledger_path() if path is None else os.fspath(path)
+        self._now = now
+
+    @hookimpl
+    def llm_completed(self, completion: "Completion | None", error: Exception | None) -> None:
+        """Append the attempts of a request that ended.
+
+        Raises:
+            LedgerError: the file cannot be written.
+
+        """
+        attempts = getattr(error, "attempts", ()) if completion is None else completion.attempts
+        if attempts:
+            self.append(attempts)
+
+    def append(self, attempts: "Iterable[Attempt]") -> None:
+        """Append attempts, all of them in one write: other processes do the same meanwhile.
+
+        Raises:
+            LedgerError: the file cannot be written.
+
+        """
+        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        lines = b"".join(json.dumps({"time": time, **_fields(one)}).encode() + b"\n" for one in attempts)
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                size = os.fstat(handle).st_size
+                if size and os.pread(handle, 1, size - 1) != b"\n":
+                    lines = b"\n" + lines  # a disk was full: what follows must not be lost with that line
+                written = os.write(handle, lines)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise self._fault(error.strerror or str(error)) from error
+        if written < len(lines):
+            raise self._fault("the disk is full")
+
+    def _fault(self, why: str) -> LedgerError:
+        return LedgerError(
+            f"cannot write {self.path}: {why}; what was spent is not recorded ({NO_USAGE_VARIABLE}=1 does without)"
+        )
+
+
+def entries(
+    path: str | os.PathLike[str], on_damaged: Callable[[int], object] = lambda _number: None
+) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a ledger file, see `entries_in`; a missing file has none.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        return
+    with file:
+        yield from entries_in(file, on_damaged)
+
+
+def entries_in(
+    lines: Iterable[bytes], on_damaged: Callable[[int], object] = lambda _number: None
+) -> Iterator[dict[str, Any]]:
+    """Yield the entries in the lines of a ledger.
+
+    Args:
+        lines: a file that is open for reading bytes, or some of its lines.
+        on_damaged: called with the number of each damaged line.
+
+    Returns:
+        An iterator of the fields of each attempt; `time` is a `datetime`.
+
+    """
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        if entry is not None:
+            yield entry
+        elif line.strip():
+            on_damaged(number)
+
+
+def _fields(attempt: "Attempt") -> dict[str, Any]:
+    data = attempt.to_json()
+    model = attempt.served_model or attempt.model
+    return {**{name: data[name] for name in _FIELDS}, "model": model}
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Return the entry in a line; `None` if it is damaged."""
+    try:
+        entry = json.loads(line)
+        entry["time"] = datetime.fromisoformat(entry["time"])
+        sound = entry["time"].tzinfo is not None and all(_is_sound(entry[name], _FIELDS[name]) for name in _FIELDS)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return entry if sound else None
+
+
+def _is_sound(value: Any, types: tuple[type, ...]) -> bool:
+    if not isinstance(value, types):
+        return False
+    return not isinstance(value, int | float) or 0 <= value < float("inf")

@@ -1,0 +1,119 @@
+"""One run of the program: its host, its trace, its errors and warnings."""
+
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from llm.errors import D0ttinoError
+from scripts.cli.options import TREE, Shared, shared
+from scripts.cli.output import HOST, say, stdout_kept
+
+if TYPE_CHECKING:
+    from llm.hooks.trace import Trace
+    from llm.host import Host
+
+_TRACE: Final = "d0ttino.trace"
+_WARNED: Final = "d0ttino.warned"
+
+#: Values of `LLM_TRACE` that are no file.
+_OFF: Final = frozenset({"", "0", "false", "no", "off"})
+_ON: Final = frozenset({"1", "true", "yes", "on"})
+
+
+def current_host(ctx: click.Context) -> "Host":
+    """Return the host that commands use: the context's if a program gave one, else the process's."""
+    root = ctx.find_root()
+    if HOST not in root.meta:
+        trace = start_trace(ctx)  # before the host is made: the imports of plug-ins belong to the trace
+        with stdout_kept():
+            host = root.obj if root.obj is not None else _process_host(ctx, shared(ctx))
+        root.meta[HOST] = host
+        if trace is not None:
+            trace.blocked = tuple(host.blocked)
+            root.with_resource(host.monitor.watching())
+    found: Host = root.meta[HOST]
+    return found
+
+
+def _process_host(ctx: click.Context, options: Shared) -> "Host":
+    with import_phase(ctx, "framework"):
+        from llm.errors import UnknownNameError
+        from llm.hooks.blocking import Blocking
+        from llm.missing import names_to_block
+        from llm.process import current_host as process_host
+
+    host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
+    for name in host.unknown_blocked:
+        unknown = UnknownNameError("plug-in", name, names_to_block(host))
+        say(f"warning: {unknown.message}, which is to be blocked. {unknown.hint}")
+    return host
+
+
+def no_plugin_adds_commands(ctx: click.Context) -> bool:
+    """Whether it is known, without making a host, that no plug-in adds a command."""
+    root, options = ctx.find_root(), shared(ctx)
+    if root.obj is not None or HOST in root.meta or options.no_plugin or options.trace or "llm.process" in sys.modules:
+        return False  # there is a host that may know more, or the user wants to hear of plug-ins
+    from llm.known import nobody_implements
+
+    return nobody_implements("llm_commands")
+
+
+def start_trace(ctx: click.Context) -> "Trace | None":
+    """Begin the run's trace if it was asked for and has not begun; it ends with the run."""
+    root = ctx.find_root()
+    if _TRACE not in root.meta:
+        options = shared(ctx)
+        target = options.trace or _trace_variable()
+        root.meta[_TRACE] = None
+        if target is not None:
+            from scripts.cli.trace_view import traced
+
+            secret_names = lambda: root.meta[HOST].secret_names() if HOST in root.meta else ()  # noqa: E731
+            root.meta[_TRACE] = root.with_resource(traced(target, options.trace_values, secret_names))
+    trace: Trace | None = root.meta[_TRACE]
+    return trace
+
+
+def _trace_variable() -> str | None:
+    value = os.environ.get("LLM_TRACE", "").strip()
+    if value.lower() in _OFF:
+        return None
+    return TREE if value.lower() in _ON else value
+
+
+def import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object]:
+    """Record an import in the run's trace, if there is one."""
+    if ctx.meta.get(_TRACE) is None:
+        return nullcontext()
+    from llm.hooks.trace import phase
+
+    return phase(f"import of the {what}")
+
+
+def report(error: D0ttinoError, ctx: click.Context) -> None:
+    """Print an error to stderr with its hint, and with `--debug` its traceback."""
+    if shared(ctx).debug:
+        say(traceback_of(error))
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"  {error.hint}")
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an exception as Python shows it."""
+    import traceback
+
+    return "".join(traceback.format_exception(error)).rstrip("\n")
+
+
+def warn_of_problems(host: "Host") -> None:
+    """Print each problem of the host's plug-ins to stderr, once in a run."""
+    warned = click.get_current_context().meta.setdefault(_WARNED, set())
+    for problem in host.problems:
+        if id(problem) not in warned:
+            warned.add(id(problem))
+            say(f"warning: {problem}")

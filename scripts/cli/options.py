@@ -1,0 +1,113 @@
+"""Options and arguments that commands share."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import click
+
+from llm.errors import UsageError
+
+_SHARED: Final = "d0ttino.shared"
+
+#: The target of a trace that stands for the tree on stderr.
+TREE: Final = "-"
+
+
+def _shared_option(name: str, help: str, **attributes: Any) -> click.Option:
+    return click.Option([name], help=help, expose_value=False, **{"is_flag": True, **attributes})
+
+
+#: The options of every command, before or after its name. click checks and documents them, `note_shared` reads them.
+SHARED_OPTIONS: Final = (
+    _shared_option(
+        "--trace", "Show on stderr which plug-ins were asked and what each did; --trace=FILE writes JSON lines."
+    ),
+    _shared_option("--trace-values", "Show prompts and answers in the trace as well."),
+    _shared_option("--no-plugin", "Do without this plug-in.", is_flag=False, multiple=True, metavar="NAME"),
+    _shared_option("--no-plugins", "Do without all plug-ins that are not built in."),
+    _shared_option("--debug", "Show the traceback of an error."),
+)
+
+
+@dataclass(repr=False, eq=False)
+class Shared:
+    """The values of the shared options in one run of the program.
+
+    Attributes:
+        debug: show the traceback of an error.
+        trace: where the trace goes: `TREE`, or a file; `None`: nowhere.
+        trace_values: show prompts and answers in it.
+        no_plugin: names of plug-ins that are not used.
+        no_plugins: use built-in plug-ins only.
+
+    """
+
+    debug: bool = False
+    trace: str | None = None
+    trace_values: bool = False
+    no_plugin: list[str] = field(default_factory=list)
+    no_plugins: bool = False
+
+
+def shared(ctx: click.Context) -> Shared:
+    """Return the values of the shared options; wherever they stood, they count for the whole run."""
+    values: Shared = ctx.meta.setdefault(_SHARED, Shared())
+    return values
+
+
+def note_shared(ctx: click.Context, arguments: list[str]) -> list[str]:
+    """Note the shared options among all arguments of a run, and return the arguments for click to parse.
+
+    This happens once, in the run's first context: plug-ins are asked for their commands before click comes to the
+    options behind a command's name. `--trace=FILE` becomes `--trace`, because click has no option with an optional
+    value that leaves the next word alone.
+
+    Raises:
+        BadParameter: `--trace=` names no file.
+
+    """
+    if _SHARED in ctx.meta:
+        return arguments
+    values = shared(ctx)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for before, word in zip(["", *arguments], arguments[:end], strict=False):
+        name, is_given, value = word.partition("=")
+        if before == "--no-plugin":
+            values.no_plugin.append(word)
+        elif name == "--no-plugin" and value:
+            values.no_plugin.append(value)
+        elif name == "--trace" and is_given:
+            if not value:
+                message = "give a file, or --trace alone for the tree on stderr"
+                raise click.BadParameter(message, ctx, param_hint="'--trace='")
+            values.trace = value
+        elif word == "--trace":
+            values.trace = values.trace or TREE
+        elif word in {"--trace-values", "--no-plugins", "--debug"}:
+            setattr(values, word.removeprefix("--").replace("-", "_"), True)
+    return ["--trace" if word.startswith("--trace=") else word for word in arguments[:end]] + arguments[end:]
+
+
+def as_json_option(help: str = "Print JSON.") -> Callable[..., Any]:
+    """Return a decorator that adds the option `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help=help)
+
+
+def read_text(argument: str) -> str:
+    """Return a text argument; `-` stands for standard input.
+
+    Raises:
+        UsageError: standard input is not UTF-8 text.
+
+    """
+    if argument != "-":
+        return argument
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", hint="give the text itself instead of -")
+    try:
+        # As `$(...)` does it: the line feed that ends the last line is no part of the text.
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text: {error}") from error

@@ -1,0 +1,1 @@
+"""Installing, listing and removing the packages that bring plug-ins."""

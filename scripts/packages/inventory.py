@@ -1,0 +1,244 @@
+"""What plug-ins and recipes there are: built in, installed, or to be had. Imports none but built-in ones."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from llm import DISTRIBUTION, __version__
+from llm.builtins import BUILTINS
+from llm.groups import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks.blocking import Blocking
+from llm.hooks.catalogue import Catalogue
+from llm.hooks.entrypoints import EntryPoint, canonical
+from llm.hooks.index import installed
+from llm.hooks.learned import Learned
+from llm.hooks.problems import Problem
+from scripts.packages.checking import Check
+from scripts.packages.installer import installed_version
+from scripts.packages.registry import Kind, Package, Registry
+
+
+class State(StrEnum):
+    """What can be said of a row."""
+
+    INSTALLED = "installed"
+    BUILT_IN = "built in"
+    SHADOWED = "shadowed"  # there, but another one answers under its name
+    DISABLED = "disabled"  # there, but the user does not want it
+    FAILED = "failed"  # installed, but it could not be loaded
+    AVAILABLE = "available"  # in the registry, not installed
+    REFUSED = "refused"  # in the registry, in a way that cannot be installed
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One name, and one package that brings it.
+
+    Attributes:
+        kind: `plug-in` or `recipe`.
+        name: the name.
+        package: the distribution; for a refused row, what the registry says.
+        version: its version, if it is installed or built in.
+        state: what can be said of it.
+        reason: why it failed or was refused; what disables it; which one answers instead, if it is shadowed; what it
+            does, if it brings nothing under this name.
+        entry_point: the entry point that brings it, if it is installed.
+        shadows: those that it answers in place of.
+        registered: whether the registry has this name for this package.
+        damaged: whether the package is installed, but nobody can tell what it brings.
+
+    """
+
+    kind: str
+    name: str
+    package: str
+    version: str | None
+    state: State
+    reason: str | None = None
+    entry_point: str | None = None
+    shadows: tuple[str, ...] = ()
+    registered: bool = False
+    damaged: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether an installed distribution, not this project's, brings it."""
+        return self.entry_point is not None or self.damaged
+
+    @property
+    def source(self) -> str:
+        """Who brings it, for people: `my-package 1.0` or `the built-in one`."""
+        if self.package == DISTRIBUTION:
+            return "the built-in one"
+        return f"{self.package} {self.version}" if self.version else self.package
+
+    @property
+    def status(self) -> str:
+        """The state and what belongs to it, for people."""
+        if self.state is State.SHADOWED:
+            return f"shadowed by {self.reason}"
+        if self.state is State.DISABLED:
+            return f"disabled {self.reason}"
+        more = [f"shadows {', '.join(self.shadows)}"] if self.shadows else []
+        return ": ".join([self.state.value, *more, *([self.reason] if self.reason else [])])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON-ready data."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "package": self.package,
+            "version": self.version,
+            "state": self.state.value,
+            "reason": self.reason,
+            "shadows": list(self.shadows),
+            "builtin": self.package == DISTRIBUTION,
+            "installed": self.installed,
+            "entry_point": self.entry_point,
+            "in_registry": self.registered,
+        }
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything of one kind, from the registry, this project and the installed distributions.
+
+    Attributes:
+        kind: plug-ins or recipes.
+        entries: the entry points of installed distributions, of both groups, sorted.
+        rows: a row for each name and package; of one name, the one in use comes first.
+
+    """
+
+    kind: Kind
+    entries: tuple[EntryPoint, ...]
+    rows: tuple[Row, ...]
+
+    def names(self) -> set[str]:
+        """Return every name in it."""
+        return {row.name for row in self.rows}
+
+    def of_package(self, distribution: str) -> list[Row]:
+        """Return the rows of what an installed distribution brings."""
+        return [row for row in self.rows if row.installed and same(row.package, distribution)]
+
+
+def same(one: str, other: str) -> bool:
+    """Return whether two names name one distribution."""
+    return canonical(one) == canonical(other)
+
+
+def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:
+    """Return what there is of one kind.
+
+    Args:
+        kind: plug-ins or recipes.
+        registry: what can be installed.
+        checked: what loading every plug-in showed; without it, what is known from the last time that
+            each was loaded.
+
+    """
+    distributions, found_entries, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
+    entries = tuple(found_entries)
+    if checked is None:
+        catalogue = Catalogue.read()
+        known: dict[EntryPoint, Learned | None] = {entry: catalogue.get(entry) for entry in entries}
+        answering: Mapping[str, str | None] = {}
+    else:
+        entries, known = tuple(sorted(checked.learned)), dict(checked.learned)
+        answering = checked.answering.get(kind.offers, {})
+    blocking = Blocking.of()
+    # In the order in which they are asked: installed ones by distribution, then the built-in ones.
+    found = [*_installed(kind, known, blocking), *_builtin(kind, entries, blocking)]
+    rows = _in_use_first([row for row, provides in found if provides], answering)
+    rows.extend(row for row, provides in found if not provides)
+    packages = [(package, _distribution(package)) for package in registry.of(kind).values()]
+    rows.extend(_damaged(kind, faults, packages, blocking))
+    rows.extend(_to_be_had(packages, rows, distributions))
+    registered = {(package.name, canonical(distribution)) for package, distribution in packages}
+    rows = [replace(row, registered=(row.name, canonical(row.package)) in registered) for row in rows]
+    return Inventory(kind, entries, tuple(sorted(rows, key=lambda row: row.name)))
+
+
+def _installed(
+    kind: Kind, known: Mapping[EntryPoint, Learned | None], blocking: Blocking
+) -> Iterator[tuple[Row, bool]]:
+    """Yield a row for each name that an installed plug-in brings, and whether it provides that name.
+
+    One that was never loaded is taken to provide its entry point's name. One that provides none is
+    listed under that name, unless another entry point of its distribution speaks for it.
+    """
+    speaking = {entry.distribution for entry, learned in known.items() if learned and learned.names.get(kind.offers)}
+    for entry, learned in known.items():
+        names = learned.names.get(kind.offers, ()) if learned else ()
+        failure = learned.failure if learned else None
+        unnamed = entry.group == kind.group and (failure or entry.distribution not in speaking)
+        disabled = blocking.of_installed(entry)
+        reason: str | None = f"by {disabled}" if disabled else failure
+        state = State.DISABLED if disabled else State.FAILED if failure else State.INSTALLED
+        if not reason and not names and learned and learned.hooks:
+            reason = f"implements {', '.join(learned.hooks)}"
+        for name in names or ((entry.name,) if unnamed else ()):
+            row = Row(kind.noun, name, entry.distribution, entry.version, state, reason, str(entry))
+            yield row, state is State.INSTALLED and (learned is None or bool(names))
+
+
+def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> Iterator[tuple[Row, bool]]:
+    declared = [one for learned in BUILTINS.values() for one in learned.declared if one.kind == kind.offers]
+    for name in [one.name for one in reversed(declared)]:
+        disabled = blocking.of_builtin(f"{kind.offers}:{name}", entries)
+        state, reason = (State.DISABLED, f"by {disabled}") if disabled else (State.BUILT_IN, None)
+        yield Row(kind.noun, name, DISTRIBUTION, __version__, state, reason), not disabled
+
+
+def _in_use_first(rows: Iterable[Row], answering: Mapping[str, str | None]) -> list[Row]:
+    """Say of each row which one shadows it, or which ones it shadows; of one name, the one in use comes first."""
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    found = []
+    for name, alike in by_name.items():
+        # Sorting is stable: where it is not known who answers, they stay in the order in which they are asked.
+        winner, *others = sorted(alike, key=lambda row: row.package != answering.get(name))
+        found.append(replace(winner, shadows=tuple(row.source for row in others)))
+        found.extend(replace(row, state=State.SHADOWED, reason=winner.source) for row in others)
+    return found
+
+
+def _damaged(
+    kind: Kind, faults: Iterable[Problem], packages: Iterable[tuple[Package, str]], blocking: Blocking
+) -> Iterator[Row]:
+    """Yield a row for each damaged distribution, under the names that the registry has for it, or else its own."""
+    for fault in faults:
+        origin = fault.origin
+        names = [package.name for package, distribution in packages if same(distribution, origin.plugin)]
+        by = blocking.of_distribution(origin.plugin)
+        state = State.FAILED if by is None else State.DISABLED
+        reason = f"by {by}" if by is not None else f"{fault.message} ({fault.hint})"
+        for name in names or [origin.plugin]:
+            yield Row(kind.noun, name, origin.plugin, origin.version, state, reason, damaged=True)
+
+
+def _to_be_had(
+    packages: Iterable[tuple[Package, str]], rows: Sequence[Row], distributions: Collection[str]
+) -> Iterator[Row]:
+    """Yield a row for each entry of the registry that no other row stands for."""
+    for package, distribution in packages:
+        kind, name = package.kind.noun, package.name
+        brought = [row.name for row in rows if row.installed and same(row.package, distribution)]
+        fault = package.fault()
+        is_there = fault is None and canonical(distribution) in distributions
+        version = installed_version(distribution) if is_there else None
+        if fault is not None:
+            yield Row(kind, name, distribution, None, State.REFUSED, fault)
+        elif version is None and not brought:
+            yield Row(kind, name, distribution, None, State.AVAILABLE)
+        elif not brought:
+            yield Row(kind, name, distribution, version, State.FAILED, f"{distribution} is no {kind}")
+        elif name not in brought:
+            yield Row(kind, name, distribution, version, State.INSTALLED, f"as {', '.join(brought)}")
+
+
+def _distribution(package: Package) -> str:
+    return package.value if package.fault() else package.distribution()

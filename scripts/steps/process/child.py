@@ -1,0 +1,330 @@
+"""One child process, from its start until nothing of it is left that should not be."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final
+
+from llm.types import StepResult
+from scripts.steps.process.processes import GRACE, Family, is_alive, process_table
+from scripts.steps.process.signals import ENDING, INTERRUPTED, Handler, handled
+from scripts.steps.process.terminal import Sentinel, Terminal, controlling_terminal, in_pipeline, suspend
+
+#: Exit status of a step that took too long, as that of `timeout`.
+TIMED_OUT: Final = 124
+
+#: Seconds within which two interrupts are one: some programs signal a process and then its group.
+_AT_ONCE: Final = 0.2
+
+#: Seconds that a step gets to react to Ctrl-C before the user is told what a second one does.
+_PATIENCE: Final = 1.0
+
+
+class Child:
+    """A process that a step is.
+
+    Where it stands depends on how this program was started:
+
+    - On a terminal, it is in a process group of its own that has the terminal, as a job of a shell. Ctrl-C
+      goes to the group; a sentinel in it tells this process.
+    - Without a terminal, it is in a process group of its own, to which this process passes SIGINT on.
+    - In a pipeline on a terminal, it stays in this process's group: another program of the pipeline may
+      need the keyboard (`| less`), and the terminal sends Ctrl-C to all. The same holds in a thread, which
+      cannot handle signals.
+
+    A second interrupt, SIGTERM, SIGHUP and a timeout end all of its processes: SIGTERM, a grace period,
+    SIGKILL.
+
+    Args:
+        timeout: seconds after which it is ended; `None`: never.
+        tell: takes a sentence for the user.
+        own_session: whether it gets a session of its own, with another terminal.
+
+    """
+
+    def __init__(self, timeout: float | None, tell: Callable[[str], object], *, own_session: bool = False) -> None:
+        self._timeout = timeout
+        self._tell = tell
+        self._in_charge = threading.current_thread() is threading.main_thread()  # no other may handle signals
+        self._terminal: Terminal | None = None
+        self._sentinel: Sentinel | None = None
+        self._own_session = own_session
+        self._pid: int | None = None
+        self._returned: int | None = None
+        self._group: int | None = None
+        self._received: list[int] = []
+        self._interrupted_at = 0.0
+        self._timers: list[threading.Timer] = []
+        self._ending = False
+        self._ender: threading.Thread | None = None
+        self._timed_out = False
+        self._killed = False
+        self._over = False
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        on_start: Callable[[], object] = lambda: None,
+        **options: Any,
+    ) -> StepResult:
+        """Start the process, wait until it ends, and return how it ended.
+
+        Args:
+            arguments: the program and its arguments.
+            env: its environment.
+            cwd: its working directory; by default this process's.
+            on_start: called when it has started.
+            options: further options of `subprocess.Popen`.
+
+        Raises:
+            OSError: it cannot be started.
+
+        """
+        try:
+            self._place()
+            with handled(self._handlers()):
+                try:
+                    if self._sentinel is not None and self._terminal is not None:
+                        self._terminal.lend(self._sentinel.pid)
+                    pid = start(arguments, env, cwd, self._group, own_session=self._own_session, **options)
+                    self._started(pid)
+                    on_start()
+                    self._returned = self._wait(pid)
+                finally:
+                    self._ended()
+        finally:
+            self._leave()
+        return self._result(self._returned)
+
+    def interrupt(self) -> None:
+        """Note that the user pressed Ctrl-C; the terminal has told the process already."""
+        now = time.monotonic()
+        again = signal.SIGINT in self._received
+        if again and now - self._interrupted_at < _AT_ONCE:
+            return
+        self._interrupted_at = now
+        self._received.append(signal.SIGINT)
+        if again:
+            self._end()
+        elif not self._over:
+            self._after(_PATIENCE, self._tell, "the step is cleaning up; press Ctrl-C again to end it")
+
+    def _place(self) -> None:
+        """Find out where the process will stand, and make what that needs."""
+        self._terminal = controlling_terminal() if self._in_charge and not self._own_session else None
+        shared = not self._own_session and (not self._in_charge or (self._terminal is not None and in_pipeline()))
+        self._group = None if shared else 0
+        if self._terminal is not None and not shared:
+            self._sentinel = Sentinel(self._terminal.sends_interrupts)
+            self._group = self._sentinel.pid
+
+    def _leave(self) -> None:
+        """Undo what `_place` made."""
+        if self._sentinel is not None:
+            self._sentinel.close()
+        if self._terminal is not None:
+            self._terminal.close()
+
+    def _started(self, pid: int) -> None:
+        """From here on signals are passed on, and the time runs."""
+        if self._group == 0:
+            self._group = pid
+        self._pid = pid
+        if self._ending:
+            self._end()
+        elif self._received:
+            self.send(signal.SIGINT)
+        if self._timeout is not None:
+            self._after(self._timeout, self._time_out)
+
+    def _wait(self, pid: int) -> int:
+        """Wait until the process ends; return its status as `subprocess` writes it."""
+        while True:
+            _, status = os.waitpid(pid, os.WUNTRACED | os.WCONTINUED)
+            if os.WIFSTOPPED(status):
+                self._stopped(os.WSTOPSIG(status))
+            elif os.WIFCONTINUED(status):
+                self._continued()
+            else:
+                return os.waitstatus_to_exitcode(status)
+
+    def _ended(self) -> None:
+        self._over = True
+        for timer in self._timers:
+            timer.cancel()
+        if self._ender is not None:
+            self._ender.join()
+        if self._sentinel is not None:
+            self._sentinel.close()  # now: it may still have to tell of the Ctrl-C that ended the process
+        if self._terminal is not None:
+            crashed = self._returned is not None and self._returned < 0
+            self._terminal.take_back(as_it_was=crashed or self._timed_out)
+
+    def _result(self, returned: int) -> StepResult:
+        status = returned if returned >= 0 else 128 - returned
+        if self._sentinel is not None and status == 128 + signal.SIGINT:
+            self._received.append(signal.SIGINT)  # Ctrl-C was a key of the program, and it ended all the same
+        notes = []
+        if returned < 0 and not self._ending:
+            notes.append(f"ended by {_signal_name(-returned)}")
+        if self._killed:
+            notes.append("killed, as it did not end on SIGTERM")
+        if self._timed_out:
+            return StepResult(TIMED_OUT, note="; ".join([f"took longer than {self._timeout:g} s", *notes]))
+        if not self._ending and (group := self._left_behind()):
+            notes.append(f"left processes in the background; kill -- -{group} ends them")
+        if not self._received:
+            return StepResult(status, note="; ".join(notes))
+        for number in ENDING:
+            if number in self._received:
+                return StepResult(128 + number, interrupted_by=number, note="; ".join(notes))
+        return StepResult(status or 128 + signal.SIGINT, interrupted_by=signal.SIGINT, note="; ".join(notes))
+
+    def _left_behind(self) -> int | None:
+        """Return the process group if something of it is still running, a moment after the process ended."""
+        if self._group is None or not is_alive(self._group):
+            return None
+        time.sleep(0.03)  # what just ends is no background job
+        return self._group if any(one.group == self._group for one in process_table()) else None
+
+    def _stopped(self, number: int) -> None:
+        if self._ending:
+            self.send(signal.SIGCONT)
+            return
+        lent = self._terminal is not None and self._terminal.lent_to is not None
+        if lent and self._terminal is not None:
+            self._terminal.take_back(as_it_was=True)
+        by_itself = number == signal.SIGSTOP
+        if self._terminal is not None and (self._sentinel is not None or by_itself) and suspend():
+            by_itself = False
+        if by_itself:
+            target = f"-{self._group}" if self._group is not None else str(self._pid)
+            self._tell(f"the step stopped itself ({_signal_name(number)}): kill -CONT -- {target} continues it")
+        elif self._sentinel is not None:
+            self._continued()
+            self.send(signal.SIGCONT)
+
+    def _continued(self) -> None:
+        if self._sentinel is not None and self._terminal is not None and self._terminal.lent_to is None:
+            self._terminal.lend(self._sentinel.pid)
+
+    def _handlers(self) -> dict[int, Handler]:
+        """Return what each signal does while the process runs."""
+        handlers: dict[int, Handler] = {signal.SIGINT: self._on_interrupt, **dict.fromkeys(ENDING, self._on_end)}
+        if self._sentinel is not None:
+            handlers |= {INTERRUPTED: self._on_sentinel, signal.SIGCONT: lambda _number, _frame: self._continued()}
+        return handlers
+
+    def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        count = len(self._received)
+        self.interrupt()
+        if count == 0 and self._group is not None:
+            self.send(signal.SIGINT)
+            self.send(signal.SIGCONT)
+
+    def _on_sentinel(self, _number: int, _frame: FrameType | None) -> None:
+        self.interrupt()
+
+    def _on_end(self, number: int, _frame: FrameType | None) -> None:
+        self._received.append(number)
+        self._end()
+
+    def _time_out(self) -> None:
+        if not self._over:
+            self._timed_out = True
+            self._end()
+
+    def _end(self) -> None:
+        """End all processes, in a thread: this one waits for the child."""
+        if self._over:
+            return
+        self._ending = True
+        if self._pid is not None and self._ender is None:
+            self._ender = threading.Thread(target=self._end_all, args=(self._pid,), daemon=True)
+            self._ender.start()
+
+    def _end_all(self, pid: int) -> None:
+        stranger = self._sentinel.pid if self._sentinel is not None else None
+        self._killed = Family(pid, self._group, stranger).end(GRACE)
+
+    def _after(self, seconds: float, action: Callable[..., object], *arguments: object) -> None:
+        timer = threading.Timer(seconds, action, arguments)
+        timer.daemon = True
+        timer.start()
+        self._timers.append(timer)
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process and its group."""
+        if self._pid is None:
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            if self._group is not None:
+                os.killpg(self._group, number)
+            else:
+                os.kill(self._pid, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+#: Signals that Python ignores, and that no other program expects to be ignored.
+_RESTORED: Final = tuple(getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name))
+
+
+def start(
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str | None,
+    group: int | None,
+    *,
+    own_session: bool = False,
+    **options: Any,
+) -> int:
+    """Start a process as a shell does: with the descriptors that this process was given, and none that it opened.
+
+    Args:
+        arguments: the program and its arguments.
+        env: its environment.
+        cwd: its working directory; by default this process's.
+        group: the process group that it joins; 0: a new one; `None`: this process's.
+        own_session: whether it gets a session of its own, and so a group of its own.
+        options: further options of `subprocess.Popen`; `close_fds=True` keeps descriptors from it.
+
+    Returns:
+        Its process id. Nobody but the caller waits for it.
+
+    Raises:
+        OSError: it cannot be started.
+
+    """
+    place: dict[str, Any] = {}
+    if not own_session and not options and "/" in arguments[0] and _is_here(cwd) and hasattr(os, "posix_spawn"):
+        # `subprocess` would look at each variable of the environment in Python.
+        if group is not None:
+            place["setpgroup"] = group
+        return os.posix_spawn(arguments[0], list(arguments), env, setsigdef=_RESTORED, **place)
+    import subprocess
+
+    place = {"start_new_session": True} if own_session else {"process_group": group}
+    process = subprocess.Popen(arguments, env=env, cwd=cwd, **{"close_fds": False, **place, **options})
+    process.returncode = 0  # or it would warn that nobody waited for it
+    return process.pid
+
+
+def _is_here(directory: str | None) -> bool:
+    """Whether a directory is the working directory of this process."""
+    try:
+        return directory is None or directory == os.getcwd()
+    except FileNotFoundError:  # it was deleted
+        return False

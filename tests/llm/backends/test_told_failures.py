@@ -1,0 +1,359 @@
+"""Failures that a server tells in unusual places, and in words: none counts as success, and each keeps its reason."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from llm import Completion, Request, Usage, complete
+from llm.backends.http._answers import AnswerReader
+from llm.backends.http._errors import Endpoint, asked_wait
+from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.plugin_sdk import register_backend
+from llm.config import Settings
+from llm.errors import (
+    AuthenticationError,
+    BackendConnectionError,
+    BackendError,
+    ContextTooLongError,
+    EmptyAnswerError,
+    MalformedResponseError,
+)
+from llm.host import Host
+from llm.retries import RetryPolicy
+from llm.router import NoAnswerError, stream
+from llm.testing import host_with
+from tests.servers import FaultServer, Reply, http_answer
+
+ENDPOINT = Endpoint("Service", "https://api.example/v1/chat/completions", "SERVICE_BASE_URL", "SERVICE_KEY", True, ())
+DONE = "data: [DONE]\n\n"
+
+
+def piece(text: str | None, reason: str | None = None, **more: Any) -> str:
+    return f"data: {json.dumps({'choices': [{'delta': {'content': text}, 'finish_reason': reason, **more}]})}\n\n"
+
+
+def read(body: str) -> tuple[str, Completion | BackendError]:
+    """Return the text of an answer, and its end or error."""
+    texts: list[str] = []
+    try:
+        for part in AnswerReader(ENDPOINT).read([body[at : at + 7].encode() for at in range(0, len(body), 7)]):
+            if isinstance(part, Completion):
+                return "".join(texts), part
+            texts.append(part)
+    except BackendError as error:
+        return "".join(texts), error
+    raise AssertionError("an answer has an end")
+
+
+BROKEN = {"code": 500, "message": "the disk is full"}
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        pytest.param(f"error: {json.dumps(BROKEN)}\n\n", id="field error"),
+        pytest.param(f"error: {json.dumps({'error': BROKEN})}\n", id="field error, nested"),
+        pytest.param("error: the disk is full\n\n", id="field error, words"),
+        pytest.param(f"event: error\ndata: {json.dumps(BROKEN)}\n\n", id="event error"),
+        pytest.param("event: error\ndata: the disk is full\n\n", id="event error, words"),
+        pytest.param(json.dumps({"error": BROKEN}) + "\n", id="bare JSON"),
+        pytest.param(json.dumps({"error": BROKEN}, indent=2), id="bare JSON in lines"),
+        pytest.param(json.dumps({"detail": "the disk is full"}) + "\n", id="bare JSON without error"),
+        pytest.param(f"data: {json.dumps({'type': 'error', **BROKEN})}\n\n", id="type error"),
+        pytest.param(f"data: {json.dumps({'object': 'error', **BROKEN})}\n\n", id="object error"),
+        pytest.param(f"data: {json.dumps({'choices': [{'error': BROKEN}]})}\n\n", id="in a choice"),
+        pytest.param("the disk is full\n", id="plain words"),
+        pytest.param("<html><title>the disk is full</title></html>\n", id="a page"),
+        pytest.param(piece("", "error", native_finish_reason="the disk is full"), id="finish_reason"),
+    ],
+)
+@pytest.mark.parametrize("text", ["", "Half of"])
+def test_a_failure_keeps_its_reason(signal: str, text: str) -> None:
+    """Also where the server ends the stream as if nothing had happened."""
+    for end in ("", "" if "<html" in signal or signal.startswith("the disk") else f"\n{DONE}"):
+        came, error = read(f": ping\n\n{piece(text) if text else ''}{signal}{end}")
+        assert came == text
+        assert isinstance(error, BackendError)
+        assert "the disk is full" in error.message
+
+
+@pytest.mark.parametrize("word", ["error", "ERROR", "failed"])
+@pytest.mark.parametrize("text", ["", "Half of"])
+def test_an_answer_that_ends_with_an_error_may_pass(word: str, text: str) -> None:
+    whole = json.dumps({"choices": [{"message": {"content": text}, "finish_reason": word}]})
+    for came, error in (read(piece(text, word) + DONE), read(whole)):
+        assert came == text
+        assert isinstance(error, BackendError)
+        assert (error.message, error.transient) == ("Service ended its answer with an error in the middle", True)
+
+
+@pytest.mark.parametrize(("said", "kept"), [("odd_reason", "odd_reason"), ("not a word!", "not a word!"), ("", None)])
+def test_other_reasons_reach_the_completion(said: str, kept: str | None) -> None:
+    came, end = read(piece("a", said) + DONE)
+    assert (came, isinstance(end, Completion) and end.finish_reason) == ("a", kept)
+
+
+# Codes and words that mean the same as a status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "transient"),
+    [
+        ({"type": "rate_limit_error", "code": "rate_limit_exceeded"}, 429, True),
+        ({"code": "RateLimitExceeded"}, 429, True),
+        ({"type": "ThrottlingException"}, 429, True),
+        ({"code": 429.5, "status": "RESOURCE_EXHAUSTED"}, 429, True),
+        ({"code": "429"}, 429, True),
+        ({"type": "overloaded_error"}, 503, True),
+        ({"type": "server_error"}, 500, True),
+        ({"type": "api_error"}, 500, True),
+        ({"code": "timeout"}, 504, True),
+        ({"message": "Rate limit reached for requests"}, 429, True),
+        ({"message": "the model is currently overloaded"}, 503, True),
+        ({"message": "no luck, try again later"}, 503, True),
+        ("the engine is at full capacity", 503, True),
+        ({"type": "server_error", "code": "insufficient_quota"}, 402, False),
+        ({"type": "invalid_request_error", "message": "rate limit of 7 is no number"}, 400, False),
+        ({"code": "model_not_found"}, 404, False),
+        ({"code": "invalid_api_key"}, 401, False),
+        ({"code": "permission_denied"}, 403, False),
+        ({"code": "context_length_exceeded", "message": "context length exceeded"}, 400, False),
+        ({"message": "your quota: try again later"}, None, False),
+        ({"message": "something else"}, None, False),
+        ({"code": 7}, None, False),
+    ],
+)
+@pytest.mark.parametrize("framing", ["data: {}\n\n", "{}", "error: {}\n\n"])
+def test_codes_in_words(error: Any, status: int | None, transient: bool, framing: str) -> None:
+    _, failure = read(framing.replace("{}", json.dumps({"error": error})))
+    assert isinstance(failure, BackendError)
+    assert (failure.status, failure.transient) == (status, transient)
+    if status in {401, 403}:
+        assert isinstance(failure, AuthenticationError)
+    elif isinstance(error, dict) and error.get("code") == "context_length_exceeded":
+        assert isinstance(failure, ContextTooLongError)
+    elif not isinstance(error, dict) or type(error.get("code")) is not str or not error["code"].isdigit():
+        assert failure.message.startswith("Service answered with an error: ")
+
+
+@pytest.mark.parametrize(
+    ("headers", "words", "seconds"),
+    [
+        ({}, "Rate limit reached. Please try again in 20s. Visit our page", 20),
+        ({}, "Please try again in 1m30.5s", 90.5),
+        ({}, "try again in 350ms", 0.35),
+        ({}, "Retry after 2 minutes", 120),
+        ({}, '{"retryDelay": "20s"}', 20),
+        ({}, "try again in 7 apples", None),
+        ({}, "try again later", None),
+        ({"Retry-After": "3"}, "try again in 20s", 3),
+        ({"Retry-After-Ms": "1500", "Retry-After": "3"}, "", 1.5),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "12"}, "", 12),
+        ({"X-RateLimit-Remaining": "4", "X-RateLimit-Reset": "12"}, "", None),
+        ({"X-RateLimit-Reset": "12"}, "", None),
+        ({"X-RateLimit-Remaining-Tokens": "0", "X-RateLimit-Reset-Tokens": "6m0s"}, "", 360),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1000000000000"}, "", 0),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "soon"}, "", None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers: dict[str, str], words: str, seconds: float | None) -> None:
+    assert asked_wait(headers, words) == (seconds if seconds is None else pytest.approx(seconds))
+
+
+def test_an_error_may_repeat_the_headers_of_the_server_behind() -> None:
+    error = {
+        "code": 429,
+        "message": "no",
+        "metadata": {"headers": {"x-ratelimit-remaining": 0, "X-RateLimit-Reset": 5}},
+    }
+    _, failure = read(json.dumps({"error": error}))
+    assert isinstance(failure, BackendError)
+    assert failure.retry_after == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ({"metadata": {"raw": "in words"}}, "in words"),
+        ({"metadata": {"raw": {"error": {"message": "boom"}}}}, "boom"),
+        ({"message": "m", "metadata": {"raw": json.dumps({"error": json.dumps({"message": "boom"})})}}, "m: boom"),
+        ({"message": json.dumps({"error": {"message": json.dumps([{"error": {"message": "boom"}}])}})}, "boom"),
+        ({"message": "boom", "metadata": {"raw": '{"message": "boom"}'}}, "boom"),
+        ({"type": "ProviderBizError", "body": {"message": "boom"}}, "boom"),
+        (json.dumps({"error": {"message": "boom"}}), "boom"),
+    ],
+)
+def test_an_explanation_is_found_wherever_it_is(error: Any, words: str) -> None:
+    _, failure = read(json.dumps({"error": error}))
+    assert isinstance(failure, BackendError)
+    assert failure.message == f"Service answered with an error: {words}"
+
+
+# Several choices, thoughts, usage
+
+
+@pytest.mark.parametrize("index", [0, None])
+def test_of_several_choices_the_first_is_read(index: int | None) -> None:
+    def both(number: int, one: str, other: str) -> str:
+        return piece(other, None, index=1) + piece(one, None, **({} if index is None else {"index": 0}))
+
+    stop = piece(None, "length", index=1) + piece(None, "stop", index=0)
+    came, end = read(both(0, "Red", "Blue") + both(1, " apples", " skies") + stop + DONE)
+    assert (came, isinstance(end, Completion) and end.finish_reason) == ("Red apples", "stop")
+    choices = [{"index": 1, "message": {"content": "Blue"}}, {"index": 0, "message": {"content": "Red"}}]
+    assert read(json.dumps({"choices": choices}))[0] == "Red"
+    assert read(json.dumps({"choices": choices[:1]}))[0] == "Blue"
+    event = {"choices": [{"index": number, "delta": {"content": text}} for number, text in ((1, "Blue"), (0, "Red"))]}
+    assert read(f"data: {json.dumps(event)}\n\n{DONE}")[0] == "Red"
+
+
+@pytest.mark.parametrize("member", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_are_no_answer(member: str) -> None:
+    thought = f"data: {json.dumps({'choices': [{'delta': {member: 'hm'}}]})}\n\n"
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hm", "thought": True}, {"text": "42"}]
+    assert read(thought + piece("42") + thought + DONE)[0] == "42"
+    assert read(json.dumps({"choices": [{"message": {member: "hm", "content": parts}}]}))[0] == "42"
+    for body in (thought + DONE, json.dumps({"choices": [{"message": {member: "hm", "content": None}}]})):
+        assert isinstance(read(body)[1], EmptyAnswerError)
+
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"choices": [{"message": {"content": ""}}], "usage": USAGE}),
+        json.dumps({"error": "no", "usage": USAGE}),
+        f"data: {json.dumps({'choices': [], 'usage': USAGE})}\n\n{DONE}",
+        f"data: {json.dumps({'choices': [{'delta': {'content': 'a'}}], 'usage': USAGE})}\n\n",
+        f"data: {json.dumps({'choices': [], 'usage': USAGE})}\n\nerror: no\n\n",
+    ],
+)
+def test_what_a_failure_used_is_known(body: str) -> None:
+    _, error = read(body)
+    assert isinstance(error, BackendError)
+    assert error.usage == Usage(5, 3)
+
+
+# LobeChat's own events
+
+
+def test_events_of_lobechat() -> None:
+    said = (
+        'id: 1\nevent: reasoning\ndata: "hm"\n\nid: 1\nevent: text\ndata: "Hello"\n\nevent: text\ndata: " there."\n\n'
+    )
+    stop = 'event: usage\ndata: {"totalTokens": 3}\n\nevent: stop\ndata: "stop"\n\n'
+    came, end = read(said + stop)
+    assert (came, isinstance(end, Completion) and end.finish_reason) == ("Hello there.", "stop")
+    came, error = read(said)
+    assert (came, type(error)) == ("Hello there.", BackendConnectionError)
+    came, error = read(
+        said + 'event: error\ndata: {"body": {"message": "no such model"}, "type": "ProviderBizError"}\n\n'
+    )
+    assert (came, str(error)) == ("Hello there.", "Service answered with an error: no such model")
+    assert isinstance(read('event: other\ndata: "Hello"\n\n')[1], BackendConnectionError)
+    assert isinstance(read('data: "Hello"\n\n')[1], MalformedResponseError)
+
+
+# Over HTTP, through the router
+
+
+class Service(ChatCompletionsBackend):
+    label = "Service"
+    base_url_env = "SERVICE_BASE_URL"
+    api_key_env = "SERVICE_API_KEY"
+    secret_env: ClassVar[tuple[str, ...]] = ("SERVICE_API_KEY",)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host, service = host_with(), Service()
+    register_backend("service", service, host=host)
+    yield host
+    service.close()
+
+
+def asked(
+    host: Host, monkeypatch: pytest.MonkeyPatch, streamed: bool, *replies: Reply
+) -> tuple[Completion | NoAnswerError, int]:
+    """Return the end of a request, and how often it was sent."""
+    policy = RetryPolicy(first_wait=0.01)
+    with FaultServer(*replies) as server:
+        monkeypatch.setenv("SERVICE_BASE_URL", server.url)
+        try:
+            if streamed:
+                texts = stream(Request("hi", backend="service"), host=host, settings=Settings(), retries=policy)
+                list(texts)
+                assert texts.completion is not None
+                return texts.completion, len(server.requests)
+            completion = complete(Request("hi", backend="service"), host=host, settings=Settings(), retries=policy)
+            return completion, len(server.requests)
+        except NoAnswerError as error:
+            return error, len(server.requests)
+
+
+def answer(error: Any, status: int = 200) -> bytes:
+    return http_answer({"error": error}, status)
+
+
+GOOD = http_answer({"choices": [{"message": {"content": "42"}}]})
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    ("fault", "requests"),
+    [
+        (answer({"code": "rate_limit_exceeded", "message": "no"}), 2),
+        (answer({"type": "overloaded_error", "message": "no"}), 2),
+        (answer({"code": "rate_limit_exceeded", "message": "no"}, 400), 2),
+        (answer({"code": "rate_limit_exceeded", "message": "no"}, 403), 2),
+        (answer({"message": "exceeded your current quota, retry in 1ms"}, 429), 2),
+        (answer({"code": "insufficient_quota", "message": "no"}, 429), 1),
+        (answer({"message": "You exceeded your current quota, see billing"}, 429), 1),
+        (answer({"type": "invalid_request_error", "message": "no"}), 1),
+        (answer({"code": "invalid_api_key", "message": "no"}), 1),
+    ],
+)
+def test_what_may_pass_is_sent_again(
+    streamed: bool, fault: bytes, requests: int, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, sent = asked(host, monkeypatch, streamed, fault, GOOD)
+    assert (sent, isinstance(end, Completion)) == (requests, requests == 2)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_usage_of_an_empty_answer_is_counted(streamed: bool, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = http_answer({"choices": [{"message": {"content": ""}}], "usage": USAGE})
+    end, _ = asked(host, monkeypatch, streamed, empty)
+    assert [attempt.usage for attempt in end.attempts] == [Usage(5, 3)]
+
+
+@pytest.mark.parametrize("key", ["", "planted-key"])
+def test_an_access_code_is_no_key(key: str, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_API_KEY", key)
+    end, _ = asked(host, monkeypatch, True, http_answer({"errorType": "InvalidAccessCode"}, 401))
+    assert isinstance(end, NoAnswerError)
+    assert "Service refused the request (HTTP 401 Unauthorized)" in end.message
+    assert end.hint == (
+        "this server has no OpenAI-compatible interface at this address: it wants an access code of its own; "
+        "check SERVICE_BASE_URL"
+    )
+
+
+def test_an_address_that_takes_no_post(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    end, _ = asked(host, monkeypatch, True, http_answer(b"", 405))
+    assert isinstance(end, NoAnswerError)
+    assert end.hint == "this server has no OpenAI-compatible interface at this address; check SERVICE_BASE_URL"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_server_may_stream_what_was_not_asked_for_in_pieces(
+    streamed: bool, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = http_answer(piece("4") + piece("2", "stop") + DONE, headers={"Content-Type": "text/event-stream"})
+    end, _ = asked(host, monkeypatch, streamed, events)
+    assert isinstance(end, Completion)
+    assert (end.text, end.finish_reason) == ("42", "stop")
