@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from llm.contributions import Backend, Recipe, RegisteredBackend, RegisteredRecipe, check_callable, completer_of, lacks_run
 from llm.errors import InvalidResultError, PluginDefinitionError
-from llm.hooks._faults import attributed
+from llm.errors import attributed
 from llm.hooks._origin import Origin
 from llm.types import (
     Answer,
@@ -137,8 +137,11 @@ def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:
 
 def check_answer(result: Any, origin: Origin, keep: bool = False) -> Answer:
     """Return the result of `llm_complete` as an `Answer` that carries its origin."""
-    if keep or isinstance(result, Answer):
-        return (result if isinstance(result, Answer) else answer_of(result, "llm_complete", origin)).stamp(origin)
+    if isinstance(result, Answer) and (keep or origin.builtin):  # the host's own implementation asks a backend
+        return result.stamp(origin)
+    if keep and isinstance(result, Completion) and result.origin is not None:
+        _check_fields(result, "llm_complete", origin)
+        return Answer(result)
     return answer_of(result, "llm_complete", origin)
 
 
@@ -155,7 +158,7 @@ def answer_of(result: Any, where: str, origin: Origin) -> Answer:
         _check_fields(result, where, origin)
         return Answer(replace(result, origin=origin), origin)
     if isinstance(result, Answer):
-        return result.stamp(origin)
+        return result.stamp(origin, anew=True)
     if isinstance(result, bytes | bytearray | Mapping) or not isinstance(result, Iterable):
         raise _invalid(where, "text (str), a Completion or pieces of text", result, origin)
     return Answer(_checked_pieces(result, where, origin), origin)

@@ -111,9 +111,31 @@ class Settings:
             by_backend.max_tokens if by_model.max_tokens is None else by_model.max_tokens,
         )
 
+    def model_of(self, backend: str) -> str | None:
+        """Return the model that is configured for a backend, if there is one."""
+        if backend == self.primary_backend and self.primary_model is not None:
+            return self.primary_model
+        if backend == self.fallback_backend and self.fallback_model is not None:
+            return self.fallback_model
+        return next((link.model for link in self.chain if link.backend == backend and link.model is not None), None)
+
     def section(self, name: str) -> FrozenMapping[str, Any]:
         """Return a plug-in's own section, `[plugins.NAME]`; empty if there is none."""
         return FrozenMapping(self.plugins.get(name, _NOTHING))
+
+
+@dataclass(frozen=True)
+class PluginSettings:
+    """The configuration of one plug-in.
+
+    Attributes:
+        section: `[plugins.NAME]` of the configuration file; empty if there is none.
+        path: the file, if there is one; errors name it.
+
+    """
+
+    section: FrozenMapping[str, Any] = _NOTHING
+    path: str | None = None
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -168,6 +190,13 @@ def check(path: str, plugin_schemas: Mapping[str, Any] | None = None) -> "list[C
     except OSError as error:
         return [ConfigFault(f"the file cannot be read: {error.strerror}", path)]
     return faults_in(path, found, toml=toml, plugin_schemas=plugin_schemas or {})
+
+
+def file_error(faults: "list[ConfigFault]") -> ConfigError:
+    """Return the error for mistakes that `check` found."""
+    from llm._config_faults import ConfigFileError
+
+    return ConfigFileError(faults)
 
 
 def _version(path: str, *, named: bool = False) -> tuple[int, ...] | None:

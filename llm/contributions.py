@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from llm.errors import PluginDefinitionError
-from llm.hooks._faults import attributed
+from llm.errors import attributed
 from llm.hooks._origin import Origin
 from llm.types import Answer, Call, Completion, Request, Step
 
@@ -128,6 +128,7 @@ class RegisteredBackend:
         streams: whether answers come in pieces.
         origin: its plug-in.
         complete: `complete(request, call)` returns its `Answer`.
+        load: imports its plug-in and returns the backend anew; `None` if that was done.
 
     """
 
@@ -139,7 +140,10 @@ class RegisteredBackend:
     secret_env: tuple[str, ...] = ()
     streams: bool = False
     origin: Origin = Origin("")
-    complete: Callable[[Request, Call], Answer] = field(default=lambda _request, _call: Answer(""), repr=False)
+    complete: Callable[[Request, Call], Answer] = field(
+        default=lambda _request, _call: Answer(""), repr=False, compare=False
+    )
+    load: "Callable[[], RegisteredBackend] | None" = field(default=None, repr=False, compare=False)
 
     def is_ready(self, environ: Mapping[str, str]) -> bool:
         """Whether the backend has what it needs to be used without having been named."""
@@ -147,15 +151,15 @@ class RegisteredBackend:
 
     def facts(self) -> dict[str, Any]:
         """Return what `from_facts` makes a backend of, JSON-ready."""
-        return {key: value for key, value in vars(self).items() if key not in {"origin", "complete"}}
+        return {key: value for key, value in vars(self).items() if key not in {"origin", "complete", "load"}}
 
     @classmethod
     def from_facts(
-        cls, facts: Mapping[str, Any], origin: Origin, complete: Callable[[Request, Call], Answer]
+        cls, facts: Mapping[str, Any], origin: Origin, load: "Callable[[], RegisteredBackend]"
     ) -> "RegisteredBackend":
-        """Return a backend whose facts a manifest has."""
+        """Return a backend whose facts a manifest has; `load` imports its plug-in."""
         known = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
-        return cls(**known, origin=origin, complete=complete)
+        return cls(**known, origin=origin, complete=lambda *asked: load().complete(*asked), load=load)
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class RegisteredRecipe:
     parameters: "tuple[Parameter, ...]" = ()
     origin: Origin = Origin("")
     steps: Callable[[str, Mapping[str, Any]], tuple[Step, ...]] = field(
-        default=lambda _goal, _parameters: (), repr=False
+        default=lambda _goal, _parameters: (), repr=False, compare=False
     )
 
     def facts(self) -> dict[str, Any]:
@@ -189,18 +193,15 @@ class RegisteredRecipe:
 
     @classmethod
     def from_facts(
-        cls,
-        facts: Mapping[str, Any],
-        origin: Origin,
-        steps: Callable[[str, Mapping[str, Any]], tuple[Step, ...]],
+        cls, facts: Mapping[str, Any], origin: Origin, load: "Callable[[], RegisteredRecipe]"
     ) -> "RegisteredRecipe":
-        """Return a recipe whose facts a manifest has."""
+        """Return a recipe whose facts a manifest has; `load` imports its plug-in."""
         parameters: tuple[Parameter, ...] = ()
         if facts["parameters"]:
             from llm.recipes.parameters import Parameter
 
             parameters = tuple(map(Parameter.from_json, facts["parameters"]))
-        return cls(facts["name"], facts["description"], parameters, origin, steps)
+        return cls(facts["name"], facts["description"], parameters, origin, lambda *asked: load().steps(*asked))
 
 
 #: What a backend's `run` may ask for besides the prompt, by naming it.

@@ -1,9 +1,20 @@
-"""One family of exceptions. The command line prints each as one message, without a traceback."""
+"""One family of exceptions, and the origin of those that plug-ins raise.
+
+The command line prints each as one message, without a traceback.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Final
 
 from llm.hooks._origin import Origin
+
+#: Exceptions that may come out of a guarded call of a plug-in. `KeyboardInterrupt` is the user's; `attributed` has
+#: turned everything else into one of these.
+PLUGIN_FAULTS: Final = (Exception, SystemExit)
+
+#: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
+#: wrappers can still catch what they know.
+_ORIGIN: Final = "__d0ttino_origin__"
 
 #: So many of the known names are listed where none is close.
 _SHOWN_NAMES: Final = 20
@@ -197,9 +208,53 @@ class RefusalError(EmptyAnswerError):
 
 
 class ServedModelError(BackendError):
-    """Another model than the one asked for answered, and the request is strict."""
+    """Another model than the one asked for answered, and the request is strict.
+
+    Attributes:
+        served_model: the model that the server says it used.
+
+    """
+
+    served_model: str | None = None
 
 
 def is_transient_status(status: int) -> bool:
     """Whether the same request may succeed a little later, for all that its HTTP status says."""
     return status in {408, 425, 429} or 500 <= status < 600
+
+
+def attribute(error: BaseException, origin: Origin) -> None:
+    """Record on an exception the plug-in that raised it; the innermost plug-in, recorded first, stays."""
+    if not hasattr(error, _ORIGIN):
+        # Not setattr: an exception that is a frozen dataclass refuses that, and its reason would be lost.
+        object.__setattr__(error, _ORIGIN, origin)
+
+
+def attributed(error: BaseException, origin: Origin) -> BaseException:
+    """Return the exception to raise for one of a plug-in, with its origin recorded.
+
+    Anything but an `Exception` or `SystemExit` would run through every handler of the host, so a
+    `PluginCrashError` takes its place.
+    """
+    if not isinstance(error, PLUGIN_FAULTS):
+        crash = PluginCrashError(one_line(error), origin=origin)
+        crash.__cause__ = error
+        error = crash
+    attribute(error, origin)
+    return error
+
+
+def origin_of(error: BaseException) -> Origin | None:
+    """Return the plug-in that raised an exception, or `None` if no plug-in did."""
+    origin = getattr(error, _ORIGIN, None)
+    return origin if isinstance(origin, Origin) else None
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception as one line: its type and the first line of its message."""
+    try:
+        text = str(error).strip()
+    except Exception as inner:  # noqa: BLE001 - an exception whose __str__ raises must not hide itself
+        text = f"(its message raised {type(inner).__name__})"
+    first = text.splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,230 +1,297 @@
-"""The host: the plug-in manager with this project's hooks, built-in plug-ins and entry points."""
+"""The host: a plug-in manager with this project's hooks, and everything that plug-ins registered with it."""
 
 import functools
-import time
+import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from llm import DISTRIBUTION, __version__, hookspecs, results, shims
-from llm.builtins import BUILTINS
-from llm.errors import NameTakenError
-from llm.groups import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks.activation import LazyModule
-from llm.hooks.blocking import Blocked, Blocking, known_name
-from llm.hooks.boundary import HostPlugin
-from llm.hooks.catalogue import Catalogue
-from llm.hooks.declarations import Declaration, forget
-from llm.hooks.entrypoints import EntryPoint
-from llm.hooks.index import installed
-from llm.hooks.learned import Declared, Learned
-from llm.hooks.loader import NOTHING_KNOWN, load_entry_points
-from llm.hooks.manager import PluginManager
-from llm.hooks.origin import Origin, Tier
-from llm.hooks.problems import Problem, ProblemKind
-from llm.hooks.registering import owner_of, register_declaration
-from llm.hooks.trace import phase
-from llm.types import BackendInfo, RecipeInfo, Step
+from llm import _validate, hookspecs
+from llm._installed import installed_plugins
+from llm._shims import adapt
+from llm._version import DISTRIBUTION, __version__
+from llm.config import PluginSettings, load_settings
+from llm.contributions import RegisteredBackend, RegisteredRecipe
+from llm.errors import NameTakenError, PluginLoadError, attribute
+from llm.hooks._blocking import Blocking, known_name
+from llm.hooks._entrypoints import Damage, EntryPoint, loading
+from llm.hooks._faults import Problem, ProblemKind
+from llm.hooks._guard import HookContract, HookKind
+from llm.hooks._loader import Loader
+from llm.hooks._manager import PluginManager
+from llm.hooks._manifest import Manifest, Manifests
+from llm.hooks._markers import hookimpl
+from llm.hooks._origin import Blocked, Origin, Tier
+from llm.hooks._registration import Registration, all_registrations, forget, owner_of
+from llm.hooks._trace import phase
+from llm.types import Answer, Call, Request
 
-if TYPE_CHECKING:
-    from llm.eligible import Breaker
-
-Info = TypeVar("Info", BackendInfo, RecipeInfo)
+Contribution = TypeVar("Contribution", RegisteredBackend, RegisteredRecipe)
 
 NOTHING_BLOCKED: Final = Blocking({})
 
-#: Hooks in which an exception is the answer to the one who asked.
-PROPAGATING: Final = frozenset({"llm_complete", "llm_stream", "llm_recipe_steps", "llm_run_step"})
+#: Modules with this project's own plug-ins. They go through the same loader, guard and manifests as all others.
+DEFAULT_PLUGINS: Final = (
+    "llm.routing.policy",
+    "llm.backends.plugins.mindbridge",
+    "llm.backends.plugins.lobechat",
+    "llm.backends.plugins.openrouter",
+    "llm.backends.plugins.sample",
+    "scripts.shell",
+    "scripts.recipes.plugins.sample",
+    "scripts.recipes.plugins.echo",
+)
 
-CHECKS: Final = {
-    "llm_backends": results.check_backends,
-    "llm_route": results.check_route,
-    "llm_complete": results.check_completion,
-    "llm_stream": results.check_stream,
-    "llm_recipes": results.check_recipes,
-    "llm_recipe_steps": results.check_steps,
-    "llm_run_step": results.check_step_result,
+#: The kind of each hook, whether an exception is the answer to its caller, and the check of its results.
+_CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
+    "llm_configure": (HookKind.NOTIFY, False, None),
+    "llm_close": (HookKind.NOTIFY, False, None),
+    "llm_backends": (HookKind.COLLECT, False, _validate.check_backends),
+    "llm_recipes": (HookKind.COLLECT, False, _validate.check_recipes),
+    "llm_commands": (HookKind.NOTIFY, False, None),
+    "llm_route": (HookKind.FIRST, False, _validate.check_route),
+    "llm_prepare": (HookKind.FOLD, True, _validate.check_prepared),
+    "llm_complete": (HookKind.FIRST, True, _validate.check_answer),
+    "llm_attempted": (HookKind.NOTIFY, False, None),
+    "llm_completed": (HookKind.NOTIFY, False, None),
+    "llm_prepare_step": (HookKind.FOLD, True, _validate.check_prepared_step),
+    "llm_run_step": (HookKind.FIRST, True, _validate.check_step_result),
+    "llm_step_ended": (HookKind.NOTIFY, False, None),
 }
 
 
-@dataclass(frozen=True)
-class Offers(Mapping[str, Info], Generic[Info]):
-    """Everything of one kind that plug-ins offer.
+def own_entries(modules: Iterable[str] = DEFAULT_PLUGINS) -> list[EntryPoint]:
+    """Return this project's own plug-ins as entry points."""
+    return [EntryPoint(DISTRIBUTION, "", name, name, __version__, tier=Tier.BUILTIN) for name in modules]
 
-    As a mapping it holds, by name, the one that is in use. `shadowed` holds the others.
+
+def contracts() -> list[HookContract]:
+    """Return the contract of each hook in `llm.hookspecs`."""
+    return [
+        HookContract(
+            name,
+            tuple(inspect.signature(getattr(hookspecs, name)).parameters),
+            kind,
+            propagates,
+            check,
+            answered=kind is HookKind.FIRST,
+        )
+        for name, (kind, propagates, check) in _CONTRACTS.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Catalog(Mapping[str, Contribution], Generic[Contribution]):
+    """All backends, or all recipes, of a host.
+
+    As a mapping it holds, by name, the one that is in use.
+
+    Attributes:
+        active: those that are in use, in the order in which they are asked.
+        shadowed: by name, those that another plug-in's hides.
+
     """
 
-    used: Mapping[str, Info]
-    shadowed: Mapping[str, tuple[Info, ...]]
+    active: tuple[Contribution, ...]
+    shadowed: Mapping[str, tuple[Contribution, ...]]
 
     @functools.cached_property
-    def in_use(self) -> tuple[Info, ...]:
-        """Those that are in use, in order."""
-        return tuple(self.used.values())
+    def _by_name(self) -> dict[str, Contribution]:
+        return {one.name: one for one in self.active}
 
     def __contains__(self, name: object) -> bool:
-        return name in self.used
+        return name in self._by_name
 
-    def __getitem__(self, name: str) -> Info:
-        return self.used[name]
+    def __getitem__(self, name: str) -> Contribution:
+        return self._by_name[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.used)
+        return iter(self._by_name)
 
     def __len__(self) -> int:
-        return len(self.used)
+        return len(self.active)
+
+
+class _Dispatch:
+    """The host's own implementation of `llm_complete`, asked last: it calls the backend."""
+
+    def __init__(self, host: "Host") -> None:
+        self._host = host
+
+    @hookimpl(trylast=True)
+    def llm_complete(self, request: Request, backend: RegisteredBackend, call: Call) -> Answer:
+        """Return the backend's answer: whole, or one that has begun, so that wrappers see its failures."""
+        life = self._host.life(backend.origin)
+        try:
+            life.begin()
+        except Exception as error:
+            attribute(error, backend.origin)
+            raise
+        answer = backend.complete(request, call)
+        if call.stream:
+            answer.begin()
+        else:
+            _ = answer.text
+        return answer
 
 
 class Host(PluginManager):
-    """Asks plug-ins, and knows which of them answered.
+    """Plug-ins, and the backends and recipes that they registered.
 
     `create_host` makes one with built-in plug-ins and those of installed distributions.
 
     Attributes:
-        entries: the entry points that there were when it was made.
+        entries: the installed entry points when it was made.
         blocked: the plug-ins that were left out because the user does not want them.
         unknown_blocked: names that were to be blocked, and that no plug-in has.
-        imported: the entry points that were imported to register what they bring, with the names of
-            modules that they looked for in vain. Others were registered from what was known of them, or
-            their modules had been imported before.
-        made: when it was made, in nanoseconds since the epoch.
-        breaker: knows which backends are left alone for a while; see `llm.eligible.Breaker`.
-        refused: why a credential that a server refused is not used again; see `llm.eligible.credential_of`.
 
     """
 
     def __init__(self) -> None:
-        super().__init__(hookspecs, CHECKS, PROPAGATING)
+        super().__init__(hookspecs, contracts(), self._settings_of)
         self.entries: list[EntryPoint] = []
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
-        self.imported: Mapping[EntryPoint, tuple[str, ...]] = {}
-        self.made = time.time_ns()
-        self.breaker: Breaker | None = None
-        self.refused: dict[tuple[str, int], str] = {}
         self._left_out: set[EntryPoint] = set()
-        self._offers: dict[str, tuple[int, Offers[Any]]] = {}
-        self._adopted: dict[str, tuple[str, Declaration]] = {}
+        self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
+        self._adopted: dict[str, tuple[str, Registration]] = {}
+        self._manifests: Manifests | None = None
+        self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: None)
+        self.register(_Dispatch(self), "llm.host", origin=Origin("llm.host", Tier.BUILTIN, DISTRIBUTION, __version__))
 
-    def backends(self) -> Offers[BackendInfo]:
-        """Return the backends that plug-ins provide, by name, in the order in which they are asked."""
-        return self._collect("backend", "llm_backends")
+    def backends(self) -> Catalog[RegisteredBackend]:
+        """Return the backends that plug-ins provide, by name."""
+        return self._catalog("backend", "llm_backends")
 
-    def recipes(self) -> Offers[RecipeInfo]:
-        """Return the recipes that plug-ins provide, by name, in the order in which they are asked."""
-        return self._collect("recipe", "llm_recipes")
+    def recipes(self) -> Catalog[RegisteredRecipe]:
+        """Return the recipes that plug-ins provide, by name."""
+        return self._catalog("recipe", "llm_recipes")
 
-    def secret_names(self) -> set[str]:
-        """Return the environment variables that backends say hold their secrets; no trace records the question."""
-        backends = Context().run(self.backends)
-        everyone = [*backends.values(), *(info for infos in backends.shadowed.values() for info in infos)]
-        return {name for info in everyone for name in info.secret_env}
-
-    def recipe_steps(
-        self, recipe: str, goal: str, parameters: Mapping[str, Any] | None = None
-    ) -> tuple[Step, ...] | None:
-        """Ask for the steps of a recipe; `None` if no plug-in knows it.
-
-        Args:
-            recipe: its name.
-            goal: what the user wants.
-            parameters: values of its parameters, by name.
+    def loaded(self, backend: RegisteredBackend) -> RegisteredBackend:
+        """Return a backend of this host with its plug-in imported.
 
         Raises:
-            BaseException: whatever the recipe raises, with its origin (see `origin_of`).
+            PluginLoadError: the plug-in cannot be imported, or no longer provides the backend.
 
         """
-        steps: tuple[Step, ...] | None = self.hook.llm_recipe_steps(
-            recipe=recipe, goal=goal, parameters=parameters or {}
-        )
-        return steps
+        return backend.load() if backend.load is not None else backend
 
-    def adopt(self, declaration: Declaration) -> None:
-        """Register what a shim declared, unless an entry point of this host brought it already.
+    def secret_names(self) -> set[str]:
+        """Return the environment variables that backends declare as secret; no trace records the question."""
+        backends = Context().run(self.backends)
+        everyone = [*backends.active, *(one for many in backends.shadowed.values() for one in many)]
+        return {name for backend in everyone for name in backend.secret_env}
+
+    def require(self, names: Iterable[str]) -> None:
+        """Refuse to go on without the plug-ins that the configuration requires.
+
+        Args:
+            names: names of plug-ins, entry points or distributions.
+
+        Raises:
+            PluginLoadError: one is not installed, cannot be loaded, or is left out.
+
+        """
+        names = list(names)
+        if not names:
+            return
+        failed = {p.origin.plugin: p.message for p in self.problems if p.kind is ProblemKind.FAILED}
+        blocked = {blocked.origin.plugin: blocked.by for blocked in self.blocked}
+        installed = [entry for entry in self.entries if entry not in self._left_out]
+        for name in names:
+            if known_name(name, self.plugin_names(), ()) and name not in failed and name not in blocked:
+                continue
+            entries = [entry for entry in installed if known_name(name, (), (entry,))]
+            why = next((failed[one.name] for one in entries if one.name in failed), failed.get(name))
+            if entries and why is None:
+                continue
+            if why is None:
+                why = f"it is left out because of {blocked[name]}" if name in blocked else "it is not installed"
+            raise PluginLoadError(
+                f"the plug-in {name!r} is required, and {why}",
+                hint="install it (`ai-cli plugins install`), or take it out of required_plugins in the configuration",
+            )
+
+    def adopt(self, registration: Registration) -> None:
+        """Register what a shim made, unless an entry point of this host brought it already.
 
         Raises:
             NameTakenError: this program registered the name before, for another callable.
 
         """
-        if declaration.module in BUILTINS:
-            return  # they were registered before they were imported
-        owner = owner_of(declaration, self.entries)
+        owner = owner_of(registration, [*self.entries, *own_entries()])
         if owner is not None:
             if owner not in self._left_out:
-                self._adopt_late(declaration, owner)
+                self._loader.add(owner, registration)
             return
-        name, earlier = self._adopted.get(declaration.plugin_name, ("", None))
+        name, earlier = self._adopted.get(registration.plugin_name, ("", None))
         if earlier is not None:
-            if earlier.module != declaration.module:
+            if earlier.module != registration.module:
                 raise NameTakenError(
-                    f"the {declaration.kind} {declaration.name!r} is registered already, by {earlier.program_origin()}",
-                    origin=earlier.program_origin(),
+                    f"the {registration.kind} {registration.name!r} is registered already, by {earlier.program_origin}",
+                    origin=earlier.program_origin,
                     hint="give the second one another name, or unregister the first",
                 )
-            # The same module defined the same function anew; `declare` refuses everything else.
+            # The same module defined the same function anew; `record` refuses everything else.
             self.unregister(name=name)
-        origin = declaration.program_origin()
-        registered = register_declaration(self, declaration, origin)
+        plain = registration.plugin_name
+        name = f"{plain}@{registration.module}" if self._loader.is_taken(plain) else plain
+        registered = self.register(registration.plugin, name, origin=registration.program_origin)
         if registered is not None:
-            self._adopted[declaration.plugin_name] = (registered, declaration)
-
-    def _adopt_late(self, declaration: Declaration, owner: EntryPoint) -> None:
-        """Register what an installed plug-in declares after it was registered, unless that was known of it."""
-        declared = (declaration.kind, declaration.name, declaration.module)
-        for _, plugin in self.list_name_plugin():
-            if isinstance(plugin, HostPlugin) and plugin.origin.distribution == owner.distribution:
-                brought = plugin.manifest()
-                if isinstance(brought, Declared) and brought[:3] == declared:
-                    return
-        register_declaration(self, declaration, owner.origin(declaration.plugin_name))
+            self._adopted[plain] = (registered, registration)
 
     def unregister(self, plugin: object | None = None, name: str | None = None) -> Any | None:
         """Unregister a plug-in, given as an object or by name; the names it had are free again."""
         name = self.get_name(plugin) if name is None else name
         removed = super().unregister(plugin, name)
-        for adopted, declaration in list(self._adopted.values()):
+        for adopted, registration in list(self._adopted.values()):
             if adopted == name:
-                del self._adopted[declaration.plugin_name]
-                forget(declaration)
+                del self._adopted[registration.plugin_name]
+                forget(registration)
         return removed
 
     def plugin_names(self) -> list[str]:
-        """Return the full names of all plug-ins, also of those that are blocked."""
-        return [name for name, _ in self.list_name_plugin()] + [blocked.origin.plugin for blocked in self.blocked]
+        """Return the full names of all plug-ins, also of those that are not imported yet, or blocked."""
+        names = [name for name, _ in self.list_name_plugin()] + self._loader.known_names()
+        return names + [blocked.origin.plugin for blocked in self.blocked]
 
-    def load_builtins(self, modules: Iterable[str], blocking: Blocking = NOTHING_BLOCKED) -> None:
-        """Register this project's own plug-ins, but for those that are blocked; they are imported when they are used.
+    def blockable_names(self) -> set[str]:
+        """Return the names by which the user can do without a plug-in."""
+        installed = {name for entry in self.entries for name in (entry.name, entry.distribution)}
+        return installed | {name.partition(":")[2] or name for name in self.plugin_names()}
 
-        Args:
-            modules: names of modules in `llm.builtins.BUILTINS`.
-            blocking: the plug-ins to leave out.
+    def why_missing(self) -> str | None:
+        """Return a hint that names plug-ins that are not in use: a name that is missing may be theirs."""
+        failed = [str(problem.origin) for problem in self.problems if problem.kind is ProblemKind.FAILED]
+        hints = [f"Not loaded: {', '.join(failed)}; `ai-cli plugins list` says why"] if failed else []
+        for by in dict.fromkeys(blocked.by for blocked in self.blocked):
+            left_out = [str(blocked.origin) for blocked in self.blocked if blocked.by == by]
+            hints.append(f"Left out because of {by}: {', '.join(left_out)}")
+        return "; ".join(hints) or None
 
-        """
-        for module in modules:
-            origin = Origin(module, Tier.BUILTIN, DISTRIBUTION, __version__, module=module)
-            names = {f"{one.kind}:{one.name}": one for one in BUILTINS[module].declared}
-            wanted = Learned(
-                declared=tuple(
-                    one for name, one in names.items() if not self._blocks(blocking, origin._replace(plugin=name))
-                ),
-                implementations=() if names or self._blocks(blocking, origin) else BUILTINS[module].implementations,
-            )
-            LazyModule(self, wanted, shims, origin).register()
-
-    def load_entry_points(
+    def load_plugins(
         self,
         entries: Iterable[EntryPoint],
         blocking: Blocking = NOTHING_BLOCKED,
-        known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
-        on_change: Callable[[EntryPoint], object] = lambda _entry: None,
+        manifests: Manifests | None = None,
+        builtins: Iterable[str] = DEFAULT_PLUGINS,
     ) -> None:
-        """Register the plug-ins of installed distributions, but for those that are blocked.
+        """Register built-in plug-ins and those of installed distributions, but for those that are blocked.
 
-        Failures go to `problems`. A blocked plug-in is not imported, and one that is known only when
-        it is used; see `llm.hooks.loader.load_entry_points`.
+        Failures go to `problems`. A blocked plug-in is not imported, and one with a current manifest only when
+        it is used.
+
+        Args:
+            entries: entry points of installed distributions.
+            blocking: the plug-ins to leave out.
+            manifests: manifests of entry points; without them every one is imported at once.
+            builtins: names of modules with built-in plug-ins.
+
         """
         self.entries = sorted(entries)
+        self._manifests = manifests
         wanted = []
         for entry in self.entries:
             by = blocking.of_installed(entry)
@@ -233,64 +300,150 @@ class Host(PluginManager):
             else:
                 self._left_out.add(entry)
                 self.blocked.append(Blocked(entry.origin(entry.name), by))
-        self.imported = load_entry_points(self, wanted, shims, BUILTINS, known, on_change)
+        everything = [*wanted, *own_entries(builtins)]
 
-    def add_damaged(self, fault: Problem, blocking: Blocking = NOTHING_BLOCKED) -> None:
-        """Keep that a distribution is damaged, unless the user does without it."""
-        by = blocking.of_distribution(fault.origin.plugin)
+        @functools.cache
+        def is_blocked(entry: EntryPoint, plugin: str) -> bool:
+            by = blocking.of_builtin(plugin, self.entries) if entry.tier is Tier.BUILTIN else None
+            if by is not None:
+                self.blocked.append(Blocked(entry.origin(plugin), by))
+            return by is not None
+
+        current = {} if manifests is None else manifests.current(everything)
+        last: Callable[[EntryPoint], Manifest | None] = (
+            (lambda _entry: None) if manifests is None else manifests.last
+        )
+        self._loader = Loader(self, everything, adapt, is_blocked, current, last)
+        self._loader.load_all()
+
+    def add_damaged(self, damage: Damage, blocking: Blocking = NOTHING_BLOCKED) -> None:
+        """Record a damaged distribution, unless it is blocked."""
+        by = blocking.of_distribution(damage.distribution)
+        origin = Origin(damage.distribution, Tier.ENTRY_POINT, damage.distribution, damage.version)
         if by is None:
-            self.problems.add(fault)
+            self.problems.add(Problem(ProblemKind.FAILED, origin, damage.message, hint=damage.hint, error=damage.error))
         else:
-            self.blocked.append(Blocked(fault.origin, by))
-
-    def _blocks(self, blocking: Blocking, origin: Origin) -> bool:
-        by = blocking.of_builtin(origin.plugin, self.entries)
-        if by is not None:
             self.blocked.append(Blocked(origin, by))
-        return by is not None
 
-    def _collect(self, kind: str, hook_name: str) -> Offers[Any]:
-        generation, offers = self._offers.get(hook_name, (None, None))
-        if offers is None or generation != self.generation:
-            offers = self._sorted_out(kind, getattr(self.hook, hook_name)())
-            self._offers[hook_name] = (self.generation, offers)
-        return offers
+    def manifests(self) -> dict[EntryPoint, Manifest]:
+        """Return the manifest of each entry point that this host imported; no error in them shows a secret."""
+        imported = self._loader.imported
+        if not imported:
+            return {}
+        provided: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+        for kind, hook in (("backend", "llm_backends"), ("recipe", "llm_recipes")):
+            for one in self._registered(hook):
+                provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
+        contributions = {plugin: tuple(many) for plugin, many in provided.items()}
+        found = {entry: self._loader.manifest_of(entry, contributions) for entry in imported}
+        if any(manifest.failure for manifest in found.values()):
+            from llm.redaction import redactor
 
-    def _sorted_out(self, kind: str, collected: Iterable[Iterable[Any]]) -> Offers[Any]:
-        used: dict[str, Any] = {}
+            redact = redactor(self.secret_names())
+            for entry, manifest in found.items():
+                if manifest.failure:
+                    found[entry] = manifest._replace(failure=redact(manifest.failure))
+        return found
+
+    def learn(self) -> dict[EntryPoint, Manifest]:
+        """Record the manifests of the entry points that this host imported, and return them."""
+        learned = Context().run(self.manifests)
+        if learned and self._manifests is not None:
+            self._manifests.store(learned)
+        return learned
+
+    def _catalog(self, kind: str, hook: str) -> Catalog[Any]:
+        generation, catalog = self._catalogs.get(hook, (None, None))
+        if catalog is None or generation != self.generation:
+            generation = self.generation
+            catalog = self._sorted_out(kind, [*self._registered(hook), *self._known(kind)])
+            self._catalogs[hook] = (generation, catalog)
+        return catalog
+
+    def _registered(self, hook: str) -> list[Any]:
+        return [one for many in getattr(self.hook, hook)() for one in many]
+
+    def _known(self, kind: str) -> Iterator[Any]:
+        """Yield the backends or recipes of plug-ins that are not imported yet."""
+        for entry, name, plugin in self._loader.known_plugins():
+            for one, facts in plugin.contributions:
+                if one == kind:
+                    origin = entry.origin(name, plugin.module)
+                    find = functools.partial(self._find, kind, entry, name, facts["name"])
+                    if kind == "backend":
+                        yield RegisteredBackend.from_facts(facts, origin, find)
+                    else:
+                        yield RegisteredRecipe.from_facts(facts, origin, find)
+
+    def _find(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> Any:
+        """Return a backend or recipe of a plug-in that is imported now.
+
+        Raises:
+            PluginLoadError: it cannot be imported, or no longer provides it.
+
+        """
+        self._loader.load(entry, f"its {kind} {name!r} is used")
+        if entry in self._loader.imported:
+            self.learn()
+        catalog: Catalog[Any] = self.backends() if kind == "backend" else self.recipes()
+        for one in (*catalog.active, *catalog.shadowed.get(name, ())):
+            if (one.name, one.origin.plugin) == (name, plugin):
+                return one
+        error = PluginLoadError(
+            f"{entry} no longer registers the {kind} {name!r}", hint="try again: it is imported at once the next time"
+        )
+        if self._manifests is not None:
+            self._manifests.forget([entry])
+        attribute(error, entry.origin(plugin))
+        raise error
+
+    def _sorted_out(self, kind: str, found: Iterable[Any]) -> Catalog[Any]:
+        active: dict[str, Any] = {}
         shadowed: dict[str, tuple[Any, ...]] = {}
-        for info in (info for infos in collected for info in infos):
-            winner = used.setdefault(info.name, info)
-            if winner is info:
+        for one in sorted(found, key=lambda one: one.origin.precedence):
+            winner = active.setdefault(one.name, one)
+            if winner is one:
                 continue
-            shadowed[info.name] = (*shadowed.get(info.name, ()), info)
-            if info.origin.tier is winner.origin.tier:
+            shadowed[one.name] = (*shadowed.get(one.name, ()), one)
+            if one.origin.tier is winner.origin.tier:
                 self.problems.add(
                     Problem(
                         ProblemKind.CONFLICT,
-                        info.origin,
-                        f"the {kind} {info.name!r} is also provided by {winner.origin}, which is in use",
+                        one.origin,
+                        f"the {kind} {one.name!r} is also provided by {winner.origin}, which is in use",
                         hint="remove or disable one of the two",
                     )
                 )
-        return Offers(used, shadowed)
+        return Catalog(tuple(active.values()), shadowed)
+
+    def _settings_of(self, origin: Origin, plugin: object) -> PluginSettings:
+        """Return the settings of a plug-in: the section of its entry point, its own name or its distribution."""
+        settings = load_settings()
+        entry = (origin.entry_point or "").partition(": ")[2].partition(" = ")[0]
+        names = [name for name in (entry, origin.plugin, origin.distribution) if name and settings.section(name)]
+        section = settings.section(names[0]) if names else settings.section("")
+        schema = getattr(plugin, "CONFIG_SCHEMA", None)
+        if section and schema is not None:
+            from llm.config import check, file_error
+
+            faults = check(settings.path or "", {names[0]: schema})
+            if faults:
+                raise file_error(faults)
+        return PluginSettings(section, settings.path)
 
 
 def create_host(
     entries: Iterable[EntryPoint] | None = None,
     blocking: Blocking = NOTHING_BLOCKED,
-    known: Mapping[EntryPoint, Learned] = NOTHING_KNOWN,
-    on_change: Callable[[EntryPoint], object] = lambda _entry: None,
+    manifests: Manifests | None = None,
 ) -> Host:
     """Return a new host with the built-in plug-ins and those of installed distributions.
 
     Args:
         entries: the entry points to load; by default those of every distribution on `sys.path`.
         blocking: the plug-ins to leave out.
-        known: what entry points brought when they were last loaded: those are imported when they are
-            first used. By default, what this user's catalogue knows if `entries` is left out too,
-            else nothing.
-        on_change: told of an entry point that turns out to bring something else than is known of it.
+        manifests: manifests of entry points, which are imported when they are first used. By default, this
+            user's if `entries` is left out too, else none.
 
     Returns:
         A host of its own: what is registered there is seen nowhere else. Plug-ins that could not be
@@ -300,17 +453,14 @@ def create_host(
     host = Host()
     if entries is None:
         with phase("search for installed plug-ins") as search:
-            _, found, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
-            known = Catalogue.read().of(found)
-            entries, on_change = found, lambda entry: Catalogue.read().forget([entry])
-            for fault in faults:
-                host.add_damaged(fault, blocking)
+            entries, damages = installed_plugins()
+            manifests = Manifests.read() if manifests is None else manifests
+            for damage in damages:
+                host.add_damaged(damage, blocking)
             if search is not None:
-                search.reason = f"{len(found)} found"
-    host.entries = sorted(entries)
-    with phase("built-in plug-ins", f"{len(BUILTINS)} modules"):
-        host.load_builtins(BUILTINS, blocking)
-    host.load_entry_points(host.entries, blocking, known, on_change)
+                search.reason = f"{len(entries)} found"
+    with phase("registration of plug-ins"):
+        host.load_plugins(entries, blocking, manifests)
     at_work = {blocked.by for blocked in host.blocked}
     host.unknown_blocked = [
         name
@@ -318,3 +468,63 @@ def create_host(
         if by not in at_work and not known_name(name, host.plugin_names(), host.entries)
     ]
     return host
+
+
+class _ProcessHost:
+    """Makes the host of this process once, when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._making = False
+        self.host: Host | None = None
+
+    def get(self, blocking: Blocking | None = None) -> Host:
+        if self.host is None:
+            with self._lock:
+                if self._making:
+                    raise PluginLoadError(
+                        f"{loading.get() or 'a plug-in'} uses the plug-in host while it is being imported",
+                        hint="call it from a function instead of at the top of the module",
+                    )
+                if self.host is None:
+                    with phase("making the host", "its first use in this process"):
+                        self._making = True
+                        try:
+                            self.host = self._make(Blocking.of() if blocking is None else blocking)
+                        finally:
+                            self._making = False
+                        with phase("recording of manifests"):
+                            self.host.learn()
+        return self.host
+
+    def _make(self, blocking: Blocking) -> Host:
+        import atexit
+
+        host = create_host(blocking=blocking)
+        atexit.register(host.close)
+        for registration in all_registrations():
+            if owner_of(registration, [*host.entries, *own_entries()]) is None:
+                host.adopt(registration)
+        return host
+
+
+_process: Final = _ProcessHost()
+
+
+def current_host(blocking: Blocking | None = None) -> Host:
+    """Return the host of this process, making it on first use.
+
+    It has the built-in plug-ins, those of installed distributions, and what the program registered
+    with `register_backend` and `register_recipe`, before or after.
+
+    Args:
+        blocking: the plug-ins to leave out, if the host is made now; by default those that
+            `LLM_DISABLE_PLUGINS` names.
+
+    """
+    return _process.get(blocking)
+
+
+def existing_host() -> Host | None:
+    """Return the host of this process if it was made already."""
+    return _process.host

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from llm._frozen import FrozenMapping
 from llm.errors import InvalidResultError
-from llm.hooks._faults import attributed
+from llm.errors import attributed
 from llm.hooks._origin import Origin
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -174,19 +174,23 @@ def _as_text(message: Message) -> str:
 class Call:
     """One call of a backend: what the host adds to a request.
 
+    Moments are as `time.monotonic()` counts.
+
     Attributes:
         attempt: number of the attempt, from 1.
         stream: whether the text is wanted as it comes.
-        deadline: until when the answer must have begun, and each further piece come; as `time.monotonic()` counts.
-            While others could still be asked, a backend that says nothing does not use up all the time.
-        end: until when the whole answer must be there, likewise; `None`: as long as it keeps coming.
+        deadline: the moment at which the whole answer must be there; `None`: as long as it keeps coming.
+        first_deadline: the moment at which it must have begun. While others could still be asked, a backend that
+            says nothing does not use up all the time.
+        silence: seconds to wait for each further piece; `None`: no limit.
 
     """
 
     attempt: int = 1
     stream: bool = False
     deadline: float | None = None
-    end: float | None = None
+    first_deadline: float | None = None
+    silence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -514,11 +518,17 @@ class Answer:
         changed._maker = None  # the guard of the plug-in that returns it fills it in
         return changed
 
-    def stamp(self, origin: Origin) -> "Answer":
-        """Fill in the plug-in that answers, or that made this of another answer, where none is recorded."""
-        self.origin = self.origin or origin
-        self._maker = self._maker or origin
-        if self.completion is not None and self.completion.origin is None:
+    def stamp(self, origin: Origin, *, anew: bool = False) -> "Answer":
+        """Record the plug-in that answers, or that made this of another answer, where none is recorded.
+
+        Args:
+            origin: the plug-in.
+            anew: whether it takes the place of one that is recorded.
+
+        """
+        self.origin = origin if anew else self.origin or origin
+        self._maker = origin if anew else self._maker or origin
+        if self.completion is not None and self.completion.origin != self.origin:
             self.completion = replace(self.completion, origin=self.origin)
         return self
 

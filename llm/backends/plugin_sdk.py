@@ -1,7 +1,8 @@
-"""What authors of plug-ins import.
+"""The names that authors of plug-ins import.
 
-`register_backend` and `register_recipe` are thin: each makes a plug-in object with two hook
-implementations. An author who outgrows them writes the same two with `@hookimpl`; see `llm.hookspecs`.
+`register_backend` and `register_recipe` are thin: each makes a plug-in object with one hook implementation, which
+contributes one `Backend` or `Recipe`. An author who outgrows them writes the same with `@hookimpl`; see
+`llm.hookspecs`.
 """
 
 import shlex
@@ -9,23 +10,25 @@ import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from llm.backends.base import Backend, Recipe
-from llm.hooks.declarations import Declaration, declare
-from llm.hooks.markers import hookimpl
-from llm.shims import backend_declaration, recipe_declaration
-from llm.types import BackendInfo, Completion, RecipeInfo, Request, Step
+from llm._shims import backend_registration, given, recipe_registration
+from llm.contributions import Backend, Recipe, RegisteredBackend
+from llm.hooks._markers import hookimpl
+from llm.hooks._registration import Registration, record
+from llm.types import Answer, Call, Completion, Message, Request, Step
 
 if TYPE_CHECKING:
     from llm.host import Host
     from llm.recipes.parameters import Parameter
 
 __all__ = [
+    "Answer",
     "Backend",
-    "BackendInfo",
+    "Call",
     "Completion",
+    "Message",
     "Parameter",
     "Recipe",
-    "RecipeInfo",
+    "RegisteredBackend",
     "Request",
     "Step",
     "hookimpl",
@@ -37,7 +40,7 @@ __all__ = [
 
 def register_backend(
     name: str,
-    run: Callable[..., str] | type[Backend] | Backend,
+    run: Callable[..., Any] | type[Backend] | Backend,
     *,
     description: str | None = None,
     models: Iterable[str] | None = None,
@@ -53,8 +56,8 @@ def register_backend(
 
     Args:
         name: what users and the configuration call the backend.
-        run: `run(prompt) -> str`, which may also take `model`, `options` or `request`; or a
-            `Backend` subclass or instance. Fields left out below come from it.
+        run: `run(prompt) -> str`, which may also take `model`, `options`, `request` or `call`; or a
+            `Backend` subclass or instance. Facts left out below come from it.
         description: one line for lists.
         models: models that it offers, for lists.
         local: whether prompts stay on this machine.
@@ -68,16 +71,9 @@ def register_backend(
         NameTakenError: the name is registered already, by this module or by this program.
 
     """
-    given = {
-        "description": description,
-        "models": models,
-        "local": local,
-        "ready_env": ready_env,
-        "secret_env": secret_env,
-    }
+    facts = given(description=description, models=models, local=local, ready_env=ready_env, secret_env=secret_env)
     namespace = sys._getframe(1).f_globals
-    declaration = backend_declaration(name, run, _module(namespace), **_without_none(given))
-    _announce(declaration, namespace, host)
+    _announce(backend_registration(name, run, _module(namespace), **facts), namespace, host)
 
 
 def register_recipe(
@@ -94,7 +90,7 @@ def register_recipe(
         name: what users call the recipe.
         run: `run(goal) -> list[str]`, the command lines; or a `Recipe` subclass or instance.
         description: one line for lists.
-        parameters: what it takes besides the goal; `run` gets them as further arguments, by name.
+        parameters: its parameters besides the goal; `run` gets them as further arguments, by name.
         host: register there at once, instead of in this process's own host.
 
     Raises:
@@ -102,14 +98,13 @@ def register_recipe(
         NameTakenError: the name is registered already, by this module or by this program.
 
     """
-    given = {"description": description, "parameters": None if parameters is None else tuple(parameters)}
+    facts = given(description=description, parameters=parameters)
     namespace = sys._getframe(1).f_globals
-    declaration = recipe_declaration(name, run, _module(namespace), **_without_none(given))
-    _announce(declaration, namespace, host)
+    _announce(recipe_registration(name, run, _module(namespace), **facts), namespace, host)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what few recipes need when it is asked for."""
+    """Import late what few recipes need."""
     if name != "Parameter":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from llm.recipes.parameters import Parameter
@@ -122,23 +117,19 @@ def quote(text: str) -> str:
     return shlex.quote(text)
 
 
-def _announce(declaration: Declaration, namespace: MutableMapping[str, Any], host: "Host | None") -> None:
+def _announce(registration: Registration, namespace: MutableMapping[str, Any], host: "Host | None") -> None:
     if host is not None:
-        host.adopt(declaration)
+        host.adopt(registration)
         return
-    declare(declaration, namespace)
-    if declaration.entry is not None:
-        return  # the host that is importing this plug-in collects what it declared
-    from llm.process import existing_host
+    record(registration, namespace)
+    if registration.entry is not None:
+        return  # the host that is importing this plug-in collects its registrations
+    from llm.host import existing_host
 
     current = existing_host()
     if current is not None:
-        current.adopt(declaration)
+        current.adopt(registration)
 
 
 def _module(namespace: MutableMapping[str, Any]) -> str:
     return str(namespace.get("__name__", "?"))
-
-
-def _without_none(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None}

@@ -5,30 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from llm.hooks._entrypoints import EntryPoint, canonical
-from llm.hooks._origin import Origin
 
 #: Names of plug-ins that are not to be used, separated by commas.
 VARIABLE: Final = "LLM_DISABLE_PLUGINS"
-
-
-class Blocked(NamedTuple):
-    """A plug-in that was left out.
-
-    Attributes:
-        origin: the plug-in. It was not imported.
-        by: what blocked it: an option or an environment variable.
-
-    """
-
-    origin: Origin
-    by: str
-
-    def __str__(self) -> str:
-        return f"{self.origin}: blocked by {self.by}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return this as JSON-ready data."""
-        return {**self.origin.to_json(), "by": self.by}
 
 
 class Blocking(NamedTuple):

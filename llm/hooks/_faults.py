@@ -1,4 +1,4 @@
-"""Faults of plug-ins: exceptions with the origin of the plug-in that raised them, and the log of those survived."""
+"""Faults of plug-ins that the host survives: their log, and the place in the plug-in where each happened."""
 
 import os
 from collections.abc import Iterator
@@ -6,16 +6,8 @@ from enum import StrEnum
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple
 
-from llm.errors import D0ttinoError, PluginCrashError
+from llm.errors import D0ttinoError, one_line
 from llm.hooks._origin import Origin
-
-#: Exceptions that may come out of a guarded call. `KeyboardInterrupt` is the user's; `attributed` has turned
-#: everything else into one of these.
-PLUGIN_FAULTS: Final = (Exception, SystemExit)
-
-#: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
-#: wrappers can still catch what they know.
-_ORIGIN: Final = "__d0ttino_origin__"
 
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -83,43 +75,6 @@ class ProblemLog:
 
     def __len__(self) -> int:
         return len(self._problems)
-
-
-def attribute(error: BaseException, origin: Origin) -> None:
-    """Record on an exception the plug-in that raised it; the innermost plug-in, recorded first, stays."""
-    if not hasattr(error, _ORIGIN):
-        # Not setattr: an exception that is a frozen dataclass refuses that, and its reason would be lost.
-        object.__setattr__(error, _ORIGIN, origin)
-
-
-def attributed(error: BaseException, origin: Origin) -> BaseException:
-    """Return the exception to raise for one of a plug-in, with its origin recorded.
-
-    Anything but an `Exception` or `SystemExit` would run through every handler of the host, so a
-    `PluginCrashError` takes its place.
-    """
-    if not isinstance(error, PLUGIN_FAULTS):
-        crash = PluginCrashError(one_line(error), origin=origin)
-        crash.__cause__ = error
-        error = crash
-    attribute(error, origin)
-    return error
-
-
-def origin_of(error: BaseException) -> Origin | None:
-    """Return the plug-in that raised an exception, or `None` if no plug-in did."""
-    origin = getattr(error, _ORIGIN, None)
-    return origin if isinstance(origin, Origin) else None
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception as one line: its type and the first line of its message."""
-    try:
-        text = str(error).strip()
-    except Exception as inner:  # noqa: BLE001 - an exception whose __str__ raises must not hide itself
-        text = f"(its message raised {type(inner).__name__})"
-    first = text.splitlines()[0] if text else ""
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def reason_of(error: BaseException) -> tuple[str, str | None]:

@@ -15,7 +15,8 @@ from types import MethodType
 from typing import Any, Final, NamedTuple
 
 from llm.errors import PluginDefinitionError
-from llm.hooks._faults import PLUGIN_FAULTS, Problem, ProblemKind, ProblemLog, attributed, one_line, place_of
+from llm.errors import PLUGIN_FAULTS, attributed, one_line
+from llm.hooks._faults import Problem, ProblemKind, ProblemLog, place_of
 from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
 from llm.hooks._origin import Origin, Tier
 from llm.hooks._trace import note_fault

@@ -6,6 +6,7 @@ at once, one by one, each failure recorded with its culprit.
 """
 
 import contextlib
+import functools
 import sys
 import threading
 import time
@@ -15,7 +16,8 @@ from typing import Any
 
 from llm.errors import D0ttinoError, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, load
-from llm.hooks._faults import PLUGIN_FAULTS, Problem, ProblemKind, attribute, reason_of
+from llm.errors import PLUGIN_FAULTS, attribute
+from llm.hooks._faults import Problem, ProblemKind, reason_of
 from llm.hooks._guard import Guard
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
@@ -75,11 +77,36 @@ class Loader:
     def load_all(self) -> None:
         """Register the plug-ins of all entry points; those with a current manifest are imported when they are used."""
         self._load([entry for entry in self._entries if entry not in self.known], "its contributions were not known")
-        for entry, manifest in self.known.items():
-            for plugin in manifest.plugins:
+        for entry, manifest in reversed(self.known.items()):
+            wanted = tuple(one for one in manifest.plugins if not self._is_blocked(entry, one.plugin))
+            self.known[entry] = manifest._replace(plugins=wanted)
+            for plugin in wanted:
                 self.name_of(entry, plugin.plugin)
                 pending = plugin.hooks.keys() - CONTRIBUTING - _LIFE
-                self._manager.before_call(pending, lambda entry=entry: self._load_quietly(entry))
+                self._manager.before_call(pending, functools.partial(self._load_quietly, entry))
+
+    def add(self, owner: EntryPoint, registration: Registration) -> None:
+        """Register what an entry point registers after it was loaded, or load it first."""
+        if owner in self.known or self._importing is not None:
+            return  # whoever imports it collects it
+        name = self.name_of(owner, registration.plugin_name)
+        guard = self._manager.get_plugin(name)
+        if guard is None and not self._is_blocked(owner, registration.plugin_name):
+            self._manager.register(registration.plugin, name, origin=owner.origin(name, registration.module))
+
+    def is_taken(self, plugin: str) -> bool:
+        """Whether a plug-in has this name, or will have it once it is imported."""
+        return self._manager.has_plugin(plugin) or plugin in self._names.values()
+
+    def known_plugins(self) -> Iterator[tuple[EntryPoint, str, PluginManifest]]:
+        """Yield entry point, name and manifest of each plug-in that is not imported yet."""
+        for entry, manifest in self.known.items():
+            for plugin in manifest.plugins:
+                yield entry, self.name_of(entry, plugin.plugin), plugin
+
+    def known_names(self) -> list[str]:
+        """Return the names of the plug-ins that are not imported yet."""
+        return [name for _, name, _ in self.known_plugins()]
 
     def load(self, entry: EntryPoint, reason: str) -> None:
         """Import an entry point and register its plug-ins, unless that was done.

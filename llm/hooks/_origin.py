@@ -63,3 +63,23 @@ class Origin(NamedTuple):
             "entry_point": self.entry_point,
             "builtin": self.builtin,
         }
+
+
+class Blocked(NamedTuple):
+    """A plug-in that was left out.
+
+    Attributes:
+        origin: the plug-in. It was not imported.
+        by: the option or environment variable that blocks it.
+
+    """
+
+    origin: Origin
+    by: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: blocked by {self.by}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON-ready data."""
+        return {**self.origin.to_json(), "by": self.by}

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pluggy
 
-from llm.hooks._faults import origin_of
+from llm.errors import origin_of
 from llm.hooks._origin import Origin
 
 

@@ -12,8 +12,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from llm.hooks._blocking import Blocked
-    from llm.hooks._origin import Origin
+    from llm.hooks._origin import Blocked, Origin
     from llm.hooks._spans import HookSpan, PhaseSpan, Span
 
 

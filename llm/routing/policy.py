@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from llm.config import RoutingMode, Settings
 from llm.errors import UnknownNameError
-from llm.hooks.markers import hookimpl
-from llm.memo import of_latest
-from llm.types import BackendInfo, Candidate, Rejection, Request, Route
+from llm.contributions import RegisteredBackend
+from llm.hooks._markers import hookimpl
+from llm.types import Candidate, Rejection, Request, Route
 
 #: The backend that needs neither a network nor a key.
 SAMPLE = "sample"
@@ -31,7 +31,7 @@ class _Plan:
 
     """
 
-    def __init__(self, backends: Sequence[BackendInfo], settings: Settings, model: str | None) -> None:
+    def __init__(self, backends: Sequence[RegisteredBackend], settings: Settings, model: str | None) -> None:
         self.known = {backend.name: backend for backend in backends}
         primary, self.fallback, chain = _configured(settings, model)
         wanted = [candidate for candidate in (primary, self.fallback) if candidate is not None]
@@ -66,7 +66,7 @@ _by_complexity = of_latest(_Plan.by_complexity)
 
 
 @hookimpl(trylast=True)
-def llm_route(request: Request, backends: Sequence[BackendInfo], settings: Settings) -> Route:
+def llm_route(request: Request, backends: Sequence[RegisteredBackend], settings: Settings) -> Route:
     """Order backends as the user configured it, else use what is ready."""
     plan = _plan(tuple(backends), settings, request.model)  # a tuple stays the object that it is
     if request.local or settings.routing_mode is RoutingMode.LOCAL:
@@ -99,7 +99,7 @@ def _configured(settings: Settings, model: str | None) -> tuple[Candidate | None
     return primary, fallback, [replace(link, model=model or link.model) for link in settings.chain]
 
 
-def _local(fallback: Candidate | None, known: Mapping[str, BackendInfo], why: str) -> Route:
+def _local(fallback: Candidate | None, known: Mapping[str, RegisteredBackend], why: str) -> Route:
     if fallback is not None:
         rejected: list[Rejection] = []
         usable = _usable([replace(fallback, reason=f"{why}: the fallback only")], known, rejected)
@@ -114,7 +114,7 @@ def _local(fallback: Candidate | None, known: Mapping[str, BackendInfo], why: st
     return replace(route, rejected=route.rejected + remote, notices=(notice,))
 
 
-def _ready(known: Mapping[str, BackendInfo]) -> Route:
+def _ready(known: Mapping[str, RegisteredBackend]) -> Route:
     """Return the backends that have what they need; `sample` if there is no other."""
     rejected = []
     ready = []
@@ -137,7 +137,7 @@ def _ready(known: Mapping[str, BackendInfo]) -> Route:
 
 
 def _usable(
-    wanted: Iterable[Candidate], known: Mapping[str, BackendInfo], rejected: list[Rejection]
+    wanted: Iterable[Candidate], known: Mapping[str, RegisteredBackend], rejected: list[Rejection]
 ) -> Iterable[Candidate]:
     """Yield the candidates that exist, each once; the others go to `rejected`."""
     seen = set()

@@ -1,10 +1,17 @@
-"""The errors for a prompt that nobody answered, which say why."""
+"""Errors of routing: requests without an answer, answers that break off, and answers of another model."""
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Final
 
 from llm.errors import D0ttinoError, UsageError
-from llm.types import Attempt, Route
+from llm.types import Attempt, Completion, Route
+
+#: Names that leave the choice to the server.
+_ANY: Final = frozenset({"auto", "default"})
+#: What servers add to the name of a model: the version that the name stands for at the time.
+_VERSION: Final = re.compile(r"[-@:.]v?\d[\d.@:-]*$")
 
 
 class NoAnswerError(D0ttinoError):
@@ -24,6 +31,19 @@ class NoAnswerError(D0ttinoError):
 
 class NoCandidateError(NoAnswerError, UsageError):
     """The policy left no backend to try: nothing was sent anywhere."""
+
+
+class CutAnswerError(D0ttinoError):
+    """An answer broke off after some of it was shown.
+
+    Attributes:
+        completion: what had come until then.
+
+    """
+
+    def __init__(self, message: str, completion: Completion, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.completion = completion
 
 
 def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> NoAnswerError:
@@ -74,3 +94,32 @@ def summaries(attempts: Sequence[Attempt]) -> list[str]:
         tries = list(group)
         lines.append(f"{tries[-1]} ({len(tries)} attempts)" if len(tries) > 1 else str(tries[0]))
     return lines
+
+
+def is_served(asked: str | None, served: str | None) -> bool:
+    """Whether a served model is the one asked for, or one that it stands for.
+
+    `gpt-4o` stands for `gpt-4o-2024-08-06`, `vendor/m:free` for `vendor/m`, `m-latest` for `m-2503`, and
+    `openrouter/auto` for any.
+
+    Args:
+        asked: the model asked for; `None`: any.
+        served: the model that the server says it used; `None`: it does not say.
+
+    """
+    if asked is None or served is None or asked == served or leaves_choice(asked):
+        return True
+    wanted, got = _plain(asked), _plain(served)
+    if "/" not in wanted or "/" not in got:
+        wanted, got = wanted.rpartition("/")[2], got.rpartition("/")[2]
+    return wanted == got or wanted == _VERSION.sub("", got)
+
+
+def leaves_choice(asked: str) -> bool:
+    """Whether the name of a model leaves the choice to the server, as `openrouter/auto` does."""
+    return asked.rpartition("/")[2].casefold() in _ANY
+
+
+def _plain(model: str) -> str:
+    name = model.casefold().partition(":")[0] if "/" in model else model.casefold()
+    return name.removesuffix("-latest")

@@ -1,0 +1,27 @@
+"""Installed plug-ins, as far as they are known without a host."""
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from llm.hooks._blocking import VARIABLE
+from llm.hooks._entrypoints import Installed, installed
+from llm.hooks._manifest import Manifests, needing_import
+
+#: The entry-point groups: a bare callable is a backend in the first, a recipe in the second.
+BACKEND_GROUP: Final = "llm.plugins"
+RECIPE_GROUP: Final = "d0ttino.recipes"
+
+
+def installed_plugins(path: Iterable[str] | None = None) -> Installed:
+    """Return the entry points of installed plug-ins, by default those on `sys.path`; see `installed`."""
+    return installed((BACKEND_GROUP, RECIPE_GROUP), path)
+
+
+def nobody_implements(hook: str) -> bool:
+    """Return whether it is known of every installed plug-in that it does not implement a hook."""
+    entries, damages = installed_plugins()
+    current = Manifests.read().current(entries)
+    everything_is_known = not needing_import(entries, current) and not damages
+    unheard = os.environ.get(VARIABLE, "")  # names to be blocked are only checked with a host
+    return everything_is_known and not unheard and not any(hook in manifest.hooks for manifest in current.values())

@@ -1,0 +1,1 @@
+"""Routing: choosing backends for a request, and asking them until one answers."""

@@ -1,0 +1,395 @@
+"""The only place that retries: a request goes from candidate to candidate until one answers.
+
+Retries in a backend or an HTTP client would multiply these.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+from llm.config import Limits, Settings
+from llm.contributions import RegisteredBackend
+from llm.errors import (
+    PLUGIN_FAULTS,
+    BackendError,
+    BackendTimeoutError,
+    ContextTooLongError,
+    ServedModelError,
+    origin_of,
+)
+from llm.hooks._faults import reason_of
+from llm.hooks._origin import Origin
+from llm.host import Host
+from llm.routing.errors import NoAnswerError, is_served, no_answer
+from llm.routing.policy import estimated_tokens
+from llm.routing.retries import Failure, RetryPolicy, failure_of
+from llm.types import Answer, Attempt, Call, Candidate, Completion, Rejection, Request, Route, Usage
+
+#: Importing a plug-in that takes longer is reported, in seconds: it counts into the time of the request.
+_SLOW_IMPORT = 1.0
+
+
+class Breaker(Protocol):
+    """A circuit breaker: backends that failed often of late are left alone for a while."""
+
+    def is_open(self, backend: str) -> str | None:
+        """Return why a backend is left alone, for people; `None`: it may be asked."""
+
+    def record(self, attempt: Attempt) -> None:
+        """Record the end of an attempt: an answer, or an error that tells that the backend is not well."""
+
+
+class Health:
+    """The health of a host's backends as far as this process knows it.
+
+    Attributes:
+        breaker: the circuit breaker, if there is one.
+        refused: why a credential that a server refused is not used again; see `credential_of`.
+
+    """
+
+    def __init__(self) -> None:
+        self.breaker: Breaker | None = None
+        self.refused: dict[tuple[str, int], str] = {}
+
+
+_health: WeakKeyDictionary[Host, Health] = WeakKeyDictionary()
+
+
+def health_of(host: Host) -> Health:
+    """Return the health of a host's backends; it lives as long as the host."""
+    return _health.setdefault(host, Health())
+
+
+def credential_of(backend: RegisteredBackend) -> tuple[str, int]:
+    """Return a mark that is the same if a backend would use the same credential again: not the credential itself."""
+    return backend.name, hash(tuple(os.environ.get(name) for name in backend.secret_env))
+
+
+class Try(NamedTuple):
+    """An attempt under way.
+
+    Attributes:
+        candidate: the candidate that is asked.
+        request: the request before plug-ins prepared it: with its model.
+        call: deadlines, and the number of the attempt.
+        began: the moment, as the clock of `retries` counts.
+        prepared_by: the plug-ins that changed the request.
+        notices: what the user should be told of it.
+
+    """
+
+    candidate: Candidate
+    request: Request
+    call: Call
+    began: float
+    prepared_by: tuple[Origin, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+class Fallback:
+    """Tries the candidates of a route until one answers.
+
+    Args:
+        request: the request.
+        route: the candidates.
+        host: the host whose plug-ins are asked.
+        settings: the configuration, if it is known.
+        retries: how often and how long to try.
+        stream: whether the text is wanted as it comes.
+
+    Attributes:
+        attempts: the attempts so far.
+        route: the route, with those that were left out among the rejected.
+
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        route: Route,
+        host: Host,
+        settings: Settings | None,
+        retries: RetryPolicy,
+        *,
+        stream: bool,
+    ) -> None:
+        self.request = request
+        self.route = route
+        self.attempts: list[Attempt] = []
+        self._host = host
+        self._backends = host.backends()
+        self._settings = settings
+        self._retries = retries
+        self._stream = stream
+        self._health = health_of(host)
+        self._clock = retries.clock
+        self._started = self._clock()
+        self._timeout = retries.timeout if request.timeout is None else request.timeout
+        self._deadline = self._started + self._timeout
+        self._max_attempts = retries.max_attempts if request.max_attempts is None else request.max_attempts
+        self._too_small = 0
+
+    def first(self) -> tuple[Try, Answer]:
+        """Return the first attempt that does not fail, and its answer: whole, or one that has begun.
+
+        Raises:
+            NoAnswerError: all fail.
+
+        """
+        for candidate, others in self._candidates():
+            for tries in range(1, self._retries.per_backend + 1):
+                this = self._begin(candidate, others)
+                try:
+                    this, answer = self._ask(this)
+                except PLUGIN_FAULTS as error:
+                    failure = self.failed(this, error)
+                else:
+                    if answer is not None:
+                        return this, answer
+                    failure = self._nobody(this)
+                if not self._again(failure, tries, others, this.call):
+                    break
+        raise self._no_answer()
+
+    def answered(self, this: Try, completion: Completion) -> Completion:
+        """Return the answer of a plug-in as the completion of this request."""
+        # A cache, say, answers for a backend that it did not ask.
+        backend, usage, now = self._backends[this.candidate.backend], completion.usage, self._clock()
+        asked = completion.origin == backend.origin
+        if asked:
+            usage = self._usage(this.candidate, completion.text, usage)
+        self._record(
+            Attempt(
+                this.candidate.backend,
+                completion.model,
+                completion.origin,
+                now - this.began,
+                usage=usage,
+                served_model=completion.served_model,
+            ),
+            healthy=True if asked else None,
+        )
+        return self._completed(this, completion, usage, now, cut=False)
+
+    def cut(self, this: Try, text: str, error: BaseException) -> Completion:
+        """Return the text that came before an answer broke off as the completion of this request."""
+        self.failed(this, error, self._usage(this.candidate, text, None))
+        attempt = self.attempts[-1]
+        partial = Completion(text, model=this.request.model, origin=attempt.origin)
+        return self._completed(this, partial, attempt.usage, self._clock(), cut=True)
+
+    def failed(self, this: Try, error: BaseException, usage: Usage | None = None) -> Failure:
+        """Record an attempt that failed, and return the meaning of its error for the next one."""
+        failure = failure_of(error)
+        spent = getattr(error, "usage", None) if isinstance(error, BackendError) else None
+        if isinstance(spent, Usage):
+            usage = self._usage(this.candidate, "", spent)
+        backend = self._backends[this.candidate.backend]
+        origin = origin_of(error) or backend.origin
+        message, hint = reason_of(error)
+        # What a filter or a budget raises says nothing of the backend.
+        is_backends = origin == backend.origin
+        if not is_backends:
+            hint = hint or f"to do without it: --no-plugin {origin.plugin}"
+        if is_backends and failure.refused:
+            self._health.refused[credential_of(backend)] = (
+                f"its credential was refused before in this run (HTTP {failure.status or 401}); it is not tried again"
+            )
+        if isinstance(error, ContextTooLongError):
+            given = error.limit if isinstance(error.limit, int) else None
+            limit = given or self._limits(this.candidate).max_tokens or estimated_tokens(self.request.prompt)
+            self._too_small = max(self._too_small, limit)
+        attempt = Attempt(
+            backend.name,
+            this.request.model,
+            origin,
+            self._clock() - this.began,
+            message.partition("\n")[0],
+            type(error).__name__,
+            hint,
+            failure.status,
+            usage,
+            getattr(error, "served_model", None) if isinstance(error, ServedModelError) else None,
+            failure.retry_after,
+        )
+        self._record(attempt, healthy=False if is_backends and failure.transient else None)
+        return failure
+
+    def check_model(self, this: Try, completion: Completion) -> None:
+        """Refuse an answer of another model than the one asked for, if the request is strict.
+
+        Raises:
+            ServedModelError: another model answered.
+
+        """
+        asked = this.request.model or completion.model
+        if self.request.strict and not is_served(asked, completion.served_model):
+            error = ServedModelError(
+                f"the model {asked!r} was asked for, and {completion.served_model!r} answered",
+                hint="without --strict the answer would have been taken",
+                origin=completion.origin,
+            )
+            error.usage = self._usage(this.candidate, completion.text, completion.usage)
+            error.served_model = completion.served_model
+            raise error
+
+    def _candidates(self) -> Iterator[tuple[Candidate, int]]:
+        """Yield the candidates that may be asked, and the number of those behind each."""
+        candidates = self._allowed()
+        for index, candidate in enumerate(candidates):
+            if self.attempts:
+                if len(self.attempts) >= self._max_attempts or self._clock() >= self._deadline:
+                    return
+                if self._left_out(candidate, self._why_refused(candidate) or self._why_too_small(candidate)):
+                    continue
+            yield candidate, len(candidates) - index - 1
+
+    def _allowed(self) -> Sequence[Candidate]:
+        """Return the candidates allowed before the first attempt."""
+        candidates = self.route.candidates[:1] if self.request.strict else self.route.candidates
+        if not self._health.refused and self._health.breaker is None:
+            return candidates
+        allowed = [one for one in candidates if not self._left_out(one, self._why_refused(one))]
+        if all(self._why_open(one) is not None for one in allowed):
+            return allowed  # one that failed lately may be well again, and to refuse to ask it helps no one
+        return [one for one in allowed if not self._left_out(one, self._why_open(one))]
+
+    def _left_out(self, candidate: Candidate, reason: str | None) -> bool:
+        """Record why a candidate is left out, if there is a reason, and return whether there is."""
+        if reason is not None:
+            rejected = (*self.route.rejected, Rejection(candidate.backend, reason))
+            self.route = replace(self.route, rejected=rejected)
+        return reason is not None
+
+    def _why_open(self, candidate: Candidate) -> str | None:
+        breaker = self._health.breaker
+        if breaker is None or not self.request.cooldown or candidate.backend == self.request.backend:
+            return None
+        return breaker.is_open(candidate.backend)
+
+    def _why_refused(self, candidate: Candidate) -> str | None:
+        refused = self._health.refused
+        return refused.get(credential_of(self._backends[candidate.backend])) if refused else None
+
+    def _why_too_small(self, candidate: Candidate) -> str | None:
+        limit = self._limits(candidate).max_tokens if self._too_small else None
+        if limit is None or limit > self._too_small:
+            return None
+        return f"it takes at most {limit} tokens, and the prompt was too long for one that takes {self._too_small}"
+
+    def _limits(self, candidate: Candidate) -> Limits:
+        return Limits() if self._settings is None else self._settings.limits(candidate)
+
+    def _begin(self, candidate: Candidate, others: int) -> Try:
+        """Return a new attempt: the request with its model, and until when its answer is waited for."""
+        now, request = self._clock(), self.request
+        if request.model is None and candidate.model is not None:
+            request = replace(request, model=candidate.model)
+        call = Call(
+            len(self.attempts) + 1,
+            self._stream,
+            None if request.timeout is None else self._deadline,
+            (now + self._deadline) / 2 if others else self._deadline,
+            self._timeout,
+        )
+        return Try(candidate, request, call, now)
+
+    def _ask(self, this: Try) -> tuple[Try, Answer | None]:
+        """Return the answer of a candidate; `None` if no plug-in gives one."""
+        host = self._host
+        backend = self._backends[this.candidate.backend]
+        if backend.load is not None:
+            backend = host.loaded(backend)
+            took = self._clock() - this.began
+            if took > _SLOW_IMPORT:
+                this = this._replace(notices=(f"importing the plug-in {backend.origin} took {took:.1f} s",))
+            if this.call.first_deadline is not None and self._clock() >= this.call.first_deadline:
+                raise BackendTimeoutError(f"importing its plug-in took {took:.1f} s", origin=backend.origin)
+        request, changed = host.fold("llm_prepare", this.request, backend=backend)
+        if changed:
+            this = this._replace(prepared_by=changed, request=replace(this.request, model=request.model))
+        answer: Answer | None = host.caller("llm_complete")(request=request, backend=backend, call=this.call)
+        if answer is not None:
+            if self._stream:
+                answer.begin()
+            else:
+                _ = answer.text
+            if answer.completion is not None:
+                self.check_model(this, answer.completion)
+        return this, answer
+
+    def _again(self, failure: Failure, tries: int, others: int, call: Call) -> bool:
+        """Wait for the next attempt of the same candidate; return whether there is one."""
+        # A further attempt never takes the last chance of a candidate that was not asked at all.
+        if not failure.transient or tries >= self._retries.per_backend:
+            return False
+        if len(self.attempts) + others >= self._max_attempts:
+            return False
+        now = self._clock()
+        if call.first_deadline is not None and now >= call.first_deadline:
+            return False  # it had its time
+        wait = self._retries.wait(tries, failure.retry_after)
+        if now + wait >= self._deadline:
+            return False
+        if self._retries.on_wait is not None:
+            self._retries.on_wait(self.attempts[-1], wait)
+        self._retries.sleep(wait)
+        return True
+
+    def _completed(self, this: Try, answer: Completion, usage: Usage | None, now: float, *, cut: bool) -> Completion:
+        first = self.route.candidates[0]
+        return Completion(
+            answer.text,
+            answer.backend or this.candidate.backend,
+            answer.model,
+            answer.origin,
+            tuple(self.attempts),
+            now - self._started,
+            self.route,
+            answer.served_model,
+            usage,
+            first.backend,
+            self.request.model or first.model,
+            this.candidate is not first,
+            cut,
+            answer.finish_reason,
+            this.prepared_by,
+            answer.notices + this.notices,
+        )
+
+    def _nobody(self, this: Try) -> Failure:
+        backend = self._backends[this.candidate.backend]
+        took = self._clock() - this.began
+        error = "its plug-in returned None: not mine"
+        self._record(Attempt(backend.name, this.request.model, backend.origin, took, error, "NoAnswer"), healthy=None)
+        return Failure()
+
+    def _record(self, attempt: Attempt, *, healthy: bool | None) -> None:
+        """Record an attempt; `healthy` is `None` where it says nothing of the backend's health."""
+        self.attempts.append(attempt)
+        if healthy is not None and self._health.breaker is not None:
+            self._health.breaker.record(attempt)
+        attempted = self._host.caller("llm_attempted")
+        if attempted.get_hookimpls():
+            attempted(request=self.request, attempt=attempt)
+
+    def _usage(self, candidate: Candidate, text: str, given: Usage | None) -> Usage:
+        """Return the usage of an answer: the server's, else an estimate; and its cost, if a price is known."""
+        usage = given or Usage(estimated_tokens(self.request.as_text), estimated_tokens(text), estimated=True)
+        if usage.cost is None and self._settings is not None and self._settings.has_limits:
+            price = self._settings.limits(candidate).price_per_1k_tokens
+            if price is not None:
+                return replace(usage, cost=usage.tokens * price / 1000)
+        return usage
+
+    def _no_answer(self) -> NoAnswerError:
+        if self.request.strict:
+            why = "the request is strict"
+        elif self._clock() >= self._deadline:
+            why = f"the time of {self._timeout:g} s is over"
+        else:
+            why = f"at most {self._max_attempts} attempts are made"
+        return no_answer(self.attempts, self.route, why)

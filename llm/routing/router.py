@@ -1,0 +1,318 @@
+"""Send one request: choose an order of backends, try each, return the completion."""
+
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from llm.config import Settings, load_settings
+from llm.contributions import RegisteredBackend
+from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
+from llm.host import Catalog, Host, current_host
+from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
+from llm.routing.fallback import Fallback, Try
+from llm.routing.retries import RetryPolicy
+from llm.types import Answer, Attachment, Candidate, Completion, Message, Rejection, Request, Route
+
+__all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt", "stream"]
+
+_RETRIES: Final = RetryPolicy()
+
+
+def send_prompt(
+    prompt: str,
+    *,
+    local: bool = False,
+    model: str | None = None,
+    backend: str | None = None,
+    timeout: float | None = None,
+    strict: bool = False,
+    fallback: bool = False,
+    host: Host | None = None,
+) -> str:
+    """Return the answer to a prompt; `complete` also names the plug-in that gave it.
+
+    Args:
+        prompt: the text to answer.
+        local: whether the prompt must not leave this machine.
+        model: the model to ask for; by default the policy's or the backend's choice.
+        backend: the one backend to use; by default the policy decides.
+        timeout: seconds that it may take in all; by default an answer must begin within 120.
+        strict: whether only the first backend, and the model asked for, may answer.
+        fallback: whether others may answer if `backend` fails.
+        host: the host to ask; by default this process's.
+
+    Raises:
+        UnknownNameError: there is no such backend.
+        NoAnswerError: every backend that was tried failed; the message gives each one's reason.
+        ConfigError: the configuration cannot be used.
+        PluginLoadError: a plug-in that the configuration requires is not there.
+        UsageError: the prompt is empty, or the timeout is no time.
+
+    """
+    request = Request(prompt, model, backend, local, timeout=timeout, strict=strict, fallback=fallback)
+    return complete(request, host=host).text
+
+
+def complete(
+    request: Request,
+    *,
+    host: Host | None = None,
+    settings: Settings | None = None,
+    retries: RetryPolicy | None = None,
+) -> Completion:
+    """Answer a request, and name the plug-in that answered.
+
+    Args:
+        request: the prompt and the caller's wishes.
+        host: the host to ask; by default this process's.
+        settings: the configuration; by default that of environment and file.
+        retries: how often and how long to try.
+
+    Returns:
+        The completion, with every attempt that was made and the decision that led there.
+
+    Raises:
+        UnknownNameError, NoAnswerError, ConfigError, PluginLoadError, UsageError: see `send_prompt`.
+
+    """
+    check_request(request)
+    host = current_host() if host is None else host
+    try:
+        fallback = _fallback(request, host, settings, retries, streaming=False)
+        this, answer = fallback.first()
+        assert answer.completion is not None  # it is whole
+        completion = fallback.answered(this, answer.completion)
+    except D0ttinoError as error:
+        _completed(host, request, None, error)
+        raise
+    _completed(host, request, completion, None)
+    return completion
+
+
+def stream(
+    request: Request,
+    *,
+    host: Host | None = None,
+    settings: Settings | None = None,
+    retries: RetryPolicy | None = None,
+) -> "AnswerStream":
+    """Answer a request with the text as it comes.
+
+    Until the first text has come, this goes as with `complete`. After it nobody else is asked: an answer
+    that breaks off is kept, and marked as cut.
+
+    Args:
+        request: the prompt and the caller's wishes.
+        host: the host to ask; by default this process's.
+        settings: the configuration; by default that of environment and file.
+        retries: how often and how long to try.
+
+    Returns:
+        An iterator of texts; when it has ended, its `completion` names the plug-in that answered. Reading it raises
+        what `complete` raises, and `CutAnswerError` if the answer breaks off.
+
+    Raises:
+        UnknownNameError, NoCandidateError, ConfigError, PluginLoadError, UsageError: see `send_prompt`.
+
+    """
+    check_request(request)
+    host = current_host() if host is None else host
+    try:
+        fallback = _fallback(request, host, settings, retries, streaming=True)
+    except D0ttinoError as error:
+        _completed(host, request, None, error)
+        raise
+    return AnswerStream(request, host, fallback)
+
+
+class AnswerStream(Iterator[str]):
+    """The texts of an answer, as they come. `stream` makes one.
+
+    Attributes:
+        completion: the whole answer and the plug-in that gave it, once the last text was read; of an answer that broke
+            off, what had come.
+        whole_because: why the answer came in one piece, if it did.
+
+    """
+
+    def __init__(self, request: Request, host: Host, fallback: Fallback) -> None:
+        self.completion: Completion | None = None
+        self.whole_because: str | None = None
+        self._request = request
+        self._host = host
+        self._fallback = fallback
+        self._texts = self._read()
+
+    def __next__(self) -> str:
+        return next(self._texts)
+
+    def close(self) -> None:
+        """Read no further; what has come is the completion, marked as cut."""
+        self._texts.close()
+
+    def _read(self) -> Generator[str, None, None]:
+        try:
+            this, answer = self._fallback.first()
+        except D0ttinoError as error:
+            _completed(self._host, self._request, None, error)
+            raise
+        if answer.completion is not None:
+            self.whole_because = _why_whole(self._host, this.candidate.backend)
+            self._end(self._fallback.answered(this, answer.completion))
+            yield answer.completion.text
+            return
+        try:
+            yield from answer
+            assert answer.completion is not None  # it has ended
+            self._fallback.check_model(this, answer.completion)
+        except PLUGIN_FAULTS as error:
+            raise self._cut(this, answer, error) from error
+        except GeneratorExit:
+            self._cut(this, answer, BackendError("nobody read it to its end"))
+            raise
+        except BaseException:
+            self._cut(this, answer, BackendError("it was interrupted"))
+            raise
+        finally:
+            with suppress(*PLUGIN_FAULTS):
+                answer.close()
+        self._end(self._fallback.answered(this, answer.completion))
+
+    def _end(self, completion: Completion, error: D0ttinoError | None = None) -> None:
+        self.completion = completion
+        _completed(self._host, self._request, completion, error)
+
+    def _cut(self, this: Try, answer: Answer, error: BaseException) -> CutAnswerError:
+        completion = self._fallback.cut(this, answer.so_far, error)
+        attempt = completion.attempts[-1]
+        failure = CutAnswerError(f"the answer was cut short: {attempt}", completion, hint=attempt.hint)
+        self._end(completion, failure)
+        return failure
+
+
+def check_request(request: Request) -> None:
+    """Refuse requests that no backend should get.
+
+    Raises:
+        UsageError: the prompt is empty or no text, or a limit is none.
+
+    """
+    for message in request.messages:
+        if not isinstance(message, Message):
+            raise UsageError(f"the prompt must be text or messages, not {type(message).__name__}")
+        if message.role not in {"system", "user", "assistant"}:
+            raise UsageError(f"a message must be of the role system, user or assistant, not {message.role!r}")
+        wrong = [type(part).__name__ for part in message.content if not isinstance(part, str | Attachment)]
+        if wrong:
+            raise UsageError(f"a message must hold text and attachments, not {wrong[0]}")
+    prompt = request.prompt
+    if (not prompt or prompt.isspace()) and not any(message.attachments for message in request.messages):
+        raise UsageError("the prompt is empty", hint="give some text to answer")
+    timeout, attempts = request.timeout, request.max_attempts
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
+        raise UsageError("the timeout must be a number of seconds above 0")
+    if attempts is not None and not (isinstance(attempts, int) and attempts > 0):
+        raise UsageError("the number of attempts must be a whole number above 0")
+
+
+def choose_route(
+    request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings | None = None
+) -> Route:
+    """Ask the routing policies which backends to try, without trying any.
+
+    Args:
+        request: the prompt and the caller's wishes.
+        backends: the backends of the host.
+        host: the host to ask.
+        settings: the configuration; by default that of environment and file.
+
+    Raises:
+        UnknownNameError: the request names a backend that does not exist.
+        NoCandidateError: the policies leave no backend to try.
+        ConfigError: the configuration cannot be used.
+
+    """
+    settings = load_settings() if settings is None else settings
+    if request.backend is None:
+        route = _by_policies(request, backends, host, settings)
+        if not route.candidates:
+            raise no_candidate(route, host.why_missing())
+        return route
+    if request.backend not in backends:
+        raise UnknownNameError("backend", str(request.backend), backends, hint=host.why_missing())
+    if request.local:
+        _refuse_remote(backends[request.backend], settings)
+    asked = Candidate(request.backend, settings.model_of(request.backend), reason="asked for")
+    if not request.fallback or request.strict:
+        return Route((asked,))
+    route = _by_policies(request, backends, host, settings)
+    others = tuple(candidate for candidate in route.candidates if candidate.backend != asked.backend)
+    return replace(route, candidates=(asked, *others))
+
+
+def _fallback(
+    request: Request, host: Host, settings: Settings | None, retries: RetryPolicy | None, *, streaming: bool
+) -> Fallback:
+    backends = host.backends()
+    fault: ConfigError | None = None
+    if settings is None:
+        try:
+            settings = load_settings()
+        except ConfigError as error:
+            # Naming the backend needs no configuration: it adds a model and prices only. What guards stays required.
+            if request.backend is None or request.fallback or request.local:
+                raise
+            fault, settings = error, Settings()
+    if fault is None:
+        host.require(settings.required_plugins)
+    route = choose_route(request, backends, host, settings)
+    if fault is not None:
+        route = replace(route, notices=(f"the configuration is not used: {fault.message}",))
+    return Fallback(request, route, host, settings, _RETRIES if retries is None else retries, stream=streaming)
+
+
+def _by_policies(
+    request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings
+) -> Route:
+    route: Route | None = host.caller("llm_route")(request=request, backends=backends.active, settings=settings)
+    route = route or Route()
+    for candidate in route.candidates:
+        if candidate.backend not in backends:
+            return _without_unknown(route, backends)
+    return route
+
+
+def _without_unknown(route: Route, backends: Catalog[RegisteredBackend]) -> Route:
+    """Return the route with the backends that do not exist among the rejected ones."""
+    usable, rejected = [], list(route.rejected)
+    for candidate in route.candidates:
+        if candidate.backend in backends:
+            usable.append(candidate)
+        else:
+            unknown = UnknownNameError("backend", candidate.backend, backends)
+            reason = f"{unknown.message}, which the policy {route.origin} chose. {unknown.hint}"
+            rejected.append(Rejection(candidate.backend, reason))
+    return replace(route, candidates=tuple(usable), rejected=tuple(rejected))
+
+
+def _refuse_remote(backend: RegisteredBackend, settings: Settings) -> None:
+    if not backend.local and backend.name != settings.fallback_backend:
+        raise UsageError(
+            f"the backend {backend.name!r} was asked for, and also that the prompt stays on this machine: "
+            "it does not say that it runs here, and is not the configured fallback",
+            hint="leave out one of --local and --backend",
+        )
+
+
+def _why_whole(host: Host, backend: str) -> str:
+    if not host.backends()[backend].streams:
+        return f"the backend {backend!r} answers in one piece"
+    guards = [one.plugin_name for one in host.hook.llm_complete.get_hookimpls() if one.wrapper]
+    return f"a plug-in waited for all of the answer: {' or '.join(guards) or 'llm_complete'}"
+
+
+def _completed(host: Host, request: Request, completion: Completion | None, error: D0ttinoError | None) -> None:
+    completed = host.caller("llm_completed")
+    if completed.get_hookimpls():
+        completed(request=request, completion=completion, error=error)
