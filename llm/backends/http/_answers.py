@@ -200,11 +200,11 @@ class AnswerReader:
         except ValueError:
             fault = f"what is not JSON: {self._said(body)}"
         if is_page(text):
-            title, name = page_title(text), self._endpoint.base_url_env
+            title, check = page_title(text), self._endpoint.check or "check the address"
             titled = f", titled {self._endpoint.quote(title)!r}" if title else ""
             raise WebPageError(
                 f"{self._endpoint.label} answered with a web page instead of JSON{titled}",
-                hint=f"check {name}, and whether this network wants a login first",
+                hint=f"{check}, and whether this network wants a login first",
             )
         raise self._malformed(fault)
 
@@ -322,7 +322,7 @@ class AnswerReader:
         return content_text(message.get("content"))
 
     def _reason(self, reason: object) -> str | None:
-        return self._endpoint.quote(reason)[:40] or None if isinstance(reason, str) else None
+        return self._endpoint.quote(reason)[:40] or None if isinstance(reason, str) and reason else None
 
     def _joined(self, text: str) -> str:
         """Return the text without half a character at its end, which may come with the next event."""
