@@ -11,7 +11,7 @@ CALLS = 50
 
 def discovery() -> dict[str, float]:
     """Measure the first search for plug-ins in this process."""
-    from llm.groups import BACKEND_GROUP, RECIPE_GROUP
+    from llm._installed import BACKEND_GROUP, RECIPE_GROUP
     from llm.hooks.index import installed
 
     start = perf_counter()

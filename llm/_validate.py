@@ -12,9 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from llm.contributions import Backend, Recipe, RegisteredBackend, RegisteredRecipe, check_callable, completer_of, lacks_run
-from llm.errors import InvalidResultError, PluginDefinitionError
-from llm.errors import attributed
+from llm.contributions import (
+    Backend,
+    Recipe,
+    RegisteredBackend,
+    RegisteredRecipe,
+    check_callable,
+    completer_of,
+    lacks_run,
+)
+from llm.errors import InvalidResultError, PluginDefinitionError, attributed
 from llm.hooks._origin import Origin
 from llm.types import (
     Answer,
@@ -107,7 +114,7 @@ def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
 def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
     """Return the result of `llm_route` as a `Route` that carries its origin."""
     if origin.builtin and isinstance(result, Route):
-        return result  # the types hold that already, and every prompt comes by
+        return replace(result, origin=origin)  # the types hold that already, and every prompt comes by
     if isinstance(result, Route):
         route = result
     elif isinstance(result, Sequence) and not isinstance(result, str):

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from llm.errors import PluginDefinitionError
-from llm.errors import attributed
+from llm.errors import PluginDefinitionError, attributed
 from llm.hooks._origin import Origin
 from llm.types import Answer, Call, Completion, Request, Step
 
 if TYPE_CHECKING:
     from llm.recipes.parameters import Parameter
+
+
+_NOBODY: Final = Origin("")
 
 
 class Backend:
@@ -139,7 +141,7 @@ class RegisteredBackend:
     ready_env: tuple[str, ...] = ()
     secret_env: tuple[str, ...] = ()
     streams: bool = False
-    origin: Origin = Origin("")
+    origin: Origin = _NOBODY
     complete: Callable[[Request, Call], Answer] = field(
         default=lambda _request, _call: Answer(""), repr=False, compare=False
     )
@@ -178,7 +180,7 @@ class RegisteredRecipe:
     name: str
     description: str = ""
     parameters: "tuple[Parameter, ...]" = ()
-    origin: Origin = Origin("")
+    origin: Origin = _NOBODY
     steps: Callable[[str, Mapping[str, Any]], tuple[Step, ...]] = field(
         default=lambda _goal, _parameters: (), repr=False, compare=False
     )
@@ -196,7 +198,7 @@ class RegisteredRecipe:
         cls, facts: Mapping[str, Any], origin: Origin, load: "Callable[[], RegisteredRecipe]"
     ) -> "RegisteredRecipe":
         """Return a recipe whose facts a manifest has; `load` imports its plug-in."""
-        parameters: tuple[Parameter, ...] = ()
+        parameters = ()
         if facts["parameters"]:
             from llm.recipes.parameters import Parameter
 
@@ -335,7 +337,7 @@ def stream_of(backend: Backend) -> Callable[..., Any] | None:
     if "run" in vars(backend):
         return None
     for kind in type(backend).__mro__:
-        if kind is Backend or "run" in vars(kind) and "stream" not in vars(kind):
+        if kind is Backend or ("run" in vars(kind) and "stream" not in vars(kind)):
             return None
         if "stream" in vars(kind):
             return backend.stream

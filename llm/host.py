@@ -257,6 +257,22 @@ class Host(PluginManager):
         names = [name for name, _ in self.list_name_plugin()] + self._loader.known_names()
         return names + [blocked.origin.plugin for blocked in self.blocked]
 
+    def implementations(self, hook: str) -> list[tuple[Origin, Mapping[str, Any]]]:
+        """Return the implementations of a hook, in the order in which they are asked; none is imported for that.
+
+        Returns:
+            For each, its plug-in and the options of its `@hookimpl`; wrappers come first, the outermost before.
+
+        """
+        found = [
+            (guard.origin, guard.implementations[hook]) for guard in self.guards() if hook in guard.implementations
+        ]
+        found.reverse()
+        for entry, name, plugin in self._loader.known_plugins():
+            if hook in plugin.hooks:
+                found.append((entry.origin(name, plugin.module), plugin.hooks[hook]))
+        return sorted(found, key=_rank)
+
     def blockable_names(self) -> set[str]:
         """Return the names by which the user can do without a plug-in."""
         installed = {name for entry in self.entries for name in (entry.name, entry.distribution)}
@@ -310,9 +326,7 @@ class Host(PluginManager):
             return by is not None
 
         current = {} if manifests is None else manifests.current(everything)
-        last: Callable[[EntryPoint], Manifest | None] = (
-            (lambda _entry: None) if manifests is None else manifests.last
-        )
+        last: Callable[[EntryPoint], Manifest | None] = (lambda _entry: None) if manifests is None else manifests.last
         self._loader = Loader(self, everything, adapt, is_blocked, current, last)
         self._loader.load_all()
 
@@ -430,6 +444,13 @@ class Host(PluginManager):
             if faults:
                 raise file_error(faults)
         return PluginSettings(section, settings.path)
+
+
+def _rank(one: tuple[Origin, Mapping[str, Any]]) -> tuple[Any, ...]:
+    """Sort key of an implementation: pluggy's order."""
+    origin, options = one
+    place = 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
+    return not options.get("wrapper"), place, origin.precedence
 
 
 def create_host(

@@ -22,9 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm.groups import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks.discovery import scan
-from llm.hooks.problems import Problem
+from llm._installed import installed_plugins
 from llm.host import Host, create_host
 
 __all__ = ["host_with", "installed", "write_distribution"]
@@ -90,10 +88,10 @@ def installed(directory: Path) -> Iterator[Host]:
     sys.path.insert(0, path)
     importlib.invalidate_caches()
     try:
-        faults: list[Problem] = []
-        host = create_host(scan((BACKEND_GROUP, RECIPE_GROUP), [path], faults.append))
-        for fault in faults:
-            host.add_damaged(fault)
+        entries, damages = installed_plugins([path])
+        host = create_host(entries)
+        for damage in damages:
+            host.add_damaged(damage)
         yield host
     finally:
         sys.path.remove(path)

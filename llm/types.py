@@ -10,8 +10,7 @@ from time import perf_counter_ns
 from typing import Any, Final, Literal, TypeAlias
 
 from llm._frozen import FrozenMapping
-from llm.errors import InvalidResultError
-from llm.errors import attributed
+from llm.errors import InvalidResultError, attributed
 from llm.hooks._origin import Origin
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -393,8 +392,11 @@ class Completion:
     @property
     def why_unfinished(self) -> str | None:
         """Why the answer is not whole, in words; `None`: it is, or its server does not say."""
-        why = _UNFINISHED.get((self.finish_reason or "").casefold())
-        return None if why is None else f"{why} (finish_reason {self.finish_reason})"
+        reason = (self.finish_reason or "").casefold()
+        if reason in _FINISHED:
+            return None
+        why = _UNFINISHED.get(reason, "its server ended it for a reason of its own")
+        return f"{why} (finish_reason {self.finish_reason})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the completion as JSON-ready data."""
@@ -422,9 +424,32 @@ class Completion:
 
 #: Words of servers for an answer that is not whole, and their meaning.
 _UNFINISHED: Final = {
-    **dict.fromkeys(("length", "max_tokens"), "it ends where the limit of tokens was reached"),
-    **dict.fromkeys(("content_filter", "safety"), "a filter of the server ended it"),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens"), "it ends where the limit of tokens was reached"),
+    **dict.fromkeys(("content_filter", "safety", "recitation"), "a filter of the server ended it"),
 }
+#: Their words for a whole one, as far as they are known. Another word may mean anything: that is reported.
+_FINISHED: Final = frozenset(
+    [
+        "",
+        "null",
+        "none",
+        "stop",
+        "stop_sequence",
+        "end_turn",
+        "eos",
+        "eos_token",
+        "end",
+        "done",
+        "finished",
+        "complete",
+        "completed",
+        "tool_calls",
+        "tool_call",
+        "tool_use",
+        "function_call",
+        "finish_reason_unspecified",
+    ]
+)
 
 
 class Answer:

@@ -4,7 +4,7 @@ from typing import Final
 
 import click
 
-from llm import __version__
+from llm._version import __version__
 from scripts.cli.base import Group, Lazy
 
 #: The help of each command stands here as well, so that the list does not import it.

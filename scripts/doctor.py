@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llm.errors import ConfigError, UnknownNameError
-from llm.hooks.blocking import VARIABLE
-from llm.hooks.problems import ProblemKind
-from llm.missing import names_to_block
+from llm.hooks._blocking import VARIABLE
+from llm.hooks._faults import ProblemKind
 
 if TYPE_CHECKING:
     from llm.config import Settings
@@ -87,7 +86,7 @@ def plug_ins(host: "Host") -> Iterator[Fault]:
 def blocked_names(host: "Host") -> Iterator[Fault]:
     """Find names that are to be blocked, and that no plug-in has."""
     for name in host.unknown_blocked:
-        guess = UnknownNameError("plug-in", name, names_to_block(host))
+        guess = UnknownNameError("plug-in", name, host.blockable_names())
         listed = _listed()
         fix = _export(one for one in listed if one != name) if name in listed else f"do without: --no-plugin {name}"
         yield f"{guess.message}, which is to be blocked. {guess.hint}", (fix,)
@@ -189,8 +188,8 @@ def caches(host: "Host") -> Iterator[Fault]:
     """Find files in the cache that hold something else, or that say something else than is true now."""
     from llm._state import cache_dir
     from llm.hooks import catalogue, index
-    from llm.hooks.cache import EnvironmentCache
-    from llm.process import outcome_of
+    from llm.hooks._cache import EnvironmentCache
+    from llm.host import outcome_of
 
     directory = cache_dir()
     if directory is None:

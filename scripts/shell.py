@@ -1,6 +1,6 @@
 """The local shell: the plug-in that runs a step if no other one did."""
 
-from llm.hooks.markers import hookimpl
+from llm.hooks._markers import hookimpl
 from llm.types import Step, StepContext, StepResult
 
 

@@ -14,8 +14,7 @@ from enum import Enum
 from types import MethodType
 from typing import Any, Final, NamedTuple
 
-from llm.errors import PluginDefinitionError
-from llm.errors import PLUGIN_FAULTS, attributed, one_line
+from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, attributed, one_line
 from llm.hooks._faults import Problem, ProblemKind, ProblemLog, place_of
 from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
 from llm.hooks._origin import Origin, Tier

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from llm.errors import D0ttinoError, NameTakenError, PluginLoadError
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError, attribute
 from llm.hooks._entrypoints import EntryPoint, load
-from llm.errors import PLUGIN_FAULTS, attribute
 from llm.hooks._faults import Problem, ProblemKind, reason_of
 from llm.hooks._guard import Guard
 from llm.hooks._manager import PluginManager
@@ -298,4 +297,3 @@ def _named(refuse: Callable[[], None]) -> Callable[[], None]:
         refuse()
 
     return implementation
-

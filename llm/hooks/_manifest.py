@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
+from llm.hooks._cache import EnvironmentCache
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._origin import Tier
-from llm.hooks._cache import EnvironmentCache
 
 #: The name of the file, and a number that grows when the layout of its content changes.
 FILE: Final = ("manifests.json", 1)

@@ -118,9 +118,7 @@ def owner_of(registration: Registration, entries: Sequence[EntryPoint]) -> Entry
     if longest == 0:
         return registration.entry if registration.entry in entries else None
     candidates = [entry for entry in entries if entry.owns(registration.module) == longest]
-    return min(
-        candidates, key=lambda entry: (entry.tier, entry.name != registration.name, entry != registration.entry)
-    )
+    return min(candidates, key=lambda entry: (entry.tier, entry.name != registration.name, entry != registration.entry))
 
 
 def unique(registrations: Iterable[Registration]) -> list[Registration]:

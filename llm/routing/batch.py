@@ -212,7 +212,7 @@ def send_many(
         UsageError: there is to be less than one worker.
 
     """
-    from llm.process import current_host
+    from llm.host import current_host
 
     if max_workers < 1:
         raise UsageError(f"at least one worker is needed, not {max_workers}")

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from llm.config import RoutingMode, Settings
-from llm.errors import UnknownNameError
 from llm.contributions import RegisteredBackend
+from llm.errors import UnknownNameError
 from llm.hooks._markers import hookimpl
 from llm.types import Candidate, Rejection, Request, Route
 
@@ -51,7 +51,7 @@ class _Plan:
         first, *others = pair
         above = "above" if words > threshold else "not above"
         reason = f"{first.reason}: {words} words, {above} the threshold of {threshold}"
-        return Route((first.but(reason=reason), *others, *rest), self.rejected)
+        return Route((replace(first, reason=reason), *others, *rest), self.rejected)
 
     def _ordered(
         self, first: Candidate | None, second: Candidate | None
@@ -61,26 +61,35 @@ class _Plan:
         return pair, tuple(candidate for candidate in self.usable if candidate not in pair)
 
 
-_plan = of_latest(_Plan)
-_by_complexity = of_latest(_Plan.by_complexity)
+class Policy:
+    """The plug-in: orders backends as the user configured it, else uses those that are ready."""
 
+    def __init__(self) -> None:
+        self._latest: tuple[Sequence[RegisteredBackend], Settings, str | None, _Plan] | None = None
 
-@hookimpl(trylast=True)
-def llm_route(request: Request, backends: Sequence[RegisteredBackend], settings: Settings) -> Route:
-    """Order backends as the user configured it, else use what is ready."""
-    plan = _plan(tuple(backends), settings, request.model)  # a tuple stays the object that it is
-    if request.local or settings.routing_mode is RoutingMode.LOCAL:
-        return _local(plan.fallback, plan.known, "--local" if request.local else "routing mode local")
-    if plan.is_empty:
-        return _ready(plan.known)
-    if settings.routing_mode is not RoutingMode.AUTO:
-        return Route(plan.usable, plan.rejected)
-    route = _by_complexity(plan, len(request.prompt.split()), settings.complexity_threshold)
-    if not settings.has_limits:
-        return route
-    rejected = list(route.rejected)
-    fitting = list(_fitting(route.candidates, request, settings, rejected))
-    return Route(tuple(_cheapest_first(fitting, settings)), tuple(rejected))
+    @hookimpl(trylast=True)
+    def llm_route(self, request: Request, backends: Sequence[RegisteredBackend], settings: Settings) -> Route:
+        """Return the order for a request."""
+        plan = self._plan(backends, settings, request.model)
+        if request.local or settings.routing_mode is RoutingMode.LOCAL:
+            return _local(plan.fallback, plan.known, "--local" if request.local else "routing mode local")
+        if plan.is_empty:
+            return _ready(plan.known)
+        if settings.routing_mode is not RoutingMode.AUTO:
+            return Route(plan.usable, plan.rejected)
+        route = plan.by_complexity(len(request.prompt.split()), settings.complexity_threshold)
+        if not settings.has_limits:
+            return route
+        rejected = list(route.rejected)
+        fitting = list(_fitting(route.candidates, request, settings, rejected))
+        return Route(tuple(_cheapest_first(fitting, settings)), tuple(rejected))
+
+    def _plan(self, backends: Sequence[RegisteredBackend], settings: Settings, model: str | None) -> _Plan:
+        """Return the plan for these objects, which do not change: most prompts of a process come with the same."""
+        known = self._latest  # read once: another thread may put its own there
+        if known is None or known[0] is not backends or known[1] is not settings or known[2] != model:
+            self._latest = known = backends, settings, model, _Plan(backends, settings, model)
+        return known[3]
 
 
 def estimated_tokens(prompt: str) -> int:

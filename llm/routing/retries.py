@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llm.errors import AuthenticationError, BackendError, is_transient_status
-from llm.types import Attempt, Value
+from llm.types import Attempt
 
 #: Classes of requests that mean what `ConnectionError` and `TimeoutError` mean.
 _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError")
@@ -19,8 +19,8 @@ def _random() -> float:
     return random.random()  # noqa: S311 - nothing secret depends on it
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class RetryPolicy(Value):
+@dataclass(frozen=True)
+class RetryPolicy:
     """How patiently a request is pursued. The router alone makes attempts again: no backend should.
 
     Attributes:
@@ -53,8 +53,8 @@ class RetryPolicy(Value):
         return max(longest * (1 - self.chance() / 2), retry_after or 0.0)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Failure(Value):
+@dataclass(frozen=True)
+class Failure:
     """What an exception means for the next attempt.
 
     Attributes:

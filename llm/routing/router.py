@@ -272,9 +272,7 @@ def _fallback(
     return Fallback(request, route, host, settings, _RETRIES if retries is None else retries, stream=streaming)
 
 
-def _by_policies(
-    request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings
-) -> Route:
+def _by_policies(request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings) -> Route:
     route: Route | None = host.caller("llm_route")(request=request, backends=backends.active, settings=settings)
     route = route or Route()
     for candidate in route.candidates:

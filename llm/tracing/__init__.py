@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llm.hooks.trace import Trace, collecting, phase
+from llm.hooks._trace import Trace, collecting, phase
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -32,7 +32,7 @@ def trace(host: "Host | None" = None) -> Iterator[Trace]:
     with collecting(Trace()) as collected:
         if host is None:
             with phase("import of the framework"):
-                from llm.process import current_host
+                from llm.host import current_host
 
             host = current_host()
         collected.blocked = tuple(host.blocked)

@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from time import perf_counter_ns
 from typing import Any, Final
 
-from llm import __version__
+from llm._version import __version__
+from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import D0ttinoError
-from llm.hooks.spans import HookSpan, ImplementationCall, LoadSpan, PhaseSpan, Span
-from llm.hooks.trace import Trace
-from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Request, Route, Step, StepContext, StepResult
+from llm.hooks._spans import HookSpan, ImplementationCall, LoadSpan, PhaseSpan, Span
+from llm.hooks._trace import Trace
+from llm.types import Answer, Attempt, Call, Candidate, Completion, Request, Route, Step, StepContext, StepResult
 
 #: Version of the records. It grows when a reader of this version could misunderstand them.
 VERSION: Final = 1
@@ -115,7 +116,7 @@ def _span(span: Span, trace: Trace, describe: "Describe") -> Record:
         "parent": span.parent.number if span.parent else None,
         "thread": span.thread,
         "start_us": _us(span.start - trace.start),
-        "duration_us": _us(span.end - span.start),
+        "duration_us": _us(span.end - span.start + (span.streamed if isinstance(span, HookSpan) else 0)),
     }
     if isinstance(span, HookSpan):
         return {"record": "hook", **common, **_hook(span, trace, describe)}
@@ -173,6 +174,7 @@ class Describe:
         self._by_type: Mapping[type, Callable[[Any], Record]] = {
             Request: lambda request: {
                 "prompt": text(request.prompt),
+                "messages": len(request.messages),
                 "model": name(request.model),
                 "backend": name(request.backend),
                 "local": request.local,
@@ -194,8 +196,19 @@ class Describe:
                 ],
             },
             Candidate: lambda one: {"backend": name(one.backend), "reason": name(one.reason)},
-            BackendInfo: lambda info: {"name": name(info.name)},
-            RecipeInfo: lambda info: {"name": name(info.name)},
+            Answer: lambda answer: {
+                "text": text(answer.so_far),
+                "plugin": answer.origin and answer.origin.plugin,
+                "model": answer.completion and name(answer.completion.model),
+            },
+            Attempt: lambda attempt: {
+                "backend": name(attempt.backend),
+                "model": name(attempt.model),
+                "error": name(attempt.error),
+            },
+            Call: lambda call: {"attempt": call.attempt, "stream": call.stream},
+            RegisteredBackend: lambda backend: {"name": name(backend.name)},
+            RegisteredRecipe: lambda recipe: {"name": name(recipe.name)},
             Step: lambda step: {"command": text(step.command_line)},
             StepContext: lambda context: {
                 "recipe": name(context.recipe),
@@ -242,7 +255,7 @@ class Describe:
 
     def error(self, error: BaseException | None) -> str | None:
         """Describe an exception in one line."""
-        from llm.hooks.problems import one_line
+        from llm.errors import one_line
 
         if error is None:
             return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llm._state import is_off, state_dir
 from llm.errors import D0ttinoError
-from llm.hooks.markers import hookimpl
+from llm.hooks._markers import hookimpl
 
 if TYPE_CHECKING:
     from llm.types import Attempt, Completion

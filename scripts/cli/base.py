@@ -31,8 +31,7 @@ from scripts.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from llm.hooks.boundary import HostPlugin
-    from llm.hooks.origin import Origin
+    from llm.hooks._origin import Origin
     from llm.host import Host
 
     PluginCommands = dict[str, tuple[click.Command, Origin]]
@@ -187,7 +186,7 @@ class Group(Command, click.Group):
             _, origin = ctx.meta.get(_PLUGIN_COMMANDS, {}).get(name, (None, None))
             if origin is None:
                 raise
-            from llm.hooks.problems import one_line
+            from llm.errors import one_line
 
             fault = PluginError(f"the command {name!r} of plug-in {origin} failed: {one_line(error)}", origin=origin)
             fault.__cause__ = error
@@ -248,13 +247,13 @@ class _Collector(click.Group):
 
 def _commands_of_plugins(host: "Host", builtin: Set[str]) -> "PluginCommands":
     """Ask plug-ins for their commands, one after the other, to attribute each command; faults go to the host."""
-    from llm.hooks.problems import Problem, ProblemKind
+    from llm.hooks._faults import Problem, ProblemKind
 
     found: PluginCommands = {}
     taken = dict.fromkeys(builtin, "a built-in command")
-    asked = [one.plugin for one in reversed(host.hook.llm_commands.get_hookimpls()) if not one.wrapper]
+    asked = [one.plugin for one in reversed(host.caller("llm_commands").get_hookimpls()) if not one.wrapper]
     for plugin in asked:
-        origin = cast("HostPlugin", plugin).origin
+        origin = cast("Guard", plugin).origin
         collector = _Collector(taken)
         host.subset_hook_caller("llm_commands", [other for other in asked if other is not plugin])(cli=collector)
         added = cast("Any", collector.commands)  # a plug-in can also write to it, whatever it likes

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from llm.batch import Outcomes, send_many
 from llm.config import load_settings
 from llm.errors import UnknownNameError, UsageError
-from llm.missing import why_missing
+from llm.routing.batch import Outcomes, send_many
 from llm.types import Request
 from scripts.batch.lines import lines_in
 from scripts.batch.results import Results, results_in
@@ -93,7 +92,7 @@ def _check(host: "Host", backend: str | None) -> None:
     with stdout_kept():
         backends = host.backends()
     if backend not in backends:
-        raise UnknownNameError("backend", backend, backends, hint=why_missing(host))
+        raise UnknownNameError("backend", backend, backends, hint=host.why_missing())
 
 
 @contextmanager

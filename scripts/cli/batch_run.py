@@ -4,11 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from llm.batch import Outcome, Outcomes
 from llm.errors import D0ttinoError
 from llm.router import NoAnswerError
+from llm.routing.batch import Outcome, Outcomes
 from llm.types import Completion, Request
-from llm.unfinished import why_unfinished
 from scripts.batch.lines import Line
 from scripts.batch.results import Results
 from scripts.cli.output import clean, say
@@ -121,14 +120,13 @@ class BatchRun:
 
     def _tell_about(self, line: Line, completion: Completion) -> None:
         """Print each kind of difference from the request once; the results have it for each line."""
-        said = [*completion.route.notices]
+        said = [*completion.route.notices, *completion.notices]
         if completion.fell_back:
             said.append(f"{completion.backend} answered instead of {completion.asked_backend}")
         if completion.asked_model is not None and completion.served_model not in {None, completion.asked_model}:
             said.append(f"{completion.served_model!r} answered instead of the model {completion.asked_model!r}")
-        unfinished = why_unfinished(completion.finish_reason)
-        if unfinished is not None:
-            said.append(f"the answer is not whole: {unfinished}")
+        if completion.why_unfinished is not None:
+            said.append(f"the answer is not whole: {completion.why_unfinished}")
         for text in said:
             if text not in self._said:
                 self._said.add(text)

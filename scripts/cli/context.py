@@ -12,7 +12,7 @@ from scripts.cli.options import TREE, Shared, shared
 from scripts.cli.output import HOST, say, stdout_kept
 
 if TYPE_CHECKING:
-    from llm.hooks.trace import Trace
+    from llm.hooks._trace import Trace
     from llm.host import Host
 
 _TRACE: Final = "d0ttino.trace"
@@ -41,13 +41,12 @@ def current_host(ctx: click.Context) -> "Host":
 def _process_host(ctx: click.Context, options: Shared) -> "Host":
     with import_phase(ctx, "framework"):
         from llm.errors import UnknownNameError
-        from llm.hooks.blocking import Blocking
-        from llm.missing import names_to_block
-        from llm.process import current_host as process_host
+        from llm.hooks._blocking import Blocking
+        from llm.host import current_host as process_host
 
     host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
     for name in host.unknown_blocked:
-        unknown = UnknownNameError("plug-in", name, names_to_block(host))
+        unknown = UnknownNameError("plug-in", name, host.blockable_names())
         say(f"warning: {unknown.message}, which is to be blocked. {unknown.hint}")
     return host
 
@@ -55,9 +54,9 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
 def no_plugin_adds_commands(ctx: click.Context) -> bool:
     """Whether it is known, without making a host, that no plug-in adds a command."""
     root, options = ctx.find_root(), shared(ctx)
-    if root.obj is not None or HOST in root.meta or options.no_plugin or options.trace or "llm.process" in sys.modules:
+    if root.obj is not None or HOST in root.meta or options.no_plugin or options.trace or "llm.host" in sys.modules:
         return False  # there is a host that may know more, or the user wants to hear of plug-ins
-    from llm.known import nobody_implements
+    from llm._installed import nobody_implements
 
     return nobody_implements("llm_commands")
 
@@ -89,7 +88,7 @@ def import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object
     """Record an import in the run's trace, if there is one."""
     if ctx.meta.get(_TRACE) is None:
         return nullcontext()
-    from llm.hooks.trace import phase
+    from llm.hooks._trace import phase
 
     return phase(f"import of the {what}")
 

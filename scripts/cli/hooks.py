@@ -1,7 +1,7 @@
 """`ai-cli hooks`: each hook and its implementations, in the order of calls."""
 
 import inspect
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,8 +12,16 @@ from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, tell
 
 if TYPE_CHECKING:
-    from llm.hooks.boundary import HostPlugin
     from llm.host import Host
+
+
+#: Words for the way in which the answers of a hook become one.
+_KINDS: Final = {
+    "COLLECT": "every answer counts",
+    "FIRST": "the first answer counts",
+    "NOTIFY": "notified, answers are not used",
+    "FOLD": "each gets the value that the one before returned",
+}
 
 
 @click.command(cls=Command)
@@ -51,24 +59,16 @@ def _hook(host: "Host", name: str) -> dict[str, Any]:
     from llm import hookspecs
 
     contract = host.contracts[name]
-    caller = getattr(host.hook, name)
     return {
         "hook": name,
         "arguments": list(contract.arguments),
-        "kind": "every answer counts" if contract.collects else "the first answer counts",
-        "first_result": not contract.collects,
+        "kind": _KINDS[contract.kind.name],
+        "first_result": contract.kind.name == "FIRST",
         "documentation": inspect.getdoc(getattr(hookspecs, name)) or "",
-        # pluggy keeps them in reverse: the last in its list is asked first
-        "implementations": [_implementation(one) for one in reversed(caller.get_hookimpls())],
+        "implementations": [_implementation(*one) for one in host.implementations(name)],
     }
 
 
-def _implementation(one: Any) -> dict[str, Any]:
-    origin = cast("HostPlugin", one.plugin).origin
-    return {
-        **origin.to_json(),
-        "from": origin.source,
-        "wrapper": one.wrapper,
-        "tryfirst": one.tryfirst,
-        "trylast": one.trylast,
-    }
+def _implementation(origin: "Origin", options: "Mapping[str, Any]") -> dict[str, Any]:
+    marks = {mark: bool(options.get(mark)) for mark in ("wrapper", "tryfirst", "trylast")}
+    return {**origin.to_json(), "from": origin.source, **marks}

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.errors import D0ttinoError, UnknownNameError
-from llm.groups import BACKEND_GROUP, RECIPE_GROUP
-from llm.missing import why_missing
 from scripts.cli.base import Command, Group
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import as_json_option
@@ -16,8 +15,8 @@ from scripts.cli.output import print_json, print_table, stdout_kept, tell
 from scripts.cli.state import current_cooldowns, set_aside
 
 if TYPE_CHECKING:
-    from llm.host import Host, Offers
-    from llm.types import BackendInfo, RecipeInfo
+    from llm.contributions import RegisteredBackend, RegisteredRecipe
+    from llm.host import Catalog, Host
 
 #: The readiness of a backend whose plug-in is blocked.
 _NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": [], "cooldown": None}
@@ -66,7 +65,7 @@ def reset(ctx: click.Context, name: str | None) -> None:
         with stdout_kept():
             offers = host.backends()
         if name not in offers:
-            raise UnknownNameError("backend", name, offers, hint=why_missing(host))
+            raise UnknownNameError("backend", name, offers, hint=host.why_missing())
     tell("\n".join(f"{one} is used again" for one in names) or "nothing was set aside")
 
 
@@ -90,7 +89,8 @@ def recipes(ctx: click.Context, as_json: bool) -> None:
 
 
 def _rows(
-    offers: "Offers[BackendInfo] | Offers[RecipeInfo]", more: Callable[[Any], dict[str, Any]] = lambda _info: {}
+    offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]",
+    more: Callable[[Any], dict[str, Any]] = lambda _info: {},
 ) -> list[dict[str, Any]]:
     """Return a row for each name in use, by name, each followed by those that it shadows."""
     rows = []
@@ -99,7 +99,6 @@ def _rows(
         shadowed = offers.shadowed.get(name, ())
         for info in (winner, *shadowed):
             origin = info.origin
-            assert origin is not None  # the host puts it on everything that a hook returns
             rows.append(
                 {
                     "name": name,
@@ -133,7 +132,7 @@ def _blocked_rows(host: "Host", kind: str, group: str, more: dict[str, Any]) -> 
             }
 
 
-def _readiness(info: "BackendInfo") -> dict[str, Any]:
+def _readiness(info: "RegisteredBackend") -> dict[str, Any]:
     missing = [] if info.is_ready(os.environ) else list(info.ready_env)
     return {"ready": not missing, "set_one_of": missing, "models": list(info.models)}
 

@@ -14,7 +14,7 @@ from scripts.cli.state import keep_state
 
 if TYPE_CHECKING:
     from llm.host import Host
-    from llm.retries import RetryPolicy
+    from llm.routing.retries import RetryPolicy
     from llm.types import Attempt, Completion, Request, Route
 
 #: The fields of a `Request` that `request_options` sets.
@@ -67,7 +67,7 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
             timeout,
             type=float,
             metavar="SECONDS",
-            help="End after this time, all attempts included (default 120).",
+            help="End after this time, all attempts included (default: 120 s until an answer begins, and for each silence).",
         ),
         click.option("--strict", is_flag=True, help="Take no other backend and no other model than the first choice."),
         click.option("--fallback", is_flag=True, help="Let others answer if the backend named by --backend fails."),
@@ -176,7 +176,7 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
 
 
 def _retries() -> "RetryPolicy":
-    from llm.retries import RetryPolicy
+    from llm.routing.retries import RetryPolicy
 
     return RetryPolicy(on_wait=_tell_wait)
 
@@ -199,11 +199,13 @@ def _tell_refusals(attempts: "Sequence[Attempt]") -> None:
 
 
 def _tell_about(completion: "Completion", request: "Request") -> None:
-    from llm.no_answer import summaries
-    from llm.served import leaves_choice
-    from llm.unfinished import why_unfinished
+    from llm.routing.errors import leaves_choice, summaries
 
     _tell_notices(completion.route)
+    for notice in completion.notices:
+        say(f"note: {notice}")
+    if completion.prepared_by:
+        say(f"note: the request was changed by {', '.join(map(str, completion.prepared_by))}")
     _tell_refusals(completion.attempts)
     for rejection in completion.route.rejected:
         if rejection.configured:
@@ -218,9 +220,8 @@ def _tell_about(completion: "Completion", request: "Request") -> None:
     if request.model is not None and completion.model != request.model:
         got = f"answered with {completion.model!r}" if completion.model else "takes no model"
         say(f"note: model {request.model!r} was asked for; {completion.backend} {got}")
-    unfinished = why_unfinished(completion.finish_reason)
-    if unfinished is not None:
-        say(f"warning: the answer is not whole: {unfinished}")
+    if completion.why_unfinished is not None:
+        say(f"warning: the answer is not whole: {completion.why_unfinished}")
     asked, served = completion.model, completion.served_model
     if asked is not None and served is not None and asked != served and not leaves_choice(asked):
         say(f"note: model {asked!r} was asked for; {completion.backend} says that {served!r} answered")

@@ -10,8 +10,8 @@ from scripts.cli.output import stdout_kept
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from llm.host import Offers
-    from llm.types import RecipeInfo
+    from llm.contributions import RegisteredRecipe
+    from llm.host import Catalog
 
 
 #: Where a command keeps its arguments as they were typed.
@@ -69,6 +69,6 @@ def complete_run(_ctx: click.Context, _param: click.Parameter, incomplete: str) 
     ]
 
 
-def _recipes(ctx: click.Context) -> "Offers[RecipeInfo]":
+def _recipes(ctx: click.Context) -> "Catalog[RegisteredRecipe]":
     with ctx.scope(cleanup=False), stdout_kept():
         return current_host(ctx).recipes()

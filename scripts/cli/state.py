@@ -7,8 +7,8 @@ import click
 from scripts.cli.output import say
 
 if TYPE_CHECKING:
-    from llm.cooldown import Cooldowns
     from llm.host import Host
+    from llm.routing.breaker import Cooldowns
 
 _COOLDOWNS: Final = "d0ttino.cooldowns"
 _LEDGER: Final = "llm.usage.ledger"
@@ -18,7 +18,7 @@ def current_cooldowns(ctx: click.Context) -> "Cooldowns":
     """Return the circuit breaker of this run."""
     meta = ctx.find_root().meta
     if _COOLDOWNS not in meta:
-        from llm.cooldown import Cooldowns
+        from llm.routing.breaker import Cooldowns
 
         meta[_COOLDOWNS] = Cooldowns(on_fault=lambda sentence: say(f"warning: {sentence}"))
     cooldowns: Cooldowns = meta[_COOLDOWNS]
@@ -27,21 +27,23 @@ def current_cooldowns(ctx: click.Context) -> "Cooldowns":
 
 def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
     """Return the backends that are set aside, see `Cooldowns.set_aside`; none if the user does without that."""
-    from llm.cooldown import enabled
+    from llm.routing.breaker import enabled
 
     return current_cooldowns(ctx).set_aside() if enabled() else {}
 
 
 def keep_state(host: "Host") -> None:
     """Enable the circuit breaker and the usage ledger on a host, unless opted out."""
-    from llm import cooldown
+    from llm.routing import breaker
+    from llm.routing.fallback import health_of
     from llm.usage import ledger
 
-    if cooldown.enabled() and host.breaker is None:
-        host.breaker = current_cooldowns(click.get_current_context())
+    health = health_of(host)
+    if breaker.enabled() and health.breaker is None:
+        health.breaker = current_cooldowns(click.get_current_context())
     if ledger.enabled() and not host.has_plugin(_LEDGER):
-        from llm import DISTRIBUTION, __version__
-        from llm.hooks.origin import Origin, Tier
+        from llm._version import DISTRIBUTION, __version__
+        from llm.hooks._origin import Origin, Tier
 
         origin = Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
         host.register(ledger.Ledger(), _LEDGER, origin=origin)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from llm.hooks.trace import Trace, collecting
+from llm.hooks._trace import Trace, collecting
 from llm.redaction import redactor
 from llm.tracing.records import Describe, records
 from scripts.cli.options import TREE

@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llm.errors import UnknownNameError, UsageError
-from llm.missing import why_missing
-from llm.registered import RegisteredBackend, RegisteredRecipe
 from llm.router import NoCandidateError, choose_route
 from llm.types import Request, Route
 from scripts.cli.base import Group
@@ -19,9 +17,8 @@ from scripts.cli.send import routing_options
 from scripts.cli.state import set_aside
 
 if TYPE_CHECKING:
-    from llm.hooks.boundary import HostPlugin
-    from llm.host import Host, Offers
-    from llm.types import BackendInfo, RecipeInfo
+    from llm.contributions import RegisteredBackend, RegisteredRecipe
+    from llm.host import Catalog, Host
 
 
 @click.group(cls=Group)
@@ -73,13 +70,13 @@ def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
         recipes = host.recipes()
     warn_of_problems(host)
     if name not in recipes:
-        raise UnknownNameError("recipe", name, recipes, hint=why_missing(host))
+        raise UnknownNameError("recipe", name, recipes, hint=host.why_missing())
     facts: dict[str, Any] = {
         "recipe": name,
         **_provider(recipes, name),
-        **_others(host, "llm_recipe_steps", recipes[name].origin),
-        "steps_are_offered_to": [str(one.origin) for one in _plugins(host, "llm_run_step", wrappers=False)],
-        "step_wrappers": [str(one.origin) for one in _plugins(host, "llm_run_step", wrappers=True)],
+        "step_guards": _plugins(host, "llm_prepare_step"),
+        "steps_are_offered_to": _plugins(host, "llm_run_step"),
+        "step_wrappers": _plugins(host, "llm_run_step", wrappers=True),
         "blocked": [str(blocked) for blocked in host.blocked],
         "to_change": list(_uncover(recipes, name)),
     }
@@ -88,8 +85,7 @@ def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
         return
     tell(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
     _show_list("shadowed by it", facts["shadows"])
-    _show_list("may give them first", facts["asked_before"])
-    _show_list("around it", facts["wrappers"])
+    _show_list("may change or refuse each step", facts["step_guards"])
     _show_list("each step is offered to, in this order", facts["steps_are_offered_to"])
     _show_list("around each step", facts["step_wrappers"])
     _show_list("blocked", facts["blocked"])
@@ -104,7 +100,9 @@ def _of_send(host: "Host", route: Route, model: str | None, reasons: Mapping[str
             "model": model or candidate.model,
             "reason": candidate.reason,
             **_provider(backends, candidate.backend),
-            **_others(host, "llm_complete", backends[candidate.backend].origin),
+            "guards": _plugins(host, "llm_prepare"),
+            "asked_before": _plugins(host, "llm_complete")[:-1],  # the last is the host's own: it asks the backend
+            "wrappers": _plugins(host, "llm_complete", wrappers=True),
             "not_ready": _missing(backends[candidate.backend]),
             "set_aside": reasons.get(candidate.backend),
         }
@@ -112,7 +110,7 @@ def _of_send(host: "Host", route: Route, model: str | None, reasons: Mapping[str
     ]
     return {
         "policy": str(route.origin) if route.origin else "none: the caller named the backend",
-        "around_the_policy": [str(one.origin) for one in _plugins(host, "llm_route", wrappers=True)],
+        "around_the_policy": _plugins(host, "llm_route", wrappers=True),
         "order": order,
         "left_out": [{"backend": one.backend, "reason": one.reason} for one in route.rejected],
         "notices": list(route.notices),
@@ -157,10 +155,9 @@ def _show_list(title: str, items: Sequence[str], indent: str = "") -> None:
             tell(f"{indent}  {item}")
 
 
-def _provider(offers: "Offers[BackendInfo] | Offers[RecipeInfo]", name: str) -> dict[str, Any]:
+def _provider(offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> dict[str, Any]:
     """Return the provider of a name, and those that it shadows."""
     origin = offers[name].origin
-    assert origin is not None  # the host puts it on everything that a hook returns
     return {
         **origin.to_json(),
         "plugin_and_source": str(origin),
@@ -168,33 +165,16 @@ def _provider(offers: "Offers[BackendInfo] | Offers[RecipeInfo]", name: str) -> 
     }
 
 
-def _others(host: "Host", hook: str, provider: object) -> dict[str, list[str]]:
-    """Return hand-written plug-ins that a hook asks before a provider, and those around all of them.
-
-    What a shim registered answers for its own name only, so it is left out.
-    """
-    before = []
-    for plugin in _plugins(host, hook, wrappers=False):
-        if plugin.origin == provider:
-            break
-        if not isinstance(plugin, RegisteredBackend | RegisteredRecipe):
-            before.append(str(plugin.origin))
-    around = [str(plugin.origin) for plugin in _plugins(host, hook, wrappers=True)]
-    return {"asked_before": before, "wrappers": around}
+def _plugins(host: "Host", hook: str, *, wrappers: bool = False) -> list[str]:
+    """Return the plug-ins that implement a hook, in the order in which they are asked."""
+    return [str(origin) for origin, options in host.implementations(hook) if bool(options.get("wrapper")) is wrappers]
 
 
-def _plugins(host: "Host", hook: str, *, wrappers: bool) -> Iterator["HostPlugin"]:
-    """Yield the plug-ins that implement a hook, in the order in which they are asked."""
-    for one in reversed(getattr(host.hook, hook).get_hookimpls()):
-        if one.wrapper is wrappers:
-            yield cast("HostPlugin", one.plugin)
-
-
-def _missing(info: "BackendInfo") -> list[str]:
+def _missing(info: "RegisteredBackend") -> list[str]:
     return [] if info.is_ready(os.environ) else list(info.ready_env)
 
 
-def _to_change(backends: "Offers[BackendInfo]", route: Route) -> Iterator[str]:
+def _to_change(backends: "Catalog[RegisteredBackend]", route: Route) -> Iterator[str]:
     chosen = [candidate.backend for candidate in route.candidates]
     others = [name for name in backends if name not in chosen[:1]]
     if others:
@@ -207,8 +187,8 @@ def _to_change(backends: "Offers[BackendInfo]", route: Route) -> Iterator[str]:
         yield from _uncover(backends, name)
 
 
-def _uncover(offers: "Offers[BackendInfo] | Offers[RecipeInfo]", name: str) -> Iterable[str]:
+def _uncover(offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> Iterable[str]:
     origin = offers[name].origin
-    if origin is not None and name in offers.shadowed and origin.distribution is not None:
+    if name in offers.shadowed and origin.distribution is not None:
         return [f"use the {name!r} that it shadows: --no-plugin {origin.distribution}"]
     return []

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llm.groups import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks import index
 from llm.hooks.catalogue import Catalogue
-from llm.hooks.entrypoints import EntryPoint
 from llm.hooks.index import installed
 from llm.hooks.learned import Learned
+
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks import index
+from llm.hooks._entrypoints import EntryPoint
 from scripts.packages.installer import InstallError
 
 TIMEOUT_SECONDS: Final = 60
@@ -136,9 +137,8 @@ def report(option: str = "--all", distribution: str = "") -> None:
     """
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever plug-ins print goes to stderr
-    from llm.hooks.problems import ProblemKind
-    from llm.host import create_host
-    from llm.process import learn
+    from llm.hooks._faults import ProblemKind
+    from llm.host import create_host, learn
 
     entries = installed((BACKEND_GROUP, RECIPE_GROUP)).entries
     if option == "--only":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from llm.errors import D0ttinoError
-from llm.hooks.discovery import metadata_field
+from llm.hooks._entrypoints import metadata_field
 
 
 class InstallError(D0ttinoError):

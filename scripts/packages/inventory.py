@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from llm import DISTRIBUTION, __version__
-from llm.builtins import BUILTINS
-from llm.groups import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks.blocking import Blocking
 from llm.hooks.catalogue import Catalogue
-from llm.hooks.entrypoints import EntryPoint, canonical
 from llm.hooks.index import installed
 from llm.hooks.learned import Learned
-from llm.hooks.problems import Problem
+
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm._version import DISTRIBUTION, __version__
+from llm.hooks._blocking import Blocking
+from llm.hooks._entrypoints import EntryPoint, canonical
+from llm.hooks._faults import Problem
+from llm.host import BUILTINS
 from scripts.packages.checking import Check
 from scripts.packages.installer import installed_version
 from scripts.packages.registry import Kind, Package, Registry

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from llm.groups import BACKEND_GROUP, RECIPE_GROUP
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from scripts.packages.source import (
     RegistryError,
     bundled_directory,

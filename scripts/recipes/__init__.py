@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm.errors import D0ttinoError, UnknownNameError
-from llm.hooks.boundary import PLUGIN_FAULTS
-from llm.hooks.origin import origin_of
-from llm.hooks.problems import reason_of
-from llm.missing import why_missing
-from llm.process import current_host
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError, origin_of
+from llm.hooks._faults import reason_of
+from llm.host import current_host
 from llm.types import Step
 
 if TYPE_CHECKING:
@@ -59,15 +56,11 @@ class DiscoveredRecipe(NamedTuple):
 
             values = settled(self.parameters, values)
         try:
-            steps = self.host.recipe_steps(self.name, goal, values)
+            return self.host.recipes()[self.name].steps(goal, values)
         except PLUGIN_FAULTS as error:
             message, _ = reason_of(error)
             origin = origin_of(error) or self.host.recipes()[self.name].origin
             raise RecipeError(f"recipe {self.name!r} of plug-in {origin} failed: {message}", origin=origin) from error
-        if steps is None:
-            origin = self.host.recipes()[self.name].origin
-            raise RecipeError(f"plug-in {origin} provides the recipe {self.name!r}, but gave no steps", origin=origin)
-        return steps
 
 
 def discover_recipes(host: "Host | None" = None) -> dict[str, DiscoveredRecipe]:
@@ -94,5 +87,5 @@ def find_recipe(name: str, host: "Host | None" = None) -> DiscoveredRecipe:
     host = current_host() if host is None else host
     recipes = discover_recipes(host)
     if name not in recipes:
-        raise UnknownNameError("recipe", name, recipes, hint=why_missing(host))
+        raise UnknownNameError("recipe", name, recipes, hint=host.why_missing())
     return recipes[name]

@@ -4,15 +4,16 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from llm.contributions import RegisteredBackend
 from llm.errors import UsageError
 from llm.redaction import looks_secret
-from llm.types import BackendInfo, Step
+from llm.types import Step
 
 if TYPE_CHECKING:
-    from llm.host import Offers
+    from llm.host import Catalog
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -37,7 +38,8 @@ class Surroundings:
     def around(self, step: Step) -> Step:
         """Return a step with all that it left out."""
         limits = [limit for limit in (step.timeout, self.timeout) if limit is not None]
-        return step.but(
+        return replace(
+            step,
             cwd=self.cwd
             if step.cwd is None
             else os.path.normpath(os.path.join(self.cwd, os.path.expanduser(step.cwd))),
@@ -71,7 +73,7 @@ def working_directory(path: str | None) -> str:
 
 
 def step_environment(
-    backends: "Offers[BackendInfo]", environ: Mapping[str, str] | None = None, keep: Iterable[str] = ()
+    backends: "Catalog[RegisteredBackend]", environ: Mapping[str, str] | None = None, keep: Iterable[str] = ()
 ) -> dict[str, str]:
     """Return the environment for steps: this one, without secrets.
 

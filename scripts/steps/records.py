@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 
 from llm._state import state_dir
 from llm.errors import UnknownNameError, UsageError
-from llm.hooks.origin import Origin
+from llm.hooks._origin import Origin
 from llm.types import Step
 from scripts.cli.output import clean, redact, say
 from scripts.steps.environment import Surroundings

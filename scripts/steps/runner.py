@@ -6,10 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from llm.errors import D0ttinoError
-from llm.hooks.boundary import PLUGIN_FAULTS
-from llm.hooks.origin import origin_of
-from llm.hooks.problems import reason_of
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, origin_of
+from llm.hooks._faults import reason_of
 from llm.types import Step, StepContext, StepResult
 from scripts.cli.output import redact, say
 from scripts.steps.danger import dangers
@@ -147,7 +145,7 @@ class StepRunner:
         result: StepResult | None = None
         failure = None
         try:
-            result = self.host.hook.llm_run_step(step=step, context=context)
+            result = self.host.caller("llm_run_step")(step=step, context=context)
             if result is None:
                 failure = StepError(f"no plug-in ran step {number}")
         except PLUGIN_FAULTS as error:

@@ -45,7 +45,7 @@ def _route(host: Host) -> None:
     assert [candidate.backend for candidate in route.candidates] == ["sample"]
     assert route.origin.plugin == "example"
     route = host.hook.llm_route(request=Request("else"), backends=backends, settings=Settings())
-    assert route.origin.plugin == "llm.policy"
+    assert route.origin.plugin == "llm.routing.policy"
 
 
 def _complete(host: Host) -> None:

@@ -4,12 +4,12 @@ import importlib
 
 import pytest
 
-from llm.builtins import BUILTINS
-from llm.hooks.boundary import Boundary
+from llm.host import BUILTINS
+from llm.hooks._guard import Guard
 from llm.hooks.declarations import declared_in
 from llm.hooks.lazy import Deferred
 from llm.hooks.learned import Declared, Learned
-from llm.hooks.origin import Origin, Tier
+from llm.hooks._origin import Origin, Tier
 from llm.host import Host
 from llm.shims import revive
 

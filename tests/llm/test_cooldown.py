@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from llm._state import locked, state_dir
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
-from llm.cooldown import FAILURES, FORGOTTEN, LONGEST, SHORTEST, Cooldowns, enabled
+from llm.routing.breaker import FAILURES, FORGOTTEN, LONGEST, SHORTEST, Cooldowns, enabled
 from llm.errors import BackendConnectionError
 from llm.host import Host
-from llm.retries import RetryPolicy
+from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with
 from llm.types import Attempt, Candidate, Completion, Request
@@ -345,7 +345,7 @@ WRITER = """
 import sys
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
-from llm.cooldown import Cooldowns
+from llm.routing.breaker import Cooldowns
 from llm.types import Attempt
 
 def fault(sentence):

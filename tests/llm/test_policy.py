@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Limits, RoutingMode, Settings
-from llm.hooks.markers import hookimpl
-from llm.hooks.origin import Origin, Tier
+from llm.hooks._markers import hookimpl
+from llm.hooks._origin import Origin, Tier
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, NoCandidateError, choose_route, complete, send_prompt
 from llm.types import BackendInfo, Candidate, Completion, Rejection, Request, Route
@@ -417,7 +417,7 @@ def test_a_completion_tells_which_policy_decided(host: Host) -> None:
     assert completion.to_json()["policy"] == "picky"
     host.unregister(name="picky")
     completion = complete(Request("hi"), host=host, settings=Settings(primary_backend="sample"))
-    assert completion.to_json()["policy"] == "llm.policy"
+    assert completion.to_json()["policy"] == "llm.routing.policy"
 
 
 def test_a_policy_gets_the_request_the_backends_and_the_configuration(host: Host) -> None:
@@ -445,7 +445,7 @@ def test_a_policy_that_passes_leaves_it_to_the_next_one(host: Host) -> None:
 def test_the_built_in_policy_is_asked_last_whenever_it_was_registered() -> None:
     host = Host()
     host.register(policy(always(["sample"])), "picky")
-    host.load_builtins(["llm.policy", "llm.backends.plugins.sample"])
+    host.load_builtins(["llm.routing.policy", "llm.backends.plugins.sample"])
     completion = complete(Request("hi"), host=host, settings=Settings(primary_backend="missing"))
     assert completion.text == "Sample answer to: hi"
 
@@ -538,7 +538,7 @@ def test_a_policy_that_chooses_nobody_is_named(host: Host, decision: Any) -> Non
 
 
 def test_without_any_policy_nobody_is_chosen(host: Host) -> None:
-    host.unregister(name="llm.policy")
+    host.unregister(name="llm.routing.policy")
     with pytest.raises(NoCandidateError, match="no backend can take this prompt"):
         complete(Request("hi"), host=host, settings=BOTH)
 
@@ -577,10 +577,10 @@ class CrashingBefore:
 @pytest.mark.parametrize(
     ("wrapper", "expected", "decided_by", "is_fault"),
     [
-        (Reversing(), ["big", "small"], "llm.policy", False),
+        (Reversing(), ["big", "small"], "llm.routing.policy", False),
         (Overruling(), ["third"], "picky", False),
-        (CrashingAfterwards(), ["small", "big"], "llm.policy", True),
-        (CrashingBefore(), ["small", "big"], "llm.policy", True),
+        (CrashingAfterwards(), ["small", "big"], "llm.routing.policy", True),
+        (CrashingBefore(), ["small", "big"], "llm.routing.policy", True),
     ],
 )
 def test_a_wrapper_around_the_policy(

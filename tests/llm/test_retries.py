@@ -28,7 +28,7 @@ from llm.errors import (
     UsageError,
 )
 from llm.host import Host
-from llm.retries import RetryPolicy, failure_of
+from llm.routing.retries import RetryPolicy, failure_of
 from llm.router import NoAnswerError, NoCandidateError
 from llm.testing import host_with
 from llm.types import Attempt

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from llm.backends.base import Backend
+from llm.contributions import Backend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
 from llm.errors import BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
-from llm.hooks.entrypoints import EntryPoint
-from llm.hooks.markers import hookimpl
-from llm.hooks.origin import Origin, Tier
+from llm.hooks._entrypoints import EntryPoint
+from llm.hooks._markers import hookimpl
+from llm.hooks._origin import Origin, Tier
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, NoCandidateError, complete, send_prompt
 from llm.types import Candidate, Completion, Request

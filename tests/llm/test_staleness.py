@@ -12,7 +12,7 @@ from textwrap import dedent
 import pytest
 
 from llm.hooks import index
-from llm.hooks.cache import EnvironmentCache
+from llm.hooks._cache import EnvironmentCache
 from llm.hooks.catalogue import FILE
 from llm.testing import write_distribution
 
@@ -21,7 +21,7 @@ HOUR = 3600 * 10**9
 #: Prints what backends there are, and which of the plug-in's modules were imported to tell.
 PROGRAM = """\
 import sys
-from llm.process import current_host
+from llm.host import current_host
 names = [name for name, info in current_host().backends().items() if not info.origin.builtin]
 print(*names, '|', *sorted(name for name in sys.modules if name.startswith('mine')))
 """

@@ -13,7 +13,7 @@ from llm.backends.plugin_sdk import Backend, register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendError, UnknownNameError, UsageError
 from llm.host import Host
-from llm.retries import RetryPolicy
+from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError
 from llm.testing import host_with
 

@@ -20,8 +20,8 @@ import llm
 from llm import hookimpl
 from llm.backends.plugin_sdk import register_backend
 from llm.errors import InvalidResultError
-from llm.hooks.spans import LoadSpan, Outcome
-from llm.hooks.trace import Trace
+from llm.hooks._spans import LoadSpan, Outcome
+from llm.hooks._trace import Trace
 from llm.host import Host, create_host
 from llm.redaction import redactor
 from llm.router import NoAnswerError, complete
@@ -212,8 +212,8 @@ def test_tracing_costs_nothing_while_it_is_off() -> None:
         traced = count_calls(lambda: call_complete(host))
     assert count_calls(lambda: call_complete(host)) == never_traced < traced
     # pluggy's own frames, the boundary's guard and check, and the plug-in: nothing of the trace's.
-    import llm.hooks.monitor
-    import llm.hooks.trace
+    import llm.hooks._monitor
+    import llm.hooks._trace
 
     files = {llm.hooks.monitor.__file__, llm.hooks.trace.__file__}
     seen = set()
@@ -371,7 +371,7 @@ import llm.tracing
 with llm.trace() as t:
     text = llm.send_prompt("hi", backend="mine")
 assert text == "HI", text
-from llm.hooks.spans import LoadSpan, PhaseSpan
+from llm.hooks._spans import LoadSpan, PhaseSpan
 phases = [span.name for span in t.spans if isinstance(span, PhaseSpan)]
 (load,) = [span for span in t.spans if isinstance(span, LoadSpan)]
 print(phases, load.origin, load.parent.name, t.blocked[0], t.end >= max(span.end for span in t.spans), sep="\\n")
@@ -477,7 +477,7 @@ def test_times_add_up_with_threads_and_nested_calls(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_hook_that_the_host_does_not_know_is_recorded_as_well() -> None:
-    from llm.hooks.markers import PROJECT_NAME
+    from llm.hooks._markers import PROJECT_NAME
 
     def another(value: int) -> None: ...
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 import llm
 from llm.errors import UnknownNameError
-from llm.groups import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks.blocking import Blocking
-from llm.hooks.discovery import scan
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks._blocking import Blocking
+from llm.hooks._entrypoints import scan
 from llm.host import Host, create_host
 from llm.testing import installed, write_distribution
 from scripts.ai_cli import cli

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llm import hookimpl
-from llm.hooks.blocking import Blocking
+from llm.hooks._blocking import Blocking
 from llm.hooks.catalogue import Catalogue
 from llm.host import Host, create_host
-from llm.process import learn
+from llm.host import learn
 from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli
 

@@ -30,13 +30,13 @@ HEAVY = {
 }
 
 #: Modules of ours, and packages of the standard library that only some commands need.
-FRAMEWORK = {"llm.host", "llm.hooks.loader", "llm.hooks.manager", "llm.process", "llm.types"}
-LEARNING = {"llm.hooks.learning", "llm.hooks.spans", "llm.hooks.monitor", "llm.redaction"}
+FRAMEWORK = {"llm.host", "llm.hooks._loader", "llm.hooks._manager", "llm.host", "llm.types"}
+LEARNING = {"llm.hooks.learning", "llm.hooks._spans", "llm.hooks._monitor", "llm.redaction"}
 ALL_BUILTINS = {
     "llm.backends.http.client",
     "llm.backends.plugins.openrouter",
     "llm.backends.plugins.sample",
-    "llm.policy",
+    "llm.routing.policy",
     "scripts.recipes.plugins.echo",
     "scripts.shell",
 }
@@ -54,11 +54,11 @@ CASES = {
     "ai-cli recipe --help": FRAMEWORK | LEARNING | ALL_BUILTINS | {"subprocess", "tempfile"} | PATHS,
     "ai-cli plugins list": FRAMEWORK | LEARNING - {"llm.redaction"} | ALL_BUILTINS | {"platformdirs"},
     "ai-cli send -b sample hi": LEARNING
-    | ALL_BUILTINS - {"llm.backends.plugins.sample", "llm.policy"}
+    | ALL_BUILTINS - {"llm.backends.plugins.sample", "llm.routing.policy"}
     | {"llm.backends.http._errors", "llm.backends.events", "scripts.steps"}
     | PROCESSES
     | PATHS,
-    "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks.spans", "llm.hooks.monitor", "llm.config"}
+    "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks._spans", "llm.hooks._monitor", "llm.config"}
     | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"}
     | PROCESSES - {"subprocess"}
     | PATHS

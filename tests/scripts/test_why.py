@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 
 from llm import BackendInfo, Request, Route, hookimpl
 from llm.backends.plugin_sdk import register_backend, register_recipe
-from llm.groups import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks.blocking import Blocking
-from llm.hooks.discovery import scan
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks._blocking import Blocking
+from llm.hooks._entrypoints import scan
 from llm.host import Host, create_host
 from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli
@@ -80,7 +80,7 @@ def test_the_order_with_the_reason_of_the_threshold(host: Host) -> None:
     result = why(host, "send", "one two", **PAIR, LLM_COMPLEXITY_THRESHOLD="2")
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == "policy: llm.policy (built in)"
+    assert lines[0] == "policy: llm.routing.policy (built in)"
     assert "1. small: fallback: 2 words, not above the threshold of 2" in lines
     assert "2. big: primary; not ready: set BIG_KEY or BIG_URL" in lines
     assert "   would be answered by backend:big (this program, module tests.scripts.test_why)" in [

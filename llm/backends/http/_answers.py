@@ -5,6 +5,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,7 @@ from llm.errors import (
     ToolCallError,
     WebPageError,
 )
-from llm.served import is_served
+from llm.routing.errors import is_served
 from llm.types import Completion, Usage
 
 #: What ends a stream.
@@ -142,7 +143,7 @@ class AnswerReader:
         """Return the answer, with all of its text; see `read`."""
         *texts, end = self.read(pieces)
         assert isinstance(end, Completion)
-        return end.but(text="".join(map(str, texts)))
+        return replace(end, text="".join(map(str, texts)))
 
     def read(self, pieces: Iterable[bytes]) -> Iterator[str | Completion]:
         """Yield the text of an answer as it comes, and at the end what is known of it; raise `BackendError`s."""

@@ -13,10 +13,10 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
-from llm import __version__
-from llm.backends.base import Backend
+from llm._version import __version__
+from llm.contributions import Backend
 from llm.errors import ConfigError, D0ttinoError, MalformedResponseError, MissingKeyError, UsageError
-from llm.types import Completion, Request
+from llm.types import Attachment, Call, Completion, Message, Request
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
@@ -84,7 +84,13 @@ class ChatCompletionsBackend(Backend):
 
     @overload
     def run(
-        self, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None, *, request: Request
+        self,
+        prompt: str,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        request: Request,
+        call: Call | None = None,
     ) -> Completion: ...
 
     def run(
@@ -94,6 +100,7 @@ class ChatCompletionsBackend(Backend):
         options: Mapping[str, Any] | None = None,
         *,
         request: Request | None = None,
+        call: Call | None = None,
     ) -> str | Completion:
         """Send a prompt and return the answer. One request is sent: trying again is the router's part.
 
@@ -102,7 +109,8 @@ class ChatCompletionsBackend(Backend):
             model: the model to ask for; by default `default_model`.
             options: further members of the request's body (`temperature`, `max_tokens`). Text that is
                 a JSON number, `true`, `false`, `null`, list, object or quoted string is sent as that.
-            request: what the router was asked; its deadline counts.
+            request: the whole conversation, in place of `prompt`.
+            call: the deadlines.
 
         Returns:
             The text; with `request` a `Completion`, which also tells the model that the service says
@@ -121,7 +129,7 @@ class ChatCompletionsBackend(Backend):
 
         """
         # The router itself looks whether a whole answer is of the model that was asked for.
-        reader, pieces = self._ask(prompt, model, options, request, strict=False, more={})
+        reader, pieces = self._ask(_messages(request or Request(prompt)), model, options, call, strict=False, more={})
         completion = reader.whole(pieces)
         return completion.text if request is None else completion
 
@@ -132,6 +140,7 @@ class ChatCompletionsBackend(Backend):
         options: Mapping[str, Any] | None = None,
         *,
         request: Request | None = None,
+        call: Call | None = None,
     ) -> Iterator[str | Completion]:
         """Send a prompt and yield the answer as it comes, and then a `Completion` without text.
 
@@ -140,7 +149,9 @@ class ChatCompletionsBackend(Backend):
         """
         more = {"stream": True, **({"stream_options": {"include_usage": True}} if self.stream_usage else {})}
         strict = request is not None and request.strict
-        reader, pieces = self._ask(prompt, model, options, request, strict=strict, more=more)
+        reader, pieces = self._ask(
+            _messages(request or Request(prompt)), model, options, call, strict=strict, more=more
+        )
         yield from reader.read(pieces)
 
     def headers(self) -> Mapping[str, str]:
@@ -173,10 +184,10 @@ class ChatCompletionsBackend(Backend):
 
     def _ask(
         self,
-        prompt: str,
+        messages: list[dict[str, Any]],
         model: str | None,
         options: Mapping[str, Any] | None,
-        request: Request | None,
+        call: Call | None,
         *,
         strict: bool,
         more: Mapping[str, Any],
@@ -185,10 +196,10 @@ class ChatCompletionsBackend(Backend):
         from llm.backends.http._answers import AnswerReader
 
         model = model or self.default_model
-        content = _request_body([{"role": "user", "content": prompt}], model, options or {}, more)
+        content = _request_body(messages, model, options or {}, more)
         auth = _BearerAuth(self._api_key())
         endpoint = self._endpoint(auth)
-        limits = self._limits(request)
+        limits = self._limits(call)
         headers = {
             "Accept": "text/event-stream" if more else "application/json",
             "Content-Type": "application/json",
@@ -199,16 +210,16 @@ class ChatCompletionsBackend(Backend):
         pieces = _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
         return AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry), pieces
 
-    def _limits(self, request: Request | None) -> "Limits":
+    def _limits(self, call: Call | None) -> "Limits":
         from llm.backends.http._deadlines import Limits
 
-        start = monotonic()
-        deadline = inf if request is None or request.deadline is None else request.deadline
-        first_byte = inf if request is None or request.first_byte_deadline is None else request.first_byte_deadline
+        start, call = monotonic(), call or Call()
+        deadline = inf if call.deadline is None else call.deadline
         if self.total_timeout is not None:
             deadline = min(deadline, start + self.total_timeout)
-        # Who says how long the whole may take says all that is needed.
-        silence = self.silence_timeout if deadline == inf else inf
+        # A limit for the whole answer says all that is needed.
+        silence = (call.silence or self.silence_timeout) if deadline == inf else inf
+        first_byte = inf if call.first_deadline is None else call.first_deadline
         return Limits(start, deadline, first_byte, silence, self.read_timeout)
 
     def _endpoint(self, auth: "_BearerAuth") -> "Endpoint":
@@ -247,6 +258,34 @@ class ChatCompletionsBackend(Backend):
         """
         sessions: dict[int, Session] = self.__dict__.setdefault("_sessions_by_process", {})
         return sessions
+
+
+def _messages(request: Request) -> list[dict[str, Any]]:
+    """Return the messages of a request as the protocol has them."""
+    return [{"role": message.role, "content": _content(message)} for message in request.messages]
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    if not message.attachments:
+        return message.text
+    return [{"type": "text", "text": part} if isinstance(part, str) else _part(part) for part in message.content]
+
+
+def _part(attachment: Attachment) -> dict[str, Any]:
+    """Return an attachment as a part of a message.
+
+    Raises:
+        UsageError: it is no image.
+
+    """
+    if not attachment.media_type.startswith("image/"):
+        raise UsageError(f"this backend takes images only, not {attachment.media_type}")
+    url = attachment.url
+    if url is None:
+        from base64 import b64encode
+
+        url = f"data:{attachment.media_type};base64,{b64encode(attachment.data or b'').decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 class _BearerAuth:

@@ -8,7 +8,7 @@ import responses
 
 from llm.config import CONFIG_PATH_VARIABLE, ENVIRONMENT
 from llm.host import Host, create_host
-from llm.retries import RetryPolicy
+from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError, complete
 from llm.types import Request
 

@@ -12,7 +12,7 @@ from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.host import Host
-from llm.retries import RetryPolicy
+from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError
 from llm.testing import host_with
 

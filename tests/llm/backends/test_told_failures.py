@@ -21,7 +21,7 @@ from llm.errors import (
     MalformedResponseError,
 )
 from llm.host import Host
-from llm.retries import RetryPolicy
+from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError, stream
 from llm.testing import host_with
 from tests.servers import FaultServer, Reply, http_answer

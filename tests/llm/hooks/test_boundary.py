@@ -10,8 +10,8 @@ from llm import hookimpl
 from llm.backends.plugin_sdk import register_backend, register_recipe
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendError, InvalidResultError, NameTakenError, PluginDefinitionError
-from llm.hooks.origin import origin_of
-from llm.hooks.problems import ProblemKind
+from llm.errors import origin_of
+from llm.hooks._faults import ProblemKind
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with
 from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Request, Step

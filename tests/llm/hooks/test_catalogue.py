@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from llm.hooks.catalogue import Catalogue
-from llm.hooks.entrypoints import EntryPoint
+from llm.hooks._entrypoints import EntryPoint
 from llm.hooks.learned import Declared, Implementation, Learned
 from llm.hooks.learning import outcome
 from llm.host import Host
-from llm.process import learn
+from llm.host import learn
 from llm.testing import installed, write_distribution
 
 ENTRY = EntryPoint("third", "llm.plugins", "shout", "third_module", "1.0")

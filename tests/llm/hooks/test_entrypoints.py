@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from llm.hooks.blocking import Blocking
-from llm.hooks.discovery import scan
-from llm.hooks.entrypoints import EntryPoint
-from llm.hooks.problems import Problem, ProblemKind
+from llm.hooks._blocking import Blocking
+from llm.hooks._entrypoints import scan
+from llm.hooks._entrypoints import EntryPoint
+from llm.hooks._faults import Problem, ProblemKind
 from llm.host import create_host
 from llm.testing import installed, write_distribution
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llm.hooks import discovery, index
-from llm.hooks.cache import EnvironmentCache
+from llm.hooks._cache import EnvironmentCache
 from llm.testing import write_distribution
 
 GROUPS = ("llm.plugins", "d0ttino.recipes")

@@ -1,0 +1,34 @@
+"""Types of the names that `llm/__init__.py` imports late."""
+
+from llm._version import DISTRIBUTION as DISTRIBUTION
+from llm._version import __version__ as __version__
+from llm.contributions import Backend as Backend
+from llm.contributions import Recipe as Recipe
+from llm.contributions import RegisteredBackend as RegisteredBackend
+from llm.contributions import RegisteredRecipe as RegisteredRecipe
+from llm.hooks._markers import hookimpl as hookimpl
+from llm.hooks._origin import Origin as Origin
+from llm.host import Host as Host
+from llm.host import create_host as create_host
+from llm.host import current_host as current_host
+from llm.recipes.parameters import Parameter as Parameter
+from llm.routing.batch import Outcome as Outcome
+from llm.routing.batch import send_many as send_many
+from llm.routing.router import complete as complete
+from llm.routing.router import send_prompt as send_prompt
+from llm.routing.router import stream as stream
+from llm.tracing import trace as trace
+from llm.types import Answer as Answer
+from llm.types import Attachment as Attachment
+from llm.types import Attempt as Attempt
+from llm.types import Call as Call
+from llm.types import Candidate as Candidate
+from llm.types import Completion as Completion
+from llm.types import Message as Message
+from llm.types import Rejection as Rejection
+from llm.types import Request as Request
+from llm.types import Route as Route
+from llm.types import Step as Step
+from llm.types import StepContext as StepContext
+from llm.types import StepResult as StepResult
+from llm.types import Usage as Usage
