@@ -44,8 +44,11 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
         from llm.hooks.blocking import Blocking
         from llm.missing import names_to_block
         from llm.process import current_host as process_host
+        from scripts.packages import record
 
     host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
+    for warning in record.warnings(entry.distribution for entry in host.entries):
+        say(f"warning: {warning}")
     for name in host.unknown_blocked:
         unknown = UnknownNameError("plug-in", name, names_to_block(host))
         say(f"warning: {unknown.message}, which is to be blocked. {unknown.hint}")
