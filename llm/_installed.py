@@ -20,7 +20,7 @@ def installed_plugins(path: Iterable[str] | None = None) -> Installed:
 
 def nobody_implements(hook: str) -> bool:
     """Return whether it is known of every installed plug-in that it does not implement a hook."""
-    entries, damages = installed_plugins()
+    _, entries, damages = installed_plugins()
     current = Manifests.read().current(entries)
     everything_is_known = not needing_import(entries, current) and not damages
     unheard = os.environ.get(VARIABLE, "")  # names to be blocked are only checked with a host

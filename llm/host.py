@@ -158,7 +158,7 @@ class Host(PluginManager):
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
         self._manifests: Manifests | None = None
-        self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: None)
+        self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: ())
         self.register(_Dispatch(self), "llm.host", origin=Origin("llm.host", Tier.BUILTIN, DISTRIBUTION, __version__))
 
     def backends(self) -> Catalog[RegisteredBackend]:
@@ -326,8 +326,10 @@ class Host(PluginManager):
             return by is not None
 
         current = {} if manifests is None else manifests.current(everything)
-        last: Callable[[EntryPoint], Manifest | None] = (lambda _entry: None) if manifests is None else manifests.last
-        self._loader = Loader(self, everything, adapt, is_blocked, current, last)
+        guards_of: Callable[[EntryPoint], tuple[str, ...]] = (
+            (lambda _entry: ()) if manifests is None else manifests.guards_of
+        )
+        self._loader = Loader(self, everything, adapt, is_blocked, current, guards_of)
         self._loader.load_all()
 
     def add_damaged(self, damage: Damage, blocking: Blocking = NOTHING_BLOCKED) -> None:
@@ -474,7 +476,7 @@ def create_host(
     host = Host()
     if entries is None:
         with phase("search for installed plug-ins") as search:
-            entries, damages = installed_plugins()
+            _, entries, damages = installed_plugins()
             manifests = Manifests.read() if manifests is None else manifests
             for damage in damages:
                 host.add_damaged(damage, blocking)

@@ -88,7 +88,7 @@ def installed(directory: Path) -> Iterator[Host]:
     sys.path.insert(0, path)
     importlib.invalidate_caches()
     try:
-        entries, damages = installed_plugins([path])
+        _, entries, damages = installed_plugins([path])
         host = create_host(entries)
         for damage in damages:
             host.add_damaged(damage)

@@ -99,18 +99,33 @@ class Request:
     cooldown: bool = True
     metadata: Mapping[str, Any] = _NOTHING
 
-    def __post_init__(self) -> None:
-        messages: Any = self.messages
-        if isinstance(messages, str):
-            object.__setattr__(self, "messages", (Message("user", messages),))
-        elif isinstance(messages, Message):
-            object.__setattr__(self, "messages", (messages,))
-        elif type(messages) is not tuple or any(isinstance(one, str) for one in messages):
-            object.__setattr__(self, "messages", _messages(messages))
-        if type(self.options) is not FrozenMapping:
-            object.__setattr__(self, "options", FrozenMapping(self.options))
-        if type(self.metadata) is not FrozenMapping:
-            object.__setattr__(self, "metadata", FrozenMapping(self.metadata))
+    def __init__(
+        self,
+        messages: str | Message | Iterable[str | Message],
+        model: str | None = None,
+        backend: str | None = None,
+        local: bool = False,
+        options: Mapping[str, Any] = _NOTHING,
+        timeout: float | None = None,
+        strict: bool = False,
+        fallback: bool = False,
+        max_attempts: int | None = None,
+        cooldown: bool = True,
+        metadata: Mapping[str, Any] = _NOTHING,
+    ) -> None:
+        vars(self).update(
+            messages=_messages(messages),
+            model=model,
+            backend=backend,
+            local=local,
+            options=options if type(options) is FrozenMapping else FrozenMapping(options),
+            timeout=timeout,
+            strict=strict,
+            fallback=fallback,
+            max_attempts=max_attempts,
+            cooldown=cooldown,
+            metadata=metadata if type(metadata) is FrozenMapping else FrozenMapping(metadata),
+        )
 
     @property
     def prompt(self) -> str:
@@ -157,8 +172,10 @@ _SPEAKERS: Final = {"system": "System", "user": "User", "assistant": "Assistant"
 
 
 def _messages(given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping):
-        return (given,)  # no message at all: the router refuses it, with its type
+    if isinstance(given, str):
+        return (Message("user", given),)
+    if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping | Message):
+        return (given,)  # one message, or none at all: the router refuses that, with its type
     return tuple(Message("user", one) if isinstance(one, str) else one for one in given)
 
 
@@ -225,7 +242,7 @@ class Usage:
         }
 
 
-_NO_USAGE: Final = FrozenMapping(tokens=None, input_tokens=None, output_tokens=None, cost=None, estimated=False)
+_NO_USAGE: Final[FrozenMapping[str, Any]] = FrozenMapping(tokens=None, input_tokens=None, output_tokens=None, cost=None, estimated=False)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def examine(host: "Host") -> list[Finding]:
         "packages": packages,
         "configuration": configuration,
         "directories": directories,
-        "caches": caches,
+        "caches": caches,  # before what renews one that is damaged
+        "leftovers": left_behind,
+        "installed before": installed_before,
         "installer": installer,
     }
     findings: list[Finding] = []
@@ -126,6 +128,31 @@ def _other_owners(package: str) -> list[str]:
     return sorted(name for name in owners if name.lower() != "d0ttino")
 
 
+def left_behind(_host: "Host") -> Iterator[Fault]:
+    """Find records of plug-ins that an interrupted installation or removal left: they hide the installed ones."""
+    from scripts.packages.environment import leftovers
+
+    for one in leftovers():
+        if one.plugs():
+            yield (
+                f"{one.path} was left behind by an interrupted installation or removal of {one.name}, and may hide it",
+                (_remove(one.path),),
+            )
+
+
+def installed_before(_host: "Host") -> Iterator[Fault]:
+    """Find plug-ins that the user installed here, and that are gone."""
+    from scripts.packages import record
+    from scripts.packages.changes import recorded_missing
+
+    try:
+        for one in recorded_missing():
+            fixes = f"{PYTHON} -m scripts.plugins restore", f"{PYTHON} -m scripts.plugins remove {one.distribution}"
+            yield f"{one.distribution} {one.version} was installed here, and is not any more", fixes
+    except record.RecordError as error:
+        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(record.path()),)
+
+
 def installer(_host: "Host") -> Iterator[Fault]:
     """Find out whether plug-ins can be installed."""
     from scripts.packages.installer import InstallError, find_installer
@@ -187,30 +214,17 @@ def directories(_host: "Host") -> Iterator[Fault]:
 def caches(host: "Host") -> Iterator[Fault]:
     """Find files in the cache that hold something else, or that say something else than is true now."""
     from llm._state import cache_dir
-    from llm.hooks import catalogue, index
-    from llm.hooks._cache import EnvironmentCache
-    from llm.host import outcome_of
+    from scripts.packages.known import faults
 
     directory = cache_dir()
     if directory is None:
         return
-    for name in (catalogue.FILE, index.FILE):
-        file = EnvironmentCache(*name)
-        try:
-            content = file.parse()
-        except (OSError, ValueError) as error:
-            yield f"{file.path} cannot be used: {error}", (_remove(str(file.path)),)
-            continue
-        if name is catalogue.FILE and content is not None:
-            known, loaded = catalogue.Catalogue.read(), outcome_of(host)
-            stale = [entry.name for entry in loaded if not known.knows({entry: loaded[entry]})]
-            wrong = f"is stale, and could not be renewed: it is wrong about {', '.join(stale)}"
-            if stale:
-                yield f"{file.path} {wrong}", (_remove(str(file.path)),)
+    for path, fault in faults(host):
+        yield f"{path} {fault}", (_remove(path),)
     for copy in sorted(Path(directory).glob("registries/*.json")):
-        fault = _fault_of_copy(copy)
-        if fault is not None:
-            yield f"{copy}, the copy of a registry, cannot be used: {fault}", (_remove(copy),)
+        reason = _fault_of_copy(copy)
+        if reason is not None:
+            yield f"{copy}, the copy of a registry, cannot be used: {reason}", (_remove(copy),)
 
 
 def _listed() -> list[str]:
@@ -237,11 +251,10 @@ def _uninstall(distribution: str) -> str:
 
 
 def _fault_of_copy(path: Path) -> str | None:
-    from scripts.packages.registry import parse
-    from scripts.packages.source import RegistryError
+    from scripts.packages.source import RegistryError, read_copy
 
     try:
-        parse(path.read_bytes())
+        read_copy(path)
     except OSError as error:
         return error.strerror
     except RegistryError as error:

@@ -1,23 +1,47 @@
-"""`python -m scripts.plugins` and `ai-cli plugins`: what plug-ins there are, installing and removing them.
+"""`python -m scripts.plugins` and `ai-cli plugins`: listing, installing, upgrading and removing plug-ins.
 
 Everything works while plug-ins are broken, because none is imported here. Where one has to be loaded,
 to see whether it works, a new process does it.
 """
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from scripts.cli.base import Group
+from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, print_table, say, tell
-from scripts.packages.registry import PLUGIN, RECIPE, Kind, Registry, load_registry
+from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
 
 if TYPE_CHECKING:
-    from scripts.packages.changes import Change
+    from scripts.packages.changes import Change, Options
+    from scripts.packages.plan import Plan, Wanted
 
 PROGRAM = "python -m scripts.plugins"
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+def install_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command that installs."""
+    for option in (
+        click.option("--yes", "-y", is_flag=True, help="Do not ask. What comes with d0ttino is never asked for."),
+        click.option("--dry-run", is_flag=True, help="Print what would be installed, and install nothing."),
+        click.option("--allow-build", "build", is_flag=True, help="Build source archives too, which runs their code."),
+        click.option(
+            "--load-timeout",
+            "seconds",
+            type=click.FloatRange(min=0, min_open=True),
+            default=60,
+            metavar="SECONDS",
+            help="How long loading what was installed may take; 60 by default.",
+        ),
+        as_json_option(),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(cls=Group)
@@ -25,7 +49,7 @@ def cli() -> None:
     """List, install and remove plug-ins; `recipes` does the same for recipes.
 
     The registry says which package brings which plug-in. PLUGIN_REGISTRY_URL names another one than
-    the bundled: an http or https URL, or a file.
+    the bundled: an https URL, or a file.
     """
 
 
@@ -38,14 +62,14 @@ cli.add_command(recipes)
 
 
 def _add_commands(group: Group, kind: Kind) -> None:
-    """Add `list`, `install` and `remove` for one kind."""
+    """Add the commands that there are for each kind."""
     one, many = kind.noun, f"{kind.noun}s"
 
     @group.command("list", help=f"List {many}: their packages, and whether they are installed. Imports none of them.")
     @click.option(
         "--check", "load", is_flag=True, help="Load every plug-in first, in a new process, to see if it works."
     )
-    @as_json_option
+    @as_json_option()
     def list_(load: bool, as_json: bool) -> None:
         from scripts.packages.checking import check
         from scripts.packages.inventory import take
@@ -62,34 +86,167 @@ def _add_commands(group: Group, kind: Kind) -> None:
                 [(row.name, row.package, row.version or "-", row.status) for row in rows],
             )
 
-    @group.command("install", help=f"Install the {one} NAME with the package that the registry names for it.")
-    @click.argument("name")
+    @group.command("install")
+    @click.argument("name", required=False)
+    @click.option("-e", "--editable", metavar="DIR", help="Use the source in DIR where it is.")
     @click.option("-U", "--upgrade", is_flag=True, help="Look for a newer version if it is installed already.")
-    @as_json_option
+    @click.option(
+        "--from",
+        "file",
+        type=click.File(),
+        metavar="FILE",
+        help="Install what each line of FILE names, as `freeze` prints them; `-` reads standard input.",
+    )
+    @install_options
     @click.pass_context
-    def install(ctx: click.Context, name: str, upgrade: bool, as_json: bool) -> None:
-        from scripts.packages.changes import find, install_and_check
+    def install(
+        ctx: click.Context, /, name: str | None, editable: str | None, upgrade: bool, file: Any, **options: Any
+    ) -> int:
+        if (name is not None) + (editable is not None) + (file is not None) != 1:
+            raise click.UsageError("Missing argument 'NAME', or one of '--editable' and '--from' in its place.")
+        if file is None:
+            asked = [(str(name or editable), editable is not None, "")]
+        else:
+            asked = [_line(line) for line in file if line.partition("#")[0].strip()]
+        return _install(kind, asked, _commands(ctx, kind), many=file is not None, upgrade=upgrade, **options)
+
+    install.help = (
+        f"Install the {one} NAME: a name of the registry, a package of the package index, a directory or a wheel.\n\n"
+        "What would be installed is worked out, shown and asked for first. What cannot be loaded afterwards is taken "
+        "out again."
+    )
+
+    @group.command("upgrade", help=f"Install the newest version of the {one} NAME, from where it came from.")
+    @click.argument("name", required=False)
+    @click.option("--all", "every", is_flag=True, help=f"Upgrade all {many} that are installed.")
+    @install_options
+    def upgrade(name: str | None, every: bool, as_json: bool, **options: Any) -> int:
+        from scripts.packages.changes import upgrade as upgrade_package
+
+        if (name is None) != every:
+            raise click.UsageError("Either NAME or '--all' is needed.")
+        registry = _registry(exact=True)
+        packages = _installed(kind, name, registry)
+        return _each(
+            [(package, partial(upgrade_package, package, registry)) for package in packages],
+            as_json=as_json,
+            many=every,
+            nothing=f"no {one} is installed",
+            **options,
+        )
+
+
+def _add_other_commands(group: Group, kind: Kind) -> None:
+    """Add the commands that install nothing, but for `list`."""
+    one, many = kind.noun, f"{kind.noun}s"
+
+    for verb in ("remove", "uninstall"):
+
+        @group.command(verb, help=f"Remove the package that brings the {one} NAME.")
+        @click.argument("name")
+        @as_json_option()
+        @click.pass_context
+        def remove(ctx: click.Context, name: str, as_json: bool) -> None:
+            from scripts.packages.changes import remove as remove_package
+
+            _tell(remove_package(kind, name, _registry(), _commands(ctx, kind)), as_json)
+
+    @group.command(
+        "info", help=f"Show what is known of the {one} NAME: its packages, and what the registry says of it."
+    )
+    @click.argument("name")
+    @as_json_option()
+    def info(name: str, as_json: bool) -> None:
+        from scripts.packages.inventory import described, take
 
         registry = _registry()
-        package = find(kind, name, registry, _commands(ctx, kind))
-        _tell(install_and_check(package, registry, upgrade=upgrade), as_json)
+        found = take(kind, registry)
+        rows = [described(row, registry, kind) for row in found.rows if name in (row.name, row.package)]
+        if not rows:
+            raise UnknownNameError(one, name, found.names())
+        if as_json:
+            print_json(rows)
+            return
+        for row in rows:
+            for key, value in row.items():
+                if value not in (None, [], False, ""):
+                    text = ", ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else value
+                    tell(f"{key.replace('_', ' ')}: {text}")
+            if row is not rows[-1]:
+                tell()
 
-    @group.command("remove", help=f"Remove the package that brings the {one} NAME.")
-    @click.argument("name")
-    @as_json_option
-    @click.pass_context
-    def remove(ctx: click.Context, name: str, as_json: bool) -> None:
-        from scripts.packages.changes import remove as remove_package
+    @group.command("search", help=f"List the {many} of the registry whose name, package or description has all WORDS.")
+    @click.argument("words", nargs=-1, required=True)
+    @as_json_option()
+    def search(words: tuple[str, ...], as_json: bool) -> int:
+        from scripts.packages.inventory import described, take
 
-        _tell(remove_package(kind, name, _registry(), _commands(ctx, kind)), as_json)
+        registry = _registry()
+        rows = [described(row, registry, kind) for row in take(kind, registry).rows]
+        found = [row for row in rows if all(word.lower() in _text(row) for word in words)]
+        if as_json:
+            print_json(found)
+        elif found:
+            lines = [(row["name"], row["package"], row["state"], row["description"] or "") for row in found]
+            print_table((one.upper(), "PACKAGE", "STATE", "DESCRIPTION"), lines)
+        return 0 if found else 1
 
 
-_add_commands(cli, PLUGIN)
-_add_commands(recipes, RECIPE)
+for _group, _kind in ((cli, PLUGIN), (recipes, RECIPE)):
+    _add_commands(_group, _kind)
+    _add_other_commands(_group, _kind)
+
+
+@cli.command("freeze")
+@as_json_option()
+def freeze(as_json: bool) -> None:
+    """Print the plug-ins and recipes that are installed, one a line; `install --from` reads it."""
+    from scripts.packages.changes import frozen
+
+    found = frozen()
+    if as_json:
+        print_json([one._asdict() for one in found])
+        return
+    for one in found:
+        if not one.source:
+            tell(one.distribution)
+        elif "://" in one.source or one.source.startswith("/"):
+            tell(f"{'-e ' if one.editable else ''}{one.source}")
+        else:
+            tell(f"{one.distribution}=={one.version}{f' --hash=sha256:{one.sha256}' if one.sha256 else ''}")
+
+
+@cli.command("restore")
+@click.option(
+    "--environment", metavar="DIR", help="Install what was installed in the environment DIR; by default in this one."
+)
+@install_options
+def restore(environment: str | None, as_json: bool, **options: Any) -> int:
+    """Install again what was installed here and is missing, from the same sources and in the same versions.
+
+    An upgrade of the tool, a new Python or a new virtual environment takes plug-ins away.
+    """
+    from scripts.packages import record
+    from scripts.packages.changes import recorded_missing
+    from scripts.packages.changes import restore as restore_package
+
+    missing = recorded_missing(environment)
+    if not missing and environment is None and not record.read():
+        for place in record.others():
+            say(f"nothing is recorded of this environment; `restore --environment {place}` takes what was in that one")
+    registry = load_registry(_warn)
+    return _each(
+        [(one.distribution, partial(restore_package, one, registry)) for one in missing],
+        as_json=as_json,
+        many=True,
+        nothing="nothing is missing",
+        trusted=True,
+        **options,
+    )
 
 
 @cli.command("refresh")
-@as_json_option
+@as_json_option()
 def refresh(as_json: bool) -> None:
     """Forget what is known of installed plug-ins, and load each of them anew.
 
@@ -108,31 +265,122 @@ def refresh(as_json: bool) -> None:
 
 
 @recipes.command("sync")
-@click.option("--dry-run", is_flag=True, help="Print what would be installed, and install nothing.")
-@as_json_option
-def sync(dry_run: bool, as_json: bool) -> int:
+@install_options
+def sync(as_json: bool, **options: Any) -> int:
     """Install every recipe of the registry that is not installed.
 
     One that fails does not stop the others; the exit status is 1 if any failed.
     """
-    from scripts.packages.changes import FAILED
     from scripts.packages.changes import sync as sync_recipes
 
-    changes = sync_recipes(_registry(), dry_run=dry_run)
-    if as_json:
-        print_json([change.to_json() for change in changes])
+    registry = _registry(exact=True)
+    changes = sync_recipes(registry, _with(**options))
+    return _report(changes, as_json, many=True, nothing="every recipe of the registry is installed")
+
+
+def _install(kind: Kind, asked: Iterable[tuple[str, bool, str]], commands: str, *, many: bool, **options: Any) -> int:
+    from scripts.packages.changes import find, install
+
+    registry = _registry(exact=True)
+
+    def one(text: str, editable: bool, sha256: str, with_: "Options") -> "Change":
+        return install(find(kind, text, registry, commands, editable=editable, sha256=sha256), registry, with_)
+
+    todo = [(each[0], partial(one, *each)) for each in asked]
+    return _each(todo, many=many, nothing="there is nothing to install in it", **options)
+
+
+def _each(
+    todo: "Iterable[tuple[str, Callable[[Options], Change]]]",
+    *,
+    as_json: bool,
+    many: bool,
+    nothing: str,
+    **options: Any,
+) -> int:
+    """Do several things of which one that fails does not stop the others; a single one just fails."""
+    from scripts.packages.changes import FAILED, Change
+
+    with_ = _with(**options)
+
+    def changes() -> "Iterable[Change]":
+        for name, do in todo:
+            try:
+                yield do(with_)
+            except D0ttinoError as error:
+                if not many:
+                    raise
+                yield Change(name, PLUGIN.noun, name, None, FAILED, tuple(filter(None, (error.message, error.hint))))
+
+    return _report(changes(), as_json, many=many, nothing=nothing)
+
+
+def _report(changes: "Iterable[Change]", as_json: bool, *, many: bool, nothing: str) -> int:
+    from dataclasses import asdict
+
+    from scripts.packages.changes import FAILED, REFUSED
+
+    done = []
     for change in changes:
+        done.append(change)
         if change.done == FAILED:
             say(f"error: {change}")
         elif not as_json:
             tell(str(change))
-    if not changes:
-        say("every recipe of the registry is installed")
-    return int(any(change.done == FAILED for change in changes))
+    if as_json:
+        print_json([asdict(change) for change in done] if many else asdict(done[0]))
+    if not done:
+        say(nothing)
+    return int(any(change.done in {FAILED, REFUSED} for change in done))
 
 
-def _registry() -> Registry:
-    return load_registry(_warn)
+def _with(
+    *, yes: bool, dry_run: bool, build: bool, seconds: float, upgrade: bool = False, trusted: bool = False
+) -> "Options":
+    from scripts.packages.changes import Options
+
+    def agree(plan: "Plan") -> bool:
+        if plan.wanted.bundled:
+            return True
+        for line in plan.lines():
+            say(line)
+        return yes or trusted or click.confirm("Install it?", err=True)
+
+    def may_ask(wanted: "Wanted") -> None:
+        if not (yes or dry_run or trusted or wanted.bundled or sys.stdin.isatty()):
+            hint = "--yes installs it without a question, --dry-run shows what it would do"
+            raise UsageError(
+                f"{wanted.distribution} does not come with d0ttino, and nobody can be asked here", hint=hint
+            )
+
+    return Options(agree, may_ask, say, upgrade=upgrade, build=build, dry_run=dry_run, seconds=seconds)
+
+
+def _installed(kind: Kind, name: str | None, registry: Registry) -> list[str]:
+    """Return the distributions that bring a plug-in of a name, or all that bring one."""
+    from scripts.packages.inventory import take
+
+    rows = [row for each in KINDS for row in take(each, registry).rows if row.installed]
+    if name is None:
+        return sorted({row.package for row in rows})
+    found = [row.package for row in rows if name in (row.name, row.package)]
+    if not found:
+        raise UnknownNameError(f"installed {kind.noun}", name, {row.name for row in rows})
+    return found[:1]
+
+
+def _line(line: str) -> tuple[str, bool, str]:
+    """Return what a line of `install --from` names, whether it is editable, and its checksum."""
+    text, _, sha256 = line.partition(" #")[0].strip().partition(" --hash=sha256:")
+    return (text.removeprefix("-e").strip(), True, "") if text.startswith("-e ") else (text, False, sha256.strip())
+
+
+def _text(row: dict[str, Any]) -> str:
+    return " ".join(str(row[key] or "") for key in ("name", "package", "description")).lower()
+
+
+def _registry(*, exact: bool = False) -> Registry:
+    return load_registry(_warn, exact=exact)
 
 
 def _warn(text: str) -> None:
@@ -146,10 +394,7 @@ def _commands(ctx: click.Context, kind: Kind) -> str:
 
 
 def _tell(change: "Change", as_json: bool) -> None:
-    if as_json:
-        print_json(change.to_json())
-    else:
-        tell(str(change))
+    _report([change], as_json, many=False, nothing="")
 
 
 if __name__ == "__main__":

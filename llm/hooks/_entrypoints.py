@@ -100,11 +100,13 @@ class Installed(NamedTuple):
     """Everything that the directories of a path hold.
 
     Attributes:
+        names: canonical names of all distributions.
         entries: the entry points in the groups asked for, sorted.
         damages: damaged distributions that may declare some.
 
     """
 
+    names: set[str]
     entries: list[EntryPoint]
     damages: list[Damage]
 
@@ -134,7 +136,7 @@ def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Insta
         hasattr(finder, "find_distributions") for finder in sys.meta_path if finder is not PathFinder
     ):
         search.ask_finders()  # a program may have added one that finds distributions elsewhere
-    return Installed(sorted(search.entries), search.damages)
+    return Installed(search.names, sorted(search.entries), search.damages)
 
 
 class _Search:
@@ -145,7 +147,8 @@ class _Search:
         self.damages: list[Damage] = []
         self._groups = groups
         self._signs = [f"[{group}".encode() for group in groups]
-        self._seen: set[str] = set()  # a distribution of an earlier directory hides later ones, whatever it declares
+        # A distribution of an earlier directory hides those of its name in later ones, whatever it declares.
+        self.names: set[str] = set()
 
     def look_in(self, directory: str) -> None:
         """Add the entry points of one directory or archive."""
@@ -164,13 +167,13 @@ class _Search:
                 by_name.setdefault(_name_in(place), []).append(place)
         for name, rivals in by_name.items():
             found = [(place, self._declared(f"{directory}{os.sep}{place}")) for place in rivals]
-            if name in self._seen or not any(declared is not None for _, declared in found):
+            if name in self.names or not any(declared is not None for _, declared in found):
                 continue
             best = rivals[0] if len(rivals) == 1 else _matching(directory, rivals)
             for place, declared in found:
                 if place == best and declared is not None:
                     self._add(directory, place, declared)
-        self._seen.update(by_name)
+        self.names.update(by_name)
 
     def ask_finders(self) -> None:
         """Add the entry points of distributions that only a finder of the program knows."""
@@ -220,7 +223,6 @@ class _Search:
         """Add the entry points of archives and foreign finders, which only `importlib.metadata` can read."""
         import importlib.metadata
 
-        known: set[str] = set()
         found = importlib.metadata.distributions() if path is None else importlib.metadata.distributions(path=path)
         for distribution in found:
             name: str | None = None
@@ -230,9 +232,9 @@ class _Search:
                 name, version = (next(iter(metadata.get_all(key) or ()), None) for key in ("Name", "Version"))
                 if not name:
                     raise ValueError("a distribution in it has no name")
-                if canonical(name) in known | self._seen:
+                if canonical(name) in self.names:
                     continue
-                known.add(canonical(name))
+                self.names.add(canonical(name))
                 self.entries.extend(
                     EntryPoint(name, entry.group, entry.name, entry.value, version)
                     for entry in distribution.entry_points

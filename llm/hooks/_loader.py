@@ -42,7 +42,7 @@ class Loader:
         adapt: makes a plug-in of the object that an entry point names.
         is_blocked: whether the plug-in of a name of an entry point is left out.
         manifests: the current manifests of entry points.
-        last: returns the manifest of an entry point as it was last loaded, in whichever version.
+        guards_of: returns the hooks that an entry point guarded when it was last loaded.
 
     Attributes:
         known: entry points that were not imported yet, with their manifests.
@@ -57,13 +57,13 @@ class Loader:
         adapt: Adapt,
         is_blocked: Callable[[EntryPoint, str], bool],
         manifests: Mapping[EntryPoint, Manifest],
-        last: Callable[[EntryPoint], Manifest | None],
+        guards_of: Callable[[EntryPoint], tuple[str, ...]],
     ) -> None:
         self._manager = manager
         self._entries = list(entries)
         self._adapt = adapt
         self._is_blocked = is_blocked
-        self._last = last
+        self._guards_of = guards_of
         self._lock = threading.RLock()
         self._importing: EntryPoint | None = None
         self._errors: dict[EntryPoint, PluginLoadError] = {}
@@ -150,8 +150,7 @@ class Loader:
 
         """
         if entry in self._errors:
-            last = self._last(entry)
-            return Manifest(failure=self._errors[entry].message, guards=last.guards if last is not None else ())
+            return Manifest(failure=self._errors[entry].message, guards=self._guards_of(entry))
         plugins = []
         guards: set[str] = set()
         for (owner, plugin), name in self._names.items():
@@ -271,8 +270,7 @@ class Loader:
         attribute(failure, problem.origin)
         failure.__cause__ = error
         self._errors[entry] = failure
-        last = self._last(entry)
-        guards = tuple(hook for hook in (last.guards if last is not None else ()) if hook in self._manager.contracts)
+        guards = tuple(hook for hook in self._guards_of(entry) if hook in self._manager.contracts)
         if guards:
             with contextlib.suppress(NameTakenError):
                 name = f"{entry.name}@{entry.distribution}"

@@ -72,6 +72,25 @@ class Manifest(NamedTuple):
         """Return the names of all objects of one kind that it provides, sorted."""
         return sorted(facts["name"] for plugin in self.plugins for one, facts in plugin.contributions if one == kind)
 
+    def to_json(self) -> list[Any]:
+        """Return the manifest as JSON-ready data."""
+        return [[list(plugin) for plugin in self.plugins], self.failure, list(self.guards), dict(self.stamps)]
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Manifest":
+        """Return what `to_json` wrote.
+
+        Raises:
+            TypeError, ValueError, AttributeError: it is something else.
+
+        """
+        plugins, failure, guards, stamps = data
+        made = tuple(
+            PluginManifest(plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions))
+            for plugin, module, hooks, contributions in plugins
+        )
+        return cls(made, failure, tuple(guards), {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()})
+
     @property
     def is_current(self) -> bool:
         """Whether the entry point would contribute the same again."""
@@ -99,27 +118,26 @@ class Manifests:
         """The file; `None` if no caches are to be used."""
         return self._file.path
 
-    def last(self, entry: EntryPoint) -> Manifest | None:
-        """Return the manifest of an entry point as it was last loaded in this version; `None` if it never was."""
-        record = self._records.get(entry[:3])
-        if record is None:
+    def get(self, entry: EntryPoint) -> Manifest | None:
+        """Return the manifest of an entry point as it was last loaded; `None` if it never was in this version."""
+        version, value, data = self._records.get(entry[:3], (None, None, None))
+        if (version, value) != (entry.version or "", entry.value):
             return None
         try:
-            version, value, plugins, failure, guards, stamps = record
-            if (version, value) != (entry.version or "", entry.value):
-                # Of another version nothing is known but this: a guard that goes missing must be noticed.
-                return Manifest(guards=tuple(guards))
-            made = tuple(
-                PluginManifest(plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions))
-                for plugin, module, hooks, contributions in plugins
-            )
-            return Manifest(made, failure, tuple(guards), {path: tuple(stamp) for path, stamp in stamps.items()})
-        except (TypeError, ValueError, AttributeError):
+            return Manifest.from_json(data)
+        except (TypeError, ValueError, AttributeError, LookupError):
             return None
+
+    def guards_of(self, entry: EntryPoint) -> tuple[str, ...]:
+        """Return the hooks that an entry point guarded when it was last loaded, in whichever version."""
+        try:
+            return tuple(map(str, self._records[entry[:3]][2][2]))
+        except (TypeError, LookupError):
+            return ()
 
     def current(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
         """Return the manifests of entry points that were loaded, and would contribute the same again."""
-        found = ((entry, self.last(entry)) for entry in entries)
+        found = ((entry, self.get(entry)) for entry in entries)
         return {
             entry: manifest
             for entry, manifest in found
@@ -240,6 +258,5 @@ def _stamp(path: str) -> tuple[int, int] | None:
 
 def _record(entry: EntryPoint, manifest: Manifest) -> list[Any]:
     """Return a manifest as reading the file gives it, where tuples are lists."""
-    plugins, failure, guards, stamps = manifest
-    record: list[Any] = json.loads(json.dumps([entry.version or "", entry.value, plugins, failure, guards, stamps]))
+    record: list[Any] = json.loads(json.dumps([entry.version or "", entry.value, manifest.to_json()]))
     return record

@@ -251,9 +251,9 @@ def _commands_of_plugins(host: "Host", builtin: Set[str]) -> "PluginCommands":
 
     found: PluginCommands = {}
     taken = dict.fromkeys(builtin, "a built-in command")
-    asked = [one.plugin for one in reversed(host.caller("llm_commands").get_hookimpls()) if not one.wrapper]
+    asked: list[Any] = [one.plugin for one in reversed(host.caller("llm_commands").get_hookimpls()) if not one.wrapper]
     for plugin in asked:
-        origin = cast("Guard", plugin).origin
+        origin = plugin.origin
         collector = _Collector(taken)
         host.subset_hook_caller("llm_commands", [other for other in asked if other is not plugin])(cli=collector)
         added = cast("Any", collector.commands)  # a plug-in can also write to it, whatever it likes

@@ -43,8 +43,11 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
         from llm.errors import UnknownNameError
         from llm.hooks._blocking import Blocking
         from llm.host import current_host as process_host
+        from scripts.packages import record
 
     host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
+    for warning in record.warnings(entry.distribution for entry in host.entries):
+        say(f"warning: {warning}")
     for name in host.unknown_blocked:
         unknown = UnknownNameError("plug-in", name, host.blockable_names())
         say(f"warning: {unknown.message}, which is to be blocked. {unknown.hint}")

@@ -1,28 +1,37 @@
-"""Installing and removing plug-ins, and saying what that changed. This process imports none of them."""
+"""Installing, upgrading, restoring and removing plug-ins as transactions. This process imports none of them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
 
+from llm._state import state_dir
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
-from scripts.packages.checking import Check, check
-from scripts.packages.installer import InstallError, find_installer, installed_version
-from scripts.packages.inventory import Inventory, Row, State, same, take
-from scripts.packages.registry import PLUGIN, RECIPE, Kind, Package, Registry
+from llm.hooks._entrypoints import canonical
+from scripts.packages import record, undo
+from scripts.packages.checking import TIMEOUT_SECONDS, Check, CheckError, check_one
+from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, sort
+from scripts.packages.installer import InstallError, find_installer
+from scripts.packages.inventory import Inventory, Row, State, take
+from scripts.packages.known import installed
+from scripts.packages.plan import Plan, Wanted, find_place, same, work_out
+from scripts.packages.record import Recorded
+from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 
-KINDS = (PLUGIN, RECIPE)
-
-#: `Change.done` of one that could not be done.
-FAILED = "failed"
+#: `Change.done` of one that could not be done, and of one that the user did not want.
+FAILED: Final = "failed"
+REFUSED: Final = "did not install"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A package that was installed or removed.
+    """A package that was installed or removed. `dataclasses.asdict` is its JSON form.
 
     Attributes:
-        kind: `plug-in` or `recipe`.
         name: the name it was asked for by.
+        kind: `plug-in` or `recipe`.
         package: the distribution.
         version: its version; `None` if it is not installed.
         done: what was done: `installed`, `reinstalled`, `removed`, `failed`.
@@ -30,8 +39,8 @@ class Change:
 
     """
 
-    kind: str
     name: str
+    kind: str
     package: str
     version: str | None
     done: str
@@ -41,112 +50,211 @@ class Change:
         text = " ".join(filter(None, (self.done, self.package, self.version)))
         return f"{text}: {'; '.join(self.effects)}" if self.effects else text
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the change as JSON-ready data."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "package": self.package,
-            "version": self.version,
-            "done": self.done,
-            "effects": list(self.effects),
-        }
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How packages are installed.
+
+    Attributes:
+        agree: called with a plan: whether it is to be carried out.
+        may_ask: called before anything is done; raises if the user will have to agree, and cannot be asked.
+        tell: called with what else the user should know.
+        upgrade: whether a newer version replaces one that satisfies what was asked for.
+        build: whether source archives may be built, which runs their code.
+        dry_run: whether nothing is to be installed.
+        seconds: how long loading what was installed may take.
+
+    """
+
+    agree: Callable[[Plan], bool] = field(default=lambda _: True)
+    may_ask: Callable[[Wanted], None] = field(default=lambda _: None)
+    tell: Callable[[str], None] = field(default=lambda _: None)
+    upgrade: bool = False
+    build: bool = False
+    dry_run: bool = False
+    seconds: float = TIMEOUT_SECONDS
 
 
-def find(kind: Kind, name: str, registry: Registry, commands: str) -> Package:
-    """Return what the registry says of a name.
+def find(
+    kind: Kind, text: str, registry: Registry, commands: str, *, editable: bool = False, sha256: str = ""
+) -> Wanted:
+    """Return what an argument of `install` means: a name of the registry, a path, or a package of an index.
 
     Args:
         kind: plug-in or recipe.
-        name: what the user typed.
-        registry: where to look.
+        text: the argument.
+        registry: where to look names up.
         commands: how the commands for plug-ins are called, for hints.
+        editable: whether it is a directory whose source is to be used where it is.
+        sha256: the checksum that a package of an index must have; any, if empty.
 
     Raises:
-        UsageError: it is built in, and the registry has no package for it.
-        UnknownNameError: the registry does not have it.
+        UsageError: it is built in, and the registry has no package for it; it is no path of a package.
+        UnknownNameError: it is neither in the registry nor a requirement, or close to a name of the registry.
+        RegistryError: the entry cannot be used.
 
     """
+    place = Path(text).resolve() if editable else find_place(text)
+    if place is not None:
+        name = project_name(place) if place.is_dir() else _wheel_name(place)
+        return Wanted(kind, text, name, place=place, editable=editable)
     known = registry.of(kind)
-    if name in known:
-        return known[name]
-    if any(row.name == name and row.state is State.BUILT_IN for row in take(kind, registry).rows):
-        raise UsageError(f"the {kind.noun} {name!r} is built in: there is nothing to install")
-    raise UnknownNameError(kind.noun, name, known, hint=_other_kind(kind, name, registry, commands, "install"))
+    package = known.get(text) or next(
+        (one for one in registry.packages if one.damage is None and same(_name(one), text)), None
+    )
+    if package is not None:
+        return of_registry(package, text)
+    if any(row.name == text and row.state is State.BUILT_IN for row in take(kind, registry).rows):
+        raise UsageError(f"the {kind.noun} {text!r} is built in: there is nothing to install")
+    unknown = UnknownNameError(kind.noun, text, known, hint=_other_kind(kind, text, registry, commands, "install"))
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        raise unknown from None
+    if requirement.name == text and any(word in str(unknown.hint) for word in ("Did you mean", "There is a")):
+        # A slip of the finger must not lead to a stranger's package.
+        unknown.hint = f"{unknown.hint} The package of this name in a package index is meant by: '{text}>=0'"
+        raise unknown
+    return Wanted(kind, text, requirement.name, requirement=text, sha256=frozenset([sha256] if sha256 else []))
 
 
-def install(package: Package, *, upgrade: bool = False) -> Change:
-    """Install a package; `verified` says what came of it.
-
-    Args:
-        package: an entry of the registry.
-        upgrade: whether to look for a newer version if one is installed.
+def of_registry(package: Package, name: str | None = None) -> Wanted:
+    """Return what installing an entry of a registry means.
 
     Raises:
         RegistryError: the entry cannot be used.
-        InstallError: installing failed.
 
     """
     distribution = package.distribution()
-    installer = find_installer()
-    before = installed_version(distribution)
+    name = package.name if name is None else name
     if package.is_path:
-        installer.install_directory(package.directory())
-    else:
-        installer.install(package.value, upgrade=upgrade)
+        return Wanted(package.kind, name, distribution, place=package.directory(), package=package)
+    return Wanted(
+        package.kind, name, distribution, requirement=package.requirement(), package=package, sha256=package.sha256
+    )
+
+
+def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
+    """Install a package, load it in a new process, and return what the user now has.
+
+    Args:
+        wanted: what is asked for.
+        registry: names what the package brings.
+        options: how.
+
+    Raises:
+        RegistryError: its entry in the registry cannot be used.
+        InstallError: it would do harm, installing failed, or what was installed does not work. Then everything is as
+            it was before.
+        RecordError: another command is changing this environment.
+
+    """
+    _refuse_where_it_would_be_lost(wanted)
+    options.may_ask(wanted)
+    with record.one_at_a_time(), tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
+        _repair(options)
+        installer = find_installer()
+        plan = work_out(wanted, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
+        before = installed_version(wanted.distribution)
+        change = Change(wanted.name, wanted.kind.noun, wanted.distribution, before, "already installed:")
+        if plan.candidates:
+            if options.dry_run:
+                version = plan.candidates[0].chosen.version
+                return replace(
+                    change, version=version, done="would install", effects=tuple(map(str.strip, plan.lines()))
+                )
+            if not options.agree(plan):
+                return replace(change, done=REFUSED, effects=())
+            change = _carry_out(plan, change, registry, options)
+        elif before is None:
+            raise InstallError(
+                f"{installer.name} found nothing to install for {wanted.requirement!r}",
+                hint="does its environment marker fit this Python?",
+            )
+        else:
+            change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds))
+        hashes = plan.candidates[0].chosen.hashes if plan.candidates and not wanted.place else frozenset()
+        sha256 = next(iter(hashes)) if len(hashes) == 1 else ""
+        record.add(Recorded(wanted.distribution, str(change.version), wanted.source, sha256, wanted.editable))
+        return change
+
+
+def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options) -> Change:
+    wanted, installer = plan.wanted, find_installer()
+    distribution = wanted.distribution
+    new = {one.chosen.name: one.files for one in plan.candidates}
+    chosen = [one.chosen for one in plan.candidates if not (wanted.editable and same(one.chosen.name, distribution))]
+    wheels = _durable(plan) if sort() in {Sort.UV_TOOL, Sort.PIPX} else plan.wheels
+    try:
+        with undo.undone_on_failure(new), tempfile.TemporaryDirectory(prefix="d0ttino-") as notes:
+            if chosen:
+                installer.install(chosen, wheels, Path(notes))
+            if wanted.editable and wanted.place is not None:
+                installer.install_editable(wanted.place)
+            version = _version_now(distribution, installer.name)
+            effects = _verified(distribution, version, registry, options.seconds)
+    except BaseException as error:
+        if sort() in {Sort.UV_TOOL, Sort.PIPX} and change.version is None:
+            installer.uninstall(distribution)
+        back = f"{distribution} {change.version} is there as before" if change.version else "nothing is left of it"
+        if isinstance(error, InstallError):
+            raise InstallError(f"{error.message}; {back}", hint=error.hint) from error
+        raise
+    done = "installed" if change.version is None else f"replaced {change.version} by"
+    return replace(change, version=version, done="reinstalled" if change.version == version else done, effects=effects)
+
+
+def _version_now(distribution: str, installer: str) -> str:
     version = installed_version(distribution)
     if version is None:
         raise InstallError(
-            f"{installer.name} ended without an error, but {distribution} is not installed here",
-            hint=f"the registry asks for {package.value!r}; is {installer.name} configured to install elsewhere?",
+            f"{installer} ended without an error, but {distribution} is not installed here",
+            hint=f"is {installer} configured to install elsewhere?",
         )
-    if before is None:
-        done = "installed"
-    elif before != version:
-        done = f"replaced {before} by"
-    else:
-        done = "reinstalled" if package.is_path else "already installed:"
-    return Change(package.kind.noun, package.name, distribution, version, done)
+    return version
 
 
-def verified(change: Change, registry: Registry, checked: Check) -> Change:
-    """Return an installation with what the user now has.
-
-    Args:
-        change: what `install` returned.
-        registry: where the package was found.
-        checked: what loading every plug-in showed, afterwards.
+def upgrade(distribution: str, registry: Registry, options: Options) -> Change:
+    """Install the newest version of a plug-in, from where it came from.
 
     Raises:
-        InstallError: what was installed cannot be loaded, or is no plug-in.
+        InstallError: it is not installed; see also `install`.
 
     """
-    effects: list[str] = []
-    what = f"{change.package} {change.version} is installed, but"
-    for kind in KINDS:
-        for row in take(kind, registry, checked).of_package(change.package):
-            if row.state is State.FAILED:
-                hint = f"entry point {row.entry_point}" if row.entry_point else None
-                raise InstallError(f"{what} it cannot be loaded: {row.reason}", hint=hint)
-            effects.append(_effect(kind, row))
-    if not effects:
-        raise InstallError(f"{what} it brings no plug-in and no recipe")
-    return replace(change, effects=tuple(effects))
+    if installed_version(distribution) is None:
+        raise InstallError(f"{distribution} is not installed")
+    return install(_again(distribution, registry, exact=False), registry, replace(options, upgrade=True))
 
 
-def install_and_check(package: Package, registry: Registry, *, upgrade: bool = False) -> Change:
-    """Install a package, load it in a new process, and say what the user now has.
+def restore(recorded: Recorded, registry: Registry, options: Options) -> Change:
+    """Install what was recorded, from the same source and in the same version.
 
     Raises:
-        RegistryError: the entry cannot be used.
-        InstallError: installing failed, or what was installed does not work.
+        InstallError: see `install`.
 
     """
-    return verified(install(package, upgrade=upgrade), registry, check(known=True))
+    return install(_of_record(recorded, exact=True), registry, options)
+
+
+def sync(registry: Registry, options: Options) -> Iterator[Change]:
+    """Install every recipe of a registry that is not installed; one that fails does not stop the others."""
+    for package in registry.of(RECIPE).values():
+        name = package.value if package.fault() else package.distribution()
+        try:
+            if installed_version(package.distribution()) is not None:
+                continue
+            if options.dry_run:
+                yield Change(package.name, RECIPE.noun, name, None, "would install")
+            else:
+                yield install(of_registry(package), registry, options)
+        except D0ttinoError as error:
+            yield Change(package.name, RECIPE.noun, name, None, FAILED, (error.message,))
 
 
 def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
-    """Remove the distribution that brings a plug-in.
+    """Remove the distribution that brings a plug-in, and what interrupted installations of it left behind.
 
     Args:
         kind: plug-in or recipe.
@@ -157,24 +265,196 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
     Raises:
         InstallError: it is not installed, it is built in, or removing it failed.
         UnknownNameError: nothing has that name.
+        RecordError: another command is changing this environment.
 
     """
-    inventory = take(kind, registry)
-    distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
-    if distribution is None:
-        raise _not_removable(inventory, name, registry, commands)
-    version = installed_version(distribution)
-    brought = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
-    installer = find_installer()
-    installer.uninstall(distribution)
-    if installed_version(distribution) is not None:
+    with record.one_at_a_time():
+        undo.roll_back()
+        inventory = take(kind, registry)
+        distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
+        if distribution is None:
+            gone = next(
+                (one for one in _recorded() if same(one.distribution, name) or _brings(one, name, registry)), None
+            )
+            if gone is None:
+                raise _not_removable(inventory, name, registry, commands)
+            record.drop(gone.distribution)
+            return Change(
+                name, kind.noun, gone.distribution, gone.version, "forgot", ("it was not installed any more",)
+            )
+        version = installed_version(distribution)
+        brought = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
+        left = _take_out(distribution)
+        record.drop(distribution)
+        rows = {each: take(each, registry).rows for each in KINDS}
+        effects = [_left_over(each, row, rows[each]) for each, row in brought if row.state is State.INSTALLED]
+        return Change(name, kind.noun, distribution, version, "removed", (*filter(None, effects), *left))
+
+
+def _take_out(distribution: str) -> list[str]:
+    """Remove a distribution with its installer if that can, or else by its records; return what else went."""
+    found = [one for one in metadata_of(distribution) if one.installed or one.leftover]
+    main = [one for one in found if not one.leftover]
+    whole = len(main) == 1 and main[0].version != UNKNOWN
+    installer = find_installer() if whole or sort() in {Sort.UV_TOOL, Sort.PIPX} else None
+    if installer is not None:
+        installer.uninstall(main[0].distribution.metadata["Name"] if whole else distribution)
+    try:
+        left = [_erased(one) for one in metadata_of(distribution) if one.installed or one.leftover]
+    except OSError as error:
+        raise InstallError(f"{error.filename} of {distribution} cannot be removed: {error.strerror}") from error
+    still = [one for one in metadata_of(distribution) if one.installed and not one.leftover]
+    if still:
+        places = ", ".join(str(one.path) for one in still)
+        if installer is not None:
+            raise InstallError(
+                f"{distribution} is still installed, where {installer.name} does not remove it: {places}",
+                hint="another copy may lie in a directory of PYTHONPATH or outside this virtual environment",
+            )
         raise InstallError(
-            f"{distribution} is still installed, where {installer.name} does not remove it",
-            hint="another copy may lie in a directory of PYTHONPATH or outside this virtual environment",
+            f"{distribution} is damaged, and has no record of its files: {places}",
+            hint="install it again and remove it then, or remove that directory and the package beside it by hand",
         )
-    left = {each: take(each, registry).rows for each in KINDS}
-    effects = [_left_over(each, row, left[each]) for each, row in brought if row.state is State.INSTALLED]
-    return Change(kind.noun, name, distribution, version, "removed", tuple(filter(None, effects)))
+    return list(filter(None, left)) if len(found) > 1 or not whole else []
+
+
+def _erased(one: Metadata) -> str | None:
+    """Remove what an installer did not remove. What has no record is left alone, unless it is only a leftover."""
+    if not one.leftover and one.files() is None:
+        return None
+    undo.erase(one)
+    return None if one.path.exists() else f"{one.path.name} is gone too"
+
+
+def _verified(distribution: str, version: str, registry: Registry, seconds: float) -> tuple[str, ...]:
+    """Load a distribution's plug-ins in a new process, and return what the user now has.
+
+    Raises:
+        InstallError: they cannot be loaded, or it brings none.
+
+    """
+    what = f"{distribution} {version} was installed, but"
+    try:
+        learned = check_one(distribution, seconds).learned
+    except CheckError as error:
+        raise InstallError(f"{what} {error.message}") from error
+    effects: list[str] = []
+    for kind in KINDS:
+        for row in take(kind, registry, Check(learned, {}, ())).of_package(distribution):
+            if row.state is State.FAILED:
+                hint = f"entry point {row.entry_point}" if row.entry_point else None
+                raise InstallError(f"{what} it cannot be loaded: {row.reason}", hint=hint)
+            effects.append(_effect(kind, row))
+    if not effects:
+        raise InstallError(f"{what} it brings no plug-in and no recipe")
+    return tuple(effects)
+
+
+def _refuse_where_it_would_be_lost(wanted: Wanted) -> None:
+    what = str(wanted.place or wanted.requirement)
+    kind = sort()
+    if kind is Sort.ARCHIVE:
+        raise InstallError("plug-ins cannot be installed into an archive", hint="install d0ttino itself, and use that")
+    if kind is Sort.EPHEMERAL:
+        hint = (
+            f"for one run: uvx --from d0ttino --with {what} ai-cli ...; to stay: uv tool install d0ttino --with {what}"
+        )
+        raise InstallError("this environment is made for one run, and a plug-in would be gone with it", hint=hint)
+    if kind is Sort.UV_PROJECT:
+        flag = "--editable " if wanted.editable else ""
+        hint = f"add it to the project: uv add {flag}{what}"
+        raise InstallError(
+            "this environment belongs to a locked uv project, which would take the plug-in out", hint=hint
+        )
+    if wanted.editable and kind in {Sort.UV_TOOL, Sort.PIPX}:
+        raise InstallError(f"this is {kind.value}: an editable plug-in would be lost with its next upgrade")
+
+
+def _repair(options: Options) -> None:
+    names = undo.roll_back()
+    if names:
+        options.tell(f"an installation was interrupted: {', '.join(names)} is as before it")
+
+
+def _durable(plan: Plan) -> dict[str, Path]:
+    """Copy wheels to where a tool's next upgrade finds them: it installs again what it noted."""
+    kept = Path(state_dir(), "wheels")
+    kept.mkdir(parents=True, exist_ok=True)
+    local = plan.wanted.distribution if plan.wanted.place is not None else None
+    return {
+        name: Path(shutil.copy2(path, kept / path.name))
+        for name, path in plan.wheels.items()
+        if local is not None and same(name, local)
+    }
+
+
+def _again(distribution: str, registry: Registry, *, exact: bool) -> Wanted:
+    """Return what installing a distribution once more means: by the record, the registry, or its own metadata."""
+    recorded = {one.distribution: one for one in _recorded()}
+    one = next((one for name, one in recorded.items() if same(name, distribution)), None)
+    if one is not None:
+        return _of_record(one, exact=exact)
+    package = next((one for one in registry.packages if one.fault() is None and same(_name(one), distribution)), None)
+    return of_registry(package) if package else Wanted(PLUGIN, distribution, distribution, requirement=distribution)
+
+
+def _of_record(one: Recorded, *, exact: bool) -> Wanted:
+    name = one.distribution
+    if not one.source:
+        package = next((each for each in bundled().packages if same(_name(each), name)), None)
+        if package is None:
+            raise InstallError(f"{name} came with d0ttino, and does not any more")
+        return of_registry(package)
+    place = find_place(one.source)
+    if place is not None:
+        return Wanted(PLUGIN, name, name, place=place, editable=one.editable)
+    is_url = " @ " in one.source
+    requirement = f"{name}=={one.version}" if exact and not is_url else one.source
+    if not exact and not is_url:
+        requirement = name  # the bounds of what was asked for once do not keep a newer version out
+    sha256 = frozenset([one.sha256] if exact and one.sha256 else [])
+    return Wanted(PLUGIN, name, name, requirement=requirement, sha256=sha256)
+
+
+def recorded_missing(prefix: str | None = None) -> list[Recorded]:
+    """Return what is recorded of an environment and is not installed in this one.
+
+    Args:
+        prefix: the environment; by default this one.
+
+    Raises:
+        RecordError: the record is damaged, or cannot be read.
+
+    """
+    return [one for one in record.missing(installed().names, prefix) if installed_version(one.distribution) is None]
+
+
+def frozen() -> list[Recorded]:
+    """Return the installed distributions that bring plug-ins, and where each came from."""
+    known = record.read()
+    found = []
+    for name in dict.fromkeys(entry.distribution for entry in installed().entries):
+        version = installed_version(name)
+        if version is not None:
+            one = known.get(canonical(name), Recorded(name, version, source=name))
+            found.append(one._replace(version=version))
+    return found
+
+
+def _recorded() -> list[Recorded]:
+    return list(record.read().values())
+
+
+def _brings(one: Recorded, name: str, registry: Registry) -> bool:
+    return any(package.name == name and same(_name(package), one.distribution) for package in registry.packages)
+
+
+def _name(package: Package) -> str:
+    return "" if package.fault() else package.distribution()
+
+
+def _wheel_name(wheel: Path) -> str:
+    return wheel.name.partition("-")[0].replace("_", "-")
 
 
 def _effect(kind: Kind, row: Row) -> str:
@@ -207,6 +487,8 @@ def _installed_distribution(inventory: Inventory, name: str, package: Package | 
             for entry in inventory.entries
             if (entry.group, entry.name) == (inventory.kind.group, name)
         ),
+        # What is too damaged to be listed: no name, or only a leftover.
+        *(one.name for one in metadata_of(wanted) if (one.installed or one.leftover) and one.plugs()),
     ]
     return found[0] if found else None
 
@@ -231,42 +513,3 @@ def _other_kind(kind: Kind, name: str, registry: Registry, commands: str, verb: 
         return None
     group = f"{commands} {other.section}" if other is RECIPE else commands
     return f"There is a {other.noun} of that name: {group} {verb} {name}"
-
-
-def sync(registry: Registry, *, dry_run: bool = False) -> list[Change]:
-    """Install every recipe of a registry that is not installed; one that fails does not stop the others.
-
-    Args:
-        registry: which recipes there are.
-        dry_run: install nothing; what is returned says what would be.
-
-    Raises:
-        CheckError: what was installed broke the process that loaded it.
-
-    """
-    changes: list[Change] = []
-    for package in registry.of(RECIPE).values():
-        try:
-            distribution = package.distribution()
-            if installed_version(distribution) is not None:
-                continue
-            would = Change(RECIPE.noun, package.name, distribution, None, "would install")
-            changes.append(would if dry_run else install(package))
-        except D0ttinoError as error:
-            changes.append(_failed(package, error))
-    if all(change.version is None for change in changes):
-        return changes
-    checked = check(known=True)
-    return [change if change.version is None else _verified_or_failed(change, registry, checked) for change in changes]
-
-
-def _verified_or_failed(change: Change, registry: Registry, checked: Check) -> Change:
-    try:
-        return verified(change, registry, checked)
-    except InstallError as error:
-        return replace(change, done=FAILED, effects=(error.message,))
-
-
-def _failed(package: Package, error: D0ttinoError) -> Change:
-    name = package.value if package.fault() else package.distribution()
-    return Change(package.kind.noun, package.name, name, None, FAILED, (error.message,))

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llm.hooks.catalogue import Catalogue
-from llm.hooks.index import installed
-from llm.hooks.learned import Learned
-
-from llm._installed import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks import index
-from llm.hooks._entrypoints import EntryPoint
+from llm.hooks._entrypoints import EntryPoint, canonical
+from llm.hooks._manifest import Manifest
 from scripts.packages.installer import InstallError
+from scripts.packages.known import forget, installed, remember
 
+#: For loading all of them, or those of one distribution.
 TIMEOUT_SECONDS: Final = 60
 
 #: The process must find the same `scripts` as this one does, and nothing in its working directory.
@@ -48,19 +45,15 @@ class Check:
 
     """
 
-    learned: Mapping[EntryPoint, Learned]
+    learned: Mapping[EntryPoint, Manifest]
     answering: Mapping[str, Mapping[str, str | None]]
     warnings: tuple[str, ...]
 
 
-def check(known: bool = False) -> Check:
+def check() -> Check:
     """Load installed plug-ins in a new process, disabled ones too, and return what each brought.
 
-    Args:
-        known: whether to believe what is known of plug-ins that were loaded before, and load the
-            others only.
-
-    If that process does not live to tell, the plug-ins of each distribution are loaded in a process of
+    If that process does not live to report, the plug-ins of each distribution are loaded in a process of
     their own: those that end it have failed, and the others are none the worse.
 
     Raises:
@@ -68,28 +61,42 @@ def check(known: bool = False) -> Check:
 
     """
     try:
-        return _load("--known") if known else _load()
+        return _load()
     except CheckError:
-        entries = installed((BACKEND_GROUP, RECIPE_GROUP)).entries
-        learned: dict[EntryPoint, Learned] = {}
+        entries = installed().entries
+        learned: dict[EntryPoint, Manifest] = {}
         warnings: list[str] = []
-        fatal: dict[EntryPoint, Learned] = {}
+        fatal: dict[EntryPoint, Manifest] = {}
         for distribution in dict.fromkeys(entry.distribution for entry in entries):
             try:
-                alone = _load("--only", distribution)
+                alone = check_one(distribution)
             except CheckError as error:
-                failure = Learned(failure=error.message)
+                failure = Manifest(failure=error.message)
                 fatal.update((entry, failure) for entry in entries if entry.distribution == distribution)
             else:
                 learned.update(alone.learned)
                 warnings.extend(alone.warnings)
         if not fatal:
             raise
-        Catalogue.read().store(fatal)
+        remember(fatal)
         return Check({**learned, **fatal}, {}, tuple(warnings))
 
 
-def learn_anew() -> Mapping[EntryPoint, Learned]:
+def check_one(distribution: str, seconds: float = TIMEOUT_SECONDS) -> Check:
+    """Load the plug-ins of one distribution in a new process, and return what each brought.
+
+    Args:
+        distribution: its name.
+        seconds: how long that may take.
+
+    Raises:
+        CheckError: they end the process, or take longer.
+
+    """
+    return _load(distribution, seconds)
+
+
+def learn_anew() -> Mapping[EntryPoint, Manifest]:
     """Forget what is known of this environment's plug-ins, load all of them, and return what each brought.
 
     Raises:
@@ -97,55 +104,54 @@ def learn_anew() -> Mapping[EntryPoint, Learned]:
         OSError: what is known cannot be forgotten.
 
     """
-    index.forget()
-    Catalogue.read().clear()
+    forget()
     return check().learned
 
 
-def _load(*options: str) -> Check:
+def _load(distribution: str | None = None, seconds: float = TIMEOUT_SECONDS) -> Check:
     import subprocess
 
     home = str(Path(__file__).absolute().parents[2])
-    what = "it" if "--only" in options else "the plug-ins"
+    what = "the plug-ins" if distribution is None else "it"
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _PROGRAM, *options, home],
+            [sys.executable, "-P", "-c", _PROGRAM, distribution or "", home],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=2,
-            timeout=TIMEOUT_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise CheckError(f"loading {what} took more than {TIMEOUT_SECONDS} seconds") from None
+        raise CheckError(f"loading {what} took more than {seconds:g} seconds") from None
     try:
         data = json.loads(done.stdout)
     except ValueError:
         raise CheckError(f"loading {what} ended the process, with status {done.returncode}") from None
-    learned = {EntryPoint(*item["entry"]): Learned.from_json(item["learned"]) for item in data["learned"]}
+    learned = {EntryPoint(*item["entry"]): Manifest.from_json(item["learned"]) for item in data["learned"]}
     return Check(learned, data["answering"], tuple(data["warnings"]))
 
 
-def report(option: str = "--all", distribution: str = "") -> None:
+def report(distribution: str = "") -> None:
     """Load installed plug-ins and write what they brought to stdout, as JSON; `check` reads it.
 
     Args:
-        option: `--all` of them, `--known`: those of which nothing is known, or `--only` those of one
-            distribution.
-        distribution: that one.
+        distribution: the one whose plug-ins are loaded; by default all.
 
     """
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever plug-ins print goes to stderr
     from llm.hooks._faults import ProblemKind
-    from llm.host import create_host, learn
+    from llm.hooks._manifest import Manifests
+    from llm.hooks._origin import Tier
+    from llm.host import create_host
 
-    entries = installed((BACKEND_GROUP, RECIPE_GROUP)).entries
-    if option == "--only":
-        entries = [entry for entry in entries if entry.distribution == distribution]
-    known = Catalogue.read().of(entries) if option == "--known" else {}
-    host = create_host(entries, known=known)
-    learned = {**known, **learn(host)}
+    entries = installed().entries
+    if distribution:
+        entries = [entry for entry in entries if canonical(entry.distribution) == canonical(distribution)]
+    host = create_host(entries)
+    learned = {entry: one for entry, one in host.manifests().items() if entry.tier is Tier.ENTRY_POINT}
+    Manifests.read().store(learned)
     data: dict[str, Any] = {
         "learned": [{"entry": list(entry), "learned": found.to_json()} for entry, found in learned.items()],
         "answering": {

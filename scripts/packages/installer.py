@@ -1,23 +1,54 @@
-"""Installing and removing distributions in the environment that runs this."""
+"""Driving pip and uv: resolving, fetching, installing and removing distributions in the environment that runs this."""
 
 import importlib
 import importlib.util
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from llm.errors import D0ttinoError
-from llm.hooks._entrypoints import metadata_field
+from llm.hooks._entrypoints import canonical
+from scripts.packages.environment import Sort, sort
+from scripts.packages.source import shown
 
 
 class InstallError(D0ttinoError):
     """A package could not be installed or removed, or what was installed does not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A distribution that an installer would install.
+
+    Attributes:
+        name: its name.
+        version: its version.
+        url: where it comes from; may hold a password.
+        hashes: the SHA-256 checksums of which its archive must have one; empty if nobody knows them.
+        direct: whether its URL or path was asked for, not its name.
+        yanked: whether the index says that it should not be used any more.
+
+    """
+
+    name: str
+    version: str
+    url: str
+    hashes: frozenset[str] = frozenset()
+    direct: bool = False
+    yanked: bool = False
+
+    @property
+    def pin(self) -> str:
+        """The requirement that nothing else satisfies."""
+        return f"{self.name} @ {self.url}" if self.direct else f"{self.name}=={self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,37 +66,130 @@ class Installer:
     install_command: tuple[str, ...]
     uninstall_command: tuple[str, ...]
 
-    def install(self, requirement: str, *, upgrade: bool = False) -> None:
-        """Install a distribution and what it needs from the package index that is configured.
+    def resolve(self, requirement: str, directory: Path, *, upgrade: bool, build: bool) -> list[Chosen]:
+        """Return what installing a requirement would install; nothing is.
 
         Args:
-            requirement: a PEP 508 requirement.
+            requirement: a PEP 508 requirement, or the path of a wheel.
+            directory: where notes can be written.
             upgrade: whether a newer version replaces one that satisfies it.
+            build: whether source archives may be built, which runs their code.
+
+        Raises:
+            InstallError: it cannot be satisfied; the installer's own message went to stderr.
+
+        """
+        more = (*(["--upgrade"] if upgrade else []), *([] if build else [self._only_wheels]))
+        if self.name == "uv":
+            return self._resolve_by_uv(requirement, directory, more)
+        report = directory / "report.json"
+        command = (*self.install_command, "--dry-run", "--quiet", "--report", str(report), *more)
+        asked = _requirements([requirement], directory)
+        self._run((*command, *asked), f"resolve {shown(requirement)}")
+        items: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
+        return [_chosen(item) for item in items]
+
+    def fetch(self, chosen: Sequence[Chosen], directory: Path, *, build: bool) -> list[str]:
+        """Download distributions without installing them.
+
+        Args:
+            chosen: which ones.
+            directory: an empty directory for them.
+            build: whether source archives may be built, which runs their code.
+
+        Returns:
+            Where `importlib.metadata` finds them: wheels, or one directory into which they were unpacked.
 
         Raises:
             InstallError: it failed; the installer's own message went to stderr.
 
         """
-        self._run((*self.install_command, *(["--upgrade"] if upgrade else []), "--", requirement), requirement)
+        if not chosen:
+            return []
+        only = [] if build else [self._only_wheels]
+        what = f"fetch {', '.join(one.name for one in chosen)}"
+        if self.name == "uv":
+            target = directory / "unpacked"
+            pins = [" ".join((one.pin, *(f"--hash=sha256:{value}" for value in one.hashes))) for one in chosen]
+            where = ("--target", str(target), "--no-deps", "--quiet", *only, *_requirements(pins, directory))
+            self._run((*self.install_command, *where), what, without=_ELSEWHERE)
+            return [str(target)]
+        command = tuple("wheel" if word == "install" else word for word in self.install_command)
+        asked = _requirements([one.pin for one in chosen], directory)
+        self._run((*command, "--no-deps", "--quiet", *only, "-w", str(directory), *asked), what)
+        return [str(path) for path in sorted(directory.glob("*.whl"))]
 
-    def install_directory(self, directory: Path) -> None:
-        """Install a package from its source, asking no package index for anything.
+    def build(self, source: Path, directory: Path, *, alone: bool) -> Path:
+        """Build the wheel of a package's source, and return it.
 
-        Its build backend and what it needs must be there already. What is installed of it already is
-        replaced. The directory itself is left as it is: building writes beside the source.
+        Args:
+            source: the directory of its `pyproject.toml`. With `alone` it is left as it is: building writes beside it.
+            directory: an empty directory for the wheel.
+            alone: whether to ask no package index for anything; what builds it must be there already.
 
         Raises:
             InstallError: it failed; the installer's own message went to stderr.
 
         """
-        with tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
-            copy = Path(temporary) / directory.name
-            try:
-                shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("__pycache__", ".*", "build", "dist"))
-            except (OSError, shutil.Error) as error:
-                raise InstallError(f"cannot copy {directory}: {error}") from error
-            alone = ("--no-index", "--no-deps", "--no-build-isolation", "--quiet")
-            self._run((*self.install_command, *alone, str(copy)), directory.name, without=_CHOOSES)
+        options: tuple[str, ...] = ()
+        without: tuple[str, ...] = ()
+        if alone:
+            source = _copied(source, directory)
+            options, without = (("--no-build-isolation", "--quiet"), (*_CHOOSES, *_ELSEWHERE))
+        wheels = directory / "built"
+        if self.name == "uv":
+            program, *_ = self.install_command
+            command = (program, "build", "--wheel", "--python", sys.executable, "-o", str(wheels), *options)
+        else:
+            command = tuple("wheel" if word == "install" else word for word in self.install_command)
+            command = (*command, "--no-deps", "-w", str(wheels), *options, *(["--no-index"] if alone else []))
+        self._run((*command, str(source)), f"build {source.name}", without=without)
+        found = sorted(wheels.glob("*.whl"))
+        if len(found) != 1:
+            raise InstallError(f"building {source} gave {len(found)} wheels in place of one")
+        return found[0]
+
+    def install(self, chosen: Sequence[Chosen], wheels: Mapping[str, Path], directory: Path) -> None:
+        """Install exactly these distributions, and no others.
+
+        Args:
+            chosen: which ones.
+            wheels: the files of those that are on this machine already, by canonical name.
+            directory: where notes can be written.
+
+        Raises:
+            InstallError: it failed; the installer's own message went to stderr.
+
+        """
+        what = f"install {', '.join(one.name for one in chosen)}"
+        known = [(one, wheels.get(canonical(one.name))) for one in chosen]
+        kind = sort()
+        if kind is Sort.UV_TOOL:
+            self._run(_uv_tool_command([str(path) if path else one.pin for one, path in known]), what)
+        elif kind is Sort.PIPX:
+            self._run(
+                (_program("pipx"), "inject", "--force", "d0ttino", *[str(path or one.pin) for one, path in known]), what
+            )
+        else:
+            # By name and from the directory of the wheels: a path would be noted as the place that it came from.
+            places = dict.fromkeys(str(path.parent) for _, path in known if path)
+            links = [word for place in places for word in ("--find-links", place)]
+            only = ("--no-index", *links) if all(path for _, path in known) else tuple(links)
+            pins = [f"{one.name}=={one.version}" if path else one.pin for one, path in known]
+            options = ("--no-deps", "--quiet", "--force-reinstall" if self.name == "pip" else "--reinstall", *only)
+            asked = _requirements(pins, directory)
+            self._run(
+                (*self.install_command, *options, *asked), what, without=(*_ELSEWHERE, *(_CHOOSES if links else ()))
+            )
+
+    def install_editable(self, source: Path) -> None:
+        """Install a package so that its source is used where it is.
+
+        Raises:
+            InstallError: it failed; the installer's own message went to stderr.
+
+        """
+        self._run((*self.install_command, "--quiet", "-e", str(source)), f"install {source.name}")
 
     def uninstall(self, distribution: str) -> None:
         """Remove a distribution.
@@ -74,34 +198,70 @@ class Installer:
             InstallError: it failed; the installer's own message went to stderr.
 
         """
-        self._run((*self.uninstall_command, distribution), distribution)
+        kind = sort()
+        if kind is Sort.UV_TOOL and _in_receipt(distribution):
+            self._run(_uv_tool_command([], without=distribution), f"remove {distribution}")
+        elif kind is Sort.PIPX:
+            self._run((_program("pipx"), "uninject", "d0ttino", distribution), f"remove {distribution}")
+        else:
+            self._run((*self.uninstall_command, distribution), f"remove {distribution}")
 
-    def _run(self, command: tuple[str, ...], what: str, *, without: tuple[str, ...] = ()) -> None:
+    @property
+    def _only_wheels(self) -> str:
+        return "--no-build" if self.name == "uv" else "--only-binary=:all:"
+
+    def _resolve_by_uv(self, requirement: str, directory: Path, more: tuple[str, ...]) -> list[Chosen]:
+        what = f"resolve {shown(requirement)}"
+        asked = _requirements([requirement], directory)
+        text = self._run((*self.install_command, "--dry-run", *more, *asked), what, capture=True)
+        found = re.findall(r"^ [+~] (\S+?)==(\S+)(?: \(from (\S+)\))?$", text, re.MULTILINE)
+        if not found:
+            return []
+        lock = directory / "pylock.toml"
+        direct = requirement if " @ " in requirement else None
+        pins = [direct if url and direct else url or f"{name}=={version}" for name, version, url in found]
+        program, *_ = self.install_command
+        found_file = _requirements(pins, directory)[1]
+        only = [word for word in more if word == self._only_wheels]
+        command = (program, "pip", "compile", "--python", sys.executable, "--no-deps", "--quiet", *only)
+        self._run((*command, "--format", "pylock.toml", "-o", str(lock), found_file), what)
+        import tomllib
+
+        packages = {canonical(one["name"]): one for one in tomllib.loads(lock.read_text())["packages"]}
+        return [_locked(packages[canonical(name)], version, bool(url)) for name, version, url in found]
+
+    def _run(self, command: tuple[str, ...], what: str, *, without: tuple[str, ...] = (), capture: bool = False) -> str:
         sys.stdout.flush()
         sys.stderr.flush()
         try:
             # Its output is not the command's answer: all of it goes to stderr.
-            status = subprocess.run(command, stdout=2, env=child_environment(without), check=False).returncode
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                stderr=subprocess.PIPE if capture else 2,
+                env=child_environment(without),
+                check=False,
+                text=True,
+            )
         except OSError as error:
             raise InstallError(f"{self.name} cannot be started: {error.strerror}") from error
         importlib.invalidate_caches()
-        if status:
-            verb = "remove" if command[: len(self.uninstall_command)] == self.uninstall_command else "install"
+        if done.returncode:
+            if capture:
+                sys.stderr.write(done.stderr)
             raise InstallError(
-                f"{self.name} could not {verb} {what}: it ended with status {status}",
+                f"{self.name} could not {what}: it ended with status {done.returncode}",
                 hint="its own message is above",
             )
+        return done.stderr or ""
 
 
-#: What tells pip or uv where to look for packages, which to take and where to install them: a bundled package comes
-#: from here, and goes into this environment.
-_CHOOSES = (
-    *("INDEX", "INDEX_URL", "FIND_LINKS", "CONSTRAINT", "REQUIREMENT", "REQUIRE_HASHES", "BINARY"),
-    *("TARGET", "PREFIX", "ROOT", "USER"),
-)
+#: What tells pip or uv where to look for packages, which to take: a bundled package comes from here.
+_CHOOSES: Final = ("INDEX", "INDEX_URL", "FIND_LINKS", "CONSTRAINT", "REQUIREMENT", "REQUIRE_HASHES", "BINARY")
 
-#: The version of a distribution whose metadata cannot be read.
-UNKNOWN: Final = "unknown"
+#: What tells them where to install, if not in this environment.
+_ELSEWHERE: Final = ("TARGET", "PREFIX", "ROOT", "USER")
 
 
 def find_installer() -> Installer:
@@ -142,13 +302,105 @@ def child_environment(without: Iterable[str] = (), environ: Mapping[str, str] | 
     }
 
 
-def installed_version(distribution: str) -> str | None:
-    """Return which version of a distribution is installed; `None` if none is, `UNKNOWN` if it does not tell."""
-    import importlib.metadata
+def _chosen(item: Mapping[str, Any]) -> Chosen:
+    """Return one distribution of pip's installation report."""
+    info, metadata = item["download_info"], item["metadata"]
+    archive = info.get("archive_info", {})
+    found = archive.get("hashes", {}).get("sha256") or archive.get("hash", "").removeprefix("sha256=")
+    url = info["url"]
+    if "vcs_info" in info:
+        url = f"{info['vcs_info']['vcs']}+{url}@{info['vcs_info']['commit_id']}"
+    hashes = frozenset([found] if found else ())
+    return Chosen(metadata["name"], metadata["version"], url, hashes, item["is_direct"], item.get("is_yanked", False))
+
+
+def _locked(package: Mapping[str, Any], version: str, direct: bool) -> Chosen:
+    """Return one distribution of a `pylock.toml` (PEP 751)."""
+    files = [*package.get("wheels", ()), *([package["archive"]] if "archive" in package else [])]
+    files = files or [package.get("sdist") or package.get("vcs") or package.get("directory") or {}]
+    hashes = frozenset(one["hashes"]["sha256"] for one in files if "sha256" in one.get("hashes", {}))
+    url = files[0].get("url") or files[0].get("path") or ""
+    return Chosen(package["name"], version, url, hashes, direct)
+
+
+def _requirements(lines: Iterable[str], directory: Path) -> tuple[str, str]:
+    """Write a file of requirements, and return the words for it: everybody can see the arguments of a process."""
+    handle, path = tempfile.mkstemp(suffix=".txt", dir=directory)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        for line in lines:
+            if "${" in line or line.startswith("-") or not line.isprintable():
+                raise InstallError(f"{shown(line)!r} is no requirement")  # pip would put variables into it
+            file.write(f"{line}\n")
+    return "-r", path
+
+
+def _copied(source: Path, directory: Path) -> Path:
+    copy = directory / "source" / source.name
+
+    def ignored(place: str, names: list[str]) -> set[str]:
+        top = Path(place) == source
+        return {
+            name
+            for name in names
+            if name == "__pycache__"
+            or (top and name.startswith("."))
+            or (top and name in {"build", "dist"} and not Path(place, name, "__init__.py").exists())
+        }
 
     try:
-        return metadata_field(importlib.metadata.metadata(distribution), "Version")
-    except (importlib.metadata.PackageNotFoundError, FileNotFoundError):
-        return None  # the latter, from Python 3.14 on, of what an uninstallation left behind
-    except Exception:  # noqa: BLE001 - a file that somebody wrote: what reading it raises is not known
-        return UNKNOWN
+        shutil.copytree(source, copy, ignore=ignored)
+    except (OSError, shutil.Error) as error:
+        raise InstallError(f"cannot copy {source}: {error}") from error
+    return copy
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise InstallError(f"this is {sort().value}, and {name} is not on PATH", hint=f"call it with {name} on PATH")
+    return found
+
+
+def _receipt() -> list[dict[str, Any]]:
+    import tomllib
+
+    try:
+        receipt = tomllib.loads(Path(sys.prefix, "uv-receipt.toml").read_text(encoding="utf-8"))
+        requirements: list[dict[str, Any]] = receipt["tool"]["requirements"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InstallError(f"the receipt of this uv tool cannot be read: {error}") from error
+    return requirements
+
+
+def _in_receipt(distribution: str) -> bool:
+    return any(canonical(one.get("name", "")) == canonical(distribution) for one in _receipt())
+
+
+def _uv_tool_command(more: list[str], without: str | None = None) -> tuple[str, ...]:
+    """Return the command that installs the tool as it is, with what was added to it before, and with more."""
+    tool: list[str] = []
+    added: list[str] = []
+    # A pin is `name==1`, `name @ URL` or the path of a wheel.
+    new = {
+        canonical(re.split(r"==| @ |-\d", os.path.basename(one) if one.endswith(".whl") else one)[0]) for one in more
+    }
+    for one in _receipt():
+        name = canonical(one.get("name", ""))
+        if (without is not None and name == canonical(without)) or name in new:
+            continue
+        (tool if name == "d0ttino" else added).append(_requirement(one))
+    if not tool:
+        raise InstallError("the receipt of this uv tool does not name d0ttino")
+    extra = [word for one in (*added, *more) for word in ("--with", one)]
+    return (_program("uv"), "tool", "install", "--quiet", "--python", sys.executable, *extra, *tool)
+
+
+def _requirement(one: Mapping[str, Any]) -> str:
+    """Return a requirement of a receipt as a command takes it."""
+    name = one["name"] + (f"[{','.join(one['extras'])}]" if one.get("extras") else "")
+    place = one.get("path") or one.get("directory") or one.get("editable")
+    if place:
+        return str(place)
+    if "url" in one:
+        return f"{name} @ {one['url']}"
+    return f"{name} @ git+{one['git']}" if "git" in one else f"{name}{one.get('specifier', '')}"

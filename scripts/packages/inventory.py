@@ -1,23 +1,22 @@
 """What plug-ins and recipes there are: built in, installed, or to be had. Imports none but built-in ones."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from llm.hooks.catalogue import Catalogue
-from llm.hooks.index import installed
-from llm.hooks.learned import Learned
-
-from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm._version import DISTRIBUTION, __version__
 from llm.hooks._blocking import Blocking
 from llm.hooks._entrypoints import EntryPoint, canonical
-from llm.hooks._faults import Problem
-from llm.host import BUILTINS
+from llm.hooks._manifest import Manifest
+from llm.hooks._entrypoints import Damage
+from scripts.packages import record
 from scripts.packages.checking import Check
-from scripts.packages.installer import installed_version
-from scripts.packages.registry import Kind, Package, Registry
+from scripts.packages.environment import installed_version
+from scripts.packages.known import builtin_names, installed, manifests_of
+from scripts.packages.record import Recorded
+from scripts.packages.registry import PLUGIN, Kind, Package, Registry
 
 
 class State(StrEnum):
@@ -28,6 +27,7 @@ class State(StrEnum):
     SHADOWED = "shadowed"  # there, but another one answers under its name
     DISABLED = "disabled"  # there, but the user does not want it
     FAILED = "failed"  # installed, but it could not be loaded
+    MISSING = "missing"  # installed once, and lost with the environment
     AVAILABLE = "available"  # in the registry, not installed
     REFUSED = "refused"  # in the registry, in a way that cannot be installed
 
@@ -130,25 +130,36 @@ def same(one: str, other: str) -> bool:
     return canonical(one) == canonical(other)
 
 
+def described(row: Row, registry: Registry, kind: Kind) -> dict[str, Any]:
+    """Return a row as JSON-ready data, with what the registry says of it."""
+    package = registry.of(kind).get(row.name) if row.registered else None
+    info = package.info if package is not None else {}
+    keys = ("description", "homepage", "source", "requires-d0ttino", "yanked")
+    more = {key: info.get(key) for key in keys}
+    return {
+        **row.to_json(),
+        "requirement": package.value if package is not None else None,
+        "registry": registry.place if package is not None else None,
+        **more,
+    }
+
+
 def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:
     """Return what there is of one kind.
 
     Args:
         kind: plug-ins or recipes.
         registry: what can be installed.
-        checked: what loading every plug-in showed; without it, what is known from the last time that
+        checked: what loading plug-ins showed; of the others, what is known from the last time that
             each was loaded.
 
     """
-    distributions, found_entries, faults = installed((BACKEND_GROUP, RECIPE_GROUP))
+    distributions, found_entries, faults = installed()
     entries = tuple(found_entries)
-    if checked is None:
-        catalogue = Catalogue.read()
-        known: dict[EntryPoint, Learned | None] = {entry: catalogue.get(entry) for entry in entries}
-        answering: Mapping[str, str | None] = {}
-    else:
-        entries, known = tuple(sorted(checked.learned)), dict(checked.learned)
-        answering = checked.answering.get(kind.offers, {})
+    loaded = {} if checked is None else checked.learned
+    before = manifests_of(found_entries)
+    known = {entry: loaded.get(entry, before.get(entry)) for entry in entries}
+    answering = {} if checked is None else checked.answering.get(kind.offers, {})
     blocking = Blocking.of()
     # In the order in which they are asked: installed ones by distribution, then the built-in ones.
     found = [*_installed(kind, known, blocking), *_builtin(kind, entries, blocking)]
@@ -156,23 +167,29 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
     rows.extend(row for row, provides in found if not provides)
     packages = [(package, _distribution(package)) for package in registry.of(kind).values()]
     rows.extend(_damaged(kind, faults, packages, blocking))
-    rows.extend(_to_be_had(packages, rows, distributions))
+    lost = _lost(distributions)
+    rows.extend(_to_be_had(packages, rows, distributions, lost))
+    if kind is PLUGIN:
+        registry_names = {canonical(_distribution(package)) for package in registry.packages}
+        rows.extend(
+            _missing_row(kind, one.distribution, one) for name, one in lost.items() if name not in registry_names
+        )
     registered = {(package.name, canonical(distribution)) for package, distribution in packages}
     rows = [replace(row, registered=(row.name, canonical(row.package)) in registered) for row in rows]
     return Inventory(kind, entries, tuple(sorted(rows, key=lambda row: row.name)))
 
 
 def _installed(
-    kind: Kind, known: Mapping[EntryPoint, Learned | None], blocking: Blocking
+    kind: Kind, known: Mapping[EntryPoint, Manifest | None], blocking: Blocking
 ) -> Iterator[tuple[Row, bool]]:
     """Yield a row for each name that an installed plug-in brings, and whether it provides that name.
 
     One that was never loaded is taken to provide its entry point's name. One that provides none is
     listed under that name, unless another entry point of its distribution speaks for it.
     """
-    speaking = {entry.distribution for entry, learned in known.items() if learned and learned.names.get(kind.offers)}
+    speaking = {entry.distribution for entry, learned in known.items() if learned and learned.names(kind.offers)}
     for entry, learned in known.items():
-        names = learned.names.get(kind.offers, ()) if learned else ()
+        names = learned.names(kind.offers) if learned else ()
         failure = learned.failure if learned else None
         unnamed = entry.group == kind.group and (failure or entry.distribution not in speaking)
         disabled = blocking.of_installed(entry)
@@ -186,8 +203,7 @@ def _installed(
 
 
 def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> Iterator[tuple[Row, bool]]:
-    declared = [one for learned in BUILTINS.values() for one in learned.declared if one.kind == kind.offers]
-    for name in [one.name for one in reversed(declared)]:
+    for name in builtin_names(kind.offers):
         disabled = blocking.of_builtin(f"{kind.offers}:{name}", entries)
         state, reason = (State.DISABLED, f"by {disabled}") if disabled else (State.BUILT_IN, None)
         yield Row(kind.noun, name, DISTRIBUTION, __version__, state, reason), not disabled
@@ -208,21 +224,23 @@ def _in_use_first(rows: Iterable[Row], answering: Mapping[str, str | None]) -> l
 
 
 def _damaged(
-    kind: Kind, faults: Iterable[Problem], packages: Iterable[tuple[Package, str]], blocking: Blocking
+    kind: Kind, faults: Iterable[Damage], packages: Iterable[tuple[Package, str]], blocking: Blocking
 ) -> Iterator[Row]:
     """Yield a row for each damaged distribution, under the names that the registry has for it, or else its own."""
     for fault in faults:
-        origin = fault.origin
-        names = [package.name for package, distribution in packages if same(distribution, origin.plugin)]
-        by = blocking.of_distribution(origin.plugin)
+        names = [package.name for package, distribution in packages if same(distribution, fault.distribution)]
+        by = blocking.of_distribution(fault.distribution)
         state = State.FAILED if by is None else State.DISABLED
         reason = f"by {by}" if by is not None else f"{fault.message} ({fault.hint})"
-        for name in names or [origin.plugin]:
-            yield Row(kind.noun, name, origin.plugin, origin.version, state, reason, damaged=True)
+        for name in names or [fault.distribution]:
+            yield Row(kind.noun, name, fault.distribution, fault.version, state, reason, damaged=True)
 
 
 def _to_be_had(
-    packages: Iterable[tuple[Package, str]], rows: Sequence[Row], distributions: Collection[str]
+    packages: Iterable[tuple[Package, str]],
+    rows: Sequence[Row],
+    distributions: Collection[str],
+    lost: Mapping[str, Recorded],
 ) -> Iterator[Row]:
     """Yield a row for each entry of the registry that no other row stands for."""
     for package, distribution in packages:
@@ -233,12 +251,26 @@ def _to_be_had(
         version = installed_version(distribution) if is_there else None
         if fault is not None:
             yield Row(kind, name, distribution, None, State.REFUSED, fault)
+        elif version is None and not brought and canonical(distribution) in lost:
+            yield _missing_row(package.kind, name, lost[canonical(distribution)])
         elif version is None and not brought:
-            yield Row(kind, name, distribution, None, State.AVAILABLE)
+            unfit = package.unfit(__version__)
+            yield Row(kind, name, distribution, None, State.REFUSED if unfit else State.AVAILABLE, unfit)
         elif not brought:
             yield Row(kind, name, distribution, version, State.FAILED, f"{distribution} is no {kind}")
         elif name not in brought:
             yield Row(kind, name, distribution, version, State.INSTALLED, f"as {', '.join(brought)}")
+
+
+def _lost(distributions: Collection[str]) -> dict[str, Recorded]:
+    with suppress(record.RecordError):  # `doctor` reports it
+        return {canonical(one.distribution): one for one in record.missing(distributions)}
+    return {}
+
+
+def _missing_row(kind: Kind, name: str, one: Recorded) -> Row:
+    reason = f"{one.version} was installed here; `{record.PROGRAM} restore` brings it back"
+    return Row(kind.noun, name, one.distribution, None, State.MISSING, reason)
 
 
 def _distribution(package: Package) -> str:

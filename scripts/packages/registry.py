@@ -4,25 +4,47 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from scripts.packages.source import (
     RegistryError,
     bundled_directory,
+    bundled_file,
     fetch,
     is_remote,
-    keep_copy,
-    last_good_copy,
+    is_safe,
     local_path,
     shown,
+    store_copy,
+    stored_copy,
 )
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 URL_VARIABLE: Final = "PLUGIN_REGISTRY_URL"
 PLUGINS: Final = "plugins"
 RECIPES: Final = "recipes"
+
+#: pip takes a name that ends like this, and a file of that name, for the file.
+_ARCHIVES: Final = (
+    ".zip",
+    ".whl",
+    ".tar",
+    ".tgz",
+    ".tbz",
+    ".txz",
+    ".tlz",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".lzma",
+    ".egg",
+    ".pybundle",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +55,7 @@ class Kind:
         section: its key in the document.
         noun: what people call one.
         group: the entry-point group of its packages.
-        offers: what its plug-ins usually provide, as `Learned.names` says it.
+        offers: what its plug-ins usually provide, as `Manifest.names` says it.
 
     """
 
@@ -45,17 +67,21 @@ class Kind:
 
 PLUGIN: Final = Kind(PLUGINS, "plug-in", BACKEND_GROUP, "backend")
 RECIPE: Final = Kind(RECIPES, "recipe", RECIPE_GROUP, "recipe")
+KINDS: Final = (PLUGIN, RECIPE)
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What a registry says of one name.
+    """A registry's entry for one name.
 
     Attributes:
         kind: the section it stands in.
         name: the name.
         value: a PEP 508 requirement, or a path that begins with `./`.
         root: the directory that a path is relative to; `None` in a registry from a server.
+        bundled: whether it comes with d0ttino itself.
+        info: the other keys of the entry, as they stand there.
+        damage: why the entry cannot be used, as far as the document alone tells.
 
     """
 
@@ -63,11 +89,26 @@ class Package:
     name: str
     value: str
     root: Path | None
+    bundled: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+    damage: str | None = None
 
     @property
     def is_path(self) -> bool:
         """Whether the value is the path of a package's source."""
         return self.value.startswith("./")
+
+    @property
+    def sha256(self) -> frozenset[str]:
+        """The checksums of which the wheel must have one; empty if any will do."""
+        given = self.info.get("sha256", ())
+        return frozenset([given] if isinstance(given, str) else given)
+
+    @property
+    def yanked(self) -> str | None:
+        """Why it must not be installed any more; `None` if it may be."""
+        given = self.info.get("yanked", False)
+        return None if given is False else given if isinstance(given, str) and given else "its registry gives no reason"
 
     def directory(self) -> Path:
         """Return the directory that a path names.
@@ -85,27 +126,37 @@ class Package:
             raise self._fault(f"{self.value!r} is not a package: it has no pyproject.toml")
         return directory
 
+    def requirement(self) -> str:
+        """Return the requirement to install, with the version and the URL that the entry gives.
+
+        Raises:
+            RegistryError: the entry cannot be used, or does not allow it.
+
+        """
+        from packaging.requirements import Requirement
+
+        self.distribution()
+        requirement = Requirement(self.value)
+        version, source = self.info.get("version"), self.info.get("source")
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        if source:
+            return f"{requirement.name}{extras} @ {source}"
+        return f"{requirement.name}{extras}=={version}" if version else self.value
+
     def distribution(self) -> str:
         """Return the name of the distribution that brings the plug-in.
 
         Raises:
-            RegistryError: the path that the registry gives cannot be used.
+            RegistryError: the entry cannot be used.
 
         """
+        if self.damage is not None:
+            raise self._fault(self.damage)
         if not self.is_path:
             from packaging.requirements import Requirement
 
-            requirement = Requirement(self.value)
-            if self.root is None and requirement.url and _is_file(requirement.url):
-                raise self._fault(f"{self.value!r} names a file, which means nothing in a registry from a server")
-            return requirement.name
-        import tomllib
-
-        try:
-            document = tomllib.loads((self.directory() / "pyproject.toml").read_text(encoding="utf-8"))
-            return str(document["project"]["name"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise self._fault(f"the pyproject.toml in {self.value!r} gives no name") from error
+            return Requirement(self.value).name
+        return self._fault_or_name(self.directory())
 
     def fault(self) -> str | None:
         """Return why this entry cannot be used; `None` if it can."""
@@ -114,6 +165,24 @@ class Package:
         except RegistryError as error:
             return error.message
         return None
+
+    def unfit(self, version: str) -> str | None:
+        """Return why a usable entry is not to be installed with this version of d0ttino; `None` if it may be."""
+        wanted = self.info.get("requires-d0ttino")
+        if self.yanked is not None:
+            return f"{self.value} was yanked: {self.yanked}"
+        if wanted is not None:
+            from packaging.specifiers import SpecifierSet
+
+            if not SpecifierSet(wanted).contains(version, prereleases=True):
+                return f"{self.value} is for d0ttino {wanted}, and this is {version}"
+        return None
+
+    def _fault_or_name(self, directory: Path) -> str:
+        try:
+            return project_name(directory)
+        except RegistryError as error:
+            raise self._fault(f"the pyproject.toml in {self.value!r} gives no name") from error
 
     def _fault(self, message: str) -> RegistryError:
         return RegistryError(f"{at((self.kind.section, self.name))} of the plug-in registry: {message}")
@@ -125,7 +194,7 @@ class Registry:
 
     Attributes:
         place: where it came from, without secrets.
-        packages: what it says, in order.
+        packages: its entries, in order.
 
     """
 
@@ -137,34 +206,219 @@ class Registry:
         return {package.name: package for package in self.packages if package.kind == kind}
 
 
-def load_registry(warn: Callable[[str], None], environ: Mapping[str, str] | None = None) -> Registry:
+def project_name(directory: Path) -> str:
+    """Return the name that a package's `pyproject.toml` gives.
+
+    Raises:
+        RegistryError: it gives none.
+
+    """
+    import tomllib
+
+    try:
+        document = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))
+        name = document["project"]["name"]
+        if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+            return name
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    raise RegistryError(f"{directory / 'pyproject.toml'} gives no name")
+
+
+def load_registry(
+    warn: Callable[[str], None], environ: Mapping[str, str] | None = None, *, exact: bool = False
+) -> Registry:
     """Return the registry to use.
 
     Args:
-        warn: told what was wrong with the registry that `PLUGIN_REGISTRY_URL` names, and which one
-            is used instead.
+        warn: called with what was wrong with the registry that `PLUGIN_REGISTRY_URL` names, and with the one
+            that is used instead.
         environ: environment variables; by default this process's.
+        exact: whether no other registry may stand in: a name must not mean another package while a server is down.
 
     Returns:
         The registry that `PLUGIN_REGISTRY_URL` names, or else the bundled one. Where the former cannot
         be used, its last good copy stands in if it is one from a server, or else the bundled one.
 
     Raises:
-        RegistryError: the bundled registry is damaged.
+        RegistryError: the bundled registry is damaged, or with `exact` the configured one cannot be used.
 
     """
     place = (os.environ if environ is None else environ).get(URL_VARIABLE)
     if not place:
-        return _bundled()
+        return bundled()
     try:
-        content = fetch(place)
+        content, etag = fetch(place)
         registry = _registry(place, content)
     except RegistryError as error:
+        message = f"the plug-in registry {shown(place)} cannot be used: {error.message}"
+        if exact:
+            hint = (
+                f"nothing was done: it decides which package a name means. `unset {URL_VARIABLE}` uses the bundled one"
+            )
+            raise RegistryError(message, hint=hint) from error
         instead, name = _stand_in(place)
-        warn(f"the plug-in registry {shown(place)} cannot be used: {error.message}; {name} is used instead")
+        warn(f"{message}; {name} is used instead")
         return instead
-    keep_copy(place, content)
+    store_copy(place, content, etag)
+    for package in registry.packages:
+        if package.damage is not None:
+            warn(f"{package.fault()}")
     return registry
+
+
+def bundled() -> Registry:
+    """Return the registry that comes with d0ttino.
+
+    Raises:
+        RegistryError: it is damaged.
+
+    """
+    document = parse(bundled_file("plugin-registry.json"))
+    try:
+        root = bundled_directory()
+    except RegistryError:  # a zip archive: what it names can be listed, not installed
+        return Registry("the bundled registry", ())
+    # Its fitting the schema is tested; checking it each time would make every list slow.
+    packages = tuple(Package(*entry, root, bundled=True) for entry in entries(document))
+    return Registry(str(root / "plugin-registry.json"), packages)
+
+
+def parse(content: bytes) -> Any:
+    """Return a JSON document. A name that stands twice in an object has the value `TWICE`.
+
+    Raises:
+        RegistryError: it is not JSON.
+
+    """
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RegistryError(f"it is not JSON: {error}") from error
+
+
+class _Twice:
+    """Stands for the values of a name that an object has twice: nobody can tell which one is meant."""
+
+    def __repr__(self) -> str:
+        return "this name is there twice"
+
+
+TWICE: Final = _Twice()
+
+
+def faults_of(document: Any) -> dict[tuple[str, str], str]:
+    """Check a document against `plugin-registry.schema.json`, and the requirements in it.
+
+    Returns:
+        Section and name of each entry that does not fit, with the reason.
+
+    Raises:
+        RegistryError: the document as a whole does not fit; the message names the first places that do not.
+
+    """
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(bundled_file("plugin-registry.schema.json"))
+    whole: list[str] = []
+    found: dict[tuple[str, str], str] = {}
+    try:
+        errors = list(Draft202012Validator(schema).iter_errors(document))
+    except RecursionError as deep:
+        raise RegistryError("it is nested too deeply") from deep
+    for error in errors:
+        path = list(map(str, error.absolute_path))
+        if "propertyNames" in error.relative_schema_path:
+            path.append(str(error.instance))
+        sectioned = bool(path) and path[0] in {PLUGINS, RECIPES}
+        if len(path) <= sectioned or path[0] == "$schema":
+            whole.append(f"{at(path)}: {_reason(error, False)}")
+            continue
+        section, name, *below = path if sectioned else [PLUGINS, *path]
+        reason = _reason(error, below in ([], ["package"]))
+        found.setdefault((section, name), f"{at(below)}: {reason}" if below else reason)
+    if whole:
+        more = f"; and {len(whole) - 3} more" if len(whole) > 3 else ""
+        raise RegistryError("; ".join(whole[:3]) + more)
+    for name in document:
+        if name in document.get(PLUGINS, {}) and name not in {PLUGINS, RECIPES, "$schema"}:
+            found[PLUGINS, name] = f"named here and in {PLUGINS}"
+    return found
+
+
+def at(path: Iterable[object]) -> str:
+    """Return a place in a document as people write it: `plugins.openrouter`."""
+    return ".".join(_printable(str(part)) for part in path) or "the document"
+
+
+def entries(document: Mapping[str, Any]) -> Iterator[tuple[Kind, str, Any]]:
+    """Yield kind, name and value of each entry; the short form counts as a plug-in."""
+    sections = {kind.section: kind for kind in KINDS}
+    for key, value in document.items():
+        if key in sections:
+            yield from ((sections[key], name, entry) for name, entry in value.items())
+        elif key != "$schema":
+            yield PLUGIN, key, value
+
+
+def _registry(place: str, content: bytes) -> Registry:
+    document = parse(content)
+    faults = faults_of(document)
+    root = None if is_remote(place) else local_path(place).parent
+    ours = {(package.kind, package.name) for package in bundled().packages} if root is None else frozenset()
+    packages = {}
+    for kind, name, entry in entries(document):
+        info = entry if isinstance(entry, dict) else {"package": entry}
+        value = info.get("package")
+        damage = faults.get((kind.section, name)) or _damage(info, root is None)
+        if damage is None and (kind, name) in ours:
+            damage = f"{name!r} is the name of a bundled {kind.noun}, which a server cannot give to another package"
+        text = (shown(value) if damage else value) if isinstance(value, str) else _cut(repr(value))
+        packages[kind, name] = Package(
+            kind, _printable(name), text, root, info=info if damage is None else {}, damage=damage
+        )
+    return Registry(shown(place), tuple(packages.values()))
+
+
+def _stand_in(place: str) -> tuple[Registry, str]:
+    copy = stored_copy(place)
+    if copy is not None:
+        try:
+            return _registry(place, copy[0]), "its last good copy"
+        except RegistryError:
+            pass  # damaged, or of a version with other rules: as good as none
+    return bundled(), "the bundled registry"
+
+
+def _damage(info: Mapping[str, Any], remote: bool) -> str | None:
+    """Return why an entry that fits the schema cannot be used, as far as it tells by itself."""
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    value, version, source = info["package"], info.get("version"), info.get("source")
+    if value.startswith("./"):
+        return next((f"{key}: a path has none" for key in ("version", "source", "sha256") if key in info), None)
+    try:
+        requirement = Requirement(value)
+        Version(version or "0")
+        SpecifierSet(info.get("requires-d0ttino", ""))
+    except InvalidRequirement as error:
+        return f"{_cut(repr(value))} is no requirement: {_cut(str(error).splitlines()[0])}"
+    except (InvalidVersion, InvalidSpecifier) as error:
+        return _cut(str(error).splitlines()[0])
+    url = requirement.url or source
+    damage = None
+    if requirement.name.lower().endswith(_ARCHIVES):
+        damage = f"{value!r} looks like the name of a file, which an installer might take instead"
+    elif version and not requirement.specifier.contains(version, prereleases=True):
+        damage = f"version: {version} is not among {requirement.specifier}"
+    elif requirement.url and (version or source):
+        damage = f"{shown(value)!r} names a URL itself"
+    elif url and remote and not is_safe(url):
+        what = "a file" if _is_file(url) else "no https URL"
+        damage = f"{shown(value)!r} names {what}, which means nothing in a registry from a server"
+    return damage
 
 
 def _is_file(url: str) -> bool:
@@ -173,125 +427,33 @@ def _is_file(url: str) -> bool:
     return scheme is None or scheme.group().lower().rpartition("+")[2] == "file"
 
 
-def _bundled() -> Registry:
-    directory = bundled_directory()
-    path = directory / "plugin-registry.json"
-    # Its fitting the schema is tested; checking it each time would make every list slow.
-    return Registry(str(path), tuple(_packages(parse(fetch(str(path))), directory)))
+def _reason(error: "ValidationError", is_package: bool) -> str:
+    if error.instance is TWICE:
+        return repr(TWICE)
+    if error.validator == "not":
+        return f"{_cut(repr(error.instance))} has a character that cannot be used there"
+    if error.validator == "pattern" and is_package:
+        return f"{_cut(repr(error.instance))} is neither a requirement nor a path that begins with './'"
+    return _cut(error.message)
 
 
-def _registry(place: str, content: bytes) -> Registry:
-    document = parse(content)
-    validate(document)
-    root = None if is_remote(place) else local_path(place).parent
-    return Registry(shown(place), tuple(_packages(document, root)))
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _stand_in(place: str) -> tuple[Registry, str]:
-    copy = last_good_copy(place)
-    if copy is not None:
-        try:
-            return _registry(place, copy), "its last good copy"
-        except RegistryError:
-            pass  # damaged, or of a version with other rules: as good as none
-    return _bundled(), "the bundled registry"
+def _printable(text: str) -> str:
+    return _cut(text) if text.isprintable() else _cut(repr(text))
 
 
-def _packages(document: Mapping[str, Any], root: Path | None) -> Iterator[Package]:
-    for section, name, value in entries(document):
-        yield Package(RECIPE if section == RECIPE.section else PLUGIN, name, value, root)
-
-
-def parse(content: bytes) -> Any:
-    """Return a JSON document.
-
-    Raises:
-        RegistryError: it is not JSON, or has a name twice; the message names the place.
-
-    """
-    try:
-        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse_constant)
-        repeated = next(_repeated(document, ()), None)
-    except (ValueError, RecursionError) as error:
-        raise RegistryError(f"it is not JSON: {error}") from error
-    if repeated is not None:
-        raise RegistryError(f"{at(repeated)}: this name is there twice")
-    return document
-
-
-def validate(document: Any) -> None:
-    """Check a document against `plugin-registry.schema.json`, and the requirements in it.
-
-    Raises:
-        RegistryError: it does not fit; the message names the first places that do not.
-
-    """
-    from jsonschema import Draft202012Validator
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    schema = json.loads((bundled_directory() / "plugin-registry.schema.json").read_bytes())
-    faults = [
-        f"{at(error.absolute_path)}: {_fault(str(error.validator), error.instance, error.message)}"
-        for error in Draft202012Validator(schema).iter_errors(document)
-    ]
-    if not faults:
-        faults = [f"{name}: named here and in {PLUGINS}" for name in document if name in document.get(PLUGINS, {})]
-    for section, name, package in () if faults else entries(document):
-        try:
-            if not package.startswith("./"):
-                Requirement(package)
-        except InvalidRequirement as error:
-            faults.append(f"{at((section, name))}: {package!r} is no requirement: {str(error).splitlines()[0]}")
-    if faults:
-        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise RegistryError("; ".join(faults[:3]) + more)
-
-
-def at(path: Iterable[object]) -> str:
-    """Return a place in a document as people write it: `plugins.openrouter`."""
-    return ".".join(str(part) if str(part).isprintable() else repr(part) for part in path) or "the document"
-
-
-def entries(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield section, name and package of each entry; the short form counts as a plug-in."""
-    for key, value in document.items():
-        if isinstance(value, dict):
-            yield from ((key, name, package) for name, package in value.items())
-        elif key != "$schema":
-            yield PLUGINS, key, value
-
-
-def _fault(keyword: str, instance: Any, message: str) -> str:
-    if keyword == "not":
-        message = f"{instance!r} has a character that cannot be used there"
-    if keyword == "pattern":
-        message = f"{instance!r} is neither a requirement nor a path that begins with './'"
-    return message if len(message) <= 200 else f"{message[:200]}…"
-
-
-class _Object(dict[str, Any]):
-    """A JSON object that remembers which key it had twice."""
-
-    repeated: str | None = None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> _Object:
-    found = _Object(pairs)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                found.repeated = name
+                found[name] = TWICE
             seen.add(name)
     return found
-
-
-def _repeated(value: Any, path: tuple[object, ...]) -> Iterator[tuple[object, ...]]:
-    if isinstance(value, _Object):
-        if value.repeated is not None:
-            yield (*path, value.repeated)
-        for key, inner in value.items():
-            yield from _repeated(inner, (*path, key))
 
 
 def _refuse_constant(text: str) -> NoReturn:

@@ -1,18 +1,23 @@
-"""Where a registry document comes from: the bundled one, a file, a server, or the last good copy."""
+"""Places of registry documents: the bundled one, a file, a server, and the copy of what a server sent last."""
 
+import json
 import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urljoin, urlsplit
 
 from llm._state import cache_dir, write_atomically
 from llm.errors import D0ttinoError
 
-#: For connecting, for each wait in between, and for the whole document.
+if TYPE_CHECKING:
+    import requests
+
+#: For the whole download: names, connecting, redirects, headers and content together.
 TIMEOUT_SECONDS: Final = 10
 SIZE_LIMIT: Final = 1024 * 1024
+REDIRECT_LIMIT: Final = 5
 
 
 class RegistryError(D0ttinoError):
@@ -35,13 +40,46 @@ def bundled_directory() -> Path:
     raise RegistryError("this installation has no plugin-registry.json", hint="install d0ttino again")
 
 
+def bundled_file(name: str) -> bytes:
+    """Return a file of the bundled directory; also from a zip archive, where there is no directory.
+
+    Raises:
+        RegistryError: this installation has no such file.
+
+    """
+    try:
+        return _read(bundled_directory() / name)
+    except RegistryError:
+        from importlib.resources import files
+
+        with suppress(OSError):
+            return (files("scripts") / "bundled" / name).read_bytes()
+        raise
+
+
 def is_remote(place: str) -> bool:
     """Return whether a registry is fetched from a server."""
     return place.lower().startswith(("http://", "https://"))
 
 
+def is_safe(url: str) -> bool:
+    """Return whether nobody on the way can change what a URL answers: https, or a server on this machine."""
+    import ipaddress
+
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if parts.scheme == "https":
+        return bool(host)
+    with suppress(ValueError):
+        return parts.scheme == "http" and (host == "localhost" or ipaddress.ip_address(host).is_loopback)
+    return False
+
+
 def shown(place: str) -> str:
-    """Return a registry's place without what may be secret in it: user, password and query."""
+    """Return a place without what may be secret in it: user, password and query."""
     if "://" in place:  # not parsed: an address that is wrong must not show more than a right one
         scheme, _, rest = re.split(r"[?#]", place, maxsplit=1)[0].partition("://")
         host, slash, path = rest.partition("/")
@@ -72,40 +110,56 @@ def local_path(place: str) -> Path:
         raise RegistryError("there is no home directory that it could be relative to") from error
 
 
-def fetch(place: str) -> bytes:
-    """Return the content of a registry document.
+def fetch(place: str) -> tuple[bytes, str | None]:
+    """Return the content of a registry document, and the ETag that the server gave it.
 
     Args:
-        place: an http or https URL, a `file:` URL or a path.
+        place: an https URL, an http URL of this machine, a `file:` URL or a path.
 
     Raises:
         RegistryError: it cannot be reached or read, or is too large. The message holds no secrets.
 
     """
-    content = _download(place) if is_remote(place) else _read(local_path(place))
+    content, etag = _in_time(place) if is_remote(place) else (_read(local_path(place)), None)
     if len(content) > SIZE_LIMIT:
         raise RegistryError(f"it is larger than {SIZE_LIMIT} bytes")
-    return content
+    return content, etag
 
 
-def keep_copy(place: str, content: bytes) -> None:
-    """Keep the document of a registry from a server that could be used, in case it cannot the next time.
+def store_copy(place: str, content: bytes, etag: str | None) -> None:
+    """Store what a server sent, once it proved usable: for lists while the server is down, and for its ETag.
 
-    Of a file no copy is kept: a path names one file here and another one elsewhere, and paths in it
+    Of a file no copy is stored: a path names one file here and another one elsewhere, and paths in it
     would mean the packages of whoever uses the copy.
     """
     path = _copy_path(place)
-    if path is not None and last_good_copy(place) != content:
-        with suppress(OSError):
-            write_atomically(path, content)
+    if path is not None and stored_copy(place) != (content, etag):
+        with suppress(OSError, UnicodeDecodeError):
+            write_atomically(path, json.dumps({"etag": etag, "document": content.decode("utf-8-sig")}).encode())
 
 
-def last_good_copy(place: str) -> bytes | None:
-    """Return the document that was kept of a registry; `None` if there is none."""
+def stored_copy(place: str) -> tuple[bytes, str | None] | None:
+    """Return the document that was stored of a registry, and its ETag; `None` if there is none."""
     path = _copy_path(place)
-    with suppress(OSError):
-        return None if path is None else path.read_bytes()
+    with suppress(OSError, RegistryError):
+        return None if path is None else read_copy(path)
     return None
+
+
+def read_copy(path: Path) -> tuple[bytes, str | None]:
+    """Return the document and the ETag in a file that `store_copy` wrote.
+
+    Raises:
+        OSError: it cannot be read.
+        RegistryError: it holds something else.
+
+    """
+    try:
+        data = json.loads(path.read_bytes())
+        etag = data["etag"]
+        return data["document"].encode(), str(etag) if etag is not None else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise RegistryError("it is damaged") from error
 
 
 def _absolute(path: Path) -> Path:
@@ -119,7 +173,7 @@ def _copy_path(place: str) -> Path | None:
     import hashlib
 
     directory = cache_dir() if is_remote(place) else None
-    name = f"{hashlib.sha256(place.encode()).hexdigest()}.json"
+    name = f"{hashlib.sha256(place.encode(errors='surrogatepass')).hexdigest()}.json"
     return None if directory is None else Path(directory, "registries", name)
 
 
@@ -133,29 +187,91 @@ def _read(path: Path) -> bytes:
         raise RegistryError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _download(url: str) -> bytes:
+def _in_time(url: str) -> tuple[bytes, str | None]:
+    """Download in a thread that is left behind when the time is up.
+
+    No timeout of a socket bounds the whole: looking up a name has none, and a byte a second or interim answers
+    without end begin the time of a read anew each time.
+    """
+    import threading
+
+    outcome: list[tuple[bytes, str | None] | BaseException] = []
+
+    def download() -> None:
+        try:
+            outcome.append(_download(url))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            outcome.append(error)
+
+    thread = threading.Thread(target=download, name="registry", daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_SECONDS)
+    if not outcome:
+        raise RegistryError(f"it did not answer within {TIMEOUT_SECONDS} seconds")
+    found = outcome[0]
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _download(url: str) -> tuple[bytes, str | None]:
     import requests
 
+    copy = stored_copy(url)
     deadline = time.monotonic() + TIMEOUT_SECONDS
     content = bytearray()
     try:
-        with requests.get(url, timeout=TIMEOUT_SECONDS, stream=True) as response:
-            # The password of the URL and the names of packages were meant to travel encrypted.
-            if url.lower().startswith("https:") and any(
-                hop.url.startswith("http:") for hop in (*response.history, response)
-            ):
-                raise RegistryError("it redirects from https to http")
+        with requests.Session() as session, _answer(session, url, copy and copy[1]) as response:
+            if response.status_code == 304 and copy is not None:
+                return copy
             if response.status_code != 200:
                 raise RegistryError(f"the server answered with status {response.status_code}")
             for chunk in response.iter_content(4096):
                 content += chunk
-                if time.monotonic() > deadline:
-                    raise RegistryError(f"it took longer than {TIMEOUT_SECONDS} seconds")
-                if len(content) > SIZE_LIMIT:
+                if len(content) > SIZE_LIMIT or time.monotonic() > deadline:
                     break
+            return bytes(content), response.headers.get("ETag")
     except (requests.RequestException, OSError, ValueError) as error:
         raise RegistryError(_reason(error)) from error
-    return bytes(content)
+
+
+def _answer(session: "requests.Session", url: str, etag: str | None) -> "requests.Response":
+    """Ask for a document, following redirects by hand: passwords go to no other server, and nothing goes to http.
+
+    An `auth` of any kind keeps `requests` from looking into `.netrc`, whose passwords are for other programs.
+    """
+    from requests.utils import get_auth_from_url
+
+    start = urlsplit(url)
+    credentials = get_auth_from_url(url)
+    for _ in range(REDIRECT_LIMIT + 1):
+        if not is_safe(url):
+            raise RegistryError(
+                "it redirects to a server without https"
+                if urlsplit(url) != start
+                else "it must be an https URL: on the way, http can be changed by anybody"
+            )
+        now = urlsplit(url)
+        same_server = (now.scheme, now.hostname, now.port) == (start.scheme, start.hostname, start.port)
+        if start.scheme == "https" and now.scheme != "https":
+            raise RegistryError("it redirects from https to http")
+        response = session.get(
+            url,
+            timeout=TIMEOUT_SECONDS,
+            stream=True,
+            allow_redirects=False,
+            auth=credentials if same_server and any(credentials) else _unchanged,
+            headers={"Accept-Encoding": "identity", **({"If-None-Match": etag} if etag else {})},
+        )
+        if not response.is_redirect:
+            return response
+        url = urljoin(url, response.headers["location"])
+        response.close()
+    raise RegistryError(f"it redirects more than {REDIRECT_LIMIT} times")
+
+
+def _unchanged(request: Any) -> Any:
+    return request
 
 
 def _reason(error: BaseException) -> str:

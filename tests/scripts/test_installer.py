@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.packages.installer import InstallError, child_environment, find_installer, installed_version
+from scripts.packages.environment import installed_version
+from scripts.packages.installer import Chosen, InstallError, child_environment, find_installer
 
 
 @pytest.fixture
@@ -38,6 +39,8 @@ with open({str(notes)!r}, "w") as file:
     print(*sorted(name for name in os.environ if name.startswith(("PIP_", "UV_", "MY_"))), sep="\\n", file=file)
     if os.path.isdir(sys.argv[-1]):
         print(*sorted(os.listdir(sys.argv[-1])), sep="\\n", file=file)
+    if sys.argv[-2] == "-r":
+        print(open(sys.argv[-1]).read().strip(), file=file)
 print("to stdout")
 sys.exit(int(os.environ.get("UV_STATUS", 0)))
 """
@@ -59,14 +62,13 @@ def test_an_environment_without_any_gets_told_what_to_do(without_pip: Path) -> N
     assert caught.value.hint == f"add pip to it with: {sys.executable} -m ensurepip"
 
 
-def test_uv_stands_in_for_pip(uv: Callable[[], list[str]], capfd: pytest.CaptureFixture[str]) -> None:
-    find_installer().install("my-package>=1")
-    assert uv() == ["pip", "install", "--python", sys.executable, "--", "my-package>=1", ""]
-    find_installer().install("my-package", upgrade=True)
-    assert uv() == ["pip", "install", "--python", sys.executable, "--upgrade", "--", "my-package", ""]
+def test_uv_stands_in_for_pip(uv: Callable[[], list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    find_installer().install([Chosen("my-package", "1.0", "")], {}, tmp_path)
+    assert uv()[:5] == ["pip", "install", "--python", sys.executable, "--no-deps"]
+    assert uv()[-4:] == ["-r", uv()[-3], "", "my-package==1.0"]
     find_installer().uninstall("my-package")
     assert uv() == ["pip", "uninstall", "--quiet", "--python", sys.executable, "my-package", ""]
-    assert capfd.readouterr() == ("", "to stdout\n" * 3)
+    assert capfd.readouterr() == ("", "to stdout\n" * 2)
 
 
 def test_a_directory_is_copied_and_no_index_is_asked(
@@ -74,6 +76,9 @@ def test_a_directory_is_copied_and_no_index_is_asked(
 ) -> None:
     source = tmp_path / "source"
     (source / "package/__pycache__").mkdir(parents=True)
+    (source / "package/build").mkdir()
+    (source / "build").mkdir()
+    (source / ".env").touch()
     (source / "pyproject.toml").touch()
     for name in (
         "PIP_INDEX_URL",
@@ -90,37 +95,31 @@ def test_a_directory_is_copied_and_no_index_is_asked(
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
     monkeypatch.setenv("PIP_BREAK_SYSTEM_PACKAGES", "1")
     monkeypatch.setenv("MY_API_KEY", "secret")
-    find_installer().install_directory(source)
+    temporary = tmp_path / "temporary"
+    with pytest.raises(InstallError, match="gave 0 wheels"):
+        find_installer().build(source, temporary, alone=True)
     noted = uv()
-    assert noted[:7] == [
-        "pip",
-        "install",
-        "--python",
-        sys.executable,
-        "--no-index",
-        "--no-deps",
-        "--no-build-isolation",
-    ]
+    assert noted[:6] == ["build", "--wheel", "--python", sys.executable, "-o", str(temporary / "built")]
+    assert noted[6:8] == ["--no-build-isolation", "--quiet"]
     copy = Path(noted[8])
-    assert copy.name == "source"
-    assert copy != source
-    assert not copy.parent.exists()
+    assert copy.is_relative_to(temporary)
     assert noted[9:] == ["MY_INDEX_URL", "PIP_BREAK_SYSTEM_PACKAGES", "package", "pyproject.toml"]
+    assert [path.name for path in (copy / "package").iterdir()] == ["build"]
 
 
-def test_a_failure_is_one_error(uv: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_one_error(uv: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_STATUS", "3")
     with pytest.raises(InstallError, match="uv could not install my-package: it ended with status 3"):
-        find_installer().install("my-package")
+        find_installer().install([Chosen("my-package", "1.0", "")], {}, tmp_path)
     with pytest.raises(InstallError, match="uv could not remove my-package: it ended with status 3"):
         find_installer().uninstall("my-package")
 
 
-def test_an_installer_that_does_not_start_is_one_error(without_pip: Path) -> None:
+def test_an_installer_that_does_not_start_is_one_error(without_pip: Path, tmp_path: Path) -> None:
     (without_pip / "uv").write_bytes(b"\x7fELF")
     (without_pip / "uv").chmod(0o755)
     with pytest.raises(InstallError, match="uv cannot be started"):
-        find_installer().install("my-package")
+        find_installer().install([Chosen("my-package", "1.0", "")], {}, tmp_path)
 
 
 def test_a_requirement_is_never_an_option(tmp_path: Path) -> None:
@@ -132,6 +131,12 @@ def test_a_requirement_is_never_an_option(tmp_path: Path) -> None:
     )
     assert result.returncode != 0
     assert "Invalid requirement" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["--index-url=http://127.0.0.1:9/", "x @ https://example.org/${HOME}", "x\n--pre"])
+def test_what_is_written_for_an_installer_is_a_requirement(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InstallError, match="is no requirement"):
+        find_installer().resolve(line, tmp_path, upgrade=False, build=False)
 
 
 def test_children_get_no_api_keys() -> None:
@@ -149,7 +154,8 @@ def test_versions_are_those_of_this_environment() -> None:
     [
         (b"Name: third\nVersion: 2\n", "2"),
         (b"Name: third\nVersion: 2\nAuthor: \xff\n", "unknown"),
-        (b"Name: third\n", None),
+        (b"Name: third\n", "unknown"),
+        (b"", "unknown"),
         (None, None),
     ],
 )

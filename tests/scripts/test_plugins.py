@@ -277,11 +277,23 @@ class TestList:
             assert environment.states("list")[name, "third-party"] == "installed"
 
     def test_a_bad_registry_is_told_and_the_list_is_shown(self, environment: Environment) -> None:
-        environment.use_registry({"plugins": {"openrouter": 3}})
+        environment.use_registry({"plugins": ["openrouter"]})
         result = environment.run("list")
         assert result.returncode == 0
         assert "openrouter  d0ttino-openrouter" in result.stdout
         assert result.stderr.startswith(f"warning: the plug-in registry {environment.registry} cannot be used: plugins")
+
+    def test_a_bad_entry_is_told_and_the_others_are_shown(self, environment: Environment) -> None:
+        environment.use_registry({"plugins": {"bad": 3, "good": "some-package"}})
+        result = environment.run("list")
+        assert result.returncode == 0
+        assert re.search("^good +some-package +- +available$", result.stdout, re.MULTILINE)
+        fault = "plugins.bad of the plug-in registry: 3 is not of type 'string'"
+        assert re.search(f"^bad +3 +- +refused: {fault}$", result.stdout, re.MULTILINE)
+        assert result.stderr == f"warning: {fault}\n"
+        install = environment.run("install", "bad")
+        assert (install.returncode, install.stdout) == (1, "")
+        assert f"error: {fault}" in install.stderr
 
     @pytest.mark.parametrize(
         "module",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from packaging.requirements import Requirement
 
 import scripts.packages.source
-from scripts.packages.registry import PLUGIN, RECIPE, Registry, load_registry, parse, validate
+from scripts.packages.registry import PLUGIN, RECIPE, Registry, _registry, faults_of, load_registry, parse
 from scripts.packages.source import RegistryError, bundled_directory, shown
 from tests.servers import Exchange, FaultServer, http_answer
 
@@ -36,6 +38,10 @@ def load(place: object) -> Loaded:
     return Loaded(load_registry(warnings.append, {"PLUGIN_REGISTRY_URL": str(place)}), warnings)
 
 
+def load_exactly(place: object) -> Registry:
+    return load_registry(print, {"PLUGIN_REGISTRY_URL": str(place)}, exact=True)
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[Any], Path]:
     def write(document: Any) -> Path:
@@ -54,7 +60,7 @@ def values(registry: Registry) -> dict[str, dict[str, str]]:
 
 def test_the_schema_is_one_and_the_bundled_registry_fits_it() -> None:
     Draft202012Validator.check_schema(json.loads((bundled_directory() / "plugin-registry.schema.json").read_bytes()))
-    validate(parse((bundled_directory() / "plugin-registry.json").read_bytes()))
+    assert faults_of(parse((bundled_directory() / "plugin-registry.json").read_bytes())) == {}
 
 
 def test_the_bundled_registry_names_packages_that_are_there() -> None:
@@ -92,25 +98,10 @@ def test_an_escaped_file_url_is_unescaped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"plugins": {"openrouter": 3}}, "plugins.openrouter: 3 is not of type 'string'"),
         ({"recipes": []}, "recipes: [] is not of type 'object'"),
         ({"plugins": "my-package"}, "plugins: 'my-package' is not of type 'object'"),
-        ({"my_backend": None}, "my_backend: None is not of type 'string'"),
         ([], "the document: [] is not of type 'object'"),
-        ({"plugins": {"x": "-e ."}}, "plugins.x: '-e .' is neither a requirement nor a path"),
-        ({"plugins": {"x": "--index-url=http://evil"}}, "plugins.x: '--index-url=http://evil' is neither"),
-        ({"plugins": {"x": "/etc"}}, "plugins.x: '/etc' is neither"),
-        ({"plugins": {"x": "../y"}}, "plugins.x: '../y' is neither"),
-        ({"plugins": {"x": ""}}, "plugins.x: '' is neither"),
-        ({"plugins": {"x": "a\nb"}}, "plugins.x: 'a\\nb' has a character"),
-        ({"plugins": {"x": "a\n"}}, "plugins.x: 'a\\n' has a character"),
-        ({"plugins": {"x": "a b"}}, "plugins.x: 'a b' is no requirement"),
-        ({"plugins": {"-x": "a"}}, "plugins: '-x' has a character"),
-        ({"recipes": {"x y": "a"}}, "recipes: 'x y' has a character"),
-        ({"x\n": "a"}, "the document: 'x\\n' has a character"),
-        ({"x": "a", "plugins": {"x": "b"}}, "x: named here and in plugins"),
-        (b'{"plugins": {"x": "a", "x": "b"}}', "plugins.x: this name is there twice"),
-        (b'{"x": "a", "y": "b", "x": "b"}', "x: this name is there twice"),
+        (b'{"plugins": {"x": "a"}, "plugins": {"x": "b"}}', "plugins: this name is there twice"),
         (b'{"x": NaN}', "it is not JSON: NaN is not a JSON number"),
         (b"{", "it is not JSON"),
         (b"", "it is not JSON"),
@@ -119,7 +110,7 @@ def test_an_escaped_file_url_is_unescaped(tmp_path: Path) -> None:
         (b'{"x": "' + b"a" * 1024 * 1024 + b'"}', "it is larger than"),
     ],
 )
-def test_a_bad_document_is_told_with_the_place_and_the_bundled_one_is_used(
+def test_a_bad_document_is_told_with_the_place_and_the_bundled_one_is_used_for_lists_only(
     write: Callable[[Any], Path], document: Any, message: str
 ) -> None:
     path = write(document)
@@ -129,18 +120,109 @@ def test_a_bad_document_is_told_with_the_place_and_the_bundled_one_is_used(
     assert f"{path} cannot be used: {message}" in loaded.warnings[0]
     assert loaded.warnings[0].endswith("the bundled registry is used instead")
     assert len(loaded.warnings[0]) < 1000
+    with pytest.raises(RegistryError, match="cannot be used") as caught:
+        load_exactly(path)
+    assert caught.value.message == loaded.warnings[0].removesuffix("; the bundled registry is used instead")
+    assert "unset PLUGIN_REGISTRY_URL" in str(caught.value.hint)
 
 
-@settings(max_examples=50)
-@given(
-    document=st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    )
+BAD_ENTRIES = [
+    ({"plugins": {"x": 3}}, "plugins.x", "3 is not of type 'string'"),
+    ({"x": None}, "plugins.x", "None is not of type 'string'"),
+    ({"plugins": {"x": "-e ."}}, "plugins.x", "'-e .' is neither a requirement nor a path"),
+    ({"plugins": {"x": "--index-url=http://evil"}}, "plugins.x", "'--index-url=http://evil' is neither"),
+    ({"plugins": {"x": "/etc"}}, "plugins.x", "'/etc' is neither"),
+    ({"plugins": {"x": "../y"}}, "plugins.x", "'../y' is neither"),
+    ({"plugins": {"x": ""}}, "plugins.x", "'' is neither"),
+    ({"plugins": {"x": "a\nb"}}, "plugins.x", "'a\\nb' has a character"),
+    ({"plugins": {"x": "a\n"}}, "plugins.x", "'a\\n' has a character"),
+    ({"plugins": {"x": "a b"}}, "plugins.x", "'a b' is no requirement"),
+    ({"plugins": {"-x": "a"}}, "plugins.-x", "'-x' has a character"),
+    ({"recipes": {"x y": "a"}}, "recipes.x y", "'x y' has a character"),
+    ({"x\n": "a"}, "plugins.'x\\n'", "'x\\n' has a character"),
+    ({"x": "a", "plugins": {"x": "b"}}, "plugins.x", "named here and in plugins"),
+    (b'{"plugins": {"x": "a", "x": "b"}}', "plugins.x", "this name is there twice"),
+    (b'{"x": "a", "y": "b", "x": "b"}', "plugins.x", "this name is there twice"),
+    ({"x": "nice.zip"}, "plugins.x", "'nice.zip' looks like the name of a file"),
+    ({"x": "nice-1.0.tar.gz"}, "plugins.x", "looks like the name of a file"),
+    ({"x": {"version": "1"}}, "plugins.x", "'package' is a required property"),
+    ({"x": {"package": "a", "verson": "1"}}, "plugins.x", "'verson' was unexpected"),
+    ({"x": {"package": "a", "version": "latest"}}, "plugins.x", "Invalid version: 'latest'"),
+    ({"x": {"package": "a>2", "version": "1"}}, "plugins.x", "version: 1 is not among >2"),
+    ({"x": {"package": "a", "sha256": "abc"}}, "plugins.x", "sha256: 'abc' does not match"),
+    ({"x": {"package": "a", "sha256": ["abc"]}}, "plugins.x", "sha256.0: 'abc' does not match"),
+    ({"x": {"package": "a", "requires-d0ttino": "one"}}, "plugins.x", "Invalid specifier: 'one'"),
+    ({"x": {"package": "a", "homepage": "javascript:x"}}, "plugins.x", "homepage: 'javascript:x' does not"),
+    ({"x": {"package": "./a", "version": "1"}}, "plugins.x", "version: a path has none"),
+    ({"x": {"package": "a @ https://example.org/a.whl", "version": "1"}}, "plugins.x", "names a URL itself"),
+]
+
+
+@pytest.mark.parametrize(("document", "place", "message"), BAD_ENTRIES)
+def test_a_bad_entry_cannot_be_used_and_the_others_can(
+    write: Callable[[Any], Path], document: Any, place: str, message: str
+) -> None:
+    text = document if isinstance(document, bytes) else json.dumps(document).encode()
+    loaded = load(write(text.rstrip()[:-1] + b', "good": "good-package"}'))
+    assert loaded.registry.of(PLUGIN)["good"].distribution() == "good-package"
+    (fault,) = [package.fault() for package in loaded.registry.packages if package.damage]
+    assert loaded.warnings == [fault]
+    assert f"{place} of the plug-in registry: " in str(fault)
+    assert message in str(fault)
+    assert "Traceback" not in str(fault)
+    assert len(str(fault)) < 500
+
+
+#: Objects that look like entries, and things that do not.
+ENTRIES = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        ["a", "a>=1", "./a", "a @ file:///x", "nice.zip", "-e .", "a @ git+https://x/y", "\ud800", "\x1b[2J"]
+    ),
+    st.none() | st.booleans() | st.integers() | st.floats(),
+    st.dictionaries(
+        st.sampled_from(["package", "version", "sha256", "source", "requires-d0ttino", "yanked", "homepage", "other"]),
+        st.sampled_from(["a", "1", "==1", "a" * 64, "https://example.org/a.whl", "file:///x", "", "\ud800"])
+        | st.none()
+        | st.booleans()
+        | st.lists(st.text(max_size=3), max_size=2),
+    ),
 )
-def test_every_json_document_is_either_used_or_refused(document: Any) -> None:
+DOCUMENTS = st.one_of(
+    st.recursive(ENTRIES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner)),
+    st.dictionaries(
+        st.sampled_from(["plugins", "recipes", "$schema", "x", "openrouter", "a b", "\ud800"]) | st.text(max_size=5),
+        ENTRIES | st.dictionaries(st.sampled_from(["x", "y", "", "-z"]) | st.text(max_size=5), ENTRIES),
+    ),
+)
+
+
+def use(content: bytes, place: str) -> None:
+    """Use a document in every way in which commands do."""
     with contextlib.suppress(RegistryError):
-        validate(parse(json.dumps(document).encode()))
+        registry = _registry(place, content)
+        for package in registry.packages:
+            assert f"{package.name}{package.value}".isprintable()
+            fault = package.fault()
+            assert fault is None or (fault.isprintable() and len(fault) < 5000)
+            if fault is None:
+                assert package.unfit("0.1.0") is None or package.info
+                assert package.is_path or Requirement(package.requirement()).name
+                assert not (package.is_path and package.root is None)
+        assert json.dumps([package.info for package in registry.packages])
+
+
+@settings(max_examples=int(os.environ.get("REGISTRY_EXAMPLES", "300")), deadline=None)
+@given(document=DOCUMENTS, place=st.sampled_from(["https://example.org/r.json", "/nowhere/r.json"]))
+def test_every_document_is_used_or_refused(document: Any, place: str) -> None:
+    use(json.dumps(document).encode(), place)
+
+
+@settings(max_examples=int(os.environ.get("REGISTRY_EXAMPLES", "300")), deadline=None)
+@given(document=DOCUMENTS, cut=st.integers(0, 300), more=st.binary(max_size=5), length=st.integers(0, 5))
+def test_every_mutated_document_is_used_or_refused(document: Any, cut: int, more: bytes, length: int) -> None:
+    content = json.dumps(document).encode()
+    use(content[:cut] + more + content[cut + length :], "https://example.org/r.json")
 
 
 def test_a_byte_order_mark_does_no_harm(write: Callable[[Any], Path]) -> None:
@@ -273,29 +355,79 @@ class TestServer:
             "file:/tmp/x",
             "file://localhost/tmp/x.whl",
             "git+file:///tmp/x",
+            "git+https://example.org/x",
+            "git+ssh://git@example.org/x",
+            "http://example.org/x.whl",
             "/tmp/x",
             "./x",
             "C:/x",
         ],
     )
-    def test_a_direct_reference_to_a_file_is_refused_alone(self, url: str) -> None:
-        document = {"x": f"x @ {url}", "y": "y @ https://example.org/y.whl", "z": "z @ git+ssh://git@example.org/z"}
+    def test_a_direct_reference_to_anything_but_https_is_refused_alone(self, url: str) -> None:
+        document = {"x": f"x @ {url}", "y": "y @ https://example.org/y.whl", "z": {"package": "z", "source": url}}
         with FaultServer(http_answer(document)) as server:
             loaded = load(server.url)
         packages = loaded.registry.of(PLUGIN)
-        assert loaded.warnings == []
-        assert (packages["y"].fault(), packages["z"].fault()) == (None, None)
-        assert str(packages["x"].fault()).startswith(f"plugins.x of the plug-in registry: 'x @ {url}' names a file")
+        assert packages["y"].fault() is None
+        assert len(loaded.warnings) == 2
+        assert str(packages["x"].fault()).startswith(f"plugins.x of the plug-in registry: 'x @ {shown(url)}' names ")
+        assert packages["z"].fault() is not None
+
+    def test_it_cannot_give_a_bundled_name_to_another_package(self) -> None:
+        with FaultServer(http_answer({"openrouter": "evil", "recipes": {"openrouter": "fine"}})) as server:
+            registry = load(server.url).registry
+        assert "is the name of a bundled plug-in" in str(registry.of(PLUGIN)["openrouter"].fault())
+        assert registry.of(RECIPE)["openrouter"].fault() is None
+
+    def test_it_must_be_https_but_for_this_machine(self) -> None:
+        loaded = load("http://user:secret@registry.example.org/r.json")
+        assert "it must be an https URL" in loaded.warnings[0]
+        assert "secret" not in loaded.warnings[0]
+
+    def test_no_redirect_leads_to_http_and_no_password_elsewhere(self) -> None:
+        away = http_answer(status=302, headers={"Location": "http://registry.example.org/r.json"})
+        with FaultServer(away) as server:
+            assert "it redirects to a server without https" in load(server.url).warnings[0]
+        with FaultServer(http_answer(GOOD)) as other:
+            there = http_answer(status=302, headers={"Location": f"{other.url}/there"})
+            with FaultServer(there) as server:
+                loaded = load(f"http://user:secret@{server.host}/r.json")
+            assert values(loaded.registry) == GOOD
+            assert server.requests[0].headers["authorization"].startswith("Basic ")
+            assert "authorization" not in other.requests[0].headers
+        with FaultServer(http_answer(status=302, headers={"Location": "/again"})) as server:
+            assert "it redirects more than 5 times" in load(server.url).warnings[0]
+
+    def test_passwords_of_other_programs_are_not_used(self, clean_environment: Path) -> None:
+        (clean_environment / ".netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
+        (clean_environment / ".netrc").chmod(0o600)
+        with FaultServer(http_answer(GOOD)) as server:
+            load(server.url)
+        assert "authorization" not in server.requests[0].headers
+
+    def test_what_has_not_changed_is_not_sent_again(self) -> None:
+        with FaultServer(http_answer(GOOD, headers={"ETag": '"one"'}), http_answer(status=304)) as server:
+            loaded = [load(server.url), load(server.url)]
+        assert [values(each.registry) for each in loaded] == [GOOD, GOOD]
+        assert loaded[1].warnings == []
+        assert "if-none-match" not in server.requests[0].headers
+        assert server.requests[1].headers["if-none-match"] == '"one"'
+
+    def test_a_server_that_is_down_is_an_error_for_what_installs(self) -> None:
+        with FaultServer(http_answer(GOOD), http_answer(status=503)) as server:
+            assert load_exactly(server.url).of(PLUGIN)["mine"].distribution() == "my-package"
+            with pytest.raises(RegistryError, match="status 503"):
+                load_exactly(server.url)
 
     def test_the_last_good_copy_stands_in(self) -> None:
-        with FaultServer(http_answer(GOOD), http_answer(status=503), http_answer({"x": 3})) as server:
+        with FaultServer(http_answer(GOOD), http_answer(status=503), http_answer({"plugins": 3})) as server:
             load(server.url)
             loaded = [load(server.url), load(server.url)]
             place = server.url
         loaded.append(load(place))
         assert [values(each.registry) for each in loaded] == [GOOD] * 3
         for each, message in zip(
-            loaded, ("status 503", "x: 3 is not of type 'string'", "Connection refused"), strict=True
+            loaded, ("status 503", "plugins: 3 is not of type 'object'", "Connection refused"), strict=True
         ):
             assert message in each.warnings[0]
             assert each.warnings[0].endswith("its last good copy is used instead")
@@ -342,16 +474,29 @@ class TestServer:
         with FaultServer(endless) as server:
             assert "it is larger than" in load(server.url).warnings[0]
 
-    @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n\r\n{"])
-    def test_a_silent_server_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
-        monkeypatch.setattr(scripts.packages.source, "TIMEOUT_SECONDS", 0.2)
+    @pytest.mark.parametrize(
+        ("start", "piece"),
+        [
+            (b"", b""),
+            (b"HTTP/1.1 200 OK\r\n\r\n{", b""),
+            (b"HTTP/1.1 200 OK\r\nX-A: ", b"a"),
+            (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n", b" "),
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ],
+        ids=["silent", "silent body", "header", "headers", "body", "interim answers"],
+    )
+    def test_a_slow_server_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch, start: bytes, piece: bytes) -> None:
+        monkeypatch.setattr(scripts.packages.source, "TIMEOUT_SECONDS", 0.3)
 
-        def silent(exchange: Exchange) -> None:
+        def slow(exchange: Exchange) -> None:
             exchange.connection.sendall(start)
-            exchange.stopping.wait(10)
+            with contextlib.suppress(OSError):
+                while not exchange.stopping.wait(0.05):
+                    exchange.connection.sendall(piece)
 
-        with FaultServer(silent) as server:
-            assert "did not answer within 0.2 seconds" in load(server.url).warnings[0]
+        with FaultServer(slow) as server:
+            assert "did not answer within 0.3 seconds" in load(server.url).warnings[0]
 
     def test_a_broken_connection_is_told(self) -> None:
         with FaultServer(lambda exchange: exchange.reset()) as server:

@@ -1,0 +1,201 @@
+"""The Python environment that runs this: what is installed in it, and how plug-ins get into one of its kind."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm.hooks._entrypoints import METADATA_SUFFIXES
+from llm.hooks._entrypoints import canonical
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+#: The version of a distribution whose metadata cannot be read.
+UNKNOWN: Final = "unknown"
+
+#: What plug-ins must not overwrite.
+OUR_PACKAGES: Final = ("llm", "scripts")
+
+
+class Sort(StrEnum):
+    """A kind of environment, by how plug-ins get into it so that they stay."""
+
+    PLAIN = "an environment"
+    UV_TOOL = "a uv tool environment"
+    PIPX = "a pipx environment"
+    UV_PROJECT = "the environment of a locked uv project"
+    EPHEMERAL = "an environment of one run"
+    ARCHIVE = "an archive"
+
+
+def sort() -> Sort:
+    """Return what kind of environment runs this."""
+    prefix = Path(sys.prefix)
+    parts = prefix.parts
+    if sys.prefix == sys.base_prefix or not Path(__file__).is_file():
+        return Sort.PLAIN if Path(__file__).is_file() else Sort.ARCHIVE
+    # uvx keeps its environments in uv's cache, `pipx run` in pipx's.
+    if {"archive-v0", "environments-v2", "environments-v1"} & set(parts) or parts[-3:-1] == ("pipx", ".cache"):
+        return Sort.EPHEMERAL
+    if (prefix / "uv-receipt.toml").is_file():
+        return Sort.UV_TOOL
+    if (prefix / "pipx_metadata.json").is_file():
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pipx"
+        return Sort.EPHEMERAL if prefix.parent == cache else Sort.PIPX
+    return Sort.UV_PROJECT if (prefix.parent / "uv.lock").is_file() else Sort.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """One directory (or file) in which an installer keeps what it knows of a distribution.
+
+    Attributes:
+        path: where it is.
+        name: the distribution's canonical name; that of its directory, if its metadata does not tell.
+        version: its version; `UNKNOWN` if it does not tell.
+        leftover: whether it is what an interrupted installation or removal left behind.
+        installed: whether an installer made it; a build leaves one beside a source.
+
+    """
+
+    path: Path
+    name: str
+    version: str
+    leftover: bool
+    installed: bool
+
+    @property
+    def distribution(self) -> "Distribution":
+        """What it says."""
+        import importlib.metadata
+
+        return importlib.metadata.Distribution.at(self.path)
+
+    def files(self) -> list[Path] | None:
+        """Return the files that it says are the distribution's own; `None` if it does not tell."""
+        import csv
+
+        try:
+            text = (self.path / "RECORD").read_text(encoding="utf-8")
+            rows = [row[0] for row in csv.reader(text.splitlines()) if row and row[0]]
+        except (OSError, ValueError, csv.Error):
+            return None
+        return [Path(os.path.normpath(self.path.parent / row)) for row in rows] or None
+
+    def plugs(self) -> bool:
+        """Return whether it declares a plug-in or a recipe, as far as that can be read."""
+        try:
+            text = (self.path / "entry_points.txt").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return any(group in text for group in (BACKEND_GROUP, RECIPE_GROUP))
+
+
+def metadata_of(distribution: str) -> list[Metadata]:
+    """Return every metadata directory of a distribution on the path, leftovers too, in the order of the path."""
+    wanted = canonical(distribution)
+    return [one for one in metadata(wanted) if one.name == wanted or (one.leftover and wanted.endswith(one.name))]
+
+
+def leftovers() -> list[Metadata]:
+    """Return what hides an installed distribution, or is of none: `~` directories, and second ones of a name."""
+    found: list[Metadata] = []
+    by_place: dict[tuple[Path, str], list[Metadata]] = {}
+    for one in metadata():
+        if one.leftover:
+            found.append(one)
+        elif one.installed:
+            by_place.setdefault((one.path.parent, one.name), []).append(one)
+    for alike in by_place.values():
+        found.extend(sorted(alike, key=_trust)[:-1])
+    return sorted(found, key=lambda one: one.path)
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return which version of a distribution is installed; `None` if none is, `UNKNOWN` if it does not tell."""
+    alike = [one for one in metadata_of(distribution) if not one.leftover and one.installed]
+    if not alike:
+        return None
+    first = [one for one in alike if one.path.parent == alike[0].path.parent]
+    return max(first, key=_trust).version
+
+
+def owners(path: Iterable[str] | None = None) -> dict[Path, str]:
+    """Return the name of the distribution that owns each installed file, by the file's path."""
+    return {
+        file: one.name
+        for one in metadata(path=path)
+        if one.installed and not one.leftover
+        for file in one.files() or ()
+    }
+
+
+def metadata(wanted: str | None = None, path: Iterable[str] | None = None) -> Iterator[Metadata]:
+    """Yield the metadata directories on a path.
+
+    Args:
+        wanted: the canonical name of a distribution: directories that are of another one for certain are passed over.
+        path: directories to look in; by default `sys.path`.
+
+    """
+    own = sites()
+    for place in dict.fromkeys(map(Path, sys.path if path is None else path)):
+        try:
+            names = sorted(os.listdir(place))
+        except OSError:  # an archive, or not there
+            continue
+        for name in names:
+            stem, dot, suffix = name.rpartition(".")
+            if dot + suffix not in METADATA_SUFFIXES:
+                continue
+            where = place / name
+            leftover = name.startswith("~") or (where.is_dir() and not _says_anything(where))
+            short, *_ = stem.lstrip("~").split("-")
+            said = canonical(short)
+            if wanted is not None and not (said == wanted or (leftover and wanted.endswith(said))):
+                continue
+            told, version = _told(where)
+            installed = suffix == "dist-info" or place in own or (where / "installed-files.txt").exists()
+            told_name = said if leftover or not told else canonical(told)
+            yield Metadata(where, told_name, version or UNKNOWN, leftover, installed)
+
+
+def _trust(one: Metadata) -> tuple[bool, float, float]:
+    """Return how far a directory is to be believed, against others of its name beside it: the newest whole one wins."""
+    files = one.files() or []
+    there = sum(file.exists() for file in files) / len(files) if files else 0.0
+    try:
+        time = (one.path / "RECORD").stat().st_mtime
+    except OSError:
+        time = 0.0
+    return one.version != UNKNOWN, there, time
+
+
+def _says_anything(path: Path) -> bool:
+    return any((path / name).exists() for name in ("METADATA", "PKG-INFO", "RECORD", "entry_points.txt"))
+
+
+def _told(path: Path) -> tuple[str | None, str | None]:
+    import importlib.metadata
+
+    try:
+        found = importlib.metadata.Distribution.at(path).metadata
+        # [key] of a field that is missing is a warning from Python 3.12 on.
+        name, version = (next(iter(found.get_all(key) or ()), None) for key in ("Name", "Version"))
+        return name, version
+    except Exception:  # noqa: BLE001 - a file that somebody wrote: what reading it raises is not known
+        return None, None
+
+
+def sites() -> set[Path]:
+    """Return the directories into which installers put packages."""
+    import site
+    import sysconfig
+
+    user = [Path(site.getusersitepackages())] if site.ENABLE_USER_SITE else []
+    return {*(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")), *user}

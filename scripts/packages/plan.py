@@ -1,0 +1,318 @@
+"""What an installation would change: worked out, checked and shown before anything is changed."""
+
+import hashlib
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llm._version import DISTRIBUTION, __version__
+from llm.errors import UsageError
+from llm.hooks._entrypoints import canonical
+from scripts.packages.environment import OUR_PACKAGES, installed_version, owners
+from scripts.packages.installer import Chosen, Installer, InstallError
+from scripts.packages.registry import KINDS, Kind, Package
+from scripts.packages.source import shown
+
+_GROUPS: Final = frozenset(kind.group for kind in KINDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One distribution that is to be installed, and where it comes from.
+
+    Attributes:
+        kind: plug-in or recipe.
+        name: what the user called it.
+        distribution: its name.
+        requirement: what an index is asked for; empty if it comes from a directory or a file.
+        place: the directory of its source, or its wheel.
+        editable: whether the source is to be used where it is.
+        package: the registry's entry for it, if there is one.
+        sha256: the checksums of which its wheel must have one; empty if any will do.
+
+    """
+
+    kind: Kind
+    name: str
+    distribution: str
+    requirement: str = ""
+    place: Path | None = None
+    editable: bool = False
+    package: Package | None = None
+    sha256: frozenset[str] = frozenset()
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it comes with d0ttino itself."""
+        return self.package is not None and self.package.bundled
+
+    @property
+    def source(self) -> str:
+        """What `install` can be asked for to get it again; empty for a bundled package."""
+        return "" if self.bundled else str(self.place) if self.place else self.requirement
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A distribution that is fetched, and not installed.
+
+    Attributes:
+        chosen: which one it is.
+        before: the version that is installed; `None` if none is.
+        entry_points: the lines with which it declares plug-ins and commands.
+        plugs: whether it declares a plug-in or a recipe.
+        requires: its requirements.
+        files: where its files would be.
+
+    """
+
+    chosen: Chosen
+    before: str | None
+    entry_points: tuple[str, ...] = ()
+    plugs: bool = False
+    requires: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that an installation would do.
+
+    Attributes:
+        wanted: what was asked for.
+        candidates: what would be installed or replaced; the wanted one comes first.
+        wheels: the files of those that are on this machine, by canonical name.
+
+    """
+
+    wanted: Wanted
+    candidates: tuple[Candidate, ...]
+    wheels: Mapping[str, Path]
+
+    def lines(self) -> Iterator[str]:
+        """Yield what it would do, for people."""
+        for one in self.candidates:
+            chosen = one.chosen
+            replaces = f", in place of {one.before}" if one.before else ""
+            yield f"{chosen.name} {chosen.version}{replaces}"
+            origin = self.wanted.place if same(chosen.name, self.wanted.distribution) and self.wanted.place else None
+            yield f"  from {origin or shown(chosen.url)}{' (yanked by its index)' if chosen.yanked else ''}"
+            if len(chosen.hashes) == 1:
+                yield f"  sha256 {next(iter(chosen.hashes))}"
+            if one.requires:
+                yield f"  needs {', '.join(map(shown, one.requires))}"
+            yield from (f"  {entry}" for entry in one.entry_points)
+
+
+def same(one: str, other: str) -> bool:
+    """Return whether two names name one distribution."""
+    return canonical(one) == canonical(other)
+
+
+def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: bool, build: bool) -> Plan:
+    """Return what an installation would do. Nothing is installed.
+
+    Args:
+        wanted: what is asked for.
+        installer: what resolves and fetches it.
+        directory: an empty directory for what is fetched; the plan needs it.
+        upgrade: whether a newer version replaces one that satisfies the requirement.
+        build: whether source archives may be built, which runs their code.
+
+    Raises:
+        InstallError: it cannot be satisfied, fetched or read, or it would do harm.
+        RegistryError: its entry in the registry cannot be used.
+
+    """
+    package = wanted.package
+    reason = package.unfit(__version__) if package is not None else None
+    if reason is not None:
+        raise InstallError(reason)
+    wheel = None
+    if wanted.place is not None and wanted.place.is_file():
+        wheel = wanted.place
+    elif wanted.place is not None and not wanted.editable:
+        wheel = installer.build(wanted.place, directory, alone=package is not None)
+    if wheel is not None and package is not None:  # nothing is asked of an index
+        chosen = [_of_wheel(wanted, wheel)]
+    else:
+        asked = str(wheel or wanted.place or wanted.requirement)
+        chosen = installer.resolve(asked, directory, upgrade=upgrade, build=build or wanted.editable)
+    if wheel is not None:
+        chosen = [_of_wheel(wanted, wheel), *(one for one in chosen if not same(one.name, wanted.distribution))]
+    local = {canonical(wanted.distribution)} if wheel is not None or wanted.editable else set()
+    fetched = directory / "fetched"
+    fetched.mkdir()
+    places = installer.fetch([one for one in chosen if canonical(one.name) not in local], fetched, build=build)
+    candidates, wheels = _read([*places, *([str(wheel)] if wheel else [])], chosen)
+    candidates.sort(key=lambda one: not same(one.chosen.name, wanted.distribution))
+    plan = Plan(wanted, tuple(candidates), wheels)
+    objections = list(dict.fromkeys(_objections(plan)))
+    if objections:
+        more = f"; and {len(objections) - 5} more" if len(objections) > 5 else ""
+        raise InstallError(f"{wanted.distribution} is not installed: {'; '.join(objections[:5])}{more}")
+    return plan
+
+
+def _of_wheel(wanted: Wanted, wheel: Path) -> Chosen:
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    try:
+        name, version, *_ = parse_wheel_filename(wheel.name)
+    except InvalidWheelFilename as error:
+        raise InstallError(f"{wheel} is no wheel: {error}") from error
+    if not same(name, wanted.distribution):
+        raise InstallError(f"{wheel.name} is not a wheel of {wanted.distribution}")
+    return Chosen(wanted.distribution, str(version), wheel.as_uri(), frozenset([_sha256(wheel)]), direct=True)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InstallError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candidate], dict[str, Path]]:
+    """Return what the metadata of fetched distributions says; those that are not fetched are editable ones."""
+    import importlib.metadata
+
+    wheels: dict[str, Path] = {}
+    left = {canonical(one.name): one for one in chosen}
+    found: list[Candidate] = []
+    for place in places:
+        try:
+            for distribution in importlib.metadata.distributions(path=[place]):
+                name = canonical(str(distribution.metadata["Name"]))
+                one = left.pop(name)
+                if Path(place).is_file():
+                    wheels[name] = Path(place)
+                    one = _checked(one, Path(place))
+                found.append(_candidate(one, distribution))
+        except InstallError:
+            raise
+        except Exception as error:  # an archive that somebody made: what reading it raises is not known
+            raise InstallError(f"{Path(place).name} cannot be read: {type(error).__name__}: {error}") from error
+    found.extend(Candidate(one, installed_version(one.name), plugs=True) for one in left.values() if one.direct)
+    gone = [one.name for one in left.values() if not one.direct]
+    if gone:
+        raise InstallError(f"{', '.join(gone)} could not be fetched")
+    return found, wheels
+
+
+def _checked(chosen: Chosen, wheel: Path) -> Chosen:
+    """Return what was chosen with the checksum of the file that was fetched."""
+    found = _sha256(wheel)
+    if chosen.hashes and found not in chosen.hashes and chosen.url.partition("#")[0].endswith(".whl"):
+        raise InstallError(f"{wheel.name} has the sha256 {found}, not {' or '.join(sorted(chosen.hashes))}")
+    return Chosen(chosen.name, chosen.version, chosen.url, frozenset([found]), chosen.direct, chosen.yanked)
+
+
+def _candidate(chosen: Chosen, distribution: "object") -> Candidate:
+    from importlib.metadata import Distribution
+
+    assert isinstance(distribution, Distribution)
+    declared = list(distribution.entry_points)
+    entry_points = [
+        f"{one.group}: {one.name} = {one.value}"
+        for one in declared
+        if one.group in _GROUPS or one.group in {"console_scripts", "gui_scripts"}
+    ]
+    scripts = Path(sysconfig.get_path("scripts"))
+    files = [_target(Path(str(file))) for file in distribution.files or () if ".." not in Path(str(file)).parts]
+    files += [scripts / one.name for one in declared if one.group in {"console_scripts", "gui_scripts"}]
+    requires = [one for one in distribution.requires or () if "extra ==" not in one]
+    plugs = any(one.group in _GROUPS for one in declared)
+    before = installed_version(chosen.name)
+    return Candidate(chosen, before, tuple(entry_points), plugs, tuple(requires), tuple(files))
+
+
+def _target(file: Path) -> Path:
+    """Return where a file of a wheel would be; `NAME.data/SCHEME/` leads to other places than beside its packages."""
+    first, *others = file.parts
+    if first.endswith(".data") and others:
+        scheme, *rest = others
+        return Path(
+            sysconfig.get_path(scheme) if scheme in sysconfig.get_path_names() else sysconfig.get_path("data"), *rest
+        )
+    return Path(sysconfig.get_path("purelib"), file)
+
+
+def _objections(plan: Plan) -> Iterator[str]:
+    """Yield why a plan must not be carried out."""
+    wanted = plan.wanted
+    if plan.candidates and not any(one.plugs for one in plan.candidates if same(one.chosen.name, wanted.distribution)):
+        yield f"it brings no plug-in and no recipe: it has no entry point of the groups {' and '.join(sorted(_GROUPS))}"
+    changed = {canonical(one.chosen.name) for one in plan.candidates}
+    owned = owners()
+    sites = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    for one in plan.candidates:
+        name, version = one.chosen.name, one.chosen.version
+        if same(name, DISTRIBUTION):
+            yield f"{name} {version} would replace d0ttino {__version__}, which runs this"
+            continue
+        if same(name, wanted.distribution):
+            wrong = wanted.sha256 and not (wanted.sha256 & one.chosen.hashes)
+            if wrong:
+                yield f"its sha256 is {', '.join(one.chosen.hashes) or 'unknown'}, not the one that is given for it"
+        elif one.before is not None and _is_older(version, one.before):
+            yield f"it would replace {name} {one.before}, which others use too, by {version}"
+        for file in one.files:
+            site = next((site for site in sites if file.is_relative_to(site)), None)
+            top = file.relative_to(site).parts[0] if site else ""
+            if top.removesuffix(".py") in OUR_PACKAGES:
+                yield f"{name} {version} would overwrite the package {top.removesuffix('.py')!r} of d0ttino"
+            elif canonical(owned.get(file, name)) not in {canonical(name), *changed}:
+                yield f"{name} {version} would overwrite {file} of {owned[file]}"
+    yield from _broken(plan)
+
+
+def _broken(plan: Plan) -> Iterator[str]:
+    """Yield which installed distribution would no longer get what it needs."""
+    import importlib.metadata
+    from contextlib import suppress
+
+    from packaging.requirements import Requirement
+
+    new = {canonical(one.chosen.name): one for one in plan.candidates if one.before is not None}
+    for distribution in importlib.metadata.distributions() if new else ():
+        with suppress(Exception):  # damaged ones need nothing that can be told
+            name = str(distribution.metadata["Name"])
+            for text in distribution.requires or ():
+                requirement = Requirement(text)
+                one = new.get(canonical(requirement.name))
+                if one is None or canonical(name) in new or (requirement.marker and not requirement.marker.evaluate()):
+                    continue
+                if not requirement.specifier.contains(one.chosen.version, prereleases=True):
+                    yield f"{name} needs {requirement}, and it would be {one.chosen.version}"
+
+
+def _is_older(one: str, other: str) -> bool:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(one) < Version(other)
+    except InvalidVersion:
+        return False
+
+
+def find_place(text: str) -> Path | None:
+    """Return the directory or wheel that an argument names; `None` if it is a name or a requirement.
+
+    Raises:
+        UsageError: it is a path, and there is neither.
+
+    """
+    import os
+
+    if not (text in {".", ".."} or text.startswith(("./", "../", "~", os.sep)) or text.lower().endswith(".whl")):
+        return None
+    place = Path(os.path.expanduser(text)).resolve()
+    if place.is_dir() and not (place / "pyproject.toml").is_file():
+        raise UsageError(f"{text} is not a package: it has no pyproject.toml")
+    if not place.is_dir() and not (place.is_file() and place.suffix == ".whl"):
+        raise UsageError(f"{text} is neither a directory nor a wheel")
+    return place
