@@ -160,7 +160,9 @@ class RegisteredBackend:
         cls, facts: Mapping[str, Any], origin: Origin, load: "Callable[[], RegisteredBackend]"
     ) -> "RegisteredBackend":
         """Return a backend whose facts a manifest has; `load` imports its plug-in."""
-        known = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()
+        }
         return cls(**known, origin=origin, complete=lambda *asked: load().complete(*asked), load=load)
 
 
@@ -198,7 +200,7 @@ class RegisteredRecipe:
         cls, facts: Mapping[str, Any], origin: Origin, load: "Callable[[], RegisteredRecipe]"
     ) -> "RegisteredRecipe":
         """Return a recipe whose facts a manifest has; `load` imports its plug-in."""
-        parameters = ()
+        parameters: tuple[Any, ...] = ()
         if facts["parameters"]:
             from llm.recipes.parameters import Parameter
 

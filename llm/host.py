@@ -32,16 +32,16 @@ Contribution = TypeVar("Contribution", RegisteredBackend, RegisteredRecipe)
 
 NOTHING_BLOCKED: Final = Blocking({})
 
-#: Modules with this project's own plug-ins. They go through the same loader, guard and manifests as all others.
+#: Values of the entry points of this project's own plug-ins. They go through the same loader, guard and manifests as all others.
 DEFAULT_PLUGINS: Final = (
-    "llm.routing.policy",
-    "llm.backends.plugins.mindbridge",
-    "llm.backends.plugins.lobechat",
-    "llm.backends.plugins.openrouter",
+    "llm.routing.policy:Policy",
     "llm.backends.plugins.sample",
+    "llm.backends.plugins.openrouter",
+    "llm.backends.plugins.lobechat",
+    "llm.backends.plugins.mindbridge",
     "scripts.shell",
-    "scripts.recipes.plugins.sample",
     "scripts.recipes.plugins.echo",
+    "scripts.recipes.plugins.sample",
 )
 
 #: The kind of each hook, whether an exception is the answer to its caller, and the check of its results.
@@ -64,7 +64,10 @@ _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
 
 def own_entries(modules: Iterable[str] = DEFAULT_PLUGINS) -> list[EntryPoint]:
     """Return this project's own plug-ins as entry points."""
-    return [EntryPoint(DISTRIBUTION, "", name, name, __version__, tier=Tier.BUILTIN) for name in modules]
+    return [
+        EntryPoint(DISTRIBUTION, "", value.partition(":")[0], value, __version__, tier=Tier.BUILTIN)
+        for value in modules
+    ]
 
 
 def contracts() -> list[HookContract]:

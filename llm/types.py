@@ -242,7 +242,9 @@ class Usage:
         }
 
 
-_NO_USAGE: Final[FrozenMapping[str, Any]] = FrozenMapping(tokens=None, input_tokens=None, output_tokens=None, cost=None, estimated=False)
+_NO_USAGE: Final[FrozenMapping[str, Any]] = FrozenMapping(
+    tokens=None, input_tokens=None, output_tokens=None, cost=None, estimated=False
+)
 
 
 @dataclass(frozen=True)
@@ -512,10 +514,20 @@ class Answer:
             BaseException: whatever made the answer break off, with its origin.
 
         """
+        return self.whole.text
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has ended, so that `completion` is there."""
+        return self.completion is not None
+
+    @property
+    def whole(self) -> Completion:
+        """The completion; waits until the answer has ended, as `text` does."""
         for _ in self:
             pass
         assert self.completion is not None  # it has ended, and did not break off
-        return self.completion.text
+        return self.completion
 
     @property
     def so_far(self) -> str:
@@ -549,10 +561,7 @@ class Answer:
             try:
                 yield from function(iter(self))
                 # A function that needs no more pieces has ended the answer; of the rest only the facts count.
-                for _ in self:
-                    pass
-                assert self.completion is not None
-                yield self.completion
+                yield self.whole
             finally:
                 self.close()
 
@@ -621,7 +630,7 @@ class Answer:
         self._read.append(piece)
         return True
 
-    def _checked(self, piece: object) -> "str | Completion":
+    def _checked(self, piece: Any) -> "str | Completion":
         if isinstance(piece, str | Completion):
             return piece
         raise InvalidResultError(
@@ -666,8 +675,9 @@ class Step:
             object.__setattr__(self, "command", tuple(self.command))
         if type(self.env) is dict:
             object.__setattr__(self, "env", FrozenMapping(self.env))
-        if isinstance(self.cwd, os.PathLike):
-            object.__setattr__(self, "cwd", os.fspath(self.cwd))
+        cwd: str | os.PathLike[str] | None = self.cwd
+        if isinstance(cwd, os.PathLike):
+            object.__setattr__(self, "cwd", os.fspath(cwd))
 
     @property
     def command_line(self) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Endings of the directories in which installers keep the metadata of a distribution.
 METADATA_SUFFIXES: Final = (".dist-info", ".egg-info")
 
+_NAMELESS: Final = "its metadata does not tell its name"
+
 #: Bytes read at a time: more than almost any metadata file has.
 _CHUNK: Final = 1 << 16
 
@@ -196,12 +198,9 @@ class _Search:
         where = os.path.join(directory, place)
         name = version = None
         try:
-            fields = _header(where)
-            name, version = fields.get("name"), fields.get("version")
-            if not name:
-                raise ValueError("its metadata does not tell its name")
-            if not declared:
-                raise ValueError("its entry_points.txt cannot be read")
+            name, version = _header(where)
+            if not name or not declared:
+                raise ValueError(_NAMELESS if not name else "its entry_points.txt cannot be read")  # noqa: TRY301
             for group, entry, value in _parse(declared.decode("utf-8")):
                 if group in self._groups:
                     self.entries.append(EntryPoint(name, group, entry, value, version, where))
@@ -231,7 +230,7 @@ class _Search:
                 metadata = distribution.metadata
                 name, version = (next(iter(metadata.get_all(key) or ()), None) for key in ("Name", "Version"))
                 if not name:
-                    raise ValueError("a distribution in it has no name")
+                    raise ValueError("a distribution in it has no name")  # noqa: TRY301
                 if canonical(name) in self.names:
                     continue
                 self.names.add(canonical(name))
@@ -265,8 +264,8 @@ def _name_in(place: str) -> str:
     return name.lower() if name.isalnum() else canonical(name)  # a path may hold a thousand
 
 
-def _header(where: str) -> dict[str, str]:
-    """Return `name` and `version` of a metadata directory, as far as it tells them."""
+def _header(where: str) -> tuple[str | None, str | None]:
+    """Return name and version of a metadata directory, as far as it tells them."""
     fields: dict[str, str] = {}
     for file in ("METADATA", "PKG-INFO"):
         try:
@@ -276,7 +275,7 @@ def _header(where: str) -> dict[str, str]:
         for key, value in _HEADER.findall(content, 0, content.find(b"\n\n") % (1 << 20)):
             fields.setdefault(key.lower().decode(), value.decode("utf-8"))
         break
-    return fields
+    return fields.get("name"), fields.get("version")
 
 
 def _read(path: str) -> bytes:

@@ -222,20 +222,28 @@ def _unknown_hook(name: str, contracts: Mapping[str, HookContract]) -> str:
 def _definition_fault(
     function: Function, options: Mapping[str, Any], contract: HookContract, origin: Origin
 ) -> str | None:
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return "is async; hooks are called synchronously"
-    if options.get("hookwrapper"):
-        return "is an old-style hookwrapper; use @hookimpl(wrapper=True)"
-    if options.get("wrapper"):
-        if contract.kind is HookKind.FOLD or contract.name in {CONFIGURE, CLOSE}:
-            return "cannot be wrapped; return a value instead"
-        if not inspect.isgeneratorfunction(function):
-            return "is declared as a wrapper but has no yield"
-    elif inspect.isgeneratorfunction(function) and contract.kind is not HookKind.COLLECT:
-        return "is a generator; return a value, or declare it with @hookimpl(wrapper=True)"
-    elif contract.answered and options.get("trylast") and origin.tier is not Tier.BUILTIN:
-        return "is marked trylast and would never be asked: the host's own implementation, before it, always answers"
-    return _signature_fault(function, contract)
+    generates, wraps = inspect.isgeneratorfunction(function), bool(options.get("wrapper"))
+    faults = (
+        (
+            inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
+            "is async; hooks are called synchronously",
+        ),
+        (options.get("hookwrapper"), "is an old-style hookwrapper; use @hookimpl(wrapper=True)"),
+        (
+            wraps and (contract.kind is HookKind.FOLD or contract.name in {CONFIGURE, CLOSE}),
+            "cannot be wrapped; return a value instead",
+        ),
+        (wraps and not generates, "is declared as a wrapper but has no yield"),
+        (
+            generates and not wraps and contract.kind is not HookKind.COLLECT,
+            "is a generator; return a value, or declare it with @hookimpl(wrapper=True)",
+        ),
+        (
+            contract.answered and not wraps and options.get("trylast") and origin.tier is not Tier.BUILTIN,
+            "is marked trylast and would never be asked: the host's own implementation, before it, always answers",
+        ),
+    )
+    return next((fault for found, fault in faults if found), None) or _signature_fault(function, contract)
 
 
 def _place_of_function(function: Function) -> str:

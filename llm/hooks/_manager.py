@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
 
@@ -87,9 +87,9 @@ class PluginManager(pluggy.PluginManager):
         guard = Guard(plugin, origin, self.contracts, self.problems, self.life(origin), self._settings)
         if self.is_blocked(name):
             return None
-        taken = self.get_plugin(name)
+        taken: Any = self.get_plugin(name)
         if taken is not None or id(plugin) in self._guards:
-            owner = taken or self._guards[id(plugin)]
+            owner: Any = taken or self._guards[id(plugin)]
             raise NameTakenError(f"the plug-in {name!r} is registered already, by {owner.origin}", origin=owner.origin)
         self._insert(guard, name)
         self._guards[id(plugin)] = guard
@@ -191,7 +191,7 @@ class PluginManager(pluggy.PluginManager):
                 result = timed(implementation)(*[given[name] for name in implementation.argnames])
                 if result is not None and result != value:
                     value = result
-                    changed.append(implementation.plugin.origin)
+                    changed.append(cast(Guard, implementation.plugin).origin)
         return value, tuple(changed)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -150,7 +150,7 @@ def _timed_function(implementation: pluggy.HookImpl) -> Callable[..., Any]:
             span.calls.append(call)
         # An answer that is read later goes on taking the plug-in's time, and says so.
         if hasattr(type(result), "watch"):
-            result.watch(call.add_streamed)
+            cast(Any, result).watch(call.add_streamed)
         return result
 
     return timed

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from llm.config import Settings, load_settings
 from llm.contributions import RegisteredBackend
@@ -81,8 +81,7 @@ def complete(
     try:
         fallback = _fallback(request, host, settings, retries, streaming=False)
         this, answer = fallback.first()
-        assert answer.completion is not None  # it is whole
-        completion = fallback.answered(this, answer.completion)
+        completion = fallback.answered(this, answer.whole)
     except D0ttinoError as error:
         _completed(host, request, None, error)
         raise
@@ -157,15 +156,14 @@ class AnswerStream(Iterator[str]):
         except D0ttinoError as error:
             _completed(self._host, self._request, None, error)
             raise
-        if answer.completion is not None:
+        if answer.is_whole:
             self.whole_because = _why_whole(self._host, this.candidate.backend)
-            self._end(self._fallback.answered(this, answer.completion))
-            yield answer.completion.text
+            self._end(self._fallback.answered(this, answer.whole))
+            yield answer.whole.text
             return
         try:
             yield from answer
-            assert answer.completion is not None  # it has ended
-            self._fallback.check_model(this, answer.completion)
+            self._fallback.check_model(this, answer.whole)
         except PLUGIN_FAULTS as error:
             raise self._cut(this, answer, error) from error
         except GeneratorExit:
@@ -177,7 +175,7 @@ class AnswerStream(Iterator[str]):
         finally:
             with suppress(*PLUGIN_FAULTS):
                 answer.close()
-        self._end(self._fallback.answered(this, answer.completion))
+        self._end(self._fallback.answered(this, answer.whole))
 
     def _end(self, completion: Completion, error: D0ttinoError | None = None) -> None:
         self.completion = completion
@@ -198,7 +196,8 @@ def check_request(request: Request) -> None:
         UsageError: the prompt is empty or no text, or a limit is none.
 
     """
-    for message in request.messages:
+    messages: tuple[Any, ...] = request.messages  # a plug-in or a program need not keep to the types
+    for message in messages:
         if not isinstance(message, Message):
             raise UsageError(f"the prompt must be text or messages, not {type(message).__name__}")
         if message.role not in {"system", "user", "assistant"}:

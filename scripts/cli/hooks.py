@@ -12,6 +12,9 @@ from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, tell
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llm.hooks._origin import Origin
     from llm.host import Host
 
 

@@ -67,7 +67,7 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
             timeout,
             type=float,
             metavar="SECONDS",
-            help="End after this time, all attempts included (default: 120 s until an answer begins, and for each silence).",
+            help="End after this time, all attempts included (default: an answer must begin within 120).",
         ),
         click.option("--strict", is_flag=True, help="Take no other backend and no other model than the first choice."),
         click.option("--fallback", is_flag=True, help="Let others answer if the backend named by --backend fails."),

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks._entrypoints import METADATA_SUFFIXES
-from llm.hooks._entrypoints import canonical
+from llm.hooks._entrypoints import METADATA_SUFFIXES, canonical
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -187,9 +186,9 @@ def _told(path: Path) -> tuple[str | None, str | None]:
         found = importlib.metadata.Distribution.at(path).metadata
         # [key] of a field that is missing is a warning from Python 3.12 on.
         name, version = (next(iter(found.get_all(key) or ()), None) for key in ("Name", "Version"))
-        return name, version
     except Exception:  # noqa: BLE001 - a file that somebody wrote: what reading it raises is not known
         return None, None
+    return name, version
 
 
 def sites() -> set[Path]:

@@ -8,9 +8,8 @@ from typing import Any
 
 from llm._version import DISTRIBUTION, __version__
 from llm.hooks._blocking import Blocking
-from llm.hooks._entrypoints import EntryPoint, canonical
+from llm.hooks._entrypoints import Damage, EntryPoint, canonical
 from llm.hooks._manifest import Manifest
-from llm.hooks._entrypoints import Damage
 from scripts.packages import record
 from scripts.packages.checking import Check
 from scripts.packages.environment import installed_version
