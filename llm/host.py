@@ -32,7 +32,8 @@ Contribution = TypeVar("Contribution", RegisteredBackend, RegisteredRecipe)
 
 NOTHING_BLOCKED: Final = Blocking({})
 
-#: Values of the entry points of this project's own plug-ins. They go through the same loader, guard and manifests as all others.
+#: Values of the entry points of this project's own plug-ins, which go through the same loader, guard and manifests
+#: as all others.
 DEFAULT_PLUGINS: Final = (
     "llm.routing.policy:Policy",
     "llm.backends.plugins.sample",

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from llm.hooks import monitor, trace
+from llm.hooks import _monitor as monitor
+from llm.hooks import _trace as trace
 from llm.tracing import records
 
 

@@ -101,7 +101,8 @@ class PluginManager(pluggy.PluginManager):
         precedence = guard.origin.precedence
         before: list[tuple[str, Any]] = []
         if self._first is not None and precedence > self._first:
-            before = [(known, one) for known, one in self.list_name_plugin() if one.origin.precedence < precedence]
+            registered: list[tuple[str, Any]] = self.list_name_plugin()
+            before = [(known, one) for known, one in registered if one.origin.precedence < precedence]
         else:
             self._first = precedence
         for _, other in before:

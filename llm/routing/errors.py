@@ -46,19 +46,6 @@ class CutAnswerError(D0ttinoError):
         self.completion = completion
 
 
-class CutAnswerError(D0ttinoError):
-    """An answer broke off after some of it was shown.
-
-    Attributes:
-        completion: what had come until then.
-
-    """
-
-    def __init__(self, message: str, completion: Completion, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.completion = completion
-
-
 def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> NoAnswerError:
     """Return the error for a request that nobody answered.
 
@@ -107,35 +94,6 @@ def summaries(attempts: Sequence[Attempt]) -> list[str]:
         tries = list(group)
         lines.append(f"{tries[-1]} ({len(tries)} attempts)" if len(tries) > 1 else str(tries[0]))
     return lines
-
-
-def is_served(asked: str | None, served: str | None) -> bool:
-    """Whether a served model is the one asked for, or one that it stands for.
-
-    `gpt-4o` stands for `gpt-4o-2024-08-06`, `vendor/m:free` for `vendor/m`, `m-latest` for `m-2503`, and
-    `openrouter/auto` for any.
-
-    Args:
-        asked: the model asked for; `None`: any.
-        served: the model that the server says it used; `None`: it does not say.
-
-    """
-    if asked is None or served is None or asked == served or leaves_choice(asked):
-        return True
-    wanted, got = _plain(asked), _plain(served)
-    if "/" not in wanted or "/" not in got:
-        wanted, got = wanted.rpartition("/")[2], got.rpartition("/")[2]
-    return wanted == got or wanted == _VERSION.sub("", got)
-
-
-def leaves_choice(asked: str) -> bool:
-    """Whether the name of a model leaves the choice to the server, as `openrouter/auto` does."""
-    return asked.rpartition("/")[2].casefold() in _ANY
-
-
-def _plain(model: str) -> str:
-    name = model.casefold().partition(":")[0] if "/" in model else model.casefold()
-    return name.removesuffix("-latest")
 
 
 def is_served(asked: str | None, served: str | None) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 import llm
 from llm import Completion, Request, Usage, hookimpl, stream
-from llm.answer_stream import AnswerStream, CutAnswerError
+from llm.router import AnswerStream, CutAnswerError
 from llm.backends.plugin_sdk import Backend, register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendError, UnknownNameError, UsageError

@@ -215,7 +215,7 @@ def test_tracing_costs_nothing_while_it_is_off() -> None:
     import llm.hooks._monitor
     import llm.hooks._trace
 
-    files = {llm.hooks.monitor.__file__, llm.hooks.trace.__file__}
+    files = {llm.hooks._monitor.__file__, llm.hooks._trace.__file__}
     seen = set()
     sys.setprofile(lambda frame, _event, _arg: seen.add(frame.f_code.co_filename))
     try:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm import Candidate, Completion, Request, complete, hookimpl, stream
-from llm.answer_stream import CutAnswerError
+from llm.router import CutAnswerError
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
