@@ -316,6 +316,7 @@ class Attempt:
         usage: tokens and cost; `None`: not known.
         served_model: the model that the server says it used.
         retry_after: seconds that the server asks to wait before the next attempt.
+        place: file and line in the plug-in's code that raised an error that nobody expected.
 
     """
 
@@ -330,10 +331,12 @@ class Attempt:
     usage: Usage | None = None
     served_model: str | None = None
     retry_after: float | None = None
+    place: str | None = None
 
     def __str__(self) -> str:
         who = f"{self.backend} [{self.origin}]" if self.origin is not None else self.backend
-        return f"{who}: {self.error or 'answered'}"
+        where = f" ({self.place})" if self.place else ""
+        return f"{who}: {self.error or 'answered'}{where}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the attempt as JSON-ready data."""
@@ -347,6 +350,7 @@ class Attempt:
             "ms": round(self.duration * 1000, 3),
             "error": self.error,
             "error_type": self.error_type,
+            "place": self.place,
             "status": self.status,
             "retry_after": self.retry_after,
             "served_model": self.served_model,

@@ -78,29 +78,39 @@ class ProblemLog:
 
 
 def reason_of(error: BaseException) -> tuple[str, str | None]:
-    """Return the message of an exception in one line, and its hint.
+    """Return the message of an exception in one line, and its hint. One that is not this project's has its type.
 
-    One that is not this project's is given with its type and the place in the plug-in that raised it.
     A plug-in's own class may lack a message or a hint, or raise where they are asked for.
     """
     line = one_line(error)
     if not isinstance(error, D0ttinoError):
-        return line + place_of(error), None
+        return line, None
     message, hint = _text(error, "message"), _text(error, "hint")
     return message or line.removeprefix(f"{type(error).__name__}: "), hint
 
 
-def place_of(error: BaseException) -> str:
-    """Return ` (file, line N)` of the innermost line of a plug-in's own file, or nothing."""
+def place_of(error: BaseException) -> str | None:
+    """Return `file, line N` of the innermost line of a plug-in's own code that an exception went through.
+
+    This project's errors are raised on purpose, with a message that needs no place.
+    """
+    if isinstance(error, D0ttinoError):
+        return None
     if isinstance(error, SyntaxError) and error.filename:
-        return f" ({error.filename}, line {error.lineno})"
-    found = ""
+        return f"{error.filename}, line {error.lineno}"
+    found = None
     frame: TracebackType | None = error.__traceback__
     while frame is not None:
         if not _is_framework(frame.tb_frame):
-            found = f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})"
+            found = f"{frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno}"
         frame = frame.tb_next
     return found
+
+
+def with_place(message: str, error: BaseException) -> str:
+    """Return a message with the place in a plug-in's own code behind it, if there is one."""
+    place = place_of(error)
+    return message if place is None else f"{message} ({place})"
 
 
 def plugin_traceback(error: BaseException) -> BaseException:

@@ -16,7 +16,7 @@ from typing import Any
 
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError, attribute
 from llm.hooks._entrypoints import EntryPoint, load
-from llm.hooks._faults import Problem, ProblemKind, reason_of
+from llm.hooks._faults import Problem, ProblemKind, reason_of, with_place
 from llm.hooks._guard import Guard
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
@@ -261,7 +261,8 @@ class Loader:
 
     def _fail(self, entry: EntryPoint, error: BaseException) -> None:
         """Record that an entry point could not be loaded; where it guards, refuse in its place."""
-        message, hint = reason_of(error)
+        reason, hint = reason_of(error)
+        message = with_place(reason, error)
         problem = Problem(ProblemKind.FAILED, entry.origin(entry.name), message, hint=hint, error=error)
         self._manager.problems.add(problem)
         failure = PluginLoadError(f"cannot be imported: {message}", hint=hint)

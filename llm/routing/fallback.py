@@ -19,7 +19,7 @@ from llm.errors import (
     ServedModelError,
     origin_of,
 )
-from llm.hooks._faults import reason_of
+from llm.hooks._faults import place_of, reason_of
 from llm.hooks._origin import Origin
 from llm.host import Host
 from llm.routing.errors import NoAnswerError, is_served, no_answer
@@ -214,6 +214,7 @@ class Fallback:
             usage,
             getattr(error, "served_model", None) if isinstance(error, ServedModelError) else None,
             failure.retry_after,
+            place_of(error),
         )
         self._record(attempt, healthy=False if is_backends and failure.transient else None)
         return failure

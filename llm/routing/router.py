@@ -199,7 +199,7 @@ def check_request(request: Request) -> None:
     messages: tuple[Any, ...] = request.messages  # a plug-in or a program need not keep to the types
     for message in messages:
         if not isinstance(message, Message):
-            raise UsageError(f"the prompt must be text or messages, not {type(message).__name__}")
+            raise UsageError(f"the prompt must be text, not {type(message).__name__}", hint="or Message objects")
         if message.role not in {"system", "user", "assistant"}:
             raise UsageError(f"a message must be of the role system, user or assistant, not {message.role!r}")
         wrong = [type(part).__name__ for part in message.content if not isinstance(part, str | Attachment)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError, origin_of
-from llm.hooks._faults import reason_of
+from llm.hooks._faults import reason_of, with_place
 from llm.host import current_host
 from llm.types import Step
 
@@ -58,7 +58,7 @@ class DiscoveredRecipe(NamedTuple):
         try:
             return self.host.recipes()[self.name].steps(goal, values)
         except PLUGIN_FAULTS as error:
-            message, _ = reason_of(error)
+            message = with_place(reason_of(error)[0], error)
             origin = origin_of(error) or self.host.recipes()[self.name].origin
             raise RecipeError(f"recipe {self.name!r} of plug-in {origin} failed: {message}", origin=origin) from error
 
