@@ -114,7 +114,8 @@ def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
 def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
     """Return the result of `llm_route` as a `Route` that carries its origin."""
     if origin.builtin and isinstance(result, Route):
-        return replace(result, origin=origin)  # the types hold that already, and every prompt comes by
+        # The types hold that already, and every prompt comes by.
+        return Route(result.candidates, result.rejected, result.notices, origin)
     if isinstance(result, Route):
         route = result
     elif isinstance(result, Sequence) and not isinstance(result, str):
@@ -144,7 +145,9 @@ def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:
 
 def check_answer(result: Any, origin: Origin, keep: bool = False) -> Answer:
     """Return the result of `llm_complete` as an `Answer` that carries its origin."""
-    if isinstance(result, Answer) and (keep or origin.builtin):  # the host's own implementation asks a backend
+    if isinstance(result, Answer) and origin.builtin:
+        return result  # the host's own implementation asked a backend, whose origin it has
+    if isinstance(result, Answer) and keep:
         return result.stamp(origin)
     if keep and isinstance(result, Completion) and result.origin is not None:
         _check_fields(result, "llm_complete", origin)
@@ -163,7 +166,7 @@ def answer_of(result: Any, where: str, origin: Origin) -> Answer:
         return Answer(result, origin)
     if isinstance(result, Completion):
         _check_fields(result, where, origin)
-        return Answer(replace(result, origin=origin), origin)
+        return Answer(result if result.origin == origin else replace(result, origin=origin), origin)
     if isinstance(result, Answer):
         return result.stamp(origin, anew=True)
     if isinstance(result, bytes | bytearray | Mapping) or not isinstance(result, Iterable):

@@ -95,7 +95,7 @@ class Settings:
             if isinstance(given, Mapping) and not isinstance(given, FrozenMapping):
                 object.__setattr__(self, name, FrozenMapping(given))
 
-    @property
+    @functools.cached_property
     def has_limits(self) -> bool:
         """Whether prices or sizes are configured at all."""
         return bool(self.backends or self.models)

@@ -244,13 +244,13 @@ def completer_of(
             prompt = request.prompt if plain or takes_request else request.as_text
             result = function(prompt, **{extra: EXTRAS[extra](request, call) for extra in extras})
             facts = Completion(
-                "",
+                result if isinstance(result, str) else "",
                 name,
                 request.model if takes_request or "model" in extras else None,
                 origin,
                 notices=() if plain or takes_request else (_PLAIN_TEXT.format(name),),
             )
-            return answer_of(_with_facts(result, facts), where)
+            return Answer(facts, origin) if isinstance(result, str) else answer_of(_with_facts(result, facts), where)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
@@ -264,8 +264,6 @@ _PLAIN_TEXT: Final = "the backend {!r} takes plain text only: it got the whole c
 
 def _with_facts(result: Any, facts: Completion) -> Any:
     """Return the result of a backend with the facts that the host knows of it."""
-    if isinstance(result, str):
-        return replace(facts, text=result)
     if isinstance(result, Completion):
         return replace(result, backend=facts.backend, origin=facts.origin, notices=result.notices + facts.notices)
     if isinstance(result, Iterable) and not isinstance(result, bytes | Mapping | Answer):

@@ -102,17 +102,18 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
     shadowed: Mapping[str, tuple[Contribution, ...]]
 
     @functools.cached_property
-    def _by_name(self) -> dict[str, Contribution]:
+    def by_name(self) -> dict[str, Contribution]:
+        """Those that are in use, by name, as a plain dict."""
         return {one.name: one for one in self.active}
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name
+        return name in self.by_name
 
     def __getitem__(self, name: str) -> Contribution:
-        return self._by_name[name]
+        return self.by_name[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._by_name)
+        return iter(self.by_name)
 
     def __len__(self) -> int:
         return len(self.active)
@@ -127,12 +128,7 @@ class _Dispatch:
     @hookimpl(trylast=True)
     def llm_complete(self, request: Request, backend: RegisteredBackend, call: Call) -> Answer:
         """Return the backend's answer: whole, or one that has begun, so that wrappers see its failures."""
-        life = self._host.life(backend.origin)
-        try:
-            life.begin()
-        except Exception as error:
-            attribute(error, backend.origin)
-            raise
+        self._host.begin(backend.origin)
         answer = backend.complete(request, call)
         if call.stream:
             answer.begin()

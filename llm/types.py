@@ -57,6 +57,8 @@ class Message:
     @property
     def text(self) -> str:
         """Its texts, joined."""
+        if len(self.content) == 1 and type(self.content[0]) is str:  # nearly always
+            return self.content[0]
         return "".join(part for part in self.content if isinstance(part, str))
 
     @property
@@ -144,7 +146,10 @@ class Request:
     @property
     def is_plain(self) -> bool:
         """Whether it is a single user message of text, so that `prompt` is all of it."""
-        return len(self.messages) == 1 and self.messages[0].role == "user" and not self.messages[0].attachments
+        if len(self.messages) != 1:
+            return False
+        message = self.messages[0]
+        return message.role == "user" and all(isinstance(part, str) for part in message.content)
 
     @property
     def as_text(self) -> str:
@@ -528,9 +533,8 @@ class Answer:
     @property
     def whole(self) -> Completion:
         """The completion; waits until the answer has ended, as `text` does."""
-        for _ in self:
-            pass
-        assert self.completion is not None  # it has ended, and did not break off
+        while self.completion is None:
+            self._read_on()
         return self.completion
 
     @property

@@ -118,7 +118,7 @@ class Guard:
         origin: its origin.
         contracts: the contract of each known hook, by hook name.
         problems: the log of recorded failures.
-        life: the life that it shares with the other plug-ins of its entry point.
+        life_of: returns the life that it shares with the other plug-ins of its entry point.
         settings: returns the settings of a plug-in, for `llm_configure`.
 
     Attributes:
@@ -136,7 +136,7 @@ class Guard:
         origin: Origin,
         contracts: Mapping[str, HookContract],
         problems: ProblemLog,
-        life: Life,
+        life_of: Callable[[Origin], Life],
         settings: Callable[[Origin, object], object],
     ) -> None:
         self.origin = origin
@@ -161,6 +161,7 @@ class Guard:
                 "; ".join(faults), origin=origin, hint="see docs/hooks.md for each hook and its arguments"
             )
         has_life = any(contract.name in {CONFIGURE, CLOSE} for _, contract, _, _ in found)
+        life = life_of(origin) if has_life else Life()
         for name, contract, function, options in found:
             begin = life.begin if has_life and contract.name not in {CONFIGURE, CLOSE} else None
             guard = _guard_wrapper if options.get("wrapper") else _guard

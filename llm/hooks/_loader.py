@@ -200,7 +200,10 @@ class Loader:
 
     def _import(self, entry: EntryPoint, reason: str) -> object:
         # Plug-ins that print while they are imported must not end up in a command's answer.
-        with contextlib.redirect_stdout(sys.stderr), load_span(entry.origin(entry.name), reason):
+        # The import of this project's own is a phase of making the host.
+        own = entry.tier is Tier.BUILTIN
+        span = contextlib.nullcontext() if own else load_span(entry.origin(entry.name), reason)
+        with contextlib.redirect_stdout(sys.stderr), span:
             named = self._adapt(entry, load(entry))
         # A module that only registers: the one that is named, not a package that holds it, which several
         # distributions may share.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
 
-from llm.errors import NameTakenError
+from llm.errors import NameTakenError, attribute
 from llm.hooks._faults import ProblemLog
 from llm.hooks._guard import Guard, HookContract, HookKind, Life
 from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME
@@ -50,6 +50,7 @@ class PluginManager(pluggy.PluginManager):
         self._settings = settings
         self._guards: dict[int, Guard] = {}
         self._lives: dict[tuple[str | None, str | None], Life] = {}
+        self._implemented: tuple[int, set[str]] = (-1, set())
         self._first: tuple[int, str, str] | None = None
         self._pending: dict[str, list[Callable[[], object]]] = {}
         self.add_hookspecs(hookspecs)
@@ -84,7 +85,7 @@ class PluginManager(pluggy.PluginManager):
         if origin is None:
             origin = Origin(name, Tier.PROGRAM, module=_module_name(plugin))
         origin = origin._replace(plugin=name)
-        guard = Guard(plugin, origin, self.contracts, self.problems, self.life(origin), self._settings)
+        guard = Guard(plugin, origin, self.contracts, self.problems, self._life, self._settings)
         if self.is_blocked(name):
             return None
         taken: Any = self.get_plugin(name)
@@ -144,11 +145,25 @@ class PluginManager(pluggy.PluginManager):
         """Return the registered plug-ins, the first asked last."""
         return [guard for _, guard in self.list_name_plugin() if isinstance(guard, Guard)]
 
-    def life(self, origin: Origin) -> Life:
-        """Return the life of a plug-in; plug-ins of one entry point share theirs."""
-        if origin.tier is Tier.ENTRY_POINT:
-            return self._lives.setdefault((origin.distribution, origin.entry_point), Life())
-        return self._lives.setdefault((None, origin.plugin), Life())
+    def begin(self, origin: Origin) -> None:
+        """Configure a plug-in that is about to be used, unless that was done.
+
+        Raises:
+            BaseException: its `llm_configure` failed, now or before.
+
+        """
+        if self._lives:
+            life = self._lives.get(_life_key(origin))
+            if life is not None:
+                try:
+                    life.begin()
+                except Exception as error:
+                    attribute(error, origin)
+                    raise
+
+    def _life(self, origin: Origin) -> Life:
+        """Return the life of a plug-in that implements hooks of its own life; those of one entry point share theirs."""
+        return self._lives.setdefault(_life_key(origin), Life())
 
     def before_call(self, hooks: Iterable[str], load: Callable[[], object]) -> None:
         """Have `load()` called before the next call of one of the hooks: it registers their implementations."""
@@ -166,6 +181,21 @@ class PluginManager(pluggy.PluginManager):
         found: pluggy.HookCaller = getattr(self.hook, hook)
         return found
 
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Call a hook whose results are not used, if anybody implements it."""
+        if self.is_implemented(hook):
+            getattr(self.hook, hook)(**arguments)
+
+    def is_implemented(self, hook: str) -> bool:
+        """Whether any plug-in implements a hook; those that do are registered."""
+        if hook in self._pending:
+            self.caller(hook)
+        generation, implemented = self._implemented
+        if generation != self.generation:
+            generation, implemented = self.generation, {one for guard in self.guards() for one in guard.implementations}
+            self._implemented = generation, implemented
+        return hook in implemented
+
     def fold(self, hook: str, value: Value, **arguments: Any) -> tuple[Value, tuple[Origin, ...]]:
         """Hand a value from implementation to implementation of a folded hook.
 
@@ -181,9 +211,9 @@ class PluginManager(pluggy.PluginManager):
             BaseException: whatever an implementation raises, with its origin.
 
         """
-        implementations = self.caller(hook).get_hookimpls()
-        if not implementations:
+        if not self.is_implemented(hook):
             return value, ()
+        implementations = self.caller(hook).get_hookimpls()
         subject = self.contracts[hook].arguments[0]
         changed: list[Origin] = []
         with self.monitor.folding(hook, implementations, {subject: value, **arguments}) as timed:
@@ -199,6 +229,10 @@ class PluginManager(pluggy.PluginManager):
         """Call `llm_close` of each plug-in that was used; a failure is recorded, and the others are closed as well."""
         for life in self._lives.values():
             life.end()
+
+
+def _life_key(origin: Origin) -> tuple[str | None, str | None]:
+    return (origin.distribution, origin.entry_point) if origin.tier is Tier.ENTRY_POINT else (None, origin.plugin)
 
 
 def _module_name(plugin: object) -> str | None:

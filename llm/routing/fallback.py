@@ -60,7 +60,8 @@ _health: WeakKeyDictionary[Host, Health] = WeakKeyDictionary()
 
 def health_of(host: Host) -> Health:
     """Return the health of a host's backends; it lives as long as the host."""
-    return _health.setdefault(host, Health())
+    health = _health.get(host)
+    return _health.setdefault(host, Health()) if health is None else health
 
 
 def credential_of(backend: RegisteredBackend) -> tuple[str, int]:
@@ -120,7 +121,7 @@ class Fallback:
         self.route = route
         self.attempts: list[Attempt] = []
         self._host = host
-        self._backends = host.backends()
+        self._backends = host.backends().by_name
         self._settings = settings
         self._retries = retries
         self._stream = stream
@@ -167,8 +168,12 @@ class Fallback:
                 completion.model,
                 completion.origin,
                 now - this.began,
-                usage=usage,
-                served_model=completion.served_model,
+                None,
+                None,
+                None,
+                None,
+                usage,
+                completion.served_model,
             ),
             healthy=True if asked else None,
         )
@@ -219,6 +224,16 @@ class Fallback:
         self._record(attempt, healthy=False if is_backends and failure.transient else None)
         return failure
 
+    def check_time(self, this: Try) -> None:
+        """End an answer that takes longer than the request allows for all of it.
+
+        Raises:
+            BackendTimeoutError: it does.
+
+        """
+        if this.call.deadline is not None and self._clock() > this.call.deadline:
+            raise BackendTimeoutError(f"it took longer than {self._timeout:g} s")
+
     def check_model(self, this: Try, completion: Completion) -> None:
         """Refuse an answer of another model than the one asked for, if the request is strict.
 
@@ -226,8 +241,10 @@ class Fallback:
             ServedModelError: another model answered.
 
         """
+        if not self.request.strict:
+            return
         asked = this.request.model or completion.model
-        if self.request.strict and not is_served(asked, completion.served_model):
+        if not is_served(asked, completion.served_model):
             error = ServedModelError(
                 f"the model {asked!r} was asked for, and {completion.served_model!r} answered",
                 hint="without --strict the answer would have been taken",
@@ -373,9 +390,7 @@ class Fallback:
         self.attempts.append(attempt)
         if healthy is not None and self._health.breaker is not None:
             self._health.breaker.record(attempt)
-        attempted = self._host.caller("llm_attempted")
-        if attempted.get_hookimpls():
-            attempted(request=self.request, attempt=attempt)
+        self._host.notify("llm_attempted", request=self.request, attempt=attempt)
 
     def _usage(self, candidate: Candidate, text: str, given: Usage | None) -> Usage:
         """Return the usage of an answer: the server's, else an estimate; and its cost, if a price is known."""

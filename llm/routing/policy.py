@@ -51,7 +51,7 @@ class _Plan:
         first, *others = pair
         above = "above" if words > threshold else "not above"
         reason = f"{first.reason}: {words} words, {above} the threshold of {threshold}"
-        return Route((replace(first, reason=reason), *others, *rest), self.rejected)
+        return Route((Candidate(first.backend, first.model, reason), *others, *rest), self.rejected)
 
     def _ordered(
         self, first: Candidate | None, second: Candidate | None

@@ -50,6 +50,8 @@ def send_prompt(
         UsageError: the prompt is empty, or the timeout is no time.
 
     """
+    if not isinstance(prompt, str):
+        raise UsageError(f"the prompt must be text, not {type(prompt).__name__}")
     request = Request(prompt, model, backend, local, timeout=timeout, strict=strict, fallback=fallback)
     return complete(request, host=host).text
 
@@ -162,7 +164,9 @@ class AnswerStream(Iterator[str]):
             yield answer.whole.text
             return
         try:
-            yield from answer
+            for text in answer:
+                self._fallback.check_time(this)
+                yield text
             self._fallback.check_model(this, answer.whole)
         except PLUGIN_FAULTS as error:
             raise self._cut(this, answer, error) from error
@@ -310,6 +314,4 @@ def _why_whole(host: Host, backend: str) -> str:
 
 
 def _completed(host: Host, request: Request, completion: Completion | None, error: D0ttinoError | None) -> None:
-    completed = host.caller("llm_completed")
-    if completed.get_hookimpls():
-        completed(request=request, completion=completion, error=error)
+    host.notify("llm_completed", request=request, completion=completion, error=error)

@@ -3,15 +3,13 @@
 import importlib
 
 import pytest
-
-from llm.host import BUILTINS
-from llm.hooks._guard import Guard
 from llm.hooks.declarations import declared_in
 from llm.hooks.lazy import Deferred
 from llm.hooks.learned import Declared, Learned
-from llm.hooks._origin import Origin, Tier
-from llm.host import Host
 from llm.shims import revive
+
+from llm.hooks._origin import Origin, Tier
+from llm.host import BUILTINS, Host
 
 
 @pytest.mark.parametrize("module_name", BUILTINS)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from llm._state import locked, state_dir
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
-from llm.routing.breaker import FAILURES, FORGOTTEN, LONGEST, SHORTEST, Cooldowns, enabled
 from llm.errors import BackendConnectionError
 from llm.host import Host
-from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError, complete
+from llm.routing.breaker import FAILURES, FORGOTTEN, LONGEST, SHORTEST, Cooldowns, enabled
+from llm.routing.fallback import health_of
+from llm.routing.retries import RetryPolicy
 from llm.testing import host_with
 from llm.types import Attempt, Candidate, Completion, Request
 
@@ -190,7 +191,7 @@ def asked() -> list[str]:
 def host(cooldowns: Cooldowns, asked: list[str]) -> Host:
     """A host with a backend that is down, and one that answers."""
     host = host_with()
-    host.breaker = cooldowns
+    health_of(host).breaker = cooldowns
 
     def down(prompt: str) -> str:
         asked.append("down")

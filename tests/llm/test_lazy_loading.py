@@ -15,14 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llm.hooks.catalogue import Catalogue
+from llm.hooks.learned import Learned
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks.catalogue import Catalogue
-from llm.hooks._entrypoints import scan
-from llm.hooks._entrypoints import EntryPoint
-from llm.hooks.learned import Learned
-from llm.host import Host, create_host
-from llm.host import learn
+from llm.hooks._entrypoints import EntryPoint, scan
+from llm.host import Host, create_host, learn
 from llm.router import NoAnswerError, complete, stream
 from llm.testing import write_distribution
 from llm.tracing import trace

@@ -1,7 +1,6 @@
 """Remembering the outcome of the last call."""
 
 import pytest
-
 from llm.memo import of_latest
 
 

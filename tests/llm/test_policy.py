@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Limits, RoutingMode, Settings
+from llm.contributions import RegisteredBackend
 from llm.hooks._markers import hookimpl
 from llm.hooks._origin import Origin, Tier
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, NoCandidateError, choose_route, complete, send_prompt
-from llm.types import BackendInfo, Candidate, Completion, Rejection, Request, Route
+from llm.types import Candidate, Completion, Rejection, Request, Route
 from tests.counting import count_calls
 
 AUTO, REMOTE, LOCAL = RoutingMode
@@ -377,7 +378,7 @@ def policy(decide: Callable[..., Any]) -> object:
 
     class Policy:
         @hookimpl
-        def llm_route(self, request: Request, backends: Sequence[BackendInfo], settings: Settings) -> Any:
+        def llm_route(self, request: Request, backends: Sequence[RegisteredBackend], settings: Settings) -> Any:
             return decide(request, backends, settings)
 
     return Policy()
@@ -445,7 +446,7 @@ def test_a_policy_that_passes_leaves_it_to_the_next_one(host: Host) -> None:
 def test_the_built_in_policy_is_asked_last_whenever_it_was_registered() -> None:
     host = Host()
     host.register(policy(always(["sample"])), "picky")
-    host.load_builtins(["llm.routing.policy", "llm.backends.plugins.sample"])
+    host.load_plugins([], builtins=["llm.routing.policy:Policy", "llm.backends.plugins.sample"])
     completion = complete(Request("hi"), host=host, settings=Settings(primary_backend="missing"))
     assert completion.text == "Sample answer to: hi"
 
@@ -480,7 +481,7 @@ BAD_POLICIES: Mapping[str, tuple[Callable[..., Any], str]] = {
     "an iterator": (generated, "must return a Route or a list of backend names; list_iterator"),
     "a coroutine": (lambda *_: _later(), "coroutine, which would have to be awaited"),
     "a list of numbers": (always([1]), "must return backend names or Candidate objects in its list; int"),
-    "infos": (lambda _, backends, __: backends, "Candidate objects in its list; llm.types.BackendInfo"),
+    "infos": (lambda _, backends, __: backends, "Candidate objects in its list; llm.contributions.RegisteredBackend"),
     "None in the list": (always(["third", None]), "must return backend names or Candidate objects in its list; None"),
     "names in a Route": (always(Route(("third",))), "Candidate objects in its list; str"),  # type: ignore[arg-type]
 }

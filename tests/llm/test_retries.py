@@ -28,10 +28,11 @@ from llm.errors import (
     UsageError,
 )
 from llm.host import Host
-from llm.routing.retries import RetryPolicy, failure_of
 from llm.router import NoAnswerError, NoCandidateError
+from llm.routing.fallback import health_of
+from llm.routing.retries import RetryPolicy, failure_of
 from llm.testing import host_with
-from llm.types import Attempt
+from llm.types import Attempt, Call
 
 CHAIN = Settings(routing_mode=RoutingMode.REMOTE, primary_backend="first", fallback_backend="second")
 
@@ -264,11 +265,35 @@ def test_a_number_of_attempts_that_is_none(host: Host, attempts: Any) -> None:
 
 
 def test_the_deadline_goes_to_the_backend_and_leaves_half_of_the_time_to_others(host: Host, clock: Clock) -> None:
-    first = script(host, "first", ValueError())
-    second = script(host, "second", "me")
+    calls: list[Call] = []
+
+    def first(prompt: str, call: Call) -> str:
+        calls.append(call)
+        raise ValueError
+
+    def second(prompt: str, call: Call) -> str:
+        calls.append(call)
+        return "me"
+
+    register_backend("first", first, host=host)
+    register_backend("second", second, host=host)
     complete(Request("hi", timeout=60), host=host, settings=CHAIN, retries=clock.policy())
-    assert (first[0].deadline, first[0].first_byte_deadline) == (1060.0, 1030.0)
-    assert (second[0].deadline, second[0].first_byte_deadline) == (1060.0, 1060.0)
+    assert [(one.deadline, one.first_deadline, one.attempt) for one in calls] == [
+        (1060.0, 1030.0, 1),
+        (1060.0, 1060.0, 2),
+    ]
+
+
+def test_an_answer_may_keep_coming_where_no_time_is_given_for_all_of_it(host: Host, clock: Clock) -> None:
+    calls: list[Call] = []
+
+    def first(prompt: str, call: Call) -> str:
+        calls.append(call)
+        return "me"
+
+    register_backend("first", first, host=host)
+    complete(Request("hi", backend="first"), host=host, retries=clock.policy())
+    assert [(one.deadline, one.first_deadline, one.silence) for one in calls] == [(None, 1120.0, 120.0)]
 
 
 def test_when_the_time_is_over_nobody_else_is_asked(host: Host, clock: Clock) -> None:
@@ -279,9 +304,10 @@ def test_when_the_time_is_over_nobody_else_is_asked(host: Host, clock: Clock) ->
     register_backend("first", slow, host=host)
     second = script(host, "second", "me")
     error = failure(Request("hi"), host, clock)
+    place = f"{__file__}, line {slow.__code__.co_firstlineno + 2}"
     assert second == []
     assert error.message.splitlines() == [
-        f"backend first [backend:first (this program, module {__name__})]: TimeoutError: too slow",
+        f"backend first [backend:first (this program, module {__name__})]: TimeoutError: too slow ({place})",
         "  not tried: second (the time of 120 s is over)",
     ]
 
@@ -338,7 +364,7 @@ def test_a_credential_that_was_refused_is_not_used_again(
     error = failure(Request("hi", backend="first"), host, clock)
     assert isinstance(error, NoCandidateError)
     assert "refused before" in error.message
-    assert "planted" not in repr(host.refused)
+    assert "planted" not in repr(health_of(host).refused)
     monkeypatch.setenv("FIRST_API_KEY", "another-key")
     assert complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy()).text == "with a good key"
 
@@ -459,7 +485,7 @@ class Breaker:
 
 
 def test_a_backend_that_is_set_aside_is_left_out_unless_it_is_named(host: Host, clock: Clock) -> None:
-    breaker = host.breaker = Breaker(first="set aside until 12:00")
+    breaker = health_of(host).breaker = Breaker(first="set aside until 12:00")
     first = script(host, "first", "first")
     script(host, "second", "second")
     completion = complete(Request("hi"), host=host, settings=CHAIN, retries=clock.policy())
@@ -473,7 +499,7 @@ def test_a_backend_that_is_set_aside_is_left_out_unless_it_is_named(host: Host, 
 
 
 def test_only_what_tells_of_a_backends_health_is_recorded(host: Host, clock: Clock) -> None:
-    breaker = host.breaker = Breaker()
+    breaker = health_of(host).breaker = Breaker()
     outcomes = [busy(), BackendHTTPError("bad", status=400), AuthenticationError("no", status=401), ValueError("bug")]
     for number, outcome in enumerate(outcomes):
         script(host, f"b{number}", outcome)
@@ -488,7 +514,7 @@ def test_who_answers_for_a_backend_says_nothing_of_its_health_and_uses_nothing(h
         def llm_complete(self) -> str:
             return "from the cache"
 
-    breaker = host.breaker = Breaker()
+    breaker = health_of(host).breaker = Breaker()
     first = script(host, "first", "asked")
     host.register(Cache(), "cache")
     completion = complete(Request("hi", backend="first"), host=host, retries=clock.policy())
@@ -505,7 +531,7 @@ def test_what_a_plugin_around_it_raises_is_no_fault_of_the_backend(host: Host, c
                 raise errors.pop(0)
             return (yield)
 
-    breaker = host.breaker = Breaker()
+    breaker = health_of(host).breaker = Breaker()
     script(host, "first", "fine")
     host.register(Budget(), "budget")
     error = failure(Request("hi", backend="first"), host, clock)
@@ -617,15 +643,15 @@ def test_any_faults_of_any_chain_end_as_the_rules_say(case: Case) -> None:
         def llm_completed(self, completion: Completion | None, error: Exception | None) -> None:
             told.append((completion, error))
 
-    def backend(index: int, schedule: list[Fault]) -> Callable[[str, Request], str]:
+    def backend(index: int, schedule: list[Fault]) -> Callable[[str, Call], str]:
         calls = iter([*schedule, *[schedule[-1]] * 10])
 
-        def run(prompt: str, request: Request) -> str:
-            assert request.deadline is not None
-            assert request.first_byte_deadline is not None
+        def run(prompt: str, call: Call) -> str:
+            assert call.deadline is not None
+            assert call.first_deadline is not None
             fault = next(calls)
-            if clock.now + fault.took > request.first_byte_deadline:
-                clock.now = max(clock.now, request.first_byte_deadline)
+            if clock.now + fault.took > call.first_deadline:
+                clock.now = max(clock.now, call.first_deadline)
                 made.append((index, "timeout"))
                 raise BackendTimeoutError("no answer in time")
             clock.now += fault.took

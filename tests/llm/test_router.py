@@ -5,14 +5,13 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from llm.contributions import Backend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
+from llm.contributions import Backend, RegisteredBackend
 from llm.errors import BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._markers import hookimpl
@@ -58,6 +57,10 @@ def failing(error: BaseException) -> Callable[[str], str]:
     return run
 
 
+#: The line of `failing` that raises.
+PLACE = f"{__file__}, line {failing.__code__.co_firstlineno + 2}"
+
+
 def never(prompt: str) -> str:
     pytest.fail(f"asked, with {prompt!r}")
 
@@ -100,12 +103,8 @@ def test_send_prompt_passes_on_what_is_wanted(host: Host) -> None:
 def test_a_completion_tells_who_answered(host: Host) -> None:
     class Plugin:
         @hookimpl
-        def llm_backends(self) -> list[str]:
-            return ["echo"]
-
-        @hookimpl
-        def llm_complete(self, request: Request, backend: str) -> str | None:
-            return request.prompt if backend == "echo" else None
+        def llm_backends(self) -> list[Backend]:
+            return [Backend("echo", lambda prompt: prompt)]
 
     origin = third_party(host, Plugin(), "echoes")
     completion = complete(Request("hi", backend="echo"), host=host)
@@ -177,7 +176,10 @@ def test_a_named_backend_is_the_only_one_asked(host: Host, monkeypatch: pytest.M
     register_backend("named", failing(RuntimeError("down")), host=host)
     error = failure(Request("hi", backend="named"), host)
     assert [attempt.backend for attempt in error.attempts] == ["named"]
-    assert error.message == f"backend named [backend:named (this program, module {__name__})]: RuntimeError: down"
+    assert (
+        error.message
+        == f"backend named [backend:named (this program, module {__name__})]: RuntimeError: down ({PLACE})"
+    )
     assert error.exit_code == 1
 
 
@@ -264,23 +266,24 @@ BAD_RUNS: Mapping[str, tuple[Callable[[str], Any], str, str]] = {
     "returns None": (
         lambda prompt: None,
         "InvalidResultError",
-        "backend 'first' must return text (str); None",
+        "backend 'first' must return text (str), a Completion or pieces of text; None",
     ),
     "returns bytes": (
         lambda prompt: b"hi",
         "InvalidResultError",
-        "backend 'first' must return text (str); bytes",
+        "backend 'first' must return text (str), a Completion or pieces of text; bytes",
     ),
     "returns a number": (
         lambda prompt: 3,
         "InvalidResultError",
-        "backend 'first' must return text (str); int",
+        "backend 'first' must return text (str), a Completion or pieces of text; int",
     ),
     "returns a coroutine": (
         lambda prompt: _coroutine(),
         "InvalidResultError",
         (
-            "backend 'first' must return text (str); coroutine, which would have to be awaited; "
+            "backend 'first' must return text (str), a Completion or pieces of text; coroutine, which would have to be "
+            "awaited; "
             "backends and recipes are called synchronously"
         ),
     ),
@@ -306,34 +309,33 @@ def test_when_a_backend_fails_the_next_one_answers(
 def test_a_backend_that_nobody_answers_for_is_told_from_one_that_fails(host: Host) -> None:
     class Lister:
         @hookimpl
-        def llm_backends(self) -> list[str]:
-            return ["first"]
+        def llm_backends(self) -> list[Backend]:
+            return [Backend("first")]
 
     origin = third_party(host, Lister(), "lister")
     register_backend("second", answering("a"), host=host)
-    failed = complete(Request("hi"), host=host, settings=FIRST_THEN_SECOND).attempts[0]
-    assert (failed.backend, failed.origin, failed.error_type) == ("first", origin, "NoAnswer")
-    assert failed.error == "its plug-in returned None: not mine"
+    completion = complete(Request("hi"), host=host, settings=FIRST_THEN_SECOND)
+    (rejection,) = completion.route.rejected
+    assert (completion.backend, rejection.backend) == ("second", "first")
+    (problem,) = host.problems
+    assert (problem.origin, problem.message) == (
+        origin,
+        "llm_backends raised PluginDefinitionError: Backend does not define run",
+    )
 
 
 def test_when_all_fail_one_error_lists_each_with_plugin_and_reason(host: Host) -> None:
     class Plugin:
         @hookimpl
-        def llm_backends(self) -> list[str]:
-            return ["first"]
-
-        @hookimpl
-        def llm_complete(self, backend: str) -> str | None:
-            if backend == "first":
-                raise RuntimeError("refused")
-            return None
+        def llm_backends(self) -> list[Backend]:
+            return [Backend("first", failing(RuntimeError("refused")))]
 
     third_party(host, Plugin(), "remote")
     register_backend("second", failing(BackendError("no key", hint="set A_KEY")), host=host)
     error = failure(Request("hi"), host)
     assert error.message.splitlines() == [
         "none of 2 backends answered:",
-        "  first [remote (acme-remote 1.2)]: RuntimeError: refused",
+        f"  first [remote (acme-remote 1.2)]: RuntimeError: refused ({PLACE})",
         f"  second [backend:second (this program, module {__name__})]: no key",
     ]
     assert error.hint == "set A_KEY"
@@ -347,7 +349,7 @@ def test_the_error_also_lists_what_was_left_out(host: Host) -> None:
     settings = Settings(chain=(Candidate("frist"), Candidate("first")))
     error = failure(Request("hi"), host, settings)
     assert error.message.splitlines() == [
-        f"backend first [backend:first (this program, module {__name__})]: RuntimeError: down",
+        f"backend first [backend:first (this program, module {__name__})]: RuntimeError: down ({PLACE})",
         "  frist was left out: there is no backend named 'frist'. Did you mean 'first'?",
     ]
 
@@ -517,7 +519,7 @@ def test_a_cached_completion_is_the_caches_answer_with_the_attempts_of_now(host:
         kept: Completion | None = None
 
         @hookimpl(tryfirst=True)
-        def llm_complete(self, backend: str) -> Completion | None:
+        def llm_complete(self) -> Completion | None:
             return self.kept
 
         @hookimpl
@@ -547,8 +549,8 @@ def passes_on(request: Request) -> Any:
 
 
 def changes_the_text(request: Request) -> Any:
-    completion = yield
-    return replace(completion, text=completion.text.upper())
+    answer = yield
+    return answer.map(str.upper)
 
 
 def answers_itself(request: Request) -> Any:
@@ -638,7 +640,12 @@ FAILING_WRAPPERS = [
     # wrapper, the backend's run, the error, whether the failure is the wrapper's
     (refuses, never, "PermissionError: over budget", True),
     (crashes_afterwards, answering("it"), "ZeroDivisionError: division by zero", True),
-    (returns_rubbish, answering("it"), "llm_complete must return text or a Completion; int", True),
+    (
+        returns_rubbish,
+        answering("it"),
+        "llm_complete must return text (str), a Completion or pieces of text; int",
+        True,
+    ),
     (translates, failing(RuntimeError("down")), "LookupError: translated", True),
     (passes_on, failing(RuntimeError("down")), "RuntimeError: down", False),
     (lets_the_error_out, failing(RuntimeError("down")), "RuntimeError: down", False),
@@ -674,8 +681,8 @@ def test_a_wrapper_that_is_none_is_the_one_to_blame(host: Host, body: Callable[.
 def test_a_wrapper_that_refuses_one_backend_lets_the_next_one_answer(host: Host) -> None:
     class Budget:
         @hookimpl(wrapper=True)
-        def llm_complete(self, backend: str) -> Any:
-            if backend == "first":
+        def llm_complete(self, backend: RegisteredBackend) -> Any:
+            if backend.name == "first":
                 raise PermissionError("over budget")
             return (yield)
 
@@ -772,13 +779,18 @@ def test_one_prompt_makes_one_call_of_each_hook(host: Host, monkeypatch: pytest.
     calls: list[str] = []
     undo = host.add_hookcall_monitoring(lambda name, *_: calls.append(name), lambda *_: None)
     assert send_prompt("hi", host=host) == "one"
-    assert sorted(calls) == ["llm_backends", "llm_complete", "llm_completed", "llm_route"]
+    assert sorted(calls) == ["llm_backends", "llm_complete", "llm_route"]
     calls.clear()
     assert send_prompt("hi", host=host) == "one"
-    assert calls == ["llm_route", "llm_complete", "llm_completed"]
+    assert calls == ["llm_route", "llm_complete"]
     calls.clear()
     assert send_prompt("hi", backend="two", host=host) == "two"
-    assert calls == ["llm_complete", "llm_completed"]
+    assert calls == ["llm_complete"]
+    calls.clear()
+    host.register(Observer(), "observer")
+    assert send_prompt("hi", host=host) == "one"
+    calls.remove("llm_backends")  # a plug-in came
+    assert calls == ["llm_route", "llm_complete", "llm_completed"]
     undo()
 
 

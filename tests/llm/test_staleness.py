@@ -10,10 +10,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from llm.hooks.catalogue import FILE
 
 from llm.hooks import index
 from llm.hooks._cache import EnvironmentCache
-from llm.hooks.catalogue import FILE
 from llm.testing import write_distribution
 
 HOUR = 3600 * 10**9

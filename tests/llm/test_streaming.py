@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 import llm
-from llm import Completion, Request, Usage, hookimpl, stream
-from llm.router import AnswerStream, CutAnswerError
+from llm import Answer, Completion, Request, Usage, complete, hookimpl, stream
 from llm.backends.plugin_sdk import Backend, register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendError, UnknownNameError, UsageError
 from llm.host import Host
+from llm.router import AnswerStream, CutAnswerError, NoAnswerError
 from llm.routing.retries import RetryPolicy
-from llm.router import NoAnswerError
 from llm.testing import host_with
+from tests.counting import tick
 
 CHAIN = Settings(routing_mode=RoutingMode.REMOTE, primary_backend="first", fallback_backend="second")
 AT_ONCE = RetryPolicy(sleep=lambda seconds: None)
@@ -193,24 +193,32 @@ def test_the_deadline_holds_between_pieces(host: Host) -> None:
 @pytest.mark.parametrize("piece", [3, None, b"x", Completion(3), Completion("", usage=3)])  # type: ignore[arg-type]
 def test_a_piece_that_is_none_is_the_plugins_fault(host: Host, piece: Any) -> None:
     register_backend("first", streaming(piece), host=host)
-    with pytest.raises(NoAnswerError, match=r"first \[backend:first .*llm_stream must return pieces of text"):
+    with pytest.raises(NoAnswerError, match=r"first \[backend:first .*(must have pieces of text|Completion must be)"):
         read(Request("hi", backend="first"), host)
 
 
-@pytest.mark.parametrize("result", ["text", 3, Completion("x"), {"a": 1}])
-def test_what_is_no_iterator_is_the_plugins_fault(host: Host, result: Any) -> None:
+@pytest.mark.parametrize("result", [3, None, b"x", {"a": 1}])
+def test_what_is_no_answer_is_the_plugins_fault(host: Host, result: Any) -> None:
     class Plugin:
         @hookimpl
-        def llm_backends(self) -> str:
-            return "first"
-
-        @hookimpl
-        def llm_stream(self) -> Any:
-            return result
+        def llm_backends(self) -> Backend:
+            return Backend("first", lambda prompt: "whole", stream=lambda prompt: result)
 
     host.register(Plugin(), "odd")
-    with pytest.raises(NoAnswerError, match=r"first \[odd .*llm_stream must return an iterator"):
+    with pytest.raises(NoAnswerError, match=r"first \[odd .*must return text \(str\), a Completion or pieces of text"):
         read(Request("hi", backend="first"), host)
+
+
+@pytest.mark.parametrize("result", ["text", Completion("text"), ["te", "xt"], iter(["te", "xt"]), Answer("text")])
+def test_an_answer_may_come_in_many_forms(host: Host, result: Any) -> None:
+    register_backend("first", lambda prompt: result, host=host)
+    texts, answer = read(Request("hi"), host)
+    assert "".join(texts) == "text"
+    assert answer.completion is not None
+    assert answer.completion.plugin == "backend:first"
+    register_backend("second", lambda prompt: ["te", "xt"], host=host)
+    completion = complete(Request("hi", backend="second"), host=host)
+    assert (completion.text, completion.plugin) == ("text", "backend:second")
 
 
 # Whose answers come whole
@@ -226,22 +234,17 @@ def test_a_function_answers_whole(host: Host) -> None:
 def test_a_plugin_may_stream_some_requests_only(host: Host) -> None:
     class Choosy:
         @hookimpl
-        def llm_backends(self) -> str:
-            return "choosy"
+        def llm_backends(self) -> Backend:
+            return Backend("choosy", self.run, stream=self.run)
 
-        @hookimpl
-        def llm_complete(self, request: Request, backend: str) -> str | None:
-            return "whole" if backend == "choosy" else None
-
-        @hookimpl
-        def llm_stream(self, request: Request, backend: str) -> Iterator[str] | None:
-            return iter("ab") if backend == "choosy" and request.model == "m" else None
+        def run(self, prompt: str, model: str | None) -> Any:
+            return iter("ab") if model == "m" else "whole"
 
     host.register(Choosy(), "choosy")
     assert read(Request("hi", "m", "choosy"), host)[0] == ["a", "b"]
     texts, answer = read(Request("hi", "n", "choosy"), host)
     assert texts == ["whole"]
-    assert answer.whole_because == "no plug-in streams this request for the backend 'choosy'"
+    assert answer.whole_because is not None
 
 
 def test_an_answer_without_text_is_one(host: Host) -> None:
@@ -275,8 +278,8 @@ def test_who_overrides_only_run_is_not_streamed(host: Host) -> None:
 class Wrapper:
     @hookimpl(wrapper=True)
     def llm_complete(self) -> Any:
-        completion = yield
-        return Completion(completion.text.replace("secret", "***"))
+        answer = yield
+        return Completion(answer.text.replace("secret", "***"))
 
 
 class Cache:
@@ -287,12 +290,12 @@ class Cache:
 
 class WrapperWithBackends(Wrapper):
     @hookimpl
-    def llm_backends(self) -> str:
-        return "another"
+    def llm_backends(self) -> Backend:
+        return Backend("another", str.upper)
 
 
 @pytest.mark.parametrize(
-    ("guard", "text"), [(Wrapper, "whole"), (WrapperWithBackends, "whole"), (Cache, "from the cache")]
+    ("guard", "text"), [(Wrapper, "a ***"), (WrapperWithBackends, "a ***"), (Cache, "from the cache")]
 )
 def test_what_guards_answers_by_llm_complete_is_never_passed_by(host: Host, guard: type, text: str) -> None:
     register_backend("first", streaming("a ", "secret"), host=host)
@@ -300,16 +303,17 @@ def test_what_guards_answers_by_llm_complete_is_never_passed_by(host: Host, guar
     with llm.trace(host) as trace:
         texts, answer = read(Request("hi"), host)
     assert texts == [text]
-    assert answer.whole_because == "guard implements llm_complete and not llm_stream"
-    assert [call.hook for call in trace.hook_calls if call.hook in {"llm_complete", "llm_stream"}] == ["llm_complete"]
+    assert answer.whole_because is not None
+    assert (guard is Cache) or answer.whole_because == "a plug-in waited for all of the answer: guard"
+    assert [call.hook for call in trace.hook_calls if call.hook == "llm_complete"] == ["llm_complete"]
 
 
 def test_a_guard_that_streams_sees_what_is_streamed(host: Host) -> None:
-    class Streaming(Wrapper):
+    class Streaming:
         @hookimpl(wrapper=True)
-        def llm_stream(self) -> Any:
-            pieces = yield
-            return pieces and (piece.replace("secret", "***") if isinstance(piece, str) else piece for piece in pieces)
+        def llm_complete(self) -> Any:
+            answer = yield
+            return answer.map(lambda piece: piece.replace("secret", "***"))
 
     register_backend("first", streaming("a ", "secret", Completion("", model="m")), host=host)
     host.register(Streaming(), "guard")
@@ -320,9 +324,9 @@ def test_a_guard_that_streams_sees_what_is_streamed(host: Host) -> None:
 
 
 def test_a_guard_that_refuses_streams_lets_nobody_answer(host: Host) -> None:
-    class Refusing(Wrapper):
+    class Refusing:
         @hookimpl(wrapper=True)
-        def llm_stream(self, request: Request) -> Any:
+        def llm_complete(self, request: Request) -> Any:
             if "hi" in request.prompt:
                 raise PermissionError("not today")
             return (yield)
@@ -336,12 +340,8 @@ def test_a_guard_that_refuses_streams_lets_nobody_answer(host: Host) -> None:
 def test_the_backend_that_is_in_use_answers_and_not_the_one_that_it_shadows(host: Host) -> None:
     class Provider:
         @hookimpl
-        def llm_backends(self) -> str:
-            return "first"
-
-        @hookimpl
-        def llm_complete(self, backend: str) -> str | None:
-            return "the right one" if backend == "first" else None
+        def llm_backends(self) -> Backend:
+            return Backend("first", lambda prompt: "the right one")
 
     register_backend("first", streaming("shadowed"), host=host)
     host.register(Provider(), "provider")
@@ -352,7 +352,7 @@ def test_a_traced_stream_shows_who_streamed(host: Host) -> None:
     register_backend("first", streaming("a", "b"), host=host)
     with llm.trace(host) as trace:
         read(Request("hi"), host)
-    call = next(call for call in trace.hook_calls if call.hook == "llm_stream")
+    call = next(call for call in trace.hook_calls if call.hook == "llm_complete")
     assert [one.outcome for one in call.implementations if one.origin.plugin == "backend:first"] == ["answered"]
 
 
@@ -377,3 +377,92 @@ def test_threads_read_their_own_answers(host: Host) -> None:
         thread.join()
     assert all(prompt == text for prompt, text in found.items())
     assert len(found) == 8
+
+
+# What is done to an answer on its way
+
+
+def test_pieces_may_be_split_anew_on_their_way(host: Host) -> None:
+    class Lines:
+        @hookimpl(wrapper=True)
+        def llm_complete(self) -> Any:
+            answer = yield
+            return answer.pipe(self.lines)
+
+        def lines(self, pieces: Iterator[str]) -> Iterator[str]:
+            rest = ""
+            for piece in pieces:
+                *lines, rest = (rest + piece).split("\n")
+                yield from (f"{line}\n" for line in lines)
+            yield rest
+
+    register_backend("first", streaming("a", "b\nc", "d\n", "e", Completion("", served_model="m")), host=host)
+    host.register(Lines(), "lines")
+    texts, answer = read(Request("hi"), host)
+    assert texts == ["ab\n", "cd\n", "e"]
+    assert answer.completion is not None
+    assert (answer.completion.text, answer.completion.served_model) == ("ab\ncd\ne", "m")
+    assert answer.completion.plugin == "backend:first"
+
+
+def test_who_changes_pieces_is_blamed_for_what_it_raises(host: Host) -> None:
+    class Broken:
+        @hookimpl(wrapper=True)
+        def llm_complete(self) -> Any:
+            answer = yield
+            return answer.map(lambda piece: piece if piece == "a" else str(1 // 0))
+
+    register_backend("first", streaming("a", "b"), host=host)
+    host.register(Broken(), "broken")
+    answer = stream(Request("hi"), host=host, settings=CHAIN, retries=AT_ONCE)
+    assert next(answer) == "a"
+    with pytest.raises(CutAnswerError, match=r"first \[broken .*ZeroDivisionError"):
+        list(answer)
+
+
+def test_an_answer_can_be_read_again_and_ends_the_same_way() -> None:
+    answer = Answer(iter(["a", "b"]))
+    assert next(iter(answer)) == "a"
+    assert answer.completion is None
+    assert (list(answer), list(answer), answer.text) == (["a", "b"], ["a", "b"], "ab")
+    assert answer.completion is not None
+
+    def breaks() -> Iterator[str]:
+        yield "a"
+        raise ValueError("broken")
+
+    broken = Answer(breaks())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken"):
+            list(broken)
+    assert broken.so_far == "a"
+
+
+def test_a_strict_request_refuses_another_model_streamed_as_well_as_whole(host: Host) -> None:
+    # The plug-in claims to have been asked for the model that was served.
+    last = Completion("whole", model="other", served_model="other")
+    first = Backend("first", lambda prompt: last, stream=lambda prompt: iter(["a", last]))
+
+    class Provider:
+        @hookimpl
+        def llm_backends(self) -> Backend:
+            return first
+
+    host.register(Provider(), "provider")
+    request = Request("hi", "wanted", "first", strict=True)
+    with pytest.raises(NoAnswerError, match="the model 'wanted' was asked for, and 'other' answered"):
+        complete(request, host=host)
+    with pytest.raises(CutAnswerError, match="the model 'wanted' was asked for, and 'other' answered"):
+        read(request, host)
+
+
+def test_a_traced_stream_holds_the_time_in_which_it_was_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    tick(monkeypatch)
+    register_backend("first", streaming(*"abcdefgh"), host=host)
+    with llm.trace(host) as trace:
+        read(Request("hi"), host)
+    call = next(call for call in trace.hook_calls if call.hook == "llm_complete")
+    (answered,) = [one for one in call.implementations if one.outcome == "answered"]
+    assert answered.origin.plugin == "backend:first"
+    assert call.streamed >= 7_000  # each of the further pieces, and the end
+    assert answered.elapsed >= call.streamed

@@ -8,8 +8,8 @@ import responses
 
 from llm.config import CONFIG_PATH_VARIABLE, ENVIRONMENT
 from llm.host import Host, create_host
-from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError, complete
+from llm.routing.retries import RetryPolicy
 from llm.types import Request
 
 ADDRESSES = {

@@ -16,15 +16,15 @@ from typing import Any, ClassVar
 import pytest
 import requests
 
-from llm import Candidate, Completion, Request, complete
+from llm import Call, Candidate, Completion, Request, complete
 from llm.backends.http._deadlines import Limits
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendTimeoutError
 from llm.host import Host
-from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError
+from llm.routing.retries import RetryPolicy
 from llm.testing import host_with
 from tests.servers import Exchange, FaultServer, Received, Reply, chat_answer, free_port, http_answer, read_request
 
@@ -425,7 +425,7 @@ def test_what_keeps_coming_is_no_silence(piece: bytes, serve: Any) -> None:
         *texts, _ = Patient().stream("hi", request=Request("hi"))
     assert set(texts) == {"a"}
     with serve(slowly), pytest.raises(BackendTimeoutError, match="did not finish its answer within"):
-        list(Patient().stream("hi", request=Request("hi", deadline=time.monotonic() + SHORT)))
+        list(Patient().stream("hi", request=Request("hi"), call=Call(deadline=time.monotonic() + SHORT)))
 
 
 def test_interim_answers_are_not_the_answer(serve: Any, host: Host) -> None:

@@ -7,13 +7,12 @@ import pytest
 from llmock.pytest_plugin import LLMock
 
 from llm import Candidate, Completion, Request, complete, stream
-from llm.router import CutAnswerError
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.host import Host
+from llm.router import CutAnswerError, NoAnswerError
 from llm.routing.retries import RetryPolicy
-from llm.router import NoAnswerError
 from llm.testing import host_with
 
 CHAIN = Settings(routing_mode=RoutingMode.REMOTE, chain=(Candidate("openai"), Candidate("groq")))

@@ -10,13 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm import Candidate, Completion, Request, complete, hookimpl, stream
-from llm.router import CutAnswerError
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.host import Host
+from llm.router import CutAnswerError, NoAnswerError
 from llm.routing.retries import RetryPolicy
-from llm.router import NoAnswerError
 from llm.testing import host_with
 from tests.servers import Exchange, FaultServer, Reply, http_answer
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm import Completion, Request, Usage
+from llm import Call, Completion, Request, Usage
 from llm.backends.http._answers import AnswerReader, Event, read_events
 from llm.backends.http._errors import Endpoint
 from llm.backends.http.client import ChatCompletionsBackend
@@ -505,7 +505,9 @@ def test_a_stream_that_comes_drop_by_drop_ends_on_time(serve: Any, backend: Serv
             exchange.connection.sendall(b":")
 
     with serve(dripping) as server:
-        texts, error = until_error(backend.stream("hi", request=Request("hi", deadline=time.monotonic() + 1)))
+        texts, error = until_error(
+            backend.stream("hi", request=Request("hi"), call=Call(deadline=time.monotonic() + 1))
+        )
     assert (texts, type(error)) == (["Well"], BackendTimeoutError)
     told = rf"Service at {re.escape(server.host)} did not finish its answer within (0\.\d|1) s"
     assert re.fullmatch(told, error.message)

@@ -21,8 +21,8 @@ from llm.errors import (
     MalformedResponseError,
 )
 from llm.host import Host
-from llm.routing.retries import RetryPolicy
 from llm.router import NoAnswerError, stream
+from llm.routing.retries import RetryPolicy
 from llm.testing import host_with
 from tests.servers import FaultServer, Reply, http_answer
 

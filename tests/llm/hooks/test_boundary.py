@@ -9,8 +9,7 @@ import pytest
 from llm import hookimpl
 from llm.backends.plugin_sdk import register_backend, register_recipe
 from llm.config import RoutingMode, Settings
-from llm.errors import BackendError, InvalidResultError, NameTakenError, PluginDefinitionError
-from llm.errors import origin_of
+from llm.errors import BackendError, InvalidResultError, NameTakenError, PluginDefinitionError, origin_of
 from llm.hooks._faults import ProblemKind
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with

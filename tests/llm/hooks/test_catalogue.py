@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from llm.hooks.catalogue import Catalogue
-from llm.hooks._entrypoints import EntryPoint
 from llm.hooks.learned import Declared, Implementation, Learned
 from llm.hooks.learning import outcome
-from llm.host import Host
-from llm.host import learn
+
+from llm.hooks._entrypoints import EntryPoint
+from llm.host import Host, learn
 from llm.testing import installed, write_distribution
 
 ENTRY = EntryPoint("third", "llm.plugins", "shout", "third_module", "1.0")

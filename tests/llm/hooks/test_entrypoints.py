@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm.hooks._blocking import Blocking
-from llm.hooks._entrypoints import scan
-from llm.hooks._entrypoints import EntryPoint
+from llm.hooks._entrypoints import EntryPoint, scan
 from llm.hooks._faults import Problem, ProblemKind
 from llm.host import create_host
 from llm.testing import installed, write_distribution

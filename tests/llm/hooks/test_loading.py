@@ -6,8 +6,8 @@ from textwrap import dedent
 
 import pytest
 
-from llm.hooks._origin import Tier
 from llm.hooks._faults import Problem, ProblemKind
+from llm.hooks._origin import Tier
 from llm.host import Host
 from llm.router import complete
 from llm.testing import installed, write_distribution
