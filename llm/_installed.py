@@ -12,6 +12,19 @@ from llm.hooks._manifest import Manifests, needing_import
 BACKEND_GROUP: Final = "llm.plugins"
 RECIPE_GROUP: Final = "d0ttino.recipes"
 
+#: Values of the entry points of this project's own plug-ins, which go through the same loader, guard and manifests
+#: as all others.
+DEFAULT_PLUGINS: Final = (
+    "llm.routing.policy:Policy",
+    "llm.backends.plugins.sample",
+    "llm.backends.plugins.openrouter",
+    "llm.backends.plugins.lobechat",
+    "llm.backends.plugins.mindbridge",
+    "scripts.shell",
+    "scripts.recipes.plugins.echo",
+    "scripts.recipes.plugins.sample",
+)
+
 
 def installed_plugins(path: Iterable[str] | None = None) -> Installed:
     """Return the entry points of installed plug-ins, by default those on `sys.path`; see `installed`."""

@@ -6,13 +6,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm import _validate, hookspecs
-from llm._installed import installed_plugins
+from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt
 from llm._version import DISTRIBUTION, __version__
-from llm.config import PluginSettings, load_settings
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import NameTakenError, PluginLoadError, attribute
 from llm.hooks._blocking import Blocking, known_name
@@ -28,22 +27,12 @@ from llm.hooks._registration import Registration, all_registrations, forget, own
 from llm.hooks._trace import phase
 from llm.types import Answer, Call, Request
 
+if TYPE_CHECKING:
+    from llm.config import PluginSettings
+
 Contribution = TypeVar("Contribution", RegisteredBackend, RegisteredRecipe)
 
 NOTHING_BLOCKED: Final = Blocking({})
-
-#: Values of the entry points of this project's own plug-ins, which go through the same loader, guard and manifests
-#: as all others.
-DEFAULT_PLUGINS: Final = (
-    "llm.routing.policy:Policy",
-    "llm.backends.plugins.sample",
-    "llm.backends.plugins.openrouter",
-    "llm.backends.plugins.lobechat",
-    "llm.backends.plugins.mindbridge",
-    "scripts.shell",
-    "scripts.recipes.plugins.echo",
-    "scripts.recipes.plugins.sample",
-)
 
 #: The kind of each hook, whether an exception is the answer to its caller, and the check of its results.
 _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
@@ -432,8 +421,10 @@ class Host(PluginManager):
                 )
         return Catalog(tuple(active.values()), shadowed)
 
-    def _settings_of(self, origin: Origin, plugin: object) -> PluginSettings:
+    def _settings_of(self, origin: Origin, plugin: object) -> "PluginSettings":
         """Return the settings of a plug-in: the section of its entry point, its own name or its distribution."""
+        from llm.config import PluginSettings, load_settings
+
         settings = load_settings()
         entry = (origin.entry_point or "").partition(": ")[2].partition(" = ")[0]
         names = [name for name in (entry, origin.plugin, origin.distribution) if name and settings.section(name)]

@@ -34,7 +34,7 @@ import json
 import os
 from urllib.parse import quote, quote_plus, unquote
 
-from llm import BackendInfo, Candidate, Completion, RecipeInfo, Rejection, Route, Step, hookimpl
+from llm import Backend, Candidate, Completion, Recipe, Rejection, Route, Step, hookimpl
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 
@@ -72,20 +72,21 @@ register_backend("returns", lambda prompt: Leaky())
 
 @hookimpl
 def llm_backends():
-    names = ("raises", "exits", "object")
-    return [BackendInfo(name, all_keys(), secret_env=("LEAKY_DECLARED",)) for name in names]
+    return [
+        Backend(name, run, description=all_keys(), secret_env=("LEAKY_DECLARED",))
+        for name, run in {"raises": raises, "exits": exits, "object": lambda prompt: Leaky()}.items()
+    ]
 
 
-@hookimpl
-def llm_complete(request, backend):
-    if backend == "raises":
-        try:
-            raise ValueError(all_keys())
-        except ValueError as error:
-            raise RuntimeError(all_keys()) from error
-    if backend == "exits":
-        raise SystemExit(all_keys())
-    return Leaky() if backend == "object" else None
+def raises(prompt):
+    try:
+        raise ValueError(all_keys())
+    except ValueError as error:
+        raise RuntimeError(all_keys()) from error
+
+
+def exits(prompt):
+    raise SystemExit(all_keys())
 
 
 @hookimpl
@@ -104,14 +105,11 @@ def llm_completed():
 
 @hookimpl
 def llm_recipes():
-    return [RecipeInfo("leaks", all_keys()), "steps"]
+    return [Recipe("leaks", leaks, description=all_keys()), Recipe("steps", lambda goal: ["true"])]
 
 
-@hookimpl
-def llm_recipe_steps(recipe):
-    if recipe == "leaks":
-        raise RuntimeError(all_keys())
-    return ["true"] if recipe == "steps" else None
+def leaks(goal):
+    raise RuntimeError(all_keys())
 
 
 @hookimpl
@@ -243,8 +241,8 @@ def test_no_process_writes_a_key_anywhere(site: Path, workplace: Path) -> None:
     assert CORE not in written(workplace, Path.home())
     # What is searched is there: the failure is told, and kept without what it gave away.
     assert all("RuntimeError" in text and MASK in text for text in shown)
-    (catalogue,) = Path.home().glob(".cache/d0ttino/environments/*/catalogue.json")
-    assert MASK in catalogue.read_text(encoding="utf-8")
+    (manifests,) = Path.home().glob(".cache/d0ttino/environments/*/manifests.json")
+    assert MASK in manifests.read_text(encoding="utf-8")
 
 
 def test_a_program_traces_without_keys_as_well(host: Host) -> None:

@@ -128,6 +128,10 @@ class Manifests:
         except (TypeError, ValueError, AttributeError, LookupError):
             return None
 
+    def holds(self, entry: EntryPoint, manifest: Manifest) -> bool:
+        """Whether the record of an entry point says the same as a manifest."""
+        return self._records.get(entry[:3]) == _record(entry, manifest)
+
     def guards_of(self, entry: EntryPoint) -> tuple[str, ...]:
         """Return the hooks that an entry point guarded when it was last loaded, in whichever version."""
         try:

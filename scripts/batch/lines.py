@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
-from llm.types import Request
+from llm.types import Message, Request
 
 #: The byte order mark that some editors write at the beginning of a file.
 _MARK: Final = b"\xef\xbb\xbf"
@@ -94,4 +94,4 @@ def _request(document: dict[str, Any], common: Request) -> Request:
     if "prompt" not in document:
         raise UsageError("the line has no prompt")
     options = {**common.options, **document.pop("options", {})}
-    return replace(common, **document, options=options)
+    return replace(common, messages=(Message("user", document.pop("prompt")),), **document, options=options)

@@ -120,10 +120,12 @@ def _run(
                 "nothing was run, because steps look dangerous:" + "".join(f"\n  {reason}" for reason in reasons),
                 hint="add --allow-dangerous to run them, or leave out --yes to be asked",
             )
+    with stdout_kept():  # a plug-in that was imported for the recipe is asked anew
+        backends = host.backends()
     runner = StepRunner(
         host,
         plan.recipe,
-        step_environment(host.backends(), keep=surroundings.keep_env),
+        step_environment(backends, keep=surroundings.keep_env),
         surroundings,
         _question(host, plan.source) if askable else None,
         yes=options.yes,

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from llm._installed import installed_plugins
+from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm.hooks._cache import EnvironmentCache
 from llm.hooks._entrypoints import EntryPoint, Installed
 from llm.hooks._manifest import FILE, Manifest, Manifests
-from llm.host import DEFAULT_PLUGINS
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -57,6 +56,6 @@ def faults(host: "Host") -> Iterator[tuple[str, str]]:
         return
     if content is not None:
         known, loaded = Manifests.read(), host.manifests()
-        stale = [entry.name for entry, manifest in loaded.items() if known.get(entry) != manifest]
+        stale = [entry.name for entry, manifest in loaded.items() if not known.holds(entry, manifest)]
         if stale:
             yield str(file.path), f"is stale, and could not be renewed: it is wrong about {', '.join(stale)}"

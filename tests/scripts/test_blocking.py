@@ -12,10 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 import llm
+from llm._installed import installed_plugins
 from llm.errors import UnknownNameError
-from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.hooks._blocking import Blocking
-from llm.hooks._entrypoints import scan
 from llm.host import Host, create_host
 from llm.testing import installed, write_distribution
 from scripts.ai_cli import cli
@@ -33,7 +32,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def blocked_host(site: Path, names: tuple[str, ...] = (), all_installed: bool = False, **environ: str) -> Host:
-    entries = scan((BACKEND_GROUP, RECIPE_GROUP), path=[str(site)])
+    entries = installed_plugins([str(site)]).entries
     return create_host(entries, Blocking.of(names, all_installed, environ))
 
 

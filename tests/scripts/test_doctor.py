@@ -14,9 +14,8 @@ from click.testing import CliRunner, Result
 
 from llm import hookimpl
 from llm.hooks._blocking import Blocking
-from llm.hooks.catalogue import Catalogue
+from llm.hooks._manifest import Manifests
 from llm.host import Host, create_host
-from llm.host import learn
 from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli
 
@@ -92,7 +91,7 @@ def one_plugin(site: Path, code: str, value: str = "mod") -> None:
             "the last line",
         ),
         ("def broken(:", "SyntaxError: "),
-        ("x = 1", "brings nothing"),
+        ("x = 1", "contributes nothing"),
         ("from llm import hookimpl\n@hookimpl\ndef llm_complet(): pass", "did you mean llm_complete?"),
         ("from llm import hookimpl\n@hookimpl\ndef llm_complete(promt): pass", "asks for 'promt'"),
     ],
@@ -249,8 +248,8 @@ def test_a_variable_that_cannot_be_used(host: Host, monkeypatch: pytest.MonkeyPa
 # Caches and directories ---------------------------------------------------------------------------
 
 
-def catalogue_file() -> Path:
-    return Path(str(Catalogue.read().path))
+def manifests_file() -> Path:
+    return Path(str(Manifests.read().path))
 
 
 def garbage(path: Path) -> None:
@@ -265,16 +264,14 @@ def directory(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
-        ("environments/{}/catalogue.json", garbage),
-        ("environments/{}/catalogue.json", directory),
-        ("environments/{}/entry-points.json", garbage),
-        ("environments/{}/entry-points.json", directory),
+        ("environments/{}/manifests.json", garbage),
+        ("environments/{}/manifests.json", directory),
         ("registries/0123.json", garbage),
         ("registries/0123.json", directory),
     ],
 )
 def test_a_cache_that_holds_something_else(host: Host, cache: Path, name: str, spoil: Callable[[Path], None]) -> None:
-    path = cache / name.format(catalogue_file().parent.name)
+    path = cache / name.format(manifests_file().parent.name)
     spoil(path)
     (fault,) = faults(host)
     assert fault["check"] == "caches"
@@ -283,13 +280,12 @@ def test_a_cache_that_holds_something_else(host: Host, cache: Path, name: str, s
     assert faults(host) == []
 
 
-def test_a_catalogue_that_is_stale(tmp_path: Path, cache: Path) -> None:
+def test_manifests_that_is_stale(tmp_path: Path, cache: Path) -> None:
     one_plugin(tmp_path, "def run(prompt): return ''", "mod:run")
     with installed(tmp_path) as host:
-        learn(host)
+        Manifests.read().store(host.manifests())
         assert faults(host) == []
-        known = Catalogue.read().of(host.entries)
-        Catalogue.read().store({entry: learned._replace(hooks=()) for entry, learned in known.items()})
+        Manifests.read().store({entry: one._replace(plugins=()) for entry, one in host.manifests().items()})
         (fault,) = faults(host)
         assert "is stale, and could not be renewed: it is wrong about mine" in fault["message"]
         shell(fault["fixes"][0])

@@ -22,8 +22,8 @@ class First:
 
 class Last:
     @hookimpl(trylast=True)
-    def llm_complete(self) -> str:
-        return "last"
+    def llm_completed(self) -> None:
+        """Take note of nothing."""
 
 
 class Wrapper:
@@ -47,22 +47,23 @@ def run(host: Host, *arguments: str) -> Result:
 def test_the_order_is_the_one_in_which_they_are_asked(host: Host) -> None:
     (hook,) = json.loads(run(host, "llm_complete", "--json").stdout)["hooks"]
     listed = [one["plugin"] for one in hook["implementations"]]
-    assert listed[:2] == ["wrapper", "first"]
-    assert listed[-1] == "last"
+    assert listed == ["wrapper", "first", "llm.host"]
     host.unregister(name="first")
-    host.unregister(name="last")
+    backend = host.backends()["sample"]
     with llm.trace(host) as trace:
-        host.hook.llm_complete(request=llm.Request("hi"), backend="none")
+        host.hook.llm_complete(request=llm.Request("hi"), backend=backend, call=llm.Call())
     asked = [one.origin.plugin for one in trace.hook_calls[0].implementations]
     (hook,) = json.loads(run(host, "llm_complete", "--json").stdout)["hooks"]
-    assert [one["plugin"] for one in hook["implementations"]] == asked
+    # The host's own implementation asked the backend: the trace names that.
+    assert [one["plugin"] for one in hook["implementations"]] == ["wrapper", "llm.host"]
+    assert asked == ["wrapper", "backend:sample"]
 
 
 def test_every_hook_is_listed_with_its_kind_and_its_marks(host: Host) -> None:
     result = run(host)
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert "llm_complete(request, backend)  the first answer counts" in lines
+    assert "llm_complete(request, backend, call)  the first answer counts" in lines
     assert "llm_backends()  every answer counts" in lines
     assert "  1. wrapper (this program, module " in result.stdout
     assert any(line.endswith(", wrapper") for line in lines)

@@ -61,7 +61,7 @@ def test_an_installation_loads_only_what_it_installed(imports: Path) -> None:
     assert imported(imports) == ["one_module", "two_module"]
     learned = check_one("two").learned
     assert imported(imports) == ["two_module"]
-    assert [found.names for found in learned.values()] == [{"backend": ("two_module",)}]
+    assert [found.names("backend") for found in learned.values()] == [["two_module"]]
 
 
 def test_refresh_loads_everything_anew(imports: Path) -> None:
@@ -79,4 +79,4 @@ def test_refresh_loads_everything_anew(imports: Path) -> None:
 
 def test_refresh_tells_what_failed(imports: Path) -> None:
     assert "loaded 2 entry points, of which 2 failed" in plugins("refresh", NAME="not a name")
-    assert "the name of a BackendInfo must be" in plugins("list")
+    assert "the name of a Backend must be" in plugins("list")

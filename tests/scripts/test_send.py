@@ -241,13 +241,15 @@ def test_the_plugin_that_keeps_an_answer_whole_is_named(host: Host) -> None:
     class Guard:
         @hookimpl(wrapper=True)
         def llm_complete(self) -> Any:
-            return (yield)
+            answer = yield
+            assert answer.text
+            return answer
 
-    register_backend("first", Streaming("a"), host=host)
+    register_backend("first", Streaming("a", "b"), host=host)
     host.register(Guard(), "guard")
     result = run(host, "-b", "first", "--stream", "hi")
-    assert result.stdout == "whole\n"
-    assert result.stderr == "note: the answer came in one piece: guard implements llm_complete and not llm_stream\n"
+    assert result.stdout == "ab\n"
+    assert result.stderr == "note: the answer came in one piece: a plug-in waited for all of the answer: guard\n"
 
 
 # As a process

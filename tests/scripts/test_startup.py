@@ -30,7 +30,7 @@ HEAVY = {
 }
 
 #: Modules of ours, and packages of the standard library that only some commands need.
-FRAMEWORK = {"llm.host", "llm.hooks._loader", "llm.hooks._manager", "llm.host", "llm.types"}
+FRAMEWORK = {"llm.host", "llm.hooks._loader", "llm.hooks._manager", "llm.types"}
 LEARNING = {"llm.hooks.learning", "llm.hooks._spans", "llm.hooks._monitor", "llm.redaction"}
 ALL_BUILTINS = {
     "llm.backends.http.client",

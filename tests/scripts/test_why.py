@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from llm import BackendInfo, Request, Route, hookimpl
+from llm import Backend, Request, Route, hookimpl
+from llm._installed import installed_plugins
 from llm.backends.plugin_sdk import register_backend, register_recipe
-from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.hooks._blocking import Blocking
-from llm.hooks._entrypoints import scan
 from llm.host import Host, create_host
 from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli
@@ -175,15 +174,15 @@ class Handwritten:
     """Answers for some backends, wraps all of them, and decides about some prompts."""
 
     @hookimpl
-    def llm_backends(self) -> list[BackendInfo]:
-        return [BackendInfo("handwritten")]
+    def llm_backends(self) -> list[Backend]:
+        return [Backend("handwritten", str.upper)]
 
     @hookimpl
-    def llm_complete(self, backend: str) -> str | None:
+    def llm_complete(self) -> str | None:
         raise AssertionError("was asked")
 
     @hookimpl
-    def llm_recipe_steps(self) -> None:
+    def llm_prepare_step(self) -> None:
         raise AssertionError("was asked")
 
     @hookimpl
@@ -214,7 +213,7 @@ def test_handwritten_answerers_policies_and_wrappers_are_named(host: Host) -> No
     assert found["policy"].startswith("handwritten (")
     assert [name.partition(" ")[0] for name in found["around_the_policy"]] == ["around"]
     mine, other = found["order"]
-    assert (mine["backend"], mine["asked_before"]) == ("handwritten", [])
+    assert mine["backend"] == "handwritten"
     assert other["backend"] == "small"
     assert [name.partition(" ")[0] for name in other["asked_before"]] == ["handwritten"]
     assert [name.partition(" ")[0] for name in other["wrappers"]] == ["around"]
@@ -222,7 +221,7 @@ def test_handwritten_answerers_policies_and_wrappers_are_named(host: Host) -> No
     assert "   may answer first:\n     handwritten (" in text
     assert "   around it:\n     around (" in text
     recipe = facts(host, "recipe", "echo")
-    assert [name.partition(" ")[0] for name in recipe["asked_before"]] == ["handwritten"]
+    assert [name.partition(" ")[0] for name in recipe["step_guards"]] == ["handwritten"]
     assert [name.partition(" ")[0] for name in recipe["step_wrappers"]] == ["around"]
 
 
@@ -251,7 +250,7 @@ def test_shadows_and_how_to_uncover_them(site: Path) -> None:
 
 
 def test_what_is_blocked_is_told_and_the_advice_works(site: Path) -> None:
-    entries = scan((BACKEND_GROUP, RECIPE_GROUP), path=[str(site)])
+    entries = installed_plugins([str(site)]).entries
     host = create_host(entries, Blocking.of(("my-package",)))
     (only,) = facts(host, "send", "-b", "sample", "hi")["order"]
     assert (only["plugin"], only["shadows"]) == ("backend:sample", [])
