@@ -174,9 +174,11 @@ class Loader:
     def _load(self, entries: list[EntryPoint], reason: str) -> None:
         """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first."""
         named = {}
+        start = time.time_ns()
+        # Of a module that somebody imported before, nobody can tell whether its file has changed since. Several of
+        # these entry points may name one module: so this is looked up before the first of them imports it.
+        imported = {entry.module for entry in entries if entry.module in sys.modules}
         for entry in entries:
-            start = time.time_ns()
-            was_imported = entry.module in sys.modules
             try:
                 self._importing = entry
                 named[entry] = self._import(entry, reason)
@@ -187,7 +189,7 @@ class Loader:
             finally:
                 self._importing = None
                 self.known.pop(entry, None)
-            if not was_imported or entry.tier is Tier.BUILTIN or entry in self._errors:
+            if entry.module not in imported or entry.tier is Tier.BUILTIN or entry in self._errors:
                 self.imported[entry] = start
         registrations: dict[EntryPoint, list[Registration]] = {}
         for registration in all_registrations() if named else ():
