@@ -4,6 +4,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -375,25 +376,29 @@ class Host(PluginManager):
     def _catalog(self, kind: str, hook: str) -> Catalog[Any]:
         generation, catalog = self._catalogs.get(hook, (None, None))
         if catalog is None or generation != self.generation:
+            known = self._known(kind)  # first: it imports a plug-in whose manifest makes no sense
             generation = self.generation
-            catalog = self._sorted_out(kind, [*self._registered(hook), *self._known(kind)])
+            catalog = self._sorted_out(kind, [*self._registered(hook), *known])
             self._catalogs[hook] = (generation, catalog)
         return catalog
 
     def _registered(self, hook: str) -> list[Any]:
         return [one for many in getattr(self.hook, hook)() for one in many]
 
-    def _known(self, kind: str) -> Iterator[Any]:
-        """Yield the backends or recipes of plug-ins that are not imported yet."""
+    def _known(self, kind: str) -> list[Any]:
+        """Return the backends or recipes of plug-ins that are not imported yet."""
+        found: dict[EntryPoint, list[Any]] = {}
         for entry, name, plugin in self._loader.known_plugins():
             for one, facts in plugin.contributions:
                 if one == kind:
                     origin = entry.origin(name, plugin.module)
                     find = functools.partial(self._find, kind, entry, name, facts["name"])
-                    if kind == "backend":
-                        yield RegisteredBackend.from_facts(facts, origin, find)
-                    else:
-                        yield RegisteredRecipe.from_facts(facts, origin, find)
+                    found.setdefault(entry, []).append(_from_facts(kind, facts, origin, find))
+        for entry in [entry for entry, many in found.items() if None in many]:
+            del found[entry]
+            with suppress(PluginLoadError):
+                self._loader.load(entry, "its manifest makes no sense")
+        return [one for many in found.values() for one in many]
 
     def _find(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> Any:
         """Return a backend or recipe of a plug-in that is imported now.
@@ -450,6 +455,16 @@ class Host(PluginManager):
             if faults:
                 raise file_error(faults)
         return PluginSettings(section, settings.path)
+
+
+def _from_facts(kind: str, facts: Mapping[str, Any], origin: Origin, find: Callable[[], Any]) -> Any:
+    """Return the backend or recipe that a manifest describes; `None` if these facts are none."""
+    made: Any = RegisteredBackend if kind == "backend" else RegisteredRecipe
+    try:
+        known = made.from_facts(facts, origin, find)
+        return None if _validate.fault_in(known) else known
+    except (TypeError, ValueError, AttributeError, LookupError):
+        return None
 
 
 def _rank(one: tuple[Origin, Mapping[str, Any]]) -> tuple[Any, ...]:

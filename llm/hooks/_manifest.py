@@ -81,20 +81,30 @@ class Manifest(NamedTuple):
         """Return what `to_json` wrote.
 
         Raises:
-            TypeError, ValueError, AttributeError: it is something else.
+            TypeError, ValueError, AttributeError, LookupError: it is something else.
 
         """
         plugins, failure, guards, stamps = data
-        made = tuple(
-            PluginManifest(plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions))
-            for plugin, module, hooks, contributions in plugins
-        )
-        return cls(made, failure, tuple(guards), {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()})
+        if failure is not None and not isinstance(failure, str):
+            raise TypeError
+        made = tuple(_plugin_of(*plugin) for plugin in plugins)
+        known = {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()}
+        return cls(made, failure, tuple(map(str, guards)), known)
 
     @property
     def is_current(self) -> bool:
         """Whether the entry point would contribute the same again."""
         return bool(self.stamps) and all(_stamp(path) == stamp for path, stamp in self.stamps.items())
+
+
+def _plugin_of(plugin: Any, module: Any, hooks: Any, contributions: Any) -> PluginManifest:
+    """Return a plug-in as `Manifest.to_json` wrote it. The file may be another program's: nothing in it is certain."""
+    made = PluginManifest(plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions))
+    named = all(isinstance(facts["name"], str) and isinstance(kind, str) for kind, facts in made.contributions)
+    optioned = all(isinstance(options, dict) for options in hooks.values())
+    if not (named and optioned and isinstance(plugin, str) and isinstance(module, str)):
+        raise TypeError
+    return made
 
 
 class Manifests:
@@ -108,10 +118,9 @@ class Manifests:
     def read(cls) -> "Manifests":
         """Return the user's manifests; none if there are none that can be used."""
         file = EnvironmentCache(*FILE)
-        try:
-            return cls(file, {(one[0], one[1], one[2]): one[3:] for one in file.read() or ()})
-        except (TypeError, LookupError):  # its checksum is right, its content is not
-            return cls(file, {})
+        content = file.read()
+        records = [one for one in content if _is_record(one)] if isinstance(content, list) else []
+        return cls(file, {(one[0], one[1], one[2]): one[3:] for one in records})
 
     @property
     def path(self) -> str | None:
@@ -120,7 +129,7 @@ class Manifests:
 
     def get(self, entry: EntryPoint) -> Manifest | None:
         """Return the manifest of an entry point as it was last loaded; `None` if it never was in this version."""
-        version, value, data = self._records.get(entry[:3], (None, None, None))
+        version, value, data = self._records.get(entry[:3]) or (None, None, None)
         if (version, value) != (entry.version or "", entry.value):
             return None
         try:
@@ -254,6 +263,11 @@ def _stamp(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def _is_record(one: Any) -> bool:
+    """Whether a part of the file is what `_record` made, but for the manifest in it."""
+    return isinstance(one, list) and len(one) == 6 and all(isinstance(text, str) for text in one[:5])
 
 
 def _record(entry: EntryPoint, manifest: Manifest) -> list[Any]:
