@@ -353,8 +353,10 @@ class Host(PluginManager):
             return {}
         provided: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for kind, hook in (("backend", "llm_backends"), ("recipe", "llm_recipes")):
-            for one in self._registered(hook):
-                provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
+            # Each is asked by itself: what a wrapper takes out is a matter of the wrapper, and of while it is there.
+            for implementation in reversed(getattr(self.hook, hook).get_hookimpls()):
+                for one in () if implementation.wrapper else implementation.function() or ():
+                    provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
         contributions = {plugin: tuple(many) for plugin, many in provided.items()}
         found = {entry: self._loader.manifest_of(entry, contributions) for entry in imported}
         if any(manifest.failure for manifest in found.values()):
@@ -376,7 +378,7 @@ class Host(PluginManager):
     def _catalog(self, kind: str, hook: str) -> Catalog[Any]:
         generation, catalog = self._catalogs.get(hook, (None, None))
         if catalog is None or generation != self.generation:
-            known = self._known(kind)  # first: it imports a plug-in whose manifest makes no sense
+            known = self._known(kind, hook)  # first: it may import a plug-in
             generation = self.generation
             catalog = self._sorted_out(kind, [*self._registered(hook), *known])
             self._catalogs[hook] = (generation, catalog)
@@ -385,8 +387,15 @@ class Host(PluginManager):
     def _registered(self, hook: str) -> list[Any]:
         return [one for many in getattr(self.hook, hook)() for one in many]
 
-    def _known(self, kind: str) -> list[Any]:
-        """Return the backends or recipes of plug-ins that are not imported yet."""
+    def _known(self, kind: str, hook: str) -> list[Any]:
+        """Return the backends or recipes of plug-ins that are not imported yet.
+
+        Those with a manifest that makes no sense are imported, and all if a wrapper wants to see what they contribute.
+        """
+        if self._is_wrapped(hook):
+            for entry in {entry for entry, _, plugin in self._loader.known_plugins() if hook in plugin.hooks}:
+                with suppress(PluginLoadError):
+                    self._loader.load(entry, f"a plug-in wraps {hook}")
         found: dict[EntryPoint, list[Any]] = {}
         for entry, name, plugin in self._loader.known_plugins():
             for one, facts in plugin.contributions:
@@ -399,6 +408,11 @@ class Host(PluginManager):
             with suppress(PluginLoadError):
                 self._loader.load(entry, "its manifest makes no sense")
         return [one for many in found.values() for one in many]
+
+    def _is_wrapped(self, hook: str) -> bool:
+        return any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
+            plugin.hooks.get(hook, {}).get("wrapper") for _, _, plugin in self._loader.known_plugins()
+        )
 
     def _find(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> Any:
         """Return a backend or recipe of a plug-in that is imported now.
