@@ -163,6 +163,7 @@ class Host(PluginManager):
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
         self._manifests: Manifests | None = None
+        self._places: dict[str, int] = {}
         self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: ())
         self.register(_Dispatch(self), "llm.host", origin=Origin("llm.host", Tier.BUILTIN, DISTRIBUTION, __version__))
 
@@ -276,7 +277,7 @@ class Host(PluginManager):
         for entry, name, plugin in self._loader.known_plugins():
             if hook in plugin.hooks:
                 found.append((entry.origin(name, plugin.module), plugin.hooks[hook]))
-        return sorted(found, key=_rank)
+        return sorted(found, key=self._rank)
 
     def blockable_names(self) -> set[str]:
         """Return the names by which the user can do without a plug-in."""
@@ -321,7 +322,9 @@ class Host(PluginManager):
             else:
                 self._left_out.add(entry)
                 self.blocked.append(Blocked(entry.origin(entry.name), by))
-        everything = [*wanted, *own_entries(builtins)]
+        own = own_entries(builtins)
+        self._places = {entry.module: place for place, entry in enumerate(own)}
+        everything = [*wanted, *own]
 
         @functools.cache
         def is_blocked(entry: EntryPoint, plugin: str) -> bool:
@@ -436,10 +439,21 @@ class Host(PluginManager):
         attribute(error, entry.origin(plugin))
         raise error
 
+    def _precedence(self, origin: Origin) -> tuple[Any, ...]:
+        """Sort key of a plug-in; built-in ones go by their place in the list, whichever was imported first."""
+        place = self._places.get(origin.module or "", 0) if origin.builtin else 0
+        return (*origin.precedence, place)
+
+    def _rank(self, one: tuple[Origin, Mapping[str, Any]]) -> tuple[Any, ...]:
+        """Sort key of an implementation: pluggy's order."""
+        origin, options = one
+        place = 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
+        return not options.get("wrapper"), place, self._precedence(origin)
+
     def _sorted_out(self, kind: str, found: Iterable[Any]) -> Catalog[Any]:
         active: dict[str, Any] = {}
         shadowed: dict[str, tuple[Any, ...]] = {}
-        for one in sorted(found, key=lambda one: one.origin.precedence):
+        for one in sorted(found, key=lambda one: self._precedence(one.origin)):
             winner = active.setdefault(one.name, one)
             if winner is one:
                 continue
@@ -479,13 +493,6 @@ def _from_facts(kind: str, facts: Mapping[str, Any], origin: Origin, find: Calla
         return None if _validate.fault_in(known) else known
     except (TypeError, ValueError, AttributeError, LookupError):
         return None
-
-
-def _rank(one: tuple[Origin, Mapping[str, Any]]) -> tuple[Any, ...]:
-    """Sort key of an implementation: pluggy's order."""
-    origin, options = one
-    place = 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
-    return not options.get("wrapper"), place, origin.precedence
 
 
 def create_host(

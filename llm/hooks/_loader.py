@@ -70,13 +70,15 @@ class Loader:
         self._names: dict[tuple[EntryPoint, str], str] = {}
         self._named: dict[int, EntryPoint] = {}
         importing = needing_import(self._entries, manifests)
-        self.known = {entry: manifests[entry] for entry in self._entries if entry.distribution not in importing}
+        self.known = {entry: manifests[entry] for entry in self._entries if entry not in importing}
         self.imported: dict[EntryPoint, int] = {}
 
     def load_all(self) -> None:
         """Register the plug-ins of all entry points; those with a current manifest are imported when they are used."""
         self._load(
-            [entry for entry in self._entries if entry not in self.known], "its contributions were not known", self._expect
+            [entry for entry in self._entries if entry not in self.known],
+            "its contributions were not known",
+            self._expect,
         )
 
     def add(self, owner: EntryPoint, registration: Registration) -> None:
@@ -160,7 +162,8 @@ class Loader:
         # failed to contribute: that has to be reported each time.
         faulty = {problem.origin.plugin for problem in self._manager.problems if problem.hook in CONTRIBUTING}
         lasts = not any(
-            CONTRIBUTING & one.hooks.keys() and ("llm_configure" in one.hooks or self._names[entry, one.plugin] in faulty)
+            CONTRIBUTING & one.hooks.keys()
+            and ("llm_configure" in one.hooks or self._names[entry, one.plugin] in faulty)
             for one in plugins
         )
         stamps = stamps_of(entry, [one.module for one in plugins], self.imported[entry]) if lasts else {}

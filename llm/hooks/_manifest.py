@@ -179,21 +179,23 @@ class Manifests:
             self._file.write([[*slot, *record] for slot, record in sorted(records.items(), key=lambda item: item[0])])
 
 
-def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, Manifest]) -> set[str]:
-    """Return the distributions whose entry points have to be imported at once.
+def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, Manifest]) -> set[EntryPoint]:
+    """Return the entry points that have to be imported at once.
 
     That goes by distribution: what one of its modules registers may depend on which of them came first. A module that
-    is imported already costs nothing, and one that two distributions name is a fault.
+    is imported already costs nothing, and one that two distributions name is a fault. This project's own modules do not
+    depend on each other; they are looked at one by one.
     """
-    needing = set()
+    entries = list(entries)
+    needing: set[str] = set()
     owners: dict[str, str] = {}
     for entry in entries:
         owner = owners.setdefault(entry.value, entry.distribution)
-        if entry not in current or entry.module in sys.modules:
+        if entry.tier is not Tier.BUILTIN and (entry not in current or entry.module in sys.modules):
             needing.add(entry.distribution)
         if owner != entry.distribution:
             needing |= {owner, entry.distribution}
-    return needing
+    return {entry for entry in entries if entry.distribution in needing or entry not in current}
 
 
 def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> dict[str, tuple[int, int]]:
