@@ -251,7 +251,7 @@ def _check_run(owner: Backend | Recipe) -> None:
 def _names(value: Any, field: str) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
     if not all(isinstance(name, str) for name in names):
-        raise PluginDefinitionError(f"{field} must be a list of names, not {value!r}")
+        raise PluginDefinitionError(f"the {field} of a Backend must be a list of names (str), not {value!r}")
     return names
 
 

@@ -4,6 +4,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -147,6 +148,7 @@ class Host(PluginManager):
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
         self._manifests: Manifests | None = None
+        self._places: dict[str, int] = {}
         self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: ())
         self.register(_Dispatch(self), "llm.host", origin=Origin("llm.host", Tier.BUILTIN, DISTRIBUTION, __version__))
 
@@ -260,7 +262,7 @@ class Host(PluginManager):
         for entry, name, plugin in self._loader.known_plugins():
             if hook in plugin.hooks:
                 found.append((entry.origin(name, plugin.module), plugin.hooks[hook]))
-        return sorted(found, key=_rank)
+        return sorted(found, key=self._rank)
 
     def blockable_names(self) -> set[str]:
         """Return the names by which the user can do without a plug-in."""
@@ -305,7 +307,9 @@ class Host(PluginManager):
             else:
                 self._left_out.add(entry)
                 self.blocked.append(Blocked(entry.origin(entry.name), by))
-        everything = [*wanted, *own_entries(builtins)]
+        own = own_entries(builtins)
+        self._places = {entry.module: place for place, entry in enumerate(own)}
+        everything = [*wanted, *own]
 
         @functools.cache
         def is_blocked(entry: EntryPoint, plugin: str) -> bool:
@@ -337,8 +341,10 @@ class Host(PluginManager):
             return {}
         provided: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for kind, hook in (("backend", "llm_backends"), ("recipe", "llm_recipes")):
-            for one in self._registered(hook):
-                provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
+            # Each is asked by itself: what a wrapper takes out is a matter of the wrapper, and of while it is there.
+            for implementation in reversed(getattr(self.hook, hook).get_hookimpls()):
+                for one in () if implementation.wrapper else implementation.function() or ():
+                    provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
         contributions = {plugin: tuple(many) for plugin, many in provided.items()}
         found = {entry: self._loader.manifest_of(entry, contributions) for entry in imported}
         if any(manifest.failure for manifest in found.values()):
@@ -360,25 +366,41 @@ class Host(PluginManager):
     def _catalog(self, kind: str, hook: str) -> Catalog[Any]:
         generation, catalog = self._catalogs.get(hook, (None, None))
         if catalog is None or generation != self.generation:
+            known = self._known(kind, hook)  # first: it may import a plug-in
             generation = self.generation
-            catalog = self._sorted_out(kind, [*self._registered(hook), *self._known(kind)])
+            catalog = self._sorted_out(kind, [*self._registered(hook), *known])
             self._catalogs[hook] = (generation, catalog)
         return catalog
 
     def _registered(self, hook: str) -> list[Any]:
         return [one for many in getattr(self.hook, hook)() for one in many]
 
-    def _known(self, kind: str) -> Iterator[Any]:
-        """Yield the backends or recipes of plug-ins that are not imported yet."""
+    def _known(self, kind: str, hook: str) -> list[Any]:
+        """Return the backends or recipes of plug-ins that are not imported yet.
+
+        Those with a manifest that makes no sense are imported, and all if a wrapper wants to see what they contribute.
+        """
+        if self._is_wrapped(hook):
+            for entry in {entry for entry, _, plugin in self._loader.known_plugins() if hook in plugin.hooks}:
+                with suppress(PluginLoadError):
+                    self._loader.load(entry, f"a plug-in wraps {hook}")
+        found: dict[EntryPoint, list[Any]] = {}
         for entry, name, plugin in self._loader.known_plugins():
             for one, facts in plugin.contributions:
                 if one == kind:
                     origin = entry.origin(name, plugin.module)
                     find = functools.partial(self._find, kind, entry, name, facts["name"])
-                    if kind == "backend":
-                        yield RegisteredBackend.from_facts(facts, origin, find)
-                    else:
-                        yield RegisteredRecipe.from_facts(facts, origin, find)
+                    found.setdefault(entry, []).append(_from_facts(kind, facts, origin, find))
+        for entry in [entry for entry, many in found.items() if None in many]:
+            del found[entry]
+            with suppress(PluginLoadError):
+                self._loader.load(entry, "its manifest makes no sense")
+        return [one for many in found.values() for one in many]
+
+    def _is_wrapped(self, hook: str) -> bool:
+        return any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
+            plugin.hooks.get(hook, {}).get("wrapper") for _, _, plugin in self._loader.known_plugins()
+        )
 
     def _find(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> Any:
         """Return a backend or recipe of a plug-in that is imported now.
@@ -402,10 +424,21 @@ class Host(PluginManager):
         attribute(error, entry.origin(plugin))
         raise error
 
+    def _precedence(self, origin: Origin) -> tuple[Any, ...]:
+        """Sort key of a plug-in; built-in ones go by their place in the list, whichever was imported first."""
+        place = self._places.get(origin.module or "", 0) if origin.builtin else 0
+        return (*origin.precedence, place)
+
+    def _rank(self, one: tuple[Origin, Mapping[str, Any]]) -> tuple[Any, ...]:
+        """Sort key of an implementation: pluggy's order."""
+        origin, options = one
+        place = 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
+        return not options.get("wrapper"), place, self._precedence(origin)
+
     def _sorted_out(self, kind: str, found: Iterable[Any]) -> Catalog[Any]:
         active: dict[str, Any] = {}
         shadowed: dict[str, tuple[Any, ...]] = {}
-        for one in sorted(found, key=lambda one: one.origin.precedence):
+        for one in sorted(found, key=lambda one: self._precedence(one.origin)):
             winner = active.setdefault(one.name, one)
             if winner is one:
                 continue
@@ -439,11 +472,14 @@ class Host(PluginManager):
         return PluginSettings(section, settings.path)
 
 
-def _rank(one: tuple[Origin, Mapping[str, Any]]) -> tuple[Any, ...]:
-    """Sort key of an implementation: pluggy's order."""
-    origin, options = one
-    place = 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
-    return not options.get("wrapper"), place, origin.precedence
+def _from_facts(kind: str, facts: Mapping[str, Any], origin: Origin, find: Callable[[], Any]) -> Any:
+    """Return the backend or recipe that a manifest describes; `None` if these facts are none."""
+    made: Any = RegisteredBackend if kind == "backend" else RegisteredRecipe
+    try:
+        known = made.from_facts(facts, origin, find)
+        return None if _validate.fault_in(known) else known
+    except (TypeError, ValueError, AttributeError, LookupError):
+        return None
 
 
 def create_host(

@@ -56,7 +56,10 @@ class EnvironmentCache:
         # What is not as it was written is damaged; so nobody has to check what stands in it.
         if checksum != _checksum(document):
             raise ValueError("it is damaged")
-        stamp, content = json.loads(document)
+        try:
+            stamp, content = json.loads(document)
+        except (TypeError, RecursionError) as error:
+            raise ValueError("it is damaged") from error
         # The directory is named by a checksum as well, which another environment may share.
         return content if stamp == self._stamp else None
 

@@ -70,19 +70,16 @@ class Loader:
         self._names: dict[tuple[EntryPoint, str], str] = {}
         self._named: dict[int, EntryPoint] = {}
         importing = needing_import(self._entries, manifests)
-        self.known = {entry: manifests[entry] for entry in self._entries if entry.distribution not in importing}
+        self.known = {entry: manifests[entry] for entry in self._entries if entry not in importing}
         self.imported: dict[EntryPoint, int] = {}
 
     def load_all(self) -> None:
         """Register the plug-ins of all entry points; those with a current manifest are imported when they are used."""
-        self._load([entry for entry in self._entries if entry not in self.known], "its contributions were not known")
-        for entry, manifest in reversed(self.known.items()):
-            wanted = tuple(one for one in manifest.plugins if not self._is_blocked(entry, one.plugin))
-            self.known[entry] = manifest._replace(plugins=wanted)
-            for plugin in wanted:
-                self.name_of(entry, plugin.plugin)
-                pending = plugin.hooks.keys() - CONTRIBUTING - _LIFE
-                self._manager.before_call(pending, functools.partial(self._load_quietly, entry))
+        self._load(
+            [entry for entry in self._entries if entry not in self.known],
+            "its contributions were not known",
+            self._expect,
+        )
 
     def add(self, owner: EntryPoint, registration: Registration) -> None:
         """Register what an entry point registers after it was loaded, or load it first."""
@@ -98,9 +95,9 @@ class Loader:
         return self._manager.has_plugin(plugin) or plugin in self._names.values()
 
     def known_plugins(self) -> Iterator[tuple[EntryPoint, str, PluginManifest]]:
-        """Yield entry point, name and manifest of each plug-in that is not imported yet."""
+        """Yield entry point, name and manifest of each plug-in that is not imported yet, as they are asked."""
         for entry, manifest in self.known.items():
-            for plugin in manifest.plugins:
+            for plugin in reversed(manifest.plugins):  # the last registered is asked first, as in pluggy
                 yield entry, self.name_of(entry, plugin.plugin), plugin
 
     def known_names(self) -> list[str]:
@@ -161,22 +158,46 @@ class Loader:
                 plugins.append(PluginManifest(plugin, module, hooks, contributions.get(name, ())))
                 contracts = self._manager.contracts
                 guards |= {hook for hook, options in hooks.items() if contracts[hook].guards(options)}
-        # Settings may decide what a plug-in contributes: one that asks for them is asked anew each time.
-        lasts = not any("llm_configure" in one.hooks and CONTRIBUTING & one.hooks.keys() for one in plugins)
+        # Settings may decide what a plug-in contributes: one that asks for them is asked anew each time. So is one that
+        # failed to contribute: that has to be reported each time.
+        faulty = {problem.origin.plugin for problem in self._manager.problems if problem.hook in CONTRIBUTING}
+        lasts = not any(
+            CONTRIBUTING & one.hooks.keys()
+            and ("llm_configure" in one.hooks or self._names[entry, one.plugin] in faulty)
+            for one in plugins
+        )
         stamps = stamps_of(entry, [one.module for one in plugins], self.imported[entry]) if lasts else {}
         return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps)
+
+    def _expect(self, entry: EntryPoint) -> None:
+        """Have an entry point with a current manifest imported when it is used."""
+        manifest = self.known[entry]
+        wanted = tuple(one for one in manifest.plugins if not self._is_blocked(entry, one.plugin))
+        self.known[entry] = manifest._replace(plugins=wanted)
+        for plugin in wanted:
+            self.name_of(entry, plugin.plugin)
+            pending = plugin.hooks.keys() - CONTRIBUTING - _LIFE
+            self._manager.before_call(pending, functools.partial(self._load_quietly, entry))
 
     def _load_quietly(self, entry: EntryPoint) -> None:
         # Its failure is recorded; where it guards, an implementation that refuses stands in its place.
         with contextlib.suppress(PluginLoadError):
             self.load(entry, "one of its hooks is called")
 
-    def _load(self, entries: list[EntryPoint], reason: str) -> None:
-        """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first."""
+    def _load(
+        self, entries: list[EntryPoint], reason: str, expect: Callable[[EntryPoint], object] | None = None
+    ) -> None:
+        """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first.
+
+        `expect` is called in its place for each one that is only known: whether a plug-in gets its plain name must
+        not depend on that.
+        """
         named = {}
+        start = time.time_ns()
+        # Of a module that somebody imported before, nobody can tell whether its file has changed since. Several of
+        # these entry points may name one module: so this is looked up before the first of them imports it.
+        imported = {entry.module for entry in entries if entry.module in sys.modules}
         for entry in entries:
-            start = time.time_ns()
-            was_imported = entry.module in sys.modules
             try:
                 self._importing = entry
                 named[entry] = self._import(entry, reason)
@@ -187,16 +208,18 @@ class Loader:
             finally:
                 self._importing = None
                 self.known.pop(entry, None)
-            if not was_imported or entry.tier is Tier.BUILTIN or entry in self._errors:
+            if entry.module not in imported or entry.tier is Tier.BUILTIN or entry in self._errors:
                 self.imported[entry] = start
         registrations: dict[EntryPoint, list[Registration]] = {}
         for registration in all_registrations() if named else ():
             owner = owner_of(registration, self._entries)
             if owner is not None:
                 registrations.setdefault(owner, []).append(registration)
-        for entry in reversed(entries):
+        for entry in reversed(self._entries if expect is not None else entries):
             if entry in named:
                 self._register(entry, named[entry], registrations)
+            elif expect is not None and entry in self.known:
+                expect(entry)
 
     def _import(self, entry: EntryPoint, reason: str) -> object:
         # Plug-ins that print while they are imported must not end up in a command's answer.

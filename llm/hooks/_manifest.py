@@ -81,20 +81,30 @@ class Manifest(NamedTuple):
         """Return what `to_json` wrote.
 
         Raises:
-            TypeError, ValueError, AttributeError: it is something else.
+            TypeError, ValueError, AttributeError, LookupError: it is something else.
 
         """
         plugins, failure, guards, stamps = data
-        made = tuple(
-            PluginManifest(plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions))
-            for plugin, module, hooks, contributions in plugins
-        )
-        return cls(made, failure, tuple(guards), {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()})
+        if failure is not None and not isinstance(failure, str):
+            raise TypeError
+        made = tuple(_plugin_of(*plugin) for plugin in plugins)
+        known = {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()}
+        return cls(made, failure, tuple(map(str, guards)), known)
 
     @property
     def is_current(self) -> bool:
         """Whether the entry point would contribute the same again."""
         return bool(self.stamps) and all(_stamp(path) == stamp for path, stamp in self.stamps.items())
+
+
+def _plugin_of(plugin: Any, module: Any, hooks: Any, contributions: Any) -> PluginManifest:
+    """Return a plug-in as `Manifest.to_json` wrote it. The file may be another program's: nothing in it is certain."""
+    made = PluginManifest(plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions))
+    named = all(isinstance(facts["name"], str) and isinstance(kind, str) for kind, facts in made.contributions)
+    optioned = all(isinstance(options, dict) for options in hooks.values())
+    if not (named and optioned and isinstance(plugin, str) and isinstance(module, str)):
+        raise TypeError
+    return made
 
 
 class Manifests:
@@ -108,10 +118,9 @@ class Manifests:
     def read(cls) -> "Manifests":
         """Return the user's manifests; none if there are none that can be used."""
         file = EnvironmentCache(*FILE)
-        try:
-            return cls(file, {(one[0], one[1], one[2]): one[3:] for one in file.read() or ()})
-        except (TypeError, LookupError):  # its checksum is right, its content is not
-            return cls(file, {})
+        content = file.read()
+        records = [one for one in content if _is_record(one)] if isinstance(content, list) else []
+        return cls(file, {(one[0], one[1], one[2]): one[3:] for one in records})
 
     @property
     def path(self) -> str | None:
@@ -120,7 +129,7 @@ class Manifests:
 
     def get(self, entry: EntryPoint) -> Manifest | None:
         """Return the manifest of an entry point as it was last loaded; `None` if it never was in this version."""
-        version, value, data = self._records.get(entry[:3], (None, None, None))
+        version, value, data = self._records.get(entry[:3]) or (None, None, None)
         if (version, value) != (entry.version or "", entry.value):
             return None
         try:
@@ -174,21 +183,23 @@ class Manifests:
             self._file.write([[*slot, *record] for slot, record in sorted(records.items(), key=lambda item: item[0])])
 
 
-def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, Manifest]) -> set[str]:
-    """Return the distributions whose entry points have to be imported at once.
+def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, Manifest]) -> set[EntryPoint]:
+    """Return the entry points that have to be imported at once.
 
     That goes by distribution: what one of its modules registers may depend on which of them came first. A module that
-    is imported already costs nothing, and one that two distributions name is a fault.
+    is imported already costs nothing, and one that two distributions name is a fault. This project's own modules do not
+    depend on each other; they are looked at one by one.
     """
-    needing = set()
+    entries = list(entries)
+    needing: set[str] = set()
     owners: dict[str, str] = {}
     for entry in entries:
         owner = owners.setdefault(entry.value, entry.distribution)
-        if entry not in current or entry.module in sys.modules:
+        if entry.tier is not Tier.BUILTIN and (entry not in current or entry.module in sys.modules):
             needing.add(entry.distribution)
         if owner != entry.distribution:
             needing |= {owner, entry.distribution}
-    return needing
+    return {entry for entry in entries if entry.distribution in needing or entry not in current}
 
 
 def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> dict[str, tuple[int, int]]:
@@ -258,6 +269,11 @@ def _stamp(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def _is_record(one: Any) -> bool:
+    """Whether a part of the file is what `_record` made, but for the manifest in it."""
+    return isinstance(one, list) and len(one) == 6 and all(isinstance(text, str) for text in one[:5])
 
 
 def _record(entry: EntryPoint, manifest: Manifest) -> list[Any]:

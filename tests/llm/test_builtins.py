@@ -1,33 +1,69 @@
-"""The table of built-in plug-ins says what their modules register."""
+"""Built-in plug-ins go through the loader, the guard and the manifests like all others, and cost nothing unused."""
 
-import importlib
+import json
+import subprocess
+import sys
 
 import pytest
-from llm.hooks.declarations import declared_in
-from llm.hooks.lazy import Deferred
-from llm.hooks.learned import Declared, Learned
-from llm.shims import revive
 
-from llm.hooks._origin import Origin, Tier
-from llm.host import BUILTINS, Host
+from llm.host import DEFAULT_PLUGINS, Host, create_host, own_entries
+
+MODULES = [value.partition(":")[0] for value in DEFAULT_PLUGINS]
 
 
-@pytest.mark.parametrize("module_name", BUILTINS)
-def test_the_table_says_what_the_module_brings(module_name: str) -> None:
-    host, module = Host(), importlib.import_module(module_name)
-    origin = Origin(module_name, Tier.BUILTIN, module=module_name)
-    brought = [declaration.plugin(origin).manifest() for declaration in declared_in(vars(module))]
-    implemented = Boundary(module, origin, host.contracts, host.problems).manifest()
-    assert brought == [completed(one, origin) for one in BUILTINS[module_name].declared]
-    assert [(one.attribute, one.hook) for one in implemented] == hooks(BUILTINS[module_name])
-    for one, told in zip(implemented, BUILTINS[module_name].implementations, strict=True):
-        assert {name for name, value in one.options.items() if value is True} == set(told.options)
+@pytest.mark.parametrize("value", DEFAULT_PLUGINS)
+def test_each_contributes_something_by_itself(value: str) -> None:
+    host = Host()
+    host.load_plugins((), builtins=[value])
+    assert list(host.problems) == []
+    (manifest,) = host.manifests().values()
+    (plugin,) = manifest.plugins
+    assert plugin.module == value.partition(":")[0]
+    assert manifest.failure is None
+    assert plugin.hooks
+    assert bool(plugin.contributions) is bool({"llm_backends", "llm_recipes"} & plugin.hooks.keys())
+    assert manifest.is_current
 
 
-def completed(declared: Declared, origin: Origin) -> object:
-    """Return what the table says, with the fields that it leaves out."""
-    return revive(declared, origin, Deferred(lambda: print)).manifest()
+def test_their_entry_points_name_this_project() -> None:
+    host = create_host(entries=())
+    assert {one.origin.source for one in (*host.backends().values(), *host.recipes().values())} == {"built in"}
+    assert {entry.distribution for entry in own_entries()} == {"d0ttino"}
+    assert list(host.backends()) == ["sample", "openrouter", "lobechat", "mindbridge"]
+    assert list(host.recipes()) == ["echo", "sample"]
 
 
-def hooks(learned: Learned) -> list[tuple[str, str]]:
-    return [(one.attribute, one.hook) for one in learned.implementations]
+#: Prints the backends, uses one or more, and prints them again with the built-in modules that were imported.
+PROGRAM = """
+import json, sys
+from llm import Request, complete
+from llm.host import DEFAULT_PLUGINS, current_host
+host = current_host()
+before = list(host.backends())
+for backend in sys.argv[1:]:
+    host.loaded(host.backends()[backend])
+answer = complete(Request('hi', backend='sample')).text
+modules = [value.partition(':')[0] for value in DEFAULT_PLUGINS]
+print(json.dumps([before, list(host.backends()), answer, [name for name in modules if name in sys.modules]]))
+"""
+
+
+def run(*backends: str) -> list[list[str]]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *backends], capture_output=True, text=True, check=True)
+    seen: list[list[str]] = json.loads(done.stdout)
+    return seen
+
+
+def test_one_that_is_not_used_is_not_imported_once_it_is_known() -> None:
+    *_, imported = run()
+    assert imported == MODULES
+    before, after, answer, imported = run()
+    assert (before, after, answer) == (["sample", "openrouter", "lobechat", "mindbridge"], before, "Sample answer to: hi")
+    assert set(imported) <= {"llm.backends.plugins.sample", "llm.routing.policy"}
+
+
+def test_their_order_is_the_same_whichever_was_used() -> None:
+    run()
+    before, after, _, imported = run("mindbridge", "openrouter")
+    assert before == after == ["sample", "openrouter", "lobechat", "mindbridge"]
+    assert "llm.backends.plugins.lobechat" not in imported

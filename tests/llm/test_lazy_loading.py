@@ -3,32 +3,39 @@
 import importlib
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import Random
 from textwrap import dedent
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm.hooks.catalogue import Catalogue
-from llm.hooks.learned import Learned
 
-from llm._installed import BACKEND_GROUP, RECIPE_GROUP
-from llm.hooks._entrypoints import EntryPoint, scan
-from llm.host import Host, create_host, learn
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP, installed_plugins
+from llm.errors import origin_of
+from llm.hooks._manifest import Manifests
+from llm.hooks._spans import LoadSpan
+from llm.hooks._trace import Trace, collecting
+from llm.host import Host, create_host
 from llm.router import NoAnswerError, complete, stream
 from llm.testing import write_distribution
 from llm.tracing import trace
-from llm.types import Request
+from llm.types import Request, Step, StepContext
 from scripts.recipes import RecipeError, discover_recipes
 
 GROUPS = (BACKEND_GROUP, RECIPE_GROUP)
-SDK = "from llm.backends.plugin_sdk import *\nfrom llm import Completion, Route, Candidate\nimport dataclasses\n"
+SDK = (
+    "from llm.backends.plugin_sdk import *\n"
+    "from llm import Completion, Route, Candidate, StepResult\n"
+    "import dataclasses\n"
+)
 
 #: Forms of a plug-in: what follows the module in the entry point's value, and the module's source. `NAME` is a name
 #: from a small pool, so that plug-ins get into each other's way, `OWN` the module's own.
@@ -89,9 +96,9 @@ FORMS: Mapping[str, tuple[str, str]] = {
         "",
         """
         @hookimpl
-        def llm_backends(): return [BackendInfo('NAME'), 'OWN']
+        def llm_backends(): return [Backend('NAME', lambda prompt: '1'), Backend('OWN', lambda prompt: '2')]
         @hookimpl
-        def llm_complete(backend, request): return 'OWN' if backend in {'NAME', 'OWN'} else None
+        def llm_complete(backend, request): return 'OWN' if backend.name in {'NAME', 'OWN'} else None
         """,
     ),
     "hooks of an object": (
@@ -99,10 +106,23 @@ FORMS: Mapping[str, tuple[str, str]] = {
         """
         class Own:
             @hookimpl(tryfirst=True)
-            def llm_recipes(self): return RecipeInfo('NAME', 'OWN')
-            @hookimpl
-            def llm_recipe_steps(self, goal, recipe): return ['OWN'] if recipe == 'NAME' else None
+            def llm_recipes(self): return Recipe('NAME', self.steps, description='OWN')
+            def steps(self, goal): return ['OWN ' + goal]
         own = Own()
+        """,
+    ),
+    "hooks and shims": (
+        "",
+        """
+        register_backend('OWN', lambda prompt: 'shim')
+        register_recipe('NAME', lambda goal: ['shim OWN'])
+        class Own:
+            @hookimpl
+            def llm_recipes(self): return Recipe('NAME', lambda goal: ['OWN'])
+        @hookimpl
+        def llm_backends(): return Backend('OWN', lambda prompt: 'hook')
+        @hookimpl
+        def llm_completed(): return None
         """,
     ),
     "wrapper": (
@@ -110,8 +130,76 @@ FORMS: Mapping[str, tuple[str, str]] = {
         """
         @hookimpl(wrapper=True)
         def llm_complete(request):
-            found = yield
-            return found and dataclasses.replace(found, text=found.text + ' OWN')
+            answer = yield
+            return answer.map(lambda piece: piece + ' OWN')
+        """,
+    ),
+    "outermost wrapper": (
+        "",
+        """
+        @hookimpl(wrapper=True, tryfirst=True)
+        def llm_complete(request):
+            answer = yield
+            return dataclasses.replace(answer.whole, text=answer.text + ' OWN')
+        """,
+    ),
+    "innermost wrapper": (
+        ":Own",
+        """
+        class Own:
+            @hookimpl(wrapper=True, trylast=True)
+            def llm_complete(self):
+                answer = yield
+                return 'OWN' if 'NAME' in answer.text else answer
+        """,
+    ),
+    "preparation": (
+        "",
+        """
+        @hookimpl
+        def llm_prepare(request): return request.with_prompt(request.prompt + ' OWN')
+        @hookimpl(trylast=True)
+        def llm_prepare_step(step): return dataclasses.replace(step, description=step.description + ' OWN')
+        """,
+    ),
+    "guard that refuses": (
+        "",
+        """
+        @hookimpl(tryfirst=True)
+        def llm_prepare(request, backend):
+            if backend.name == 'NAME': raise ValueError('OWN')
+        @hookimpl
+        def llm_prepare_step(context):
+            if context.number == 2: raise ValueError('OWN')
+        """,
+    ),
+    "runner": (
+        "",
+        """
+        @hookimpl
+        def llm_run_step(step): return StepResult(7, note='OWN') if 'NAME' in step.command_line else None
+        """,
+    ),
+    "configured": (
+        "",
+        """
+        made = []
+        @hookimpl
+        def llm_configure(settings): made.append(settings)
+        @hookimpl
+        def llm_prepare(request): return request.with_prompt(f'{request.prompt} OWN{len(made)}')
+        @hookimpl
+        def llm_close(): made.clear()
+        """,
+    ),
+    "cannot be configured": (
+        "",
+        """
+        @hookimpl
+        def llm_configure(): raise ValueError('OWN')
+        @hookimpl
+        def llm_attempted(): return None
+        register_backend('NAME', lambda prompt: 'OWN')
         """,
     ),
     "route": (
@@ -138,6 +226,15 @@ FORMS: Mapping[str, tuple[str, str]] = {
         def llm_completed(): 1 / 0
         """,
     ),
+    "wrapper of backends": (
+        "",
+        """
+        @hookimpl(wrapper=True)
+        def llm_backends():
+            found = yield
+            return [[one for one in many if one.name != 'NAME'] for many in found]
+        """,
+    ),
     "broken": ("", "import nowhere_to_be_found"),
     "nothing": ("", "x = 1"),
     "misspelt": ("", "@hookimpl\ndef llm_complet(): pass"),
@@ -148,8 +245,11 @@ FORMS: Mapping[str, tuple[str, str]] = {
     "names another's": ("", ""),
 }
 
-#: The forms that are imported each time, as what they bring depends on more than their own files, or fails.
-IMPORTED = {"broken", "nothing", "misspelt", "twice", "missing", "names another's"}
+#: A form that wants to see what all others contribute.
+CURIOUS = "wrapper of backends"
+
+#: The forms that are imported each time: what they contribute depends on more than their own files, or is faulty.
+IMPORTED = {"broken", "faulty", "nothing", "misspelt", "twice", "missing", "names another's"}
 
 #: What a "package" holds besides: a module that no entry point names.
 INNER = SDK + "def run(prompt): return 'inner OWN'\nregister_backend('NAME', run)"
@@ -194,12 +294,12 @@ def write(directory: Path, chosen: list[list[Plugin]]) -> None:
 
 
 @contextmanager
-def host_of(directory: Path, known: Mapping[EntryPoint, Learned]) -> Iterator[Host]:
+def host_of(directory: Path) -> Iterator[Host]:
     """Yield a host in a process that has imported none of the plug-ins."""
     sys.path.insert(0, str(directory))
     importlib.invalidate_caches()
     try:
-        yield create_host(scan(GROUPS, [str(directory)]), known=known)
+        yield create_host(installed_plugins([str(directory)]).entries, manifests=Manifests.read())
     finally:
         sys.path.remove(str(directory))
         for name in [name for name in sys.modules if name[0] == "d" and "_m" in name and name[1:2].isdigit()]:
@@ -221,64 +321,115 @@ def texts(request: Request, host: Host) -> tuple[list[str], str | None]:
     return list(answer), answer.whole_because
 
 
-def seen_of(host: Host) -> dict[str, Any]:
-    """Return everything that a user can see of a host, asked in the order in which commands ask."""
-    seen: dict[str, Any] = {"plug-ins": [name for name, _ in host.list_name_plugin()]}
-    seen["implementations"] = {
-        hook: [
-            (one.plugin_name, one.wrapper, one.tryfirst, one.trylast)
-            for one in getattr(host.hook, hook).get_hookimpls()
-        ]
-        for hook in host.contracts
-    }
-    for kind, offers in (("backends", host.backends()), ("recipes", host.recipes())):
-        seen[kind] = (dict(offers.used), dict(offers.shadowed), list(offers))
-    origins = {name: info.origin for name, info in host.backends().items()}
-    offline = [name for name, origin in origins.items() if origin and (name == "sample" or not origin.builtin)]
+def send(host: Host, backend: str | None, prompt: str) -> Any:
+    """Return the answer and the trace of a request."""
+    with trace(host) as collected:
+        answer = attempt(partial(complete, Request(prompt, "m", backend, cooldown=False), host=host))
+    if not isinstance(answer, tuple):
+        answer = (answer.text, answer.backend, answer.model, answer.origin, answer.route, answer.prepared_by)
+    spans = [
+        (span.hook, [(call.origin, call.wrapper, str(call.outcome)) for call in span.implementations])
+        for span in collected.hook_calls
+        if span.hook not in {"llm_backends", "llm_recipes"}  # asked anew after an import
+    ]
+    return answer, spans
+
+
+def run_step(host: Host, recipe: Any, number: int, step: Any) -> Any:
+    """Return what plug-ins make of a step, and who runs it."""
+    context = StepContext(recipe, number, 2, {})
+    try:
+        prepared = host.fold("llm_prepare_step", step, context=context)
+        if "NAME" in prepared[0].command_line:
+            return prepared, host.caller("llm_run_step")(step=prepared[0], context=context)
+    except ValueError as error:
+        return str(error), origin_of(error)
+    return prepared
+
+
+def seen_of(host: Host, order: Random) -> dict[str, Any]:
+    """Return everything that a user can see of a host, asked in some order."""
+    seen: dict[str, Any] = {"plug-ins": sorted(host.plugin_names())}
+    seen["implementations"] = implementations_of(host)
+    seen.update(catalogs_of(host))
+    offline = [name for name, one in host.backends().items() if name == "sample" or not one.origin.builtin]
+    questions: list[tuple[str, Any]] = []
     for backend, prompt in itertools.product([None, *offline], ["hi", "a"]):
-        with trace(host) as collected:
-            answer = attempt(partial(complete, Request(prompt, "m", backend), host=host))
-        if not isinstance(answer, tuple):
-            answer = (answer.text, answer.backend, answer.model, answer.origin, answer.route)
-        spans = [
-            (span.hook, [(call.origin, call.wrapper, str(call.outcome)) for call in span.implementations])
-            for span in collected.hook_calls
-        ]
-        seen[f"send {backend} {prompt}"] = (answer, spans)
-        seen[f"stream {backend} {prompt}"] = attempt(partial(texts, Request(prompt, "m", backend), host))
+        questions.append((f"send {backend} {prompt}", partial(send, host, backend, prompt)))
+        request = Request(prompt, "m", backend, cooldown=False)
+        questions.append((f"stream {backend} {prompt}", partial(attempt, partial(texts, request, host))))
     for name, recipe in discover_recipes(host).items():
-        seen[f"recipe {name}"] = attempt(partial(recipe.steps, "a goal"))
+        questions.append((f"recipe {name}", partial(attempt, partial(recipe.steps, "a goal"))))
+        steps = [Step(f"true {name}"), Step("true NAME")]
+        questions += [
+            (f"step {name} {number}", partial(run_step, host, name, number, step))
+            for number, step in enumerate(steps, 1)
+        ]
+    order.shuffle(questions)
+    seen.update((name, ask()) for name, ask in questions)
+    for hook in host.contracts:
+        host.caller(hook)
+    seen["implementations at the end"] = implementations_of(host)
+    seen["order"] = {
+        hook: [(one.plugin.origin, one.wrapper) for one in reversed(getattr(host.hook, hook).get_hookimpls())]
+        for hook in host.contracts
+        if hook not in {"llm_backends", "llm_recipes", "llm_configure", "llm_close"}
+    }
+    seen["catalogs at the end"] = catalogs_of(host)
     seen["problems"] = sorted(map(str, host.problems))
     return seen
 
 
-def known_of(directory: Path) -> tuple[dict[EntryPoint, Learned], dict[str, Any]]:
-    """Import the plug-ins in a directory; return what was learned, as it is kept, and what a user saw."""
-    with host_of(directory, {}) as host:
-        seen = seen_of(host)
-        learn(host)
-        return Catalogue.read().of(host.entries), seen
+def implementations_of(host: Host) -> dict[str, Any]:
+    return {hook: host.implementations(hook) for hook in host.contracts}
 
 
-@settings(max_examples=25)
-@given(chosen=distributions)
+def catalogs_of(host: Host) -> dict[str, Any]:
+    catalogs: dict[str, Any] = {"backends": host.backends(), "recipes": host.recipes()}
+    return {kind: (dict(found), dict(found.shadowed), list(found)) for kind, found in catalogs.items()}
+
+
+def learned(directory: Path, order: Random) -> dict[str, Any]:
+    """Import the plug-ins in a directory and record their manifests; return what a user saw."""
+    Manifests.read().clear()
+    with host_of(directory) as host:
+        host.learn()
+        return seen_of(host, order)
+
+
+@settings(max_examples=40)
+@given(chosen=distributions, orders=st.tuples(st.randoms(), st.randoms()))
 def test_known_plugins_are_what_imported_ones_are(
-    chosen: list[list[Plugin]], tmp_path_factory: pytest.TempPathFactory
+    chosen: list[list[Plugin]], orders: tuple[Random, Random], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("site")
     write(directory, chosen)
-    known, eager = known_of(directory)
-    with host_of(directory, known) as host:
-        lazy = seen_of(host)
+    eager = learned(directory, orders[0])
+    with host_of(directory) as host:
+        lazy = seen_of(host, orders[1])
     for key in {**eager, **lazy}:
         assert lazy.get(key) == eager.get(key), key
+
+
+def test_what_a_wrapper_takes_out_is_there_again_without_it(tmp_path: Path) -> None:
+    write(tmp_path, [[Plugin("shim", "a", "a", BACKEND_GROUP)], [Plugin(CURIOUS, "a", "b", BACKEND_GROUP)]])
+    learned(tmp_path, Random(0))
+    with host_of(tmp_path) as host:
+        assert "a" not in host.backends()
+    shutil.rmtree(tmp_path / "dist1-1.0.dist-info")
+    with host_of(tmp_path) as host:
+        assert "a" in host.backends()
+        assert "d0_m0" not in sys.modules
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_no_form_is_imported_before_it_is_used(form: str, tmp_path: Path) -> None:
     write(tmp_path, [[Plugin("shim", "a", "a", BACKEND_GROUP)], [Plugin(form, "b", "b", BACKEND_GROUP)]])
-    known, _ = known_of(tmp_path)
-    with host_of(tmp_path, known) as host:
-        imported = {entry.distribution for entry in host.imported}
-        assert ("dist1" in imported) is (form in IMPORTED)
-        assert form in IMPORTED or "d1_m0" not in sys.modules
+    learned(tmp_path, Random(0))
+    with collecting(Trace()) as collected, host_of(tmp_path) as host:
+        host.backends()
+        host.recipes()
+        imported = {span.origin.distribution for span in collected.spans if isinstance(span, LoadSpan)}
+        assert ("dist1" in imported) is (form in {*IMPORTED, CURIOUS})
+        assert ("d1_m0" in sys.modules) <= (form in {*IMPORTED, CURIOUS})
+        assert ("dist0" in imported) is (form in {"names another's", CURIOUS})

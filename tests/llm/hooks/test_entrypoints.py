@@ -1,14 +1,23 @@
-"""What installed distributions declare is found though some of them are damaged, and those are named."""
+"""Entry points of installed distributions are found though some of these are damaged, and the damage is named."""
 
+import base64
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from llm.hooks import _entrypoints
 from llm.hooks._blocking import Blocking
-from llm.hooks._entrypoints import EntryPoint, scan
-from llm.hooks._faults import Problem, ProblemKind
+from llm.hooks._entrypoints import Damage, EntryPoint
+from llm.hooks._faults import ProblemKind
 from llm.host import create_host
 from llm.testing import installed, write_distribution
 
@@ -22,11 +31,10 @@ def write(directory: Path, name: str, groups: dict[str, dict[str, str]]) -> Path
     return directory / f"{name.replace('-', '_')}-1.0.dist-info"
 
 
-def found(*directories: Path) -> tuple[list[str], list[Problem]]:
-    """Return the names of the entry points in directories, and the faults."""
-    faults: list[Problem] = []
-    entries = scan(GROUPS, [str(directory) for directory in directories], faults.append)
-    return [entry.name for entry in entries], faults
+def found(*directories: Path) -> tuple[list[str], list[Damage]]:
+    """Return the names of the entry points in directories, and the damaged distributions."""
+    _, entries, damages = _entrypoints.installed(GROUPS, [str(directory) for directory in directories])
+    return [entry.name for entry in entries], damages
 
 
 def junk_in_our_group(directory: Path) -> None:
@@ -46,7 +54,7 @@ def unreadable_entry_points(directory: Path) -> None:
 
 
 def unreadable_metadata(directory: Path) -> None:
-    (directory / "METADATA").write_bytes(b"Name: bad-dist\nVersion: 1.0\nAuthor: \xff\n")
+    (directory / "METADATA").write_bytes(b"Name: bad-dist\nVersion: \xff\nAuthor: somebody\n")
 
 
 def nameless_metadata(directory: Path) -> None:
@@ -55,9 +63,6 @@ def nameless_metadata(directory: Path) -> None:
 
 def no_metadata(directory: Path) -> None:
     (directory / "METADATA").unlink()
-
-
-Damage = Callable[[Path], None]
 
 
 @pytest.mark.parametrize(
@@ -71,22 +76,30 @@ Damage = Callable[[Path], None]
         no_metadata,
     ],
 )
-def test_a_damaged_distribution_is_named_and_the_others_are_found(tmp_path: Path, damage: Damage) -> None:
+def test_a_damaged_distribution_is_named_and_the_others_are_found(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     write(tmp_path, "a-dist", {"llm.plugins": {"a": "a_module"}})
     directory = write(tmp_path, "bad-dist", OURS)
     write(tmp_path, "z-dist", {"llm.plugins": {"z": "z_module"}})
     damage(directory)
-    names, (fault,) = found(tmp_path)
+    names, (found_damage,) = found(tmp_path)
     assert names == ["a", "z"]
-    assert (fault.kind, fault.origin.distribution, fault.origin.version) == (ProblemKind.FAILED, "bad-dist", "1.0")
-    assert str(fault).startswith("plug-in bad-dist (bad-dist 1.0): it is damaged: ")
-    assert fault.hint is not None
-    assert str(tmp_path) in fault.hint
-    assert "\n" not in str(fault)
+    assert (found_damage.distribution, found_damage.version) == ("bad-dist", "1.0")
+    assert found_damage.message.startswith("it is damaged: ")
+    assert str(tmp_path) in found_damage.hint
+    assert "\n" not in str(found_damage)
+    with installed(tmp_path) as host:
+        (problem,) = [problem for problem in host.problems if problem.origin.plugin == "bad-dist"]
+        assert problem.kind is ProblemKind.FAILED
+        assert str(problem).startswith("plug-in bad-dist (bad-dist 1.0): it is damaged: ")
+        assert problem.hint == found_damage.hint
 
 
 @pytest.mark.parametrize("damage", [junk_elsewhere, unreadable_metadata, nameless_metadata, no_metadata])
-def test_a_damaged_distribution_that_brings_no_plugin_is_nobodys_business(tmp_path: Path, damage: Damage) -> None:
+def test_a_damaged_distribution_that_brings_no_plugin_is_nobodys_business(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     damage(write(tmp_path, "bad-dist", FOREIGN))
     write(tmp_path, "z-dist", {"llm.plugins": {"z": "z_module"}})
     assert found(tmp_path) == (["z"], [])
@@ -96,18 +109,20 @@ def test_several_of_one_directory_are_told_apart(tmp_path: Path) -> None:
     for name in ("one", "two"):
         unreadable_metadata(write(tmp_path, name, OURS))
     unreadable_metadata(write(tmp_path, "foreign", FOREIGN))
-    assert [fault.origin.distribution for fault in found(tmp_path, tmp_path)[1]] == ["one", "two"]
+    assert sorted(damage.distribution for damage in found(tmp_path, tmp_path)[1]) == ["one", "two"]
+
+
+def test_a_field_that_nobody_asks_for_may_hold_anything(tmp_path: Path) -> None:
+    directory = write(tmp_path, "my-dist", OURS)
+    (directory / "METADATA").write_bytes(b"Name: my-dist\r\nVersion: 1.0\r\nAuthor: \xff\r\n\r\nName: other\r\n")
+    _, (entry,), damages = _entrypoints.installed(GROUPS, [str(tmp_path)])
+    assert (entry.distribution, entry.version, damages) == ("my-dist", "1.0", [])
 
 
 def test_directories_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\xff")
     (tmp_path / "archive.zip").write_bytes(b"PK\x03\x04 cut short")
     assert found(tmp_path / "file", tmp_path / "archive.zip", tmp_path / "gone") == ([], [])
-
-
-def test_nobody_need_listen(tmp_path: Path) -> None:
-    unreadable_metadata(write(tmp_path, "bad-dist", OURS))
-    assert scan(GROUPS, [str(tmp_path)]) == []
 
 
 def test_the_first_copy_of_a_distribution_counts(tmp_path: Path) -> None:
@@ -121,7 +136,7 @@ def test_missing_fields_are_no_reason_for_warnings(tmp_path: Path) -> None:
     (directory / "METADATA").write_text("Name: my-dist\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Python 3.12 and later warn of a key that is missing
-        (entry,) = scan(GROUPS, [str(tmp_path)])
+        _, (entry,), _ = _entrypoints.installed(GROUPS, [str(tmp_path)])
     assert (entry.distribution, entry.version) == ("my-dist", None)
 
 
@@ -160,3 +175,229 @@ def test_a_host_without_it_has_no_problem(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_value_of_an_entry_point_may_ask_for_extras(value: str, module: str, attribute: str) -> None:
     entry = EntryPoint("my-dist", "llm.plugins", "e", value)
     assert (entry.module, entry.attribute) == (module, attribute)
+
+
+# --- what changes is seen at once: there is no cache that could be wrong ----------------------------------------------
+
+
+def install(site: Path, name: str, *entries: str, version: str = "1.0") -> Path:
+    """Install a distribution into a directory, as an installer does."""
+    write_distribution(
+        site, name, version=version, entry_points={"llm.plugins": dict.fromkeys(entries, "mod")}, files={}
+    )
+    return site / f"{name}-{version}.dist-info"
+
+
+def seen(*path: Path) -> list[str]:
+    """Return the entry points that are found on a path, after checking that `importlib.metadata` finds the same."""
+    places = [str(place) for place in path]
+    entries = _entrypoints.installed(GROUPS, places).entries
+    names: set[str] = set()
+    theirs = []
+    for distribution in importlib.metadata.distributions(path=places):
+        if distribution.name.lower() not in names:
+            names.add(distribution.name.lower())
+            theirs += [
+                (distribution.name, entry.group, entry.name, entry.value)
+                for entry in distribution.entry_points
+                if entry.group in GROUPS
+            ]
+    assert [entry[:4] for entry in entries] == sorted(theirs)
+    return [f"{entry.distribution} {entry.version} {entry.name}" for entry in entries]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Return a directory with one distribution that was seen."""
+    site = tmp_path / "site"
+    site.mkdir()
+    install(site, "first", "a")
+    assert seen(site) == ["first 1.0 a"]
+    return site
+
+
+def test_an_installation_is_seen(site: Path) -> None:
+    install(site, "second", "b")
+    assert seen(site) == ["first 1.0 a", "second 1.0 b"]
+
+
+def test_a_removal_is_seen(site: Path) -> None:
+    shutil.rmtree(site / "first-1.0.dist-info")
+    assert seen(site) == []
+
+
+def test_an_upgrade_is_seen(site: Path) -> None:
+    shutil.rmtree(site / "first-1.0.dist-info")
+    install(site, "first", "a", version="2.0")
+    assert seen(site) == ["first 2.0 a"]
+
+
+def test_an_installation_of_the_same_version_is_seen(site: Path) -> None:
+    shutil.rmtree(site / "first-1.0.dist-info")
+    install(site, "first", "a", "b")
+    assert seen(site) == ["first 1.0 a", "first 1.0 b"]
+
+
+def test_a_package_manager_that_writes_into_the_directory_is_seen(site: Path) -> None:
+    # dpkg leaves a directory that both versions have, and replaces the files in it.
+    directory = site / "first-1.0.dist-info"
+    before = site.stat()
+    new = directory / "entry_points.txt.dpkg-new"
+    new.write_text("[llm.plugins]\nz = mod\n")
+    new.rename(directory / "entry_points.txt")
+    os.utime(site, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert seen(site) == ["first 1.0 z"]
+
+
+def test_entry_points_that_are_written_over_are_seen(site: Path) -> None:
+    file = site / "first-1.0.dist-info" / "entry_points.txt"
+    with file.open("a") as stream:
+        stream.write("z = mod\n")
+    assert seen(site) == ["first 1.0 a", "first 1.0 z"]
+
+
+def test_a_distribution_without_entry_points_that_gets_some_is_seen(site: Path) -> None:
+    directory = site / "plain-1.0.dist-info"
+    directory.mkdir()
+    (directory / "METADATA").write_text("Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n")
+    assert seen(site) == ["first 1.0 a"]
+    before = site.stat()
+    (directory / "entry_points.txt").write_text("[llm.plugins]\nz = mod\n")
+    os.utime(site, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert seen(site) == ["first 1.0 a", "plain 1.0 z"]
+
+
+def test_a_build_in_a_source_tree_is_seen(tmp_path: Path) -> None:
+    # setuptools writes over the files of an egg-info directory.
+    egg_info = tmp_path / "legacy.egg-info"
+    egg_info.mkdir()
+    (egg_info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: legacy\nVersion: 1.0\n")
+    (egg_info / "entry_points.txt").write_text("[llm.plugins]\na = mod\n")
+    assert seen(tmp_path) == ["legacy 1.0 a"]
+    (egg_info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: legacy\nVersion: 2.0\n")
+    assert seen(tmp_path) == ["legacy 2.0 a"]
+    (egg_info / "entry_points.txt").write_text("[llm.plugins]\nb = mod\n")
+    assert seen(tmp_path) == ["legacy 2.0 b"]
+
+
+def test_of_two_places_the_first_counts_however_the_name_is_written(site: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    install(other, "First", "b", version="9")
+    assert seen(site, other) == ["first 1.0 a"]
+    assert seen(other, site) == ["First 9 b"]
+    assert seen(other) == ["First 9 b"]
+
+
+def test_a_plain_distribution_hides_a_later_one_of_its_name(site: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    install(other, "first")
+    assert seen(other, site) == []
+
+
+def test_a_distribution_with_entry_points_of_others_only_hides_a_later_one_of_its_name(
+    site: Path, tmp_path: Path
+) -> None:
+    write_distribution(tmp_path / "other", "first", entry_points=FOREIGN, files={})
+    assert seen(tmp_path / "other", site) == []
+
+
+def test_an_archive_on_the_path_is_seen(tmp_path: Path) -> None:
+    archive = tmp_path / "plugins.zip"
+    for name in ("a", "b"):
+        importlib.invalidate_caches()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("zipped-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: zipped\nVersion: 1.0\n")
+            file.writestr("zipped-1.0.dist-info/entry_points.txt", f"[llm.plugins]\n{name} = mod\n")
+        assert seen(archive) == [f"zipped 1.0 {name}"]
+
+
+def test_a_directory_that_comes_later_is_seen(tmp_path: Path) -> None:
+    assert seen(tmp_path / "later") == []
+    install(tmp_path / "later", "first", "a")
+    assert seen(tmp_path / "later") == ["first 1.0 a"]
+
+
+def test_a_finder_that_a_program_added_is_asked(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        @staticmethod
+        def find_spec(*_: object) -> None:
+            return None
+
+        @staticmethod
+        def find_distributions(*_: object) -> list[importlib.metadata.Distribution]:
+            return [importlib.metadata.PathDistribution(site / "first-1.0.dist-info")]
+
+    assert "a" not in [entry.name for entry in _entrypoints.installed(GROUPS).entries]
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert "a" in [entry.name for entry in _entrypoints.installed(GROUPS).entries]
+
+
+def test_reading_it_imports_neither_metadata_nor_packaging(site: Path) -> None:
+    heavy = {"importlib.metadata", "packaging", "email", "platformdirs"}
+    program = (
+        "import sys\n"
+        "from llm.hooks._entrypoints import installed\n"
+        f"found = installed({GROUPS!r}, [{str(site)!r}])\n"
+        f"print(len(found.entries), *sorted({heavy!r} & {{*sys.modules}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+# --- leftovers of an upgrade ------------------------------------------------------------------------------------------
+
+
+def record(site: Path, name: str, version: str, source: str, *, written: bool) -> None:
+    """Write the metadata of a version, and its module only if it is the one whose files are there."""
+    directory = install(site, name, f"of-{version}", version=version)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(source.encode()).digest()).rstrip(b"=").decode()
+    (directory / "RECORD").write_text(
+        f"{name}.py,sha256={digest},{len(source)}\n{directory.name}/METADATA,,\n{directory.name}/RECORD,,\n"
+    )
+    if written:
+        (site / f"{name}.py").write_text(source)
+
+
+@pytest.mark.parametrize("good", ["1.0", "2.0", "10.0"])
+@pytest.mark.parametrize("names", [["a"], list("abcdefgh")])
+def test_of_two_metadata_directories_that_of_the_version_whose_files_are_there_counts(
+    tmp_path: Path, good: str, names: list[str]
+) -> None:
+    sources = {"1.0": "x = 1\n", "2.0": "x = 'two'\n", "10.0": "x = 'ten and more'\n"}
+    for name in names:
+        for version, source in sources.items():
+            record(tmp_path, name, version, source, written=version == good)
+    assert found(tmp_path) == ([f"of-{good}"] * len(names), [])
+    entries = _entrypoints.installed(GROUPS, [str(tmp_path)]).entries
+    assert {entry.version for entry in entries} == {good}
+
+
+def test_of_two_that_fit_alike_the_newer_metadata_counts(tmp_path: Path) -> None:
+    for version, time in (("2.0", 2 * 10**9), ("3.0", 3 * 10**9), ("1.0", 10**9)):
+        record(tmp_path, "a", version, "x = 1\n", written=True)
+        os.utime(tmp_path / f"a-{version}.dist-info" / "METADATA", (time, time))
+    assert found(tmp_path) == (["of-3.0"], [])
+
+
+def test_a_version_without_plugins_whose_files_are_there_brings_none(tmp_path: Path) -> None:
+    record(tmp_path, "a", "1.0", "x = 1\n", written=False)
+    record(tmp_path, "a", "2.0", "x = 'two'\n", written=True)
+    (tmp_path / "a-2.0.dist-info" / "entry_points.txt").unlink()
+    assert found(tmp_path) == ([], [])
+
+
+def test_what_pip_was_about_to_remove_counts_for_nothing(tmp_path: Path) -> None:
+    record(tmp_path, "lugin", "1.0", "x = 1\n", written=False)
+    (tmp_path / "lugin-1.0.dist-info").rename(tmp_path / "~lugin-1.0.dist-info")
+    assert found(tmp_path) == ([], [])
+    record(tmp_path, "lugin", "2.0", "x = 2\n", written=True)
+    assert found(tmp_path) == (["of-2.0"], [])
+
+
+def test_a_leftover_without_a_record_does_not_hide_the_good_one(tmp_path: Path) -> None:
+    install(tmp_path, "a", "old", version="1.0")
+    record(tmp_path, "a", "2.0", "x = 2\n", written=True)
+    os.utime(tmp_path / "a-2.0.dist-info" / "METADATA", (1, 1))
+    assert found(tmp_path) == (["of-2.0"], [])

@@ -81,15 +81,11 @@ BACKEND_FORMS = {
         "my_package",
         {
             "my_package": """
-            from llm import hookimpl
+            from llm import Backend, hookimpl
 
             @hookimpl
             def llm_backends():
-                return ["my_backend"]
-
-            @hookimpl
-            def llm_complete(request, backend):
-                return "response" if backend == "my_backend" else None
+                return [Backend("my_backend", lambda prompt: "response")]
             """
         },
     ),
@@ -97,16 +93,15 @@ BACKEND_FORMS = {
         "my_package:plugin",
         {
             "my_package": """
-            from llm import BackendInfo, hookimpl
+            from llm import Backend, hookimpl
 
             class Plugin:
                 @hookimpl
                 def llm_backends(self):
-                    return BackendInfo("my_backend")
+                    return Backend("my_backend", self.answer)
 
-                @hookimpl
-                def llm_complete(self, request, backend):
-                    return "response" if backend == "my_backend" else None
+                def answer(self, prompt):
+                    return "response"
 
             plugin = Plugin()
             """
@@ -116,17 +111,17 @@ BACKEND_FORMS = {
         "my_package:Plugin",
         {
             "my_package": """
-            from llm import hookimpl
+            from llm import Backend, hookimpl
 
             class Plugin:
                 @hookimpl
                 def llm_backends(self):
-                    return "my_backend"
+                    yield Backend("my_backend", lambda prompt: "from the backend")
 
                 @staticmethod
                 @hookimpl
                 def llm_complete(backend):
-                    return "response" if backend == "my_backend" else None
+                    return "response" if backend.name == "my_backend" else None
             """
         },
     ),
@@ -176,12 +171,9 @@ RECIPE_FORMS = {
     "hookimpls": (
         "my_package.recipes",
         """
-        from llm import Step, hookimpl
+        from llm import Recipe, Step, hookimpl
         @hookimpl
-        def llm_recipes(): return ["my_recipe"]
-        @hookimpl
-        def llm_recipe_steps(recipe, goal):
-            return [Step("echo 1")] if recipe == "my_recipe" else None
+        def llm_recipes(): return [Recipe("my_recipe", lambda goal: [Step("echo 1")])]
         """,
     ),
 }
@@ -216,11 +208,11 @@ def test_one_module_named_in_both_groups_brings_both(tmp_path: Path) -> None:
 
 def test_one_hookimpl_module_named_in_both_groups_is_registered_once(tmp_path: Path) -> None:
     source = """
-    from llm import hookimpl
+    from llm import Backend, Recipe, hookimpl
     @hookimpl
-    def llm_backends(): return ["both"]
+    def llm_backends(): return [Backend("both", str.upper)]
     @hookimpl
-    def llm_recipes(): return ["both"]
+    def llm_recipes(): return [Recipe("both", str.split)]
     """
     write(tmp_path, {BACKENDS: {"both": "both"}, RECIPES: {"both": "both"}}, both=source)
     with installed(tmp_path) as host:
@@ -249,7 +241,7 @@ def test_a_second_host_of_the_process_finds_the_same_plugins(tmp_path: Path) -> 
     write(tmp_path, {BACKENDS: {"my_backend": "my_package"}}, my_package=FIRST_FORM)
     with installed(tmp_path) as first:
         second = Host()
-        second.load_entry_points(first.entries)
+        second.load_plugins(first.entries)
         assert ask(second).origin == ask(first).origin
 
 
@@ -260,7 +252,7 @@ def test_a_module_imported_before_the_host_was_made_is_still_its_distributions(t
 
         entries = host.entries
         again = Host()
-        again.load_entry_points(entries)
+        again.load_plugins(entries)
         assert ask(again).distribution == "my-package"
 
 
@@ -307,12 +299,12 @@ BROKEN = {
     "SystemExit": ("import sys; sys.exit('no licence')", ["SystemExit: no licence"]),
     "any exception": ("1 / 0", ["ZeroDivisionError"]),
     "exception without a message": ("raise ValueError", ["ValueError"]),
-    "nothing": ("x = 1", ["brings nothing"]),
+    "nothing": ("x = 1", ["contributes nothing"]),
     "BaseException": ("class Odd(BaseException): pass\nraise Odd('not an Exception')", ["Odd: not an Exception"]),
     "GeneratorExit": ("raise GeneratorExit", ["GeneratorExit"]),
     "a description that is no text": (
         "from llm.backends.plugin_sdk import register_backend\nregister_backend('x', str.upper, description=5)",
-        ["the description of a BackendInfo must be text (str), not int"],
+        ["the description of a Backend must be text (str), not int"],
     ),
     "keyword-only argument": (
         "from llm import hookimpl\n@hookimpl\ndef llm_completed(*, completion): pass",
@@ -384,7 +376,7 @@ def test_a_broken_plugin_is_named_and_the_others_go_on(tmp_path: Path, source: s
         ("mod:number", "not a plug-in"),
         ("mod:Plain", "not a plug-in"),
         ("no_such_module", "No module named 'no_such_module'"),
-        ("mod:Unfinished", "abstract"),
+        ("mod:Unfinished", "Unfinished does not define run"),
     ],
 )
 def test_an_entry_point_that_names_nothing_usable(tmp_path: Path, value: str, words: str) -> None:
@@ -440,12 +432,15 @@ def test_an_entry_point_that_names_this_project_does_not_take_over_its_plugins(t
     write(tmp_path, {BACKENDS: {"x": "llm"}})
     with installed(tmp_path) as host:
         assert all(info.origin is not None and info.origin.builtin for info in host.backends().values())
-        assert "brings nothing" in failures(host)[0].message
+        assert "contributes nothing" in failures(host)[0].message
 
 
 @pytest.mark.parametrize(
     "source",
-    [FIRST_FORM, "from llm import hookimpl\n@hookimpl\ndef llm_backends(): return ['my_backend']"],
+    [
+        FIRST_FORM,
+        "from llm import Backend, hookimpl\n@hookimpl\ndef llm_backends(): return [Backend('my_backend', str.upper)]",
+    ],
     ids=["shim", "hookimpl"],
 )
 def test_a_module_that_two_distributions_name_belongs_to_the_first(tmp_path: Path, source: str) -> None:
@@ -457,7 +452,7 @@ def test_a_module_that_two_distributions_name_belongs_to_the_first(tmp_path: Pat
         assert origin.distribution == "a-dist"
         (problem,) = failures(host)
         assert problem.origin.distribution == "b-dist"
-        assert "which the entry point of a-dist 1.0 brings already" in problem.message
+        assert "which the entry point of a-dist 1.0 names already" in problem.message
 
 
 def test_a_backend_with_hookimpls_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -482,12 +477,11 @@ def test_a_proxy_that_a_module_holds_is_not_asked(tmp_path: Path) -> None:
     class Proxy:
         def __getattr__(self, name): raise RuntimeError("working outside of a context")
     current_app = Proxy()
-    def run(prompt): return "fine"
-    from llm import hookimpl
+    from llm import Backend, hookimpl
     @hookimpl
-    def llm_complete(request=None, backend=None): return f"{request.prompt} {backend}" if backend == "mine" else None
+    def llm_complete(request=None, backend=None): return f"{request.prompt} {backend.name}"
     @hookimpl
-    def llm_backends(): return "mine"
+    def llm_backends(): return Backend("mine", lambda prompt: "of the backend")
     """
     write(tmp_path, {BACKENDS: {"mine": "proxies"}}, proxies=source)
     with installed(tmp_path) as host:

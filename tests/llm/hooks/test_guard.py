@@ -1,7 +1,7 @@
-"""What stands between the host and a hand-written plug-in: results, exceptions, wrappers."""
+"""Guards stand between the host and a hand-written plug-in: results, exceptions, wrappers."""
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -9,28 +9,41 @@ import pytest
 from llm import hookimpl
 from llm.backends.plugin_sdk import register_backend, register_recipe
 from llm.config import RoutingMode, Settings
+from llm.contributions import Backend, Recipe, RegisteredBackend
 from llm.errors import BackendError, InvalidResultError, NameTakenError, PluginDefinitionError, origin_of
 from llm.hooks._faults import ProblemKind
+from llm.host import Host
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with
-from llm.types import BackendInfo, Candidate, Completion, RecipeInfo, Request, Step
+from llm.types import Answer, Call, Candidate, Completion, Request, Step
+from scripts.recipes import RecipeError, discover_recipes
+
+
+def silent(name: str, **facts: Any) -> Backend:
+    """Return a backend that says nothing."""
+    return Backend(name, lambda prompt: "", **facts)
 
 
 class Answers:
-    """Provides one backend and answers for it."""
+    """Provides one backend and answers for it, with a hook of its own: the backend itself is not asked."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
 
     @hookimpl
-    def llm_backends(self) -> list[str]:
-        return ["mine"]
+    def llm_backends(self) -> list[Backend]:
+        return [silent("mine")]
 
     @hookimpl
-    def llm_complete(self, backend: str) -> Any:
-        if backend != "mine":
+    def llm_complete(self, backend: RegisteredBackend) -> Any:
+        if backend.name != "mine":
             return None
         return self.result() if callable(self.result) else self.result
+
+
+def call(host: Host, prompt: str = "hi") -> Any:
+    """Call `llm_complete` for the backend of `Answers`, as the router does."""
+    return host.caller("llm_complete")(request=Request(prompt), backend=host.backends()["mine"], call=Call())
 
 
 def fail(error: BaseException) -> Callable[[], Any]:
@@ -82,8 +95,8 @@ def test_a_blocked_name_is_not_registered() -> None:
 def test_a_failed_registration_leaves_nothing_behind() -> None:
     class Bad:
         @hookimpl
-        def llm_backends(self) -> list[str]:
-            return ["bad"]
+        def llm_backends(self) -> list[Backend]:
+            return [silent("bad")]
 
         @hookimpl
         def llm_complete(self, unknown: str) -> None: ...
@@ -121,12 +134,12 @@ def test_no_property_of_a_plugin_is_evaluated() -> None:
 def test_a_function_of_another_name_can_implement_a_hook(specname_first: bool) -> None:
     class Renamed:
         @hookimpl(specname="llm_backends")
-        def provide(self) -> list[str]:
-            return ["renamed"]
+        def provide(self) -> list[Backend]:
+            return [silent("renamed")]
 
         @hookimpl(specname="llm_backends", tryfirst=specname_first)
-        def llm_more(self) -> list[str]:
-            return ["more"]
+        def llm_more(self) -> list[Backend]:
+            return [silent("more")]
 
     backends = host_with(Renamed()).backends()
     assert {"renamed", "more"} <= set(backends)
@@ -134,8 +147,18 @@ def test_a_function_of_another_name_can_implement_a_hook(specname_first: bool) -
 
 @pytest.mark.parametrize(
     "result",
-    [fail(RuntimeError("no")), fail(SystemExit(3)), 3, [3], [BackendInfo("")], [BackendInfo(None)], {"a": 1}],  # type: ignore[arg-type]
-    ids=["error", "exit", "number", "list of a number", "empty name", "no name", "dict"],
+    [
+        fail(RuntimeError("no")),
+        fail(SystemExit(3)),
+        3,
+        [3],
+        ["name"],
+        [silent("")],
+        [Backend(None, str.upper)],
+        [Backend("x")],
+        {"a": 1},
+    ],
+    ids=["error", "exit", "number", "list of a number", "a name alone", "empty name", "no name", "no run", "dict"],
 )
 def test_a_plugin_that_lists_rubbish_is_recorded_and_the_others_are_used(result: Any) -> None:
     class Rubbish:
@@ -156,7 +179,7 @@ def test_an_exception_keeps_its_type_and_tells_its_plugin() -> None:
     host = host_with()
     host.register(Answers(fail(KeyError("gone"))), "culprit")
     with pytest.raises(KeyError) as caught:
-        host.hook.llm_complete(request=Request("hi"), backend="mine")
+        call(host)
     origin = origin_of(caught.value)
     assert origin is not None
     assert origin.plugin == "culprit"
@@ -172,26 +195,28 @@ def test_an_exception_that_passes_a_wrapper_stays_the_fault_of_who_raised_it() -
     host.register(Answers(fail(ValueError("inner"))), "culprit")
     host.register(Wraps(), "bystander")
     with pytest.raises(ValueError, match="inner") as caught:
-        host.hook.llm_complete(request=Request("hi"), backend="mine")
+        call(host)
     origin = origin_of(caught.value)
     assert origin is not None
     assert origin.plugin == "culprit"
 
 
-def completion_of(host: Any) -> Completion:
-    completion = host.hook.llm_complete(request=Request("hi"), backend="mine")
-    assert isinstance(completion, Completion)
-    return completion
+def completion_of(host: Host) -> Completion:
+    answer = call(host)
+    assert isinstance(answer, Answer)
+    return answer.whole
 
 
-def test_a_wrapper_that_hands_on_an_answer_does_not_take_the_credit() -> None:
+@pytest.mark.parametrize(
+    "shout",
+    [lambda answer: answer.map(str.upper), lambda answer: replace(answer.whole, text=answer.text.upper())],
+    ids=["answer", "completion"],
+)
+def test_a_wrapper_that_hands_on_an_answer_does_not_take_the_credit(shout: Callable[[Answer], Any]) -> None:
     class Shouts:
         @hookimpl(wrapper=True)
-        def llm_complete(self) -> Generator[None, Completion, Completion]:
-            from dataclasses import replace
-
-            completion = yield
-            return replace(completion, text=completion.text.upper())
+        def llm_complete(self) -> Generator[None, Answer, Any]:
+            return shout((yield))
 
     host = host_with()
     host.register(Answers("text"), "author")
@@ -200,7 +225,7 @@ def test_a_wrapper_that_hands_on_an_answer_does_not_take_the_credit() -> None:
     assert (completion.text, completion.plugin) == ("TEXT", "author")
 
 
-@pytest.mark.parametrize("replacement", ["mine", Completion("mine")])
+@pytest.mark.parametrize("replacement", ["mine", Completion("mine"), Answer("mine"), ["mi", "ne"]])
 def test_a_wrapper_that_answers_itself_is_the_author(replacement: Any) -> None:
     class Replaces:
         @hookimpl(wrapper=True)
@@ -215,14 +240,16 @@ def test_a_wrapper_that_answers_itself_is_the_author(replacement: Any) -> None:
     assert (completion.text, completion.plugin) == ("mine", "wrapper")
 
 
-def test_an_answer_taken_from_elsewhere_is_attributed_to_who_gave_it_here() -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_answer_taken_from_elsewhere_is_attributed_to_who_gave_it_here(whole: bool) -> None:
     host = host_with()
     host.register(Answers("text"), "author")
-    remembered = completion_of(host)
+    answer = call(host)
+    remembered = answer if whole else answer.whole
 
     class Cache:
         @hookimpl(tryfirst=True)
-        def llm_complete(self) -> Completion:
+        def llm_complete(self) -> Any:
             return remembered
 
     host.register(Cache(), "cache")
@@ -274,7 +301,7 @@ def test_a_wrapper_of_a_collecting_hook_can_take_entries_out() -> None:
         @hookimpl(wrapper=True)
         def llm_backends(self) -> Generator[None, Any, Any]:
             collected = yield
-            return [[info for info in infos if info.name != "sample"] for infos in collected]
+            return [[one for one in many if one.name != "sample"] for many in collected]
 
     host = host_with(Answers("text"), Hides())
     assert "sample" not in host.backends()
@@ -325,7 +352,7 @@ def test_an_exception_that_cannot_be_changed_keeps_its_reason() -> None:
     host = host_with()
     host.register(Answers(fail(FrozenError("the reason"))), "culprit")
     with pytest.raises(FrozenError) as caught:
-        host.hook.llm_complete(request=Request("hi"), backend="mine")
+        call(host)
     origin = origin_of(caught.value)
     assert origin is not None
     assert origin.plugin == "culprit"
@@ -342,8 +369,8 @@ def test_an_error_whose_class_forgets_ours_still_has_a_message() -> None:
 def test_a_plugin_that_lists_a_name_twice_is_told() -> None:
     class Twice:
         @hookimpl
-        def llm_backends(self) -> list[str]:
-            return ["twice", "twice"]
+        def llm_backends(self) -> list[Backend]:
+            return [silent("twice"), silent("twice")]
 
     host = host_with(Twice())
     assert "twice" in host.backends()
@@ -387,11 +414,12 @@ def test_a_plugin_that_spoils_anothers_backend_is_named_with_a_way_to_do_without
 
 
 WRONG_FIELDS: dict[str, tuple[str, Any, str]] = {
-    "ready_env": ("llm_backends", BackendInfo("x", ready_env=5), "the ready_env of a BackendInfo"),  # type: ignore[arg-type]
-    "secret_env": ("llm_backends", BackendInfo("x", secret_env=None), "the secret_env of a BackendInfo"),  # type: ignore[arg-type]
-    "models": ("llm_backends", BackendInfo("x", models="a"), "the models of a BackendInfo"),  # type: ignore[arg-type]
-    "name": ("llm_backends", BackendInfo("a\x1b[31m\n"), "the name of a BackendInfo"),
-    "recipe": ("llm_recipes", RecipeInfo("x", description=5), "the description of a RecipeInfo"),  # type: ignore[arg-type]
+    "ready_env": ("llm_backends", silent("x", ready_env=5), "the ready_env of a Backend"),
+    "secret_env": ("llm_backends", silent("x", secret_env=[None]), "the secret_env of a Backend"),
+    "models": ("llm_backends", silent("x", models=[5]), "the models of a Backend"),
+    "local": ("llm_backends", silent("x", local="yes"), "the local of a Backend"),
+    "name": ("llm_backends", silent("a\x1b[31m\n"), "the name of a Backend"),
+    "recipe": ("llm_recipes", Recipe("x", lambda goal: [], description=5), "the description of a Recipe"),  # type: ignore[arg-type]
     "candidate": ("llm_route", [Candidate("sample", model=5)], "the model of a Candidate"),  # type: ignore[arg-type]
 }
 
@@ -411,14 +439,18 @@ def test_a_wrong_field_is_told_when_it_is_returned(hook: str, result: Any, words
 def test_a_step_with_a_wrong_field_is_told(step: Step) -> None:
     host = host_with()
     register_recipe("wrong", lambda goal: [step], host=host)
-    with pytest.raises(InvalidResultError, match=r"step 1: the (command|description) of a Step must be text"):
-        host.recipe_steps("wrong", "goal")
+    with pytest.raises(RecipeError, match=r"step 1: the (command|description) of a Step must be text") as caught:
+        discover_recipes(host)["wrong"]("goal")
+    assert isinstance(caught.value.__cause__, InvalidResultError)
+    assert caught.value.origin is not None
+    assert caught.value.origin.plugin == "recipe:wrong"
 
 
-def test_lists_in_infos_become_tuples() -> None:
+@pytest.mark.parametrize(("models", "known"), [(["a", "b"], ("a", "b")), ("ab", ("ab",))])
+def test_names_in_lists_become_tuples(models: Any, known: tuple[str, ...]) -> None:
     class Lists:
         @hookimpl
-        def llm_backends(self) -> BackendInfo:
-            return BackendInfo("lists", models=["a", "b"])  # type: ignore[arg-type]
+        def llm_backends(self) -> Backend:
+            return silent("lists", models=models)
 
-    assert host_with(Lists()).backends()["lists"].models == ("a", "b")
+    assert host_with(Lists()).backends()["lists"].models == known
