@@ -364,7 +364,10 @@ def _around(steps: Generator[None, Any, Any]) -> Generator[None, Any, Any]:
     try:
         next(steps)
     except StopIteration:
-        raise RuntimeError("the wrapper did not yield") from None
+        # pluggy has no way to skip the implementations inside: a cache, say, answers as one of them.
+        raise RuntimeError(
+            "the wrapper did not yield; one that answers by itself is marked tryfirst instead of wrapper"
+        ) from None
     resume: Callable[[], Any]
     try:
         inner = yield
