@@ -127,7 +127,7 @@ def page() -> str:
 
 
 def _signature(node: ast.FunctionDef) -> str:
-    returns = "" if node.returns is None else ast.unparse(node.returns)
+    returns = "" if node.returns is None else ast.unparse(node.returns).strip("\"'")
     arguments = [ast.unparse(argument).replace("'", "") for argument in node.args.args]
     line = f"def {node.name}({', '.join(arguments)}) -> {returns}: ..."
     if len(line) <= 100:
@@ -163,7 +163,8 @@ def _type(kind: type) -> str:
         if not name.startswith("_") and name not in _OF_THE_HOST
         if isinstance(value, property | FunctionType)
     ]
-    parts.append(_table("attribute", [*(row for many in rows for row in many), *members]))
+    fields = dict(row for many in rows for row in many) | dict(members)
+    parts.append(_table("attribute", fields.items()))
     return "\n".join(parts)
 
 

@@ -64,7 +64,8 @@ def llm_configure(host: Host, monkeypatch: Any, *_: Any) -> None:
     file.write_text('[plugins.example]\nname = "Ada"\n')
     assert complete(Request("Good morning", backend="greet"), host=host).text == "Good morning, Ada!"
     another = host_with()
-    another.register(type(host.get_plugin("example").plugin)(), "example")
+    guard: Any = host.get_plugin("example")
+    another.register(type(guard.plugin)(), "example")
     file.write_text("[plugins.example]\nnmae = 'Ada'\n")
     assert "greet" not in another.backends()
     (problem,) = another.problems
