@@ -94,4 +94,4 @@ def _request(document: dict[str, Any], common: Request) -> Request:
     if "prompt" not in document:
         raise UsageError("the line has no prompt")
     options = {**common.options, **document.pop("options", {})}
-    return replace(common, **document, options=options)
+    return replace(common, messages=document.pop("prompt"), **document, options=options)
