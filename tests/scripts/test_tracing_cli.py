@@ -97,7 +97,7 @@ def test_loads_failures_and_blocked_plugins_in_a_pipe(site: Path) -> None:
     text = "\n".join(lines)
     assert "trace: answered by backend:good (my-package 1.0)" in text
     assert "- seen (my-package 1.0) blocked by --no-plugin seen" in text
-    assert "loaded good (my-package 1.0), what it brings was not known" in text
+    assert "loaded good (my-package 1.0), its contributions were not known" in text
     assert "✗ bad (my-package 1.0) not loaded: ImportError: no module" in text
     assert "search for installed plug-ins, 3 found" in text
     assert "\x1b" not in text
@@ -530,3 +530,7 @@ def test_the_chrome_format(host: Host, ticking: None, file: Path) -> None:
     wrappers = [event for event in events if event["cat"] == "wrapper"]
     assert (len(attempts), len(wrappers)) == (2, 4)
     assert wrappers[0]["ts"] + wrappers[0]["dur"] >= wrappers[1]["ts"] + wrappers[1]["dur"]
+
+
+def test_each_attempt_shows_its_backend(host: Host) -> None:
+    assert "llm_complete backend=sample " in run(host, "send", "hi", "-b", "sample", "--trace").stderr
