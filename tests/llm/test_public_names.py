@@ -5,7 +5,6 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-
 llm: Any = importlib.import_module("llm")  # as it is when it runs, not as the stub has it
 
 
