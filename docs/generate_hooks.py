@@ -171,7 +171,8 @@ def _type(kind: type) -> str:
 def _call(name: str, value: property | FunctionType) -> str:
     if isinstance(value, property):
         return name
-    return f"{name}({', '.join(list(inspect.signature(value).parameters)[1:])})"
+    parameters = list(inspect.signature(value).parameters)[1:]
+    return f"{name}({', '.join(parameters)})".replace("args, kwargs", "...")
 
 
 def _first_paragraph(value: property | FunctionType) -> str:
