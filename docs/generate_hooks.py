@@ -1,4 +1,4 @@
-"""Write docs/hooks.md from the docstrings of `llm.hookspecs` and `llm.types`.
+"""Write docs/hooks.md from the docstrings of `llm.hookspecs` and of its data, and from docs/examples/hooks.
 
 `python docs/generate_hooks.py` writes it; `--check` only says whether it is up to date.
 """
@@ -8,36 +8,58 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Final
 
-from llm import hookspecs, types
-from llm.hooks import origin
+from llm import config, contributions, hookspecs, types
+from llm.hooks import _origin
+from llm.hooks._guard import CONFIGURE, HookKind
 from llm.testing import host_with
 
 PAGE: Final = Path(__file__).parent / "hooks.md"
+EXAMPLES: Final = Path(__file__).parent / "examples" / "hooks"
 
-_TYPES: Final = {
-    types: (
-        "Request",
-        "Completion",
-        "Attempt",
-        "Usage",
-        "BackendInfo",
-        "Route",
-        "Candidate",
-        "Rejection",
-        "RecipeInfo",
-        "Step",
-        "StepContext",
-        "StepResult",
-    ),
-    origin: ("Origin",),
+_TYPES: Final = (
+    types.Request,
+    types.Message,
+    types.Attachment,
+    types.Call,
+    types.Answer,
+    types.Completion,
+    types.Attempt,
+    types.Usage,
+    contributions.Backend,
+    contributions.RegisteredBackend,
+    types.Route,
+    types.Candidate,
+    types.Rejection,
+    contributions.Recipe,
+    types.Step,
+    types.StepContext,
+    types.StepResult,
+    config.PluginSettings,
+    _origin.Origin,
+)
+#: Methods that the host alone calls.
+_OF_THE_HOST: Final = frozenset({"begin", "stamp", "watch", "facts", "from_facts", "to_json"})
+_KINDS: Final = {
+    HookKind.COLLECT: "**Collect.** Every plug-in is asked, and all results are used.",
+    HookKind.FIRST: "**First result.** Plug-ins are asked until one returns something other than `None`.",
+    HookKind.FOLD: "**Folded.** Each plug-in gets what the one before returned; the last value is used.",
+    HookKind.NOTIFY: "**Notify.** Every plug-in is called; results are not used.",
 }
-_SECTION: Final = re.compile(r"^(Args|Attributes|Returns|Raises|Example):\n((?:    .*\n|\n)*)", re.MULTILINE)
+_SECTION: Final = re.compile(r"^(Args|Attributes|Returns|Raises):\n((?:    .*\n|\n)*)", re.MULTILINE)
 _FIELD: Final = re.compile(r"^(\w+): ((?:.|\n(?!\w+: ))*)", re.MULTILINE)
+
+
+#: The sentence of the module's docstring that leads to this page, and the one that the page has in its place.
+_POINTER: Final = "An executed example of each hook is in docs/hooks.md."
+_EXAMPLES_ARE: Final = (
+    "The examples\nbelow are whole plug-ins: an entry point names the module, or its class `Plugin` where it has one."
+)
 
 
 @dataclass(frozen=True)
@@ -46,9 +68,9 @@ class Hook:
 
     Attributes:
         name: its name.
-        kind: `first result`, `collects` or `notification`, and what an exception does.
+        kind: how results become one, and the effect of an exception.
         signature: the Python signature.
-        docstring: what it says of itself.
+        docstring: its specification's docstring.
 
     """
 
@@ -59,9 +81,9 @@ class Hook:
 
     @property
     def example(self) -> str:
-        """The code of the example in the docstring; empty if there is none."""
-        found = re.search(r"```python\n(.*?)```", sections(self.docstring).get("Example", ""), re.DOTALL)
-        return found[1] if found else ""
+        """The module in docs/examples/hooks that implements it; empty if there is none."""
+        file = EXAMPLES / f"{self.name}.py"
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def hooks() -> Iterator[Hook]:
@@ -70,14 +92,11 @@ def hooks() -> Iterator[Hook]:
     for node in ast.parse(inspect.getsource(hookspecs)).body:
         if isinstance(node, ast.FunctionDef) and node.name in contracts:
             contract = contracts[node.name]
-            if not contract.collects:
-                kind = "**First result.** Plug-ins are asked until one returns something other than `None`."
-            elif contract.check is None:
-                kind = "**Notification.** Every plug-in is called; results are not used."
-            else:
-                kind = "**Collects.** Every plug-in is asked, and all results are used."
-            failure = "ends the call" if contract.propagates else "is recorded, and the others go on"
-            yield Hook(node.name, f"{kind} An exception {failure}.", _signature(node), ast.get_docstring(node) or "")
+            failure = "fails the attempt or step" if contract.propagates else "is recorded, and the others go on"
+            if node.name == CONFIGURE:
+                failure = "fails each use of the plug-in"
+            kind = f"{_KINDS[contract.kind]} An exception {failure}."
+            yield Hook(node.name, kind, _signature(node), ast.get_docstring(node) or "")
 
 
 def sections(docstring: str) -> dict[str, str]:
@@ -90,21 +109,25 @@ def sections(docstring: str) -> dict[str, str]:
 def page() -> str:
     """Return the whole page."""
     parts = [
-        "<!-- Written by docs/generate_hooks.py from llm/hookspecs.py and llm/types.py. Do not edit it here. -->\n",
+        "<!-- Written by docs/generate_hooks.py from llm/hookspecs.py and docs/examples. Do not edit it here. -->\n",
         "# Hooks\n",
-        inspect.cleandoc(hookspecs.__doc__ or "") + "\n",
+        inspect.cleandoc(hookspecs.__doc__ or "").partition("\n\n")[2].replace(_POINTER, _EXAMPLES_ARE) + "\n",
     ]
     found = list(hooks())
     parts.append("\n".join(f"- [`{hook.name}`](#{hook.name}): {_question(hook)}" for hook in found) + "\n")
     parts.extend(_hook(hook) for hook in found)
     parts.append("## The data that goes through the hooks\n")
-    parts.append("All of these are frozen dataclasses; `from llm import Request` finds each.\n")
-    parts.extend(_type(getattr(module, name)) for module, names in _TYPES.items() for name in names)
+    parts.append(
+        "`from llm import Request` finds each of these. They are frozen dataclasses (`Origin` is a named tuple), and\n"
+        "`dataclasses.replace` makes a changed one; `Backend` and `Recipe` are classes to subclass, and an `Answer`\n"
+        "grows while it comes.\n"
+    )
+    parts.extend(map(_type, _TYPES))
     return "\n".join(parts)
 
 
 def _signature(node: ast.FunctionDef) -> str:
-    returns = "" if node.returns is None else ast.unparse(node.returns)
+    returns = "" if node.returns is None else ast.unparse(node.returns).strip("\"'")
     arguments = [ast.unparse(argument).replace("'", "") for argument in node.args.args]
     line = f"def {node.name}({', '.join(arguments)}) -> {returns}: ..."
     if len(line) <= 100:
@@ -124,7 +147,7 @@ def _hook(hook: Hook) -> str:
     found = sections(hook.docstring)
     parts = [f"## {hook.name}\n", f"{found['']}\n", f"{hook.kind}\n", f"```python\n{hook.signature}\n```\n"]
     if "Args" in found:
-        parts.append(_table("argument", found["Args"]))
+        parts.append(_table("argument", _FIELD.findall(found["Args"])))
     parts.extend(f"{heading}: {_line(found[heading])}\n" for heading in ("Returns", "Raises") if heading in found)
     parts.append(f"Example:\n\n```python\n{hook.example}```\n")
     return "\n".join(parts)
@@ -133,18 +156,31 @@ def _hook(hook: Hook) -> str:
 def _type(kind: type) -> str:
     found = sections(inspect.cleandoc(kind.__doc__ or ""))
     parts = [f"### {kind.__name__}\n", f"{found['']}\n"]
-    attributes = found.get("Attributes", "")
-    properties = [
-        f"{name}: {_lower(inspect.cleandoc(value.__doc__ or ''))}"
+    rows = [_FIELD.findall(found[heading]) for heading in ("Args", "Attributes") if heading in found]
+    members = [
+        (_call(name, value), _lower(_first_paragraph(value)))
         for name, value in vars(kind).items()
-        if isinstance(value, property)
+        if not name.startswith("_") and name not in _OF_THE_HOST
+        if isinstance(value, property | FunctionType)
     ]
-    parts.append(_table("attribute", "\n".join([attributes, *properties])))
+    fields = dict(row for many in rows for row in many) | dict(members)
+    parts.append(_table("attribute", fields.items()))
     return "\n".join(parts)
 
 
-def _table(heading: str, text: str) -> str:
-    rows = [f"| `{name}` | {_line(meaning)} |" for name, meaning in _FIELD.findall(text)]
+def _call(name: str, value: property | FunctionType) -> str:
+    if isinstance(value, property):
+        return name
+    parameters = list(inspect.signature(value).parameters)[1:]
+    return f"{name}({', '.join(parameters)})".replace("args, kwargs", "...")
+
+
+def _first_paragraph(value: property | FunctionType) -> str:
+    return inspect.cleandoc(value.__doc__ or "").partition("\n\n")[0]
+
+
+def _table(heading: str, fields: Iterable[tuple[str, str]]) -> str:
+    rows = [f"| `{name}` | {_line(meaning)} |" for name, meaning in fields]
     return "\n".join([f"| {heading} | meaning |", "|---|---|", *rows, ""])
 
 

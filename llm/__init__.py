@@ -10,6 +10,7 @@ from llm._version import DISTRIBUTION, __version__
 
 _HOMES: Final = {
     **dict.fromkeys(("Backend", "Recipe", "RegisteredBackend", "RegisteredRecipe"), "llm.contributions"),
+    "PluginSettings": "llm.config",
     "hookimpl": "llm.hooks._markers",
     "Origin": "llm.hooks._origin",
     **dict.fromkeys(("Host", "create_host", "current_host"), "llm.host"),

@@ -2,6 +2,7 @@
 
 from llm._version import DISTRIBUTION as DISTRIBUTION
 from llm._version import __version__ as __version__
+from llm.config import PluginSettings as PluginSettings
 from llm.contributions import Backend as Backend
 from llm.contributions import Recipe as Recipe
 from llm.contributions import RegisteredBackend as RegisteredBackend

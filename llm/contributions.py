@@ -69,7 +69,8 @@ class Backend:
         }
         vars(self).update({key: value for key, value in given.items() if value is not None})
 
-    def run(self, prompt: str) -> Any:
+    # `*args` and `**kwargs` let a subclass name what it wants besides; type checkers refuse that otherwise.
+    def run(self, prompt: str, *args: Any, **kwargs: Any) -> Any:
         """Return the answer to `prompt`, as text or as a `Completion`.
 
         Any exception sends the router to the next backend. A `BackendError` that is `transient` is tried again
@@ -77,12 +78,12 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define run")
 
-    def stream(self, prompt: str) -> Any:
+    def stream(self, prompt: str, *args: Any, **kwargs: Any) -> Any:
         """Yield the answer in pieces, as they come.
 
         Override it in a backend that can do that; otherwise `run` is called, and the answer comes in one piece.
         """
-        yield self.run(prompt)
+        yield self.run(prompt, *args, **kwargs)
 
 
 class Recipe:
@@ -111,7 +112,7 @@ class Recipe:
         given = {"name": name, "run": run, "description": description, "parameters": parameters}
         vars(self).update({key: value for key, value in given.items() if value is not None})
 
-    def run(self, goal: str) -> Any:
+    def run(self, goal: str, *args: Any, **kwargs: Any) -> Any:
         """Return the command lines or `Step` objects that reach `goal`. Quote what goes into them: see `quote`."""
         raise NotImplementedError(f"{type(self).__qualname__} does not define run")
 

@@ -32,8 +32,8 @@ def llm_configure(settings: "PluginSettings") -> None:
     """Take your section of the configuration, once, before the first other hook of this plug-in.
 
     Args:
-        settings: `[plugins.NAME]` of the configuration file, as a mapping; empty if there is none. A `CONFIG_SCHEMA`
-            (a JSON Schema) beside the implementation is checked before.
+        settings: `settings.section` is `[plugins.NAME]` of the configuration file; empty if there is none. A
+            `CONFIG_SCHEMA` (a JSON Schema) beside the implementation is checked before.
 
     """
 
@@ -127,9 +127,10 @@ def llm_complete(
 ) -> "Answer | str | Completion | Iterable[str] | None":
     """Answer a request (first result; the host's own implementation, asked last, calls the backend).
 
-    A cache, a budget or a filter of answers is a wrapper around this hook: outermost (`tryfirst`) one that may save
-    the call or must see everything, innermost (`trylast`) one that counts what is really sent. A wrapper gets an
-    `Answer`: `.text` waits for all of it, `.map(f)` and `.pipe(f)` change the pieces as they come.
+    An implementation that returns an answer saves the call of the backend: a cache does, marked `tryfirst`. A wrapper
+    goes around all that: it raises instead of yielding to refuse, and changes the answer. Outermost (`tryfirst`) is
+    one that must see everything, such as a redaction; innermost (`trylast`) one that counts what is sent, such as a
+    rate limit. It gets an `Answer`: `.text` waits for all of it, `.map(f)` and `.pipe(f)` change pieces as they come.
 
     Args:
         request: the prepared request; `request.model` is the model to use.

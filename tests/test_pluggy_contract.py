@@ -147,6 +147,20 @@ def test_a_wrapped_generator_function_is_a_wrapper() -> None:
     assert manager(Plugin(2), boundary).hook.first(value=0) == 21
 
 
+def test_a_wrapper_cannot_answer_instead_of_what_it_wraps() -> None:
+    class Cache:
+        @impl(wrapper=True)
+        def first(self, value: int) -> Generator[None, int, int]:
+            if value == 0:
+                return 1
+            return (yield)
+
+    cached = manager(Plugin(2), Cache())
+    assert cached.hook.first(value=3) == 2
+    with pytest.raises(RuntimeError, match="did not yield"):
+        cached.hook.first(value=0)
+
+
 def test_specname_is_honoured() -> None:
     class Renamed:
         @impl(specname="first")

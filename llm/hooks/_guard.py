@@ -15,7 +15,7 @@ from types import MethodType
 from typing import Any, Final, NamedTuple
 
 from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, attributed, one_line
-from llm.hooks._faults import Problem, ProblemKind, ProblemLog, with_place
+from llm.hooks._faults import Problem, ProblemKind, ProblemLog, reason_of, with_place
 from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
 from llm.hooks._origin import Origin, Tier
 from llm.hooks._trace import note_fault
@@ -275,7 +275,8 @@ def _without_defaults(function: Function) -> inspect.Signature:
 def _record(error: BaseException, contract: HookContract, origin: Origin, problems: ProblemLog) -> None:
     note_fault(origin, error)
     message = with_place(f"{contract.name} raised {one_line(error)}", error)
-    problems.add(Problem(ProblemKind.FAULT, origin, message, hook=contract.name, error=error))
+    hint = reason_of(error)[1]
+    problems.add(Problem(ProblemKind.FAULT, origin, message, hook=contract.name, hint=hint, error=error))
 
 
 def _guard(
@@ -364,7 +365,10 @@ def _around(steps: Generator[None, Any, Any]) -> Generator[None, Any, Any]:
     try:
         next(steps)
     except StopIteration:
-        raise RuntimeError("the wrapper did not yield") from None
+        # pluggy has no way to skip the implementations inside: a cache, say, answers as one of them.
+        raise RuntimeError(
+            "the wrapper did not yield; one that answers by itself is marked tryfirst instead of wrapper"
+        ) from None
     resume: Callable[[], Any]
     try:
         inner = yield

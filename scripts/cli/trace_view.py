@@ -212,7 +212,7 @@ def _span(span: Record, children: Children) -> Line:
             text, style = f"✗ {_who(span)} not loaded: {span['error']}", "red"
     else:
         own = (*_implementations(span["implementations"]), *_decision(span))
-        names = [f"{key}={value}" for key, value in span["arguments"].items() if isinstance(value, str)]
+        names = [f"{key}={name}" for key, value in span["arguments"].items() if (name := _name(value))]
         text, style = " ".join([span["hook"], *names]), "red" if span["error"] else "bold"
         if span["error"]:
             text += f": {span['error']}"
@@ -235,6 +235,12 @@ def _implementations(implementations: Iterable[Record]) -> Iterator[Line]:
             yield Line(f"{mark} {_who(one)} {word}{size}{reason}", time, style)
         if len(neighbours) > len(shown):
             yield Line(f"{mark} {len(neighbours) - len(shown)} more {word}", None, style)
+
+
+def _name(argument: Any) -> str | None:
+    """Return the name that stands for an argument: its own, or that of the backend that it is."""
+    name = argument.get("name") if isinstance(argument, dict) else argument
+    return name if isinstance(name, str) else None
 
 
 def _size(result: Any) -> str:

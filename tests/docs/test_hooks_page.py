@@ -1,8 +1,8 @@
-"""docs/hooks.md is what the hookspecs say, and each example in them works as a plug-in."""
+"""docs/hooks.md is what the hookspecs say, and each example on it works as a plug-in."""
 
 import importlib.util
 import logging
-import re
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from llm import Completion, RecipeInfo, Request, Step, StepContext, complete, stream
-from llm.config import Settings
+from llm import Backend, Completion, Message, Request, Step, StepContext, StepResult, complete, hookimpl, stream
+from llm.errors import BackendError, ConfigError
 from llm.host import Host
+from llm.routing.router import NoAnswerError, choose_route
 from llm.testing import host_with
 from scripts.ai_cli import cli
 from tests.docs.markdown import ROOT
 
 
-def _generator() -> ModuleType:
-    path = ROOT / "docs" / "generate_hooks.py"
-    spec = importlib.util.spec_from_file_location("docs_generate_hooks", path)
+def _imported(path: Path, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,85 +31,170 @@ def _generator() -> ModuleType:
     return module
 
 
-GENERATOR = _generator()
-EXAMPLES: dict[str, str] = {hook.name: hook.example for hook in GENERATOR.hooks()}
+GENERATOR: ModuleType = _imported(ROOT / "docs" / "generate_hooks.py", "docs_generate_hooks")
+HOOKS = list(GENERATOR.hooks())
+
+#: Uses the host with an example, and asserts its effect.
+Exercise = Callable[[Host, pytest.MonkeyPatch, pytest.CaptureFixture[str], pytest.LogCaptureFixture], None]
+EXERCISES: dict[str, Exercise] = {}
+
+CONTEXT = StepContext("tidy", 1, 2, {"PATH": os.environ["PATH"]})
 
 
-def _backends(host: Host) -> None:
-    assert host.backends()["shout"].description == "answers in capitals"
+def exercise(function: Exercise) -> Exercise:
+    EXERCISES[function.__name__] = function
+    return function
 
 
-def _route(host: Host) -> None:
-    backends = tuple(host.backends().values())
-    route = host.hook.llm_route(request=Request("a secret"), backends=backends, settings=Settings())
-    assert [candidate.backend for candidate in route.candidates] == ["sample"]
-    assert route.origin.plugin == "example"
-    route = host.hook.llm_route(request=Request("else"), backends=backends, settings=Settings())
-    assert route.origin.plugin == "llm.routing.policy"
+def speller(host: Host) -> None:
+    """Register a backend that answers with the prompt, letter by letter."""
+
+    class Speller:
+        @hookimpl
+        def llm_backends(self) -> Backend:
+            return Backend("speller", lambda prompt: prompt, stream=iter)
+
+    host.register(Speller(), "speller")
 
 
-def _complete(host: Host) -> None:
-    answer = host.hook.llm_complete(request=Request("hi"), backend="shout")
-    assert (answer.text, answer.plugin) == ("HI", "example")
-    assert host.hook.llm_complete(request=Request("hi"), backend="sample").plugin == "backend:sample"
+@exercise
+def llm_configure(host: Host, monkeypatch: Any, *_: Any) -> None:
+    file = Path.home() / "config.toml"
+    monkeypatch.setenv("LLM_CONFIG_PATH", str(file))
+    file.write_text('[plugins.example]\nname = "Ada"\n')
+    assert complete(Request("Good morning", backend="greet"), host=host).text == "Good morning, Ada!"
+    another = host_with()
+    guard: Any = host.get_plugin("example")
+    another.register(type(guard.plugin)(), "example")
+    file.write_text("[plugins.example]\nnmae = 'Ada'\n")
+    assert "greet" not in another.backends()
+    (problem,) = another.problems
+    assert isinstance(problem.error, ConfigError)
+    assert "nmae" in problem.message
 
 
-def _stream(host: Host) -> None:
-    answer = stream(Request("make it loud", backend="shout"), host=host)
-    assert list(answer) == ["MAKE", "IT", "LOUD"]
-    assert answer.completion is not None
-    assert answer.completion.plugin == "example"
-
-
-def _completed(host: Host) -> None:
-    messages: list[str] = []
-    logger = logging.getLogger("example")
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+@exercise
+def llm_close(host: Host, _monkeypatch: Any, capsys: Any, *_: Any) -> None:
+    for _number in range(2):
         complete(Request("hi", backend="sample"), host=host)
-    finally:
-        logger.removeHandler(handler)
-    (message,) = messages
-    assert re.fullmatch(r"backend:sample took \d+\.\d s", message)
-    host.hook.llm_completed(request=Request("hi"), completion=None, error=ValueError())
+    host.close()
+    assert capsys.readouterr().err == "answered: 2\n"
 
 
-def _recipes(host: Host) -> None:
-    info = host.recipes()["disk"]
-    assert info == RecipeInfo("disk", "shows what fills the disk", info.origin)
+@exercise
+def llm_backends(host: Host, *_: Any) -> None:
+    assert complete(Request("hi", backend="shout"), host=host).text == "HI"
+    conversation = Request([Message("system", "Be brief."), "hi"], backend="count")
+    assert complete(conversation, host=host).text == "1 system\n2 user\n"
+    assert list(stream(conversation, host=host)) == ["1 system\n", "2 user\n"]
+    assert host.backends()["count"].local
 
 
-def _recipe_steps(host: Host) -> None:
-    assert host.recipe_steps("disk", "a b") == (Step("du -sh 'a b'"),)
-    assert host.recipe_steps("another", "a b") is None
+@exercise
+def llm_recipes(host: Host, *_: Any) -> None:
+    disk = host.recipes()["disk"]
+    assert (disk.description, disk.origin.plugin) == ("shows what fills a directory", "example")
+    first, second = disk.steps("a b", {})
+    assert (first.command_line, second.command) == ("du -sh 'a b'", "du -h 'a b' | sort -h | tail -n 5")
 
 
-def _run_step(host: Host) -> None:
-    context = StepContext("test", 1, 1, {"PATH": "/usr/bin:/bin"})
-    assert host.hook.llm_run_step(step=Step("exit 3"), context=context).status == 3
-    with pytest.raises(PermissionError, match="no sudo"):
-        host.hook.llm_run_step(step=Step("sudo reboot"), context=context)
+@exercise
+def llm_commands(host: Host, *_: Any) -> None:
+    result = CliRunner().invoke(cli, ["hello", "Ada"], obj=host)
+    assert (result.exit_code, result.stdout) == (0, "hello, Ada\n")
 
 
-def _commands(host: Host) -> None:
-    result = CliRunner().invoke(cli, ["hello"], obj=host)
-    assert (result.exit_code, result.stdout) == (0, "hello\n")
+@exercise
+def llm_route(host: Host, *_: Any) -> None:
+    route = choose_route(Request("a secret"), host.backends(), host)
+    assert [candidate.backend for candidate in route.candidates] == ["sample"]
+    assert route.origin is not None
+    assert route.origin.plugin == "example"
+    assert complete(Request("a secret"), host=host).route.notices == route.notices
+    route = choose_route(Request("else"), host.backends(), host)
+    assert route.origin is not None
+    assert route.origin.builtin
 
 
-EXERCISES: dict[str, Callable[[Host], None]] = {
-    "llm_backends": _backends,
-    "llm_route": _route,
-    "llm_complete": _complete,
-    "llm_stream": _stream,
-    "llm_completed": _completed,
-    "llm_recipes": _recipes,
-    "llm_recipe_steps": _recipe_steps,
-    "llm_run_step": _run_step,
-    "llm_commands": _commands,
-}
+@exercise
+def llm_prepare(host: Host, *_: Any) -> None:
+    speller(host)
+    answer = complete(Request("hi", backend="speller"), host=host)
+    assert answer.text == "System: Answer in one sentence.\n\nUser: hi"
+    assert [origin.plugin for origin in answer.prepared_by] == ["example"]
+    own = complete(Request("hi", backend="speller").with_system("Be brief."), host=host)
+    assert own.text == "System: Be brief.\n\nUser: hi"
+    with pytest.raises(NoAnswerError, match="a PIN code is not sent to speller"):
+        complete(Request("my PIN 4711", backend="speller"), host=host)
+    assert "4711" in complete(Request("my PIN 4711", backend="sample"), host=host).text
+
+
+@exercise
+def llm_complete(host: Host, *_: Any) -> None:
+    speller(host)
+    request = Request("is it swordfish or swordfisher?", backend="speller")
+    assert complete(request, host=host).text == "is it ********* or *********er?"
+    answer = stream(request, host=host)
+    pieces = list(answer)
+    assert "".join(pieces) == "is it ********* or *********er?"
+    assert len(pieces) > 10
+    assert answer.completion is not None
+    assert answer.completion.plugin == "speller"
+
+
+@exercise
+def llm_attempted(host: Host, _monkeypatch: Any, _capsys: Any, caplog: Any) -> None:
+    class Moody:
+        @hookimpl
+        def llm_backends(self) -> Backend:
+            def run(prompt: str) -> str:
+                raise BackendError("out of credit")
+
+            return Backend("moody", run)
+
+    host.register(Moody(), "moody")
+    with pytest.raises(NoAnswerError):
+        complete(Request("hi", backend="moody"), host=host)
+    complete(Request("hi", backend="sample"), host=host)
+    (message,) = caplog.messages
+    assert message.startswith("moody failed after ")
+    assert message.endswith(" s: out of credit")
+
+
+@exercise
+def llm_completed(host: Host, _monkeypatch: Any, _capsys: Any, caplog: Any) -> None:
+    with caplog.at_level(logging.INFO):
+        complete(Request("hi", backend="sample"), host=host)
+        list(stream(Request("hi", backend="sample"), host=host))
+        with pytest.raises(NoAnswerError):
+            complete(Request("hi", backend="openrouter"), host=host)
+    first, second, third = caplog.messages
+    assert first == second == "backend:sample (built in) answered, 6 tokens"
+    assert third.startswith("nobody answered: ")
+
+
+@exercise
+def llm_prepare_step(host: Host, *_: Any) -> None:
+    step, changed = host.fold("llm_prepare_step", Step("ls"), context=CONTEXT)
+    assert (step.timeout, [origin.plugin for origin in changed]) == (60.0, ["example"])
+    assert host.fold("llm_prepare_step", Step("ls", timeout=3), context=CONTEXT) == (Step("ls", timeout=3), ())
+    with pytest.raises(PermissionError, match="step 1 of tidy becomes root"):
+        host.fold("llm_prepare_step", Step("sudo reboot"), context=CONTEXT)
+
+
+@exercise
+def llm_run_step(host: Host, *_: Any) -> None:
+    run = host.caller("llm_run_step")
+    result = run(step=Step("test $(nice) -ge 10 || exit 4; exit 3"), context=CONTEXT)
+    assert (result.status, result.origin.plugin) == (3, "example")
+    assert run(step=Step("exit 5", cwd="."), context=CONTEXT).origin.plugin == "scripts.shell"
+
+
+@exercise
+def llm_step_ended(host: Host, _monkeypatch: Any, _capsys: Any, caplog: Any) -> None:
+    with caplog.at_level(logging.INFO):
+        host.caller("llm_step_ended")(step=Step("ls"), context=CONTEXT, result=StepResult(2))
+    assert caplog.messages == ["tidy 1/2: ls ended with 2, run by None"]
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -118,17 +203,26 @@ def test_the_page_is_up_to_date() -> None:
     )
 
 
-def test_every_hook_is_on_the_page_and_exercised_here() -> None:
-    assert set(EXAMPLES) == set(host_with().contracts) == set(EXERCISES)
+def test_every_hook_has_an_example_and_is_exercised_here() -> None:
+    examples = {file.stem for file in (ROOT / "docs" / "examples" / "hooks").glob("*.py")}
+    assert examples == {hook.name for hook in HOOKS} == set(host_with().contracts) == set(EXERCISES)
+    page = GENERATOR.page()
+    assert [hook.name for hook in HOOKS if not hook.example or hook.example not in page] == []
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_the_example_of_a_hook_works(name: str) -> None:
-    example: Any = ModuleType("example")
-    exec(compile(EXAMPLES[name], f"example of {name}", "exec"), vars(example))
-    assert callable(getattr(example, name, None)), f"{name} needs an example that implements it"
-    host = host_with(example)
-    EXERCISES[name](host)
+@pytest.mark.parametrize("name", [hook.name for hook in HOOKS])
+def test_the_example_of_a_hook_works(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module = _imported(ROOT / "docs" / "examples" / "hooks" / f"{name}.py", f"docs_example_{name}")
+    plugin = module.Plugin() if hasattr(module, "Plugin") else module
+    assert callable(getattr(plugin, name, None)), f"the example of {name} has to implement it"
+    host = host_with()
+    host.register(plugin, "example")
+    EXERCISES[name](host, monkeypatch, capsys, caplog)
     assert [str(problem) for problem in host.problems] == []
 
 

@@ -49,8 +49,8 @@ def project(page: str, name: str) -> list[Block]:
         ("README.md", "my-package", True),
         ("docs/plugins.md", "my-package", True),
         ("docs/plugins.md", "my-package", False),
-        ("docs/plugins.md", "forms", True),
-        ("docs/plugins.md", "forms", False),
+        ("docs/guides/forms.md", "forms", True),
+        ("docs/guides/forms.md", "forms", False),
         ("docs/recipes.md", "my-recipes", True),
     ],
 )

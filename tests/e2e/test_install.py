@@ -125,7 +125,7 @@ def test_the_sample_packages_are_installed_without_any_index(
 
 
 def test_a_plugin_of_hooks_is_installed_replaced_and_removed(installed: Installed, tmp_path: Path) -> None:
-    said = "d0ttino-guard 0.1.0: implements llm_commands, llm_complete\n"
+    said = "d0ttino-guard 0.1.0: implements llm_commands, llm_complete, llm_prepare\n"
     for verb in ("installed", "reinstalled"):
         result = installed.run("ai-cli", "plugins", "install", "guard", cwd=tmp_path)
         assert (result.returncode, result.stdout, result.stderr) == (0, f"{verb} {said}", "")

@@ -530,3 +530,7 @@ def test_the_chrome_format(host: Host, ticking: None, file: Path) -> None:
     wrappers = [event for event in events if event["cat"] == "wrapper"]
     assert (len(attempts), len(wrappers)) == (2, 4)
     assert wrappers[0]["ts"] + wrappers[0]["dur"] >= wrappers[1]["ts"] + wrappers[1]["dur"]
+
+
+def test_each_attempt_shows_its_backend(host: Host) -> None:
+    assert "llm_complete backend=sample " in run(host, "send", "hi", "-b", "sample", "--trace").stderr

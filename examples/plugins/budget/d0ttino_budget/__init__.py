@@ -2,10 +2,10 @@
 
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from datetime import datetime
 
-from llm import Completion, hookimpl
+from llm import Answer, RegisteredBackend, hookimpl
 from llm.errors import BackendError
 from llm.usage.ledger import enabled, entries_in, ledger_path
 
@@ -51,29 +51,17 @@ class Spent:
 spent = Spent()
 
 
-@hookimpl(wrapper=True)
-def llm_complete(backend: str) -> Generator[None, Completion | None, Completion | None]:
-    """Refuse the prompt once a limit is reached, or leave it to the backends."""
-    check(backend)
-    return (yield)
-
-
-@hookimpl(wrapper=True)
-def llm_stream(backend: str) -> Generator[None, Iterator[str | Completion] | None, Iterator[str | Completion] | None]:
-    """Do the same where the answer comes in pieces; without this, all answers would come whole."""
-    check(backend)
-    return (yield)
-
-
-def check(backend: str) -> None:
-    """Refuse a prompt to a backend that costs money once a limit is reached.
+@hookimpl(wrapper=True, trylast=True)
+def llm_complete(backend: RegisteredBackend) -> Generator[None, Answer | None, Answer | None]:
+    """Refuse the attempt once a limit is reached; the innermost wrapper counts what is really sent.
 
     Raises:
         BudgetError: a limit is reached, or cannot be used.
 
     """
-    if backend not in os.environ.get("D0TTINO_BUDGET_FREE", "").split(","):
+    if backend.name not in os.environ.get("D0TTINO_BUDGET_FREE", "").split(","):
         check_limits(datetime.now().astimezone())
+    return (yield)
 
 
 def check_limits(now: datetime) -> None:

@@ -1,0 +1,21 @@
+"""`import llm` costs nothing: its names come late, and type checkers read the same ones in `__init__.pyi`."""
+
+import ast
+import importlib
+from pathlib import Path
+from typing import Any
+
+llm: Any = importlib.import_module("llm")  # as it is when it runs, not as the stub has it
+
+
+def test_the_stub_has_every_public_name_from_where_it_comes() -> None:
+    assert llm.__file__ is not None
+    tree = ast.parse(Path(llm.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    stub = {alias.asname: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    homes = {**llm._HOMES, **dict.fromkeys(("DISTRIBUTION", "__version__"), "llm._version")}
+    assert stub == homes
+    assert set(llm.__all__) == set(stub)
+
+
+def test_each_public_name_can_be_imported() -> None:
+    assert [name for name in llm.__all__ if not hasattr(llm, name)] == []
