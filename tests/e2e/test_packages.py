@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -325,17 +326,16 @@ def test_an_editable_package_with_its_source_below_src_is_removed(environment: E
     assert environment.plugins("freeze").stdout == ""
 
 
-def test_two_at_once_do_not_mix(environment: Environment) -> None:
-    environment.index.add(wheel("slow", files={"slow.py": f"import time; time.sleep(4)\n{ANSWERS}"}))
-    command = [str(environment.installed.bin("ai-cli")), "plugins", "install", "slow", "--yes"]
-    from tests.e2e.conftest import clean_environment
-
-    env = {**clean_environment(environment.installed.home), **environment.env}
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+def test_two_at_once_do_not_mix(environment: Environment, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.05)\n"
+    environment.index.add(wheel("slow", files={"slow.py": wait + ANSWERS}))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(environment.plugins, "install", "slow", "--yes")
         while not list(environment.site.glob("slow-1.0.dist-info")):
-            assert first.poll() is None
+            assert not first.done()
         second = environment.plugins("install", "policy")
-        assert second.returncode == 1
-        assert "another command is installing or removing plug-ins" in second.stderr
-        first.communicate()
-    assert first.returncode == 0
+        gate.touch()
+    assert (second.returncode, second.stdout) == (1, "")
+    assert "another command is installing or removing plug-ins" in second.stderr
+    assert first.result().stdout == "installed slow 1.0: backend 'slow' now comes from it\n"
