@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -197,7 +198,8 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
             effects = _verified(distribution, version, registry, options.seconds)
     except BaseException as error:
         if sort() in {Sort.UV_TOOL, Sort.PIPX} and change.version is None:
-            installer.uninstall(distribution)
+            with suppress(InstallError):  # it was not even noted
+                installer.uninstall(distribution)
         back = f"{distribution} {change.version} is there as before" if change.version else "nothing is left of it"
         if isinstance(error, InstallError):
             raise InstallError(f"{error.message}; {back}", hint=error.hint) from error
@@ -472,6 +474,8 @@ def _left_over(kind: Kind, removed: Row, rows: Iterable[Row]) -> str | None:
     if removed.reason:
         return None
     for row in rows:
+        if same(row.package, removed.package):
+            continue  # what a build left beside its source, which is on the path of this process still
         if row.name == removed.name and row.state in {State.INSTALLED, State.BUILT_IN}:
             return f"{kind.offers} {row.name!r} now comes from {row.source}"
     return f"{kind.offers} {removed.name!r} is gone"

@@ -14,6 +14,8 @@ import pytest
 from tests.e2e.conftest import Installed
 from tests.packages import ANSWERS, Index, sdist, wheel
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture
 def index() -> Iterator[Index]:
