@@ -21,8 +21,9 @@ from scripts.packages.plan import Plan, Wanted, find_place, same, work_out
 from scripts.packages.record import Recorded
 from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 
-#: `Change.done` of one that could not be done, and of one that the user did not want.
+#: `Change.done` of one that could not be done, of one that would be, and of one that the user did not want.
 FAILED: Final = "failed"
+PLANNED: Final = "would install"
 REFUSED: Final = "did not install"
 
 
@@ -49,6 +50,8 @@ class Change:
 
     def __str__(self) -> str:
         text = " ".join(filter(None, (self.done, self.package, self.version)))
+        if self.done == PLANNED and self.effects:
+            return "\n  ".join((f"{text}:", *self.effects))
         return f"{text}: {'; '.join(self.effects)}" if self.effects else text
 
 
@@ -163,9 +166,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
         if plan.candidates:
             if options.dry_run:
                 version = plan.candidates[0].chosen.version
-                return replace(
-                    change, version=version, done="would install", effects=tuple(map(str.strip, plan.lines()))
-                )
+                return replace(change, version=version, done=PLANNED, effects=tuple(map(str.strip, plan.lines())))
             if not options.agree(plan):
                 return replace(change, done=REFUSED, effects=())
             change = _carry_out(plan, change, registry, options)
@@ -248,7 +249,7 @@ def sync(registry: Registry, options: Options) -> Iterator[Change]:
             if installed_version(package.distribution()) is not None:
                 continue
             if options.dry_run:
-                yield Change(package.name, RECIPE.noun, name, None, "would install")
+                yield Change(package.name, RECIPE.noun, name, None, PLANNED)
             else:
                 yield install(of_registry(package), registry, options)
         except D0ttinoError as error:
