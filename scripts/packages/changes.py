@@ -468,7 +468,8 @@ def _effect(kind: Kind, row: Row) -> str:
     if row.reason:
         return row.reason
     shadows = f" (shadows {', '.join(row.shadows)})" if row.shadows else ""
-    return f"{kind.offers} {row.name!r} now comes from it{shadows}"
+    also = f"; it also implements {', '.join(row.hooks)}" if row.hooks else ""
+    return f"{kind.offers} {row.name!r} now comes from it{shadows}{also}"
 
 
 def _left_over(kind: Kind, removed: Row, rows: Iterable[Row]) -> str | None:
