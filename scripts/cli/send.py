@@ -156,8 +156,8 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
                 text = next(texts, None)
             if text is None:
                 break
+            last = text or last  # before it is shown: Ctrl-C may come as soon as it is
             click.echo(text, nl=False)
-            last = text or last
     except NoAnswerError as error:
         _tell_notices(error.route)
         _tell_refusals(error.attempts)

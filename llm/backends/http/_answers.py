@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, NamedTuple
 
 from llm.backends.http._errors import Endpoint, is_page, page_title, server_words, told_error
 from llm.errors import (
@@ -168,16 +168,16 @@ class AnswerReader:
     def _document(self, body: bytes) -> Iterator[str]:
         document = self._parsed(body)
         if not isinstance(document, dict):
-            raise self._malformed(f"JSON that is no object: {self._said(body)}")
+            raise self._malformed("JSON that is no object", body)
         self._note(document)
         choices = document.get("choices")
         if not isinstance(choices, list):
-            raise self._malformed(f"JSON without 'choices': {self._said(body)}")
+            raise self._malformed("JSON without 'choices'", body)
         if not choices:
             raise self._malformed("no choices")
         choice = _first_choice(choices) or choices[0]
         if not isinstance(choice, dict) or (not isinstance(choice.get("message"), dict) and not choice.get("error")):
-            raise self._malformed(f"a choice without message: {self._said(body)}")
+            raise self._malformed("a choice without message", body)
         text = _whole_characters(self._choice_text(choice, "message"))
         if not text.strip():
             if self._has_failed():
@@ -198,15 +198,18 @@ class AnswerReader:
         except RecursionError:
             fault = "JSON that is nested too deeply"
         except ValueError:
-            fault = f"what is not JSON: {self._said(body)}"
+            pass
+        # Raised here, without the exception as its context: that holds the body, and the body perhaps a secret.
+        if fault:
+            raise self._malformed(fault)
         if is_page(text):
-            title, name = page_title(text), self._endpoint.base_url_env
+            title, check = page_title(text), self._endpoint.check or "check the address"
             titled = f", titled {self._endpoint.quote(title)!r}" if title else ""
             raise WebPageError(
                 f"{self._endpoint.label} answered with a web page instead of JSON{titled}",
-                hint=f"check {name}, and whether this network wants a login first",
+                hint=f"{check}, and whether this network wants a login first",
             )
-        raise self._malformed(fault)
+        raise self._malformed("what is not JSON", body)
 
     def _events(self, pieces: Iterable[bytes]) -> Iterator[str]:
         done, blank, came = False, "", False
@@ -240,8 +243,8 @@ class AnswerReader:
         if not came and rest:
             with suppress(ValueError):
                 json.loads(rest)
-                return self._malformed(f"JSON that is no object: {self._endpoint.quote(rest)}")
-            return self._malformed(f"what is not JSON: {self._endpoint.quote(rest)}")
+                return self._malformed("JSON that is no object", rest)
+            return self._malformed("what is not JSON", rest)
         words = f"; then came: {self._endpoint.quote(server_words(rest))}" if rest else ""
         return BackendConnectionError(f"{self._endpoint.label} ended its answer before it was complete{words}")
 
@@ -277,7 +280,7 @@ class AnswerReader:
         if not isinstance(document, dict):
             if event.kind not in {"message", "bare"}:
                 return ""  # `event: ping`, `event: reasoning` and the like
-            raise self._event_malformed("an event that is no JSON object", event)
+            raise self._malformed("an event that is no JSON object", event.data, "sent")
         if event.kind == "bare" and "choices" not in document and not document.get("error"):
             raise told_error(self._endpoint, document)
         self._note(document)
@@ -288,7 +291,7 @@ class AnswerReader:
         if choice is None:
             return ""
         if not isinstance(choice, dict):
-            raise self._event_malformed("a choice that is no JSON object", event)
+            raise self._malformed("a choice that is no JSON object", event.data, "sent")
         return self._choice_text(choice, "delta" if choice.get("delta") else "message")
 
     def _note(self, document: dict[str, Any]) -> None:
@@ -322,7 +325,7 @@ class AnswerReader:
         return content_text(message.get("content"))
 
     def _reason(self, reason: object) -> str | None:
-        return self._endpoint.quote(reason)[:40] or None if isinstance(reason, str) else None
+        return self._endpoint.quote(reason)[:40] or None if isinstance(reason, str) and reason else None
 
     def _joined(self, text: str) -> str:
         """Return the text without half a character at its end, which may come with the next event."""
@@ -343,14 +346,12 @@ class AnswerReader:
         ended = f" (finish_reason {self._finish})" if self._finish else ""
         return EmptyAnswerError(f"{answered} no text{ended}")
 
-    def _said(self, body: bytes) -> str:
-        return self._endpoint.quote(body.decode("utf-8", "replace"))
-
-    def _malformed(self, what: str) -> MalformedResponseError:
-        return MalformedResponseError(f"{self._endpoint.label} answered with {what}")
-
-    def _event_malformed(self, what: str, event: Event) -> MalformedResponseError:
-        return MalformedResponseError(f"{self._endpoint.label} sent {what}: {self._endpoint.quote(event.data)}")
+    def _malformed(
+        self, what: str, said: bytes | str | None = None, verb: str = "answered with"
+    ) -> MalformedResponseError:
+        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        quoted = "" if text is None else f": {self._endpoint.quote(text)}"
+        return MalformedResponseError(f"{self._endpoint.label} {verb} {what}{quoted}")
 
 
 def _first_choice(choices: list[Any]) -> Any:
@@ -379,17 +380,11 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     given, produced, cost = (usage.get(key) for key in ("prompt_tokens", "completion_tokens", "cost"))
-    if not _is_count(given) or not _is_count(produced):
+    if type(given) is not int or type(produced) is not int or not (0 <= given < 2**53 and 0 <= produced < 2**53):
         return None
-    return Usage(given, produced, float(cost) if _is_amount(cost) else None)
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value < 2**53
-
-
-def _is_amount(value: object) -> TypeGuard[float]:
-    return type(value) in {int, float} and 0 <= value < 1e12  # type: ignore[operator]
+    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < 1e12:
+        cost = None
+    return Usage(given, produced, None if cost is None else float(cost))
 
 
 def _whole_characters(text: str) -> str:

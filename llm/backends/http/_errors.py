@@ -36,8 +36,10 @@ _TOO_LONG: Final = re.compile(
 _LIMIT: Final = re.compile(r"(?i)(?:length|window|size|allowed|>|at most)\D{0,12}?([1-9][0-9,]{2,11})")
 #: How servers say with 403 that they do not like the prompt: that is no fault of the key.
 _MODERATED: Final = re.compile(r"(?i)moderation|flagged|content policy|safety")
-#: What LobeChat and its like ask for instead of a key.
-_ACCESS_CODE: Final = re.compile(r"(?i)access[\s_-]?(?:code|password)")
+#: How LobeChat and its like ask for something else than a key.
+_OTHER_LOGIN: Final = re.compile(
+    r"(?i)access[\s_-]?(?:code|password)|\"errorType\": ?\"(?:unauthorized|invalidclerkuser)"
+)
 
 #: Which HTTP status means the same as a code in words (`rate_limit_exceeded`, `ThrottlingException`), compared
 #: without case and signs. The order matters: `insufficient_quota` will not pass, whatever else a code says.
@@ -120,10 +122,11 @@ def status_error(
     headers = headers or {}
     if 300 <= status < 400:
         return _redirect_error(endpoint, status, headers.get("Location"))
-    document = _json(body)
-    words = _words(document) or page_title(_text(body)) or _text(body)
-    meaning = _meaning(document.get("error") or document if isinstance(document, dict) else document)
-    return _refusal(endpoint, status, _phrase(status), words, headers, meaning)
+    text = body.decode("utf-8", "replace")
+    error = _refusal(endpoint, status, _phrase(status), server_words(text), headers, _meaning(_error_in(_json(text))))
+    if status in {404, 405} and (status == 405 or is_page(text)):
+        error.hint = _no_interface(endpoint)
+    return error
 
 
 def told_error(endpoint: Endpoint, error: Any) -> BackendError:
@@ -155,8 +158,8 @@ def _refusal(
     if not slow_down and (status == 401 or (status == 403 and not _MODERATED.search(words))):
         hint = f"check {endpoint.api_key_env}" if endpoint.api_key_env else None
         what = "the API key" if status == 401 else "the request"
-        if _ACCESS_CODE.search(words):
-            what, hint = "the request", _no_interface(endpoint, ": it wants an access code of its own")
+        if _OTHER_LOGIN.search(words):
+            what, hint = "the request", _no_interface(endpoint, ": it wants a login or an access code of its own")
         elif not endpoint.has_key:
             what, hint = "a request without API key", hint and hint.replace("check", "set", 1)
         because = f" ({phrase})" if phrase else ""
@@ -169,8 +172,6 @@ def _refusal(
     hint = None
     if status == 404:
         hint = " and ".join(filter(None, (endpoint.check, "the model's name")))
-    elif status == 405:
-        hint = _no_interface(endpoint)
     elif headers.get("Retry-After"):
         asked = endpoint.quote(headers["Retry-After"])
         hint = f"{endpoint.label} asks to wait before the next try (Retry-After: {asked})"
@@ -227,27 +228,30 @@ def _meaning(error: Any) -> int | None:
     return None
 
 
+def _error_in(document: Any) -> Any:
+    """Return the error object of a JSON document, which may be in a list, or be the document itself."""
+    first = document[0] if isinstance(document, list) and document else document
+    return first.get("error") or first if isinstance(first, dict) else first
+
+
 def _words(document: Any, depth: int = 5) -> str | None:
     """Return the message of an error in a JSON document; it may be JSON again, of the server behind."""
-    if isinstance(document, list) and document:
-        document = document[0]
-    if isinstance(document, dict) and document.get("error"):
-        document = document["error"]
-        if isinstance(document, str):
-            return _inner_words(document, depth)
-    if not isinstance(document, dict):
+    error = _error_in(document)
+    if error is not document and isinstance(error, str):
+        return _inner_words(error, depth)
+    if not isinstance(error, dict):
         return None
-    found = next((document[key] for key in ("message", "detail") if isinstance(document.get(key), str)), None)
+    found = next((error[key] for key in ("message", "detail") if isinstance(error.get(key), str)), None)
     message = None if found is None else _inner_words(found, depth)
-    metadata = document.get("metadata")
+    metadata = error.get("metadata")
     if isinstance(metadata, dict):
         # OpenRouter says "Provider returned error", and the cause only here.
         cause = metadata.get("raw")
         raw = _inner_words(cause, depth) if isinstance(cause, str) else _words(cause, depth - 1) if depth else None
         parts = (message, metadata.get("provider_name"), raw)
         message = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
-    if not message and depth and isinstance(document.get("body"), dict | list):
-        return _words(document["body"], depth - 1)
+    if not message and depth and isinstance(error.get("body"), dict | list):
+        return _words(error["body"], depth - 1)
     return message or None
 
 
@@ -257,15 +261,11 @@ def _inner_words(text: str, depth: int) -> str:
     return _words(document, depth - 1) or text
 
 
-def _json(text: bytes | str) -> Any:
+def _json(text: str) -> Any:
     try:
-        return json.loads(_text(text) if isinstance(text, bytes) else text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _text(body: bytes) -> str:
-    return body.decode("utf-8", "replace")
 
 
 def server_words(text: str) -> str:

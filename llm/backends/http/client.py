@@ -185,7 +185,7 @@ class ChatCompletionsBackend(Backend):
         from llm.backends.http._answers import AnswerReader
 
         model = model or self.default_model
-        content = _request_body(_messages_of(prompt), model, options or {}, more)
+        content = _request_body([{"role": "user", "content": prompt}], model, options or {}, more)
         auth = _BearerAuth(self._api_key())
         endpoint = self._endpoint(auth)
         limits = self._limits(request)
@@ -252,7 +252,8 @@ class ChatCompletionsBackend(Backend):
 class _BearerAuth:
     """Puts the key into a request; with no key it does nothing.
 
-    Either way, being there keeps requests from looking for a password in `~/.netrc`.
+    Either way, being there keeps requests from looking for a password in `~/.netrc`. And an object shows no key
+    where a program prints local variables with a traceback.
     """
 
     __slots__ = ("_key",)
@@ -273,11 +274,6 @@ class _BearerAuth:
 
 
 # What is sent
-
-
-def _messages_of(prompt: str) -> list[dict[str, str]]:
-    """Return the messages of a request."""
-    return [{"role": "user", "content": prompt}]
 
 
 def _request_body(
@@ -340,23 +336,18 @@ def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> str:
 @lru_cache(maxsize=64)
 def _warn_of_plain_http(url: str, label: str, name: str) -> None:
     """Log a warning, once for each address, if a key would go to another machine without encryption."""
+    import ipaddress
     import logging
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    if parts.scheme == "http" and not _is_this_machine(parts.hostname or ""):
+    host = parts.hostname or ""
+    with suppress(ValueError):
+        host = "localhost" if ipaddress.ip_address(host).is_loopback else host
+    if parts.scheme == "http" and host != "localhost" and not host.endswith(".localhost"):
         logging.getLogger(__name__).warning(
             "warning: the API key of %s goes to %s without encryption; use https in %s", label, parts.netloc, name
         )
-
-
-def _is_this_machine(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 # One exchange

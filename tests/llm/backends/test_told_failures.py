@@ -312,6 +312,7 @@ GOOD = http_answer({"choices": [{"message": {"content": "42"}}]})
         (answer({"code": "rate_limit_exceeded", "message": "no"}, 403), 2),
         (answer({"message": "exceeded your current quota, retry in 1ms"}, 429), 2),
         (answer({"code": "insufficient_quota", "message": "no"}, 429), 1),
+        (http_answer(json.dumps([{"error": {"code": "insufficient_quota"}}]), 429), 1),
         (answer({"message": "You exceeded your current quota, see billing"}, 429), 1),
         (answer({"type": "invalid_request_error", "message": "no"}), 1),
         (answer({"code": "invalid_api_key", "message": "no"}), 1),
@@ -332,19 +333,28 @@ def test_the_usage_of_an_empty_answer_is_counted(streamed: bool, host: Host, mon
 
 
 @pytest.mark.parametrize("key", ["", "planted-key"])
-def test_an_access_code_is_no_key(key: str, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"body": {"error": {"errorType": "InvalidAccessCode"}, "provider": "x"}, "errorType": "InvalidAccessCode"},
+        {"errorType": "Unauthorized"},
+        {"error": {"message": "wrong access code"}},
+    ],
+)
+def test_an_access_code_is_no_key(key: str, body: Any, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_API_KEY", key)
-    end, _ = asked(host, monkeypatch, True, http_answer({"errorType": "InvalidAccessCode"}, 401))
+    end, _ = asked(host, monkeypatch, True, http_answer(body, 401))
     assert isinstance(end, NoAnswerError)
     assert "Service refused the request (HTTP 401 Unauthorized)" in end.message
     assert end.hint == (
-        "this server has no OpenAI-compatible interface at this address: it wants an access code of its own; "
-        "check SERVICE_BASE_URL"
+        "this server has no OpenAI-compatible interface at this address: it wants a login or "
+        "an access code of its own; check SERVICE_BASE_URL"
     )
 
 
-def test_an_address_that_takes_no_post(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    end, _ = asked(host, monkeypatch, True, http_answer(b"", 405))
+@pytest.mark.parametrize(("status", "body"), [(405, b""), (404, b"<!DOCTYPE html><title>404</title>")])
+def test_an_address_without_an_interface(status: int, body: bytes, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    end, _ = asked(host, monkeypatch, True, http_answer(body, status))
     assert isinstance(end, NoAnswerError)
     assert end.hint == "this server has no OpenAI-compatible interface at this address; check SERVICE_BASE_URL"
 
