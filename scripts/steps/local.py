@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from llm.errors import D0ttinoError
@@ -48,6 +49,13 @@ def run_locally(step: Step, context: StepContext, *, open_files: bool = True) ->
                 raise D0ttinoError(f"the working directory {step.cwd} does not exist") from error
             if error.filename == step.cwd:
                 raise
-            if isinstance(error, FileNotFoundError):
+            if isinstance(error, FileNotFoundError) or not _is_there(words[0], context.env):
                 return StepResult(NOT_FOUND, note=f"there is no program {words[0]!r}")
             return StepResult(NOT_EXECUTABLE, note=f"{words[0]!r} cannot be run")
+
+
+def _is_there(program: str, env: Mapping[str, str]) -> bool:
+    """Whether there is a file for a program. A directory of PATH that may not be entered says that it is forbidden."""
+    return "/" in program or any(
+        os.path.exists(os.path.join(directory, program)) for directory in os.get_exec_path(dict(env))
+    )

@@ -371,6 +371,19 @@ def test_a_list_needs_no_shell_and_says_what_is_missing() -> None:
     assert run(Step(["/etc/passwd"])).status == 126
 
 
+def test_a_directory_that_may_not_be_entered_hides_no_missing_program(tmp_path: Path) -> None:
+    closed, tools = tmp_path / "closed", tmp_path / "tools"
+    closed.mkdir(mode=0)
+    tools.mkdir()
+    (tools / "no-program").touch(mode=0o644)
+    path = f"{closed}:{tools}"
+    if os.access(closed, os.X_OK):
+        pytest.skip("this user may enter every directory")
+    missing = run(Step(["no-such-program-d0ttino"]), PATH=path)
+    assert (missing.status, missing.note) == (127, "there is no program 'no-such-program-d0ttino'")
+    assert run(Step(["no-program"]), PATH=path).status == 126
+
+
 def test_a_step_has_its_own_shell() -> None:
     assert run(Step("set -o | grep -q '^pipefail.*on'", shell="bash -o pipefail")).status == 0
     assert run(Step("true", shell="no-such-shell")).status == 127

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,20 +81,23 @@ def test_without_a_terminal_all_that_a_step_started_ends_with_it(tmp_path: Path)
     assert process.returncode == 128 + signal.SIGTERM
 
 
+def interrupt_twice(process: subprocess.Popen[str]) -> None:
+    to_process(process, signal.SIGINT)
+    assert process.stderr is not None
+    assert any("press Ctrl-C again to end it" in line for line in process.stderr)
+    to_process(process, signal.SIGINT)
+
+
 def test_a_second_interrupt_ends_a_step_that_goes_on(tmp_path: Path) -> None:
     process = start(f"trap '' INT; echo ready-$((1+1)); {WAITING}", directory=tmp_path)
-    for _ in range(2):
-        to_process(process, signal.SIGINT)
-        time.sleep(0.5)
+    interrupt_twice(process)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_a_step_that_ignores_that_as_well_is_killed(tmp_path: Path) -> None:
     process = start(f"trap '' INT TERM; echo ready-$((1+1)); {WAITING}", directory=tmp_path)
-    for _ in range(2):
-        to_process(process, signal.SIGINT)
-        time.sleep(0.5)
+    interrupt_twice(process)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
 

@@ -3,8 +3,11 @@
 import contextvars
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +138,32 @@ def test_a_step_in_a_run_is_ended_by_its_own_handlers() -> None:
     with Switchboard():
         result = shell.llm_run_step(step, context)
     assert (result.status, result.interrupted_by) == (128 + signal.SIGTERM, signal.SIGTERM)
+
+
+def test_a_signal_that_another_thread_gets_ends_a_step_as_well(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    step = Step(f"touch {began}; exec sleep 600")
+
+    def get_signal() -> None:
+        while not began.exists():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    thread = threading.Thread(target=get_signal)
+    thread.start()
+    result = shell.llm_run_step(step, StepContext("mine", 1, 1, dict(os.environ)))
+    thread.join()
+    assert (result.status, result.interrupted_by) == (128 + signal.SIGTERM, signal.SIGTERM)
+
+
+def test_a_program_that_is_told_of_signals_is_told_of_those_of_a_step() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        before = signal.set_wakeup_fd(theirs.fileno())
+        try:
+            shell.llm_run_step(Step("true"), StepContext("mine", 1, 1, dict(os.environ)))
+            assert signal.set_wakeup_fd(theirs.fileno()) == theirs.fileno()
+        finally:
+            signal.set_wakeup_fd(before)
+        assert ours.recv(10) == bytes([signal.SIGCHLD])

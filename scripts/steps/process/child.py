@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from llm.types import StepResult
 from scripts.steps.process.processes import GRACE, Family, is_alive, process_table
-from scripts.steps.process.signals import ENDING, INTERRUPTED, Handler, handled
+from scripts.steps.process.signals import ENDING, INTERRUPTED, Handler, Pause, handled
 from scripts.steps.process.terminal import Sentinel, Terminal, controlling_terminal, in_pipeline, suspend
 
 #: Exit status of a step that took too long, as that of `timeout`.
@@ -89,14 +89,14 @@ class Child:
         """
         try:
             self._place()
-            with handled(self._handlers()):
+            with handled(self._handlers()) as pause:
                 try:
                     if self._sentinel is not None and self._terminal is not None:
                         self._terminal.lend(self._sentinel.pid)
                     pid = start(arguments, env, cwd, self._group, own_session=self._own_session, **options)
                     self._started(pid)
                     on_start()
-                    self._returned = self._wait(pid)
+                    self._returned = self._wait(pid, pause)
                 finally:
                     self._ended()
         finally:
@@ -144,11 +144,14 @@ class Child:
         if self._timeout is not None:
             self._after(self._timeout, self._time_out)
 
-    def _wait(self, pid: int) -> int:
+    def _wait(self, pid: int, pause: Pause | None) -> int:
         """Wait until the process ends; return its status as `subprocess` writes it."""
+        at_once = 0 if pause is None else os.WNOHANG
         while True:
-            _, status = os.waitpid(pid, os.WUNTRACED | os.WCONTINUED)
-            if os.WIFSTOPPED(status):
+            found, status = os.waitpid(pid, os.WUNTRACED | os.WCONTINUED | at_once)
+            if pause is not None and found == 0:
+                pause()
+            elif os.WIFSTOPPED(status):
                 self._stopped(os.WSTOPSIG(status))
             elif os.WIFCONTINUED(status):
                 self._continued()

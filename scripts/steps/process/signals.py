@@ -1,14 +1,19 @@
 """Who gets the signals that come to this process while steps run."""
 
+import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar, Token
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 Handler = Callable[[int, FrameType | None], object]
+
+#: Waits until a signal has come, SIGCHLD among them.
+Pause = Callable[[], object]
 
 #: Signals that end a run.
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
@@ -41,12 +46,18 @@ class Switchboard:
     While a step is at work, the signals are its own. Between steps they do what they did before; but one that
     would have ended this process raises `RunEnded`, so that the terminal and the files are left in order.
     Signals that are ignored stay so: `nohup` wants that. In another thread than the main one, none is handled.
+
+    Whoever waits for a process with `os.waitpid` alone misses a signal that comes just before the system call, or
+    that the system gives to another thread: Python would handle it when the process has ended. So each signal
+    writes a byte into a pipe, and `pause` waits for that.
     """
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._step: Mapping[int, Handler] = {}
         self._outer: Token[Switchboard | None] | None = None
+        self._pipe: tuple[int, int] | None = None
+        self._told_before = -1
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -56,9 +67,12 @@ class Switchboard:
                     if handler not in {signal.SIG_IGN, None}:  # `None`: not Python's, and could not be put back
                         self._before[number] = handler
                         signal.signal(number, self._handle)
-                if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
-                    self._before[signal.SIGCHLD] = signal.SIG_IGN
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep the exit status from us
+                handler = signal.getsignal(signal.SIGCHLD)
+                if handler in {signal.SIG_IGN, signal.SIG_DFL}:  # ignored, it would keep the exit status from us
+                    self._before[signal.SIGCHLD] = handler
+                    signal.signal(signal.SIGCHLD, _take_notice)
+                if handler is not None:
+                    self._open_pipe()
             except BaseException:
                 self._put_back()
                 raise
@@ -73,11 +87,11 @@ class Switchboard:
         self._put_back()
 
     @contextmanager
-    def connected(self, handlers: Mapping[int, Handler]) -> Iterator[None]:
-        """Let a step handle signals with handlers of its own."""
+    def connected(self, handlers: Mapping[int, Handler]) -> Iterator[Pause | None]:
+        """Let a step handle signals with handlers of its own; give it what waits for one."""
         before, self._step = self._step, handlers
         try:
-            yield
+            yield self.pause
         finally:
             self._step = before
 
@@ -88,15 +102,50 @@ class Switchboard:
         elif number in {signal.SIGINT, *ENDING}:
             raise RunEnded(number)
 
+    @property
+    def pause(self) -> Pause | None:
+        """Waits until a signal has come; `None` if this cannot be told."""
+        return None if self._pipe is None else self._wait_for_signal
+
+    def _wait_for_signal(self) -> None:
+        if self._pipe is not None:
+            poll = select.poll()
+            poll.register(self._pipe[0], select.POLLIN)
+            poll.poll()
+            self._empty_pipe(self._pipe[0])
+
+    def _empty_pipe(self, reader: int) -> None:
+        """Take the numbers of the signals that came; tell them to whom they were told before."""
+        with suppress(OSError):  # there are none, or nobody takes them
+            numbers = os.read(reader, 4096)
+            if self._told_before != -1:
+                os.write(self._told_before, numbers)
+
+    def _open_pipe(self) -> None:
+        self._pipe = os.pipe()
+        for end in self._pipe:
+            os.set_blocking(end, False)
+        self._told_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+
     def _put_back(self) -> None:
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._told_before)
+            self._empty_pipe(self._pipe[0])
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
-def handled(handlers: Mapping[int, Handler]) -> AbstractContextManager[None]:
+def handled(handlers: Mapping[int, Handler]) -> AbstractContextManager[Pause | None]:
     """Have signals handled for a step, by the switchboard of its run or, without a run, by one of its own.
 
     In another thread than the main one, none is handled, also not where it was given a copy of the context.
+
+    Returns:
+        A context manager that gives what waits for a signal, or `None` where none is handled.
+
     """
     if threading.current_thread() is not threading.main_thread():
         return nullcontext()
@@ -105,6 +154,10 @@ def handled(handlers: Mapping[int, Handler]) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _handled_alone(handlers: Mapping[int, Handler]) -> Iterator[None]:
-    with Switchboard() as board, board.connected(handlers):
-        yield
+def _handled_alone(handlers: Mapping[int, Handler]) -> Iterator[Pause | None]:
+    with Switchboard() as board, board.connected(handlers) as pause:
+        yield pause
+
+
+def _take_notice(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: that a signal came is written into the pipe of a switchboard."""
