@@ -1,1 +1,11 @@
 """The commands: `ai-cli`, and `python -m scripts.plugins`."""
+
+import os
+import sys
+
+# Many projects have a directory of this name. `python -m scripts.release` of theirs goes on working beside ours.
+__path__ += [
+    place
+    for place in (os.path.join(directory, "scripts") for directory in dict.fromkeys(sys.path) if directory)
+    if place not in __path__ and os.path.isdir(place)
+]

@@ -90,14 +90,17 @@ class Index:
         index = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+            def do_HEAD(self) -> None:
+                self.do_GET(body=False)
+
+            def do_GET(self, *, body: bool = True) -> None:
                 index.asked.append(self.path)
                 answer = index._answer(unquote(self.path))
                 self.send_response(404 if answer is None else 200)
                 self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "application/octet-stream")
                 self.send_header("Content-Length", str(len(answer or b"")))
                 self.end_headers()
-                self.wfile.write(answer or b"")
+                self.wfile.write(answer if answer and body else b"")
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,9 @@ from scripts.packages.plan import Plan, Wanted, find_place, same, work_out
 from scripts.packages.record import Recorded
 from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 
-#: `Change.done` of one that could not be done, and of one that the user did not want.
+#: `Change.done` of one that could not be done, of one that would be, and of one that the user did not want.
 FAILED: Final = "failed"
+PLANNED: Final = "would install"
 REFUSED: Final = "did not install"
 
 
@@ -48,6 +50,8 @@ class Change:
 
     def __str__(self) -> str:
         text = " ".join(filter(None, (self.done, self.package, self.version)))
+        if self.done == PLANNED and self.effects:
+            return "\n  ".join((f"{text}:", *self.effects))
         return f"{text}: {'; '.join(self.effects)}" if self.effects else text
 
 
@@ -162,9 +166,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
         if plan.candidates:
             if options.dry_run:
                 version = plan.candidates[0].chosen.version
-                return replace(
-                    change, version=version, done="would install", effects=tuple(map(str.strip, plan.lines()))
-                )
+                return replace(change, version=version, done=PLANNED, effects=tuple(map(str.strip, plan.lines())))
             if not options.agree(plan):
                 return replace(change, done=REFUSED, effects=())
             change = _carry_out(plan, change, registry, options)
@@ -197,7 +199,8 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
             effects = _verified(distribution, version, registry, options.seconds)
     except BaseException as error:
         if sort() in {Sort.UV_TOOL, Sort.PIPX} and change.version is None:
-            installer.uninstall(distribution)
+            with suppress(InstallError):  # it was not even noted
+                installer.uninstall(distribution)
         back = f"{distribution} {change.version} is there as before" if change.version else "nothing is left of it"
         if isinstance(error, InstallError):
             raise InstallError(f"{error.message}; {back}", hint=error.hint) from error
@@ -246,7 +249,7 @@ def sync(registry: Registry, options: Options) -> Iterator[Change]:
             if installed_version(package.distribution()) is not None:
                 continue
             if options.dry_run:
-                yield Change(package.name, RECIPE.noun, name, None, "would install")
+                yield Change(package.name, RECIPE.noun, name, None, PLANNED)
             else:
                 yield install(of_registry(package), registry, options)
         except D0ttinoError as error:
@@ -465,13 +468,16 @@ def _effect(kind: Kind, row: Row) -> str:
     if row.reason:
         return row.reason
     shadows = f" (shadows {', '.join(row.shadows)})" if row.shadows else ""
-    return f"{kind.offers} {row.name!r} now comes from it{shadows}"
+    also = f"; it also implements {', '.join(row.hooks)}" if row.hooks else ""
+    return f"{kind.offers} {row.name!r} now comes from it{shadows}{also}"
 
 
 def _left_over(kind: Kind, removed: Row, rows: Iterable[Row]) -> str | None:
     if removed.reason:
         return None
     for row in rows:
+        if same(row.package, removed.package):
+            continue  # what a build left beside its source, which is on the path of this process still
         if row.name == removed.name and row.state in {State.INSTALLED, State.BUILT_IN}:
             return f"{kind.offers} {row.name!r} now comes from {row.source}"
     return f"{kind.offers} {removed.name!r} is gone"

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import canonical
-from scripts.packages.environment import Sort, sort
+from scripts.packages.environment import Sort, installed_version, sort
 from scripts.packages.source import shown
 
 
@@ -167,9 +167,10 @@ class Installer:
         if kind is Sort.UV_TOOL:
             self._run(_uv_tool_command([str(path) if path else one.pin for one, path in known]), what)
         elif kind is Sort.PIPX:
-            self._run(
-                (_program("pipx"), "inject", "--force", "d0ttino", *[str(path or one.pin) for one, path in known]), what
-            )
+            # Forced, it resolves everything anew; without, it leaves alone what it injected before.
+            again = ["--force"] if any(installed_version(one.name) is not None for one in chosen) else []
+            pins = [str(path or one.pin) for one, path in known]
+            self._run((_program("pipx"), "inject", *again, "d0ttino", *pins), what)
         else:
             # By name and from the directory of the wheels: a path would be noted as the place that it came from.
             places = dict.fromkeys(str(path.parent) for _, path in known if path)

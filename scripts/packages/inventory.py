@@ -17,6 +17,9 @@ from scripts.packages.known import builtin_names, installed, manifests_of
 from scripts.packages.record import Recorded
 from scripts.packages.registry import PLUGIN, Kind, Package, Registry
 
+#: The hooks through which a plug-in provides the names that a list shows anyway.
+_PROVIDING = frozenset({"llm_backends", "llm_complete", "llm_stream", "llm_recipes", "llm_recipe_steps"})
+
 
 class State(StrEnum):
     """What can be said of a row."""
@@ -46,6 +49,7 @@ class Row:
         entry_point: the entry point that brings it, if it is installed.
         shadows: those that it answers in place of.
         registered: whether the registry has this name for this package.
+        hooks: the hooks that the plug-in implements besides: a policy beside a backend.
         damaged: whether the package is installed, but nobody can tell what it brings.
 
     """
@@ -59,6 +63,7 @@ class Row:
     entry_point: str | None = None
     shadows: tuple[str, ...] = ()
     registered: bool = False
+    hooks: tuple[str, ...] = ()
     damaged: bool = False
 
     @property
@@ -81,6 +86,7 @@ class Row:
         if self.state is State.DISABLED:
             return f"disabled {self.reason}"
         more = [f"shadows {', '.join(self.shadows)}"] if self.shadows else []
+        more += [f"also implements {', '.join(self.hooks)}"] if self.hooks else []
         return ": ".join([self.state.value, *more, *([self.reason] if self.reason else [])])
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +99,7 @@ class Row:
             "state": self.state.value,
             "reason": self.reason,
             "shadows": list(self.shadows),
+            "hooks": list(self.hooks),
             "builtin": self.package == DISTRIBUTION,
             "installed": self.installed,
             "entry_point": self.entry_point,
@@ -196,8 +203,9 @@ def _installed(
         state = State.DISABLED if disabled else State.FAILED if failure else State.INSTALLED
         if not reason and not names and learned and learned.hooks:
             reason = f"implements {', '.join(learned.hooks)}"
+        others = tuple(hook for hook in learned.hooks if hook not in _PROVIDING) if learned and names else ()
         for name in names or ((entry.name,) if unnamed else ()):
-            row = Row(kind.noun, name, entry.distribution, entry.version, state, reason, str(entry))
+            row = Row(kind.noun, name, entry.distribution, entry.version, state, reason, str(entry), hooks=others)
             yield row, state is State.INSTALLED and (learned is None or bool(names))
 
 

@@ -50,8 +50,8 @@ class Wanted:
 
     @property
     def source(self) -> str:
-        """What `install` can be asked for to get it again; empty for a bundled package."""
-        return "" if self.bundled else str(self.place) if self.place else self.requirement
+        """What `install` can be asked for to get it again, without passwords; empty for a bundled package."""
+        return "" if self.bundled else str(self.place) if self.place else shown(self.requirement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +308,8 @@ def find_place(text: str) -> Path | None:
     """
     import os
 
-    if not (text in {".", ".."} or text.startswith(("./", "../", "~", os.sep)) or text.lower().endswith(".whl")):
+    looks_so = text in {".", ".."} or text.startswith(("./", "../", "~", os.sep)) or text.lower().endswith(".whl")
+    if not looks_so or "://" in text:
         return None
     place = Path(os.path.expanduser(text)).resolve()
     if place.is_dir() and not (place / "pyproject.toml").is_file():

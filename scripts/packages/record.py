@@ -76,8 +76,9 @@ def missing(installed: Iterable[str], prefix: str | None = None) -> list[Recorde
         RecordError: the record is damaged, or cannot be read.
 
     """
-    there = set(map(canonical, installed))
-    return [one for name, one in read(prefix).items() if name not in there]
+    recorded = read(prefix)
+    there = set(map(canonical, installed)) if recorded else set()
+    return [one for name, one in recorded.items() if name not in there]
 
 
 def add(recorded: Recorded) -> None:

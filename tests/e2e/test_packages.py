@@ -6,12 +6,16 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pexpect
 import pytest
 
-from tests.e2e.conftest import Installed
+from tests.e2e.conftest import INDEX, Installed, places_in
 from tests.packages import ANSWERS, Index, sdist, wheel
+
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
@@ -97,6 +101,40 @@ def test_a_package_of_an_index_is_shown_asked_for_installed_and_removed(environm
     assert not list(environment.site.glob("nice_plugin-1.0.dist-info/direct_url.json"))
     assert environment.plugins("uninstall", "nice_plugin").stdout.startswith("removed nice-plugin 1.0")
     assert environment.plugins("remove", "helper").returncode == 0
+
+
+@pytest.mark.parametrize(("answer", "last"), [("n", "did not install asked"), ("y", "installed asked 1.0")])
+def test_a_question_is_asked_on_a_terminal(environment: Environment, answer: str, last: str) -> None:
+    environment.index.add(wheel("asked"))
+    env = {**os.environ, **INDEX, **places_in(environment.installed.home), **environment.env}
+    program = pexpect.spawn(
+        str(environment.installed.bin("ai-cli")), ["plugins", "install", "asked"], env=env, encoding="utf-8", timeout=60
+    )
+    program.expect(r"llm.plugins: asked = asked:run\r\nInstall it\? \[y/N\]: ")
+    assert not list(environment.site.glob("asked*"))
+    program.sendline(answer)
+    program.expect(pexpect.EOF)
+    program.close()
+    assert last in str(program.before)
+    assert program.exitstatus == (0 if answer == "y" else 1)
+    assert bool(list(environment.site.glob("asked*"))) == (answer == "y")
+
+
+def test_the_password_of_an_index_is_not_shown_or_recorded(environment: Environment) -> None:
+    environment.index.add(wheel("private"))
+    place = {"PIP_INDEX_URL": environment.index.url.replace("://", "://me:hunter2@")}
+    done = environment.plugins("install", "private", "--yes", **place)
+    assert done.returncode == 0
+    assert "from http://127.0.0.1" in done.stderr
+    state = environment.installed.home / ".local/state/d0ttino"
+    texts = [done.stdout, done.stderr, *(path.read_text() for path in state.rglob("*") if path.is_file())]
+    assert "hunter2" not in "".join(texts)
+    direct = f"private @ {place['PIP_INDEX_URL'].removesuffix('/simple')}/files/private-1.0-py3-none-any.whl"
+    environment.plugins("remove", "private")
+    done = environment.plugins("install", direct, "--yes")
+    assert done.returncode == 0
+    texts = [done.stdout, done.stderr, *(path.read_text() for path in state.rglob("*") if path.is_file())]
+    assert "hunter2" not in "".join(texts)
 
 
 def test_a_slip_of_the_finger_does_not_lead_to_a_package_of_an_index(environment: Environment) -> None:
@@ -325,17 +363,16 @@ def test_an_editable_package_with_its_source_below_src_is_removed(environment: E
     assert environment.plugins("freeze").stdout == ""
 
 
-def test_two_at_once_do_not_mix(environment: Environment) -> None:
-    environment.index.add(wheel("slow", files={"slow.py": f"import time; time.sleep(4)\n{ANSWERS}"}))
-    command = [str(environment.installed.bin("ai-cli")), "plugins", "install", "slow", "--yes"]
-    from tests.e2e.conftest import clean_environment
-
-    env = {**clean_environment(environment.installed.home), **environment.env}
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+def test_two_at_once_do_not_mix(environment: Environment, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.05)\n"
+    environment.index.add(wheel("slow", files={"slow.py": wait + ANSWERS}))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(environment.plugins, "install", "slow", "--yes")
         while not list(environment.site.glob("slow-1.0.dist-info")):
-            assert first.poll() is None
+            assert not first.done()
         second = environment.plugins("install", "policy")
-        assert second.returncode == 1
-        assert "another command is installing or removing plug-ins" in second.stderr
-        first.communicate()
-    assert first.returncode == 0
+        gate.touch()
+    assert (second.returncode, second.stdout) == (1, "")
+    assert "another command is installing or removing plug-ins" in second.stderr
+    assert first.result().stdout == "installed slow 1.0: backend 'slow' now comes from it\n"

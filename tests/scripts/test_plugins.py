@@ -104,6 +104,7 @@ class TestList:
             "state": "installed",
             "reason": None,
             "shadows": [],
+            "hooks": [],
             "builtin": False,
             "installed": True,
             "entry_point": "llm.plugins: third = third_party:run",
@@ -185,6 +186,35 @@ class TestList:
             ("d0ttino", "built in", None),
             ("watcher", "installed", "implements llm_completed"),
         ]
+
+    def test_what_a_plugin_brings_beside_a_backend_is_shown(self, environment: Environment) -> None:
+        module = (
+            "from llm import hookimpl\nfrom llm.backends.plugin_sdk import register_backend\n"
+            "register_backend('mine', lambda prompt: prompt)\n@hookimpl\ndef llm_run_step(step): return None"
+        )
+        environment.add("two-in-one", module, plugins={"entry": "two_in_one"})
+        rows = [row for row in environment.rows("list", "--check") if row["package"] == "two-in-one"]
+        assert [(row["name"], row["hooks"]) for row in rows] == [("mine", ["llm_run_step"])]
+        assert "installed: also implements llm_run_step" in environment.run("list").stdout
+
+    def test_what_a_registry_says_is_shown_and_searched(self, environment: Environment) -> None:
+        entry = {
+            "package": "some-package>=1",
+            "description": "Answers from the Attic",
+            "homepage": "https://example.org",
+        }
+        environment.use_registry({"other": entry, "mine": "my-package"})
+        found = environment.run("search", "attic", "other")
+        assert found.stdout.splitlines()[1] == "other    some-package  available  Answers from the Attic"
+        assert json.loads(environment.run("search", "attic", "--json").stdout)[0]["requirement"] == "some-package>=1"
+        none = environment.run("search", "attic", "nowhere")
+        assert (none.returncode, none.stdout) == (1, "")
+        info = environment.run("info", "other").stdout.splitlines()
+        assert "homepage: https://example.org" in info
+        assert f"registry: {environment.registry}" in info
+        unknown = environment.run("info", "othr")
+        assert unknown.returncode == 2
+        assert "Did you mean 'other'?" in unknown.stderr
 
     @pytest.mark.parametrize("arguments", [["list"], ["list", "--check"]])
     def test_disabled_ones_are_shown_and_shadow_nobody(self, environment: Environment, arguments: list[str]) -> None:

@@ -1,0 +1,189 @@
+"""How plug-ins get into each kind of environment, and how they stay: the table of docs/managing.md."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipapp
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import INDEX, ROOT, Installed, places_in
+
+pytestmark = pytest.mark.e2e
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def tool(name: str) -> str:
+    """Return the path of a program that comes with the tests' own environment, or skip the test."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return found or pytest.skip(f"there is no {name}")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Return a function that runs a command with a home of its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    own = {"UV_TOOL_DIR": str(home / "tools"), "UV_TOOL_BIN_DIR": str(home / "bin"), "UV_LINK_MODE": "copy"}
+    own |= {"PIPX_HOME": str(home / "pipx"), "PIPX_BIN_DIR": str(home / "bin"), "PIPX_DEFAULT_PYTHON": sys.executable}
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+
+    def run(*command: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, **INDEX, **places_in(home), **own, "PATH": path, **more}
+        env.pop("VIRTUAL_ENV", None)
+        return subprocess.run(command, env=env, cwd=home, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture
+def wheel(installed: Installed) -> Path:
+    (wheel,) = (installed.directory.parent / "wheels").glob("*.whl")
+    return wheel
+
+
+def done(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_a_virtual_environment_without_pip_uses_uv(run: Run, tmp_path: Path, wheel: Path) -> None:
+    uv = tool("uv")
+    venv = tmp_path / "venv"
+    done(run(sys.executable, "-m", "venv", "--without-pip", venv))
+    done(run(uv, "pip", "install", "-q", "--python", venv / "bin/python", wheel))
+    ai_cli = venv / "bin/ai-cli"
+    assert done(run(ai_cli, "plugins", "install", "sample")).startswith("installed d0ttino-sample 0.1.0: ")
+    name = write_wheel(tmp_path)
+    dry = done(run(ai_cli, "plugins", "install", name, "--dry-run"))
+    assert "would install uv-plugin 1.0" in dry
+    assert done(run(ai_cli, "plugins", "install", name, "--yes")) == (
+        "installed uv-plugin 1.0: backend 'uv_plugin' now comes from it\n"
+    )
+    assert done(run(ai_cli, "send", "-b", "uv_plugin", "hi")) == "uv_plugin got: hi\n"
+    assert done(run(ai_cli, "plugins", "remove", "sample")).startswith("removed d0ttino-sample 0.1.0")
+    assert done(run(ai_cli, "plugins", "remove", "uv_plugin")) == "removed uv-plugin 1.0: backend 'uv_plugin' is gone\n"
+
+
+def test_without_pip_an_index_is_asked_by_uv(run: Run, tmp_path: Path, wheel: Path) -> None:
+    from tests.packages import Index
+    from tests.packages import wheel as written
+
+    uv = tool("uv")
+    venv = tmp_path / "venv"
+    done(run(sys.executable, "-m", "venv", "--without-pip", venv))
+    done(run(uv, "pip", "install", "-q", "--python", venv / "bin/python", wheel))
+    ai_cli = venv / "bin/ai-cli"
+    with Index() as index:
+        index.add(written("helper"), written("taker", files={"taker.py": "", "click/core.py": ""}))
+        sha256 = index.add(written("asked", requires=["helper"]))
+        shown = done(run(ai_cli, "plugins", "install", "asked", "--dry-run", **index.settings()))
+        assert f"sha256 {sha256}" in shown
+        assert "llm.plugins: asked = asked:run" in shown
+        refused = run(ai_cli, "plugins", "install", "taker", "--yes", **index.settings())
+        assert refused.returncode == 1
+        assert "click/core.py of click" in refused.stderr
+        assert done(run(ai_cli, "plugins", "install", "asked", "--yes", **index.settings())).startswith(
+            "installed asked"
+        )
+        assert f"asked==1.0 --hash=sha256:{sha256}" in done(run(ai_cli, "plugins", "freeze"))
+
+
+def test_an_upgrade_of_a_uv_tool_loses_nothing(run: Run, tmp_path: Path, wheel: Path) -> None:
+    uv = tool("uv")
+    done(run(uv, "tool", "install", "-q", wheel))
+    ai_cli = tmp_path / "home/bin/ai-cli"
+    done(run(ai_cli, "plugins", "install", "policy"))
+    done(run(ai_cli, "plugins", "install", write_wheel(tmp_path), "--yes"))
+    done(run(uv, "tool", "upgrade", "-q", "--reinstall", "d0ttino"))
+    again = run(ai_cli, "plugins", "freeze")
+    assert (done(again), again.stderr) == (f"d0ttino-policy\n{tmp_path / 'uv_plugin-1.0-py3-none-any.whl'}\n", "")
+    done(run(ai_cli, "plugins", "remove", "policy"))
+    assert "policy" not in done(run(ai_cli, "plugins", "freeze"))
+    done(run(uv, "tool", "install", "-q", "--force", wheel))  # without what was added
+    lost = run(ai_cli, "recipe", "echo", "x", "--yes")
+    assert "installed before, and not there any more: uv-plugin 1.0" in lost.stderr
+    assert done(run(ai_cli, "plugins", "restore")).startswith("installed uv-plugin 1.0")
+    refused = run(ai_cli, "plugins", "install", "-e", ROOT / "examples/plugins/sample", "--yes")
+    assert "an editable plug-in would be lost with its next upgrade" in refused.stderr
+
+
+def test_reinstalling_with_pipx_loses_nothing(run: Run, tmp_path: Path, wheel: Path) -> None:
+    pipx = tool("pipx")
+    done(run(pipx, "install", wheel))
+    ai_cli = tmp_path / "home/bin/ai-cli"
+    done(run(ai_cli, "plugins", "install", "policy"))
+    done(run(ai_cli, "plugins", "remove", "policy"))
+    own = write_wheel(tmp_path)
+    done(run(ai_cli, "plugins", "install", own, "--yes"))
+    done(run(pipx, "reinstall", "d0ttino"))
+    again = run(ai_cli, "plugins", "freeze")
+    assert (done(again), again.stderr) == (f"{own}\n", "")
+    assert done(run(ai_cli, "send", "-b", "uv_plugin", "hi")) == "uv_plugin got: hi\n"
+
+
+def test_an_environment_of_one_run_refuses(run: Run, wheel: Path) -> None:
+    uvx = tool("uvx")
+    result = run(uvx, "-q", "--from", wheel, "ai-cli", "plugins", "install", "policy")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "this environment is made for one run" in result.stderr
+    assert "uv tool install d0ttino --with" in result.stderr
+
+
+def test_a_locked_project_says_uv_add(run: Run, tmp_path: Path, wheel: Path) -> None:
+    uv = tool("uv")
+    venv = tmp_path / "project/.venv"
+    done(run(sys.executable, "-m", "venv", venv))
+    (tmp_path / "project/uv.lock").touch()
+    done(run(uv, "pip", "install", "-q", "--python", venv / "bin/python", wheel))
+    result = run(venv / "bin/ai-cli", "plugins", "install", "some-plugin", "--yes")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "add it to the project: uv add some-plugin" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_environment_that_cannot_be_written_says_so(installed: Installed) -> None:
+    (site,) = installed.directory.glob("lib/*/site-packages")
+    site.chmod(0o500)
+    try:
+        result = installed.run("ai-cli", "plugins", "install", "sample")
+    finally:
+        site.chmod(0o755)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "could not install d0ttino-sample" in result.stderr
+
+
+def test_a_zip_archive_lists_and_installs_nothing(run: Run, tmp_path: Path, installed: Installed) -> None:
+    (site,) = installed.directory.glob("lib/*/site-packages")
+    content = tmp_path / "content"
+    for path in site.iterdir():
+        if path.name in {"llm", "scripts", "click", "pluggy", "packaging"}:
+            shutil.copytree(path, content / path.name)
+    archive = tmp_path / "ai.pyz"
+    zipapp.create_archive(content, archive, main="scripts.ai_cli:main")
+    listed = run(sys.executable, "-I", archive, "plugins", "list")
+    assert "built in" in done(listed)
+    refused = run(sys.executable, "-I", archive, "plugins", "install", "some-plugin", "--yes")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "plug-ins cannot be installed into an archive" in refused.stderr
+
+
+def test_a_project_with_scripts_of_its_own_keeps_them(installed: Installed, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/release.py").write_text("print('released')")
+    assert done(installed.run("python", "-m", "scripts.release", cwd=tmp_path)) == "released\n"
+    assert "built in" in done(installed.run("python", "-m", "scripts.plugins", "list", cwd=tmp_path))
+    (tmp_path / "scripts/__init__.py").touch()
+    assert "built in" in done(installed.run("ai-cli", "plugins", "list", cwd=tmp_path))
+
+
+def write_wheel(directory: Path) -> Path:
+    from tests.packages import wheel as written
+
+    name, content = written("uv-plugin")
+    (directory / name).write_bytes(content)
+    return directory / name
