@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import click
 
 from llm.errors import D0ttinoError, NameTakenError, PluginError
+from scripts.cli import render
 from scripts.cli.context import (
     current_host,
     import_phase,
@@ -61,6 +62,7 @@ class Command(click.Command):
         try:
             status = run(*args, standalone_mode=False, **extra)
         except click.ClickException as error:
+            vars(error)["message"] = render.message(error.message)
             error.show()
             status = error.exit_code
         except click.Abort:

@@ -7,6 +7,7 @@ import click
 from scripts.cli.base import Command
 from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, print_table
+from scripts.cli.render import line
 
 
 @click.command(cls=Command)
@@ -55,7 +56,5 @@ def _end(step: dict[str, object]) -> str:
 def _line(command: str | list[str]) -> str:
     import shlex
 
-    from scripts.steps.prompts import visible
-
-    text = visible(command if isinstance(command, str) else shlex.join(command)).replace("\n", "\\n")
+    text = line(command if isinstance(command, str) else shlex.join(command))
     return text if len(text) <= 60 else f"{text[:59]}…"

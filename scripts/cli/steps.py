@@ -108,7 +108,7 @@ def _run(
     to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
     askable = can_ask()
     if options.dry_run or not (options.yes or askable):
-        _print([steps[number - 1] for number in to_run], as_json=options.as_json)
+        _print([steps[number - 1] for number in to_run], surroundings, as_json=options.as_json)
         if options.dry_run:
             return 0
         say("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
@@ -214,11 +214,11 @@ def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", record: "R
         say(f"to go on with the rest, run it again with --from {first}: {why}")
 
 
-def _print(steps: "Sequence[Step]", *, as_json: bool) -> None:
-    from scripts.steps.prompts import print_steps
+def _print(steps: "Sequence[Step]", given: "Surroundings", *, as_json: bool) -> None:
+    from scripts.steps.prompts import own_facts, print_steps
     from scripts.steps.records import step_json
 
     if as_json:
         print_answer([step_json(step) for step in steps])
     else:
-        print_steps(steps)
+        print_steps(steps, lambda step: own_facts(step, given.cwd, given.shell, given.timeout))
