@@ -164,6 +164,11 @@ def remark(text: str, head: str) -> str:
     return f"{' ' * (len(head) - 2)}~ {text}"
 
 
+def hides_something(text: str) -> bool:
+    """Whether a text of several lines has characters that a terminal would not show."""
+    return not all(char in "\n\t" or _is_shown(char) for char in set(text))
+
+
 def columns_of(text: str) -> int:
     """Return how many columns of a terminal a text takes that `line` returned."""
     if text.isascii():

@@ -51,7 +51,13 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
         known_shell(options.shell),
         positive(options.timeout),
     )
-    steps = tuple(map(surroundings.around, plan.steps))
+    planned = plan.steps
+    if options.join:
+        from llm.recipes.plan import join_steps
+
+        planned = join_steps(planned)
+    warn_of_lost_state(planned)
+    steps = tuple(map(surroundings.around, planned))
     if not steps:
         say("no steps: nothing to do")
         return 0
@@ -59,6 +65,18 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
         raise UsageError(f"--from {options.first}: there are only {len(steps)} steps")
     left_out = dict.fromkeys(range(1, options.first), "before --from")
     return _run(host, plan, steps, left_out, surroundings, options, None)
+
+
+def warn_of_lost_state(steps: "Sequence[Step]") -> None:
+    """Print a warning for steps that change only their own shell, which ends with them."""
+    if len(steps) < 2:
+        return
+    from llm.recipes.plan import changes_only_itself
+
+    lost = [str(number) for number, step in enumerate(steps[:-1], 1) if changes_only_itself(step)]
+    if lost:
+        which = f"step {lost[0]} changes" if len(lost) == 1 else f"steps {', '.join(lost)} change"
+        say(f"warning: {which} only the shell that runs it, and no later step sees that; --join runs them in one shell")
 
 
 def resume(host: "Host", options: Options, recipe: str | None, goal: str | None) -> int:

@@ -1,6 +1,7 @@
 """The dialogue about a step: showing it, asking for a key, editing, describing."""
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -102,7 +103,15 @@ def step_rows(step: Step, number: int, total: int, facts: Sequence[str], width: 
         shown.append(remark("no description", place))  # what follows the # belongs to the command
     else:
         shown += described
-    return shown + [row for fact in facts for row in rows(fact, f"{blank}- ", width)]
+    return shown + [row for fact in facts for row in _fact_rows(fact, f"{blank}- ", width)]
+
+
+def _fact_rows(fact: str, head: str, width: int | None) -> list[str]:
+    if width is None or not _HARMLESS_FACT.fullmatch(fact):
+        return rows(fact, head, width, "|")
+    # A path that is nothing but a path is broken as a terminal does it: it can be copied.
+    whole = head + fact
+    return [whole[at : at + width] for at in range(0, len(whole), width)]
 
 
 def columns() -> int | None:
@@ -155,6 +164,9 @@ _STEP_QUESTION = "Run it? [r]un, [e]dit, [s]kip, [d]escribe, run [a]ll the rest,
 _LONG_QUESTION = "View all of it before you run it: [v]iew, [e]dit, [s]kip, [d]escribe, [q]uit: "
 _PAGE_QUESTION = "{shown} of {total} rows were shown. [v]iew the next, [s]kip the step, [q]uit: "
 _INTERRUPTED_QUESTION = "Step {number} was interrupted. Go on? [n]ext step, [r]un it again, [q]uit: "
+
+#: Where a step runs and whose it is, with a directory that cannot look like anything else.
+_HARMLESS_FACT: Final = re.compile(r"in [\w./@+-]+, from [!-~]+( [!-~]+)*", re.ASCII)
 
 #: Undoes what a step may have left behind on the terminal, so that the question can be seen, and is seen as it is.
 _RESET: Final = (
