@@ -15,20 +15,17 @@ from scripts.cli.render import line
 @as_json_option()
 def runs(run: str | None, as_json: bool) -> None:
     """List the runs of recipes and plans, the latest first; with RUN, the steps of one."""
-    from llm.errors import UnknownNameError
-    from scripts.steps.records import stored_runs
+    from scripts.steps.records import run_of_id, stored_runs
 
-    found = list(stored_runs())
     if run is not None:
-        one = next((stored for stored in found if stored.id == run), None)
-        if one is None:
-            raise UnknownNameError("run", run, (stored.id for stored in found))
+        one = run_of_id(run)
         if as_json:
             print_json(one.to_json())
             return
         rows = [(str(step["step"]), _end(step), _line(step["command"])) for step in one.to_json()["steps"]]
         print_table(("STEP", "STATE", "COMMAND"), rows)
         return
+    found = list(stored_runs())
     if as_json:
         print_json([stored.to_json() for stored in found])
         return

@@ -161,7 +161,7 @@ _PAGE_KEYS = {"v": Answer.VIEW, "s": Answer.SKIP, "q": Answer.QUIT}
 _INTERRUPTED_KEYS = {"n": Answer.NEXT, "r": Answer.RUN, "q": Answer.QUIT}
 
 _STEP_QUESTION = "Run it? [r]un, [e]dit, [s]kip, [d]escribe, run [a]ll the rest, [q]uit: "
-_LONG_QUESTION = "View all of it before you run it: [v]iew, [e]dit, [s]kip, [d]escribe, [q]uit: "
+LONG_QUESTION = "View all of it before you run it: [v]iew, [e]dit, [s]kip, [d]escribe, [q]uit: "
 _PAGE_QUESTION = "{shown} of {total} rows were shown. [v]iew the next, [s]kip the step, [q]uit: "
 _INTERRUPTED_QUESTION = "Step {number} was interrupted. Go on? [n]ext step, [r]un it again, [q]uit: "
 
@@ -211,18 +211,13 @@ class Question:
             click.Abort: the user interrupted, or ended the input.
 
         """
-        facts = [f"in {step.cwd}, from {self._recipe}" if step.cwd else f"from {self._recipe}"]
-        if not isinstance(step.command, str):
-            facts.append("without a shell")
-        facts += own_facts(step, step.cwd)
-        facts += [f"looks dangerous: it {reason}" for reason in dangers]
         viewed = False
         below = _size().lines  # rows below the step: at first, it is not on the screen
         while True:
-            whole = step_rows(step, number, total, facts, columns())
-            long = not viewed and len(_shortened(whole, step, _LONG_QUESTION)) < len(whole)
-            question, keys = (_LONG_QUESTION, _LONG_KEYS) if long else (_STEP_QUESTION, _STEP_KEYS)
-            shown = _shortened(whole, step, question)
+            whole = question_rows(step, number, total, self._recipe, dangers, columns())
+            long = not viewed and len(shortened(whole, step, LONG_QUESTION, _size())) < len(whole)
+            question, keys = (LONG_QUESTION, _LONG_KEYS) if long else (_STEP_QUESTION, _STEP_KEYS)
+            shown = shortened(whole, step, question, _size())
             below += 2 * (1 + len(question) // _size().columns)
             answer = self._ask(question, keys, shown if below + len(shown) > _size().lines else ())
             below = _size().lines
@@ -283,14 +278,42 @@ class Question:
             return f"nobody could describe it: {error.message}"
 
 
-def _shortened(whole: Sequence[str], step: Step, question: str) -> Sequence[str]:
-    """Return as many rows of a step as fit on the screen with the question: the first and the last ones.
+def question_rows(
+    step: Step, number: int, total: int, source: str, dangers: Sequence[str], width: int | None
+) -> list[str]:
+    """Return all rows that a step is shown with when it is asked for.
+
+    Args:
+        step: the step.
+        number: its position, from 1.
+        total: how many steps there are.
+        source: whose it is.
+        dangers: why it looks dangerous, each fit for "it ...".
+        width: columns of the terminal.
+
+    """
+    facts = [f"in {step.cwd}, from {source}" if step.cwd else f"from {source}"]
+    if not isinstance(step.command, str):
+        facts.append("without a shell")
+    facts += own_facts(step, step.cwd)
+    facts += [f"looks dangerous: it {reason}" for reason in dangers]
+    return step_rows(step, number, total, facts, width)
+
+
+def shortened(whole: Sequence[str], step: Step, question: str, size: os.terminal_size) -> Sequence[str]:
+    """Return as many rows of a step as fit on a screen with the question: the first and the last ones.
 
     The digest is that of the whole step: two that differ in the middle do not look alike.
+
+    Args:
+        whole: all rows.
+        step: the step.
+        question: what is printed below.
+        size: that of the screen.
+
     """
     import hashlib
 
-    size = _size()
     room = max(size.lines - 1 - -(-len(question) // size.columns), 5)
     if len(whole) <= room:
         return whole
