@@ -16,8 +16,6 @@ from typing import Any, Final
 
 import click
 
-from scripts.cli import render
-
 #: Where a run of the program keeps its host, and its function that takes secrets out.
 HOST: Final = "d0ttino.host"
 _REDACT: Final = "d0ttino.redact"
@@ -59,11 +57,15 @@ def _redactor(host: Any) -> Callable[[str], str]:
 
 def say(text: str) -> None:
     """Print an error, warning or note on stderr; further lines are indented."""
+    from scripts.cli import render
+
     click.echo(render.message(redact(text)), err=True)
 
 
 def tell(text: str = "") -> None:
     """Print a line of a command that informs on stdout."""
+    from scripts.cli import render
+
     click.echo(render.block(redact(text)))
 
 
@@ -117,6 +119,8 @@ def print_answer(data: Any) -> None:
     """Print data on stdout as JSON, secrets as well: it holds what the user asked for."""
     import json
 
+    from scripts.cli import render
+
     as_it_is = not stdout_is_terminal()
     click.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_it_is else render.json_text(data))
 
@@ -132,6 +136,8 @@ class TextAnswer:
     """An answer that is printed on stdout as it comes: as it is, or as a block where that is a terminal."""
 
     def __init__(self) -> None:
+        from scripts.cli import render
+
         self._block = render.Block() if stdout_is_terminal() else None
 
     def write(self, piece: str) -> None:
@@ -151,6 +157,8 @@ def stdout_is_terminal() -> bool:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows to stdout, in columns that are as wide as they need to be."""
+    from scripts.cli import render
+
     lines = [list(header), *([render.line(redact(cell)) for cell in row] for row in rows)]
     widths = [max(render.columns_of(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
