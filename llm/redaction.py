@@ -11,11 +11,25 @@ MASK: Final = "***"
 
 #: Names of environment variables whose values are treated as secrets.
 _SECRET_NAME: Final = re.compile(
-    r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|AUTHORIZATION|CREDENTIALS?)(_|$)", re.I
+    r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|AUTHORIZATION|CREDENTIALS?|CREDS|PAT|JWT|COOKIE"
+    r"|WEBHOOK|CONN(ECTION)?_STR(ING)?|DSN)(_|$)"
+    r"|SECRET|PASSWORD|PASSPHRASE|(TOKEN|APIKEY|ACCESSKEY)S?$|_(PWD|PASS|AUTH)$",
+    re.IGNORECASE,
+)
+
+#: Variables of clouds and databases that give access without the name of a secret, and those of them that do not.
+_ACCESS_NAME: Final = re.compile(
+    r"AWS_(?!REGION$|DEFAULT_REGION$|DEFAULT_OUTPUT$|PAGER$)|AZURE_CLIENT_|ARM_CLIENT_|DOCKER_AUTH_CONFIG$",
+    re.IGNORECASE,
 )
 
 _NAMES: Final = (
     r"(?:x-)?(?:api[_-]?key|(?:access|auth|refresh)[_-]?token|client[_-]?secret|secret|password|passwd|token)"
+)
+
+#: The name of a secret in the query of a URL.
+_QUERY: Final = (
+    r"[?&](?:[\w.-]{0,40}[-_.])?(?:api[_-]?key|key|token|secret|passw(?:or)?d|auth|sig|signature|credential)s?="
 )
 
 #: Secrets that show by their form: what stands before the host of a URL or for a key in its query, an
@@ -23,7 +37,7 @@ _NAMES: Final = (
 _SECRET_FORM: Final = re.compile(
     rf"""(?P<keep1>://)[^/\s@"'<>]+(?=@)
       | (?P<keep2>\b(?:bearer|basic)\s+)(?!auth)[\w.~+/=-]{{8,}}
-      | (?P<keep3>[?&](?:{_NAMES}|key|auth|sig|signature)=)[^&\s\#"'<>]+
+      | (?P<keep3>{_QUERY})[^&\s\#"'<>]+
       | (?P<keep4>\b{_NAMES}["']?\s*[:=]\s*["']?)[^\s"',;&)}}\]]{{8,}}
       | \b(?:sk|pk|rk|ghp|gho|ghs|glpat|xox[abp])[-_][\w-]{{8,}}
     """,
@@ -31,8 +45,11 @@ _SECRET_FORM: Final = re.compile(
 )
 
 #: Secrets in the value of any variable that holds a URL: a password, a key as its user, and keys in its query.
-_IN_URL: Final = re.compile(
-    rf"://[^/\s@:]*:([^/\s@]+)@|://([^/\s@:]{{12,}})@|[?&](?:{_NAMES}|key|auth|sig|signature)=([^&\s#]+)", re.I
+_IN_URL: Final = re.compile(rf"://[^/\s@:]*:([^/\s@]+)@|://([^/\s@:]{{12,}})@|{_QUERY}([^&\s#]+)", re.I)
+
+#: A key of a well-known service, whatever the variable is called.
+_KEY_FORM: Final = re.compile(
+    r"(?:sk|pk|rk|ghp|gho|ghs|ghu|ghr|github_pat|glpat|xox[abpers]|npm|pypi)[-_][\w-]{16,}|AKIA\w{12,}"
 )
 
 #: A shorter value would take harmless words out of texts.
@@ -44,6 +61,25 @@ _SHORTEST_LINE: Final = 16
 def looks_secret(name: str) -> bool:
     """Whether an environment variable of this name is likely to hold a secret."""
     return _SECRET_NAME.search(name) is not None
+
+
+def gives_access(name: str, value: str) -> bool:
+    """Whether an environment variable is likely to hold a secret, or to lead to one, by its name or by its value.
+
+    More than `looks_secret` it finds passwords and keys in URLs (`DATABASE_URL`, a proxy, a registry), keys of
+    well-known services under any name, and what clouds and databases take for a login.
+
+    Args:
+        name: name of the variable.
+        value: its value.
+
+    """
+    return (
+        looks_secret(name)
+        or _ACCESS_NAME.match(name) is not None
+        or _IN_URL.search(value) is not None
+        or _KEY_FORM.fullmatch(value) is not None
+    )
 
 
 def redactor(declared: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Callable[[str], str]:

@@ -1,66 +1,62 @@
-"""The programs `ai-cli`, and `ai`, short for `ai-cli send`."""
+"""`ai-cli`, and `ai`, short for `ai-cli send`."""
 
-from typing import Final
+# Nothing is imported here, not even `typing`: Ctrl-C is a traceback until `main` has taken it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from scripts.cli.program import COMMANDS, cli
 
-import click
-
-from llm._version import __version__
-from scripts.cli.base import Group, Lazy
-
-#: The help of each command stands here as well, so that the list does not import it.
-COMMANDS: Final = {
-    "send": Lazy(
-        "scripts.cli.send:send",
-        "Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.",
-    ),
-    "batch": Lazy(
-        "scripts.cli.batch:batch",
-        "Send each line of FILE and print the answers as JSON lines, in order; `-` reads standard input.",
-    ),
-    "usage": Lazy("scripts.cli.usage:usage", "Sum tokens and costs of what was sent, by backend and model."),
-    "runs": Lazy(
-        "scripts.cli.runs:runs", "List the runs of recipes and plans, the latest first; with RUN, the steps of one."
-    ),
-    "recipe": Lazy(
-        "scripts.cli.recipe:recipe", "Run the recipe NAME for GOAL; `-` reads the goal from standard input."
-    ),
-    "recipes": Lazy("scripts.cli.lists:recipes", "List recipes and their plug-ins."),
-    "backends": Lazy("scripts.cli.lists:backends", "List backends, their plug-ins, and whether they are ready to use."),
-    "hooks": Lazy(
-        "scripts.cli.hooks:hooks", "List hooks and their implementations, in the order in which they are asked."
-    ),
-    "plan": Lazy(
-        "scripts.cli.plan:plan", "Ask a backend for the shell steps that reach GOAL and print them; nothing is run."
-    ),
-    "do": Lazy(
-        "scripts.cli.plan:do",
-        "Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.",
-    ),
-    "doctor": Lazy("scripts.cli.doctor:doctor", "Look for everything that is wrong with this installation."),
-    "why": Lazy("scripts.cli.why:why", "Explain what would happen, without asking a backend or running a step."),
-    "trace": Lazy(
-        "scripts.cli.trace:trace", "Show the trace in FILE, which `--trace=FILE` or LLM_TRACE=FILE wrote, as a tree."
-    ),
-    "plugins": Lazy("scripts.plugins:cli", "List, install and remove plug-ins; `recipes` does the same for recipes."),
-}
-
-
-@click.command(cls=Group, lazy=COMMANDS, plugin_commands=True)
-@click.version_option(__version__, package_name="d0ttino", prog_name="ai-cli")
-def cli() -> None:
-    """Send prompts to LLM backends and run shell recipes; plug-ins provide both."""
+__all__ = ["COMMANDS", "cli", "main", "main_send"]
 
 
 def main() -> None:
     """Run `ai-cli`."""
+    _end_quietly_on_interrupt()
+    from scripts.cli.program import cli
+
     cli(prog_name="ai-cli")
 
 
 def main_send() -> None:
     """Run `ai`, short for `ai-cli send`."""
+    _end_quietly_on_interrupt()
+    import click
+
+    from llm import __version__
     from scripts.cli.send import send
 
     click.version_option(__version__, prog_name="ai")(send)(prog_name="ai")
+
+
+def _end_quietly_on_interrupt() -> None:
+    """End with status 130 on Ctrl-C, until a command runs, which ends in its own way; `nohup` and the like stay."""
+    try:
+        import os
+        import signal
+        import sys
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(130))
+    report = sys.unraisablehook
+
+    def end_or_report(problem: "sys.UnraisableHookArgs") -> None:
+        # Ctrl-C came in a callback of Python's own, of the import lock for example, which would go on without it.
+        if isinstance(problem.exc_value, KeyboardInterrupt):
+            os._exit(130)
+        report(problem)
+
+    sys.unraisablehook = end_or_report
+
+
+def __getattr__(name: str) -> object:
+    """Import the commands when they are asked for."""
+    if name not in {"cli", "COMMANDS"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from scripts.cli import program
+
+    found: object = getattr(program, name)
+    return found
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 import llm
 from llm.host import Host
 from llm.redaction import MASK, looks_secret, redactor
-from llm.testing import installed, write_distribution
+from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli
+from scripts.steps.environment import step_environment
 
 #: Environment, and the core of each secret in it. Some have characters that URLs, JSON and `repr` write otherwise.
 PLANTED = {
@@ -297,3 +298,48 @@ def test_which_variables_hold_secrets(name: str, secret: bool) -> None:
 def test_a_secret_that_is_part_of_another_leaves_no_rest() -> None:
     redact = redactor(environ={"A_KEY": "abcdef", "B_KEY": "abcdefghij"})
     assert redact("abcdefghij abcdef") == f"{MASK} {MASK}"
+
+
+GIVE_ACCESS = {
+    "DATABASE_URL": "postgres://me:hunter2@db/app",
+    "HTTPS_PROXY": "http://me:hunter2@proxy:3128",
+    "PLUGIN_REGISTRY_URL": "https://example.org/registry.json?private_token=abcdef",
+    "PIP_INDEX_URL": "https://example.org/simple?X-Amz-Signature=abcdef",
+    "AZURE_DEVOPS_PAT": "abcdef",
+    "MYSQL_PWD": "x",
+    "PGPASSWORD": "x",
+    "SMTP_PASS": "x",
+    "REDISCLI_AUTH": "x",
+    "MYSECRETSAUCE": "x",
+    "npm_config__authToken": "x",
+    "SLACK_WEBHOOK_URL": "https://example.org/T0/B0/xyz",
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_PROFILE": "production",
+    "AZURE_STORAGE_CONNECTION_STRING": "AccountName=x",
+    "SENTRY_DSN": "https://0123456789abcdef@example.org/1",
+    "WHATEVER": "ghp_0123456789abcdefghij",
+}
+HARMLESS = {
+    "PATH": "/usr/bin:/bin",
+    "PWD": "/tmp",
+    "OLDPWD": "/tmp",
+    "SSH_AUTH_SOCK": "/run/agent",
+    "GIT_ASKPASS": "/usr/bin/ask",
+    "XAUTHORITY": "/home/me/.Xauthority",
+    "AWS_REGION": "eu-central-1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "COMPATIBLE": "1",
+    "DOCS_URL": "https://example.org/a?page=2&sort=up",
+    "KEYBOARD": "de",
+}
+
+
+@pytest.mark.parametrize(("name", "value"), GIVE_ACCESS.items())
+def test_variables_that_give_access_do_not_reach_steps(name: str, value: str) -> None:
+    backends = host_with().backends()
+    assert step_environment(backends, {name: value}) == {}
+    assert step_environment(backends, {name: value}, keep=[name]) == {name: value}
+
+
+def test_other_variables_reach_steps() -> None:
+    assert step_environment(host_with().backends(), HARMLESS) == HARMLESS

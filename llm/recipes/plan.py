@@ -1,8 +1,14 @@
-"""Asking a backend for shell steps, and reading them out of its answer."""
+"""Asking a backend for shell steps, and reading them out of its answer.
+
+What a model writes is not what a program prints: there are thoughts, prose, and blocks in several dialects. What runs
+has to be meant to run. Thoughts are dropped; words around a block may take it back ("do not run this"), so somebody has
+to read them; what is ambiguous, or says how a step is to run in a way that is not understood, is no plan.
+"""
 
 import json
 import re
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
 
 from llm.errors import D0ttinoError
 from llm.types import Completion, Step
@@ -10,15 +16,79 @@ from llm.types import Completion, Step
 _INSTRUCTIONS: Final = (
     "Turn the goal below into shell commands for /bin/sh. Answer with a JSON array and nothing else. "
     'Each item is an object: {"command": one shell command, "description": what it does, in a few words}. '
+    "Each command runs in a separate shell, in the same directory: `cd`, variables and functions of one do not reach "
+    "the next, so write `cd DIRECTORY && COMMAND` wherever another directory is needed. "
     "Quote file names and other text taken from the goal.\n\nGoal: "
 )
 
-#: A whole answer, or the only code block in it.
-_FENCE: Final = re.compile(r"^```[ \t]*([\w+-]*)[ \t]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
+#: Tags that models put around what they think: `<think>`, `[THINK]`, `◁think▷`.
+_THOUGHT: Final = re.compile(
+    r"[<\[◁]\s{0,3}(/?)\s{0,3}(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)\s{0,3}[>\]▷]", re.IGNORECASE
+)
+
+#: The first line of a code block: its indentation, the fence, and the language.
+_FENCE: Final = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*")
+
+#: Languages of blocks that are commands for a shell, and of those that may hold output as well.
+_SHELLS: Final = frozenset({"sh", "bash", "shell", "zsh", "console", "shell-session", "terminal"})
+_CONSOLES: Final = frozenset({"console", "shell-session", "terminal"})
+
+#: Keys of an item that say how it runs, as models spell them, and the field of a `Step` that does it.
+_FIELDS: Final = {
+    "command": "command",
+    "description": "description",
+    "cwd": "cwd",
+    "env": "env",
+    "timeout": "timeout",
+    "shell": "shell",
+    "confirm": "confirm",
+    "dangerous": "confirm",
+    "destructive": "confirm",
+    "needs_confirmation": "confirm",
+    "requires_confirmation": "confirm",
+}
+
+#: Keys that are for a reader.
+_FOR_READERS: Final = frozenset(
+    {"explanation", "comment", "note", "notes", "reason", "purpose", "title", "name", "id", "step", "number", "index"}
+)
+
+#: A longer command does something; `shlex` is slow.
+_LONGEST_STATE: Final = 5_000
+
+#: Commands that change the shell that runs them and nothing else.
+_STATE: Final = frozenset(
+    {"cd", "pushd", "popd", "export", "unset", "source", ".", "set", "shopt", "alias", "unalias", "umask", "ulimit"}
+    | {"trap", "hash", "declare", "typeset", "readonly", "local", "deactivate", "workon"}
+)
+_STATE_OF_TOOLS: Final = frozenset(
+    {("conda", "activate"), ("mamba", "activate"), ("nvm", "use"), ("pyenv", "shell"), ("rbenv", "shell")}
+    | {("module", "load"), ("sdk", "use")}
+)
 
 
 class PlanError(D0ttinoError):
     """A backend's answer is not a plan."""
+
+
+class ReadPlan(NamedTuple):
+    """A plan as it stands in an answer.
+
+    Attributes:
+        steps: the steps.
+        prose: the words around them, without thoughts; they may warn of the steps, or take them back.
+
+    """
+
+    steps: tuple[Step, ...]
+    prose: str
+
+
+class _Block(NamedTuple):
+    """A fenced code block."""
+
+    language: str
+    body: str
 
 
 def plan_prompt(goal: str) -> str:
@@ -32,42 +102,186 @@ def goal_of(prompt: str) -> str | None:
 
 
 def steps_in(completion: Completion) -> tuple[Step, ...]:
-    """Return the steps that an answer to `plan_prompt` holds.
+    """Return the steps that an answer to `plan_prompt` holds; see `read_plan`."""
+    return read_plan(completion).steps
+
+
+def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
+    """Read the answer to `plan_prompt`.
 
     A JSON array is read as it was asked for, alone or as the only code block. Models that answer
     with one block of shell commands instead are understood as well: a step for each line, or one step
     if a command in it has several lines.
+
+    Args:
+        completion: the answer.
+        join: whether the steps of several blocks are one plan.
 
     Raises:
         PlanError: the answer is neither.
 
     """
     text = completion.text.strip()
-    fences = _FENCE.findall(text)
-    language, body = fences[0] if len(fences) == 1 else ("", text)
+    if (items := _array(text)) is not None:
+        return ReadPlan(_from_array(items, completion), "")
+    text = without_thoughts(text).replace("\r\n", "\n").strip()
+    if not text:
+        _refuse(completion, "it holds thoughts only")
+    if (items := _array(text)) is not None:
+        return ReadPlan(_from_array(items, completion), "")
+    blocks, prose = _blocks(text, completion)
+    if not blocks:
+        _refuse(completion, "it is not a JSON array")
+    if len(blocks) > 1 and not join:
+        _refuse(completion, f"it has {len(blocks)} code blocks, which may be alternatives", "--join takes them as one")
+    steps = tuple(step for block in blocks for step in _from_block(block, completion))
+    return ReadPlan(steps, prose)
+
+
+def without_thoughts(text: str) -> str:
+    """Return an answer without what the model thought before it.
+
+    A tag that nobody opened ends thoughts as well: some servers leave the first one out. Thoughts
+    that nobody closed go on to the end.
+    """
+    kept: list[str] = []
+    start = depth = 0
+    for tag in _THOUGHT.finditer(text):
+        if tag[1]:
+            if not depth:
+                kept.clear()
+            depth = max(depth - 1, 0)
+            start = tag.end()
+        else:
+            if not depth:
+                kept.append(text[start : tag.start()])
+            depth += 1
+    return "".join(kept) if depth else "".join([*kept, text[start:]])
+
+
+def changes_only_itself(step: Step) -> bool:
+    """Whether all that a step does is to change its own shell: directory, variables, functions, options."""
+    import shlex
+
+    if not isinstance(step.command, str) or len(step.command) > _LONGEST_STATE:
+        return False
     try:
-        items = json.loads(body)
-    except (json.JSONDecodeError, RecursionError):
-        if language in {"sh", "bash", "shell", "console", "zsh"}:
-            return _from_block(body, language, completion)
-        raise _not_a_plan(completion, "it is not a JSON array") from None
-    if not isinstance(items, list) or not items:
-        raise _not_a_plan(completion, "it is not a JSON array of steps")
+        lexer = shlex.shlex(step.command.replace("\n", " ; "), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
+    except ValueError:
+        return False
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if word in {";", "&&"}:
+            if command and not _is_state(command):
+                return False
+            command = []
+        elif not word.strip("|&;<>()"):
+            return False
+        else:
+            command.append(word)
+    return bool(words)
+
+
+def join_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Return steps of which those that change only themselves are one with all that follow: one shell runs them.
+
+    Raises:
+        D0ttinoError: a step that would be joined runs in a way of its own.
+
+    """
+    first = next((at for at, step in enumerate(steps[:-1]) if changes_only_itself(step)), None)
+    if first is None:
+        return tuple(steps)
+    together = steps[first:]
+    for number, step in enumerate(together, first + 1):
+        own = [name for name in ("cwd", "env", "shell", "timeout") if getattr(step, name)]
+        if own or not isinstance(step.command, str):
+            why = f"a {own[0]} of its own" if own else "no shell"
+            raise D0ttinoError(f"step {number} cannot be joined with step {first + 1}: it has {why}")
+    script = "\n".join(["set -e", *(step.command_line for step in together)])
+    description = "; ".join(step.description for step in together if step.description)
+    return (*steps[:first], Step(script, description, confirm=any(step.confirm for step in together)))
+
+
+def _is_state(command: Sequence[str]) -> bool:
+    words = list(command)
+    while words and re.match(r"\w+\+?=", words[0]):
+        del words[0]
+    return not words or words[0] in _STATE or tuple(words[:2]) in _STATE_OF_TOOLS
+
+
+def _array(text: str) -> list[Any] | None:
+    """Return the items of a text that is a JSON array, or an object that holds one as `steps`."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(data, dict) and set(data) == {"steps"}:
+        data = data["steps"]
+    return data if isinstance(data, list) else None
+
+
+def _blocks(text: str, completion: Completion) -> tuple[list[_Block], str]:
+    """Return the code blocks of an answer, and the words around them."""
+    blocks: list[_Block] = []
+    prose: list[str] = []
+    lines = iter(text.split("\n"))
+    for line in lines:
+        fence = _FENCE.fullmatch(line)
+        if fence is None:
+            prose.append(line)
+            continue
+        body = list(_until(lines, fence[2]))
+        if body[-1] is not None:
+            _refuse(completion, "its code block does not end")
+        indent = len(fence[1])
+        inner = [one[min(indent, len(one) - len(one.lstrip(" \t"))) :] for one in body if one is not None]
+        blocks.append(_Block(fence[3].lower(), "".join(f"{one}\n" for one in inner)))
+    return blocks, "\n".join(prose).strip()
+
+
+def _until(lines: Iterator[str], fence: str) -> Iterator[str | None]:
+    """Yield the lines of a block, and `None` where its fence ends it."""
+    line = ""
+    for line in lines:
+        words = line.strip()
+        if len(words) >= len(fence) and not words.strip(fence[0]):
+            yield None
+            return
+        yield line
+    yield line
+
+
+def _from_block(block: _Block, completion: Completion) -> tuple[Step, ...]:
+    items = _array(block.body)
+    if items is not None:
+        return _from_array(items, completion)
+    if block.language not in _SHELLS:
+        what = "a JSON array" if block.language in {"", "json"} else f"for a shell, but {block.language}"
+        _refuse(completion, f"its code block is not {what}")
+    return _from_shell(block.body, block.language, completion)
+
+
+def _from_array(items: list[Any], completion: Completion) -> tuple[Step, ...]:
+    if not items:
+        _refuse(completion, "it is not a JSON array of steps")
     return tuple(_step(item, number, completion) for number, item in enumerate(items, 1))
 
 
-def _from_block(block: str, language: str, completion: Completion) -> tuple[Step, ...]:
+def _from_shell(block: str, language: str, completion: Completion) -> tuple[Step, ...]:
     """Return a step for each line of a block, or the whole block as one where a command has several lines."""
     if "\0" in block:
-        raise _not_a_plan(completion, "it holds a NUL character")
-    block = block.replace("\r\n", "\n").strip()
+        _refuse(completion, "it holds a NUL character")
+    block = block.strip()
     commands = _commands(block)
     if not commands:
-        raise _not_a_plan(completion, "its code block has no command")
+        _refuse(completion, "its code block has no command")
     plain = "<<" not in block and all(map(_is_complete, commands))
     if commands[0].startswith("$ "):
-        if not plain or (language == "console" and not all(command.startswith("$ ") for command in commands)):
-            raise _not_a_plan(completion, "its code block mixes commands with their output")
+        if not plain or (language in _CONSOLES and not all(command.startswith("$ ") for command in commands)):
+            _refuse(completion, "its code block mixes commands with their output")
         commands = [command.removeprefix("$ ") for command in commands]
     return tuple(map(Step, commands if plain else [block]))
 
@@ -102,20 +316,43 @@ def _is_complete(command: str) -> bool:
 
 
 def _step(item: Any, number: int, completion: Completion) -> Step:
+    """Return an item of the array as a step; a key that is not understood could say how it is to run."""
+    from llm.fields import fault_in, with_tuples
+
     if isinstance(item, str):
         item = {"command": item}
-    command = item.get("command") if isinstance(item, dict) else None
-    if not isinstance(command, str) or not command.strip() or "\0" in command:
-        raise _not_a_plan(completion, f"step {number} has no command")
-    description = item.get("description")
-    return Step(command, description if isinstance(description, str) else "")
+    if not isinstance(item, dict) or not _is_command(item.get("command")):
+        _refuse(completion, f"step {number} has no command")
+    fields: dict[str, Any] = {}
+    for key, value in item.items():
+        name = _FIELDS.get(key)
+        if name is None and key not in _FOR_READERS:
+            _refuse(completion, f"step {number} has the key {key!r}, which is not known")
+        if name == "confirm" and not isinstance(value, bool):
+            _refuse(completion, f"the key {key!r} of step {number} is not true or false")
+        if name == "confirm":
+            fields[name] = fields.get(name, False) or value
+        elif name == "description":
+            fields[name] = value if isinstance(value, str) else ""
+        elif name is not None and value is not None:
+            fields[name] = value
+    step = Step(**fields)
+    fault = fault_in(step)
+    if fault is not None:
+        _refuse(completion, f"step {number} cannot be run: {fault}")
+    return with_tuples(step)
 
 
-def _not_a_plan(completion: Completion, why: str) -> PlanError:
-    words = " ".join(completion.text.split())
+def _is_command(command: Any) -> bool:
+    if isinstance(command, str):
+        return bool(command.strip()) and "\0" not in command
+    return isinstance(command, list) and bool(command)
+
+
+def _refuse(completion: Completion, why: str, hint: str = "try another model (-m) or backend (-b)") -> NoReturn:
+    words = " ".join(without_thoughts(completion.text).split())
     shown = words if len(words) <= 200 else f"{words[:200]}…"
-    return PlanError(
-        f"backend {completion.backend!r} did not answer with a plan: {why}. It said: {shown}",
-        origin=completion.origin,
-        hint="try another model (-m) or backend (-b)",
+    said = f". It said: {shown}" if shown else ""
+    raise PlanError(
+        f"backend {completion.backend!r} did not answer with a plan: {why}{said}", origin=completion.origin, hint=hint
     )

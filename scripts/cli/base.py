@@ -2,8 +2,10 @@
 
 import gc
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import click
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
 _PLUGIN_COMMANDS: Final = "d0ttino.plugin_commands"
 
 
+def _handle_interrupts(handler: Any, instead_of: Any) -> None:
+    """Let a handler of the program itself take Ctrl-C; one that was ignored, or is another program's, stays."""
+    if callable(instead_of) and signal.getsignal(signal.SIGINT) is instead_of:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, handler)
+
+
 class Command(click.Command):
     """A command of this project: it takes the shared options, and turns errors into messages."""
 
@@ -53,16 +62,25 @@ class Command(click.Command):
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         failure = None
+        # Outside the command, the program's own handler ends it without a word.
+        outside = signal.getsignal(signal.SIGINT)
         fill_closed()
         print_anything()
         # Most commands end before there is anything to collect: looking for it took a tenth of their time.
         gc.set_threshold(50_000, 20, 100)
         try:
-            status = run(*args, standalone_mode=False, **extra)
+            try:
+                _handle_interrupts(signal.default_int_handler, outside)
+                status = run(*args, standalone_mode=False, **extra)
+            finally:
+                _handle_interrupts(outside, signal.default_int_handler)
         except click.ClickException as error:
+            from scripts.cli.render import message
+
+            vars(error)["message"] = message(error.message)
             error.show()
             status = error.exit_code
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):
             say("aborted")
             status = 130
         except OSError as error:

@@ -1,7 +1,8 @@
-"""stdout for answers, stderr for the rest, and nothing but an answer with secrets in it.
+"""The way out: all that this program prints, without secrets and fit for a terminal.
 
-An answer, a plan and the steps of a recipe are the user's own, and are printed as they are. Errors, warnings,
-notes and lists quote plug-ins and servers, whose words may hold a key. Plug-ins that print must not spoil
+An answer, a plan and the steps of a recipe are the user's own: their secrets stay, and where stdout is no terminal
+they are printed as they are. Errors, warnings, notes and lists quote plug-ins and servers, whose words may hold a
+key: it is masked. Whatever goes to a terminal goes through `scripts.cli.render`. Plug-ins that print must not spoil
 stdout, and an answer that cannot be written is an error.
 """
 
@@ -55,13 +56,49 @@ def _redactor(host: Any) -> Callable[[str], str]:
 
 
 def say(text: str) -> None:
-    """Write an error, warning or note to stderr."""
-    click.echo(redact(text), err=True)
+    """Print an error, warning or note on stderr; further lines are indented."""
+    from scripts.cli import render
+
+    click.echo(render.message(redact(text)), err=True)
 
 
 def tell(text: str = "") -> None:
-    """Write a line of a command that informs to stdout."""
-    click.echo(redact(text))
+    """Print a line of a command that informs on stdout."""
+    from scripts.cli import render
+
+    click.echo(render.block(redact(text)))
+
+
+def print_rows(rows: Iterable[str], *, err: bool = True) -> None:
+    """Print rows that `render.rows` returned."""
+    click.echo("\n".join(rows), err=err)
+
+
+def print_styled(lines: Sequence[tuple[str, str]], width: int, *, err: bool = True) -> None:
+    """Print lines that are rendered, each with a style of `rich`, in colour if they go to a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    if not stream.isatty():
+        click.echo("\n".join(text for text, _ in lines), err=err)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=err, width=width, highlight=False)
+    for text, style in lines:
+        console.print(Text(text, style=style), no_wrap=True, overflow="crop", crop=True)
+
+
+def print_prompt(text: str) -> None:
+    """Print the text of a question on stderr, and leave the cursor behind it."""
+    click.echo(text, nl=False, err=True)
+
+
+def send_to_terminal(sequence: str) -> None:
+    """Send a control sequence of this program to the terminal at stderr, if there is one that takes any."""
+    import os
+
+    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}:
+        click.echo(sequence, nl=False, err=True)
 
 
 def clean(data: Any, redact: Callable[[str], str] = redact) -> Any:
@@ -79,18 +116,53 @@ def print_json(data: Any) -> None:
 
 
 def print_answer(data: Any) -> None:
-    """Write data to stdout as JSON, as it is: it holds what the user asked for."""
+    """Print data on stdout as JSON, secrets as well: it holds what the user asked for."""
     import json
 
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    from scripts.cli import render
+
+    as_it_is = not stdout_is_terminal()
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_it_is else render.json_text(data))
+
+
+def print_text(text: str) -> None:
+    """Print an answer on stdout."""
+    answer = TextAnswer()
+    answer.write(text)
+    answer.end()
+
+
+class TextAnswer:
+    """An answer that is printed on stdout as it comes: as it is, or as a block where that is a terminal."""
+
+    def __init__(self) -> None:
+        from scripts.cli import render
+
+        self._block = render.Block() if stdout_is_terminal() else None
+
+    def write(self, piece: str) -> None:
+        """Print a piece."""
+        # `color`: or click would take escape sequences out of what goes to a file.
+        click.echo(piece if self._block is None else self._block.feed(piece), nl=False, color=True)
+
+    def end(self) -> None:
+        """Print what was held back, and a line break."""
+        click.echo("" if self._block is None else self._block.finish(), color=True)
+
+
+def stdout_is_terminal() -> bool:
+    """Whether a person sees what is printed on stdout, and not a program or a file."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows to stdout, in columns that are as wide as they need to be."""
-    lines = [list(header), *(list(map(redact, row)) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    from scripts.cli import render
+
+    lines = [list(header), *([render.line(redact(cell)) for cell in row] for row in rows)]
+    widths = [max(render.columns_of(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        cells = (cell + " " * (width - render.columns_of(cell)) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
 
 

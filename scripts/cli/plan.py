@@ -1,40 +1,49 @@
 """`ai-cli plan` and `ai-cli do`: a backend turns a goal into shell steps."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llm.errors import UsageError
-from llm.recipes.plan import plan_prompt, steps_in
+from llm.recipes.plan import ReadPlan, join_steps, plan_prompt, read_plan
 from llm.types import Completion, Request
 from scripts.cli.base import Command
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option, read_text
-from scripts.cli.output import print_answer
+from scripts.cli.output import print_answer, say
+from scripts.cli.render import hides_something
 from scripts.cli.send import REQUEST_FIELDS, ask, request_options
-from scripts.cli.step_options import Options, step_options
-from scripts.cli.steps import Plan, resume, run_or_print
+from scripts.cli.step_options import JOIN_HELP, Options, step_options
+from scripts.cli.steps import Plan, resume, run_or_print, warn_of_lost_state
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from llm.types import Step
 
 
 @click.command(cls=Command)
 @click.argument("goal")
 @request_options
+@click.option("--join", is_flag=True, help=JOIN_HELP)
 @as_json_option("Print the steps as JSON.")
 @click.pass_context
-def plan(ctx: click.Context, /, goal: str, as_json: bool, **asked: Any) -> None:
+def plan(ctx: click.Context, /, goal: str, as_json: bool, join: bool, **asked: Any) -> None:
     """Ask a backend for the shell steps that reach GOAL and print them; nothing is run."""
     from scripts.steps.prompts import print_steps
+    from scripts.steps.records import step_json
 
-    steps = steps_in(_ask(current_host(ctx), read_text(goal), asked))
+    completion = _ask(current_host(ctx), read_text(goal), asked)
+    read = read_plan(completion, join=join)
+    steps = join_steps(read.steps) if join else read.steps
+    _print_prose(completion, read)
     if as_json:
-        print_answer([{"command": step.command, "description": step.description} for step in steps])
-        return
-    print_steps(steps)
+        print_answer([step_json(step) for step in steps])
+    else:
+        warn_of_lost_state(steps)
+        print_steps(steps)
 
 
 @click.command(cls=Command)
@@ -56,11 +65,32 @@ def do(ctx: click.Context, /, goal: str | None, answer_timeout: float | None, **
     if goal is None:
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'GOAL'")
     completion = _ask(host, goal, {**asked, "timeout": answer_timeout})
-    source = f"{completion.backend} [{completion.origin}]"
-    return run_or_print(host, Plan("do", source, goal, steps_in(completion), {}), options)
+    read = read_plan(completion, join=options.join)
+    _print_prose(completion, read)
+    if read.prose and options.yes and not options.dry_run:
+        raise UsageError(
+            "nothing was run: the answer has words besides the steps, and they may take them back",
+            hint="read them; without --yes you are asked for each step",
+        )
+    return run_or_print(host, Plan("do", _source(completion), goal, _with_confirmations(read.steps), {}), options)
 
 
 def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":
     if not goal.strip():
         raise UsageError("the goal is empty", hint="say what you want to get done")
     return ask(Request(plan_prompt(goal), **asked), host)
+
+
+def _source(completion: "Completion") -> str:
+    return f"{completion.backend} [{completion.origin}]"
+
+
+def _print_prose(completion: "Completion", read: ReadPlan) -> None:
+    """Print the words around the steps: they may be a warning, a refusal or a question."""
+    if read.prose:
+        say(f"note: {_source(completion)} says besides the steps:\n{read.prose}")
+
+
+def _with_confirmations(steps: "tuple[Step, ...]") -> "tuple[Step, ...]":
+    """Let a command with characters that cannot be seen need a yes of its own: no model has a reason for them."""
+    return tuple(replace(step, confirm=step.confirm or hides_something(step.command_line)) for step in steps)

@@ -9,6 +9,7 @@ from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import read_text
 from scripts.cli.output import stdout_kept
+from scripts.cli.render import line
 from scripts.cli.shell_completion import ARGUMENTS, complete_parameter, complete_recipe, named_recipe
 from scripts.cli.step_options import Options, step_options
 from scripts.cli.steps import Plan, resume, run_or_print
@@ -48,14 +49,14 @@ class RecipeCommand(Command):
     def _format_parameters(self, ctx: click.Context, formatter: click.HelpFormatter, name: str) -> None:
         from scripts.recipes import find_recipe
 
-        with formatter.section(f"Parameters of {name} (-p NAME=VALUE)"):
+        with formatter.section(f"Parameters of {line(name)} (-p NAME=VALUE)"):
             try:
                 with stdout_kept():
                     found = find_recipe(name, current_host(ctx))
             except UnknownNameError as error:
-                formatter.write_text(f"{error.message}. {error.hint}")
+                formatter.write_text(line(f"{error.message}. {error.hint}"))
                 return
-            rows = [(parameter.name, parameter.help) for parameter in found.parameters]
+            rows = [(line(parameter.name), line(parameter.help)) for parameter in found.parameters]
             formatter.write_dl(rows or [("none", "it takes a goal only")])
 
 

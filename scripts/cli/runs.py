@@ -7,6 +7,7 @@ import click
 from scripts.cli.base import Command
 from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, print_table
+from scripts.cli.render import line
 
 
 @click.command(cls=Command)
@@ -14,20 +15,17 @@ from scripts.cli.output import print_json, print_table
 @as_json_option()
 def runs(run: str | None, as_json: bool) -> None:
     """List the runs of recipes and plans, the latest first; with RUN, the steps of one."""
-    from llm.errors import UnknownNameError
-    from scripts.steps.records import stored_runs
+    from scripts.steps.records import run_of_id, stored_runs
 
-    found = list(stored_runs())
     if run is not None:
-        one = next((stored for stored in found if stored.id == run), None)
-        if one is None:
-            raise UnknownNameError("run", run, (stored.id for stored in found))
+        one = run_of_id(run)
         if as_json:
             print_json(one.to_json())
             return
         rows = [(str(step["step"]), _end(step), _line(step["command"])) for step in one.to_json()["steps"]]
         print_table(("STEP", "STATE", "COMMAND"), rows)
         return
+    found = list(stored_runs())
     if as_json:
         print_json([stored.to_json() for stored in found])
         return
@@ -55,7 +53,5 @@ def _end(step: dict[str, object]) -> str:
 def _line(command: str | list[str]) -> str:
     import shlex
 
-    from scripts.steps.prompts import visible
-
-    text = visible(command if isinstance(command, str) else shlex.join(command)).replace("\n", "\\n")
+    text = line(command if isinstance(command, str) else shlex.join(command))
     return text if len(text) <= 60 else f"{text[:59]}…"

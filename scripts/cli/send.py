@@ -9,7 +9,7 @@ import click
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import as_json_option, read_text
-from scripts.cli.output import clean, print_answer, say, stdout_kept
+from scripts.cli.output import TextAnswer, clean, print_answer, print_text, say, stdout_kept
 from scripts.cli.state import keep_state
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def send(
     if as_json:
         print_answer({**clean(completion.to_json()), "text": completion.text})
     else:
-        click.echo(completion.text)
+        print_text(completion.text)
 
 
 def ask(request: "Request", host: "Host") -> "Completion":
@@ -147,7 +147,8 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
 
     keep_state(host)
     texts = None
-    last = ""
+    answer = TextAnswer()
+    begun = False
     try:
         with stdout_kept():
             texts = stream(request, host=host, retries=_retries())
@@ -156,8 +157,8 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
                 text = next(texts, None)
             if text is None:
                 break
-            last = text or last  # before it is shown: Ctrl-C may come as soon as it is
-            click.echo(text, nl=False)
+            begun = begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
+            answer.write(text)
     except NoAnswerError as error:
         _tell_notices(error.route)
         _tell_refusals(error.attempts)
@@ -166,8 +167,8 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
         if texts is not None:
             with stdout_kept():
                 texts.close()
-        if last:
-            click.echo()
+        if begun:
+            answer.end()
         warn_of_problems(host)
         if texts is not None and texts.completion is not None:
             _tell_about(texts.completion, request)

@@ -64,7 +64,7 @@ def complete_run(_ctx: click.Context, _param: click.Parameter, incomplete: str) 
 
     return [
         CompletionItem(run.id, help=f"{run.header['recipe']}: {run.state}")
-        for run in stored_runs()
+        for run in stored_runs(on_fault=lambda _error: None)  # `ai-cli runs` reports it
         if run.next_step is not None and run.id.startswith(incomplete)
     ]
 

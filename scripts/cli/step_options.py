@@ -1,7 +1,7 @@
 """The options of commands that run steps."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -27,9 +27,12 @@ class Options(NamedTuple):
     timeout: float | None
     log: str | None
     transcript: str | None
+    join: bool = False
 
 
 _FILE = click.Path(dir_okay=False)
+
+JOIN_HELP: Final = "Run a step that only changes its shell (cd, export) together with those after it; join code blocks."
 
 
 def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,6 +57,7 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Go on with a run that failed or broke off.",
         ),
         click.option("--from", "first", type=click.IntRange(1), default=1, metavar="N", help="Begin with step N."),
+        click.option("--join", is_flag=True, help=JOIN_HELP),
         click.option("--keep-going", is_flag=True, help="Go on after a step that fails."),
         click.option("--allow-dangerous", is_flag=True, help="With --yes, run steps that look dangerous as well."),
         click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),

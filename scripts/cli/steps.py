@@ -51,7 +51,13 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
         known_shell(options.shell),
         positive(options.timeout),
     )
-    steps = tuple(map(surroundings.around, plan.steps))
+    planned = plan.steps
+    if options.join:
+        from llm.recipes.plan import join_steps
+
+        planned = join_steps(planned)
+    warn_of_lost_state(planned)
+    steps = tuple(map(surroundings.around, planned))
     if not steps:
         say("no steps: nothing to do")
         return 0
@@ -59,6 +65,18 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
         raise UsageError(f"--from {options.first}: there are only {len(steps)} steps")
     left_out = dict.fromkeys(range(1, options.first), "before --from")
     return _run(host, plan, steps, left_out, surroundings, options, None)
+
+
+def warn_of_lost_state(steps: "Sequence[Step]") -> None:
+    """Print a warning for steps that change only their own shell, which ends with them."""
+    if len(steps) < 2:
+        return
+    from llm.recipes.plan import changes_only_itself
+
+    lost = [str(number) for number, step in enumerate(steps[:-1], 1) if changes_only_itself(step)]
+    if lost:
+        which = f"step {lost[0]} changes" if len(lost) == 1 else f"steps {', '.join(lost)} change"
+        say(f"warning: {which} only the shell that runs it, and no later step sees that; --join runs them in one shell")
 
 
 def resume(host: "Host", options: Options, recipe: str | None, goal: str | None) -> int:
@@ -108,7 +126,7 @@ def _run(
     to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
     askable = can_ask()
     if options.dry_run or not (options.yes or askable):
-        _print([steps[number - 1] for number in to_run], as_json=options.as_json)
+        _print([steps[number - 1] for number in to_run], surroundings, as_json=options.as_json)
         if options.dry_run:
             return 0
         say("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
@@ -216,11 +234,11 @@ def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", record: "R
         say(f"to go on with the rest, run it again with --from {first}: {why}")
 
 
-def _print(steps: "Sequence[Step]", *, as_json: bool) -> None:
-    from scripts.steps.prompts import print_steps
+def _print(steps: "Sequence[Step]", given: "Surroundings", *, as_json: bool) -> None:
+    from scripts.steps.prompts import own_facts, print_steps
     from scripts.steps.records import step_json
 
     if as_json:
         print_answer([step_json(step) for step in steps])
     else:
-        print_steps(steps)
+        print_steps(steps, lambda step: own_facts(step, given.cwd, given.shell, given.timeout))

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-import click
-
 from llm.hooks._trace import Trace, collecting
 from llm.redaction import redactor
 from llm.tracing.records import Describe, records
 from scripts.cli.options import TREE
-from scripts.cli.output import say
-from scripts.steps.prompts import visible
+from scripts.cli.output import print_styled, say
+from scripts.cli.render import line as rendered
 
 Record = Mapping[str, Any]
 #: Spans by the span in which they happened; the outermost ones are under `None`.
@@ -119,19 +117,10 @@ def show_tree(found: Sequence[Record], *, err: bool = True) -> None:
     terminal = stream.isatty()
     columns = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
     width = max(NARROWEST, min(columns, WIDEST)) if terminal else PLAIN_WIDTH
-    lines = draw(tree(found), width)
+    lines = list(draw(tree(found), width))
     if "utf" not in (stream.encoding or "").lower():
-        lines = ((text.translate(_ASCII).encode("ascii", "replace").decode(), style) for text, style in lines)
-    if not terminal:
-        for text, _ in lines:
-            click.echo(text, err=err)
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=err, width=width, highlight=False)
-    for text, style in lines:
-        console.print(Text(text, style=style), no_wrap=True, overflow="crop", crop=True)
+        lines = [(text.translate(_ASCII).encode("ascii", "replace").decode(), style) for text, style in lines]
+    print_styled(lines, width, err=err)
 
 
 def draw(root: Line, width: int) -> Iterator[tuple[str, str]]:
@@ -154,7 +143,7 @@ def _fit(indent: str, line: Line, width: int) -> str:
     # Deep down, the text keeps some room, and the lines that lead there are cut instead.
     indent = indent[: max(width - len(time) - NARROWEST // 2, 0)]
     room = width - len(indent) - len(time)
-    text = visible(" ".join(line.text.split()))
+    text = rendered(" ".join(line.text.split()))
     if cell_len(text) > room:
         text = f"{set_cell_size(text, room - 1)}…"
     return f"{indent}{set_cell_size(text, room)}{time}" if time else f"{indent}{text}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from llm.types import Step
+from scripts.cli.render import hides_something
 
 #: What separates commands. Quotes as well: `sh -c "rm -rf /"` has a command in them.
 _SEPARATORS: Final = re.compile(r"[;\n(){}`]|&&?|\|\|?")
@@ -23,7 +24,7 @@ _PREFIXES: Final = frozenset(
 _SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash", "ksh", "fish", "python", "python3", "perl", "ruby", "node"})
 
 # Each repetition has a bound: a command may be a mebibyte long.
-_FORK_BOMB: Final = re.compile(r"([\w:]{1,40})\s{0,9}\(\)\s{0,9}\{[^}]{0,99}\|\s{0,9}\1\s{0,9}&")
+_FORK_BOMB: Final = re.compile(r"(?<![\w:])([\w:]{1,40})\s{0,9}\(\)\s{0,9}\{[^}]{0,99}\|\s{0,9}\1\s{0,9}&")
 _TO_DEVICE: Final = re.compile(r">\s{0,9}/dev/(?:sd|hd|vd|xvd|nvme|mmcblk|disk|mapper)")
 _TO_SYSTEM: Final = re.compile(r">\s{0,9}/(?:etc|boot|usr|bin|sbin|lib\w*)/")
 _SQL: Final = re.compile(r"\b(drop\s{1,9}(?:table|database|schema)|truncate\s{1,9}table)\b", re.IGNORECASE)
@@ -31,8 +32,10 @@ _SQL: Final = re.compile(r"\b(drop\s{1,9}(?:table|database|schema)|truncate\s{1,
 
 def dangers(step: Step) -> tuple[str, ...]:
     """Return why a step looks dangerous, each reason fit for "it ..."; empty: it does not."""
-    reasons = ["asks for a confirmation of its own"] if step.confirm else []
     text = step.command_line
+    reasons = ["asks for a confirmation of its own"] if step.confirm else []
+    if step.confirm and hides_something(text):
+        reasons = ["has characters that cannot be seen"]
     for pattern, reason in (
         (_FORK_BOMB, "starts itself without end"),
         (_TO_DEVICE, "overwrites a disk"),
@@ -42,28 +45,36 @@ def dangers(step: Step) -> tuple[str, ...]:
         if pattern.search(text):
             reasons.append(reason)
     before = ""
-    for words in _commands(text):
-        rule = _RULES.get(words[0])
-        reason_of_rule = rule(words[1:]) if rule is not None else None
+    for words, at in _commands(text):
+        name = posixpath.basename(words[at].rstrip("/"))
+        rule = _RULES.get(name)
+        reason_of_rule = rule(words[at + 1 :]) if rule is not None else None
         if reason_of_rule:
             reasons.append(reason_of_rule)
-        if before in {"curl", "wget", "base64"} and words[0] in _SHELLS:
+        if before in {"curl", "wget", "base64"} and name in _SHELLS:
             reasons.append(f"runs what {before} gives it")
-        before = words[0]
+        before = name
     return tuple(dict.fromkeys(reasons))
 
 
-def _commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command, the program's name first, without what only runs it."""
+def _commands(text: str) -> Iterator[tuple[list[str], int]]:
+    """Yield the words of each command with the index of its program; what only runs it stands before.
+
+    Each word is looked at a fixed number of times, however many shells are in a row: a command may have a mebibyte.
+    """
     for part in _SEPARATORS.split(text):
         words = part.translate(_QUOTES).split()
-        while words:
-            start = next((index for index, word in enumerate(words) if not _only_runs_others(word)), len(words))
-            words = words[start:]
-            if words:
-                words[0] = posixpath.basename(words[0].rstrip("/"))
-                yield words
-            words = words[words.index("-c") + 1 :] if words and words[0] in _SHELLS and "-c" in words else []
+        at = 0
+        while True:
+            while at < len(words) and _only_runs_others(words[at]):
+                at += 1
+            if at == len(words):
+                break
+            yield words, at
+            try:
+                at = words.index("-c", at) + 1 if posixpath.basename(words[at].rstrip("/")) in _SHELLS else len(words)
+            except ValueError:
+                break
 
 
 def _only_runs_others(word: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from llm.contributions import RegisteredBackend
 from llm.errors import UsageError
-from llm.redaction import looks_secret
+from llm.redaction import gives_access
 from llm.types import Step
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def step_environment(
     """Return the environment for steps: this one, without secrets.
 
     Left out is what any backend declares, also one that another backend of the same name shadows, and
-    what has the name of a secret (`looks_secret`: `..._API_KEY`, `..._TOKEN` and the like).
+    what gives access to something by its name or value (`gives_access`: `..._TOKEN`, a URL with a password).
 
     Args:
         backends: the backends that there are.
@@ -93,7 +93,7 @@ def step_environment(
     return {
         name: value
         for name, value in environ.items()
-        if name in kept or (name not in secrets and not looks_secret(name))
+        if name in kept or (name not in secrets and not gives_access(name, value))
     }
 
 

@@ -1,10 +1,11 @@
 """The dialogue about a step: showing it, asking for a key, editing, describing."""
 
 import os
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
@@ -15,37 +16,115 @@ import click
 
 from llm.redaction import MASK, looks_secret
 from llm.types import Request, Step
-from scripts.cli.output import descriptor_kept, redact, say, stdout_kept
+from scripts.cli.output import (
+    descriptor_kept,
+    print_prompt,
+    print_rows,
+    print_text,
+    redact,
+    say,
+    send_to_terminal,
+    stdout_is_terminal,
+    stdout_kept,
+)
+from scripts.cli.render import line, remark, rows
 
 if TYPE_CHECKING:
     from llm.host import Host
 
 
-def visible(text: str) -> str:
-    """Return `text` with control characters made visible: a terminal must not hide what will run."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode("ascii") for char in text
-    )
+def own_facts(step: Step, cwd: str | None = None, shell: str | None = None, timeout: float | None = None) -> list[str]:
+    """Return what decides how a step runs besides its command, but for what holds for the whole run.
+
+    Args:
+        step: the step.
+        cwd: the working directory of the run.
+        shell: the shell of the run.
+        timeout: seconds that each step of the run gets.
+
+    """
+    facts = []
+    if step.cwd not in {None, cwd}:
+        facts.append(f"in {step.cwd}")
+    if step.shell not in {None, shell}:
+        facts.append(f"shell: {step.shell}")
+    if step.timeout not in {None, timeout}:
+        facts.append(f"at most {str(step.timeout).removesuffix('.0')} s")
+    facts += [f"with {name}={MASK if looks_secret(name) else value}" for name, value in sorted(step.env.items())]
+    return facts
 
 
-def print_steps(steps: Iterable[Step]) -> None:
-    """Write steps to stdout, as a script that a shell would take."""
-    show = visible if sys.stdout.isatty() else str
+def print_steps(steps: Sequence[Step], facts: Callable[[Step], Sequence[str]] = own_facts) -> None:
+    """Print steps on stdout: as a script that a shell would take, on a terminal as they are shown before they run.
+
+    Args:
+        steps: the steps.
+        facts: returns what else is to be known of one.
+
+    """
+    if stdout_is_terminal():
+        for number, step in enumerate(steps, 1):
+            print_rows(step_rows(step, number, len(steps), facts(step), columns()), err=False)
+        return
     for step in steps:
         if step.description:
-            click.echo(show(f"# {' '.join(step.description.split())}"))
-        click.echo(show(step.command_line))
+            print_text(f"# {' '.join(step.description.split())}")
+        for fact in facts(step):
+            print_text(f"# {line(fact)}")
+        print_text(step.command_line)
 
 
 def show_step(step: Step, number: int, total: int, facts: Sequence[str] = ()) -> None:
-    """Write a step to stderr as it is asked for, with what else is to be known of it on lines of their own."""
-    note = f"  # {visible(' '.join(step.description.split()))}" if step.description else ""
+    """Print a step on stderr as it is asked for, with what else is to be known of it on rows of their own."""
+    print_rows(step_rows(step, number, total, facts, columns()))
+
+
+def step_rows(step: Step, number: int, total: int, facts: Sequence[str], width: int | None) -> list[str]:
+    """Return the rows that show a step: the command, its description, and facts, each told from the others.
+
+    Args:
+        step: the step.
+        number: its position, from 1.
+        total: how many steps there are.
+        facts: what else is to be known of it.
+        width: columns of the terminal; `None`: there is none, and lines are not broken.
+
+    """
     place = f"[{number}/{total}] "
-    command = visible(step.command_line).rstrip("\n").replace("\n", "\n" + " " * len(place))
-    lines = [f"{place}{command}{note}", *(f"{' ' * len(place)}{visible(fact)}" for fact in facts)]
-    print("\n".join(lines), file=sys.stderr)
+    blank = " " * (len(place) - 2)
+    command = step.command_line
+    shown = rows(command, place, width)
+    described = rows(step.description, f"{blank}# ", width, "#") if step.description else []
+    inline = f"{shown[0]}  # {step.description}"
+    fits = width is None or (inline.isascii() and len(inline) < width)
+    if "#" not in command and len(shown) == len(described) == 1 and fits:
+        shown = [inline]
+    elif "  # " in command and not described:
+        shown.append(remark("no description", place))  # what follows the # belongs to the command
+    else:
+        shown += described
+    return shown + [row for fact in facts for row in _fact_rows(fact, f"{blank}- ", width)]
+
+
+def _fact_rows(fact: str, head: str, width: int | None) -> list[str]:
+    if width is None or not _HARMLESS_FACT.fullmatch(fact):
+        return rows(fact, head, width, "|")
+    # A path that is nothing but a path is broken as a terminal does it: it can be copied.
+    whole = head + fact
+    return [whole[at : at + width] for at in range(0, len(whole), width)]
+
+
+def columns() -> int | None:
+    """Return how wide the terminal is on which steps are shown; `None`: there is none."""
+    return _size().columns if sys.stderr is not None and sys.stderr.isatty() else None
+
+
+def _size() -> os.terminal_size:
+    with suppress(OSError):
+        size = os.get_terminal_size(2)
+        if size.columns and size.lines:
+            return size
+    return os.terminal_size((80, 24))
 
 
 _END_OF_INPUT = b"\x04"
@@ -61,6 +140,7 @@ class Answer(Enum):
     ALL = "all"
     QUIT = "quit"
     NEXT = "next"
+    VIEW = "view"
 
 
 #: The keys of each question. `y` and `n` are what other programs ask for.
@@ -74,10 +154,33 @@ _STEP_KEYS = {
     "a": Answer.ALL,
     "q": Answer.QUIT,
 }
+_LONG_KEYS = {key: answer for key, answer in _STEP_KEYS.items() if answer not in {Answer.RUN, Answer.ALL}} | {
+    "v": Answer.VIEW
+}
+_PAGE_KEYS = {"v": Answer.VIEW, "s": Answer.SKIP, "q": Answer.QUIT}
 _INTERRUPTED_KEYS = {"n": Answer.NEXT, "r": Answer.RUN, "q": Answer.QUIT}
 
 _STEP_QUESTION = "Run it? [r]un, [e]dit, [s]kip, [d]escribe, run [a]ll the rest, [q]uit: "
+LONG_QUESTION = "View all of it before you run it: [v]iew, [e]dit, [s]kip, [d]escribe, [q]uit: "
+_PAGE_QUESTION = "{shown} of {total} rows were shown. [v]iew the next, [s]kip the step, [q]uit: "
 _INTERRUPTED_QUESTION = "Step {number} was interrupted. Go on? [n]ext step, [r]un it again, [q]uit: "
+
+#: Where a step runs and whose it is, with a directory that cannot look like anything else.
+_HARMLESS_FACT: Final = re.compile(r"in [\w./@+-]+, from [!-~]+( [!-~]+)*", re.ASCII)
+
+#: Undoes what a step may have left behind on the terminal, so that the question can be seen, and is seen as it is.
+_RESET: Final = (
+    "\x18\x1b\\"  # the end of a sequence that was begun
+    "\x1b%G\x1b(B\x0f"  # UTF-8, and letters instead of line drawing
+    "\x1b[0m\x1b[?5l"  # no attributes, no reverse screen
+    "\x1b[?1047l\x1b[?47l"  # the main screen; `?1049l` would move the cursor where nothing was saved
+    "\x1b[4l\x1b[20l\x1b[?7h\x1b[?25h\x1b[?69l"  # overwriting, lines that wrap, a cursor, no margins
+    "\x1b7\x1b[r\x1b[?6l\x1b8"  # the whole screen scrolls; the cursor stays
+    "\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l"  # keys, and no mouse
+    "\x1b[J"  # nothing below the cursor
+)
+#: The colours of text, ground and palette; the console of Linux does not know these sequences.
+_RESET_COLOURS: Final = "\x1b]104\x1b\\\x1b]110\x1b\\\x1b]111\x1b\\"
 
 
 class Question:
@@ -91,12 +194,15 @@ class Question:
     """
 
     def __init__(self, recipe: str, describe: Callable[[Step], str], edit: Callable[[Step], Step]) -> None:
+        import termios
+
         self._recipe = recipe
         self._describe = describe
         self._edit = edit
+        self._settings = termios.tcgetattr(sys.stdin.fileno())
 
     def about(self, step: Step, number: int, total: int, dangers: Sequence[str]) -> tuple[Answer, Step]:
-        """Show a step and ask what to do with it.
+        """Show a step and ask what to do with it. One that does not fit on the screen has to be viewed before it runs.
 
         Returns:
             The answer, and the step: another one if it was edited.
@@ -105,24 +211,31 @@ class Question:
             click.Abort: the user interrupted, or ended the input.
 
         """
-        where = f"in {step.cwd}, " if step.cwd else ""
-        shell = f"; shell: {step.shell}" if step.shell else ""
-        limit = f"; at most {step.timeout:g} s" if step.timeout is not None else ""
-        facts = [f"{where}from {self._recipe}{shell}{limit}"]
-        facts += [f"{name}={MASK if looks_secret(name) else value}" for name, value in step.env.items()]
-        facts += [f"looks dangerous: it {reason}" for reason in dangers]
-        show_step(step, number, total, facts)
+        viewed = False
+        below = _size().lines  # rows below the step: at first, it is not on the screen
         while True:
-            answer = ask(_STEP_QUESTION, _STEP_KEYS)
+            whole = question_rows(step, number, total, self._recipe, dangers, columns())
+            long = not viewed and len(shortened(whole, step, LONG_QUESTION, _size())) < len(whole)
+            question, keys = (LONG_QUESTION, _LONG_KEYS) if long else (_STEP_QUESTION, _STEP_KEYS)
+            shown = shortened(whole, step, question, _size())
+            below += 2 * (1 + len(question) // _size().columns)
+            answer = self._ask(question, keys, shown if below + len(shown) > _size().lines else ())
+            below = _size().lines
             if answer is Answer.DESCRIBE:
-                click.echo(visible(self._note_of(step)), err=True)
-                continue
-            if answer is Answer.EDIT:
+                note = rows(self._note_of(step), "    # ", columns(), "#")
+                print_rows(note)
+                below = len(note)
+            elif answer is Answer.VIEW:
+                answer = self._view(whole)
+                if answer is not Answer.VIEW:
+                    return answer, step
+                viewed = True
+            elif answer is Answer.EDIT:
                 edited = self._edit(step)
-                if edited == step:
-                    continue
-                return answer, edited
-            return answer, step
+                if edited != step:
+                    return answer, edited
+            else:
+                return answer, step
 
     def after_interrupt(self, number: int) -> Answer:
         """Ask whether to go on after a step that the user interrupted.
@@ -131,7 +244,28 @@ class Question:
             click.Abort: the user interrupted, or ended the input.
 
         """
-        return ask(_INTERRUPTED_QUESTION.format(number=number), _INTERRUPTED_KEYS)
+        return self._ask(_INTERRUPTED_QUESTION.format(number=number), _INTERRUPTED_KEYS)
+
+    def _ask(self, question: str, keys: Mapping[str, Answer], shown: Sequence[str] = ()) -> Answer:
+        """Ask on a terminal that is as it was before the first step, whatever the last one left behind."""
+        import termios
+
+        with suppress(termios.error):
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self._settings)
+        return ask(question, keys, shown)
+
+    def _view(self, whole: Sequence[str]) -> Answer:
+        """Show all rows, page by page; return `VIEW` if the user has come to the end."""
+        page = max(_size().lines - 2, 1)
+        for start in range(0, len(whole), page):
+            print_rows(whole[start : start + page])
+            if start + page >= len(whole):
+                break
+            question = _PAGE_QUESTION.format(shown=start + page, total=len(whole))
+            answer = self._ask(question, _PAGE_KEYS)
+            if answer is not Answer.VIEW:
+                return answer
+        return Answer.VIEW
 
     def _note_of(self, step: Step) -> str:
         from llm.errors import D0ttinoError
@@ -144,30 +278,100 @@ class Question:
             return f"nobody could describe it: {error.message}"
 
 
-def ask(question: str, keys: dict[str, Answer]) -> Answer:
+def question_rows(
+    step: Step, number: int, total: int, source: str, dangers: Sequence[str], width: int | None
+) -> list[str]:
+    """Return all rows that a step is shown with when it is asked for.
+
+    Args:
+        step: the step.
+        number: its position, from 1.
+        total: how many steps there are.
+        source: whose it is.
+        dangers: why it looks dangerous, each fit for "it ...".
+        width: columns of the terminal.
+
+    """
+    facts = [f"in {step.cwd}, from {source}" if step.cwd else f"from {source}"]
+    if not isinstance(step.command, str):
+        facts.append("without a shell")
+    facts += own_facts(step, step.cwd)
+    facts += [f"looks dangerous: it {reason}" for reason in dangers]
+    return step_rows(step, number, total, facts, width)
+
+
+def shortened(whole: Sequence[str], step: Step, question: str, size: os.terminal_size) -> Sequence[str]:
+    """Return as many rows of a step as fit on a screen with the question: the first and the last ones.
+
+    The digest is that of the whole step: two that differ in the middle do not look alike.
+
+    Args:
+        whole: all rows.
+        step: the step.
+        question: what is printed below.
+        size: that of the screen.
+
+    """
+    import hashlib
+
+    room = max(size.lines - 1 - -(-len(question) // size.columns), 5)
+    if len(whole) <= room:
+        return whole
+    digest = hashlib.sha256("\n".join(whole).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    place = whole[0].partition("] ")[0] + "] "
+    left = room - 3
+    return [
+        *whole[: left - left // 2],
+        remark(f"{len(whole) - left} of {len(whole)} rows left out", place),
+        remark(f"{len(step.command_line)} characters in all", place),
+        remark(f"sha256 {digest}", place),
+        *whole[len(whole) - left // 2 :],
+    ]
+
+
+def ask(question: str, keys: Mapping[str, Answer], shown: Sequence[str] = ()) -> Answer:
     """Ask a question until one of its keys is pressed.
 
     What was typed before the question does not count, and neither do several keys at once: text that
     is pasted, or a key that sends more than a character.
 
+    Args:
+        question: the question.
+        keys: the answers, by the keys that give them.
+        shown: rows with what the question is about.
+
     Raises:
         click.Abort: the user interrupted, or ended the input.
 
     """
+
+    def show() -> None:
+        reset_terminal()
+        if shown:
+            print_rows(shown)
+        print_prompt(question)
+
     while True:
         try:
-            with _key_by_key(lambda: click.echo(question, nl=False, err=True)) as read:
+            with _key_by_key(show) as read:
                 typed = read()
         except KeyboardInterrupt as interrupt:
             if type(interrupt) is not KeyboardInterrupt:  # a signal that ends the run, see the runner
                 raise
             typed = b""
         answer = keys.get(typed.decode("ascii", "replace").strip())
-        click.echo(answer.value if answer is not None else "", err=True)
+        print_rows([answer.value if answer is not None else ""])
         if typed in {b"", _END_OF_INPUT}:
             raise click.Abort
         if answer is not None:
             return answer
+
+
+def reset_terminal() -> None:
+    """Undo what a program may have left behind on the terminal, and go to the beginning of a row."""
+    colours = "" if os.environ.get("TERM") == "linux" else _RESET_COLOURS
+    # At the beginning of a row, so many blanks leave the cursor in it; anywhere else they lead to the next one.
+    send_to_terminal(f"{_RESET}{colours}{' ' * (_size().columns - 1)}\r")
 
 
 @contextmanager
@@ -209,7 +413,7 @@ def edit(step: Step) -> Step:
     before = step.command_line
     after = _in_editor(editor, before) if editor else _on_a_line(before)
     if after is None or not after.strip() or after == before:
-        click.echo("the step is as it was", err=True)
+        say("the step is as it was")
         return step
     if isinstance(step.command, str):
         return replace(step, command=after)
@@ -248,7 +452,7 @@ def _on_a_line(text: str) -> str | None:
     if "\n" in text:
         say("error: a command of several lines needs an editor: set VISUAL or EDITOR")
         return None
-    click.echo("No VISUAL or EDITOR is set: change the command here.", err=True)
+    say("No VISUAL or EDITOR is set: change the command here.")
     try:
         return _prefilled(text).replace("\0", "")
     except EOFError:
@@ -264,7 +468,7 @@ def _prefilled(text: str) -> str:
     try:
         import readline
     except ImportError:
-        click.echo(visible(text), err=True)
+        print_rows(rows(text, "  ", columns()))
         return _read_line()
     readline.set_auto_history(False)
     readline.set_startup_hook(lambda: readline.insert_text(text))
@@ -299,4 +503,4 @@ def describe(step: Step, host: "Host") -> str:
 
     with stdout_kept():
         completion = complete(Request(_INSTRUCTIONS + redact(step.command_line)), host=host)
-    return f"{completion.backend} [{completion.origin}] says: {redact(completion.text).strip()}"
+    return f"{completion.backend} [{completion.origin}]\nsays: {redact(completion.text).strip()}"

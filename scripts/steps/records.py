@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NoReturn
 
 from llm._state import state_dir
 from llm.errors import UnknownNameError, UsageError
@@ -53,8 +53,9 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready data; what says nothing is left out."""
-        command = self.step.command if isinstance(self.step.command, str) else list(self.step.command)
-        return {"step": self.number, "command": command, "cwd": self.step.cwd, **self.facts()}
+        step = step_json(self.step)
+        how: dict[str, Any] = {key: step[key] for key in ("command", "cwd", "shell", "env", "timeout") if key in step}
+        return {"step": self.number, **how, **self.facts()}
 
     def facts(self) -> dict[str, Any]:
         """Return what `to_json` does without what the step is."""
@@ -228,6 +229,72 @@ class Transcript:
 _KEPT: Final = 200
 
 
+#: The format of a record; a later one may say more of how a step is to run.
+_VERSION: Final = 1
+
+_TEXT: Final = {"type": "string"}
+_TEXTS: Final = {"type": "array", "items": _TEXT}
+_COMMAND: Final = {"anyOf": [_TEXT, {**_TEXTS, "minItems": 1}]}
+_VARIABLES: Final = {
+    "type": "object",
+    "propertyNames": {"pattern": "^[^=\\x00]+$"},
+    "additionalProperties": {"type": "string", "pattern": "^[^\\x00]*$"},
+}
+_NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+#: Up to the year 9999.
+_TIME: Final = {"type": "number", "minimum": 0, "maximum": 253_402_300_000}
+
+_STEP: Final = {
+    "type": "object",
+    "properties": {
+        "command": _COMMAND,
+        "description": _TEXT,
+        "cwd": _TEXT,
+        "env": _VARIABLES,
+        "timeout": {"type": "number"},
+        "confirm": {"type": "boolean"},
+        "shell": _TEXT,
+    },
+    "required": ["command"],
+    "additionalProperties": False,
+}
+_HEADER: Final[dict[str, Any]] = {
+    "properties": {
+        "recipe": _TEXT,
+        "goal": _TEXT,
+        "cwd": _TEXT,
+        "started": _TIME,
+        "env": _VARIABLES,
+        "withheld_env": _TEXTS,
+        "keep_env": _TEXTS,
+        "steps": {"type": "array", "items": _STEP},
+        "withheld": {"type": "array", "items": _NUMBER},
+    },
+    "required": ["recipe", "goal", "cwd", "started", "steps"],
+}
+_LINE: Final[dict[str, Any]] = {
+    "properties": {
+        "began": _NUMBER,
+        "step": _NUMBER,
+        "status": {"type": "integer", "minimum": 0, "maximum": 255},
+        "ended": {"type": "integer"},
+        "command": _COMMAND,
+        **dict.fromkeys(("cwd", "shell", "error", "skipped", "note", "plugin"), _TEXT),
+        **{key: {"type": "number"} for key in ("started", "duration", "timeout")},
+        "env": _VARIABLES,
+    },
+}
+#: What a record need not say.
+_DEFAULTS: Final[dict[str, Any]] = {"env": {}, "withheld_env": [], "keep_env": [], "withheld": []}
+
+
+class RecordError(UsageError):
+    """A record of a run cannot be used."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"the record {path} cannot be used: {why}", hint="`ai-cli runs` lists the others; delete it")
+
+
 def runs_directory() -> str:
     """Return the directory of the records."""
     return os.path.join(state_dir(), "runs")
@@ -369,6 +436,7 @@ class Record:
         env = surroundings.env
         self._journal.write(
             {
+                "version": _VERSION,
                 "recipe": recipe,
                 "goal": goal,
                 "cwd": surroundings.cwd,
@@ -420,13 +488,36 @@ def new_record(redact: Callable[[str], str]) -> Record | None:
         return None
 
 
-def stored_runs() -> Iterator[StoredRun]:
-    """Yield the runs that are recorded, the latest first."""
+def stored_runs(on_fault: Callable[[RecordError], object] | None = None) -> Iterator[StoredRun]:
+    """Yield the runs that are recorded, the latest first.
+
+    Args:
+        on_fault: takes the error of a record that cannot be used; by default it is a warning.
+
+    """
     directory = runs_directory()
     for name in reversed(_names(directory)):
-        run = _read(os.path.join(directory, name))
-        if run is not None:
-            yield run
+        try:
+            yield _read(os.path.join(directory, name))
+        except RecordError as error:
+            if on_fault is None:
+                say(f"warning: {error}")
+            else:
+                on_fault(error)
+
+
+def run_of_id(name: str) -> StoredRun:
+    """Return the run of one id.
+
+    Raises:
+        UnknownNameError: there is none of that id.
+        RecordError: its record cannot be used.
+
+    """
+    ids = list(map(_id_of, _names(runs_directory())))
+    if name not in ids:
+        raise UnknownNameError("run", name, ids, hint="`ai-cli runs` lists them.")
+    return _read(os.path.join(runs_directory(), f"{name}.jsonl"))
 
 
 def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> StoredRun:
@@ -439,18 +530,16 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
 
     Raises:
         UnknownNameError: there is none of that id.
+        RecordError: its record cannot be used.
         UsageError: nothing is left to do.
 
     """
-    runs = list(stored_runs())
     if name:
-        found = next((run for run in runs if run.id == name), None)
-        if found is None:
-            raise UnknownNameError("run", name, (run.id for run in runs), hint="`ai-cli runs` lists them.")
+        found = run_of_id(name)
         if found.next_step is None:
             raise UsageError(f"nothing is left to do of run {name}")
         return found
-    for run in runs:
+    for run in stored_runs():
         if recipe in {None, run.header["recipe"]} and goal in {None, run.header["goal"]} and not run.running:
             if run.next_step is not None:
                 return run
@@ -461,17 +550,29 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
     )
 
 
-def _read(path: str) -> StoredRun | None:
-    """Return a run; `None` if its record holds none. A line that was cut off is what a full disk leaves."""
+def _read(path: str) -> StoredRun:
+    """Return a run. A line that was cut off, as a full disk leaves it, is left out.
+
+    Raises:
+        RecordError: the file is no record of a run that this version understands.
+
+    """
+    import stat
+
     try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            running = _is_locked(stream.fileno())
-            lines = [_object(line) for line in stream]
-    except OSError:
-        return None
-    if not lines or not isinstance(lines[0].get("steps"), list):
-        return None
-    run = StoredRun(path, lines[0], running=running)
+        # A pipe of that name would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, encoding="utf-8", errors="replace") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RecordError(path, "it is no ordinary file")
+            running = _is_locked(descriptor)
+            lines = list(map(_object, stream))
+    except OSError as error:
+        raise RecordError(path, error.strerror or str(error)) from error
+    if not lines or not lines[0]:
+        raise RecordError(path, "its first line does not say what was to be run")
+    _check(path, lines)
+    run = StoredRun(path, {**_DEFAULTS, **lines[0]}, running=running)
     for line in lines[1:]:
         if "began" in line:
             run.began, run.status = line["began"], None
@@ -482,12 +583,36 @@ def _read(path: str) -> StoredRun | None:
     return run
 
 
+def _check(path: str, lines: Sequence[dict[str, Any]]) -> None:
+    """Raise `RecordError` for the first line that is not what a run writes: an editor, or another version, did."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+    from llm.fields import fault_in
+
+    version = lines[0].get("version", 1)
+    if version != _VERSION:
+        raise RecordError(path, f"it was written by another version (its format is {version!r}, not {_VERSION})")
+    for number, (line, schema) in enumerate(zip(lines, [_HEADER, *[_LINE] * (len(lines) - 1)], strict=True), 1):
+        error = best_match(Draft202012Validator(schema).iter_errors(line))
+        if error is not None:
+            where = "".join(f" {part!r}" for part in error.absolute_path)
+            raise RecordError(path, f"line {number}{where}: {error.message[:200]}")
+    faults = (fault_in(step_of_json(step)) for step in lines[0]["steps"])
+    fault = next(filter(None, faults), None)
+    if fault is not None:
+        raise RecordError(path, fault)
+
+
 def _object(line: str) -> dict[str, Any]:
     try:
-        data = json.loads(line)
-    except ValueError:
+        data = json.loads(line, parse_constant=_no_number)
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
 
 
 def _is_locked(descriptor: int) -> bool:

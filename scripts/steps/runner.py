@@ -13,7 +13,7 @@ from scripts.cli.output import redact, say
 from scripts.steps.danger import dangers
 from scripts.steps.environment import Surroundings
 from scripts.steps.process.signals import RunEnded, Switchboard
-from scripts.steps.prompts import Answer, Question, show_step
+from scripts.steps.prompts import Answer, Question, own_facts, show_step
 from scripts.steps.records import Outcome
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class StepRunner:
         while True:
             reasons = () if self.yes and self.allow_dangerous else dangers(step)
             if self.yes and not reasons:
-                show_step(step, number, total)
+                show_step(step, number, total, self._own_facts(step))
                 return Answer.RUN, step
             assert self.question is not None  # nothing is run without an answer
             answer, edited = self.question.about(step, number, total, reasons)
@@ -132,6 +132,10 @@ class StepRunner:
             if answer is not Answer.EDIT:
                 return answer, step
             step = edited
+
+    def _own_facts(self, step: Step) -> list[str]:
+        given = self.surroundings
+        return own_facts(step, given.cwd, given.shell, given.timeout)
 
     def _run_step(
         self, step: Step, number: int, total: int, *, edited: bool

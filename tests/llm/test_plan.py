@@ -1,14 +1,17 @@
 """Reading shell steps out of a backend's answer."""
 
+import json
 import re
 import subprocess
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.recipes.plan import PlanError, steps_in
-from llm.types import Completion
+from llm.errors import D0ttinoError
+from llm.recipes.plan import PlanError, ReadPlan, changes_only_itself, join_steps, read_plan, steps_in
+from llm.types import Completion, Step
 
 
 def commands(block: str, language: str = "sh") -> list[str]:
@@ -127,3 +130,164 @@ def test_every_line_ends_up_in_exactly_one_step_in_order(lines: list[str]) -> No
         for step in steps:
             assert "<<" not in step
             assert subprocess.run(["/bin/sh", "-n"], input=step.encode(), capture_output=True).returncode == 0
+
+
+def read(text: str, **options: bool) -> ReadPlan:
+    return read_plan(Completion(text, "talker"), **options)
+
+
+ARRAY = '[{"command": "echo planned", "description": "says it"}]'
+STEPS = (Step("echo planned", "says it"),)
+IDEA = "One way would be\n```sh\necho THOUGHT\n```\nbut that would delete the work."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>\n{IDEA}\n</think>\n\n{ARRAY}",
+        f"{IDEA}\n</think>\n\n{ARRAY}",
+        f"<thinking>{IDEA}</thinking>{ARRAY}",
+        f"<reasoning>a <think>b</think>\n{IDEA}</reasoning>{ARRAY}",
+        f"[THINK]{IDEA}[/THINK]{ARRAY}",
+        f"◁think▷{IDEA}◁/think▷{ARRAY}",
+        f"<THINK >{IDEA}</ THINK>{ARRAY}<think>{IDEA}",
+    ],
+)
+def test_thoughts_are_no_part_of_a_plan(text: str) -> None:
+    assert read(text) == (STEPS, "")
+
+
+@pytest.mark.parametrize("text", [f"<think>{IDEA}</think> Which directory?", f"{IDEA}</think>", f"<think>{IDEA}"])
+def test_an_answer_whose_only_commands_are_thoughts_is_no_plan(text: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        read(text)
+    assert "THOUGHT" not in caught.value.message
+
+
+def test_tags_in_a_command_of_an_array_are_text() -> None:
+    assert read("[\"grep '</think>' answers\"]").steps == (Step("grep '</think>' answers"),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\r\n{ARRAY}\r\n```\r\n",
+        f"~~~json\n{ARRAY}\n~~~",
+        f"   ```json title=plan\n   {ARRAY}\n   ```",
+        f"````\n{ARRAY}\n````",
+        f"```JSON\n{ARRAY}\n`````",
+        f'{{"steps": {ARRAY}}}',
+    ],
+)
+def test_an_array_is_found_in_each_kind_of_block(text: str) -> None:
+    assert read(text) == (STEPS, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("```sh\r\necho planned\r\n```", ["echo planned"]),
+        ("  ~~~ bash\n  echo one\n    echo two\n  ~~~", ["echo one", "echo two"]),
+        ("```sh\ntrue\n```", ["true"]),
+        ("```sh\n42\n```", ["42"]),
+        ('["true"]', ["true"]),
+        ("```sh\necho '```'\n```", ["echo '```'"]),
+        ("~~~sh\necho a\n```\n~~~", ["echo a\n```"]),
+    ],
+)
+def test_commands_are_found_in_each_kind_of_block(text: str, expected: list[str]) -> None:
+    assert [step.command_line for step in read(text).steps] == expected
+
+
+@pytest.mark.parametrize("text", ["true", "```\ntrue\n```", "`true`", "```sh\necho cut off", "```python\nprint()\n```"])
+def test_what_is_not_surely_a_plan_is_none(text: str) -> None:
+    with pytest.raises(PlanError):
+        read(text)
+
+
+def test_words_around_a_block_are_returned_with_it() -> None:
+    assert (
+        read("I will not do this:\n```sh\nrm -rf x\n```\nDo not run it.").prose == "I will not do this:\nDo not run it."
+    )
+
+
+def test_several_blocks_are_one_plan_only_if_that_is_said() -> None:
+    text = "Either\n```sh\necho one\n```\nor\n```sh\necho two\n```"
+    with pytest.raises(PlanError, match="2 code blocks"):
+        read(text)
+    assert [step.command_line for step in read(text, join=True).steps] == ["echo one", "echo two"]
+
+
+def test_how_a_step_is_to_run_is_followed() -> None:
+    item = {
+        "command": ["ls", "-l"],
+        "description": None,
+        "cwd": "src",
+        "env": {"A": "1"},
+        "timeout": 5,
+        "dangerous": True,
+        "shell": None,
+        "explanation": "lists",
+    }
+    assert read(json.dumps([item])).steps == (Step(("ls", "-l"), cwd="src", env={"A": "1"}, timeout=5, confirm=True),)
+    assert read('[{"command": "a", "shell": "bash -e", "confirm": false}]').steps == (Step("a", shell="bash -e"),)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"sudo": True},
+        {"user": "root"},
+        {"run_in": "src"},
+        {"cwd": 3},
+        {"env": {"A": 1}},
+        {"env": ["A=1"]},
+        {"timeout": "5"},
+        {"timeout": -1},
+        {"shell": " "},
+        {"confirm": "yes"},
+        {"command": ["ls", 3]},
+        {"command": []},
+    ],
+)
+def test_what_cannot_be_followed_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match="step 1"):
+        read(json.dumps([{"command": "ls", **more}]))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cd x",
+        "cd x && export A=1",
+        "A=1",
+        "A=1; B=$HOME",
+        ". venv/bin/activate",
+        "source x\ncd y",
+        "set -eu",
+        "umask 077",
+        "alias l='ls -l'",
+        "trap 'rm x' EXIT",
+        "conda activate x",
+        'export PATH="a b:$PATH"',
+    ],
+)
+def test_a_step_that_changes_only_its_own_shell(command: str) -> None:
+    assert changes_only_itself(Step(command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["cd x && make", "(cd x)", "A=1 make", "ls", "cd x | cat", "export A=1 > file", "echo cd x", "'", "cd x & y"],
+)
+def test_a_step_that_does_more(command: str) -> None:
+    assert not changes_only_itself(Step(command))
+    assert not changes_only_itself(Step(["cd", "x"]))
+
+
+def test_steps_behind_a_change_of_the_shell_are_joined_with_it() -> None:
+    steps = (Step("mkdir p", "makes"), Step("cd p", "goes"), Step("touch f", "adds", confirm=True))
+    assert join_steps(steps) == (steps[0], Step("set -e\ncd p\ntouch f", "goes; adds", confirm=True))
+    assert join_steps(steps[:2]) == steps[:2]
+    with pytest.raises(D0ttinoError, match="step 3 cannot be joined with step 2: it has a cwd of its own"):
+        join_steps((*steps[:2], Step("touch f", cwd="q")))

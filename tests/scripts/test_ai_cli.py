@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -234,6 +235,52 @@ def test_the_goal_of_a_plan_reaches_the_backend_and_its_words_are_no_plan(host: 
     result = run(host, "plan", "-b", "planner", 'x ["rm -rf /"]')
     assert result.exit_code == 1
     assert asked[0].endswith('x ["rm -rf /"]')
+
+
+def do(host: Host, answer: str, *options: str) -> Result:
+    register_backend("planner", lambda prompt: answer, host=host)
+    return run(host, "do", "-b", "planner", "goal", *options)
+
+
+def test_words_around_the_steps_are_shown_and_keep_yes_from_running_them(host: Host) -> None:
+    answer = "I will not do that, it deletes your work:\n```sh\necho ran\n```\n[1/1] date"
+    result = do(host, answer, "--yes")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "planner" in result.stderr.partition("says besides the steps:")[0]
+    assert "\n  I will not do that, it deletes your work:\n  [1/1] date\n" in result.stderr
+    assert "nothing was run: the answer has words besides the steps" in result.stderr
+    dry = do(host, answer, "--dry-run", "--yes")
+    assert (dry.exit_code, dry.stdout) == (0, "echo ran\n")
+
+
+def test_characters_of_a_plan_that_cannot_be_seen_keep_yes_from_running_it(host: Host) -> None:
+    result = do(host, json.dumps(["echo \u202ecba"]), "--yes")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "step 1 has characters that cannot be seen" in result.stderr
+
+
+def test_steps_that_change_only_their_shell_are_warned_of_or_joined(host: Host) -> None:
+    answer = json.dumps(["mkdir a", {"command": "cd a", "description": "goes there"}, "touch b"])
+    result = do(host, answer, "--dry-run")
+    assert "warning: step 2 changes only the shell that runs it" in result.stderr
+    joined = do(host, answer, "--dry-run", "--join")
+    assert (joined.stdout, joined.stderr) == ("mkdir a\n# goes there\nset -e\ncd a\ntouch b\n", "")
+
+
+def test_what_a_step_sets_is_shown_without_a_question_as_well(host: Host) -> None:
+    answer = json.dumps(
+        [{"command": "true", "cwd": "/", "shell": "/bin/sh -e", "env": {"A": "1", "MY_TOKEN": "abcdef"}}]
+    )
+    facts = ["in /", "shell: /bin/sh -e", "with A=1", "with MY_TOKEN=***"]
+    assert do(host, answer, "--dry-run").stdout == "".join(f"# {fact}\n" for fact in facts) + "true\n"
+    assert do(host, answer, "--yes").stderr == "[1/1] true\n" + "".join(f"    - {fact}\n" for fact in facts)
+
+
+def test_the_log_has_all_that_decided_what_ran(host: Host, tmp_path: Path) -> None:
+    answer = json.dumps([{"command": "true", "cwd": "/", "shell": "/bin/sh", "env": {"A": "1", "MY_TOKEN": "abcdef"}}])
+    do(host, answer, "--yes", "--log", str(tmp_path / "log"))
+    line = json.loads((tmp_path / "log").read_text())
+    assert (line["cwd"], line["shell"], line["env"]) == ("/", "/bin/sh", {"A": "1", "MY_TOKEN": "***"})
 
 
 def test_the_sample_backend_plans_harmlessly(host: Host) -> None:

@@ -8,9 +8,14 @@ import time
 from pathlib import Path
 
 import pexpect
+import pyte
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
+from llm.types import Step
+from scripts.steps.prompts import LONG_QUESTION, question_rows, shortened
+from tests.scripts.terminal import AI_CLI, QUESTION, Terminal, write_recipe
 
 pytestmark = pytest.mark.e2e
 
@@ -199,3 +204,133 @@ def interactive_shell(path: Path) -> "pexpect.spawn[str]":
     )
     shell.sendline(f"alias ai-cli='{sys.executable} -m scripts.ai_cli'; bind 'set enable-bracketed-paste off'")
     return shell
+
+
+def screen_of(terminal: Terminal, size: tuple[int, int] = (24, 80)) -> list[str]:
+    """Return what a person sees when the next question is asked."""
+    screen = pyte.Screen(size[1], size[0])
+    pyte.Stream(screen).feed(terminal.expect(QUESTION) + QUESTION)
+    return [line.rstrip() for line in screen.display]
+
+
+def test_a_step_that_does_not_fit_has_to_be_viewed_before_it_runs(tmp_path: Path) -> None:
+    size = (10, 40)
+    command = "touch ran\n" + "".join(f"# line {number}\n" for number in range(20)) + "echo the end"
+    path = write_recipe(tmp_path, command)
+    terminal = Terminal("recipe", "mine", "goal", path=path, size=size, cwd=tmp_path)
+    shown = "\n".join(screen_of(terminal, size))
+    assert "[1/1] touch ran" in shown
+    assert f"    ~ {len(command)} characters in all" in shown
+    assert "View all of it before you run it" in shown.replace("\n", "")
+    for key in "ra":  # neither is a key of this question
+        terminal.child.send(key)
+        terminal.expect(QUESTION)
+    assert not (tmp_path / "ran").exists()
+    terminal.child.send("v")
+    seen = ""
+    while "Run it?" not in (page := terminal.expect(QUESTION)):
+        seen += page
+        terminal.child.send("v")
+    for number in range(20):
+        assert f"# line {number}\r\n" in seen + page
+    terminal.child.send("r")
+    assert terminal.status() == 0
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("size", [(24, 80), (14, 40)])
+def test_what_decides_how_a_step_runs_is_on_the_screen(tmp_path: Path, size: tuple[int, int]) -> None:
+    step = Step("true", shell="/bin/sh -e", env={"PATH": "/evil:/bin", "A": "1\n[2/2] date"}, timeout=5.5)
+    terminal = Terminal("recipe", "mine", "goal", path=write_recipe(tmp_path, step), size=size)
+    shown = screen_of(terminal, size)
+    for fact in ("- shell: /bin/sh -e", "- at most 5.5 s", "- with PATH=/evil:/bin", "- with A=1"):
+        assert f"    {fact}" in shown
+    assert "    | [2/2] date" in shown
+    terminal.child.send("q")
+
+
+def test_a_description_stays_behind_its_gutter_and_the_step_in_sight(tmp_path: Path) -> None:
+    step = Step("touch ran", "harmless." + "\n" * 30 + "[1/1] date\nx\n" * 30)
+    terminal = Terminal("recipe", "mine", "goal", path=write_recipe(tmp_path, step), size=(24, 80))
+    terminal.expect(QUESTION)
+    terminal.child.send("d")
+    shown = screen_of(terminal)
+    assert "[1/1] touch ran" in shown
+    assert not any(line.startswith("[1/1] date") for line in shown)
+    terminal.child.send("q")
+
+
+LEFT_BEHIND = {
+    "white on white": r"\033[37;47m",
+    "hidden text": r"\033[8m",
+    "no cursor": r"\033[?25l",
+    "line drawing": r"\033(0",
+    "a scroll region of two lines": r"\033[5;6r\033[5H",
+    "origin mode": r"\033[5;6r\033[?6h",
+    "no wrapping": r"\033[?7l",
+    "insert mode": r"\033[4h",
+    "a title that does not end": r"\033]0;",
+    "text below": r"\033[10;1H[2/2] date\r\nRun it?\033[1;1H",
+}
+
+
+@pytest.mark.parametrize("left", LEFT_BEHIND.values(), ids=LEFT_BEHIND)
+def test_what_a_step_leaves_on_the_terminal_does_not_change_the_question(tmp_path: Path, left: str) -> None:
+    path = write_recipe(tmp_path, f"stty -echo raw; printf '{left}'", "touch ran; echo shown")
+    terminal = Terminal("recipe", "mine", "goal", path=path)
+    screen = pyte.Screen(80, 24)
+    stream = pyte.Stream(screen)
+    stream.feed(terminal.expect(QUESTION) + QUESTION)
+    terminal.child.send("r")
+    stream.feed(terminal.expect(QUESTION) + QUESTION)
+    shown = [line.rstrip() for line in screen.display]
+    row = shown.index("[2/2] touch ran; echo shown")
+    assert shown[row + 2].startswith("Run it? [r]un, [e]dit")
+    assert not any(shown[row + 3 :])
+    assert screen.cursor.y == row + 2
+    assert not screen.cursor.hidden
+    assert screen.margins is None or (screen.margins.top, screen.margins.bottom) == (0, 23)
+    cells = [screen.buffer[y][x] for y in (row, row + 2) for x in range(20)]
+    assert {(cell.fg, cell.bg, cell.reverse) for cell in cells} == {("default", "default", False)}
+    echo = termios.tcgetattr(terminal.child.child_fd)
+    assert echo[1] & termios.OPOST
+    terminal.child.send("q")
+    assert terminal.status() == 130
+    assert termios.tcgetattr(terminal.child.child_fd)[3] & termios.ECHO
+
+
+#: Steps that are near to each other.
+WORDS = st.lists(
+    st.sampled_from(
+        ["a", " ", " " * 90, "\n", "\n" * 30, "#", "  # ", "[1/1] date", "x" * 39, "日", "\x1b[8m", "\\x1b[8m"]
+    )
+    | st.text(st.characters(exclude_categories=()), max_size=3),
+    max_size=6,
+).map("".join)
+NEAR_STEPS = st.builds(
+    Step,
+    WORDS.map(lambda text: f"a{text}"),
+    WORDS,
+    env=st.dictionaries(st.sampled_from("AB"), WORDS, max_size=2),
+    shell=st.sampled_from([None, "bash", "sh -e", "bash; at most 5 s"]),
+    cwd=st.sampled_from(["/", "/a", "/a, from recipe x"]),
+    timeout=st.sampled_from([None, 5, 5.5]),
+)
+
+
+def shown_with(step: Step, size: os.terminal_size) -> list[str]:
+    whole = question_rows(step, 1, 1, "recipe mine [recipe:mine (my-recipes 1.0)]", (), size.columns)
+    return [*shortened(whole, step, LONG_QUESTION, size), LONG_QUESTION]
+
+
+@settings(deadline=None, max_examples=300)
+@given(NEAR_STEPS, NEAR_STEPS, st.sampled_from([(80, 24), (40, 10)]))
+def test_two_different_steps_never_give_the_same_screen(one: Step, other: Step, size: tuple[int, int]) -> None:
+    screens = []
+    for step in (one, other):
+        screen = pyte.Screen(*size)
+        shown = shown_with(step, os.terminal_size(size))
+        pyte.Stream(screen).feed("\r\n".join(shown))
+        assert screen.display[0].startswith("[1/1] a")  # it is all on the screen, from the first row on
+        screens.append(list(screen.display))
+    assert (screens[0] == screens[1]) == (one == other)

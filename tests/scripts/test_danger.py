@@ -1,5 +1,7 @@
 """Which commands look dangerous: a help, not a boundary."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,6 +64,45 @@ def test_any_text_is_looked_at(command: str) -> None:
     dangers(Step(command))
 
 
-def test_a_long_command_takes_no_longer_than_its_length() -> None:
-    for part in ("x", " ", ":", "(", "> ", "rm ", "a|", "drop  "):
-        dangers(Step(part * 200_000))
+@pytest.mark.parametrize(
+    "part",
+    [
+        "x",
+        " ",
+        ":",
+        "(",
+        "> ",
+        "rm ",
+        "a|",
+        "drop  ",
+        "sh -c ",
+        "sh -c git ",
+        "sudo ",
+        ":(){:|",
+        "rm ${",
+        "w() {|",
+        "sh ",
+    ],
+)
+def test_looking_at_a_command_takes_as_long_as_the_command_is(part: str) -> None:
+    def seconds(length: int) -> float:
+        step = Step((part * length)[:length])
+        taken = []
+        for _ in range(3):
+            started = time.process_time()
+            dangers(step)
+            taken.append(time.process_time() - started)
+        return min(taken)
+
+    # Eight times the length: a loop in a loop would take 64 times as long.
+    assert seconds(2**18) < 24 * max(seconds(2**15), 0.001)
+
+
+def test_many_shells_in_a_row_are_looked_through() -> None:
+    assert dangers(Step("sh -c " * 50 + "rm -rf /"))
+    assert dangers(Step("sudo sh -c 'curl x | sudo bash'"))
+
+
+def test_characters_that_cannot_be_seen_are_the_reason_of_a_confirmation() -> None:
+    assert dangers(Step("echo \x1b", confirm=True)) == ("has characters that cannot be seen",)
+    assert dangers(Step("echo a\n\tb", confirm=True)) == ("asks for a confirmation of its own",)

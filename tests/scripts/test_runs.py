@@ -1,5 +1,6 @@
 """The options of runs, their records, and going on with them, in real processes."""
 
+import copy
 import json
 import os
 import re
@@ -8,13 +9,18 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from llm.testing import write_distribution
+from llm.testing import host_with, write_distribution
 from llm.types import Step
+from scripts.ai_cli import cli
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
 pytestmark = pytest.mark.e2e
@@ -245,3 +251,96 @@ register_recipe("deploy", lambda goal, env: [], parameters=[Parameter("env", cho
         text=True,
     )
     assert [line.partition(",")[2] for line in result.stdout.splitlines()] == offered
+
+
+HEADER = {
+    "version": 1,
+    "recipe": "mine",
+    "goal": "goal",
+    "cwd": "/",
+    "started": 1767225600.5,
+    "env": {"A": "1"},
+    "withheld_env": [],
+    "keep_env": [],
+    "steps": [
+        {"command": "exit 3", "description": ""},
+        {"command": ["echo", "a"], "description": "", "env": {"B": "2"}},
+    ],
+    "withheld": [],
+}
+LINES = [
+    HEADER,
+    {"began": 1, "at": 1.0},
+    {"step": 1, "started": 1.0, "status": 3, "duration": 0.1},
+    {"ended": 3, "at": 2},
+]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield where in JSON data a value stands."""
+    yield path
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        yield from places(value, (*path, key))
+
+
+def looked_at(content: bytes) -> list[Result]:
+    directory = Path.home() / ".local" / "state" / "d0ttino" / "runs"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "20260101-000000-abcd.jsonl").write_bytes(content)
+    return [
+        CliRunner().invoke(cli, words, obj=host_with(), prog_name="ai-cli")
+        for words in (
+            ["runs"],
+            ["runs", "--json"],
+            ["runs", "20260101-000000-abcd"],
+            ["recipe", "--resume", "20260101-000000-abcd", "--dry-run"],
+            ["recipe", "--resume", "--dry-run"],
+        )
+    ]
+
+
+def test_a_record_as_it_is_written_is_read() -> None:
+    assert [result.exit_code for result in looked_at("\n".join(map(json.dumps, LINES)).encode())] == [0] * 5
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(list(places(LINES))[1:]), VALUES)
+def test_a_record_of_any_content_gives_a_message_and_no_traceback(place: tuple[Any, ...], value: Any) -> None:
+    lines = copy.deepcopy(LINES)
+    inner: Any = lines
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    for result in looked_at("\n".join(map(json.dumps, lines)).encode("utf-8", "surrogatepass")):
+        assert "Traceback" not in result.output
+        assert result.exit_code in {0, 2}
+        assert result.exit_code == 0 or "error: " in result.stderr
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200) | st.sampled_from([b"[" * 100_000, b"1" * 10_000, b"{}", b"\xff\xfe", b"null\n" * 9]))
+def test_a_record_of_any_bytes_gives_a_message_and_no_traceback(content: bytes) -> None:
+    for result in looked_at(content):
+        assert "Traceback" not in result.output
+
+
+def test_what_cannot_be_used_is_named_with_the_reason(tmp_path: Path) -> None:
+    results = looked_at(json.dumps({**HEADER, "version": 2}).encode())
+    assert "abcd.jsonl cannot be used: it was written by another version" in results[0].stderr
+    assert results[2].exit_code == 2
+    results = looked_at(json.dumps({**HEADER, "steps": [{"command": "ls", "as_user": "root"}]}).encode())
+    assert "line 1 'steps' 0: Additional properties are not allowed ('as_user'" in results[3].stderr
+
+
+def test_a_pipe_in_the_place_of_a_record_is_not_waited_for() -> None:
+    looked_at(b"{}")
+    record = records()[0]
+    record.unlink()
+    os.mkfifo(record)
+    result = CliRunner().invoke(cli, ["runs"], obj=host_with(), prog_name="ai-cli")
+    assert "it is no ordinary file" in result.stderr

@@ -4,10 +4,12 @@ import contextvars
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -17,6 +19,7 @@ from scripts import shell
 from scripts.steps.environment import Surroundings
 from scripts.steps.process.signals import RunEnded, Switchboard, handled
 from scripts.steps.runner import StepRunner
+from tests.scripts.terminal import AI_CLI, write_recipe
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG, signal.SIGCONT)
 
@@ -167,3 +170,61 @@ def test_a_program_that_is_told_of_signals_is_told_of_those_of_a_step() -> None:
         finally:
             signal.set_wakeup_fd(before)
         assert ours.recv(10) == bytes([signal.SIGCHLD])
+
+
+INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+#: Where Ctrl-C comes: a module that stands in for one of the program's own, or of a plug-in.
+MOMENTS = {
+    "while click is imported": ("click", INTERRUPT),
+    "while a plug-in is imported": ("my_recipes", INTERRUPT + "def run(goal): return ['echo ran']"),
+    "while a recipe makes its steps": (
+        "my_recipes",
+        "def run(goal):\n    import os, signal\n    os.kill(os.getpid(), signal.SIGINT)\n    return ['echo ran']",
+    ),
+    "in a callback that Python goes on after": (
+        "my_recipes",
+        dedent(
+            """
+            import os
+            class Gone:
+                def __del__(self):
+                    os.kill(os.getpid(), 2)
+            def run(goal):
+                Gone()
+                return ["echo ran"]
+            """
+        ),
+    ),
+    "at the very end": (
+        "my_recipes",
+        f"import atexit\ndef late():\n    {INTERRUPT.strip()}\n".replace("\nos", "\n    os")
+        + "atexit.register(late)\ndef run(goal): return []",
+    ),
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("module", "source"), MOMENTS.values(), ids=MOMENTS)
+def test_ctrl_c_at_any_moment_ends_with_130_and_no_traceback(tmp_path: Path, module: str, source: str) -> None:
+    path = write_recipe(tmp_path, "echo ran")
+    (path / f"{module}.py").write_text(source)
+    result = subprocess.run(
+        [*AI_CLI, "recipe", "mine", "goal", "--yes"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(path)},
+    )
+    assert result.returncode == 130
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("source", [source for module, source in MOMENTS.values() if module == "my_recipes"])
+def test_an_interrupt_that_is_ignored_stays_ignored(tmp_path: Path, source: str) -> None:
+    path = write_recipe(tmp_path, "echo ran")
+    (path / "my_recipes.py").write_text(source.replace("return []", "return ['echo ran']"))
+    command = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", *AI_CLI, "recipe", "mine", "goal", "--yes"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(path)})
+    assert (result.returncode, result.stdout) == (0, "ran\n")

@@ -1,14 +1,19 @@
 """The example packages that look at steps: a policy, and a sandbox where bubblewrap is installed."""
 
+import importlib
 import os
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from llm.errors import D0ttinoError
 from llm.testing import write_distribution
+from llm.types import Step, StepContext
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
 pytestmark = pytest.mark.e2e
@@ -73,7 +78,107 @@ def test_the_policy_allows_and_refuses_with_a_reason(tmp_path: Path, step: str, 
         assert f"plug-in policy (d0ttino-policy 1.0): the policy refuses it: {reason}" in result.stderr
 
 
-@pytest.mark.parametrize("text", ["default = 1", "[[deny]]\npattern = '('", "alow = []", "[[deny]]\nreason = 'x'", "="])
+GIT = r"""
+default = "deny"
+[[allow]]
+pattern = 'git (status|log)'
+[[allow]]
+pattern = 'git .*'
+[[allow]]
+pattern = 'run[^;]*'
+[[allow]]
+pattern = 'make .*'
+shell_syntax = true
+shell = "bash"
+env = ["MODE"]
+cwd = ["/"]
+"""
+BEYOND = [
+    (Step("git status", shell="sh -c 'echo x' --"), "the shell"),
+    (Step("git status", env={"PATH": "/evil"}), "the variable 'PATH'"),
+    (Step("git status", env={"LD_PRELOAD": "/evil.so"}), "the variable 'LD_PRELOAD'"),
+    (Step("git status", env={"GIT_SSH_COMMAND": "x"}), "the variable 'GIT_SSH_COMMAND'"),
+    (Step("git status", env={"BASH_ENV": "x", "A": "1"}), "the variable 'A'"),
+    (Step("git status", cwd="/"), "the directory '/'"),
+    (Step("git log; touch x"), "';' in it"),
+    (Step("git log $(touch x)"), "'$' in it"),
+    (Step('git log "$(touch x)"'), "in it"),
+    (Step("git log 'a'; touch 'b'"), "';' in it"),
+    (Step("git log > file"), "'>' in it"),
+    (Step("git status\ntouch x"), "no rule allows it"),
+    (Step("run\ntouch x"), "'\\n' in it"),
+    (Step(["sh", "-c", "git status"]), "no rule allows it"),
+    (Step("make a; make b", shell="bash", env={"MODE": "1", "PATH": "x"}, cwd="/"), "the variable 'PATH'"),
+]
+
+
+@pytest.mark.parametrize(("step", "reason"), BEYOND)
+def test_what_else_decides_what_runs_has_to_be_allowed_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step, reason: str
+) -> None:
+    refusal = refused(tmp_path, monkeypatch, GIT, step)
+    assert refusal is not None
+    assert reason in refusal
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("git log 'a; b' \"c d\" --format=%h"),
+        Step(["git", "log", "a; b"]),
+        Step("make a; make b > x", shell="bash", env={"MODE": "1"}, cwd="/"),
+    ],
+)
+def test_what_the_rules_allow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
+    assert refused(tmp_path, monkeypatch, GIT, step) is None
+
+
+def test_a_deny_rule_reads_a_command_as_a_shell_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = 'default = "allow"\n[[deny]]\npattern = "sudo"\n'
+    assert refused(tmp_path, monkeypatch, rules, Step('s""u\\do true')) == "it matches 'sudo' (deny rule 1)"
+
+
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: str, step: Step) -> str | None:
+    """Return why the policy refuses a step."""
+    (tmp_path / "policy.toml").write_text(rules)
+    monkeypatch.setenv("D0TTINO_POLICY", str(tmp_path / "policy.toml"))
+    monkeypatch.syspath_prepend(EXAMPLES / "policy")
+    policy = importlib.import_module("d0ttino_policy")
+    context = StepContext("mine", 1, 1, {**os.environ, **step.env})
+    try:
+        policy.check(step, context)
+    except D0ttinoError as error:
+        return error.message.removeprefix("the policy refuses it: ")
+    return None
+
+
+def test_a_step_that_was_edited_at_the_question_is_looked_at_again(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text(RULES)
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho date > "$1"\n')
+    editor.chmod(0o755)
+    path = installed(tmp_path, "policy", "echo word")
+    env = {"D0TTINO_POLICY": str(tmp_path / "policy.toml"), "VISUAL": str(editor)}
+    terminal = Terminal("recipe", "mine", "goal", path=path, env=env)
+    terminal.press("e")
+    terminal.press("r")
+    assert terminal.status() == 1
+    assert "the policy refuses it: no rule allows it" in terminal.rest.replace("\r\n", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "default = 1",
+        "[[deny]]\npattern = '('",
+        "alow = []",
+        "[[deny]]\nreason = 'x'",
+        "=",
+        "[[allow]]\npattern = '.*'\nrecpie = 'x'",
+        "[[allow]]\npattern = 3",
+        "[[deny]]\npattern = 'x'\nenv = 'A'",
+    ],
+)
 def test_a_policy_that_is_broken_allows_nothing(tmp_path: Path, text: str) -> None:
     rules = tmp_path / "policy.toml"
     rules.write_text(text)
@@ -149,7 +254,70 @@ def test_the_sandbox_takes_a_command_that_comes_in_a_file(tmp_path: Path) -> Non
     assert (result.returncode, result.stdout) == (0, "done\n")
 
 
-def test_without_bubblewrap_the_sandbox_refuses(tmp_path: Path) -> None:
-    result = run(installed(tmp_path, "sandbox", "echo ran"), PATH=str(tmp_path))
+@needs_bwrap
+def test_a_bwrap_that_a_step_left_on_the_path_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho mine\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    result = run(installed(tmp_path, "sandbox", "echo ran"), PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (result.returncode, result.stdout) == (0, "ran\n")
+
+
+@needs_bwrap
+@pytest.mark.parametrize("place", ["below /run", "anywhere"])
+def test_no_socket_of_a_daemon_is_within_reach(tmp_path: Path, place: str) -> None:
+    if place == "below /run" and not os.access("/run", os.W_OK):
+        pytest.skip("only root may make a socket in /run")
+    with tempfile.TemporaryDirectory(dir="/run" if place == "below /run" else "/var/tmp") as directory:
+        path = f"{directory}/s"
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            server.listen()
+            connect = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r}); print('connected')"
+            steps = installed(tmp_path, "sandbox", f'{os.path.realpath(sys.executable)} -c "{connect}"')
+            assert "connected" not in run(steps, cwd=Path.home()).stdout
+            assert "connected" in run(steps, cwd=Path.home(), D0TTINO_SANDBOX_SOCKETS=path).stdout
+
+
+@needs_bwrap
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "mount -o remount,rw /",
+        "mount -t tmpfs none /mnt",
+        "unshare --user --map-root-user mount -t tmpfs none /mnt",
+        "unshare --user true",
+        "mknod device c 1 1",
+        "grep -q '^CapEff:.*[1-9a-f]' /proc/self/status",
+    ],
+)
+def test_nothing_in_the_sandbox_gives_more_rights(tmp_path: Path, attack: str) -> None:
+    (tmp_path / "work").mkdir()
+    assert run(installed(tmp_path, "sandbox", attack), cwd=tmp_path / "work").returncode not in {0, 127}
+
+
+@needs_bwrap
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "touch .cache/d0ttino/x || touch .config/d0ttino/x || touch .local/state/d0ttino/x",
+        "rm -rf .cache/d0ttino",
+        "mv .cache/d0ttino .cache/moved",
+        "mv .cache moved",
+        "mv .local moved",
+        "rmdir .cache/d0ttino && mkdir .cache/d0ttino",
+    ],
+)
+def test_what_decides_about_later_steps_is_not_writable(tmp_path: Path, attack: str) -> None:
+    result = run(installed(tmp_path, "sandbox", "touch .cache/mine", attack), cwd=Path.home())
+    assert result.returncode not in {0, 127}
+    assert "2 of 2 steps ran" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("/nowhere/bwrap", "there is no sandbox: bwrap is not installed"), ("bin/bwrap", "is no absolute path")],
+)
+def test_without_bubblewrap_the_sandbox_refuses(tmp_path: Path, place: str, message: str) -> None:
+    result = run(installed(tmp_path, "sandbox", "echo ran"), D0TTINO_SANDBOX_BWRAP=place)
     assert (result.returncode, result.stdout) == (1, "")
-    assert "there is no sandbox: bwrap is not installed" in result.stderr
+    assert message in result.stderr

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shlex
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,20 @@ __version__ = "0.1.0"
 VARIABLE = "D0TTINO_POLICY"
 SYSTEM_WIDE = Path("/etc/d0ttino/policy.toml")
 
+#: The keys of a rule, and what their values are.
+KEYS = {"pattern": str, "recipe": str, "reason": str, "shell": str, "env": list, "cwd": list, "shell_syntax": bool}
+
+#: What is in quotes, where a shell finds no syntax, and the characters of its syntax.
+QUOTED = re.compile(r"'[^']*'|\"[^\"$`\\!]*\"")
+SYNTAX = re.compile(r"[;&|<>$`\\(){}*?\[\]~#!'\"\x00-\x1f\x7f]")
+
 
 class RefusedError(D0ttinoError):
     """The policy does not allow the step."""
 
 
 def rules() -> dict[str, Any] | None:
-    """Return what the policy file says; `None` if there is none.
+    """Return the rules; `None` if there is no file.
 
     Raises:
         ConfigError: it cannot be used. Nothing runs then: a policy that is broken allows nothing.
@@ -29,48 +38,103 @@ def rules() -> dict[str, Any] | None:
     """
     named = os.environ.get(VARIABLE)
     path = Path(named) if named else SYSTEM_WIDE
-    if not named and not path.exists():
-        return None
     try:
+        if not named and not os.path.lexists(path):  # a link that leads nowhere is a policy that is broken
+            os.stat(path.parent.parent)
+            return None
         found = tomllib.loads(path.read_text(encoding="utf-8"))
         unknown = set(found) - {"default", "deny", "allow"}
         if unknown:
             raise ConfigError(f"policy {path}: unknown key {min(unknown)!r}", hint="known: default, deny, allow")
         if found.get("default", "deny") not in {"allow", "deny"}:
             raise ConfigError(f"policy {path}: default must be 'allow' or 'deny'")
-        for rule in [*found.get("deny", []), *found.get("allow", [])]:
-            re.compile(rule["pattern"])
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, re.error, KeyError, TypeError) as error:
+        for kind in ("deny", "allow"):
+            for number, rule in enumerate(found.get(kind, []), 1):
+                _check(rule, f"policy {path}: {kind} rule {number}")
+    except (OSError, ValueError, re.error, TypeError, RecursionError) as error:
         raise ConfigError(f"policy {path}: {type(error).__name__}: {error}") from error
     return found
 
 
-def verdict(command: str, recipe: str, found: dict[str, Any]) -> str | None:
-    """Return why a command is refused, or `None` if it may run. A rule that denies wins over all that allow."""
-    for rule in found.get("deny", []):
-        if _applies(rule, command, recipe, whole=False):
-            return str(rule.get("reason", f"it matches {rule['pattern']!r}"))
+def _check(rule: Any, where: str) -> None:
+    if not isinstance(rule, dict) or "pattern" not in rule:
+        raise ConfigError(f"{where}: it has no pattern")
+    for key, value in rule.items():
+        if key not in KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}", hint=f"known: {', '.join(KEYS)}")
+        if not isinstance(value, KEYS[key]) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
+            raise ConfigError(f"{where}: {key} is no {'list of texts' if KEYS[key] is list else KEYS[key].__name__}")
+    re.compile(rule["pattern"])
+
+
+def check(step: Step, context: StepContext, environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a step that the policy does not allow.
+
+    Args:
+        step: the step, as it will run.
+        context: the environment that it gets.
+        environ: the user's own environment, which the policy trusts.
+
+    Raises:
+        RefusedError: the policy does not allow it; the message names the rule.
+        ConfigError: the policy cannot be used.
+
+    """
+    found = rules()
+    if found is None:
+        return
+    reason = verdict(step, context, found, environ)
+    if reason is not None:
+        raise RefusedError(f"the policy refuses it: {reason}", hint=f"see {os.environ.get(VARIABLE) or SYSTEM_WIDE}")
+
+
+def verdict(step: Step, context: StepContext, found: dict[str, Any], environ: Mapping[str, str]) -> str | None:
+    """Return why a step is refused, or `None` if it may run. A rule that denies wins over all that allow."""
+    for number, rule in enumerate(found.get("deny", []), 1):
+        of_recipe = rule.get("recipe", context.recipe) == context.recipe
+        if of_recipe and any(re.search(rule["pattern"], text) for text in _spellings(step)):
+            return f"{rule.get('reason', 'it matches ' + repr(rule['pattern']))} (deny rule {number})"
     if found.get("default", "deny") == "allow":
         return None
-    if any(_applies(rule, command, recipe, whole=True) for rule in found.get("allow", [])):
-        return None
-    return "no rule allows it"
+    near = ""
+    for number, rule in enumerate(found.get("allow", []), 1):
+        # What is allowed is the whole command, not a part: else `ls; rm -rf /` would pass as `ls`.
+        if rule.get("recipe", context.recipe) == context.recipe and re.fullmatch(rule["pattern"], step.command_line):
+            why_not = _beyond(rule, step, context, environ)
+            if why_not is None:
+                return None
+            near = near or f"; allow rule {number} allows the command, but not {why_not}"
+    return f"no rule allows it{near}"
 
 
-def _applies(rule: dict[str, Any], command: str, recipe: str, *, whole: bool) -> bool:
-    # What is allowed is the whole command, not a part: else `ls; rm -rf /` would pass as `ls`.
-    match = re.fullmatch if whole else re.search
-    return rule.get("recipe", recipe) == recipe and match(rule["pattern"], command) is not None
+def _beyond(rule: dict[str, Any], step: Step, context: StepContext, environ: Mapping[str, str]) -> str | None:
+    """Return what decides how a step runs and goes beyond a rule; a command is only one part of that."""
+    if step.shell is not None and step.shell != rule.get("shell"):
+        return f"the shell {step.shell!r}"
+    changed = {name for name, value in context.env.items() if environ.get(name) != value} | set(step.env)
+    if extra := sorted(changed - set(rule.get("env", ()))):
+        return f"the variable {extra[0]!r}"
+    cwd = os.path.realpath(step.cwd or os.curdir)
+    allowed = [os.getcwd(), *map(os.path.expanduser, rule.get("cwd", ()))]
+    if cwd not in map(os.path.realpath, allowed):
+        return f"the directory {cwd!r}"
+    if isinstance(step.command, str) and not rule.get("shell_syntax", False):
+        syntax = SYNTAX.search(QUOTED.sub("", step.command)) or re.search(r"[\x00-\x1f\x7f]", step.command)
+        if syntax is not None:
+            return f"{syntax[0]!r} in it, which means something to a shell (shell_syntax = true allows that)"
+    return None
+
+
+def _spellings(step: Step) -> set[str]:
+    """Return a command as it is, and as a shell reads its words: without quotes and backslashes."""
+    try:
+        return {step.command_line, " ".join(shlex.split(step.command_line))}
+    except ValueError:
+        return {step.command_line}
 
 
 @hookimpl(wrapper=True, tryfirst=True)
 def llm_run_step(step: Step, context: StepContext) -> Any:
     """Refuse the step before any other plug-in can run it, or leave it to them."""
-    found = rules()
-    if found is not None:
-        reason = verdict(step.command_line, context.recipe, found)
-        if reason is not None:
-            raise RefusedError(
-                f"the policy refuses it: {reason}", hint=f"see {os.environ.get(VARIABLE) or SYSTEM_WIDE}"
-            )
+    check(step, context)
     return (yield)

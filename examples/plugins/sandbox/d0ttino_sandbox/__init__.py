@@ -1,11 +1,17 @@
 """Runs the steps of d0ttino's recipes in a sandbox, with bubblewrap."""
 
 import os
-import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+import llm
+import scripts
 from llm import Step, StepContext, StepResult, hookimpl
+from llm._state import user_dir
 from llm.errors import D0ttinoError
 from scripts.steps.environment import arguments
 from scripts.steps.local import run_locally
@@ -16,30 +22,143 @@ __version__ = "0.1.0"
 WRITABLE = "D0TTINO_SANDBOX_WRITABLE"
 #: `1` lets steps use the network; a list of recipes lets theirs.
 NETWORK = "D0TTINO_SANDBOX_NETWORK"
+#: Unix sockets that steps may connect to, separated by colons.
+SOCKETS = "D0TTINO_SANDBOX_SOCKETS"
+#: Where bwrap is, if not in a directory of the system.
+BWRAP = "D0TTINO_SANDBOX_BWRAP"
+
+#: Not by PATH: a step can write into a directory of the project that is on it.
+PLACES = ("/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap", "/run/current-system/sw/bin/bwrap")
+
+#: Where daemons listen; with the session's, see `hidden`.
+RUNTIME = ("/run", "/var/run", "/tmp")  # noqa: S108
+
+#: Variables that lead to sockets which are not there.
+LEADS = ("DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "DOCKER_HOST", "WAYLAND_DISPLAY")
 
 
-def options(cwd: str, recipe: str) -> Iterator[str]:
-    """Yield the options of bwrap: all is read-only but `cwd`, `/tmp` is empty, and there is no network."""
-    yield from ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp")  # noqa: S108
-    for directory in (cwd, *filter(None, os.environ.get(WRITABLE, "").split(":"))):
-        if os.path.realpath(directory) == "/":
+def bwrap() -> str:
+    """Return the absolute path of bubblewrap.
+
+    Raises:
+        D0ttinoError: it is not installed.
+
+    """
+    named = os.environ.get(BWRAP)
+    if named and not os.path.isabs(named):
+        raise D0ttinoError(f"{BWRAP} is no absolute path: {named}")
+    for place in (named,) if named else PLACES:
+        if os.access(place, os.X_OK):
+            return place
+    raise D0ttinoError("there is no sandbox: bwrap is not installed", hint="install the package bubblewrap")
+
+
+def options(program: str, cwd: str, recipe: str) -> Iterator[str]:
+    """Yield the options of bwrap: all is read-only but `cwd`, and there is neither network nor a way to daemons."""
+    yield from ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc")
+    network = os.environ.get(NETWORK, "").split(",")
+    networked = "1" in network or recipe in network
+    yield from hidden(networked=networked)
+    writable = [os.path.realpath(path) for path in (cwd, *filter(None, os.environ.get(WRITABLE, "").split(":")))]
+    for directory in writable:
+        if directory == "/":
             raise D0ttinoError("the sandbox does not make the whole system writable", hint="run it in a directory")
         yield from ("--bind", directory, directory)
-    network = os.environ.get(NETWORK, "").split(",")
-    if "1" not in network and recipe not in network:
+    yield from kept(writable)
+    if not networked:
         yield "--unshare-net"
-    yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--chdir", cwd)
+    # Root would keep its capabilities, and could mount all of this anew.
+    yield from ("--cap-drop", "ALL", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--chdir", cwd)
+    yield from no_user_namespaces(program)
+
+
+def hidden(*, networked: bool) -> Iterator[str]:
+    """Yield the options that take sockets away: directories in which daemons listen, and each other bound socket."""
+    session = os.environ.get("XDG_RUNTIME_DIR", "")
+    directories = [*RUNTIME, *([session] if os.path.isdir(session) else [])]
+    covered = {os.path.realpath(directory) for directory in directories if os.path.isdir(directory)}
+    for directory in sorted(covered):
+        yield from ("--tmpfs", directory)
+    # What programs need of these directories all the same.
+    needed = ["/run/current-system", "/run/opengl-driver"]
+    if networked:
+        needed.append(os.path.realpath("/etc/resolv.conf"))
+    for path in filter(os.path.exists, needed):
+        if _is_below(path, covered):
+            yield from ("--ro-bind", path, path)
+    allowed = {os.path.realpath(path) for path in filter(None, os.environ.get(SOCKETS, "").split(":"))}
+    for path in sorted(bound_sockets()):
+        if path not in allowed and not _is_below(path, covered):
+            yield from ("--ro-bind", "/dev/null", path)
+    for path in sorted(filter(os.path.exists, allowed)):
+        yield from ("--bind", path, path)
+    if not allowed:
+        for name in LEADS:
+            yield from ("--unsetenv", name)
+
+
+def bound_sockets() -> set[str]:
+    """Return the paths of the Unix sockets that programs listen at: a file system that is read-only hides none."""
+    found = set()
+    with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            path = line.rstrip("\n").split(maxsplit=7)[7:]
+            if path and path[0].startswith("/") and os.path.exists(path[0]):
+                found.add(os.path.realpath(path[0]))
+    return found
+
+
+def kept(writable: Iterable[str]) -> Iterator[str]:
+    """Yield the options that keep this program's own files from steps, also in directories that are writable.
+
+    Each directory on the way is a mount of its own: one that is none could be renamed, and made anew.
+    """
+    for path in sorted(own_files()):
+        roots = [root for root in writable if _is_below(path, {root}) and path != root]
+        if not roots:
+            continue
+        root = min(roots, key=len)
+        parents = [
+            str(parent) for parent in Path(path).parents if _is_below(str(parent), {root}) and str(parent) != root
+        ]
+        for parent in reversed(parents):
+            yield from ("--bind", parent, parent)
+        yield from ("--ro-bind", path, path)
+
+
+def own_files() -> set[str]:
+    """Return what decides what this program does: its caches, configuration and state, and its code."""
+    directories = {user_dir(kind) for kind in ("cache", "config", "state")}
+    for directory in directories:
+        os.makedirs(directory, mode=0o700, exist_ok=True)  # a step must not be the one that makes it
+    code = {os.path.dirname(str(module.__file__)) for module in (llm, scripts)} | {
+        os.path.dirname(__file__),
+        sys.prefix,
+    }
+    named = {os.environ[name] for name in ("LLM_CONFIG", "D0TTINO_POLICY") if os.environ.get(name)}
+    return {os.path.realpath(path) for path in directories | code | named if os.path.exists(path)}
+
+
+def no_user_namespaces(program: str) -> Iterator[str]:
+    """Yield the options that forbid steps a user namespace, where they would have capabilities again, if bwrap can."""
+    wanted = ("--unshare-user", "--disable-userns")
+    tried = subprocess.run([program, "--ro-bind", "/", "/", *wanted, "/bin/true"], capture_output=True, check=False)
+    if tried.returncode == 0:
+        yield from wanted
+
+
+def _is_below(path: str, directories: Iterable[str]) -> bool:
+    return any(path == directory or path.startswith(f"{directory}/") for directory in directories)
 
 
 @hookimpl
 def llm_run_step(step: Step, context: StepContext) -> StepResult:
     """Run the step in a sandbox; where there is none, refuse it."""
-    if shutil.which("bwrap") is None:
-        raise D0ttinoError("there is no sandbox: bwrap is not installed", hint="install the package bubblewrap")
+    program = bwrap()
     with arguments(step) as words:
-        cwd = step.cwd or os.getcwd()
+        cwd = os.path.realpath(step.cwd or os.getcwd())
         # A command above 100 kB comes in a file, which the sandbox would not see: it is in /tmp.
         script = [] if words[-1] in {step.command, *step.command} else ["--ro-bind", words[-1], words[-1]]
-        command = ["bwrap", *options(cwd, context.recipe), *script, "--", *words]
+        command = [program, *options(program, cwd, context.recipe), *script, "--", *words]
         # An open directory would lead out of the sandbox.
         return run_locally(replace(step, command=command), context, open_files=False)
