@@ -18,7 +18,7 @@ from scripts.packages.record import Recorded
 from scripts.packages.registry import PLUGIN, Kind, Package, Registry
 
 #: The hooks through which a plug-in provides the names that a list shows anyway.
-_PROVIDING = frozenset({"llm_backends", "llm_complete", "llm_stream", "llm_recipes", "llm_recipe_steps"})
+_PROVIDING = frozenset({"llm_backends", "llm_recipes"})
 
 
 class State(StrEnum):
