@@ -337,7 +337,7 @@ class Host(PluginManager):
         guards_of: Callable[[EntryPoint], tuple[str, ...]] = (
             (lambda _entry: ()) if manifests is None else manifests.guards_of
         )
-        self._loader = Loader(self, everything, adapt, is_blocked, current, guards_of)
+        self._loader = Loader(self, everything, adapt, is_blocked, current, guards_of, self.learn)
         self._loader.load_all()
 
     def add_damaged(self, damage: Damage, blocking: Blocking = NOTHING_BLOCKED) -> None:
