@@ -58,7 +58,11 @@ def test_one_that_is_not_used_is_not_imported_once_it_is_known() -> None:
     *_, imported = run()
     assert imported == MODULES
     before, after, answer, imported = run()
-    assert (before, after, answer) == (["sample", "openrouter", "lobechat", "mindbridge"], before, "Sample answer to: hi")
+    assert (before, after, answer) == (
+        ["sample", "openrouter", "lobechat", "mindbridge"],
+        before,
+        "Sample answer to: hi",
+    )
     assert set(imported) <= {"llm.backends.plugins.sample", "llm.routing.policy"}
 
 
