@@ -277,7 +277,10 @@ class Host(PluginManager):
         for entry, name, plugin in self._loader.known_plugins():
             if hook in plugin.hooks:
                 found.append((entry.origin(name, plugin.module), plugin.hooks[hook]))
-        return sorted(found, key=self._rank)
+        found.sort(key=lambda one: self._precedence(one[0]))
+        # In pluggy, of those that want to be last the last registered is last.
+        last = [one for one in reversed(found) if one[1].get("trylast")]
+        return sorted([*(one for one in found if not one[1].get("trylast")), *last], key=_rank)
 
     def blockable_names(self) -> set[str]:
         """Return the names by which the user can do without a plug-in."""
@@ -444,12 +447,6 @@ class Host(PluginManager):
         place = self._places.get(origin.module or "", 0) if origin.builtin else 0
         return (*origin.precedence, place)
 
-    def _rank(self, one: tuple[Origin, Mapping[str, Any]]) -> tuple[Any, ...]:
-        """Sort key of an implementation: pluggy's order."""
-        origin, options = one
-        place = 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
-        return not options.get("wrapper"), place, self._precedence(origin)
-
     def _sorted_out(self, kind: str, found: Iterable[Any]) -> Catalog[Any]:
         active: dict[str, Any] = {}
         shadowed: dict[str, tuple[Any, ...]] = {}
@@ -493,6 +490,12 @@ def _from_facts(kind: str, facts: Mapping[str, Any], origin: Origin, find: Calla
         return None if _validate.fault_in(known) else known
     except (TypeError, ValueError, AttributeError, LookupError):
         return None
+
+
+def _rank(one: tuple[Origin, Mapping[str, Any]]) -> tuple[bool, int]:
+    """Sort key of an implementation beside its origin: wrappers before the others, and their own wishes."""
+    options = one[1]
+    return not options.get("wrapper"), 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
 
 
 def create_host(
