@@ -262,7 +262,10 @@ class Host(PluginManager):
         for entry, name, plugin in self._loader.known_plugins():
             if hook in plugin.hooks:
                 found.append((entry.origin(name, plugin.module), plugin.hooks[hook]))
-        return sorted(found, key=self._rank)
+        found.sort(key=lambda one: self._precedence(one[0]))
+        # In pluggy, of those that want to be last the last registered is last.
+        last = [one for one in reversed(found) if one[1].get("trylast")]
+        return sorted([*(one for one in found if not one[1].get("trylast")), *last], key=_rank)
 
     def blockable_names(self) -> set[str]:
         """Return the names by which the user can do without a plug-in."""
@@ -322,7 +325,7 @@ class Host(PluginManager):
         guards_of: Callable[[EntryPoint], tuple[str, ...]] = (
             (lambda _entry: ()) if manifests is None else manifests.guards_of
         )
-        self._loader = Loader(self, everything, adapt, is_blocked, current, guards_of)
+        self._loader = Loader(self, everything, adapt, is_blocked, current, guards_of, self.learn)
         self._loader.load_all()
 
     def add_damaged(self, damage: Damage, blocking: Blocking = NOTHING_BLOCKED) -> None:
@@ -335,7 +338,7 @@ class Host(PluginManager):
             self.blocked.append(Blocked(origin, by))
 
     def manifests(self) -> dict[EntryPoint, Manifest]:
-        """Return the manifest of each entry point that this host imported; no error in them shows a secret."""
+        """Return the manifest of each entry point that this host imported; no words in them show a secret."""
         imported = self._loader.imported
         if not imported:
             return {}
@@ -347,14 +350,10 @@ class Host(PluginManager):
                     provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
         contributions = {plugin: tuple(many) for plugin, many in provided.items()}
         found = {entry: self._loader.manifest_of(entry, contributions) for entry in imported}
-        if any(manifest.failure for manifest in found.values()):
-            from llm.redaction import redactor
+        from llm.redaction import redactor
 
-            redact = redactor(self.secret_names())
-            for entry, manifest in found.items():
-                if manifest.failure:
-                    found[entry] = manifest._replace(failure=redact(manifest.failure))
-        return found
+        redact = redactor(self.secret_names())
+        return {entry: _redacted(manifest, redact) for entry, manifest in found.items()}
 
     def learn(self) -> dict[EntryPoint, Manifest]:
         """Record the manifests of the entry points that this host imported, and return them."""
@@ -429,12 +428,6 @@ class Host(PluginManager):
         place = self._places.get(origin.module or "", 0) if origin.builtin else 0
         return (*origin.precedence, place)
 
-    def _rank(self, one: tuple[Origin, Mapping[str, Any]]) -> tuple[Any, ...]:
-        """Sort key of an implementation: pluggy's order."""
-        origin, options = one
-        place = 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
-        return not options.get("wrapper"), place, self._precedence(origin)
-
     def _sorted_out(self, kind: str, found: Iterable[Any]) -> Catalog[Any]:
         active: dict[str, Any] = {}
         shadowed: dict[str, tuple[Any, ...]] = {}
@@ -480,6 +473,25 @@ def _from_facts(kind: str, facts: Mapping[str, Any], origin: Origin, find: Calla
         return None if _validate.fault_in(known) else known
     except (TypeError, ValueError, AttributeError, LookupError):
         return None
+
+
+def _redacted(manifest: Manifest, redact: Callable[[str], str]) -> Manifest:
+    """Return a manifest without secrets in the words of its plug-ins."""
+    plugins = tuple(
+        plugin._replace(
+            contributions=tuple(
+                (kind, {**facts, "description": redact(facts["description"])}) for kind, facts in plugin.contributions
+            )
+        )
+        for plugin in manifest.plugins
+    )
+    return manifest._replace(plugins=plugins, failure=manifest.failure and redact(manifest.failure))
+
+
+def _rank(one: tuple[Origin, Mapping[str, Any]]) -> tuple[bool, int]:
+    """Sort key of an implementation beside its origin: wrappers before the others, and their own wishes."""
+    options = one[1]
+    return not options.get("wrapper"), 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
 
 
 def create_host(

@@ -43,6 +43,7 @@ class Loader:
         is_blocked: whether the plug-in of a name of an entry point is left out.
         manifests: the current manifests of entry points.
         guards_of: returns the hooks that an entry point guarded when it was last loaded.
+        after_failure: called when one with a current manifest could not be imported: the manifest is none any more.
 
     Attributes:
         known: entry points that were not imported yet, with their manifests.
@@ -58,17 +59,20 @@ class Loader:
         is_blocked: Callable[[EntryPoint, str], bool],
         manifests: Mapping[EntryPoint, Manifest],
         guards_of: Callable[[EntryPoint], tuple[str, ...]],
+        after_failure: Callable[[], object] = lambda: None,
     ) -> None:
         self._manager = manager
         self._entries = list(entries)
         self._adapt = adapt
         self._is_blocked = is_blocked
         self._guards_of = guards_of
+        self._after_failure = after_failure
         self._lock = threading.RLock()
         self._importing: EntryPoint | None = None
         self._errors: dict[EntryPoint, PluginLoadError] = {}
         self._names: dict[tuple[EntryPoint, str], str] = {}
-        self._named: dict[int, EntryPoint] = {}
+        # The object as well: the number of one that is gone would soon be another's.
+        self._named: dict[int, tuple[EntryPoint, object]] = {}
         importing = needing_import(self._entries, manifests)
         self.known = {entry: manifests[entry] for entry in self._entries if entry not in importing}
         self.imported: dict[EntryPoint, int] = {}
@@ -122,6 +126,7 @@ class Loader:
             if entry in self.known:
                 self._load([entry], reason)
                 if entry in self._errors:
+                    self._after_failure()
                     raise self._errors[entry]
 
     def name_of(self, entry: EntryPoint, plugin: str) -> str:
@@ -232,7 +237,7 @@ class Loader:
         # distributions may share.
         path = f"{entry.module}.{entry.attribute}" if entry.attribute else entry.module
         shared = sys.modules.get(path) if named is None else named
-        owner = entry if shared is None else self._named.setdefault(id(shared), entry)
+        owner = entry if shared is None else self._named.setdefault(id(shared), (entry, shared))[0]
         if owner.distribution != entry.distribution:
             raise PluginLoadError(
                 f"names {entry.value}, which the entry point of {owner.distribution} {owner.version} names already",

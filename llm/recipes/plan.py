@@ -317,7 +317,7 @@ def _is_complete(command: str) -> bool:
 
 def _step(item: Any, number: int, completion: Completion) -> Step:
     """Return an item of the array as a step; a key that is not understood could say how it is to run."""
-    from llm.fields import fault_in, with_tuples
+    from llm._validate import fault_in
 
     if isinstance(item, str):
         item = {"command": item}
@@ -340,7 +340,7 @@ def _step(item: Any, number: int, completion: Completion) -> Step:
     fault = fault_in(step)
     if fault is not None:
         _refuse(completion, f"step {number} cannot be run: {fault}")
-    return with_tuples(step)
+    return step
 
 
 def _is_command(command: Any) -> bool:

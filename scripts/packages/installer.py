@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import canonical
+from scripts.cli.output import say
 from scripts.packages.environment import Sort, installed_version, sort
 from scripts.packages.source import shown
 
@@ -250,7 +251,7 @@ class Installer:
         importlib.invalidate_caches()
         if done.returncode:
             if capture:
-                sys.stderr.write(done.stderr)
+                say(done.stderr.rstrip("\n"))
             raise InstallError(
                 f"{self.name} could not {what}: it ended with status {done.returncode}",
                 hint="its own message is above",

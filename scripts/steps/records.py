@@ -587,7 +587,8 @@ def _check(path: str, lines: Sequence[dict[str, Any]]) -> None:
     """Raise `RecordError` for the first line that is not what a run writes: an editor, or another version, did."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
-    from llm.fields import fault_in
+
+    from llm._validate import fault_in
 
     version = lines[0].get("version", 1)
     if version != _VERSION:

@@ -433,3 +433,13 @@ def test_no_form_is_imported_before_it_is_used(form: str, tmp_path: Path) -> Non
         assert ("dist1" in imported) is (form in {*IMPORTED, CURIOUS})
         assert ("d1_m0" in sys.modules) <= (form in {*IMPORTED, CURIOUS})
         assert ("dist0" in imported) is (form in {"names another's", CURIOUS})
+
+
+def test_functions_that_are_imported_one_after_the_other_are_not_taken_for_one(tmp_path: Path) -> None:
+    """What was made of the first was gone when the second was made, in the same place of memory."""
+    write(tmp_path, [[Plugin("function", "", f"b{number}", BACKEND_GROUP)] for number in range(20)])
+    learned(tmp_path, Random(0))
+    with host_of(tmp_path) as host:
+        for number in range(20):
+            assert complete(Request("hi", backend=f"b{number}"), host=host).text == f"d{number}_m0"
+        assert list(host.problems) == []

@@ -1,4 +1,8 @@
-"""What is known of a plug-in is never believed longer than it holds, in real processes."""
+"""Manifests are believed as long as one rule says, in real processes.
+
+A regular installation is what its installer wrote: new metadata, or an edit of the module that the entry point names or
+of one that registers something, is seen at once. An editable installation is imported each time.
+"""
 
 import os
 import subprocess
@@ -10,11 +14,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from llm.hooks.catalogue import FILE
 
-from llm.hooks import index
 from llm.hooks._cache import EnvironmentCache
+from llm.hooks._manifest import FILE
 from llm.testing import write_distribution
+
+pytestmark = pytest.mark.e2e
 
 HOUR = 3600 * 10**9
 
@@ -86,19 +91,39 @@ def test_an_edit_of_a_module_that_no_entry_point_names_is_seen(site: Site) -> No
     assert site.run() == "b | mine mine.part"
 
 
-def test_a_module_that_comes_to_a_package_which_looks_for_its_modules_is_seen(site: Site) -> None:
-    site.write(
-        "mine/__init__.py",
-        """
-        import importlib, pkgutil
-        for module in pkgutil.iter_modules(__path__):
-            importlib.import_module(f'mine.{module.name}')
-        """,
-    )
-    assert site.run() == "a | mine mine.part"
+def test_an_edit_of_a_module_that_registers_nothing_is_not_looked_for(site: Site) -> None:
+    """The limit of the rule: an upgrade brings new metadata, and an author has an editable installation."""
+    site.write("mine/part.py", f"from .name import NAME\n{REGISTER}register_backend(NAME, lambda prompt: '')\n")
+    site.write("mine/name.py", "NAME = 'a'\n")
+    assert site.run() == "a | mine mine.name mine.part"
     assert site.run() == "a |"
-    (site.directory / "mine" / "more.py").write_text(backend("b"))
-    assert site.run() == "a b | mine mine.more mine.part"
+    (site.directory / "mine" / "name.py").write_text("NAME = 'b'\n")
+    assert site.run() == "a |"
+    site.write("mine-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: mine\nVersion: 1.0\nSummary: new\n")
+    assert site.run() == "b | mine mine.name mine.part"
+
+
+def test_a_name_that_is_gone_is_told_when_it_is_used_and_forgotten(site: Site) -> None:
+    site.write("mine/part.py", f"from .name import NAME\n{REGISTER}register_backend(NAME, lambda prompt: '')\n")
+    site.write("mine/name.py", "NAME = 'a'\n")
+    assert [site.run(), site.run()] == ["a | mine mine.name mine.part", "a |"]
+    (site.directory / "mine" / "name.py").write_text("NAME = 'b'\n")
+    ask = "from llm import send_prompt\nprint(send_prompt('hi', backend='a'))"
+    done = subprocess.run([sys.executable, "-c", ask], env=site.environment, capture_output=True, text=True)
+    assert "no longer registers the backend 'a'" in done.stderr
+    assert site.run() == "b | mine mine.name mine.part"
+
+
+@pytest.mark.parametrize("edited", ["mine/part.py", "mine/helper.py"])
+def test_an_editable_installation_is_imported_each_time(site: Site, edited: str) -> None:
+    site.write("mine/part.py", f"from .helper import NAME\n{REGISTER}register_backend(NAME, lambda prompt: '')\n")
+    site.write("mine/helper.py", "NAME = 'a'\n")
+    site.write("mine-1.0.dist-info/direct_url.json", '{"url": "file:///src", "dir_info": {"editable": true}}')
+    assert [site.run(), site.run()] == ["a | mine mine.helper mine.part"] * 2
+    (site.directory / "mine" / "helper.py").write_text("NAME = 'b'\n")
+    if edited == "mine/part.py":
+        (site.directory / "mine" / "part.py").write_text(f"import mine.helper\n{backend('b')}")
+    assert site.run() == "b | mine mine.helper mine.part"
 
 
 def test_byte_code_is_no_change(site: Site) -> None:
@@ -108,33 +133,13 @@ def test_byte_code_is_no_change(site: Site) -> None:
     assert site.run() == "a |"
 
 
-def test_an_optional_module_that_is_installed_later_is_seen(site: Site) -> None:
-    site.write(
-        "mine/part.py",
-        f"""
-        {REGISTER}
-        register_backend('a', lambda prompt: '')
-        try:
-            import optional_module
-        except ImportError:
-            pass
-        else:
-            register_backend('b', lambda prompt: '')
-        """,
-    )
-    assert site.run().startswith("a | mine")
-    assert site.run() == "a |"
-    (site.directory / "optional_module.py").write_text("")
-    assert site.run().startswith("b a | mine")
-
-
 def test_a_failure_is_tried_again_each_time(site: Site) -> None:
     site.write("mine/part.py", f"import os\n{REGISTER}\nregister_backend(os.environ['NAME'], lambda prompt: '')")
     assert site.run() == "|"
     assert site.run(NAME="b").startswith("b | mine")
 
 
-def test_an_archive_is_known_as_well(tmp_path: Path) -> None:
+def test_an_archive_is_imported_each_time(tmp_path: Path) -> None:
     archive = tmp_path / "plugins.zip"
 
     def write(name: str) -> None:
@@ -147,7 +152,7 @@ def test_an_archive_is_known_as_well(tmp_path: Path) -> None:
     write("a")
     then = archive.stat().st_mtime_ns - HOUR
     os.utime(archive, ns=(then, then))
-    assert [site.run(), site.run()] == ["a | mine", "a |"]
+    assert [site.run(), site.run()] == ["a | mine", "a | mine"]
     write("b")
     assert site.run() == "b | mine"
 
@@ -202,9 +207,8 @@ def spoilt(content: bytes) -> Iterator[bytes]:
     yield content.replace(b"[", b"{").replace(b"]", b"}")
 
 
-@pytest.mark.parametrize("file", [FILE, index.FILE], ids=["catalogue", "index"])
-def test_a_file_that_was_spoilt_does_no_harm(site: Site, file: tuple[str, int]) -> None:
-    path = Path(str(EnvironmentCache(*file).path))
+def test_a_file_that_was_spoilt_does_no_harm(site: Site) -> None:
+    path = Path(str(EnvironmentCache(*FILE).path))
     original = path.read_bytes()
     for content in spoilt(original):
         path.write_bytes(content)

@@ -392,7 +392,7 @@ def test_a_program_traces_with_the_public_name_and_sees_the_host_being_made(tmp_
             "recording of manifests",
         ]
     )
-    assert (load, parent) == ("mine (my-package 1.0)", "making the host")
+    assert (load, parent) == ("mine (my-package 1.0)", "registration of plug-ins")
     assert blocked == "backend:openrouter (built in): blocked by LLM_DISABLE_PLUGINS=openrouter"
     assert complete_ == "True"
 
