@@ -29,7 +29,7 @@ def _is_junk(part: str) -> bool:
     return part.startswith(".") or part in BUILT or part.endswith(".egg-info")
 
 
-class BundleHook(BuildHookInterface):  # type: ignore[misc,type-arg]
+class BundleHook(BuildHookInterface):  # type: ignore[type-arg]
     """The hook that hatchling calls before it builds a wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

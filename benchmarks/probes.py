@@ -11,8 +11,9 @@ CALLS = 50
 
 def discovery() -> dict[str, float]:
     """Measure the first search for plug-ins in this process."""
-    from llm._installed import BACKEND_GROUP, RECIPE_GROUP
     from llm.hooks.index import installed
+
+    from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 
     start = perf_counter()
     found = installed((BACKEND_GROUP, RECIPE_GROUP))

@@ -33,3 +33,5 @@ from llm.types import Step as Step
 from llm.types import StepContext as StepContext
 from llm.types import StepResult as StepResult
 from llm.types import Usage as Usage
+
+__all__: list[str]

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from llm.errors import PluginDefinitionError, attributed
 from llm.hooks._origin import Origin
@@ -38,12 +38,12 @@ class Backend:
     """
 
     # On the class, so that a subclass with an `__init__` of its own need not call this one.
-    name: str = ""
-    description: str = ""
-    models: tuple[str, ...] = ()
-    local: bool = False
-    ready_env: tuple[str, ...] = ()
-    secret_env: tuple[str, ...] = ()
+    name: ClassVar[str] = ""
+    description: ClassVar[str] = ""
+    models: ClassVar[tuple[str, ...]] = ()
+    local: ClassVar[bool] = False
+    ready_env: ClassVar[tuple[str, ...]] = ()
+    secret_env: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -97,9 +97,9 @@ class Recipe:
 
     """
 
-    name: str = ""
-    description: str = ""
-    parameters: "tuple[Parameter, ...]" = ()
+    name: ClassVar[str] = ""
+    description: ClassVar[str] = ""
+    parameters: "ClassVar[tuple[Parameter, ...]]" = ()
 
     def __init__(
         self,

@@ -409,8 +409,6 @@ class Host(PluginManager):
 
         """
         self._loader.load(entry, f"its {kind} {name!r} is used")
-        if entry in self._loader.imported:
-            self.learn()
         catalog: Catalog[Any] = self.backends() if kind == "backend" else self.recipes()
         for one in (*catalog.active, *catalog.shadowed.get(name, ())):
             if (one.name, one.origin.plugin) == (name, plugin):

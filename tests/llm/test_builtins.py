@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from llm.host import DEFAULT_PLUGINS, Host, create_host, own_entries
+from llm._installed import DEFAULT_PLUGINS
+from llm.host import Host, create_host, own_entries
 
 MODULES = [value.partition(":")[0] for value in DEFAULT_PLUGINS]
 
@@ -27,7 +28,8 @@ def test_each_contributes_something_by_itself(value: str) -> None:
 
 def test_their_entry_points_name_this_project() -> None:
     host = create_host(entries=())
-    assert {one.origin.source for one in (*host.backends().values(), *host.recipes().values())} == {"built in"}
+    origins = {one.origin for one in host.backends().values()} | {one.origin for one in host.recipes().values()}
+    assert {origin.source for origin in origins} == {"built in"}
     assert {entry.distribution for entry in own_entries()} == {"d0ttino"}
     assert list(host.backends()) == ["sample", "openrouter", "lobechat", "mindbridge"]
     assert list(host.recipes()) == ["echo", "sample"]
@@ -37,7 +39,8 @@ def test_their_entry_points_name_this_project() -> None:
 PROGRAM = """
 import json, sys
 from llm import Request, complete
-from llm.host import DEFAULT_PLUGINS, current_host
+from llm._installed import DEFAULT_PLUGINS
+from llm.host import current_host
 host = current_host()
 before = list(host.backends())
 for backend in sys.argv[1:]:
@@ -58,11 +61,11 @@ def test_one_that_is_not_used_is_not_imported_once_it_is_known() -> None:
     *_, imported = run()
     assert imported == MODULES
     before, after, answer, imported = run()
-    assert (before, after, answer) == (
+    assert [before, after, answer] == [
         ["sample", "openrouter", "lobechat", "mindbridge"],
         before,
         "Sample answer to: hi",
-    )
+    ]
     assert set(imported) <= {"llm.backends.plugins.sample", "llm.routing.policy"}
 
 

@@ -261,7 +261,7 @@ def test_if_the_others_fail_too_the_error_says_that_it_was_left_out(host: Host, 
 
 
 def test_a_fault_of_the_plugin_or_the_prompt_sets_nothing_aside(host: Host, cooldowns: Cooldowns) -> None:
-    register_backend("wrong", lambda prompt: 1 / 0, host=host)  # type: ignore[arg-type,return-value]
+    register_backend("wrong", lambda prompt: 1 / 0, host=host)
     for _ in range(FAILURES):
         assert isinstance(ask(host, backend="wrong"), NoAnswerError)
     assert not Path(cooldowns.path).exists()

@@ -423,9 +423,9 @@ def test_who_changes_pieces_is_blamed_for_what_it_raises(host: Host) -> None:
 def test_an_answer_can_be_read_again_and_ends_the_same_way() -> None:
     answer = Answer(iter(["a", "b"]))
     assert next(iter(answer)) == "a"
-    assert answer.completion is None
+    assert [answer.is_whole] == [False]
     assert (list(answer), list(answer), answer.text) == (["a", "b"], ["a", "b"], "ab")
-    assert answer.completion is not None
+    assert answer.is_whole
 
     def breaks() -> Iterator[str]:
         yield "a"

@@ -80,7 +80,7 @@ def test_a_fallback_is_told(host: Host) -> None:
 
 def test_when_all_fail_each_is_listed_with_its_plugin_and_reason(host: Host) -> None:
     register_backend("one", fails, host=host)
-    register_backend("two", lambda prompt: None, host=host)  # type: ignore[arg-type,return-value]
+    register_backend("two", lambda prompt: None, host=host)
     result = run(host, "send", "hi", LLM_PRIMARY_BACKEND="one", LLM_FALLBACK_BACKEND="two")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "none of 2 backends answered" in result.stderr

@@ -87,7 +87,7 @@ def test_commands_record_what_they_send(command: str) -> None:
 
 def test_a_failure_is_recorded_too() -> None:
     host = host_with()
-    register_backend("mine", lambda prompt: 1 / 0, host=host)  # type: ignore[arg-type,return-value]
+    register_backend("mine", lambda prompt: 1 / 0, host=host)
     assert run("send", "-b", "mine", "hi", host=host).exit_code == 1
     assert {entry["error_type"] for entry in entries(ledger_path())} == {"ZeroDivisionError"}
 
