@@ -38,7 +38,7 @@ class Backend:
     """
 
     # On the class, so that a subclass with an `__init__` of its own need not call this one.
-    name: ClassVar[str] = ""
+    name: str = ""
     description: ClassVar[str] = ""
     models: ClassVar[tuple[str, ...]] = ()
     local: ClassVar[bool] = False
@@ -97,7 +97,7 @@ class Recipe:
 
     """
 
-    name: ClassVar[str] = ""
+    name: str = ""
     description: ClassVar[str] = ""
     parameters: "ClassVar[tuple[Parameter, ...]]" = ()
 

@@ -32,7 +32,7 @@ def llm_configure(settings: "PluginSettings") -> None:
     """Take your section of the configuration, once, before the first other hook of this plug-in.
 
     Args:
-        settings: `settings.section` is `[plugins.NAME]` of the configuration file; empty if there is none. A
+        settings: its `section` is `[plugins.NAME]` of the configuration file, as a mapping; empty if there is none. A
             `CONFIG_SCHEMA` (a JSON Schema) beside the implementation is checked before.
 
     """

@@ -272,11 +272,11 @@ def _without_defaults(function: Function) -> inspect.Signature:
     return signature.replace(parameters=parameters)
 
 
-def _record(error: BaseException, contract: HookContract, origin: Origin, problems: ProblemLog) -> None:
+def _record(error: BaseException, hook: str, origin: Origin, problems: ProblemLog) -> None:
     note_fault(origin, error)
-    message = with_place(f"{contract.name} raised {one_line(error)}", error)
+    message = with_place(f"{hook} raised {one_line(error)}", error)
     hint = reason_of(error)[1]
-    problems.add(Problem(ProblemKind.FAULT, origin, message, hook=contract.name, hint=hint, error=error))
+    problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, hint=hint, error=error))
 
 
 def _guard(
@@ -286,9 +286,12 @@ def _guard(
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        hook = contract.name
         try:
             if begin is not None:
+                hook = CONFIGURE
                 begin()
+                hook = contract.name
             result = function(*args, **kwargs)
             return result if result is None or check is None else check(result, origin, False)
         except KeyboardInterrupt:
@@ -296,7 +299,7 @@ def _guard(
         except BaseException as error:  # noqa: BLE001 - recorded
             if contract.propagates:
                 raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
-            _record(error, contract, origin, problems)
+            _record(error, hook, origin, problems)
             return None
 
     return guarded
@@ -314,17 +317,14 @@ def _guard_wrapper(
             return [check(item, origin, True) for item in result]
         return check(result, origin, True)
 
-    def steps_of(args: Any, kwargs: Any) -> Generator[None, Any, Any]:
-        if begin is not None:
-            begin()
-        return (yield from _around(function(*args, **kwargs)))
-
     if contract.propagates:
 
         @functools.wraps(function)
         def propagating(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
             try:
-                return checked((yield from steps_of(args, kwargs)))
+                if begin is not None:
+                    begin()
+                return checked((yield from _around(function(*args, **kwargs))))
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # noqa: BLE001 - raised again
@@ -335,13 +335,17 @@ def _guard_wrapper(
     @functools.wraps(function)
     def recording(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
         # A wrapper that fails steps aside: the result of the call that it wraps stays as it was.
-        steps = steps_of(args, kwargs)
+        hook = CONFIGURE
         try:
+            if begin is not None:
+                begin()
+            hook = contract.name
+            steps = _around(function(*args, **kwargs))
             next(steps)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
-            _record(error, contract, origin, problems)
+            _record(error, hook, origin, problems)
             return (yield)
         result = yield
         try:
@@ -350,11 +354,11 @@ def _guard_wrapper(
             try:
                 return checked(stop.value)
             except PLUGIN_FAULTS as error:
-                _record(error, contract, origin, problems)
+                _record(error, contract.name, origin, problems)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
-            _record(error, contract, origin, problems)
+            _record(error, contract.name, origin, problems)
         return result
 
     return recording
