@@ -367,7 +367,7 @@ class Host(PluginManager):
         if catalog is None or generation != self.generation:
             known = self._known(kind, hook)  # first: it may import a plug-in
             generation = self.generation
-            catalog = self._sorted_out(kind, [*self._registered(hook), *known])
+            catalog = self._sorted_out(kind, hook, [*self._registered(hook), *known])
             self._catalogs[hook] = (generation, catalog)
         return catalog
 
@@ -426,10 +426,12 @@ class Host(PluginManager):
         place = self._places.get(origin.module or "", 0) if origin.builtin else 0
         return (*origin.precedence, place)
 
-    def _sorted_out(self, kind: str, found: Iterable[Any]) -> Catalog[Any]:
+    def _sorted_out(self, kind: str, hook: str, found: Iterable[Any]) -> Catalog[Any]:
+        # In the order in which plug-ins are asked, also those that are not imported yet.
+        place = {origin.plugin: number for number, (origin, _) in enumerate(self.implementations(hook))}
         active: dict[str, Any] = {}
         shadowed: dict[str, tuple[Any, ...]] = {}
-        for one in sorted(found, key=lambda one: self._precedence(one.origin)):
+        for one in sorted(found, key=lambda one: place.get(one.origin.plugin, len(place))):
             winner = active.setdefault(one.name, one)
             if winner is one:
                 continue

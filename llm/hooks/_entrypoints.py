@@ -192,7 +192,9 @@ class _Search:
             return None
         except OSError:
             return b""  # unreadable: it may declare anything
-        return content if any(sign in content for sign in self._signs) else None
+        if any(sign in content for sign in self._signs):
+            return content
+        return None if _is_text(content) else b""  # damaged: it may declare anything
 
     def _add(self, directory: str, place: str, declared: bytes) -> None:
         where = os.path.join(directory, place)
@@ -272,10 +274,18 @@ def _header(where: str) -> tuple[str | None, str | None]:
             content = _read(f"{where}{os.sep}{file}")
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for key, value in _HEADER.findall(content, 0, content.find(b"\n\n") % (1 << 20)):
+        for key, value in _HEADER.findall(content.partition(b"\n\n")[0]):
             fields.setdefault(key.lower().decode(), value.decode("utf-8"))
         break
     return fields.get("name"), fields.get("version")
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read(path: str) -> bytes:

@@ -70,6 +70,7 @@ class Loader:
         self._lock = threading.RLock()
         self._importing: EntryPoint | None = None
         self._errors: dict[EntryPoint, PluginLoadError] = {}
+        self._reasons: dict[EntryPoint, str] = {}
         self._names: dict[tuple[EntryPoint, str], str] = {}
         # The object as well: the number of one that is gone would soon be another's.
         self._named: dict[int, tuple[EntryPoint, object]] = {}
@@ -152,7 +153,7 @@ class Loader:
 
         """
         if entry in self._errors:
-            return Manifest(failure=self._errors[entry].message, guards=self._guards_of(entry))
+            return Manifest(failure=self._reasons[entry], guards=self._guards_of(entry), lasts=False)
         plugins = []
         guards: set[str] = set()
         for (owner, plugin), name in self._names.items():
@@ -171,8 +172,8 @@ class Loader:
             and ("llm_configure" in one.hooks or self._names[entry, one.plugin] in faulty)
             for one in plugins
         )
-        stamps = stamps_of(entry, [one.module for one in plugins], self.imported[entry]) if lasts else {}
-        return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps)
+        stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
+        return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps, lasts and can_last)
 
     def _expect(self, entry: EntryPoint) -> None:
         """Have an entry point with a current manifest imported when it is used."""
@@ -302,6 +303,7 @@ class Loader:
         attribute(failure, problem.origin)
         failure.__cause__ = error
         self._errors[entry] = failure
+        self._reasons[entry] = message
         guards = tuple(hook for hook in self._guards_of(entry) if hook in self._manager.contracts)
         if guards:
             with contextlib.suppress(NameTakenError):

@@ -54,7 +54,8 @@ class Manifest(NamedTuple):
         plugins: its plug-ins, in the order in which they were registered.
         failure: why it could not be loaded; `None` if it could.
         guards: hooks that it guards, also if it cannot be loaded now: requests or steps wait for it.
-        stamps: by path, modification time in ns and size of the files that it depends on; empty: it does not last.
+        stamps: by path, modification time in ns and size of the files that it depends on.
+        lasts: whether it holds as long as these files stay as they are.
 
     """
 
@@ -62,6 +63,7 @@ class Manifest(NamedTuple):
     failure: str | None = None
     guards: tuple[str, ...] = ()
     stamps: Mapping[str, tuple[int, int]] = {}
+    lasts: bool = True
 
     @property
     def hooks(self) -> list[str]:
@@ -74,7 +76,8 @@ class Manifest(NamedTuple):
 
     def to_json(self) -> list[Any]:
         """Return the manifest as JSON-ready data."""
-        return [[list(plugin) for plugin in self.plugins], self.failure, list(self.guards), dict(self.stamps)]
+        plugins = [list(plugin) for plugin in self.plugins]
+        return [plugins, self.failure, list(self.guards), dict(self.stamps), self.lasts]
 
     @classmethod
     def from_json(cls, data: Any) -> "Manifest":
@@ -84,17 +87,22 @@ class Manifest(NamedTuple):
             TypeError, ValueError, AttributeError, LookupError: it is something else.
 
         """
-        plugins, failure, guards, stamps = data
-        if failure is not None and not isinstance(failure, str):
+        plugins, failure, guards, stamps, lasts = data
+        if not isinstance(failure, str | None) or not isinstance(lasts, bool):
             raise TypeError
         made = tuple(_plugin_of(*plugin) for plugin in plugins)
         known = {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()}
-        return cls(made, failure, tuple(map(str, guards)), known)
+        return cls(made, failure, tuple(map(str, guards)), known, lasts)
 
     @property
     def is_current(self) -> bool:
         """Whether the entry point would contribute the same again."""
-        return bool(self.stamps) and all(_stamp(path) == stamp for path, stamp in self.stamps.items())
+        return self.lasts and bool(self.stamps) and self.is_unchanged
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the files that it depends on are as they were."""
+        return all(_stamp(path) == stamp for path, stamp in self.stamps.items())
 
 
 def _plugin_of(plugin: Any, module: Any, hooks: Any, contributions: Any) -> PluginManifest:
@@ -202,8 +210,8 @@ def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, M
     return {entry for entry in entries if entry.distribution in needing or entry not in current}
 
 
-def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> dict[str, tuple[int, int]]:
-    """Return the stamps of the files that the contributions of an imported entry point depend on.
+def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> tuple[dict[str, tuple[int, int]], bool]:
+    """Return the stamps of the files that an imported entry point depends on, and whether they last.
 
     Args:
         entry: the entry point.
@@ -211,31 +219,26 @@ def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> dict[str
         start: when importing it began, in nanoseconds since the epoch.
 
     Returns:
-        Stamps by path; empty if the plug-in has to be imported each time: it is installed editable, its
-        files are none that can be looked at, or one has changed while it was read.
+        Stamps by path, and whether they tell a change: if not, the plug-in has to be imported each time. It is
+        installed editable, its files are none that can be looked at, or one has changed while it was read.
 
     """
     paths = list(_files(entry, tuple(modules)))
-    if not paths:
-        return {}
-    home = os.path.dirname(entry.metadata)
-    if entry.tier is not Tier.BUILTIN:
-        if not home or _is_editable(entry.metadata):
-            return {}
-        if any(not os.path.abspath(path).startswith(home + os.sep) for path in paths):
-            return {}
-        paths.append(os.path.join(entry.metadata, "METADATA"))
-    stamps = {}
+    stamps = {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
+    lasts = bool(paths) and len(stamps) == len(set(paths))
     end = time.time_ns()
-    for path in paths:
-        stamp = _stamp(path)
-        if stamp is None:
-            return {}
-        lag = _TICK_NS if stamp[0] % 1_000_000_000 else _COARSE_NS
-        if not path.endswith("METADATA") and start - lag <= stamp[0] <= end + _TICK_NS:
-            return {}
-        stamps[path] = stamp
-    return stamps
+    for mtime_ns, _ in stamps.values():
+        lag = _TICK_NS if mtime_ns % 1_000_000_000 else _COARSE_NS
+        lasts = lasts and not start - lag <= mtime_ns <= end + _TICK_NS
+    if entry.tier is not Tier.BUILTIN:
+        home = os.path.dirname(entry.metadata)
+        metadata = os.path.join(entry.metadata, "METADATA")
+        below = all(os.path.abspath(path).startswith(home + os.sep) for path in paths)
+        lasts = lasts and bool(home) and below and not _is_editable(entry.metadata)
+        lasts = lasts and (stamp := _stamp(metadata)) is not None
+        if lasts and stamp is not None:
+            stamps[metadata] = stamp
+    return stamps, lasts
 
 
 def _files(entry: EntryPoint, modules: tuple[str, ...]) -> Iterator[str]:

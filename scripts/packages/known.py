@@ -26,9 +26,10 @@ def builtin_names(kind: str) -> list[str]:
 
 
 def manifests_of(entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
-    """Return the manifest of each entry point from when it was last loaded; those without one are left out."""
+    """Return the manifest of each entry point that was loaded, unless its files were edited since."""
     manifests = Manifests.read()
-    return {entry: manifest for entry in entries if (manifest := manifests.get(entry)) is not None}
+    found = {entry: manifests.get(entry) for entry in entries}
+    return {entry: one for entry, one in found.items() if one is not None and one.is_unchanged}
 
 
 def remember(manifests: Mapping[EntryPoint, Manifest]) -> None:

@@ -120,7 +120,8 @@ def test_a_failure_never_counts_as_known(third_party: Host) -> None:
     assert {entry.name for entry in Manifests.read().current(third_party.entries)} == set()
     stamp = os.stat(__file__)
     stamps = {__file__: (stamp.st_mtime_ns, stamp.st_size)}
-    Manifests.read().store({entry: one._replace(stamps=stamps) for entry, one in third_party.manifests().items()})
+    learned = third_party.manifests().items()
+    Manifests.read().store({entry: one._replace(stamps=stamps, lasts=one.failure is None) for entry, one in learned})
     assert {entry.name for entry in Manifests.read().current(third_party.entries)} == {"a", "c"}
 
 
