@@ -301,7 +301,9 @@ def _take_out(distribution: str) -> list[str]:
     whole = len(main) == 1 and main[0].version != UNKNOWN
     installer = find_installer() if whole or sort() in {Sort.UV_TOOL, Sort.PIPX} else None
     if installer is not None:
-        installer.uninstall(main[0].distribution.metadata.get("Name") or distribution if whole else distribution)
+        installer.uninstall(
+            (main[0].distribution.metadata.get_all("Name") or [distribution])[0] if whole else distribution
+        )
     try:
         left = [_erased(one) for one in metadata_of(distribution) if one.installed or one.leftover]
     except OSError as error:

@@ -146,7 +146,10 @@ class TestList:
 
     def test_the_one_that_hooks_put_first_is_shown_once_all_were_loaded(self, environment: Environment) -> None:
         environment.add("a-party", plugins={"mine": "a_party:run"})
-        module = "from llm import Backend, hookimpl\n@hookimpl(tryfirst=True)\ndef llm_backends(): return Backend('mine', str.upper)"
+        module = (
+            "from llm import Backend, hookimpl\n"
+            "@hookimpl(tryfirst=True)\ndef llm_backends(): return Backend('mine', str.upper)"
+        )
         environment.add("b-party", module, plugins={"mine": "b_party"})
         rows = [row for row in environment.rows("list", "--check") if row["name"] == "mine"]
         assert [(row["package"], row["state"]) for row in rows] == [("b-party", "installed"), ("a-party", "shadowed")]
