@@ -78,6 +78,7 @@ class Life:
         self.close: list[Callable[[], object]] = []
         self._lock = threading.RLock()
         self._begun = False
+        self._ready = False
         self._error: BaseException | None = None
 
     def begin(self) -> None:
@@ -87,8 +88,8 @@ class Life:
             BaseException: that failed, now or before.
 
         """
-        if not self._begun:
-            with self._lock:
+        if not self._ready:
+            with self._lock:  # another thread waits here until it is configured
                 if not self._begun:
                     self._begun = True  # first: a hook that it calls meanwhile must not begin again
                     try:
@@ -99,13 +100,14 @@ class Life:
                         raise
                     except BaseException as error:  # noqa: BLE001 - raised below, at each use
                         self._error = error
+                    self._ready = True
         if self._error is not None:
             raise self._error
 
     def end(self) -> None:
         """Close the plug-in if it was used; a later use begins anew."""
         with self._lock:
-            was_used, self._begun, self._error = self._begun, False, None
+            was_used, self._begun, self._ready, self._error = self._begun, False, False, None
         for close in self.close if was_used else ():
             close()
 
