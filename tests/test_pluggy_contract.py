@@ -193,7 +193,7 @@ def test_the_implementations_of_a_hook_can_be_called_one_by_one() -> None:
         def first(self, value: int) -> int:
             return value * 2
 
-    value = 3
+    value: Any = 3
     for implementation in reversed(manager(Adds(), Doubles()).hook.first.get_hookimpls()):
         assert implementation.argnames == ("value",)
         value = implementation.function(value)
