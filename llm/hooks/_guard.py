@@ -144,6 +144,8 @@ class Guard:
         self.origin = origin
         self.plugin = plugin
         self.implementations: dict[str, Mapping[str, Any]] = {}
+        self._configure: Callable[[], object] | None = None
+        self._close: Callable[[], object] | None = None
         faults: list[str] = []
         found: list[tuple[str, HookContract, Function, dict[str, Any]]] = []
         for name, function, options in marked_functions(plugin):
@@ -164,6 +166,7 @@ class Guard:
             )
         has_life = any(contract.name in {CONFIGURE, CLOSE} for _, contract, _, _ in found)
         life = life_of(origin) if has_life else Life()
+        self._life = life
         for name, contract, function, options in found:
             begin = life.begin if has_life and contract.name not in {CONFIGURE, CLOSE} else None
             guard = _guard_wrapper if options.get("wrapper") else _guard
@@ -173,9 +176,22 @@ class Guard:
             setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
             self.implementations[contract.name] = options
             if contract.name == CONFIGURE:
-                life.configure.append(functools.partial(_configure, function, origin, settings, plugin))
+                self._configure = functools.partial(_configure, function, origin, settings, plugin)
             elif contract.name == CLOSE:
-                life.close.append(guarded)
+                self._close = guarded
+
+    def join(self) -> None:
+        """Take part in the life: the plug-in is registered."""
+        if self._configure is not None:
+            self._life.configure.append(self._configure)
+        if self._close is not None:
+            self._life.close.append(self._close)
+
+    def leave(self) -> None:
+        """Take no more part in the life: the plug-in is unregistered."""
+        for mine, everybodys in ((self._configure, self._life.configure), (self._close, self._life.close)):
+            if mine in everybodys:
+                everybodys.remove(mine)
 
     def __dir__(self) -> list[str]:
         # Pluggy looks at every name that this returns, one after the other, to find the hooks.

@@ -97,6 +97,7 @@ class PluginManager(pluggy.PluginManager):
             raise NameTakenError(f"the plug-in {name!r} is registered already, by {owner.origin}", origin=owner.origin)
         self._insert(guard, name)
         self._guards[id(plugin)] = guard
+        guard.join()
         self.generation += 1
         return name
 
@@ -128,6 +129,7 @@ class PluginManager(pluggy.PluginManager):
         removed = super().unregister(self._guards.get(id(plugin), plugin), name)
         if isinstance(removed, Guard):
             self._guards.pop(id(removed.plugin), None)
+            removed.leave()
         self.generation += 1
         return removed
 
