@@ -9,7 +9,7 @@ import pytest
 from llm import hookimpl
 from llm.backends.plugin_sdk import Backend
 from llm.config import Settings, load_settings
-from llm.errors import ConfigError, PluginLoadError, origin_of
+from llm.errors import ConfigError, NameTakenError, PluginLoadError, origin_of
 from llm.hooks._blocking import Blocking
 from llm.hooks._manifest import Manifests
 from llm.host import Host
@@ -339,3 +339,16 @@ def test_a_hook_that_is_called_while_it_is_configured_does_not_configure_it_agai
     host = with_plugin(plugin)
     complete(Request("hi", backend="sample"), host=host)
     assert plugin.calls == 1
+
+
+def test_only_what_is_registered_is_configured_and_closed() -> None:
+    gone, refused, plugin = Lives(), Lives(), Lives()
+    host = with_plugin(gone)
+    host.unregister(gone)
+    host.register(plugin, "mine")
+    with pytest.raises(NameTakenError):
+        host.register(refused, "mine")
+    assert complete(Request("hi", backend="mine"), host=host).text == "answer"
+    host.close()
+    assert gone.seen == refused.seen == []
+    assert (plugin.seen[0], plugin.seen[-1], len(plugin.seen)) == (("configure", {}), "close", 5)
