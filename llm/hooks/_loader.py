@@ -131,8 +131,8 @@ class Loader:
     def name_of(self, entry: EntryPoint, plugin: str) -> str:
         """Return the name under which a plug-in of an entry point is registered.
 
-        Several entry points may provide the same backend or recipe: the first one has the plain name
-        (`backend:openrouter`), a later one its distribution behind it.
+        Several entry points may provide the same backend or recipe: the last one in their order has the plain name
+        (`backend:openrouter`; a built-in one, if there is one), the others their distribution behind it.
         """
         name = self._names.get((entry, plugin))
         if name is None:
