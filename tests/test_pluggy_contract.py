@@ -109,7 +109,7 @@ def test_a_plugin_registered_during_a_call_misses_it() -> None:
 
 
 def test_a_wrapped_function_on_an_instance_keeps_the_arguments_of_the_wrapped_one() -> None:
-    """`Boundary` puts such functions on its instances."""
+    """`llm.hooks._guard.Guard` puts such functions on its instances."""
 
     class Original:
         @impl
@@ -122,12 +122,12 @@ def test_a_wrapped_function_on_an_instance_keeps_the_arguments_of_the_wrapped_on
     def guarded(*args: Any, **kwargs: Any) -> Any:
         return original(*args, **kwargs) + 1
 
-    class Boundary:
+    class Guard:
         """Has the guarded function as an attribute of the instance."""
 
-    boundary: Any = Boundary()
-    boundary.first = guarded
-    assert manager(boundary).hook.first(value=1) == 2
+    guard: Any = Guard()
+    guard.first = guarded
+    assert manager(guard).hook.first(value=1) == 2
 
 
 def test_a_wrapped_generator_function_is_a_wrapper() -> None:
@@ -142,9 +142,9 @@ def test_a_wrapped_generator_function_is_a_wrapper() -> None:
     def guarded(*args: Any) -> Generator[None, Any, Any]:
         return (yield from original(*args)) + 1
 
-    boundary: Any = type("Boundary", (), {})()
-    boundary.first = guarded
-    assert manager(Plugin(2), boundary).hook.first(value=0) == 21
+    guard: Any = type("Guard", (), {})()
+    guard.first = guarded
+    assert manager(Plugin(2), guard).hook.first(value=0) == 21
 
 
 def test_a_wrapper_cannot_answer_instead_of_what_it_wraps() -> None:
@@ -178,3 +178,70 @@ def test_monitoring_sees_each_hook_call() -> None:
     undo()
     made.hook.first(value=0)
     assert calls == ["first"]
+
+
+def test_the_implementations_of_a_hook_can_be_called_one_by_one() -> None:
+    """`llm.hooks._manager.PluginManager.fold` does that: pluggy has no hooks that hand on a value."""
+
+    class Adds:
+        @impl
+        def first(self, value: int) -> int:
+            return value + 1
+
+    class Doubles:
+        @impl
+        def first(self, value: int) -> int:
+            return value * 2
+
+    value: Any = 3
+    for implementation in reversed(manager(Adds(), Doubles()).hook.first.get_hookimpls()):
+        assert implementation.argnames == ("value",)
+        value = implementation.function(value)
+    assert value == 7
+
+
+def test_one_that_is_registered_anew_is_asked_first() -> None:
+    first, second = Plugin(1), Plugin(2)
+    made = manager(first, second)
+    made.unregister(first)
+    made.register(first)
+    assert made.hook.collect(value=0) == [1, 2]
+
+
+def test_of_those_that_want_to_be_last_the_last_registered_is_last() -> None:
+    class Last(Plugin):
+        @impl(trylast=True)
+        def collect(self) -> Any:
+            return self.answer
+
+    assert manager(Last(1), Plugin(2), Last(3)).hook.collect(value=0) == [2, 1, 3]
+
+
+def test_monitoring_may_put_other_implementations_in_place_of_those_of_a_call() -> None:
+    """`llm.hooks._monitor` times calls so."""
+    import copy
+
+    made = manager(Plugin(1))
+
+    def before(_name: str, implementations: Any, _arguments: Any) -> None:
+        changed = copy.copy(implementations[0])
+        object.__setattr__(changed, "function", lambda: 5)
+        implementations[:] = [changed]
+
+    undo = made.add_hookcall_monitoring(before, lambda *_: None)
+    assert made.hook.collect(value=0) == [5]
+    undo()
+    assert made.hook.collect(value=0) == [1]
+
+
+def test_an_argument_with_a_default_value_may_not_be_passed() -> None:
+    """So guards hide default values; newer versions than 1.6 pass it."""
+
+    class Default:
+        @impl
+        def first(self, value: int = 9) -> int:
+            return value
+
+    assert manager(Default()).hook.first(value=1) in {1, 9}
+    (implementation,) = manager(Default()).hook.first.get_hookimpls()
+    assert set(implementation.argnames) | set(implementation.kwargnames) == {"value"}

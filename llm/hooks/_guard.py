@@ -78,6 +78,7 @@ class Life:
         self.close: list[Callable[[], object]] = []
         self._lock = threading.RLock()
         self._begun = False
+        self._ready = False
         self._error: BaseException | None = None
 
     def begin(self) -> None:
@@ -87,8 +88,8 @@ class Life:
             BaseException: that failed, now or before.
 
         """
-        if not self._begun:
-            with self._lock:
+        if not self._ready:
+            with self._lock:  # another thread waits here until it is configured
                 if not self._begun:
                     self._begun = True  # first: a hook that it calls meanwhile must not begin again
                     try:
@@ -99,13 +100,14 @@ class Life:
                         raise
                     except BaseException as error:  # noqa: BLE001 - raised below, at each use
                         self._error = error
+                    self._ready = True
         if self._error is not None:
             raise self._error
 
     def end(self) -> None:
         """Close the plug-in if it was used; a later use begins anew."""
         with self._lock:
-            was_used, self._begun, self._error = self._begun, False, None
+            was_used, self._begun, self._ready, self._error = self._begun, False, False, None
         for close in self.close if was_used else ():
             close()
 
@@ -142,6 +144,8 @@ class Guard:
         self.origin = origin
         self.plugin = plugin
         self.implementations: dict[str, Mapping[str, Any]] = {}
+        self._configure: Callable[[], object] | None = None
+        self._close: Callable[[], object] | None = None
         faults: list[str] = []
         found: list[tuple[str, HookContract, Function, dict[str, Any]]] = []
         for name, function, options in marked_functions(plugin):
@@ -162,6 +166,7 @@ class Guard:
             )
         has_life = any(contract.name in {CONFIGURE, CLOSE} for _, contract, _, _ in found)
         life = life_of(origin) if has_life else Life()
+        self._life = life
         for name, contract, function, options in found:
             begin = life.begin if has_life and contract.name not in {CONFIGURE, CLOSE} else None
             guard = _guard_wrapper if options.get("wrapper") else _guard
@@ -171,9 +176,22 @@ class Guard:
             setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
             self.implementations[contract.name] = options
             if contract.name == CONFIGURE:
-                life.configure.append(functools.partial(_configure, function, origin, settings, plugin))
+                self._configure = functools.partial(_configure, function, origin, settings, plugin)
             elif contract.name == CLOSE:
-                life.close.append(guarded)
+                self._close = guarded
+
+    def join(self) -> None:
+        """Take part in the life: the plug-in is registered."""
+        if self._configure is not None:
+            self._life.configure.append(self._configure)
+        if self._close is not None:
+            self._life.close.append(self._close)
+
+    def leave(self) -> None:
+        """Take no more part in the life: the plug-in is unregistered."""
+        for mine, everybodys in ((self._configure, self._life.configure), (self._close, self._life.close)):
+            if mine in everybodys:
+                everybodys.remove(mine)
 
     def __dir__(self) -> list[str]:
         # Pluggy looks at every name that this returns, one after the other, to find the hooks.

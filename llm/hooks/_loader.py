@@ -8,7 +8,6 @@ at once, one by one, each failure recorded with its culprit.
 import contextlib
 import functools
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
@@ -67,7 +66,6 @@ class Loader:
         self._is_blocked = is_blocked
         self._guards_of = guards_of
         self._after_failure = after_failure
-        self._lock = threading.RLock()
         self._importing: EntryPoint | None = None
         self._errors: dict[EntryPoint, PluginLoadError] = {}
         self._reasons: dict[EntryPoint, str] = {}
@@ -116,7 +114,7 @@ class Loader:
             PluginLoadError: that failed, now or before, or happens at this moment in this thread.
 
         """
-        with self._lock:
+        with self._manager.lock:
             if entry in self._errors:
                 raise self._errors[entry]
             if self._importing is not None:
@@ -133,8 +131,8 @@ class Loader:
     def name_of(self, entry: EntryPoint, plugin: str) -> str:
         """Return the name under which a plug-in of an entry point is registered.
 
-        Several entry points may provide the same backend or recipe: the first one has the plain name
-        (`backend:openrouter`), a later one its distribution behind it.
+        Several entry points may provide the same backend or recipe: the last one in their order has the plain name
+        (`backend:openrouter`; a built-in one, if there is one), the others their distribution behind it.
         """
         name = self._names.get((entry, plugin))
         if name is None:

@@ -1,6 +1,7 @@
 """The plug-in manager: pluggy's, with origins, guards, an order by origin, folded hooks and recorded problems."""
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -32,6 +33,7 @@ class PluginManager(pluggy.PluginManager):
 
     Attributes:
         contracts: the contract of each hook, by name.
+        lock: held while plug-ins are imported that were only known before.
         problems: the faults of plug-ins so far.
         generation: grows with each plug-in that comes or goes; results that depend on them are outdated then.
 
@@ -46,6 +48,7 @@ class PluginManager(pluggy.PluginManager):
         super().__init__(PROJECT_NAME)
         self.problems = ProblemLog()
         self.generation = 0
+        self.lock = threading.RLock()
         self.contracts: Mapping[str, HookContract] = {contract.name: contract for contract in contracts}
         self._settings = settings
         self._guards: dict[int, Guard] = {}
@@ -94,16 +97,25 @@ class PluginManager(pluggy.PluginManager):
             raise NameTakenError(f"the plug-in {name!r} is registered already, by {owner.origin}", origin=owner.origin)
         self._insert(guard, name)
         self._guards[id(plugin)] = guard
+        guard.join()
         self.generation += 1
         return name
 
     def _insert(self, guard: Guard, name: str) -> None:
-        """Register a guard in its place. Pluggy asks the last registered first: those before it are registered anew."""
+        """Register a guard in its place. Pluggy asks the last registered first: those before it are registered anew.
+
+        Only those that implement a hook of its own: a call in another thread misses a plug-in that is moved meanwhile.
+        """
         precedence = guard.origin.precedence
         before: list[tuple[str, Any]] = []
         if self._first is not None and precedence > self._first:
             registered: list[tuple[str, Any]] = self.list_name_plugin()
-            before = [(known, one) for known, one in registered if one.origin.precedence < precedence]
+            hooks = guard.implementations.keys()
+            before = [
+                (known, one)
+                for known, one in registered
+                if one.origin.precedence < precedence and not hooks.isdisjoint(one.implementations)
+            ]
         else:
             self._first = precedence
         for _, other in before:
@@ -117,6 +129,7 @@ class PluginManager(pluggy.PluginManager):
         removed = super().unregister(self._guards.get(id(plugin), plugin), name)
         if isinstance(removed, Guard):
             self._guards.pop(id(removed.plugin), None)
+            removed.leave()
         self.generation += 1
         return removed
 
@@ -175,9 +188,13 @@ class PluginManager(pluggy.PluginManager):
 
         `manager.hook.NAME` has those of plug-ins that were loaded already.
         """
-        while waiting := self._pending.pop(hook, None):
-            for load in waiting:
-                load()
+        if hook in self._pending:
+            with self.lock:  # another thread may be importing a guard: nothing is sent or run before it is there
+                while waiting := self._pending.get(hook):
+                    for load in waiting:
+                        load()
+                    if self._pending.get(hook) is waiting:
+                        del self._pending[hook]
         found: pluggy.HookCaller = getattr(self.hook, hook)
         return found
 

@@ -53,6 +53,10 @@ def unreadable_entry_points(directory: Path) -> None:
     (directory / "entry_points.txt").write_bytes(b"[llm.plugins]\nbad = \xff\n")
 
 
+def no_text_at_all(directory: Path) -> None:
+    (directory / "entry_points.txt").write_bytes("[llm.plugins]\nbad = bad_module\n".encode("utf-16"))
+
+
 def unreadable_metadata(directory: Path) -> None:
     (directory / "METADATA").write_bytes(b"Name: bad-dist\nVersion: \xff\nAuthor: somebody\n")
 
@@ -71,6 +75,7 @@ def no_metadata(directory: Path) -> None:
         junk_in_our_group,
         junk_in_a_foreign_group,
         unreadable_entry_points,
+        no_text_at_all,
         unreadable_metadata,
         nameless_metadata,
         no_metadata,

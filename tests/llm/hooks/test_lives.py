@@ -1,5 +1,6 @@
 """The life of a plug-in (configured before its first hook, closed at the end), and guards that fail closed."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from llm import hookimpl
 from llm.backends.plugin_sdk import Backend
 from llm.config import Settings, load_settings
-from llm.errors import ConfigError, PluginLoadError, origin_of
+from llm.errors import ConfigError, NameTakenError, PluginLoadError, origin_of
 from llm.hooks._blocking import Blocking
 from llm.hooks._manifest import Manifests
 from llm.host import Host
@@ -282,3 +283,72 @@ def test_a_required_plugin_that_is_there_is_enough(tmp_path: Path) -> None:
         without.load_plugins(host.entries, Blocking({"shout": "--no-plugin shout"}))
         with pytest.raises(PluginLoadError, match="'shout' is required, and it is left out because of --no-plugin"):
             complete(Request("hi", backend="sample"), host=without, settings=Settings(required_plugins=("shout",)))
+
+
+def test_a_second_thread_waits_until_it_is_configured() -> None:
+    reached, opened = threading.Event(), threading.Event()
+    key: list[str] = []
+
+    class Slow:
+        @hookimpl
+        def llm_configure(self) -> None:
+            reached.set()
+            assert opened.wait(30)
+            key.append("key")
+
+        @hookimpl
+        def llm_prepare(self, request: Request) -> Request:
+            return request.with_prompt(f"with {key[0]}")
+
+    host = with_plugin(Slow())
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            answers.append(complete(Request("hi", backend="sample"), host=host).text)
+        except NoAnswerError as error:
+            answers.append(str(error))
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    threads[0].start()
+    assert reached.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    threads[1].join(0.2)  # time for it to go wrong
+    assert answers == []
+    opened.set()
+    for thread in threads:
+        thread.join(30)
+    assert answers == ["Sample answer to: with key"] * 3
+    assert key == ["key"]
+
+
+def test_a_hook_that_is_called_while_it_is_configured_does_not_configure_it_again() -> None:
+    class Curious:
+        calls = 0
+
+        @hookimpl
+        def llm_configure(self) -> None:
+            self.calls += 1
+            host.fold("llm_prepare", Request("hi"), backend=None)
+
+        @hookimpl
+        def llm_prepare(self) -> None: ...
+
+    plugin = Curious()
+    host = with_plugin(plugin)
+    complete(Request("hi", backend="sample"), host=host)
+    assert plugin.calls == 1
+
+
+def test_only_what_is_registered_is_configured_and_closed() -> None:
+    gone, refused, plugin = Lives(), Lives(), Lives()
+    host = with_plugin(gone)
+    host.unregister(gone)
+    host.register(plugin, "mine")
+    with pytest.raises(NameTakenError):
+        host.register(refused, "mine")
+    assert complete(Request("hi", backend="mine"), host=host).text == "answer"
+    host.close()
+    assert gone.seen == refused.seen == []
+    assert (plugin.seen[0], plugin.seen[-1], len(plugin.seen)) == (("configure", {}), "close", 5)

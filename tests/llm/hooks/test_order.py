@@ -4,11 +4,13 @@ import importlib
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -339,3 +341,59 @@ def test_a_request_makes_as_many_calls_with_a_thousand_backends_as_with_one() ->
         return count_calls(lambda: complete(request, host=host))
 
     assert calls(1000) <= calls(1) * 1.1
+
+
+def test_a_request_waits_for_a_guard_that_another_thread_is_importing(tmp_path: Path) -> None:
+    source = """
+    import sys
+    from llm import hookimpl
+    gate = sys.modules["gate_of_test"]
+    if gate.closed:
+        gate.reached.set()
+        gate.opened.wait(30)
+    @hookimpl
+    def llm_prepare(request): return request.with_prompt("guarded")
+    """
+    gate: Any = ModuleType("gate_of_test")
+    gate.reached, gate.opened, gate.closed = threading.Event(), threading.Event(), False
+    sys.modules["gate_of_test"] = gate
+    write(tmp_path, {BACKENDS: {"guard": "guard"}}, name="guard-dist", guard=source)
+    write(tmp_path, {BACKENDS: {"other": "other"}}, name="another-dist", other=source.replace("guarded", "other"))
+    learn(tmp_path)
+    gate.closed = True
+    answers: list[str] = []
+    with known(tmp_path) as host:
+
+        def ask() -> None:
+            answers.append(complete(Request("secret", backend="sample"), host=host).text)
+
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+        threads[0].start()
+        assert gate.reached.wait(30)
+        for thread in threads[1:]:
+            thread.start()
+        threads[1].join(0.2)  # time for it to go wrong
+        assert answers == []
+        gate.opened.set()
+        for thread in threads:
+            thread.join(30)
+    assert answers == ["Sample answer to: guarded"] * 4
+
+
+def test_a_plugin_that_comes_late_moves_only_those_that_implement_its_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a plug-in is moved, another thread's call would miss it."""
+    host = host_with()
+    host.register(Appends("guard"), "guard", origin=Origin("guard", Tier.ENTRY_POINT, "a", "1.0", "x: a = a"))
+    moved: list[str | None] = []
+    unregister = pluggy.PluginManager.unregister
+
+    def counted(manager: pluggy.PluginManager, plugin: object = None, name: str | None = None) -> Any:
+        moved.append(manager.get_name(plugin))
+        return unregister(manager, plugin, name)
+
+    monkeypatch.setattr(pluggy.PluginManager, "unregister", counted)
+    host.register(Wraps("wrapper"), "wrapper", origin=Origin("wrapper", Tier.ENTRY_POINT, "b", "1.0", "x: b = b"))
+    assert moved == []
+    host.register(Appends("late"), "late", origin=Origin("late", Tier.ENTRY_POINT, "c", "1.0", "x: c = c"))
+    assert moved == ["guard"]
+    assert folded(host)[1] == ["guard", "late"]
