@@ -9,10 +9,11 @@ from llm.contributions import RegisteredBackend as RegisteredBackend
 from llm.contributions import RegisteredRecipe as RegisteredRecipe
 from llm.hooks._markers import hookimpl as hookimpl
 from llm.hooks._origin import Origin as Origin
+from llm.hooks._origin import origin_of as origin_of
 from llm.host import Host as Host
 from llm.host import create_host as create_host
 from llm.host import current_host as current_host
-from llm.recipes.parameters import Parameter as Parameter
+from llm.parameters import Parameter as Parameter
 from llm.routing.batch import Outcome as Outcome
 from llm.routing.batch import send_many as send_many
 from llm.routing.router import complete as complete

@@ -347,7 +347,7 @@ def _is_parameters(value: object) -> bool:
         return False
     if not value:
         return True
-    from llm.recipes.parameters import Parameter
+    from llm.parameters import Parameter
 
     return all(isinstance(one, Parameter) for one in value) and len({one.name for one in value}) == len(value)
 

@@ -10,7 +10,7 @@ from llm.hooks._origin import Origin
 from llm.types import Answer, Call, Completion, Request, Step
 
 if TYPE_CHECKING:
-    from llm.recipes.parameters import Parameter
+    from llm.parameters import Parameter
 
 
 _NOBODY: Final = Origin("")
@@ -203,7 +203,7 @@ class RegisteredRecipe:
         """Return a recipe whose facts a manifest has; `load` imports its plug-in."""
         parameters: tuple[Any, ...] = ()
         if facts["parameters"]:
-            from llm.recipes.parameters import Parameter
+            from llm.parameters import Parameter
 
             parameters = tuple(map(Parameter.from_json, facts["parameters"]))
         return cls(facts["name"], facts["description"], parameters, origin, lambda *asked: load().steps(*asked))

@@ -6,15 +6,11 @@ The command line prints each as one message, without a traceback.
 from collections.abc import Iterable
 from typing import Any, Final
 
-from llm.hooks._origin import Origin
+from llm.hooks._origin import Origin, attribute
 
 #: Exceptions that may come out of a guarded call of a plug-in. `KeyboardInterrupt` is the user's; `attributed` has
 #: turned everything else into one of these.
 PLUGIN_FAULTS: Final = (Exception, SystemExit)
-
-#: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
-#: wrappers can still catch what they know.
-_ORIGIN: Final = "__d0ttino_origin__"
 
 #: So many of the known names are listed where none is close.
 _SHOWN_NAMES: Final = 20
@@ -223,13 +219,6 @@ def is_transient_status(status: int) -> bool:
     return status in {408, 425, 429} or 500 <= status < 600
 
 
-def attribute(error: BaseException, origin: Origin) -> None:
-    """Record on an exception the plug-in that raised it; the innermost plug-in, recorded first, stays."""
-    if not hasattr(error, _ORIGIN):
-        # Not setattr: an exception that is a frozen dataclass refuses that, and its reason would be lost.
-        object.__setattr__(error, _ORIGIN, origin)
-
-
 def attributed(error: BaseException, origin: Origin) -> BaseException:
     """Return the exception to raise for one of a plug-in, with its origin recorded.
 
@@ -242,12 +231,6 @@ def attributed(error: BaseException, origin: Origin) -> BaseException:
         error = crash
     attribute(error, origin)
     return error
-
-
-def origin_of(error: BaseException) -> Origin | None:
-    """Return the plug-in that raised an exception, or `None` if no plug-in did."""
-    origin = getattr(error, _ORIGIN, None)
-    return origin if isinstance(origin, Origin) else None
 
 
 def one_line(error: BaseException) -> str:

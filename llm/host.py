@@ -14,7 +14,7 @@ from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt
 from llm._version import DISTRIBUTION, __version__
 from llm.contributions import RegisteredBackend, RegisteredRecipe
-from llm.errors import NameTakenError, PluginLoadError, attribute
+from llm.errors import NameTakenError, PluginLoadError
 from llm.hooks._blocking import Blocking, known_name
 from llm.hooks._entrypoints import Damage, EntryPoint, loading
 from llm.hooks._faults import Problem, ProblemKind
@@ -23,7 +23,7 @@ from llm.hooks._loader import Loader
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, Manifests
 from llm.hooks._markers import hookimpl
-from llm.hooks._origin import Blocked, Origin, Tier
+from llm.hooks._origin import Blocked, Origin, Tier, attribute
 from llm.hooks._registration import Registration, all_registrations, forget, owner_of
 from llm.hooks._trace import phase
 from llm.types import Answer, Call, Request

@@ -18,7 +18,7 @@ from llm.types import Answer, Call, Completion, Message, Request, Step
 
 if TYPE_CHECKING:
     from llm.host import Host
-    from llm.recipes.parameters import Parameter
+    from llm.parameters import Parameter
 
 __all__ = [
     "Answer",
@@ -107,7 +107,7 @@ def __getattr__(name: str) -> Any:
     """Import late what few recipes need."""
     if name != "Parameter":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llm.recipes.parameters import Parameter
+    from llm.parameters import Parameter
 
     return Parameter
 

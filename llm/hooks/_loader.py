@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError, attribute
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, load
 from llm.hooks._faults import Problem, ProblemKind, reason_of, with_place
 from llm.hooks._guard import Guard
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
 from llm.hooks._markers import hookimpl
-from llm.hooks._origin import Tier
+from llm.hooks._origin import Tier, attribute
 from llm.hooks._registration import Registration, all_registrations, owner_of, unique
 from llm.hooks._trace import load_span
 

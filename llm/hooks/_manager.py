@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
 
-from llm.errors import NameTakenError, attribute
+from llm.errors import NameTakenError
 from llm.hooks._faults import ProblemLog
 from llm.hooks._guard import Guard, HookContract, HookKind, Life
 from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME
-from llm.hooks._origin import Origin, Tier
+from llm.hooks._origin import Origin, Tier, attribute
 
 if TYPE_CHECKING:
     from llm.hooks._monitor import CallMonitor

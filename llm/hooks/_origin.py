@@ -1,7 +1,11 @@
 """The origin of a plug-in: its name, and the distribution behind it."""
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+#: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
+#: wrappers can still catch what they know.
+_ORIGIN: Final = "__d0ttino_origin__"
 
 
 class Tier(IntEnum):
@@ -83,3 +87,16 @@ class Blocked(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON-ready data."""
         return {**self.origin.to_json(), "by": self.by}
+
+
+def attribute(error: BaseException, origin: Origin) -> None:
+    """Record on an exception the plug-in that raised it; the innermost plug-in, recorded first, stays."""
+    if not hasattr(error, _ORIGIN):
+        # Not setattr: an exception that is a frozen dataclass refuses that, and its reason would be lost.
+        object.__setattr__(error, _ORIGIN, origin)
+
+
+def origin_of(error: BaseException) -> Origin | None:
+    """Return the plug-in that raised an exception, or `None` if no plug-in did."""
+    origin = getattr(error, _ORIGIN, None)
+    return origin if isinstance(origin, Origin) else None

@@ -7,8 +7,7 @@ from typing import Any, cast
 
 import pluggy
 
-from llm.errors import origin_of
-from llm.hooks._origin import Origin
+from llm.hooks._origin import Origin, origin_of
 
 
 @dataclass(slots=True)

@@ -166,7 +166,7 @@ class _Office:
             self.wake.put(None)
 
     def _outcome(self, number: int, request: Request) -> Outcome:
-        from llm.router import complete
+        from llm.routing.router import complete
 
         try:
             return Outcome(number, request, complete(request, host=self._host, settings=self._settings))

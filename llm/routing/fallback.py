@@ -11,16 +11,9 @@ from weakref import WeakKeyDictionary
 
 from llm.config import Limits, Settings
 from llm.contributions import RegisteredBackend
-from llm.errors import (
-    PLUGIN_FAULTS,
-    BackendError,
-    BackendTimeoutError,
-    ContextTooLongError,
-    ServedModelError,
-    origin_of,
-)
+from llm.errors import PLUGIN_FAULTS, BackendError, BackendTimeoutError, ContextTooLongError, ServedModelError
 from llm.hooks._faults import place_of, reason_of
-from llm.hooks._origin import Origin
+from llm.hooks._origin import Origin, origin_of
 from llm.host import Host
 from llm.routing.errors import NoAnswerError, is_served, no_answer
 from llm.routing.policy import estimated_tokens

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm.errors import UsageError
-from llm.recipes.plan import ReadPlan, join_steps, plan_prompt, read_plan
+from llm.plan import ReadPlan, join_steps, plan_prompt, read_plan
 from llm.types import Completion, Request
 from scripts.cli.base import Command
 from scripts.cli.context import current_host

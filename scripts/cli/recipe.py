@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from llm.host import Host
-    from llm.recipes.parameters import Parameter
+    from llm.parameters import Parameter
 
 
 class RecipeCommand(Command):
@@ -112,6 +112,6 @@ def _plan(host: "Host", name: str, goal: str, given: tuple[str, ...]) -> Plan:
 def _values(parameters: "tuple[Parameter, ...]", given: tuple[str, ...]) -> dict[str, Any]:
     if not parameters and not given:
         return {}
-    from llm.recipes.parameters import given_values
+    from llm.parameters import given_values
 
     return dict(given_values(parameters, given))

@@ -53,7 +53,7 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
     )
     planned = plan.steps
     if options.join:
-        from llm.recipes.plan import join_steps
+        from llm.plan import join_steps
 
         planned = join_steps(planned)
     warn_of_lost_state(planned)
@@ -71,7 +71,7 @@ def warn_of_lost_state(steps: "Sequence[Step]") -> None:
     """Print a warning for steps that change only their own shell, which ends with them."""
     if len(steps) < 2:
         return
-    from llm.recipes.plan import changes_only_itself
+    from llm.plan import changes_only_itself
 
     lost = [str(number) for number, step in enumerate(steps[:-1], 1) if changes_only_itself(step)]
     if lost:

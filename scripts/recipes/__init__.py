@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError, origin_of
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError
 from llm.hooks._faults import reason_of, with_place
+from llm.hooks._origin import origin_of
 from llm.host import current_host
 from llm.types import Step
 
 if TYPE_CHECKING:
     from llm.host import Host
-    from llm.recipes.parameters import Parameter
+    from llm.parameters import Parameter
 
 
 class RecipeError(D0ttinoError):
@@ -52,7 +53,7 @@ class DiscoveredRecipe(NamedTuple):
         """Return the steps that reach `goal`; see `__call__`."""
         values: Mapping[str, Any] = parameters or {}
         if values or self.parameters:
-            from llm.recipes.parameters import settled
+            from llm.parameters import settled
 
             values = settled(self.parameters, values)
         try:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from llm.errors import PLUGIN_FAULTS, D0ttinoError, origin_of
+from llm.errors import PLUGIN_FAULTS, D0ttinoError
 from llm.hooks._faults import reason_of
+from llm.hooks._origin import origin_of
 from llm.types import Step, StepContext, StepResult
 from scripts.cli.output import redact, say
 from scripts.steps.danger import dangers

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP, installed_plugins
-from llm.errors import origin_of
 from llm.hooks._manifest import Manifests
+from llm.hooks._origin import origin_of
 from llm.hooks._spans import LoadSpan
 from llm.hooks._trace import Trace, collecting
 from llm.host import Host, create_host

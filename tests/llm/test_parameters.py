@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llm.backends.plugin_sdk import Parameter, Recipe, register_recipe
 from llm.errors import PluginDefinitionError, UsageError
-from llm.recipes.parameters import given_values, settled
+from llm.parameters import given_values, settled
 from llm.testing import host_with
 from scripts.recipes import find_recipe
 

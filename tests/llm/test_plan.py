@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.errors import D0ttinoError
-from llm.recipes.plan import PlanError, ReadPlan, changes_only_itself, join_steps, read_plan, steps_in
+from llm.plan import PlanError, ReadPlan, changes_only_itself, join_steps, read_plan, steps_in
 from llm.types import Completion, Step
 
 

@@ -62,7 +62,7 @@ CASES = {
     | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"}
     | PROCESSES - {"subprocess"}
     | PATHS
-    | {"hashlib", "llm.recipes.parameters"},
+    | {"hashlib", "llm.parameters"},
 }
 
 

@@ -3,7 +3,7 @@
 import json
 
 from llm.backends.plugin_sdk import Backend, quote, register_backend
-from llm.recipes.plan import goal_of
+from llm.plan import goal_of
 
 
 class SampleBackend(Backend):

@@ -19,9 +19,9 @@ import pytest
 from llm import hookimpl
 from llm._installed import installed_plugins
 from llm.backends.plugin_sdk import register_backend
-from llm.errors import InvalidResultError, PluginDefinitionError, origin_of
+from llm.errors import InvalidResultError, PluginDefinitionError
 from llm.hooks._manifest import Manifests
-from llm.hooks._origin import Origin, Tier
+from llm.hooks._origin import Origin, Tier, origin_of
 from llm.hooks._spans import CallOutcome
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, complete

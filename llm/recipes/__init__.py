@@ -1,1 +1,0 @@
-"""Recipes: their parameters, and plans that backends write."""
