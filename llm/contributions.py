@@ -237,21 +237,25 @@ def completer_of(
     ways[True] = ways[False] if stream is None else (stream, _extras_of(stream))
     where = f"backend {name!r}"
 
+    # The latest facts: most requests to a backend differ in nothing but their text.
+    facts = Completion("", name, origin=origin)
+
     def complete(request: Request, call: Call) -> Answer:
+        nonlocal facts
         function, extras = ways[call.stream]
         takes_request = "request" in extras
-        plain = request.is_plain
+        plain = takes_request or request.is_plain
         try:
-            prompt = request.prompt if plain or takes_request else request.as_text
+            prompt = request.prompt if plain else request.as_text
             result = function(prompt, **{extra: EXTRAS[extra](request, call) for extra in extras})
-            facts = Completion(
-                result if isinstance(result, str) else "",
-                name,
-                request.model if takes_request or "model" in extras else None,
-                origin,
-                notices=() if plain or takes_request else (_PLAIN_TEXT.format(name),),
+            model = request.model if takes_request or "model" in extras else None
+            mine = facts  # read once: another thread may put its own there
+            if mine.model != model or bool(mine.notices) is plain:
+                notices = () if plain else (_PLAIN_TEXT.format(name),)
+                mine = facts = Completion("", name, model, origin, notices=notices)
+            return (
+                Answer(result, origin, mine) if isinstance(result, str) else answer_of(_with_facts(result, mine), where)
             )
-            return Answer(facts, origin) if isinstance(result, str) else answer_of(_with_facts(result, facts), where)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again

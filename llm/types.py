@@ -480,6 +480,9 @@ _FINISHED: Final = frozenset(
 )
 
 
+_NO_FACTS: Final = Completion("")
+
+
 class Answer:
     """The answer of one backend, lazy: read whole by `text`, or piece by piece as it comes by iterating.
 
@@ -489,16 +492,23 @@ class Answer:
         pieces: the text, or an iterable of texts; its last item may be a `Completion` that tells model, usage and
             the like (its text is not used).
         origin: the plug-in that answers.
+        facts: the facts of an answer that is a text; those of others come with their last item.
 
     Attributes:
         origin: the plug-in that answers; the guard fills it in.
-        completion: the whole answer once it has ended, without the facts that only the router knows; `None` before.
+        facts: model, usage and the like once it has ended, as a `Completion` whose text and origin are not used;
+            `None` before.
 
     """
 
-    def __init__(self, pieces: "str | Completion | Iterable[str | Completion]", origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        pieces: "str | Completion | Iterable[str | Completion]",
+        origin: Origin | None = None,
+        facts: Completion | None = None,
+    ) -> None:
         self.origin = origin
-        self.completion: Completion | None = None
+        self.facts: Completion | None = None
         self._read: list[str] = []
         self._error: BaseException | None = None
         self._watchers: list[Callable[[int], object]] = []
@@ -506,12 +516,12 @@ class Answer:
         # The plug-in whose code makes the pieces: the one that answers, or one that changes them on their way.
         self._maker: Origin | None = origin
         if isinstance(pieces, str):
-            self._end(Completion(pieces, origin=origin))
-            self._read = [pieces]
+            self.facts = facts or _NO_FACTS
+            self._read.append(pieces)
         elif isinstance(pieces, Completion):
             self.origin = pieces.origin or origin
-            self._end(pieces)
-            self._read = [pieces.text]
+            self.facts = pieces
+            self._read.append(pieces.text)
         else:
             self._pieces = iter(pieces)
 
@@ -523,24 +533,31 @@ class Answer:
             BaseException: whatever made the answer break off, with its origin.
 
         """
-        return self.whole.text
+        while self.facts is None:
+            self._read_on()
+        return self.so_far
 
     @property
     def is_whole(self) -> bool:
         """Whether it has ended, so that `completion` is there."""
-        return self.completion is not None
+        return self.facts is not None
+
+    @property
+    def completion(self) -> Completion | None:
+        """The whole answer once it has ended, without the facts that only the router knows; `None` before."""
+        return None if self.facts is None else replace(self.facts, text=self.so_far, origin=self.origin)
 
     @property
     def whole(self) -> Completion:
         """The completion; waits until the answer has ended, as `text` does."""
-        while self.completion is None:
+        while self.facts is None:
             self._read_on()
-        return self.completion
+        return replace(self.facts, text=self.so_far, origin=self.origin)
 
     @property
     def so_far(self) -> str:
         """The text that was read until now."""
-        return "".join(self._read)
+        return self._read[0] if len(self._read) == 1 else "".join(self._read)
 
     def __iter__(self) -> Iterator[str]:
         position = 0
@@ -587,8 +604,6 @@ class Answer:
         """
         self.origin = origin if anew else self.origin or origin
         self._maker = origin if anew else self._maker or origin
-        if self.completion is not None and self.completion.origin != self.origin:
-            self.completion = replace(self.completion, origin=self.origin)
         return self
 
     def watch(self, watcher: Callable[[int], object]) -> None:
@@ -623,7 +638,7 @@ class Answer:
             if type(piece) is not str:
                 piece = self._checked(piece)
         except StopIteration:
-            self._end(Completion(self.so_far, origin=self.origin))
+            self._pieces, self.facts = None, _NO_FACTS
             return False
         except KeyboardInterrupt as error:
             self._error = error  # what made the pieces is dead: reading on must not look like the end
@@ -633,7 +648,8 @@ class Answer:
             self._error = error if maker is None else attributed(error, maker)
             raise self._error  # noqa: B904 - the same exception, unless it had to be replaced
         if isinstance(piece, Completion):
-            self._end(replace(piece, text=self.so_far, origin=piece.origin or self.origin))
+            self._pieces, self.facts = None, piece
+            self.origin = piece.origin or self.origin
             return False
         self._read.append(piece)
         return True
@@ -645,10 +661,6 @@ class Answer:
             "an answer must have pieces of text (str), and a Completion at most as the last: "
             f"{type(piece).__qualname__} is neither"
         )
-
-    def _end(self, completion: Completion) -> None:
-        self._pieces = None
-        self.completion = completion
 
 
 @dataclass(frozen=True)

@@ -148,36 +148,38 @@ class Fallback:
                     break
         raise self._no_answer()
 
-    def answered(self, this: Try, completion: Completion) -> Completion:
-        """Return the answer of a plug-in as the completion of this request."""
+    def answered(self, this: Try, answer: Answer) -> Completion:
+        """Return the whole answer of a plug-in as the completion of this request."""
+        text, facts = answer.text, answer.facts
+        assert facts is not None  # it is whole
         # A cache, say, answers for a backend that it did not ask.
-        backend, usage, now = self._backends[this.candidate.backend], completion.usage, self._clock()
-        asked = completion.origin == backend.origin
+        backend, usage, now = self._backends[this.candidate.backend], facts.usage, self._clock()
+        asked = answer.origin == backend.origin
         if asked:
-            usage = self._usage(this.candidate, completion.text, usage)
+            usage = self._usage(this.candidate, text, usage)
         self._record(
             Attempt(
                 this.candidate.backend,
-                completion.model,
-                completion.origin,
+                facts.model,
+                answer.origin,
                 now - this.began,
                 None,
                 None,
                 None,
                 None,
                 usage,
-                completion.served_model,
+                facts.served_model,
             ),
             healthy=True if asked else None,
         )
-        return self._completed(this, completion, usage, now, cut=False)
+        return self._completed(this, text, facts, answer.origin, usage, now, cut=False)
 
     def cut(self, this: Try, text: str, error: BaseException) -> Completion:
         """Return the text that came before an answer broke off as the completion of this request."""
         self.failed(this, error, self._usage(this.candidate, text, None))
         attempt = self.attempts[-1]
-        partial = Completion(text, model=this.request.model, origin=attempt.origin)
-        return self._completed(this, partial, attempt.usage, self._clock(), cut=True)
+        facts = Completion("", model=this.request.model)
+        return self._completed(this, text, facts, attempt.origin, attempt.usage, self._clock(), cut=True)
 
     def failed(self, this: Try, error: BaseException, usage: Usage | None = None) -> Failure:
         """Record an attempt that failed, and return the meaning of its error for the next one."""
@@ -227,24 +229,25 @@ class Fallback:
         if this.call.deadline is not None and self._clock() > this.call.deadline:
             raise BackendTimeoutError(f"it took longer than {self._timeout:g} s")
 
-    def check_model(self, this: Try, completion: Completion) -> None:
+    def check_model(self, this: Try, answer: Answer) -> None:
         """Refuse an answer of another model than the one asked for, if the request is strict.
 
         Raises:
             ServedModelError: another model answered.
 
         """
-        if not self.request.strict:
+        if not self.request.strict or answer.facts is None:
             return
-        asked = this.request.model or completion.model
-        if not is_served(asked, completion.served_model):
+        served = answer.facts.served_model
+        asked = this.request.model or answer.facts.model
+        if not is_served(asked, served):
             error = ServedModelError(
-                f"the model {asked!r} was asked for, and {completion.served_model!r} answered",
+                f"the model {asked!r} was asked for, and {served!r} answered",
                 hint="without --strict the answer would have been taken",
-                origin=completion.origin,
+                origin=answer.origin,
             )
-            error.usage = self._usage(this.candidate, completion.text, completion.usage)
-            error.served_model = completion.served_model
+            error.usage = self._usage(this.candidate, answer.text, answer.facts.usage)
+            error.served_model = served
             raise error
 
     def _candidates(self) -> Iterator[tuple[Candidate, int]]:
@@ -328,8 +331,7 @@ class Fallback:
                 answer.begin()
             else:
                 _ = answer.text
-            if answer.completion is not None:
-                self.check_model(this, answer.completion)
+            self.check_model(this, answer)
         return this, answer
 
     def _again(self, failure: Failure, tries: int, others: int, call: Call) -> bool:
@@ -350,25 +352,35 @@ class Fallback:
         self._retries.sleep(wait)
         return True
 
-    def _completed(self, this: Try, answer: Completion, usage: Usage | None, now: float, *, cut: bool) -> Completion:
+    def _completed(
+        self,
+        this: Try,
+        text: str,
+        facts: Completion,
+        origin: Origin | None,
+        usage: Usage | None,
+        now: float,
+        *,
+        cut: bool,
+    ) -> Completion:
         first = self.route.candidates[0]
         return Completion(
-            answer.text,
-            answer.backend or this.candidate.backend,
-            answer.model,
-            answer.origin,
+            text,
+            facts.backend or this.candidate.backend,
+            facts.model,
+            origin,
             tuple(self.attempts),
             now - self._started,
             self.route,
-            answer.served_model,
+            facts.served_model,
             usage,
             first.backend,
             self.request.model or first.model,
             this.candidate is not first,
             cut,
-            answer.finish_reason,
+            facts.finish_reason,
             this.prepared_by,
-            answer.notices + this.notices,
+            facts.notices + this.notices,
         )
 
     def _nobody(self, this: Try) -> Failure:

@@ -83,7 +83,7 @@ def complete(
     try:
         fallback = _fallback(request, host, settings, retries, streaming=False)
         this, answer = fallback.first()
-        completion = fallback.answered(this, answer.whole)
+        completion = fallback.answered(this, answer)
     except D0ttinoError as error:
         _completed(host, request, None, error)
         raise
@@ -160,14 +160,14 @@ class AnswerStream(Iterator[str]):
             raise
         if answer.is_whole:
             self.whole_because = _why_whole(self._host, this.candidate.backend)
-            self._end(self._fallback.answered(this, answer.whole))
+            self._end(self._fallback.answered(this, answer))
             yield answer.whole.text
             return
         try:
             for text in answer:
                 self._fallback.check_time(this)
                 yield text
-            self._fallback.check_model(this, answer.whole)
+            self._fallback.check_model(this, answer)
         except PLUGIN_FAULTS as error:
             raise self._cut(this, answer, error) from error
         except GeneratorExit:
@@ -179,7 +179,7 @@ class AnswerStream(Iterator[str]):
         finally:
             with suppress(*PLUGIN_FAULTS):
                 answer.close()
-        self._end(self._fallback.answered(this, answer.whole))
+        self._end(self._fallback.answered(this, answer))
 
     def _end(self, completion: Completion, error: D0ttinoError | None = None) -> None:
         self.completion = completion
