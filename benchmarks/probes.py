@@ -11,12 +11,10 @@ CALLS = 50
 
 def discovery() -> dict[str, float]:
     """Measure the first search for plug-ins in this process."""
-    from llm.hooks.index import installed
-
-    from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+    from llm._installed import installed_plugins
 
     start = perf_counter()
-    found = installed((BACKEND_GROUP, RECIPE_GROUP))
+    found = installed_plugins()
     return {
         "ms": (perf_counter() - start) * 1000,
         "found": len(found.entries),

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from llm import send_prompt
+from llm import Request, send_prompt, stream
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.testing import host_with
@@ -37,8 +37,12 @@ THREAD_CALLS = 30
 THREAD_ROUNDS = 12
 
 #: A routed call takes at most so many times as long as a bare one, and threads get at least so much of the throughput.
-LATENCY_BOUND = 1.15
+LATENCY_BOUND = 1.0
 THROUGHPUT_BOUND = 0.85
+#: Reading a stream through the host, against reading its events with requests and json alone.
+STREAM_BOUND = 1.5
+CHUNKS = 10_000
+STREAMS = 7
 
 #: The stub: keeps connections open and answers each request with the same completion.
 STUB = """
@@ -74,6 +78,19 @@ while True:
 """
 
 
+#: Another stub: answers each request with a stream of `CHUNKS` pieces.
+STREAMING_STUB = (
+    STUB.partition("BODY =")[0]
+    + """
+EVENT = "data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": "word "}}]}) + "\\n\\n"
+BODY = (EVENT * CHUNKS + "data: [DONE]\\n\\n").encode()
+HEAD = b"HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\nContent-Length: %d\\r\\n\\r\\n"
+ANSWER = HEAD % len(BODY) + BODY
+"""
+    + STUB[STUB.index("def serve") :]
+)
+
+
 class Stub(ChatCompletionsBackend):
     """The backend that asks the stub."""
 
@@ -85,10 +102,10 @@ class Stub(ChatCompletionsBackend):
 
 
 @contextmanager
-def stub() -> Iterator[str]:
-    """Run the stub in a process of its own and yield its address."""
+def stub(program: str = STUB) -> Iterator[str]:
+    """Run a stub in a process of its own and yield its address."""
     process = subprocess.Popen(
-        [sys.executable, "-c", STUB], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -122,6 +139,39 @@ def callers(address: str) -> dict[str, Callable[[], str]]:
         return send_prompt(PROMPT, host=host)
 
     return {"requests": bare, "routed": routed}
+
+
+def streamed() -> dict[str, float]:
+    """Return the median milliseconds of reading a stream of `CHUNKS` pieces, bare and through the whole host."""
+    import requests
+
+    with stub(f"CHUNKS = {CHUNKS}\n{STREAMING_STUB}") as address:
+        session = requests.Session()
+        body = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "stream": True}
+        host = host_with()
+        register_backend("stub", Stub, host=host)
+        os.environ |= {"STUB_BASE_URL": address, "STUB_API_KEY": KEY}
+
+        def bare() -> int:
+            with session.post(f"{address}/chat/completions", json=body, stream=True, timeout=120) as response:
+                events = (line[6:] for line in response.iter_lines() if line.startswith(b"data: "))
+                pieces = (json.loads(event) for event in events if event != b"[DONE]")
+                return sum(piece["choices"][0]["delta"]["content"] == "word " for piece in pieces)
+
+        def through_host() -> int:
+            return sum(text == "word " for text in stream(Request(PROMPT, backend="stub"), host=host))
+
+        ways = {"requests": bare, "stream": through_host}
+        took: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(STREAMS + 1):
+            for name, read in ways.items():
+                start = perf_counter()
+                count = read()
+                if count != CHUNKS:
+                    raise RuntimeError(f"{name} read {count} of {CHUNKS} pieces")
+                if turn:  # the first opens the connections
+                    took[name].append((perf_counter() - start) * 1000)
+    return {name: median(times) for name, times in took.items()}
 
 
 def latency(call: Callable[[], str]) -> list[float]:
@@ -184,6 +234,8 @@ def main() -> int:
         "latency": measured["us"]["routed"] / measured["us"]["requests"],
         "throughput": measured["per_second"]["routed"] / measured["per_second"]["requests"],
     }
+    times = streamed()
+    ratios["stream"] = times["stream"] / times["requests"]
     calls = ROUNDS * CALLS
     print(f"one prompt over HTTP: median of {calls} calls, and of {THREAD_ROUNDS} batches from {THREADS} threads\n")
     print("| way | us per call | calls per second from 16 threads |")
@@ -192,6 +244,8 @@ def main() -> int:
         print(f"| {name} | {measured['us'][name]:.0f} | {measured['per_second'][name]:.0f} |")
     print(f"| routed / requests | {ratios['latency']:.2f} (at most {LATENCY_BOUND}) | ", end="")
     print(f"{ratios['throughput']:.2f} (at least {THROUGHPUT_BOUND}) |")
+    print(f"\n{CHUNKS:,} pieces streamed: {times['requests']:.0f} ms with requests and json alone, ", end="")
+    print(f"{times['stream']:.0f} ms through the host: {ratios['stream']:.2f} (at most {STREAM_BOUND})")
     from importlib.metadata import version
 
     machine = {
@@ -205,12 +259,14 @@ def main() -> int:
     }
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine.items()))
     if arguments.json is not None:
-        bounds = {"latency": LATENCY_BOUND, "throughput": THROUGHPUT_BOUND}
+        bounds = {"latency": LATENCY_BOUND, "throughput": THROUGHPUT_BOUND, "stream": STREAM_BOUND}
         document = {**measured, "ratios": ratios, "bounds": bounds, "machine": machine}
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     broken = []
     if ratios["latency"] > LATENCY_BOUND:
         broken.append(f"a routed call takes {ratios['latency']:.2f} x a bare one, at most {LATENCY_BOUND} x")
+    if ratios["stream"] > STREAM_BOUND:
+        broken.append(f"a stream takes {ratios['stream']:.2f} x, at most {STREAM_BOUND} x")
     if ratios["throughput"] < THROUGHPUT_BOUND:
         broken.append(f"threads get {ratios['throughput']:.2f} x the throughput, at least {THROUGHPUT_BOUND} x")
     for sentence in broken:

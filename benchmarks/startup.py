@@ -41,19 +41,19 @@ DISTRIBUTIONS = 1000
 #: A plug-in in the middle of them.
 ONE = "p137"
 
-#: Seconds until a file is so old that a later change of it would surely show; see `llm.hooks.stamps.settled`.
+#: Seconds until a file is so old that a later change of it would surely show; see `llm.hooks._manifest`.
 SETTLING = 3
-MOST_WITH_PLUGINS = 1.15
+MOST_WITH_PLUGINS = 1.10
 
 FLOOR = "`import click, pluggy`"
 #: Commands, what is in their output, and how many times the floor they may take.
 COMMANDS = {
-    ("ai-cli", "--version"): ("version", 1.5),
-    ("ai-cli", "--help"): ("Usage", 1.5),
+    ("ai-cli", "--version"): ("version", 1.1),
+    ("ai-cli", "--help"): ("Usage", 1.3),
     ("ai-cli", "recipe", "--help"): ("Usage", 1.5),
     ("python", "-m", "scripts.plugins", "list"): ("sample", 2.0),
-    ("ai-cli", "recipe", "echo", "goal", "--yes"): ("goal", 2.0),
-    ("ai-cli", "send", "-b", "sample", "hi"): ("hi", 2.0),
+    ("ai-cli", "recipe", "echo", "goal", "--yes"): ("goal", 1.7),
+    ("ai-cli", "send", "-b", "sample", "hi"): ("hi", 1.7),
 }
 SEND = ("ai-cli", "send", "-b", "sample", "hi")
 SEND_ONE = ("ai-cli", "send", "-b", ONE, "hi")

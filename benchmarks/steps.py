@@ -21,7 +21,7 @@ from llm.testing import write_distribution
 STEPS = 1000
 ROUNDS = 15
 
-#: Seconds until a file is so old that a later change of it would surely show; see `llm.hooks.stamps.settled`.
+#: Seconds until a file is so old that a later change of it would surely show; see `llm.hooks._manifest`.
 SETTLING = 3
 
 #: The runner takes at most so many times as long as the loop.

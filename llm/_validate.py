@@ -70,7 +70,9 @@ def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
 
     """
     _check_run(backend)
-    complete, streams = completer_of(backend, origin, lambda result, where: answer_of(result, where, origin))
+    complete, streams = completer_of(
+        backend, origin, lambda result, where, facts: answer_of(result, where, origin, facts)
+    )
     found = RegisteredBackend(
         backend.name,
         backend.description,
@@ -155,32 +157,48 @@ def check_answer(result: Any, origin: Origin, keep: bool = False) -> Answer:
     return answer_of(result, "llm_complete", origin)
 
 
-def answer_of(result: Any, where: str, origin: Origin) -> Answer:
+def answer_of(result: Any, where: str, origin: Origin, facts: Completion | None = None) -> Answer:
     """Return whatever a backend or a plug-in answered as an `Answer`.
+
+    Args:
+        result: the result.
+        where: the words of an error for its maker.
+        origin: the plug-in.
+        facts: what the host knows of the answer, for results that do not tell it.
 
     Raises:
         InvalidResultError: it is no answer.
 
     """
     if isinstance(result, str):
-        return Answer(result, origin)
+        return Answer(result, origin, facts)
     if isinstance(result, Completion):
         _check_fields(result, where, origin)
-        return Answer(result if result.origin == origin else replace(result, origin=origin), origin)
+        return Answer(_with_facts(result, origin, facts), origin)
     if isinstance(result, Answer):
         return result.stamp(origin, anew=True)
     if isinstance(result, bytes | bytearray | Mapping) or not isinstance(result, Iterable):
         raise _invalid(where, "text (str), a Completion or pieces of text", result, origin)
-    return Answer(_checked_pieces(result, where, origin), origin)
+    return Answer(_pieces(result, where, origin, facts), origin)
 
 
-def _checked_pieces(pieces: Iterable[Any], where: str, origin: Origin) -> Iterator[Any]:
+def _pieces(pieces: Iterable[Any], where: str, origin: Origin, facts: Completion | None) -> Iterator[Any]:
+    """Yield the pieces of an answer, with the facts that the host knows in the last one."""
     for piece in pieces:
         if isinstance(piece, Completion):
             _check_fields(piece, where, origin)
-            yield piece
+            yield _with_facts(piece, origin, facts)
             return
         yield piece
+    if facts is not None:
+        yield facts
+
+
+def _with_facts(completion: Completion, origin: Origin, facts: Completion | None) -> Completion:
+    if facts is None:
+        return completion if completion.origin == origin else replace(completion, origin=origin)
+    notices = completion.notices + facts.notices
+    return replace(completion, backend=facts.backend, origin=origin, notices=notices)
 
 
 def check_prepared_step(result: Any, origin: Origin, _keep: bool = False) -> Step:

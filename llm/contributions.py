@@ -1,8 +1,8 @@
 """Backends and recipes: the objects that plug-ins contribute, and these objects as a host knows them."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from llm.errors import PluginDefinitionError, attributed
@@ -219,14 +219,14 @@ EXTRAS: Final[Mapping[str, Callable[[Request, Call], Any]]] = {
 
 
 def completer_of(
-    backend: Backend, origin: Origin, answer_of: Callable[[Any, str], Answer]
+    backend: Backend, origin: Origin, answer_of: Callable[[Any, str, Completion], Answer]
 ) -> tuple[Callable[[Request, Call], Answer], bool]:
     """Return the function that asks a backend, and whether it streams.
 
     Args:
         backend: the author's object.
         origin: its plug-in.
-        answer_of: `answer_of(result, where)` makes an `Answer` of the backend's result, or raises.
+        answer_of: `answer_of(result, where, facts)` makes an `Answer` of the backend's result, or raises.
 
     Raises:
         PluginDefinitionError: it cannot be called with a prompt alone.
@@ -253,9 +253,7 @@ def completer_of(
             if mine.model != model or bool(mine.notices) is plain:
                 notices = () if plain else (_PLAIN_TEXT.format(name),)
                 mine = facts = Completion("", name, model, origin, notices=notices)
-            return (
-                Answer(result, origin, mine) if isinstance(result, str) else answer_of(_with_facts(result, mine), where)
-            )
+            return answer_of(result, where, mine)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
@@ -265,25 +263,6 @@ def completer_of(
 
 
 _PLAIN_TEXT: Final = "the backend {!r} takes plain text only: it got the whole conversation as one text"
-
-
-def _with_facts(result: Any, facts: Completion) -> Any:
-    """Return the result of a backend with the facts that the host knows of it."""
-    if isinstance(result, Completion):
-        return replace(result, backend=facts.backend, origin=facts.origin, notices=result.notices + facts.notices)
-    if isinstance(result, Iterable) and not isinstance(result, bytes | Mapping | Answer):
-        return _ending(result, facts)
-    return result
-
-
-def _ending(pieces: Iterable[Any], facts: Completion) -> Iterator[Any]:
-    """Yield the pieces of an answer, with the facts that the host knows in the last one."""
-    for piece in pieces:
-        if isinstance(piece, Completion):
-            yield _with_facts(piece, facts)
-            return
-        yield piece
-    yield facts
 
 
 def _extras_of(run: Callable[..., Any]) -> tuple[str, ...]:

@@ -623,7 +623,7 @@ class Answer:
             raise self._error
         if self._pieces is None:
             return False
-        if not self._watchers:
+        if not self._watchers:  # nobody traces
             return self._take(self._pieces)
         start = perf_counter_ns()
         try:

@@ -59,6 +59,14 @@ def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> It
     bare: list[str] = []
     kind = ""
     for line in _lines(pieces):
+        if not bare and line.startswith(b"data:"):  # nearly every line that is not empty
+            data.append(line[5:].decode("utf-8", "replace").removeprefix(" "))
+            continue
+        if not line and not bare:
+            if data:
+                yield Event("\n".join(data), kind or "message")
+            data, kind = [], ""
+            continue
         field = _FIELD.match(line)
         text = line.decode("utf-8", "replace")
         if bare and (not line or field):
@@ -222,11 +230,14 @@ class AnswerReader:
                 done = True
                 break
             text = self._joined(self._event_text(event))
+            if self._shown:
+                if text:
+                    yield text
             # Blank text alone is no answer: it is shown with the first other text.
-            if not self._shown and (not text or text.isspace()):
+            elif not text or text.isspace():
                 blank += text
-            elif text:
-                yield text if self._shown else blank + text
+            else:
+                yield blank + text
                 self._shown = True
         if not done and self._finish is None:
             raise self._broken_off("\n".join(strays), came)
@@ -312,8 +323,10 @@ class AnswerReader:
         """Return the text of a choice, and note why it ended."""
         if choice.get("error"):
             raise told_error(self._endpoint, choice["error"])
-        self._finish = self._reason(choice.get("finish_reason")) or self._finish
-        self._message["native"] = choice.get("native_finish_reason") or self._message.get("native")
+        if choice.get("finish_reason"):
+            self._finish = self._reason(choice["finish_reason"]) or self._finish
+        if choice.get("native_finish_reason"):
+            self._message["native"] = choice["native_finish_reason"]
         message = choice.get(member)
         if not isinstance(message, dict):
             return ""
@@ -330,6 +343,8 @@ class AnswerReader:
 
     def _joined(self, text: str) -> str:
         """Return the text without half a character at its end, which may come with the next event."""
+        if not self._held and text.isascii():
+            return text
         text = self._held + text
         self._held = text[-1] if _HIGH.search(text) else ""
         return _whole_characters(text.removesuffix(self._held))
