@@ -153,8 +153,8 @@ class RegisteredBackend:
         return not self.ready_env or any(environ.get(name) for name in self.ready_env)
 
     def facts(self) -> dict[str, Any]:
-        """Return what `from_facts` makes a backend of, JSON-ready."""
-        return {key: value for key, value in vars(self).items() if key not in {"origin", "complete", "load"}}
+        """Return what `from_facts` makes a backend of, JSON-ready; a fact that is empty is left out."""
+        return {key: value for key, value in vars(self).items() if value and key not in {"origin", "complete", "load"}}
 
     @classmethod
     def from_facts(
@@ -189,12 +189,10 @@ class RegisteredRecipe:
     )
 
     def facts(self) -> dict[str, Any]:
-        """Return what `from_facts` makes a recipe of, JSON-ready."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            "parameters": [parameter.to_json() for parameter in self.parameters],
-        }
+        """Return what `from_facts` makes a recipe of, JSON-ready; a fact that is empty is left out."""
+        parameters = [parameter.to_json() for parameter in self.parameters]
+        facts = {"name": self.name, "description": self.description, "parameters": parameters}
+        return {key: value for key, value in facts.items() if value}
 
     @classmethod
     def from_facts(
@@ -202,11 +200,12 @@ class RegisteredRecipe:
     ) -> "RegisteredRecipe":
         """Return a recipe whose facts a manifest has; `load` imports its plug-in."""
         parameters: tuple[Any, ...] = ()
-        if facts["parameters"]:
+        if facts.get("parameters"):
             from llm.parameters import Parameter
 
             parameters = tuple(map(Parameter.from_json, facts["parameters"]))
-        return cls(facts["name"], facts["description"], parameters, origin, lambda *asked: load().steps(*asked))
+        description = facts.get("description", "")
+        return cls(facts["name"], description, parameters, origin, lambda *asked: load().steps(*asked))
 
 
 #: What a backend's `run` may ask for besides the prompt, by naming it.

@@ -147,6 +147,7 @@ class Host(PluginManager):
         self._left_out: set[EntryPoint] = set()
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
+        self._expected: dict[str, dict[EntryPoint, list[Any]]] = {}
         self._manifests: Manifests | None = None
         self._places: dict[str, int] = {}
         self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: ())
@@ -383,18 +384,20 @@ class Host(PluginManager):
             for entry in {entry for entry, _, plugin in self._loader.known_plugins() if hook in plugin.hooks}:
                 with suppress(PluginLoadError):
                     self._loader.load(entry, f"a plug-in wraps {hook}")
-        found: dict[EntryPoint, list[Any]] = {}
-        for entry, name, plugin in self._loader.known_plugins():
-            for one, facts in plugin.contributions:
-                if one == kind:
-                    origin = entry.origin(name, plugin.module)
-                    find = functools.partial(self._find, kind, entry, name, facts["name"])
-                    found.setdefault(entry, []).append(_from_facts(kind, facts, origin, find))
-        for entry in [entry for entry, many in found.items() if None in many]:
-            del found[entry]
-            with suppress(PluginLoadError):
-                self._loader.load(entry, "its manifest makes no sense")
-        return [one for many in found.values() for one in many]
+        if kind not in self._expected:
+            found: dict[EntryPoint, list[Any]] = {}
+            self._expected[kind] = found
+            for entry, name, plugin in self._loader.known_plugins():
+                for one, facts in plugin.contributions:
+                    if one == kind:
+                        origin = entry.origin(name, plugin.module)
+                        find = functools.partial(self._find, kind, entry, name, facts["name"])
+                        found.setdefault(entry, []).append(_from_facts(kind, facts, origin, find))
+            for entry in [entry for entry, many in found.items() if None in many]:
+                with suppress(PluginLoadError):
+                    self._loader.load(entry, "its manifest makes no sense")
+        known = self._loader.known
+        return [one for entry, many in self._expected[kind].items() if entry in known for one in many]
 
     def _is_wrapped(self, hook: str) -> bool:
         return any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
@@ -480,7 +483,8 @@ def _redacted(manifest: Manifest, redact: Callable[[str], str]) -> Manifest:
     plugins = tuple(
         plugin._replace(
             contributions=tuple(
-                (kind, {**facts, "description": redact(facts["description"])}) for kind, facts in plugin.contributions
+                (kind, {**facts, "description": redact(facts["description"])} if "description" in facts else facts)
+                for kind, facts in plugin.contributions
             )
         )
         for plugin in manifest.plugins

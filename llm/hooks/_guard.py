@@ -28,6 +28,9 @@ CONFIGURE: Final = "llm_configure"
 CLOSE: Final = "llm_close"
 
 
+_MARKS: Final = ("wrapper", "tryfirst", "trylast")
+
+
 class HookKind(Enum):
     """The way in which the results of a hook's implementations become one."""
 
@@ -124,7 +127,7 @@ class Guard:
         settings: returns the settings of a plug-in, for `llm_configure`.
 
     Attributes:
-        implementations: hook name to the options of its `@hookimpl`.
+        implementations: hook name to those of the options `wrapper`, `tryfirst` and `trylast` that are set.
 
     Raises:
         PluginDefinitionError: the plug-in misspells a hook, asks for an argument that its hook does
@@ -174,7 +177,7 @@ class Guard:
             guarded.__signature__ = _without_defaults(function)  # type: ignore[attr-defined]
             setattr(guarded, HOOKIMPL_ATTRIBUTE, options)
             setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
-            self.implementations[contract.name] = options
+            self.implementations[contract.name] = {mark: True for mark in _MARKS if options.get(mark)}
             if contract.name == CONFIGURE:
                 self._configure = functools.partial(_configure, function, origin, settings, plugin)
             elif contract.name == CLOSE:

@@ -70,6 +70,7 @@ class Loader:
         self._errors: dict[EntryPoint, PluginLoadError] = {}
         self._reasons: dict[EntryPoint, str] = {}
         self._names: dict[tuple[EntryPoint, str], str] = {}
+        self._taken: set[str] = set()
         # The object as well: the number of one that is gone would soon be another's.
         self._named: dict[int, tuple[EntryPoint, object]] = {}
         importing = needing_import(self._entries, manifests)
@@ -95,7 +96,7 @@ class Loader:
 
     def is_taken(self, plugin: str) -> bool:
         """Whether a plug-in has this name, or will have it once it is imported."""
-        return self._manager.has_plugin(plugin) or plugin in self._names.values()
+        return self._manager.has_plugin(plugin) or plugin in self._taken
 
     def known_plugins(self) -> Iterator[tuple[EntryPoint, str, PluginManifest]]:
         """Yield entry point, name and manifest of each plug-in that is not imported yet, as they are asked."""
@@ -136,8 +137,8 @@ class Loader:
         """
         name = self._names.get((entry, plugin))
         if name is None:
-            taken = self._manager.has_plugin(plugin) or plugin in self._names.values()
-            name = self._names[entry, plugin] = f"{plugin}@{entry.distribution}" if taken else plugin
+            name = self._names[entry, plugin] = f"{plugin}@{entry.distribution}" if self.is_taken(plugin) else plugin
+            self._taken.add(name)
         return name
 
     def manifest_of(

@@ -1,8 +1,8 @@
 """Manifests: what entry points contribute, recorded so that they need not be imported before they are used.
 
-A manifest holds as long as the metadata of its distribution and the file of the module that its entry point names
-are what they were. A plug-in in an editable installation is imported each time, which is what its author wants.
-What a plug-in registers has to follow from its own code. Manifests are a shortcut and nothing more: entry points
+A manifest holds as long as the metadata of its distribution and the files of the modules that its entry point names
+or that registered something are what they were. A plug-in in an editable installation is imported each time, which is
+what its author wants. What a plug-in registers has to follow from its own code. Manifests are a shortcut and nothing more: entry points
 themselves are always read from the metadata, so that no cache can name a plug-in that is not installed, or hide one.
 """
 
@@ -232,11 +232,11 @@ def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> tuple[di
         lasts = lasts and not start - lag <= mtime_ns <= end + _TICK_NS
     if entry.tier is not Tier.BUILTIN:
         home = os.path.dirname(entry.metadata)
-        metadata = os.path.join(entry.metadata, "METADATA")
         below = all(os.path.abspath(path).startswith(home + os.sep) for path in paths)
-        lasts = lasts and bool(home) and below and not _is_editable(entry.metadata)
-        lasts = lasts and (stamp := _stamp(metadata)) is not None
-        if lasts and stamp is not None:
+        metadata = os.path.join(entry.metadata, "METADATA")
+        stamp = _stamp(metadata)
+        lasts = lasts and bool(home) and below and stamp is not None and not _is_editable(entry.metadata)
+        if stamp is not None:
             stamps[metadata] = stamp
     return stamps, lasts
 

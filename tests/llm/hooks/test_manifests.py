@@ -525,7 +525,7 @@ def test_no_content_makes_anything_load_that_is_not_installed_or_hides_what_is(
         lambda record: record[5][0][0].__setitem__(3, [["backend", {"name": "-a"}]]),
         lambda record: record[5][0][0].__setitem__(3, [["backend", {"name": "b", "models": 1}]]),
         lambda record: record[5][0][0].__setitem__(3, [["backend", {"name": "b", "more": 1}]]),
-        lambda record: record[5][0][0].__setitem__(3, [["recipe", {"name": "b"}]]),
+        lambda record: record[5][0][0].__setitem__(3, [["recipe", {"name": "b", "description": 1}]]),
         lambda record: record[5][0][0].__setitem__(
             3, [["recipe", {"name": "b", "description": "", "parameters": [1]}]]
         ),

@@ -112,7 +112,9 @@ def test_wrappers_go_around_each_other_in_their_order(seed: int) -> None:
     names[8:] = reversed(names[8:])  # in pluggy, of those that want to be last the last registered is last
     expected = "".join(f"{name}(" for name in names) + "Sample answer to: hi" + ")" * len(names)
     assert complete(Request("hi", backend="sample"), host=host).text == expected
-    assert [origin.plugin for origin, options in host.implementations("llm_complete") if options["wrapper"]] == names
+    assert [
+        origin.plugin for origin, options in host.implementations("llm_complete") if options.get("wrapper")
+    ] == names
 
 
 def test_of_one_origin_the_last_registered_is_asked_first() -> None:
