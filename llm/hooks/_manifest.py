@@ -2,8 +2,9 @@
 
 A manifest holds as long as the metadata of its distribution and the files of the modules that its entry point names
 or that registered something are what they were. A plug-in in an editable installation is imported each time, which is
-what its author wants. What a plug-in registers has to follow from its own code. Manifests are a shortcut and nothing more: entry points
-themselves are always read from the metadata, so that no cache can name a plug-in that is not installed, or hide one.
+what its author wants. What a plug-in registers has to follow from its own code. Manifests are a shortcut and nothing
+more: entry points themselves are always read from the metadata, so that no cache can name a plug-in that is not
+installed, or hide one.
 """
 
 import json
