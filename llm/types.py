@@ -133,7 +133,7 @@ class Request:
     def prompt(self) -> str:
         """The text of the last user message."""
         messages = self.messages
-        if len(messages) == 1:  # nearly always
+        if len(messages) == 1 and messages[0].role == "user":  # nearly always
             return messages[0].text
         return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
