@@ -127,7 +127,7 @@ def test_each_attempt_is_reported_as_it_ends(host: Host) -> None:
     class Observer:
         @hookimpl
         def llm_attempted(self, request: Request, attempt: Attempt) -> None:
-            heard.append((f"{request.prompt} {attempt.backend}", attempt.error and len(answers)))
+            heard.append((f"{request.prompt} {attempt.backend}", None if attempt.error is None else len(answers)))
 
     answers: list[str] = []
 
