@@ -214,7 +214,7 @@ def directories(_host: "Host") -> Iterator[Fault]:
 def caches(host: "Host") -> Iterator[Fault]:
     """Find files in the cache that hold something else, or that say something else than is true now."""
     from llm._state import cache_dir
-    from scripts.packages.known import faults
+    from scripts.packages.checking import faults
 
     directory = cache_dir()
     if directory is None:

@@ -11,12 +11,11 @@ from typing import Final
 from llm._state import state_dir
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
-from scripts.packages import record, undo
-from scripts.packages.checking import TIMEOUT_SECONDS, Check, CheckError, check_one
+from scripts.packages import environment, record
+from scripts.packages.checking import TIMEOUT_SECONDS, Check, CheckError, check_one, installed
 from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, sort
 from scripts.packages.installer import InstallError, find_installer
 from scripts.packages.inventory import Inventory, Row, State, take
-from scripts.packages.known import installed
 from scripts.packages.plan import Plan, Wanted, find_place, same, work_out
 from scripts.packages.record import Recorded
 from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
@@ -190,7 +189,7 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
     chosen = [one.chosen for one in plan.candidates if not (wanted.editable and same(one.chosen.name, distribution))]
     wheels = _durable(plan) if sort() in {Sort.UV_TOOL, Sort.PIPX} else plan.wheels
     try:
-        with undo.undone_on_failure(new), tempfile.TemporaryDirectory(prefix="d0ttino-") as notes:
+        with environment.undone_on_failure(new), tempfile.TemporaryDirectory(prefix="d0ttino-") as notes:
             if chosen:
                 installer.install(chosen, wheels, Path(notes))
             if wanted.editable and wanted.place is not None:
@@ -272,7 +271,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
 
     """
     with record.one_at_a_time():
-        undo.roll_back()
+        environment.roll_back()
         inventory = take(kind, registry)
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
         if distribution is None:
@@ -327,7 +326,7 @@ def _erased(one: Metadata) -> str | None:
     """Remove what an installer did not remove. What has no record is left alone, unless it is only a leftover."""
     if not one.leftover and one.files() is None:
         return None
-    undo.erase(one)
+    environment.erase(one)
     return None if one.path.exists() else f"{one.path.name} is gone too"
 
 
@@ -376,7 +375,7 @@ def _refuse_where_it_would_be_lost(wanted: Wanted) -> None:
 
 
 def _repair(options: Options) -> None:
-    names = undo.roll_back()
+    names = environment.roll_back()
     if names:
         options.tell(f"an installation was interrupted: {', '.join(names)} is as before it")
 

@@ -11,9 +11,8 @@ from llm.hooks._blocking import Blocking
 from llm.hooks._entrypoints import Damage, EntryPoint, canonical
 from llm.hooks._manifest import Manifest
 from scripts.packages import record
-from scripts.packages.checking import Check
+from scripts.packages.checking import Check, builtin_names, installed, manifests_of
 from scripts.packages.environment import installed_version
-from scripts.packages.known import builtin_names, installed, manifests_of
 from scripts.packages.record import Recorded
 from scripts.packages.registry import PLUGIN, Kind, Package, Registry
 

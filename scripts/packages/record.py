@@ -176,7 +176,7 @@ def warnings(installed: Iterable[str]) -> Iterator[str]:
     with suppress(RecordError):  # `doctor` reports it
         gone = missing(installed)
         if gone:  # a plug-in that is damaged or blocked declares no entry point, and is there
-            from scripts.packages.known import installed as all_installed
+            from scripts.packages.checking import installed as all_installed
 
             gone = missing(all_installed().names)
         if gone:

@@ -15,8 +15,7 @@ from textwrap import dedent
 
 import pytest
 
-from llm.hooks._cache import EnvironmentCache
-from llm.hooks._manifest import FILE
+from llm.hooks._manifest import FILE, EnvironmentCache
 from llm.testing import write_distribution
 
 pytestmark = pytest.mark.e2e
