@@ -6,7 +6,10 @@ tells type checkers their types.
 
 from typing import Any, Final
 
-from llm._version import DISTRIBUTION, __version__
+__version__: Final = "0.1.0"
+
+#: The name of the distribution in a package index.
+DISTRIBUTION: Final = "d0ttino"
 
 _HOMES: Final = {
     **dict.fromkeys(("Backend", "Recipe", "RegisteredBackend", "RegisteredRecipe"), "llm.contributions"),

@@ -1,7 +1,7 @@
 """Types of the names that `llm/__init__.py` imports late."""
 
-from llm._version import DISTRIBUTION as DISTRIBUTION
-from llm._version import __version__ as __version__
+from typing import Final
+
 from llm.config import PluginSettings as PluginSettings
 from llm.contributions import Backend as Backend
 from llm.contributions import Recipe as Recipe
@@ -34,5 +34,8 @@ from llm.types import Step as Step
 from llm.types import StepContext as StepContext
 from llm.types import StepResult as StepResult
 from llm.types import Usage as Usage
+
+__version__: Final[str]
+DISTRIBUTION: Final[str]
 
 __all__: list[str]

@@ -1,12 +1,15 @@
-"""The configuration file's document, and a quick check that it fits `config.schema.json`."""
+"""The configuration file: its document, a quick check against `config.schema.json`, and its mistakes with their lines."""
 
 import functools
 import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+
+from llm.errors import ConfigError, UnknownNameError
 
 TYPES: Final = {"string": str, "object": dict, "array": list, "boolean": bool, "null": type(None)}
 
@@ -111,3 +114,288 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise RepeatedKeyError
     return found
+
+
+#: Steps from the document to a value in it: keys, and positions in lists.
+KeyPath = tuple[str | int, ...]
+
+_KINDS: Final = {
+    "string": "text",
+    "object": "an object",
+    "array": "a list",
+    "boolean": "true or false",
+    "null": "null",
+    "number": "a number",
+    "integer": "a whole number",
+}
+#: Whoever has more than this has not typed it: lines are not looked for.
+_LONGEST: Final = 200_000
+#: Each try to end a value of many lines parses all of it; after so many the lines below it stay unknown.
+_TRIES: Final = 200
+_SHOWN: Final = 40
+
+
+@dataclass(frozen=True)
+class ConfigFault:
+    """A mistake in a configuration file. As text it has the file, the line and the message.
+
+    Attributes:
+        message: what is wrong, with the path of the key; it never holds text that may be secret.
+        file: the path of the file.
+        line: the line of the key, counted from 1; `None`: not known.
+        path: the key and those it is below, `models.large.max_tokens`; empty: the whole file.
+        hint: what to do next, a close match for example.
+
+    """
+
+    message: str
+    file: str
+    line: int | None = None
+    path: str = ""
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message}" if self.line is None else f"{self.file}:{self.line}: {self.message}"
+
+
+class ConfigFileError(ConfigError):
+    """A configuration file has mistakes.
+
+    Attributes:
+        faults: all of them; the message is that of the first.
+
+    """
+
+    def __init__(self, faults: Sequence[ConfigFault]) -> None:
+        first, *others = faults
+        more = "; ".join(map(str, others[:3])) + (f"; and {len(others) - 3} more" if len(others) > 3 else "")
+        super().__init__(str(first), hint=" ".join(filter(None, (first.hint, more and f"Also: {more}."))) or None)
+        self.faults = tuple(faults)
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[ConfigFault, ...]]]:
+        return type(self), (self.faults,)
+
+
+def faults_in(file: str, found: bytes, *, toml: bool, plugin_schemas: Mapping[str, Any]) -> list[ConfigFault]:
+    """Return every mistake in what a configuration file holds, in the order of its lines."""
+    try:
+        document = parse(found, toml=toml)
+    except RepeatedKeyError:
+        return [_repeated(found.decode("utf-8-sig"), file)]
+    except (ValueError, RecursionError) as error:  # not UTF-8, or a number of thousands of digits, for example
+        return [_not_parsed(error, found, file, "TOML" if toml else "JSON")]
+    source = _Source(file, found.decode("utf-8-sig"), toml)
+    faults = list(_faults(source, document, schema(), ()))
+    sections = document.get("plugins") if isinstance(document, dict) else None
+    for name, section in sections.items() if isinstance(sections, dict) else ():
+        if name in plugin_schemas and isinstance(section, dict):
+            faults.extend(_faults(source, section, plugin_schemas[name], ("plugins", name)))
+    return sorted(dict.fromkeys(faults), key=lambda fault: fault.line or 0)
+
+
+def _not_parsed(error: Exception, found: bytes, file: str, kind: str) -> ConfigFault:
+    said = str(error)
+    number = re.search(r"\bline (\d+)", said)
+    line = int(number[1]) if number else None
+    if "at end of document" in said:
+        line = found.rstrip().count(b"\n") + 1
+    hint = "A key or a table stands there twice." if said.startswith("Cannot") else None
+    return ConfigFault(f"this is not {kind}: {error}", file, line, hint=hint)
+
+
+def _repeated(text: str, file: str) -> ConfigFault:
+    seen: set[KeyPath] = set()
+    for path, line in _places_in_json(text):
+        if path in seen:
+            return ConfigFault(f"the key {str(path[-1])!r} stands in one object twice", file, line, dotted(path))
+        seen.add(path)
+    raise AssertionError("the parser found a key twice, the scan did not")
+
+
+class _Source:
+    """A text that could be parsed, and the lines of its keys."""
+
+    def __init__(self, file: str, text: str, toml: bool) -> None:
+        self._file = file
+        self._text = text.replace("\r\n", "\n")
+        self._toml = toml
+
+    @functools.cached_property
+    def _lines(self) -> dict[KeyPath, int]:
+        """The line in which each key and each item of a list begins."""
+        lines: dict[KeyPath, int] = {}
+        if len(self._text) <= _LONGEST:
+            for path, line in (_places_in_toml if self._toml else _places_in_json)(self._text):
+                lines.setdefault(path, line)
+        return lines
+
+    def fault(self, message: str, path: KeyPath, hint: str | None = None) -> ConfigFault:
+        """Return a fault with the line of the innermost key of its path that stands in the file."""
+        line = next(filter(None, (self._lines.get(path[:end]) for end in range(len(path), 0, -1))), None)
+        return ConfigFault(message, self._file, line, dotted(path), hint)
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """Return a path as people write it: `chain[1].backend`."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += ("." if text else "") + (step if step.isprintable() and step and "." not in step else repr(step))
+    return text
+
+
+def _places_in_json(text: str) -> Iterator[tuple[KeyPath, int]]:
+    """Yield path and line of each key and list item of a JSON text that can be parsed."""
+    path: list[str | int] = []  # the key or position reached in each object and list that is open
+    key_is_next = False
+    line, end = 1, 0
+    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{},]|[^\s\[\]{},:"]+', text):
+        line, end = line + text.count("\n", end, token.start()), token.start()
+        word = token[0]
+        if word in {"}", "]"}:
+            path.pop()
+            key_is_next = False
+        elif word == ",":
+            last = path[-1]
+            key_is_next = isinstance(last, str)
+            if isinstance(last, int):
+                path[-1] = last + 1
+        elif key_is_next:
+            path[-1] = json.loads(word)
+            yield tuple(path), line
+            key_is_next = False
+        else:
+            if path and isinstance(path[-1], int):
+                yield tuple(path), line
+            if word in {"{", "["}:
+                path.append("" if word == "{" else 0)
+                key_is_next = word == "{"
+
+
+def _places_in_toml(text: str) -> Iterator[tuple[KeyPath, int]]:
+    """Yield path and line of each key and table of a TOML text that can be parsed, statement by statement."""
+    table: KeyPath = ()
+    arrays: dict[KeyPath, int] = {}  # the position reached in each array of tables
+    statement, first, tries = "", 1, 0
+    for number, line in enumerate(text.split("\n"), 1):
+        statement += f"{line}\n"
+        # Within a value of several lines only a line that may end it is worth the parser's time.
+        if number > first and not re.search(r"\"\"\"|'''|[\]}]", line):
+            continue
+        try:
+            tree = parse(statement.encode(), toml=True)
+        except ValueError:
+            tries += 1
+            if tries > _TRIES:
+                return
+            continue
+        if statement.lstrip().startswith("["):
+            table = _table(tree, arrays)
+            yield from ((table[:end], number) for end in range(1, len(table) + 1))
+        else:
+            yield from ((table + path, first) for path in _paths(tree))
+        statement, first, tries = "", number + 1, 0
+
+
+def _table(tree: Any, arrays: dict[KeyPath, int]) -> KeyPath:
+    """Return the path of the table that a header begins, and count it if it is one of an array."""
+    path: KeyPath = ()
+    while tree:
+        if isinstance(tree, list):
+            arrays[path] = arrays.get(path, -1) + 1
+            return (*path, arrays[path])
+        if path in arrays:
+            path = (*path, arrays[path])
+        ((name, tree),) = tree.items()
+        path = (*path, name)
+    return path
+
+
+def _paths(tree: Any) -> Iterator[KeyPath]:
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for step, inner in items:
+        yield (step,)
+        yield from ((step, *path) for path in _paths(inner))
+
+
+def _faults(source: _Source, value: Any, part: Any, above: KeyPath) -> Iterator[ConfigFault]:
+    """Find what jsonschema finds wrong with a value, the file's document or the section of a plug-in."""
+    import jsonschema
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    validator = jsonschema.validators.validator_for(part, default=jsonschema.Draft202012Validator)
+    if not above:
+        types = validator.TYPE_CHECKER.redefine_many(NUMBERS)
+        validator = jsonschema.validators.extend(validator, type_checker=types)  # type: ignore[no-untyped-call]
+    try:
+        if above:
+            validator.check_schema(part)
+        # The registry is empty: nothing is fetched from where a `$ref` leads.
+        for error in validator(part, registry=Registry()).iter_errors(value):
+            yield from _explained(source, error, above)
+    except jsonschema.SchemaError as error:
+        yield source.fault(f"the schema of the plug-in {above[-1]} is none: {error.message}", above)
+    except (Unresolvable, re.error) as error:
+        yield source.fault(f"the schema of the plug-in {above[-1]} cannot be used: {error}", above)
+    except (RecursionError, ValueError):  # ValueError: jsonschema writes a number of thousands of digits
+        yield source.fault(f"{dotted(above) or 'the file'} is nested too deeply, or has too large a number", above)
+
+
+def _explained(source: _Source, error: Any, above: KeyPath) -> Iterator[ConfigFault]:
+    """Yield one error of jsonschema in our words."""
+    path: KeyPath = (*above, *error.absolute_path)
+    part, value, word = error.schema, error.instance, error.validator
+    if part is False:  # jsonschema does not tell which key in it, if it is one
+        yield source.fault(f"{dotted(path)} is or has something that its schema forbids", path)
+        return
+    prefix = f"{dotted(path)}: " if path else ""
+    if word == "additionalProperties" and part[word] is False:
+        patterns = part.get("patternProperties", ())
+        known = part.get("properties", {})
+        for key in value:
+            if key not in known and not any(re.search(pattern, key) for pattern in patterns):
+                guess = UnknownNameError("key", key, known)
+                yield source.fault(prefix + guess.message, (*path, key), guess.hint)
+    elif word == "required":
+        for key in part[word]:
+            if key not in value:
+                yield source.fault(f"{prefix}the key {key!r} is missing", path)
+    elif list(error.absolute_schema_path)[-2:-1] == ["propertyNames"]:
+        yield source.fault(f"{prefix}the name {value!r} must be {_expected(error, above)}", (*path, value))
+    else:
+        subject = dotted(path) or "the file"
+        yield source.fault(f"{subject} must be {_expected(error, above)}, not {_shown(value, part)}", path)
+
+
+def _expected(error: Any, above: KeyPath) -> str:
+    """Return what a schema expects; in ours the title says it, in those of plug-ins a title may be anything."""
+    part, word = error.schema, error.validator
+    if not above and "title" in part:
+        return str(part["title"])
+    if word == "type":
+        return " or ".join(_KINDS[kind] for kind in ([part[word]] if isinstance(part[word], str) else part[word]))
+    if word == "enum":
+        return f"one of {', '.join(map(str, part[word]))}"
+    return f"as {word} of its schema says ({_clipped(part[word])})"
+
+
+def _shown(value: Any, part: Mapping[str, Any]) -> str:
+    """Return a value as an error shows it: not if it may be secret."""
+    kinds = part.get("type", ())
+    if "enum" in part or "number" in kinds or "integer" in kinds:
+        return _clipped(value)
+    if value == "":
+        return "empty text"
+    kind = next((name for kind, name in _KINDS.items() if kind in TYPES and isinstance(value, TYPES[kind])), None)
+    return kind or ("a number" if isinstance(value, int | float) else "a date or time")
+
+
+def _clipped(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._frozen import FrozenMapping
 from llm._state import user_dir
 from llm.errors import ConfigError
-from llm.types import Candidate
+from llm.types import Candidate, FrozenMapping
 
 if TYPE_CHECKING:
-    from llm._config_faults import ConfigFault
+    from llm._config_file import ConfigFault
 
 #: Environment variables that the configuration is read from; each wins over the file's key.
 ENVIRONMENT: Final = {
@@ -182,8 +181,7 @@ def check(path: str, plugin_schemas: Mapping[str, Any] | None = None) -> "list[C
         plugin_schemas: JSON Schemas that plug-ins bring for their sections, by the plug-in's name.
 
     """
-    from llm._config_faults import ConfigFault, faults_in
-    from llm._config_file import content
+    from llm._config_file import ConfigFault, content, faults_in
 
     try:
         found, toml = content(path)
@@ -194,7 +192,7 @@ def check(path: str, plugin_schemas: Mapping[str, Any] | None = None) -> "list[C
 
 def file_error(faults: "list[ConfigFault]") -> ConfigError:
     """Return the error for mistakes that `check` found."""
-    from llm._config_faults import ConfigFileError
+    from llm._config_file import ConfigFileError
 
     return ConfigFileError(faults)
 
@@ -242,7 +240,7 @@ def _from_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     document = quickly_checked(found, toml=toml)
     if document is None:
-        from llm._config_faults import ConfigFileError, faults_in
+        from llm._config_file import ConfigFileError, faults_in
 
         raise ConfigFileError(faults_in(path, found, toml=toml, plugin_schemas={}))
     return document

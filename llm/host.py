@@ -9,10 +9,9 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from llm import _validate, hookspecs
+from llm import DISTRIBUTION, __version__, _validate, hookspecs
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt
-from llm._version import DISTRIBUTION, __version__
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import NameTakenError, PluginLoadError
 from llm.hooks._blocking import Blocking, known_name

@@ -247,7 +247,7 @@ def test_no_process_writes_a_key_anywhere(site: Path, workplace: Path) -> None:
 
 
 def test_a_program_traces_without_keys_as_well(host: Host) -> None:
-    from llm.tracing.records import Describe, records
+    from llm.tracing import Describe, records
 
     with llm.trace(host) as trace, pytest.raises(llm.router.NoAnswerError):
         llm.send_prompt("hi", backend="raises", host=host)

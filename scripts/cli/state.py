@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llm.routing.breaker import Cooldowns
 
 _COOLDOWNS: Final = "d0ttino.cooldowns"
-_LEDGER: Final = "llm.usage.ledger"
+_LEDGER: Final = "llm.usage"
 
 
 def current_cooldowns(ctx: click.Context) -> "Cooldowns":
@@ -34,16 +34,16 @@ def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
 
 def keep_state(host: "Host") -> None:
     """Enable the circuit breaker and the usage ledger on a host, unless opted out."""
+    from llm import usage
     from llm.routing import breaker
     from llm.routing.fallback import health_of
-    from llm.usage import ledger
 
     health = health_of(host)
     if breaker.enabled() and health.breaker is None:
         health.breaker = current_cooldowns(click.get_current_context())
-    if ledger.enabled() and not host.has_plugin(_LEDGER):
-        from llm._version import DISTRIBUTION, __version__
+    if usage.enabled() and not host.has_plugin(_LEDGER):
+        from llm import DISTRIBUTION, __version__
         from llm.hooks._origin import Origin, Tier
 
         origin = Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
-        host.register(ledger.Ledger(), _LEDGER, origin=origin)
+        host.register(usage.Ledger(), _LEDGER, origin=origin)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from llm.errors import UsageError
-from llm.tracing.records import TraceFileError, read_records
+from llm.tracing import TraceFileError, read_records
 from scripts.cli.base import Command
 from scripts.cli.output import print_json, say
 from scripts.cli.trace_view import chrome_trace, show_tree

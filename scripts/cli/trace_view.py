@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from llm.hooks._trace import Trace, collecting
 from llm.redaction import redactor
-from llm.tracing.records import Describe, records
+from llm.tracing import Describe, records
 from scripts.cli.options import TREE
 from scripts.cli.output import print_styled, say
 from scripts.cli.render import line as rendered

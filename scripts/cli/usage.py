@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from llm.errors import D0ttinoError
-from llm.usage.ledger import NO_USAGE_VARIABLE, enabled, entries, ledger_path
-from llm.usage.sums import KEYS, Sum, point_in_time, summed
+from llm.usage import KEYS, NO_USAGE_VARIABLE, Sum, enabled, entries, ledger_path, point_in_time, summed
 from scripts.cli.base import Command
 from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, print_table, say

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from llm._version import DISTRIBUTION, __version__
+from llm import DISTRIBUTION, __version__
 from llm.hooks._blocking import Blocking
 from llm.hooks._entrypoints import Damage, EntryPoint, canonical
 from llm.hooks._manifest import Manifest

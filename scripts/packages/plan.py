@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from llm._version import DISTRIBUTION, __version__
+from llm import DISTRIBUTION, __version__
 from llm.errors import UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages.environment import OUR_PACKAGES, installed_version, owners

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm.types import Attempt, Usage
-from llm.usage.ledger import Ledger
+from llm.usage import Ledger
 from tests.e2e.conftest import ROOT, Installed
 from tests.servers import FaultServer, http_answer
 

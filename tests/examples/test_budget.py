@@ -14,7 +14,7 @@ from llm.backends.plugin_sdk import Backend, register_backend
 from llm.router import NoAnswerError, complete, stream
 from llm.testing import host_with
 from llm.types import Attempt, Request, Usage
-from llm.usage.ledger import Ledger, ledger_path
+from llm.usage import Ledger, ledger_path
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugins" / "budget"
 

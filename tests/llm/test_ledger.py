@@ -19,8 +19,7 @@ from llm.errors import BackendConnectionError, D0ttinoError, UsageError
 from llm.router import complete
 from llm.testing import host_with
 from llm.types import Attempt, Candidate, Request, Usage
-from llm.usage.ledger import Ledger, LedgerError, enabled, entries, ledger_path
-from llm.usage.sums import point_in_time, summed
+from llm.usage import Ledger, LedgerError, enabled, entries, ledger_path, point_in_time, summed
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -195,7 +194,7 @@ def test_the_user_can_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
 
 WRITER = """
 import sys
-from llm.usage.ledger import Ledger
+from llm.usage import Ledger
 from llm.types import Attempt, Usage
 
 sys.stdin.readline()

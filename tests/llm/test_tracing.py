@@ -26,8 +26,7 @@ from llm.host import Host, create_host
 from llm.redaction import redactor
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with, installed, write_distribution
-from llm.tracing import trace
-from llm.tracing.records import MAX_CHARACTERS, Describe, TraceFileError, read_records, records
+from llm.tracing import MAX_CHARACTERS, Describe, TraceFileError, read_records, records, trace
 from llm.types import Call, Completion, Request, Route, Step, StepContext
 from tests.counting import count_calls, tick
 

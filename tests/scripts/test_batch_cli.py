@@ -20,7 +20,7 @@ from llm.backends.plugin_sdk import register_backend
 from llm.host import Host
 from llm.testing import host_with, write_distribution
 from llm.types import Completion, Request
-from llm.usage.ledger import entries, ledger_path
+from llm.usage import entries, ledger_path
 from scripts.ai_cli import cli
 from scripts.batch.lines import lines_in
 

@@ -12,7 +12,7 @@ from llm.backends.plugin_sdk import register_backend
 from llm.host import Host
 from llm.testing import host_with
 from llm.types import Attempt, Usage
-from llm.usage.ledger import Ledger, entries, ledger_path
+from llm.usage import Ledger, entries, ledger_path
 from scripts.ai_cli import cli
 
 

@@ -13,7 +13,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
-from llm._version import __version__
+from llm import __version__
 from llm.contributions import Backend
 from llm.errors import ConfigError, D0ttinoError, MalformedResponseError, MissingKeyError, UsageError
 from llm.types import Attachment, Call, Completion, Message, Request

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from llm import Answer, RegisteredBackend, hookimpl
 from llm.errors import BackendError
-from llm.usage.ledger import enabled, entries_in, ledger_path
+from llm.usage import enabled, entries_in, ledger_path
 
 __version__ = "0.1.0"
 

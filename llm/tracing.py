@@ -1,7 +1,8 @@
-"""A trace as records: JSON-ready data with a version, described by `trace.schema.json`.
+"""Recording hook calls and imports of plug-ins in a `with llm.trace()` block, and a trace as records.
 
-A trace file holds one record a line: `trace` first, then blocked plug-ins, then each span as it began, and
-`end` last. A file without `end` was cut short; the rest of it is still good.
+Records are JSON-ready data with a version, described by `trace.schema.json`. A trace file holds one record a line:
+`trace` first, then blocked plug-ins, then each span as it began, and `end` last. A file without `end` was cut short;
+the rest of it is still good.
 
 A record has the type and size of a value. A prompt, an answer, a goal and a command are the user's own, and
 are shown only on request. `repr` of a plug-in's object is never taken: it may raise, recurse, or return 100 MB.
@@ -9,16 +10,51 @@ are shown only on request. `repr` of a plug-in's object is never taken: it may r
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from time import perf_counter_ns
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from llm._version import __version__
+from llm import __version__
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import D0ttinoError
 from llm.hooks._spans import HookSpan, ImplementationCall, LoadSpan, PhaseSpan, Span
-from llm.hooks._trace import Trace
+from llm.hooks._trace import Trace, collecting, phase
 from llm.types import Answer, Attempt, Call, Candidate, Completion, Request, Route, Step, StepContext, StepResult
+
+if TYPE_CHECKING:
+    from llm.host import Host
+
+
+@contextmanager
+def trace(host: "Host | None" = None) -> Iterator[Trace]:
+    """Collect the hook calls and imports of plug-ins that happen in a `with` block.
+
+    Each context (a thread, or an asyncio task) collects its own; an outer block also collects the spans of an
+    inner one. To have a thread collected too, run its function with `contextvars.copy_context().run`. A trace
+    refers to the arguments and results of the calls, which live as long as it does.
+
+    Args:
+        host: the host whose hook calls are recorded; by default this process's. If that host was not made
+            yet, it is made now, so that the trace shows the imports of its plug-ins.
+
+    Returns:
+        A context manager that gives the `Trace`; its spans are complete when the block ends.
+
+    Raises:
+        PluginLoadError: a plug-in calls this without `host` while it is being imported.
+
+    """
+    with collecting(Trace()) as collected:
+        if host is None:
+            with phase("import of the framework"):
+                from llm.host import current_host
+
+            host = current_host()
+        collected.blocked = tuple(host.blocked)
+        with host.monitor.watching():
+            yield collected
+
 
 #: Version of the records. It grows when a reader of this version could misunderstand them.
 VERSION: Final = 1

@@ -1,1 +1,0 @@
-"""The ledger: usage and cost of every attempt."""
