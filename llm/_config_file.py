@@ -1,4 +1,4 @@
-"""The configuration file: its document, a quick check against `config.schema.json`, and its mistakes with their lines."""
+"""The configuration file: a quick check against `config.schema.json`, and its mistakes with their lines."""
 
 import functools
 import json

@@ -4,8 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-from llm.hooks._blocking import VARIABLE
-from llm.hooks._entrypoints import Installed, installed
+from llm.hooks._entrypoints import VARIABLE, Installed, installed
 from llm.hooks._manifest import Manifests, needing_import
 
 #: The entry-point groups: a bare callable is a backend in the first, a recipe in the second.

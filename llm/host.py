@@ -14,8 +14,7 @@ from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import NameTakenError, PluginLoadError
-from llm.hooks._blocking import Blocking, known_name
-from llm.hooks._entrypoints import Damage, EntryPoint, loading
+from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, known_name, loading
 from llm.hooks._faults import Problem, ProblemKind
 from llm.hooks._guard import HookContract, HookKind
 from llm.hooks._loader import Loader

@@ -7,16 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from llm import types
+from llm import tracing, types
 from llm.hooks import _monitor as monitor
 from llm.hooks import _trace as trace
-from llm.tracing import records
 
 
 def tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let traces count a microsecond each time that they look at the clock, and nothing else."""
     clock = itertools.count(10**9, 1000).__next__
-    for module in (monitor, trace, records, types):
+    for module in (monitor, trace, tracing, types):
         monkeypatch.setattr(module, "perf_counter_ns", clock)
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +14,7 @@ from scripts.cli.output import HOST, say, stdout_kept
 if TYPE_CHECKING:
     from llm.hooks._trace import Trace
     from llm.host import Host
+    from llm.routing.breaker import Cooldowns
 
 _TRACE: Final = "d0ttino.trace"
 _WARNED: Final = "d0ttino.warned"
@@ -41,7 +42,7 @@ def current_host(ctx: click.Context) -> "Host":
 def _process_host(ctx: click.Context, options: Shared) -> "Host":
     with import_phase(ctx, "framework"):
         from llm.errors import UnknownNameError
-        from llm.hooks._blocking import Blocking
+        from llm.hooks._entrypoints import Blocking
         from llm.host import current_host as process_host
         from scripts.packages import record
 
@@ -119,3 +120,42 @@ def warn_of_problems(host: "Host") -> None:
         if id(problem) not in warned:
             warned.add(id(problem))
             say(f"warning: {problem}")
+
+
+_COOLDOWNS: Final = "d0ttino.cooldowns"
+_LEDGER: Final = "llm.usage"
+
+
+def current_cooldowns(ctx: click.Context) -> "Cooldowns":
+    """Return the circuit breaker of this run."""
+    meta = ctx.find_root().meta
+    if _COOLDOWNS not in meta:
+        from llm.routing.breaker import Cooldowns
+
+        meta[_COOLDOWNS] = Cooldowns(on_fault=lambda sentence: say(f"warning: {sentence}"))
+    cooldowns: Cooldowns = meta[_COOLDOWNS]
+    return cooldowns
+
+
+def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
+    """Return the backends that are set aside, see `Cooldowns.set_aside`; none if the user does without that."""
+    from llm.routing.breaker import enabled
+
+    return current_cooldowns(ctx).set_aside() if enabled() else {}
+
+
+def keep_state(host: "Host") -> None:
+    """Enable the circuit breaker and the usage ledger on a host, unless opted out."""
+    from llm import usage
+    from llm.routing import breaker
+    from llm.routing.fallback import health_of
+
+    health = health_of(host)
+    if breaker.enabled() and health.breaker is None:
+        health.breaker = current_cooldowns(click.get_current_context())
+    if usage.enabled() and not host.has_plugin(_LEDGER):
+        from llm import DISTRIBUTION, __version__
+        from llm.hooks._origin import Origin, Tier
+
+        origin = Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
+        host.register(usage.Ledger(), _LEDGER, origin=origin)

@@ -1,11 +1,296 @@
 """`ai-cli doctor`: what is wrong with this installation, and what mends it."""
 
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
 import click
 
+from llm.errors import ConfigError, UnknownNameError
+from llm.hooks._entrypoints import VARIABLE
+from llm.hooks._faults import ProblemKind
 from scripts.cli.base import Command
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, stdout_kept, tell
+
+if TYPE_CHECKING:
+    from llm.config import Settings
+    from llm.host import Host
+
+#: This interpreter, as a shell takes it: commands that mend must not depend on `PATH`.
+PYTHON: Final = shlex.quote(sys.executable)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: name of the check.
+        ok: whether all is well.
+        message: what was found, in one line.
+        fixes: commands of which each one mends it; empty if nothing is wrong.
+
+    """
+
+    check: str
+    ok: bool
+    message: str
+    fixes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as JSON-ready data."""
+        return {"check": self.check, "ok": self.ok, "message": self.message, "fixes": list(self.fixes)}
+
+
+#: What is wrong, and the commands of which each one mends it.
+Fault = tuple[str, tuple[str, ...]]
+
+
+def examine(host: "Host") -> list[Finding]:
+    """Run every check and return what each found; a check that finds several faults gives several.
+
+    Args:
+        host: the host whose plug-ins are examined. Its backends and recipes are asked for.
+
+    """
+    host.backends()
+    host.recipes()
+    checks: dict[str, Callable[[Host], Iterator[Fault]]] = {
+        "plug-ins": plug_ins,
+        "blocked names": blocked_names,
+        "packages": packages,
+        "configuration": configuration,
+        "directories": directories,
+        "caches": caches,  # before what renews one that is damaged
+        "leftovers": left_behind,
+        "installed before": installed_before,
+        "installer": installer,
+    }
+    findings: list[Finding] = []
+    for name, check in checks.items():
+        found = [Finding(name, False, message, fixes) for message, fixes in check(host)]
+        findings.extend(found or [Finding(name, True, "nothing wrong")])
+    return findings
+
+
+def plug_ins(host: "Host") -> Iterator[Fault]:
+    """Find plug-ins that could not be loaded, are in each other's way, or failed when they were asked."""
+    for problem in host.problems:
+        origin = problem.origin
+        hint = f" ({problem.hint})" if problem.hint else ""
+        fixes = [_disable(origin.distribution or origin.plugin)]
+        if origin.distribution is not None and problem.kind is not ProblemKind.FAULT:
+            fixes.insert(0, f"{PYTHON} -m scripts.plugins remove {shlex.quote(origin.distribution)}")
+        yield f"{origin}: {problem.message}{hint}", tuple(fixes)
+
+
+def blocked_names(host: "Host") -> Iterator[Fault]:
+    """Find names that are to be blocked, and that no plug-in has."""
+    for name in host.unknown_blocked:
+        guess = UnknownNameError("plug-in", name, host.blockable_names())
+        listed = _listed()
+        fix = _export(one for one in listed if one != name) if name in listed else f"do without: --no-plugin {name}"
+        yield f"{guess.message}, which is to be blocked. {guess.hint}", (fix,)
+
+
+def packages(_host: "Host") -> Iterator[Fault]:
+    """Find other distributions that own a package of ours: imports then get whichever comes first."""
+    root = Path(__file__).parents[2]
+    for package in ("llm", "scripts"):
+        for other in _other_owners(package):
+            message = (
+                f"the distribution {other} also has a package {package!r}: one hides the other. Removing it may take "
+                "files of d0ttino with it; install d0ttino again then, or use a virtual environment for each"
+            )
+            yield message, (_uninstall(other),)
+        place = Path(str(sys.modules[package].__file__)).parent.parent
+        if place != root:
+            on_path = str(place) in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            yield (
+                f"the package {package!r} comes from {place}, not from {root}",
+                ("unset PYTHONPATH" if on_path else 'cd "$HOME"',),
+            )
+
+
+def _other_owners(package: str) -> list[str]:
+    """Return the distributions, but for this one, that own a top-level package; damaged ones tell nothing."""
+    import importlib.metadata
+    from contextlib import suppress
+
+    owners = set()
+    for distribution in importlib.metadata.distributions():
+        with suppress(Exception):  # `packages_distributions` would raise it
+            declared = (distribution.read_text("top_level.txt") or "").split()
+            modules = (file.with_suffix("") for file in distribution.files or () if file.suffix == ".py")
+            if package in (declared or {module.parts[0] for module in modules}):
+                owners.add(str(distribution.metadata["Name"]))
+    return sorted(name for name in owners if name.lower() != "d0ttino")
+
+
+def left_behind(_host: "Host") -> Iterator[Fault]:
+    """Find records of plug-ins that an interrupted installation or removal left: they hide the installed ones."""
+    from scripts.packages.environment import leftovers
+
+    for one in leftovers():
+        if one.plugs():
+            yield (
+                f"{one.path} was left behind by an interrupted installation or removal of {one.name}, and may hide it",
+                (_remove(one.path),),
+            )
+
+
+def installed_before(_host: "Host") -> Iterator[Fault]:
+    """Find plug-ins that the user installed here, and that are gone."""
+    from scripts.packages import record
+    from scripts.packages.changes import recorded_missing
+
+    try:
+        for one in recorded_missing():
+            fixes = f"{PYTHON} -m scripts.plugins restore", f"{PYTHON} -m scripts.plugins remove {one.distribution}"
+            yield f"{one.distribution} {one.version} was installed here, and is not any more", fixes
+    except record.RecordError as error:
+        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(record.path()),)
+
+
+def installer(_host: "Host") -> Iterator[Fault]:
+    """Find out whether plug-ins can be installed."""
+    from scripts.packages.installer import InstallError, find_installer
+
+    try:
+        find_installer()
+    except InstallError as error:
+        yield error.message, (f"{PYTHON} -m ensurepip",)
+
+
+def configuration(host: "Host") -> Iterator[Fault]:
+    """Find a configuration that cannot be used, and configured backends that are not there or not ready."""
+    from llm.config import ENVIRONMENT, load_settings
+
+    try:
+        settings = load_settings()
+    except ConfigError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        variable = error.message.partition(" ")[0]
+        fix = f"unset {variable}" if variable in os.environ else _edit(None)
+        yield f"{error.message}{hint}", (fix,)
+        return
+    variables = {key: variable for variable, key in ENVIRONMENT.items()}
+    for name, key in _named(settings).items():
+        info = host.backends().get(name)
+        if info is None:
+            unknown = UnknownNameError("backend", name, host.backends())
+            variable = variables.get(key, "")
+            fix = f"unset {variable}" if os.environ.get(variable) == name else _edit(settings.path)
+            yield f"{key} is {name!r}, and {unknown.message}. {unknown.hint}", (fix,)
+        elif not info.is_ready(os.environ):
+            needs = " or ".join(info.ready_env)
+            yield f"{key} is {name!r}, which needs {needs}", tuple(f"export {one}=..." for one in info.ready_env)
+
+
+def directories(_host: "Host") -> Iterator[Fault]:
+    """Find out whether something can be written where caches belong."""
+    from llm._state import cache_dir
+
+    cache = cache_dir()
+    if cache is None:
+        return  # the user does without a cache
+    directory = Path(cache)
+    for place in (directory / "registries", directory):
+        existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        what = f"nothing can be written to {place}, so that plug-ins and registries are not remembered"
+        if not existing.is_dir():
+            moved = f"mv {_quote(existing)} {_quote(existing.with_name(existing.name + '.old'))}"
+            yield f"{what}: {existing} is not a directory", (moved, "export LLM_NO_CACHE=1")
+            return
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            yield f"{what}: {error.strerror}", (f"chmod u+rwx {_quote(existing)}", "export LLM_NO_CACHE=1")
+            return
+
+
+def caches(host: "Host") -> Iterator[Fault]:
+    """Find files in the cache that hold something else, or that say something else than is true now."""
+    from llm._state import cache_dir
+    from scripts.packages.checking import faults
+
+    directory = cache_dir()
+    if directory is None:
+        return
+    for path, fault in faults(host):
+        yield f"{path} {fault}", (_remove(path),)
+    for copy in sorted(Path(directory).glob("registries/*.json")):
+        reason = _fault_of_copy(copy)
+        if reason is not None:
+            yield f"{copy}, the copy of a registry, cannot be used: {reason}", (_remove(copy),)
+
+
+def _listed() -> list[str]:
+    return [name for name in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if name]
+
+
+def _disable(name: str) -> str:
+    return _export(dict.fromkeys((*_listed(), name)))
+
+
+def _export(names: Iterable[str]) -> str:
+    value = ",".join(names)
+    return f"export {VARIABLE}={shlex.quote(value)}" if value else f"unset {VARIABLE}"
+
+
+def _uninstall(distribution: str) -> str:
+    from scripts.packages.installer import InstallError, find_installer
+
+    try:
+        command = find_installer().uninstall_command
+    except InstallError:
+        command = (sys.executable, "-m", "pip", "uninstall")
+    return shlex.join((*command, distribution))
+
+
+def _fault_of_copy(path: Path) -> str | None:
+    from scripts.packages.source import RegistryError, read_copy
+
+    try:
+        read_copy(path)
+    except OSError as error:
+        return error.strerror
+    except RegistryError as error:
+        return error.message
+    return None
+
+
+def _named(settings: "Settings") -> dict[str, str]:
+    """Return the backends that are configured, and the key that names each."""
+    found = {settings.primary_backend: "primary_backend"}
+    found.setdefault(settings.fallback_backend, "fallback_backend")
+    for candidate in settings.chain:
+        found.setdefault(candidate.backend, "chain")
+    return {name: key for name, key in found.items() if name is not None}
+
+
+def _edit(path: str | None) -> str:
+    from llm.config import CONFIG_PATH_VARIABLE, default_path
+
+    named = os.environ.get(CONFIG_PATH_VARIABLE)
+    file = path or (os.path.expanduser(named) if named else default_path(os.environ))
+    return f"${{EDITOR:-vi}} {_quote(file)}"
+
+
+def _remove(path: Path | str) -> str:
+    return f"rm -r {_quote(path)}"
+
+
+def _quote(path: Path | str) -> str:
+    return shlex.quote(str(path))
 
 
 @click.command(cls=Command)
@@ -16,8 +301,6 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
     Each fault comes with the commands that mend it, of which one is enough. The exit status is 1 if there is a fault.
     """
-    from scripts.doctor import examine
-
     host = current_host(ctx)
     with stdout_kept():
         findings = examine(host)

@@ -16,8 +16,7 @@ from scripts.cli.options import as_json_option, read_text
 from scripts.cli.output import print_answer, say
 from scripts.cli.render import hides_something
 from scripts.cli.send import REQUEST_FIELDS, ask, request_options
-from scripts.cli.step_options import JOIN_HELP, Options, step_options
-from scripts.cli.steps import Plan, resume, run_or_print, warn_of_lost_state
+from scripts.cli.steps import JOIN_HELP, Options, Plan, resume, run_or_print, step_options, warn_of_lost_state
 
 if TYPE_CHECKING:
     from llm.host import Host

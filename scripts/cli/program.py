@@ -27,7 +27,7 @@ COMMANDS: Final = {
     "recipes": Lazy("scripts.cli.lists:recipes", "List recipes and their plug-ins."),
     "backends": Lazy("scripts.cli.lists:backends", "List backends, their plug-ins, and whether they are ready to use."),
     "hooks": Lazy(
-        "scripts.cli.hooks:hooks", "List hooks and their implementations, in the order in which they are asked."
+        "scripts.cli.lists:hooks", "List hooks and their implementations, in the order in which they are asked."
     ),
     "plan": Lazy(
         "scripts.cli.plan:plan", "Ask a backend for the shell steps that reach GOAL and print them; nothing is run."

@@ -11,8 +11,7 @@ from scripts.cli.options import read_text
 from scripts.cli.output import stdout_kept
 from scripts.cli.render import line
 from scripts.cli.shell_completion import ARGUMENTS, complete_parameter, complete_recipe, named_recipe
-from scripts.cli.step_options import Options, step_options
-from scripts.cli.steps import Plan, resume, run_or_print
+from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from scripts.cli.base import Command
-from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.context import current_host, keep_state, warn_of_problems
 from scripts.cli.options import as_json_option, read_text
 from scripts.cli.output import TextAnswer, clean, print_answer, print_text, say, stdout_kept
-from scripts.cli.state import keep_state
 
 if TYPE_CHECKING:
     from llm.host import Host

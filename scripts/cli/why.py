@@ -10,11 +10,10 @@ from llm.errors import UnknownNameError, UsageError
 from llm.router import NoCandidateError, choose_route
 from llm.types import Request, Route
 from scripts.cli.base import Group
-from scripts.cli.context import current_host, report, warn_of_problems
+from scripts.cli.context import current_host, report, set_aside, warn_of_problems
 from scripts.cli.options import as_json_option, read_text
 from scripts.cli.output import print_json, stdout_kept, tell
 from scripts.cli.send import routing_options
-from scripts.cli.state import set_aside
 
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend, RegisteredRecipe

@@ -7,8 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from llm import DISTRIBUTION, __version__
-from llm.hooks._blocking import Blocking
-from llm.hooks._entrypoints import Damage, EntryPoint, canonical
+from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical
 from llm.hooks._manifest import Manifest
 from scripts.packages import record
 from scripts.packages.checking import Check, builtin_names, installed, manifests_of

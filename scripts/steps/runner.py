@@ -13,7 +13,7 @@ from llm.types import Step, StepContext, StepResult
 from scripts.cli.output import redact, say
 from scripts.steps.danger import dangers
 from scripts.steps.environment import Surroundings
-from scripts.steps.process.signals import RunEnded, Switchboard
+from scripts.steps.job_control import RunEnded, Switchboard
 from scripts.steps.prompts import Answer, Question, own_facts, show_step
 from scripts.steps.records import Outcome
 

@@ -22,7 +22,7 @@ from llm.testing import host_with, write_distribution
 from llm.types import Completion, Request
 from llm.usage import entries, ledger_path
 from scripts.ai_cli import cli
-from scripts.batch.lines import lines_in
+from scripts.cli.batch import lines_in
 
 AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
 

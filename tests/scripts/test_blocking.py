@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import llm
 from llm._installed import installed_plugins
 from llm.errors import UnknownNameError
-from llm.hooks._blocking import Blocking
+from llm.hooks._entrypoints import Blocking
 from llm.host import Host, create_host
 from llm.testing import installed, write_distribution
 from scripts.ai_cli import cli

@@ -16,8 +16,8 @@ import pytest
 from llm.testing import write_distribution
 from llm.types import Step, StepContext, StepResult
 from scripts import shell
-from scripts.steps.process import child as child_module
-from scripts.steps.process.processes import process_table
+from scripts.steps import process as child_module
+from scripts.steps.process import process_table
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
 pytestmark = pytest.mark.e2e

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llm import hookimpl
-from llm.hooks._blocking import Blocking
+from llm.hooks._entrypoints import Blocking
 from llm.hooks._manifest import Manifests
 from llm.host import Host, create_host
 from llm.testing import host_with, installed, write_distribution

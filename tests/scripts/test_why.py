@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from llm import Backend, Request, Route, hookimpl
 from llm._installed import installed_plugins
 from llm.backends.plugin_sdk import register_backend, register_recipe
-from llm.hooks._blocking import Blocking
+from llm.hooks._entrypoints import Blocking
 from llm.host import Host, create_host
 from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from llm.hooks import _entrypoints
-from llm.hooks._blocking import Blocking
-from llm.hooks._entrypoints import Damage, EntryPoint
+from llm.hooks._entrypoints import Blocking, Damage, EntryPoint
 from llm.hooks._faults import ProblemKind
 from llm.host import create_host
 from llm.testing import installed, write_distribution

@@ -13,8 +13,8 @@ import scripts
 from llm import Step, StepContext, StepResult, hookimpl
 from llm._state import user_dir
 from llm.errors import D0ttinoError
+from scripts.shell import run_locally
 from scripts.steps.environment import arguments
-from scripts.steps.local import run_locally
 
 __version__ = "0.1.0"
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from llm.types import StepResult
-from scripts.steps.process.child import Child
-from scripts.steps.process.terminal import size_of_terminal
+from scripts.steps.job_control import size_of_terminal
+from scripts.steps.process import Child
 
 _CTRL_C = b"\x03"
 
