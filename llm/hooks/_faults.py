@@ -7,9 +7,16 @@ from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple
 
 from llm.errors import D0ttinoError, one_line
-from llm.hooks._origin import Origin
+from llm.hooks._origin import Origin, origin_of
 
-_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+#: Directories of this project's code, and within them those of the built-in plug-ins, which are plug-ins all the same.
+_PACKAGES: Final = tuple(os.path.join(_ROOT, name, "") for name in ("llm", "scripts"))
+_PLUGINS: Final = (
+    os.path.join(_ROOT, "llm", "backends", "plugins", ""),
+    os.path.join(_ROOT, "scripts", "recipes", "plugins", ""),
+)
+_CALLERS: Final = frozenset({"click", "concurrent", "contextlib", "importlib", "pluggy", "threading"})
 
 
 class ProblemKind(StrEnum):
@@ -113,21 +120,54 @@ def with_place(message: str, error: BaseException) -> str:
     return message if place is None else f"{message} ({place})"
 
 
-def plugin_traceback(error: BaseException) -> BaseException:
-    """Return the exception with its traceback cut to begin at the plug-in's own code, if it gets there."""
+def shown(error: BaseException, origin: Origin | None = None) -> str:
+    """Return an exception as Python prints it; one that a plug-in raised, from the plug-in's own code on.
+
+    Args:
+        error: the exception; those that it was raised from count as well.
+        origin: the plug-in at fault, if the exception does not say so itself.
+
+    """
+    import traceback
+
+    chain = list(_chain(error))
+    origins = [origin, *(getattr(one, "origin", None) or origin_of(one) for one in chain)]
+    lines: list[str] = []
+    # Built-in plug-ins are this project's own: whoever mends them needs every line.
+    if any(isinstance(one, Origin) and not one.builtin for one in origins):
+        for one in reversed(chain):
+            began = _began(one)
+            if began is not None or isinstance(one, SyntaxError):
+                lines += ["\nWhich led to this exception:\n\n"] if lines else []
+                lines += traceback.format_exception(type(one), one, began, chain=False)
+    return "".join(lines or traceback.format_exception(error)).rstrip("\n")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, the one that it was raised from, and so on."""
+    seen = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+
+
+def _began(error: BaseException) -> TracebackType | None:
+    """Return where an exception's traceback gets to a plug-in's own code; `None`: it never does."""
     frame = error.__traceback__
     while frame is not None and _is_framework(frame.tb_frame):
         frame = frame.tb_next
-    return error if frame is None else error.with_traceback(frame)
+    return frame
 
 
 def _is_framework(frame: FrameType) -> bool:
-    """Whether a frame runs code of this project, of pluggy or of the import system."""
+    """Whether a frame runs code of this project or of what calls plug-ins for it, as pluggy and click do."""
     name = frame.f_globals.get("__name__") or ""
     filename = frame.f_code.co_filename
-    if filename.startswith("<frozen") or name.partition(".")[0] in {"pluggy", "importlib", "contextlib"}:
+    if filename.startswith("<frozen") or name.partition(".")[0] in _CALLERS:
         return True
-    return filename.startswith(_PACKAGE) and not filename.startswith(os.path.join(_PACKAGE, "backends", "plugins"))
+    return filename.startswith(_PACKAGES) and not filename.startswith(_PLUGINS)
 
 
 def _text(error: D0ttinoError, attribute_name: str) -> str | None:

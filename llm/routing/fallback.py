@@ -133,20 +133,24 @@ class Fallback:
             NoAnswerError: all fail.
 
         """
-        for candidate, others in self._candidates():
-            for tries in range(1, self._retries.per_backend + 1):
-                this = self._begin(candidate, others)
-                try:
-                    this, answer = self._ask(this)
-                except PLUGIN_FAULTS as error:
-                    failure = self.failed(this, error)
-                else:
-                    if answer is not None:
-                        return this, answer
-                    failure = self._nobody(this)
-                if not self._again(failure, tries, others, this.call):
-                    break
-        raise self._no_answer()
+        cause = None
+        try:
+            for candidate, others in self._candidates():
+                for tries in range(1, self._retries.per_backend + 1):
+                    this, cause = self._begin(candidate, others), None
+                    try:
+                        this, answer = self._ask(this)
+                    except PLUGIN_FAULTS as error:
+                        cause = error  # handled below: what an observer of the failure raises is no part of it
+                    else:
+                        if answer is not None:
+                            return this, answer
+                    failure = self._nobody(this) if cause is None else self.failed(this, cause)
+                    if not self._again(failure, tries, others, this.call):
+                        break
+            raise self._no_answer() from cause
+        finally:
+            del cause  # its traceback has this frame
 
     def answered(self, this: Try, answer: Answer) -> Completion:
         """Return the whole answer of a plug-in as the completion of this request."""

@@ -17,7 +17,6 @@ from scripts.cli.context import (
     no_plugin_adds_commands,
     report,
     start_trace,
-    traceback_of,
     warn_of_problems,
 )
 from scripts.cli.options import SHARED_OPTIONS, note_shared
@@ -90,7 +89,9 @@ class Command(click.Command):
                 say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             status = 1
         except Exception as error:  # noqa: BLE001 - a traceback as Python writes it would show secrets
-            say(traceback_of(error))
+            from llm.hooks._faults import shown
+
+            say(shown(error))
             status = 1
         failure = finish_stdout() or failure
         if failure is not None:

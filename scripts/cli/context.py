@@ -100,25 +100,25 @@ def import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object
 def report(error: D0ttinoError, ctx: click.Context) -> None:
     """Print an error to stderr with its hint, and with `--debug` its traceback."""
     if shared(ctx).debug:
-        say(traceback_of(error))
+        from llm.hooks._faults import shown
+
+        say(shown(error))
     say(f"error: {error.message}")
     if error.hint:
         say(f"  {error.hint}")
 
 
-def traceback_of(error: BaseException) -> str:
-    """Return an exception as Python shows it."""
-    import traceback
-
-    return "".join(traceback.format_exception(error)).rstrip("\n")
-
-
 def warn_of_problems(host: "Host") -> None:
-    """Print each problem of the host's plug-ins to stderr, once in a run."""
-    warned = click.get_current_context().meta.setdefault(_WARNED, set())
+    """Print each problem of the host's plug-ins to stderr, once in a run; with `--debug` its traceback."""
+    ctx = click.get_current_context()
+    warned = ctx.meta.setdefault(_WARNED, set())
     for problem in host.problems:
         if id(problem) not in warned:
             warned.add(id(problem))
+            if problem.error is not None and shared(ctx).debug:
+                from llm.hooks._faults import shown
+
+                say(shown(problem.error, problem.origin))
             say(f"warning: {problem}")
 
 
