@@ -326,6 +326,11 @@ def _faults(source: _Source, value: Any, part: Any, above: KeyPath) -> Iterator[
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
+    if not isinstance(part, dict | bool):
+        yield source.fault(
+            f"the schema of the plug-in {above[-1]} is none: {part!r} is not of type 'object', 'boolean'", above
+        )
+        return
     validator = jsonschema.validators.validator_for(part, default=jsonschema.Draft202012Validator)
     if not above:
         types = validator.TYPE_CHECKER.redefine_many(NUMBERS)

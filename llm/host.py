@@ -16,7 +16,7 @@ from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, known_name, loading
 from llm.hooks._faults import Problem, ProblemKind
-from llm.hooks._guard import HookContract, HookKind
+from llm.hooks._guard import CONFIGURE, HookContract, HookKind
 from llm.hooks._loader import Loader
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, Manifests
@@ -448,13 +448,28 @@ class Host(PluginManager):
                 )
         return Catalog(tuple(active.values()), shadowed)
 
+    def config_schemas(self) -> dict[str, Any]:
+        """Return the JSON Schemas that plug-ins bring for their sections of the configuration, by the section's name.
+
+        Plug-ins that implement `llm_configure` are imported for that; one that cannot be is among the problems.
+        """
+        for entry, _, plugin in list(self._loader.known_plugins()):
+            if CONFIGURE in plugin.hooks:
+                with suppress(PluginLoadError):
+                    self._loader.load(entry, "the configuration is checked")
+        found: dict[str, Any] = {}
+        for guard in self.guards():
+            schema = getattr(guard.plugin, "CONFIG_SCHEMA", None)
+            if CONFIGURE in guard.implementations and schema is not None:
+                found.update({name: schema for name in _section_names(guard.origin) if name not in found})
+        return found
+
     def _settings_of(self, origin: Origin, plugin: object) -> "PluginSettings":
         """Return the settings of a plug-in: the section of its entry point, its own name or its distribution."""
         from llm.config import PluginSettings, load_settings
 
         settings = load_settings()
-        entry = (origin.entry_point or "").partition(": ")[2].partition(" = ")[0]
-        names = [name for name in (entry, origin.plugin, origin.distribution) if name and settings.section(name)]
+        names = [name for name in _section_names(origin) if settings.section(name)]
         section = settings.section(names[0]) if names else settings.section("")
         schema = getattr(plugin, "CONFIG_SCHEMA", None)
         if section and schema is not None:
@@ -464,6 +479,12 @@ class Host(PluginManager):
             if faults:
                 raise file_error(faults)
         return PluginSettings(section, settings.path)
+
+
+def _section_names(origin: Origin) -> list[str]:
+    """Return the names that a plug-in's section of the configuration may have, the preferred first."""
+    entry = (origin.entry_point or "").partition(": ")[2].partition(" = ")[0]
+    return [name for name in (entry, origin.plugin, origin.distribution) if name]
 
 
 def _from_facts(kind: str, facts: Mapping[str, Any], origin: Origin, find: Callable[[], Any]) -> Any:

@@ -83,6 +83,8 @@ def examine(host: "Host") -> list[Finding]:
 def plug_ins(host: "Host") -> Iterator[Fault]:
     """Find plug-ins that could not be loaded, are in each other's way, or failed when they were asked."""
     for problem in host.problems:
+        if isinstance(getattr(problem.error, "faults", None), tuple):
+            continue  # mistakes in the configuration file, which is checked as a whole
         origin = problem.origin
         hint = f" ({problem.hint})" if problem.hint else ""
         fixes = [_disable(origin.distribution or origin.plugin)]
@@ -171,11 +173,17 @@ def installer(_host: "Host") -> Iterator[Fault]:
 
 def configuration(host: "Host") -> Iterator[Fault]:
     """Find a configuration that cannot be used, and configured backends that are not there or not ready."""
-    from llm.config import ENVIRONMENT, load_settings
+    from llm.config import ENVIRONMENT, check, load_settings
 
+    file = _config_file()
+    mistakes = check(file, host.config_schemas()) if os.path.isfile(file) else []
+    for mistake in mistakes:
+        yield f"{mistake} ({mistake.hint})" if mistake.hint else str(mistake), (_edit(file),)
     try:
         settings = load_settings()
     except ConfigError as error:
+        if mistakes:
+            return
         hint = f" ({error.hint})" if error.hint else ""
         variable = error.message.partition(" ")[0]
         fix = f"unset {variable}" if variable in os.environ else _edit(None)
@@ -278,11 +286,14 @@ def _named(settings: "Settings") -> dict[str, str]:
 
 
 def _edit(path: str | None) -> str:
+    return f"${{EDITOR:-vi}} {_quote(path or _config_file())}"
+
+
+def _config_file() -> str:
     from llm.config import CONFIG_PATH_VARIABLE, default_path
 
     named = os.environ.get(CONFIG_PATH_VARIABLE)
-    file = path or (os.path.expanduser(named) if named else default_path(os.environ))
-    return f"${{EDITOR:-vi}} {_quote(file)}"
+    return os.path.expanduser(named) if named else default_path(os.environ)
 
 
 def _remove(path: Path | str) -> str:

@@ -751,6 +751,7 @@ def test_all_mistakes_are_found_in_the_order_of_their_lines(tmp_path: Path) -> N
         ({"properties": {"token": False}}, "plugins.p is or has something that its schema forbids"),
         (False, "plugins.p is or has something that its schema forbids"),
         ([], "the schema of the plug-in p is none: [] is not of type 'object', 'boolean'"),
+        (5, "the schema of the plug-in p is none: 5 is not of type 'object', 'boolean'"),
         ({"not": {}}, "plugins.p must be as not of its schema says ({}), not an object"),
         (
             {"additionalProperties": {"pattern": "^x"}},

@@ -239,6 +239,28 @@ def test_a_configuration_file_is_to_be_edited(host: Host, content: str, words: s
     assert faults(host) == []
 
 
+def test_every_mistake_of_the_configuration_is_found_at_once(tmp_path: Path) -> None:
+    code = """
+from llm import hookimpl
+CONFIG_SCHEMA = {"type": "object", "properties": {"level": {"type": "integer"}}, "additionalProperties": False}
+@hookimpl
+def llm_configure(settings): pass
+@hookimpl
+def llm_backends(): return []
+"""
+    one_plugin(tmp_path, code)
+    path = Path.home() / ".config" / "d0ttino" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "complexity_threshold = 'many'\nprimary_backnd = 'x'\n[plugins.mine]\nlevel = 'high'\nlevle = 1\n",
+        encoding="utf-8",
+    )
+    with installed(tmp_path) as host:
+        messages = [fault["message"] for fault in faults(host)]
+    assert sorted(message.removeprefix(f"{path}:").partition(":")[0] for message in messages) == ["1", "2", "4", "5"]
+    assert any("'levle' (Did you mean 'level'?" in message for message in messages)
+
+
 def test_a_variable_that_cannot_be_used(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_ROUTING_MODE", "sideways")
     (fault,) = faults(host)
