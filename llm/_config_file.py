@@ -172,9 +172,6 @@ class ConfigFileError(ConfigError):
         super().__init__(str(first), hint=" ".join(filter(None, (first.hint, more and f"Also: {more}."))) or None)
         self.faults = tuple(faults)
 
-    def __reduce__(self) -> tuple[type, tuple[tuple[ConfigFault, ...]]]:
-        return type(self), (self.faults,)
-
 
 def faults_in(file: str, found: bytes, *, toml: bool, plugin_schemas: Mapping[str, Any]) -> list[ConfigFault]:
     """Return every mistake in what a configuration file holds, in the order of its lines."""
@@ -326,12 +323,12 @@ def _faults(source: _Source, value: Any, part: Any, above: KeyPath) -> Iterator[
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    if not isinstance(part, dict | bool):
-        yield source.fault(
-            f"the schema of the plug-in {above[-1]} is none: {part!r} is not of type 'object', 'boolean'", above
-        )
+    try:
+        validator = jsonschema.validators.validator_for(part, default=jsonschema.Draft202012Validator)
+    except TypeError:
+        fault = f"{part!r} is not of type 'object', 'boolean'"
+        yield source.fault(f"the schema of the plug-in {above[-1]} is none: {fault}", above)
         return
-    validator = jsonschema.validators.validator_for(part, default=jsonschema.Draft202012Validator)
     if not above:
         types = validator.TYPE_CHECKER.redefine_many(NUMBERS)
         validator = jsonschema.validators.extend(validator, type_checker=types)  # type: ignore[no-untyped-call]

@@ -813,6 +813,10 @@ class StepContext:
     env: Mapping[str, str]
     output: Callable[[bytes], object] | None = None
 
+    def __post_init__(self) -> None:
+        if type(self.env) is dict:
+            object.__setattr__(self, "env", FrozenMapping(self.env))
+
 
 @dataclass(frozen=True)
 class StepResult:

@@ -1,0 +1,163 @@
+"""The data of the contract, settings and errors are values: pickled and copied as such, without unknown fields."""
+
+import copy
+import dataclasses
+import importlib
+import pickle
+import pkgutil
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import llm
+import scripts
+from llm.config import Limits, RoutingMode, Settings
+from llm.errors import BackendHTTPError, ContextTooLongError, D0ttinoError, UnknownNameError
+from llm.hooks._origin import Origin, Tier, attribute, origin_of
+from llm.routing.batch import Outcome
+from llm.routing.errors import CutAnswerError, NoAnswerError
+from llm.types import (
+    Attachment,
+    Attempt,
+    Call,
+    Candidate,
+    Completion,
+    Message,
+    Rejection,
+    Request,
+    Route,
+    Step,
+    StepContext,
+    StepResult,
+    Usage,
+)
+
+WORDS = st.text(st.characters(codec="utf-8"), max_size=4)
+SOME = st.none() | WORDS
+TIMES = st.floats(0, 9)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 9) | WORDS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS, inner, max_size=2),
+    max_leaves=4,
+)
+OPTIONS = st.dictionaries(WORDS, JSON, max_size=2)
+ORIGINS = st.none() | st.builds(Origin, WORDS, st.sampled_from(Tier), SOME, SOME)
+USAGES = st.none() | st.builds(Usage, st.integers(0, 9), st.integers(0, 9), st.none() | TIMES, st.booleans())
+PARTS = st.lists(WORDS | st.builds(Attachment, st.just("image/png"), st.binary(max_size=3)), min_size=1, max_size=2)
+MESSAGES = st.builds(Message, st.sampled_from(("user", "assistant", "system")), PARTS.map(tuple))
+REQUESTS = st.builds(
+    Request, st.lists(MESSAGES, min_size=1, max_size=2).map(tuple), SOME, options=OPTIONS, metadata=OPTIONS
+)
+CANDIDATES = st.lists(st.builds(Candidate, WORDS, SOME), max_size=2).map(tuple)
+ROUTES = st.builds(
+    Route, CANDIDATES, st.lists(st.builds(Rejection, WORDS, WORDS), max_size=2).map(tuple), origin=ORIGINS
+)
+ATTEMPTS = st.builds(Attempt, WORDS, SOME, ORIGINS, TIMES, SOME, SOME, usage=USAGES)
+COMPLETIONS = st.builds(
+    Completion, WORDS, WORDS, SOME, ORIGINS, st.lists(ATTEMPTS, max_size=2).map(tuple), route=ROUTES, usage=USAGES
+)
+SETTINGS = st.builds(
+    Settings,
+    primary_backend=SOME,
+    routing_mode=st.sampled_from(RoutingMode),
+    chain=CANDIDATES,
+    backends=st.dictionaries(WORDS, st.builds(Limits, st.none() | TIMES), max_size=2),
+    plugins=st.dictionaries(WORDS, OPTIONS, max_size=2),
+)
+VALUES = st.one_of(
+    REQUESTS,
+    ROUTES,
+    ATTEMPTS,
+    COMPLETIONS,
+    SETTINGS,
+    st.builds(Call, st.integers(1, 9), st.booleans(), st.none() | TIMES),
+    st.builds(Outcome, st.integers(0, 9), REQUESTS, st.none() | COMPLETIONS),
+    st.builds(Step, WORDS.filter(str.strip), WORDS, env=st.dictionaries(WORDS, WORDS, max_size=2)),
+    st.builds(StepContext, WORDS, st.just(1), st.just(2), st.dictionaries(WORDS, WORDS, max_size=2)),
+    st.builds(StepResult, st.integers(0, 255), ORIGINS, note=WORDS),
+)
+
+
+def copies(value: Any) -> Iterator[Any]:
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        yield pickle.loads(pickle.dumps(value, protocol))
+    yield copy.copy(value)
+    yield copy.deepcopy(value)
+
+
+@given(VALUES)
+def test_a_copy_of_a_value_is_the_same_value(value: Any) -> None:
+    for copied in (*copies(value), dataclasses.replace(value)):
+        assert (type(copied), copied, hash(copied), repr(copied)) == (type(value), value, hash(value), repr(value))
+    assert list(dataclasses.asdict(value)) == [field.name for field in dataclasses.fields(value)]
+
+
+@given(VALUES)
+def test_a_misspelt_field_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="modle"):
+        dataclasses.replace(value, modle="x")
+    with pytest.raises(TypeError, match="modle"):
+        type(value)(modle="x")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, dataclasses.fields(value)[0].name, "x")
+
+
+def all_errors() -> list[type[D0ttinoError]]:
+    for package in (llm, scripts):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith("scripts.recipes.plugins"):
+                importlib.import_module(module.name)
+    found: list[type[D0ttinoError]] = []
+    waiting: list[type[D0ttinoError]] = [D0ttinoError]
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        waiting += [kind for kind in one.__subclasses__() if kind.__module__.startswith(("llm.", "scripts."))]
+    return sorted(set(found), key=lambda kind: (kind.__module__, kind.__name__))
+
+
+def make(kind: type[D0ttinoError], origin: Origin) -> D0ttinoError:
+    """Return an error of a class as it would be raised."""
+    attempt = Attempt("b", "m", origin, 1.0, "no luck", "ValueError")
+    special: dict[str, Any] = {
+        "UnknownNameError": lambda: UnknownNameError("backend", "sampel", ["sample"]),
+        "CutAnswerError": lambda: CutAnswerError("cut", Completion("x", "b", attempts=(attempt,))),
+        "BackendHTTPError": lambda: BackendHTTPError("no luck", status=503, retry_after=2.0),
+        "ContextTooLongError": lambda: ContextTooLongError("too long", status=413),
+        "RecordError": lambda: cast("Any", kind)("runs/1", "it is empty"),
+        "ConfigFileError": lambda: kind([importlib.import_module("llm._config_file").ConfigFault("bad", "f.toml", 3)]),  # type: ignore[arg-type]
+    }
+    if kind.__name__ in special and kind.__module__ != "scripts.packages.record":
+        made: D0ttinoError = special[kind.__name__]()
+        return made
+    if issubclass(kind, NoAnswerError):
+        return kind("nobody", attempts=(attempt,), route=Route((Candidate("b"),)), hint="try again")
+    return kind("no luck", origin=origin, hint="try again")
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_a_copy_of_an_error_says_the_same(kind: type[D0ttinoError]) -> None:
+    origin = Origin("p", Tier.ENTRY_POINT, "dist", "1.0")
+    error = make(kind, origin)
+    attribute(error, origin)
+    for copied in copies(error):
+        assert type(copied) is kind
+        assert (str(copied), copied.message, copied.hint, copied.origin) == (
+            str(error),
+            error.message,
+            error.hint,
+            error.origin,
+        )
+        assert origin_of(copied) == origin
+        assert vars(copied) == vars(error)
+
+
+def test_an_outcome_with_an_error_can_be_pickled() -> None:
+    error = NoAnswerError("nobody", attempts=(), route=Route())
+    copied = pickle.loads(
+        pickle.dumps(Outcome(0, Request.of("hi") if hasattr(Request, "of") else Request("hi"), None, error))
+    )
+    assert str(copied.error) == "nobody"
