@@ -23,14 +23,7 @@ def content(file: str) -> tuple[bytes, bool]:
 
 
 def parse(found: bytes, *, toml: bool) -> Any:
-    """Return the document that a file holds.
-
-    Raises:
-        RepeatedKeyError: a JSON object in it has a key twice.
-        ValueError: it cannot be parsed.
-        RecursionError: it is nested too deeply.
-
-    """
+    """Return the document that a file holds."""
     text = found.decode("utf-8-sig")
     if toml:
         import tomllib

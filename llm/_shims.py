@@ -46,18 +46,7 @@ class _RecipePlugin:
 
 
 def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Registration:
-    """Return the registration of a backend.
-
-    Args:
-        name: name of the backend.
-        run: a function, a bound method, a `Backend` subclass or an instance of one.
-        module: dotted name of the module that registers it.
-        facts: further arguments of `Backend`; those left out come from the `Backend`, if `run` is one.
-
-    Raises:
-        PluginDefinitionError: the name or the callable cannot be used.
-
-    """
+    """Return the registration of a backend."""
     call, owner = _callable_of(run, Backend)
     stream = None
     if isinstance(owner, Backend):
@@ -81,12 +70,7 @@ def recipe_registration(name: str, run: Any, module: str, **facts: Any) -> Regis
 
 
 def adapt(entry: EntryPoint, named: object) -> object:
-    """Make a plug-in of the object that an entry point names; see `llm.hooks._loader.Adapt`.
-
-    Raises:
-        PluginDefinitionError: nothing can be made of it.
-
-    """
+    """Make a plug-in of the object that an entry point names; see `llm.hooks._loader.Adapt`."""
     if any(True for _ in marked_functions(named)):
         if _is_a(named, Backend) or _is_a(named, Recipe):
             raise PluginDefinitionError(

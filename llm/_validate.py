@@ -63,12 +63,7 @@ def check_recipes(result: Any, origin: Origin, keep: bool = False) -> tuple[Regi
 
 
 def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
-    """Return an author's backend as the host knows it.
-
-    Raises:
-        PluginDefinitionError: a field or a callable of it cannot be used.
-
-    """
+    """Return an author's backend as the host knows it."""
     _check_run(backend)
     complete, streams = completer_of(
         backend, origin, lambda result, where, facts: answer_of(result, where, origin, facts)
@@ -98,8 +93,6 @@ def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
     def steps(goal: str, parameters: Mapping[str, Any]) -> tuple[Step, ...]:
         try:
             return steps_of(run(goal, **parameters), where, origin)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
@@ -158,18 +151,7 @@ def check_answer(result: Any, origin: Origin, keep: bool = False) -> Answer:
 
 
 def answer_of(result: Any, where: str, origin: Origin, facts: Completion | None = None) -> Answer:
-    """Return whatever a backend or a plug-in answered as an `Answer`.
-
-    Args:
-        result: the result.
-        where: the words of an error for its maker.
-        origin: the plug-in.
-        facts: what the host knows of the answer, for results that do not tell it.
-
-    Raises:
-        InvalidResultError: it is no answer.
-
-    """
+    """Return whatever a backend or a plug-in answered as an `Answer`."""
     if isinstance(result, str):
         return Answer(result, origin, facts)
     if isinstance(result, Completion):
@@ -210,17 +192,7 @@ def check_prepared_step(result: Any, origin: Origin, _keep: bool = False) -> Ste
 
 
 def steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...]:
-    """Return command lines and `Step` objects as steps.
-
-    Args:
-        result: what a recipe returned.
-        where: what returned it, for the error.
-        origin: whose it is, for the error.
-
-    Raises:
-        InvalidResultError: it is not a list of command lines or steps.
-
-    """
+    """Return command lines and `Step` objects as steps."""
     expected = "a list of command lines (str) or Step objects"
     if isinstance(result, str | bytes) or not isinstance(result, Iterable):
         raise _invalid(where, expected, result, origin)

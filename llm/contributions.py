@@ -253,8 +253,6 @@ def completer_of(
                 notices = () if plain else (_PLAIN_TEXT.format(name),)
                 mine = facts = Completion("", name, model, origin, notices=notices)
             return answer_of(result, where, mine)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 

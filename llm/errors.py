@@ -223,8 +223,10 @@ def attributed(error: BaseException, origin: Origin) -> BaseException:
     """Return the exception to raise for one of a plug-in, with its origin recorded.
 
     Anything but an `Exception` or `SystemExit` would run through every handler of the host, so a
-    `PluginCrashError` takes its place.
+    `PluginCrashError` takes its place. `KeyboardInterrupt` is the user's, and stays as it is.
     """
+    if isinstance(error, KeyboardInterrupt):
+        return error
     if not isinstance(error, PLUGIN_FAULTS):
         crash = PluginCrashError(one_line(error), origin=origin)
         crash.__cause__ = error

@@ -85,12 +85,7 @@ class Life:
         self._error: BaseException | None = None
 
     def begin(self) -> None:
-        """Configure the plug-in, once.
-
-        Raises:
-            BaseException: that failed, now or before.
-
-        """
+        """Configure the plug-in, once."""
         if not self._ready:
             with self._lock:  # another thread waits here until it is configured
                 if not self._begun:
@@ -210,8 +205,6 @@ def _configure(
     try:
         arguments = [settings(origin, plugin)] if inspect.signature(function).parameters else []
         function(*arguments)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # noqa: BLE001 - raised again
         raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 

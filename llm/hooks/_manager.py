@@ -67,21 +67,7 @@ class PluginManager(pluggy.PluginManager):
         return CallMonitor(self.add_hookcall_monitoring, first)
 
     def register(self, plugin: object, name: str | None = None, *, origin: Origin | None = None) -> str | None:
-        """Register a plug-in.
-
-        Args:
-            plugin: a module or an object with `@hookimpl` functions.
-            name: name of the plug-in; by default the module's name, or one made of the object's type.
-            origin: its origin; by default the running program.
-
-        Returns:
-            The name of the plug-in, or `None` if that name is blocked.
-
-        Raises:
-            NameTakenError: the name or the object is registered already.
-            PluginDefinitionError: it does not keep to the hooks' contract.
-
-        """
+        """Register a plug-in."""
         if isinstance(plugin, Guard):  # pluggy's own methods give us what `register` made
             return super().register(plugin, name)
         name = name or self.get_canonical_name(plugin)
@@ -159,12 +145,7 @@ class PluginManager(pluggy.PluginManager):
         return [guard for _, guard in self.list_name_plugin() if isinstance(guard, Guard)]
 
     def begin(self, origin: Origin) -> None:
-        """Configure a plug-in that is about to be used, unless that was done.
-
-        Raises:
-            BaseException: its `llm_configure` failed, now or before.
-
-        """
+        """Configure a plug-in that is about to be used, unless that was done."""
         if self._lives:
             life = self._lives.get(_life_key(origin))
             if life is not None:
@@ -214,20 +195,7 @@ class PluginManager(pluggy.PluginManager):
         return hook in implemented
 
     def fold(self, hook: str, value: Value, **arguments: Any) -> tuple[Value, tuple[Origin, ...]]:
-        """Hand a value from implementation to implementation of a folded hook.
-
-        Args:
-            hook: its name.
-            value: its first argument; each implementation gets the value that the one before returned.
-            arguments: its further arguments.
-
-        Returns:
-            The last value, and the plug-ins that changed it, in order.
-
-        Raises:
-            BaseException: whatever an implementation raises, with its origin.
-
-        """
+        """Hand a value from implementation to implementation of a folded hook."""
         if not self.is_implemented(hook):
             return value, ()
         implementations = self.caller(hook).get_hookimpls()

@@ -51,13 +51,7 @@ class EnvironmentCache:
             return None
 
     def parse(self) -> Any:
-        """Return what was written last; `None` if nothing was, or for another environment.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: it is damaged.
-
-        """
+        """Return what was written last; `None` if nothing was, or for another environment."""
         if self.path is None:
             return None
         try:
@@ -86,12 +80,7 @@ class EnvironmentCache:
                 write_atomically(self.path, b"\n".join((_checksum(document), document)))
 
     def remove(self) -> None:
-        """Forget everything.
-
-        Raises:
-            OSError: the file cannot be removed.
-
-        """
+        """Forget everything."""
         if self.path is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
@@ -180,12 +169,7 @@ class Manifest(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Any) -> "Manifest":
-        """Return what `to_json` wrote.
-
-        Raises:
-            TypeError, ValueError, AttributeError, LookupError: it is something else.
-
-        """
+        """Return what `to_json` wrote."""
         plugins, failure, guards, stamps, lasts = data
         if not isinstance(failure, str | None) or not isinstance(lasts, bool):
             raise TypeError
@@ -275,12 +259,7 @@ class Manifests:
         self._renew({slot: record for slot, record in self._records.items() if slot not in slots})
 
     def clear(self) -> None:
-        """Remove everything.
-
-        Raises:
-            OSError: the file cannot be removed.
-
-        """
+        """Remove everything."""
         self._file.remove()
         self._records = {}
 
@@ -310,18 +289,7 @@ def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, M
 
 
 def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> tuple[dict[str, tuple[int, int]], bool]:
-    """Return the stamps of the files that an imported entry point depends on, and whether they last.
-
-    Args:
-        entry: the entry point.
-        modules: dotted names of the modules that made contributions.
-        start: when importing it began, in nanoseconds since the epoch.
-
-    Returns:
-        Stamps by path, and whether they tell a change: if not, the plug-in has to be imported each time. It is
-        installed editable, its files are none that can be looked at, or one has changed while it was read.
-
-    """
+    """Return the stamps of the files that an imported entry point depends on, and whether they last."""
     paths = list(_files(entry, tuple(modules)))
     stamps = {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
     lasts = bool(paths) and len(stamps) == len(set(paths))

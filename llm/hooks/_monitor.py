@@ -57,12 +57,7 @@ class CallMonitor:
     def folding(
         self, hook: str, implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]
     ) -> Iterator[Callable[[pluggy.HookImpl], Callable[..., Any]]]:
-        """Record the call of a folded hook, which pluggy does not see.
-
-        Returns:
-            A context manager that gives `function_of(implementation)`.
-
-        """
+        """Record the call of a folded hook, which pluggy does not see."""
         if not self._users or not active_traces.get():
             yield lambda implementation: implementation.function
             return

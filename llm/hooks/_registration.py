@@ -71,12 +71,7 @@ class Registration(NamedTuple):
 
 
 def record(registration: Registration, namespace: MutableMapping[str, Any]) -> None:
-    """Record a registration in the namespace of the module that made it.
-
-    Raises:
-        NameTakenError: the module registered that name before, for another callable.
-
-    """
+    """Record a registration in the namespace of the module that made it."""
     made: dict[str, Registration] = namespace.setdefault(_NAMESPACE_KEY, {})
     earlier = made.get(registration.plugin_name)
     if earlier is not None and not earlier.same_target(registration):
@@ -122,12 +117,7 @@ def owner_of(registration: Registration, entries: Sequence[EntryPoint]) -> Entry
 
 
 def unique(registrations: Iterable[Registration]) -> list[Registration]:
-    """Return registrations with each name once, the latest of those for one callable.
-
-    Raises:
-        NameTakenError: two are for different callables.
-
-    """
+    """Return registrations with each name once, the latest of those for one callable."""
     found: dict[str, Registration] = {}
     for one in registrations:
         earlier = found.get(one.plugin_name)

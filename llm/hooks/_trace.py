@@ -93,13 +93,7 @@ def load_span(origin: "Origin", reason: str) -> Iterator[None]:
 
 @contextmanager
 def phase(name: str, reason: str = "") -> "Iterator[PhaseSpan | None]":
-    """Record a part of making a host, if a trace collects.
-
-    Args:
-        name: what is done.
-        reason: why; what comes of it can be set on the span.
-
-    """
+    """Record a part of making a host, if a trace collects."""
     traces = active_traces.get()
     if not traces:
         yield None

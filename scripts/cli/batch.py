@@ -195,12 +195,7 @@ class ResultsFile(Results):
             raise
 
     def is_done(self, line: Line) -> bool:
-        """Whether an earlier run has the answer to a line.
-
-        Raises:
-            UsageError: it has the answer to another line of this number.
-
-        """
+        """Whether an earlier run has the answer to a line."""
         digest = self._done.get(line.number)
         if digest not in {None, line.digest}:
             raise UsageError(
@@ -262,13 +257,7 @@ class ResultsFile(Results):
 
 
 def results_in(path: Path) -> Results:
-    """Return the results at a path; a pipe or a device is written once.
-
-    Raises:
-        UsageError: the file holds something else, or another run writes to it.
-        OSError: the file cannot be read or written.
-
-    """
+    """Return the results at a path; a pipe or a device is written once."""
     if path.exists() and not path.is_file():
         return Results(open(path, "wb"), path)
     return ResultsFile(path)
@@ -340,12 +329,7 @@ class BatchRun:
                 self._write(line)
 
     def through(self, outcomes: Outcomes) -> None:
-        """Write a result for each outcome, and for each line that cannot be understood.
-
-        Raises:
-            OSError: they cannot be written.
-
-        """
+        """Write a result for each outcome, and for each line that cannot be understood."""
         try:
             for outcome in outcomes:
                 number, line = self._under_way.popleft()
@@ -473,13 +457,7 @@ def batch(
 
 
 def _check(host: "Host", backend: str | None) -> None:
-    """Refuse options and settings that would fail every line.
-
-    Raises:
-        UnknownNameError: there is no such backend.
-        ConfigError: the configuration is invalid.
-
-    """
+    """Refuse options and settings that would fail every line."""
     if backend is None:
         load_settings()
         return

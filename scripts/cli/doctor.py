@@ -54,12 +54,7 @@ Fault = tuple[str, tuple[str, ...]]
 
 
 def examine(host: "Host") -> list[Finding]:
-    """Run every check and return what each found; a check that finds several faults gives several.
-
-    Args:
-        host: the host whose plug-ins are examined. Its backends and recipes are asked for.
-
-    """
+    """Run every check and return what each found; a check that finds several faults gives several."""
     host.backends()
     host.recipes()
     checks: dict[str, Callable[[Host], Iterator[Fault]]] = {

@@ -205,13 +205,7 @@ def _escape(char: str) -> str:
 
 
 def _escaped(text: str, before: str = "") -> str:
-    """Return a text with escapes; a letter keeps its marks, if they are not too many, and an emoji what shapes it.
-
-    Args:
-        text: the text.
-        before: the last characters before it, which have been shown.
-
-    """
+    """Return a text with escapes; a letter keeps its marks, if they are not too many, and an emoji what shapes it."""
     shown, last, marks = [], "", _MARKS
     for char in before + text:
         if char.isascii():

@@ -51,12 +51,6 @@ def traced(target: str, show_texts: bool, secret_names: Callable[[], Iterable[st
     """Collect a command's trace, and show or write it when the command ends, however it ends.
 
     A fault of the trace itself becomes a warning: the command has done its work.
-
-    Args:
-        target: `TREE`, or the path of a file.
-        show_texts: whether prompts and answers are shown.
-        secret_names: returns the environment variables that backends declare as secret.
-
     """
     trace = Trace()
     try:
@@ -104,13 +98,7 @@ class Line:
 
 
 def show_tree(found: Sequence[Record], *, err: bool = True) -> None:
-    """Print the tree of a trace, in colour on a terminal.
-
-    Args:
-        found: the trace's records.
-        err: whether to print to stderr; else to stdout.
-
-    """
+    """Print the tree of a trace, in colour on a terminal."""
     stream = sys.stderr if err else sys.stdout
     if stream is None:  # somebody closed it: there is nobody to show a tree to
         return
@@ -153,12 +141,7 @@ def _fit(indent: str, line: Line, width: int) -> str:
 
 
 def tree(found: Sequence[Record]) -> Line:
-    """Return the tree of a trace.
-
-    Args:
-        found: the trace's records, the first of them its header.
-
-    """
+    """Return the tree of a trace."""
     spans = sorted((one for one in found if one["record"] in KINDS), key=lambda span: span["id"])
     known = {span["id"] for span in spans}
     children: dict[int | None, list[Record]] = defaultdict(list)

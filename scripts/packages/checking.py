@@ -47,12 +47,7 @@ def remember(manifests: Mapping[EntryPoint, Manifest]) -> None:
 
 
 def forget() -> None:
-    """Remove all manifests, so that plug-ins are loaded the next time.
-
-    Raises:
-        OSError: a file cannot be removed.
-
-    """
+    """Remove all manifests, so that plug-ins are loaded the next time."""
     Manifests.read().clear()
 
 
@@ -110,10 +105,6 @@ def check() -> Check:
 
     If that process does not live to report, the plug-ins of each distribution are loaded in a process of
     their own: those that end it have failed, and the others are none the worse.
-
-    Raises:
-        CheckError: the plug-ins end the process together, but none of them alone.
-
     """
     try:
         return _load()
@@ -138,27 +129,12 @@ def check() -> Check:
 
 
 def check_one(distribution: str, seconds: float = TIMEOUT_SECONDS) -> Check:
-    """Load the plug-ins of one distribution in a new process, and return what each brought.
-
-    Args:
-        distribution: its name.
-        seconds: how long that may take.
-
-    Raises:
-        CheckError: they end the process, or take longer.
-
-    """
+    """Load the plug-ins of one distribution in a new process, and return what each brought."""
     return _load(distribution, seconds)
 
 
 def learn_anew() -> Mapping[EntryPoint, Manifest]:
-    """Forget what is known of this environment's plug-ins, load all of them, and return what each brought.
-
-    Raises:
-        CheckError: see `check`.
-        OSError: what is known cannot be forgotten.
-
-    """
+    """Forget what is known of this environment's plug-ins, load all of them, and return what each brought."""
     forget()
     return check().learned
 
@@ -188,12 +164,7 @@ def _load(distribution: str | None = None, seconds: float = TIMEOUT_SECONDS) -> 
 
 
 def report(distribution: str = "") -> None:
-    """Load installed plug-ins and write what they brought to stdout, as JSON; `check` reads it.
-
-    Args:
-        distribution: the one whose plug-ins are loaded; by default all.
-
-    """
+    """Load installed plug-ins and write what they brought to stdout, as JSON; `check` reads it."""
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever plug-ins print goes to stderr
     from llm.hooks._faults import ProblemKind

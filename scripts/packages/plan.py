@@ -112,20 +112,7 @@ def same(one: str, other: str) -> bool:
 
 
 def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: bool, build: bool) -> Plan:
-    """Return what an installation would do. Nothing is installed.
-
-    Args:
-        wanted: what is asked for.
-        installer: what resolves and fetches it.
-        directory: an empty directory for what is fetched; the plan needs it.
-        upgrade: whether a newer version replaces one that satisfies the requirement.
-        build: whether source archives may be built, which runs their code.
-
-    Raises:
-        InstallError: it cannot be satisfied, fetched or read, or it would do harm.
-        RegistryError: its entry in the registry cannot be used.
-
-    """
+    """Return what an installation would do. Nothing is installed."""
     package = wanted.package
     reason = package.unfit(__version__) if package is not None else None
     if reason is not None:
@@ -300,12 +287,7 @@ def _is_older(one: str, other: str) -> bool:
 
 
 def find_place(text: str) -> Path | None:
-    """Return the directory or wheel that an argument names; `None` if it is a name or a requirement.
-
-    Raises:
-        UsageError: it is a path, and there is neither.
-
-    """
+    """Return the directory or wheel that an argument names; `None` if it is a name or a requirement."""
     import os
 
     looks_so = text in {".", ".."} or text.startswith(("./", "../", "~", os.sep)) or text.lower().endswith(".whl")

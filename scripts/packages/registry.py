@@ -111,12 +111,7 @@ class Package:
         return None if given is False else given if isinstance(given, str) and given else "its registry gives no reason"
 
     def directory(self) -> Path:
-        """Return the directory that a path names.
-
-        Raises:
-            RegistryError: the registry came from a server, or the path leads out of its directory.
-
-        """
+        """Return the directory that a path names."""
         if self.root is None:
             raise self._fault(f"{self.value!r} is a path, which means nothing in a registry from a server")
         directory = (self.root / self.value).resolve()
@@ -127,12 +122,7 @@ class Package:
         return directory
 
     def requirement(self) -> str:
-        """Return the requirement to install, with the version and the URL that the entry gives.
-
-        Raises:
-            RegistryError: the entry cannot be used, or does not allow it.
-
-        """
+        """Return the requirement to install, with the version and the URL that the entry gives."""
         from packaging.requirements import Requirement
 
         self.distribution()
@@ -144,12 +134,7 @@ class Package:
         return f"{requirement.name}{extras}=={version}" if version else self.value
 
     def distribution(self) -> str:
-        """Return the name of the distribution that brings the plug-in.
-
-        Raises:
-            RegistryError: the entry cannot be used.
-
-        """
+        """Return the name of the distribution that brings the plug-in."""
         if self.damage is not None:
             raise self._fault(self.damage)
         if not self.is_path:
@@ -207,12 +192,7 @@ class Registry:
 
 
 def project_name(directory: Path) -> str:
-    """Return the name that a package's `pyproject.toml` gives.
-
-    Raises:
-        RegistryError: it gives none.
-
-    """
+    """Return the name that a package's `pyproject.toml` gives."""
     import tomllib
 
     try:
@@ -268,12 +248,7 @@ def load_registry(
 
 
 def bundled() -> Registry:
-    """Return the registry that comes with d0ttino.
-
-    Raises:
-        RegistryError: it is damaged.
-
-    """
+    """Return the registry that comes with d0ttino."""
     document = parse(bundled_file("plugin-registry.json"))
     try:
         root = bundled_directory()
@@ -285,12 +260,7 @@ def bundled() -> Registry:
 
 
 def parse(content: bytes) -> Any:
-    """Return a JSON document. A name that stands twice in an object has the value `TWICE`.
-
-    Raises:
-        RegistryError: it is not JSON.
-
-    """
+    """Return a JSON document. A name that stands twice in an object has the value `TWICE`."""
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -308,15 +278,7 @@ TWICE: Final = _Twice()
 
 
 def faults_of(document: Any) -> dict[tuple[str, str], str]:
-    """Check a document against `plugin-registry.schema.json`, and the requirements in it.
-
-    Returns:
-        Section and name of each entry that does not fit, with the reason.
-
-    Raises:
-        RegistryError: the document as a whole does not fit; the message names the first places that do not.
-
-    """
+    """Check a document against `plugin-registry.schema.json`, and the requirements in it."""
     from jsonschema import Draft202012Validator
 
     schema = json.loads(bundled_file("plugin-registry.schema.json"))

@@ -53,12 +53,7 @@ class Surroundings:
 
 
 def working_directory(path: str | None) -> str:
-    """Return the absolute path of the directory in which steps run; by default that of this process.
-
-    Raises:
-        UsageError: there is no such directory.
-
-    """
+    """Return the absolute path of the directory in which steps run; by default that of this process."""
     try:
         directory = os.path.normpath(os.path.join(os.getcwd(), path)) if path is not None else os.getcwd()
     except FileNotFoundError:
@@ -79,12 +74,6 @@ def step_environment(
 
     Left out is what any backend declares, also one that another backend of the same name shadows, and
     what gives access to something by its name or value (`gives_access`: `..._TOKEN`, a URL with a password).
-
-    Args:
-        backends: the backends that there are.
-        environ: the environment; by default this process's.
-        keep: names of variables that are not left out.
-
     """
     environ = os.environ if environ is None else environ
     offers = (tuple(backends.values()), *backends.shadowed.values())
@@ -133,12 +122,7 @@ def _script(shell: Sequence[str], command: bytes) -> Iterator[list[str]]:
 
 
 def shell_words(shell: str | None) -> list[str]:
-    """Return a shell and its own options as words.
-
-    Raises:
-        ValueError: a quote is not closed.
-
-    """
+    """Return a shell and its own options as words."""
     return [SHELL] if shell is None else shlex.split(shell)
 
 

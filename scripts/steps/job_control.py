@@ -146,10 +146,6 @@ def handled(handlers: Mapping[int, Handler]) -> AbstractContextManager[Pause | N
     """Have signals handled for a step, by the switchboard of its run or, without a run, by one of its own.
 
     In another thread than the main one, none is handled, also not where it was given a copy of the context.
-
-    Returns:
-        A context manager that gives what waits for a signal, or `None` where none is handled.
-
     """
     if threading.current_thread() is not threading.main_thread():
         return nullcontext()

@@ -100,19 +100,7 @@ class Child:
         on_start: Callable[[], object] = lambda: None,
         **options: Any,
     ) -> StepResult:
-        """Start the process, wait until it ends, and return how it ended.
-
-        Args:
-            arguments: the program and its arguments.
-            env: its environment.
-            cwd: its working directory; by default this process's.
-            on_start: called when it has started.
-            options: further options of `subprocess.Popen`.
-
-        Raises:
-            OSError: it cannot be started.
-
-        """
+        """Start the process, wait until it ends, and return how it ended."""
         try:
             self._place()
             with handled(self._handlers()) as pause:
@@ -320,23 +308,7 @@ def start(
     own_session: bool = False,
     **options: Any,
 ) -> int:
-    """Start a process as a shell does: with the descriptors that this process was given, and none that it opened.
-
-    Args:
-        arguments: the program and its arguments.
-        env: its environment.
-        cwd: its working directory; by default this process's.
-        group: the process group that it joins; 0: a new one; `None`: this process's.
-        own_session: whether it gets a session of its own, and so a group of its own.
-        options: further options of `subprocess.Popen`; `close_fds=True` keeps descriptors from it.
-
-    Returns:
-        Its process id. Nobody but the caller waits for it.
-
-    Raises:
-        OSError: it cannot be started.
-
-    """
+    """Start a process as a shell does: with the descriptors that this process was given, and none that it opened."""
     place: dict[str, Any] = {}
     if not own_session and not options and "/" in arguments[0] and _is_here(cwd) and hasattr(os, "posix_spawn"):
         # `subprocess` would look at each variable of the environment in Python.

@@ -30,20 +30,7 @@ def run_with_copy(
     cwd: str | None,
     **options: Any,
 ) -> StepResult:
-    """Run a child on a pseudo-terminal of the size and the settings of this process's.
-
-    Args:
-        child: one with a session of its own.
-        arguments: the program and its arguments.
-        output: takes a copy of what it writes.
-        env: its environment.
-        cwd: its working directory.
-        options: further options of `subprocess.Popen`.
-
-    Raises:
-        OSError: it cannot be started.
-
-    """
+    """Run a child on a pseudo-terminal of the size and the settings of this process's."""
     ours, theirs = pty.openpty()
     keyboard = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
     relay = _Relay(ours, keyboard, output, child)
