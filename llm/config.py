@@ -27,7 +27,7 @@ _NOTHING: Final[FrozenMapping[Any, Any]] = FrozenMapping()
 
 
 class RoutingMode(StrEnum):
-    """How the built-in policy orders backends; see docs/routing.md."""
+    """The order of the built-in policy; see docs/routing.md."""
 
     AUTO = "auto"
     REMOTE = "remote"
@@ -36,7 +36,7 @@ class RoutingMode(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a backend or a model costs and takes.
+    """Price and size limits of a backend or a model.
 
     Attributes:
         price_per_1k_tokens: in any one currency; `None`: not known.

@@ -55,7 +55,7 @@ def _restored(kind: type[D0ttinoError], args: tuple[Any, ...], state: dict[str, 
 
 
 class UsageError(D0ttinoError):
-    """What was asked for cannot be done as asked; nothing was done."""
+    """The request itself is wrong; nothing was done."""
 
     exit_code = 2
 
@@ -93,7 +93,7 @@ class PluginDefinitionError(PluginError, TypeError):
 
 
 class PluginLoadError(PluginError):
-    """A plug-in could not be imported, or brought nothing."""
+    """A plug-in could not be imported, or contributes nothing."""
 
 
 class NameTakenError(PluginError, ValueError):
@@ -215,7 +215,7 @@ class ServedModelError(BackendError):
 
 
 def is_transient_status(status: int) -> bool:
-    """Whether the same request may succeed a little later, for all that its HTTP status says."""
+    """Whether the HTTP status suggests that a retry may succeed."""
     return status in {408, 425, 429} or 500 <= status < 600
 
 

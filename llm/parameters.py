@@ -54,14 +54,14 @@ class Parameter:
 
     @property
     def expects(self) -> str:
-        """What a value must be, in words."""
+        """The allowed values, in words."""
         if self.choices:
             return "one of " + ", ".join(map(_text, self.choices))
         return _TYPES[self.type][0]
 
     @property
     def help(self) -> str:
-        """What `--help` says of it."""
+        """The line for `--help`."""
         facts = [self.expects]
         if self.required:
             facts.append("required")
@@ -95,7 +95,8 @@ class Parameter:
             return f"the choices of the Parameter {self.name!r} must be a tuple"
         for value in (*self.choices, *([] if self.default is None else [self.default])):
             if not self._is_of_type(value):
-                return f"{value!r} is no value of the Parameter {self.name!r}, which takes {_TYPES[self.type][0]}"
+                takes = _TYPES[self.type][0]
+                return f"{value!r} is not a valid value for the Parameter {self.name!r}, which takes {takes}"
         if self.default is not None and self.choices and self.default not in self.choices:
             return f"the default {self.default!r} of the Parameter {self.name!r} is none of its choices"
         return None

@@ -1,4 +1,4 @@
-"""What tests of plug-ins need: hosts of their own, and real distributions in a temporary directory.
+"""Helpers for tests of plug-ins: hosts of their own, and real distributions in a temporary directory.
 
 ```python
 from llm.testing import installed, write_distribution

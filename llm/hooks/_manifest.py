@@ -70,7 +70,7 @@ class EnvironmentCache:
         return content if stamp == self._stamp else None
 
     def write(self, content: Any) -> None:
-        """Keep JSON-ready data. A directory that cannot be written is passed over."""
+        """Write JSON-ready data; a directory that cannot be written is passed over."""
         if self.path is not None:
             with suppress(OSError):
                 directory = os.path.dirname(self.path)

@@ -9,7 +9,7 @@ _ORIGIN: Final = "__d0ttino_origin__"
 
 
 class Tier(IntEnum):
-    """How specific a plug-in is; a higher tier is asked first and wins a name."""
+    """The precedence of a plug-in; a higher tier is asked first and wins a name."""
 
     BUILTIN = 0
     ENTRY_POINT = 1

@@ -124,7 +124,7 @@ class HookSpan(Span):
 
     @property
     def streamed(self) -> int:
-        """How long its result was read after the call had returned."""
+        """The time in which its result was read after the call had returned."""
         return sum(call.streamed for call in self.calls)
 
     @property

@@ -47,7 +47,7 @@ class Trace:
         return [span for span in self.spans if isinstance(span, HookSpan)]
 
     def add(self, span: "Span") -> None:
-        """Keep a span that has ended; any thread may call this."""
+        """Record a span that has ended; any thread may call this."""
         self._spans.append(span)
 
 
@@ -117,7 +117,7 @@ def _open(span: "Span", traces: tuple[Trace, ...]) -> Iterator[None]:
 
 
 def note_fault(origin: "Origin", error: BaseException) -> None:
-    """Tell the open hook call that an implementation failed, although the call goes on."""
+    """Record on the open hook call that an implementation failed, although the call goes on."""
     span = open_span.get()
     if span is None:
         return

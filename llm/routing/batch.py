@@ -22,7 +22,7 @@ _AHEAD: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one prompt of many.
+    """The outcome of one prompt of many.
 
     Attributes:
         number: its position among the prompts, from 0.
@@ -52,7 +52,7 @@ class Outcome:
 
 
 class Outcomes(Iterator[Outcome]):
-    """What becomes of many prompts, in their order. `send_many` makes it.
+    """The outcomes of many prompts, in their order; `send_many` makes it.
 
     Prompts are taken from their iterable as workers get free, in the thread that iterates over this.
     Leaving a `with` block, `close()` and an interruption end it at once: what is under way is not waited for.
@@ -144,7 +144,7 @@ class Outcomes(Iterator[Outcome]):
 
 
 class _Office:
-    """What the workers know: not who waits for them, so that it is noticed when nobody does any more."""
+    """The state that workers share, without a reference to the reader: they end when nobody reads any more."""
 
     def __init__(self, host: "Host", settings: "Settings | None") -> None:
         self._host = host
@@ -209,7 +209,7 @@ def send_many(
         those before.
 
     Raises:
-        UsageError: there is to be less than one worker.
+        UsageError: `max_workers` is less than 1.
 
     """
     from llm.host import current_host

@@ -31,7 +31,7 @@ FORGOTTEN: Final = 3600.0
 
 
 class Standing(NamedTuple):
-    """How a backend stands that did not answer lately.
+    """The failure record of one backend.
 
     Attributes:
         failures: how often in a row it failed.
@@ -102,7 +102,7 @@ class Cooldowns:
         return described(standing, left) if left else None
 
     def record(self, attempt: "Attempt") -> None:
-        """Note how an attempt ended: with an answer, or with an error that tells that the backend is not well."""
+        """Record the end of an attempt: an answer, or an error that counts against the backend."""
         if attempt.error is None:
             if attempt.backend in self._read():
                 self._change(lambda standings: standings.pop(attempt.backend, None))
@@ -168,7 +168,7 @@ class Cooldowns:
         return self._known[1]
 
     def _discard(self, error: ValueError) -> None:
-        """Remove a file that holds something else, so that it is told once and not at every run."""
+        """Remove a damaged file, so that it is reported once and not at every run."""
         self._tell(f"{self.path} was damaged and is removed, no backend is set aside now: {error}")
         try:
             with locked(self.path):
@@ -214,7 +214,7 @@ def enabled() -> bool:
 
 
 def described(standing: Standing, left: float) -> str:
-    """Return what a user is told of a backend that is set aside.
+    """Return the facts that commands print of a backend that is set aside.
 
     Args:
         standing: how it stands.

@@ -15,7 +15,7 @@ SAMPLE = "sample"
 
 
 class _Plan:
-    """What configuration and backends alone say of the order, whatever the prompt is.
+    """The part of the order that does not depend on the prompt.
 
     Args:
         backends: every backend there is.

@@ -21,7 +21,7 @@ def _random() -> float:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How patiently a request is pursued. The router alone makes attempts again: no backend should.
+    """Limits on attempts and waits of one request. The router alone retries: no backend should.
 
     Attributes:
         timeout: seconds for the whole request, unless it says otherwise.
@@ -55,7 +55,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class Failure:
-    """What an exception means for the next attempt.
+    """The consequence of an exception for the next attempt.
 
     Attributes:
         transient: whether the same attempt may succeed a little later.
@@ -72,7 +72,7 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Say what an exception of a backend means.
+    """Classify an exception of a backend.
 
     A `BackendError` says it itself. Of others, those are transient that Python and requests raise where a
     connection fails or takes too long, and those that carry an HTTP response (`error.response`, as

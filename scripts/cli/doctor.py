@@ -29,7 +29,7 @@ PYTHON: Final = shlex.quote(sys.executable)
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         check: name of the check.
@@ -117,7 +117,7 @@ def packages(_host: "Host") -> Iterator[Fault]:
 
 
 def _other_owners(package: str) -> list[str]:
-    """Return the distributions, but for this one, that own a top-level package; damaged ones tell nothing."""
+    """Return the distributions, but for this one, that own a top-level package; damaged ones are passed over."""
     import importlib.metadata
     from contextlib import suppress
 

@@ -24,7 +24,7 @@ class RecipeCommand(Command):
     """Shows the parameters of the recipe that is named before `--help`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the arguments: help, and a shell that completes, ask for them before they are understood."""
+        """Record the arguments: help and shell completion need them before they are parsed."""
         ctx.meta[ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Options(NamedTuple):
-    """What the options of `step_options` say; see their help."""
+    """The values of `step_options`; see their help."""
 
     yes: bool
     dry_run: bool
@@ -326,7 +326,7 @@ def _recorded(
 
 
 def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", record: "Record | None") -> None:
-    """Tell how the run went, unless it was a single step that succeeded."""
+    """Print a summary of the run, unless it was a single step that succeeded."""
     done = [outcome for outcome in runner.outcomes if not outcome.failed and outcome.skipped != "quit"]
     if len(steps) > 1 or len(done) < len(steps):
         say(line)

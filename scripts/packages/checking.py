@@ -86,7 +86,7 @@ class CheckError(InstallError):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What loading every plug-in showed.
+    """The result of loading every plug-in.
 
     Attributes:
         learned: what each entry point brought.
@@ -101,7 +101,7 @@ class Check:
 
 
 def check() -> Check:
-    """Load installed plug-ins in a new process, disabled ones too, and return what each brought.
+    """Load installed plug-ins in a new process, disabled ones too, and return what each contributes.
 
     If that process does not live to report, the plug-ins of each distribution are loaded in a process of
     their own: those that end it have failed, and the others are none the worse.
@@ -129,12 +129,12 @@ def check() -> Check:
 
 
 def check_one(distribution: str, seconds: float = TIMEOUT_SECONDS) -> Check:
-    """Load the plug-ins of one distribution in a new process, and return what each brought."""
+    """Load the plug-ins of one distribution in a new process, and return what each contributes."""
     return _load(distribution, seconds)
 
 
 def learn_anew() -> Mapping[EntryPoint, Manifest]:
-    """Forget what is known of this environment's plug-ins, load all of them, and return what each brought."""
+    """Forget what is known of this environment's plug-ins, load all of them, and return what each contributes."""
     forget()
     return check().learned
 
@@ -164,7 +164,7 @@ def _load(distribution: str | None = None, seconds: float = TIMEOUT_SECONDS) -> 
 
 
 def report(distribution: str = "") -> None:
-    """Load installed plug-ins and write what they brought to stdout, as JSON; `check` reads it."""
+    """Load installed plug-ins and write what they contribute to stdout, as JSON; `check` reads it."""
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever plug-ins print goes to stderr
     from llm.hooks._faults import ProblemKind

@@ -1,4 +1,4 @@
-"""What an installation would change: worked out, checked and shown before anything is changed."""
+"""The changes of an installation, computed, checked and shown before anything is changed."""
 
 import hashlib
 import sysconfig

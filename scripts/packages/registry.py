@@ -1,4 +1,4 @@
-"""The plug-in registry: which package brings which plug-in or recipe."""
+"""The plug-in registry: the package of each plug-in and recipe."""
 
 import json
 import os
@@ -134,7 +134,7 @@ class Package:
         return f"{requirement.name}{extras}=={version}" if version else self.value
 
     def distribution(self) -> str:
-        """Return the name of the distribution that brings the plug-in."""
+        """Return the name of the plug-in's distribution."""
         if self.damage is not None:
             raise self._fault(self.damage)
         if not self.is_path:
@@ -268,7 +268,7 @@ def parse(content: bytes) -> Any:
 
 
 class _Twice:
-    """Stands for the values of a name that an object has twice: nobody can tell which one is meant."""
+    """Marks the value of a key that an object has twice."""
 
     def __repr__(self) -> str:
         return "this name is there twice"
@@ -353,7 +353,7 @@ def _stand_in(place: str) -> tuple[Registry, str]:
 
 
 def _damage(info: Mapping[str, Any], remote: bool) -> str | None:
-    """Return why an entry that fits the schema cannot be used, as far as it tells by itself."""
+    """Return why an entry that fits the schema cannot be used, as far as the entry alone shows."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
     from packaging.version import InvalidVersion, Version

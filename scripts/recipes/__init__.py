@@ -46,7 +46,7 @@ class DiscoveredRecipe(NamedTuple):
 
     @property
     def parameters(self) -> "tuple[Parameter, ...]":
-        """What the recipe takes besides a goal."""
+        """The parameters of the recipe, besides its goal."""
         return self.host.recipes()[self.name].parameters
 
     def steps(self, goal: str, parameters: Mapping[str, Any] | None = None) -> tuple[Step, ...]:

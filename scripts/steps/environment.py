@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Surroundings:
-    """What the user gives all steps of a run.
+    """The user's settings for all steps of a run.
 
     Attributes:
         cwd: absolute path of the working directory.

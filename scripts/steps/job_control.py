@@ -108,7 +108,7 @@ class Switchboard:
 
     @property
     def pause(self) -> Pause | None:
-        """Waits until a signal has come; `None` if this cannot be told."""
+        """Waits until a signal has come; `None` where that is impossible."""
         return None if self._pipe is None else self._wait_for_signal
 
     def _wait_for_signal(self) -> None:
@@ -119,7 +119,7 @@ class Switchboard:
             self._empty_pipe(self._pipe[0])
 
     def _empty_pipe(self, reader: int) -> None:
-        """Take the numbers of the signals that came; tell them to whom they were told before."""
+        """Take the numbers of the signals that came, and pass them on to the previous receiver."""
         with suppress(OSError):  # there are none, or nobody takes them
             numbers = os.read(reader, 4096)
             if self._told_before != -1:
@@ -318,7 +318,7 @@ class Sentinel:
             os.close(ends)
 
     def close(self) -> None:
-        """End the sentinel, once it has told of all that it knows; the group goes on as long as others are in it."""
+        """End the sentinel, once it has reported all its signals; the group goes on as long as others are in it."""
         if self._closed:
             return
         self._closed = True

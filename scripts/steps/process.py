@@ -118,7 +118,7 @@ class Child:
         return self._result(self._returned)
 
     def interrupt(self) -> None:
-        """Note that the user pressed Ctrl-C; the terminal has told the process already."""
+        """Record that the user pressed Ctrl-C; the terminal has signalled the process already."""
         now = time.monotonic()
         again = signal.SIGINT in self._received
         if again and now - self._interrupted_at < _AT_ONCE:

@@ -58,7 +58,7 @@ def test_any_text_is_a_value_or_an_error(text: str, parameter: Parameter) -> Non
     [
         (Parameter("no name"), "must be a Python identifier"),
         (Parameter("x", list), "must be str, int, float or bool"),
-        (Parameter("x", int, default="1"), "'1' is no value of the Parameter 'x', which takes an integer"),
+        (Parameter("x", int, default="1"), "'1' is not a valid value for the Parameter 'x', which takes an integer"),
         (Parameter("x", choices=("a",), default="b"), "is none of its choices"),
         (Parameter("x", choices="abc"), "must be a tuple"),  # type: ignore[arg-type]
         (Parameter("y"), "cannot be called with a goal"),

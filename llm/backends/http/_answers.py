@@ -275,7 +275,7 @@ class AnswerReader:
         return (self._finish or "").casefold() in _FAILURES
 
     def _event_text(self, event: Event) -> str:
-        """Return the text of one event, and note what else it tells."""
+        """Return the text of one event, and record its other facts."""
         try:
             document = json.loads(event.data)
         except (ValueError, RecursionError):
@@ -307,7 +307,7 @@ class AnswerReader:
         return self._choice_text(choice, "delta" if choice.get("delta") else "message")
 
     def _note(self, document: dict[str, Any]) -> None:
-        """Note what an answer, or an event of one, tells beside its text."""
+        """Record the facts of an answer, or of an event of one, besides its text."""
         self._usage = usage_of(document) or self._usage
         if document.get("error"):
             raise told_error(self._endpoint, document["error"])

@@ -40,7 +40,7 @@ _ENVIRONMENT: Final = (
 
 @dataclass(slots=True)
 class Limits:
-    """How long one exchange may take. Moments are as `time.monotonic()` counts.
+    """The deadlines of one exchange, as `time.monotonic()` counts.
 
     Attributes:
         start: the moment it began.
@@ -88,7 +88,7 @@ class Limits:
         self.progress = monotonic()
 
     def hurry(self) -> None:
-        """Wait but a moment for what is still to come."""
+        """Shorten the deadline: only trailing bytes are left."""
         self.deadline = min(self.deadline, monotonic() + MOMENT)
 
 
@@ -213,7 +213,7 @@ class _TimedAdapter(HTTPAdapter):
 
 
 class TimedSession(requests.Session):
-    """Keeps connections, and nothing else, from one request to the next; several threads may use it."""
+    """A session that keeps connections between requests and nothing else; several threads may use it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a server or the network says went wrong, as errors of this project: in plain words, without a secret."""
+"""Turn failures of servers and of the network into `BackendError`s with plain messages and no secrets."""
 
 import json
 import math
@@ -130,7 +130,7 @@ def status_error(
 
 
 def told_error(endpoint: Endpoint, error: Any) -> BackendError:
-    """Return the error that a server tells within an answer with a status that is a success."""
+    """Return the error inside an answer whose status is a success."""
     words = _words({"error": error}) or json.dumps({"error": error}, ensure_ascii=False)
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
