@@ -4,7 +4,18 @@
 """
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import (
+    Callable,
+    Generator,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    Set,
+    ValuesView,
+)
 from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -51,6 +62,19 @@ class FrozenMapping(Mapping[K, V_co]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    # The dict's own views cannot change it either, and are read without a call of Python for each item.
+    def keys(self) -> KeysView[K]:
+        """Return a view of its keys."""
+        return self._items.keys()
+
+    def values(self) -> ValuesView[V_co]:
+        """Return a view of its values."""
+        return self._items.values()
+
+    def items(self) -> ItemsView[K, V_co]:
+        """Return a view of its items."""
+        return self._items.items()
 
     def __repr__(self) -> str:
         return repr(self._items)
