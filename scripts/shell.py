@@ -43,8 +43,8 @@ def run_locally(step: Step, context: StepContext, *, open_files: bool = True) ->
             if context.output is not None:
                 from scripts.steps.relay import run_with_copy
 
-                return run_with_copy(child, words, context.output, env=dict(context.env), cwd=step.cwd, **options)
-            return child.run(words, env=dict(context.env), cwd=step.cwd, **options)
+                return run_with_copy(child, words, context.output, env=context.env, cwd=step.cwd, **options)
+            return child.run(words, env=context.env, cwd=step.cwd, **options)
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             if step.cwd is not None and not os.path.isdir(step.cwd):
                 raise D0ttinoError(f"the working directory {step.cwd} does not exist") from error
