@@ -280,7 +280,7 @@ def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, M
     needing: set[str] = set()
     owners: dict[str, str] = {}
     for entry in entries:
-        owner = owners.setdefault(entry.value, entry.distribution)
+        owner = owners.setdefault(entry.module, entry.distribution)
         if entry.tier is not Tier.BUILTIN and (entry not in current or entry.module in sys.modules):
             needing.add(entry.distribution)
         if owner != entry.distribution:

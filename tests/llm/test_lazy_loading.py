@@ -422,6 +422,19 @@ def test_what_a_wrapper_takes_out_is_there_again_without_it(tmp_path: Path) -> N
         assert "d0_m0" not in sys.modules
 
 
+def test_a_module_that_two_distributions_name_in_different_ways_is_reported_each_time(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        [
+            [Plugin("registered function", "a", "a", BACKEND_GROUP)],
+            [Plugin("names another's", "a", "a", BACKEND_GROUP)],
+        ],
+    )
+    eager = learned(tmp_path, Random(0))
+    with host_of(tmp_path) as host:
+        assert seen_of(host, Random(1)) == eager
+
+
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_no_form_is_imported_before_it_is_used(form: str, tmp_path: Path) -> None:
     write(tmp_path, [[Plugin("shim", "a", "a", BACKEND_GROUP)], [Plugin(form, "b", "b", BACKEND_GROUP)]])
