@@ -69,6 +69,7 @@ def contracts() -> list[HookContract]:
             propagates,
             check,
             answered=kind is HookKind.FIRST,
+            confines=name == "llm_run_step",
         )
         for name, (kind, propagates, check) in _CONTRACTS.items()
     ]

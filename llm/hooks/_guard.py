@@ -52,6 +52,8 @@ class HookContract(NamedTuple):
             with its origin, or raises `InvalidResultError`; `keep` leaves an origin that is
             there already. `None` where results are not used.
         answered: whether the host's own implementation answers whenever it is asked.
+        confines: whether each implementation guards, also one that is no wrapper: it does in a safe way what the
+            host's own would do without it, as a sandbox runs steps.
 
     """
 
@@ -61,10 +63,11 @@ class HookContract(NamedTuple):
     propagates: bool
     check: ResultCheck | None = None
     answered: bool = False
+    confines: bool = False
 
     def guards(self, options: Mapping[str, Any]) -> bool:
         """Whether an implementation with these options guards: without it nothing may be sent or run."""
-        return self.kind is HookKind.FOLD or (self.propagates and bool(options.get("wrapper")))
+        return self.kind is HookKind.FOLD or self.confines or (self.propagates and bool(options.get("wrapper")))
 
 
 class Life:

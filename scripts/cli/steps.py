@@ -227,19 +227,17 @@ def _run(
     options: Options,
     stored: "StoredRun | None",
 ) -> int:
+    from llm.config import load_settings
     from scripts.steps.environment import step_environment
     from scripts.steps.prompts import can_ask
     from scripts.steps.runner import StepRunner, refused
 
+    with stdout_kept():
+        host.require(load_settings().required_plugins)
     to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
     askable = can_ask()
-    if options.dry_run or not (options.yes or askable):
-        _print([steps[number - 1] for number in to_run], surroundings, as_json=options.as_json)
-        if options.dry_run:
-            return 0
-        say("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
-        return 2
-    if options.yes and not options.allow_dangerous:
+    printing = options.dry_run or not (options.yes or askable)
+    if options.yes and not options.allow_dangerous and not printing:
         reasons = list(refused(steps, to_run))
         if reasons:
             raise UsageError(
@@ -253,11 +251,17 @@ def _run(
         plan.recipe,
         step_environment(backends, keep=surroundings.keep_env),
         surroundings,
-        _question(host, plan.source) if askable else None,
+        _question(host, plan.source) if askable and not printing else None,
         yes=options.yes,
-        allow_dangerous=options.allow_dangerous or options.yes,  # with --yes, none of them looks dangerous
+        allow_dangerous=options.allow_dangerous,
         keep_going=options.keep_going,
     )
+    if printing:
+        _print(runner, steps, to_run, as_json=options.as_json)
+        if options.dry_run:
+            return 0
+        say("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
+        return 2
     with contextlib.ExitStack() as stack:
         if options.as_json:
             stack.enter_context(stdout_kept())
@@ -342,11 +346,20 @@ def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", record: "R
         say(f"to go on with the rest, run it again with --from {first}: {why}")
 
 
-def _print(steps: "Sequence[Step]", given: "Surroundings", *, as_json: bool) -> None:
+def _print(runner: "StepRunner", steps: "Sequence[Step]", numbers: "Sequence[int]", *, as_json: bool) -> None:
+    """Print steps as they would run.
+
+    Raises:
+        StepError: a plug-in refuses one.
+
+    """
     from scripts.steps.prompts import own_facts, print_steps
     from scripts.steps.records import step_json
 
+    given = runner.surroundings
+    prepared = [runner.prepare(steps[number - 1], number, len(steps)) for number in numbers]
     if as_json:
-        print_answer([step_json(step) for step in steps])
+        print_answer([step_json(one.step) | one.to_json() for one in prepared])
     else:
-        print_steps(steps, lambda step: own_facts(step, given.cwd, given.shell, given.timeout))
+        facts = [[*own_facts(one.step, given.cwd, given.shell, given.timeout), *one.facts] for one in prepared]
+        print_steps([one.step for one in prepared], facts)

@@ -54,22 +54,23 @@ def own_facts(step: Step, cwd: str | None = None, shell: str | None = None, time
     return facts
 
 
-def print_steps(steps: Sequence[Step], facts: Callable[[Step], Sequence[str]] = own_facts) -> None:
+def print_steps(steps: Sequence[Step], facts: Sequence[Sequence[str]] | None = None) -> None:
     """Print steps on stdout: as a script that a shell would take, on a terminal as they are shown before they run.
 
     Args:
         steps: the steps.
-        facts: returns what else is to be known of one.
+        facts: for each, what else is to be known of it; by default what decides how it runs besides its command.
 
     """
+    facts = list(map(own_facts, steps)) if facts is None else facts
     if stdout_is_terminal():
         for number, step in enumerate(steps, 1):
-            print_rows(step_rows(step, number, len(steps), facts(step), columns()), err=False)
+            print_rows(step_rows(step, number, len(steps), facts[number - 1], columns()), err=False)
         return
-    for step in steps:
+    for step, of_it in zip(steps, facts, strict=True):
         if step.description:
             print_text(f"# {' '.join(step.description.split())}")
-        for fact in facts(step):
+        for fact in of_it:
             print_text(f"# {line(fact)}")
         print_text(step.command_line)
 
@@ -201,8 +202,17 @@ class Question:
         self._edit = edit
         self._settings = termios.tcgetattr(sys.stdin.fileno())
 
-    def about(self, step: Step, number: int, total: int, dangers: Sequence[str]) -> tuple[Answer, Step]:
+    def about(
+        self, step: Step, number: int, total: int, dangers: Sequence[str], facts: Sequence[str] = ()
+    ) -> tuple[Answer, Step]:
         """Show a step and ask what to do with it. One that does not fit on the screen has to be viewed before it runs.
+
+        Args:
+            step: the step.
+            number: its position, from 1.
+            total: how many steps there are.
+            dangers: why it looks dangerous, each fit for "it ...".
+            facts: what else is to be known of it.
 
         Returns:
             The answer, and the step: another one if it was edited.
@@ -214,7 +224,7 @@ class Question:
         viewed = False
         below = _size().lines  # rows below the step: at first, it is not on the screen
         while True:
-            whole = question_rows(step, number, total, self._recipe, dangers, columns())
+            whole = question_rows(step, number, total, self._recipe, dangers, columns(), facts)
             long = not viewed and len(shortened(whole, step, LONG_QUESTION, _size())) < len(whole)
             question, keys = (LONG_QUESTION, _LONG_KEYS) if long else (_STEP_QUESTION, _STEP_KEYS)
             shown = shortened(whole, step, question, _size())
@@ -279,7 +289,13 @@ class Question:
 
 
 def question_rows(
-    step: Step, number: int, total: int, source: str, dangers: Sequence[str], width: int | None
+    step: Step,
+    number: int,
+    total: int,
+    source: str,
+    dangers: Sequence[str],
+    width: int | None,
+    further: Sequence[str] = (),
 ) -> list[str]:
     """Return all rows that a step is shown with when it is asked for.
 
@@ -290,13 +306,14 @@ def question_rows(
         source: whose it is.
         dangers: why it looks dangerous, each fit for "it ...".
         width: columns of the terminal.
+        further: what else is to be known of it.
 
     """
     facts = [f"in {step.cwd}, from {source}" if step.cwd else f"from {source}"]
     if not isinstance(step.command, str):
         facts.append("without a shell")
     facts += own_facts(step, step.cwd)
-    facts += [f"looks dangerous: it {reason}" for reason in dangers]
+    facts += [*further, *(f"looks dangerous: it {reason}" for reason in dangers)]
     return step_rows(step, number, total, facts, width)
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 from llm._state import state_dir
 from llm.errors import UnknownNameError, UsageError
 from llm.hooks._origin import Origin
+from llm.redaction import MASK, looks_secret
 from llm.types import Step
 from scripts.cli.output import clean, redact, say
 from scripts.steps.environment import Surroundings
@@ -32,6 +33,7 @@ class Outcome:
         note: what else is to be told of how it ended.
         origin: the plug-in that ran it.
         edited: whether the user changed the command.
+        changed_by: the plug-ins that changed it.
 
     """
 
@@ -45,6 +47,7 @@ class Outcome:
     note: str = ""
     origin: Origin | None = None
     edited: bool = False
+    changed_by: tuple[Origin, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -55,6 +58,8 @@ class Outcome:
         """Return JSON-ready data; what says nothing is left out."""
         step = step_json(self.step)
         how: dict[str, Any] = {key: step[key] for key in ("command", "cwd", "shell", "env", "timeout") if key in step}
+        if "env" in how:  # a plug-in may have given it a secret that is nowhere else
+            how["env"] = {name: MASK if looks_secret(name) else value for name, value in how["env"].items()}
         return {"step": self.number, **how, **self.facts()}
 
     def facts(self) -> dict[str, Any]:
@@ -68,6 +73,7 @@ class Outcome:
             "note": self.note or None,
             "plugin": self.origin.plugin if self.origin else None,
             "edited": self.edited or None,
+            "changed_by": [origin.plugin for origin in self.changed_by] or None,
         }
         return {key: value for key, value in facts.items() if value is not None}
 
@@ -282,6 +288,7 @@ _LINE: Final[dict[str, Any]] = {
         **dict.fromkeys(("cwd", "shell", "error", "skipped", "note", "plugin"), _TEXT),
         **{key: {"type": "number"} for key in ("started", "duration", "timeout")},
         "env": _VARIABLES,
+        "changed_by": _TEXTS,
     },
 }
 #: What a record need not say.
@@ -456,7 +463,8 @@ class Record:
     def ended(self, outcome: Outcome) -> None:
         """Write what became of a step, unless that is known from an earlier run."""
         if outcome.skipped != DONE_BEFORE:
-            what = outcome.to_json() if outcome.edited else {"step": outcome.number, **outcome.facts()}
+            anew = outcome.edited or outcome.changed_by
+            what = outcome.to_json() if anew else {"step": outcome.number, **outcome.facts()}
             self._journal.write(what)
 
     def close(self, status: int | None) -> None:

@@ -4,13 +4,14 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from llm.errors import PLUGIN_FAULTS, D0ttinoError
 from llm.hooks._faults import reason_of
-from llm.hooks._origin import origin_of
+from llm.hooks._origin import Origin, origin_of
 from llm.types import Step, StepContext, StepResult
-from scripts.cli.output import redact, say
+from scripts.cli.output import redact, say, stdout_kept
 from scripts.steps.danger import dangers
 from scripts.steps.environment import Surroundings
 from scripts.steps.job_control import RunEnded, Switchboard
@@ -26,6 +27,30 @@ ABORTED = 130
 
 class StepError(D0ttinoError):
     """A step could not be started, or a plug-in refused it."""
+
+
+class PreparedStep(NamedTuple):
+    """A step as plug-ins left it: what is shown, asked for and run.
+
+    Attributes:
+        step: the step.
+        changed_by: the plug-ins that changed it (`llm_prepare_step`), in order.
+        edited: whether the user changed it.
+
+    """
+
+    step: Step
+    changed_by: tuple[Origin, ...] = ()
+    edited: bool = False
+
+    @property
+    def facts(self) -> list[str]:
+        """Who changed the step, as a line for the user."""
+        return [f"changed by {', '.join(map(str, self.changed_by))}"] if self.changed_by else []
+
+    def to_json(self) -> dict[str, Any]:
+        """Return who changed the step as JSON-ready data; nothing if nobody did."""
+        return {"changed_by": [origin.plugin for origin in self.changed_by]} if self.changed_by else {}
 
 
 class Listener(Protocol):
@@ -48,7 +73,7 @@ class StepRunner:
         inherited: what steps get of this process's environment.
         surroundings: what else the user gives them.
         question: asks the user; `None`: there is nobody to ask.
-        yes: whether to run without asking.
+        yes: whether to run without asking; a step that looks dangerous is refused then.
         allow_dangerous: whether that includes steps that look dangerous.
         keep_going: whether to go on after a failure.
         listeners: are told what becomes of each step.
@@ -68,6 +93,7 @@ class StepRunner:
     listeners: Sequence[Listener] = ()
     output: Callable[[bytes], object] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
+    _all_the_rest: bool = False
 
     def run(self, steps: Sequence[Step], left_out: Mapping[int, str] | None = None) -> int:
         """Run `steps` and return the exit status of the first that fails; 0 if none does.
@@ -94,9 +120,16 @@ class StepRunner:
                 self._ended(Outcome(number, step, skipped=left_out[number]))
                 continue
             answer: Answer | None
-            answer, chosen = self._choose(step, number, len(steps))
+            try:
+                answer, chosen = self._choose(step, number, len(steps))
+            except StepError as refusal:
+                self._failed(Outcome(number, step), refusal)
+                if not self.keep_going:
+                    raise
+                failure = failure or refusal
+                continue
             while answer is Answer.RUN:
-                outcome, result, error = self._run_step(chosen, number, len(steps), edited=chosen is not step)
+                outcome, result, error = self._run_step(chosen, number, len(steps))
                 answer = self._afterwards(outcome, result)
                 if error is not None and not self.keep_going:
                     raise error
@@ -118,32 +151,58 @@ class StepRunner:
             raise failure
         return status
 
-    def _choose(self, step: Step, number: int, total: int) -> tuple[Answer, Step]:
-        """Ask what to do with a step, unless the answer is known."""
+    def prepare(self, step: Step, number: int, total: int, *, edited: bool = False) -> PreparedStep:
+        """Return a step as plug-ins want it.
+
+        Raises:
+            StepError: one refused it, or a guard cannot be imported.
+
+        """
+        try:
+            with stdout_kept():
+                prepared, changed_by = self.host.fold(
+                    "llm_prepare_step", step, context=self._context(step, number, total)
+                )
+        except PLUGIN_FAULTS as error:
+            raise _step_error(error, number) from error
+        return PreparedStep(prepared, changed_by, edited)
+
+    def _choose(self, step: Step, number: int, total: int) -> tuple[Answer, PreparedStep]:
+        """Ask what to do with a step, unless the answer is known. One that is edited is prepared anew."""
+        prepared = self.prepare(step, number, total)
         while True:
-            reasons = () if self.yes and self.allow_dangerous else dangers(step)
-            if self.yes and not reasons:
-                show_step(step, number, total, self._own_facts(step))
-                return Answer.RUN, step
-            assert self.question is not None  # nothing is run without an answer
-            answer, edited = self.question.about(step, number, total, reasons)
+            reasons = () if self.allow_dangerous and (self.yes or self._all_the_rest) else dangers(prepared.step)
+            if not reasons and (self.yes or self._all_the_rest):
+                show_step(prepared.step, number, total, [*self._own_facts(prepared.step), *prepared.facts])
+                return Answer.RUN, prepared
+            if self.yes or self.question is None:
+                raise StepError(
+                    f"step {number} did not run: {'; '.join([*prepared.facts, *(f'it {one}' for one in reasons)])}",
+                    hint="add --allow-dangerous to run it, or leave out --yes to be asked",
+                )
+            answer, edited = self.question.about(prepared.step, number, total, reasons, prepared.facts)
             if answer is Answer.ALL:
-                self.yes = True
-                return Answer.RUN, step
+                self._all_the_rest = True
+                return Answer.RUN, prepared
             if answer is not Answer.EDIT:
-                return answer, step
-            step = edited
+                return answer, prepared
+            prepared = self.prepare(edited, number, total, edited=True)
 
     def _own_facts(self, step: Step) -> list[str]:
         given = self.surroundings
         return own_facts(step, given.cwd, given.shell, given.timeout)
 
+    def _context(self, step: Step, number: int, total: int) -> StepContext:
+        # Nobody can change what a guard has judged: a new step takes `llm_prepare_step`.
+        env = MappingProxyType(self.surroundings.environment(self.inherited, step))
+        return StepContext(self.recipe, number, total, env, self.output)
+
     def _run_step(
-        self, step: Step, number: int, total: int, *, edited: bool
+        self, prepared: PreparedStep, number: int, total: int
     ) -> tuple[Outcome, StepResult | None, StepError | None]:
-        env = self.surroundings.environment(self.inherited, step)
-        context = StepContext(self.recipe, number, total, env, self.output)
-        outcome = Outcome(number, step, time.time(), edited=edited)
+        step = prepared.step
+        context = self._context(step, number, total)
+        outcome = Outcome(number, step, time.time(), edited=prepared.edited, changed_by=prepared.changed_by)
         for listener in self.listeners:
             listener.began(number, step)
         started = time.perf_counter()
@@ -159,13 +218,20 @@ class StepRunner:
         outcome.duration = time.perf_counter() - started
         if result is not None:
             outcome.status, outcome.note, outcome.origin = result.status, result.note, result.origin
+        self._failed(outcome, failure)
+        self._tell(outcome, total)
+        if result is not None:
+            with stdout_kept():
+                self.host.notify("llm_step_ended", step=step, context=context, result=result)
+        return outcome, result, failure
+
+    def _failed(self, outcome: Outcome, failure: StepError | None) -> None:
+        """Record the end of a step, with the reason if it could not be run."""
         if failure is not None:
             outcome.error = redact(failure.message)
             if self.keep_going:
                 say(f"error: {failure.message}")
         self._ended(outcome)
-        self._tell(outcome, total)
-        return outcome, result, failure
 
     def _tell(self, outcome: Outcome, total: int) -> None:
         if outcome.status:

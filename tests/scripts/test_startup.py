@@ -58,7 +58,7 @@ CASES = {
     | {"llm.backends.http._errors", "llm.backends.events", "scripts.steps"}
     | PROCESSES
     | PATHS,
-    "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks._spans", "llm.hooks._monitor", "llm.config"}
+    "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks._spans", "llm.hooks._monitor"}
     | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"}
     | PROCESSES - {"subprocess"}
     | PATHS

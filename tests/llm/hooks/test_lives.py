@@ -215,9 +215,13 @@ def use(host: Host, hook: str) -> None:
 
 
 @pytest.mark.parametrize("again", ["at once", "in the next process", "edited", "upgraded", "without its cause"])
-@pytest.mark.parametrize("hook", GUARDS)
+@pytest.mark.parametrize("hook", [*GUARDS, "a sandbox"])
 def test_a_guard_that_cannot_be_imported_refuses_by_name(hook: str, again: str, tmp_path: Path) -> None:
-    install(tmp_path, GUARDS[hook])
+    if hook == "a sandbox":  # runs the steps itself, and is no wrapper
+        hook = "llm_run_step"
+        install(tmp_path, "@hookimpl\ndef llm_run_step(): return 0")
+    else:
+        install(tmp_path, GUARDS[hook])
     if again == "in the next process":
         learn(tmp_path)
     elif again == "edited":

@@ -133,8 +133,14 @@ def _spellings(step: Step) -> set[str]:
         return {step.command_line}
 
 
+@hookimpl(trylast=True)
+def llm_prepare_step(step: Step, context: StepContext) -> None:
+    """Refuse the step before it is shown, as the other plug-ins left it."""
+    check(step, context)
+
+
 @hookimpl(wrapper=True, tryfirst=True)
 def llm_run_step(step: Step, context: StepContext) -> Any:
-    """Refuse the step before any other plug-in can run it, or leave it to them."""
+    """Refuse a step that another plug-in changed after the first look, before anything runs it."""
     check(step, context)
     return (yield)
