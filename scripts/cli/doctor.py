@@ -66,6 +66,7 @@ def examine(host: "Host") -> list[Finding]:
         "caches": caches,  # before what renews one that is damaged
         "leftovers": left_behind,
         "installed before": installed_before,
+        "guards": guards,
         "installer": installer,
     }
     findings: list[Finding] = []
@@ -154,6 +155,17 @@ def installed_before(_host: "Host") -> Iterator[Fault]:
             yield f"{one.distribution} {one.version} was installed here, and is not any more", fixes
     except record.RecordError as error:
         yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(record.path()),)
+
+
+def guards(host: "Host") -> Iterator[Fault]:
+    """Find guards of steps that were at work in the last run, and are not now."""
+    from scripts.packages import guards, record
+
+    try:
+        for one in guards.lost(host):
+            yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guard.distribution}",)
+    except record.RecordError as error:
+        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(guards.path()),)
 
 
 def installer(_host: "Host") -> Iterator[Fault]:

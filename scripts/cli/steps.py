@@ -234,6 +234,7 @@ def _run(
 
     with stdout_kept():
         host.require(load_settings().required_plugins)
+        _miss_guards(host)
     to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
     askable = can_ask()
     printing = options.dry_run or not (options.yes or askable)
@@ -275,6 +276,17 @@ def _run(
         }
         print_answer(clean(document))
     return status
+
+
+def _miss_guards(host: "Host") -> None:
+    """Print a warning for each guard of the last run that is not at work now."""
+    from scripts.packages import guards, record
+
+    try:
+        for lost in guards.check(host):
+            say(f"warning: {lost}")
+    except record.RecordError as error:
+        say(f"warning: nobody can tell whether a guard of steps is missing: {error}")
 
 
 def _question(host: "Host", source: str) -> "Question":

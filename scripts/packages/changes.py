@@ -11,7 +11,7 @@ from typing import Final
 from llm._state import state_dir
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
-from scripts.packages import environment, record
+from scripts.packages import environment, guards, record
 from scripts.packages.checking import TIMEOUT_SECONDS, Check, CheckError, check_one, installed
 from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, sort
 from scripts.packages.installer import InstallError, find_installer
@@ -278,16 +278,19 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
             gone = next(
                 (one for one in _recorded() if same(one.distribution, name) or _brings(one, name, registry)), None
             )
-            if gone is None:
+            guard = guards.forget(gone.distribution if gone is not None else name)
+            known = gone or guard
+            if known is None:
                 raise _not_removable(inventory, name, registry, commands)
-            record.drop(gone.distribution)
+            record.drop(known.distribution)
             return Change(
-                name, kind.noun, gone.distribution, gone.version, "forgot", ("it was not installed any more",)
+                name, kind.noun, known.distribution, known.version, "forgot", ("it was not installed any more",)
             )
         version = installed_version(distribution)
         brought = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
         left = _take_out(distribution)
         record.drop(distribution)
+        guards.forget(distribution)
         rows = {each: take(each, registry).rows for each in KINDS}
         effects = [_left_over(each, row, rows[each]) for each, row in brought if row.state is State.INSTALLED]
         return Change(name, kind.noun, distribution, version, "removed", (*filter(None, effects), *left))

@@ -56,7 +56,7 @@ def cache() -> Path:
 def test_a_sound_installation_is_status_0_and_all_checks_are_listed(host: Host) -> None:
     result = doctor(host)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert len(result.stdout.splitlines()) == 9
+    assert len(result.stdout.splitlines()) == 10
     assert all(line.startswith("ok ") for line in result.stdout.splitlines())
     findings = json.loads(doctor(host, "--json").stdout)
     assert {"check": "caches", "ok": True, "message": "nothing wrong", "fixes": []} in findings

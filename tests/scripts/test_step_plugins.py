@@ -161,7 +161,6 @@ def test_a_step_that_was_edited_at_the_question_is_looked_at_again(tmp_path: Pat
     env = {"D0TTINO_POLICY": str(tmp_path / "policy.toml"), "VISUAL": str(editor)}
     terminal = Terminal("recipe", "mine", "goal", path=path, env=env)
     terminal.press("e")
-    terminal.press("r")
     assert terminal.status() == 1
     assert "the policy refuses it: no rule allows it" in terminal.rest.replace("\r\n", "")
 

@@ -135,7 +135,7 @@ def own_files() -> set[str]:
         os.path.dirname(__file__),
         sys.prefix,
     }
-    named = {os.environ[name] for name in ("LLM_CONFIG", "D0TTINO_POLICY") if os.environ.get(name)}
+    named = {os.environ[name] for name in ("LLM_CONFIG_PATH", "D0TTINO_POLICY") if os.environ.get(name)}
     return {os.path.realpath(path) for path in directories | code | named if os.path.exists(path)}
 
 

@@ -1,0 +1,237 @@
+"""Guards of steps that were at work in the last run, recorded outside the environment, so that a lost one is missed.
+
+One file for all environments, by their prefix. An upgrade of the tool makes its environment anew, often without the
+plug-ins; a guard that is gone says nothing of itself.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from llm._state import locked, state_dir, write_atomically
+from llm.errors import PluginLoadError
+from llm.hooks._entrypoints import canonical
+from llm.hooks._faults import Problem, ProblemKind
+from llm.hooks._origin import Tier
+from scripts.packages.record import PROGRAM, RecordError
+
+if TYPE_CHECKING:
+    from llm.host import Host
+
+_FILE: Final = "guards.json"
+_VERSION: Final = 1
+
+#: The hooks of those that change, refuse or run steps.
+HOOKS: Final = ("llm_prepare_step", "llm_run_step")
+
+
+class RecordedGuard(NamedTuple):
+    """A plug-in that guarded steps.
+
+    Attributes:
+        plugin: its name.
+        distribution: the distribution that brings it.
+        version: the distribution's version.
+
+    """
+
+    plugin: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.distribution} {self.version})"
+
+
+class LostGuard(NamedTuple):
+    """A guard of the last run that is not at work now.
+
+    Attributes:
+        guard: the guard.
+        why: the reason, fit for "the guard ... ".
+        remedies: commands: the first gets it back, the last says that it is not wanted any more.
+        once: whether that is said once only: its distribution is there, and does something else now.
+
+    """
+
+    guard: RecordedGuard
+    why: str
+    remedies: tuple[str, ...] = ()
+    once: bool = False
+
+    @property
+    def message(self) -> str:
+        """What is wrong, in one line."""
+        return f"{self.guard} guarded steps in the last run, and {self.why}"
+
+    def __str__(self) -> str:
+        then = " or ".join(f"`{remedy}`" for remedy in self.remedies)
+        return f"{self.message}: {then}" if then else self.message
+
+
+def path() -> str:
+    """Return where the record is."""
+    return os.path.join(state_dir(), _FILE)
+
+
+def check(host: "Host") -> list[LostGuard]:
+    """Record the guards of steps that are at work now, and return those of the last run that are not.
+
+    Raises:
+        PluginLoadError: one is installed and cannot be loaded: no step may run without it.
+        RecordError: the record is damaged, or cannot be read.
+
+    """
+    here = active(host)
+    before = recorded()
+    missed = list(_lost(host, here, before))
+    failed = _failures(host)
+    for guard in before:
+        problem = failed.get(canonical(guard.distribution))
+        if problem is not None and guard not in here:
+            raise PluginLoadError(
+                f"{guard} cannot be loaded: {problem.message}; it guards, so no step runs without it",
+                origin=problem.origin,
+                hint=problem.hint or f"mend it, or `{PROGRAM} remove {guard.distribution}`",
+            )
+    kept = [one.guard for one in missed if not one.once]
+    now = sorted({*here, *kept})
+    if now != sorted(_read().get(sys.prefix, ())):
+        with suppress(OSError):  # the next run tells
+            _change(lambda environments: {**environments, sys.prefix: now})
+    return missed
+
+
+def active(host: "Host") -> list[RecordedGuard]:
+    """Return the guards of steps that are at work in a host, but for those that are no distribution's."""
+    origins = {origin for hook in HOOKS for origin, _ in host.implementations(hook)}
+    return sorted(
+        RecordedGuard(origin.plugin.partition("@")[0], origin.distribution or "", origin.version or "")
+        for origin in origins
+        if origin.tier is Tier.ENTRY_POINT
+    )
+
+
+def lost(host: "Host") -> list[LostGuard]:
+    """Return the guards of the last run that are not at work in a host; nothing is recorded.
+
+    Raises:
+        RecordError: the record is damaged, or cannot be read.
+
+    """
+    return list(_lost(host, active(host), recorded()))
+
+
+def recorded() -> list[RecordedGuard]:
+    """Return the guards of the last run: in this environment, or before its first in those that are gone.
+
+    Raises:
+        RecordError: the record is damaged, or cannot be read.
+
+    """
+    environments = _read()
+    places = [sys.prefix] if sys.prefix in environments else [one for one in environments if not os.path.isdir(one)]
+    return sorted({guard for prefix in places for guard in environments[prefix]})
+
+
+def forget(name: str) -> RecordedGuard | None:
+    """Forget the guards that a distribution brought: the user does not want them any more.
+
+    Args:
+        name: name of the distribution, or of the plug-in.
+
+    Returns:
+        One of them; `None` if none was recorded.
+
+    Raises:
+        RecordError: the record is damaged, or cannot be written.
+
+    """
+    found = [guard for guard in recorded() if canonical(name) in {canonical(guard.distribution), guard.plugin}]
+    if found:
+        gone = {canonical(guard.distribution) for guard in found}
+        try:
+            _change(
+                lambda environments: {
+                    prefix: [guard for guard in guards if canonical(guard.distribution) not in gone]
+                    if prefix == sys.prefix or not os.path.isdir(prefix)
+                    else guards
+                    for prefix, guards in environments.items()
+                }
+            )
+        except OSError as error:
+            raise RecordError(f"{path()} cannot be written: {error.strerror or error}") from error
+    return found[0] if found else None
+
+
+def _lost(host: "Host", here: Iterable[RecordedGuard], before: Iterable[RecordedGuard]) -> Iterator[LostGuard]:
+    at_work = {(guard.plugin, canonical(guard.distribution)) for guard in here}
+    failed = _failures(host)
+    installed = {canonical(entry.distribution) for entry in host.entries}
+    blocked = {canonical(one.origin.distribution or ""): one.by for one in host.blocked}
+    for guard in before:
+        name = canonical(guard.distribution)
+        if (guard.plugin, name) in at_work or name in failed:
+            continue
+        if name in blocked:
+            yield LostGuard(guard, f"is left out because of {blocked[name]}")
+        elif name in installed:
+            yield LostGuard(guard, "does not guard them any more", once=True)
+        else:
+            back = "restore" if _can_be_restored(name) else f"install {guard.distribution}"
+            remedies = f"{PROGRAM} {back}", f"{PROGRAM} remove {guard.distribution}"
+            yield LostGuard(guard, "is not installed any more", remedies)
+
+
+def _can_be_restored(name: str) -> bool:
+    from scripts.packages import record
+
+    with suppress(RecordError):
+        return name in record.read()
+    return False
+
+
+def _failures(host: "Host") -> dict[str, Problem]:
+    """Return what went wrong with distributions that cannot be loaded, by their canonical names."""
+    return {
+        canonical(problem.origin.distribution or ""): problem
+        for problem in host.problems
+        if problem.kind is ProblemKind.FAILED and problem.origin.tier is Tier.ENTRY_POINT
+    }
+
+
+def _read() -> dict[str, list[RecordedGuard]]:
+    try:
+        with open(path(), "rb") as file:
+            return _guards_of(json.load(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise RecordError(f"{path()} cannot be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordError(f"{path()} is damaged", hint=f"remove it, or mend it: {error}") from error
+
+
+def _guards_of(data: Any) -> dict[str, list[RecordedGuard]]:
+    if data["version"] != _VERSION:
+        raise ValueError(f"it was written by another version (its format is {data['version']!r})")
+    return {prefix: [_guard_of(one) for one in guards] for prefix, guards in data["environments"].items()}
+
+
+def _guard_of(data: Any) -> RecordedGuard:
+    guard = RecordedGuard(**data)
+    if not all(isinstance(value, str) for value in guard):
+        raise ValueError(f"{data!r} is no guard")
+    return guard
+
+
+def _change(change: Callable[[dict[str, list[RecordedGuard]]], dict[str, list[RecordedGuard]]]) -> None:
+    with locked(path()):
+        environments = {
+            prefix: [guard._asdict() for guard in guards] for prefix, guards in change(_read()).items() if guards
+        }
+        document = {"version": _VERSION, "environments": environments}
+        write_atomically(path(), json.dumps(document, indent=1).encode())
