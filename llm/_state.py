@@ -1,6 +1,8 @@
-"""The user's directories, opt-out variables, and changing a file that other processes use too."""
+"""The user's directories, opt-out variables, and files in them that nobody else can have changed."""
 
+import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +14,10 @@ NO_CACHE_VARIABLE: Final = "LLM_NO_CACHE"
 #: A change takes milliseconds. A process that was stopped in the middle of one must not hold up all others.
 _PATIENCE: Final = 2.0
 _PAUSE: Final = 0.005
+
+
+class NotPrivateError(PermissionError):
+    """A file or directory of caches or state could be somebody else's work."""
 
 
 def user_dir(kind: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -40,6 +46,123 @@ def cache_dir() -> str | None:
     return None if is_off(NO_CACHE_VARIABLE) else user_dir("cache")
 
 
+def directory_faults(kind: str) -> Iterator[tuple[str, str]]:
+    """Yield path and fault of what is not used in this user's directory for `cache` or `state`, or of all of it.
+
+    What is in it decides what is loaded and run: so nobody else may be able to write to it, and root, under `sudo`
+    with the user's `HOME`, leaves nothing in it that its user could not change any more.
+    """
+    top = user_dir(kind)
+    try:
+        check_private(top)
+    except NotPrivateError as error:
+        yield str(error.filename), str(error.strerror)
+        return
+    except OSError:
+        return  # whoever needs it says so
+    with suppress(OSError):
+        for name in sorted(os.listdir(top)):
+            try:
+                check_private(os.path.join(top, name))
+            except NotPrivateError as error:
+                yield str(error.filename), str(error.strerror)
+
+
+def check_private(path: str | os.PathLike[str]) -> None:
+    """Refuse a file or directory below one of this user's directories that somebody else could have written.
+
+    Whatever is elsewhere, because a program or a user named it, is theirs to judge.
+
+    Raises:
+        NotPrivateError: it or a directory on the way to it is another user's, writable by others, or a link.
+        OSError: it cannot be looked at.
+
+    """
+    path = os.path.abspath(path)
+    top = _top_of(path)
+    if top is None or not hasattr(os, "geteuid"):
+        return
+    parts = path[len(top) :].split(os.sep)
+    own = [top + os.sep.join(parts[: number + 1]) for number in range(len(parts))]
+    there = False
+    for place in own:
+        try:
+            found = os.lstat(place)
+        except FileNotFoundError:
+            break
+        _check(place, found)
+        there = True
+    above = os.path.dirname(top)
+    while True:
+        with suppress(FileNotFoundError):
+            found = os.stat(above)
+            if not there and found.st_uid not in {0, os.geteuid()}:
+                raise _unsafe(above, f"is another user's (uid {found.st_uid})")
+            there = True
+            if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+                raise _unsafe(above, "is writable by everybody")
+        if above == os.path.dirname(above):
+            return
+        above = os.path.dirname(above)
+
+
+def _top_of(path: str) -> str | None:
+    """Return which of this user's directories for state and caches a path is in."""
+    tops = map(user_dir, ("state", "cache"))
+    return next((top for top in tops if path == top or path.startswith(top + os.sep)), None)
+
+
+def _check(place: str, found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise _unsafe(place, "is a link")
+    if found.st_uid != os.geteuid():
+        raise _unsafe(place, f"is another user's (uid {found.st_uid})")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise _unsafe(place, "is writable by others")
+
+
+def _unsafe(place: str, why: str) -> NotPrivateError:
+    return NotPrivateError(errno.EACCES, f"{place} {why}, and is not used", place)
+
+
+def make_private(directory: str | os.PathLike[str]) -> None:
+    """Make a directory, and those above it that are missing, for this user alone, whatever the umask is.
+
+    Raises:
+        OSError: one cannot be made, or is not private.
+
+    """
+    directory = os.path.abspath(directory)
+    check_private(directory)
+    missing = []
+    while not os.path.lexists(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
+    for each in reversed(missing):
+        with suppress(FileExistsError):
+            os.mkdir(each, 0o700)
+            os.chmod(each, 0o700)
+    if missing:
+        check_private(missing[0])
+
+
+def open_private(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
+    """Return the descriptor of a file that is this user's alone; fit for `open(..., opener=open_private)`.
+
+    Raises:
+        NotPrivateError: it is not, see `check_private`.
+        OSError: it cannot be opened.
+
+    """
+    check_private(path)
+    new = bool(flags & os.O_CREAT) and not os.path.lexists(path)
+    handle = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    if new:
+        with suppress(OSError):  # not on every file system
+            os.fchmod(handle, 0o600)
+    return handle
+
+
 def is_off(variable: str) -> bool:
     """Whether an opt-out variable is set to something other than empty or `0`."""
     return os.environ.get(variable, "") not in {"", "0"}
@@ -58,10 +181,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     import tempfile
 
     directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)  # its mode is 0600
+    if _top_of(os.path.abspath(path)) is None:
+        os.makedirs(directory or os.curdir, exist_ok=True)
+    else:
+        make_private(directory)
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
     try:
         with os.fdopen(handle, "wb") as file:
+            os.chmod(temporary, 0o600)
             yield file
         os.replace(temporary, path)
     except BaseException:
@@ -96,8 +223,8 @@ def locked(path: str) -> Iterator[None]:
     import fcntl
 
     lock = f"{path}.lock"
-    os.makedirs(os.path.dirname(lock), exist_ok=True)
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    make_private(os.path.dirname(lock))
+    handle = open_private(lock, os.O_RDWR | os.O_CREAT)
     try:
         until = time.monotonic() + _PATIENCE
         while True:

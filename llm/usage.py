@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._state import is_off, state_dir
+from llm._state import is_off, make_private, open_private, state_dir
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks._markers import hookimpl
 
@@ -89,8 +89,8 @@ class Ledger:
         time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         lines = b"".join(json.dumps({"time": time, **_fields(one)}).encode() + b"\n" for one in attempts)
         try:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            make_private(os.path.dirname(self.path))
+            handle = open_private(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 size = os.fstat(handle).st_size
                 if size and os.pread(handle, 1, size - 1) != b"\n":
@@ -119,7 +119,7 @@ def entries(
 
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115
+        file = open(path, "rb", opener=open_private)  # noqa: SIM115
     except FileNotFoundError:
         return
     with file:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-from llm._state import cache_dir, write_atomically
+from llm._state import cache_dir, check_private, open_private, write_atomically
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._origin import Tier
 
@@ -55,7 +55,7 @@ class EnvironmentCache:
         if self.path is None:
             return None
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=open_private) as file:
                 checksum, _, document = file.read().partition(b"\n")
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -74,6 +74,7 @@ class EnvironmentCache:
         if self.path is not None:
             with suppress(OSError):
                 directory = os.path.dirname(self.path)
+                check_private(directory)
                 if not os.path.isdir(directory):
                     _forget_gone(os.path.dirname(directory))
                 document = json.dumps([self._stamp, content]).encode()
@@ -82,6 +83,7 @@ class EnvironmentCache:
     def remove(self) -> None:
         """Forget everything."""
         if self.path is not None:
+            check_private(os.path.dirname(self.path))
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llm._state import is_off, locked, state_dir, write_atomically
+from llm._state import is_off, locked, open_private, state_dir, write_atomically
 
 if TYPE_CHECKING:
     from llm.types import Attempt
@@ -228,7 +228,7 @@ def described(standing: Standing, left: float) -> str:
 
 
 def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=open_private) as file:
         return file.read()
 
 

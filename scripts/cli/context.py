@@ -41,12 +41,16 @@ def current_host(ctx: click.Context) -> "Host":
 
 def _process_host(ctx: click.Context, options: Shared) -> "Host":
     with import_phase(ctx, "framework"):
+        from llm._state import directory_faults
         from llm.errors import UnknownNameError
         from llm.hooks._entrypoints import Blocking
         from llm.host import current_host as process_host
         from scripts.packages import record
 
     host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
+    for kind in ("cache", "state"):
+        for _, fault in directory_faults(kind):
+            say(f"warning: {fault}; `ai-cli doctor` says how to mend that")
     for warning in record.warnings(entry.distribution for entry in host.entries):
         say(f"warning: {warning}")
     for name in host.unknown_blocked:

@@ -210,9 +210,14 @@ def configuration(host: "Host") -> Iterator[Fault]:
 
 
 def directories(_host: "Host") -> Iterator[Fault]:
-    """Find out whether something can be written where caches belong."""
-    from llm._state import cache_dir
+    """Find out whether the directories of caches and state are used, and something can be written there."""
+    from llm._state import cache_dir, directory_faults
 
+    for kind in ("state", "cache"):
+        for path, fault in directory_faults(kind):
+            yield fault, (_make_own(path, kind),)
+    if any(directory_faults("cache")):
+        return
     cache = cache_dir()
     if cache is None:
         return  # the user does without a cache
@@ -232,13 +237,21 @@ def directories(_host: "Host") -> Iterator[Fault]:
             return
 
 
+def _make_own(path: str, kind: str) -> str:
+    """Return the command that makes a file or directory this user's alone, or does without it."""
+    if os.path.islink(path):
+        return f"mv {_quote(path)} {_quote(path + '.old')}"
+    mine = os.stat(path).st_uid == os.geteuid()
+    return f"chmod go-w {_quote(path)}" if mine else f"export XDG_{kind.upper()}_HOME=..."
+
+
 def caches(host: "Host") -> Iterator[Fault]:
     """Find files in the cache that hold something else, or that say something else than is true now."""
-    from llm._state import cache_dir
+    from llm._state import cache_dir, directory_faults
     from scripts.packages.checking import faults
 
     directory = cache_dir()
-    if directory is None:
+    if directory is None or any(directory_faults("cache")):
         return
     for path, fault in faults(host):
         yield f"{path} {fault}", (_remove(path),)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from llm._state import state_dir
+from llm._state import NotPrivateError, make_private, state_dir
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages import environment, guards, record
@@ -271,7 +271,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
 
     """
     with record.one_at_a_time():
-        environment.roll_back()
+        _roll_back()
         inventory = take(kind, registry)
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
         if distribution is None:
@@ -378,15 +378,22 @@ def _refuse_where_it_would_be_lost(wanted: Wanted) -> None:
 
 
 def _repair(options: Options) -> None:
-    names = environment.roll_back()
+    names = _roll_back()
     if names:
         options.tell(f"an installation was interrupted: {', '.join(names)} is as before it")
+
+
+def _roll_back() -> list[str]:
+    try:
+        return environment.roll_back()
+    except NotPrivateError as error:
+        raise InstallError(f"an installation that was interrupted cannot be undone: {error.strerror}") from error
 
 
 def _durable(plan: Plan) -> dict[str, Path]:
     """Copy wheels to where a tool's next upgrade finds them: it installs again what it noted."""
     kept = Path(state_dir(), "wheels")
-    kept.mkdir(parents=True, exist_ok=True)
+    make_private(kept)
     local = plan.wanted.distribution if plan.wanted.place is not None else None
     return {
         name: Path(shutil.copy2(path, kept / path.name))

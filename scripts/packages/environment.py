@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
-from llm._state import state_dir, write_atomically
+from llm._state import check_private, make_private, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import METADATA_SUFFIXES, canonical
 
@@ -242,6 +242,7 @@ def roll_back() -> list[str]:
 
     """
     directory = _directory()
+    check_private(directory)  # it says what is to be removed
     try:
         journal: dict[str, Any] = json.loads((directory / _JOURNAL).read_bytes())
         new, old = dict(journal["new"]), list(journal["old"])
@@ -314,7 +315,7 @@ def _is_ours(path: Path) -> bool:
 
 def _store(directory: Path, new: Mapping[str, Iterable[Path]]) -> None:
     _forget(directory)
-    directory.mkdir(parents=True, mode=0o700)
+    make_private(directory)
     old: list[str] = []
     for name in new:
         for one in metadata_of(name):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llm._state import locked, state_dir, write_atomically
+from llm._state import locked, open_private, state_dir, write_atomically
 from llm.errors import PluginLoadError
 from llm.hooks._entrypoints import canonical
 from llm.hooks._faults import Problem, ProblemKind
@@ -205,7 +205,7 @@ def _failures(host: "Host") -> dict[str, Problem]:
 
 def _read() -> dict[str, list[RecordedGuard]]:
     try:
-        with open(path(), "rb") as file:
+        with open(path(), "rb", opener=open_private) as file:
             return _guards_of(json.load(file))
     except (FileNotFoundError, NotADirectoryError):
         return {}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
-from llm._state import locked, state_dir, write_atomically
+from llm._state import locked, open_private, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import canonical
 
@@ -144,7 +144,7 @@ def _change(name: str, recorded: Recorded | None) -> None:
 
 def _read() -> dict[str, list[Recorded]]:
     try:
-        with open(path(), "rb") as file:
+        with open(path(), "rb", opener=open_private) as file:
             environments: Mapping[str, list[dict[str, Any]]] = json.load(file)["environments"]
         return {prefix: [_recorded(one) for one in found] for prefix, found in environments.items()}
     except (FileNotFoundError, NotADirectoryError):

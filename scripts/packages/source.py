@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
-from llm._state import cache_dir, write_atomically
+from llm._state import cache_dir, open_private, write_atomically
 from llm.errors import D0ttinoError
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ def read_copy(path: Path) -> tuple[bytes, str | None]:
 
     """
     try:
-        data = json.loads(path.read_bytes())
+        with open(path, "rb", opener=open_private) as file:
+            data = json.load(file)
         etag = data["etag"]
         return data["document"].encode(), str(etag) if etag is not None else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final, NoReturn
 
-from llm._state import state_dir
+from llm._state import check_private, make_private, open_private, state_dir
 from llm.errors import UnknownNameError, UsageError
 from llm.hooks._origin import Origin
 from llm.redaction import MASK, looks_secret
@@ -178,11 +178,6 @@ class Log:
     def ended(self, outcome: Outcome) -> None:
         """Write what became of a step."""
         self._journal.write({"recipe": self._recipe, **outcome.to_json(), **self._run})
-
-
-def open_private(path: str, flags: int) -> int:
-    """Open a file that only its owner can read, if it is new."""
-    return os.open(path, flags, 0o600)
 
 
 class Transcript:
@@ -487,12 +482,12 @@ def new_record(redact: Callable[[str], str]) -> Record | None:
     """
     directory = runs_directory()
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        make_private(directory)
         _forget_oldest(directory)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
         return Record(os.path.join(directory, f"{name}.jsonl"), redact)
     except (OSError, UsageError) as error:
-        say(f"warning: this run is not recorded: {error}")
+        say(f"warning: this run is not recorded: {getattr(error, 'strerror', None) or error}")
         return None
 
 
@@ -569,7 +564,7 @@ def _read(path: str) -> StoredRun:
 
     try:
         # A pipe of that name would be waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = open_private(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(descriptor, encoding="utf-8", errors="replace") as stream:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise RecordError(path, "it is no ordinary file")
@@ -640,9 +635,12 @@ def _id_of(path: str) -> str:
 def _names(directory: str) -> list[str]:
     """Return the names of the records, the oldest first."""
     try:
+        check_private(directory)
         return sorted(name for name in os.listdir(directory) if name.endswith(".jsonl"))
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise UsageError(f"the records of runs cannot be used: {error.strerror}") from error
 
 
 def _forget_oldest(directory: str) -> None:

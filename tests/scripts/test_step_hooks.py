@@ -160,7 +160,7 @@ def test_what_the_configuration_requires_has_to_be_there_for_steps_too(tmp_path:
     config = tmp_path / "config.toml"
     for text, message in (
         ('required_plugins = ["policy"]', "the plug-in 'policy' is required, and it is not installed"),
-        ("required_plugins = 3", f"{config}: required_plugins"),
+        ("required_plugins = 3", f"{config}:1: required_plugins"),
         ("required_plugins", str(config)),
     ):
         config.write_text(text)

@@ -11,7 +11,7 @@ from pathlib import Path
 import llm
 import scripts
 from llm import Step, StepContext, StepResult, hookimpl
-from llm._state import user_dir
+from llm._state import make_private, user_dir
 from llm.errors import D0ttinoError
 from scripts.shell import run_locally
 from scripts.steps.environment import arguments
@@ -130,7 +130,7 @@ def own_files() -> set[str]:
     """Return what decides what this program does: its caches, configuration and state, and its code."""
     directories = {user_dir(kind) for kind in ("cache", "config", "state")}
     for directory in directories:
-        os.makedirs(directory, mode=0o700, exist_ok=True)  # a step must not be the one that makes it
+        make_private(directory)  # a step must not be the one that makes it
     code = {os.path.dirname(str(module.__file__)) for module in (llm, scripts)} | {
         os.path.dirname(__file__),
         sys.prefix,
