@@ -3,7 +3,7 @@
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import NameTakenError, PluginLoadError
-from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, known_name, loading
+from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
 from llm.hooks._faults import Problem, ProblemKind
 from llm.hooks._guard import CONFIGURE, HookContract, HookKind
 from llm.hooks._loader import Loader
@@ -168,6 +168,18 @@ class Host(PluginManager):
 
         """
         return backend.load() if backend.load is not None else backend
+
+    def import_distributions(self, names: Collection[str]) -> None:
+        """Import all plug-ins of distributions, whatever is known of them; failures go to `problems`.
+
+        Args:
+            names: canonical names of the distributions.
+
+        """
+        for entry in self.entries:
+            if canonical(entry.distribution) in names and entry not in self._left_out:
+                with suppress(PluginLoadError):
+                    self._loader.load(entry, "it guarded before")
 
     def secret_names(self) -> set[str]:
         """Return the environment variables that backends declare as secret; no trace records the question."""

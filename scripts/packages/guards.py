@@ -85,8 +85,12 @@ def check(host: "Host") -> list[LostGuard]:
         RecordError: the record is damaged, or cannot be read.
 
     """
-    here = active(host)
     before = recorded()
+    here = active(host)
+    unsure = {canonical(guard.distribution) for guard in before if guard not in here}
+    if unsure:  # a manifest says that they guard no more: only the plug-ins themselves can say that
+        host.import_distributions(unsure)
+        here = active(host)
     missed = list(_lost(host, here, before))
     failed = _failures(host)
     for guard in before:

@@ -1,0 +1,179 @@
+"""Files of cache and state with any content, as another version or an editor leaves them: a message, no traceback."""
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm._state import cache_dir, state_dir, write_atomically
+from llm.errors import D0ttinoError
+from llm.hooks._manifest import FILE, EnvironmentCache
+from llm.testing import host_with
+from llm.types import Step, StepContext
+from scripts.ai_cli import cli
+from scripts.packages import guards, record, source
+from tests.llm.hooks.test_loading import BACKENDS, write
+from tests.llm.hooks.test_order import known, learn
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+BYTES = st.binary(max_size=100) | st.sampled_from([b"", b"[" * 99_999, b"1" * 9_999, b"{}", b"\xff\xfe", b"null\n" * 9])
+
+LEDGER = {
+    "time": "2026-01-01T00:00:00.000Z",
+    "backend": "sample",
+    "model": None,
+    "plugin": "backend:sample",
+    "distribution": "d0ttino",
+    "ms": 1.5,
+    "error_type": None,
+    "status": 200,
+    "input_tokens": 3,
+    "output_tokens": 4,
+    "cost": 0.1,
+    "estimated": True,
+}
+COOLDOWN = {"sample": {"failures": 5, "times": 1, "last": 4e9, "error": "BackendError"}}
+INSTALLED = {
+    "version": 1,
+    "environments": {
+        "/usr": [{"distribution": "d", "version": "1", "source": "", "sha256": "", "editable": False}],
+    },
+}
+GUARDS = {"version": 1, "environments": {"/nowhere": [{"plugin": "p", "distribution": "d", "version": "1"}]}}
+COPY = {"etag": "x", "document": '{"version": 1}'}
+PLACE = "https://example.test/registry.json"
+
+
+def ai(*words: str) -> None:
+    result = CliRunner().invoke(cli, words, obj=host_with(), prog_name="ai-cli")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+
+
+def use_ledger() -> None:
+    for words in (["usage"], ["usage", "--by", "model", "--json"], ["send", "-b", "sample", "hi"]):
+        ai(*words)
+
+
+def use_cooldown() -> None:
+    for words in (["backends"], ["send", "hi"], ["cooldown"], ["cooldown", "reset"]):
+        ai(*words)
+
+
+def use_installed() -> None:
+    for look in (
+        record.read,
+        record.others,
+        lambda: record.missing(["x"]),
+        lambda: record.add(record.Recorded("a", "1")),
+    ):
+        refused_at_most(look)
+    list(record.warnings(["x"]))
+
+
+def use_guards() -> None:
+    host = host_with()
+    for look in (guards.recorded, lambda: guards.check(host), lambda: guards.lost(host), lambda: guards.forget("d")):
+        refused_at_most(look)
+    ai("recipe", "echo", "x", "--dry-run")
+
+
+def use_copy() -> None:
+    source.stored_copy(PLACE)
+    path = next(Path(cache_dir() or "", "registries").iterdir())
+    refused_at_most(lambda: source.read_copy(path))
+
+
+def refused_at_most(look: Callable[[], object]) -> None:
+    with suppress(D0ttinoError):
+        look()
+
+
+def copy_path() -> str:
+    source.store_copy(PLACE, b"{}", None)
+    return str(next(Path(cache_dir() or "", "registries").iterdir()))
+
+
+FILES: dict[str, tuple[Any, Callable[[], str], Callable[[], None]]] = {
+    "ledger": (LEDGER, lambda: os.path.join(state_dir(), "usage.jsonl"), use_ledger),
+    "cooldown": (COOLDOWN, lambda: os.path.join(state_dir(), "cooldown.json"), use_cooldown),
+    "installed": (INSTALLED, record.path, use_installed),
+    "guards": (GUARDS, guards.path, use_guards),
+    "copy": (COPY, copy_path, use_copy),
+}
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield where in JSON data a value stands."""
+    yield path
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        yield from places(value, (*path, key))
+
+
+def changed(data: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """Return JSON data with another value somewhere."""
+    if not place:
+        return value
+    data = copy.deepcopy(data)
+    inner = data
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return data
+
+
+fixed = settings(deadline=None, max_examples=90, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("name", FILES)
+@fixed
+@given(data=st.data())
+def test_any_content_gives_a_message_and_no_traceback(name: str, data: st.DataObject) -> None:
+    document, path, use = FILES[name]
+    place = data.draw(st.sampled_from(list(places(document))))
+    odd = changed(document, place, data.draw(VALUES))
+    text = json.dumps(odd).encode("utf-8", "surrogatepass")
+    write_atomically(path(), data.draw(st.just(text) | BYTES))
+    use()
+
+
+def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) -> None:
+    code = """
+    from llm.backends.plugin_sdk import hookimpl, register_backend
+    register_backend("mine", lambda prompt: "answer", description="words")
+    @hookimpl
+    def llm_prepare_step(step): raise PermissionError("guarded")
+    """
+    write(tmp_path, {BACKENDS: {"mine": "mine_module"}}, name="mine-dist", mine_module=code)
+    learn(tmp_path)
+    with known(tmp_path) as host:
+        guards.check(host)
+    file = EnvironmentCache(*FILE)
+    content = file.read()
+    mine = next(number for number, slot in enumerate(content) if slot[0] == "mine-dist")
+    builtins = set(host_with().backends())
+
+    @fixed
+    @given(st.sampled_from([one for one in places(content) if one[:1] in {(), (mine,)}]), VALUES)
+    def holds(place: tuple[Any, ...], value: Any) -> None:
+        file.write(changed(content, place, value))
+        with known(tmp_path) as host:
+            assert set(host.backends()) >= builtins
+            host.recipes()
+            guards.check(host)
+            with pytest.raises(PermissionError, match="guarded"):
+                host.fold("llm_prepare_step", Step("true"), context=StepContext("mine", 1, 1, {}))
+
+    holds()
