@@ -12,7 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.e2e.conftest import INDEX, Installed, places_in
+from tests.e2e.conftest import INDEX, ROOT, Installed, places_in
 from tests.packages import ANSWERS, Index, sdist, wheel
 
 pytestmark = pytest.mark.e2e
@@ -312,6 +312,26 @@ def test_what_is_lost_with_the_environment_is_said_and_restored(environment: Env
     environment.installed.run("python", "-m", "pip", "uninstall", "-q", "--yes", "lost")
     assert environment.plugins("remove", "lost").stdout == "forgot lost 1.0: it was not installed any more\n"
     assert environment.installed.run("ai-cli", "recipe", "echo", "x", "--yes").stderr.count("lost") == 0
+
+
+def test_a_guard_that_is_gone_is_missed_and_a_removed_one_is_not(environment: Environment) -> None:
+    steps = ("recipe", "echo", "x", "--yes")
+    shown = "[1/1] printf '%s\\n' x\n"
+    assert environment.plugins("install", "policy").returncode == 0
+    assert environment.installed.run("ai-cli", *steps).stderr == shown
+    assert environment.plugins("remove", "policy").returncode == 0
+    assert environment.installed.run("ai-cli", *steps).stderr == shown
+    policy = ROOT / "examples/plugins/policy"
+    environment.installed.run("python", "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", policy)
+    assert environment.installed.run("ai-cli", *steps).stderr == shown
+    environment.installed.run("python", "-m", "pip", "uninstall", "-q", "--yes", "d0ttino-policy")
+    for _ in range(2):
+        warning = environment.installed.run("ai-cli", *steps).stderr
+        assert "warning: policy (d0ttino-policy 0.1.0) guarded steps in the last run, and is not installed" in warning
+    assert (
+        environment.plugins("remove", "policy").stdout == "forgot d0ttino-policy 0.1.0: it was not installed any more\n"
+    )
+    assert environment.installed.run("ai-cli", *steps).stderr == shown
 
 
 def test_a_leftover_and_a_second_record_are_named_and_removed(environment: Environment) -> None:
