@@ -252,7 +252,11 @@ class Manifests:
 
     def store(self, manifests: Mapping[EntryPoint, Manifest]) -> None:
         """Record manifests in place of those of the same entry points; the file is written only if that changes it."""
-        records = {**self._records, **{entry[:3]: _record(entry, one) for entry, one in manifests.items()}}
+        kept = {
+            entry: one._replace(guards=one.guards or self.guards_of(entry)) if one.failure is not None else one
+            for entry, one in manifests.items()  # one that fails is a guard as long as it was one
+        }
+        records = {**self._records, **{entry[:3]: _record(entry, one) for entry, one in kept.items()}}
         self._renew(records)
 
     def forget(self, entries: Iterable[EntryPoint]) -> None:

@@ -134,9 +134,13 @@ def check_one(distribution: str, seconds: float = TIMEOUT_SECONDS) -> Check:
 
 
 def learn_anew() -> Mapping[EntryPoint, Manifest]:
-    """Forget what is known of this environment's plug-ins, load all of them, and return what each contributes."""
+    """Forget all but which plug-ins guard, load all of them, and return what each contributes."""
+    before = Manifests.read()
     forget()
-    return check().learned
+    learned = check().learned
+    failed = {entry: one for entry, one in learned.items() if one.failure is not None}
+    remember({entry: one._replace(guards=before.guards_of(entry)) for entry, one in failed.items()})
+    return learned
 
 
 def _load(distribution: str | None = None, seconds: float = TIMEOUT_SECONDS) -> Check:
@@ -168,7 +172,6 @@ def report(distribution: str = "") -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever plug-ins print goes to stderr
     from llm.hooks._faults import ProblemKind
-    from llm.hooks._manifest import Manifests
     from llm.hooks._origin import Tier
     from llm.host import create_host
 

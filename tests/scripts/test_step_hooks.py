@@ -192,13 +192,18 @@ def guarded(directory: Path, kind: str) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("memory", ["manifest", "state"])
+@pytest.mark.parametrize("memory", ["manifest", "state", "refreshed"])
 @pytest.mark.parametrize("kind", GUARDS)
 def test_without_a_guard_that_cannot_be_imported_no_step_runs(tmp_path: Path, kind: str, memory: str) -> None:
     path = guarded(tmp_path, kind)
     (path / "helper_of_guard.py").unlink()
     if memory == "state":  # the cache was emptied, or another version made it
         shutil.rmtree(Path(os.environ["XDG_CACHE_HOME"], "d0ttino"))
+    elif memory == "refreshed":
+        env = {**os.environ, "PYTHONPATH": str(path)}
+        refreshed = subprocess.run([*AI_CLI, "plugins", "refresh"], env=env, capture_output=True, text=True)
+        assert "1 failed" in refreshed.stdout
+        Path(state_dir(), "guards.json").unlink()
     for _ in range(2):
         done = run(path, "--yes")
         assert (done.returncode, done.stdout) == (1, "")
