@@ -52,6 +52,8 @@ def directory_faults(kind: str) -> Iterator[tuple[str, str]]:
     What is in it decides what is loaded and run: so nobody else may be able to write to it, and root, under `sudo`
     with the user's `HOME`, leaves nothing in it that its user could not change any more.
     """
+    if kind == "cache" and cache_dir() is None:
+        return
     top = user_dir(kind)
     try:
         check_private(top)

@@ -139,3 +139,11 @@ def test_a_directory_in_one_that_everybody_may_change_is_not_used(tmp_path: Path
     open_to_all.chmod(0o1777)  # as /tmp is
     assert "warning" not in ai_cli("recipe", "mine", "x", "--yes", path=path).stderr
     assert (place("state") / "runs").is_dir()
+
+
+def test_who_does_without_caches_hears_nothing_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_recipe(tmp_path, "echo ran")
+    place("cache").mkdir(parents=True)
+    place("cache").chmod(0o777)
+    monkeypatch.setenv("LLM_NO_CACHE", "1")
+    assert "warning" not in ai_cli("recipe", "mine", "x", "--yes", path=path).stderr
