@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,10 +74,14 @@ def start_trace(ctx: click.Context) -> "Trace | None":
         target = options.trace or _trace_variable()
         root.meta[_TRACE] = None
         if target is not None:
+            from llm.redaction import redactor
             from scripts.cli.trace_view import traced
 
-            secret_names = lambda: root.meta[HOST].secret_names() if HOST in root.meta else ()  # noqa: E731
-            root.meta[_TRACE] = root.with_resource(traced(target, options.trace_values, secret_names))
+            def redact() -> Callable[[str], str]:
+                host: Host | None = root.meta.get(HOST)
+                return redactor() if host is None else host.redactor()
+
+            root.meta[_TRACE] = root.with_resource(traced(target, options.trace_values, redact))
     trace: Trace | None = root.meta[_TRACE]
     return trace
 

@@ -83,7 +83,7 @@ def test_openrouter_needs_a_key(host: Host, http: responses.RequestsMock) -> Non
     with pytest.raises(NoAnswerError) as caught:
         complete(Request("hi", backend="openrouter"), host=host)
     assert "OPENROUTER_API_KEY is not set" in caught.value.message
-    assert caught.value.hint == "set OPENROUTER_API_KEY"
+    assert caught.value.hint == "set OPENROUTER_API_KEY, or run `ai-cli keys set openrouter`"
     assert caught.value.attempts[0].error_type == "MissingKeyError"
     assert len(http.calls) == 0
 
