@@ -316,7 +316,7 @@ def _files(entry: EntryPoint, modules: tuple[str, ...]) -> Iterator[str]:
     """Yield the files of the module that an entry point names and of those that made its contributions."""
     for name in dict.fromkeys((entry.module, f"{entry.module}.{entry.attribute}", *modules)):
         module = sys.modules.get(name)
-        path = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        path = vars(module).get("__file__") if issubclass(type(module), ModuleType) else None
         if isinstance(path, str):
             yield path
         elif name in modules:

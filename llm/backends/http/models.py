@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from llm._state import cache_dir, write_atomically
@@ -61,6 +62,14 @@ def cached(backend: str) -> Listed | None:
         return Listed(tuple(map(str, models)), max(0.0, time.time() - float(told)))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
+
+
+def forget(backend: str) -> None:
+    """Remove what the cache has of a backend."""
+    path = _path(backend)
+    if path is not None:
+        with suppress(OSError):  # nothing is there, or it will be out of date tomorrow
+            os.unlink(path)
 
 
 def like(model: str, backend: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llm.host import Host, create_host
 from llm.hooks._manifest import Manifests
+from llm.host import Host, create_host
 from llm.redaction import MASK
 from llm.router import NoAnswerError, complete
 from llm.routing.retries import RetryPolicy
@@ -197,4 +197,6 @@ def test_who_asks_for_a_server_of_a_broken_configuration_hears_why(configure: Co
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "config.toml:2: servers.one.base_url must be an address" in done.stderr
-    assert "there is no backend named 'one'" in done.stderr
+    assert "warning" not in done.stderr
+    listed = subprocess.run([*command[:3], "backends"], capture_output=True, text=True)
+    assert "config.toml:2: servers.one.base_url must be an address" in listed.stderr
