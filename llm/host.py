@@ -404,8 +404,8 @@ class Host(PluginManager):
         """
         wrapped = self._is_wrapped(hook)
         why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
-        known = [(entry, plugin) for entry, _, plugin in self._loader.known_plugins() if hook in plugin.hooks]
-        for entry in dict.fromkeys(entry for entry, plugin in known if wrapped or plugin.configured):
+        waiting = [(entry, plugin) for entry, _, plugin in self._loader.known_plugins() if hook in plugin.hooks]
+        for entry in dict.fromkeys(entry for entry, plugin in waiting if wrapped or plugin.configured):
             with suppress(PluginLoadError):
                 self._loader.load(entry, why)
         if kind not in self._expected:

@@ -134,7 +134,7 @@ def _users(host: "Host") -> dict[str, tuple[str, list[str]]]:
         offers = host.backends()
     found: dict[str, tuple[str, list[str]]] = {}
     for backend in offers.values():
-        for variable in backend.secret_env:
+        for variable in [one for one in backend.secret_env if one in backend.ready_env]:
             found.setdefault(key_name(variable), (variable, []))[1].append(backend.name)
     return found
 

@@ -266,7 +266,7 @@ class ChatCompletionsBackend(Backend):
         endpoint, send = self._request("POST", "/chat/completions", call, content, stream=bool(more))
         limits = self._limits(call)
         self._pace()
-        pieces = self._found(_exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes), model)
+        pieces = self._found(self._exchanged(endpoint, send, limits), model)
         return AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry), pieces
 
     def _fetch(self, path: str, call: Call) -> Any:
@@ -277,11 +277,15 @@ class ChatCompletionsBackend(Backend):
 
         """
         endpoint, send = self._request("GET", path, call, None, stream=False)
-        body = b"".join(_exchange(send, endpoint, self._limits(call), self.connect_timeout, self.max_answer_bytes))
+        body = b"".join(ChatCompletionsBackend._exchanged(self, endpoint, send, self._limits(call)))
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
             raise MalformedResponseError(f"{self._label} answered with what is not JSON", hint=endpoint.check) from None
+
+    def _exchanged(self, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits") -> Iterator[bytes]:
+        """Send a request, and yield its answer as it comes. Override this for a service with several addresses."""
+        return _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
 
     def _request(
         self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool
