@@ -2,9 +2,11 @@
 
 import json
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pexpect
 import pytest
 from click.testing import CliRunner, Result
 
@@ -366,3 +368,17 @@ def test_a_store_of_a_plugin_is_asked_before_the_built_in_one(run: Run) -> None:
     sent = [one.headers["authorization"] for one in server.requests]
     assert sent == ["Bearer planted-one-in-vault", "Bearer planted-stored"]
     assert "llm_key raised RuntimeError: the vault is locked" in broken.stderr
+
+
+@pytest.mark.e2e
+def test_a_key_that_is_typed_is_not_shown(config: Path) -> None:
+    program = pexpect.spawn(
+        sys.executable, ["-m", "scripts.ai_cli", "keys", "set", "one"], encoding="utf-8", timeout=60
+    )
+    program.expect("Key one: ")
+    program.sendline("planted-key")
+    program.expect(pexpect.EOF)
+    program.close()
+    assert program.exitstatus == 0
+    assert "planted" not in program.before
+    assert json.loads(config.with_name("keys.json").read_text()) == {"one": "planted-key"}
