@@ -195,8 +195,7 @@ def _edit(change: Callable[[Any], None]) -> str:
     """
     import tomlkit
 
-    from llm._config_faults import faults_in
-    from llm._config_file import quickly_checked
+    from llm._config_file import faults_in, quickly_checked
     from llm._state import locked, write_atomically
 
     named = os.environ.get(CONFIG_PATH_VARIABLE)

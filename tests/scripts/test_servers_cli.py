@@ -380,5 +380,5 @@ def test_a_key_that_is_typed_is_not_shown(config: Path) -> None:
     program.expect(pexpect.EOF)
     program.close()
     assert program.exitstatus == 0
-    assert "planted" not in program.before
+    assert "planted" not in str(program.before)
     assert json.loads(config.with_name("keys.json").read_text()) == {"one": "planted-key"}

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llm._frozen import FrozenMapping
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
-from llm.types import Call
+from llm.types import Call, FrozenMapping
 
 
 class OpenRouterBackend(ChatCompletionsBackend):
