@@ -15,6 +15,9 @@ RECIPE_GROUP: Final = "d0ttino.recipes"
 #: as all others.
 DEFAULT_PLUGINS: Final = (
     "llm.routing.policy:Policy",
+    # First: a server of the user's own may have the name of a built-in backend.
+    "llm.backends.plugins.servers",
+    "llm.backends.plugins.keys",
     "llm.backends.plugins.sample",
     "llm.backends.plugins.openrouter",
     "llm.backends.plugins.lobechat",

@@ -6,7 +6,7 @@ from typing import Any
 
 from llm._installed import RECIPE_GROUP
 from llm._validate import registered_backend, registered_recipe
-from llm.contributions import Backend, Recipe, lacks_run, stream_of
+from llm.contributions import Backend, Recipe, is_own, lacks_run, stream_of
 from llm.errors import PluginDefinitionError
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._guard import marked_functions
@@ -52,6 +52,9 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
     if isinstance(owner, Backend):
         for field in ("description", "models", "local", "ready_env", "secret_env"):
             facts.setdefault(field, getattr(owner, field))
+        for question in ("check", "list_models"):
+            if is_own(owner, question):
+                facts.setdefault(question, getattr(owner, question))
         stream = stream_of(owner) if call == owner.run else None
     backend = Backend(name, call, stream=stream, **facts)
     registered_backend(backend, Origin(f"backend:{name}"))  # its faults belong to the call that registers it

@@ -19,6 +19,7 @@ from llm.contributions import (
     RegisteredRecipe,
     check_callable,
     completer_of,
+    is_own,
     lacks_run,
 )
 from llm.errors import InvalidResultError, PluginDefinitionError, attributed
@@ -78,6 +79,8 @@ def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
         streams,
         origin,
         complete,
+        check=backend.check if is_own(backend, "check") else None,
+        list_models=backend.list_models if is_own(backend, "list_models") else None,
     )
     fault = fault_in(found)
     if fault is not None:
@@ -127,6 +130,13 @@ def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
             if kind is not str:
                 _check_fields(item, "llm_route", origin)
     return _stamped(route, origin, keep)
+
+
+def check_key(result: Any, origin: Origin, _keep: bool = False) -> str:
+    """Return the result of `llm_key`; an error shows nothing of it."""
+    if not isinstance(result, str):
+        raise _invalid("llm_key", "text (str) or None", result, origin)
+    return result
 
 
 def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _NOBODY: Final = Origin("")
 
+#: Fields of a `RegisteredBackend` that belong to this process.
+_NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_models"})
+
 
 class Backend:
     """Answers prompts: `Backend("name", run)`, or a subclass that defines `run`.
@@ -34,6 +37,8 @@ class Backend:
         ready_env: environment variables of which one must be set before the backend is used without
             having been named; empty: always ready.
         secret_env: environment variables that hold its secrets; child processes do not get them.
+        check: `check(call) -> str | None`: asks the service, and returns why it would not answer now.
+        list_models: `list_models(call) -> Iterable[str]`: asks the service which models it has.
 
     """
 
@@ -56,11 +61,15 @@ class Backend:
         local: bool | None = None,
         ready_env: Iterable[str] | None = None,
         secret_env: Iterable[str] | None = None,
+        check: Callable[[Call], str | None] | None = None,
+        list_models: Callable[[Call], Iterable[str]] | None = None,
     ) -> None:
         given = {
             "name": name,
             "run": run,
             "stream": stream,
+            "check": check,
+            "list_models": list_models,
             "description": description,
             "models": models,
             "local": local,
@@ -84,6 +93,17 @@ class Backend:
         Override it in a backend that can do that; otherwise `run` is called, and the answer comes in one piece.
         """
         yield self.run(prompt, *args, **kwargs)
+
+    def check(self, call: Call) -> str | None:  # noqa: ARG002 - for those that override it
+        """Ask the service, and return in a few words why it would not answer now; `None`: it would.
+
+        Override it where a variable alone does not tell. An exception counts as a reason, too.
+        """
+        return None
+
+    def list_models(self, call: Call) -> Iterable[str]:  # noqa: ARG002 - for those that override it
+        """Ask the service which models it has."""
+        return self.models
 
 
 class Recipe:
@@ -132,6 +152,8 @@ class RegisteredBackend:
         origin: its plug-in.
         complete: `complete(request, call)` returns its `Answer`.
         load: imports its plug-in and returns the backend anew; `None` if that was done.
+        check: `check(call)` asks the service, and returns why it would not answer; `None` if it cannot be asked.
+        list_models: `list_models(call)` asks the service which models it has; `None` if it cannot be asked.
 
     """
 
@@ -147,14 +169,22 @@ class RegisteredBackend:
         default=lambda _request, _call: Answer(""), repr=False, compare=False
     )
     load: "Callable[[], RegisteredBackend] | None" = field(default=None, repr=False, compare=False)
+    check: Callable[[Call], str | None] | None = field(default=None, repr=False, compare=False)
+    list_models: Callable[[Call], Iterable[str]] | None = field(default=None, repr=False, compare=False)
 
     def is_ready(self, environ: Mapping[str, str]) -> bool:
         """Whether the backend has what it needs to be used without having been named."""
-        return not self.ready_env or any(environ.get(name) for name in self.ready_env)
+        return not self.ready_env or any(environ.get(name) for name in self.ready_env) or self._has_stored_key(environ)
+
+    def _has_stored_key(self, environ: Mapping[str, str]) -> bool:
+        from llm._keys import key_name, stored_names
+
+        names = stored_names(environ)
+        return bool(names) and any(key_name(variable) in names for variable in self.ready_env)
 
     def facts(self) -> dict[str, Any]:
         """Return what `from_facts` makes a backend of, JSON-ready; a fact that is empty is left out."""
-        return {key: value for key, value in vars(self).items() if value and key not in {"origin", "complete", "load"}}
+        return {key: value for key, value in vars(self).items() if value and key not in _NO_FACTS}
 
     @classmethod
     def from_facts(
@@ -323,6 +353,11 @@ def stream_of(backend: Backend) -> Callable[..., Any] | None:
         if "stream" in vars(kind):
             return backend.stream
     return None
+
+
+def is_own(backend: Backend, question: str) -> bool:
+    """Whether a backend defines `check` or `list_models` itself, as a method or as an argument."""
+    return question in vars(backend) or getattr(type(backend), question) is not getattr(Backend, question)
 
 
 def lacks_run(owner: Backend | Recipe) -> bool:

@@ -81,6 +81,22 @@ def llm_commands(cli: "click.Group") -> None:
     """
 
 
+@hookspec(firstresult=True)
+def llm_key(name: str) -> str | None:
+    """Return a key from a store of your own: a password manager, a vault (first result; the built-in store is last).
+
+    It is asked when a backend needs a key, and no environment variable has it. The key is taken out of whatever this
+    program prints or writes.
+
+    Args:
+        name: name of the key, `openrouter` for example.
+
+    Returns:
+        The key; `None` leaves it to the next store.
+
+    """
+
+
 # --- one request, in this order -------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
     "llm_recipes": (HookKind.COLLECT, False, _validate.check_recipes),
     "llm_commands": (HookKind.NOTIFY, False, None),
     "llm_route": (HookKind.FIRST, False, _validate.check_route),
+    "llm_key": (HookKind.FIRST, False, _validate.check_key),
     "llm_prepare": (HookKind.FOLD, True, _validate.check_prepared),
     "llm_complete": (HookKind.FIRST, True, _validate.check_answer),
     "llm_attempted": (HookKind.NOTIFY, False, None),
@@ -68,7 +69,7 @@ def contracts() -> list[HookContract]:
             kind,
             propagates,
             check,
-            answered=kind is HookKind.FIRST,
+            answered=kind is HookKind.FIRST and name != "llm_key",  # the built-in store need not have the key
             confines=name == "llm_run_step",
         )
         for name, (kind, propagates, check) in _CONTRACTS.items()
@@ -143,6 +144,7 @@ class Host(PluginManager):
         self.entries: list[EntryPoint] = []
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
+        self._keys: set[str] = set()
         self._left_out: set[EntryPoint] = set()
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
@@ -186,6 +188,29 @@ class Host(PluginManager):
         backends = Context().run(self.backends)
         everyone = [*backends.active, *(one for many in backends.shadowed.values() for one in many)]
         return {name for backend in everyone for name in backend.secret_env}
+
+    def key(self, name: str) -> str | None:
+        """Return a key from the first store that has it; an environment variable wins, and is not looked at here.
+
+        Args:
+            name: its name as stores have it, `openrouter` for example.
+
+        """
+        found: str | None = self.caller("llm_key")(name=name)
+        if found:
+            self._keys.add(found)
+        return found
+
+    def redactor(self, environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
+        """Return a function that replaces secrets in a text: those of the environment, and the keys given out so far.
+
+        Args:
+            environ: the environment; by default this process's.
+
+        """
+        from llm.redaction import redactor
+
+        return redactor(self.secret_names(), environ, self._keys)
 
     def require(self, names: Iterable[str]) -> None:
         """Refuse to go on without the plug-ins that the configuration requires.
@@ -362,9 +387,7 @@ class Host(PluginManager):
                     provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
         contributions = {plugin: tuple(many) for plugin, many in provided.items()}
         found = {entry: self._loader.manifest_of(entry, contributions) for entry in imported}
-        from llm.redaction import redactor
-
-        redact = redactor(self.secret_names())
+        redact = self.redactor()
         return {entry: _redacted(manifest, redact) for entry, manifest in found.items()}
 
     def learn(self) -> dict[EntryPoint, Manifest]:
@@ -389,12 +412,15 @@ class Host(PluginManager):
     def _known(self, kind: str, hook: str) -> list[Any]:
         """Return the backends or recipes of plug-ins that are not imported yet.
 
-        Those with a manifest that makes no sense are imported, and all if a wrapper wants to see what they contribute.
+        Imported are those whose contributions the configuration decides on, those with a manifest that makes no sense,
+        and all if a wrapper wants to see what they contribute.
         """
-        if self._is_wrapped(hook):
-            for entry in {entry for entry, _, plugin in self._loader.known_plugins() if hook in plugin.hooks}:
-                with suppress(PluginLoadError):
-                    self._loader.load(entry, f"a plug-in wraps {hook}")
+        wrapped = self._is_wrapped(hook)
+        why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
+        waiting = [(entry, plugin) for entry, _, plugin in self._loader.known_plugins() if hook in plugin.hooks]
+        for entry in dict.fromkeys(entry for entry, plugin in waiting if wrapped or plugin.configured):
+            with suppress(PluginLoadError):
+                self._loader.load(entry, why)
         if kind not in self._expected:
             found: dict[EntryPoint, list[Any]] = {}
             self._expected[kind] = found
@@ -450,7 +476,8 @@ class Host(PluginManager):
             if winner is one:
                 continue
             shadowed[one.name] = (*shadowed.get(one.name, ()), one)
-            if one.origin.tier is winner.origin.tier:
+            # A server of the configuration that takes the name of a built-in backend is what the user wants.
+            if one.origin.tier is winner.origin.tier and not one.origin.builtin:
                 self.problems.add(
                     Problem(
                         ProblemKind.CONFLICT,

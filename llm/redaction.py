@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 #: What stands where a secret stood.
@@ -82,12 +82,15 @@ def gives_access(name: str, value: str) -> bool:
     )
 
 
-def redactor(declared: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
+def redactor(
+    declared: Iterable[str] = (), environ: Mapping[str, str] | None = None, keys: Collection[str] = ()
+) -> Callable[[str], str]:
     """Return a function that replaces secrets in a text.
 
     Args:
         declared: names of environment variables that backends say hold their secrets.
         environ: the environment; by default this process's.
+        keys: further secrets; those that are added to it later count as well.
 
     Returns:
         A function from text to text. What it replaces: the values of declared variables and of those
@@ -97,13 +100,21 @@ def redactor(declared: Iterable[str] = (), environ: Mapping[str, str] | None = N
     """
     environ = os.environ if environ is None else environ
     values = set(_secrets(frozenset(declared), environ))
-    # The longest first: one secret may be a part of another.
-    known = re.compile("|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)) or r"(?!)")
+    seen, known = 0, _any_of(values)
 
     def redact(text: str) -> str:
+        nonlocal seen, known
+        if len(keys) != seen:
+            seen, known = len(keys), _any_of(values.union(*map(spellings, keys)))
         return _SECRET_FORM.sub(_keep_prefix, known.sub(MASK, text))
 
     return redact
+
+
+def _any_of(values: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern of these values, the longest first: one secret may be a part of another."""
+    longest_first = sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def _secrets(declared: frozenset[str], environ: Mapping[str, str]) -> Iterator[str]:

@@ -69,6 +69,9 @@ _SEARCHED: Final = 64 * MAX_CHARACTERS
 #: Arguments of hooks that hold a name, not the user's text.
 _NAMES: Final = frozenset({"backend", "recipe"})
 
+#: Hooks whose results are in no trace.
+_SECRET: Final = frozenset({"llm_key"})
+
 Record = dict[str, Any]
 
 
@@ -171,13 +174,15 @@ def _hook(span: HookSpan, trace: Trace, describe: "Describe") -> Record:
         "first_result": span.first_result,
         "arguments": describe.arguments(span.arguments),
         "outcome": "failed" if span.error is not None else "nothing" if empty else "answered",
-        "result": describe.value(span.result) if span.first_result else None,
+        "result": describe.value(span.result) if span.first_result and span.hook not in _SECRET else None,
         "error": describe.error(span.error),
-        "implementations": [_implementation(one, trace, describe) for one in span.implementations],
+        "implementations": [
+            _implementation(one, trace, describe, hidden=span.hook in _SECRET) for one in span.implementations
+        ],
     }
 
 
-def _implementation(one: ImplementationCall, trace: Trace, describe: "Describe") -> Record:
+def _implementation(one: ImplementationCall, trace: Trace, describe: "Describe", *, hidden: bool) -> Record:
     return {
         **one.origin.to_json(),
         "wrapper": one.wrapper,
@@ -185,7 +190,7 @@ def _implementation(one: ImplementationCall, trace: Trace, describe: "Describe")
         "start_us": None if one.start is None else _us(one.start - trace.start),
         "duration_us": _us(one.duration),
         "elapsed_us": _us(one.elapsed),
-        "result": describe.value(one.result),
+        "result": None if hidden else describe.value(one.result),
         "error": describe.error(one.error),
     }
 

@@ -313,6 +313,7 @@ class Call:
         first_deadline: the moment at which it must have begun. While others could still be asked, a backend that
             says nothing does not use up all the time.
         silence: seconds to wait for each further piece; `None`: no limit.
+        key: returns the key of a name from the user's stores, `None` if there is none; `None`: there is no store.
 
     """
 
@@ -321,6 +322,7 @@ class Call:
     deadline: float | None = None
     first_deadline: float | None = None
     silence: float | None = None
+    key: Callable[[str], str | None] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

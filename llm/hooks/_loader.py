@@ -160,17 +160,15 @@ class Loader:
             if isinstance(guard, Guard):
                 hooks = {hook: dict(options) for hook, options in guard.implementations.items()}
                 module = guard.origin.module or entry.module
-                plugins.append(PluginManifest(plugin, module, hooks, contributions.get(name, ())))
+                # One that asks for settings need not say so.
+                decides = "llm_configure" in hooks or getattr(guard.plugin, "CONFIG_DECIDES", False) is True
+                configured = decides and bool(CONTRIBUTING & hooks.keys())
+                plugins.append(PluginManifest(plugin, module, hooks, contributions.get(name, ()), configured))
                 contracts = self._manager.contracts
                 guards |= {hook for hook, options in hooks.items() if contracts[hook].guards(options)}
-        # Settings may decide what a plug-in contributes: one that asks for them is asked anew each time. So is one that
-        # failed to contribute: that has to be reported each time.
+        # One that failed to contribute is imported each time: that has to be reported each time.
         faulty = {problem.origin.plugin for problem in self._manager.problems if problem.hook in CONTRIBUTING}
-        lasts = not any(
-            CONTRIBUTING & one.hooks.keys()
-            and ("llm_configure" in one.hooks or self._names[entry, one.plugin] in faulty)
-            for one in plugins
-        )
+        lasts = not any(CONTRIBUTING & one.hooks.keys() and self._names[entry, one.plugin] in faulty for one in plugins)
         stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
         return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps, lasts and can_last)
 

@@ -109,7 +109,7 @@ def _forget_gone(environments: str) -> None:
 
 
 #: The name of the file, and a number that grows when the layout of its content changes.
-FILE: Final = ("manifests.json", 1)
+FILE: Final = ("manifests.json", 2)
 
 #: Time stamps lag behind the clock: kernels take them from their last tick, and some file systems keep whole
 #: seconds only. A file changed so shortly before it was read may change once more without a sign.
@@ -127,7 +127,8 @@ class PluginManifest(NamedTuple):
         plugin: the name under which it was registered.
         module: dotted name of its module.
         hooks: the hooks that it implements, each with the options of its `@hookimpl`.
-        contributions: kind (`backend`, `recipe`) and JSON-ready facts of each object that it provides.
+        contributions: kind (`backend`, `recipe`) and JSON-ready facts of each object that it provided.
+        configured: whether the user's configuration may decide on its contributions: it is asked anew in each process.
 
     """
 
@@ -135,6 +136,7 @@ class PluginManifest(NamedTuple):
     module: str
     hooks: Mapping[str, Mapping[str, Any]]
     contributions: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    configured: bool = False
 
 
 class Manifest(NamedTuple):
@@ -190,9 +192,11 @@ class Manifest(NamedTuple):
         return all(_stamp(path) == stamp for path, stamp in self.stamps.items())
 
 
-def _plugin_of(plugin: Any, module: Any, hooks: Any, contributions: Any) -> PluginManifest:
+def _plugin_of(plugin: Any, module: Any, hooks: Any, contributions: Any, configured: Any) -> PluginManifest:
     """Return a plug-in as `Manifest.to_json` wrote it. The file may be another program's: nothing in it is certain."""
-    made = PluginManifest(plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions))
+    made = PluginManifest(
+        plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions), configured is True
+    )
     named = all(isinstance(facts["name"], str) and isinstance(kind, str) for kind, facts in made.contributions)
     optioned = all(isinstance(options, dict) for options in hooks.values())
     if not (named and optioned and isinstance(plugin, str) and isinstance(module, str)):
@@ -318,7 +322,7 @@ def _files(entry: EntryPoint, modules: tuple[str, ...]) -> Iterator[str]:
     """Yield the files of the module that an entry point names and of those that made its contributions."""
     for name in dict.fromkeys((entry.module, f"{entry.module}.{entry.attribute}", *modules)):
         module = sys.modules.get(name)
-        path = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        path = vars(module).get("__file__") if issubclass(type(module), ModuleType) else None
         if isinstance(path, str):
             yield path
         elif name in modules:

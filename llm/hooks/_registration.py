@@ -94,7 +94,7 @@ def all_registrations() -> Iterator[Registration]:
     """Yield the registrations of every imported module, in the order in which they were made."""
     found: dict[int, Registration] = {}
     for module in list(sys.modules.values()):
-        if isinstance(module, ModuleType):
+        if issubclass(type(module), ModuleType):  # cffi puts objects there that only claim to be one
             # Past the module's own attribute access: that of a lazily imported one imports it.
             namespace = object.__getattribute__(module, "__dict__")
             # A module can be imported under two names (`python -m pkg.mod` is also `__main__`).

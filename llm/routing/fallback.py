@@ -312,6 +312,7 @@ class Fallback:
             None if request.timeout is None else self._deadline,
             (now + self._deadline) / 2 if others else self._deadline,
             self._timeout,
+            self._host.key,
         )
         return Try(candidate, request, call, now)
 

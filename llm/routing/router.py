@@ -11,6 +11,7 @@ from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, U
 from llm.host import Catalog, Host, current_host
 from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
 from llm.routing.fallback import Fallback, Try
+from llm.routing.names import near_miss, resolved
 from llm.routing.retries import RetryPolicy
 from llm.types import Answer, Attachment, Candidate, Completion, Message, Rejection, Request, Route
 
@@ -237,8 +238,15 @@ def choose_route(
 
     """
     settings = load_settings() if settings is None else settings
+    return _route(resolved(request, backends, settings), backends, host, settings)
+
+
+def _route(request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings) -> Route:
     if request.backend is None:
         route = _by_policies(request, backends, host, settings)
+        notice = None if request.model is None else near_miss(request, backends, settings)
+        if notice is not None:
+            route = replace(route, notices=(*route.notices, notice))
         if not route.candidates:
             raise no_candidate(route, host.why_missing())
         return route
@@ -266,10 +274,14 @@ def _fallback(
             # Naming the backend needs no configuration: it adds a model and prices only. What guards stays required.
             if request.backend is None or request.fallback or request.local:
                 raise
+            if request.backend not in backends:  # perhaps a server of the file
+                hint = f"The configuration is not used: {error.message}"
+                raise UnknownNameError("backend", request.backend, backends, hint=hint) from error
             fault, settings = error, Settings()
     if fault is None:
         host.require(settings.required_plugins)
-    route = choose_route(request, backends, host, settings)
+    request = resolved(request, backends, settings)
+    route = _route(request, backends, host, settings)
     if fault is not None:
         route = replace(route, notices=(f"the configuration is not used: {fault.message}",))
     return Fallback(request, route, host, settings, _RETRIES if retries is None else retries, stream=streaming)

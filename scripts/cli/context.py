@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from llm.errors import D0ttinoError
+from llm.errors import ConfigError, D0ttinoError
 from scripts.cli.options import TREE, Shared, shared
 from scripts.cli.output import HOST, say, stdout_kept
 
@@ -77,10 +78,14 @@ def start_trace(ctx: click.Context) -> "Trace | None":
         target = options.trace or _trace_variable()
         root.meta[_TRACE] = None
         if target is not None:
+            from llm.redaction import redactor
             from scripts.cli.trace_view import traced
 
-            secret_names = lambda: root.meta[HOST].secret_names() if HOST in root.meta else ()  # noqa: E731
-            root.meta[_TRACE] = root.with_resource(traced(target, options.trace_values, secret_names))
+            def redact() -> Callable[[str], str]:
+                host: Host | None = root.meta.get(HOST)
+                return redactor() if host is None else host.redactor()
+
+            root.meta[_TRACE] = root.with_resource(traced(target, options.trace_values, redact))
     trace: Trace | None = root.meta[_TRACE]
     return trace
 
@@ -112,11 +117,21 @@ def report(error: D0ttinoError, ctx: click.Context) -> None:
         say(f"  {error.hint}")
 
 
-def warn_of_problems(host: "Host") -> None:
-    """Print each problem of the host's plug-ins to stderr, once in a run; with `--debug` its traceback."""
+def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
+    """Print each problem of the host's plug-ins to stderr, once in a run; with `--debug` its traceback.
+
+    Args:
+        host: the host.
+        configuration: whether to print what the configuration file kept from built-in plug-ins, too; who sends
+            something gets that as an error or a note.
+
+    """
     ctx = click.get_current_context()
     warned = ctx.meta.setdefault(_WARNED, set())
     for problem in host.problems:
+        of_file = problem.origin.builtin and problem.hook == "llm_backends" and isinstance(problem.error, ConfigError)
+        if of_file and not configuration:
+            continue
         if id(problem) not in warned:
             warned.add(id(problem))
             if problem.error is not None and shared(ctx).debug:

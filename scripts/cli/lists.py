@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -27,8 +27,9 @@ _NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "model
 
 @click.group(cls=Group, invoke_without_command=True)
 @as_json_option()
+@click.option("--check", is_flag=True, help="Ask each backend whether it would answer now.")
 @click.pass_context
-def backends(ctx: click.Context, as_json: bool) -> None:
+def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
     """List backends, their plug-ins, and whether they are ready to use.
 
     A backend that failed several times in a row is set aside for a while, and shown as such.
@@ -38,10 +39,22 @@ def backends(ctx: click.Context, as_json: bool) -> None:
     host = current_host(ctx)
     with stdout_kept():
         offers = host.backends()
-    warn_of_problems(host)
+    warn_of_problems(host, configuration=True)
     cooldowns = set_aside(ctx)
+    found: Mapping[str, Any] = {}
+    if check:
+        from scripts.cli.asking import checked
+
+        found = checked(host, offers.active)
     rows = [
-        *_rows(offers, lambda info: {**_readiness(info), "cooldown": cooldowns.get(info.name)}),
+        *_rows(
+            offers,
+            lambda info: {
+                **_readiness(info),
+                "cooldown": cooldowns.get(info.name),
+                **({"check": found[info.name].to_json()} if offers[info.name] is info and info.name in found else {}),
+            },
+        ),
         *_blocked_rows(host, "backend", BACKEND_GROUP, _NO_READINESS),
     ]
     if as_json:
@@ -141,6 +154,8 @@ def _readiness(info: "RegisteredBackend") -> dict[str, Any]:
 
 
 def _setup(row: dict[str, Any]) -> str:
+    if row.get("check"):
+        return str(row["check"]["words"])
     if row["cooldown"] is not None:
         return str(row["cooldown"]["reason"])
     return "ready" if row["ready"] else f"set {' or '.join(row['set_one_of'])}"

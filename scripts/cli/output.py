@@ -47,12 +47,13 @@ def redact(text: str) -> str:
 
 
 def _redactor(host: Any) -> Callable[[str], str]:
-    from llm.redaction import redactor
-
     if host is None:
+        from llm.redaction import redactor
+
         return redactor()
     with stdout_kept():
-        return redactor(host.secret_names())
+        redact: Callable[[str], str] = host.redactor()
+        return redact
 
 
 def say(text: str) -> None:

@@ -26,6 +26,11 @@ COMMANDS: Final = {
     ),
     "recipes": Lazy("scripts.cli.lists:recipes", "List recipes and their plug-ins."),
     "backends": Lazy("scripts.cli.lists:backends", "List backends, their plug-ins, and whether they are ready to use."),
+    "models": Lazy("scripts.cli.models:models", "List the models that backends have, as -m takes them: SERVER/MODEL."),
+    "servers": Lazy(
+        "scripts.cli.servers:servers", "Add, list, test and remove servers; each is a backend of its name."
+    ),
+    "keys": Lazy("scripts.cli.keys:keys", "Set, list, test and remove the keys of backends."),
     "hooks": Lazy(
         "scripts.cli.lists:hooks", "List hooks and their implementations, in the order in which they are asked."
     ),

@@ -36,7 +36,7 @@ def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose the backend and the model."""
     for option in (
         click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
-        click.option("-m", "--model", metavar="NAME", help="Ask for this model."),
+        click.option("-m", "--model", metavar="NAME", help="Ask for this model: its name, SERVER/MODEL or an alias."),
         click.option("-b", "--backend", metavar="NAME", help="Use this backend and no other."),
     ):
         function = option(function)
@@ -217,9 +217,10 @@ def _tell_about(completion: "Completion", request: "Request") -> None:
         say(f"note: {completion.attempts[-1].backend} answered instead [{completion.origin}]")
     elif len(completion.attempts) > 1 and not completion.cut:
         say(f"note: {completion.backend} answered at attempt {len(completion.attempts)}")
-    if request.model is not None and completion.model != request.model:
+    wanted = completion.asked_model  # an alias and `SERVER/MODEL` stand for another one
+    if request.model is not None and completion.model != wanted:
         got = f"answered with {completion.model!r}" if completion.model else "takes no model"
-        say(f"note: model {request.model!r} was asked for; {completion.backend} {got}")
+        say(f"note: model {wanted!r} was asked for; {completion.backend} {got}")
     if completion.why_unfinished is not None:
         say(f"warning: the answer is not whole: {completion.why_unfinished}")
     asked, served = completion.model, completion.served_model

@@ -306,14 +306,13 @@ def _recorded(
 ) -> tuple[str | None, int]:
     """Run the steps and keep what became of them; return the id of the run, and its exit status."""
     from llm.errors import D0ttinoError
-    from llm.redaction import redactor
     from scripts.steps.records import Journal, Log, Record, Transcript, new_record, summary
 
     known = {**os.environ, **plan.secrets, **runner.surroundings.env}
     for step in steps:
         known |= step.env
     # Most of what is written of a step is written of the others as well: the directory, the plug-in.
-    redact = functools.lru_cache(maxsize=64)(redactor(host.secret_names(), known))
+    redact = functools.lru_cache(maxsize=64)(host.redactor(known))
     log = None if options.log is None else Journal(options.log, redact)
     transcript = None if options.transcript is None else Transcript(options.transcript, len(steps))
     record = Record(stored.path, redact) if stored is not None else new_record(redact)

@@ -12,7 +12,6 @@ from itertools import groupby
 from typing import Any, Final
 
 from llm.hooks._trace import Trace, collecting
-from llm.redaction import redactor
 from llm.tracing import Describe, records
 from scripts.cli.options import TREE
 from scripts.cli.output import print_styled, say
@@ -47,7 +46,7 @@ NARROWEST: Final = 40
 
 
 @contextmanager
-def traced(target: str, show_texts: bool, secret_names: Callable[[], Iterable[str]]) -> Iterator[Trace]:
+def traced(target: str, show_texts: bool, redactor: Callable[[], Callable[[str], str]]) -> Iterator[Trace]:
     """Collect a command's trace, and show or write it when the command ends, however it ends.
 
     A fault of the trace itself becomes a warning: the command has done its work.
@@ -58,7 +57,7 @@ def traced(target: str, show_texts: bool, secret_names: Callable[[], Iterable[st
             yield trace
     finally:
         try:
-            _put_out(records(trace, Describe(redactor(secret_names()), show_texts)), target)
+            _put_out(records(trace, Describe(redactor(), show_texts)), target)
         except Exception as error:  # noqa: BLE001 - see above
             reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error!r}"
             where = "shown" if target == TREE else f"written to {target}"

@@ -105,6 +105,16 @@ def llm_commands(host: Host, *_: Any) -> None:
 
 
 @exercise
+def llm_key(host: Host, monkeypatch: Any, capsys: Any, *_: Any) -> None:
+    program = Path.home() / "pass"
+    program.write_text('#!/bin/sh\ntest "$*" = "show llm/openrouter" && echo key-in-pass && echo its notes\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(Path.home()), prepend=os.pathsep)
+    assert (host.key("openrouter"), host.key("else")) == ("key-in-pass", None)
+    assert host.redactor()("a key-in-pass!") == "a ***!"
+
+
+@exercise
 def llm_route(host: Host, *_: Any) -> None:
     route = choose_route(Request("a secret"), host.backends(), host)
     assert [candidate.backend for candidate in route.candidates] == ["sample"]

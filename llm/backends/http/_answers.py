@@ -398,9 +398,19 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     given, produced, cost = (usage.get(key) for key in ("prompt_tokens", "completion_tokens", "cost"))
     if type(given) is not int or type(produced) is not int or not (0 <= given < 2**53 and 0 <= produced < 2**53):
         return None
-    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < 1e12:
-        cost = None
-    return Usage(given, produced, None if cost is None else float(cost))
+    amount = _amount(cost)
+    if amount is None:
+        return Usage(given, produced)
+    details = usage.get("cost_details")
+    upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
+    # OpenRouter with a key of the user's own: its cost is its fee alone, and the provider asks for the rest.
+    own = _amount(upstream) if usage.get("is_byok") is True else None
+    return Usage(given, produced, amount + (own or 0.0))
+
+
+def _amount(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
+    return float(value) if known else None
 
 
 def _whole_characters(text: str) -> str:

@@ -6,8 +6,10 @@ Built-in backends are imported at each start, so that what only a request needs 
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from math import inf
 from time import monotonic
@@ -15,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from llm import __version__
 from llm.contributions import Backend
-from llm.errors import ConfigError, D0ttinoError, MalformedResponseError, MissingKeyError, UsageError
-from llm.types import Attachment, Call, Completion, Message, Request
+from llm.errors import BackendHTTPError, ConfigError, D0ttinoError, MalformedResponseError, MissingKeyError, UsageError
+from llm.types import Attachment, Call, Completion, FrozenMapping, Message, Request
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
@@ -31,6 +33,8 @@ PIECE: Final = 2048
 #: How much of an error's body is read.
 MAX_ERROR_BYTES: Final = 64 * 1024
 
+_NOTHING: Final[FrozenMapping[str, Any]] = FrozenMapping()
+
 #: What options must not replace, and why.
 RESERVED: Final = {
     "messages": "it holds the prompt",
@@ -41,18 +45,29 @@ RESERVED: Final = {
 
 
 class ChatCompletionsBackend(Backend):
-    """A service that answers `POST {base}/chat/completions`. A subclass says where it is and how it is called.
+    """A service that answers `POST {base}/chat/completions`. It is made with what follows, or a subclass has it.
 
     The environment is read at each call. An instance may be used by several threads; it keeps its
     connections open for the next call, until `close`.
 
+    Args:
+        name: what users and the configuration call it.
+        facts: further arguments of `Backend`, and any of the attributes below.
+
     Attributes:
         label: the service's name in errors.
         base_url_env: environment variable that replaces `default_base_url`.
+        base_url_key: the key of the configuration that has the address, for errors; of a server without a variable.
         default_base_url: where the service is.
         api_key_env: environment variable with the API key; empty: the service takes none.
+        api_key_name: name of the key in stores; by default it follows from the variable.
         api_key_required: whether the service answers nobody without a key.
         default_model: the model to ask for if the request names none; `None` leaves it to the service.
+        fixed_headers: headers to send with each request; those with a secret are kept out of errors.
+        fixed_options: members of each request's body; the options of a request win over them.
+        prices: what 1,000,000 tokens cost, by `input` and `output`; `None`: only the service tells costs.
+        requests_per_minute: requests that this process sends within a minute; `None`: no limit.
+        tokens_per_minute: tokens that it uses within a minute; `None`: no limit.
         connect_timeout: seconds to wait for a connection.
         read_timeout: seconds to wait for each piece of the answer; `None`: as long as the request may take.
         total_timeout: seconds for the whole answer; `None`: as long as the request may take.
@@ -63,21 +78,33 @@ class ChatCompletionsBackend(Backend):
 
     """
 
-    label: ClassVar[str] = ""
-    base_url_env: ClassVar[str] = ""
-    default_base_url: ClassVar[str] = ""
-    api_key_env: ClassVar[str] = ""
-    api_key_required: ClassVar[bool] = False
-    default_model: ClassVar[str | None] = None
-    connect_timeout: ClassVar[float] = 10.0
-    read_timeout: ClassVar[float | None] = None
-    total_timeout: ClassVar[float | None] = None
-    silence_timeout: ClassVar[float] = 120.0
-    stream_usage: ClassVar[bool] = True
-    max_answer_bytes: ClassVar[int] = 16 * 1024 * 1024
+    label: str = ""
+    base_url_env: str = ""
+    base_url_key: str = ""
+    default_base_url: str = ""
+    api_key_env: str = ""
+    api_key_name: str = ""
+    api_key_required: bool = False
+    default_model: str | None = None
+    fixed_headers: Mapping[str, str] = _NOTHING
+    fixed_options: Mapping[str, Any] = _NOTHING
+    prices: Mapping[str, float] | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    connect_timeout: float = 10.0
+    read_timeout: float | None = None
+    total_timeout: float | None = None
+    silence_timeout: float = 120.0
+    stream_usage: bool = True
+    max_answer_bytes: int = 16 * 1024 * 1024
 
     # On the class, so that a subclass with an `__init__` of its own need not call ours; by process.
     _locks: ClassVar[dict[int, threading.Lock]] = {}
+
+    def __init__(self, name: str | None = None, **facts: Any) -> None:
+        own = {key: facts.pop(key) for key in ChatCompletionsBackend.__annotations__ if key in facts}
+        super().__init__(name, **facts)
+        vars(self).update(own)
 
     @overload
     def run(self, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> str: ...
@@ -130,7 +157,7 @@ class ChatCompletionsBackend(Backend):
         """
         # The router itself looks whether a whole answer is of the model that was asked for.
         reader, pieces = self._ask(_messages(request or Request(prompt)), model, options, call, strict=False, more={})
-        completion = reader.whole(pieces)
+        completion = self._priced(reader.whole(pieces))
         return completion.text if request is None else completion
 
     def stream(
@@ -152,7 +179,31 @@ class ChatCompletionsBackend(Backend):
         reader, pieces = self._ask(
             _messages(request or Request(prompt)), model, options, call, strict=strict, more=more
         )
-        yield from reader.read(pieces)
+        for piece in reader.read(pieces):
+            yield self._priced(piece) if isinstance(piece, Completion) else piece
+
+    def list_models(self, call: Call) -> list[str]:
+        """Ask the service which models it has.
+
+        Args:
+            call: deadlines, and the store of keys.
+
+        Raises:
+            BackendError: it does not answer, or with something else than a list of models.
+
+        """
+        return models_in(self._fetch("/models", call), self._label)
+
+    def check(self, call: Call) -> str | None:
+        """Ask the service for its models, and return why it would not answer; an exception is a reason, too."""
+        served = self.list_models(call)
+        model = self.default_model
+        if model is None or not served or model in served or f"{model}:latest" in served:
+            return None
+        import difflib
+
+        close = difflib.get_close_matches(model, served, n=1)
+        return f"it has no model {model!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 
     def headers(self) -> Mapping[str, str]:
         """Return further headers for a request. Override this to add some; it is called for each request.
@@ -168,19 +219,30 @@ class ChatCompletionsBackend(Backend):
         if session is not None:
             session.close()
 
-    def _api_key(self) -> str | None:
-        name = self.api_key_env
-        key = os.environ.get(name, "").strip() if name else ""
-        if not key:
-            if self.api_key_required:
-                raise MissingKeyError(f"{self._label} needs an API key, and {name} is not set", hint=f"set {name}")
-            return None
-        if not key.isprintable() or any(ord(char) > 0xFF for char in key):
-            raise ConfigError(
-                f"{name} holds a character that no API key can have",
-                hint="copy the key again: line breaks and typographic characters are not part of it",
+    def body(self, messages: list[dict[str, Any]], model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the body of a request as it is sent. Override this for a service that wants more in it."""
+        return {**({} if model is None else {"model": model}), "messages": messages, **options}
+
+    def _key(self, call: Call | None) -> tuple[str | None, str]:
+        """Return the API key, if there is one, and where it was found, for errors."""
+        variable = self.api_key_env
+        if not variable:
+            return None, ""
+        from llm._keys import checked_key, key_name
+
+        key = os.environ.get(variable, "").strip()
+        if key:
+            return checked_key(key, variable), variable
+        name = self.api_key_name or key_name(variable)
+        stored = call.key(name) if call is not None and call.key is not None else None
+        if stored:
+            return checked_key(stored, f"the key {name!r}"), f"the key {name!r}: `ai-cli keys set {name}`"
+        if self.api_key_required:
+            raise MissingKeyError(
+                f"{self._label} needs an API key, and {variable} is not set",
+                hint=f"set {variable}, or run `ai-cli keys set {name}`",
             )
-        return key
+        return None, variable
 
     def _ask(
         self,
@@ -196,19 +258,103 @@ class ChatCompletionsBackend(Backend):
         from llm.backends.http._answers import AnswerReader
 
         model = model or self.default_model
-        content = _request_body(messages, model, options or {}, more)
-        auth = _BearerAuth(self._api_key())
-        endpoint = self._endpoint(auth)
+        given = {**self.fixed_options, **(options or {})}
+        for name in RESERVED.keys() & given.keys():
+            raise UsageError(f"the option {name!r} cannot be set: {RESERVED[name]}")
+        plain = {name: _option_value(value) for name, value in given.items()}
+        content = _encoded({**self.body(messages, model, plain), **more})
+        endpoint, send = self._request("POST", "/chat/completions", call, content, stream=bool(more))
         limits = self._limits(call)
+        self._pace()
+        pieces = self._found(self._exchanged(endpoint, send, limits), model)
+        return AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry), pieces
+
+    def _fetch(self, path: str, call: Call) -> Any:
+        """Return the JSON that a service answers to GET.
+
+        Raises:
+            BackendError: it does not answer, or with something else.
+
+        """
+        endpoint, send = self._request("GET", path, call, None, stream=False)
+        body = b"".join(ChatCompletionsBackend._exchanged(self, endpoint, send, self._limits(call)))
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise MalformedResponseError(f"{self._label} answered with what is not JSON", hint=endpoint.check) from None
+
+    def _exchanged(self, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits") -> Iterator[bytes]:
+        """Send a request, and yield its answer as it comes. Override this for a service with several addresses."""
+        return _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
+
+    def _request(
+        self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool
+    ) -> "tuple[Endpoint, Callable[..., Response]]":
+        key, source = self._key(call)
+        auth = _BearerAuth(key)
+        endpoint = self._endpoint(auth, source, path)
         headers = {
-            "Accept": "text/event-stream" if more else "application/json",
-            "Content-Type": "application/json",
+            "Accept": "text/event-stream" if stream else "application/json",
+            **({} if content is None else {"Content-Type": "application/json"}),
             "User-Agent": f"d0ttino/{__version__}",
+            **self.fixed_headers,
             **self.headers(),
         }
-        send = partial(self._open_session().post, endpoint.url, data=content, headers=headers, auth=auth)
-        pieces = _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
-        return AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry), pieces
+        session = self._open_session()
+        return endpoint, partial(session.request, method, endpoint.url, data=content, headers=headers, auth=auth)
+
+    def _found(self, pieces: Iterator[bytes], model: str | None) -> Iterator[bytes]:
+        """Yield the pieces of an answer; where the service has no such model, say which ones are like it."""
+        try:
+            yield from pieces
+        except BackendHTTPError as error:
+            if error.status == 404 and model is not None and self.name:
+                from llm.backends.http.models import like
+
+                known = like(model, self.name)
+                ask = f"`ai-cli models -b {self.name}` lists those that it has"
+                close = f"did you mean {' or '.join(map(repr, known))}? " if known else ""
+                error.hint = f"{error.hint}; {close}{ask}" if error.hint else f"{close}{ask}"
+            raise
+
+    def _pace(self) -> None:
+        """Refuse a request that would exceed the configured limits of a minute."""
+        if self.requests_per_minute is None and self.tokens_per_minute is None:
+            return
+        now, used = monotonic(), self._used
+        while used and used[0][0] < now - 60:
+            used.popleft()
+        for limit, spent, what in (
+            (self.requests_per_minute, len(used), "requests"),
+            (self.tokens_per_minute, sum(tokens for _, tokens in used), "tokens"),
+        ):
+            if limit is not None and spent >= limit:
+                wait = used[0][0] + 60 - now
+                raise BackendHTTPError(
+                    f"{self._label} takes {limit:,} {what} a minute, as configured, and they are used up",
+                    status=429,
+                    retry_after=wait,
+                )
+        used.append((now, 0))
+
+    def _priced(self, completion: Completion) -> Completion:
+        """Return a completion with its cost, if a price is configured and the service tells none."""
+        usage = completion.usage
+        if usage is None:
+            return completion
+        if self.tokens_per_minute is not None:
+            self._used.append((monotonic(), usage.tokens))
+        if usage.cost is not None or self.prices is None:
+            return completion
+        price = self.prices.get
+        cost = (usage.input_tokens * price("input", 0.0) + usage.output_tokens * price("output", 0.0)) / 1_000_000
+        return replace(completion, usage=replace(usage, cost=cost))
+
+    @property
+    def _used(self) -> "deque[tuple[float, int]]":
+        """Moment and tokens of each request within the last minute."""
+        used: deque[tuple[float, int]] = self.__dict__.setdefault("_used_lately", deque())
+        return used
 
     def _limits(self, call: Call | None) -> "Limits":
         from llm.backends.http._deadlines import Limits
@@ -222,16 +368,19 @@ class ChatCompletionsBackend(Backend):
         first_byte = inf if call.first_deadline is None else call.first_deadline
         return Limits(start, deadline, first_byte, silence, self.read_timeout)
 
-    def _endpoint(self, auth: "_BearerAuth") -> "Endpoint":
+    def _endpoint(self, auth: "_BearerAuth", key_source: str, path: str) -> "Endpoint":
         from llm.backends.http._errors import Endpoint
+        from llm.redaction import looks_secret
 
         secrets = auth.secrets + tuple(os.environ.get(name, "") for name in self.secret_env)
-        name = self.base_url_env or f"the base URL of {self._label}"
+        secrets += tuple(text for name, text in self.fixed_headers.items() if looks_secret(name.replace("-", "_")))
+        name = self.base_url_env or self.base_url_key or f"the base URL of {self._label}"
         address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
-        url = f"{_checked_address(address, name, self.default_base_url, self.api_key_env)}/chat/completions"
+        url = f"{_checked_address(address, name, self.default_base_url, self.api_key_env)}{path}"
         if auth.secrets:
             _warn_of_plain_http(url, self._label, name)
-        return Endpoint(self._label, url, self.base_url_env, self.api_key_env, bool(auth.secrets), secrets)
+        variable = self.base_url_env or self.base_url_key
+        return Endpoint(self._label, url, variable, key_source, bool(auth.secrets), secrets)
 
     @property
     def _label(self) -> str:
@@ -258,6 +407,20 @@ class ChatCompletionsBackend(Backend):
         """
         sessions: dict[int, Session] = self.__dict__.setdefault("_sessions_by_process", {})
         return sessions
+
+
+def models_in(document: Any, label: str) -> list[str]:
+    """Return the names of the models in an answer to `GET {base}/models`, sorted.
+
+    Raises:
+        MalformedResponseError: it is no list of models.
+
+    """
+    entries = document.get("data", document.get("models")) if isinstance(document, dict) else document
+    if not isinstance(entries, list):
+        raise MalformedResponseError(f"{label} answered with no list of models")
+    names = [one.get("id", one.get("name")) if isinstance(one, dict) else one for one in entries]
+    return sorted({name for name in names if isinstance(name, str) and name.isprintable() and name})
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:
@@ -315,16 +478,8 @@ class _BearerAuth:
 # What is sent
 
 
-def _request_body(
-    messages: Sequence[Mapping[str, Any]], model: str | None, options: Mapping[str, Any], more: Mapping[str, Any]
-) -> bytes:
-    """Return the body of a request; `more` has members that options must not replace."""
-    for name in RESERVED.keys() & options.keys():
-        raise UsageError(f"the option {name!r} cannot be set: {RESERVED[name]}")
-    body: dict[str, Any] = {} if model is None else {"model": model}
-    body["messages"] = messages
-    body.update((name, _option_value(value)) for name, value in options.items())
-    body.update(more)
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """Return the body of a request as it is sent."""
     try:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -372,18 +527,25 @@ def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> str:
     return url.rstrip("/")
 
 
+def is_on_this_machine(address: str) -> bool:
+    """Whether the host of an address is this machine's loopback."""
+    import ipaddress
+    from urllib.parse import urlsplit
+
+    host = urlsplit(address).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
 @lru_cache(maxsize=64)
 def _warn_of_plain_http(url: str, label: str, name: str) -> None:
     """Log a warning, once for each address, if a key would go to another machine without encryption."""
-    import ipaddress
     import logging
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    with suppress(ValueError):
-        host = "localhost" if ipaddress.ip_address(host).is_loopback else host
-    if parts.scheme == "http" and host != "localhost" and not host.endswith(".localhost"):
+    if parts.scheme == "http" and not is_on_this_machine(url):
         logging.getLogger(__name__).warning(
             "warning: the API key of %s goes to %s without encryption; use https in %s", label, parts.netloc, name
         )

@@ -1,7 +1,74 @@
-"""LobeChat, over HTTP. `LOBECHAT_BASE_URL` says where it is if not at its usual place."""
+"""LobeChat, over HTTP. `LOBECHAT_BASE_URL` says where it is if not at its usual place.
+
+A server beside LobeChat, or in front of it, may have OpenAI's interface. LobeChat itself has routes of its own,
+`/api/chat/PROVIDER` in older versions and `/webapi/chat/PROVIDER` in later ones, and a login of its own. Which of
+them is there shows when it is asked.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
 
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
+from llm.errors import AuthenticationError, BackendError
+from llm.types import Call
+
+if TYPE_CHECKING:
+    from requests import Response
+
+    from llm.backends.http._deadlines import Limits
+    from llm.backends.http._errors import Endpoint
+
+_ACCESS_CODE: Final = "LOBECHAT_ACCESS_CODE"
+_PROVIDER: Final = "LOBECHAT_PROVIDER"
+#: LobeChat publishes both: they hide a login from a glance, and from nobody else.
+_SIGNED_WITH: Final = "LobeHub · LobeChat"
+_MIXED_WITH: Final = "LobeHub · LobeHub"
+
+
+def _signed(login: dict[str, str]) -> str:
+    """Return a login as older versions want it: a JSON web token."""
+    import hashlib
+    import hmac
+    import time
+    from base64 import urlsafe_b64encode
+
+    def part(data: bytes) -> str:
+        return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    now = int(time.time())
+    claims = {**login, "iat": now, "exp": now + 100}
+    text = ".".join(part(json.dumps(one).encode()) for one in ({"alg": "HS256", "typ": "JWT"}, claims))
+    key = hashlib.sha256(_SIGNED_WITH.encode()).digest()
+    return f"{text}.{part(hmac.digest(key, text.encode(), 'sha256'))}"
+
+
+def _mixed(login: dict[str, str]) -> str:
+    """Return a login as later versions want it: mixed with a word."""
+    from base64 import b64encode
+
+    pairs = zip(json.dumps(login).encode(), cycle(_MIXED_WITH.encode()), strict=False)
+    return b64encode(bytes(one ^ other for one, other in pairs)).decode()
+
+
+class _Way(NamedTuple):
+    """One of LobeChat's own routes: its path, from the root of the server, and what writes the login."""
+
+    path: str
+    login: Callable[[dict[str, str]], str]
+
+
+_USUAL: Final = "/api/chat/completions"
+_WAYS: Final = (
+    _Way("/api/chat/", _signed),
+    _Way("/webapi/chat/", _mixed),
+    _Way("/webapi/chat/", _signed),
+)
 
 
 class LobeChatBackend(ChatCompletionsBackend):
@@ -14,7 +81,70 @@ class LobeChatBackend(ChatCompletionsBackend):
     api_key_env = "LOBECHAT_API_KEY"
     # The key is optional; without one, naming the address says that the service is there.
     ready_env = ("LOBECHAT_API_KEY", "LOBECHAT_BASE_URL")
-    secret_env = ("LOBECHAT_API_KEY",)
+    secret_env = ("LOBECHAT_API_KEY", _ACCESS_CODE)
+
+    def check(self, call: Call) -> str | None:
+        """Ask for its models, of which LobeChat itself has no list: that it answers is all that can be known."""
+        try:
+            return super().check(call)
+        except BackendError as error:
+            if error.status in {404, 405}:
+                return None
+            raise
+
+    def _exchanged(self, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits") -> Iterator[bytes]:
+        """Ask by OpenAI's interface; where there is none, by LobeChat's own routes."""
+        begun = False
+        missing: BackendError | None = None
+        refused: BackendError | None = None
+        for way in self._ways(endpoint.url):
+            try:
+                asked = (
+                    super()._exchanged(endpoint, send, limits) if way is None else self._by(way, endpoint, send, limits)
+                )
+                for piece in asked:
+                    begun = True
+                    yield piece
+            except BackendError as error:
+                # The route of a version that this one is not, or one that wants the login written otherwise.
+                if begun or error.status not in ({404, 405} if way is None else {401, 404, 405}):
+                    raise
+                missing = missing or error
+                refused = error if error.status == 401 else refused
+            else:
+                self._known[endpoint.url] = way
+                return
+        failure = refused or missing
+        assert failure is not None
+        if isinstance(failure, AuthenticationError):
+            failure.hint = f"set {_ACCESS_CODE} if it has one; a server whose users have accounts cannot be asked"
+        raise failure
+
+    def _ways(self, url: str) -> tuple[_Way | None, ...]:
+        """Return the ways to try, `None` for OpenAI's interface: the one that worked before is the first."""
+        if not url.endswith(_USUAL):
+            return (None,)
+        known = self._known.get(url)
+        return (known, *(way for way in (None, *_WAYS) if way is not known))
+
+    @property
+    def _known(self) -> dict[str, _Way | None]:
+        """The way that worked, by address."""
+        known: dict[str, _Way | None] = self.__dict__.setdefault("_known_ways", {})
+        return known
+
+    def _by(
+        self, way: _Way, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits"
+    ) -> Iterator[bytes]:
+        """Ask by one of LobeChat's own routes."""
+        asked: Any = send
+        headers, auth = asked.keywords["headers"], asked.keywords["auth"]
+        login = {"accessCode": os.environ.get(_ACCESS_CODE, "").strip(), "apiKey": "".join(auth.secrets)}
+        root = endpoint.url.removesuffix(_USUAL)
+        url = f"{root}{way.path}{quote(os.environ.get(_PROVIDER, '').strip() or 'openai', safe='')}"
+        text = way.login({key: value for key, value in login.items() if value})
+        keywords = {**asked.keywords, "headers": {**headers, "X-lobe-chat-auth": text}}
+        return super()._exchanged(endpoint, partial(asked.func, "POST", url, **keywords), limits)
 
 
 register_backend("lobechat", LobeChatBackend)

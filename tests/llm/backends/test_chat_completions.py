@@ -242,7 +242,7 @@ def test_a_missing_key(http: responses.RequestsMock, monkeypatch: pytest.MonkeyP
     error = failure(NeedsKey())
     assert isinstance(error, MissingKeyError)
     assert str(error) == "Service needs an API key, and SERVICE_API_KEY is not set"
-    assert error.hint == "set SERVICE_API_KEY"
+    assert error.hint == "set SERVICE_API_KEY, or run `ai-cli keys set service`"
 
 
 @pytest.mark.parametrize("key", ["sk-planted\r\nX-Evil: 1", "sk-planted\x7f", "sk-planted“", "sk-planted\udcff"])

@@ -1,14 +1,16 @@
 """Every form in which a distribution may bring a plug-in, and every way in which one may be broken."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 
 import pytest
 
 from llm.hooks._faults import Problem, ProblemKind
 from llm.hooks._origin import Tier
-from llm.host import Host
+from llm.host import Host, create_host
 from llm.router import complete
 from llm.testing import installed, write_distribution
 from llm.types import Completion, Request
@@ -499,3 +501,15 @@ def test_distributions_may_share_a_namespace_package(tmp_path: Path) -> None:
         origins = {name: host.backends()[name].origin for name in ("a", "b")}
         assert {name: origin.distribution for name, origin in origins.items() if origin} == {"a": "a", "b": "b"}
         assert list(host.problems) == []
+
+
+def test_an_object_among_the_modules_that_only_claims_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lib:  # as cffi puts them there
+        __slots__ = ()
+
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:
+            return ModuleType
+
+    monkeypatch.setitem(sys.modules, "_lib", Lib())
+    assert "sample" in create_host(entries=()).backends()

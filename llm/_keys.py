@@ -1,0 +1,181 @@
+"""The built-in key store: the system's keyring where there is one, else a file that only its owner can read."""
+
+import functools
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llm._state import locked, user_dir, write_atomically
+from llm.errors import ConfigError, D0ttinoError
+
+_SERVICE: Final = "d0ttino"
+_SUFFIX: Final = "_API_KEY"
+_NAME: Final = re.compile(r"(?!sk-)[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+
+
+def key_name(name: str) -> str:
+    """Return the name of a key as stores have it: `openrouter` for that, and for `OPENROUTER_API_KEY`."""
+    return name.removesuffix(_SUFFIX).lower() if name.isupper() else name
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a key: `WORK_API_KEY` for `work`; the name of a variable is its own."""
+    if name.isupper():
+        return name
+    return re.sub(r"[^A-Z0-9]", "_", name.upper()) + _SUFFIX
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a key as stores have it.
+
+    Raises:
+        ConfigError: it cannot be one.
+
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            "this is no name of a key", hint="give the name, not the key: at most 40 letters, digits, '_', '.' and '-'"
+        )
+    return key_name(name)
+
+
+def checked_key(key: str, name: str) -> str:
+    """Return a key without the space around it.
+
+    Raises:
+        ConfigError: it holds a character that no key can have.
+
+    """
+    key = key.strip()
+    if not key.isprintable() or any(ord(char) > 0xFF for char in key):
+        raise ConfigError(
+            f"{name} holds a character that no API key can have",
+            hint="copy the key again: line breaks and typographic characters are not part of it",
+        )
+    return key
+
+
+def path(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the store's file: its keys by name, `null` for one that the keyring has."""
+    return os.path.join(user_dir("config", environ), "keys.json")
+
+
+def stored_names(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """Return the names of the keys in the store; none if it cannot be read: whoever needs a key hears of that."""
+    try:
+        return frozenset(_stored(path(environ)))
+    except D0ttinoError:
+        return frozenset()
+
+
+def stored_key(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return a key of the store; `None`: it has no such key.
+
+    Raises:
+        ConfigError: the file cannot be used.
+        D0ttinoError: the keyring does not give the key.
+
+    """
+    found = _stored(path(environ))
+    if name not in found:
+        return None
+    value = found[name]
+    if value is not None:
+        return value
+    try:
+        import keyring
+
+        return keyring.get_password(_SERVICE, name)
+    except Exception as error:  # noqa: BLE001 - its back ends raise whatever the system does
+        raise D0ttinoError(
+            f"the system's keyring does not give the key {name!r}: {error}",
+            hint=f"unlock it, or set the key anew: `ai-cli keys set {name}`",
+        ) from None
+
+
+def store_key(name: str, key: str) -> str:
+    """Store a key, and return for people where.
+
+    Raises:
+        ConfigError: the file cannot be used.
+        OSError: it cannot be written.
+
+    """
+    file = path()
+    with locked(file):
+        known = dict(_stored(file))
+        keyring = _usable_keyring()
+        if keyring is not None:
+            keyring.set_password(_SERVICE, name, key)
+        known[name] = None if keyring is not None else key
+        write_atomically(file, json.dumps(known, indent=1, sort_keys=True).encode())
+    return f"in {keyring.get_keyring().name}" if keyring is not None else f"in {file}, which only you can read"
+
+
+def remove_key(name: str) -> bool:
+    """Remove a key from the store, and return whether it was there; see `store_key`."""
+    file = path()
+    if name not in _stored(file):
+        return False
+    with locked(file):
+        known = dict(_stored(file))
+        if known.pop(name, "") is None:
+            _forget_in_keyring(name)
+        write_atomically(file, json.dumps(known, indent=1, sort_keys=True).encode())
+    return True
+
+
+def is_in_keyring(name: str) -> bool:
+    """Whether the system's keyring has a key of the store, and not the file."""
+    return _stored(path()).get(name, "") is None
+
+
+def _forget_in_keyring(name: str) -> None:
+    from contextlib import suppress
+
+    try:
+        import keyring
+        from keyring.errors import PasswordDeleteError
+    except ImportError:
+        return  # without it the key is out of reach, for this program at least
+    with suppress(PasswordDeleteError):  # somebody else removed it
+        keyring.delete_password(_SERVICE, name)
+
+
+def _usable_keyring() -> Any:
+    """Return the module `keyring` if it is installed and has a place that is safe."""
+    try:
+        import keyring
+
+        return keyring if keyring.get_keyring().priority >= 1 else None
+    except Exception:  # noqa: BLE001 - its back ends raise whatever the system does: then it is of no use
+        return None
+
+
+def _stored(file: str) -> Mapping[str, str | None]:
+    try:
+        found = os.stat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    return _read(file, found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode & 0o077)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(file: str, _mtime: int, _size: int, _inode: int, others: int) -> Mapping[str, str | None]:
+    if others and os.name == "posix":
+        raise ConfigError(f"other users can read the keys in {file}", hint=f"chmod 600 {file}")
+    try:
+        with open(file, encoding="utf-8") as opened:
+            keys = json.load(opened)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        keys = None
+    if not isinstance(keys, dict) or not all(isinstance(key, str | None) for key in keys.values()):
+        # Raised without a context, which would hold the file's content.
+        raise ConfigError(f"{file} is damaged", hint="remove it, and set the keys again: `ai-cli keys set NAME`")
+    return keys

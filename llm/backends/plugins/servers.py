@@ -1,0 +1,59 @@
+"""The servers of the user's configuration, `[servers.NAME]`: each is a backend of its name."""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from llm._state import user_dir
+from llm.hooks._markers import hookimpl
+
+if TYPE_CHECKING:
+    from llm.contributions import Backend
+
+#: No manifest answers for this plug-in.
+CONFIG_DECIDES: Final = True
+
+
+@hookimpl
+def llm_backends() -> "list[Backend]":
+    """Contribute a backend for each server; without a configuration file nothing more is imported."""
+    place = user_dir("config")
+    files = (os.path.join(place, name) for name in ("config.toml", "config.json"))
+    if not os.environ.get("LLM_CONFIG_PATH") and not any(map(os.path.exists, files)):
+        return []
+    from llm.config import load_settings
+
+    return [server_backend(name, server) for name, server in load_settings().servers.items()]
+
+
+def server_backend(name: str, server: Mapping[str, Any]) -> "Backend":
+    """Return the backend for `[servers.NAME]`, whose keys fit `config.schema.json`."""
+    from urllib.parse import urlsplit
+
+    from llm._keys import key_name, variable_of
+    from llm.backends.http.client import ChatCompletionsBackend, is_on_this_machine
+
+    address = server["base_url"].rstrip("/")
+    variable = variable_of(server["api_key"]) if "api_key" in server else ""
+    model = server.get("model")
+    return ChatCompletionsBackend(
+        name,
+        description=f"{model or 'any model'} at {urlsplit(address).netloc.rpartition('@')[2]}",
+        models=(model,) if model else (),
+        local=server.get("local", is_on_this_machine(address)),
+        ready_env=(variable,) if variable else (),
+        secret_env=(variable,) if variable else (),
+        label=f"the server {name!r}",
+        base_url_key=f"servers.{name}.base_url",
+        default_base_url=address,
+        api_key_env=variable,
+        api_key_name=key_name(server["api_key"]) if variable else "",
+        api_key_required=bool(variable),
+        default_model=model,
+        fixed_headers=server.get("headers", {}),
+        fixed_options=server.get("options", {}),
+        total_timeout=server.get("timeout"),
+        prices=server.get("prices"),
+        requests_per_minute=server.get("rpm"),
+        tokens_per_minute=server.get("tpm"),
+    )

@@ -1,0 +1,90 @@
+"""`ai-cli models`: the models that backends have."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llm.errors import PLUGIN_FAULTS, UnknownNameError
+from scripts.cli.base import Command
+from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.options import as_json_option
+from scripts.cli.output import print_json, say, stdout_kept, tell
+
+if TYPE_CHECKING:
+    from llm.contributions import RegisteredBackend
+    from llm.host import Host
+
+
+@click.command(cls=Command)
+@click.option("-b", "--backend", metavar="NAME", help="Ask this backend only; by default every one that is ready.")
+@click.option("--search", metavar="WORDS", help="List only models whose names hold each of these words.")
+@click.option("--refresh", is_flag=True, help="Ask anew, and not the cache, which is taken for a day.")
+@as_json_option()
+@click.pass_context
+def models(ctx: click.Context, backend: str | None, search: str | None, refresh: bool, as_json: bool) -> int:
+    """List the models that backends have, as -m takes them: SERVER/MODEL.
+
+    If a backend does not tell, what it told before is listed, with a warning. The exit status is 1 if one has told
+    nothing at all.
+    """
+    host = current_host(ctx)
+    with stdout_kept():
+        offers = host.backends()
+    if backend is not None and backend not in offers:
+        warn_of_problems(host, configuration=True)
+        raise UnknownNameError("backend", backend, offers, hint=host.why_missing())
+    chosen = [one for one in offers.values() if (one.is_ready(os.environ) if backend is None else one.name == backend)]
+    words = (search or "").lower().split()
+    rows = []
+    for one in sorted(chosen, key=lambda one: one.name):
+        row = _listed(host, one, refresh=refresh, named=backend is not None)
+        if row is not None:
+            row["models"] = [name for name in row["models"] if all(word in name.lower() for word in words)]
+            rows.append(row)
+    warn_of_problems(host, configuration=True)
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            for name in row["models"]:
+                tell(f"{row['backend']}/{name}")
+        if not any(row["models"] for row in rows):
+            say("no model is listed" + (f" whose name holds {search!r}" if words else ""))
+    return 1 if any(row["error"] and row["age"] is None for row in rows) else 0
+
+
+def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named: bool) -> dict[str, Any] | None:
+    """Return the models of a backend; `None` if it has no list of them, and the user did not name it."""
+    from llm.backends.http.models import cached, models_of
+    from llm.hooks._faults import reason_of
+    from scripts.cli.asking import call_for
+
+    name = backend.name
+    try:
+        with stdout_kept():
+            ask = host.loaded(backend).list_models
+            if ask is None:
+                static = list(backend.models)
+                return {"backend": name, "models": static, "age": 0, "error": None} if static or named else None
+            found = models_of(name, lambda: ask(call_for(host)), refresh=refresh)
+    except PLUGIN_FAULTS as error:
+        message, hint = reason_of(error)
+        old = cached(name)
+        known = "" if old is None else f"; what it told {_ago(old.age)} ago is listed"
+        say(f"warning: {name} does not tell its models: {message}{known}" + (f"\n{hint}" if hint else ""))
+        return {
+            "backend": name,
+            "models": [] if old is None else list(old.models),
+            "age": None if old is None else round(old.age),
+            "error": message,
+        }
+    return {"backend": name, "models": list(found.models), "age": round(found.age), "error": None}
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            number = int(seconds // size)
+            return f"{number} {unit}{'' if number == 1 else 's'}"
+    return "less than a minute"

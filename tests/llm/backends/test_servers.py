@@ -1,0 +1,202 @@
+"""Servers of the configuration file: backends by name, without a line of code."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.hooks._manifest import Manifests
+from llm.host import Host, create_host
+from llm.redaction import MASK
+from llm.router import NoAnswerError, complete
+from llm.routing.retries import RetryPolicy
+from llm.routing.router import choose_route, stream
+from llm.types import Call, Request
+from tests.servers import FaultServer, chat_answer, http_answer
+
+ONCE = RetryPolicy(per_backend=1)
+Configure = Callable[[str], Host]
+
+
+@pytest.fixture
+def configure(clean_environment: Path) -> Configure:
+    file = clean_environment / ".config" / "d0ttino" / "config.toml"
+    file.parent.mkdir(parents=True)
+
+    def write(text: str) -> Host:
+        file.write_text(text, encoding="utf-8")
+        return create_host(entries=())
+
+    return write
+
+
+def test_a_server_is_a_backend_of_its_name(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORK_API_KEY", "planted-key")
+    with FaultServer(chat_answer("42")) as server:
+        host = configure(
+            f"""
+            [servers.work]
+            base_url = "{server.url}/v1/"
+            api_key = "work"
+            model = "big"
+            headers = {{ X-Team = "blue" }}
+            options = {{ temperature = 0.5, top_p = 0.9 }}
+            """
+        )
+        request = Request("6 times 7?", backend="work", options={"temperature": "1"})
+        completion = complete(request, host=host)
+    assert (completion.text, completion.backend, completion.model) == ("42", "work", "big")
+    assert completion.plugin == "llm.backends.plugins.servers"
+    (sent,) = server.requests
+    assert sent.target == "/v1/chat/completions"
+    assert (sent.headers["authorization"], sent.headers["x-team"]) == ("Bearer planted-key", "blue")
+    assert sent.json() == {
+        "model": "big",
+        "messages": [{"role": "user", "content": "6 times 7?"}],
+        "temperature": 1,
+        "top_p": 0.9,
+    }
+    assert host.secret_names() >= {"WORK_API_KEY"}
+    assert list(host.problems) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "more", "local"),
+    [
+        ("http://127.0.0.1:8080/v1", "", True),
+        ("http://localhost:11434/v1", "", True),
+        ("http://[::1]:1/v1", "", True),
+        ("https://example.com/v1", "", False),
+        ("http://127.0.0.1:8080/v1", "local = false", False),
+        ("http://gpu.lan:8000/v1", "local = true", True),
+    ],
+)
+def test_whether_prompts_stay_on_this_machine(configure: Configure, address: str, more: str, local: bool) -> None:
+    host = configure(f'[servers.one]\nbase_url = "{address}"\n{more}')
+    assert host.backends()["one"].local is local
+
+
+def test_the_name_of_a_variable_may_be_given_as_the_key(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPANY_TOKEN", "planted-token")
+    with FaultServer(chat_answer("42")) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"\napi_key = "COMPANY_TOKEN"')
+        complete(Request("hi", backend="one"), host=host)
+    assert server.requests[0].headers["authorization"] == "Bearer planted-token"
+
+
+def test_a_missing_key_says_which_command_sets_it(configure: Configure) -> None:
+    host = configure('[servers.work]\nbase_url = "http://127.0.0.1:9"\napi_key = "work"')
+    with pytest.raises(NoAnswerError) as caught:
+        complete(Request("hi", backend="work"), host=host)
+    assert "the server 'work' needs an API key, and WORK_API_KEY is not set" in caught.value.message
+    assert caught.value.hint == "set WORK_API_KEY, or run `ai-cli keys set work`"
+
+
+def test_servers_without_a_key_are_used_if_nothing_is_configured(configure: Configure) -> None:
+    host = configure(
+        '[servers.a]\nbase_url = "http://127.0.0.1:1"\n[servers.b]\nbase_url = "http://127.0.0.1:2"\napi_key = "b"'
+    )
+    assert [one.backend for one in choose_route(Request("hi"), host.backends(), host).candidates] == ["a"]
+
+
+def test_prices_give_costs_and_the_servers_own_cost_wins(configure: Configure) -> None:
+    def answer(usage: dict[str, Any]) -> bytes:
+        return http_answer({"choices": [{"message": {"content": "42"}}], "usage": usage})
+
+    tokens = {"prompt_tokens": 1000, "completion_tokens": 200}
+    streamed = json.dumps({"choices": [{"delta": {"content": "42"}, "finish_reason": "stop"}], "usage": tokens})
+    events = http_answer(f"data: {streamed}\n\ndata: [DONE]\n\n", headers={"Content-Type": "text/event-stream"})
+    with FaultServer(answer(tokens), answer({**tokens, "cost": 0.25}), events) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"\nprices = {{ input = 2, output = 10 }}')
+        costs = [complete(Request("hi", backend="one"), host=host).usage for _ in range(2)]
+        pieces = stream(Request("hi", backend="one"), host=host)
+        assert list(pieces) == ["42"]
+    assert pieces.completion is not None
+    assert [usage.cost for usage in (*costs, pieces.completion.usage) if usage is not None] == [0.004, 0.25, 0.004]
+
+
+def test_limits_of_a_minute_are_kept_without_asking(configure: Configure) -> None:
+    usage = {"prompt_tokens": 90, "completion_tokens": 20}
+    with FaultServer(http_answer({"choices": [{"message": {"content": "42"}}], "usage": usage})) as server:
+        host = configure(
+            f'[servers.few]\nbase_url = "{server.url}"\nrpm = 2\n[servers.short]\nbase_url = "{server.url}"\ntpm = 100'
+        )
+        for backend, number in (("few", 2), ("short", 1)):
+            for _ in range(number):
+                complete(Request("hi", backend=backend), host=host)
+            with pytest.raises(NoAnswerError) as caught:
+                complete(Request("hi", backend=backend), host=host, retries=ONCE)
+            (attempt,) = caught.value.attempts
+            assert "a minute, as configured, and they are used up" in str(attempt.error)
+            assert attempt.status == 429
+            assert attempt.retry_after is not None
+            assert 0 < attempt.retry_after <= 60
+    assert len(server.requests) == 3
+
+
+def test_errors_name_the_server_and_its_place_and_no_secret(configure: Configure) -> None:
+    with FaultServer(http_answer({"error": {"message": "no planted-header here"}}, status=404)) as server:
+        host = configure(
+            f'[servers.one]\nbase_url = "{server.url}"\nmodel = "m"\nheaders = {{ x-api-key = "planted-header" }}'
+        )
+        with pytest.raises(NoAnswerError) as caught:
+            complete(Request("hi", backend="one"), host=host)
+    assert "planted" not in caught.value.message + str(caught.value.hint)
+    assert MASK in caught.value.message
+    assert "the server 'one' answered HTTP 404" in caught.value.message
+    assert "servers.one.base_url" in str(caught.value.hint)
+    assert "`ai-cli models -b one` lists those that it has" in str(caught.value.hint)
+
+
+def test_a_server_may_have_the_name_of_a_built_in_backend(configure: Configure) -> None:
+    with FaultServer(chat_answer("mine")) as server:
+        host = configure(f'[servers.openrouter]\nbase_url = "{server.url}"')
+        assert complete(Request("hi", backend="openrouter"), host=host).text == "mine"
+    assert [one.origin.plugin for one in host.backends().shadowed["openrouter"]] == ["backend:openrouter"]
+    assert list(host.problems) == []
+
+
+def test_manifests_do_not_answer_for_the_configuration(configure: Configure) -> None:
+    for name in ("one", "two"):
+        host = configure(f'[servers.{name}]\nbase_url = "http://127.0.0.1:9"')
+        host = create_host(entries=(), manifests=Manifests.read())
+        host.learn()
+        assert {"one", "two"} & set(host.backends()) == {name}
+
+
+def test_its_models(configure: Configure) -> None:
+    models = {"object": "list", "data": [{"id": "small"}, {"id": "large"}, {"no": "id"}]}
+    with FaultServer(http_answer(models)) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}/v1"\nmodel = "larg"')
+        backend = host.backends()["one"]
+        assert backend.list_models is not None
+        assert backend.check is not None
+        assert list(backend.list_models(Call())) == ["large", "small"]
+        assert backend.check(Call()) == "it has no model 'larg'; did you mean 'large'?"
+    assert {(one.method, one.target) for one in server.requests} == {("GET", "/v1/models")}
+
+
+BROKEN = '[servers.one]\nbase_url = "no address"\n'
+
+
+@pytest.mark.parametrize("command", [["--version"], ["--help"], ["send", "-b", "sample", "hi"], ["backends"]])
+def test_a_broken_configuration_breaks_no_command_that_does_without(command: list[str], configure: Configure) -> None:
+    configure(BROKEN)
+    done = subprocess.run([sys.executable, "-m", "scripts.ai_cli", *command], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_who_asks_for_a_server_of_a_broken_configuration_hears_why(configure: Configure) -> None:
+    configure(BROKEN)
+    command = [sys.executable, "-m", "scripts.ai_cli", "send", "-b", "one", "hi"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "config.toml:2: servers.one.base_url must be an address" in done.stderr
+    assert "warning" not in done.stderr
+    listed = subprocess.run([*command[:3], "backends"], capture_output=True, text=True)
+    assert "config.toml:2: servers.one.base_url must be an address" in listed.stderr
