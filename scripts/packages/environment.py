@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm._state import state_dir, write_atomically
 from llm.errors import D0ttinoError
-from llm.hooks._entrypoints import METADATA_SUFFIXES, canonical
+from llm.hooks._entrypoints import METADATA_SUFFIXES, agreement, canonical
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -118,7 +118,7 @@ def leftovers() -> list[Metadata]:
         elif one.installed:
             by_place.setdefault((one.path.parent, one.name), []).append(one)
     for alike in by_place.values():
-        found.extend(sorted(alike, key=_trust)[:-1])
+        found.extend(sorted(alike, key=_trust)[:-1] if alike[1:] else ())
     return sorted(found, key=lambda one: one.path)
 
 
@@ -128,7 +128,7 @@ def installed_version(distribution: str) -> str | None:
     if not alike:
         return None
     first = [one for one in alike if one.path.parent == alike[0].path.parent]
-    return max(first, key=_trust).version
+    return max(first, key=_trust).version if first[1:] else first[0].version
 
 
 def owners(path: Iterable[str] | None = None) -> dict[Path, str]:
@@ -171,15 +171,9 @@ def metadata(wanted: str | None = None, path: Iterable[str] | None = None) -> It
             yield Metadata(where, told_name, version or UNKNOWN, leftover, installed)
 
 
-def _trust(one: Metadata) -> tuple[bool, float, float]:
-    """Return how far a directory is to be believed, against others of its name beside it: the newest whole one wins."""
-    files = one.files() or []
-    there = sum(file.exists() for file in files) / len(files) if files else 0.0
-    try:
-        time = (one.path / "RECORD").stat().st_mtime
-    except OSError:
-        time = 0.0
-    return one.version != UNKNOWN, there, time
+def _trust(one: Metadata) -> tuple[bool, tuple[float, int, int]]:
+    """Return how far a directory is to be believed, against others of its name beside it."""
+    return one.version != UNKNOWN, agreement(str(one.path))
 
 
 def _says_anything(path: Path) -> bool:
