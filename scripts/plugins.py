@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm.errors import D0ttinoError, UnknownNameError, UsageError
-from scripts.cli.base import Group
-from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, print_table, say, tell
-from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
+try:  # `python -m` looks into the working directory first, where another package `llm` may be
+    from llm.errors import D0ttinoError, UnknownNameError, UsageError
+    from scripts.cli.base import Group
+    from scripts.cli.options import as_json_option
+    from scripts.cli.output import print_json, print_table, say, tell
+    from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
+except Exception as error:  # noqa: BLE001 - that one raises whatever it likes
+    from scripts.collisions import end
+
+    end(error)
 
 if TYPE_CHECKING:
     from scripts.packages.changes import Change, Options

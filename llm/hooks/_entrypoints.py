@@ -8,7 +8,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.machinery import PathFinder
@@ -340,14 +340,14 @@ def agreement(metadata: str) -> tuple[float, int, int]:
     place = os.path.dirname(metadata)
     rows: list[list[str]] = []
     matches = time = 0
-    with suppress(OSError, ValueError, csv.Error):
-        with open(os.path.join(metadata, "RECORD"), encoding="utf-8") as record:
-            own = f"{os.path.basename(metadata)}/"
-            rows = [row for row in csv.reader(record) if len(row) == 3 and row[1] and not row[0].startswith(own)]
+    own = f"{os.path.basename(metadata)}/"
+    record = os.path.join(metadata, "RECORD")
+    with suppress(OSError, ValueError, csv.Error), open(record, encoding="utf-8") as file:
+        rows = [row for row in csv.reader(file) if len(row) == 3 and row[1] and not row[0].startswith(own)]
     for path, checksum, _ in rows:
         algorithm, _, expected = checksum.partition("=")
-        with suppress(OSError, ValueError), open(os.path.join(place, path), "rb") as file:
-            digest = hashlib.file_digest(file, algorithm).digest()
+        with suppress(OSError, ValueError), open(os.path.join(place, path), "rb") as content:
+            digest = hashlib.file_digest(content, algorithm).digest()
             matches += base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == expected
     with suppress(OSError):
         time = os.stat(os.path.join(metadata, "METADATA")).st_mtime_ns

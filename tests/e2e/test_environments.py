@@ -172,13 +172,25 @@ def test_a_zip_archive_lists_and_installs_nothing(run: Run, tmp_path: Path, inst
     assert "plug-ins cannot be installed into an archive" in refused.stderr
 
 
-def test_a_project_with_scripts_of_its_own_keeps_them(installed: Installed, tmp_path: Path) -> None:
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts/release.py").write_text("print('released')")
-    assert done(installed.run("python", "-m", "scripts.release", cwd=tmp_path)) == "released\n"
+@pytest.mark.parametrize("package", ["scripts", "llm"])
+def test_a_project_keeps_its_own_directory_of_our_name(installed: Installed, tmp_path: Path, package: str) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "release.py").write_text("print('released')")
+    assert done(installed.run("python", "-m", f"{package}.release", cwd=tmp_path)) == "released\n"
     assert "built in" in done(installed.run("python", "-m", "scripts.plugins", "list", cwd=tmp_path))
-    (tmp_path / "scripts/__init__.py").touch()
+    (tmp_path / package / "__init__.py").touch()
+    assert done(installed.run("python", "-m", f"{package}.release", cwd=tmp_path)) == "released\n"
     assert "built in" in done(installed.run("ai-cli", "plugins", "list", cwd=tmp_path))
+    assert "built in" in done(installed.run("python", "-P", "-m", "scripts.plugins", "list", cwd=tmp_path))
+
+
+@pytest.mark.parametrize("module", ["scripts.plugins", "scripts.ai_cli"])
+def test_a_package_llm_in_the_working_directory_is_named(installed: Installed, tmp_path: Path, module: str) -> None:
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm/__init__.py").touch()
+    result = installed.run("python", "-m", module, cwd=tmp_path)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert f"error: {tmp_path / 'llm'} hides the package 'llm' of d0ttino here" in result.stderr
 
 
 def write_wheel(directory: Path) -> Path:

@@ -174,6 +174,44 @@ def test_what_would_do_harm_is_refused_before_anything_is_changed(
 
 
 @pytest.mark.parametrize(
+    "files",
+    [
+        {"llm/__init__.py": ""},
+        {"llm/__init__.py": "import not_there", "llm/plugins.py": ""},
+        {"llm/__init__.py": "raise SystemError('half')", "llm/errors.py": ""},
+    ],
+)
+def test_another_package_llm_that_got_in_by_other_means_is_named(
+    environment: Environment, files: dict[str, str]
+) -> None:
+    installed = environment.installed
+    ours = installed.directory / "ours"
+    shutil.copytree(environment.site / "llm", ours)
+    environment.index.add(wheel("llm", "0.36", files, plugins={}))
+    pip = ("python", "-m", "pip", "install", "-q", "llm==0.36")
+    assert installed.run(*pip, env=environment.env).returncode == 0
+    try:
+        commands = (("ai-cli", "doctor"), ("ai-cli", "plugins", "remove", "sample"), ("ai", "hi"))
+        for command in (*commands, ("python", "-m", "scripts.plugins", "remove", "llm")):
+            done = installed.run(*command, env=environment.env)
+            if files == {"llm/__init__.py": ""} and "scripts.plugins" in command:
+                assert "there is no plug-in named 'llm'" in done.stderr  # it needs nothing of what was overwritten
+                continue
+            assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done.stderr
+            assert "llm has overwritten the package 'llm' of d0ttino" in done.stderr
+        done = installed.run("ai-cli", "plugins", "list")
+        remedy = shlex.split(done.stderr.split("`")[1])
+        assert installed.run(*remedy, "--yes").returncode == 0
+        done = installed.run("ai-cli", "doctor")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "as after removing another package 'llm': install d0ttino again" in done.stderr
+    finally:
+        installed.run("python", "-m", "pip", "uninstall", "-q", "--yes", "llm")
+        shutil.rmtree(environment.site / "llm", ignore_errors=True)
+        shutil.move(ours, environment.site / "llm")
+
+
+@pytest.mark.parametrize(
     ("code", "message"),
     [
         ("import not_there", "No module named 'not_there'"),
