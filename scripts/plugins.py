@@ -126,10 +126,12 @@ def _add_commands(group: Group, kind: Kind) -> None:
     @click.option("--all", "every", is_flag=True, help=f"Upgrade all {many} that are installed.")
     @install_options
     def upgrade(name: str | None, every: bool, as_json: bool, **options: Any) -> int:
+        from scripts.packages.changes import repair
         from scripts.packages.changes import upgrade as upgrade_package
 
         if (name is None) != every:
             raise click.UsageError("Either NAME or '--all' is needed.")
+        repair(say)
         registry = _registry(exact=True)
         packages = _installed(kind, name, registry)
         return _each(
@@ -232,9 +234,10 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
     An upgrade of the tool, a new Python or a new virtual environment takes plug-ins away.
     """
     from scripts.packages import record
-    from scripts.packages.changes import recorded_missing
+    from scripts.packages.changes import recorded_missing, repair
     from scripts.packages.changes import restore as restore_package
 
+    repair(say)
     missing = recorded_missing(environment)
     if not missing and environment is None and not record.read():
         for place in record.others():
@@ -276,8 +279,10 @@ def sync(as_json: bool, **options: Any) -> int:
 
     One that fails does not stop the others; the exit status is 1 if any failed.
     """
+    from scripts.packages.changes import repair
     from scripts.packages.changes import sync as sync_recipes
 
+    repair(say)
     registry = _registry(exact=True)
     changes = sync_recipes(registry, _with(**options))
     return _report(changes, as_json, many=True, nothing="every recipe of the registry is installed")

@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -157,7 +156,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
     _refuse_where_it_would_be_lost(wanted)
     options.may_ask(wanted)
     with record.one_at_a_time(), tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
-        _repair(options)
+        _roll_back(options.tell)
         installer = find_installer()
         plan = work_out(wanted, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
         before = installed_version(wanted.distribution)
@@ -176,10 +175,25 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
             )
         else:
             change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds))
-        hashes = plan.candidates[0].chosen.hashes if plan.candidates and not wanted.place else frozenset()
-        sha256 = next(iter(hashes)) if len(hashes) == 1 else ""
-        record.add(Recorded(wanted.distribution, str(change.version), wanted.source, sha256, wanted.editable))
+            one = Recorded(wanted.distribution, before, wanted.source, editable=wanted.editable)
+            if one not in [known._replace(sha256="") for known in _recorded()]:
+                record.add(one)
         return change
+
+
+def repair(tell: Callable[[str], None]) -> None:
+    """Undo the installation that was killed, if there is one; before anybody looks at what is installed.
+
+    Args:
+        tell: called with what was done.
+
+    Raises:
+        RecordError: another command is changing this environment.
+
+    """
+    if environment.interrupted():
+        with record.one_at_a_time():
+            _roll_back(tell)
 
 
 def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options) -> Change:
@@ -196,10 +210,10 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
                 installer.install_editable(wanted.place)
             version = _version_now(distribution, installer.name)
             effects = _verified(distribution, version, registry, options.seconds)
+            hashes = plan.candidates[0].chosen.hashes if not wanted.place else frozenset()
+            sha256 = next(iter(hashes)) if len(hashes) == 1 else ""
+            record.add(Recorded(distribution, version, wanted.source, sha256, wanted.editable))
     except BaseException as error:
-        if sort() in {Sort.UV_TOOL, Sort.PIPX} and change.version is None:
-            with suppress(InstallError):  # it was not even noted
-                installer.uninstall(distribution)
         back = f"{distribution} {change.version} is there as before" if change.version else "nothing is left of it"
         if isinstance(error, InstallError):
             raise InstallError(f"{error.message}; {back}", hint=error.hint) from error
@@ -374,10 +388,10 @@ def _refuse_where_it_would_be_lost(wanted: Wanted) -> None:
         raise InstallError(f"this is {kind.value}: an editable plug-in would be lost with its next upgrade")
 
 
-def _repair(options: Options) -> None:
+def _roll_back(tell: Callable[[str], None]) -> None:
     names = environment.roll_back()
     if names:
-        options.tell(f"an installation was interrupted: {', '.join(names)} is as before it")
+        tell(f"an installation was interrupted: {', '.join(names)} is as before it")
 
 
 def _durable(plan: Plan) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm._state import state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import METADATA_SUFFIXES, agreement, canonical
+from scripts.packages import record
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -203,6 +204,9 @@ def sites() -> set[Path]:
 
 _JOURNAL: Final = "journal.json"
 
+#: What uv and pipx note of a tool: its next upgrade installs again what they name.
+_RECEIPTS: Final = ("uv-receipt.toml", "pipx_metadata.json")
+
 
 @contextmanager
 def undone_on_failure(new: Mapping[str, Iterable[Path]]) -> Iterator[None]:
@@ -225,6 +229,11 @@ def undone_on_failure(new: Mapping[str, Iterable[Path]]) -> Iterator[None]:
     _forget(directory)
 
 
+def interrupted() -> bool:
+    """Return whether an installation here has not come to its end: one that runs now, or one that was killed."""
+    return (_directory() / _JOURNAL).exists()
+
+
 def roll_back() -> list[str]:
     """Undo the installation that has not come to its end, if there is one.
 
@@ -233,13 +242,15 @@ def roll_back() -> list[str]:
 
     Raises:
         OSError: something cannot be written.
+        RecordError: the record of what was installed cannot be written.
 
     """
     directory = _directory()
     try:
         journal: dict[str, Any] = json.loads((directory / _JOURNAL).read_bytes())
         new, old = dict(journal["new"]), list(journal["old"])
-    except (OSError, ValueError, LookupError, TypeError):
+        recorded = {name: one and record.Recorded(**one) for name, one in journal["recorded"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         _forget(directory)  # killed before anything was changed
         return []
     for name, files in new.items():
@@ -249,6 +260,11 @@ def roll_back() -> list[str]:
     for number, path in enumerate(old):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(directory / str(number), path)
+    for name, before in recorded.items():
+        if before is None:
+            record.drop(name)
+        else:
+            record.add(before)
     _forget(directory)
     importlib.invalidate_caches()
     return list(new)
@@ -286,7 +302,7 @@ def _delete(files: Iterable[Path], name: str) -> list[Path]:
             gone.append(file)
         parents.add(file.parent)
         if file.suffix == ".py":
-            for compiled in file.parent.glob(f"__pycache__/{file.stem}.*.pyc"):
+            for compiled in file.parent.glob(f"__pycache__/{file.stem}.*.pyc*"):
                 compiled.unlink(missing_ok=True)
             parents.add(file.parent / "__pycache__")
     roots = {Path(sys.prefix), *sites()}
@@ -309,14 +325,16 @@ def _is_ours(path: Path) -> bool:
 def _store(directory: Path, new: Mapping[str, Iterable[Path]]) -> None:
     _forget(directory)
     directory.mkdir(parents=True, mode=0o700)
-    old: list[str] = []
-    for name in new:
-        for one in metadata_of(name):
-            for file in one.files() or ():
-                if _is_ours(file) and file.is_file():
-                    shutil.copy2(file, directory / str(len(old)))
-                    old.append(str(file))
-    journal = {"new": {name: list(map(str, files)) for name, files in new.items()}, "old": old}
+    files = [file for name in new for one in metadata_of(name) for file in one.files() or () if _is_ours(file)]
+    old = [str(file) for file in (*files, *(Path(sys.prefix, name) for name in _RECEIPTS)) if file.is_file()]
+    for number, path in enumerate(old):
+        shutil.copy2(path, directory / str(number))
+    known = record.read()
+    journal = {
+        "new": {name: list(map(str, files)) for name, files in new.items()},
+        "old": old,
+        "recorded": {name: one and one._asdict() for name, one in ((name, known.get(canonical(name))) for name in new)},
+    }
     write_atomically(directory / _JOURNAL, json.dumps(journal).encode())
 
 

@@ -245,6 +245,7 @@ class Installer:
                 env=child_environment(without),
                 check=False,
                 text=True,
+                close_fds=False,  # it holds the lock of `record.one_at_a_time` too: it goes on when this is killed
             )
         except OSError as error:
             raise InstallError(f"{self.name} cannot be started: {error.strerror}") from error

@@ -106,14 +106,14 @@ def drop(distribution: str) -> bool:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Keep other processes from changing this environment meanwhile.
+    """Keep other processes from changing this environment meanwhile, and while an installer that this starts runs.
 
     Raises:
         RecordError: another one is changing it, or nothing can be written to the state directory.
 
     """
     try:
-        holding = locked(os.path.join(state_dir(), "plugins-change"))
+        holding = locked(os.path.join(state_dir(), "plugins-change"), inherited=True)
         holding.__enter__()
     except TimeoutError as error:
         raise RecordError(
