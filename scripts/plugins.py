@@ -74,8 +74,9 @@ def _add_commands(group: Group, kind: Kind) -> None:
     @click.option(
         "--check", "load", is_flag=True, help="Load every plug-in first, in a new process, to see if it works."
     )
+    @click.option("-v", "--verbose", is_flag=True, help="Show all that each brings, and the registry that names it.")
     @as_json_option()
-    def list_(load: bool, as_json: bool) -> None:
+    def list_(load: bool, verbose: bool, as_json: bool) -> None:
         from scripts.packages.checking import check
         from scripts.packages.inventory import take
 
@@ -85,11 +86,11 @@ def _add_commands(group: Group, kind: Kind) -> None:
         rows = take(kind, _registry(), checked).rows
         if as_json:
             print_json([row.to_json() for row in rows])
-        else:
-            print_table(
-                (one.upper(), "PACKAGE", "VERSION", "STATE"),
-                [(row.name, row.package, row.version or "-", row.status) for row in rows],
-            )
+            return
+        cells = [(row.name, row.package, row.version or "-", row.status) for row in rows]
+        more = [(", ".join(row.brings) or "-", row.registry or "-") if verbose else () for row in rows]
+        head = (one.upper(), "PACKAGE", "VERSION", "STATE", *(("BRINGS", "REGISTRY") if verbose else ()))
+        print_table(head, [(*cell, *also) for cell, also in zip(cells, more, strict=True)])
 
     @group.command("install")
     @click.argument("name", required=False)
