@@ -112,6 +112,41 @@ def test_an_upgrade_of_a_uv_tool_loses_nothing(run: Run, tmp_path: Path, wheel: 
     assert "an editable plug-in would be lost with its next upgrade" in refused.stderr
 
 
+@pytest.mark.parametrize("program", ["uv", "pipx"])
+def test_what_cannot_be_loaded_leaves_the_receipt_as_it_was(
+    run: Run, tmp_path: Path, wheel: Path, program: str
+) -> None:
+    from tests.packages import ANSWERS
+    from tests.packages import wheel as written
+
+    receipt, upgrade = {
+        "uv": ("tools/d0ttino/uv-receipt.toml", ("tool", "upgrade", "-q", "--reinstall", "d0ttino")),
+        "pipx": ("pipx/venvs/d0ttino/pipx_metadata.json", ("reinstall", "d0ttino")),
+    }[program]
+    done(run(tool(program), *(("tool", "install", "-q") if program == "uv" else ("install",)), wheel))
+    ai_cli, noted = tmp_path / "home/bin/ai-cli", tmp_path / "home" / receipt
+    wheels = []
+    for version, code in (("1.0", ANSWERS), ("2.0", "1 / 0")):
+        name, content = written("fragile", version, {"fragile.py": code})
+        (tmp_path / name).write_bytes(content)
+        wheels.append(tmp_path / name)
+    before = noted.read_bytes()
+    refused = run(ai_cli, "plugins", "install", wheels[1], "--yes")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "division by zero" in refused.stderr
+    assert "nothing is left of it" in refused.stderr
+    assert (noted.read_bytes(), done(run(ai_cli, "plugins", "freeze"))) == (before, "")
+    done(run(ai_cli, "plugins", "install", wheels[0], "--yes"))
+    before = noted.read_bytes()
+    refused = run(ai_cli, "plugins", "install", wheels[1], "--yes")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "fragile 1.0 is there as before" in refused.stderr
+    assert noted.read_bytes() == before
+    done(run(tool(program), *upgrade))
+    assert done(run(ai_cli, "send", "-b", "fragile", "hi")) == "fragile got: hi\n"
+    assert done(run(ai_cli, "plugins", "freeze")) == f"{wheels[0]}\n"
+
+
 def test_reinstalling_with_pipx_loses_nothing(run: Run, tmp_path: Path, wheel: Path) -> None:
     pipx = tool("pipx")
     done(run(pipx, "install", wheel))
