@@ -79,7 +79,7 @@ class Row:
 
     @property
     def source(self) -> str:
-        """Who brings it, for people: `my-package 1.0` or `the built-in one`."""
+        """Who brings it, for people: `acme-internal-greeter 1.0` or `the built-in one`."""
         if self.package == DISTRIBUTION:
             return "the built-in one"
         return f"{self.package} {self.version}" if self.version else self.package

@@ -227,7 +227,7 @@ class TestList:
             "description": "Answers from the Attic",
             "homepage": "https://example.org",
         }
-        environment.use_registry({"other": entry, "mine": "my-package"})
+        environment.use_registry({"other": entry, "mine": "acme-internal-greeter"})
         found = environment.run("search", "attic", "other")
         assert found.stdout.splitlines()[1] == "other    some-package  available  Answers from the Attic"
         assert json.loads(environment.run("search", "attic", "--json").stdout)[0]["requirement"] == "some-package>=1"
