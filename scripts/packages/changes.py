@@ -175,7 +175,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
             )
         else:
             change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds))
-            one = Recorded(wanted.distribution, before, wanted.source, editable=wanted.editable)
+            one = wanted.record(before)
             if one not in [known._replace(sha256="") for known in _recorded()]:
                 record.add(one)
         return change
@@ -212,7 +212,7 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
             effects = _verified(distribution, version, registry, options.seconds)
             hashes = plan.candidates[0].chosen.hashes if not wanted.place else frozenset()
             sha256 = next(iter(hashes)) if len(hashes) == 1 else ""
-            record.add(Recorded(distribution, version, wanted.source, sha256, wanted.editable))
+            record.add(wanted.record(version)._replace(sha256=sha256))
     except BaseException as error:
         back = f"{distribution} {change.version} is there as before" if change.version else "nothing is left of it"
         if isinstance(error, InstallError):
@@ -417,6 +417,10 @@ def _again(distribution: str, registry: Registry, *, exact: bool) -> Wanted:
 
 
 def _of_record(one: Recorded, *, exact: bool) -> Wanted:
+    return replace(_source_of(one, exact=exact), name=one.name or one.distribution)
+
+
+def _source_of(one: Recorded, *, exact: bool) -> Wanted:
     name = one.distribution
     if not one.source:
         package = next((each for each in bundled().packages if same(_name(each), name)), None)
@@ -464,7 +468,8 @@ def _recorded() -> list[Recorded]:
 
 
 def _brings(one: Recorded, name: str, registry: Registry) -> bool:
-    return any(package.name == name and same(_name(package), one.distribution) for package in registry.packages)
+    names = (package.name for package in registry.packages if same(_name(package), one.distribution))
+    return name in {one.name, *names}
 
 
 def _name(package: Package) -> str:
@@ -510,6 +515,8 @@ def _installed_distribution(inventory: Inventory, name: str, package: Package | 
         ),
         # What is too damaged to be listed: no name, or only a leftover.
         *(one.name for one in metadata_of(wanted) if (one.installed or one.leftover) and one.plugs()),
+        # The registry may have forgotten the name that it was installed by.
+        *(one.distribution for one in _recorded() if one.name == name and installed_version(one.distribution)),
     ]
     return found[0] if found else None
 

@@ -31,6 +31,7 @@ class Recorded(NamedTuple):
             package nothing.
         sha256: the checksum of its wheel, where that came from an index.
         editable: whether its source is used where it is.
+        name: what it was asked for by, which a registry may forget; empty if by its source.
 
     """
 
@@ -39,6 +40,7 @@ class Recorded(NamedTuple):
     source: str = ""
     sha256: str = ""
     editable: bool = False
+    name: str = ""
 
 
 def path() -> str:

@@ -292,6 +292,25 @@ def test_what_is_yanked_or_for_another_version_is_refused(environment: Environme
     assert "refused: old was yanked: it leaks" in listed
 
 
+def test_a_name_that_its_registry_forgot_can_be_removed(environment: Environment, tmp_path: Path) -> None:
+    environment.index.add(wheel("cellar"))
+    registry = tmp_path / "registry.json"
+    place = {"PLUGIN_REGISTRY_URL": str(registry)}
+    registry.write_text('{"deep": "cellar"}')
+    assert environment.plugins("install", "deep", "--yes", **place).returncode == 0
+    registry.write_text("{}")
+    done = environment.plugins("remove", "deep", **place)
+    assert (done.returncode, done.stdout) == (0, "removed cellar 1.0: backend 'cellar' is gone\n")
+
+
+def test_what_a_plugin_prints_is_no_answer(environment: Environment) -> None:
+    noisy = "import os, sys\nprint('printed')\nos.write(1, b'written')\n"
+    environment.index.add(wheel("noisy", files={"noisy.py": noisy + ANSWERS}))
+    done = environment.plugins("install", "noisy", "--yes", "--json")
+    assert json.loads(done.stdout)["done"] == "installed"
+    assert "printed" in done.stderr
+
+
 def test_a_registry_that_is_down_installs_nothing(environment: Environment) -> None:
     place = environment.index.url
     said = environment.fails("install", "sample", registry=place)
@@ -366,6 +385,12 @@ def test_a_leftover_and_a_second_record_are_named_and_removed(environment: Envir
     found = [one for one in doctor if one["check"] == "leftovers"]
     named = [Path(shlex.split(one["fixes"][0])[-1]).name for one in found]
     assert named == ["twice-1.0.dist-info", "~wice-1.0.dist-info"]
+    remedy = shlex.split(found[0]["fixes"][0])
+    assert environment.installed.run(f"/bin/{remedy[0]}", *remedy[1:]).returncode == 0
+    doctor = json.loads(environment.installed.run("ai-cli", "doctor", "--json").stdout)
+    assert [one["message"].split()[0] for one in doctor if one["check"] == "leftovers"] == [
+        str(environment.site / "~wice-1.0.dist-info")
+    ]
     done = environment.plugins("remove", "twice")
     assert (done.returncode, done.stdout.split(":")[0]) == (0, "removed twice 2.0")
     assert not list(environment.site.glob("*wice*"))
