@@ -197,6 +197,16 @@ def managed(lab: Lab) -> tuple[str, str]:
     return installing(lab, *python, "-m", "scripts.ai_cli", env=env), ""
 
 
+def of_the_system(lab: Lab) -> tuple[str, str]:
+    python, env = lab.python_of_another_user()
+    (site,) = (lab.directory / "base/lib").glob("python3*/site-packages")
+    site.chmod(0o555)
+    try:
+        return installing(lab, *python, "-m", "scripts.ai_cli", prefix=lab.home / ".local", env=env) + ", for you", ""
+    finally:
+        site.chmod(0o755)
+
+
 def read_only(lab: Lab) -> tuple[str, str]:
     (*somebody, python), env = lab.python_of_another_user()
     venv = lab.directory / "venv"
@@ -232,6 +242,7 @@ ENVIRONMENTS: dict[str, Callable[[Lab], tuple[str, str]]] = {
     "`uvx`": uvx,
     "`pipx run`": pipx_run,
     "Python of the system (PEP 668)": managed,
+    "Python of the system, without PEP 668": of_the_system,
     "environment that cannot be written": read_only,
     "zip archive (`zipapp`)": archive,
 }
