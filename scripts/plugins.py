@@ -197,6 +197,8 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
         elif found:
             lines = [(row["name"], row["package"], row["state"], row["description"] or "") for row in found]
             print_table((one.upper(), "PACKAGE", "STATE", "DESCRIPTION"), lines)
+        else:
+            say(f"no {one} has {' and '.join(map(repr, words))} in its name, package or description")
         return 0 if found else 1
 
 

@@ -17,7 +17,7 @@ from scripts.packages.installer import InstallError, find_installer
 from scripts.packages.inventory import Inventory, Row, State, take
 from scripts.packages.plan import Plan, Wanted, find_place, same, work_out
 from scripts.packages.record import Recorded
-from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
+from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 
 #: `Change.done` of one that could not be done, of one that would be, and of one that the user did not want.
 FAILED: Final = "failed"
@@ -115,6 +115,11 @@ def find(
         requirement = Requirement(text)
     except InvalidRequirement:
         raise unknown from None
+    if requirement.name.lower().endswith(ARCHIVES):  # pip would take a file of that name, and build it
+        raise UsageError(
+            f"{text} looks like the name of a file",
+            hint="a source archive is unpacked first, and its directory installed",
+        )
     if requirement.name == text and any(word in str(unknown.hint) for word in ("Did you mean", "There is a")):
         # A slip of the finger must not lead to a stranger's package.
         unknown.hint = f"{unknown.hint} The package of this name in a package index is meant by: '{text}>=0'"
@@ -174,7 +179,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
                 hint="does its environment marker fit this Python?",
             )
         else:
-            change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds))
+            change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds, "is"))
             one = wanted.record(before)
             if one not in [known._replace(sha256="") for known in _recorded()]:
                 record.add(one)
@@ -344,14 +349,16 @@ def _erased(one: Metadata) -> str | None:
     return None if one.path.exists() else f"{one.path.name} is gone too"
 
 
-def _verified(distribution: str, version: str, registry: Registry, seconds: float) -> tuple[str, ...]:
+def _verified(
+    distribution: str, version: str, registry: Registry, seconds: float, tense: str = "was"
+) -> tuple[str, ...]:
     """Load a distribution's plug-ins in a new process, and return what the user now has.
 
     Raises:
         InstallError: they cannot be loaded, or it brings none.
 
     """
-    what = f"{distribution} {version} was installed, but"
+    what = f"{distribution} {version} {tense} installed, but"
     try:
         learned = check_one(distribution, seconds).learned
     except CheckError as error:

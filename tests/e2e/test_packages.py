@@ -137,6 +137,13 @@ def test_the_password_of_an_index_is_not_shown_or_recorded(environment: Environm
     assert "hunter2" not in "".join(texts)
 
 
+def test_a_name_that_looks_like_an_archive_is_no_package(environment: Environment) -> None:
+    (environment.installed.home / "nice.zip").touch()
+    assert "nice.zip looks like the name of a file" in environment.fails("install", "nice.zip", "--yes", status=2)
+    assert environment.index.asked == []
+    assert "is installed, but it brings no plug-in and no recipe" in environment.fails("install", "click", "--yes")
+
+
 def test_a_slip_of_the_finger_does_not_lead_to_a_package_of_an_index(environment: Environment) -> None:
     environment.index.add(wheel("opnrouter"))
     assert "Did you mean 'openrouter'?" in environment.fails("install", "opnrouter", "--yes", status=2)

@@ -233,6 +233,7 @@ class TestList:
         assert json.loads(environment.run("search", "attic", "--json").stdout)[0]["requirement"] == "some-package>=1"
         none = environment.run("search", "attic", "nowhere")
         assert (none.returncode, none.stdout) == (1, "")
+        assert none.stderr == "no plug-in has 'attic' and 'nowhere' in its name, package or description\n"
         info = environment.run("info", "other").stdout.splitlines()
         assert "homepage: https://example.org" in info
         assert f"registry: {environment.registry}" in info
