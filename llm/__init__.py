@@ -4,12 +4,21 @@ The public names below are imported when they are first used, so that `import ll
 tells type checkers their types.
 """
 
+import os
+import sys
 from typing import Any, Final
 
 __version__: Final = "0.1.0"
 
 #: The name of the distribution in a package index.
 DISTRIBUTION: Final = "d0ttino"
+
+# A project may have a directory of this name. `python -m llm.evaluate` of theirs goes on working beside ours.
+__path__ += [
+    place
+    for place in (os.path.join(directory, "llm") for directory in dict.fromkeys(sys.path) if directory)
+    if place not in __path__ and os.path.isdir(place)
+]
 
 _HOMES: Final = {
     **dict.fromkeys(("Backend", "Recipe", "RegisteredBackend", "RegisteredRecipe"), "llm.contributions"),

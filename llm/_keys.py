@@ -87,12 +87,13 @@ def stored_key(name: str, environ: Mapping[str, str] = os.environ) -> str | None
     try:
         import keyring
 
-        return keyring.get_password(_SERVICE, name)
+        secret: str | None = keyring.get_password(_SERVICE, name)
     except Exception as error:  # noqa: BLE001 - its back ends raise whatever the system does
         raise D0ttinoError(
             f"the system's keyring does not give the key {name!r}: {error}",
             hint=f"unlock it, or set the key anew: `ai-cli keys set {name}`",
         ) from None
+    return secret
 
 
 def store_key(name: str, key: str) -> str:

@@ -211,12 +211,14 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 @contextmanager
-def locked(path: str) -> Iterator[None]:
+def locked(path: str, *, inherited: bool = False) -> Iterator[None]:
     """Hold the lock of a file; the kernel releases it when a process dies.
 
     Args:
         path: the file to change. Its lock is a file beside it, because a file that is replaced takes
             its own lock with it.
+        inherited: whether processes that are started with `close_fds=False` meanwhile hold it too, until they end:
+            one that goes on when this one is killed still changes what is locked.
 
     Raises:
         OSError: the lock cannot be written, or another process does not release it.
@@ -227,6 +229,7 @@ def locked(path: str) -> Iterator[None]:
     lock = f"{path}.lock"
     make_private(os.path.dirname(lock))
     handle = open_private(lock, os.O_RDWR | os.O_CREAT)
+    os.set_inheritable(handle, inherited)
     try:
         until = time.monotonic() + _PATIENCE
         while True:

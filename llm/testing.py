@@ -7,7 +7,7 @@ from llm.testing import installed, write_distribution
 def test_my_plugin_answers(tmp_path):
     write_distribution(
         tmp_path,
-        "my-package",
+        "acme-internal-greeter",
         entry_points={"llm.plugins": {"shout": "my_module:shout"}},
         files={"my_module.py": "def shout(prompt): return prompt.upper()"},
     )

@@ -11,18 +11,27 @@ __all__ = ["COMMANDS", "cli", "main", "main_send"]
 def main() -> None:
     """Run `ai-cli`."""
     _end_quietly_on_interrupt()
-    from scripts.cli.program import cli
+    try:
+        from scripts.cli.program import cli
+    except Exception as error:  # noqa: BLE001 - another package `llm` raises whatever it likes
+        from scripts.collisions import end
 
+        end(error)
     cli(prog_name="ai-cli")
 
 
 def main_send() -> None:
     """Run `ai`, short for `ai-cli send`."""
     _end_quietly_on_interrupt()
-    import click
+    try:
+        import click
 
-    from llm import __version__
-    from scripts.cli.send import send
+        from llm import __version__
+        from scripts.cli.send import send
+    except Exception as error:  # noqa: BLE001 - another package `llm` raises whatever it likes
+        from scripts.collisions import end
+
+        end(error)
 
     click.version_option(__version__, prog_name="ai")(send)(prog_name="ai")
 

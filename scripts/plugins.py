@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm.errors import D0ttinoError, UnknownNameError, UsageError
-from scripts.cli.base import Group
-from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, print_table, say, tell
-from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
+try:  # `python -m` looks into the working directory first, where another package `llm` may be
+    from llm.errors import D0ttinoError, UnknownNameError, UsageError
+    from scripts.cli.base import Group
+    from scripts.cli.options import as_json_option
+    from scripts.cli.output import print_json, print_table, say, tell
+    from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
+except Exception as error:  # noqa: BLE001 - that one raises whatever it likes
+    from scripts.collisions import end
+
+    end(error)
 
 if TYPE_CHECKING:
     from scripts.packages.changes import Change, Options
@@ -69,8 +74,9 @@ def _add_commands(group: Group, kind: Kind) -> None:
     @click.option(
         "--check", "load", is_flag=True, help="Load every plug-in first, in a new process, to see if it works."
     )
+    @click.option("-v", "--verbose", is_flag=True, help="Show all that each brings, and the registry that names it.")
     @as_json_option()
-    def list_(load: bool, as_json: bool) -> None:
+    def list_(load: bool, verbose: bool, as_json: bool) -> None:
         from scripts.packages.checking import check
         from scripts.packages.inventory import take
 
@@ -80,11 +86,11 @@ def _add_commands(group: Group, kind: Kind) -> None:
         rows = take(kind, _registry(), checked).rows
         if as_json:
             print_json([row.to_json() for row in rows])
-        else:
-            print_table(
-                (one.upper(), "PACKAGE", "VERSION", "STATE"),
-                [(row.name, row.package, row.version or "-", row.status) for row in rows],
-            )
+            return
+        cells = [(row.name, row.package, row.version or "-", row.status) for row in rows]
+        more = [(", ".join(row.brings) or "-", row.registry or "-") if verbose else () for row in rows]
+        head = (one.upper(), "PACKAGE", "VERSION", "STATE", *(("BRINGS", "REGISTRY") if verbose else ()))
+        print_table(head, [(*cell, *also) for cell, also in zip(cells, more, strict=True)])
 
     @group.command("install")
     @click.argument("name", required=False)
@@ -121,10 +127,12 @@ def _add_commands(group: Group, kind: Kind) -> None:
     @click.option("--all", "every", is_flag=True, help=f"Upgrade all {many} that are installed.")
     @install_options
     def upgrade(name: str | None, every: bool, as_json: bool, **options: Any) -> int:
+        from scripts.packages.changes import repair
         from scripts.packages.changes import upgrade as upgrade_package
 
         if (name is None) != every:
             raise click.UsageError("Either NAME or '--all' is needed.")
+        repair(say)
         registry = _registry(exact=True)
         packages = _installed(kind, name, registry)
         return _each(
@@ -189,6 +197,8 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
         elif found:
             lines = [(row["name"], row["package"], row["state"], row["description"] or "") for row in found]
             print_table((one.upper(), "PACKAGE", "STATE", "DESCRIPTION"), lines)
+        else:
+            say(f"no {one} has {' and '.join(map(repr, words))} in its name, package or description")
         return 0 if found else 1
 
 
@@ -227,9 +237,10 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
     An upgrade of the tool, a new Python or a new virtual environment takes plug-ins away.
     """
     from scripts.packages import record
-    from scripts.packages.changes import recorded_missing
+    from scripts.packages.changes import recorded_missing, repair
     from scripts.packages.changes import restore as restore_package
 
+    repair(say)
     missing = recorded_missing(environment)
     if not missing and environment is None and not record.read():
         for place in record.others():
@@ -271,8 +282,10 @@ def sync(as_json: bool, **options: Any) -> int:
 
     One that fails does not stop the others; the exit status is 1 if any failed.
     """
+    from scripts.packages.changes import repair
     from scripts.packages.changes import sync as sync_recipes
 
+    repair(say)
     registry = _registry(exact=True)
     changes = sync_recipes(registry, _with(**options))
     return _report(changes, as_json, many=True, nothing="every recipe of the registry is installed")

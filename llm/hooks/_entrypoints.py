@@ -8,7 +8,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.machinery import PathFinder
@@ -171,7 +171,7 @@ class _Search:
             found = [(place, self._declared(f"{directory}{os.sep}{place}")) for place in rivals]
             if name in self.names or not any(declared is not None for _, declared in found):
                 continue
-            best = rivals[0] if len(rivals) == 1 else _matching(directory, rivals)
+            best = max(rivals, key=lambda place: agreement(f"{directory}{os.sep}{place}")) if rivals[1:] else rivals[0]
             for place, declared in found:
                 if place == best and declared is not None:
                     self._add(directory, place, declared)
@@ -321,27 +321,37 @@ def _parse(text: str) -> Iterator[tuple[str, str, str]]:
         yield group, name.strip(), value.strip()
 
 
-def _matching(directory: str, rivals: Sequence[str]) -> str:
-    """Return the metadata directory of the version whose files are there; the others are leftovers of an upgrade.
+def agreement(metadata: str) -> tuple[float, int, int]:
+    """Return how far a metadata directory agrees with the files beside it; of several of one name, the greatest counts.
 
-    `RECORD` gives the size of each file of a version. Of equals the newest metadata counts.
+    The others are leftovers of an upgrade. Sizes alone would not do: two versions of a file may be of one size.
+
+    Args:
+        metadata: the directory.
+
+    Returns:
+        The share of the files in its `RECORD` that have the checksum there, their number, and the time of the metadata.
+
     """
+    import base64
+    import csv
+    import hashlib
 
-    def fitness(place: str) -> tuple[int, int]:
-        matches = 0
-        with suppress(OSError, ValueError):
-            with open(os.path.join(directory, place, "RECORD"), encoding="utf-8") as record:
-                rows = [line.rstrip("\n").rsplit(",", 2) for line in record]
-            for row in rows:
-                if len(row) == 3 and row[0].endswith(".py") and row[2].isdecimal():
-                    with suppress(OSError):
-                        matches += os.stat(os.path.join(directory, row[0].strip('"'))).st_size == int(row[2])
-        try:
-            return matches, os.stat(os.path.join(directory, place, "METADATA")).st_mtime_ns
-        except OSError:
-            return matches, 0
-
-    return max(rivals, key=fitness)
+    place = os.path.dirname(metadata)
+    rows: list[list[str]] = []
+    matches = time = 0
+    own = f"{os.path.basename(metadata)}/"
+    record = os.path.join(metadata, "RECORD")
+    with suppress(OSError, ValueError, csv.Error), open(record, encoding="utf-8") as file:
+        rows = [row for row in csv.reader(file) if len(row) == 3 and row[1] and not row[0].startswith(own)]
+    for path, checksum, _ in rows:
+        algorithm, _, expected = checksum.partition("=")
+        with suppress(OSError, ValueError), open(os.path.join(place, path), "rb") as content:
+            digest = hashlib.file_digest(content, algorithm).digest()
+            matches += base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == expected
+    with suppress(OSError):
+        time = os.stat(os.path.join(metadata, "METADATA")).st_mtime_ns
+    return matches / len(rows) if rows else 0.0, matches, time
 
 
 def _absolute(directory: str) -> str:

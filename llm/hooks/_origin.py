@@ -48,7 +48,7 @@ class Origin(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The provider in words: `my-package 1.0`, `built in` or `this program`."""
+        """The provider in words: `acme-internal-greeter 1.0`, `built in` or `this program`."""
         if self.builtin:
             return "built in"
         if self.distribution is not None:

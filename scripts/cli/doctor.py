@@ -133,9 +133,12 @@ def _other_owners(package: str) -> list[str]:
 
 
 def left_behind(_host: "Host") -> Iterator[Fault]:
-    """Find records of plug-ins that an interrupted installation or removal left: they hide the installed ones."""
-    from scripts.packages.environment import leftovers
+    """Find what an interrupted installation or removal left: records of plug-ins hide the installed ones."""
+    from scripts.packages.environment import interrupted, leftovers
 
+    if interrupted():
+        message = "an installation did not come to its end: it still runs, or it was killed and can be undone"
+        yield message, (f"{PYTHON} -m scripts.plugins restore",)
     for one in leftovers():
         if one.plugs():
             yield (

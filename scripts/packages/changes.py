@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +17,7 @@ from scripts.packages.installer import InstallError, find_installer
 from scripts.packages.inventory import Inventory, Row, State, take
 from scripts.packages.plan import Plan, Wanted, find_place, same, work_out
 from scripts.packages.record import Recorded
-from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
+from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 
 #: `Change.done` of one that could not be done, of one that would be, and of one that the user did not want.
 FAILED: Final = "failed"
@@ -116,6 +115,11 @@ def find(
         requirement = Requirement(text)
     except InvalidRequirement:
         raise unknown from None
+    if requirement.name.lower().endswith(ARCHIVES):  # pip would take a file of that name, and build it
+        raise UsageError(
+            f"{text} looks like the name of a file",
+            hint="a source archive is unpacked first, and its directory installed",
+        )
     if requirement.name == text and any(word in str(unknown.hint) for word in ("Did you mean", "There is a")):
         # A slip of the finger must not lead to a stranger's package.
         unknown.hint = f"{unknown.hint} The package of this name in a package index is meant by: '{text}>=0'"
@@ -157,7 +161,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
     _refuse_where_it_would_be_lost(wanted)
     options.may_ask(wanted)
     with record.one_at_a_time(), tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
-        _repair(options)
+        _roll_back(options.tell)
         installer = find_installer()
         plan = work_out(wanted, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
         before = installed_version(wanted.distribution)
@@ -175,11 +179,26 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
                 hint="does its environment marker fit this Python?",
             )
         else:
-            change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds))
-        hashes = plan.candidates[0].chosen.hashes if plan.candidates and not wanted.place else frozenset()
-        sha256 = next(iter(hashes)) if len(hashes) == 1 else ""
-        record.add(Recorded(wanted.distribution, str(change.version), wanted.source, sha256, wanted.editable))
+            change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds, "is"))
+            one = wanted.record(before)
+            if one not in [known._replace(sha256="") for known in _recorded()]:
+                record.add(one)
         return change
+
+
+def repair(tell: Callable[[str], None]) -> None:
+    """Undo the installation that was killed, if there is one; before anybody looks at what is installed.
+
+    Args:
+        tell: called with what was done.
+
+    Raises:
+        RecordError: another command is changing this environment.
+
+    """
+    if environment.interrupted():
+        with record.one_at_a_time():
+            _roll_back(tell)
 
 
 def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options) -> Change:
@@ -196,10 +215,10 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
                 installer.install_editable(wanted.place)
             version = _version_now(distribution, installer.name)
             effects = _verified(distribution, version, registry, options.seconds)
+            hashes = plan.candidates[0].chosen.hashes if not wanted.place else frozenset()
+            sha256 = next(iter(hashes)) if len(hashes) == 1 else ""
+            record.add(wanted.record(version)._replace(sha256=sha256))
     except BaseException as error:
-        if sort() in {Sort.UV_TOOL, Sort.PIPX} and change.version is None:
-            with suppress(InstallError):  # it was not even noted
-                installer.uninstall(distribution)
         back = f"{distribution} {change.version} is there as before" if change.version else "nothing is left of it"
         if isinstance(error, InstallError):
             raise InstallError(f"{error.message}; {back}", hint=error.hint) from error
@@ -271,7 +290,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
 
     """
     with record.one_at_a_time():
-        _roll_back()
+        _roll_back(lambda _: None)
         inventory = take(kind, registry)
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
         if distribution is None:
@@ -333,14 +352,16 @@ def _erased(one: Metadata) -> str | None:
     return None if one.path.exists() else f"{one.path.name} is gone too"
 
 
-def _verified(distribution: str, version: str, registry: Registry, seconds: float) -> tuple[str, ...]:
+def _verified(
+    distribution: str, version: str, registry: Registry, seconds: float, tense: str = "was"
+) -> tuple[str, ...]:
     """Load a distribution's plug-ins in a new process, and return what the user now has.
 
     Raises:
         InstallError: they cannot be loaded, or it brings none.
 
     """
-    what = f"{distribution} {version} was installed, but"
+    what = f"{distribution} {version} {tense} installed, but"
     try:
         learned = check_one(distribution, seconds).learned
     except CheckError as error:
@@ -377,17 +398,13 @@ def _refuse_where_it_would_be_lost(wanted: Wanted) -> None:
         raise InstallError(f"this is {kind.value}: an editable plug-in would be lost with its next upgrade")
 
 
-def _repair(options: Options) -> None:
-    names = _roll_back()
-    if names:
-        options.tell(f"an installation was interrupted: {', '.join(names)} is as before it")
-
-
-def _roll_back() -> list[str]:
+def _roll_back(tell: Callable[[str], None]) -> None:
     try:
-        return environment.roll_back()
+        names = environment.roll_back()
     except NotPrivateError as error:
         raise InstallError(f"an installation that was interrupted cannot be undone: {error.strerror}") from error
+    if names:
+        tell(f"an installation was interrupted: {', '.join(names)} is as before it")
 
 
 def _durable(plan: Plan) -> dict[str, Path]:
@@ -413,6 +430,10 @@ def _again(distribution: str, registry: Registry, *, exact: bool) -> Wanted:
 
 
 def _of_record(one: Recorded, *, exact: bool) -> Wanted:
+    return replace(_source_of(one, exact=exact), name=one.name or one.distribution)
+
+
+def _source_of(one: Recorded, *, exact: bool) -> Wanted:
     name = one.distribution
     if not one.source:
         package = next((each for each in bundled().packages if same(_name(each), name)), None)
@@ -460,7 +481,8 @@ def _recorded() -> list[Recorded]:
 
 
 def _brings(one: Recorded, name: str, registry: Registry) -> bool:
-    return any(package.name == name and same(_name(package), one.distribution) for package in registry.packages)
+    names = (package.name for package in registry.packages if same(_name(package), one.distribution))
+    return name in {one.name, *names}
 
 
 def _name(package: Package) -> str:
@@ -506,6 +528,8 @@ def _installed_distribution(inventory: Inventory, name: str, package: Package | 
         ),
         # What is too damaged to be listed: no name, or only a leftover.
         *(one.name for one in metadata_of(wanted) if (one.installed or one.leftover) and one.plugs()),
+        # The registry may have forgotten the name that it was installed by.
+        *(one.distribution for one in _recorded() if one.name == name and installed_version(one.distribution)),
     ]
     return found[0] if found else None
 

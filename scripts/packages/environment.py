@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm._state import check_private, make_private, state_dir, write_atomically
 from llm.errors import D0ttinoError
-from llm.hooks._entrypoints import METADATA_SUFFIXES, canonical
+from llm.hooks._entrypoints import METADATA_SUFFIXES, agreement, canonical
+from scripts.packages import record
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -118,7 +119,7 @@ def leftovers() -> list[Metadata]:
         elif one.installed:
             by_place.setdefault((one.path.parent, one.name), []).append(one)
     for alike in by_place.values():
-        found.extend(sorted(alike, key=_trust)[:-1])
+        found.extend(sorted(alike, key=_trust)[:-1] if alike[1:] else ())
     return sorted(found, key=lambda one: one.path)
 
 
@@ -128,7 +129,7 @@ def installed_version(distribution: str) -> str | None:
     if not alike:
         return None
     first = [one for one in alike if one.path.parent == alike[0].path.parent]
-    return max(first, key=_trust).version
+    return max(first, key=_trust).version if first[1:] else first[0].version
 
 
 def owners(path: Iterable[str] | None = None) -> dict[Path, str]:
@@ -171,15 +172,9 @@ def metadata(wanted: str | None = None, path: Iterable[str] | None = None) -> It
             yield Metadata(where, told_name, version or UNKNOWN, leftover, installed)
 
 
-def _trust(one: Metadata) -> tuple[bool, float, float]:
-    """Return how far a directory is to be believed, against others of its name beside it: the newest whole one wins."""
-    files = one.files() or []
-    there = sum(file.exists() for file in files) / len(files) if files else 0.0
-    try:
-        time = (one.path / "RECORD").stat().st_mtime
-    except OSError:
-        time = 0.0
-    return one.version != UNKNOWN, there, time
+def _trust(one: Metadata) -> tuple[bool, tuple[float, int, int]]:
+    """Return how far a directory is to be believed, against others of its name beside it."""
+    return one.version != UNKNOWN, agreement(str(one.path))
 
 
 def _says_anything(path: Path) -> bool:
@@ -209,6 +204,9 @@ def sites() -> set[Path]:
 
 _JOURNAL: Final = "journal.json"
 
+#: What uv and pipx note of a tool: its next upgrade installs again what they name.
+_RECEIPTS: Final = ("uv-receipt.toml", "pipx_metadata.json")
+
 
 @contextmanager
 def undone_on_failure(new: Mapping[str, Iterable[Path]]) -> Iterator[None]:
@@ -231,6 +229,11 @@ def undone_on_failure(new: Mapping[str, Iterable[Path]]) -> Iterator[None]:
     _forget(directory)
 
 
+def interrupted() -> bool:
+    """Return whether an installation here has not come to its end: one that runs now, or one that was killed."""
+    return (_directory() / _JOURNAL).exists()
+
+
 def roll_back() -> list[str]:
     """Undo the installation that has not come to its end, if there is one.
 
@@ -239,6 +242,7 @@ def roll_back() -> list[str]:
 
     Raises:
         OSError: something cannot be written.
+        RecordError: the record of what was installed cannot be written.
 
     """
     directory = _directory()
@@ -246,7 +250,8 @@ def roll_back() -> list[str]:
     try:
         journal: dict[str, Any] = json.loads((directory / _JOURNAL).read_bytes())
         new, old = dict(journal["new"]), list(journal["old"])
-    except (OSError, ValueError, LookupError, TypeError):
+        recorded = {name: one and record.Recorded(**one) for name, one in journal["recorded"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         _forget(directory)  # killed before anything was changed
         return []
     for name, files in new.items():
@@ -256,6 +261,11 @@ def roll_back() -> list[str]:
     for number, path in enumerate(old):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(directory / str(number), path)
+    for name, before in recorded.items():
+        if before is None:
+            record.drop(name)
+        else:
+            record.add(before)
     _forget(directory)
     importlib.invalidate_caches()
     return list(new)
@@ -293,7 +303,7 @@ def _delete(files: Iterable[Path], name: str) -> list[Path]:
             gone.append(file)
         parents.add(file.parent)
         if file.suffix == ".py":
-            for compiled in file.parent.glob(f"__pycache__/{file.stem}.*.pyc"):
+            for compiled in file.parent.glob(f"__pycache__/{file.stem}.*.pyc*"):
                 compiled.unlink(missing_ok=True)
             parents.add(file.parent / "__pycache__")
     roots = {Path(sys.prefix), *sites()}
@@ -316,14 +326,16 @@ def _is_ours(path: Path) -> bool:
 def _store(directory: Path, new: Mapping[str, Iterable[Path]]) -> None:
     _forget(directory)
     make_private(directory)
-    old: list[str] = []
-    for name in new:
-        for one in metadata_of(name):
-            for file in one.files() or ():
-                if _is_ours(file) and file.is_file():
-                    shutil.copy2(file, directory / str(len(old)))
-                    old.append(str(file))
-    journal = {"new": {name: list(map(str, files)) for name, files in new.items()}, "old": old}
+    files = [file for name in new for one in metadata_of(name) for file in one.files() or () if _is_ours(file)]
+    old = [str(file) for file in (*files, *(Path(sys.prefix, name) for name in _RECEIPTS)) if file.is_file()]
+    for number, path in enumerate(old):
+        shutil.copy2(path, directory / str(number))
+    known = record.read()
+    journal = {
+        "new": {name: list(map(str, files)) for name, files in new.items()},
+        "old": old,
+        "recorded": {name: one and one._asdict() for name, one in ((name, known.get(canonical(name))) for name in new)},
+    }
     write_atomically(directory / _JOURNAL, json.dumps(journal).encode())
 
 

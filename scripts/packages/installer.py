@@ -245,10 +245,11 @@ class Installer:
                 env=child_environment(without),
                 check=False,
                 text=True,
+                close_fds=False,  # it holds the lock of `record.one_at_a_time` too: it goes on when this is killed
             )
         except OSError as error:
             raise InstallError(f"{self.name} cannot be started: {error.strerror}") from error
-        importlib.invalidate_caches()
+        _see_what_is_new()
         if done.returncode:
             if capture:
                 say(done.stderr.rstrip("\n"))
@@ -302,6 +303,16 @@ def child_environment(without: Iterable[str] = (), environ: Mapping[str, str] | 
         if not name.upper().endswith("_API_KEY")
         and not (name.startswith(("PIP_", "UV_")) and endings and name.endswith(endings))
     }
+
+
+def _see_what_is_new() -> None:
+    """Make imports find what was installed, also in the user's directory, which Python leaves out until it exists."""
+    import site
+
+    place = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
+    if place and place not in sys.path and os.path.isdir(place):
+        sys.path.append(place)
+    importlib.invalidate_caches()
 
 
 def _chosen(item: Mapping[str, Any]) -> Chosen:

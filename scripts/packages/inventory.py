@@ -46,8 +46,10 @@ class Row:
             does, if it brings nothing under this name.
         entry_point: the entry point that brings it, if it is installed.
         shadows: those that it answers in place of.
-        registered: whether the registry has this name for this package.
         hooks: the hooks that the plug-in implements besides: a policy beside a backend.
+        brings: all that its entry point contributes: `backend mine`, `recipe tidy`, and the hooks. Empty if that is not
+            known.
+        registry: the place of the registry that has this name for this package; `None` if it has not.
         damaged: whether the package is installed, but nobody can tell what it brings.
 
     """
@@ -60,9 +62,15 @@ class Row:
     reason: str | None = None
     entry_point: str | None = None
     shadows: tuple[str, ...] = ()
-    registered: bool = False
     hooks: tuple[str, ...] = ()
+    brings: tuple[str, ...] = ()
+    registry: str | None = None
     damaged: bool = False
+
+    @property
+    def registered(self) -> bool:
+        """Whether the registry has this name for this package."""
+        return self.registry is not None
 
     @property
     def installed(self) -> bool:
@@ -71,7 +79,7 @@ class Row:
 
     @property
     def source(self) -> str:
-        """Who brings it, for people: `my-package 1.0` or `the built-in one`."""
+        """Who brings it, for people: `acme-internal-greeter 1.0` or `the built-in one`."""
         if self.package == DISTRIBUTION:
             return "the built-in one"
         return f"{self.package} {self.version}" if self.version else self.package
@@ -98,10 +106,12 @@ class Row:
             "reason": self.reason,
             "shadows": list(self.shadows),
             "hooks": list(self.hooks),
+            "brings": list(self.brings),
             "builtin": self.package == DISTRIBUTION,
             "installed": self.installed,
             "entry_point": self.entry_point,
             "in_registry": self.registered,
+            "registry": self.registry,
         }
 
 
@@ -143,7 +153,6 @@ def described(row: Row, registry: Registry, kind: Kind) -> dict[str, Any]:
     return {
         **row.to_json(),
         "requirement": package.value if package is not None else None,
-        "registry": registry.place if package is not None else None,
         **more,
     }
 
@@ -179,7 +188,10 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
             _missing_row(kind, one.distribution, one) for name, one in lost.items() if name not in registry_names
         )
     registered = {(package.name, canonical(distribution)) for package, distribution in packages}
-    rows = [replace(row, registered=(row.name, canonical(row.package)) in registered) for row in rows]
+    rows = [
+        replace(row, registry=registry.place) if (row.name, canonical(row.package)) in registered else row
+        for row in rows
+    ]
     return Inventory(kind, entries, tuple(sorted(rows, key=lambda row: row.name)))
 
 
@@ -188,23 +200,31 @@ def _installed(
 ) -> Iterator[tuple[Row, bool]]:
     """Yield a row for each name that an installed plug-in brings, and whether it provides that name.
 
-    One that was never loaded is taken to provide its entry point's name. One that provides none is
-    listed under that name, unless another entry point of its distribution speaks for it.
+    One that was never loaded is taken to provide its entry point's name. One that provides none is listed under that
+    name, unless all that it does is to be imported, and another entry point of its distribution speaks for it.
     """
     speaking = {entry.distribution for entry, learned in known.items() if learned and learned.names(kind.offers)}
     for entry, learned in known.items():
         names = learned.names(kind.offers) if learned else ()
         failure = learned.failure if learned else None
-        unnamed = entry.group == kind.group and (failure or entry.distribution not in speaking)
+        others = tuple(hook for hook in learned.hooks if hook not in _PROVIDING) if learned else ()
+        unnamed = entry.group == kind.group and (failure or others or entry.distribution not in speaking)
         disabled = blocking.of_installed(entry)
         reason: str | None = f"by {disabled}" if disabled else failure
         state = State.DISABLED if disabled else State.FAILED if failure else State.INSTALLED
         if not reason and not names and learned and learned.hooks:
             reason = f"implements {', '.join(learned.hooks)}"
-        others = tuple(hook for hook in learned.hooks if hook not in _PROVIDING) if learned and names else ()
+        facts: dict[str, Any] = {"hooks": others if names else (), "brings": _all_of(learned, others)}
         for name in names or ((entry.name,) if unnamed else ()):
-            row = Row(kind.noun, name, entry.distribution, entry.version, state, reason, str(entry), hooks=others)
+            row = Row(kind.noun, name, entry.distribution, entry.version, state, reason, str(entry), **facts)
             yield row, state is State.INSTALLED and (learned is None or bool(names))
+
+
+def _all_of(learned: Manifest | None, hooks: Iterable[str]) -> tuple[str, ...]:
+    """Return all that an entry point contributes."""
+    offers = sorted({kind for plugin in learned.plugins for kind, _ in plugin.contributions}) if learned else ()
+    names = [f"{kind} {name}" for kind in offers for name in (learned.names(kind) if learned else ())]
+    return (*names, *hooks)
 
 
 def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> Iterator[tuple[Row, bool]]:

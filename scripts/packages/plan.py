@@ -12,6 +12,7 @@ from llm.errors import UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages.environment import OUR_PACKAGES, installed_version, owners
 from scripts.packages.installer import Chosen, Installer, InstallError
+from scripts.packages.record import Recorded
 from scripts.packages.registry import KINDS, Kind, Package
 from scripts.packages.source import shown
 
@@ -52,6 +53,11 @@ class Wanted:
     def source(self) -> str:
         """What `install` can be asked for to get it again, without passwords; empty for a bundled package."""
         return "" if self.bundled else str(self.place) if self.place else shown(self.requirement)
+
+    def record(self, version: str) -> Recorded:
+        """Return what is recorded of it, once a version of it is installed."""
+        name = "" if self.name in {self.distribution, self.source, self.requirement} or self.place else self.name
+        return Recorded(self.distribution, version, self.source, editable=self.editable, name=name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class Recorded(NamedTuple):
             package nothing.
         sha256: the checksum of its wheel, where that came from an index.
         editable: whether its source is used where it is.
+        name: what it was asked for by, which a registry may forget; empty if by its source.
 
     """
 
@@ -39,6 +40,7 @@ class Recorded(NamedTuple):
     source: str = ""
     sha256: str = ""
     editable: bool = False
+    name: str = ""
 
 
 def path() -> str:
@@ -106,14 +108,14 @@ def drop(distribution: str) -> bool:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Keep other processes from changing this environment meanwhile.
+    """Keep other processes from changing this environment meanwhile, and while an installer that this starts runs.
 
     Raises:
         RecordError: another one is changing it, or nothing can be written to the state directory.
 
     """
     try:
-        holding = locked(os.path.join(state_dir(), "plugins-change"))
+        holding = locked(os.path.join(state_dir(), "plugins-change"), inherited=True)
         holding.__enter__()
     except TimeoutError as error:
         raise RecordError(

@@ -30,7 +30,7 @@ PLUGINS: Final = "plugins"
 RECIPES: Final = "recipes"
 
 #: pip takes a name that ends like this, and a file of that name, for the file.
-_ARCHIVES: Final = (
+ARCHIVES: Final = (
     ".zip",
     ".whl",
     ".tar",
@@ -371,7 +371,7 @@ def _damage(info: Mapping[str, Any], remote: bool) -> str | None:
         return _cut(str(error).splitlines()[0])
     url = requirement.url or source
     damage = None
-    if requirement.name.lower().endswith(_ARCHIVES):
+    if requirement.name.lower().endswith(ARCHIVES):
         damage = f"{value!r} looks like the name of a file, which an installer might take instead"
     elif version and not requirement.specifier.contains(version, prereleases=True):
         damage = f"version: {version} is not among {requirement.specifier}"

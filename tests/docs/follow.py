@@ -63,7 +63,11 @@ class Reader:
             stderr=subprocess.STDOUT,
             timeout=300,
         )
-        return result.stdout.decode().replace(str(self.project), "/home/me/my-package").replace(str(self.home), "~")
+        return (
+            result.stdout.decode()
+            .replace(str(self.project), "/home/me/acme-internal-greeter")
+            .replace(str(self.home), "~")
+        )
 
     def _environment(self) -> dict[str, str]:
         return {

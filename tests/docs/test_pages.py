@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -75,9 +76,9 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
 def test_the_first_plugin_is_the_smallest_one(page: str) -> None:
     files = tutorial_files(PAGES[page].read_text(encoding="utf-8"))
-    assert files["my_package/plugins/backend.py"] == MINIMAL_MODULE
+    assert files["acme_internal_greeter/plugins/backend.py"] == MINIMAL_MODULE
     entry_points = tomllib.loads(files["pyproject.toml"])["project"]["entry-points"]
-    assert entry_points == {"llm.plugins": {"my_backend": "my_package.plugins:backend"}}
+    assert entry_points == {"llm.plugins": {"my_backend": "acme_internal_greeter.plugins:backend"}}
 
 
 def test_the_plugin_of_the_readme_has_at_most_20_lines() -> None:
@@ -132,3 +133,10 @@ def test_an_ellipsis_stands_for_any_text_and_durations_do_not_count() -> None:
     assert matches("took 3.1 s\n", "took ... s\n")
     assert matches('{"duration": 0.5}', '{"duration": 1e-05}')
     assert not matches("took 3.1 s\n", "took ... ms\n")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md", "docs/recipes.md", "docs/managing.md"])
+def test_the_package_that_a_reader_writes_has_a_name_that_nobody_takes_by_accident(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    first, *_ = re.findall(r'^\[project\]\nname = "(.+)"$', text, re.MULTILINE)
+    assert first.startswith("acme-internal-")

@@ -46,12 +46,12 @@ def project(page: str, name: str) -> list[Block]:
 @pytest.mark.parametrize(
     ("page", "name", "editable"),
     [
-        ("README.md", "my-package", True),
-        ("docs/plugins.md", "my-package", True),
-        ("docs/plugins.md", "my-package", False),
+        ("README.md", "acme-internal-greeter", True),
+        ("docs/plugins.md", "acme-internal-greeter", True),
+        ("docs/plugins.md", "acme-internal-greeter", False),
         ("docs/guides/forms.md", "forms", True),
         ("docs/guides/forms.md", "forms", False),
-        ("docs/recipes.md", "my-recipes", True),
+        ("docs/recipes.md", "acme-internal-recipes", True),
     ],
 )
 def test_a_package_written_from_the_documentation_works(

@@ -137,6 +137,13 @@ def test_the_password_of_an_index_is_not_shown_or_recorded(environment: Environm
     assert "hunter2" not in "".join(texts)
 
 
+def test_a_name_that_looks_like_an_archive_is_no_package(environment: Environment) -> None:
+    (environment.installed.home / "nice.zip").touch()
+    assert "nice.zip looks like the name of a file" in environment.fails("install", "nice.zip", "--yes", status=2)
+    assert environment.index.asked == []
+    assert "is installed, but it brings no plug-in and no recipe" in environment.fails("install", "click", "--yes")
+
+
 def test_a_slip_of_the_finger_does_not_lead_to_a_package_of_an_index(environment: Environment) -> None:
     environment.index.add(wheel("opnrouter"))
     assert "Did you mean 'openrouter'?" in environment.fails("install", "opnrouter", "--yes", status=2)
@@ -171,6 +178,44 @@ def test_what_would_do_harm_is_refused_before_anything_is_changed(
     said = environment.fails("install", "bad>=0", "--yes")
     assert "error: bad is not installed: " in said
     assert message in said
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"llm/__init__.py": ""},
+        {"llm/__init__.py": "import not_there", "llm/plugins.py": ""},
+        {"llm/__init__.py": "raise SystemError('half')", "llm/errors.py": ""},
+    ],
+)
+def test_another_package_llm_that_got_in_by_other_means_is_named(
+    environment: Environment, files: dict[str, str]
+) -> None:
+    installed = environment.installed
+    ours = installed.directory / "ours"
+    shutil.copytree(environment.site / "llm", ours)
+    environment.index.add(wheel("llm", "0.36", files, plugins={}))
+    pip = ("python", "-m", "pip", "install", "-q", "llm==0.36")
+    assert installed.run(*pip, env=environment.env).returncode == 0
+    try:
+        commands = (("ai-cli", "doctor"), ("ai-cli", "plugins", "remove", "sample"), ("ai", "hi"))
+        for command in (*commands, ("python", "-m", "scripts.plugins", "remove", "llm")):
+            done = installed.run(*command, env=environment.env)
+            if files == {"llm/__init__.py": ""} and "scripts.plugins" in command:
+                assert "there is no plug-in named 'llm'" in done.stderr  # it needs nothing of what was overwritten
+                continue
+            assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done.stderr
+            assert "llm has overwritten the package 'llm' of d0ttino" in done.stderr
+        done = installed.run("ai-cli", "plugins", "list")
+        remedy = shlex.split(done.stderr.split("`")[1])
+        assert installed.run(*remedy, "--yes").returncode == 0
+        done = installed.run("ai-cli", "doctor")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "as after removing another package 'llm': install d0ttino again" in done.stderr
+    finally:
+        installed.run("python", "-m", "pip", "uninstall", "-q", "--yes", "llm")
+        shutil.rmtree(environment.site / "llm", ignore_errors=True)
+        shutil.move(ours, environment.site / "llm")
 
 
 @pytest.mark.parametrize(
@@ -252,6 +297,25 @@ def test_what_is_yanked_or_for_another_version_is_refused(environment: Environme
     assert "old is for d0ttino >=9, and this is 0.1.0" in said
     listed = environment.plugins("list", PLUGIN_REGISTRY_URL=str(registry)).stdout
     assert "refused: old was yanked: it leaks" in listed
+
+
+def test_a_name_that_its_registry_forgot_can_be_removed(environment: Environment, tmp_path: Path) -> None:
+    environment.index.add(wheel("cellar"))
+    registry = tmp_path / "registry.json"
+    place = {"PLUGIN_REGISTRY_URL": str(registry)}
+    registry.write_text('{"deep": "cellar"}')
+    assert environment.plugins("install", "deep", "--yes", **place).returncode == 0
+    registry.write_text("{}")
+    done = environment.plugins("remove", "deep", **place)
+    assert (done.returncode, done.stdout) == (0, "removed cellar 1.0: backend 'cellar' is gone\n")
+
+
+def test_what_a_plugin_prints_is_no_answer(environment: Environment) -> None:
+    noisy = "import os, sys\nprint('printed')\nos.write(1, b'written')\n"
+    environment.index.add(wheel("noisy", files={"noisy.py": noisy + ANSWERS}))
+    done = environment.plugins("install", "noisy", "--yes", "--json")
+    assert json.loads(done.stdout)["done"] == "installed"
+    assert "printed" in done.stderr
 
 
 def test_a_registry_that_is_down_installs_nothing(environment: Environment) -> None:
@@ -348,6 +412,12 @@ def test_a_leftover_and_a_second_record_are_named_and_removed(environment: Envir
     found = [one for one in doctor if one["check"] == "leftovers"]
     named = [Path(shlex.split(one["fixes"][0])[-1]).name for one in found]
     assert named == ["twice-1.0.dist-info", "~wice-1.0.dist-info"]
+    remedy = shlex.split(found[0]["fixes"][0])
+    assert environment.installed.run(f"/bin/{remedy[0]}", *remedy[1:]).returncode == 0
+    doctor = json.loads(environment.installed.run("ai-cli", "doctor", "--json").stdout)
+    assert [one["message"].split()[0] for one in doctor if one["check"] == "leftovers"] == [
+        str(environment.site / "~wice-1.0.dist-info")
+    ]
     done = environment.plugins("remove", "twice")
     assert (done.returncode, done.stdout.split(":")[0]) == (0, "removed twice 2.0")
     assert not list(environment.site.glob("*wice*"))

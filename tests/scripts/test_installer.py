@@ -63,11 +63,11 @@ def test_an_environment_without_any_gets_told_what_to_do(without_pip: Path) -> N
 
 
 def test_uv_stands_in_for_pip(uv: Callable[[], list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    find_installer().install([Chosen("my-package", "1.0", "")], {}, tmp_path)
+    find_installer().install([Chosen("acme-internal-greeter", "1.0", "")], {}, tmp_path)
     assert uv()[:5] == ["pip", "install", "--python", sys.executable, "--no-deps"]
-    assert uv()[-4:] == ["-r", uv()[-3], "", "my-package==1.0"]
-    find_installer().uninstall("my-package")
-    assert uv() == ["pip", "uninstall", "--quiet", "--python", sys.executable, "my-package", ""]
+    assert uv()[-4:] == ["-r", uv()[-3], "", "acme-internal-greeter==1.0"]
+    find_installer().uninstall("acme-internal-greeter")
+    assert uv() == ["pip", "uninstall", "--quiet", "--python", sys.executable, "acme-internal-greeter", ""]
     assert capfd.readouterr() == ("", "to stdout\n" * 2)
 
 
@@ -109,17 +109,17 @@ def test_a_directory_is_copied_and_no_index_is_asked(
 
 def test_a_failure_is_one_error(uv: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_STATUS", "3")
-    with pytest.raises(InstallError, match="uv could not install my-package: it ended with status 3"):
-        find_installer().install([Chosen("my-package", "1.0", "")], {}, tmp_path)
-    with pytest.raises(InstallError, match="uv could not remove my-package: it ended with status 3"):
-        find_installer().uninstall("my-package")
+    with pytest.raises(InstallError, match="uv could not install acme-internal-greeter: it ended with status 3"):
+        find_installer().install([Chosen("acme-internal-greeter", "1.0", "")], {}, tmp_path)
+    with pytest.raises(InstallError, match="uv could not remove acme-internal-greeter: it ended with status 3"):
+        find_installer().uninstall("acme-internal-greeter")
 
 
 def test_an_installer_that_does_not_start_is_one_error(without_pip: Path, tmp_path: Path) -> None:
     (without_pip / "uv").write_bytes(b"\x7fELF")
     (without_pip / "uv").chmod(0o755)
     with pytest.raises(InstallError, match="uv cannot be started"):
-        find_installer().install([Chosen("my-package", "1.0", "")], {}, tmp_path)
+        find_installer().install([Chosen("acme-internal-greeter", "1.0", "")], {}, tmp_path)
 
 
 def test_a_requirement_is_never_an_option(tmp_path: Path) -> None:

@@ -105,10 +105,12 @@ class TestList:
             "reason": None,
             "shadows": [],
             "hooks": [],
+            "brings": [],
             "builtin": False,
             "installed": True,
             "entry_point": "llm.plugins: third = third_party:run",
             "in_registry": True,
+            "registry": str(environment.registry),
         }
 
     @pytest.mark.parametrize("program", ["scripts.plugins", "scripts.ai_cli"])
@@ -200,18 +202,38 @@ class TestList:
         assert [(row["name"], row["hooks"]) for row in rows] == [("mine", ["llm_run_step"])]
         assert "installed: also implements llm_run_step" in environment.run("list").stdout
 
+    def test_a_policy_in_an_entry_point_of_its_own_beside_a_backend_is_shown(self, environment: Environment) -> None:
+        module = (
+            "from llm import hookimpl, Recipe\ndef run(prompt): return prompt\nclass Policy:\n"
+            "    @hookimpl\n    def llm_run_step(self, step): return None\n"
+            "    @hookimpl\n    def llm_recipes(self): return [Recipe('tidy', run)]\n"
+        )
+        environment.add("both", module, plugins={"mine": "both:run", "strict": "both:Policy"})
+        environment.use_registry({"mine": "both"})
+        rows = [row for row in environment.rows("list", "--check") if row["package"] == "both"]
+        assert [(row["name"], row["reason"], row["brings"]) for row in rows] == [
+            ("mine", None, ["backend mine"]),
+            ("strict", "implements llm_recipes, llm_run_step", ["recipe tidy", "llm_run_step"]),
+        ]
+        assert [row["registry"] for row in rows] == [str(environment.registry), None]
+        lines = [line.split() for line in environment.run("list", "-v").stdout.splitlines()]
+        assert lines[0] == ["PLUG-IN", "PACKAGE", "VERSION", "STATE", "BRINGS", "REGISTRY"]
+        assert ["mine", "both", "1.0", "installed", "backend", "mine", str(environment.registry)] in lines
+        assert [line[-4:] for line in lines if line[0] == "strict"] == [["recipe", "tidy,", "llm_run_step", "-"]]
+
     def test_what_a_registry_says_is_shown_and_searched(self, environment: Environment) -> None:
         entry = {
             "package": "some-package>=1",
             "description": "Answers from the Attic",
             "homepage": "https://example.org",
         }
-        environment.use_registry({"other": entry, "mine": "my-package"})
+        environment.use_registry({"other": entry, "mine": "acme-internal-greeter"})
         found = environment.run("search", "attic", "other")
         assert found.stdout.splitlines()[1] == "other    some-package  available  Answers from the Attic"
         assert json.loads(environment.run("search", "attic", "--json").stdout)[0]["requirement"] == "some-package>=1"
         none = environment.run("search", "attic", "nowhere")
         assert (none.returncode, none.stdout) == (1, "")
+        assert none.stderr == "no plug-in has 'attic' and 'nowhere' in its name, package or description\n"
         info = environment.run("info", "other").stdout.splitlines()
         assert "homepage: https://example.org" in info
         assert f"registry: {environment.registry}" in info

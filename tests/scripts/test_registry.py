@@ -18,7 +18,7 @@ from scripts.packages.registry import PLUGIN, RECIPE, Registry, _registry, fault
 from scripts.packages.source import RegistryError, bundled_directory, shown
 from tests.servers import Exchange, FaultServer, http_answer
 
-GOOD = {"plugins": {"mine": "my-package>=1"}, "recipes": {"clean": "my-recipes"}}
+GOOD = {"plugins": {"mine": "acme-internal-greeter>=1"}, "recipes": {"clean": "acme-internal-recipes"}}
 
 
 class Loaded:
@@ -74,14 +74,14 @@ def test_the_bundled_registry_names_packages_that_are_there() -> None:
 
 
 def test_both_forms_can_be_mixed(write: Callable[[Any], Path]) -> None:
-    path = write({"$schema": "x.json", "my_backend": "my-package", **GOOD})
+    path = write({"$schema": "x.json", "my_backend": "acme-internal-greeter", **GOOD})
     loaded = load(path)
     assert not loaded.warnings
     assert values(loaded.registry) == {
-        "plugins": {"my_backend": "my-package", "mine": "my-package>=1"},
-        "recipes": {"clean": "my-recipes"},
+        "plugins": {"my_backend": "acme-internal-greeter", "mine": "acme-internal-greeter>=1"},
+        "recipes": {"clean": "acme-internal-recipes"},
     }
-    assert loaded.registry.of(PLUGIN)["mine"].distribution() == "my-package"
+    assert loaded.registry.of(PLUGIN)["mine"].distribution() == "acme-internal-greeter"
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "file://localhost{}", "file:{}", "FILE://{}"])
@@ -99,7 +99,7 @@ def test_an_escaped_file_url_is_unescaped(tmp_path: Path) -> None:
     ("document", "message"),
     [
         ({"recipes": []}, "recipes: [] is not of type 'object'"),
-        ({"plugins": "my-package"}, "plugins: 'my-package' is not of type 'object'"),
+        ({"plugins": "acme-internal-greeter"}, "plugins: 'acme-internal-greeter' is not of type 'object'"),
         ([], "the document: [] is not of type 'object'"),
         (b'{"plugins": {"x": "a"}, "plugins": {"x": "b"}}', "plugins: this name is there twice"),
         (b'{"x": NaN}', "it is not JSON: NaN is not a JSON number"),
@@ -415,7 +415,7 @@ class TestServer:
 
     def test_a_server_that_is_down_is_an_error_for_what_installs(self) -> None:
         with FaultServer(http_answer(GOOD), http_answer(status=503)) as server:
-            assert load_exactly(server.url).of(PLUGIN)["mine"].distribution() == "my-package"
+            assert load_exactly(server.url).of(PLUGIN)["mine"].distribution() == "acme-internal-greeter"
             with pytest.raises(RegistryError, match="status 503"):
                 load_exactly(server.url)
 

@@ -378,6 +378,21 @@ def test_of_two_metadata_directories_that_of_the_version_whose_files_are_there_c
     assert {entry.version for entry in entries} == {good}
 
 
+def test_versions_whose_files_have_one_size_are_told_apart(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        record(tmp_path, name, "2.0", "x = 2\n", written=True)
+        record(tmp_path, name, "1.0", "x = 1\n", written=False)  # its metadata is the newer one
+    assert found(tmp_path) == (["of-2.0"] * 8, [])
+
+
+def test_a_version_with_fewer_files_counts_where_it_is_all_there(tmp_path: Path) -> None:
+    record(tmp_path, "a", "2.0", "x = 1\n", written=True)
+    record(tmp_path, "a", "1.0", "x = 1\n", written=True)
+    with (tmp_path / "a-1.0.dist-info/RECORD").open("a") as file:
+        file.write("gone.py,sha256=AAAA,1\ngone_too.py,,\nodd.py,nonsense=AAAA,1\n\n")
+    assert found(tmp_path) == (["of-2.0"], [])
+
+
 def test_of_two_that_fit_alike_the_newer_metadata_counts(tmp_path: Path) -> None:
     for version, time in (("2.0", 2 * 10**9), ("3.0", 3 * 10**9), ("1.0", 10**9)):
         record(tmp_path, "a", version, "x = 1\n", written=True)
