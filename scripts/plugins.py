@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 try:  # `python -m` looks into the working directory first, where another package `llm` may be
+    from llm import __version__  # noqa: F401 - what is needed later needs it: better to fail here
     from llm.errors import D0ttinoError, UnknownNameError, UsageError
     from scripts.cli.base import Group
     from scripts.cli.options import as_json_option
