@@ -1,4 +1,4 @@
-"""Saying in one sentence that another package `llm` took the place of ours, where importing it fails."""
+"""Another package `llm` in the place of ours: looking for it, and ending with one sentence."""
 
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,7 +16,9 @@ def end(error: Exception) -> NoReturn:
     message = fault()
     if message is None:
         raise error
-    print(f"error: {message}", file=sys.stderr)
+    # Escaped here, as paths and names are somebody else's, and the renderer may be one of the files that are missing.
+    visible = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+    print(f"error: {visible}", file=sys.stderr)
     raise SystemExit(1) from error
 
 

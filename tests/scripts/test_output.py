@@ -45,6 +45,7 @@ def test_nothing_prints_past_the_output_module() -> None:
     allowed = {
         ROOT / "scripts/cli/output.py",
         ROOT / "scripts/steps/relay.py",  # what a step writes, as it writes it
+        ROOT / "scripts/collisions.py",  # runs where the output module cannot be imported
     }
     files = [file for package in ("llm", "scripts") for file in (ROOT / package).rglob("*.py") if file not in allowed]
     assert len(files) > 50
