@@ -125,20 +125,25 @@ def print_answer(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_it_is else render.json_text(data))
 
 
-def print_text(text: str) -> None:
-    """Print an answer on stdout."""
-    answer = TextAnswer()
+def print_text(text: str, *, raw: bool = False) -> None:
+    """Print an answer on stdout; `raw`: as it is, also on a terminal."""
+    answer = TextAnswer(raw=raw)
     answer.write(text)
     answer.end()
 
 
 class TextAnswer:
-    """An answer that is printed on stdout as it comes: as it is, or as a block where that is a terminal."""
+    """An answer that is printed on stdout as it comes: as it is, or as a block where that is a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        raw: whether it is printed as it is there, too, because the user asks for that.
+
+    """
+
+    def __init__(self, *, raw: bool = False) -> None:
         from scripts.cli import render
 
-        self._block = render.Block() if stdout_is_terminal() else None
+        self._block = render.Block() if stdout_is_terminal() and not raw else None
 
     def write(self, piece: str) -> None:
         """Print a piece."""

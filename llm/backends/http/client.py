@@ -109,7 +109,8 @@ class ChatCompletionsBackend(Backend):
             model: the model to ask for; by default `default_model`.
             options: further members of the request's body (`temperature`, `max_tokens`). Text that is
                 a JSON number, `true`, `false`, `null`, list, object or quoted string is sent as that.
-            request: the whole conversation, in place of `prompt`.
+            request: the whole conversation, in place of `prompt`. Of its metadata, `schema` (a JSON Schema) is asked
+                of the service, and with `thoughts` true the answer has thoughts as well, between `<think>` tags.
             call: the deadlines.
 
         Returns:
@@ -129,7 +130,7 @@ class ChatCompletionsBackend(Backend):
 
         """
         # The router itself looks whether a whole answer is of the model that was asked for.
-        reader, pieces = self._ask(_messages(request or Request(prompt)), model, options, call, strict=False, more={})
+        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=False, more={})
         completion = reader.whole(pieces)
         return completion.text if request is None else completion
 
@@ -149,9 +150,7 @@ class ChatCompletionsBackend(Backend):
         """
         more = {"stream": True, **({"stream_options": {"include_usage": True}} if self.stream_usage else {})}
         strict = request is not None and request.strict
-        reader, pieces = self._ask(
-            _messages(request or Request(prompt)), model, options, call, strict=strict, more=more
-        )
+        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=strict, more=more)
         yield from reader.read(pieces)
 
     def headers(self) -> Mapping[str, str]:
@@ -184,7 +183,7 @@ class ChatCompletionsBackend(Backend):
 
     def _ask(
         self,
-        messages: list[dict[str, Any]],
+        request: Request,
         model: str | None,
         options: Mapping[str, Any] | None,
         call: Call | None,
@@ -196,7 +195,8 @@ class ChatCompletionsBackend(Backend):
         from llm.backends.http._answers import AnswerReader
 
         model = model or self.default_model
-        content = _request_body(messages, model, options or {}, more)
+        asked = request.metadata
+        body = _request_body(_messages(request), model, options or {}, {**more, **_answer_format(asked.get("schema"))})
         auth = _BearerAuth(self._api_key())
         endpoint = self._endpoint(auth)
         limits = self._limits(call)
@@ -206,9 +206,12 @@ class ChatCompletionsBackend(Backend):
             "User-Agent": f"d0ttino/{__version__}",
             **self.headers(),
         }
-        send = partial(self._open_session().post, endpoint.url, data=content, headers=headers, auth=auth)
+        send = partial(self._open_session().post, endpoint.url, data=body, headers=headers, auth=auth)
         pieces = _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
-        return AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry), pieces
+        reader = AnswerReader(
+            endpoint, model, strict, limits.note_text, limits.hurry, thoughts=asked.get("thoughts") is True
+        )
+        return reader, pieces
 
     def _limits(self, call: Call | None) -> "Limits":
         from llm.backends.http._deadlines import Limits
@@ -329,6 +332,13 @@ def _request_body(
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"JSON cannot hold these options: {error}") from None
+
+
+def _answer_format(schema: Any) -> dict[str, Any]:
+    """Return the member of a body that asks for an answer by a JSON Schema."""
+    if schema is None:
+        return {}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
 def _option_value(value: Any) -> Any:
