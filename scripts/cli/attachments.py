@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Final
 
-from llm._version import __version__
+from llm import __version__
 from llm.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm.conversations import Conversation, enabled, new_id
 from llm.errors import UsageError
 from scripts.cli.base import Command
-from scripts.cli.context import current_host, keep_state, warn_of_problems
+from scripts.cli.context import current_host, keep_log, keep_state, log, warn_of_problems
 from scripts.cli.options import (
     as_json_option,
     attach_option,
@@ -104,6 +105,15 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
 @values_option()
 @system_option()
 @attach_option()
+@click.option(
+    "-c",
+    "--continue",
+    "conversation",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME]",
+    help="Go on with the last conversation, or with that of this name.",
+)
 @click.option("-t", "--template", metavar="NAME", help="Fill this template with the prompt.")
 @click.option("-p", "--param", "given", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template.")
 @click.option("--schema", metavar="SCHEMA", help="Get JSON by a JSON Schema: a file, or fields ('name, age int').")
@@ -118,6 +128,7 @@ def send(
     ctx: click.Context,
     /,
     words: tuple[str, ...],
+    conversation: str | None,
     template: str | None,
     given: tuple[str, ...],
     schema: str | None,
@@ -134,7 +145,10 @@ def send(
     is printed to stderr.
     """
     host = current_host(ctx)
-    request = _request(ctx, words, template, given, **asked)
+    earlier = Conversation(new_id())
+    if conversation is not None:
+        earlier, words = _continued(conversation, words)
+    request = continuing(earlier, _request(ctx, words, template, given, **asked))
     if show_thoughts:
         request = replace(request, metadata={**request.metadata, "thoughts": True})
     if schema is not None:
@@ -148,6 +162,33 @@ def send(
             print_answer({**clean(completion.to_json()), "text": text})
         else:
             print_text(text, raw=raw)
+
+
+def _continued(given: str, words: tuple[str, ...]) -> tuple[Conversation, tuple[str, ...]]:
+    """Return the conversation that `-c` means, and the words of the prompt.
+
+    A single word after `-c` is the prompt, unless there is a conversation of this name: `-c "and then?"`.
+    """
+    if given and not words and log().find(given) is None:
+        given, words = "", (given,)
+    earlier = log().find(given or None)
+    if earlier is None:
+        say(
+            f"note: this begins the conversation {given!r}" if given else "note: there is no conversation to go on with"
+        )
+        earlier = Conversation(new_id(), given or None)
+    if not enabled():
+        say("note: the log is off: this is not recorded")
+    return earlier, words
+
+
+def continuing(earlier: Conversation, request: "Request") -> "Request":
+    """Return a request that goes on with a conversation."""
+    system = request.system or earlier.system
+    new = tuple(message for message in request.messages if message.role != "system")
+    facts = {"conversation": earlier.id, "conversation_name": earlier.name, "earlier": len(earlier.messages)}
+    whole = replace(request, messages=earlier.messages + new, metadata={**request.metadata, **facts})
+    return whole if system is None else whole.with_system(system)
 
 
 def _request(
@@ -215,7 +256,8 @@ def _print_checked(request: "Request", given: str, host: "Host", *, as_json: boo
     if checked.fault is not None:
         say(f"note: {completion.backend} is asked again: {checked.fault}")
         more = (Message("assistant", completion.text), Message("user", correction(checked.fault)))
-        completion = ask(replace(request, messages=request.messages + more), host)
+        facts = {**request.metadata, "earlier": request.metadata["earlier"] + 2}  # the prompt and its answer
+        completion = ask(replace(request, messages=request.messages + more, metadata=facts), host)
         checked = check_answer(completion.text, schema)
     if checked.fault is not None:
         raise SchemaAnswerError(
@@ -247,6 +289,7 @@ def ask(request: "Request", host: "Host") -> "Completion":
     from llm.router import NoAnswerError, complete
 
     keep_state(host)
+    keep_log(host)
     try:
         with stdout_kept():
             completion = complete(request, host=host, retries=_retries())
@@ -277,6 +320,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
     from llm.thoughts import ThoughtFilter
 
     keep_state(host)
+    keep_log(host)
     texts = None
     thoughts = None if request.metadata.get("thoughts") else ThoughtFilter()
     begun = False
