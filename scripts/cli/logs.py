@@ -8,10 +8,10 @@ import click
 from llm.conversations import NO_LOGS_VARIABLE, enabled, log_path, switch
 from llm.errors import D0ttinoError, UsageError
 from scripts.cli.base import Group
+from scripts.cli.context import log
 from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, say, tell
 from scripts.cli.render import line
-from scripts.cli.context import log
 
 if TYPE_CHECKING:
     from llm.conversations import Turn
