@@ -312,7 +312,7 @@ def test_names_are_completed(server: Any) -> None:
     screen = Screen(server(chat_answer("fine")))
     screen.ready()
     screen.type("/back\t")
-    screen.until("/backend")
+    screen.until("end")
     screen.type(" samp\t")
     screen.until("le")
     screen.type("\r")
