@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from llm.errors import D0ttinoError
+from llm.thoughts import without_thoughts
 from llm.types import Completion, Step
 
 _INSTRUCTIONS: Final = (
@@ -19,11 +20,6 @@ _INSTRUCTIONS: Final = (
     "Each command runs in a separate shell, in the same directory: `cd`, variables and functions of one do not reach "
     "the next, so write `cd DIRECTORY && COMMAND` wherever another directory is needed. "
     "Quote file names and other text taken from the goal.\n\nGoal: "
-)
-
-#: Tags that models put around what they think: `<think>`, `[THINK]`, `◁think▷`.
-_THOUGHT: Final = re.compile(
-    r"[<\[◁]\s{0,3}(/?)\s{0,3}(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)\s{0,3}[>\]▷]", re.IGNORECASE
 )
 
 #: The first line of a code block: its indentation, the fence, and the language.
@@ -136,27 +132,6 @@ def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
         _refuse(completion, f"it has {len(blocks)} code blocks, which may be alternatives", "--join takes them as one")
     steps = tuple(step for block in blocks for step in _from_block(block, completion))
     return ReadPlan(steps, prose)
-
-
-def without_thoughts(text: str) -> str:
-    """Return an answer without what the model thought before it.
-
-    A tag that nobody opened ends thoughts as well: some servers leave the first one out. Thoughts
-    that nobody closed go on to the end.
-    """
-    kept: list[str] = []
-    start = depth = 0
-    for tag in _THOUGHT.finditer(text):
-        if tag[1]:
-            if not depth:
-                kept.clear()
-            depth = max(depth - 1, 0)
-            start = tag.end()
-        else:
-            if not depth:
-                kept.append(text[start : tag.start()])
-            depth += 1
-    return "".join(kept) if depth else "".join([*kept, text[start:]])
 
 
 def changes_only_itself(step: Step) -> bool:

@@ -194,7 +194,9 @@ class Request:
         fallback: whether others may answer if `backend` fails.
         max_attempts: number of attempts over all backends; `None`: 6.
         cooldown: whether backends that failed often are left out for a while.
-        metadata: named values for plug-ins; no backend sends them.
+        metadata: named values for plug-ins and backends. A backend that can asks its server for an answer by
+            `schema`, a JSON Schema; with `thoughts` true it puts the model's thoughts into the answer, between
+            `<think>` tags.
 
     """
 

@@ -10,9 +10,10 @@ import click
 
 from llm.errors import ConfigError, D0ttinoError
 from scripts.cli.options import TREE, Shared, shared
-from scripts.cli.output import HOST, say, stdout_kept
+from scripts.cli.output import HOST, redact, say, stdout_kept
 
 if TYPE_CHECKING:
+    from llm.conversations import ConversationLog
     from llm.hooks._trace import Trace
     from llm.host import Host
     from llm.routing.breaker import Cooldowns
@@ -143,6 +144,7 @@ def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
 
 _COOLDOWNS: Final = "d0ttino.cooldowns"
 _LEDGER: Final = "llm.usage"
+_LOG: Final = "llm.conversations"
 
 
 def current_cooldowns(ctx: click.Context) -> "Cooldowns":
@@ -173,8 +175,26 @@ def keep_state(host: "Host") -> None:
     if breaker.enabled() and health.breaker is None:
         health.breaker = current_cooldowns(click.get_current_context())
     if usage.enabled() and not host.has_plugin(_LEDGER):
-        from llm import DISTRIBUTION, __version__
-        from llm.hooks._origin import Origin, Tier
+        _register(host, usage.Ledger(), _LEDGER)
 
-        origin = Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
-        host.register(usage.Ledger(), _LEDGER, origin=origin)
+
+def keep_log(host: "Host") -> None:
+    """Record the conversations of a host, unless opted out."""
+    from llm.conversations import enabled
+
+    if enabled() and not host.has_plugin(_LOG):
+        _register(host, log(), _LOG)
+
+
+def log() -> "ConversationLog":
+    """Return the log of conversations; it is written without the secrets of this run."""
+    from llm.conversations import ConversationLog
+
+    return ConversationLog(redact=redact)
+
+
+def _register(host: "Host", plugin: object, name: str) -> None:
+    from llm import DISTRIBUTION, __version__
+    from llm.hooks._origin import Origin, Tier
+
+    host.register(plugin, name, origin=Origin(name, Tier.BUILTIN, DISTRIBUTION, __version__, module=name))

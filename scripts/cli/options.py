@@ -1,5 +1,6 @@
 """Options and arguments that commands share."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,11 @@ SHARED_OPTIONS: Final = (
     _shared_option("--no-plugins", "Do without all plug-ins that are not built in."),
     _shared_option("--debug", "Show the traceback of an error."),
 )
+
+
+#: Seconds after which a wait for standard input is explained, and how much of it is read.
+_SILENT_WAIT: Final = 1.0
+_MOST_PIPED: Final = 16 * 2**20
 
 
 @dataclass(repr=False, eq=False)
@@ -95,6 +101,53 @@ def as_json_option(help: str = "Print JSON.") -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
+def system_option() -> Callable[..., Any]:
+    """Return a decorator that adds the option `--system`."""
+    return click.option(
+        "-s", "--system", metavar="TEXT", help="Tell the model how to answer; @FILE reads that from a file."
+    )
+
+
+def attach_option() -> Callable[..., Any]:
+    """Return a decorator that adds the option `--attach`."""
+    return click.option(
+        "-a", "--attach", multiple=True, metavar="FILE", help="Send an image or a text file as well; also a URL."
+    )
+
+
+def thoughts_option() -> Callable[..., Any]:
+    """Return a decorator that adds the option `--show-thoughts`."""
+    return click.option("--show-thoughts", is_flag=True, help="Show what a model thinks before it answers as well.")
+
+
+def values_option() -> Callable[..., Any]:
+    """Return a decorator that adds the option `--option`, values for the backend."""
+    return click.option(
+        "-o", "--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend."
+    )
+
+
+def read_system(given: str | None) -> str | None:
+    """Return a system prompt; `@FILE` stands for the text in a file, `@@` for an `@`.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no text.
+
+    """
+    if given is None or not given.startswith("@"):
+        return given
+    if given.startswith("@@"):
+        return given[1:]
+    try:
+        with open(given[1:], encoding="utf-8") as file:
+            return file.read().removesuffix("\n")
+    except OSError as error:
+        hint = None if os.path.exists(given[1:]) else "@@ stands for an @ that begins the text itself"
+        raise UsageError(f"--system: cannot read {given[1:]}: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--system: {given[1:]} is not UTF-8 text: {error}") from error
+
+
 def read_text(argument: str) -> str:
     """Return a text argument; `-` stands for standard input.
 
@@ -106,8 +159,54 @@ def read_text(argument: str) -> str:
         return argument
     if sys.stdin is None:
         raise UsageError("standard input is closed", hint="give the text itself instead of -")
+    return _decoded(sys.stdin.buffer.read())
+
+
+def read_piped() -> str:
+    """Return what is piped to a command that has its text elsewhere; empty if stdin is closed, or no pipe or file.
+
+    Raises:
+        UsageError: it is not UTF-8 text, or too much.
+
+    """
+    import stat
+
+    stdin = sys.stdin
+    if stdin is None or stdin.isatty():
+        return ""
+    try:
+        kind = os.fstat(stdin.fileno()).st_mode
+    except OSError:  # a program's own object, which has no descriptor, or a closed one
+        kind = stat.S_IFREG
+    # A device is no text that anybody piped: /dev/null is empty, and others never end.
+    if not (stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind)):
+        return ""
+    import threading
+
+    timer = threading.Timer(_SILENT_WAIT, _explain_wait)
+    timer.daemon = True
+    if sys.stderr is not None and sys.stderr.isatty():
+        timer.start()
+    try:
+        content = stdin.buffer.read(_MOST_PIPED + 1)
+    except OSError:  # it is open for writing alone: so `>&-` is filled
+        return ""
+    finally:
+        timer.cancel()
+    if len(content) > _MOST_PIPED:
+        raise UsageError(f"more than {_MOST_PIPED // 2**20} MiB were piped", hint="no model takes so much: send a part")
+    return _decoded(content)
+
+
+def _explain_wait() -> None:
+    from scripts.cli.output import say
+
+    say("note: waiting for the end of standard input, which is sent as well (Ctrl-D ends it; < /dev/null: none)")
+
+
+def _decoded(content: bytes) -> str:
     try:
         # As `$(...)` does it: the line feed that ends the last line is no part of the text.
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        return content.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text: {error}") from error
+        raise UsageError(f"standard input is not UTF-8 text: {error}", hint="--attach FILE sends an image") from error

@@ -9,12 +9,17 @@ stdout, and an answer that cannot be written is an error.
 import codecs
 import errno
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+if TYPE_CHECKING:
+    from rich.segment import Segment
 
 #: Where a run of the program keeps its host, and its function that takes secrets out.
 HOST: Final = "d0ttino.host"
@@ -22,6 +27,12 @@ _REDACT: Final = "d0ttino.redact"
 
 #: What holds no text.
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
+
+#: Control characters but for line breaks and tabs.
+_CONTROL: Final = re.compile(r"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+#: Seconds between two drawings of what comes.
+_REDRAW: Final = 0.08
 
 _STDIN: Final = 0
 _STDOUT: Final = 1
@@ -126,20 +137,25 @@ def print_answer(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_it_is else render.json_text(data))
 
 
-def print_text(text: str) -> None:
-    """Print an answer on stdout."""
-    answer = TextAnswer()
+def print_text(text: str, *, raw: bool = False) -> None:
+    """Print an answer on stdout; `raw`: as it is, also on a terminal."""
+    answer = TextAnswer(raw=raw)
     answer.write(text)
     answer.end()
 
 
 class TextAnswer:
-    """An answer that is printed on stdout as it comes: as it is, or as a block where that is a terminal."""
+    """An answer that is printed on stdout as it comes: as it is, or as a block where that is a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        raw: whether it is printed as it is there, too, because the user asks for that.
+
+    """
+
+    def __init__(self, *, raw: bool = False) -> None:
         from scripts.cli import render
 
-        self._block = render.Block() if stdout_is_terminal() else None
+        self._block = render.Block() if stdout_is_terminal() and not raw else None
 
     def write(self, piece: str) -> None:
         """Print a piece."""
@@ -149,6 +165,120 @@ class TextAnswer:
     def end(self) -> None:
         """Print what was held back, and a line break."""
         click.echo("" if self._block is None else self._block.finish(), color=True)
+
+
+class MarkdownAnswer:
+    """An answer that is printed on a terminal as Markdown, as it comes.
+
+    A block (a paragraph, a list, code) that has ended is printed for good; until then its last lines are shown, and
+    drawn anew as more comes.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(highlight=False)
+        self._text = ""
+        self._live: Any = None
+        self._drawn = 0.0
+
+    def write(self, piece: str) -> None:
+        """Print a piece."""
+        self._text += piece
+        end = _end_of_blocks(self._text)
+        if end:
+            self._stop()
+            self._print(self._text[:end])
+            self._text = self._text[end:]
+        if self._text.strip() and time.monotonic() - self._drawn > _REDRAW:
+            self._draw()
+
+    def end(self) -> None:
+        """Print what was held back."""
+        self._stop()
+        if self._text.strip():
+            self._print(self._text)
+        self._text = ""
+
+    def _print(self, text: str) -> None:
+        for line in self._lines(text):
+            click.echo(self._styled(line), color=True)
+
+    def _styled(self, line: "Sequence[Segment]") -> str:
+        with self._console.capture() as capture:
+            self._console.print(_Laid([line]), end="")
+        return capture.get().rstrip("\n")
+
+    def _lines(self, text: str) -> "list[list[Segment]]":
+        from markdown_it import MarkdownIt
+        from rich.markdown import Markdown
+        from rich.segment import Segment
+
+        from scripts.cli import render
+
+        markdown = Markdown("", hyperlinks=False)
+        # HTML is shown as it is written: by itself, rich leaves it out.
+        parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+        # Before the layout as well: rich drops some control characters.
+        markdown.markup = text = _CONTROL.sub(lambda char: render.visible(char[0]), text.replace("\t", "    "))
+        markdown.parsed = parser.parse(text)
+        lines = self._console.render_lines(markdown, pad=False)
+        # After the layout: `&#x202e;` becomes a character there.
+        return [[Segment(render.visible(part.text), part.style) for part in line if not part.control] for line in lines]
+
+    def _draw(self) -> None:
+        if self._live is None:
+            from rich.live import Live
+
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                vertical_overflow="crop",
+            )
+            self._live.start()
+        self._live.update(_Laid(self._lines(self._text)[-max(self._console.height - 2, 1) :]), refresh=True)
+        self._drawn = time.monotonic()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class _Laid:
+    """Lines of segments that are laid out, for rich."""
+
+    def __init__(self, lines: "Sequence[Sequence[Segment]]") -> None:
+        self._lines = lines
+
+    def __rich_console__(self, _console: Any, _options: Any) -> "Iterator[Segment]":
+        from rich.segment import Segment
+
+        for line in self._lines:
+            yield from line
+            yield Segment.line()
+
+
+def _end_of_blocks(text: str) -> int:
+    """Return where the last block of a Markdown text begins, if those before it have ended for sure."""
+    end = 0
+    fence = ""
+    position = 0
+    blank = False
+    for line in text.splitlines(keepends=True):
+        mark = line.lstrip()[:3]
+        if not fence and blank and not line[:1].isspace() and line.strip():
+            end = position
+        if not fence and mark in {"```", "~~~"}:
+            fence = mark
+        elif fence and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
+            fence = ""
+        blank = not line.strip()
+        position += len(line)
+    return end
 
 
 def stdout_is_terminal() -> bool:

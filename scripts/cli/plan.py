@@ -71,7 +71,7 @@ def do(ctx: click.Context, /, goal: str | None, answer_timeout: float | None, **
             "nothing was run: the answer has words besides the steps, and they may take them back",
             hint="read them; without --yes you are asked for each step",
         )
-    return run_or_print(host, Plan("do", _source(completion), goal, _with_confirmations(read.steps), {}), options)
+    return run_or_print(host, Plan("do", source_of(completion), goal, with_confirmations(read.steps), {}), options)
 
 
 def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":
@@ -80,16 +80,17 @@ def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":
     return ask(Request(plan_prompt(goal), **asked), host)
 
 
-def _source(completion: "Completion") -> str:
+def source_of(completion: "Completion") -> str:
+    """Return who wrote a plan, for people."""
     return f"{completion.backend} [{completion.origin}]"
 
 
 def _print_prose(completion: "Completion", read: ReadPlan) -> None:
     """Print the words around the steps: they may be a warning, a refusal or a question."""
     if read.prose:
-        say(f"note: {_source(completion)} says besides the steps:\n{read.prose}")
+        say(f"note: {source_of(completion)} says besides the steps:\n{read.prose}")
 
 
-def _with_confirmations(steps: "tuple[Step, ...]") -> "tuple[Step, ...]":
+def with_confirmations(steps: "tuple[Step, ...]") -> "tuple[Step, ...]":
     """Let a command with characters that cannot be seen need a yes of its own: no model has a reason for them."""
     return tuple(replace(step, confirm=step.confirm or hides_something(step.command_line)) for step in steps)

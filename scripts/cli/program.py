@@ -17,6 +17,11 @@ COMMANDS: Final = {
         "scripts.cli.batch:batch",
         "Send each line of FILE and print the answers as JSON lines, in order; `-` reads standard input.",
     ),
+    "chat": Lazy(
+        "scripts.cli.chat:chat",
+        "Talk with a backend; with NAME, go on with the conversation of that name, or begin it.",
+    ),
+    "logs": Lazy("scripts.cli.logs:logs", "Show what was sent and answered, the latest last."),
     "usage": Lazy("scripts.cli.usage:usage", "Sum tokens and costs of what was sent, by backend and model."),
     "runs": Lazy(
         "scripts.cli.runs:runs", "List the runs of recipes and plans, the latest first; with RUN, the steps of one."

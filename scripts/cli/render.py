@@ -9,6 +9,7 @@ ends of other systems, and bytes that are no UTF-8 (`\x1b`, `\u202e`).
 |---|---|---|---|---|
 | `line` | one value: a name, a model, an error | `\n` | `\t` | more than 8 are counted |
 | `block` | an answer or a message | stay | stay | more than 40 are counted, and more than 3 blank lines |
+| `visible` | parts of Markdown that is laid out | `\n` | `\t` | stay |
 | `rows` | a step that may be run | a row each, behind a gutter | `\t` | more than 8, and each at the end of a line |
 
 `rows` is strict: two different texts never give the same rows. Combining marks are escaped as well, long lines are
@@ -71,6 +72,11 @@ def line(text: str) -> str:
     if not _is_plain(text):
         text = _escaped(text)
     return _counted(text, _BLANKS) if " " * (_BLANKS + 1) in text else text
+
+
+def visible(text: str) -> str:
+    """Return a part of a line that is laid out already, with all that a terminal would not show as it is escaped."""
+    return text if _is_plain(text) else _escaped(text)
 
 
 def block(text: str) -> str:

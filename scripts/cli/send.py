@@ -2,19 +2,43 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm.conversations import Conversation, enabled, new_id
+from llm.errors import UsageError
 from scripts.cli.base import Command
-from scripts.cli.context import current_host, keep_state, warn_of_problems
-from scripts.cli.options import as_json_option, read_text
+from scripts.cli.context import current_host, keep_log, keep_state, log, warn_of_problems
+from scripts.cli.options import (
+    as_json_option,
+    attach_option,
+    read_piped,
+    read_system,
+    read_text,
+    system_option,
+    thoughts_option,
+    values_option,
+)
 from scripts.cli.output import TextAnswer, clean, print_answer, print_text, say, stdout_kept
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from llm.host import Host
     from llm.routing.retries import RetryPolicy
-    from llm.types import Attempt, Completion, Request, Route
+    from llm.types import Attachment, Attempt, Completion, Request, Route
+
+    class ShownAnswer(Protocol):
+        """Prints an answer as it comes."""
+
+        def write(self, piece: str) -> None:
+            """Print a piece."""
+
+        def end(self) -> None:
+            """Print the rest."""
+
 
 #: The fields of a `Request` that `request_options` sets.
 REQUEST_FIELDS: Final = (
@@ -76,40 +100,188 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
 
 
 @click.command(cls=Command)
-@click.argument("prompt")
+@click.argument("words", metavar="PROMPT", nargs=-1)
 @request_options
-@click.option("-o", "--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
+@values_option()
+@system_option()
+@attach_option()
+@click.option(
+    "-c",
+    "--continue",
+    "conversation",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME]",
+    help="Go on with the last conversation, or with that of this name.",
+)
+@click.option("-t", "--template", metavar="NAME", help="Fill this template with the prompt.")
+@click.option("-p", "--param", "given", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template.")
+@click.option("--schema", metavar="SCHEMA", help="Get JSON by a JSON Schema: a file, or fields ('name, age int').")
 @click.option(
     "--stream/--no-stream", default=None, help="Print the answer as it comes; by default if stdout is a terminal."
 )
+@thoughts_option()
+@click.option("--raw", is_flag=True, help="Print the answer as it is, also on a terminal: it may control that.")
 @as_json_option("Print the answer and its provider as JSON.")
 @click.pass_context
 def send(
     ctx: click.Context,
     /,
-    prompt: str,
-    options: tuple[tuple[str, str], ...],
+    words: tuple[str, ...],
+    conversation: str | None,
+    template: str | None,
+    given: tuple[str, ...],
+    schema: str | None,
     stream: bool | None,
+    show_thoughts: bool,
+    raw: bool,
     as_json: bool,
     **asked: Any,
 ) -> None:
     """Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.
 
-    Without --backend, the routing policy chooses. If a backend fails, the next one is tried; which
-    one answered, and why others did not, is printed to stderr.
+    Several words are joined. What is piped in is sent behind the prompt. Without --backend, the routing
+    policy chooses. If a backend fails, the next one is tried; which one answered, and why others did not,
+    is printed to stderr.
     """
-    from llm.types import Request
-
     host = current_host(ctx)
-    request = Request(read_text(prompt), options=dict(options), **asked)
-    if not as_json and (sys.stdout.isatty() if stream is None else stream):
-        show(request, host, tell_if_whole=stream is True)
-        return
-    completion = ask(request, host)
-    if as_json:
-        print_answer({**clean(completion.to_json()), "text": completion.text})
+    earlier = Conversation(new_id())
+    if conversation is not None:
+        earlier, words = _continued(conversation, words)
+    request = continuing(earlier, _request(ctx, words, template, given, **asked))
+    if show_thoughts:
+        request = replace(request, metadata={**request.metadata, "thoughts": True})
+    if schema is not None:
+        _print_checked(request, schema, host, as_json=as_json)
+    elif not as_json and (sys.stdout.isatty() if stream is None else stream):
+        show(request, host, TextAnswer(raw=raw), tell_if_whole=stream is True)
     else:
-        print_text(completion.text)
+        completion = ask(request, host)
+        text = completion.text if show_thoughts else _without_thoughts(completion.text)
+        if as_json:
+            print_answer({**clean(completion.to_json()), "text": text})
+        else:
+            print_text(text, raw=raw)
+
+
+def _continued(given: str, words: tuple[str, ...]) -> tuple[Conversation, tuple[str, ...]]:
+    """Return the conversation that `-c` means, and the words of the prompt.
+
+    A single word after `-c` is the prompt, unless there is a conversation of this name: `-c "and then?"`.
+    """
+    if given and not words and log().find(given) is None:
+        given, words = "", (given,)
+    earlier = log().find(given or None)
+    if earlier is None:
+        say(
+            f"note: this begins the conversation {given!r}" if given else "note: there is no conversation to go on with"
+        )
+        earlier = Conversation(new_id(), given or None)
+    if not enabled():
+        say("note: the log is off: this is not recorded")
+    return earlier, words
+
+
+def continuing(earlier: Conversation, request: "Request") -> "Request":
+    """Return a request that goes on with a conversation."""
+    system = request.system or earlier.system
+    new = tuple(message for message in request.messages if message.role != "system")
+    facts = {"conversation": earlier.id, "conversation_name": earlier.name, "earlier": len(earlier.messages)}
+    whole = replace(request, messages=earlier.messages + new, metadata={**request.metadata, **facts})
+    return whole if system is None else whole.with_system(system)
+
+
+def _request(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    template_name: str | None,
+    given: tuple[str, ...],
+    *,
+    system: str | None,
+    attach: tuple[str, ...],
+    options: tuple[tuple[str, str], ...],
+    **asked: Any,
+) -> "Request":
+    """Return what the arguments of `send` ask for. What needs no waiting is checked before stdin is read."""
+    from llm.types import Message, Request
+
+    template = None
+    if template_name is not None:
+        from scripts.cli.templates import given_variables, read_template
+
+        template = read_template(template_name)
+        variables = given_variables(given)
+        asked["model"] = asked["model"] or template.model
+        asked["backend"] = asked["backend"] or template.backend
+    elif given:
+        raise UsageError("-p is for the variables of a template", hint="name one with -t, or see -o for the backend")
+    system = read_system(system)
+    parts = [read_attachment(place) for place in attach] if attach else []
+    prompt = read_prompt(words)
+    if template is not None:
+        prompt, written = template.filled(prompt, variables)
+        system = written if system is None else system
+    elif not words and not prompt and not parts:
+        raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'PROMPT'")
+    chosen = {**(template.options if template is not None else {}), **dict(options)}
+    request = Request(Message("user", (prompt, *parts) if prompt or not parts else parts), options=chosen, **asked)
+    return request if system is None else request.with_system(system)
+
+
+def read_attachment(place: str) -> "str | Attachment":
+    """Return a part of a message for a file or an address."""
+    from scripts.cli.attachments import read_attachment
+
+    return read_attachment(place)
+
+
+def read_prompt(words: tuple[str, ...]) -> str:
+    """Return the prompt of a command line, and behind it what was piped."""
+    if words == ("-",):
+        return read_text("-")
+    prompt, piped = " ".join(words), read_piped()
+    return f"{prompt}\n\n{piped}" if prompt and piped.strip() else prompt or piped
+
+
+def _print_checked(request: "Request", given: str, host: "Host", *, as_json: bool) -> None:
+    """Ask for an answer by a schema, and print it if it is one."""
+    from llm.types import Message
+    from scripts.cli.schema import SchemaAnswerError, check_answer, correction, instruction, read_schema
+
+    schema = read_schema(given)
+    words = "\n\n".join(filter(None, (request.system, instruction(schema))))
+    request = replace(request.with_system(words), metadata={**request.metadata, "schema": schema})
+    completion = ask(request, host)
+    checked = check_answer(completion.text, schema)
+    if checked.fault is not None:
+        say(f"note: {completion.backend} is asked again: {checked.fault}")
+        more = (Message("assistant", completion.text), Message("user", correction(checked.fault)))
+        facts = {**request.metadata, "earlier": request.metadata["earlier"] + 2}  # the prompt and its answer
+        completion = ask(replace(request, messages=request.messages + more, metadata=facts), host)
+        checked = check_answer(completion.text, schema)
+    if checked.fault is not None:
+        raise SchemaAnswerError(
+            f"the answer is not as the schema wants it: {checked.fault}",
+            origin=completion.origin,
+            hint=f"it was: {checked.text[:500]}" if checked.text else None,
+        )
+    if as_json:
+        print_answer({**clean(completion.to_json()), "text": checked.text, "data": checked.data})
+    else:
+        print_text(checked.text)
+
+
+def _without_thoughts(text: str) -> str:
+    from llm.thoughts import shown_of
+
+    shown = shown_of(text)
+    if text.strip() and not shown.strip():
+        _tell_no_answer()
+    return shown
+
+
+def _tell_no_answer() -> None:
+    say("warning: the answer holds thoughts only; --show-thoughts shows them")
 
 
 def ask(request: "Request", host: "Host") -> "Completion":
@@ -117,6 +289,7 @@ def ask(request: "Request", host: "Host") -> "Completion":
     from llm.router import NoAnswerError, complete
 
     keep_state(host)
+    keep_log(host)
     try:
         with stdout_kept():
             completion = complete(request, host=host, retries=_retries())
@@ -130,12 +303,13 @@ def ask(request: "Request", host: "Host") -> "Completion":
     return completion
 
 
-def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
+def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_whole: bool) -> "Completion | None":
     """Answer a request on stdout as the text comes, and print notes on how that went to stderr.
 
     Args:
         request: the request.
         host: the host to ask.
+        answer: what prints it.
         tell_if_whole: whether to say why the answer came in one piece, if it did.
 
     Raises:
@@ -143,10 +317,12 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
 
     """
     from llm.router import NoAnswerError, stream
+    from llm.thoughts import ThoughtFilter
 
     keep_state(host)
+    keep_log(host)
     texts = None
-    answer = TextAnswer()
+    thoughts = None if request.metadata.get("thoughts") else ThoughtFilter()
     begun = False
     try:
         with stdout_kept():
@@ -157,7 +333,7 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
             if text is None:
                 break
             begun = begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
-            answer.write(text)
+            answer.write(text if thoughts is None else thoughts.feed(text))
     except NoAnswerError as error:
         _tell_notices(error.route)
         _tell_refusals(error.attempts)
@@ -167,12 +343,17 @@ def show(request: "Request", host: "Host", *, tell_if_whole: bool) -> None:
             with stdout_kept():
                 texts.close()
         if begun:
+            if thoughts is not None:
+                answer.write(thoughts.finish())
             answer.end()
         warn_of_problems(host)
         if texts is not None and texts.completion is not None:
+            if thoughts is not None and thoughts.dropped and not thoughts.shown:
+                _tell_no_answer()
             _tell_about(texts.completion, request)
             if tell_if_whole and texts.whole_because is not None:
                 say(f"note: the answer came in one piece: {texts.whole_because}")
+    return texts.completion
 
 
 def _retries() -> "RetryPolicy":

@@ -41,6 +41,14 @@ class Options(NamedTuple):
     transcript: str | None
     join: bool = False
 
+    @classmethod
+    def asking(cls, *, join: bool) -> "Options":
+        """Return what counts where there is no command line: each step is asked for."""
+        return cls(
+            *(False, False, False, False, False, 1, None, None, (), (), None, None, None, None),
+            join=join,
+        )
+
 
 _FILE = click.Path(dir_okay=False)
 

@@ -21,6 +21,7 @@ from llm.errors import (
     WebPageError,
 )
 from llm.routing.errors import is_served
+from llm.thoughts import CLOSE, OPEN
 from llm.types import Completion, Usage
 
 #: What ends a stream.
@@ -124,7 +125,8 @@ class AnswerReader:
     """Reads one answer, whole or in pieces.
 
     `on_text` is called whenever a part of the answer has come, also a thought, and `on_done` when the server
-    has said that the answer is complete.
+    has said that the answer is complete. With `thoughts`, those that come in a field of their own are part of the text,
+    between tags.
     """
 
     def __init__(
@@ -134,8 +136,11 @@ class AnswerReader:
         strict: bool = False,
         on_text: Callable[[], object] = lambda: None,
         on_done: Callable[[], object] = lambda: None,
+        thoughts: bool = False,
     ) -> None:
         self._endpoint = endpoint
+        self._with_thoughts = thoughts
+        self._thinks = False
         self._model = model
         self._strict = strict
         self._on_text = on_text
@@ -188,7 +193,7 @@ class AnswerReader:
         if not isinstance(choice, dict) or (not isinstance(choice.get("message"), dict) and not choice.get("error")):
             raise self._malformed("a choice without message", body)
         text = _whole_characters(self._choice_text(choice, "message"))
-        if not text.strip():
+        if not text.strip() or self._thinks:
             if self._has_failed():
                 return
             self._message.setdefault("content", choice["message"].get("content"))
@@ -243,7 +248,7 @@ class AnswerReader:
             raise self._broken_off("\n".join(strays), came)
         if self._held:
             yield "\N{REPLACEMENT CHARACTER}"
-        elif not self._shown and not self._has_failed():
+        elif (not self._shown or self._thinks) and not self._has_failed():
             raise self._why_empty()
         if done:
             # Only a connection of which nothing is left to be read can be used again.
@@ -336,7 +341,16 @@ class AnswerReader:
             self._message["refusal"] = self._message.get("refusal", "") + message["refusal"]
         if message.get("tool_calls") or message.get("function_call"):
             self._message["tool_calls"] = True
-        return content_text(message.get("content"))
+        text = content_text(message.get("content"))
+        return self._after_thoughts(thought_text(message), text) if self._with_thoughts else text
+
+    def _after_thoughts(self, thought: str, text: str) -> str:
+        """Return thoughts and text, with tags where thoughts begin and end."""
+        if thought and not self._thinks:
+            self._thinks, thought = True, OPEN + thought
+        if text and self._thinks:
+            self._thinks, text = False, CLOSE + text
+        return thought + text
 
     def _reason(self, reason: object) -> str | None:
         return self._endpoint.quote(reason)[:40] or None if isinstance(reason, str) and reason else None
@@ -387,6 +401,17 @@ def content_text(content: Any) -> str:
         return ""
     parts = (part for part in content if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS)
     texts = (part.get("text") for part in parts if not part.get("thought"))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def thought_text(message: dict[str, Any]) -> str:
+    """Return the thoughts of a message that do not stand in its content's text."""
+    for field in ("reasoning_content", "reasoning", "thinking"):  # servers that have two say the same in both
+        if isinstance(message.get(field), str) and message[field]:
+            return str(message[field])
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    texts = (part.get("thinking") or (part.get("thought") and part.get("text")) for part in parts)
     return "".join(text for text in texts if isinstance(text, str))
 
 

@@ -136,7 +136,8 @@ class ChatCompletionsBackend(Backend):
             model: the model to ask for; by default `default_model`.
             options: further members of the request's body (`temperature`, `max_tokens`). Text that is
                 a JSON number, `true`, `false`, `null`, list, object or quoted string is sent as that.
-            request: the whole conversation, in place of `prompt`.
+            request: the whole conversation, in place of `prompt`. Of its metadata, `schema` (a JSON Schema) is asked
+                of the service, and with `thoughts` true the answer has thoughts as well, between `<think>` tags.
             call: the deadlines.
 
         Returns:
@@ -156,7 +157,7 @@ class ChatCompletionsBackend(Backend):
 
         """
         # The router itself looks whether a whole answer is of the model that was asked for.
-        reader, pieces = self._ask(_messages(request or Request(prompt)), model, options, call, strict=False, more={})
+        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=False, more={})
         completion = self._priced(reader.whole(pieces))
         return completion.text if request is None else completion
 
@@ -176,9 +177,7 @@ class ChatCompletionsBackend(Backend):
         """
         more = {"stream": True, **({"stream_options": {"include_usage": True}} if self.stream_usage else {})}
         strict = request is not None and request.strict
-        reader, pieces = self._ask(
-            _messages(request or Request(prompt)), model, options, call, strict=strict, more=more
-        )
+        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=strict, more=more)
         for piece in reader.read(pieces):
             yield self._priced(piece) if isinstance(piece, Completion) else piece
 
@@ -246,7 +245,7 @@ class ChatCompletionsBackend(Backend):
 
     def _ask(
         self,
-        messages: list[dict[str, Any]],
+        request: Request,
         model: str | None,
         options: Mapping[str, Any] | None,
         call: Call | None,
@@ -258,16 +257,18 @@ class ChatCompletionsBackend(Backend):
         from llm.backends.http._answers import AnswerReader
 
         model = model or self.default_model
+        schema, thoughts = (request.metadata.get(name) for name in ("schema", "thoughts"))
         given = {**self.fixed_options, **(options or {})}
         for name in RESERVED.keys() & given.keys():
             raise UsageError(f"the option {name!r} cannot be set: {RESERVED[name]}")
         plain = {name: _option_value(value) for name, value in given.items()}
-        content = _encoded({**self.body(messages, model, plain), **more})
+        content = _encoded({**self.body(_messages(request), model, plain), **_answer_format(schema), **more})
         endpoint, send = self._request("POST", "/chat/completions", call, content, stream=bool(more))
         limits = self._limits(call)
         self._pace()
         pieces = self._found(self._exchanged(endpoint, send, limits), model)
-        return AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry), pieces
+        reader = AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry, thoughts=thoughts is True)
+        return reader, pieces
 
     def _fetch(self, path: str, call: Call) -> Any:
         """Return the JSON that a service answers to GET.
@@ -484,6 +485,13 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"JSON cannot hold these options: {error}") from None
+
+
+def _answer_format(schema: Any) -> dict[str, Any]:
+    """Return the member of a body that asks for an answer by a JSON Schema."""
+    if schema is None:
+        return {}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
 def _option_value(value: Any) -> Any:

@@ -1,0 +1,510 @@
+"""The log of conversations: prompts and answers in an SQLite file that only its owner can read.
+
+Secrets are taken out before anything is written. The file is in WAL mode: whenever a process is killed, it can be read,
+and writers wait for each other.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from llm._state import is_off, state_dir, write_atomically
+from llm.errors import D0ttinoError
+from llm.hooks._markers import hookimpl
+from llm.types import Attachment, Message
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from llm.types import Completion, Request
+
+NO_LOGS_VARIABLE: Final = "LLM_NO_LOGS"
+
+#: Seconds that a writer waits for others.
+_PATIENCE: Final = 60.0
+_PAUSE: Final = 0.02
+_VERSION: Final = 1
+
+_TABLES: Final = """
+CREATE TABLE conversations (id TEXT PRIMARY KEY, name TEXT UNIQUE, continues INTEGER NOT NULL);
+CREATE TABLE turns (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, conversation TEXT NOT NULL REFERENCES conversations (id), time TEXT NOT NULL,
+    backend TEXT, model TEXT, messages TEXT NOT NULL, prompt TEXT NOT NULL, answer TEXT, error TEXT
+);
+CREATE INDEX turns_of_a_conversation ON turns (conversation);
+"""
+
+#: Full-text search keeps no copy of the texts; triggers keep its index as the turns are.
+_SEARCH: Final = """
+CREATE VIRTUAL TABLE words USING fts5 (prompt, answer, content = 'turns', content_rowid = 'id');
+CREATE TRIGGER turn_in AFTER INSERT ON turns BEGIN
+    INSERT INTO words (rowid, prompt, answer) VALUES (new.id, new.prompt, new.answer);
+END;
+CREATE TRIGGER turn_out AFTER DELETE ON turns BEGIN
+    INSERT INTO words (words, rowid, prompt, answer) VALUES ('delete', old.id, old.prompt, old.answer);
+END;
+CREATE TRIGGER turn_changed AFTER UPDATE ON turns BEGIN
+    INSERT INTO words (words, rowid, prompt, answer) VALUES ('delete', old.id, old.prompt, old.answer);
+    INSERT INTO words (rowid, prompt, answer) VALUES (new.id, new.prompt, new.answer);
+END;
+"""
+
+_FIELDS: Final = "turns.id, conversation, name, time, backend, model, messages, prompt, answer, error"
+
+
+class LogError(D0ttinoError):
+    """The log cannot be read or written."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prompt and its answer.
+
+    Attributes:
+        id: its number.
+        conversation: id of its conversation.
+        name: name of that, if it has one.
+        time: when it was recorded, in UTC, as ISO 8601.
+        backend: the backend that answered; `None` if none did.
+        model: the model that answered, or was asked for.
+        messages: what was sent besides earlier turns: a system prompt, the prompt.
+        prompt: text of the prompt.
+        answer: the answer, with thoughts; `None` if there is none.
+        error: why there is no answer, or no whole one.
+
+    """
+
+    id: int
+    conversation: str
+    name: str | None
+    time: str
+    backend: str | None
+    model: str | None
+    messages: tuple[Message, ...]
+    prompt: str
+    answer: str | None
+    error: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the turn as JSON-ready data; of attachments without their content."""
+        named = [one.name or one.media_type for message in self.messages for one in message.attachments]
+        system = [message.text for message in self.messages if message.role == "system"]
+        facts = {key: value for key, value in vars(self).items() if key != "messages"}
+        return {**facts, "system": system[0] if system else None, "attachments": named}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation that can be continued.
+
+    Attributes:
+        id: what the log calls it.
+        name: what its user calls it.
+        system: its system prompt.
+        messages: prompts and answers, without thoughts.
+
+    """
+
+    id: str
+    name: str | None = None
+    system: str | None = None
+    messages: tuple[Message, ...] = ()
+
+
+def log_path() -> str:
+    """Return the path of this user's log."""
+    return os.path.join(state_dir(), "conversations.db")
+
+
+def enabled() -> bool:
+    """Whether conversations are recorded, as `LLM_NO_LOGS` and `switch` say."""
+    return not is_off(NO_LOGS_VARIABLE) and not os.path.exists(_switch_path())
+
+
+def switch(*, on: bool) -> None:
+    """Let conversations be recorded or not, from now on.
+
+    Raises:
+        OSError: that cannot be stored.
+
+    """
+    if not on:
+        write_atomically(_switch_path(), b"")
+        return
+    with suppress(FileNotFoundError):
+        os.unlink(_switch_path())
+
+
+def _switch_path() -> str:
+    return os.path.join(state_dir(), "logs.off")
+
+
+def new_id() -> str:
+    """Return an id for a conversation."""
+    return os.urandom(8).hex()
+
+
+class ConversationLog:
+    """A plug-in that records each request that ended, and reads them again. The commands of `ai-cli` register it.
+
+    A program that wants the same: `host.register(ConversationLog())`. Of a request's metadata, `conversation` is the id
+    of the conversation that it belongs to, `conversation_name` the name of a new one, `earlier` the number of its
+    messages, system prompts aside, that are recorded, and `turn` what `begin` returned.
+
+    Args:
+        path: the file; by default the one that `ai-cli logs` reads.
+        redact: takes secrets out of a text; by default those of the environment.
+        now: returns the time of day, with its time zone.
+
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        redact: Callable[[str], str] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.path = log_path() if path is None else os.fspath(path)
+        self._redact = redact
+        self._now = now
+
+    @hookimpl
+    def llm_completed(self, request: "Request", completion: "Completion | None", error: Exception | None) -> None:
+        """Record a request that ended.
+
+        Raises:
+            LogError: the file cannot be written.
+
+        """
+        if completion is None:
+            self._write(request, None, None, request.model, str(error))
+        else:
+            model = completion.served_model or completion.model
+            self._write(request, completion.text, completion.backend, model, None if error is None else str(error))
+
+    def begin(self, request: "Request") -> int:
+        """Record a request that has not ended, and return the number of its turn.
+
+        Raises:
+            LogError: the file cannot be written.
+
+        """
+        return self._write(request, None, None, request.model, "it did not end")
+
+    def _write(
+        self, request: "Request", answer: str | None, backend: str | None, model: str | None, error: str | None
+    ) -> int:
+        clean, facts = self._cleaner(), request.metadata
+        system = [message for message in request.messages if message.role == "system"]
+        new = [message for message in request.messages if message.role != "system"][facts.get("earlier", 0) :]
+        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        prompt = "\n".join(message.text for message in new)
+        values = (
+            time,
+            backend,
+            model,
+            json.dumps([_to_json(message, clean) for message in (*system, *new)]),
+            clean(prompt),
+            None if answer is None else clean(answer),
+            None if error is None else clean(error),
+        )
+        with self._changing() as database:
+            turn = facts.get("turn")
+            if turn is not None:
+                changed = database.execute(
+                    "UPDATE turns SET time = ?, backend = ?, model = ?, messages = ?, prompt = ?, answer = ?, error = ?"
+                    " WHERE id = ?",
+                    (*values, turn),
+                )
+                if changed.rowcount:
+                    return int(turn)
+            conversation = _conversation_id(database, facts.get("conversation"), facts.get("conversation_name"))
+            row = database.execute(
+                "INSERT INTO turns (conversation, time, backend, model, messages, prompt, answer, error)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (conversation, *values),
+            )
+            return int(row.lastrowid or 0)
+
+    def turns(
+        self, *, search: str | None = None, conversation: str | None = None, limit: int | None = None
+    ) -> list[Turn]:
+        """Return recorded turns, the latest last.
+
+        Args:
+            search: words, all of which prompt and answer have together; the last letters of each may be missing.
+            conversation: name or id of a conversation.
+            limit: return the latest so many; `None`: all.
+
+        Raises:
+            LogError: the file cannot be read.
+
+        """
+        if not os.path.exists(self.path):
+            return []
+        conditions, values = ["1"], list[Any]()
+        if conversation is not None:
+            conditions.append("(name = ? OR conversation = ?)")
+            values += [conversation, conversation]
+        with self._open() as database:
+            for condition, value in _search_conditions(database, search):
+                conditions.append(condition)
+                values.append(value)
+            rows = database.execute(
+                f"SELECT {_FIELDS} FROM turns JOIN conversations ON conversation = conversations.id"  # noqa: S608
+                f" WHERE {' AND '.join(conditions)} ORDER BY turns.id DESC LIMIT ?",
+                (*values, -1 if limit is None else limit),
+            ).fetchall()
+        return [_turn(row) for row in reversed(rows)]
+
+    def find(self, name: str | None = None) -> Conversation | None:
+        """Return the conversation of a name or id, or the last one that can be continued; `None`: there is none.
+
+        Raises:
+            LogError: the file cannot be read.
+
+        """
+        if not os.path.exists(self.path):
+            return None
+        condition = "continues" if name is None else "name = ? OR conversations.id = ?"
+        with self._open() as database:
+            row = database.execute(
+                "SELECT conversations.id, name FROM conversations JOIN turns ON conversation = conversations.id"  # noqa: S608
+                f" WHERE {condition} ORDER BY turns.id DESC LIMIT 1",
+                () if name is None else (name, name),
+            ).fetchone()
+        if row is None:
+            return None
+        system, messages = None, list[Message]()
+        for turn in self.turns(conversation=row[0]):
+            if turn.answer is None:
+                continue
+            from llm.thoughts import shown_of
+
+            system = next((one.text for one in turn.messages if one.role == "system"), system)
+            messages += [one for one in turn.messages if one.role != "system"]
+            messages.append(Message("assistant", shown_of(turn.answer)))
+        return Conversation(row[0], row[1], system, tuple(messages))
+
+    def delete(
+        self,
+        turns: Iterable[int] = (),
+        *,
+        conversation: str | None = None,
+        before: datetime | None = None,
+        everything: bool = False,
+    ) -> int:
+        """Delete turns, and return how many; nothing of their text stays in the file.
+
+        Args:
+            turns: their numbers.
+            conversation: name or id of a conversation to delete.
+            before: delete what is older.
+            everything: delete all.
+
+        Raises:
+            LogError: the file cannot be written.
+
+        """
+        if not os.path.exists(self.path):
+            return 0
+        with self._changing() as database:
+            count = 0
+            if everything:
+                count += database.execute("DELETE FROM turns").rowcount
+            for number in turns:
+                count += database.execute("DELETE FROM turns WHERE id = ?", (number,)).rowcount
+            if conversation is not None:
+                count += database.execute(
+                    "DELETE FROM turns WHERE conversation IN (SELECT id FROM conversations WHERE name = ? OR id = ?)",
+                    (conversation, conversation),
+                ).rowcount
+            if before is not None:
+                limit = before.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+                count += database.execute("DELETE FROM turns WHERE time < ?", (limit,)).rowcount
+            database.execute("DELETE FROM conversations WHERE id NOT IN (SELECT conversation FROM turns)")
+            if _has_search(database):
+                database.execute("INSERT INTO words (words) VALUES ('optimize')")
+        with self._open() as database:
+            database.execute("VACUUM")
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return count
+
+    def _cleaner(self) -> Callable[[str], str]:
+        if self._redact is None:
+            from llm.redaction import redactor
+
+            self._redact = redactor()
+        redact = self._redact
+        # Halves of characters, of an argument that is no UTF-8 for example, are no text for SQLite.
+        return lambda text: redact(text).encode("utf-8", "replace").decode()
+
+    @contextmanager
+    def _changing(self) -> "Iterator[sqlite3.Connection]":
+        """Open the file, made if need be, for a change that happens as a whole or not at all."""
+        with self._open(make=True) as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                with suppress(Exception):
+                    database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+    @contextmanager
+    def _open(self, *, make: bool = False) -> "Iterator[sqlite3.Connection]":
+        import sqlite3
+
+        try:
+            if make and not os.path.exists(self.path):
+                _make(self.path)
+            with closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as database:
+                _patiently(lambda: _prepare(database))
+                yield database
+        except sqlite3.Error as error:
+            raise self._fault(str(error), make) from error
+        except OSError as error:
+            raise self._fault(error.strerror or str(error), make) from error
+
+    def _fault(self, why: str, writing: bool) -> LogError:
+        if writing:
+            return LogError(
+                f"cannot write {self.path}: {why}; the log lacks this turn ({NO_LOGS_VARIABLE}=1 does without)"
+            )
+        return LogError(f"cannot read {self.path}: {why}", hint="move it away to begin a new log")
+
+
+def _make(path: str) -> None:
+    """Make an empty file that only its owner can read; SQLite gives its further files the same mode.
+
+    It gets its name when it is closed: a process that closes a file loses all its locks of it, also those that
+    SQLite holds in another thread, and that damages a database.
+    """
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    temporary = f"{path}.{new_id()}"
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def _patiently(action: Callable[[], None]) -> None:
+    """Do what SQLite itself does not wait for: many processes that make the same file at once."""
+    import sqlite3
+    import time
+
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return action()
+        except sqlite3.OperationalError as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE)
+
+
+def _prepare(database: "sqlite3.Connection") -> None:
+    database.execute("PRAGMA secure_delete = ON")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        raise LogError(f"the log is of a newer version of this program ({version})", hint="update d0ttino")
+    if version == _VERSION:
+        database.execute("PRAGMA synchronous = NORMAL")  # in WAL mode, a killed process damages nothing
+        return
+    import sqlite3
+
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if database.execute("PRAGMA user_version").fetchone() == (0,):
+            _execute(database, _TABLES)
+            with suppress(sqlite3.OperationalError):  # this SQLite has no full-text search
+                _execute(database, _SEARCH)
+            database.execute(f"PRAGMA user_version = {_VERSION}")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def _execute(database: "sqlite3.Connection", script: str) -> None:
+    """Execute statements one by one: `executescript` would end the transaction."""
+    import sqlite3
+
+    statement = ""
+    for line in script.splitlines():
+        statement += f"{line}\n"
+        if sqlite3.complete_statement(statement):
+            database.execute(statement)
+            statement = ""
+
+
+def _conversation_id(database: "sqlite3.Connection", given: str | None, name: str | None) -> str:
+    """Return the id of a conversation, which is made if there is none; one that has the name keeps it."""
+    if name is not None:
+        row = database.execute("SELECT id FROM conversations WHERE name = ?", (name,)).fetchone()
+        if row is not None:
+            return str(row[0])
+    identity = given or new_id()
+    database.execute(
+        "INSERT OR IGNORE INTO conversations (id, name, continues) VALUES (?, ?, ?)",
+        (identity, name, given is not None),
+    )
+    return identity
+
+
+def _has_search(database: "sqlite3.Connection") -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone() is not None
+
+
+def _search_conditions(database: "sqlite3.Connection", search: str | None) -> Iterator[tuple[str, str]]:
+    words = (search or "").split()
+    if words and _has_search(database):
+        quoted = " ".join('"' + word.replace('"', '""') + '"*' for word in words)
+        yield "turns.id IN (SELECT rowid FROM words WHERE words MATCH ?)", quoted
+        return
+    for word in words:
+        escaped = word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        yield "(prompt || ' ' || coalesce(answer, '')) LIKE ? ESCAPE '\\'", f"%{escaped}%"
+
+
+def _turn(row: tuple[Any, ...]) -> Turn:
+    names = (one.rpartition(".")[2] for one in _FIELDS.split(", "))
+    values: dict[str, Any] = dict(zip(names, row, strict=True))
+    return Turn(**{**values, "messages": tuple(map(_from_json, json.loads(values["messages"])))})
+
+
+def _to_json(message: Message, clean: Callable[[str], str]) -> dict[str, Any]:
+    return {"role": message.role, "content": [_part_json(part, clean) for part in message.content]}
+
+
+def _part_json(part: str | Attachment, clean: Callable[[str], str]) -> Any:
+    if isinstance(part, str):
+        return clean(part)
+    from base64 import b64encode
+
+    data = None if part.data is None else b64encode(part.data).decode()
+    url = None if part.url is None else clean(part.url)
+    return {"media_type": part.media_type, "data": data, "url": url, "name": clean(part.name)}
+
+
+def _from_json(message: dict[str, Any]) -> Message:
+    from base64 import b64decode
+
+    parts: list[str | Attachment] = []
+    for part in message["content"]:
+        if isinstance(part, str):
+            parts.append(part)
+        else:
+            data = None if part["data"] is None else b64decode(part["data"])
+            parts.append(Attachment(part["media_type"], data, part["url"], part["name"]))
+    return Message(message["role"], parts)

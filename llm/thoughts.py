@@ -1,0 +1,125 @@
+"""Thoughts that models write into their answers, between tags: `<think>`, `[THINK]`, `◁think▷`."""
+
+import re
+from typing import Final
+
+_NAMES: Final = "think|thinking|thoughts?|reasoning|reflection|scratchpad"
+
+#: Any tag that a model puts around its thoughts.
+_THOUGHT: Final = re.compile(rf"[<\[◁]\s{{0,3}}(/?)\s{{0,3}}(?:{_NAMES})\s{{0,3}}[>\]▷]", re.IGNORECASE)
+
+#: Tags that an answer has for no other reason: XML that was asked for may well have a `<reasoning>`.
+_THINK: Final = re.compile(r"[<\[◁]\s{0,3}(/?)\s{0,3}(?:think|thinking|thought)\s{0,3}[>\]▷]", re.IGNORECASE)
+
+#: The end of a text that may become a tag with the next piece.
+_BEGUN: Final = re.compile(r"[<\[◁]\s{0,3}/?\s{0,3}[a-z]{0,8}\s{0,3}$", re.IGNORECASE)
+
+_FENCE: Final = re.compile(r"^[ \t]*(?:`{3}|~{3})", re.MULTILINE)
+
+#: What stands around thoughts that a server sends in a field of their own, where they are asked for.
+OPEN: Final = "<think>\n"
+CLOSE: Final = "\n</think>\n\n"
+
+
+def without_thoughts(text: str) -> str:
+    """Return an answer without what the model thought before it.
+
+    A tag that nobody opened ends thoughts as well: some servers leave the first one out. Thoughts
+    that nobody closed go on to the end.
+    """
+    kept: list[str] = []
+    start = depth = 0
+    for tag in _THOUGHT.finditer(text):
+        if tag[1]:
+            if not depth:
+                kept.clear()
+            depth = max(depth - 1, 0)
+            start = tag.end()
+        else:
+            if not depth:
+                kept.append(text[start : tag.start()])
+            depth += 1
+    return "".join(kept) if depth else "".join([*kept, text[start:]])
+
+
+def shown_of(text: str) -> str:
+    """Return what a reader is shown of a whole answer; see `ThoughtFilter`.
+
+    Thoughts whose first tag the server left out are dropped as well.
+    """
+    tag = _THINK.search(text)
+    if tag is not None and tag[1] and text[: tag.start()][-1:] != "`":
+        return text[tag.end() :].lstrip()
+    thoughts = ThoughtFilter()
+    return thoughts.feed(text) + thoughts.finish()
+
+
+class ThoughtFilter:
+    """Drops the thoughts of an answer that comes in pieces.
+
+    Thoughts begin with a tag at the beginning of a line, outside of code: an answer may also speak of such tags.
+
+    Attributes:
+        dropped: whether there were any.
+        shown: whether anything else than blanks was there.
+
+    """
+
+    def __init__(self) -> None:
+        self.dropped = False
+        self.shown = False
+        self._held = ""
+        self._blank = ""
+        self._line = ""
+        self._depth = 0
+        self._in_code = False
+        self._skip_blank = False
+
+    def feed(self, piece: str) -> str:
+        """Return what can be shown by now."""
+        text, self._held = self._held + piece, ""
+        out = []
+        while True:
+            tag = _THINK.search(text)
+            if tag is None:
+                break
+            before, text = text[: tag.start()], text[tag.end() :]
+            if self._depth:
+                self._depth += -1 if tag[1] else 1
+                self._skip_blank = True
+                continue
+            out.append(self._take(before))
+            if tag[1] or self._in_code or self._line.strip():
+                out.append(self._take(tag[0]))
+            else:
+                self.dropped, self._depth = True, 1
+        begun = _BEGUN.search(text)
+        if begun is not None:
+            text, self._held = text[: begun.start()], begun[0]
+        if not self._depth:
+            out.append(self._take(text))
+        return "".join(out)
+
+    def finish(self) -> str:
+        """Return the rest."""
+        held, self._held = self._held, ""
+        rest = "" if self._depth else self._take(held)
+        return rest if self.shown or self.dropped else rest + self._blank
+
+    def _take(self, text: str) -> str:
+        if self._skip_blank:
+            text = text.lstrip()
+        if not text:
+            return ""
+        self._skip_blank = False
+        whole = self._line + text
+        lines = whole.rpartition("\n")
+        self._in_code ^= len(_FENCE.findall(lines[0])) % 2 == 1 if lines[1] else False
+        self._line = lines[2]
+        if self.shown:
+            return text
+        if text.isspace():  # it belongs to thoughts that may come
+            self._blank += text
+            return ""
+        self.shown = True
+        return text if self.dropped else self._blank + text

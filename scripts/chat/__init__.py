@@ -1,0 +1,1 @@
+"""`ai-cli chat`: a conversation line by line."""

@@ -1,0 +1,300 @@
+"""A chat: its state, what each of its commands does, and one answer after the other."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import click
+
+from llm.conversations import Conversation, LogError, enabled
+from llm.errors import D0ttinoError, UnknownNameError, UsageError
+from llm.thoughts import shown_of
+from llm.types import Attachment, Completion, Message, Request
+from scripts.cli.context import log, report
+from scripts.cli.options import read_system
+from scripts.cli.output import MarkdownAnswer, TextAnswer, say, stdout_is_terminal, stdout_kept
+from scripts.cli.send import continuing, read_attachment, show
+
+if TYPE_CHECKING:
+    from llm.contributions import RegisteredBackend
+    from llm.host import Catalog, Host
+    from scripts.cli.send import ShownAnswer
+
+#: Takes a choice back: `/model -`.
+_NONE: Final = "-"
+
+
+class Leave(Exception):  # noqa: N818 - no error
+    """The user ends the chat."""
+
+
+class Chat:
+    """One chat.
+
+    Args:
+        ctx: the run of the program.
+        host: the host to ask.
+        request: what each request is made of, besides messages.
+        conversation: what was said before.
+        attachments: what is sent with the first prompt.
+        raw: whether answers are printed as they are.
+
+    Attributes:
+        failed: whether something went wrong.
+
+    """
+
+    def __init__(
+        self,
+        ctx: click.Context,
+        host: "Host",
+        request: Request,
+        conversation: Conversation,
+        attachments: tuple[str | Attachment, ...] = (),
+        *,
+        raw: bool = False,
+    ) -> None:
+        self.failed = False
+        self.request = request
+        self._ctx = ctx
+        self._host = host
+        self._conversation = conversation
+        self._waiting = attachments
+        self._raw = raw
+        self._prompt: Message | None = None
+        self._completion: Completion | None = None
+        self._unanswered = False
+
+    def take(self, text: str) -> None:
+        """Do what a user typed: a prompt, or a command that begins with `/`; errors are printed.
+
+        Raises:
+            Leave: it ends the chat.
+
+        """
+        if not text.strip():
+            return
+        try:
+            if text.startswith("/") and not text.startswith("//"):
+                self._command(text)
+            else:
+                prompt = text[1:] if text.startswith("//") else text
+                self._ask(Message("user", (prompt, *self._waiting)))
+        except D0ttinoError as error:
+            self.failed = True
+            report(error, self._ctx)
+        except click.Abort:
+            say("aborted")
+        except KeyboardInterrupt:
+            say("interrupted")
+
+    @property
+    def backends(self) -> "Catalog[RegisteredBackend]":
+        """The backends that can be chosen."""
+        with stdout_kept():
+            return self._host.backends()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models of the chosen backend, as far as it tells."""
+        backend = self.backends.get(self.request.backend or "")
+        return backend.models if backend is not None else ()
+
+    def _command(self, text: str) -> None:
+        name, _, argument = text[1:].strip().partition(" ")
+        if name not in COMMANDS:
+            hint = "//... sends a prompt that begins with /"
+            raise UnknownNameError("command", f"/{name}", [f"/{known}" for known in COMMANDS], hint=hint)
+        COMMANDS[name].do(self, argument.strip())
+
+    def _ask(self, prompt: Message) -> None:
+        """Send a prompt, print the answer as it comes, and add both to the conversation."""
+        self._prompt, self._unanswered = prompt, True
+        request = continuing(self._conversation, replace(self.request, messages=(prompt,)))
+        if enabled():
+            try:
+                request = replace(request, metadata={**request.metadata, "turn": log().begin(request)})
+            except LogError as error:
+                say(f"warning: {error.message}")
+        answer = _Remembering(self._answer())
+        self._completion = None
+        try:
+            self._completion = show(request, self._host, answer, tell_if_whole=False)
+        finally:
+            if answer.text.strip():
+                completion = self._completion or Completion(answer.text, request.backend or "it")
+                self._completion = replace(completion, text=shown_of(completion.text))
+                said = (prompt, Message("assistant", self._completion.text))
+                messages = self._conversation.messages + said
+                self._conversation = replace(self._conversation, messages=messages)
+                self._waiting, self._unanswered = (), False
+
+    def _answer(self) -> "ShownAnswer":
+        return MarkdownAnswer() if stdout_is_terminal() and not self._raw else TextAnswer(raw=self._raw)
+
+    # What the commands do
+
+    def help(self, _argument: str) -> None:
+        """Print the commands."""
+        width = max(len(one.usage) for one in COMMANDS.values())
+        say("\n".join(f"{one.usage.ljust(width)}  {one.help}" for one in COMMANDS.values()))
+        say("Alt-Enter, or a backslash at the end of a line: another line. Ctrl-C ends an answer, Ctrl-D the chat.")
+
+    def model(self, argument: str) -> None:
+        """Choose the model, or tell which one is chosen."""
+        if argument:
+            self.request = replace(self.request, model=None if argument == _NONE else argument)
+        known = f" (known: {', '.join(self.models)})" if self.models and not argument else ""
+        say(f"model: {self.request.model or 'as configured'}{known}")
+
+    def backend(self, argument: str) -> None:
+        """Choose the backend, or tell which one is chosen."""
+        if argument and argument != _NONE and argument not in self.backends:
+            raise UnknownNameError("backend", argument, self.backends)
+        if argument:
+            self.request = replace(self.request, backend=None if argument == _NONE else argument)
+        known = "" if argument else f" (known: {', '.join(self.backends)})"
+        say(f"backend: {self.request.backend or 'as configured'}{known}")
+
+    def system(self, argument: str) -> None:
+        """Set the system prompt, or tell what it is."""
+        if argument:
+            text = None if argument == _NONE else read_system(argument)
+            self._conversation = replace(self._conversation, system=text)
+        say(f"system prompt: {self._conversation.system or 'none'}")
+
+    def attach(self, argument: str) -> None:
+        """Send a file with the next prompt."""
+        if not argument:
+            raise UsageError("/attach needs a file or an address")
+        self._waiting += (read_attachment(argument),)
+        say(f"{argument} is sent with the next prompt")
+
+    def save(self, argument: str) -> None:
+        """Write the conversation to a file, as Markdown."""
+        if not argument:
+            raise UsageError("/save needs the name of a file")
+        messages = self._conversation.messages
+        if not messages:
+            raise UsageError("there is nothing to save yet")
+        path = os.path.expanduser(argument)
+        parts = [f"## {message.role.capitalize()}\n\n{message.text.strip()}\n" for message in messages]
+        try:
+            with open(path, "x", encoding="utf-8", errors="replace") as file:
+                file.write("\n".join(parts))
+        except OSError as error:
+            raise UsageError(f"/save {argument}: {error.strerror}") from error
+        say(f"saved to {argument}")
+
+    def undo(self, _argument: str) -> None:
+        """Take back the last prompt and its answer, also in the log."""
+        messages = self._conversation.messages
+        if not messages:
+            raise UsageError("there is nothing to take back")
+        last = max(index for index, message in enumerate(messages) if message.role == "user")
+        self._conversation = replace(self._conversation, messages=messages[:last])
+        self._prompt, self._completion, self._unanswered = messages[last], None, True
+        self._forget()
+        say(f"taken back: {' '.join(messages[last].text.split())[:200]}")
+
+    def _forget(self) -> None:
+        """Delete the last turn with an answer from the log, and what failed after it."""
+        turns = log().turns(conversation=self._conversation.id)
+        answered = [turn.id for turn in turns if turn.answer is not None]
+        log().delete([turn.id for turn in turns if answered and turn.id >= answered[-1]])
+
+    def retry(self, _argument: str) -> None:
+        """Send the last prompt again, in place of its answer."""
+        messages = self._conversation.messages
+        if not self._unanswered and messages and messages[-1].role == "assistant":
+            self._conversation = replace(self._conversation, messages=messages[:-2])
+            self._prompt = messages[-2]
+            self._forget()
+        if self._prompt is None:
+            raise UsageError("there is nothing to send again")
+        self._ask(self._prompt)
+
+    def copy(self, _argument: str) -> None:
+        """Copy the last answer to the clipboard."""
+        from scripts.chat.clipboard import copy
+
+        copy(self._last().text)
+        say("copied")
+
+    def run(self, argument: str) -> None:
+        """Run the shell steps of the last answer, after a question for each."""
+        from llm.plan import read_plan
+        from scripts.cli.plan import source_of, with_confirmations
+        from scripts.cli.steps import Options, Plan, run_or_print
+
+        if argument not in {"", "join"}:
+            raise UsageError("/run takes nothing but `join`, which runs the steps of several blocks")
+        completion = self._last()
+        goal = self._conversation.messages[-2].text
+        read = read_plan(completion, join=argument == "join")
+        source = source_of(completion)
+        plan = Plan("do", source, goal, with_confirmations(read.steps), {})
+        status = run_or_print(self._host, plan, Options.asking(join=argument == "join"))
+        if status:
+            self.failed = True
+            say(f"status {status}")
+
+    def quit(self, _argument: str) -> None:
+        """End the chat."""
+        raise Leave
+
+    def _last(self) -> Completion:
+        if self._completion is not None and not self._unanswered:
+            return self._completion
+        messages = self._conversation.messages
+        if not messages or messages[-1].role != "assistant":
+            raise UsageError("there is no answer yet")
+        return Completion(messages[-1].text, "the conversation")
+
+
+class _Remembering:
+    """Prints an answer, and remembers what came of it."""
+
+    def __init__(self, answer: "ShownAnswer") -> None:
+        self.text = ""
+        self._answer = answer
+
+    def write(self, piece: str) -> None:
+        """Print a piece."""
+        self.text += piece
+        self._answer.write(piece)
+
+    def end(self) -> None:
+        """Print the rest."""
+        self._answer.end()
+
+
+class ChatCommand(NamedTuple):
+    """A command of the chat.
+
+    Attributes:
+        usage: how it is typed.
+        help: what it does.
+        do: does it, with the text behind its name.
+
+    """
+
+    usage: str
+    help: str
+    do: Callable[[Chat, str], None]
+
+
+COMMANDS: Final[Mapping[str, ChatCommand]] = {
+    "help": ChatCommand("/help", "show this", Chat.help),
+    "model": ChatCommand("/model [NAME]", "ask for this model; -: as configured", Chat.model),
+    "backend": ChatCommand("/backend [NAME]", "use this backend; -: as configured", Chat.backend),
+    "system": ChatCommand("/system [TEXT]", "tell the model how to answer; @FILE reads that from a file", Chat.system),
+    "attach": ChatCommand("/attach FILE", "send an image or a text with the next prompt; also a URL", Chat.attach),
+    "save": ChatCommand("/save FILE", "write the conversation to a new file", Chat.save),
+    "undo": ChatCommand("/undo", "take back the last prompt and its answer", Chat.undo),
+    "retry": ChatCommand("/retry", "send the last prompt again", Chat.retry),
+    "copy": ChatCommand("/copy", "copy the last answer to the clipboard", Chat.copy),
+    "run": ChatCommand("/run [join]", "run the shell commands of the last answer, each after a question", Chat.run),
+    "quit": ChatCommand("/quit", "end the chat", Chat.quit),
+}

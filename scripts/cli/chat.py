@@ -1,0 +1,72 @@
+"""`ai-cli chat`: prompts and answers in turn."""
+
+from typing import Any
+
+import click
+
+from scripts.cli.base import Command
+from scripts.cli.context import current_host, log, warn_of_problems
+from scripts.cli.options import attach_option, read_system, system_option, thoughts_option, values_option
+from scripts.cli.output import say, stdout_kept
+from scripts.cli.send import read_attachment, request_options
+
+
+@click.command(cls=Command)
+@click.argument("name", required=False)
+@request_options
+@values_option()
+@system_option()
+@attach_option()
+@thoughts_option()
+@click.option("--raw", is_flag=True, help="Print answers as they are, also on a terminal: they may control that.")
+@click.pass_context
+def chat(
+    ctx: click.Context,
+    /,
+    name: str | None,
+    options: tuple[tuple[str, str], ...],
+    system: str | None,
+    attach: tuple[str, ...],
+    show_thoughts: bool,
+    raw: bool,
+    **asked: Any,
+) -> int:
+    """Talk with a backend; with NAME, go on with the conversation of that name, or begin it.
+
+    /help shows the commands. Ctrl-C ends an answer, Ctrl-D or /quit the chat. Without a terminal, each
+    line of standard input is a prompt, and the exit status is 1 if one of them failed.
+    """
+    from llm.conversations import Conversation, enabled, new_id
+    from llm.errors import UnknownNameError
+    from llm.types import Request
+    from scripts.chat.session import Chat, Leave
+    from scripts.chat.typing import lines_of_stdin, on_terminal, typed
+
+    host = current_host(ctx)
+    with stdout_kept():
+        backends = host.backends()
+    warn_of_problems(host)
+    if asked["backend"] is not None and asked["backend"] not in backends:
+        raise UnknownNameError("backend", asked["backend"], backends, hint=host.why_missing())
+    system = read_system(system)
+    attachments = tuple(map(read_attachment, attach))
+    earlier = log().find(name) if name is not None else None
+    conversation = earlier or Conversation(new_id(), name)
+    if system is not None:
+        conversation = Conversation(conversation.id, conversation.name, system, conversation.messages)
+    metadata = {"thoughts": True} if show_thoughts else {}
+    request = Request((), options=dict(options), metadata=metadata, **asked)
+    chat = Chat(ctx, host, request, conversation, attachments, raw=raw)
+    if on_terminal():
+        if earlier is not None:
+            count = sum(message.role == "user" for message in earlier.messages)
+            say(f"note: this goes on with {name!r}, in which {count} prompts were answered")
+        say("note: /help shows the commands; Ctrl-D ends the chat")
+        if not enabled():
+            say("note: the log is off: this is not recorded")
+    try:
+        for text in typed(chat) if on_terminal() else lines_of_stdin():
+            chat.take(text)
+    except Leave:
+        pass
+    return 1 if chat.failed and not on_terminal() else 0

@@ -1,0 +1,134 @@
+"""Answers by a schema: what is asked for, and whether an answer is that."""
+
+import json
+import os
+import re
+from typing import Any, Final, NamedTuple
+
+from llm.errors import BackendError, UsageError
+from llm.thoughts import without_thoughts
+
+_TYPES: Final = {
+    **dict.fromkeys(("str", "string", "text"), "string"),
+    **dict.fromkeys(("int", "integer"), "integer"),
+    **dict.fromkeys(("float", "number"), "number"),
+    **dict.fromkeys(("bool", "boolean"), "boolean"),
+}
+_FENCE: Final = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
+_FIELD: Final = re.compile(r"([^\W\d][\w-]*)(?:\s+([a-z]+)(\[\])?)?(?:\s*:\s*(.+))?", re.DOTALL)
+
+#: More of a fault would be no help to a model, nor to a person.
+_LONGEST: Final = 500
+
+
+class SchemaAnswerError(BackendError):
+    """The answer is not as the schema wants it, also after one more try."""
+
+
+class Checked(NamedTuple):
+    """An answer that was checked.
+
+    Attributes:
+        text: its JSON.
+        data: what that holds.
+        fault: why it is not as the schema wants it; `None` if it is.
+
+    """
+
+    text: str
+    data: Any
+    fault: str | None
+
+
+def read_schema(given: str) -> dict[str, Any]:
+    """Return a JSON Schema.
+
+    Args:
+        given: a file, JSON, or fields: `name, age int, tags str[], bio: in one sentence`. A type is `str` (the
+            default), `int`, `float` or `bool`, with `[]` a list of these.
+
+    Raises:
+        UsageError: it is none of these, or no schema.
+
+    """
+    text = given
+    if os.path.exists(given):
+        try:
+            with open(given, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--schema {given}: {getattr(error, 'strerror', None) or error}") from error
+    elif not given.lstrip().startswith("{"):
+        return _of_fields(given)
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--schema: {'' if text == given else given + ' '}is not JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise UsageError("--schema: a JSON Schema is an object")
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        place = "".join(f"[{part!r}]" for part in error.absolute_path)
+        raise UsageError(f"--schema: it is no JSON Schema: {place} {error.message[:_LONGEST]}") from error
+    return schema
+
+
+def _of_fields(given: str) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for one in filter(None, map(str.strip, re.split(r"\n" if "\n" in given.strip() else ",", given))):
+        field = _FIELD.fullmatch(one)
+        kind = field and _TYPES.get(field[2] or "str")
+        if field is None or kind is None:
+            raise UsageError(
+                f"--schema: {one!r} is neither a file that exists nor a field",
+                hint="fields are `name TYPE: description`, separated by commas; types are str, int, float and bool",
+            )
+        shape: dict[str, Any] = {"type": "array", "items": {"type": kind}} if field[3] else {"type": kind}
+        properties[field[1]] = {**shape, **({"description": field[4].strip()} if field[4] else {})}
+    if not properties:
+        raise UsageError("--schema: it has no field")
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def instruction(schema: dict[str, Any]) -> str:
+    """Return the words that ask a model for an answer by a schema."""
+    return f"Answer with JSON that follows this JSON Schema, and with nothing else:\n{json.dumps(schema)}"
+
+
+def correction(fault: str) -> str:
+    """Return the words that ask a model for a better answer."""
+    return f"That is not what the JSON Schema wants: {fault}\nAnswer again, with the corrected JSON and nothing else."
+
+
+def check_answer(text: str, schema: dict[str, Any]) -> Checked:
+    """Read an answer as JSON, and check it; thoughts and a code fence around it do not count."""
+    text = without_thoughts(text).strip()
+    blocks = _FENCE.findall(text)
+    if len(blocks) == 1 and not text.startswith(("{", "[")):
+        text = blocks[0].strip()
+    try:
+        data = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        return Checked(text, None, f"it is not JSON: {error}" if text else "it is empty")
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    # The registry has no other schemas: a reference to an address is not fetched.
+    validator = validator_for(schema)(schema, registry=Registry())
+    try:
+        fault = best_match(validator.iter_errors(data))
+    except Unresolvable as error:
+        raise UsageError(f"--schema: it refers to a schema that is not in it: {error}") from error
+    if fault is None:
+        return Checked(text, data, None)
+    return Checked(text, data, f"{fault.json_path}: {fault.message[:_LONGEST]}")
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")

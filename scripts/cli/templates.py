@@ -1,0 +1,158 @@
+"""Templates: prompts with blanks, in TOML files of the user's configuration directory."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from llm._state import user_dir
+from llm.errors import ConfigError, UnknownNameError, UsageError
+
+_BLANK: Final = re.compile(r"\{\{\s*([A-Za-z_][\w-]*)\s*\}\}")
+_NAME: Final = re.compile(r"[\w][\w.-]*")
+
+#: Keys of a template, and their types.
+_KEYS: Final[dict[str, type[str] | type[dict[str, Any]]]] = {
+    "description": str,
+    "system": str,
+    "prompt": str,
+    "model": str,
+    "backend": str,
+    "options": dict,
+    "variables": dict,
+}
+
+#: The blank that the prompt on the command line, and what is piped, fill.
+INPUT: Final = "input"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template, as its file has it.
+
+    Attributes:
+        path: the file.
+        description: one line for people.
+        system: the system prompt; may have blanks.
+        prompt: the prompt; may have blanks, `{{name}}`.
+        model: the model to ask for.
+        backend: the backend to use.
+        options: values for the backend.
+        variables: what blanks hold that nobody fills.
+
+    """
+
+    path: str
+    description: str = ""
+    system: str | None = None
+    prompt: str = ""
+    model: str | None = None
+    backend: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def filled(self, text: str, given: Mapping[str, str]) -> tuple[str, str | None]:
+        """Return prompt and system prompt with their blanks filled.
+
+        Args:
+            text: the prompt of the command line; it stands for `{{input}}`, or behind the template's prompt.
+            given: values by name.
+
+        Raises:
+            UsageError: a blank has no value, or a value no blank.
+
+        """
+        blanks = dict.fromkeys(_BLANK.findall(f"{self.prompt}\n{self.system or ''}"))
+        for name in given:
+            if name not in blanks or name == INPUT:
+                known = [blank for blank in blanks if blank != INPUT]
+                raise UnknownNameError("variable of this template", name, known)
+        values = {**{name: str(value) for name, value in self.variables.items()}, **given}
+        missing = [name for name in blanks if name != INPUT and name not in values]
+        if missing:
+            raise UsageError(
+                f"the template {self.path} needs a value for {' and '.join(missing)}",
+                hint=" ".join(f"-p {name}=VALUE" for name in missing),
+            )
+        if INPUT in blanks and not text.strip():
+            raise UsageError(f"the template {self.path} needs a text for {{{{{INPUT}}}}}", hint="give a prompt as well")
+        values[INPUT] = text
+        # In one pass: what a value holds is not filled again.
+        prompt = _BLANK.sub(lambda blank: values[blank[1]], self.prompt)
+        if INPUT not in blanks and text:
+            prompt = f"{prompt}\n\n{text}" if prompt else text
+        system = None if self.system is None else _BLANK.sub(lambda blank: values[blank[1]], self.system)
+        return prompt, system
+
+
+def templates_dir() -> str:
+    """Return the directory of this user's templates."""
+    return os.path.join(user_dir("config"), "templates")
+
+
+def template_names() -> list[str]:
+    """Return the names of this user's templates."""
+    try:
+        files = os.listdir(templates_dir())
+    except OSError:
+        return []
+    return sorted(file.removesuffix(".toml") for file in files if file.endswith(".toml"))
+
+
+def read_template(name: str) -> Template:
+    """Return a template.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+        ConfigError: its file cannot be used; the message names the key.
+
+    """
+    import tomllib
+
+    path = os.path.join(templates_dir(), f"{name}.toml")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be the name of a template", hint=f"templates are files in {templates_dir()}")
+    try:
+        with open(path, "rb") as file:
+            found = tomllib.load(file)
+    except FileNotFoundError:
+        hint = f"Templates are files in {templates_dir()}."
+        raise UnknownNameError("template", name, template_names(), hint=hint) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for key, value in found.items():
+        if key not in _KEYS:
+            raise _unknown_key(path, key)
+        if not isinstance(value, _KEYS[key]):
+            wanted = "text" if _KEYS[key] is str else "a table"
+            raise ConfigError(f"{path}: {key} must be {wanted}, not {type(value).__name__}")
+    if not found.get("prompt") and not found.get("system"):
+        raise ConfigError(f"{path}: it has neither a prompt nor a system prompt")
+    return Template(path, **found)
+
+
+def _unknown_key(path: str, key: str) -> ConfigError:
+    import difflib
+
+    close = difflib.get_close_matches(key, _KEYS, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(_KEYS)}."
+    return ConfigError(f"{path}: there is no key {key!r} in a template", hint=hint)
+
+
+def given_variables(words: Iterable[str]) -> dict[str, str]:
+    """Return `name=value` words as a mapping.
+
+    Raises:
+        UsageError: one is none.
+
+    """
+    found = {}
+    for word in words:
+        name, is_given, value = word.partition("=")
+        if not is_given or not name:
+            raise UsageError(f"-p {word!r} is not NAME=VALUE")
+        found[name] = value
+    return found

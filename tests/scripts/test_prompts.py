@@ -1,0 +1,342 @@
+"""What `ai-cli send` takes: words, standard input, a system prompt, files, templates, a schema; and thoughts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from click.testing import CliRunner, Result
+
+from llm import Request
+from llm.backends.plugin_sdk import Backend, register_backend
+from llm.host import Host
+from llm.testing import host_with
+from scripts.ai_cli import cli
+from tests.servers import FaultServer, http_answer
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
+AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
+
+
+class Remembering(Backend):
+    """Answers with the next text, and remembers the requests."""
+
+    def __init__(self, *answers: str) -> None:
+        super().__init__("mine")
+        self.answers = list(answers) or ["ok"]
+        self.requests: list[Request] = []
+
+    def run(self, prompt: str, *, request: Request) -> str:
+        self.requests.append(request)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        return [(message.role, message.text) for message in self.requests[-1].messages]
+
+
+@pytest.fixture
+def host() -> Host:
+    return host_with()
+
+
+def run(host: Host, backend: Backend, *arguments: str, stdin: str | bytes = "") -> Result:
+    if "mine" not in host.backends():
+        register_backend("mine", backend, host=host)
+    return CliRunner().invoke(cli, ["send", "-b", "mine", *arguments], obj=host, input=stdin, prog_name="ai-cli")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "sent"),
+    [
+        (["hello", "world"], "", "hello world"),
+        (["summarize"], "- old\n+ new\n", "summarize\n\n- old\n+ new"),
+        (["summarize"], " \n", "summarize"),
+        (["-"], "from stdin\n", "from stdin"),
+        ([], "from stdin\n", "from stdin"),
+    ],
+)
+def test_words_and_stdin_become_the_prompt(host: Host, arguments: list[str], stdin: str, sent: str) -> None:
+    backend = Remembering()
+    result = run(host, backend, *arguments, stdin=stdin)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "ok\n", "")
+    assert backend.told == [("user", sent)]
+
+
+def test_without_a_prompt_there_is_nothing_to_send(host: Host) -> None:
+    backend = Remembering()
+    result = run(host, backend)
+    assert result.exit_code == 2
+    assert "Missing argument 'PROMPT'" in result.stderr
+    assert not backend.requests
+
+
+def test_bytes_on_stdin_are_no_text(host: Host) -> None:
+    result = run(host, Remembering(), "what is this", stdin=b"\xff\xfe")
+    assert result.exit_code == 2
+    assert "standard input is not UTF-8 text" in result.stderr
+    assert "--attach" in result.stderr
+
+
+def test_a_system_prompt_as_text_and_from_a_file(host: Host, tmp_path: Path) -> None:
+    file = tmp_path / "pirate.txt"
+    file.write_text("Talk like a pirate.\n", encoding="utf-8")
+    backend = Remembering()
+    for given, told in [("Be brief.", "Be brief."), (f"@{file}", "Talk like a pirate."), ("@@home", "@home")]:
+        assert run(host, backend, "-s", given, "hi").exit_code == 0
+        assert backend.told == [("system", told), ("user", "hi")]
+    result = run(host, backend, "-s", f"@{tmp_path / 'none'}", "hi")
+    assert (result.exit_code, len(backend.requests)) == (2, 3)
+    assert f"error: --system: cannot read {tmp_path / 'none'}: No such file or directory" in result.stderr
+
+
+# Attachments
+
+
+def test_texts_become_parts_and_images_attachments(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "notes.bin").write_text("a note\n", encoding="utf-8")
+    (tmp_path / "photo.txt").write_bytes(PNG)
+    backend = Remembering()
+    files = [word for name in ("notes.bin", "photo.txt") for word in ("-a", str(tmp_path / name))]
+    assert run(host, backend, *files, "compare").exit_code == 0
+    (message,) = backend.requests[0].messages
+    assert message.text == "compare\n\n--- notes.bin ---\na note\n--- end ---"
+    (image,) = message.attachments
+    assert (image.media_type, image.data, image.name) == ("image/png", PNG, "photo.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"%PDF-1.7 ...\xff", "it is a PDF document"),
+        (b"\x00\x01", "it is neither an image nor UTF-8 text"),
+        (b"a" * (20 * 2**20 + 1), "it has more than 20 MiB"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_what_cannot_be_attached(host: Host, tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_bytes(content)
+    backend = Remembering()
+    result = run(host, backend, "-a", str(file), "what is it")
+    assert result.exit_code == 2
+    assert f"error: --attach {file}: {words}" in result.stderr
+    assert not backend.requests
+
+
+def test_an_address_is_fetched_without_a_password(host: Host) -> None:
+    (Path.home() / ".netrc").write_text("machine 127.0.0.1 login me password planted-password\n", encoding="utf-8")
+    backend = Remembering()
+    with FaultServer(
+        http_answer(status=302, headers={"Location": "/b.png"}), http_answer(PNG, headers={"Content-Type": "text/html"})
+    ) as server:
+        assert run(host, backend, "-a", f"{server.url}/a.png?x=1", "what is it").exit_code == 0
+        assert [request.target for request in server.requests] == ["/a.png?x=1", "/b.png"]
+        assert not any("authorization" in request.headers for request in server.requests)
+    (image,) = backend.requests[0].messages[0].attachments
+    assert (image.media_type, image.data, image.name) == ("image/png", PNG, "a.png")
+
+
+def test_an_address_that_fails(host: Host) -> None:
+    with FaultServer(http_answer(status=404)) as server:
+        result = run(host, Remembering(), "-a", f"{server.url}/a.png", "what is it")
+    assert result.exit_code == 2
+    assert "the server answered with HTTP status 404" in result.stderr
+
+
+# Thoughts
+
+
+def test_thoughts_are_left_out_unless_asked_for(host: Host) -> None:
+    backend = Remembering("<think>\nhm\n</think>\n\nHello")
+    assert run(host, backend, "hi").stdout == "Hello\n"
+    assert run(host, backend, "--stream", "hi").stdout == "Hello\n"
+    assert json.loads(run(host, backend, "--json", "hi").stdout)["text"] == "Hello"
+    assert run(host, backend, "--show-thoughts", "hi").stdout == "<think>\nhm\n</think>\n\nHello\n"
+
+
+def test_an_answer_of_thoughts_alone_is_told(host: Host) -> None:
+    for streamed in ([], ["--stream"]):
+        result = run(host, Remembering("<think>hm"), *streamed, "hi")
+        assert "the answer holds thoughts only; --show-thoughts shows them" in result.stderr
+
+
+def reasoning(stream: bool) -> bytes:
+    if not stream:
+        return http_answer({"choices": [{"message": {"reasoning_content": "hm", "content": "Hello"}}]})
+    deltas: list[dict[str, Any]] = [{"reasoning": "h", "content": ""}, {"reasoning": "m"}, {"content": "Hello"}]
+    events = [{"choices": [{"delta": delta}]} for delta in deltas]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    return http_answer(body, headers={"Content-Type": "text/event-stream"})
+
+
+@pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
+def test_thoughts_in_fields_of_their_own(streamed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultServer(reasoning(streamed == "--stream")) as server:
+        monkeypatch.setenv("MINDBRIDGE_BASE_URL", server.url)
+        for option, shown in (([], "Hello\n"), (["--show-thoughts"], "<think>\nhm\n</think>\n\nHello\n")):
+            result = CliRunner().invoke(cli, ["send", "-b", "mindbridge", streamed, *option, "hi"], prog_name="ai-cli")
+            assert result.stdout == shown
+
+
+def test_raw_answers_are_printed_as_they_are_on_a_terminal() -> None:
+    with FaultServer(http_answer({"choices": [{"message": {"content": "\x1b[1mbold"}}]})) as server:
+        for option, shown in (([], "\\x1b[1mbold\r\n"), (["--raw"], "\x1b[1mbold\r\n")):
+            child = pexpect.spawn(
+                AI_CLI[0],
+                [*AI_CLI[1:], "send", "-b", "mindbridge", "--no-stream", *option, "hi"],
+                env={**os.environ, "MINDBRIDGE_BASE_URL": server.url},
+                encoding="utf-8",
+                timeout=60,
+            )
+            assert child.read() == shown
+
+
+# Schemas
+
+
+def test_the_server_is_asked_for_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = {"choices": [{"message": {"content": '```json\n{"name": "Ada", "age": 36}\n```'}}]}
+    with FaultServer(http_answer(good)) as server:
+        monkeypatch.setenv("MINDBRIDGE_BASE_URL", server.url)
+        arguments = ["send", "-b", "mindbridge", "--schema", "name, age int", "who"]
+        result = CliRunner().invoke(cli, arguments, prog_name="ai-cli")
+        body = server.requests[0].json()
+    assert (result.exit_code, result.stdout) == (0, '{"name": "Ada", "age": 36}\n')
+    assert body["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "answer",
+            "schema": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+                "required": ["name", "age"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    assert body["messages"][0]["role"] == "system"
+
+
+def test_a_wrong_answer_is_asked_for_once_more(host: Host) -> None:
+    backend = Remembering('{"age": "old"}', '{"age": 36}')
+    result = run(host, backend, "--schema", "age int", "--json", "who")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["data"] == {"age": 36}
+    assert [role for role, _ in backend.told] == ["system", "user", "assistant", "user"]
+    assert "$.age: 'old' is not of type 'integer'" in backend.told[-1][1]
+
+
+def test_an_answer_that_stays_wrong_is_an_error(host: Host) -> None:
+    backend = Remembering("no idea")
+    result = run(host, backend, "--schema", "age int", "who")
+    assert (result.exit_code, result.stdout, len(backend.requests)) == (1, "", 2)
+    assert "error: the answer is not as the schema wants it: it is not JSON" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ("name, age integr", "'age integr' is neither a file that exists nor a field"),
+        ("none.json", "'none.json' is neither a file that exists nor a field"),
+        ('{"type": 1}', "it is no JSON Schema"),
+        ("{", "is not JSON"),
+        (" , ", "it has no field"),
+        ('{"$ref": "http://127.0.0.1:1/x"}', "it refers to a schema that is not in it"),
+    ],
+)
+def test_what_is_no_schema(host: Host, schema: str, words: str) -> None:
+    result = run(host, Remembering("{}"), "--schema", schema, "who")
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+# Templates
+
+
+def template(name: str, text: str) -> Path:
+    directory = Path(os.environ["XDG_CONFIG_HOME"]) / "d0ttino/templates"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{name}.toml").write_text(text, encoding="utf-8")
+    return directory / f"{name}.toml"
+
+
+def test_a_template_is_filled(host: Host) -> None:
+    template(
+        "translate",
+        'system = "You translate into {{language}}."\nprompt = "Translate, {{tone}}: {{input}}"\nmodel = "big"\n'
+        'backend = "mine"\noptions = { temperature = 0.2 }\n[variables]\ntone = "kindly"\n',
+    )
+    backend = Remembering()
+    result = run(host, backend, "-t", "translate", "-p", "language={{tone}}", "-o", "seed", "7", "good", "day")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert backend.told == [("system", "You translate into {{tone}}."), ("user", "Translate, kindly: good day")]
+    request = backend.requests[0]
+    assert (request.model, dict(request.options)) == ("big", {"temperature": 0.2, "seed": "7"})
+    assert run(host, backend, "-t", "translate", "-p", "language=Dutch", "-s", "No.", "-m", "small", "x").exit_code == 0
+    assert (backend.told[0], backend.requests[1].model) == (("system", "No."), "small")
+
+
+def test_a_prompt_without_input_comes_before_the_text(host: Host) -> None:
+    template("sum", 'prompt = "Summarize:"')
+    backend = Remembering()
+    assert run(host, backend, "-t", "sum", stdin="a long text").exit_code == 0
+    assert backend.told == [("user", "Summarize:\n\na long text")]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        ('promt = "x"', [], "there is no key 'promt' in a template\n  Did you mean 'prompt'?"),
+        ("prompt = 1", [], "prompt must be text, not int"),
+        ("prompt =", [], "mine.toml: Invalid value (at "),
+        ('model = "m"', [], "it has neither a prompt nor a system prompt"),
+        ('prompt = "{{ a }} {{b}}"', ["-p", "a=1"], "needs a value for b\n  -p b=VALUE"),
+        ('prompt = "{{name}}"', ["-p", "nam=1"], "there is no variable of this template named 'nam'\n  Did you mean"),
+        ('prompt = "{{input}}"', [], "needs a text for {{input}}"),
+        ('prompt = "x"', ["-p", "a"], "-p 'a' is not NAME=VALUE"),
+    ],
+)
+def test_a_template_that_cannot_be_used(host: Host, text: str, arguments: list[str], words: str) -> None:
+    template("mine", text)
+    backend = Remembering()
+    result = run(host, backend, "-t", "mine", *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not backend.requests
+
+
+def test_a_template_that_is_not_there(host: Host) -> None:
+    template("translate", 'prompt = "x"')
+    result = run(host, Remembering(), "-t", "transalte", "hi")
+    assert "there is no template named 'transalte'\n  Did you mean 'translate'?" in result.stderr
+    result = run(host, Remembering(), "-t", "../../etc/passwd", "hi")
+    assert "cannot be the name of a template" in result.stderr
+    assert "-p is for the variables of a template" in run(host, Remembering(), "-p", "a=1", "hi").stderr
+
+
+# As a process
+
+
+@pytest.mark.e2e
+def test_a_closed_stdin_and_a_device_are_left_alone() -> None:
+    for redirection in ("<&-", "< /dev/null", "< /dev/zero"):
+        line = f'exec "$0" -m scripts.ai_cli send -b sample hi {redirection}'
+        done = subprocess.run(["/bin/sh", "-c", line, sys.executable], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "Sample answer to: hi\n", "")
+
+
+@pytest.mark.e2e
+def test_a_pipe_that_stays_open_is_waited_for_with_a_word() -> None:
+    line = f"(read line < /dev/tty; echo piped) | {sys.executable} -m scripts.ai_cli send -b sample hi"
+    child = pexpect.spawn("/bin/sh", ["-c", line], encoding="utf-8", timeout=60)
+    child.expect_exact("note: waiting for the end of standard input")
+    child.sendline("go")
+    child.expect_exact("Sample answer to: hi\r\n\r\npiped")
+    child.expect(pexpect.EOF)
