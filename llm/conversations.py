@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._state import is_off, state_dir, write_atomically
+from llm._state import check_private, is_off, make_private, open_private, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._markers import hookimpl
 from llm.types import Attachment, Message
@@ -362,6 +362,7 @@ class ConversationLog:
         import sqlite3
 
         try:
+            check_private(self.path)
             if make and not os.path.exists(self.path):
                 _make(self.path)
             with closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as database:
@@ -386,9 +387,9 @@ def _make(path: str) -> None:
     It gets its name when it is closed: a process that closes a file loses all its locks of it, also those that
     SQLite holds in another thread, and that damages a database.
     """
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    make_private(os.path.dirname(path))
     temporary = f"{path}.{new_id()}"
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.close(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     try:
         with suppress(FileExistsError):
             os.link(temporary, path)

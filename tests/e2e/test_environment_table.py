@@ -31,8 +31,8 @@ class Lab:
         self.directory = directory
         self.home = directory / "home"
         self.installed = installed
-        self.home.mkdir(mode=0o777)
-        self.home.chmod(0o777)
+        self.home.mkdir(mode=0o1777)
+        self.home.chmod(0o1777)
         (self.wheel,) = (installed.directory.parent / "wheels").glob("*.whl")
         (self.site,) = installed.directory.glob("lib/*/site-packages")
 

@@ -6,7 +6,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llm.errors import D0ttinoError
@@ -115,6 +115,7 @@ LINES = st.lists(
 @settings(max_examples=60)
 @given(LINES)
 def test_every_line_ends_up_in_exactly_one_step_in_order(lines: list[str]) -> None:
+    assume(not any(line.strip().startswith("```") for line in lines))  # that ends the block
     wanted = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     try:
         steps = commands("\n".join(lines))
