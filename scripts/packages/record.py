@@ -178,9 +178,9 @@ def warnings(installed: Iterable[str]) -> Iterator[str]:
     with suppress(RecordError):  # `doctor` reports it
         gone = missing(installed)
         if gone:  # a plug-in that is damaged or blocked declares no entry point, and is there
-            from scripts.packages.checking import installed as all_installed
+            from llm._installed import installed_plugins
 
-            gone = missing(all_installed().names)
+            gone = missing(installed_plugins().names)
         if gone:
             names = ", ".join(f"{one.distribution} {one.version}" for one in gone)
             yield f"installed before, and not there any more: {names}; `{PROGRAM} restore` brings back what is missing"
