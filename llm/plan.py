@@ -97,11 +97,6 @@ def goal_of(prompt: str) -> str | None:
     return prompt.removeprefix(_INSTRUCTIONS) if prompt.startswith(_INSTRUCTIONS) else None
 
 
-def steps_in(completion: Completion) -> tuple[Step, ...]:
-    """Return the steps that an answer to `plan_prompt` holds; see `read_plan`."""
-    return read_plan(completion).steps
-
-
 def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
     """Read the answer to `plan_prompt`.
 

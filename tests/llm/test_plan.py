@@ -10,12 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llm.errors import D0ttinoError
-from llm.plan import PlanError, ReadPlan, changes_only_itself, join_steps, read_plan, steps_in
+from llm.plan import PlanError, ReadPlan, changes_only_itself, join_steps, read_plan
 from llm.types import Completion, Step
 
 
 def commands(block: str, language: str = "sh") -> list[str]:
-    return [step.command_line for step in steps_in(Completion(f"```{language}\n{block}\n```", "talker"))]
+    return [step.command_line for step in read(f"```{language}\n{block}\n```").steps]
 
 
 def refusal(block: str, language: str = "sh") -> str:
