@@ -166,12 +166,21 @@ class _Office:
             self.wake.put(None)
 
     def _outcome(self, number: int, request: Request) -> Outcome:
-        from llm.routing.router import complete
-
         try:
-            return Outcome(number, request, complete(request, host=self._host, settings=self._settings))
+            return Outcome(number, request, _answered(request, self._host, self._settings))
         except D0ttinoError as error:
             return Outcome(number, request, error=error)
+
+
+def _answered(request: Request, host: "Host", settings: "Settings | None") -> Completion:
+    """Answer a request; an answer that is to follow a schema is checked."""
+    from llm.routing.router import complete
+
+    if "schema" not in request.metadata:
+        return complete(request, host=host, settings=settings)
+    from llm.routing.schema import complete_checked
+
+    return complete_checked(request, lambda one: complete(one, host=host, settings=settings))
 
 
 def send_many(
@@ -194,7 +203,8 @@ def send_many(
 
     Args:
         prompts: the prompts, or `Request`s, which are taken as they are. They are pulled one by one, in
-            the caller's thread: a generator may have any number of them, as only a few are held at a time.
+            the caller's thread: a generator may have any number of them, as only a few are held at a time. The
+            answer to one whose metadata has a `schema` is checked, and asked for once more if it is wrong.
         max_workers: how many prompts are answered at a time.
         local: whether the prompts must not leave this machine.
         model: the model to ask for.

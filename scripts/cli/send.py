@@ -245,30 +245,20 @@ def read_prompt(words: tuple[str, ...]) -> str:
 
 def _print_checked(request: "Request", given: str, host: "Host", *, as_json: bool) -> None:
     """Ask for an answer by a schema, and print it if it is one."""
-    from llm.types import Message
-    from scripts.cli.schema import SchemaAnswerError, check_answer, correction, instruction, read_schema
+    from llm.routing.schema import by_schema, complete_checked, read_schema
 
-    schema = read_schema(given)
-    words = "\n\n".join(filter(None, (request.system, instruction(schema))))
-    request = replace(request.with_system(words), metadata={**request.metadata, "schema": schema})
-    completion = ask(request, host)
-    checked = check_answer(completion.text, schema)
-    if checked.fault is not None:
-        say(f"note: {completion.backend} is asked again: {checked.fault}")
-        more = (Message("assistant", completion.text), Message("user", correction(checked.fault)))
-        facts = {**request.metadata, "earlier": request.metadata["earlier"] + 2}  # the prompt and its answer
-        completion = ask(replace(request, messages=request.messages + more, metadata=facts), host)
-        checked = check_answer(completion.text, schema)
-    if checked.fault is not None:
-        raise SchemaAnswerError(
-            f"the answer is not as the schema wants it: {checked.fault}",
-            origin=completion.origin,
-            hint=f"it was: {checked.text[:500]}" if checked.text else None,
-        )
+    completion = complete_checked(
+        by_schema(request, read_schema(given)),
+        lambda one: ask(one, host),
+        lambda first, fault: say(f"note: {first.backend} is asked again: {fault}"),
+    )
     if as_json:
-        print_answer({**clean(completion.to_json()), "text": checked.text, "data": checked.data})
+        import json
+
+        data = json.loads(completion.text)
+        print_answer({**clean(completion.to_json()), "text": completion.text, "data": data})
     else:
-        print_text(checked.text)
+        print_text(completion.text)
 
 
 def _without_thoughts(text: str) -> str:

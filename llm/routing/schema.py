@@ -1,12 +1,15 @@
-"""Answers by a schema: what is asked for, and whether an answer is that."""
+"""Answers by a schema: what is asked for, whether an answer is that, and one more try."""
 
 import json
 import os
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from llm.errors import BackendError, UsageError
 from llm.thoughts import without_thoughts
+from llm.types import Attempt, Completion, Message, Request
 
 _TYPES: Final = {
     **dict.fromkeys(("str", "string", "text"), "string"),
@@ -22,7 +25,14 @@ _LONGEST: Final = 500
 
 
 class SchemaAnswerError(BackendError):
-    """The answer is not as the schema wants it, also after one more try."""
+    """The answer is not as the schema wants it, also after one more try.
+
+    Attributes:
+        attempts: every attempt that was made, for both answers.
+
+    """
+
+    attempts: tuple[Attempt, ...] = ()
 
 
 class Checked(NamedTuple):
@@ -92,6 +102,53 @@ def _of_fields(given: str) -> dict[str, Any]:
     if not properties:
         raise UsageError("--schema: it has no field")
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def by_schema(request: Request, schema: dict[str, Any]) -> Request:
+    """Return a request for an answer by a schema; `complete_checked` answers it."""
+    words = "\n\n".join(filter(None, (request.system, instruction(schema))))
+    return replace(request.with_system(words), metadata={**request.metadata, "schema": schema})
+
+
+def complete_checked(
+    request: Request,
+    complete: Callable[[Request], Completion],
+    on_fault: Callable[[Completion, str], object] = lambda _completion, _fault: None,
+) -> Completion:
+    """Answer a request of `by_schema`, and check the answer; a wrong one is asked for once more, with its fault.
+
+    Args:
+        request: the request.
+        complete: answers a request.
+        on_fault: called with a first answer that is wrong, and its fault.
+
+    Returns:
+        The answer, whose text is the JSON alone, with the attempts of both.
+
+    Raises:
+        SchemaAnswerError: the second answer is wrong as well.
+
+    """
+    schema = request.metadata["schema"]
+    completion = complete(request)
+    checked = check_answer(completion.text, schema)
+    if checked.fault is not None:
+        on_fault(completion, checked.fault)
+        more = (Message("assistant", completion.text), Message("user", correction(checked.fault)))
+        facts = {**request.metadata, "earlier": request.metadata.get("earlier", 0) + 2}  # the prompt and its answer
+        second = complete(replace(request, messages=request.messages + more, metadata=facts))
+        checked = check_answer(second.text, schema)
+        both = completion.attempts + second.attempts
+        completion = replace(second, attempts=both, duration=completion.duration + second.duration)
+    if checked.fault is not None:
+        error = SchemaAnswerError(
+            f"the answer is not as the schema wants it: {checked.fault}",
+            origin=completion.origin,
+            hint=f"it was: {checked.text[:_LONGEST]}" if checked.text else None,
+        )
+        error.attempts = completion.attempts
+        raise error
+    return replace(completion, text=checked.text)
 
 
 def instruction(schema: dict[str, Any]) -> str:
