@@ -1,10 +1,12 @@
-"""Write docs/hooks.md from the docstrings of `llm.hookspecs` and of its data, and from docs/examples/hooks.
+"""Write what follows from `llm.hookspecs`: docs/hooks.md, and the types of `@hookimpl.NAME` in llm/_hookimpl.pyi.
 
-`python docs/generate_hooks.py` writes it; `--check` only says whether it is up to date.
+The page is made of the docstrings of the hooks and of their data, and of docs/examples/hooks.
+`python docs/generate_hooks.py` writes both; `--check` only says whether they are up to date.
 """
 
 import ast
 import inspect
+import itertools
 import re
 import sys
 import textwrap
@@ -16,10 +18,11 @@ from typing import Final
 
 from llm import config, contributions, hookspecs, types
 from llm.hooks import _origin
-from llm.hooks._guard import CONFIGURE, HookKind
+from llm.hooks._guard import CLOSE, CONFIGURE, HookKind
 from llm.testing import host_with
 
 PAGE: Final = Path(__file__).parent / "hooks.md"
+STUB: Final = Path(hookspecs.__file__).with_name("_hookimpl.pyi")
 EXAMPLES: Final = Path(__file__).parent / "examples" / "hooks"
 
 _TYPES: Final = (
@@ -188,18 +191,150 @@ def _line(text: str) -> str:
     return re.sub(r"^Exception: ", "", " ".join(text.split()).replace("|", "\\|"))
 
 
+#: The value that a wrapper of a hook gets, and what it may return; others get and return anything.
+_WRAPPED: Final = {
+    "llm_backends": (
+        "list[tuple[RegisteredBackend, ...]]",
+        "Iterable[Iterable[Backend | RegisteredBackend] | Backend | RegisteredBackend]",
+    ),
+    "llm_recipes": (
+        "list[tuple[RegisteredRecipe, ...]]",
+        "Iterable[Iterable[Recipe | RegisteredRecipe] | Recipe | RegisteredRecipe]",
+    ),
+    "llm_key": ("str | None", "str | None"),
+    "llm_route": ("Route", "Route | Sequence[str] | None"),
+    "llm_complete": ("Answer", "Answer | str | Completion | Iterable[str] | None"),
+    "llm_run_step": ("StepResult", "StepResult | int | None"),
+}
+
+_STUB_HEAD: Final = """\
+\"\"\"Types of `@hookimpl.NAME`: written by docs/generate_hooks.py from llm/hookspecs.py. Do not edit it here.
+
+A decorator does not see the name of what it decorates, so the hook is an attribute of the marker: a misspelt one is an
+error, and the types of its arguments and of its result are known. An implementation takes any of the arguments, in
+any order: each choice is a callback protocol that passes them by keyword, and a method's `self` is one more.
+\"\"\"
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
+
+import click
+
+from llm.config import PluginSettings, Settings
+from llm.contributions import Backend, Recipe, RegisteredBackend, RegisteredRecipe
+from llm.types import Answer, Attempt, Call, Completion, Request, Route, Step, StepContext, StepResult
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Result_co = TypeVar("_Result_co", covariant=True)
+"""
+
+_STUB_MARKER: Final = """
+class {hook}(Protocol):
+    @overload
+    def __call__(self, function: _{hook}, /) -> _{hook}: ...
+    @overload
+    def __call__(self, *, tryfirst: bool = ..., trylast: bool = ...) -> Callable[[_{hook}], _{hook}]: ...
+"""
+_STUB_WRAPPER: Final = """\
+    @overload
+    def __call__(
+        self, *, wrapper: Literal[True], tryfirst: bool = ..., trylast: bool = ...
+    ) -> Callable[[_{hook}_wrapper], _{hook}_wrapper]: ...
+"""
+_STUB_END: Final = """
+class ImplementationMarker:
+    @overload
+    def __call__(self, function: _Function, /) -> _Function: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        optionalhook: bool = ...,
+        tryfirst: bool = ...,
+        trylast: bool = ...,
+        specname: str | None = ...,
+        wrapper: bool = ...,
+    ) -> Callable[[_Function], _Function]: ...
+    @overload
+    def __call__(
+        self,
+        function: _Function,
+        /,
+        *,
+        optionalhook: bool = ...,
+        tryfirst: bool = ...,
+        trylast: bool = ...,
+        specname: str | None = ...,
+        wrapper: bool = ...,
+    ) -> _Function: ...
+"""
+
+
+def stub() -> str:
+    """Return the types of `@hookimpl.NAME`."""
+    contracts = host_with().contracts
+    protocols: dict[str, str] = {}
+    markers = []
+    for node in ast.parse(inspect.getsource(hookspecs)).body:
+        if not isinstance(node, ast.FunctionDef) or node.name not in contracts:
+            continue
+        arguments = [ast.unparse(one).replace("'", "") for one in node.args.args]
+        takes = []
+        for chosen in _choices(arguments):
+            name = "_".join(["_takes", *(argument.partition(":")[0] for argument in chosen)])
+            call = f"(Protocol[_Result_co]):\n    def __call__(me, /{_by_keyword(chosen)}) -> "
+            if protocols.setdefault(name, call) != call:  # another hook has an argument of that name and another type
+                name = f"{name}_of_{node.name}"
+                protocols[name] = call
+            takes.append(name)
+        result = ast.unparse(node.returns).strip("'") if node.returns is not None else "None"
+        markers.append(_variable(f"_{node.name}", takes, result))
+        contract = contracts[node.name]
+        wraps = contract.kind is not HookKind.FOLD and node.name not in {CONFIGURE, CLOSE}
+        if wraps:
+            given, returned = _WRAPPED.get(node.name, ("Any", "Any"))
+            markers.append(_variable(f"_{node.name}_wrapper", takes, f"Generator[None, {given}, {returned}]"))
+        marker = _STUB_MARKER + (_STUB_WRAPPER if wraps else "")
+        markers.append(marker.format(hook=node.name))
+    attributes = [f"    @property\n    def {name}(self) -> {name}: ...\n" for name in contracts]
+    end = [_STUB_END, *attributes, "\nhookimpl: Final[ImplementationMarker]\n"]
+    return "".join(
+        [_STUB_HEAD, *(f"\nclass {name}{call}_Result_co: ...\n" for name, call in protocols.items()), *markers, *end]
+    )
+
+
+def _choices(arguments: list[str]) -> Iterator[tuple[str, ...]]:
+    """Yield each choice of arguments, of a function and of a method, the largest first."""
+    for number in range(len(arguments), -1, -1):
+        for chosen in itertools.combinations(arguments, number):
+            yield chosen
+            yield ("self: Any", *chosen)
+
+
+def _by_keyword(arguments: tuple[str, ...]) -> str:
+    return f", *, {', '.join(arguments)}" if arguments else ""
+
+
+def _variable(name: str, takes: list[str], result: str) -> str:
+    """Return a type variable for functions that take one of several choices of arguments."""
+    choices = "".join(f"    | {one}[{result}]\n" for one in takes)
+    bound = choices.replace("    | ", "    ", 1)
+    return f'\n{name}_bound: TypeAlias = (\n{bound})\n{name} = TypeVar("{name}", bound={name}_bound)\n'
+
+
 def main(arguments: list[str]) -> int:
-    """Write the page, or check it; return the exit status."""
+    """Write both files, or check them; return the exit status."""
     if arguments not in ([], ["--check"]):
         print("usage: python docs/generate_hooks.py [--check]", file=sys.stderr)
         return 2
-    if not arguments:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{PAGE.name} is not up to date: run python docs/generate_hooks.py", file=sys.stderr)
-    return 1
+    status = 0
+    for file, text in ((PAGE, page()), (STUB, stub())):
+        if not arguments:
+            file.write_text(text, encoding="utf-8")
+        elif not file.is_file() or file.read_text(encoding="utf-8") != text:
+            print(f"{file.name} is not up to date: run python docs/generate_hooks.py", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

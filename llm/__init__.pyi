@@ -2,12 +2,12 @@
 
 from typing import Final
 
+from llm._hookimpl import hookimpl as hookimpl
 from llm.config import PluginSettings as PluginSettings
 from llm.contributions import Backend as Backend
 from llm.contributions import Recipe as Recipe
 from llm.contributions import RegisteredBackend as RegisteredBackend
 from llm.contributions import RegisteredRecipe as RegisteredRecipe
-from llm.hooks._markers import hookimpl as hookimpl
 from llm.hooks._origin import Origin as Origin
 from llm.hooks._origin import origin_of as origin_of
 from llm.host import Host as Host

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from llm._shims import backend_registration, given, recipe_registration
 from llm.contributions import Backend, Recipe, RegisteredBackend
-from llm.hooks._markers import hookimpl
 from llm.hooks._registration import Registration, record
 from llm.types import Answer, Call, Completion, Message, Request, Step
 
 if TYPE_CHECKING:
+    from llm import hookimpl
     from llm.host import Host
     from llm.parameters import Parameter
+else:  # `llm` has the types of its attributes, `hookimpl.llm_prepare` for one
+    from llm.hooks._markers import hookimpl
 
 __all__ = [
     "Answer",
