@@ -563,10 +563,13 @@ class Completion:
         }
 
 
+_LIMITS: Final = ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded")
 #: Words of servers for an answer that is not whole, and their meaning.
 _UNFINISHED: Final = {
-    **dict.fromkeys(("length", "max_tokens", "max_output_tokens"), "it ends where the limit of tokens was reached"),
+    **dict.fromkeys(_LIMITS, "it ends where the limit of tokens was reached"),
     **dict.fromkeys(("content_filter", "safety", "recitation"), "a filter of the server ended it"),
+    "refusal": "the model refused to go on",
+    "pause_turn": "its server paused in the middle, and waits to be asked to go on",
 }
 #: Their words for a whole one, as far as they are known. Another word may mean anything: that is reported.
 _FINISHED: Final = frozenset(

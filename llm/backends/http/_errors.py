@@ -90,6 +90,7 @@ class Endpoint:
     api_key_env: str
     has_key: bool
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    interface: str = "OpenAI-compatible"
 
     @property
     def host(self) -> str:
@@ -153,6 +154,9 @@ def _refusal(
 ) -> BackendError:
     """Return the error for a status; `meaning` is the status that its code in words stands for."""
     said = f": {endpoint.quote(words)}" if words.strip() else ""
+    request = headers.get("Request-Id") or headers.get("X-Request-Id")
+    if request:  # what its operators find it by
+        said += f" (request {endpoint.quote(request)[:80]})"
     message = f"{endpoint.label} answered {phrase or 'with an error'}{said}"
     slow_down = meaning in {429, 503} and status in {400, 403}  # some tell a limit of requests so
     if not slow_down and (status == 401 or (status == 403 and not _MODERATED.search(words))):
@@ -185,7 +189,8 @@ def _refusal(
 
 
 def _no_interface(endpoint: Endpoint, because: str = "") -> str:
-    told = f"this server has no OpenAI-compatible interface at this address{because}"
+    kind = f"no {endpoint.interface} interface" if endpoint.interface else "nothing that takes prompts"
+    told = f"this server has {kind} at this address{because}"
     return f"{told}; {endpoint.check}" if endpoint.check else told
 
 
@@ -352,7 +357,8 @@ def _told_headers(error: Any) -> Mapping[str, str]:
     metadata = error.get("metadata") if isinstance(error, dict) else None
     headers = metadata.get("headers") if isinstance(metadata, dict) else None
     known = headers if isinstance(headers, dict) else {}
-    return CaseInsensitiveDict({name: str(value) for name, value in known.items()})
+    told = {"Request-Id": error["request_id"]} if isinstance(error, dict) and error.get("request_id") else {}
+    return CaseInsensitiveDict({name: str(value) for name, value in {**told, **known}.items()})
 
 
 # What the network says

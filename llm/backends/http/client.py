@@ -1,4 +1,4 @@
-"""The one HTTP client of all backends that speak the OpenAI chat-completions protocol.
+"""The one HTTP client of all backends: `HTTPBackend`, and `ChatCompletionsBackend` for services like OpenAI's.
 
 Built-in backends are imported at each start, so that what only a request needs is imported by the request.
 """
@@ -23,9 +23,9 @@ from llm.types import Attachment, Call, Completion, FrozenMapping, Message, Requ
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
 
-    from llm.backends.http._answers import AnswerReader
     from llm.backends.http._deadlines import Limits
     from llm.backends.http._errors import Endpoint
+    from llm.backends.http.answers import AnswerReader
 
 #: Small pieces: what little compressed data can become is then bounded too.
 PIECE: Final = 2048
@@ -36,7 +36,7 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 _NOTHING: Final[FrozenMapping[str, Any]] = FrozenMapping()
 
 #: What options must not replace, and why.
-RESERVED: Final = {
+_RESERVED: Final = {
     "messages": "it holds the prompt",
     "model": "the model is given separately: --model, or Request(model=...)",
     "stream": "whether the answer comes in pieces is given separately: --stream, or llm.router.stream()",
@@ -44,11 +44,12 @@ RESERVED: Final = {
 }
 
 
-class ChatCompletionsBackend(Backend):
-    """A service that answers `POST {base}/chat/completions`. It is made with what follows, or a subclass has it.
+class HTTPBackend(Backend):
+    """A service that answers over HTTP, in any format of JSON. It is made with what follows, or a subclass has it.
 
-    The environment is read at each call. An instance may be used by several threads; it keeps its
-    connections open for the next call, until `close`.
+    A format is two methods: `body` makes the body of a request, `read` takes the text out of what comes back. Keys,
+    deadlines, connections, errors and redaction are the same for all. The environment is read at each call. An
+    instance may be used by several threads; it keeps its connections open for the next call, until `close`.
 
     Args:
         name: what users and the configuration call it.
@@ -56,6 +57,12 @@ class ChatCompletionsBackend(Backend):
 
     Attributes:
         label: the service's name in errors.
+        path: where prompts are posted, below the base URL.
+        models_path: where the list of models is, below the base URL.
+        interface: what the format is called, in errors: `OpenAI-compatible`.
+        key_header: the header that holds the key.
+        key_prefix: what stands before the key there.
+        reserved: what options must not replace, and why.
         base_url_env: environment variable that replaces `default_base_url`.
         base_url_key: the key of the configuration that has the address, for errors; of a server without a variable.
         default_base_url: where the service is.
@@ -73,12 +80,17 @@ class ChatCompletionsBackend(Backend):
         total_timeout: seconds for the whole answer; `None`: as long as the request may take.
         silence_timeout: seconds to wait for the first text, and for each further one, if neither of the two
             says how long the whole may take: a long answer that keeps coming is not cut.
-        stream_usage: whether the service may be asked to tell, at the end of a stream, what it used.
         max_answer_bytes: how long an answer may be, after decompression.
 
     """
 
     label: str = ""
+    path: str = ""
+    models_path: str = "/models"
+    interface: str = ""
+    key_header: str = "Authorization"
+    key_prefix: str = "Bearer "
+    reserved: Mapping[str, str] = _RESERVED
     base_url_env: str = ""
     base_url_key: str = ""
     default_base_url: str = ""
@@ -95,14 +107,14 @@ class ChatCompletionsBackend(Backend):
     read_timeout: float | None = None
     total_timeout: float | None = None
     silence_timeout: float = 120.0
-    stream_usage: bool = True
     max_answer_bytes: int = 16 * 1024 * 1024
 
     # On the class, so that a subclass with an `__init__` of its own need not call ours; by process.
     _locks: ClassVar[dict[int, threading.Lock]] = {}
 
     def __init__(self, name: str | None = None, **facts: Any) -> None:
-        own = {key: facts.pop(key) for key in ChatCompletionsBackend.__annotations__ if key in facts}
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, HTTPBackend)]
+        own = {key: facts.pop(key) for kind in kinds for key in kind.__annotations__ if key in facts}
         super().__init__(name, **facts)
         vars(self).update(own)
 
@@ -157,7 +169,7 @@ class ChatCompletionsBackend(Backend):
 
         """
         # The router itself looks whether a whole answer is of the model that was asked for.
-        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=False, more={})
+        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=False, stream=False)
         completion = self._priced(reader.whole(pieces))
         return completion.text if request is None else completion
 
@@ -175,9 +187,8 @@ class ChatCompletionsBackend(Backend):
         That tells the model that the service says it served, and what was used. Arguments and errors are
         those of `run`; an answer that breaks off is a `BackendConnectionError`.
         """
-        more = {"stream": True, **({"stream_options": {"include_usage": True}} if self.stream_usage else {})}
         strict = request is not None and request.strict
-        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=strict, more=more)
+        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=strict, stream=True)
         for piece in reader.read(pieces):
             yield self._priced(piece) if isinstance(piece, Completion) else piece
 
@@ -191,7 +202,7 @@ class ChatCompletionsBackend(Backend):
             BackendError: it does not answer, or with something else than a list of models.
 
         """
-        return models_in(self._fetch("/models", call), self._label)
+        return models_in(self._fetch(self.models_path, call), self._label)
 
     def check(self, call: Call) -> str | None:
         """Ask the service for its models, and return why it would not answer; an exception is a reason, too."""
@@ -218,9 +229,35 @@ class ChatCompletionsBackend(Backend):
         if session is not None:
             session.close()
 
-    def body(self, messages: list[dict[str, Any]], model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the body of a request as it is sent. Override this for a service that wants more in it."""
-        return {**({} if model is None else {"model": model}), "messages": messages, **options}
+    def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+        """Return the body of a request.
+
+        Args:
+            request: the conversation.
+            model: the model to ask for; `None` leaves it to the service.
+            options: further members, those of `fixed_options` included; texts that are JSON are parsed.
+            stream: whether the answer is wanted as it comes.
+
+        Raises:
+            UsageError: the service takes no such request.
+
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define body")
+
+    def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
+        """Return the text in a document of an answer, made by `answer.part`; record in `answer` what else it tells.
+
+        Args:
+            kind: `whole` for a whole answer. In a stream the event's own name, `message` without one, `bare` for
+                JSON that is no event. An event `error` does not come here: it is an error in any format.
+            document: a JSON object; of an event that has a name it may also be a text.
+            answer: what was read before.
+
+        Raises:
+            BackendError: the document tells of one: see `answer.failure`, `answer.malformed`.
+
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define read")
 
     def _key(self, call: Call | None) -> tuple[str | None, str]:
         """Return the API key, if there is one, and where it was found, for errors."""
@@ -251,23 +288,23 @@ class ChatCompletionsBackend(Backend):
         call: Call | None,
         *,
         strict: bool,
-        more: Mapping[str, Any],
+        stream: bool,
     ) -> "tuple[AnswerReader, Iterator[bytes]]":
         """Return what reads the answer, and the answer in pieces; it is asked for with the first one."""
-        from llm.backends.http._answers import AnswerReader
+        from llm.backends.http.answers import AnswerReader
 
         model = model or self.default_model
-        schema, thoughts = (request.metadata.get(name) for name in ("schema", "thoughts"))
         given = {**self.fixed_options, **(options or {})}
-        for name in RESERVED.keys() & given.keys():
-            raise UsageError(f"the option {name!r} cannot be set: {RESERVED[name]}")
+        for name in self.reserved.keys() & given.keys():
+            raise UsageError(f"the option {name!r} cannot be set: {self.reserved[name]}")
         plain = {name: _option_value(value) for name, value in given.items()}
-        content = _encoded({**self.body(_messages(request), model, plain), **_answer_format(schema), **more})
-        endpoint, send = self._request("POST", "/chat/completions", call, content, stream=bool(more))
+        content = _encoded(self.body(request, model, plain, stream))
+        endpoint, send = self._request("POST", self.path, call, content, stream=stream)
         limits = self._limits(call)
         self._pace()
         pieces = self._found(self._exchanged(endpoint, send, limits), model)
-        reader = AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry, thoughts=thoughts is True)
+        thoughts = request.metadata.get("thoughts") is True
+        reader = AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry, thoughts, self.read)
         return reader, pieces
 
     def _fetch(self, path: str, call: Call) -> Any:
@@ -278,7 +315,7 @@ class ChatCompletionsBackend(Backend):
 
         """
         endpoint, send = self._request("GET", path, call, None, stream=False)
-        body = b"".join(ChatCompletionsBackend._exchanged(self, endpoint, send, self._limits(call)))
+        body = b"".join(HTTPBackend._exchanged(self, endpoint, send, self._limits(call)))
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
@@ -292,7 +329,7 @@ class ChatCompletionsBackend(Backend):
         self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool
     ) -> "tuple[Endpoint, Callable[..., Response]]":
         key, source = self._key(call)
-        auth = _BearerAuth(key)
+        auth = _KeyAuth(key, self.key_header, self.key_prefix)
         endpoint = self._endpoint(auth, source, path)
         headers = {
             "Accept": "text/event-stream" if stream else "application/json",
@@ -369,7 +406,7 @@ class ChatCompletionsBackend(Backend):
         first_byte = inf if call.first_deadline is None else call.first_deadline
         return Limits(start, deadline, first_byte, silence, self.read_timeout)
 
-    def _endpoint(self, auth: "_BearerAuth", key_source: str, path: str) -> "Endpoint":
+    def _endpoint(self, auth: "_KeyAuth", key_source: str, path: str) -> "Endpoint":
         from llm.backends.http._errors import Endpoint
         from llm.redaction import looks_secret
 
@@ -381,7 +418,7 @@ class ChatCompletionsBackend(Backend):
         if auth.secrets:
             _warn_of_plain_http(url, self._label, name)
         variable = self.base_url_env or self.base_url_key
-        return Endpoint(self._label, url, variable, key_source, bool(auth.secrets), secrets)
+        return Endpoint(self._label, url, variable, key_source, bool(auth.secrets), secrets, self.interface)
 
     @property
     def _label(self) -> str:
@@ -408,6 +445,35 @@ class ChatCompletionsBackend(Backend):
         """
         sessions: dict[int, Session] = self.__dict__.setdefault("_sessions_by_process", {})
         return sessions
+
+
+class ChatCompletionsBackend(HTTPBackend):
+    """A service that answers `POST {base}/chat/completions` as OpenAI's does.
+
+    Attributes:
+        stream_usage: whether the service may be asked to tell, at the end of a stream, what it used.
+
+    """
+
+    path = "/chat/completions"
+    interface = "OpenAI-compatible"
+    stream_usage: bool = True
+
+    def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+        """Return the body of a request. Override this for a service that wants more in it."""
+        body: dict[str, Any] = {} if model is None else {"model": model}
+        body |= {"messages": _messages(request), **options, **_answer_format(request.metadata.get("schema"))}
+        if stream:
+            body["stream"] = True
+            if self.stream_usage:
+                body["stream_options"] = {"include_usage": True}
+        return body
+
+    def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
+        """Return the text of a chat completion, or of one event of it."""
+        from llm.backends.http.answers import read_chat_completion
+
+        return read_chat_completion(kind, document, answer)
 
 
 def models_in(document: Any, label: str) -> list[str]:
@@ -452,17 +518,19 @@ def _part(attachment: Attachment) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-class _BearerAuth:
+class _KeyAuth:
     """Puts the key into a request; with no key it does nothing.
 
     Either way, being there keeps requests from looking for a password in `~/.netrc`. And an object shows no key
     where a program prints local variables with a traceback.
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_header", "_key", "_prefix")
 
-    def __init__(self, key: str | None) -> None:
+    def __init__(self, key: str | None, header: str = "Authorization", prefix: str = "Bearer ") -> None:
         self._key = key
+        self._header = header
+        self._prefix = prefix
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -472,7 +540,7 @@ class _BearerAuth:
     def __call__(self, request: "PreparedRequest") -> "PreparedRequest":
         """Add the header, as requests asks for."""
         if self._key:
-            request.headers["Authorization"] = f"Bearer {self._key}"
+            request.headers[self._header] = f"{self._prefix}{self._key}"
         return request
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
-from llm.types import Call, FrozenMapping
+from llm.types import Call, FrozenMapping, Request
 
 
 class OpenRouterBackend(ChatCompletionsBackend):
@@ -23,13 +23,13 @@ class OpenRouterBackend(ChatCompletionsBackend):
     # By these OpenRouter tells applications apart.
     fixed_headers = FrozenMapping({"HTTP-Referer": "https://github.com/d0ttino/d0ttino", "X-Title": "d0ttino"})
 
-    def body(self, messages: list[dict[str, Any]], model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
         """Return the body of a request that also asks for its cost; `-o models A,B` names models to fall back to."""
         if isinstance(options.get("models"), str):
             options = {**options, "models": [name.strip() for name in options["models"].split(",") if name.strip()]}
         if model is not None and "/" not in model:  # `-m openrouter/auto`, without the name of the backend
             model = f"openrouter/{model}"
-        return super().body(messages, model, {"usage": {"include": True}, **options})
+        return super().body(request, model, {"usage": {"include": True}, **options}, stream)
 
     def check(self, call: Call) -> str | None:
         """Ask OpenRouter about the key: everybody gets the list of its models."""

@@ -18,9 +18,9 @@ import responses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.backends.http._answers import AnswerReader
 from llm.backends.http._errors import MAX_QUOTE, Endpoint
-from llm.backends.http.client import ChatCompletionsBackend, _BearerAuth, _option_value
+from llm.backends.http.answers import AnswerReader
+from llm.backends.http.client import ChatCompletionsBackend, _KeyAuth, _option_value
 from llm.errors import (
     AuthenticationError,
     BackendConnectionError,
@@ -868,4 +868,4 @@ def test_a_subclass_that_names_nothing() -> None:
 
 def test_reprs_show_no_key(http: responses.RequestsMock) -> None:
     endpoint = Endpoint("Service", URL, "SERVICE_BASE_URL", "SERVICE_API_KEY", True, (KEY,))
-    assert "sk-planted" not in f"{_BearerAuth(KEY)!r} {endpoint!r} {Service()!r}"
+    assert "sk-planted" not in f"{_KeyAuth(KEY)!r} {endpoint!r} {Service()!r}"

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import Call, Completion, Request, Usage
-from llm.backends.http._answers import AnswerReader, Event, read_events
 from llm.backends.http._errors import Endpoint
+from llm.backends.http.answers import AnswerReader, Event, read_events
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.errors import (
     BackendConnectionError,

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pytest
 
 from llm import Completion, Request, Usage, complete
-from llm.backends.http._answers import AnswerReader
 from llm.backends.http._errors import Endpoint, asked_wait
+from llm.backends.http.answers import AnswerReader
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings

@@ -1,4 +1,4 @@
-"""Chat completions as text, whole or in server-sent events, and precise errors for those without text."""
+"""Answers as text, whole or in server-sent events, and precise errors for those without text; chat completions."""
 
 import json
 import re
@@ -31,6 +31,11 @@ DONE: Final = "[DONE]"
 _TEXT_PARTS: Final = ("text", "output_text")
 #: Reasons to end an answer that are failures.
 _FAILURES: Final = ("error", "failed", "failure")
+
+#: The kind of a document that is a whole answer; others have the kinds of their events.
+WHOLE: Final = "whole"
+#: The kinds of events without a field `event`.
+_UNNAMED: Final = frozenset({"message", "bare"})
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _FIELD: Final = re.compile(rb"(data|event|id|retry|error)?(?::|$)")
@@ -118,15 +123,33 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield line
 
 
-# Chat completions
-
-
 class AnswerReader:
-    """Reads one answer, whole or in pieces.
+    """Reads one answer, whole or in server-sent events, in a format that `read` knows.
 
-    `on_text` is called whenever a part of the answer has come, also a thought, and `on_done` when the server
-    has said that the answer is complete. With `thoughts`, those that come in a field of their own are part of the text,
-    between tags.
+    `read` is called with each JSON document of the answer; it returns the text in it, and records here what else
+    the document tells.
+
+    Args:
+        endpoint: the service, for errors.
+        model: the model that was asked for.
+        strict: whether another model's answer is refused.
+        on_text: called whenever a part of the answer has come, also a thought.
+        on_done: called when the service has said that the answer is complete.
+        thoughts: whether thoughts are part of the text, between tags.
+        read: `read(kind, document, reader)`; see `HTTPBackend.read`.
+
+    Attributes:
+        endpoint: the service, for errors.
+        done: whether the service has said that the answer is complete.
+        finish_reason: why it ended, in the service's word; `note_end` records it.
+        usage: what was used.
+        refusal: the service's words where the model refuses.
+        tools: names of the tools that the model wants to call.
+        notices: what the user should be told of the answer.
+        odd_content: type of a content that is no text.
+        reason: the words behind a `finish_reason` that is a failure.
+        with_thoughts: whether thoughts are wanted.
+
     """
 
     def __init__(
@@ -137,20 +160,79 @@ class AnswerReader:
         on_text: Callable[[], object] = lambda: None,
         on_done: Callable[[], object] = lambda: None,
         thoughts: bool = False,
+        read: "Callable[[str, Any, AnswerReader], str] | None" = None,
     ) -> None:
-        self._endpoint = endpoint
-        self._with_thoughts = thoughts
+        self.endpoint = endpoint
+        self.done = False
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.refusal = ""
+        self.tools: list[str] = []
+        self.notices: list[str] = []
+        self.odd_content = ""
+        self.reason = ""
+        self._read_document = read or read_chat_completion
+        self.with_thoughts = thoughts
         self._thinks = False
         self._model = model
         self._strict = strict
         self._on_text = on_text
         self._on_done = on_done
         self._served: str | None = None
-        self._usage: Usage | None = None
-        self._finish: str | None = None
         self._shown = False
-        self._message: dict[str, Any] = {}
         self._held = ""
+
+    # For those who read documents
+
+    def part(self, text: str = "", thought: str = "") -> str:
+        """Return what is shown of a text and of the thoughts before it; without either it is a sign of life."""
+        self._on_text()
+        if not self.with_thoughts:
+            return text
+        if thought and not self._thinks:
+            self._thinks, thought = True, OPEN + thought
+        if text and self._thinks:
+            self._thinks, text = False, CLOSE + text
+        return thought + text
+
+    def note_model(self, model: object) -> None:
+        """Record the model that the service says it uses; the first one counts.
+
+        Raises:
+            ServedModelError: it is another one than was asked for, and the request is strict.
+
+        """
+        if self._served is None:
+            self._served = model if isinstance(model, str) and model else None
+            if self._strict and not is_served(self._model, self._served):
+                raise ServedModelError(f"the model {self._model!r} was asked for, and {self._served!r} answers")
+
+    def note_end(self, reason: object) -> None:
+        """Record why the answer ended; anything but a text says nothing."""
+        if isinstance(reason, str) and reason:
+            self.finish_reason = self.endpoint.quote(reason)[:40] or self.finish_reason
+
+    def failure(self, error: Any) -> BackendError:
+        """Return the error that a service tells within an answer.
+
+        Args:
+            error: an object with a message and a code, words, or an object that holds such an `error`.
+
+        """
+        held = error.get("error") if isinstance(error, dict) else None
+        if isinstance(held, dict) and error.get("request_id"):
+            held = {"request_id": error["request_id"], **held}
+        return told_error(self.endpoint, held or error)
+
+    def malformed(
+        self, what: str, said: bytes | str | None = None, verb: str = "answered with"
+    ) -> MalformedResponseError:
+        """Return the error for an answer that is none; `said` is quoted."""
+        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        quoted = "" if text is None else f": {self.endpoint.quote(text)}"
+        return MalformedResponseError(f"{self.endpoint.label} {verb} {what}{quoted}")
+
+    # For those who want the answer
 
     def whole(self, pieces: Iterable[bytes]) -> Completion:
         """Return the answer, with all of its text; see `read`."""
@@ -176,33 +258,22 @@ class AnswerReader:
                 yield from self._events(chain(start, body))
             yield self._end()
         except BackendError as error:
-            error.usage = self._usage
+            error.usage = self.usage
             raise
 
     def _document(self, body: bytes) -> Iterator[str]:
         document = self._parsed(body)
         if not isinstance(document, dict):
-            raise self._malformed("JSON that is no object", body)
-        self._note(document)
-        choices = document.get("choices")
-        if not isinstance(choices, list):
-            raise self._malformed("JSON without 'choices'", body)
-        if not choices:
-            raise self._malformed("no choices")
-        choice = _first_choice(choices) or choices[0]
-        if not isinstance(choice, dict) or (not isinstance(choice.get("message"), dict) and not choice.get("error")):
-            raise self._malformed("a choice without message", body)
-        text = _whole_characters(self._choice_text(choice, "message"))
-        if not text.strip() or self._thinks:
-            if self._has_failed():
-                return
-            self._message.setdefault("content", choice["message"].get("content"))
+            raise self.malformed("JSON that is no object", body)
+        text = _whole_characters(self._read_document(WHOLE, document, self))
+        if text.strip() and not self._thinks:
+            yield text
+        elif not self._has_failed():
             raise self._why_empty()
-        yield text
 
     def _parsed(self, body: bytes) -> Any:
         if not body.strip():
-            raise self._malformed("an empty body")
+            raise self.malformed("an empty body")
         fault = text = ""
         try:
             text = body.decode("utf-8-sig")
@@ -215,24 +286,24 @@ class AnswerReader:
             pass
         # Raised here, without the exception as its context: that holds the body, and the body perhaps a secret.
         if fault:
-            raise self._malformed(fault)
+            raise self.malformed(fault)
         if is_page(text):
-            title, check = page_title(text), self._endpoint.check or "check the address"
-            titled = f", titled {self._endpoint.quote(title)!r}" if title else ""
+            title, check = page_title(text), self.endpoint.check or "check the address"
+            titled = f", titled {self.endpoint.quote(title)!r}" if title else ""
             raise WebPageError(
-                f"{self._endpoint.label} answered with a web page instead of JSON{titled}",
+                f"{self.endpoint.label} answered with a web page instead of JSON{titled}",
                 hint=f"{check}, and whether this network wants a login first",
             )
-        raise self._malformed("what is not JSON", body)
+        raise self.malformed("what is not JSON", body)
 
     def _events(self, pieces: Iterable[bytes]) -> Iterator[str]:
-        done, blank, came = False, "", False
+        blank, came = "", False
         strays: deque[str] = deque(maxlen=20)
         events = read_events(pieces, strays)
         for event in events:
             came = True
             if event.data.strip() == DONE:
-                done = True
+                self.done = True
                 break
             text = self._joined(self._event_text(event))
             if self._shown:
@@ -244,116 +315,64 @@ class AnswerReader:
             else:
                 yield blank + text
                 self._shown = True
-        if not done and self._finish is None:
+            if self.done:
+                break
+        if not self.done and self.finish_reason is None:
             raise self._broken_off("\n".join(strays), came)
         if self._held:
             yield "\N{REPLACEMENT CHARACTER}"
         elif (not self._shown or self._thinks) and not self._has_failed():
             raise self._why_empty()
-        if done:
+        if self.done:
             # Only a connection of which nothing is left to be read can be used again.
             self._on_done()
             with suppress(BackendError):
                 deque(events, maxlen=0)
 
-    def _broken_off(self, rest: str, came: bool) -> BackendError:
-        if not came and rest:
-            with suppress(ValueError):
-                json.loads(rest)
-                return self._malformed("JSON that is no object", rest)
-            return self._malformed("what is not JSON", rest)
-        words = f"; then came: {self._endpoint.quote(server_words(rest))}" if rest else ""
-        return BackendConnectionError(f"{self._endpoint.label} ended its answer before it was complete{words}")
-
-    def _end(self) -> Completion:
-        if self._has_failed():
-            native = self._message.get("native")
-            because = f" ({self._endpoint.quote(native)})" if isinstance(native, str) else ""
-            raise BackendError(
-                f"{self._endpoint.label} ended its answer with an error in the middle{because}", transient=True
-            )
-        return Completion(
-            "", model=self._model, served_model=self._served, usage=self._usage, finish_reason=self._finish
-        )
-
-    def _has_failed(self) -> bool:
-        return (self._finish or "").casefold() in _FAILURES
-
     def _event_text(self, event: Event) -> str:
-        """Return the text of one event, and record its other facts."""
+        """Return the text of one event; its format records the other facts."""
         try:
             document = json.loads(event.data)
         except (ValueError, RecursionError):
             document = None
-        if event.kind == "error":
-            held = document.get("error") if isinstance(document, dict) else None
-            raise told_error(self._endpoint, held or document or event.data)
-        if event.kind in {"text", "stop"} and isinstance(document, str):  # LobeChat's own events
-            self._on_text()
-            if event.kind == "text":
-                return document
-            self._finish = self._reason(document)
-            return ""
-        if not isinstance(document, dict):
-            if event.kind not in {"message", "bare"}:
-                return ""  # `event: ping`, `event: reasoning` and the like
-            raise self._malformed("an event that is no JSON object", event.data, "sent")
-        if event.kind == "bare" and "choices" not in document and not document.get("error"):
-            raise told_error(self._endpoint, document)
-        self._note(document)
-        choices = document.get("choices")
-        if not isinstance(choices, list) or not choices:
-            return ""  # the usage comes in an event without choices
-        choice = _first_choice(choices)
-        if choice is None:
-            return ""
-        if not isinstance(choice, dict):
-            raise self._malformed("a choice that is no JSON object", event.data, "sent")
-        return self._choice_text(choice, "delta" if choice.get("delta") else "message")
+        kind = event.kind
+        if kind == "error":
+            raise self.failure(document or event.data)
+        if isinstance(document, dict) or (isinstance(document, str) and kind not in _UNNAMED):
+            return self._read_document(kind, document, self)
+        if kind not in _UNNAMED:
+            return ""  # `event: ping` and the like
+        raise self.malformed("an event that is no JSON object", event.data, "sent")
 
-    def _note(self, document: dict[str, Any]) -> None:
-        """Record the facts of an answer, or of an event of one, besides its text."""
-        self._usage = usage_of(document) or self._usage
-        if document.get("error"):
-            raise told_error(self._endpoint, document["error"])
-        if "choices" not in document and "error" in (document.get("object"), document.get("type")):
-            raise told_error(self._endpoint, document)
-        if self._served is None:
-            model = document.get("model")
-            self._served = model if isinstance(model, str) and model else None
-            if self._strict and not is_served(self._model, self._served):
-                raise ServedModelError(f"the model {self._model!r} was asked for, and {self._served!r} answers")
+    def _broken_off(self, rest: str, came: bool) -> BackendError:
+        if not came and rest:
+            with suppress(ValueError):
+                json.loads(rest)
+                return self.malformed("JSON that is no object", rest)
+            return self.malformed("what is not JSON", rest)
+        words = f"; then came: {self.endpoint.quote(server_words(rest))}" if rest else ""
+        return BackendConnectionError(f"{self.endpoint.label} ended its answer before it was complete{words}")
 
-    def _choice_text(self, choice: dict[str, Any], member: str) -> str:
-        """Return the text of a choice, and note why it ended."""
-        if choice.get("error"):
-            raise told_error(self._endpoint, choice["error"])
-        if choice.get("finish_reason"):
-            self._finish = self._reason(choice["finish_reason"]) or self._finish
-        if choice.get("native_finish_reason"):
-            self._message["native"] = choice["native_finish_reason"]
-        message = choice.get(member)
-        if not isinstance(message, dict):
-            return ""
-        if any(message.values()):
-            self._on_text()
-        if isinstance(message.get("refusal"), str):
-            self._message["refusal"] = self._message.get("refusal", "") + message["refusal"]
-        if message.get("tool_calls") or message.get("function_call"):
-            self._message["tool_calls"] = True
-        text = content_text(message.get("content"))
-        return self._after_thoughts(thought_text(message), text) if self._with_thoughts else text
+    def _end(self) -> Completion:
+        if self._has_failed():
+            because = f" ({self.endpoint.quote(self.reason)})" if self.reason else ""
+            raise BackendError(
+                f"{self.endpoint.label} ended its answer with an error in the middle{because}", transient=True
+            )
+        if self.tools:
+            named = ", ".join(self.endpoint.quote(tool) for tool in dict.fromkeys(self.tools))
+            self.notices.append(f"the model also wants to call a tool, and none was called: {named}")
+        return Completion(
+            "",
+            model=self._model,
+            served_model=self._served,
+            usage=self.usage,
+            finish_reason=self.finish_reason,
+            notices=tuple(self.notices),
+        )
 
-    def _after_thoughts(self, thought: str, text: str) -> str:
-        """Return thoughts and text, with tags where thoughts begin and end."""
-        if thought and not self._thinks:
-            self._thinks, thought = True, OPEN + thought
-        if text and self._thinks:
-            self._thinks, text = False, CLOSE + text
-        return thought + text
-
-    def _reason(self, reason: object) -> str | None:
-        return self._endpoint.quote(reason)[:40] or None if isinstance(reason, str) and reason else None
+    def _has_failed(self) -> bool:
+        return (self.finish_reason or "").casefold() in _FAILURES
 
     def _joined(self, text: str) -> str:
         """Return the text without half a character at its end, which may come with the next event."""
@@ -365,23 +384,89 @@ class AnswerReader:
 
     def _why_empty(self) -> MalformedResponseError:
         """Return the error for a message without text."""
-        answered = f"{self._endpoint.label} answered with"
-        refusal, content = self._message.get("refusal"), self._message.get("content")
-        if refusal and refusal.strip():
-            return RefusalError(f"{answered} a refusal: {self._endpoint.quote(refusal)}")
-        if self._message.get("tool_calls"):
+        answered = f"{self.endpoint.label} answered with"
+        if self.refusal.strip():
+            return RefusalError(f"{answered} a refusal: {self.endpoint.quote(self.refusal)}")
+        if self.tools:
             return ToolCallError(f"{answered} a call of a tool and no text")
-        if content is not None and not isinstance(content, str | list):
-            return EmptyAnswerError(f"{answered} content that is no text but {type(content).__name__}")
-        ended = f" (finish_reason {self._finish})" if self._finish else ""
+        if self.odd_content:
+            return EmptyAnswerError(f"{answered} content that is no text but {self.odd_content}")
+        ended = f" (finish_reason {self.finish_reason})" if self.finish_reason else ""
         return EmptyAnswerError(f"{answered} no text{ended}")
 
-    def _malformed(
-        self, what: str, said: bytes | str | None = None, verb: str = "answered with"
-    ) -> MalformedResponseError:
-        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-        quoted = "" if text is None else f": {self._endpoint.quote(text)}"
-        return MalformedResponseError(f"{self._endpoint.label} {verb} {what}{quoted}")
+
+# Chat completions
+
+
+def read_chat_completion(kind: str, document: Any, answer: AnswerReader) -> str:
+    """Return the text of a chat completion, or of one event of it, and record its other facts."""
+    if isinstance(document, str):  # LobeChat's own events
+        if kind == "stop":
+            answer.note_end(document)
+        return answer.part(document if kind == "text" else "") if kind in {"text", "stop"} else ""
+    if kind == "bare" and "choices" not in document and not document.get("error"):
+        raise answer.failure(document)
+    answer.usage = usage_of(document) or answer.usage
+    if document.get("error"):
+        raise answer.failure(document["error"])
+    choices = document.get("choices")
+    if "choices" not in document and "error" in (document.get("object"), document.get("type")):
+        raise answer.failure(document)
+    answer.note_model(document.get("model"))
+    if kind == WHOLE:
+        return _whole_choice(choices, document, answer)
+    if not isinstance(choices, list) or not choices:
+        return ""  # the usage comes in an event without choices
+    choice = _first_choice(choices)
+    if choice is None:
+        return ""
+    if not isinstance(choice, dict):
+        raise answer.malformed("a choice that is no JSON object", json.dumps(document), "sent")
+    return _choice_text(choice, "delta" if choice.get("delta") else "message", answer)
+
+
+def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) -> str:
+    if not isinstance(choices, list):
+        raise answer.malformed("JSON without 'choices'", json.dumps(document))
+    if not choices:
+        raise answer.malformed("no choices")
+    choice = _first_choice(choices) or choices[0]
+    if not isinstance(choice, dict) or (not isinstance(choice.get("message"), dict) and not choice.get("error")):
+        raise answer.malformed("a choice without message", json.dumps(document))
+    text = _choice_text(choice, "message", answer)
+    content = choice["message"].get("content")
+    if content is not None and not isinstance(content, str | list):
+        answer.odd_content = type(content).__name__
+    return text
+
+
+def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> str:
+    """Return the text of a choice, and note why it ended."""
+    if choice.get("error"):
+        raise answer.failure(choice["error"])
+    if choice.get("finish_reason"):
+        answer.note_end(choice["finish_reason"])
+    if isinstance(choice.get("native_finish_reason"), str):
+        answer.reason = choice["native_finish_reason"] or answer.reason
+    message = choice.get(member)
+    if not isinstance(message, dict):
+        return ""
+    if isinstance(message.get("refusal"), str):
+        answer.refusal += message["refusal"]
+    if message.get("tool_calls") or message.get("function_call"):
+        answer.tools += _tool_names(message) or ([] if answer.tools else ["a tool"])
+    if not any(message.values()):
+        return ""
+    return answer.part(content_text(message.get("content")), thought_text(message) if answer.with_thoughts else "")
+
+
+def _tool_names(message: dict[str, Any]) -> list[str]:
+    """Return the names of the tools that a message calls; the later parts of a call have none."""
+    calls = message.get("tool_calls")
+    called = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    called.append(message.get("function_call"))
+    names = [function.get("name") for function in called if isinstance(function, dict)]
+    return [name for name in names if isinstance(name, str) and name]
 
 
 def _first_choice(choices: list[Any]) -> Any:
