@@ -255,7 +255,9 @@ def bundled() -> Registry:
     except RegistryError:  # a zip archive: what it names can be listed, not installed
         return Registry("the bundled registry", ())
     # Its fitting the schema is tested; checking it each time would make every list slow.
-    packages = tuple(Package(*entry, root, bundled=True) for entry in entries(document))
+    packages = tuple(
+        Package(kind, name, entry["package"], root, bundled=True, info=entry) for kind, name, entry in entries(document)
+    )
     return Registry(str(root / "plugin-registry.json"), packages)
 
 

@@ -63,14 +63,20 @@ def test_the_schema_is_one_and_the_bundled_registry_fits_it() -> None:
     assert faults_of(parse((bundled_directory() / "plugin-registry.json").read_bytes())) == {}
 
 
-def test_the_bundled_registry_names_packages_that_are_there() -> None:
+def test_the_bundled_registry_names_every_example_package_and_describes_it() -> None:
     loaded = load("")
     assert not loaded.warnings
+    examples = {path.parent.name for path in (bundled_directory() / "examples/plugins").glob("*/pyproject.toml")}
+    assert len(examples) >= 9
     assert {package.name: package.distribution() for package in loaded.registry.packages} == {
-        name: f"d0ttino-{name}"
-        for name in ("budget", "guard", "lobechat", "mindbridge", "openrouter", "policy", "sample", "sandbox", "echo")
+        name: f"d0ttino-{name}" for name in examples
     }
     assert set(loaded.registry.of(RECIPE)) == {"echo"}
+    for package in loaded.registry.packages:
+        description = package.info["description"]
+        assert 10 < len(description) < 100, package.name
+        assert description[0].isupper(), package.name
+        assert not description.endswith("."), package.name
 
 
 def test_both_forms_can_be_mixed(write: Callable[[Any], Path]) -> None:
