@@ -6,9 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from llm._frozen import dataclass
 from llm.errors import ConfigError, UnknownNameError
 
 TYPES: Final = {"string": str, "object": dict, "array": list, "boolean": bool, "null": type(None)}

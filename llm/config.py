@@ -3,10 +3,10 @@
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from llm._frozen import dataclass, field
 from llm._state import user_dir
 from llm.errors import ConfigError
 from llm.types import Candidate, FrozenMapping

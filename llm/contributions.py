@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from llm._frozen import dataclass, field
 from llm.errors import PluginDefinitionError, attributed
 from llm.hooks._origin import Origin
 from llm.types import Answer, Call, Completion, Request, Step

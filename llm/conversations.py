@@ -8,10 +8,10 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from llm._frozen import dataclass
 from llm._state import check_private, is_off, make_private, open_private, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._markers import hookimpl

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm import DISTRIBUTION, __version__, _validate, hookspecs
+from llm._frozen import dataclass
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt
 from llm.contributions import RegisteredBackend, RegisteredRecipe

@@ -1,9 +1,9 @@
 """Parameters that a recipe declares: what they are, and checking what a user gives for them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from llm._frozen import dataclass
 from llm.errors import UnknownNameError, UsageError
 
 _TRUTHS: Final = {

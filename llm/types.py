@@ -16,10 +16,11 @@ from collections.abc import (
     Set,
     ValuesView,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
+from llm._frozen import dataclass, field
 from llm.errors import InvalidResultError, attributed
 from llm.hooks._origin import Origin
 

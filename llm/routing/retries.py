@@ -3,9 +3,9 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+from llm._frozen import dataclass
 from llm.errors import AuthenticationError, BackendError, is_transient_status
 from llm.types import Attempt
 

@@ -3,9 +3,10 @@
 import copy
 import dataclasses
 import importlib
+import inspect
 import pickle
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import llm
 import scripts
+from llm._frozen import dataclass as llm_dataclass
 from llm.config import Limits, RoutingMode, Settings
 from llm.errors import BackendHTTPError, ContextTooLongError, D0ttinoError, UnknownNameError
 from llm.hooks._origin import Origin, Tier, attribute, origin_of
@@ -161,3 +163,96 @@ def test_an_outcome_with_an_error_can_be_pickled() -> None:
         pickle.dumps(Outcome(0, Request.of("hi") if hasattr(Request, "of") else Request("hi"), None, error))
     )
     assert str(copied.error) == "nobody"
+
+
+@llm_dataclass(frozen=True)
+class Frozen:
+    """Declared by our own decorator."""
+
+    one: int
+    two: str = "2"
+    three: list[int] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "two", str(self.two))
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """Declared by that of the standard library: what is done with `Frozen` must come out the same."""
+
+    one: int
+    two: str = "2"
+    three: list[int] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "two", str(self.two))
+
+
+class Ordinary:
+    """A base for subclasses that are no dataclasses."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address  # before the fields are there
+        super().__init__(1)  # type: ignore[call-arg]
+
+
+def subclass(*bases: type[Any]) -> Any:
+    return type("Sub", bases, {})
+
+
+def outcome(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except Exception as error:
+        return type(error)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda kind: kind(1),
+        lambda kind: kind(1, two=3),
+        lambda kind: kind(two="b", one=1),
+        lambda kind: kind(1, "b", [1]),
+        lambda kind: kind(),
+        lambda kind: kind(two="b"),
+        lambda kind: kind(1, one=1),
+        lambda kind: kind(1, "b", [], 4),
+        lambda kind: kind(1, four=4),
+        lambda kind: kind(four=4),
+        lambda kind: kind(1) == kind(1, "2", [3]),
+        lambda kind: kind(1) == kind(2),
+        lambda kind: kind(1) == (1, "2", None),
+        lambda kind: hash(kind(1)) == hash(kind(1, "2", [3])),
+        lambda kind: setattr(kind(1), "one", 2),
+        lambda kind: setattr(kind(1), "four", 2),
+        lambda kind: delattr(kind(1), "one"),
+        inspect.signature,
+        lambda kind: inspect.signature(subclass(kind)),
+        lambda kind: inspect.signature(subclass(Ordinary, kind)),
+        lambda kind: vars(subclass(Ordinary, kind)("x")),
+        lambda kind: setattr(subclass(Ordinary, kind)("x"), "one", 2),
+        lambda kind: subclass(kind)(1) == kind(1),
+        lambda kind: dataclasses.dataclass(frozen=True)(subclass(kind))(1).two,
+        lambda kind: dataclasses.dataclass(subclass(kind)),
+        lambda kind: dataclasses.replace(kind(1), two=5),
+        lambda kind: (dataclasses.asdict(kind(1)), dataclasses.astuple(kind(1)), kind.__match_args__),
+        lambda kind: [(one.name, one.type, one.default) for one in dataclasses.fields(kind)],
+    ],
+)
+def test_a_frozen_class_behaves_like_one_of_the_standard_library(act: Callable[[Any], Any]) -> None:
+    ours, theirs = outcome(lambda: act(Frozen)), outcome(lambda: act(Generated))
+    assert repr(ours).replace("Frozen(", "Generated(") == repr(theirs)
+
+
+def test_a_frozen_class_names_what_it_was_not_given() -> None:
+    kind: Any = Frozen
+    for arguments, named, message in (
+        ((), {}, "'one'"),
+        ((1,), {"one": 1}, "multiple values .* 'one'"),
+        ((1, "b", [], 4), {}, "too many positional"),
+        ((), {"four": 4}, r"Frozen\(\) got an unexpected keyword argument 'four'"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            kind(*arguments, **named)
