@@ -22,6 +22,7 @@ DEFAULT_PLUGINS: Final = (
     "llm.backends.plugins.openrouter",
     "llm.backends.plugins.lobechat",
     "llm.backends.plugins.mindbridge",
+    "llm.routing.processes",
     "scripts.shell",
     "scripts.recipes.plugins.echo",
     "scripts.recipes.plugins.sample",

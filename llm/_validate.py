@@ -139,6 +139,13 @@ def check_key(result: Any, origin: Origin, _keep: bool = False) -> str:
     return result
 
 
+def check_executor(result: Any, origin: Origin, _keep: bool = False) -> Any:
+    """Return the result of `llm_executor`."""
+    if not callable(getattr(result, "submit", None)) or not callable(getattr(result, "shutdown", None)):
+        raise _invalid("llm_executor", "a concurrent.futures.Executor or None", result, origin)
+    return result
+
+
 def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:
     """Return the result of `llm_prepare`."""
     if not isinstance(result, Request):

@@ -8,8 +8,9 @@ back, and a `@hookimpl(wrapper=True)` goes around all of them.
 
 *Collect*: all are asked. *First result*: the first answer ends the call. *Folded*: each gets the value that the one
 before returned. *Notify*: results are not used. An exception in `llm_prepare`, `llm_complete`, `llm_prepare_step` or
-`llm_run_step` fails that attempt or step; in every other hook it is recorded with the plug-in that raised it, and the
-other implementations go on. An executed example of each hook is in docs/hooks.md.
+`llm_run_step` fails that attempt or step, and one in `llm_executor` the batch; in every other hook it is recorded
+with the plug-in that raised it, and the other implementations go on. An executed example of each hook is in
+docs/hooks.md.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,8 @@ from llm.hooks._markers import hookspec
 from llm.types import Answer, Attempt, Call, Completion, Request, Route, Step, StepContext, StepResult
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import click
 
     from llm.config import PluginSettings, Settings
@@ -93,6 +96,30 @@ def llm_key(name: str) -> str | None:
 
     Returns:
         The key; `None` leaves it to the next store.
+
+    """
+
+
+@hookspec(firstresult=True)
+def llm_executor(where: str) -> "Executor | None":
+    """Make an executor, whose workers answer the prompts of a batch (first result; `processes:N` is built in).
+
+    A worker is another process, here or elsewhere, that can import `llm` and has the plug-ins installed. It calls
+    `llm.routing.batch.answer` with a chunk of prompts; what goes there and back is plain data, which pickles. A chunk
+    whose future ends with an exception is sent again.
+
+    Besides the methods of `concurrent.futures.Executor`, two attributes are used if the executor has them:
+    `max_workers`, the number of chunks that it works on at a time, which may change; and `interrupt()`, after which
+    chunks under way end early, with what is answered until then.
+
+    Args:
+        where: the user's words behind `--on`.
+
+    Returns:
+        A new `Executor`; `None` leaves it to the next implementation.
+
+    Raises:
+        Exception: the place is this plug-in's, and cannot be used.
 
     """
 

@@ -42,6 +42,7 @@ _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
     "llm_commands": (HookKind.NOTIFY, False, None),
     "llm_route": (HookKind.FIRST, False, _validate.check_route),
     "llm_key": (HookKind.FIRST, False, _validate.check_key),
+    "llm_executor": (HookKind.FIRST, True, _validate.check_executor),
     "llm_prepare": (HookKind.FOLD, True, _validate.check_prepared),
     "llm_complete": (HookKind.FIRST, True, _validate.check_answer),
     "llm_attempted": (HookKind.NOTIFY, False, None),
@@ -50,6 +51,8 @@ _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
     "llm_run_step": (HookKind.FIRST, True, _validate.check_step_result),
     "llm_step_ended": (HookKind.NOTIFY, False, None),
 }
+#: Hooks whose built-in implementation may have no answer: not every key is in its store.
+_UNSURE: Final = frozenset({"llm_key", "llm_executor"})
 
 
 def own_entries(modules: Iterable[str] = DEFAULT_PLUGINS) -> list[EntryPoint]:
@@ -69,7 +72,7 @@ def contracts() -> list[HookContract]:
             kind,
             propagates,
             check,
-            answered=kind is HookKind.FIRST and name != "llm_key",  # the built-in store need not have the key
+            answered=kind is HookKind.FIRST and name not in _UNSURE,
             confines=name == "llm_run_step",
         )
         for name, (kind, propagates, check) in _CONTRACTS.items()
@@ -134,7 +137,8 @@ class Host(PluginManager):
 
     Attributes:
         entries: the installed entry points when it was made.
-        blocked: the plug-ins that were left out because the user does not want them.
+        blocking: the user's wishes of plug-ins to leave out.
+        blocked: the plug-ins that were left out because of them.
         unknown_blocked: names that were to be blocked, and that no plug-in has.
 
     """
@@ -142,6 +146,7 @@ class Host(PluginManager):
     def __init__(self) -> None:
         super().__init__(hookspecs, contracts(), self._settings_of)
         self.entries: list[EntryPoint] = []
+        self.blocking = NOTHING_BLOCKED
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
         self._keys: set[str] = set()
@@ -338,6 +343,7 @@ class Host(PluginManager):
 
         """
         self.entries = sorted(entries)
+        self.blocking = blocking
         self._manifests = manifests
         wanted = []
         for entry in self.entries:

@@ -1,16 +1,23 @@
-"""Many prompts at a time: answered by threads, given back in order, never more of them in memory than are under way."""
+"""Many prompts at a time: answered by threads or by other processes, given back in order, few of them in memory."""
 
 import queue
+import signal
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
-from llm.errors import D0ttinoError, UsageError
+from llm.errors import D0ttinoError, UsageError, one_line
+from llm.routing.errors import LostWorkerError
 from llm.types import Completion, Request
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
     from types import TracebackType
 
     from llm.config import Settings
@@ -18,6 +25,15 @@ if TYPE_CHECKING:
 
 #: So many prompts are under way for each worker: one that takes long does not make the others wait for work.
 _AHEAD: Final = 4
+#: A chunk is as large as what a process answers in so many seconds, up to so many prompts for each thread.
+_CHUNK_TIME: Final = 1.0
+_CHUNK_FACTOR: Final = 64
+#: A chunk that does not get full is sent after so many seconds.
+_CHUNK_AGE: Final = 0.1
+#: For so many seconds, an interrupted batch waits for what other processes have answered.
+_GRACE: Final = 0.6
+#: A prompt whose worker was lost is sent so often in all.
+_MOST_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +74,11 @@ class Outcomes(Iterator[Outcome]):
     Leaving a `with` block, `close()` and an interruption end it at once: what is under way is not waited for.
     """
 
-    def __init__(
-        self,
-        prompts: Iterable[Request],
-        max_workers: int,
-        host: "Host",
-        settings: "Settings | None",
-    ) -> None:
-        self._office = _Office(host, settings)
+    def __init__(self, prompts: Iterable[Request], office: "_Office") -> None:
+        self._office = office
         self._prompts: Iterator[Request] | None = iter(prompts)
         self._failure: Exception | None = None
-        self._max_workers = max_workers
-        self._given = self._taken = self._workers = 0
+        self._given = self._taken = 0
 
     def __next__(self) -> Outcome:
         try:
@@ -96,12 +105,12 @@ class Outcomes(Iterator[Outcome]):
         """
         if not self._office.closed:
             self._office.closed = True
-            for _ in range(self._workers):
-                self._office.jobs.put(None)
+            self._office.end()
             self._office.wake.put(None)
 
     def take_finished(self) -> list[Outcome]:
         """Return the outcomes that waited for one before them when it was ended; they are not given again."""
+        self._office.settle()
         finished = [self._office.ready.pop(number) for number in sorted(self._office.ready)]
         return [outcome for outcome in finished if isinstance(outcome, Outcome)]
 
@@ -110,15 +119,17 @@ class Outcomes(Iterator[Outcome]):
         while not office.closed:
             while not office.wake.empty():
                 office.wake.get()
+            office.catch_up()
             if self._given in office.ready:
                 outcome = office.ready.pop(self._given)
                 self._given += 1
                 if isinstance(outcome, BaseException):
                     raise outcome
                 return outcome
-            if self._prompts is not None and self._taken - self._given < _AHEAD * self._max_workers:
+            if self._prompts is not None and self._taken - self._given < office.ahead:
                 self._take(self._prompts)
             elif self._given < self._taken:
+                office.flush()
                 office.wake.get()
             elif self._failure is not None:
                 raise self._failure
@@ -135,34 +146,82 @@ class Outcomes(Iterator[Outcome]):
         except Exception as error:  # noqa: BLE001 - raised when what was taken before has been given back
             self._prompts, self._failure = None, error
         else:
-            if self._workers < min(self._max_workers, self._taken - self._given + 1):
-                self._workers += 1
-                # Daemons: an interrupted program does not wait for servers that do not answer.
-                threading.Thread(target=self._office.work, name=f"send_many-{self._workers}", daemon=True).start()
-            self._office.jobs.put((self._taken, request, copy_context()))
+            self._office.add(self._taken, request)
             self._taken += 1
 
 
-class _Office:
-    """The state that workers share, without a reference to the reader: they end when nobody reads any more."""
+class _Office(Protocol):
+    """The workers, and the state that they share, without a reference to the reader: they end when nobody reads."""
 
-    def __init__(self, host: "Host", settings: "Settings | None") -> None:
+    closed: bool
+    ready: dict[int, Outcome | BaseException]
+    # Holds nothing but wake-ups: an interruption while one is taken out must not lose an outcome.
+    wake: "queue.SimpleQueue[None]"
+
+    @property
+    def ahead(self) -> int:
+        """How many prompts may be under way."""
+
+    def add(self, number: int, request: Request) -> None:
+        """Have a prompt answered."""
+
+    def catch_up(self) -> None:
+        """Do what has to be done in the reader's thread."""
+
+    def flush(self) -> None:
+        """Hold nothing back: the reader waits."""
+
+    def end(self) -> None:
+        """Let workers end with what they are doing."""
+
+    def settle(self) -> None:
+        """Wait for a moment for what workers have answered."""
+
+
+class _Threads(_Office):
+    """Threads of this process that answer prompts."""
+
+    def __init__(self, host: "Host", settings: "Settings | None", max_workers: int) -> None:
         self._host = host
         self._settings = settings
+        self._max_workers = max_workers
+        self._workers = self._under_way = 0
+        self._jobs: queue.SimpleQueue[tuple[int, Request, Context] | None] = queue.SimpleQueue()
         self.closed = False
-        self.jobs: queue.SimpleQueue[tuple[int, Request, Context] | None] = queue.SimpleQueue()
-        self.ready: dict[int, Outcome | BaseException] = {}
-        # Holds nothing but wake-ups: an interruption while one is taken out must not lose an outcome.
-        self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.ready = {}
+        self.wake = queue.SimpleQueue()
 
-    def work(self) -> None:
+    @property
+    def ahead(self) -> int:
+        return _AHEAD * self._max_workers
+
+    def add(self, number: int, request: Request) -> None:
+        self._under_way += 1
+        if self._workers < min(self._max_workers, self._under_way):
+            self._workers += 1
+            # Daemons: an interrupted program does not wait for servers that do not answer.
+            threading.Thread(target=self._work, name=f"send_many-{self._workers}", daemon=True).start()
+        self._jobs.put((number, request, copy_context()))
+
+    def catch_up(self) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def end(self) -> None:
+        for _ in range(self._workers):
+            self._jobs.put(None)
+
+    def settle(self) -> None: ...
+
+    def _work(self) -> None:
         """Answer prompts until there are no more."""
-        while (job := self.jobs.get()) is not None and not self.closed:
+        while (job := self._jobs.get()) is not None and not self.closed:
             number, request, context = job
             try:
                 self.ready[number] = context.run(self._outcome, number, request)
             except BaseException as error:  # noqa: BLE001 - raised where the outcomes are waited for
                 self.ready[number] = error
+            self._under_way -= 1  # about as many: a thread too few or too many for a moment does no harm
             self.wake.put(None)
 
     def _outcome(self, number: int, request: Request) -> Outcome:
@@ -183,6 +242,270 @@ def _answered(request: Request, host: "Host", settings: "Settings | None") -> Co
     return complete_checked(request, lambda one: complete(one, host=host, settings=settings))
 
 
+# --- other processes ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What prompts in another process have to find there: plain data.
+
+    Attributes:
+        blocked: the plug-ins that the user does not want, and what blocks each.
+        all_blocked: what blocks every plug-in that is not built in.
+        keep_state: whether the circuit breaker and the usage ledger of this user count.
+        settings: the configuration; `None`: that of environment and file.
+
+    """
+
+    blocked: tuple[tuple[str, str], ...] = ()
+    all_blocked: str | None = None
+    keep_state: bool = False
+    settings: "Settings | None" = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A chunk of prompts for another process: plain data.
+
+    Attributes:
+        requests: the prompts.
+        workers: how many of them are answered at a time, by threads.
+        surroundings: what they have to find there.
+
+    """
+
+    requests: tuple[Request, ...]
+    workers: int
+    surroundings: Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answers of a chunk: plain data.
+
+    Attributes:
+        answers: by position in the chunk, the completion or the error. An interrupted chunk lacks some.
+        seconds: how long it took.
+        notes: what the user should be told of plug-ins and state there, one line each.
+
+    """
+
+    answers: Mapping[int, Completion | D0ttinoError]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def answer(job: Job) -> Done:
+    """Answer a chunk of prompts with the host of this process. An executor calls it in its workers.
+
+    In the main thread, SIGINT ends it early, with what is answered until then.
+    """
+    started = time.monotonic()
+    host, notes = _workplaces.host_for(job.surroundings)
+    answers: dict[int, Completion | D0ttinoError] = {}
+    outcomes = send_many(job.requests, max_workers=job.workers, host=host, settings=job.surroundings.settings)
+    with outcomes, _ended_by_sigint(outcomes):
+        for outcome in outcomes:
+            _keep(outcome, answers)
+        for outcome in outcomes.take_finished():
+            _keep(outcome, answers)
+    told = (*notes, *(str(problem) for problem in host.problems))
+    return Done(answers, time.monotonic() - started, tuple(dict.fromkeys(told)))
+
+
+def _keep(outcome: Outcome, answers: dict[int, Completion | D0ttinoError]) -> None:
+    found = outcome.completion or outcome.error
+    assert found is not None  # it is one or the other
+    answers[outcome.number] = found
+
+
+@contextmanager
+def _ended_by_sigint(outcomes: Outcomes) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: outcomes.close())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Workplaces:
+    """The hosts of a worker process: one, unless clients want different plug-ins left out."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hosts: dict[Surroundings, tuple[Host, list[str]]] = {}
+
+    def host_for(self, surroundings: Surroundings) -> "tuple[Host, list[str]]":
+        """Return the host for these surroundings, and what was noted of its state."""
+        with self._lock:
+            if surroundings not in self._hosts:
+                self._hosts[surroundings] = self._make(surroundings)
+            return self._hosts[surroundings]
+
+    def _make(self, surroundings: Surroundings) -> "tuple[Host, list[str]]":
+        from llm.hooks._entrypoints import Blocking
+        from llm.host import create_host, current_host, existing_host
+        from llm.routing.breaker import Cooldowns, keep_state
+
+        blocking = Blocking(dict(surroundings.blocked), surroundings.all_blocked)
+        host = current_host(blocking) if existing_host() is None else create_host(blocking=blocking)
+        notes: list[str] = []
+        if surroundings.keep_state:
+            keep_state(host, Cooldowns(on_fault=notes.append))
+        return host, notes
+
+
+_workplaces: Final = _Workplaces()
+
+
+class _Chunks(_Office):
+    """An executor whose workers answer chunks of prompts."""
+
+    def __init__(
+        self, executor: "Executor", workers: int, surroundings: Surroundings, on_note: Callable[[str], object]
+    ) -> None:
+        self._executor = executor
+        self._workers = workers
+        self._surroundings = surroundings
+        self._on_note = on_note
+        self._notes: deque[str] = deque()
+        self._noted: set[str] = set()
+        self._size = workers
+        self._next: list[tuple[int, Request]] = []
+        self._since = 0.0
+        self._running: dict[Future[Done], None] = {}
+        self._lost: deque[tuple[Sequence[tuple[int, Request]], int, BaseException]] = deque()
+        self.closed = False
+        self.ready = {}
+        self.wake = queue.SimpleQueue()
+
+    @property
+    def ahead(self) -> int:
+        processes = getattr(self._executor, "max_workers", None) or cores()
+        # One chunk is being answered, one waits, and the results of one are waited for.
+        return 3 * int(processes) * self._size
+
+    def catch_up(self) -> None:
+        self._send_lost()
+        while self._notes:
+            self._on_note(self._notes.popleft())
+
+    def add(self, number: int, request: Request) -> None:
+        now = time.monotonic()
+        self._since = self._since if self._next else now
+        self._next.append((number, request))
+        if len(self._next) >= self._size or not self._running or now - self._since > _CHUNK_AGE:
+            self.flush()
+
+    def flush(self) -> None:
+        chunk, self._next = self._next, []
+        if chunk:
+            self._send(chunk, 1)
+
+    def end(self) -> None:
+        for future in list(self._running):
+            future.cancel()
+        interrupt = getattr(self._executor, "interrupt", None)
+        if self._running and interrupt is not None:
+            interrupt()
+
+    def settle(self) -> None:
+        until = time.monotonic() + _GRACE
+        while self._running and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def _send(self, chunk: Sequence[tuple[int, Request]], tries: int) -> None:
+        job = Job(tuple(request for _, request in chunk), self._workers, self._surroundings)
+        try:
+            future = self._executor.submit(answer, job)
+        except Exception as error:
+            raise LostWorkerError(f"no worker takes prompts any more: {one_line(error)}") from error
+        self._running[future] = None
+        future.add_done_callback(partial(self._ended, chunk, tries))
+
+    def _ended(self, chunk: Sequence[tuple[int, Request]], tries: int, future: "Future[Done]") -> None:
+        """Take the answers of a chunk. A thread of the executor calls this."""
+        error = None if future.cancelled() else future.exception()
+        missing = chunk
+        if error is None and not future.cancelled():
+            done = future.result()
+            for position, found in done.answers.items():
+                number, request = chunk[position]
+                completion, failure = (found, None) if isinstance(found, Completion) else (None, found)
+                self.ready[number] = Outcome(number, request, completion, failure)
+            for note in done.notes:
+                self._note(note)
+            missing = [one for position, one in enumerate(chunk) if position not in done.answers]
+            self._adapt(len(chunk), done.seconds)
+        if missing and not self.closed:
+            self._lost.append((missing, tries, error or LostWorkerError("it was interrupted")))
+        self._running.pop(future, None)
+        self.wake.put(None)
+
+    def _adapt(self, count: int, seconds: float) -> None:
+        """Choose the size of the next chunks; one that was not full says nothing of larger ones."""
+        fitting = int(count * _CHUNK_TIME / max(seconds, 1e-6))
+        if fitting < count or count >= self._size:
+            self._size = max(self._workers, min(fitting, 2 * self._size, _CHUNK_FACTOR * self._workers))
+
+    def _send_lost(self) -> None:
+        """Send again the chunks of lost workers: whole, then prompt by prompt, as one of them may be to blame."""
+        while self._lost:
+            chunk, tries, error = self._lost.popleft()
+            if tries >= _MOST_TRIES:
+                for number, request in chunk:
+                    words = f"no worker could answer it in {tries} tries: {one_line(error)}"
+                    self.ready[number] = Outcome(number, request, error=LostWorkerError(words))
+                self.wake.put(None)
+                continue
+            prompts = "its prompt is" if len(chunk) == 1 else f"its {len(chunk)} prompts are"
+            self._note(f"a worker was lost, and {prompts} sent again: {one_line(error)}")
+            for part in [chunk] if tries == 1 else [[one] for one in chunk]:
+                self._send(part, tries + 1)
+
+    def _note(self, note: str) -> None:
+        if note not in self._noted:
+            self._noted.add(note)
+            self._notes.append(note)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _log(note: str) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning("%s", note)
+
+
+def executor_for(where: str, host: "Host") -> "Executor":
+    """Return the executor whose workers are at a place; whoever asks for it shuts it down.
+
+    Args:
+        where: the place: `processes:4`, or one that a plug-in knows.
+        host: the host whose plug-ins are asked.
+
+    Raises:
+        UsageError: no plug-in knows it.
+        Exception: what the plug-in raises that knows it.
+
+    """
+    found: Executor | None = host.caller("llm_executor")(where=where)
+    if found is None:
+        raise UsageError(
+            f"no plug-in knows the place {where!r}",
+            hint=host.why_missing() or "processes:4 is built in: four processes of this machine",
+        )
+    return found
+
+
 def send_many(
     prompts: Iterable[str | Request],
     *,
@@ -193,6 +516,8 @@ def send_many(
     timeout: float | None = None,
     host: "Host | None" = None,
     settings: "Settings | None" = None,
+    executor: "Executor | None" = None,
+    on_note: Callable[[str], object] = _log,
 ) -> Outcomes:
     """Answer many prompts, several at a time.
 
@@ -205,13 +530,17 @@ def send_many(
         prompts: the prompts, or `Request`s, which are taken as they are. They are pulled one by one, in
             the caller's thread: a generator may have any number of them, as only a few are held at a time. The
             answer to one whose metadata has a `schema` is checked, and asked for once more if it is wrong.
-        max_workers: how many prompts are answered at a time.
+        max_workers: how many prompts are answered at a time; with an executor, by each of its workers.
         local: whether the prompts must not leave this machine.
         model: the model to ask for.
         backend: the one backend to use.
         timeout: how many seconds each prompt may take.
         host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
+        executor: answers the prompts in other processes, in chunks; see the hook `llm_executor`. There, plug-ins are
+            those that are installed: what this program registered stays here. Whoever made it shuts it down.
+        on_note: told, in one sentence each, of workers that were lost, and of faults in other processes; by default
+            they are logged.
 
     Returns:
         An iterator of outcomes, in the order of the prompts. A prompt that fails does not end it: its
@@ -229,4 +558,14 @@ def send_many(
     requests = (
         one if isinstance(one, Request) else Request(one, model, backend, local, timeout=timeout) for one in prompts
     )
-    return Outcomes(requests, max_workers, current_host() if host is None else host, settings)
+    host = current_host() if host is None else host
+    if executor is None:
+        return Outcomes(requests, _Threads(host, settings, max_workers))
+    return Outcomes(requests, _Chunks(executor, max_workers, _surroundings(host, settings), on_note))
+
+
+def _surroundings(host: "Host", settings: "Settings | None") -> Surroundings:
+    from llm.routing.breaker import keeps_state
+
+    blocked = tuple(sorted(host.blocking.names.items()))
+    return Surroundings(blocked, host.blocking.all_installed, keeps_state(host), settings)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from llm._state import is_off, locked, open_private, state_dir, write_atomically
 
 if TYPE_CHECKING:
+    from llm.host import Host
     from llm.types import Attempt
 
 NO_COOLDOWN_VARIABLE: Final = "LLM_NO_COOLDOWN"
@@ -211,6 +212,37 @@ class Cooldowns:
 def enabled() -> bool:
     """Whether the user wants backends to be set aside."""
     return not is_off(NO_COOLDOWN_VARIABLE)
+
+
+#: The name under which the ledger is registered.
+_LEDGER: Final = "llm.usage"
+
+
+def keep_state(host: "Host", cooldowns: Cooldowns) -> None:
+    """Enable the circuit breaker and the usage ledger on a host, unless opted out.
+
+    Args:
+        host: the host.
+        cooldowns: the circuit breaker, unless the host has one.
+
+    """
+    from llm import DISTRIBUTION, __version__, usage
+    from llm.hooks._origin import Origin, Tier
+    from llm.routing.fallback import health_of
+
+    health = health_of(host)
+    if enabled() and health.breaker is None:
+        health.breaker = cooldowns
+    if usage.enabled() and not host.has_plugin(_LEDGER):
+        origin = Origin(_LEDGER, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LEDGER)
+        host.register(usage.Ledger(), _LEDGER, origin=origin)
+
+
+def keeps_state(host: "Host") -> bool:
+    """Whether the circuit breaker or the usage ledger is enabled on a host."""
+    from llm.routing.fallback import health_of
+
+    return health_of(host).breaker is not None or host.has_plugin(_LEDGER)
 
 
 def described(standing: Standing, left: float) -> str:

@@ -46,6 +46,10 @@ class CutAnswerError(D0ttinoError):
         self.completion = completion
 
 
+class LostWorkerError(D0ttinoError):
+    """The process that was to answer a prompt ended, or cannot be reached."""
+
+
 def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> NoAnswerError:
     """Return the error for a request that nobody answered.
 

@@ -21,7 +21,7 @@ from llm._state import replacing
 from llm.config import load_settings
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.router import NoAnswerError
-from llm.routing.batch import Outcome, Outcomes, send_many
+from llm.routing.batch import Outcome, Outcomes, executor_for, send_many
 from llm.types import Completion, Message, Request
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, keep_state, warn_of_problems
@@ -411,7 +411,14 @@ def _failure(error: D0ttinoError) -> dict[str, Any]:
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="FILE", help="Append the results to this file, and do only what it lacks.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=8, metavar="N", help="Number of concurrent requests (default 8)."
+    "--workers",
+    type=click.IntRange(min=1),
+    default=8,
+    metavar="N",
+    help="Number of concurrent requests (default 8), with --on in each process.",
+)
+@click.option(
+    "--on", "where", metavar="PLACE", help="Answer in other processes: processes:N, or a place that a plug-in knows."
 )
 @request_options
 @click.option("--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
@@ -422,6 +429,7 @@ def batch(
     file: str,
     output: str | None,
     workers: int,
+    where: str | None,
     options: tuple[tuple[str, str], ...],
     **asked: Any,
 ) -> int:
@@ -442,7 +450,18 @@ def batch(
         stack.enter_context(stdout_kept())
         progress = stack.enter_context(_progress(source))
         run = BatchRun(lines_in(source, Request("", options=dict(options), **asked)), results, progress)
-        outcomes = stack.enter_context(send_many(run.requests(), max_workers=workers, host=host))
+        executor = None
+        if where is not None:
+            with stdout_kept():
+                executor = stack.enter_context(executor_for(where, host))
+        sent = send_many(
+            run.requests(),
+            max_workers=workers,
+            host=host,
+            executor=executor,
+            on_note=lambda note: say(f"warning: {note}"),
+        )
+        outcomes = stack.enter_context(sent)
         stack.enter_context(_ending_well(run, outcomes))
         try:
             run.through(outcomes)

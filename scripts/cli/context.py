@@ -143,7 +143,6 @@ def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
 
 
 _COOLDOWNS: Final = "d0ttino.cooldowns"
-_LEDGER: Final = "llm.usage"
 _LOG: Final = "llm.conversations"
 
 
@@ -167,15 +166,9 @@ def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
 
 def keep_state(host: "Host") -> None:
     """Enable the circuit breaker and the usage ledger on a host, unless opted out."""
-    from llm import usage
     from llm.routing import breaker
-    from llm.routing.fallback import health_of
 
-    health = health_of(host)
-    if breaker.enabled() and health.breaker is None:
-        health.breaker = current_cooldowns(click.get_current_context())
-    if usage.enabled() and not host.has_plugin(_LEDGER):
-        _register(host, usage.Ledger(), _LEDGER)
+    breaker.keep_state(host, current_cooldowns(click.get_current_context()))
 
 
 def keep_log(host: "Host") -> None:
@@ -183,7 +176,10 @@ def keep_log(host: "Host") -> None:
     from llm.conversations import enabled
 
     if enabled() and not host.has_plugin(_LOG):
-        _register(host, log(), _LOG)
+        from llm import DISTRIBUTION, __version__
+        from llm.hooks._origin import Origin, Tier
+
+        host.register(log(), _LOG, origin=Origin(_LOG, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LOG))
 
 
 def log() -> "ConversationLog":
@@ -191,10 +187,3 @@ def log() -> "ConversationLog":
     from llm.conversations import ConversationLog
 
     return ConversationLog(redact=redact)
-
-
-def _register(host: "Host", plugin: object, name: str) -> None:
-    from llm import DISTRIBUTION, __version__
-    from llm.hooks._origin import Origin, Tier
-
-    host.register(plugin, name, origin=Origin(name, Tier.BUILTIN, DISTRIBUTION, __version__, module=name))

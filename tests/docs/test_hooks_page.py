@@ -12,9 +12,22 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from llm import Backend, Completion, Message, Request, Step, StepContext, StepResult, complete, hookimpl, stream
+from llm import (
+    Backend,
+    Completion,
+    Message,
+    Request,
+    Step,
+    StepContext,
+    StepResult,
+    complete,
+    hookimpl,
+    send_many,
+    stream,
+)
 from llm.errors import BackendError, ConfigError
 from llm.host import Host
+from llm.routing.batch import executor_for
 from llm.routing.router import NoAnswerError, choose_route
 from llm.testing import host_with
 from scripts.ai_cli import cli
@@ -112,6 +125,15 @@ def llm_key(host: Host, monkeypatch: Any, capsys: Any, *_: Any) -> None:
     monkeypatch.setenv("PATH", str(Path.home()), prepend=os.pathsep)
     assert (host.key("openrouter"), host.key("else")) == ("key-in-pass", None)
     assert host.redactor()("a key-in-pass!") == "a ***!"
+
+
+@exercise
+def llm_executor(host: Host, *_: Any) -> None:
+    with executor_for("background", host) as executor:
+        outcomes = list(send_many(["hi", "there"], backend="sample", host=host, executor=executor))
+    assert [outcome.text for outcome in outcomes] == ["Sample answer to: hi", "Sample answer to: there"]
+    with executor_for("processes:1", host) as processes:
+        assert processes.submit(divmod, 7, 2).result() == (3, 1)
 
 
 @exercise
