@@ -216,6 +216,7 @@ any order: each choice is a callback protocol that passes them by keyword, and a
 \"\"\"
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import click

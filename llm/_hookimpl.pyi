@@ -6,6 +6,7 @@ any order: each choice is a callback protocol that passes them by keyword, and a
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import click
@@ -40,6 +41,12 @@ class _takes_name(Protocol[_Result_co]):
 
 class _takes_self_name(Protocol[_Result_co]):
     def __call__(me, /, *, self: Any, name: str) -> _Result_co: ...
+
+class _takes_where(Protocol[_Result_co]):
+    def __call__(me, /, *, where: str) -> _Result_co: ...
+
+class _takes_self_where(Protocol[_Result_co]):
+    def __call__(me, /, *, self: Any, where: str) -> _Result_co: ...
 
 class _takes_request_backends_settings(Protocol[_Result_co]):
     def __call__(me, /, *, request: Request, backends: Sequence[RegisteredBackend], settings: Settings) -> _Result_co: ...
@@ -330,6 +337,32 @@ class llm_key(Protocol):
     def __call__(
         self, *, wrapper: Literal[True], tryfirst: bool = ..., trylast: bool = ...
     ) -> Callable[[_llm_key_wrapper], _llm_key_wrapper]: ...
+
+_llm_executor_bound: TypeAlias = (
+    _takes_where[Executor | None]
+    | _takes_self_where[Executor | None]
+    | _takes[Executor | None]
+    | _takes_self[Executor | None]
+)
+_llm_executor = TypeVar("_llm_executor", bound=_llm_executor_bound)
+
+_llm_executor_wrapper_bound: TypeAlias = (
+    _takes_where[Generator[None, Any, Any]]
+    | _takes_self_where[Generator[None, Any, Any]]
+    | _takes[Generator[None, Any, Any]]
+    | _takes_self[Generator[None, Any, Any]]
+)
+_llm_executor_wrapper = TypeVar("_llm_executor_wrapper", bound=_llm_executor_wrapper_bound)
+
+class llm_executor(Protocol):
+    @overload
+    def __call__(self, function: _llm_executor, /) -> _llm_executor: ...
+    @overload
+    def __call__(self, *, tryfirst: bool = ..., trylast: bool = ...) -> Callable[[_llm_executor], _llm_executor]: ...
+    @overload
+    def __call__(
+        self, *, wrapper: Literal[True], tryfirst: bool = ..., trylast: bool = ...
+    ) -> Callable[[_llm_executor_wrapper], _llm_executor_wrapper]: ...
 
 _llm_route_bound: TypeAlias = (
     _takes_request_backends_settings[Route | Sequence[str] | None]
@@ -674,6 +707,8 @@ class ImplementationMarker:
     def llm_route(self) -> llm_route: ...
     @property
     def llm_key(self) -> llm_key: ...
+    @property
+    def llm_executor(self) -> llm_executor: ...
     @property
     def llm_prepare(self) -> llm_prepare: ...
     @property
