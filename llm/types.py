@@ -564,11 +564,12 @@ class Completion:
         }
 
 
+_FILTERS: Final = ("content_filter", "safety", "recitation", "prohibited_content", "sensitive")
 _LIMITS: Final = ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded")
 #: Words of servers for an answer that is not whole, and their meaning.
 _UNFINISHED: Final = {
     **dict.fromkeys(_LIMITS, "it ends where the limit of tokens was reached"),
-    **dict.fromkeys(("content_filter", "safety", "recitation"), "a filter of the server ended it"),
+    **dict.fromkeys(_FILTERS, "a filter of the server ended it"),
     "refusal": "the model refused to go on",
     "pause_turn": "its server paused in the middle, and waits to be asked to go on",
 }
@@ -589,6 +590,7 @@ _FINISHED: Final = frozenset(
         "complete",
         "completed",
         "tool_calls",
+        "tool-calls",
         "tool_call",
         "tool_use",
         "function_call",

@@ -41,6 +41,10 @@ _OTHER_LOGIN: Final = re.compile(
     r"(?i)access[\s_-]?(?:code|password)|\"errorType\": ?\"(?:unauthorized|invalidclerkuser)"
 )
 
+#: Where errors have their message, and what may stand beside an `error` that is a text.
+_MESSAGES: Final = ("message", "detail", "msg", "error_message", "errorMessage", "error_description", "status_msg")
+_BESIDE: Final = ("code", "type", "status", "status_code", "statusCode", "message", "detail", "metadata")
+
 #: Which HTTP status means the same as a code in words (`rate_limit_exceeded`, `ThrottlingException`), compared
 #: without case and signs. The order matters: `insufficient_quota` will not pass, whatever else a code says.
 _STATUSES: Final = (
@@ -130,14 +134,23 @@ def status_error(
     return error
 
 
-def told_error(endpoint: Endpoint, error: Any) -> BackendError:
-    """Return the error inside an answer whose status is a success."""
-    words = _words({"error": error}) or json.dumps({"error": error}, ensure_ascii=False)
-    code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
-        code = int(code)
-    headers = _told_headers(error)
-    if isinstance(code, int) and 400 <= code < 600:
+def told_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | None = None) -> BackendError:
+    """Return the error inside an answer whose status is a success.
+
+    Args:
+        endpoint: whom the backend asked.
+        error: the error, in whatever form it comes.
+        document: what has it as its `error`, and perhaps its code beside it.
+
+    """
+    if document is not None and isinstance(error, str):
+        beside = {key: document[key] for key in _BESIDE if document.get(key)}
+        error = {"message": error, "type": "" if " " in error else error, **beside} if beside else error
+    words = words_in(error if isinstance(error, dict | list) else {"error": error}) or json.dumps(
+        {"error": error}, ensure_ascii=False
+    )
+    code, headers = _code(error), _told_headers(error)
+    if code is not None:
         return _refusal(endpoint, code, _phrase(code), words, headers, _meaning(error))
     status = _meaning(error)
     if status is None and not _NO_QUOTA.search(words):
@@ -147,6 +160,31 @@ def told_error(endpoint: Endpoint, error: Any) -> BackendError:
     if status is None:
         return MalformedResponseError(f"{endpoint.label} answered with an error: {endpoint.quote(words)}")
     return _refusal(endpoint, status, "", words, headers, status)
+
+
+def tells_failure(document: Mapping[str, Any]) -> bool:
+    """Whether a document without an answer says that something failed, by whatever interface its server has."""
+    if "error" in (document.get("object"), document.get("type"), document.get("status")):
+        return True
+    if document.get("detail") or document.get("errors") or document.get("success") is False:
+        return True
+    if _code(document) is not None or isinstance(document.get("base_resp"), dict):
+        return words_in(document) is not None
+    words = words_in(document) or ""
+    return any(pattern.search(words) for pattern, _ in _BUSY)
+
+
+def _code(error: Any) -> int | None:
+    """Return the HTTP status that an error has as its code; `None`: it has none."""
+    if not isinstance(error, dict):
+        return None
+    for key in ("code", "status", "status_code", "statusCode"):
+        code = error.get(key)
+        if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
+            code = int(code)
+        if type(code) is int and 400 <= code < 600:
+            return code
+    return None
 
 
 def _refusal(
@@ -236,34 +274,43 @@ def _meaning(error: Any) -> int | None:
 def _error_in(document: Any) -> Any:
     """Return the error object of a JSON document, which may be in a list, or be the document itself."""
     first = document[0] if isinstance(document, list) and document else document
-    return first.get("error") or first if isinstance(first, dict) else first
+    if not isinstance(first, dict):
+        return first
+    errors = first.get("errors")
+    return first.get("error") or (errors if isinstance(errors, list) else None) or first.get("base_resp") or first
 
 
-def _words(document: Any, depth: int = 5) -> str | None:
+def words_in(document: Any, depth: int = 5) -> str | None:
     """Return the message of an error in a JSON document; it may be JSON again, of the server behind."""
     error = _error_in(document)
     if error is not document and isinstance(error, str):
         return _inner_words(error, depth)
+    if isinstance(error, list):
+        return "; ".join(filter(None, (words_in(one, depth - 1) for one in error[:3]))) or None if depth else None
     if not isinstance(error, dict):
         return None
-    found = next((error[key] for key in ("message", "detail") if isinstance(error.get(key), str)), None)
+    found = next((error[key] for key in _MESSAGES if isinstance(error.get(key), str) and error[key]), None)
     message = None if found is None else _inner_words(found, depth)
+    if message is None and depth and isinstance(error.get("detail"), dict | list):
+        message = words_in(error["detail"], depth - 1)
+    if isinstance(error.get("loc"), list) and message:  # of a field of the request
+        message = f"{'.'.join(map(str, error['loc']))}: {message}"
     metadata = error.get("metadata")
     if isinstance(metadata, dict):
         # OpenRouter says "Provider returned error", and the cause only here.
         cause = metadata.get("raw")
-        raw = _inner_words(cause, depth) if isinstance(cause, str) else _words(cause, depth - 1) if depth else None
+        raw = _inner_words(cause, depth) if isinstance(cause, str) else words_in(cause, depth - 1) if depth else None
         parts = (message, metadata.get("provider_name"), raw)
         message = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
     if not message and depth and isinstance(error.get("body"), dict | list):
-        return _words(error["body"], depth - 1)
+        return words_in(error["body"], depth - 1)
     return message or None
 
 
 def _inner_words(text: str, depth: int) -> str:
     """Return the message in a text that may be the JSON of an upstream server."""
     document = _json(text) if depth and text.lstrip()[:1] in {"{", "["} else None
-    return _words(document, depth - 1) or text
+    return words_in(document, depth - 1) or text
 
 
 def _json(text: str) -> Any:
@@ -275,7 +322,7 @@ def _json(text: str) -> Any:
 
 def server_words(text: str) -> str:
     """Return what a text that is no answer says went wrong: an error's message, a page's title, or all of it."""
-    return _words(_json(text)) or page_title(text) or text
+    return words_in(_json(text)) or page_title(text) or text
 
 
 def page_title(text: str) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
-from llm.backends.http._errors import Endpoint, is_page, page_title, server_words, told_error
+from llm.backends.http._errors import Endpoint, is_page, page_title, server_words, tells_failure, told_error, words_in
 from llm.errors import (
     BackendConnectionError,
     BackendError,
@@ -24,13 +24,20 @@ from llm.routing.errors import is_served
 from llm.thoughts import CLOSE, OPEN
 from llm.types import Completion, Usage
 
+#: Under which names servers tell tokens of prompt and answer.
+_TOKENS: Final = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+#: Most characters of plain words that are taken for a failure, and not for a page or a file.
+_LONGEST_WORDS: Final = 500
+
 #: What ends a stream.
 DONE: Final = "[DONE]"
 
 #: Types of the parts of a content that are the answer; others are thoughts, pictures and the like.
 _TEXT_PARTS: Final = ("text", "output_text")
 #: Reasons to end an answer that are failures.
-_FAILURES: Final = ("error", "failed", "failure")
+_FAILURES: Final = re.compile(r"(?i)error|fail|exception|overload|time_?out|abort|insufficient_system_resource")
+#: Kinds of events that end a stream, if they hold no choice.
+_ENDS: Final = frozenset(("done", "end", "complete", "completed", "close"))
 
 #: The kind of a document that is a whole answer; others have the kinds of their events.
 WHOLE: Final = "whole"
@@ -38,7 +45,11 @@ WHOLE: Final = "whole"
 _UNNAMED: Final = frozenset({"message", "bare"})
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-_FIELD: Final = re.compile(rb"(data|event|id|retry|error)?(?::|$)")
+#: What may stand before a field though it should not: blanks, NUL, and byte order marks of files that were joined.
+_CLUTTER: Final = re.compile(rb"(?:[ \t\0]|\xef\xbb\xbf)+")
+_FIELD: Final = re.compile(rb"(?i)(data|event|id|retry|error)?(?::|$)")
+#: The name of the field, where a server before this one has framed the events already.
+_TWICE: Final = re.compile(r"^(?:data:\s*)+")
 _HIGH: Final = re.compile("[\ud800-\udbff]$")
 _PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HALF: Final = re.compile("[\ud800-\udfff]")
@@ -54,52 +65,79 @@ class Event(NamedTuple):
     kind: str = "message"
 
 
+class LastEvent(Event):
+    """An event that no empty line ends: it may have been cut off."""
+
+
 def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> Iterator[Event]:  # noqa: PLR0912 - one state machine
     r"""Yield the events of a stream; `strays` gets the lines that are nothing known.
 
     Lines end with `\n`, `\r\n` or `\r`. What is not UTF-8 is replaced. The last event counts even if no empty
-    line ends it: some servers forget that. A field `error` is an event of that kind, and bare JSON is one too:
-    so come the failures of servers that had already begun to stream.
+    line ends it, and JSON that is whole although no empty line divides it from more: some servers forget that.
+    A field `error` is an event of that kind, and bare JSON is one too: so come the failures of servers that had
+    already begun to stream.
     """
     data: list[str] = []
     bare: list[str] = []
-    kind = ""
+    kind = later = ""  # the kind of this event, and one that came behind its data: its own, or the next one's
     for line in _lines(pieces):
         if not bare and line.startswith(b"data:"):  # nearly every line that is not empty
+            if data and _is_object(data):
+                yield Event(data[0], kind or "message")
+                data, kind, later = [], later, ""
             data.append(line[5:].decode("utf-8", "replace").removeprefix(" "))
             continue
         if not line and not bare:
             if data:
-                yield Event("\n".join(data), kind or "message")
-            data, kind = [], ""
+                yield Event("\n".join(data), later or kind or "message")
+            data, kind, later = [], "", ""
             continue
         field = _FIELD.match(line)
+        clutter = None if field or bare else _CLUTTER.match(line)
+        if clutter:
+            line = line[clutter.end() :]  # noqa: PLW2901 - the same line, as it should be
+            field = _FIELD.match(line)
         text = line.decode("utf-8", "replace")
         if bare and (not line or field):
             yield Event("\n".join(bare), "bare")
             bare = []
         if not line:
             if data:
-                yield Event("\n".join(data), kind or "message")
-            data, kind = [], ""
+                yield Event("\n".join(data), later or kind or "message")
+            data, kind, later = [], "", ""
         elif field:
-            value = text.partition(":")[2].removeprefix(" ")
-            if field[1] == b"data":
+            value, name = text.partition(":")[2].removeprefix(" "), (field[1] or b"").lower()
+            if name == b"data":
+                if data and _is_object(data):
+                    yield Event(data[0], kind or "message")
+                    data, kind, later = [], later, ""
                 data.append(value)
-            elif field[1] == b"event":
-                kind = value
-            elif field[1] == b"error":
+            elif name == b"event":
+                kind, later = (kind, value) if data else (value, "")
+            elif name == b"error":
                 yield Event(value, "error")
-        elif bare or text.startswith("{"):
+        elif bare or text.startswith(("{", "[{")):
             bare.append(text)
-            if len(bare) == 1 and text.rstrip().endswith("}"):
+            if len(bare) == 1 and text.rstrip().endswith(("}", "}]")):
                 yield Event(text, "bare")
                 bare = []
         elif strays is not None:
             strays.append(text)
-    for rest, of in ((bare, "bare"), (data, kind or "message")):
+    for rest, of in ((bare, "bare"), (data, later or kind or "message")):
         if rest:
-            yield Event("\n".join(rest), of)
+            yield LastEvent("\n".join(rest), of)
+
+
+def _is_object(lines: list[str]) -> bool:
+    """Whether a single line is JSON already, so that a further one begins another event."""
+    text = _TWICE.sub("", lines[0].strip())
+    if len(lines) > 1 or not text.startswith(("{", "[{")) or not text.endswith(("}", "}]")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -148,6 +186,7 @@ class AnswerReader:
         notices: what the user should be told of the answer.
         odd_content: type of a content that is no text.
         reason: the words behind a `finish_reason` that is a failure.
+        complaint: a document without an answer that has a message: a failure, unless an answer comes.
         with_thoughts: whether thoughts are wanted.
 
     """
@@ -171,9 +210,11 @@ class AnswerReader:
         self.notices: list[str] = []
         self.odd_content = ""
         self.reason = ""
+        self.complaint: Any = None
         self._read_document = read or read_chat_completion
         self.with_thoughts = thoughts
         self._thinks = False
+        self._thought = False
         self._model = model
         self._strict = strict
         self._on_text = on_text
@@ -187,6 +228,8 @@ class AnswerReader:
     def part(self, text: str = "", thought: str = "") -> str:
         """Return what is shown of a text and of the thoughts before it; without either it is a sign of life."""
         self._on_text()
+        if thought:
+            self._thought = True
         if not self.with_thoughts:
             return text
         if thought and not self._thinks:
@@ -222,7 +265,7 @@ class AnswerReader:
         held = error.get("error") if isinstance(error, dict) else None
         if isinstance(held, dict) and error.get("request_id"):
             held = {"request_id": error["request_id"], **held}
-        return told_error(self.endpoint, held or error)
+        return told_error(self.endpoint, held or error, error if held else None)
 
     def malformed(
         self, what: str, said: bytes | str | None = None, verb: str = "answered with"
@@ -262,7 +305,12 @@ class AnswerReader:
             raise
 
     def _document(self, body: bytes) -> Iterator[str]:
-        document = self._parsed(body)
+        first, *rest = re.split(rb"[\r\n]+", body.lstrip(b"\xef\xbb\xbf \t\r\n").rstrip(), maxsplit=1)
+        if rest and _is_object([first.decode("utf-8", "replace")]):
+            # An object in each line, or events behind a whole answer.
+            yield from self._events([body])
+            return
+        document = _unpacked(self._parsed(body))
         if not isinstance(document, dict):
             raise self.malformed("JSON that is no object", body)
         text = _whole_characters(self._read_document(WHOLE, document, self))
@@ -274,16 +322,15 @@ class AnswerReader:
     def _parsed(self, body: bytes) -> Any:
         if not body.strip():
             raise self.malformed("an empty body")
-        fault = text = ""
+        fault, cut, text = "", False, body.decode("utf-8-sig", "replace")
         try:
-            text = body.decode("utf-8-sig")
-            return json.loads(text)
-        except UnicodeDecodeError:
-            fault = "bytes that are not UTF-8"
+            return json.loads(text)  # what is not UTF-8 in it is replaced, as in a stream
         except RecursionError:
             fault = "JSON that is nested too deeply"
-        except ValueError:
-            pass
+        except ValueError as error:  # also a number of thousands of digits
+            cut = isinstance(error, json.JSONDecodeError) and _is_cut(text, error)
+            if "\N{REPLACEMENT CHARACTER}" in text:
+                fault = "bytes that are not UTF-8"
         # Raised here, without the exception as its context: that holds the body, and the body perhaps a secret.
         if fault:
             raise self.malformed(fault)
@@ -294,7 +341,16 @@ class AnswerReader:
                 f"{self.endpoint.label} answered with a web page instead of JSON{titled}",
                 hint=f"{check}, and whether this network wants a login first",
             )
-        raise self.malformed("what is not JSON", body)
+        failure = self._failure_in_words(text) or self.malformed("what is not JSON", body)
+        failure.hint = failure.hint or ("it ends in the middle: its server did not send all of it" if cut else None)
+        raise failure
+
+    def _failure_in_words(self, text: str) -> BackendError | None:
+        """Return the error for plain words in place of an answer, if they say what is wrong; else `None`."""
+        if not text or len(text) > _LONGEST_WORDS or text.lstrip()[:1] in {"{", "["}:
+            return None
+        error = told_error(self.endpoint, text.strip())
+        return None if error.status is None else error
 
     def _events(self, pieces: Iterable[bytes]) -> Iterator[str]:
         blank, came = "", False
@@ -317,12 +373,14 @@ class AnswerReader:
                 self._shown = True
             if self.done:
                 break
+        if self.complaint is not None and self.finish_reason is None:
+            raise self.failure(self.complaint)
         if not self.done and self.finish_reason is None:
             raise self._broken_off("\n".join(strays), came)
         if self._held:
             yield "\N{REPLACEMENT CHARACTER}"
         elif (not self._shown or self._thinks) and not self._has_failed():
-            raise self._why_empty()
+            raise self._failure_in_words("\n".join(strays)) or self._why_empty()
         if self.done:
             # Only a connection of which nothing is left to be read can be used again.
             self._on_done()
@@ -334,22 +392,50 @@ class AnswerReader:
         try:
             document = json.loads(event.data)
         except (ValueError, RecursionError):
-            document = None
+            document = self._odd(event.data)
         kind = event.kind
-        if kind == "error":
-            raise self.failure(document or event.data)
-        if isinstance(document, dict) or (isinstance(document, str) and kind not in _UNNAMED):
-            return self._read_document(kind, document, self)
         if kind not in _UNNAMED:
-            return ""  # `event: ping` and the like
-        raise self.malformed("an event that is no JSON object", event.data, "sent")
+            if kind == "error":
+                raise self.failure(document or event.data)
+            if kind in _ENDS and not (isinstance(document, dict) and document.get("choices")):
+                self.done = True
+                return ""
+            if not isinstance(document, dict | str):
+                return ""  # `event: ping` and the like
+        elif type(document) is not dict:
+            document = self._object(event, document)
+        return self._read_document(kind, document, self)
+
+    def _odd(self, text: str) -> Any:
+        """Return what stands in data that is not JSON: the end in another spelling, or a field in the field."""
+        text = _TWICE.sub("", text.strip())
+        if text.casefold() == DONE.casefold():
+            self.done = True
+            return {}
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+
+    def _object(self, event: Event, document: Any) -> dict[str, Any]:
+        """Return the object that an event stands for whose JSON is none."""
+        found = _unpacked(document)
+        if isinstance(found, dict):
+            return found
+        if isinstance(found, str) and found.casefold() == DONE.casefold():
+            self.done = True
+            return {}
+        if isinstance(event, LastEvent) and event.data.lstrip()[:1] == "{":
+            raise self._broken_off("", came=True)
+        failure = self._failure_in_words(event.data)
+        raise failure or self.malformed("an event that is no JSON object", event.data, "sent")
 
     def _broken_off(self, rest: str, came: bool) -> BackendError:
         if not came and rest:
             with suppress(ValueError):
                 json.loads(rest)
                 return self.malformed("JSON that is no object", rest)
-            return self.malformed("what is not JSON", rest)
+            return self._failure_in_words(rest) or self.malformed("what is not JSON", rest)
         words = f"; then came: {self.endpoint.quote(server_words(rest))}" if rest else ""
         return BackendConnectionError(f"{self.endpoint.label} ended its answer before it was complete{words}")
 
@@ -372,7 +458,7 @@ class AnswerReader:
         )
 
     def _has_failed(self) -> bool:
-        return (self.finish_reason or "").casefold() in _FAILURES
+        return _FAILURES.search(self.finish_reason or "") is not None
 
     def _joined(self, text: str) -> str:
         """Return the text without half a character at its end, which may come with the next event."""
@@ -392,7 +478,20 @@ class AnswerReader:
         if self.odd_content:
             return EmptyAnswerError(f"{answered} content that is no text but {self.odd_content}")
         ended = f" (finish_reason {self.finish_reason})" if self.finish_reason else ""
-        return EmptyAnswerError(f"{answered} no text{ended}")
+        error = EmptyAnswerError(f"{answered} {'thoughts and ' if self._thought else ''}no text{ended}")
+        if self._thought and self.finish_reason == "length":
+            error.hint = "its thoughts used up the limit of tokens: raise it (-o max_tokens N), or ask for fewer"
+        return error
+
+
+def _unpacked(document: Any) -> Any:
+    """Return the object that a list holds as its only item: so some gateways send answers and failures."""
+    return document[0] if isinstance(document, list) and len(document) == 1 else document
+
+
+def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether JSON is wrong because it ends too early."""
+    return error.pos >= len(text.rstrip()) > 0 or error.msg.startswith("Unterminated string")
 
 
 # Chat completions
@@ -407,11 +506,14 @@ def read_chat_completion(kind: str, document: Any, answer: AnswerReader) -> str:
     if kind == "bare" and "choices" not in document and not document.get("error"):
         raise answer.failure(document)
     answer.usage = usage_of(document) or answer.usage
-    if document.get("error"):
-        raise answer.failure(document["error"])
-    choices = document.get("choices")
-    if "choices" not in document and "error" in (document.get("object"), document.get("type")):
+    if document.get("error") and not _says_nothing(document["error"]):
         raise answer.failure(document)
+    choices = document.get("choices")
+    if not choices:
+        if tells_failure(document):
+            raise answer.failure(document)
+        if "choices" not in document and words_in(document):
+            answer.complaint = document
     answer.note_model(document.get("model"))
     if kind == WHOLE:
         return _whole_choice(choices, document, answer)
@@ -426,16 +528,20 @@ def read_chat_completion(kind: str, document: Any, answer: AnswerReader) -> str:
 
 
 def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) -> str:
+    if not choices and answer.complaint is not None:
+        raise answer.failure(answer.complaint)
     if not isinstance(choices, list):
         raise answer.malformed("JSON without 'choices'", json.dumps(document))
     if not choices:
         raise answer.malformed("no choices")
     choice = _first_choice(choices) or choices[0]
-    if not isinstance(choice, dict) or (not isinstance(choice.get("message"), dict) and not choice.get("error")):
+    if not isinstance(choice, dict) or not (
+        isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str) or choice.get("error")
+    ):
         raise answer.malformed("a choice without message", json.dumps(document))
     text = _choice_text(choice, "message", answer)
-    content = choice["message"].get("content")
-    if content is not None and not isinstance(content, str | list):
+    content = (choice.get("message") or {}).get("content")
+    if not text and content is not None and not isinstance(content, str | list):
         answer.odd_content = type(content).__name__
     return text
 
@@ -445,19 +551,33 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if choice.get("error"):
         raise answer.failure(choice["error"])
     if choice.get("finish_reason"):
+        answer.usage = usage_of(choice) or answer.usage  # some tell it here
         answer.note_end(choice["finish_reason"])
     if isinstance(choice.get("native_finish_reason"), str):
         answer.reason = choice["native_finish_reason"] or answer.reason
     message = choice.get(member)
     if not isinstance(message, dict):
-        return ""
+        text = choice.get("text")  # as the older interface has it
+        return answer.part(text) if isinstance(text, str) else ""
+    if message.get("error") and not _says_nothing(message["error"]):
+        raise answer.failure(message)
     if isinstance(message.get("refusal"), str):
         answer.refusal += message["refusal"]
     if message.get("tool_calls") or message.get("function_call"):
         answer.tools += _tool_names(message) or ([] if answer.tools else ["a tool"])
     if not any(message.values()):
         return ""
-    return answer.part(content_text(message.get("content")), thought_text(message) if answer.with_thoughts else "")
+    content = message.get("content")
+    text = content_text(content)
+    if not text and isinstance(content, list):
+        refusals = [part.get("refusal") for part in content if isinstance(part, dict)]
+        answer.refusal += "".join(one for one in refusals if isinstance(one, str))
+    return answer.part(text, thought_text(message) if answer.with_thoughts or not text else "")
+
+
+def _says_nothing(error: Any) -> bool:
+    """Whether what stands under `error` is there in each answer, and empty: `{"code": 0, "message": ""}`."""
+    return isinstance(error, dict) and not any(error.values())
 
 
 def _tool_names(message: dict[str, Any]) -> list[str]:
@@ -479,14 +599,22 @@ def _first_choice(choices: list[Any]) -> Any:
 
 
 def content_text(content: Any) -> str:
-    """Return a message's content, which is text or a list of parts, as text."""
+    """Return a message's content, which is text, a part or a list of parts, as text."""
     if isinstance(content, str):
         return content
-    if not isinstance(content, list):
+    parts = content if isinstance(content, list) else [content]
+    return "".join(map(_part_text, parts))
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS or part.get("thought"):
         return ""
-    parts = (part for part in content if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS)
-    texts = (part.get("text") for part in parts if not part.get("thought"))
-    return "".join(text for text in texts if isinstance(text, str))
+    text = part.get("text")
+    if isinstance(text, dict):
+        text = text.get("value")
+    return text if isinstance(text, str) else ""
 
 
 def thought_text(message: dict[str, Any]) -> str:
@@ -504,11 +632,15 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     """Return what a server says was used, or `None` if it does not say, or says nonsense."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
+        more = document.get("x_groq")
+        return usage_of(more) if isinstance(more, dict) and "x_groq" not in more else None
+    given, produced = (_count(usage, *names) for names in _TOKENS)
+    if given is not None and produced is None:
+        total = _count(usage, "total_tokens")
+        produced = None if total is None or total < given else total - given
+    if given is None or produced is None:
         return None
-    given, produced, cost = (usage.get(key) for key in ("prompt_tokens", "completion_tokens", "cost"))
-    if type(given) is not int or type(produced) is not int or not (0 <= given < 2**53 and 0 <= produced < 2**53):
-        return None
-    amount = _amount(cost)
+    amount = _amount(usage.get("cost"))
     if amount is None:
         return Usage(given, produced)
     details = usage.get("cost_details")
@@ -516,6 +648,13 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     # OpenRouter with a key of the user's own: its cost is its fee alone, and the provider asks for the rest.
     own = _amount(upstream) if usage.get("is_byok") is True else None
     return Usage(given, produced, amount + (own or 0.0))
+
+
+def _count(usage: dict[str, Any], *names: str) -> int | None:
+    """Return a number of tokens; `None`: there is none, or nonsense."""
+    value = next((usage[name] for name in names if usage.get(name) is not None), None)
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    return number if type(number) is int and 0 <= number < 2**53 else None
 
 
 def _amount(value: Any) -> float | None:

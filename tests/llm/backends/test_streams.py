@@ -314,6 +314,126 @@ def test_a_strict_request_shows_nothing_of_another_model() -> None:
     assert read(sse(chunk("a")), model="m", strict=True)[0] == ["a"]
 
 
+# Ways of framing, by kind: what comes is the same
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda text: text.strip())
+ENDINGS = st.sampled_from(
+    ["data: [DONE]", "data:[DONE]", "data: [done]", 'data: "[DONE]"', "event: done\ndata: [DONE]", "data: data: [DONE]"]
+)
+
+
+@st.composite
+def framed_answers(draw: st.DrawFn) -> tuple[bytes, str]:
+    """Draw a stream as servers frame it, and its text."""
+    texts = draw(st.lists(TEXTS, min_size=1, max_size=4))
+    separate = draw(st.sampled_from(["\n\n", "\r\n\r\n", "\r\r", "\n", "\n\n\n"]))
+    lead = draw(
+        st.sampled_from(["data: ", "data:", "Data: ", " data: ", "data:\t", "\ufeffdata: ", "data: data: ", ""])
+    )
+    as_content = draw(
+        st.sampled_from(
+            [
+                lambda text: {"delta": {"content": text}},
+                lambda text: {"index": 0, "delta": {"role": "assistant", "content": [{"type": "text", "text": text}]}},
+                lambda text: {"delta": {"content": [text], "refusal": None, "tool_calls": []}},
+                lambda text: {"delta": {"content": [{"type": "text", "text": {"value": text}}]}},
+                lambda text: {"text": text},
+                lambda text: {"message": {"content": text}},
+            ]
+        )
+    )
+    other = {"index": 1, "delta": {"content": "of another choice"}}
+    events: list[str] = []
+    for text in texts:
+        choices = [as_content(text)]
+        if draw(st.booleans()):
+            choices = [other, {**choices[0], "index": 0}]
+        events.append(lead + json.dumps({"choices": choices}, ensure_ascii=draw(st.booleans())))
+    tells = draw(st.sampled_from(["end", "choice", "x_groq", "alone"]))
+    usage = draw(
+        st.sampled_from(
+            [
+                {"prompt_tokens": 5, "completion_tokens": 3},
+                {"input_tokens": 5, "output_tokens": 3.0},
+                {"prompt_tokens": 5, "total_tokens": 8},
+            ]
+        )
+    )
+    last: dict[str, Any] = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+    if tells == "choice":
+        last["choices"][0]["usage"] = usage
+    elif tells != "alone":
+        last |= {"usage": usage} if tells == "end" else {"x_groq": {"usage": usage}}
+    events.append(lead + json.dumps(last))
+    if tells == "alone":
+        events.append(lead + json.dumps({"choices": [], "usage": usage}))
+    for extra in draw(
+        st.lists(st.sampled_from([": ping", "event: ping\ndata: {}", "id: 7", '{"choices": []}']), max_size=3)
+    ):
+        events.insert(draw(st.integers(0, len(events))), extra)
+    first = draw(st.sampled_from(["", "\ufeff", ": OPENROUTER PROCESSING\n\n"]))
+    end = draw(st.sampled_from([separate, ""]))
+    return (first + separate.join([*events, draw(ENDINGS)]) + end).encode(), "".join(texts)
+
+
+@settings(max_examples=300)
+@given(framed_answers(), st.lists(st.integers(0, 2000), max_size=20))
+def test_an_answer_is_the_same_however_it_is_framed(case: tuple[bytes, str], cuts: list[int]) -> None:
+    body, text = case
+    texts, end = read(body, cuts)
+    assert "".join(texts).strip() == text.strip()
+    assert (end.finish_reason, end.usage) == ("stop", Usage(5, 3))
+
+
+def test_bytes_that_are_not_utf8_are_replaced_in_a_whole_answer_too() -> None:
+    assert read(b'{"choices": [{"message": {"content": "a\xff"}}]}')[0] == ["a\ufffd"]
+
+
+@pytest.mark.parametrize("rest", [b'data: {"choi', b'data: {"choices": [{"delta": {"content": "more'])
+def test_an_event_that_is_cut_is_a_broken_connection_and_its_usage_stays(rest: bytes) -> None:
+    body = sse(chunk("Well"), USAGE, done=False) + rest
+    texts, error = until_error(AnswerReader(ENDPOINT).read(iter(split(body, [50, 90]))))
+    assert (texts, type(error), error.usage) == (["Well"], BackendConnectionError, Usage(5, 3, 0.25))
+    assert error.message == "Service ended its answer before it was complete"
+    assert error.transient
+
+
+def test_a_whole_answer_that_ends_in_the_middle_says_so() -> None:
+    _, error = until_error(AnswerReader(ENDPOINT).read(iter([b'{"choices": [{"message": {"content": "abc'])))
+    assert (type(error), error.hint) == (
+        MalformedResponseError,
+        "it ends in the middle: its server did not send all of it",
+    )
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"choices": [{"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}]},
+        {"choices": [{"message": {"content": "", "reasoning": "hm"}, "finish_reason": "length"}]},
+        {"choices": [{"message": {"content": [{"type": "thinking", "thinking": "hm"}]}, "finish_reason": "length"}]},
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_answer_of_thoughts_alone_says_so(document: dict[str, Any], streamed: bool) -> None:
+    body = sse(document) if streamed else json.dumps(document).encode()
+    _, error = until_error(AnswerReader(ENDPOINT).read(iter([body])))
+    assert error.message == "Service answered with thoughts and no text (finish_reason length)"
+    assert "-o max_tokens" in str(error.hint)
+
+
+def test_a_refusal_may_be_a_part() -> None:
+    body = b'{"choices": [{"message": {"content": [{"type": "refusal", "refusal": "I cannot."}]}}]}'
+    with pytest.raises(RefusalError, match=r"a refusal: I cannot\."):
+        read(body)
+
+
+@pytest.mark.parametrize("empty", [None, False, "", {}, [], {"code": 0, "message": ""}])
+def test_an_error_that_says_nothing_is_none(empty: object) -> None:
+    assert read(sse({**chunk("a"), "error": empty}))[0] == ["a"]
+
+
 # Over HTTP
 
 

@@ -67,6 +67,26 @@ BROKEN = {"code": 500, "message": "the disk is full"}
         pytest.param("the disk is full\n", id="plain words"),
         pytest.param("<html><title>the disk is full</title></html>\n", id="a page"),
         pytest.param(piece("", "error", native_finish_reason="the disk is full"), id="finish_reason"),
+        *(
+            pytest.param(f"data: {json.dumps(shape)}\n\n", id=name)
+            for name, shape in {
+                "detail": {"detail": "the disk is full"},
+                "detail of fields": {"detail": [{"loc": ["body", "n"], "msg": "the disk is full"}]},
+                "message": {"message": "the disk is full"},
+                "errors": {"errors": [{"message": "the disk is full"}]},
+                "no success": {"success": False, "code": 1234, "msg": "the disk is full"},
+                "status beside": {"status": 500, "error": "Internal Server Error", "message": "the disk is full"},
+                "base_resp": {"choices": None, "base_resp": {"status_code": 1000, "status_msg": "the disk is full"}},
+                "in a list": [{"error": BROKEN}],
+                "in a message": {"choices": [{"delta": {"content": "", "error": "the disk is full"}}]},
+                "metadata.raw, nested": {
+                    "error": {
+                        "message": "Provider returned error",
+                        "metadata": {"raw": {"detail": [{"msg": "the disk is full"}]}},
+                    }
+                },
+            }.items()
+        ),
     ],
 )
 @pytest.mark.parametrize("text", ["", "Half of"])
@@ -79,7 +99,7 @@ def test_a_failure_keeps_its_reason(signal: str, text: str) -> None:
         assert "the disk is full" in error.message
 
 
-@pytest.mark.parametrize("word", ["error", "ERROR", "failed"])
+@pytest.mark.parametrize("word", ["error", "ERROR", "failed", "network_error", "insufficient_system_resource"])
 @pytest.mark.parametrize("text", ["", "Half of"])
 def test_an_answer_that_ends_with_an_error_may_pass(word: str, text: str) -> None:
     whole = json.dumps({"choices": [{"message": {"content": text}, "finish_reason": word}]})
@@ -93,6 +113,34 @@ def test_an_answer_that_ends_with_an_error_may_pass(word: str, text: str) -> Non
 def test_other_reasons_reach_the_completion(said: str, kept: str | None) -> None:
     came, end = read(piece("a", said) + DONE)
     assert (came, isinstance(end, Completion) and end.finish_reason) == ("a", kept)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"detail": "Too many requests"},
+        {"message": "Rate limit exceeded"},
+        {"success": False, "msg": "the model is overloaded"},
+        {"choices": [], "message": "please try again later"},
+        {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit exceeded"}},
+        {"errors": [{"message": "rate limited"}]},
+        {"status": 429, "error": "Too Many Requests"},
+        {"error": "rate_limit_exceeded", "message": "no"},
+        [{"error": {"code": 429, "message": "no", "status": "RESOURCE_EXHAUSTED"}}],
+        "Too many requests, try again in 5 s",
+    ],
+)
+@pytest.mark.parametrize("framing", ["data: {}\n\n" + DONE, "{}", ": ping\n{}\n", "{}\n" + DONE])
+def test_a_limit_told_by_words_in_a_success_may_pass(told: Any, framing: str) -> None:
+    _, failure = read(framing.replace("{}", told if isinstance(told, str) else json.dumps(told)))
+    assert isinstance(failure, BackendError)
+    assert (failure.transient, failure.status in {429, 503}) == (True, True)
+
+
+@pytest.mark.parametrize("about", ["Rate limits: try again later", "the error is: overloaded"])
+def test_an_answer_may_speak_of_limits(about: str) -> None:
+    assert read(piece(about, "stop") + DONE)[0] == about
+    assert read(json.dumps({"choices": [{"message": {"content": about}}], "message": "fine"}))[0] == about
 
 
 # Codes and words that mean the same as a status
