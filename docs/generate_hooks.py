@@ -98,6 +98,8 @@ def hooks() -> Iterator[Hook]:
             failure = "fails the attempt or step" if contract.propagates else "is recorded, and the others go on"
             if node.name == CONFIGURE:
                 failure = "fails each use of the plug-in"
+            elif contract.passive:
+                failure = "is recorded, and a mask stands for the value"
             kind = f"{_KINDS[contract.kind]} An exception {failure}."
             yield Hook(node.name, kind, _signature(node), ast.get_docstring(node) or "")
 

@@ -48,6 +48,12 @@ class _takes_where(Protocol[_Result_co]):
 class _takes_self_where(Protocol[_Result_co]):
     def __call__(me, /, *, self: Any, where: str) -> _Result_co: ...
 
+class _takes_text(Protocol[_Result_co]):
+    def __call__(me, /, *, text: str) -> _Result_co: ...
+
+class _takes_self_text(Protocol[_Result_co]):
+    def __call__(me, /, *, self: Any, text: str) -> _Result_co: ...
+
 class _takes_request_backends_settings(Protocol[_Result_co]):
     def __call__(me, /, *, request: Request, backends: Sequence[RegisteredBackend], settings: Settings) -> _Result_co: ...
 
@@ -312,6 +318,28 @@ class llm_commands(Protocol):
         self, *, wrapper: Literal[True], tryfirst: bool = ..., trylast: bool = ...
     ) -> Callable[[_llm_commands_wrapper], _llm_commands_wrapper]: ...
 
+_llm_options_bound: TypeAlias = (
+    _takes[Iterable[click.Option] | click.Option | None]
+    | _takes_self[Iterable[click.Option] | click.Option | None]
+)
+_llm_options = TypeVar("_llm_options", bound=_llm_options_bound)
+
+_llm_options_wrapper_bound: TypeAlias = (
+    _takes[Generator[None, Any, Any]]
+    | _takes_self[Generator[None, Any, Any]]
+)
+_llm_options_wrapper = TypeVar("_llm_options_wrapper", bound=_llm_options_wrapper_bound)
+
+class llm_options(Protocol):
+    @overload
+    def __call__(self, function: _llm_options, /) -> _llm_options: ...
+    @overload
+    def __call__(self, *, tryfirst: bool = ..., trylast: bool = ...) -> Callable[[_llm_options], _llm_options]: ...
+    @overload
+    def __call__(
+        self, *, wrapper: Literal[True], tryfirst: bool = ..., trylast: bool = ...
+    ) -> Callable[[_llm_options_wrapper], _llm_options_wrapper]: ...
+
 _llm_key_bound: TypeAlias = (
     _takes_name[str | None]
     | _takes_self_name[str | None]
@@ -363,6 +391,20 @@ class llm_executor(Protocol):
     def __call__(
         self, *, wrapper: Literal[True], tryfirst: bool = ..., trylast: bool = ...
     ) -> Callable[[_llm_executor_wrapper], _llm_executor_wrapper]: ...
+
+_llm_redact_bound: TypeAlias = (
+    _takes_text[str | None]
+    | _takes_self_text[str | None]
+    | _takes[str | None]
+    | _takes_self[str | None]
+)
+_llm_redact = TypeVar("_llm_redact", bound=_llm_redact_bound)
+
+class llm_redact(Protocol):
+    @overload
+    def __call__(self, function: _llm_redact, /) -> _llm_redact: ...
+    @overload
+    def __call__(self, *, tryfirst: bool = ..., trylast: bool = ...) -> Callable[[_llm_redact], _llm_redact]: ...
 
 _llm_route_bound: TypeAlias = (
     _takes_request_backends_settings[Route | Sequence[str] | None]
@@ -706,9 +748,13 @@ class ImplementationMarker:
     @property
     def llm_route(self) -> llm_route: ...
     @property
+    def llm_options(self) -> llm_options: ...
+    @property
     def llm_key(self) -> llm_key: ...
     @property
     def llm_executor(self) -> llm_executor: ...
+    @property
+    def llm_redact(self) -> llm_redact: ...
     @property
     def llm_prepare(self) -> llm_prepare: ...
     @property

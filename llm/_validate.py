@@ -155,6 +155,21 @@ def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:
     return result
 
 
+def check_redacted(result: Any, origin: Origin, _keep: bool = False) -> str:
+    """Return the result of `llm_redact`; an error shows nothing of it."""
+    if not isinstance(result, str):
+        raise _invalid("llm_redact", "text (str) or None", result, origin)
+    return result
+
+
+def check_options(result: Any, origin: Origin, _keep: bool = False) -> list[tuple[Origin, Any]]:
+    """Return the options of `llm_options`, each with its origin."""
+    import click
+
+    options = _items(result, (click.Option,), "llm_options", "click.Option objects", origin)
+    return [(origin, option) for option in options]
+
+
 def check_answer(result: Any, origin: Origin, keep: bool = False) -> Answer:
     """Return the result of `llm_complete` as an `Answer` that carries its origin."""
     if isinstance(result, Answer) and origin.builtin:

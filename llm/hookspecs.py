@@ -84,6 +84,20 @@ def llm_commands(cli: "click.Group") -> None:
     """
 
 
+@hookspec
+def llm_options() -> "Iterable[click.Option] | click.Option | None":
+    """Add options to the commands that send prompts: `send`, `chat`, `batch`, `plan` and `do`.
+
+    Their values are in `Request.metadata`, by the names of the options, for the plug-in's other hooks; no server gets
+    them.
+
+    Returns:
+        `click.Option` objects, or one. A name or a spelling that a command has already is recorded as this plug-in's
+        fault.
+
+    """
+
+
 @hookspec(firstresult=True)
 def llm_key(name: str) -> str | None:
     """Return a key from a store of your own: a password manager, a vault (first result; the built-in store is last).
@@ -125,6 +139,25 @@ def llm_executor(where: str) -> "Executor | None":
 
 
 # --- one request, in this order -------------------------------------------------------------------------------------
+
+
+@hookspec
+def llm_redact(text: str) -> str | None:
+    """Take out of a text what must not be written down (folded).
+
+    It is asked for whatever goes into the log of conversations, a trace, the record of a run, an error or a note, after
+    the secrets of the environment were taken out; not for answers, which are the user's own, nor for what is sent.
+
+    Args:
+        text: the text, as the implementation before returned it.
+
+    Returns:
+        Another text; `None` leaves it as it is.
+
+    Raises:
+        Exception: anything; then a mask stands in place of the whole text.
+
+    """
 
 
 @hookspec(firstresult=True)

@@ -13,15 +13,15 @@ from llm._frozen import dataclass
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt
 from llm.contributions import RegisteredBackend, RegisteredRecipe
-from llm.errors import NameTakenError, PluginLoadError
+from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
-from llm.hooks._faults import Problem, ProblemKind
+from llm.hooks._faults import Problem, ProblemKind, with_place
 from llm.hooks._guard import CONFIGURE, HookContract, HookKind
 from llm.hooks._loader import Loader
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, Manifests
 from llm.hooks._markers import hookimpl
-from llm.hooks._origin import Blocked, Origin, Tier, attribute
+from llm.hooks._origin import Blocked, Origin, Tier, attribute, origin_of
 from llm.hooks._registration import Registration, all_registrations, forget, owner_of
 from llm.hooks._trace import phase
 from llm.types import Answer, Call, Request
@@ -41,8 +41,10 @@ _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
     "llm_recipes": (HookKind.COLLECT, False, _validate.check_recipes),
     "llm_commands": (HookKind.NOTIFY, False, None),
     "llm_route": (HookKind.FIRST, False, _validate.check_route),
+    "llm_options": (HookKind.COLLECT, False, _validate.check_options),
     "llm_key": (HookKind.FIRST, False, _validate.check_key),
     "llm_executor": (HookKind.FIRST, True, _validate.check_executor),
+    "llm_redact": (HookKind.FOLD, True, _validate.check_redacted),
     "llm_prepare": (HookKind.FOLD, True, _validate.check_prepared),
     "llm_complete": (HookKind.FIRST, True, _validate.check_answer),
     "llm_attempted": (HookKind.NOTIFY, False, None),
@@ -74,6 +76,7 @@ def contracts() -> list[HookContract]:
             check,
             answered=kind is HookKind.FIRST and name not in _UNSURE,
             confines=name == "llm_run_step",
+            passive=name == "llm_redact",  # while its plug-in is missing, the error that names it has to be readable
         )
         for name, (kind, propagates, check) in _CONTRACTS.items()
     ]
@@ -207,15 +210,35 @@ class Host(PluginManager):
         return found
 
     def redactor(self, environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
-        """Return a function that replaces secrets in a text: those of the environment, and the keys given out so far.
+        """Return a function that replaces secrets in a text.
+
+        They are those of the environment, the keys given out so far, and what plug-ins find (`llm_redact`).
 
         Args:
             environ: the environment; by default this process's.
 
         """
-        from llm.redaction import redactor
+        from llm.redaction import MASK, redactor
 
-        return redactor(self.secret_names(), environ, self._keys)
+        redact = redactor(self.secret_names(), environ, self._keys)
+
+        def without_secrets(text: str) -> str:
+            text = redact(text)
+            if not self.is_implemented("llm_redact"):
+                return text
+            try:
+                # In no trace, which would have each text that is written.
+                return Context().run(self.fold, "llm_redact", text)[0]
+            except PLUGIN_FAULTS as error:
+                self._record_fault("llm_redact", error)
+                return MASK
+
+        return without_secrets
+
+    def _record_fault(self, hook: str, error: BaseException) -> None:
+        origin, message = origin_of(error), with_place(f"{hook} raised {type(error).__name__}", error)
+        if origin is not None:
+            self.problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, error=error))
 
     def require(self, names: Iterable[str]) -> None:
         """Refuse to go on without the plug-ins that the configuration requires.

@@ -436,6 +436,7 @@ class Attempt:
         served_model: the model that the server says it used.
         retry_after: seconds that the server asks to wait before the next attempt.
         place: file and line in the plug-in's code that raised an error that nobody expected.
+        ended: the moment at which it ended, in seconds since the epoch; 0: not known.
 
     """
 
@@ -451,6 +452,7 @@ class Attempt:
     served_model: str | None = None
     retry_after: float | None = None
     place: str | None = None
+    ended: float = field(default=0.0, compare=False)
 
     def __str__(self) -> str:
         who = f"{self.backend} [{self.origin}]" if self.origin is not None else self.backend

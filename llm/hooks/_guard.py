@@ -54,6 +54,7 @@ class HookContract(NamedTuple):
         answered: whether the host's own implementation answers whenever it is asked.
         confines: whether each implementation guards, also one that is no wrapper: it does in a safe way what the
             host's own would do without it, as a sandbox runs steps.
+        passive: whether nothing is sent or run through it, so that no implementation guards.
 
     """
 
@@ -64,10 +65,20 @@ class HookContract(NamedTuple):
     check: ResultCheck | None = None
     answered: bool = False
     confines: bool = False
+    passive: bool = False
 
-    def guards(self, options: Mapping[str, Any]) -> bool:
-        """Whether an implementation with these options guards: without it nothing may be sent or run."""
-        return self.kind is HookKind.FOLD or self.confines or (self.propagates and bool(options.get("wrapper")))
+    def guards(self, plugin: object, options: Mapping[str, Any]) -> bool:
+        """Whether a plug-in's implementation with these options guards: without it nothing may be sent or run.
+
+        Folding, wrapping and confining does, unless the plug-in says otherwise with `GUARDS`: a cache is a wrapper
+        without which all goes on, a budget refuses and is none.
+        """
+        if self.passive or not self.propagates:
+            return False
+        declared = getattr(plugin, "GUARDS", None)
+        if isinstance(declared, bool):
+            return declared
+        return self.kind is HookKind.FOLD or self.confines or bool(options.get("wrapper"))
 
 
 class Life:

@@ -165,7 +165,7 @@ class Loader:
                 configured = decides and bool(CONTRIBUTING & hooks.keys())
                 plugins.append(PluginManifest(plugin, module, hooks, contributions.get(name, ()), configured))
                 contracts = self._manager.contracts
-                guards |= {hook for hook, options in hooks.items() if contracts[hook].guards(options)}
+                guards |= {hook for hook, options in hooks.items() if contracts[hook].guards(guard.plugin, options)}
         # One that failed to contribute is imported each time: that has to be reported each time.
         faulty = {problem.origin.plugin for problem in self._manager.problems if problem.hook in CONTRIBUTING}
         lasts = not any(CONTRIBUTING & one.hooks.keys() and self._names[entry, one.plugin] in faulty for one in plugins)

@@ -6,6 +6,7 @@ Retries in a backend or an HTTP client would multiply these.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from time import time
 from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -173,6 +174,7 @@ class Fallback:
                 None,
                 usage,
                 facts.served_model,
+                ended=time(),
             ),
             healthy=True if asked else None,
         )
@@ -219,6 +221,7 @@ class Fallback:
             getattr(error, "served_model", None) if isinstance(error, ServedModelError) else None,
             failure.retry_after,
             place_of(error),
+            time(),
         )
         self._record(attempt, healthy=False if is_backends and failure.transient else None)
         return failure
@@ -392,7 +395,8 @@ class Fallback:
         backend = self._backends[this.candidate.backend]
         took = self._clock() - this.began
         error = "its plug-in returned None: not mine"
-        self._record(Attempt(backend.name, this.request.model, backend.origin, took, error, "NoAnswer"), healthy=None)
+        attempt = Attempt(backend.name, this.request.model, backend.origin, took, error, "NoAnswer", ended=time())
+        self._record(attempt, healthy=None)
         return Failure()
 
     def _record(self, attempt: Attempt, *, healthy: bool | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from llm.config import Settings, load_settings
 from llm.contributions import RegisteredBackend
 from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
+from llm.hooks._origin import Origin
 from llm.host import Catalog, Host, current_host
 from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
 from llm.routing.fallback import Fallback, Try
@@ -132,6 +133,8 @@ class AnswerStream(Iterator[str]):
     """The texts of an answer, as they come. `stream` makes one.
 
     Attributes:
+        backend: the backend that answers, once the first text was read.
+        origin: the plug-in that answers, once the first text was read.
         completion: the whole answer and the plug-in that gave it, once the last text was read; of an answer that broke
             off, what had come.
         whole_because: why the answer came in one piece, if it did.
@@ -139,6 +142,8 @@ class AnswerStream(Iterator[str]):
     """
 
     def __init__(self, request: Request, host: Host, fallback: Fallback) -> None:
+        self.backend: str | None = None
+        self.origin: Origin | None = None
         self.completion: Completion | None = None
         self.whole_because: str | None = None
         self._request = request
@@ -159,6 +164,7 @@ class AnswerStream(Iterator[str]):
         except D0ttinoError as error:
             _completed(self._host, self._request, None, error)
             raise
+        self.backend, self.origin = this.candidate.backend, answer.origin
         if answer.is_whole:
             self.whole_because = _why_whole(self._host, this.candidate.backend)
             self._end(self._fallback.answered(this, answer))

@@ -23,10 +23,9 @@ from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.router import NoAnswerError
 from llm.routing.batch import Outcome, Outcomes, executor_for, send_many
 from llm.types import Completion, Message, Request
-from scripts.cli.base import Command
 from scripts.cli.context import current_host, keep_state, warn_of_problems
 from scripts.cli.output import clean, say, stdout_is_closed, stdout_kept
-from scripts.cli.send import request_options
+from scripts.cli.send import RequestCommand, request_options
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -407,7 +406,7 @@ def _failure(error: D0ttinoError) -> dict[str, Any]:
     }
 
 
-@click.command(cls=Command)
+@click.command(cls=RequestCommand)
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="FILE", help="Append the results to this file, and do only what it lacks.")
 @click.option(

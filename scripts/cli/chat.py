@@ -4,14 +4,13 @@ from typing import Any
 
 import click
 
-from scripts.cli.base import Command
 from scripts.cli.context import current_host, log, warn_of_problems
 from scripts.cli.options import attach_option, read_system, system_option, thoughts_option, values_option
 from scripts.cli.output import say, stdout_kept
-from scripts.cli.send import read_attachment, request_options
+from scripts.cli.send import RequestCommand, read_attachment, request_options
 
 
-@click.command(cls=Command)
+@click.command(cls=RequestCommand)
 @click.argument("name", required=False)
 @request_options
 @values_option()
@@ -54,8 +53,9 @@ def chat(
     conversation = earlier or Conversation(new_id(), name)
     if system is not None:
         conversation = Conversation(conversation.id, conversation.name, system, conversation.messages)
-    metadata = {"thoughts": True} if show_thoughts else {}
-    request = Request((), options=dict(options), metadata=metadata, **asked)
+    if show_thoughts:
+        asked["metadata"] = {**asked["metadata"], "thoughts": True}
+    request = Request((), options=dict(options), **asked)
     chat = Chat(ctx, host, request, conversation, attachments, raw=raw)
     if on_terminal():
         if earlier is not None:

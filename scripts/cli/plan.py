@@ -10,12 +10,11 @@ import click
 from llm.errors import UsageError
 from llm.plan import ReadPlan, join_steps, plan_prompt, read_plan
 from llm.types import Completion, Request
-from scripts.cli.base import Command
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option, read_text
 from scripts.cli.output import print_answer, say
 from scripts.cli.render import hides_something
-from scripts.cli.send import REQUEST_FIELDS, ask, request_options
+from scripts.cli.send import REQUEST_FIELDS, RequestCommand, ask, request_options
 from scripts.cli.steps import JOIN_HELP, Options, Plan, resume, run_or_print, step_options, warn_of_lost_state
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from llm.types import Step
 
 
-@click.command(cls=Command)
+@click.command(cls=RequestCommand)
 @click.argument("goal")
 @request_options
 @click.option("--join", is_flag=True, help=JOIN_HELP)
@@ -45,7 +44,7 @@ def plan(ctx: click.Context, /, goal: str, as_json: bool, join: bool, **asked: A
         print_steps(steps)
 
 
-@click.command(cls=Command)
+@click.command(cls=RequestCommand)
 @click.argument("goal", required=False)
 @partial(request_options, timeout="--answer-timeout")
 @step_options

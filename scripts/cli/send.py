@@ -40,7 +40,7 @@ if TYPE_CHECKING:
             """Print the rest."""
 
 
-#: The fields of a `Request` that `request_options` sets.
+#: The fields of a `Request` that `request_options` and options of plug-ins set.
 REQUEST_FIELDS: Final = (
     "backend",
     "model",
@@ -50,10 +50,54 @@ REQUEST_FIELDS: Final = (
     "timeout",
     "max_attempts",
     "cooldown",
+    "metadata",
 )
+
+_ADDED: Final = "d0ttino.plugin_options"
 
 #: Seconds from which on a wait is announced.
 _LONG_WAIT: Final = 2.0
+
+
+class RequestCommand(Command):
+    """A command that sends prompts. Options of plug-ins (`llm_options`) have their values in `Request.metadata`."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own parameters, and the options of plug-ins."""
+        own = super().get_params(ctx)
+        return [*own, *_options_of_plugins(ctx, own)]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; the values of plug-ins' options are the parameter `metadata`."""
+        rest = super().parse_args(ctx, args)
+        given = {str(option.name): ctx.params.pop(str(option.name), None) for option in ctx.meta.get(_ADDED, ())}
+        ctx.params["metadata"] = {name: value for name, value in given.items() if value not in (None, False, ())}
+        return rest
+
+
+def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") -> list[click.Option]:
+    """Return the options that plug-ins add to a command; they are asked once in a run."""
+    if _ADDED not in ctx.meta:
+        host = current_host(ctx)
+        ctx.meta[_ADDED] = added = list[click.Option]()
+        if not host.is_implemented("llm_options"):
+            return added
+        from llm.hooks._faults import Problem, ProblemKind
+
+        taken = {name for parameter in own for name in (parameter.name, *parameter.opts, *parameter.secondary_opts)}
+        with stdout_kept():
+            found = [one for many in host.caller("llm_options")() for one in many]
+        for origin, option in found:
+            names = {option.name, *option.opts, *option.secondary_opts}
+            if names & taken:
+                message = f"the option {option.opts[0]} is taken"
+                host.problems.add(Problem(ProblemKind.FAULT, origin, message, hook="llm_options"))
+                continue
+            taken |= names
+            added.append(option)
+        warn_of_problems(host)
+    options: list[click.Option] = ctx.meta[_ADDED]
+    return options
 
 
 def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,7 +143,7 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
     return routing_options(function)
 
 
-@click.command(cls=Command)
+@click.command(cls=RequestCommand)
 @click.argument("words", metavar="PROMPT", nargs=-1)
 @request_options
 @values_option()

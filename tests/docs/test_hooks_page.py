@@ -25,6 +25,7 @@ from llm import (
     send_many,
     stream,
 )
+from llm.conversations import ConversationLog
 from llm.errors import BackendError, ConfigError
 from llm.host import Host
 from llm.routing.batch import executor_for
@@ -134,6 +135,28 @@ def llm_executor(host: Host, *_: Any) -> None:
     assert [outcome.text for outcome in outcomes] == ["Sample answer to: hi", "Sample answer to: there"]
     with executor_for("processes:1", host) as processes:
         assert processes.submit(divmod, 7, 2).result() == (3, 1)
+
+
+@exercise
+def llm_options(host: Host, *_: Any) -> None:
+    speller(host)
+    runner = CliRunner()
+    asked = runner.invoke(cli, ["send", "-b", "speller", "--in", "Latin", "hi"], obj=host)
+    assert asked.stdout == "System: Answer in Latin.\n\nUser: hi\n"
+    assert runner.invoke(cli, ["send", "-b", "speller", "hi"], obj=host).stdout == "hi\n"
+    for command in ("send", "chat", "batch", "plan", "do"):
+        assert "--in LANGUAGE" in runner.invoke(cli, [command, "--help"], obj=host).stdout
+    assert "--in" not in runner.invoke(cli, ["recipe", "--help"], obj=host).stdout
+    assert not list(host.problems)
+
+
+@exercise
+def llm_redact(host: Host, *_: Any) -> None:
+    assert host.redactor()("customer K-123456 asks") == "customer K-... asks"
+    asked = CliRunner().invoke(cli, ["send", "-b", "sample", "K-123456"], obj=host)
+    assert asked.stdout == "Sample answer to: K-123456\n"
+    (turn,) = ConversationLog().turns()
+    assert (turn.prompt, turn.answer) == ("K-...", "Sample answer to: K-...")
 
 
 @exercise

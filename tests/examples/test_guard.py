@@ -135,3 +135,25 @@ def test_nothing_is_sent_while_it_cannot_be_imported(tmp_path: Path, monkeypatch
     host = create_host(entries, manifests=Manifests.read())
     with pytest.raises(NoAnswerError, match=r"guard .*a_library_that_is_gone.*nothing goes on without it"):
         complete(Request("hi", backend="sample"), host=host)
+
+
+def test_a_plugin_says_itself_whether_nothing_goes_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget refuses and is no wrapper; a cache is one, and a broken cache must not keep anybody from working."""
+    refuses = "from llm import hookimpl\nGUARDS = True\n@hookimpl\ndef llm_complete(request): pass\n"
+    stores = "from llm import hookimpl\nGUARDS = False\n@hookimpl(wrapper=True)\ndef llm_complete(): return (yield)\n"
+    for name, source in (("refuses", refuses), ("stores", stores)):
+        write_distribution(tmp_path, name, entry_points={"llm.plugins": {name: name}}, files={f"{name}.py": source})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _, entries, _ = installed_plugins([str(tmp_path)])
+    create_host(entries, manifests=Manifests.read()).learn()
+    for name, goes_on in (("stores", True), ("refuses", False)):
+        sys.modules.pop(name, None)
+        (tmp_path / f"{name}.py").write_text("import a_library_that_is_gone\n")
+        host = create_host(entries, manifests=Manifests.read())
+        if goes_on:
+            assert complete(Request("hi", backend="sample"), host=host).text == "Sample answer to: hi"
+        else:
+            with pytest.raises(NoAnswerError, match=r"refuses .*a_library_that_is_gone.*nothing goes on without it"):
+                complete(Request("hi", backend="sample"), host=host)

@@ -455,3 +455,16 @@ def test_names_in_lists_become_tuples(models: Any, known: tuple[str, ...]) -> No
             return silent("lists", models=models)
 
     assert host_with(Lists()).backends()["lists"].models == known
+
+
+def test_a_text_is_masked_whole_where_a_plugin_fails_to_take_secrets_out() -> None:
+    class Fails:
+        @hookimpl
+        def llm_redact(self, text: str) -> str:
+            raise RuntimeError(text)
+
+    host = host_with(Fails())
+    assert host.redactor()("PLANTED") == "***"
+    (problem,) = host.problems
+    assert "llm_redact raised RuntimeError" in str(problem)
+    assert "PLANTED" not in str(problem)
