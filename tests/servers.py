@@ -69,7 +69,8 @@ def http_answer(
         "Connection": "keep-alive" if keep_alive else "close",
         **(headers or {}),
     }
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in fields.items())]
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unnamed"
+    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 

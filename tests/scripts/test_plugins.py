@@ -160,9 +160,9 @@ class TestList:
         environment.add("broken", "import nowhere", plugins={"broken": "broken"}, recipes={"crash": "broken:run"})
         assert environment.states("list")["broken", "broken"] == "installed"
         environment.run("backends", program="scripts.ai_cli")
-        rows = environment.rows("list")
-        assert rows[0]["state"] == "failed"
-        assert "No module named 'nowhere'" in rows[0]["reason"]
+        (row,) = [row for row in environment.rows("list") if row["package"] == "broken"]
+        assert row["state"] == "failed"
+        assert "No module named 'nowhere'" in row["reason"]
         assert "failed: ModuleNotFoundError: No module named 'nowhere'" in environment.run("list").stdout
         assert environment.states("recipes", "list")["crash", "broken"] == "failed"
 

@@ -188,6 +188,7 @@ class AnswerReader:
         reason: the words behind a `finish_reason` that is a failure.
         complaint: a document without an answer that has a message: a failure, unless an answer comes.
         with_thoughts: whether thoughts are wanted.
+        memory: for `read`, what the next document has to be read with.
 
     """
 
@@ -211,6 +212,7 @@ class AnswerReader:
         self.odd_content = ""
         self.reason = ""
         self.complaint: Any = None
+        self.memory: dict[str, Any] = {}
         self._read_document = read or read_chat_completion
         self.with_thoughts = thoughts
         self._thinks = False

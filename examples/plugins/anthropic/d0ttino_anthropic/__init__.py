@@ -1,0 +1,186 @@
+"""Anthropic's Messages API for d0ttino: the worked example of a wire format of its own."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llm import Attachment, Message, Request, Usage
+from llm.backends.http.client import HTTPBackend
+from llm.errors import UsageError
+
+if TYPE_CHECKING:
+    from llm.backends.http.answers import AnswerReader
+
+__version__ = "0.1.0"
+
+#: The API wants a limit; this one leaves room for thoughts, and every model that is served allows it.
+MAX_TOKENS = 16_000
+
+#: Input counts three times: what was read anew, what went into the cache, and what came out of it.
+INPUTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+class AnthropicBackend(HTTPBackend):
+    """Asks Claude, by Anthropic's Messages API or a server that speaks it."""
+
+    description = "Claude, by Anthropic's Messages API; needs ANTHROPIC_API_KEY"
+    label = "Anthropic"
+    interface = "Anthropic Messages"
+    base_url_env = "ANTHROPIC_BASE_URL"  # without /v1, as in Anthropic's own SDK
+    default_base_url = "https://api.anthropic.com"
+    path = "/v1/messages"
+    models_path = "/v1/models?limit=1000"
+    api_key_env = "ANTHROPIC_API_KEY"
+    api_key_required = True
+    key_header = "x-api-key"
+    key_prefix = ""
+    fixed_headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
+    default_model = "claude-sonnet-5-5"
+    ready_env = secret_env = (api_key_env,)
+    reserved: Mapping[str, str] = {
+        **HTTPBackend.reserved,
+        "system": "it is given separately: --system, or a message of this role",
+    }
+
+    # What is sent
+
+    def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+        """Return the body of a request; the system prompt is no message here."""
+        messages = [message for message in request.messages if message.role != "system"]
+        body = {
+            "model": model,
+            "max_tokens": MAX_TOKENS,
+            "messages": [{"role": message.role, "content": _content(message)} for message in messages],
+            **({"system": request.system} if request.system else {}),
+            **options,
+            "stream": stream,
+        }
+        if "thinking" in options:
+            body["thinking"] = _thinking(options["thinking"], wanted=request.metadata.get("thoughts") is True)
+            if "max_tokens" not in options:  # thoughts count as well
+                body["max_tokens"] += body["thinking"].get("budget_tokens", 0)
+        schema = request.metadata.get("schema")
+        if schema is not None:
+            given = options.get("output_config")
+            kept = given if isinstance(given, dict) else {}
+            body["output_config"] = {**kept, "format": {"type": "json_schema", "schema": schema}}
+        return body
+
+    # What comes back
+
+    def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
+        """Return the text of a message, or of one event of it."""
+        what = document.get("type") if isinstance(document, dict) else None
+        if what == "error":
+            raise answer.failure(document)
+        if kind == "whole" and what != "message":
+            raise answer.malformed("JSON that is no message", str(document))
+        if what == "message":
+            self._note(document, document, answer)
+            return "".join(self._block(block, answer) for block in _list(document.get("content")))
+        if what == "message_start":
+            message = _object(document.get("message"))
+            self._note(message, message, answer)
+        if what == "content_block_start":
+            return self._block(document.get("content_block"), answer)
+        if what == "content_block_delta":
+            delta = _object(document.get("delta"))
+            return answer.part(_text(delta, "text"), _text(delta, "thinking"))
+        if what == "message_delta":
+            self._note(_object(document.get("delta")), document, answer)
+        elif what == "message_stop":
+            answer.done = True
+        return ""  # ping, the end of a block, and events that there may be one day
+
+    def _block(self, block: Any, answer: "AnswerReader") -> str:
+        """Return the text of a block, whole or as it begins; what cannot be shown is told."""
+        block = _object(block)
+        what = _text(block, "type")
+        if what == "tool_use":
+            answer.tools.append(_text(block, "name") or "a tool")
+        elif what not in {"text", "thinking", "redacted_thinking"}:
+            notice = f"a part of the answer is not shown: {answer.endpoint.quote(what)}"
+            answer.notices += [] if notice in answer.notices else [notice]
+        return answer.part(_text(block, "text"), _text(block, "thinking"))
+
+    def _note(self, message: dict[str, Any], holder: dict[str, Any], answer: "AnswerReader") -> None:
+        """Record model, end and usage; `holder` has the usage, which each event tells in part, as sums."""
+        if "model" in message:
+            answer.note_model(message["model"])
+        answer.note_end(message.get("stop_reason"))
+        if message.get("stop_reason") == "refusal":
+            details = _object(message.get("stop_details"))
+            answer.refusal = _text(details, "explanation") or _text(details, "category") or "no reason was given"
+        told = _object(holder.get("usage"))
+        counts = answer.memory
+        counts |= {name: told[name] for name in (*INPUTS, "output_tokens") if _is_count(told.get(name))}
+        if counts:
+            answer.usage = Usage(sum(counts.get(name, 0) for name in INPUTS), counts.get("output_tokens", 0))
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Return the content of a message; the API refuses empty texts beside something else."""
+    if not message.attachments:
+        return message.text
+    return [
+        {"type": "text", "text": part} if isinstance(part, str) else _attached(part) for part in message.content if part
+    ]
+
+
+def _attached(attachment: Attachment) -> dict[str, Any]:
+    """Return an attachment as a block.
+
+    Raises:
+        UsageError: it is neither an image nor a PDF nor text.
+
+    """
+    media_type = attachment.media_type
+    is_image = media_type.startswith("image/")
+    title = {"title": attachment.name} if attachment.name and not is_image else {}
+    source: dict[str, Any]
+    if attachment.url is not None and (is_image or media_type == "application/pdf"):
+        source = {"type": "url", "url": attachment.url}
+    elif is_image or media_type == "application/pdf":
+        data = b64encode(attachment.data or b"").decode()
+        source = {"type": "base64", "media_type": media_type, "data": data}
+    elif attachment.data is not None and (media_type.startswith("text/") or media_type == "application/json"):
+        text = attachment.data.decode("utf-8", "replace")
+        source = {"type": "text", "media_type": "text/plain", "data": text}
+    else:
+        raise UsageError(f"Anthropic takes images, PDF documents and texts, not {media_type}")
+    return {"type": "image" if is_image else "document", "source": source, **title}
+
+
+def _thinking(option: Any, *, wanted: bool) -> dict[str, Any]:
+    """Return how the model is to think: `-o thinking adaptive`, `-o thinking 4000`, or the API's own object.
+
+    Raises:
+        UsageError: it is none of these.
+
+    """
+    if isinstance(option, str):
+        option = {"type": option}
+    elif isinstance(option, int) and not isinstance(option, bool):
+        option = {"type": "enabled", "budget_tokens": option}
+    if not isinstance(option, dict):
+        raise UsageError("the option 'thinking' is a number of tokens, 'adaptive' or 'disabled', or the API's object")
+    # Without being asked for, newer models keep their thoughts to themselves.
+    shows = wanted and option.get("type") in {"adaptive", "enabled"}
+    return {"display": "summarized", **option} if shows else dict(option)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(holder: dict[str, Any], name: str) -> str:
+    value = holder.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
