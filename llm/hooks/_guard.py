@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from enum import Enum
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple
 
 from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, attributed, one_line
@@ -223,18 +223,27 @@ def _configure(
         raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
 
+#: Looking at each of these took longer than at all that plug-ins define.
+_OF_EVERY_OBJECT: Final = frozenset(dir(object))
+
+
 def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, Any]]]:
     """Yield name, function and pluggy options of each hook implementation in a module or object.
 
     Attributes are looked up statically first, so that no property of the plug-in is evaluated.
     """
     for name in dir(plugin):
+        if name in _OF_EVERY_OBJECT:
+            continue
         static = inspect.getattr_static(plugin, name, None)
         bound = isinstance(static, staticmethod | classmethod | MethodType)
         for holder in (static, static.__func__ if bound else None):
             # The attribute stands on the function itself. A proxy object that a module happens to hold
             # (`flask.current_app`) must not be asked: outside of its context it raises.
-            options = inspect.getattr_static(holder, HOOKIMPL_ATTRIBUTE, None)
+            if isinstance(holder, FunctionType):
+                options = vars(holder).get(HOOKIMPL_ATTRIBUTE)
+            else:
+                options = inspect.getattr_static(holder, HOOKIMPL_ATTRIBUTE, None)
             if isinstance(options, dict):
                 yield name, getattr(plugin, name), options
                 break
@@ -296,8 +305,10 @@ def _signature_fault(function: Function, contract: HookContract) -> str | None:
 def _without_defaults(function: Function) -> inspect.Signature:
     """Return the signature without default values: pluggy 1.6 passes no argument that has one."""
     signature = inspect.signature(function)
-    parameters = [parameter.replace(default=parameter.empty) for parameter in signature.parameters.values()]
-    return signature.replace(parameters=parameters)
+    parameters = signature.parameters.values()
+    if all(parameter.default is parameter.empty for parameter in parameters):
+        return signature
+    return signature.replace(parameters=[parameter.replace(default=parameter.empty) for parameter in parameters])
 
 
 def _record(error: BaseException, hook: str, origin: Origin, problems: ProblemLog) -> None:
