@@ -18,9 +18,8 @@ _SECRET_NAME: Final = re.compile(
 )
 
 #: Variables of clouds and databases that give access without the name of a secret, and those of them that do not.
-_ACCESS_NAME: Final = re.compile(
-    r"AWS_(?!REGION$|DEFAULT_REGION$|DEFAULT_OUTPUT$|PAGER$)|AZURE_CLIENT_|ARM_CLIENT_|DOCKER_AUTH_CONFIG$",
-    re.IGNORECASE,
+_ACCESS_NAME: Final = (
+    r"AWS_(?!REGION$|DEFAULT_REGION$|DEFAULT_OUTPUT$|PAGER$)|AZURE_CLIENT_|ARM_CLIENT_|DOCKER_AUTH_CONFIG$"
 )
 
 _NAMES: Final = (
@@ -45,12 +44,10 @@ _SECRET_FORM: Final = re.compile(
 )
 
 #: Secrets in the value of any variable that holds a URL: a password, a key as its user, and keys in its query.
-_IN_URL: Final = re.compile(rf"://[^/\s@:]*:([^/\s@]+)@|://([^/\s@:]{{12,}})@|{_QUERY}([^&\s#]+)", re.I)
+_IN_URL: Final = rf"://[^/\s@:]*:([^/\s@]+)@|://([^/\s@:]{{12,}})@|{_QUERY}([^&\s#]+)"
 
 #: A key of a well-known service, whatever the variable is called.
-_KEY_FORM: Final = re.compile(
-    r"(?:sk|pk|rk|ghp|gho|ghs|ghu|ghr|github_pat|glpat|xox[abpers]|npm|pypi)[-_][\w-]{16,}|AKIA\w{12,}"
-)
+_KEY_FORM: Final = r"(?:sk|pk|rk|ghp|gho|ghs|ghu|ghr|github_pat|glpat|xox[abpers]|npm|pypi)[-_][\w-]{16,}|AKIA\w{12,}"
 
 #: A shorter value would take harmless words out of texts.
 _SHORTEST: Final = 6
@@ -76,10 +73,15 @@ def gives_access(name: str, value: str) -> bool:
     """
     return (
         looks_secret(name)
-        or _ACCESS_NAME.match(name) is not None
-        or _IN_URL.search(value) is not None
-        or _KEY_FORM.fullmatch(value) is not None
+        or re.match(_ACCESS_NAME, name, re.IGNORECASE) is not None
+        or any(_in_url(value))
+        or re.fullmatch(_KEY_FORM, value) is not None
     )
+
+
+def _in_url(value: str) -> Iterator[re.Match[str]]:
+    # Most values hold no URL: those need no pattern, whose compilation takes longer than all else here.
+    return re.finditer(_IN_URL, value, re.I) if "@" in value or "=" in value else iter(())
 
 
 def redactor(
@@ -120,7 +122,7 @@ def _any_of(values: Iterable[str]) -> re.Pattern[str]:
 def _secrets(declared: frozenset[str], environ: Mapping[str, str]) -> Iterator[str]:
     """Yield each secret of the environment, in every way in which a text may write it."""
     for name, value in environ.items():
-        found = [part for match in _IN_URL.finditer(value) for part in match.groups() if part]
+        found = [part for match in _in_url(value) for part in match.groups() if part]
         if name in declared or looks_secret(name):
             found.append(value.strip())
             lines = value.split("\n")
