@@ -6,9 +6,10 @@ its own. A plug-in builds its objects itself, and nothing stops it from putting 
 here, at once, else the host would fail later, somewhere that knows of no plug-in.
 """
 
+import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -193,19 +194,15 @@ def answer_of(result: Any, where: str, origin: Origin, facts: Completion | None 
         return result.stamp(origin, anew=True)
     if isinstance(result, bytes | bytearray | Mapping) or not isinstance(result, Iterable):
         raise _invalid(where, "text (str), a Completion or pieces of text", result, origin)
-    return Answer(_pieces(result, where, origin, facts), origin)
+    return Answer(result, origin, facts_of=functools.partial(_facts_of, where, origin, facts))
 
 
-def _pieces(pieces: Iterable[Any], where: str, origin: Origin, facts: Completion | None) -> Iterator[Any]:
-    """Yield the pieces of an answer, with the facts that the host knows in the last one."""
-    for piece in pieces:
-        if isinstance(piece, Completion):
-            _check_fields(piece, where, origin)
-            yield _with_facts(piece, origin, facts)
-            return
-        yield piece
-    if facts is not None:
-        yield facts
+def _facts_of(where: str, origin: Origin, facts: Completion | None, completion: Completion | None) -> Completion:
+    """Return the facts of an answer in pieces: what its last one says, and what the host knows."""
+    if completion is None:
+        return facts or Completion("")
+    _check_fields(completion, where, origin)
+    return _with_facts(completion, origin, facts)
 
 
 def _with_facts(completion: Completion, origin: Origin, facts: Completion | None) -> Completion:

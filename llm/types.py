@@ -614,6 +614,8 @@ class Answer:
             the like (its text is not used).
         origin: the plug-in that answers.
         facts: the facts of an answer that is a text; those of others come with their last item.
+        facts_of: `facts_of(completion)` returns the facts of an answer in pieces by its last item, `None` if it has
+            no such item; by default they are that item.
 
     Attributes:
         origin: the plug-in that answers; the guard fills it in.
@@ -627,6 +629,7 @@ class Answer:
         pieces: "str | Completion | Iterable[str | Completion]",
         origin: Origin | None = None,
         facts: Completion | None = None,
+        facts_of: "Callable[[Completion | None], Completion]" = lambda completion: completion or _NO_FACTS,
     ) -> None:
         self.origin = origin
         self.facts: Completion | None = None
@@ -645,6 +648,7 @@ class Answer:
             self._read.append(pieces.text)
         else:
             self._pieces = iter(pieces)
+            self._facts_of = facts_of
 
     @property
     def text(self) -> str:
@@ -744,22 +748,13 @@ class Answer:
             raise self._error
         if self._pieces is None:
             return False
-        if not self._watchers:  # nobody traces
-            return self._take(self._pieces)
-        start = perf_counter_ns()
+        start = perf_counter_ns() if self._watchers else 0
         try:
-            return self._take(self._pieces)
-        finally:
-            for watcher in self._watchers:
-                watcher(perf_counter_ns() - start)
-
-    def _take(self, pieces: Iterator[str | Completion]) -> bool:
-        try:
-            piece = next(pieces)
+            piece = next(self._pieces)
             if type(piece) is not str:
                 piece = self._checked(piece)
         except StopIteration:
-            self._pieces, self.facts = None, _NO_FACTS
+            self._pieces, self.facts = None, self._facts_of(None)
             return False
         except KeyboardInterrupt as error:
             self._error = error  # what made the pieces is dead: reading on must not look like the end
@@ -768,6 +763,9 @@ class Answer:
             maker = self._maker or self.origin
             self._error = error if maker is None else attributed(error, maker)
             raise self._error  # noqa: B904 - the same exception, unless it had to be replaced
+        finally:
+            for watcher in self._watchers if start else ():
+                watcher(perf_counter_ns() - start)
         if isinstance(piece, Completion):
             self._pieces, self.facts = None, piece
             self.origin = piece.origin or self.origin
@@ -776,7 +774,9 @@ class Answer:
         return True
 
     def _checked(self, piece: Any) -> "str | Completion":
-        if isinstance(piece, str | Completion):
+        if isinstance(piece, Completion):
+            return self._facts_of(piece)
+        if isinstance(piece, str):
             return piece
         raise InvalidResultError(
             "an answer must have pieces of text (str), and a Completion at most as the last: "

@@ -151,6 +151,9 @@ class AnswerStream(Iterator[str]):
         self._fallback = fallback
         self._texts = self._read()
 
+    def __iter__(self) -> Iterator[str]:
+        return self._texts
+
     def __next__(self) -> str:
         return next(self._texts)
 
@@ -170,9 +173,11 @@ class AnswerStream(Iterator[str]):
             self._end(self._fallback.answered(this, answer))
             yield answer.whole.text
             return
+        in_time = this.call.deadline is None
         try:
             for text in answer:
-                self._fallback.check_time(this)
+                if not in_time:
+                    self._fallback.check_time(this)
                 yield text
             self._fallback.check_model(this, answer)
         except PLUGIN_FAULTS as error:

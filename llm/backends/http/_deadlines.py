@@ -49,7 +49,9 @@ class Limits:
         silence: seconds from the start to the first text, and from one text to the next. Blanks, comments
             and interim answers are no text: a server can send those for ever.
         read_timeout: seconds to wait for each byte; `None`: until one of the others ends it.
-        progress: the moment of the latest text.
+        progress: the moment from which the text after the latest one is waited for. Time that whoever reads the
+            answer takes for each text is no silence of the server.
+        text_came: whether text came since the last wait began.
         asks_proxy: whether a proxy is being asked for a way to the server.
         heard: whether any byte has come, of a proxy or an interim answer too.
         answered: whether the head of the answer has come.
@@ -63,6 +65,7 @@ class Limits:
     silence: float = inf
     read_timeout: float | None = None
     progress: float = 0.0
+    text_came: bool = False
     asks_proxy: bool = False
     heard: bool = False
     answered: bool = False
@@ -80,12 +83,15 @@ class Limits:
 
     def next_wait(self) -> float:
         """Return how many seconds to wait for the next byte; not above 0 if the time is over."""
-        left = self.until - monotonic()
+        now = monotonic()
+        if self.text_came:
+            self.progress, self.text_came = now, False
+        left = self.until - now
         return left if self.read_timeout is None else min(left, self.read_timeout)
 
     def note_text(self) -> None:
         """Note that text came: the silence begins anew."""
-        self.progress = monotonic()
+        self.text_came = True
 
     def hurry(self) -> None:
         """Shorten the deadline: only trailing bytes are left."""
@@ -225,6 +231,13 @@ class TimedSession(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests names it
         # requests asks even if it shall not follow, and then reads the whole body, however long it is.
         return None
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        # requests merges what a session and each request have, in eight steps; these headers are all that this one has.
+        prepared = request.prepare()
+        for name, value in self.headers.items():
+            prepared.headers.setdefault(name, str(value))
+        return prepared
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         # requests looks through the whole environment for each request, which takes a third of the time

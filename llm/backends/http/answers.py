@@ -34,7 +34,9 @@ DONE: Final = "[DONE]"
 
 #: Types of the parts of a content that are the answer; others are thoughts, pictures and the like.
 _TEXT_PARTS: Final = ("text", "output_text")
-#: Reasons to end an answer that are failures.
+#: Reasons to end an answer that are nobody's secret: they need not be searched for one.
+_USUAL: Final = frozenset({"stop", "length", "tool_calls", "end_turn", "max_tokens"})
+#: Reasons that are failures.
 _FAILURES: Final = re.compile(r"(?i)error|fail|exception|overload|time_?out|abort|insufficient_system_resource")
 #: Kinds of events that end a stream, if they hold no choice.
 _ENDS: Final = frozenset(("done", "end", "complete", "completed", "close"))
@@ -43,6 +45,9 @@ _ENDS: Final = frozenset(("done", "end", "complete", "completed", "close"))
 WHOLE: Final = "whole"
 #: The kinds of events without a field `event`.
 _UNNAMED: Final = frozenset({"message", "bare"})
+
+#: What `json.loads` does after it has looked at its arguments.
+_decoded: Final = json.JSONDecoder().decode
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 #: What may stand before a field though it should not: blanks, NUL, and byte order marks of files that were joined.
@@ -80,7 +85,7 @@ def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> It
     data: list[str] = []
     bare: list[str] = []
     kind = later = ""  # the kind of this event, and one that came behind its data: its own, or the next one's
-    for line in _lines(pieces):
+    for line in chain.from_iterable(_lines(pieces)):
         if not bare and line.startswith(b"data:"):  # nearly every line that is not empty
             if data and _is_object(data):
                 yield Event(data[0], kind or "message")
@@ -140,8 +145,8 @@ def _is_object(lines: list[str]) -> bool:
     return True
 
 
-def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a body without their ends."""
+def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the lines that end in each piece of a body, without their ends."""
     # What has come of a line that has not ended. To join them at each piece would take long for a long line.
     parts: list[bytes] = []
     after_return = False
@@ -151,14 +156,15 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         rest = piece[1:] if after_return and piece.startswith(b"\n") else piece
         after_return = piece.endswith(b"\r") if piece else after_return
         *ended, begun = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        for line in ended:
-            yield b"".join((*parts, line)).removeprefix(mark)
+        if ended:
+            ended[0] = b"".join((*parts, ended[0])).removeprefix(mark)
             parts.clear()
             mark = b""
+            yield ended
         parts.append(begun)
     line = b"".join(parts).removeprefix(mark)
     if line:
-        yield line
+        yield [line]
 
 
 class AnswerReader:
@@ -175,6 +181,7 @@ class AnswerReader:
         on_done: called when the service has said that the answer is complete.
         thoughts: whether thoughts are part of the text, between tags.
         read: `read(kind, document, reader)`; see `HTTPBackend.read`.
+        priced: returns the facts of the answer with its cost.
 
     Attributes:
         endpoint: the service, for errors.
@@ -201,6 +208,7 @@ class AnswerReader:
         on_done: Callable[[], object] = lambda: None,
         thoughts: bool = False,
         read: "Callable[[str, Any, AnswerReader], str] | None" = None,
+        priced: Callable[[Completion], Completion] = lambda facts: facts,
     ) -> None:
         self.endpoint = endpoint
         self.done = False
@@ -213,7 +221,8 @@ class AnswerReader:
         self.reason = ""
         self.complaint: Any = None
         self.memory: dict[str, Any] = {}
-        self._read_document = read or read_chat_completion
+        self._text_of = read or (lambda kind, document, reader: reader.chat_completion(kind, document))
+        self._priced = priced
         self.with_thoughts = thoughts
         self._thinks = False
         self._thought = False
@@ -255,7 +264,8 @@ class AnswerReader:
     def note_end(self, reason: object) -> None:
         """Record why the answer ended; anything but a text says nothing."""
         if isinstance(reason, str) and reason:
-            self.finish_reason = self.endpoint.quote(reason)[:40] or self.finish_reason
+            shown = reason if reason in _USUAL else self.endpoint.quote(reason)[:40]
+            self.finish_reason = shown or self.finish_reason
 
     def failure(self, error: Any) -> BackendError:
         """Return the error that a service tells within an answer.
@@ -276,6 +286,35 @@ class AnswerReader:
         text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
         quoted = "" if text is None else f": {self.endpoint.quote(text)}"
         return MalformedResponseError(f"{self.endpoint.label} {verb} {what}{quoted}")
+
+    def chat_completion(self, kind: str, document: Any) -> str:
+        """Return the text of a chat completion, or of one event of it, and record its other facts."""
+        if isinstance(document, str):  # LobeChat's own events
+            if kind == "stop":
+                self.note_end(document)
+            return self.part(document if kind == "text" else "") if kind in {"text", "stop"} else ""
+        if kind == "bare" and "choices" not in document and not document.get("error"):
+            raise self.failure(document)
+        self.usage = usage_of(document) or self.usage
+        if document.get("error") and not _says_nothing(document["error"]):
+            raise self.failure(document)
+        choices = document.get("choices")
+        if not choices:
+            if tells_failure(document):
+                raise self.failure(document)
+            if "choices" not in document and words_in(document):
+                self.complaint = document
+        self.note_model(document.get("model"))
+        if kind == WHOLE:
+            return _whole_choice(choices, document, self)
+        if not isinstance(choices, list) or not choices:
+            return ""  # the usage comes in an event without choices
+        choice = _first_choice(choices)
+        if choice is None:
+            return ""
+        if not isinstance(choice, dict):
+            raise self.malformed("a choice that is no JSON object", json.dumps(document), "sent")
+        return _choice_text(choice, "delta" if choice.get("delta") else "message", self)
 
     # For those who want the answer
 
@@ -315,7 +354,7 @@ class AnswerReader:
         document = _unpacked(self._parsed(body))
         if not isinstance(document, dict):
             raise self.malformed("JSON that is no object", body)
-        text = _whole_characters(self._read_document(WHOLE, document, self))
+        text = _whole_characters(self._text_of(WHOLE, document, self))
         if text.strip() and not self._thinks:
             yield text
         elif not self._has_failed():
@@ -392,7 +431,7 @@ class AnswerReader:
     def _event_text(self, event: Event) -> str:
         """Return the text of one event; its format records the other facts."""
         try:
-            document = json.loads(event.data)
+            document = _decoded(event.data)
         except (ValueError, RecursionError):
             document = self._odd(event.data)
         kind = event.kind
@@ -406,7 +445,7 @@ class AnswerReader:
                 return ""  # `event: ping` and the like
         elif type(document) is not dict:
             document = self._object(event, document)
-        return self._read_document(kind, document, self)
+        return self._text_of(kind, document, self)
 
     def _odd(self, text: str) -> Any:
         """Return what stands in data that is not JSON: the end in another spelling, or a field in the field."""
@@ -450,7 +489,7 @@ class AnswerReader:
         if self.tools:
             named = ", ".join(self.endpoint.quote(tool) for tool in dict.fromkeys(self.tools))
             self.notices.append(f"the model also wants to call a tool, and none was called: {named}")
-        return Completion(
+        facts = Completion(
             "",
             model=self._model,
             served_model=self._served,
@@ -458,6 +497,7 @@ class AnswerReader:
             finish_reason=self.finish_reason,
             notices=tuple(self.notices),
         )
+        return self._priced(facts)
 
     def _has_failed(self) -> bool:
         return _FAILURES.search(self.finish_reason or "") is not None
@@ -497,36 +537,6 @@ def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
 
 
 # Chat completions
-
-
-def read_chat_completion(kind: str, document: Any, answer: AnswerReader) -> str:
-    """Return the text of a chat completion, or of one event of it, and record its other facts."""
-    if isinstance(document, str):  # LobeChat's own events
-        if kind == "stop":
-            answer.note_end(document)
-        return answer.part(document if kind == "text" else "") if kind in {"text", "stop"} else ""
-    if kind == "bare" and "choices" not in document and not document.get("error"):
-        raise answer.failure(document)
-    answer.usage = usage_of(document) or answer.usage
-    if document.get("error") and not _says_nothing(document["error"]):
-        raise answer.failure(document)
-    choices = document.get("choices")
-    if not choices:
-        if tells_failure(document):
-            raise answer.failure(document)
-        if "choices" not in document and words_in(document):
-            answer.complaint = document
-    answer.note_model(document.get("model"))
-    if kind == WHOLE:
-        return _whole_choice(choices, document, answer)
-    if not isinstance(choices, list) or not choices:
-        return ""  # the usage comes in an event without choices
-    choice = _first_choice(choices)
-    if choice is None:
-        return ""
-    if not isinstance(choice, dict):
-        raise answer.malformed("a choice that is no JSON object", json.dumps(document), "sent")
-    return _choice_text(choice, "delta" if choice.get("delta") else "message", answer)
 
 
 def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) -> str:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from llm.backends.http._errors import Endpoint
     from llm.backends.http.answers import AnswerReader
 
-#: Small pieces: what little compressed data can become is then bounded too.
-PIECE: Final = 2048
+#: Bytes that are read at once. What so few of them can become when they are decompressed is bounded too.
+PIECE: Final = 4096
 
 #: How much of an error's body is read.
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -170,7 +170,7 @@ class HTTPBackend(Backend):
         """
         # The router itself looks whether a whole answer is of the model that was asked for.
         reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=False, stream=False)
-        completion = self._priced(reader.whole(pieces))
+        completion = reader.whole(pieces)
         return completion.text if request is None else completion
 
     def stream(
@@ -182,15 +182,15 @@ class HTTPBackend(Backend):
         request: Request | None = None,
         call: Call | None = None,
     ) -> Iterator[str | Completion]:
-        """Send a prompt and yield the answer as it comes, and then a `Completion` without text.
+        """Send a prompt and return the answer as it comes, and then a `Completion` without text.
 
-        That tells the model that the service says it served, and what was used. Arguments and errors are
-        those of `run`; an answer that breaks off is a `BackendConnectionError`.
+        It is sent when the first piece is read. The `Completion` tells the model that the service says it served, and
+        what was used. Arguments and errors are those of `run`; an answer that breaks off is a
+        `BackendConnectionError`.
         """
         strict = request is not None and request.strict
         reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=strict, stream=True)
-        for piece in reader.read(pieces):
-            yield self._priced(piece) if isinstance(piece, Completion) else piece
+        return reader.read(pieces)
 
     def list_models(self, call: Call) -> list[str]:
         """Ask the service which models it has.
@@ -304,7 +304,9 @@ class HTTPBackend(Backend):
         self._pace()
         pieces = self._found(self._exchanged(endpoint, send, limits), model)
         thoughts = request.metadata.get("thoughts") is True
-        reader = AnswerReader(endpoint, model, strict, limits.note_text, limits.hurry, thoughts, self.read)
+        reader = AnswerReader(
+            endpoint, model, strict, limits.note_text, limits.hurry, thoughts, self.read, self._priced
+        )
         return reader, pieces
 
     def _fetch(self, path: str, call: Call) -> Any:
@@ -376,7 +378,7 @@ class HTTPBackend(Backend):
         used.append((now, 0))
 
     def _priced(self, completion: Completion) -> Completion:
-        """Return a completion with its cost, if a price is configured and the service tells none."""
+        """Return the facts of an answer with its cost, if a price is configured and the service tells none."""
         usage = completion.usage
         if usage is None:
             return completion
@@ -471,9 +473,7 @@ class ChatCompletionsBackend(HTTPBackend):
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
         """Return the text of a chat completion, or of one event of it."""
-        from llm.backends.http.answers import read_chat_completion
-
-        return read_chat_completion(kind, document, answer)
+        return answer.chat_completion(kind, document)
 
 
 def models_in(document: Any, label: str) -> list[str]:
@@ -580,6 +580,7 @@ def _not_json(constant: str) -> Any:
 # Where it is sent
 
 
+@lru_cache(maxsize=64)
 def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> str:
     """Return a base URL without slashes at its end; errors never show it: it may hold a secret."""
     from urllib.parse import urlsplit

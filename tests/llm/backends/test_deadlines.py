@@ -428,6 +428,24 @@ def test_what_keeps_coming_is_no_silence(piece: bytes, serve: Any) -> None:
         list(Patient().stream("hi", request=Request("hi"), call=Call(deadline=time.monotonic() + SHORT)))
 
 
+def test_the_time_of_whoever_reads_is_no_silence(serve: Any) -> None:
+    taken, sent = threading.Event(), threading.Event()
+
+    def two_texts(exchange: Exchange) -> None:
+        exchange.connection.sendall(HEAD + TEXT)
+        taken.wait()
+        exchange.connection.sendall(TEXT + b"data: [DONE]\n\n")
+        sent.set()
+
+    with serve(two_texts):
+        pieces = Patient().stream("hi", request=Request("hi"))
+        assert next(pieces) == "a"
+        taken.set()
+        sent.wait()
+        time.sleep(SHORT * 1.1)  # a pager, say, is on its first page
+        assert next(pieces) == "a"
+
+
 def test_interim_answers_are_not_the_answer(serve: Any, host: Host) -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nConnection: keep-alive\r\n\r\n" * 3 + b"HTTP/1.1 100 Continue\r\n\r\n"
     first = hints + http_answer({"choices": [{"message": {"content": "1"}}]}, keep_alive=True)
