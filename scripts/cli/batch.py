@@ -1,351 +1,153 @@
-"""`ai-cli batch`: lines become requests, outcomes become results in a stream or a file that a later run completes."""
+"""`ai-cli batch`: rows become requests, outcomes become results in a stream or a file that a later run completes."""
 
-import fcntl
-import hashlib
-import json
+import csv
 import os
 import signal
-import stat
 import sys
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from llm._state import replacing
 from llm.config import load_settings
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
-from llm.router import NoAnswerError
 from llm.routing.batch import Outcome, Outcomes, executor_for, send_many
-from llm.types import Completion, Message, Request
+from llm.types import Completion, Request
+from scripts.batch.results import OpenAI, Records, Result, Results, Table, columns_for, results_in
+from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
 from scripts.cli.context import current_host, keep_state, warn_of_problems
-from scripts.cli.output import clean, say, stdout_is_closed, stdout_kept
-from scripts.cli.send import RequestCommand, request_options
+from scripts.cli.options import read_system, system_option
+from scripts.cli.output import say, stdout_is_closed, stdout_kept
+from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
+from scripts.cli.templates import Template, given_variables, read_template
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from scripts.batch.results import Layout
 
-#: The byte order mark that some editors write at the beginning of a file.
-_MARK: Final = b"\xef\xbb\xbf"
-
-#: Fields of a line besides its `id`, their types, and the types' names in messages.
-_FIELDS: Final[dict[str, tuple[type, str]]] = {
-    "prompt": (str, "text"),
-    "model": (str, "text"),
-    "backend": (str, "text"),
-    "local": (bool, "true or false"),
-    "options": (dict, "an object"),
-}
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a batch that is not empty.
-
-    Attributes:
-        number: its number in the file, from 1.
-        digest: a checksum of its text, which a later run compares.
-        id: its own `id`, if it has one.
-        request: its request; `None` if the line is invalid.
-        error: the fault of an invalid line.
-
-    """
-
-    number: int
-    digest: str
-    id: Any = None
-    request: Request | None = None
-    error: D0ttinoError | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return number, digest and id as JSON-ready data."""
-        return {"line": self.number, "input": self.digest, **({} if self.id is None else {"id": self.id})}
-
-
-def lines_in(file: Iterable[bytes], common: Request) -> Iterator[Line]:
-    """Yield the lines of a batch, except empty ones.
-
-    Args:
-        file: the lines: each is a prompt as a JSON string, or an object with `prompt` and optionally `id`,
-            `model`, `backend`, `local` and `options`.
-        common: the fields of each request that the line does not set.
-
-    """
-    for number, text in enumerate(file, 1):
-        content = text.removeprefix(_MARK).strip() if number == 1 else text.strip()
-        if content:
-            yield _line(number, content, common)
-
-
-def _line(number: int, content: bytes, common: Request) -> Line:
-    line = Line(number, hashlib.sha256(content).hexdigest()[:16])
-    try:
-        document = _document(content)
-        line = replace(line, id=document.pop("id", None))
-        return replace(line, request=_request(document, common))
-    except D0ttinoError as error:
-        return replace(line, error=error)
-
-
-def _document(content: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the line is not JSON: {error}") from None
-    if isinstance(document, str):
-        return {"prompt": document}
-    if not isinstance(document, dict):
-        raise UsageError("the line is neither a string nor an object with a prompt")
-    return document
-
-
-def _request(document: dict[str, Any], common: Request) -> Request:
-    for name, value in document.items():
-        if name not in _FIELDS:
-            guess = UnknownNameError("key", name, [*_FIELDS, "id"])
-            raise UsageError(f"{guess.message}. {guess.hint}")
-        kind, expected = _FIELDS[name]
-        if not isinstance(value, kind):
-            raise UsageError(f"`{name}` must be {expected}")
-    if "prompt" not in document:
-        raise UsageError("the line has no prompt")
-    options = {**common.options, **document.pop("options", {})}
-    return replace(common, messages=(Message("user", document.pop("prompt")),), **document, options=options)
-
-
-class Results:
-    """Results that are written once, to stdout or a pipe; a context manager that closes the file.
-
-    Args:
-        file: where the results go.
-        path: name of the file in errors; `None` for stdout.
-
-    """
-
-    def __init__(self, file: BinaryIO, path: Path | None = None) -> None:
-        self._file = file
-        self._path = path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        with self._naming():
-            self._file.close()
-
-    def is_done(self, _line: Line) -> bool:
-        """Whether an earlier run has the answer to a line: there was none."""
-        return False
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Write a result at once, so that it is not lost if this process is killed."""
-        with self._naming():
-            self._file.write(_encoded(record))
-            self._file.flush()
-
-    def finish(self) -> None:
-        """Complete the results of a run that was not interrupted; these came in order."""
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        """Add the file's name to write errors, which have none."""
-        try:
-            yield
-        except OSError as error:
-            if self._path is None:
-                raise
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
-
-
-class ResultsFile(Results):
-    """Results in a file, those of earlier runs included.
-
-    A run that was killed may have left half a line, which is cut off. Failures are sent again, and their new
-    results follow the others; `finish` restores the order.
-
-    Args:
-        path: the file; it need not exist.
-
-    Raises:
-        UsageError: the file holds something else, or another run writes to it.
-        OSError: the file cannot be read or written.
-
-    """
-
-    def __init__(self, path: Path) -> None:
-        path = path.resolve()
-        super().__init__(open(path, "a+b"), path)  # noqa: SIM115 - closed by `__exit__`
-        self._name = str(path)
-        self._done: dict[int, str] = {}
-        self._last = 0
-        self._in_order = True
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._read()
-        except BaseException as error:
-            self._file.close()
-            if isinstance(error, BlockingIOError):
-                raise UsageError(f"another run is writing to {path}") from None
-            raise
-
-    def is_done(self, line: Line) -> bool:
-        """Whether an earlier run has the answer to a line."""
-        digest = self._done.get(line.number)
-        if digest not in {None, line.digest}:
-            raise UsageError(
-                f"{self._name} has an answer to another line {line.number} than there is now",
-                hint="give another file to -o, or the input that this one was made from: it may only grow at its end",
-            )
-        return digest is not None
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Append a result."""
-        self._note_order(record)
-        super().add(record)
-
-    def finish(self) -> None:
-        """Put the results in the order of their lines, one for each."""
-        if not self._in_order:
-            with self._naming():
-                self._put_in_order()
-
-    def _put_in_order(self) -> None:
-        places: dict[int, tuple[bool, int, int]] = {}
-        offset = 0
-        self._file.seek(0)
-        for content in self._file:
-            record = json.loads(content)
-            answered = record["error"] is None
-            if answered or not places.get(record["line"], (False,))[0]:
-                places[record["line"]] = (answered, offset, len(content))
-            offset += len(content)
-        with replacing(self._name) as file:
-            os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
-            for _, (_, start, length) in sorted(places.items()):
-                self._file.seek(start)
-                file.write(self._file.read(length))
-
-    def _read(self) -> None:
-        """Note the answers of earlier runs, and cut off half a line at the end."""
-        self._file.seek(0)
-        end = 0
-        for number, content in enumerate(self._file, 1):
-            record = _record(content)
-            whole = content.endswith(b"\n")
-            if record is None and whole:
-                raise UsageError(
-                    f"{self._name}, line {number}, is no result of `ai-cli batch`", hint="give another file to -o"
-                )
-            if record is None or not whole:
-                break
-            end += len(content)
-            self._note_order(record)
-            if record["error"] is None:
-                self._done[record["line"]] = record["input"]
-        self._file.truncate(end)
-
-    def _note_order(self, record: dict[str, Any]) -> None:
-        if record["line"] <= self._last:
-            self._in_order = False
-        self._last = max(self._last, record["line"])
-
-
-def results_in(path: Path) -> Results:
-    """Return the results at a path; a pipe or a device is written once."""
-    if path.exists() and not path.is_file():
-        return Results(open(path, "wb"), path)
-    return ResultsFile(path)
-
-
-def _encoded(record: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair, which only JSON itself can write
-        return json.dumps(record).encode() + b"\n"
-
-
-def _record(content: bytes) -> dict[str, Any] | None:
-    """Return the result in a line; `None` if the line holds something else."""
-    try:
-        record = json.loads(content)
-        sound = type(record["line"]) is int and isinstance(record["input"], str)
-        sound = sound and (record["error"] is None) == isinstance(record["text"], str)
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return record if sound else None
-
+#: The exit status of a batch that `--limit-cost` ended.
+LIMIT_REACHED: Final = 3
 
 #: Number of failures printed to stderr; all of them are in the results.
 _TOLD: Final = 20
 
 
-class BatchRun:
-    """Sends the lines that earlier runs have not done, and writes their results.
+class Spending:
+    """What a batch has spent, and whether it may go on.
 
     Args:
-        lines: the lines of the batch.
-        results: where results go.
-        progress: called for each line that is done.
+        limit: how much it may be; `None`: no limit.
 
     Attributes:
-        reading: whether it waits for a line, which an interruption has to end.
-        interrupted: whether the user interrupted it.
-        failed: number of failed lines.
+        cost: the sum of the costs that are known; `None`: none is.
+        reached: why no further row is sent.
 
     """
 
-    def __init__(self, lines: Iterable[Line], results: Results, progress: Callable[[], object]) -> None:
+    def __init__(self, limit: float | None) -> None:
+        self.limit = limit
+        self.cost: float | None = None
+        self.reached: str | None = None
+        self._rows = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Add the attempts of a row."""
+        attempts = outcome.completion.attempts if outcome.completion else getattr(outcome.error, "attempts", ())
+        costs = [one.usage.cost for one in attempts if one.usage is not None and one.usage.cost is not None]
+        self._rows += 1
+        if costs:
+            self.cost = (self.cost or 0.0) + sum(costs)
+        elif outcome.completion is not None and self.limit is not None:
+            backend = outcome.completion.backend
+            self.reached = f"what an answer of {backend} costs is not known, so --limit-cost cannot hold"
+
+    def allows(self, under_way: int) -> bool:
+        """Whether one more row may be sent, if each that is under way costs as much as the others did."""
+        if self.limit is None:
+            return True
+        spent = self.cost or 0.0
+        each = spent / self._rows if self._rows else 0.0
+        if self.reached is None and spent + under_way * each >= self.limit:
+            self.reached = f"the limit of {self.limit:g} is reached"
+        return self.reached is None
+
+
+class BatchRun:
+    """Sends the rows that earlier runs have not done, and writes their results.
+
+    Args:
+        lines: the rows of the batch.
+        results: where results go.
+        spending: what is spent.
+        progress: shows how far it is.
+
+    Attributes:
+        reading: whether it waits for a row, which an interruption has to end.
+        interrupted: whether the user interrupted it.
+        failed: number of failed rows.
+
+    """
+
+    def __init__(self, lines: Iterable[Line], results: Results, spending: Spending, progress: "Progress") -> None:
         self.reading = False
         self.interrupted = False
         self.failed = 0
         self._answered = self._done_before = 0
         self._lines = iter(lines)
         self._results = results
+        self._spending = spending
         self._progress = progress
-        # In their order, each with its number among the requests; a line that cannot be understood has none.
+        # In their order, each with its number among the requests; a row with a fault has none.
         self._under_way: deque[tuple[int | None, Line]] = deque()
+        self._sent = 0
         self._said: set[str] = set()
 
     def requests(self) -> Iterator[Request]:
-        """Yield the requests of the lines that are not done."""
-        number = 0
-        while (line := self._next_line()) is not None:
+        """Yield the requests of the rows that are not done."""
+        while self._spending.allows(len(self._under_way)) and (line := self._next_line()) is not None:
             if self._results.is_done(line):
                 self._done_before += 1
-                self._progress()
+                self._progress.advance()
             elif line.request is not None:
-                self._under_way.append((number, line))
-                number += 1
+                self._under_way.append((self._sent, line))
+                self._sent += 1
                 yield line.request
             elif self._under_way:
                 self._under_way.append((None, line))
             else:
-                self._write(line)
+                self._write(Result(line, error=line.error))
 
     def through(self, outcomes: Outcomes) -> None:
-        """Write a result for each outcome, and for each line that cannot be understood."""
+        """Write a result for each outcome, and for each row with a fault."""
+        first = self._sent  # none of these is taken yet
         try:
             for outcome in outcomes:
                 number, line = self._under_way.popleft()
                 while number is None:
-                    self._write(line)
+                    self._write(Result(line, error=line.error))
                     number, line = self._under_way.popleft()
-                self._write(line, outcome)
+                self._take(line, outcome)
         except KeyboardInterrupt:
             self.interrupted = True
+        except D0ttinoError:
+            self._take_finished(outcomes, first)
+            raise
         if self.interrupted:
-            # The answers are paid for: they are kept, although those before them are missing.
-            lines = dict(self._under_way)
-            for outcome in outcomes.take_finished():
-                self._write(lines[outcome.number], outcome)
+            self._take_finished(outcomes, first)
             return
-        for _, line in self._under_way:
-            self._write(line)
+        while self._under_way:
+            _, line = self._under_way.popleft()
+            self._write(Result(line, error=line.error))
+
+    def finish(self) -> None:
+        """Complete the results."""
         self._results.finish()
 
     def tell(self) -> None:
@@ -355,6 +157,8 @@ class BatchRun:
         counts = [f"{self._answered} answered", f"{self.failed} failed"]
         if self._done_before:
             counts.append(f"{self._done_before} done before")
+        if self._spending.cost is not None:
+            counts.append(f"cost {self._spending.cost:.6g}")
         say(", ".join(counts) + ("; interrupted" if self.interrupted else ""))
 
     def _next_line(self) -> Line | None:
@@ -364,25 +168,38 @@ class BatchRun:
         finally:
             self.reading = False
 
-    def _write(self, line: Line, outcome: Outcome | None = None) -> None:
-        if outcome is not None and outcome.completion is not None:
-            completion = outcome.completion
-            facts = completion.to_json()
-            record = {"text": facts.pop("text"), "error": None, **clean(facts)}
+    def _take_finished(self, outcomes: Outcomes, first: int) -> None:
+        """Write the answers that have come, although those before them are missing: they are paid for."""
+        finished = {first + outcome.number: outcome for outcome in outcomes.take_finished()}
+        while finished:
+            number, line = self._under_way.popleft()
+            if number is None:
+                self._write(Result(line, error=line.error))
+            elif number in finished:
+                self._take(line, finished.pop(number))
+            elif self._results.needs_all:
+                self._results.add(Result(line, error=D0ttinoError("it was not answered before the batch ended")))
+        self._under_way.clear()
+
+    def _take(self, line: Line, outcome: Outcome) -> None:
+        self._spending.add(outcome)
+        self._write(Result(line, outcome.completion, outcome.error))
+
+    def _write(self, result: Result) -> None:
+        line = result.line
+        if result.completion is not None:
             self._answered += 1
-            self._tell_about(line, completion)
+            self._tell_about(line, result.completion)
         else:
-            error = line.error if outcome is None else outcome.error
-            assert error is not None  # it is one or the other
-            record = {"text": None, **clean(_failure(error))}
+            assert result.error is not None  # it is one or the other
             self.failed += 1
             if self.failed <= _TOLD:
-                say(f"error: line {line.number}: {error.message}")
-        self._results.add({**line.to_json(), **record})
-        self._progress()
+                say(f"error: line {line.number}: {result.error.message}")
+        self._results.add(result)
+        self._progress.advance(result)
 
     def _tell_about(self, line: Line, completion: Completion) -> None:
-        """Print each kind of difference from the request once; the results have it for each line."""
+        """Print each kind of difference from the request once; the results have it for each row."""
         said = [*completion.route.notices, *completion.notices]
         if completion.fell_back:
             said.append(f"{completion.backend} answered instead of {completion.asked_backend}")
@@ -396,19 +213,105 @@ class BatchRun:
                 say(f"note: line {line.number}: {text}")
 
 
-def _failure(error: D0ttinoError) -> dict[str, Any]:
-    attempts = error.attempts if isinstance(error, NoAnswerError) else ()
-    return {
-        "error": error.message,
-        "error_type": type(error).__name__,
-        "hint": error.hint,
-        "attempts": [attempt.to_json() for attempt in attempts],
-    }
+class Progress:
+    """How far a batch is: a bar on a terminal, elsewhere a line now and then. A context manager.
+
+    Args:
+        count: counts the rows; `None`: nobody knows.
+        spending: what is spent.
+        every: seconds between two lines where stderr is no terminal; 0: no line.
+
+    """
+
+    def __init__(self, count: Callable[[], int | None], spending: Spending, every: float) -> None:
+        self._count = count
+        self._spending = spending
+        self._every = every
+        self._total: int | None = None
+        self._is_counted = False
+        self._done = self._sent = 0
+        self._failures: Counter[str] = Counter()
+        self._bar: Any = None
+        self._told = time.monotonic()
+        #: Moments, and how many rows were done then: the rate is that of the last ones.
+        self._moments = deque([(self._told, 0)], maxlen=30)
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (BarColumn(), TextColumn("{task.description}", markup=False))
+            console = Console(file=sys.stderr)
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task(self._words(), total=self._of())
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, result: Result | None = None) -> None:
+        """Count a row; one without a result was done before."""
+        self._done += 1
+        if result is not None:
+            self._sent += 1
+            if result.error is not None:
+                self._failures[type(result.error).__name__] += 1
+        now = time.monotonic()
+        if now - self._moments[-1][0] >= 1.0:
+            self._moments.append((now, self._sent))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, description=self._words())
+        elif self._every and now - self._told >= self._every:
+            self._told = now
+            say(f"note: {self._words()}")
+
+    def _of(self) -> int | None:
+        if not self._is_counted:
+            self._is_counted = True
+            self._total = self._count()
+        return self._total
+
+    def _words(self) -> str:
+        total = self._of()
+        words = [f"{self._done}" if total is None else f"{self._done}/{total}"]
+        then, sent = self._moments[0]
+        rate = (self._sent - sent) / max(time.monotonic() - then, 1e-6)
+        if self._sent:
+            words.append(f"{rate:.3g}/s")
+        if self._spending.cost is not None:
+            words.append(f"cost {self._spending.cost:.4g}")
+        if self._failures:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in self._failures.most_common(3))
+            words.append(f"{self._failures.total()} failed ({kinds})")
+        if total is not None and self._sent and rate:
+            left = max(total - self._done, 0) / rate
+            hours, minutes, seconds = int(left) // 3600, int(left) // 60 % 60, int(left) % 60
+            words.append(f"{hours}:{minutes:02}:{seconds:02} left")
+        return ", ".join(words)
 
 
 @click.command(cls=RequestCommand)
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="FILE", help="Append the results to this file, and do only what it lacks.")
+@click.option(
+    "--format", type=click.Choice(FORMATS), help="Format of FILE (default: by its name; of all else, JSON lines)."
+)
+@click.option(
+    "--output-format",
+    type=click.Choice(["jsonl", "csv", "tsv", "parquet", "openai"]),
+    help="Format of the results (default: by the name of --output, or that of a CSV, TSV or OpenAI FILE).",
+)
+@click.option("--prompt", metavar="TEXT", help="Prompt of each row, with its columns as blanks: 'Summarize: {{text}}'.")
+@system_option()
+@click.option("-t", "--template", metavar="NAME", help="Make the prompts by this template, as `send -t` does.")
+@click.option("-p", "--param", "given", multiple=True, metavar="NAME=VALUE", help="Set a blank that is no column.")
+@click.option("--schema", metavar="SCHEMA", help="Get JSON by a JSON Schema, as `send --schema` does.")
+@click.option("--columns", multiple=True, metavar="NAMES", help="Columns of the results, with commas: id,text,answer.")
+@click.option("--encoding", metavar="NAME", help="Encoding of FILE (default: UTF-8, or as its mark says).")
+@click.option("--delimiter", metavar="CHAR", help="What stands between fields (default: what the header has).")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -418,6 +321,17 @@ def _failure(error: D0ttinoError) -> dict[str, Any]:
 )
 @click.option(
     "--on", "where", metavar="PLACE", help="Answer in other processes: processes:N, or a place that a plug-in knows."
+)
+@click.option(
+    "--limit-cost", "limit", type=click.FloatRange(min=0), metavar="COST", help="Send no more once so much is spent."
+)
+@click.option(
+    "--progress",
+    "every",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    metavar="SECONDS",
+    help="Without a terminal, print a line so often (default 30; 0: never).",
 )
 @request_options
 @click.option("--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
@@ -429,49 +343,98 @@ def batch(
     output: str | None,
     workers: int,
     where: str | None,
-    options: tuple[tuple[str, str], ...],
+    limit: float | None,
+    every: float,
     **asked: Any,
 ) -> int:
-    """Send each line of FILE and print the answers as JSON lines, in order; `-` reads standard input.
+    """Send each row of FILE and print the answers, in order; `-` reads standard input.
 
-    A line is a prompt as a JSON string, or an object with "prompt" and, if wanted, "id", "model",
-    "backend", "local" and "options".
+    FILE has a prompt in each row: a line of text, a JSON string, an object with "prompt" and, if wanted, "id",
+    "model", "backend", "local" and "options", or the columns that --prompt makes one of (CSV, TSV, Parquet,
+    JSON lines). OpenAI's batch files are understood too.
 
     With --output a batch that was interrupted can be run again: it does what is missing and what has failed.
-    The exit status is 1 if a line failed.
+    The exit status is 1 if a row failed, and 3 if --limit-cost ended it.
     """
     host = current_host(ctx)
     _check(host, asked["backend"])
     keep_state(host)
+    output = None if output == "-" else output
+    spending = Spending(limit)
     with ExitStack() as stack:
         source = stack.enter_context(_opened(file))
-        results = stack.enter_context(_results(output, source))
+        rows, lines, schema = _lines(source, file, asked)
+        results = stack.enter_context(_results(output, source, _layout(rows, output, schema, asked)))
         stack.enter_context(stdout_kept())
-        progress = stack.enter_context(_progress(source))
-        run = BatchRun(lines_in(source, Request("", options=dict(options), **asked)), results, progress)
+        progress = stack.enter_context(Progress(rows.count, spending, every))
+        run = BatchRun(lines, results, spending, progress)
         executor = None
         if where is not None:
             with stdout_kept():
                 executor = stack.enter_context(executor_for(where, host))
-        sent = send_many(
-            run.requests(),
-            max_workers=workers,
-            host=host,
-            executor=executor,
-            on_note=lambda note: say(f"warning: {note}"),
-        )
-        outcomes = stack.enter_context(sent)
-        stack.enter_context(_ending_well(run, outcomes))
+
+        def send(requests: Iterator[Request]) -> None:
+            with (
+                send_many(
+                    requests,
+                    max_workers=workers,
+                    host=host,
+                    executor=executor,
+                    on_note=lambda note: say(f"warning: {note}"),
+                ) as outcomes,
+                _ending_well(run, outcomes),
+            ):
+                run.through(outcomes)
+
+        requests = run.requests()
         try:
-            run.through(outcomes)
+            if limit is not None:
+                send(islice(requests, 1))  # what a row costs is known when the others are sent
+            if not run.interrupted:
+                send(requests)
+            if not run.interrupted:
+                run.finish()
         except BrokenPipeError:
             return 1  # whoever read stdout has seen enough
+        except D0ttinoError:
+            run.tell()
+            raise
         finally:
             warn_of_problems(host)
     run.tell()
     if run.interrupted:
         raise click.Abort
+    if spending.reached is not None:
+        say(f"error: {spending.reached}; the same command with a higher limit goes on")
+        return LIMIT_REACHED
     return 1 if run.failed else 0
+
+
+def _lines(source: BinaryIO, file: str, asked: dict[str, Any]) -> "tuple[Source, Prompts, dict[str, Any] | None]":
+    """Return the rows, the same with their requests, and the schema of the answers."""
+    if asked["prompt"] is not None and asked["template"] is not None:
+        raise UsageError("--prompt and --template are two prompts", hint="give one of them")
+    template = Template("--prompt") if asked["template"] is None else read_template(asked["template"])
+    prompt, system = read_system(asked["prompt"], "--prompt"), read_system(asked["system"])
+    template = replace(template, prompt=prompt or template.prompt, system=system or template.system)
+    schema = None
+    if asked["schema"] is not None:
+        from llm.routing.schema import read_schema
+
+        schema = read_schema(asked["schema"])
+    fields = {name: asked[name] for name in REQUEST_FIELDS}
+    fields["model"] = fields["model"] or template.model
+    fields["backend"] = fields["backend"] or template.backend
+    common = Request("", options={**template.options, **dict(asked["options"])}, **fields)
+    rows = Source(source, file, asked["format"], asked["encoding"], _delimiter(asked["delimiter"]))
+    return rows, Prompts(rows, common, template, given_variables(asked["given"]), schema), schema
+
+
+def _delimiter(given: str | None) -> str | None:
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(given or "", given)
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise UsageError(f"--delimiter {given!r} is not one character", hint="--delimiter tab is a tab")
+    return delimiter
 
 
 def _check(host: "Host", backend: str | None) -> None:
@@ -496,43 +459,44 @@ def _opened(file: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
 
 
+def _layout(rows: Source, output: str | None, schema: dict[str, Any] | None, asked: dict[str, Any]) -> "Layout":
+    """Return how results look: as the user says, else as the name of their file, else as the rows."""
+    columns = [name.strip() for text in asked["columns"] for name in next(csv.reader([text]), [])]
+    format = asked["output_format"] or (format_of(output) if output is not None else "")
+    if asked["output_format"] is None and format not in {"csv", "tsv", "parquet"}:
+        has_name = output is not None and os.path.splitext(output)[1] != ""
+        takes_over = rows.format == "openai" or (rows.format in {"csv", "tsv"} and not has_name)
+        format = rows.format if takes_over and not (columns and rows.format == "openai") else "jsonl"
+    if format == "openai":
+        if columns:
+            raise UsageError("--columns is for tables, and OpenAI's format has its own")
+        return OpenAI()
+    if format == "jsonl" and not columns:
+        return Records()
+    delimiter = rows.delimiter if rows.format == format else "\t" if format == "tsv" else ","
+    return Table(columns_for(rows, columns, schema), format, delimiter)
+
+
 @contextmanager
-def _results(output: str | None, source: BinaryIO) -> Iterator[Results]:
+def _results(output: str | None, source: BinaryIO, layout: "Layout") -> Iterator[Results]:
     """Open the results. Plug-ins' prints must not come between them, so stdout gets a descriptor of its own."""
     if output is not None:
         if os.path.exists(output) and os.path.samestat(os.stat(output), os.fstat(source.fileno())):
             raise UsageError("the results cannot go into the file that the prompts come from")
-        with results_in(Path(output)) as results:
+        with results_in(Path(output), layout) as results:
             yield results
         return
+    if isinstance(layout, Table) and layout.format == "parquet":
+        raise UsageError("a Parquet file cannot be written to a pipe", hint="name a file with --output")
     if stdout_is_closed():
         raise UsageError("standard output is closed", hint="name a file with --output")
     try:
         descriptor = os.dup(sys.stdout.fileno())
     except OSError:  # it is no file: a program runs this command and collects what it prints
-        yield Results(sys.stdout.buffer)
+        yield Results(sys.stdout.buffer, layout)
         return
-    with Results(open(descriptor, "wb")) as results:
+    with Results(open(descriptor, "wb"), layout) as results:
         yield results
-
-
-@contextmanager
-def _progress(source: BinaryIO) -> Iterator[Callable[[], object]]:
-    """Return the callback for each line that is done; on a terminal it moves a bar."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    total = None
-    if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-        total = sum(1 for line in source if line.strip())
-        source.seek(0)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
 
 
 @contextmanager

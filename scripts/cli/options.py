@@ -127,8 +127,8 @@ def values_option() -> Callable[..., Any]:
     )
 
 
-def read_system(given: str | None) -> str | None:
-    """Return a system prompt; `@FILE` stands for the text in a file, `@@` for an `@`.
+def read_system(given: str | None, option: str = "--system") -> str | None:
+    """Return a system prompt, or another text of an option; `@FILE` stands for the text in a file, `@@` for an `@`.
 
     Raises:
         UsageError: the file cannot be read, or holds no text.
@@ -143,9 +143,9 @@ def read_system(given: str | None) -> str | None:
             return file.read().removesuffix("\n")
     except OSError as error:
         hint = None if os.path.exists(given[1:]) else "@@ stands for an @ that begins the text itself"
-        raise UsageError(f"--system: cannot read {given[1:]}: {error.strerror}", hint=hint) from error
+        raise UsageError(f"{option}: cannot read {given[1:]}: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"--system: {given[1:]} is not UTF-8 text: {error}") from error
+        raise UsageError(f"{option}: {given[1:]} is not UTF-8 text: {error}") from error
 
 
 def read_text(argument: str) -> str:

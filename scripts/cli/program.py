@@ -15,7 +15,7 @@ COMMANDS: Final = {
     ),
     "batch": Lazy(
         "scripts.cli.batch:batch",
-        "Send each line of FILE and print the answers as JSON lines, in order; `-` reads standard input.",
+        "Send each row of FILE and print the answers, in order; `-` reads standard input.",
     ),
     "chat": Lazy(
         "scripts.cli.chat:chat",

@@ -9,7 +9,8 @@ from typing import Any, Final
 from llm._state import user_dir
 from llm.errors import ConfigError, UnknownNameError, UsageError
 
-_BLANK: Final = re.compile(r"\{\{\s*([A-Za-z_][\w-]*)\s*\}\}")
+#: A name may have blanks in it: columns of a table do.
+_BLANK: Final = re.compile(r"\{\{\s*([^\W\d](?:[^{}\n]*[^{}\s])?)\s*\}\}")
 _NAME: Final = re.compile(r"[\w][\w.-]*")
 
 #: Keys of a template, and their types.
@@ -63,7 +64,7 @@ class Template:
             UsageError: a blank has no value, or a value no blank.
 
         """
-        blanks = dict.fromkeys(_BLANK.findall(f"{self.prompt}\n{self.system or ''}"))
+        blanks = blanks_in(self.prompt, self.system)
         for name in given:
             if name not in blanks or name == INPUT:
                 known = [blank for blank in blanks if blank != INPUT]
@@ -78,12 +79,25 @@ class Template:
         if INPUT in blanks and not text.strip():
             raise UsageError(f"the template {self.path} needs a text for {{{{{INPUT}}}}}", hint="give a prompt as well")
         values[INPUT] = text
-        # In one pass: what a value holds is not filled again.
-        prompt = _BLANK.sub(lambda blank: values[blank[1]], self.prompt)
+        prompt = fill(self.prompt, values)
         if INPUT not in blanks and text:
             prompt = f"{prompt}\n\n{text}" if prompt else text
-        system = None if self.system is None else _BLANK.sub(lambda blank: values[blank[1]], self.system)
-        return prompt, system
+        return prompt, None if self.system is None else fill(self.system, values)
+
+
+def blanks_in(*texts: str | None) -> list[str]:
+    """Return the names of the blanks in texts, each once."""
+    return list(dict.fromkeys(name for text in texts if text for name in _BLANK.findall(text)))
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Return a text with its blanks filled, in one pass: what a value holds is not filled again.
+
+    Raises:
+        KeyError: a blank has no value.
+
+    """
+    return _BLANK.sub(lambda blank: values[blank[1]], text)
 
 
 def templates_dir() -> str:

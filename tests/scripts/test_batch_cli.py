@@ -1,5 +1,6 @@
 """`ai-cli batch`: in order, resumable, and nothing is lost, however it ends."""
 
+import io
 import json
 import os
 import pty
@@ -22,7 +23,8 @@ from llm.testing import host_with, write_distribution
 from llm.types import Completion, Request
 from llm.usage import entries, ledger_path
 from scripts.ai_cli import cli
-from scripts.cli.batch import lines_in
+from scripts.batch.rows import Prompts, Source
+from scripts.cli.templates import Template
 
 AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
 
@@ -146,9 +148,11 @@ def test_a_line_that_cannot_be_sent_is_a_failure_among_the_results(host: Host, l
     assert "error: line 2: " in result.stderr
 
 
+@pytest.mark.parametrize("format", ["jsonl", "openai", "text"])
 @given(content=st.binary(max_size=300))
-def test_any_bytes_are_lines_or_faults(content: bytes) -> None:
-    lines = list(lines_in(content.splitlines(keepends=True), Request("")))
+def test_any_bytes_are_lines_or_faults(format: str, content: bytes) -> None:
+    rows = Source(io.BytesIO(content), "in", format, encoding="utf-8")
+    lines = list(Prompts(rows, Request(""), Template("--prompt"), {}))
     assert len(lines) <= content.count(b"\n") + content.count(b"\r") + 1
     assert all((line.request is None) != (line.error is None) for line in lines)
 

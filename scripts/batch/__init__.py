@@ -1,0 +1,1 @@
+"""The rows that a batch reads, and the results that it writes."""
