@@ -1,7 +1,12 @@
 """Thoughts that models write into their answers, between tags: `<think>`, `[THINK]`, `◁think▷`."""
 
+import json
+import os
 import re
+from contextlib import suppress
 from typing import Final
+
+from llm._state import cache_dir, write_atomically
 
 _NAMES: Final = "think|thinking|thoughts?|reasoning|reflection|scratchpad"
 
@@ -18,6 +23,9 @@ _THINK: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}(/?)\s{{0,3}}(?:think|thin
 _BEGUN: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}/?\s{{0,3}}[a-z]{{0,8}}\s{{0,3}}$"
 
 _FENCE: Final = r"^[ \t]*(?:`{3}|~{3})"
+
+#: So many models are remembered.
+_MOST: Final = 200
 
 #: What stands around thoughts that a server sends in a field of their own, where they are asked for.
 OPEN: Final = "<think>\n"
@@ -68,17 +76,24 @@ def shown_of(text: str) -> str:
 class ThoughtFilter:
     """Drops the thoughts of an answer that comes in pieces.
 
-    Thoughts begin with a tag at the beginning of a line, outside of code: an answer may also speak of such tags.
+    Thoughts begin with a tag at the beginning of a line, outside of code: an answer may also speak of such tags. Where
+    a server leaves the first tag out, they end with one that nobody opened.
+
+    Args:
+        inside: whether to expect that: nothing is shown then until thoughts or the whole answer have ended.
 
     Attributes:
         dropped: whether there were any.
         shown: whether anything else than blanks was there.
+        began_inside: whether thoughts ended that nobody had opened: what was shown before were thoughts.
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, inside: bool = False) -> None:
         self.dropped = False
         self.shown = False
+        self.began_inside = False
+        self._waiting: list[str] | None = [] if inside else None
         self._held = ""
         self._blank = ""
         self._line = ""
@@ -89,6 +104,16 @@ class ThoughtFilter:
     def feed(self, piece: str) -> str:
         """Return what can be shown by now."""
         text, self._held = self._held + piece, ""
+        if self._waiting is not None:
+            if _THINK.search(text) is not None:
+                self._waiting = ["".join(self._waiting)]
+                text = self._waiting.pop() + text
+            if not any(text[: tag.start()][-1:] != "`" for tag in _THINK.finditer(text)):
+                begun = _BEGUN.search(text)
+                self._held = "" if begun is None else begun[0]
+                self._waiting.append(text.removesuffix(self._held))
+                return ""
+            self._waiting = None
         out = []
         while True:
             tag = _search(_THINK, text)
@@ -100,7 +125,10 @@ class ThoughtFilter:
                 self._skip_blank = True
                 continue
             out.append(self._take(before))
-            if tag[1] or self._in_code or self._line.strip():
+            if tag[1] and not self.dropped and not self._in_code and not self._line.endswith("`"):
+                out.clear()
+                self.dropped, self.began_inside, self.shown, self._skip_blank = True, True, False, True
+            elif tag[1] or self._in_code or self._line.strip():
                 out.append(self._take(tag[0]))
             else:
                 self.dropped, self._depth = True, 1
@@ -113,6 +141,9 @@ class ThoughtFilter:
 
     def finish(self) -> str:
         """Return the rest."""
+        if self._waiting is not None:
+            text, self._waiting, self._held = "".join((*self._waiting, self._held)), None, ""
+            return self.feed(text) + self.finish()
         held, self._held = self._held, ""
         rest = "" if self._depth else self._take(held)
         return rest if self.shown or self.dropped else rest + self._blank
@@ -134,3 +165,32 @@ class ThoughtFilter:
             return ""
         self.shown = True
         return text if self.dropped else self._blank + text
+
+
+def begins_inside(model: str) -> bool:
+    """Whether answers of a model were seen to begin inside its thoughts; `model` is whatever the caller calls it."""
+    return model in _seen()
+
+
+def note_begins_inside(model: str) -> None:
+    """Remember in this user's cache that the answers of a model begin inside its thoughts."""
+    known, path = _seen(), _path()
+    if path is None or model in known:
+        return
+    with suppress(OSError):  # without a cache it is seen again
+        write_atomically(path, json.dumps([*known, model][-_MOST:]).encode())
+
+
+def _path() -> str | None:
+    place = cache_dir()
+    return None if place is None else os.path.join(place, "thoughts.json")
+
+
+def _seen() -> list[str]:
+    path = _path()
+    try:
+        with open(path or os.devnull, encoding="utf-8") as file:
+            known = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [str(one) for one in known] if isinstance(known, list) else []

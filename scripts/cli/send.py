@@ -351,12 +351,13 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
 
     """
     from llm.router import NoAnswerError, stream
-    from llm.thoughts import ThoughtFilter
+    from llm.thoughts import ThoughtFilter, begins_inside
 
     keep_state(host)
     keep_log(host)
     texts = None
-    thoughts = None if request.metadata.get("thoughts") else ThoughtFilter()
+    asked = f"{request.backend or ''}/{request.model or ''}"
+    thoughts = None if request.metadata.get("thoughts") else ThoughtFilter(inside=begins_inside(asked))
     begun = False
     try:
         with stdout_kept():
@@ -367,7 +368,14 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
             if text is None:
                 break
             begun = begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
-            answer.write(text if thoughts is None else thoughts.feed(text))
+            if thoughts is None:
+                answer.write(text)
+                continue
+            shown, known = thoughts.shown, thoughts.began_inside
+            text = thoughts.feed(text)
+            if thoughts.began_inside and not known:
+                _tell_of_thoughts(asked, answer if shown else None)
+            answer.write(text)
     except NoAnswerError as error:
         _tell_notices(error.route)
         _tell_refusals(error.attempts)
@@ -388,6 +396,16 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
             if tell_if_whole and texts.whole_because is not None:
                 say(f"note: the answer came in one piece: {texts.whole_because}")
     return texts.completion
+
+
+def _tell_of_thoughts(asked: str, answer: "ShownAnswer | None") -> None:
+    """Note that answers begin inside thoughts, so that the next one's are not shown; `answer` has shown some."""
+    from llm.thoughts import note_begins_inside
+
+    note_begins_inside(asked)
+    if answer is not None:
+        answer.end()
+        say("note: all above is what the model thought: its server does not mark where that begins")
 
 
 def _retries() -> "RetryPolicy":

@@ -1,12 +1,13 @@
 """Thoughts are dropped however an answer is divided, and text that speaks of tags is not."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.thoughts import ThoughtFilter, shown_of
+from llm.thoughts import ThoughtFilter, begins_inside, note_begins_inside, shown_of
 
 ANSWERS = {
     "<think>\nhm\n</think>\n\nHello": "Hello",
@@ -41,3 +42,39 @@ def test_pieces_change_nothing(answer: str, cuts: list[int]) -> None:
 
 def test_a_first_tag_that_the_server_left_out() -> None:
     assert shown_of("hm, let me see\n</think>\n\nHello") == "Hello"
+
+
+UNOPENED = "hm, `</think>` is a tag\nlet me see\n</think>\n\nHello <b>\n"
+
+
+@given(st.lists(st.integers(0, 60), max_size=8))
+def test_a_first_tag_that_is_missing_in_a_stream(cuts: list[int]) -> None:
+    places = sorted({0, len(UNOPENED), *(cut for cut in cuts if cut < len(UNOPENED))})
+    pieces = [UNOPENED[start:end] for start, end in pairwise(places)]
+    thoughts = ThoughtFilter()
+    after = ""
+    for piece in pieces:
+        inside = thoughts.began_inside
+        shown = thoughts.feed(piece)
+        after = after + shown if inside or not thoughts.began_inside else shown
+    assert (after + thoughts.finish(), thoughts.began_inside, thoughts.shown) == ("Hello <b>\n", True, True)
+    expecting = ThoughtFilter(inside=True)
+    assert "".join([*map(expecting.feed, pieces), expecting.finish()]) == "Hello <b>\n"
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_whose_thoughts_are_expected_unmarked_and_are_not(answer: str) -> None:
+    thoughts = ThoughtFilter(inside=True)
+    shown = "".join(map(thoughts.feed, answer))
+    assert shown + thoughts.finish() == ANSWERS[answer]
+    assert not thoughts.began_inside
+
+
+def test_models_whose_answers_begin_inside_are_remembered(clean_environment: Path) -> None:
+    assert not begins_inside("one/m")
+    note_begins_inside("one/m")
+    note_begins_inside("one/m")
+    assert (begins_inside("one/m"), begins_inside("one/n")) == (True, False)
+    for damaged in ("{", "7", '{"one/m": 1}'):
+        (clean_environment / ".cache/d0ttino/thoughts.json").write_text(damaged)
+        assert not begins_inside("one/m")
