@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from llm._state import locked, user_dir, write_atomically
 from llm.errors import ConfigError, D0ttinoError
@@ -96,8 +96,8 @@ def stored_key(name: str, environ: Mapping[str, str] = os.environ) -> str | None
     return secret
 
 
-def store_key(name: str, key: str) -> str:
-    """Store a key, and return for people where.
+def store_key(name: str, key: str) -> tuple[str, str | None]:
+    """Store a key, and return for people where, and why not in the system's keyring if that failed.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -105,14 +105,14 @@ def store_key(name: str, key: str) -> str:
 
     """
     file = path()
-    with locked(file):
+    with locked(file, tidy=True):
         known = dict(_stored(file))
-        keyring = _usable_keyring()
-        if keyring is not None:
-            keyring.set_password(_SERVICE, name, key)
-        known[name] = None if keyring is not None else key
+        place, fault = _kept_by_keyring(name, key)
+        if place is None and known.get(name, "") is None:
+            _forget_in_keyring(name)
+        known[name] = key if place is None else None
         write_atomically(file, json.dumps(known, indent=1, sort_keys=True).encode())
-    return f"in {keyring.get_keyring().name}" if keyring is not None else f"in {file}, which only you can read"
+    return f"in {place}" if place is not None else f"in {file}, which only you can read", fault
 
 
 def remove_key(name: str) -> bool:
@@ -120,7 +120,7 @@ def remove_key(name: str) -> bool:
     file = path()
     if name not in _stored(file):
         return False
-    with locked(file):
+    with locked(file, tidy=True):
         known = dict(_stored(file))
         if known.pop(name, "") is None:
             _forget_in_keyring(name)
@@ -134,25 +134,28 @@ def is_in_keyring(name: str) -> bool:
 
 
 def _forget_in_keyring(name: str) -> None:
-    from contextlib import suppress
-
     try:
         import keyring
-        from keyring.errors import PasswordDeleteError
-    except ImportError:
-        return  # without it the key is out of reach, for this program at least
-    with suppress(PasswordDeleteError):  # somebody else removed it
+
         keyring.delete_password(_SERVICE, name)
+    except Exception:  # noqa: BLE001 - out of reach, or removed by somebody else: this program has forgotten it
+        return
 
 
-def _usable_keyring() -> Any:
-    """Return the module `keyring` if it is installed and has a place that is safe."""
+def _kept_by_keyring(name: str, key: str) -> tuple[str | None, str | None]:
+    """Give a key to the system's keyring; return its name, or `None` and why it failed, if there is one."""
     try:
         import keyring
-
-        return keyring if keyring.get_keyring().priority >= 1 else None
-    except Exception:  # noqa: BLE001 - its back ends raise whatever the system does: then it is of no use
-        return None
+    except ImportError:
+        return None, None
+    try:
+        ring = keyring.get_keyring()
+        if ring.priority < 1:  # there is none, or none that is safe
+            return None, None
+        keyring.set_password(_SERVICE, name, key)
+        return str(ring.name), None
+    except Exception as error:  # noqa: BLE001 - its back ends raise whatever the system does
+        return None, str(error) or type(error).__name__
 
 
 def _stored(file: str) -> Mapping[str, str | None]:

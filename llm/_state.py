@@ -211,7 +211,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 @contextmanager
-def locked(path: str, *, inherited: bool = False) -> Iterator[None]:
+def locked(path: str, *, inherited: bool = False, tidy: bool = False) -> Iterator[None]:
     """Hold the lock of a file; the kernel releases it when a process dies.
 
     Args:
@@ -219,6 +219,7 @@ def locked(path: str, *, inherited: bool = False) -> Iterator[None]:
             its own lock with it.
         inherited: whether processes that are started with `close_fds=False` meanwhile hold it too, until they end:
             one that goes on when this one is killed still changes what is locked.
+        tidy: whether to remove the lock's file at the end: in a directory that its user looks into.
 
     Raises:
         OSError: the lock cannot be written, or another process does not release it.
@@ -235,11 +236,26 @@ def locked(path: str, *, inherited: bool = False) -> Iterator[None]:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except BlockingIOError:
                 if time.monotonic() > until:
                     raise TimeoutError(0, "another process does not let go of it", lock) from None
                 time.sleep(_PAUSE)
+                continue
+            if not tidy or _is_at(handle, lock):
+                break
+            # Whoever held it has removed the file: others lock the one that has its name now.
+            os.close(handle)
+            handle = open_private(lock, os.O_RDWR | os.O_CREAT)
         yield
+        if tidy:
+            os.unlink(lock)
     finally:
         os.close(handle)
+
+
+def _is_at(handle: int, path: str) -> bool:
+    """Whether an open file is the one that has a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -176,6 +176,19 @@ class RegisteredBackend:
         """Whether the backend has what it needs to be used without having been named."""
         return not self.ready_env or any(environ.get(name) for name in self.ready_env) or self._has_stored_key(environ)
 
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Names of the keys of which one makes it ready, as stores have them."""
+        from llm._keys import key_name
+
+        return tuple(key_name(variable) for variable in self.ready_env if variable in self.secret_env)
+
+    @property
+    def setup(self) -> str:
+        """How it becomes ready, in a few words: the variables to set, or the commands that set them."""
+        commands = [f"`ai-cli keys set {name}`" for name in self.key_names]
+        return f"set {' or '.join(self.ready_env)}" + (f", or run {' or '.join(commands)}" if commands else "")
+
     def _has_stored_key(self, environ: Mapping[str, str]) -> bool:
         from llm._keys import key_name, stored_names
 

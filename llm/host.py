@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -208,6 +209,10 @@ class Host(PluginManager):
         if found:
             self._keys.add(found)
         return found
+
+    def is_ready(self, backend: RegisteredBackend) -> bool:
+        """Whether a backend has what it needs, which a plug-in's store of keys may have as well."""
+        return backend.is_ready(os.environ) or any(map(self.key, backend.key_names))
 
     def redactor(self, environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
         """Return a function that replaces secrets in a text.

@@ -40,6 +40,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
         "XDG_STATE_HOME": home / ".local/state",
         "TERM": "xterm",
         "LC_ALL": "C.UTF-8",
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
     }.items():
         monkeypatch.setenv(name, str(value))
     return home

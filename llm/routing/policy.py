@@ -133,14 +133,13 @@ def _ready(known: Mapping[str, RegisteredBackend]) -> Route:
         if backend.is_ready(os.environ):
             ready.append(Candidate(backend.name, reason="ready"))
         else:
-            rejected.append(
-                Rejection(backend.name, f"not ready: set {' or '.join(backend.ready_env)}", configured=False)
-            )
+            rejected.append(Rejection(backend.name, f"not ready: {backend.setup}", configured=False))
     if ready or SAMPLE not in known:
         return Route(tuple(ready), tuple(rejected))
     notice = (
         "no backend is configured: answering with 'sample', which only shows that everything works. "
-        "For a real one set OPENROUTER_API_KEY, or see docs/routing.md"
+        "For a real one set OPENROUTER_API_KEY (`ai-cli keys set openrouter`), look for servers on this machine "
+        "(`ai-cli servers find`), or see docs/servers.md"
     )
     return Route((Candidate(SAMPLE, reason="nothing else is ready"),), tuple(rejected), (notice,))
 

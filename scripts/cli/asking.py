@@ -1,6 +1,5 @@
 """Asking the services of backends: whether they would answer, and for their models."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -56,8 +55,7 @@ def check(host: "Host", backend: "RegisteredBackend") -> Checked:
     try:
         backend = host.loaded(backend)
         if backend.check is None:
-            ready = backend.is_ready(os.environ)
-            return Checked(None) if ready else Checked(False, f"set {' or '.join(backend.ready_env)}")
+            return Checked(None) if host.is_ready(backend) else Checked(False, "it lacks a key", backend.setup)
         reason = backend.check(call_for(host))
     except PLUGIN_FAULTS as error:
         from llm.hooks._faults import reason_of

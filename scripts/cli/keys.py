@@ -45,6 +45,7 @@ def set_key(name: str, rest: tuple[str, ...]) -> None:
             "a key is never an argument: the shell's history and other users would see it",
             hint="run `ai-cli keys set NAME` and type it, or `ai-cli keys set NAME < file`; take that one for seen",
         )
+    variable = variable_of(name)
     name = checked_name(name)
     if sys.stdin is None:
         raise UsageError("standard input is closed", hint="the key is read from there")
@@ -58,9 +59,10 @@ def set_key(name: str, rest: tuple[str, ...]) -> None:
     key = checked_key(given, "what was given")
     if not key:
         raise UsageError("no key was given; nothing was changed")
-    where = store_key(name, key)
+    where, fault = store_key(name, key)
+    if fault is not None:
+        say(f"warning: the system's keyring does not take the key: {fault}")
     say(f"the key {name} is {where}")
-    variable = variable_of(name)
     if os.environ.get(variable, "").strip():
         say(f"note: {variable} is set, and wins over it")
 
@@ -132,9 +134,10 @@ def _users(host: "Host") -> dict[str, tuple[str, list[str]]]:
     """Return variable and backends of each key that backends use."""
     with stdout_kept():
         offers = host.backends()
+    stored = stored_names()
     found: dict[str, tuple[str, list[str]]] = {}
     for backend in offers.values():
-        for variable in [one for one in backend.secret_env if one in backend.ready_env]:
+        for variable in [one for one in backend.secret_env if one in backend.ready_env or key_name(one) in stored]:
             found.setdefault(key_name(variable), (variable, []))[1].append(backend.name)
     return found
 

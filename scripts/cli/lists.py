@@ -1,7 +1,6 @@
 """`ai-cli backends`, `ai-cli recipes` and `ai-cli hooks`: what plug-ins contribute."""
 
 import inspect
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,7 +49,7 @@ def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
         *_rows(
             offers,
             lambda info: {
-                **_readiness(info),
+                **_readiness(host, info),
                 "cooldown": cooldowns.get(info.name),
                 **({"check": found[info.name].to_json()} if offers[info.name] is info and info.name in found else {}),
             },
@@ -148,8 +147,9 @@ def _blocked_rows(host: "Host", kind: str, group: str, more: dict[str, Any]) -> 
             }
 
 
-def _readiness(info: "RegisteredBackend") -> dict[str, Any]:
-    missing = [] if info.is_ready(os.environ) else list(info.ready_env)
+def _readiness(host: "Host", info: "RegisteredBackend") -> dict[str, Any]:
+    with stdout_kept():
+        missing = [] if host.is_ready(info) else list(info.ready_env)
     return {"ready": not missing, "set_one_of": missing, "models": list(info.models)}
 
 

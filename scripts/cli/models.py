@@ -1,6 +1,5 @@
 """`ai-cli models`: the models that backends have."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,7 +33,7 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
     if backend is not None and backend not in offers:
         warn_of_problems(host, configuration=True)
         raise UnknownNameError("backend", backend, offers, hint=host.why_missing())
-    chosen = [one for one in offers.values() if (one.is_ready(os.environ) if backend is None else one.name == backend)]
+    chosen = [one for one in offers.values() if (host.is_ready(one) if backend is None else one.name == backend)]
     words = (search or "").lower().split()
     rows = []
     for one in sorted(chosen, key=lambda one: one.name):

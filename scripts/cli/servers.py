@@ -201,7 +201,7 @@ def _edit(change: Callable[[Any], None]) -> str:
     named = os.environ.get(CONFIG_PATH_VARIABLE)
     path = os.path.realpath(os.path.expanduser(named) if named else default_path(os.environ))
     try:
-        with locked(path):
+        with locked(path, tidy=True):
             content = b""
             if os.path.exists(path):
                 with open(path, "rb") as file:

@@ -1,6 +1,5 @@
 """`ai-cli why`: the route of a prompt or recipe, and what to change to get another one."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +101,7 @@ def _of_send(host: "Host", route: Route, model: str | None, reasons: Mapping[str
             "guards": _plugins(host, "llm_prepare"),
             "asked_before": _plugins(host, "llm_complete")[:-1],  # the last is the host's own: it asks the backend
             "wrappers": _plugins(host, "llm_complete", wrappers=True),
-            "not_ready": _missing(backends[candidate.backend]),
+            "not_ready": _missing(host, backends[candidate.backend]),
             "set_aside": reasons.get(candidate.backend),
         }
         for candidate in route.candidates
@@ -115,7 +114,7 @@ def _of_send(host: "Host", route: Route, model: str | None, reasons: Mapping[str
         "notices": list(route.notices),
         "blocked": [str(blocked) for blocked in host.blocked],
         "to_change": [
-            *_to_change(backends, route),
+            *_to_change(host, backends, route),
             *(
                 f"use {one['backend']} again: ai-cli backends reset {one['backend']}"
                 for one in order
@@ -169,18 +168,19 @@ def _plugins(host: "Host", hook: str, *, wrappers: bool = False) -> list[str]:
     return [str(origin) for origin, options in host.implementations(hook) if bool(options.get("wrapper")) is wrappers]
 
 
-def _missing(info: "RegisteredBackend") -> list[str]:
-    return [] if info.is_ready(os.environ) else list(info.ready_env)
+def _missing(host: "Host", info: "RegisteredBackend") -> list[str]:
+    return [] if host.is_ready(info) else list(info.ready_env)
 
 
-def _to_change(backends: "Catalog[RegisteredBackend]", route: Route) -> Iterator[str]:
+def _to_change(host: "Host", backends: "Catalog[RegisteredBackend]", route: Route) -> Iterator[str]:
     chosen = [candidate.backend for candidate in route.candidates]
     others = [name for name in backends if name not in chosen[:1]]
     if others:
         yield f"use another backend: -b {' | '.join(others)}"
     for rejection in route.rejected:
-        if rejection.backend in backends and (missing := _missing(backends[rejection.backend])):
-            yield f"make {rejection.backend} ready: export {missing[0]}=..."
+        backend = backends.get(rejection.backend)
+        if backend is not None and not host.is_ready(backend):
+            yield f"make {backend.name} ready: {backend.setup}"
     yield "set LLM_PRIMARY_BACKEND, LLM_FALLBACK_BACKEND or LLM_ROUTING_MODE; see docs/routing.md"
     for name in chosen:
         yield from _uncover(backends, name)

@@ -205,7 +205,10 @@ def test_no_installer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_key_of_a_configured_backend_is_missing(host: Host) -> None:
     (fault,) = faults(host, LLM_PRIMARY_BACKEND="openrouter", LLM_FALLBACK_BACKEND="sample")
     assert fault["message"] == "primary_backend is 'openrouter', which needs OPENROUTER_API_KEY"
-    environ = after(fault["fixes"][0])
+    assert fault["fixes"][0].endswith("-m scripts.ai_cli keys set openrouter")
+    assert subprocess.run(fault["fixes"][0], shell=True, input="planted-key", text=True).returncode == 0
+    assert faults(host, LLM_PRIMARY_BACKEND="openrouter", LLM_FALLBACK_BACKEND="sample") == []
+    environ = after(fault["fixes"][1])
     assert faults(host, LLM_PRIMARY_BACKEND="openrouter", OPENROUTER_API_KEY=environ["OPENROUTER_API_KEY"]) == []
 
 

@@ -2,10 +2,13 @@
 
 import json
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import keyring
 import pexpect
 import pytest
 from click.testing import CliRunner, Result
@@ -314,17 +317,21 @@ def test_keys_test_asks_the_backends_that_use_it(run: Run) -> None:
     assert "Did you mean 'one'?" in run("keys", "test", "on").stderr
 
 
+def kept_in(ring: type, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make a keyring the system's one, and return it."""
+    made = type("Ring", (ring, keyring.backend.KeyringBackend), {})()
+    monkeypatch.setattr(keyring.core, "_keyring_backend", made)
+    return made
+
+
 def test_a_keyring_is_used_where_there_is_one(
     run: Run, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    keyring = pytest.importorskip("keyring")
-
-    class Ring(keyring.backend.KeyringBackend):  # type: ignore[misc,name-defined]
+    class Ring:
         priority = 5
         name = "a ring"
 
         def __init__(self) -> None:
-            super().__init__()
             self.held: dict[tuple[str, str], str] = {}
 
         def get_password(self, service: str, username: str) -> str | None:
@@ -336,8 +343,7 @@ def test_a_keyring_is_used_where_there_is_one(
         def delete_password(self, service: str, username: str) -> None:
             del self.held[service, username]
 
-    ring = Ring()
-    monkeypatch.setattr(keyring.core, "_keyring_backend", ring)
+    ring = kept_in(Ring, monkeypatch)
     with FaultServer(chat_answer("42")) as server:
         run("servers", "add", "one", server.url, "--key", "one")
         assert "in a ring" in run("keys", "set", "one", stdin="planted").stderr
@@ -347,6 +353,53 @@ def test_a_keyring_is_used_where_there_is_one(
     assert "keyring" in run("keys", "list").stdout
     run("keys", "remove", "one")
     assert ring.held == {}
+
+
+def test_a_keyring_that_fails_is_told_and_the_file_has_the_key(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Locked:
+        priority = 5
+        name = "a ring"
+
+        def get_password(self, service: str, username: str) -> str | None:
+            raise RuntimeError("the ring is locked")
+
+        def set_password(self, service: str, username: str, password: str) -> None:
+            raise RuntimeError("the ring is locked")
+
+        def delete_password(self, service: str, username: str) -> None:
+            raise RuntimeError("the ring is locked")
+
+    kept_in(Locked, monkeypatch)
+    file = config.with_name("keys.json")
+    with FaultServer(chat_answer("42")) as server:
+        run("servers", "add", "one", server.url, "--key", "one")
+        done = run("keys", "set", "one", stdin="planted")
+        assert done.exit_code == 0
+        assert "warning: the system's keyring does not take the key: the ring is locked" in done.stderr
+        assert f"the key one is in {file}, which only you can read" in done.stderr
+        assert run("send", "-b", "one", "hi").stdout == "42\n"
+        file.write_text('{"one": null}')
+        done = run("send", "-b", "one", "hi")
+        assert "the system's keyring does not give the key 'one': the ring is locked" in done.stderr
+        assert run("keys", "remove", "one").exit_code == 0
+
+
+def test_nothing_is_left_beside_the_files(run: Run, config: Path) -> None:
+    run("servers", "add", "one", "http://127.0.0.1:9", "--key", "one")
+    run("keys", "set", "one", stdin="planted")
+    run("servers", "remove", "one")
+    run("keys", "remove", "one")
+    assert sorted(file.name for file in config.parent.iterdir()) == ["config.toml", "keys.json"]
+
+
+def test_keys_that_are_set_at_once_are_all_there(config: Path) -> None:
+    """The file of a lock is removed by whoever held it, and nobody else may hold that one."""
+    command = [sys.executable, "-c", "import sys; from llm._keys import store_key; store_key(sys.argv[1], 'planted')"]
+    programs = [subprocess.Popen([*command, f"k{number}"]) for number in range(8)]
+    assert [program.wait(timeout=60) for program in programs] == [0] * 8
+    assert len(json.loads(config.with_name("keys.json").read_text())) == 8
 
 
 def test_a_store_of_a_plugin_is_asked_before_the_built_in_one(run: Run) -> None:
@@ -362,6 +415,9 @@ def test_a_store_of_a_plugin_is_asked_before_the_built_in_one(run: Run) -> None:
 
     with FaultServer(chat_answer("42")) as server:
         run("servers", "add", "one", server.url, "--key", "one")
+        for plugin, ready in ((Vault(), True), (None, False)):
+            rows = json.loads(run("backends", "--json", plugin=plugin).stdout)
+            assert [row["ready"] for row in rows if row["name"] == "one"] == [ready]
         run("keys", "set", "one", stdin="planted-stored")
         run("send", "-b", "one", "hi", plugin=Vault())
         broken = run("send", "-b", "one", "hi", plugin=Broken())

@@ -123,8 +123,9 @@ def test_modes_are_reasons(host: Host) -> None:
 def test_nothing_configured_shows_what_would_make_others_ready() -> None:
     found = facts(host_with(), "send", "hi")
     assert [one["backend"] for one in found["order"]] == ["sample"]
-    assert {"backend": "openrouter", "reason": "not ready: set OPENROUTER_API_KEY"} in found["left_out"]
-    assert "make openrouter ready: export OPENROUTER_API_KEY=..." in found["to_change"]
+    setup = "set OPENROUTER_API_KEY, or run `ai-cli keys set openrouter`"
+    assert {"backend": "openrouter", "reason": f"not ready: {setup}"} in found["left_out"]
+    assert f"make openrouter ready: {setup}" in found["to_change"]
     assert "no backend is configured" in found["notices"][0]
 
 

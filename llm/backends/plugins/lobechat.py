@@ -8,9 +8,10 @@ them is there shows when it is asked.
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from urllib.parse import quote
 
 from llm.backends.http.client import ChatCompletionsBackend
@@ -71,6 +72,17 @@ _WAYS: Final = (
 )
 
 
+class _Send(partial["Response"]):
+    """Sends a request, and knows the access code."""
+
+    access_code: str
+
+    def __new__(cls, send: "partial[Response]", access_code: str) -> "_Send":
+        made = super().__new__(cls, send.func, *send.args, **send.keywords)
+        made.access_code = access_code
+        return made
+
+
 class LobeChatBackend(ChatCompletionsBackend):
     """Answers prompts through LobeChat."""
 
@@ -91,6 +103,13 @@ class LobeChatBackend(ChatCompletionsBackend):
             if error.status in {404, 405}:
                 return None
             raise
+
+    def _request(self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool) -> Any:
+        endpoint, send = super()._request(method, path, call, content, stream=stream)
+        code = os.environ.get(_ACCESS_CODE, "").strip()
+        if not code and call is not None and call.key is not None:
+            code = (call.key(_ACCESS_CODE.lower()) or "").strip()
+        return replace(endpoint, secrets=(*endpoint.secrets, code)), _Send(cast("partial[Response]", send), code)
 
     def _exchanged(self, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits") -> Iterator[bytes]:
         """Ask by OpenAI's interface; where there is none, by LobeChat's own routes."""
@@ -117,7 +136,7 @@ class LobeChatBackend(ChatCompletionsBackend):
         failure = refused or missing
         assert failure is not None
         if isinstance(failure, AuthenticationError):
-            failure.hint = f"set {_ACCESS_CODE} if it has one; a server whose users have accounts cannot be asked"
+            failure.hint = f"`ai-cli keys set {_ACCESS_CODE}` if it has one; one with accounts cannot be asked"
         raise failure
 
     def _ways(self, url: str) -> tuple[_Way | None, ...]:
@@ -139,7 +158,7 @@ class LobeChatBackend(ChatCompletionsBackend):
         """Ask by one of LobeChat's own routes."""
         asked: Any = send
         headers, auth = asked.keywords["headers"], asked.keywords["auth"]
-        login = {"accessCode": os.environ.get(_ACCESS_CODE, "").strip(), "apiKey": "".join(auth.secrets)}
+        login = {"accessCode": asked.access_code, "apiKey": "".join(auth.secrets)}
         root = endpoint.url.removesuffix(_USUAL)
         url = f"{root}{way.path}{quote(os.environ.get(_PROVIDER, '').strip() or 'openai', safe='')}"
         text = way.login({key: value for key, value in login.items() if value})

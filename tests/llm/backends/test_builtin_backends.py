@@ -5,6 +5,8 @@ import hashlib
 import hmac
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -277,8 +279,20 @@ def test_lobechat_with_an_access_code_says_which_variable_to_set(host: Host, mon
         monkeypatch.setenv("LOBECHAT_BASE_URL", f"{server.url}/api")
         with pytest.raises(NoAnswerError) as caught:
             complete(Request("hi", backend="lobechat"), host=host)
-    assert "set LOBECHAT_ACCESS_CODE" in str(caught.value.hint)
+    assert "`ai-cli keys set LOBECHAT_ACCESS_CODE`" in str(caught.value.hint)
     assert "API_KEY" not in str(caught.value.hint)
+
+
+def test_the_access_code_of_lobechat_may_be_in_the_store_of_keys(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "scripts.ai_cli", "keys", "set", "LOBECHAT_ACCESS_CODE"]
+    done = subprocess.run(command, input="open", text=True, capture_output=True)
+    assert done.returncode == 0
+    with LobeChat("/webapi/chat/openai").server as server:
+        monkeypatch.setenv("LOBECHAT_BASE_URL", f"{server.url}/api")
+        assert complete(Request("6 times 7?", backend="lobechat"), host=host).text == "42"
+    listed = subprocess.run([*command[:-2], "list", "--json"], text=True, capture_output=True).stdout
+    (row,) = [row for row in json.loads(listed) if row["from"]]
+    assert (row["variable"], row["backends"], row["from"]) == ("LOBECHAT_ACCESS_CODE", ["lobechat"], "file")
 
 
 def test_a_server_that_has_none_of_the_routes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
