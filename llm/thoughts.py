@@ -1,6 +1,5 @@
 """Thoughts that models write into their answers, between tags: `<think>`, `[THINK]`, `◁think▷`."""
 
-import json
 import os
 import re
 from contextlib import suppress
@@ -105,11 +104,11 @@ class ThoughtFilter:
         """Return what can be shown by now."""
         text, self._held = self._held + piece, ""
         if self._waiting is not None:
-            if _THINK.search(text) is not None:
-                self._waiting = ["".join(self._waiting)]
-                text = self._waiting.pop() + text
-            if not any(text[: tag.start()][-1:] != "`" for tag in _THINK.finditer(text)):
-                begun = _BEGUN.search(text)
+            if _search(_THINK, text) is not None:
+                text, self._waiting = "".join((*self._waiting, text)), []
+            tags = re.finditer(_THINK, text, re.IGNORECASE) if _may_have_tag(text) else ()
+            if not any(text[: tag.start()][-1:] != "`" for tag in tags):
+                begun = _search(_BEGUN, text)
                 self._held = "" if begun is None else begun[0]
                 self._waiting.append(text.removesuffix(self._held))
                 return ""
@@ -178,6 +177,8 @@ def note_begins_inside(model: str) -> None:
     if path is None or model in known:
         return
     with suppress(OSError):  # without a cache it is seen again
+        import json
+
         write_atomically(path, json.dumps([*known, model][-_MOST:]).encode())
 
 
@@ -188,8 +189,12 @@ def _path() -> str | None:
 
 def _seen() -> list[str]:
     path = _path()
+    if path is None or not os.path.exists(path):
+        return []
+    import json
+
     try:
-        with open(path or os.devnull, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             known = json.load(file)
     except (OSError, ValueError, RecursionError):
         return []
