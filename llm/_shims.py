@@ -52,7 +52,7 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
     if isinstance(owner, Backend):
         for field in ("description", "models", "local", "ready_env", "secret_env"):
             facts.setdefault(field, getattr(owner, field))
-        for question in ("check", "list_models"):
+        for question in ("check", "list_models", "identity"):
             if is_own(owner, question):
                 facts.setdefault(question, getattr(owner, question))
         stream = stream_of(owner) if call == owner.run else None

@@ -82,6 +82,7 @@ def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
         complete,
         check=backend.check if is_own(backend, "check") else None,
         list_models=backend.list_models if is_own(backend, "list_models") else None,
+        identity=backend.identity,
     )
     fault = fault_in(found)
     if fault is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _NOBODY: Final = Origin("")
 
 #: Fields of a `RegisteredBackend` that belong to this process.
-_NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_models"})
+_NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_models", "identity"})
 
 
 class Backend:
@@ -39,6 +39,7 @@ class Backend:
         secret_env: environment variables that hold its secrets; child processes do not get them.
         check: `check(call) -> str | None`: asks the service, and returns why it would not answer now.
         list_models: `list_models(call) -> Iterable[str]`: asks the service which models it has.
+        identity: `identity() -> str`: what answers depend on besides the request, for caches.
 
     """
 
@@ -63,6 +64,7 @@ class Backend:
         secret_env: Iterable[str] | None = None,
         check: Callable[[Call], str | None] | None = None,
         list_models: Callable[[Call], Iterable[str]] | None = None,
+        identity: Callable[[], str] | None = None,
     ) -> None:
         given = {
             "name": name,
@@ -70,6 +72,7 @@ class Backend:
             "stream": stream,
             "check": check,
             "list_models": list_models,
+            "identity": identity,
             "description": description,
             "models": models,
             "local": local,
@@ -104,6 +107,13 @@ class Backend:
     def list_models(self, call: Call) -> Iterable[str]:  # noqa: ARG002 - for those that override it
         """Ask the service which models it has."""
         return self.models
+
+    def identity(self) -> str:
+        """Return what answers depend on besides the request: the server, its default model, as they are set now.
+
+        A cache takes an answer for one of this backend if the request and this text are equal. It is never shown.
+        """
+        return ""
 
 
 class Recipe:
@@ -154,6 +164,7 @@ class RegisteredBackend:
         load: imports its plug-in and returns the backend anew; `None` if that was done.
         check: `check(call)` asks the service, and returns why it would not answer; `None` if it cannot be asked.
         list_models: `list_models(call)` asks the service which models it has; `None` if it cannot be asked.
+        identity: `identity()` tells what answers depend on besides the request, for caches.
 
     """
 
@@ -171,6 +182,7 @@ class RegisteredBackend:
     load: "Callable[[], RegisteredBackend] | None" = field(default=None, repr=False, compare=False)
     check: Callable[[Call], str | None] | None = field(default=None, repr=False, compare=False)
     list_models: Callable[[Call], Iterable[str]] | None = field(default=None, repr=False, compare=False)
+    identity: Callable[[], str] = field(default=str, repr=False, compare=False)
 
     def is_ready(self, environ: Mapping[str, str]) -> bool:
         """Whether the backend has what it needs to be used without having been named."""
@@ -207,7 +219,13 @@ class RegisteredBackend:
         known: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()
         }
-        return cls(**known, origin=origin, complete=lambda *asked: load().complete(*asked), load=load)
+        return cls(
+            **known,
+            origin=origin,
+            complete=lambda *asked: load().complete(*asked),
+            load=load,
+            identity=lambda: load().identity(),
+        )
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,11 @@ class HTTPBackend(Backend):
         close = difflib.get_close_matches(model, served, n=1)
         return f"it has no model {model!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 
+    def identity(self) -> str:
+        """Return the address, the default model and the fixed options."""
+        address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
+        return json.dumps([address, self.default_model, dict(self.fixed_options)], default=str)
+
     def headers(self) -> Mapping[str, str]:
         """Return further headers for a request. Override this to add some; it is called for each request.
 

@@ -2,14 +2,16 @@
 
 import os
 import threading
-from collections.abc import Generator
 from datetime import datetime
 
-from llm import Answer, RegisteredBackend, hookimpl
+from llm import RegisteredBackend, hookimpl
 from llm.errors import BackendError
 from llm.usage import enabled, entries_in, ledger_path
 
 __version__ = "0.1.0"
+
+#: Without it nothing is sent: who set a limit wants it kept.
+GUARDS = True
 
 LIMITS = {"D0TTINO_BUDGET_DAY": "%Y-%m-%d", "D0TTINO_BUDGET_MONTH": "%Y-%m"}
 
@@ -51,9 +53,9 @@ class Spent:
 spent = Spent()
 
 
-@hookimpl(wrapper=True, trylast=True)
-def llm_complete(backend: RegisteredBackend) -> Generator[None, Answer | None, Answer | None]:
-    """Refuse the attempt once a limit is reached; the innermost wrapper counts what is really sent.
+@hookimpl
+def llm_complete(backend: RegisteredBackend) -> None:
+    """Refuse the attempt once a limit is reached. A cache answers before: what is in it costs nothing.
 
     Raises:
         BudgetError: a limit is reached, or cannot be used.
@@ -61,7 +63,6 @@ def llm_complete(backend: RegisteredBackend) -> Generator[None, Answer | None, A
     """
     if backend.name not in os.environ.get("D0TTINO_BUDGET_FREE", "").split(","):
         check_limits(datetime.now().astimezone())
-    return (yield)
 
 
 def check_limits(now: datetime) -> None:

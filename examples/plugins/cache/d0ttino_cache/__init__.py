@@ -1,0 +1,205 @@
+"""Answers prompts of d0ttino again from an SQLite file: whole answers only, for all processes of a user."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from llm import Answer, Attachment, Completion, PluginSettings, RegisteredBackend, Request, hookimpl
+from llm._state import cache_dir, check_private, make_private, open_private
+from llm.routing.errors import is_served
+from scripts.cli.output import say, tell
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__version__ = "0.1.0"
+
+#: Metadata that no backend gets: whether to ask anew, and what the log of conversations writes there.
+NOT_SENT = frozenset({"no_cache", "conversation", "conversation_name", "earlier", "turn"})
+#: Codes of SQLite for a file that is no database, a damaged one, or one without our table.
+DAMAGED = frozenset({1, 11, 26})
+TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, time REAL, used REAL, text TEXT, facts TEXT)"
+
+
+class Cache:
+    """The plug-in: a lookup before the backend is asked, and a wrapper around that which stores what it says."""
+
+    GUARDS = False  # without a cache, the backend is asked
+    CONFIG_SCHEMA: ClassVar = {
+        "type": "object",
+        "properties": {name: {"type": "number", "exclusiveMinimum": 0} for name in ("days", "megabytes")},
+        "additionalProperties": False,
+    }
+
+    def __init__(self) -> None:
+        self.days = 30.0
+        self.megabytes = 100.0
+
+    @hookimpl
+    def llm_configure(self, settings: PluginSettings) -> None:
+        """Take the limits from `[plugins.cache]`."""
+        self.days = settings.section.get("days", 30.0)
+        self.megabytes = settings.section.get("megabytes", 100.0)
+
+    @hookimpl
+    def llm_options(self) -> click.Option:
+        """Add `--no-cache`."""
+        return click.Option(["--no-cache"], is_flag=True, help="Ask anew, and let the answer replace the cached one.")
+
+    @hookimpl
+    def llm_commands(self, cli: click.Group) -> None:
+        """Add `ai-cli cache`."""
+
+        @cli.command()
+        @click.option("--clear", is_flag=True, help="Forget all answers.")
+        def cache(clear: bool) -> None:
+            """Print how many answers are cached, and where."""
+            found = in_database(lambda database: summed(database, clear=clear))
+            tell("the cache is off" if path_of() is None else f"{found or 'no answers'} in {path_of()}")
+
+    @hookimpl(tryfirst=True)
+    def llm_complete(self, request: Request, backend: RegisteredBackend) -> Completion | None:
+        """Return the answer that is stored for a request; `None` if there is none, or another one is wanted."""
+        key = None if request.metadata.get("no_cache") else key_of(request, backend)
+        row = None if key is None else in_database(lambda database: self._found(database, key))
+        if row is None:
+            return None
+        text, facts, at = row
+        known = json.loads(facts)
+        stored = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+        notice = f"from the cache: {known.pop('by')} said so on {stored}; --no-cache asks anew"
+        return Completion(text, notices=(notice,), **known)
+
+    def _found(self, database: "sqlite3.Connection", key: str) -> tuple[str, str, float] | None:
+        now = time.time()
+        found = "SELECT text, facts, time, used FROM answers WHERE key = ? AND time > ?"
+        row = database.execute(found, (key, now - self.days * 86400)).fetchone()
+        if row is not None and row[3] < now - 3600:  # what is used often need not be written each time
+            database.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
+        return None if row is None else row[:3]
+
+    @hookimpl(specname="llm_complete", wrapper=True, trylast=True)
+    def store(self, request: Request, backend: RegisteredBackend) -> Generator[None, Answer | None, Answer | None]:
+        """Store what the backend says, once it is whole; filters go around cached answers as well."""
+        answer = yield
+        key = key_of(request, backend)
+        if answer is None or answer.origin != backend.origin or key is None:
+            return answer
+
+        def stored(pieces: Iterator[str]) -> Iterator[str]:
+            yield from pieces
+            said = answer.whole  # not reached if it breaks off, or if nobody reads on
+            if self._is_fit(request, said):
+                in_database(lambda database: self._store(database, key, said))
+
+        return answer.pipe(stored)
+
+    def _is_fit(self, request: Request, said: Completion) -> bool:
+        refused = request.strict and not is_served(request.model or said.model, said.served_model)
+        too_long = len(said.text) > self.megabytes * 1e6 / 4
+        return bool(said.text.strip()) and not (said.cut or said.why_unfinished or refused or too_long)
+
+    def _store(self, database: "sqlite3.Connection", key: str, said: Completion) -> None:
+        facts = {name: getattr(said, name) for name in ("model", "served_model", "finish_reason")}
+        now = time.time()
+        values = (key, now, now, said.text, json.dumps({**facts, "by": str(said.origin)}))
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("DELETE FROM answers WHERE time < ?", (now - self.days * 86400,))
+        database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", values)
+        while size_of(database) > self.megabytes * 1e6:
+            oldest = "SELECT key FROM answers ORDER BY used LIMIT 1 + (SELECT count(*) FROM answers) / 10"
+            database.execute(f"DELETE FROM answers WHERE key IN ({oldest})")  # noqa: S608 - no value is in it
+        database.execute("COMMIT")
+
+
+def key_of(request: Request, backend: RegisteredBackend) -> str | None:
+    """Return a digest of all that an answer depends on; `None` if that cannot be told."""
+    metadata = {name: value for name, value in request.metadata.items() if name not in NOT_SENT and is_data(value)}
+    who = (backend.name, backend.origin.plugin, backend.origin.distribution, backend.identity())
+    messages = [[one.role, [part_of(part) for part in one.content]] for one in request.messages]
+    known = [__version__, *who, request.model, request.strict, dict(request.options), metadata, messages]
+    try:
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+    except (TypeError, ValueError):
+        return None
+
+
+def part_of(part: str | Attachment) -> Any:
+    """Return a part of a message, the bytes of an attachment as a digest."""
+    if isinstance(part, str):
+        return part
+    return [part.media_type, part.data and hashlib.sha256(part.data).hexdigest(), part.url, part.name]
+
+
+def is_data(value: Any) -> bool:
+    """Whether a value of the metadata could be sent to a server: other plug-ins put their own objects there."""
+    return isinstance(value, str | int | float | bool | list | dict | None)
+
+
+def path_of() -> str | None:
+    """Return where the cache is; `None` if `LLM_NO_CACHE` switches it off."""
+    directory = cache_dir()
+    return None if directory is None else os.path.join(directory, "answers.db")
+
+
+def in_database(action: "Callable[[sqlite3.Connection], Any]") -> Any:
+    """Return what an action on the database returns; `None` after a fault, which costs an answer its place only."""
+    import sqlite3
+
+    path = path_of()
+    if path is None:
+        return None
+    try:
+        if not os.path.exists(path):
+            make(path)
+        check_private(path)
+        with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
+            database.execute("PRAGMA synchronous = NORMAL")
+            return action(database)
+    except (sqlite3.Error, OSError) as error:
+        say(f"warning: the cache is not used: {error}")
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
+            for damaged in (path, f"{path}-wal", f"{path}-shm"):
+                with suppress(OSError):
+                    os.unlink(damaged)
+        return None
+
+
+def make(path: str) -> None:
+    """Make the database for its owner alone, under another name first: no process sees a part of it."""
+    import sqlite3
+
+    make_private(os.path.dirname(path))
+    temporary = f"{path}.{os.urandom(8).hex()}"
+    os.close(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    try:
+        with closing(sqlite3.connect(temporary)) as database:
+            for statement in ("PRAGMA auto_vacuum = FULL", "PRAGMA journal_mode = WAL", TABLE):
+                database.execute(statement)
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def size_of(database: "sqlite3.Connection") -> float:
+    """Return how many bytes answers take in the database."""
+    pages, free, size = (
+        database.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count", "page_size")
+    )
+    return float((pages - free) * size)
+
+
+def summed(database: "sqlite3.Connection", *, clear: bool) -> str:
+    """Return how many answers there are, after all were forgotten if that is wanted."""
+    if clear:
+        database.execute("DELETE FROM answers")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (count,) = database.execute("SELECT count(*) FROM answers").fetchone()
+    return f"{count} answer{'s' * (count != 1)}, {size_of(database) / 1e6:.1f} MB,"
