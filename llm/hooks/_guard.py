@@ -165,11 +165,11 @@ class Guard:
             contract = contracts.get(hook_name)
             if contract is None:
                 if not options.get("optionalhook"):
-                    faults.append(_unknown_hook(hook_name, contracts))
+                    faults.append(f"{_unknown_hook(hook_name, contracts)}{place_of_function(function)}")
                 continue
             fault = _definition_fault(function, options, contract, origin)
             if fault is not None:
-                faults.append(f"{hook_name} {fault}{_place_of_function(function)}")
+                faults.append(f"{hook_name} {fault}{place_of_function(function)}")
                 continue
             found.append((name, contract, function, {**options, "specname": hook_name}))
         if faults:
@@ -284,7 +284,8 @@ def _definition_fault(
     return next((fault for found, fault in faults if found), None) or _signature_fault(function, contract)
 
 
-def _place_of_function(function: Function) -> str:
+def place_of_function(function: Function) -> str:
+    """Return file and line of a function in brackets, to stand behind a message; nothing if it is not Python's."""
     code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
     return "" if code is None else f" ({code.co_filename}, line {code.co_firstlineno})"
 
