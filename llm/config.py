@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._frozen import dataclass, field
 from llm._state import user_dir
 from llm.errors import ConfigError
-from llm.types import Candidate, FrozenMapping
+from llm.types import Candidate, FrozenMapping, Usage
 
 if TYPE_CHECKING:
     from llm._config_file import ConfigFault
@@ -36,16 +36,18 @@ class RoutingMode(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """Price and size limits of a backend or a model.
+    """Price, size and usual options of a backend or a model.
 
     Attributes:
         price_per_1k_tokens: in any one currency; `None`: not known.
         max_tokens: how long a prompt may be; `None`: not known.
+        options: values for the backend, unless a request has its own.
 
     """
 
     price_per_1k_tokens: float | None = None
     max_tokens: int | None = None
+    options: Mapping[str, Any] = _NOTHING
 
 
 _NO_LIMITS: Final = Limits()
@@ -63,8 +65,8 @@ class Settings:
         routing_mode: how the built-in policy orders them.
         complexity_threshold: a prompt of more words than this is demanding.
         chain: further backends, in order.
-        backends: limits by backend.
-        models: limits by model; they win over those of the backend.
+        backends: limits and options by backend.
+        models: limits and options by model, or by `backend/model`; they win over those of the backend.
         required_plugins: plug-ins without which nothing is done.
         plugins: the plug-ins' own sections, by plug-in; they may hold secrets.
         aliases: `server/model`, or a model alone, by its short name.
@@ -96,7 +98,7 @@ class Settings:
 
     @functools.cached_property
     def has_limits(self) -> bool:
-        """Whether prices or sizes are configured at all."""
+        """Whether prices, sizes or options are configured at all."""
         return bool(self.backends or self.models)
 
     def limits(self, candidate: Candidate) -> Limits:
@@ -104,11 +106,24 @@ class Settings:
         if not self.has_limits:
             return _NO_LIMITS
         by_backend = self.backends.get(candidate.backend, _NO_LIMITS)
-        by_model = self.models.get(candidate.model or "", _NO_LIMITS)
+        model = candidate.model or ""
+        by_model = self.models.get(f"{candidate.backend}/{model}") or self.models.get(model, _NO_LIMITS)
         return Limits(
             by_backend.price_per_1k_tokens if by_model.price_per_1k_tokens is None else by_model.price_per_1k_tokens,
             by_backend.max_tokens if by_model.max_tokens is None else by_model.max_tokens,
+            FrozenMapping({**by_backend.options, **by_model.options}),
         )
+
+    def cost(self, candidate: Candidate, usage: Usage) -> float | None:
+        """Return what an attempt costs by the configured prices; `None`: there are none."""
+        price = self.limits(candidate).price_per_1k_tokens
+        if price is not None:
+            return usage.tokens * price / 1000
+        prices = self.servers.get(candidate.backend, _NOTHING).get("prices")
+        if prices is None:
+            return None
+        each = ((usage.input_tokens, "input"), (usage.output_tokens, "output"))
+        return float(sum(tokens * prices.get(kind, 0.0) for tokens, kind in each) / 1_000_000)
 
     def model_of(self, backend: str) -> str | None:
         """Return the model that is configured for a backend, if there is one."""
@@ -273,7 +288,8 @@ def _candidate(link: Any) -> Candidate:
 
 def _limits(entry: Mapping[str, Any]) -> Limits:
     price, tokens = entry.get("price_per_1k_tokens"), entry.get("max_tokens")
-    return Limits(None if price is None else float(price), None if tokens is None else int(tokens))
+    options = FrozenMapping(entry.get("options", {}))
+    return Limits(None if price is None else float(price), None if tokens is None else int(tokens), options)
 
 
 def _by_name(convert: Any) -> Any:

@@ -21,6 +21,8 @@ from llm.routing.policy import estimated_tokens
 from llm.routing.retries import Failure, RetryPolicy, failure_of
 from llm.types import Answer, Attempt, Call, Candidate, Completion, Rejection, Request, Route, Usage
 
+_NO_LIMITS = Limits()
+
 #: Importing a plug-in that takes longer is reported, in seconds: it counts into the time of the request.
 _SLOW_IMPORT = 1.0
 
@@ -302,13 +304,26 @@ class Fallback:
         return f"it takes at most {limit} tokens, and the prompt was too long for one that takes {self._too_small}"
 
     def _limits(self, candidate: Candidate) -> Limits:
-        return Limits() if self._settings is None else self._settings.limits(candidate)
+        if self._settings is None or not self._settings.has_limits:
+            return _NO_LIMITS
+        return self._settings.limits(self._asked(candidate))
+
+    def _asked(self, candidate: Candidate) -> Candidate:
+        """Return a candidate with the model that it is asked for, as far as that is known here."""
+        model = self.request.model or candidate.model
+        if model is None:
+            models = self._backends[candidate.backend].models
+            model = models[0] if len(models) == 1 else None
+        return candidate if model == candidate.model else replace(candidate, model=model)
 
     def _begin(self, candidate: Candidate, others: int) -> Try:
         """Return a new attempt: the request with its model, and until when its answer is waited for."""
         now, request = self._clock(), self.request
         if request.model is None and candidate.model is not None:
             request = replace(request, model=candidate.model)
+        usual = self._limits(candidate).options
+        if usual:
+            request = replace(request, options={**usual, **request.options})
         call = Call(
             len(self.attempts) + 1,
             self._stream,
@@ -409,10 +424,8 @@ class Fallback:
     def _usage(self, candidate: Candidate, text: str, given: Usage | None) -> Usage:
         """Return the usage of an answer: the server's, else an estimate; and its cost, if a price is known."""
         usage = given or Usage(estimated_tokens(self.request.as_text), estimated_tokens(text), estimated=True)
-        if usage.cost is None and self._settings is not None and self._settings.has_limits:
-            price = self._settings.limits(candidate).price_per_1k_tokens
-            if price is not None:
-                return replace(usage, cost=usage.tokens * price / 1000)
+        if usage.cost is None and self._settings is not None and (self._settings.has_limits or self._settings.servers):
+            return replace(usage, cost=self._settings.cost(self._asked(candidate), usage))
         return usage
 
     def _no_answer(self) -> NoAnswerError:

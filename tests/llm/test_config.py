@@ -276,7 +276,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_key(write: Write, document
         (
             {"models": {"m": {"price": 1}}},
             ": models.m: there is no key named 'price'",
-            "Known: max_tokens, price_per_1k_tokens.",
+            "Known: max_tokens, options, price_per_1k_tokens.",
         ),
     ],
 )

@@ -167,6 +167,9 @@ def test_models_that_nobody_tells_are_an_error(run: Run) -> None:
         (["-b", "one", "-m", "short"], "long/name"),
         (["-b", "one", "-m", "some/model"], "some/model"),
         (["-m", "one/some/model"], "some/model"),
+        (["-m", "one/one/model"], "one/model"),
+        (["-b", "one", "-m", "one/model"], "model"),
+        (["-b", "one", "-m", "sample/model"], "sample/model"),
     ],
 )
 def test_names_of_models(arguments: list[str], asked: str, run: Run, config: Path) -> None:

@@ -5,6 +5,7 @@ Built-in backends are imported at each start, so that what only a request needs 
 
 import json
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +45,33 @@ _RESERVED: Final = {
 }
 
 
+#: The options that servers with OpenAI's interface take, those of local servers among them.
+_OPTIONS: Final[FrozenMapping[str, str]] = FrozenMapping(
+    {
+        **dict.fromkeys(("temperature", "top_p", "min_p", "top_a", "presence_penalty", "frequency_penalty"), "number"),
+        **dict.fromkeys(("repetition_penalty", "repeat_penalty"), "number"),
+        **dict.fromkeys(("max_tokens", "max_completion_tokens", "min_tokens", "seed", "n", "top_k"), "integer"),
+        **dict.fromkeys(("top_logprobs", "num_ctx"), "integer"),
+        **dict.fromkeys(("logprobs", "store", "parallel_tool_calls", "ignore_eos", "cache_prompt"), "boolean"),
+        **dict.fromkeys(("reasoning_effort", "service_tier", "user", "verbosity", "grammar"), "text"),
+        **dict.fromkeys(("tools", "modalities"), "list"),
+        **dict.fromkeys(("logit_bias", "metadata", "chat_template_kwargs"), "object"),
+        **dict.fromkeys(("stop", "response_format", "tool_choice", "reasoning", "models", "provider"), "anything"),
+    }
+)
+#: What a value of each type is, and what it is called.
+_TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "number": ((int, float), "a number"),
+    "integer": ((int,), "a whole number"),
+    "boolean": ((bool,), "true or false"),
+    "text": ((str,), "text"),
+    "list": ((list, tuple), "a list"),
+    "object": ((Mapping,), "an object"),
+}
+#: How services say that they take no schema.
+_NO_SCHEMA: Final = re.compile(r"(?i)response.?format|json.?schema|structured|schema|grammar|guided")
+
+
 class HTTPBackend(Backend):
     """A service that answers over HTTP, in any format of JSON. It is made with what follows, or a subclass has it.
 
@@ -63,6 +91,8 @@ class HTTPBackend(Backend):
         key_header: the header that holds the key.
         key_prefix: what stands before the key there.
         reserved: what options must not replace, and why.
+        known_options: the types of options by name: `number`, `integer`, `boolean`, `text`, `list`, `object`, or
+            `anything`. One that looks like a known one, and is none, is told; others are sent as they are.
         base_url_env: environment variable that replaces `default_base_url`.
         base_url_key: the key of the configuration that has the address, for errors; of a server without a variable.
         default_base_url: where the service is.
@@ -72,7 +102,6 @@ class HTTPBackend(Backend):
         default_model: the model to ask for if the request names none; `None` leaves it to the service.
         fixed_headers: headers to send with each request; those with a secret are kept out of errors.
         fixed_options: members of each request's body; the options of a request win over them.
-        prices: what 1,000,000 tokens cost, by `input` and `output`; `None`: only the service tells costs.
         requests_per_minute: requests that this process sends within a minute; `None`: no limit.
         tokens_per_minute: tokens that it uses within a minute; `None`: no limit.
         connect_timeout: seconds to wait for a connection.
@@ -91,6 +120,7 @@ class HTTPBackend(Backend):
     key_header: str = "Authorization"
     key_prefix: str = "Bearer "
     reserved: Mapping[str, str] = _RESERVED
+    known_options: Mapping[str, str] = _NOTHING
     base_url_env: str = ""
     base_url_key: str = ""
     default_base_url: str = ""
@@ -100,7 +130,6 @@ class HTTPBackend(Backend):
     default_model: str | None = None
     fixed_headers: Mapping[str, str] = _NOTHING
     fixed_options: Mapping[str, Any] = _NOTHING
-    prices: Mapping[str, float] | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     connect_timeout: float = 10.0
@@ -310,9 +339,50 @@ class HTTPBackend(Backend):
         pieces = self._found(self._exchanged(endpoint, send, limits), model)
         thoughts = request.metadata.get("thoughts") is True
         reader = AnswerReader(
-            endpoint, model, strict, limits.note_text, limits.hurry, thoughts, self.read, self._priced
+            endpoint, model, strict, limits.note_text, limits.hurry, thoughts, self.read, self._counted
         )
+        if plain and self.known_options:
+            reader.notices += _unknown_options(plain, self.known_options)
+            if reader.notices:
+                pieces = _with_hint(pieces, reader.notices)
+        if request.metadata.get("schema") is not None:
+            pieces = self._by_schema(pieces, request, model, plain, call, reader, stream)
         return reader, pieces
+
+    def _by_schema(
+        self,
+        pieces: Iterator[bytes],
+        request: Request,
+        model: str | None,
+        options: Mapping[str, Any],
+        call: Call | None,
+        reader: "AnswerReader",
+        stream: bool,
+    ) -> Iterator[bytes]:
+        """Yield the answer to a request with a schema; a service that takes none gets the schema in the prompt."""
+        from llm.routing.schema import instruction
+
+        refused: set[str | None] = self.__dict__.setdefault("_takes_no_schema", set())
+        if model not in refused:
+            try:
+                yield from pieces
+            except BackendHTTPError as error:
+                if error.status not in {400, 404, 422, 501} or not _NO_SCHEMA.search(error.message):
+                    raise
+                refused.add(model)
+                reader.notices.append(f"asked once more with the schema in the prompt alone: {error.message}")
+            else:
+                return
+        else:
+            reader.notices.append(f"{self._label} takes no schema: it is in the prompt alone")
+        schema = request.metadata["schema"]
+        metadata = {name: value for name, value in request.metadata.items() if name != "schema"}
+        words = instruction(schema)
+        if words not in (request.system or ""):
+            request = request.with_system("\n\n".join(filter(None, (request.system, words))))
+        content = _encoded(self.body(replace(request, metadata=metadata), model, options, stream))
+        endpoint, send = self._request("POST", self.path, call, content, stream=stream)
+        yield from self._found(self._exchanged(endpoint, send, self._limits(call)), model)
 
     def _fetch(self, path: str, call: Call) -> Any:
         """Return the JSON that a service answers to GET.
@@ -382,18 +452,11 @@ class HTTPBackend(Backend):
                 )
         used.append((now, 0))
 
-    def _priced(self, completion: Completion) -> Completion:
-        """Return the facts of an answer with its cost, if a price is configured and the service tells none."""
-        usage = completion.usage
-        if usage is None:
-            return completion
-        if self.tokens_per_minute is not None:
-            self._used.append((monotonic(), usage.tokens))
-        if usage.cost is not None or self.prices is None:
-            return completion
-        price = self.prices.get
-        cost = (usage.input_tokens * price("input", 0.0) + usage.output_tokens * price("output", 0.0)) / 1_000_000
-        return replace(completion, usage=replace(usage, cost=cost))
+    def _counted(self, completion: Completion) -> Completion:
+        """Count the tokens of an answer against the limit of a minute."""
+        if self.tokens_per_minute is not None and completion.usage is not None:
+            self._used.append((monotonic(), completion.usage.tokens))
+        return completion
 
     @property
     def _used(self) -> "deque[tuple[float, int]]":
@@ -462,6 +525,7 @@ class ChatCompletionsBackend(HTTPBackend):
 
     """
 
+    known_options = _OPTIONS
     path = "/chat/completions"
     interface = "OpenAI-compatible"
     stream_usage: bool = True
@@ -558,6 +622,38 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"JSON cannot hold these options: {error}") from None
+
+
+def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
+    """Return a notice for each option that looks like a known one with a typing error.
+
+    Raises:
+        UsageError: a known one has a value of another type.
+
+    """
+    notices = []
+    for name, value in options.items():
+        kinds, called = _TYPES.get(known.get(name, ""), ((object,), ""))
+        whole = isinstance(value, float) and value.is_integer() and int in kinds
+        fits = whole or (isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds or not called))
+        if value is not None and not fits:
+            raise UsageError(f"the option {name!r} must be {called}, not {value!r}")
+        if name not in known:
+            import difflib
+
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if close:
+                notices.append(f"the option {name!r} is not known; did you mean {close[0]!r}?")
+    return notices
+
+
+def _with_hint(pieces: Iterator[bytes], notices: list[str]) -> Iterator[bytes]:
+    """Yield the pieces of an answer; a failure tells what was odd in the request."""
+    try:
+        yield from pieces
+    except BackendHTTPError as error:
+        error.hint = "; ".join(filter(None, (error.hint, *notices)))
+        raise
 
 
 def _answer_format(schema: Any) -> dict[str, Any]:

@@ -53,7 +53,6 @@ def server_backend(name: str, server: Mapping[str, Any]) -> "Backend":
         fixed_headers=server.get("headers", {}),
         fixed_options=server.get("options", {}),
         total_timeout=server.get("timeout"),
-        prices=server.get("prices"),
         requests_per_minute=server.get("rpm"),
         tokens_per_minute=server.get("tpm"),
     )

@@ -12,9 +12,10 @@ import pytest
 from llm.hooks._manifest import Manifests
 from llm.host import Host, create_host
 from llm.redaction import MASK
-from llm.router import NoAnswerError, complete
+from llm.router import CutAnswerError, NoAnswerError, complete
 from llm.routing.retries import RetryPolicy
 from llm.routing.router import choose_route, stream
+from llm.routing.schema import instruction
 from llm.types import Call, Request
 from tests.servers import FaultServer, chat_answer, http_answer
 
@@ -117,6 +118,134 @@ def test_prices_give_costs_and_the_servers_own_cost_wins(configure: Configure) -
         assert list(pieces) == ["42"]
     assert pieces.completion is not None
     assert [usage.cost for usage in (*costs, pieces.completion.usage) if usage is not None] == [0.004, 0.25, 0.004]
+
+
+def test_prices_count_where_a_server_tells_no_tokens(configure: Configure) -> None:
+    text = "a" * 400
+    part = json.dumps({"choices": [{"delta": {"content": text}}]})
+    cut = http_answer(f"data: {part}\n\n", headers={"Content-Type": "text/event-stream"})
+    with FaultServer(chat_answer(text), cut) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"\nprices = {{ input = 2, output = 10 }}')
+        usage = complete(Request("hi", backend="one"), host=host).usage
+        pieces = stream(Request("hi", backend="one"), host=host)
+        with pytest.raises(CutAnswerError):
+            list(pieces)
+    assert pieces.completion is not None
+    for found in (usage, pieces.completion.usage):
+        assert found is not None
+        assert found.estimated
+        assert found.cost == pytest.approx((1 * 2 + 100 * 10) / 1_000_000)
+
+
+def test_usual_options_by_backend_and_model(configure: Configure) -> None:
+    with FaultServer(chat_answer("42")) as server:
+        host = configure(
+            f"""
+            [servers.one]
+            base_url = "{server.url}"
+            model = "usual"
+            options = {{ top_p = 0.1, seed = 1 }}
+            [backends.one]
+            options = {{ seed = 2, max_tokens = 5 }}
+            [models.usual]
+            options = {{ max_tokens = 6 }}
+            [models."vendor/large"]
+            options = {{ max_tokens = 7 }}
+            [models."one/vendor/large"]
+            options = {{ max_tokens = 8, temperature = 0.5 }}
+            [aliases]
+            fast = "one/vendor/large"
+            """
+        )
+        for request in (
+            Request("hi", backend="one"),
+            Request("hi", backend="one", model="other"),
+            Request("hi", model="fast", options={"temperature": "1"}),
+        ):
+            complete(request, host=host)
+    sent = [{key: value for key, value in one.json().items() if key != "messages"} for one in server.requests]
+    assert sent == [
+        {"model": "usual", "top_p": 0.1, "seed": 2, "max_tokens": 6},
+        {"model": "other", "top_p": 0.1, "seed": 2, "max_tokens": 5},
+        {"model": "vendor/large", "top_p": 0.1, "seed": 2, "max_tokens": 8, "temperature": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("temperature", "hot", "the option 'temperature' must be a number, not 'hot'"),
+        ("temperature", True, "the option 'temperature' must be a number, not True"),
+        ("max_tokens", "1.5", "the option 'max_tokens' must be a whole number, not 1.5"),
+        ("logprobs", "1", "the option 'logprobs' must be true or false, not 1"),
+        ("logit_bias", "[]", "the option 'logit_bias' must be an object, not []"),
+    ],
+)
+def test_an_option_of_another_type_is_not_sent(configure: Configure, name: str, value: Any, words: str) -> None:
+    with FaultServer(chat_answer("42")) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"')
+        with pytest.raises(NoAnswerError) as caught:
+            complete(Request("hi", backend="one", options={name: value}), host=host)
+    assert words in caught.value.message
+    assert server.requests == []
+
+
+def test_a_misspelt_option_is_sent_and_told(configure: Configure) -> None:
+    refused = http_answer({"error": {"message": "unknown field"}}, status=400)
+    with FaultServer(chat_answer("42"), refused) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"')
+        request = Request(
+            "hi", backend="one", options={"temprature": "1", "my_own": 1, "max_tokens": 7.0, "stop": None}
+        )
+        assert complete(request, host=host).notices == (
+            "the option 'temprature' is not known; did you mean 'temperature'?",
+        )
+        with pytest.raises(NoAnswerError) as caught:
+            complete(request, host=host)
+    assert "did you mean 'temperature'?" in str(caught.value.hint)
+    assert server.requests[0].json()["temprature"] == 1
+
+
+SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("instructed", [True, False])
+def test_a_server_that_takes_no_schema_gets_it_in_the_prompt(
+    configure: Configure, streamed: bool, instructed: bool
+) -> None:
+    refused = http_answer({"error": {"message": "This response_format type is unavailable now"}}, status=400)
+    whole, words = chat_answer('{"age": 7}'), "Answer with JSON that follows this JSON Schema"
+    with FaultServer(refused, whole, whole) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"')
+        request = Request("how old?", backend="one", metadata={"schema": SCHEMA})
+        if instructed:
+            request = request.with_system(f"Be brief.\n\n{instruction(SCHEMA)}")
+        for number in range(2):
+            if streamed:
+                pieces = stream(request, host=host)
+                assert "".join(pieces) == '{"age": 7}'
+                completion = pieces.completion
+                assert completion is not None
+            else:
+                completion = complete(request, host=host)
+                assert completion.text == '{"age": 7}'
+            assert len(completion.attempts) == 1
+            told = "takes no schema: it is" if number else "unavailable now"
+            assert "in the prompt alone" in completion.notices[0]
+            assert told in completion.notices[0]
+    assert ["response_format" in one.json() for one in server.requests] == [True, False, False]
+    (system, _) = server.requests[1].json()["messages"]
+    assert system["content"].count(words) == 1
+
+
+def test_a_refusal_for_another_reason_is_no_question_of_the_schema(configure: Configure) -> None:
+    refused = http_answer({"error": {"message": "temperature must be below 2"}}, status=400)
+    with FaultServer(refused) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"')
+        with pytest.raises(NoAnswerError):
+            complete(Request("how old?", backend="one", metadata={"schema": SCHEMA}), host=host)
+    assert len(server.requests) == 1
 
 
 def test_limits_of_a_minute_are_kept_without_asking(configure: Configure) -> None:
