@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from tests.e2e.conftest import INDEX
 
 
-def environment(places: pytest.TempPathFactory, *requirements: str) -> Path:
+def environment(
+    places: pytest.TempPathFactory, *requirements: str, prepare: Callable[[Path], object] = lambda _: None
+) -> Path:
     """Return a virtual environment with packages from the index, made once for a run of the tests.
 
     Skips the test, with pip's last words, where it cannot be made: without a network, for example.
@@ -20,6 +23,7 @@ def environment(places: pytest.TempPathFactory, *requirements: str) -> Path:
     Args:
         places: the fixture `tmp_path_factory`.
         requirements: what pip installs.
+        prepare: called with its directory of packages, once.
 
     """
     base = places.getbasetemp()
@@ -32,6 +36,8 @@ def environment(places: pytest.TempPathFactory, *requirements: str) -> Path:
             _run([sys.executable, "-m", "venv", "--without-pip", str(place)], requirements)
             pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install", "--quiet"]
             _run([*pip, *requirements], requirements)
+            (site,) = place.glob("lib/*/site-packages")
+            prepare(site)
             (place / "done").touch()
     return place
 

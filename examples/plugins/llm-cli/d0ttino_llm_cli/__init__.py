@@ -1,0 +1,278 @@
+"""Every model of an installed simonw/llm for d0ttino, by its command: the two cannot share an environment."""
+
+import codecs
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import IO, Any
+
+from llm import Attachment, Backend, Completion, PluginSettings, Request, Usage, hookimpl
+from llm.backends.plugin_sdk import register_backend
+from llm.errors import BackendError, BackendHTTPError, BackendTimeoutError, MissingKeyError
+from llm.thoughts import CLOSE, OPEN
+from llm.types import Call
+
+__version__ = "0.1.0"
+
+#: Names the command; it wins over `command` in `[plugins.llm-cli]`.
+VARIABLE = "D0TTINO_LLM_COMMAND"
+CONFIG_SCHEMA = {
+    "type": "object",
+    "properties": {"command": {"type": "string", "minLength": 1}},
+    "additionalProperties": False,
+}
+
+#: Seconds for an answer that has no other limit to begin, and for the end of a command that was told to end.
+PATIENCE = 120.0
+GRACE = 1.0
+
+#: Bytes of the command's complaints that are read.
+MOST = 64 * 1024
+
+#: Where Python looks for modules is this program's own affair: it would find the wrong package `llm` there.
+WITHHELD = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
+
+_JOINED = "simonw/llm was given the conversation as one text: its command takes one message"
+_USAGE = re.compile(r"^Token usage: ([\d,]+) input, ([\d,]+) output", re.MULTILINE)
+_STATUS = re.compile(r"\b(?:Error code|status code|HTTP)\W{1,3}([45]\d\d)\b", re.IGNORECASE)
+
+
+class LlmCliBackend(Backend):
+    """Runs `llm prompt` for each request, in a process group of its own that ends with the request."""
+
+    description = "every model of simonw/llm, by its command"
+    ready_env = (VARIABLE,)  # it is asked where it is named, or where this names its command
+
+    def __init__(self, name: str = "llm-cli", command: str = "llm") -> None:
+        super().__init__(name)
+        self.command = command
+
+    def run(self, prompt: str, *, request: Request, call: Call) -> Completion:
+        """Return the answer of `llm prompt`; see `stream`."""
+        *texts, end = self.stream(prompt, request=request, call=call)
+        assert isinstance(end, Completion)
+        return replace(end, text="".join(map(str, texts)))
+
+    def stream(self, prompt: str, *, request: Request, call: Call) -> Iterator[str | Completion]:
+        """Yield the text that `llm prompt` prints as it comes, and then what it says it used.
+
+        Args:
+            prompt: the text of the last message.
+            request: system prompt, messages, attachments, model and options.
+            call: the deadlines; a command that misses one is ended with all that it started.
+
+        Raises:
+            BackendError: there is no such command, or it failed: the message holds its own words.
+            BackendTimeoutError: it said nothing, or did not end, in time.
+
+        """
+        with ExitStack() as files:
+            talk = [message for message in request.messages if message.role != "system"]
+            arguments = ["prompt", "--no-log", "--usage", *_wishes(request)]
+            for number, attachment in enumerate(part for message in talk for part in message.attachments):
+                arguments += _attached(attachment, number, files)
+            # By standard input a prompt of any length passes, and nobody sees it in the list of processes.
+            text = Request(talk).as_text if len(talk) > 1 else prompt
+            stdin = files.enter_context(tempfile.TemporaryFile())
+            stdin.write(text.encode("utf-8", "surrogateescape"))
+            stdin.seek(0)
+            complaints = bytearray()
+            wants_thoughts = request.metadata.get("thoughts") is True
+            for piece in self._printed(arguments, stdin, complaints, _Clock(call)):
+                if wants_thoughts and complaints:  # what it thinks it prints there, before the answer
+                    yield f"{OPEN}{_USAGE.split(complaints.decode('utf-8', 'replace'))[0].strip()}{CLOSE}"
+                wants_thoughts = False
+                yield piece
+            told = _USAGE.search(complaints.decode("utf-8", "replace"))
+            counts = [int(count.replace(",", "")) for count in told.groups()] if told else []
+            usage = Usage(counts[0], counts[1]) if counts else None
+            notices = (_JOINED,) if len(talk) > 1 else ()
+            yield Completion("", model=request.model, usage=usage, notices=notices)
+
+    def list_models(self, call: Call) -> list[str]:
+        """Ask the command which models it has."""
+        complaints = bytearray()
+        with open(os.devnull, "rb") as nothing:
+            told = "".join(self._printed(["models", "list", "--json"], nothing, complaints, _Clock(call)))
+        try:
+            return [str(model["model_id"]) for model in json.loads(told)]
+        except (ValueError, TypeError, KeyError):
+            raise BackendError(
+                f"{self._place()} models list --json printed no list of models", hint="it needs llm 0.30 or newer"
+            ) from None
+
+    def check(self, call: Call) -> str | None:
+        """Ask the command for its models: the key of each is its own affair."""
+        return None if self.list_models(call) else "it has no models"
+
+    def _place(self) -> str:
+        """Return the path of the command.
+
+        Raises:
+            BackendError: there is none.
+
+        """
+        named = os.environ.get(VARIABLE) or self.command
+        found = shutil.which(os.path.expanduser(named))
+        if found is None:
+            raise BackendError(
+                f"there is no command {named!r}",
+                hint="install simonw/llm in an environment of its own (`uv tool install llm`, `pipx install llm`), or "
+                f"name its command: {VARIABLE}, or `command` in [plugins.llm-cli]",
+            )
+        return found
+
+    def _printed(
+        self, arguments: Sequence[str], stdin: IO[bytes], complaints: bytearray, clock: "_Clock"
+    ) -> Iterator[str]:
+        """Yield what the command prints as it comes, without the line feed at its end; stderr goes to `complaints`."""
+        place = self._place()
+        environ = {name: value for name, value in os.environ.items() if name not in WITHHELD}
+        process = subprocess.Popen(
+            [place, *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environ,
+            start_new_session=True,  # Ctrl-C is ours to hand on, and the whole group can be ended
+        )
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        held = ""
+        try:
+            for data, is_answer in _pieces(process, clock):
+                if not is_answer:
+                    complaints += data[: MOST - len(complaints)]
+                    continue
+                text = held + decode(data)
+                held = "\n" if text.endswith("\n") else ""
+                if text.removesuffix("\n"):
+                    yield text.removesuffix("\n")
+            if process.wait():
+                raise _failure(process.returncode, complaints.decode("utf-8", "replace"))
+        finally:
+            _end(process)
+
+
+class _Clock:
+    """The deadlines of one call."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._begun = False
+        self._heard = self._start = monotonic()
+
+    def heard(self) -> None:
+        """Note that a part of the answer came."""
+        self._begun = True
+        self._heard = monotonic()
+
+    def left(self) -> float:
+        """Return how many seconds to wait now.
+
+        Raises:
+            BackendTimeoutError: none are left.
+
+        """
+        silence = self._call.silence or (PATIENCE if self._call.deadline is None else None)
+        ends = [self._call.deadline, None if silence is None else self._heard + silence]
+        if not self._begun:
+            ends.append(self._call.first_deadline)
+        now = monotonic()
+        left = min(end for end in ends if end is not None) - now
+        if left > 0:
+            return left
+        waited = f"{now - self._start:.3g} s"
+        raise BackendTimeoutError(
+            f"the command was ended: it {'was not done' if self._begun else 'said nothing'} after {waited}"
+        )
+
+
+def _pieces(process: "subprocess.Popen[bytes]", clock: _Clock) -> Iterator[tuple[bytes, bool]]:
+    """Yield what a process writes, and whether it is on stdout, until it has closed both."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with selectors.DefaultSelector() as selector:
+        for stream in (process.stdout, process.stderr):
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select(clock.left()):
+                data = os.read(key.fd, 65536)
+                if not data:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is process.stdout:
+                    clock.heard()
+                    yield data, True
+                else:
+                    yield data, False
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that still runs, and all that it started."""
+    for one in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            break
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, one)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _wishes(request: Request) -> Iterator[str]:
+    """Yield the arguments for model, system prompt, options and schema."""
+    if request.model:
+        yield f"--model={request.model}"
+    if request.system:
+        yield f"--system={request.system}"
+    for name, value in request.options.items():
+        yield from ("--option", str(name), value if isinstance(value, str) else json.dumps(value))
+    if request.metadata.get("schema") is not None:
+        yield f"--schema={json.dumps(request.metadata['schema'])}"
+
+
+def _attached(attachment: Attachment, number: int, files: ExitStack) -> Sequence[str]:
+    """Return the arguments for an attachment; its content goes into a file that only this user can read."""
+    if attachment.url is not None:
+        return ("--attachment-type", attachment.url, attachment.media_type)
+    place = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="d0ttino-llm-cli-")))
+    path = place / f"{number}-{os.path.basename(attachment.name) or 'attachment'}"
+    path.write_bytes(attachment.data or b"")
+    return ("--attachment-type", str(path), attachment.media_type)
+
+
+def _failure(status: int, complaints: str) -> BackendError:
+    """Return the error for a command that failed, in its own words: those from its last `Error:` on."""
+    said = " ".join(complaints.rpartition("Error:")[2].split())[:500]
+    message = f"simonw/llm failed: {said}" if said else f"simonw/llm ended with status {status} and no word"
+    if status < 0:
+        return BackendError(f"simonw/llm was ended by signal {-status}")
+    if "No key found" in said:
+        return MissingKeyError(message)
+    if "Unknown model" in said:
+        return BackendError(message, hint="`ai-cli models -b llm-cli` lists those that it has")
+    told = _STATUS.search(complaints)
+    return BackendHTTPError(message, status=int(told[1])) if told else BackendError(message)
+
+
+# Its name does not depend on the configuration, so that it need not be imported to be listed.
+backend = LlmCliBackend()
+register_backend("llm-cli", backend)
+
+
+@hookimpl
+def llm_configure(settings: PluginSettings) -> None:
+    """Take the command from `[plugins.llm-cli]`."""
+    command: Mapping[str, Any] = settings.section
+    backend.command = command.get("command", "llm")
