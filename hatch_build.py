@@ -12,7 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 #: What a package's source consists of; whatever else lies in a working tree may be anybody's, a `.env` for example.
 SUFFIXES = frozenset({".py", ".toml", ".md", ".typed"})
-BUILT = frozenset({"build", "dist", "__pycache__"})
+BUILT = frozenset({"build", "dist", "tests", "__pycache__"})
 
 
 def bundled_files(root: Path) -> Iterator[str]:

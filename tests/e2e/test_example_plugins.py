@@ -1,0 +1,54 @@
+"""The example plug-ins with heavy dependencies: their own tests, each in an environment of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import INDEX, ROOT
+from tests.e2e.test_environments import tool
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLES = ROOT / "examples" / "plugins"
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a virtual environment with packages, and return it; skip the test, and say why, where that is impossible."""
+
+    def make(*packages: str | Path) -> Path:
+        uv, directory = tool("uv"), tmp_path_factory.mktemp("peers") / "venv"
+        cache = {"UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "uv-cache"))}
+        cache |= {"UV_PYTHON_DOWNLOADS": "never", "UV_LINK_MODE": "copy"}
+        commands: tuple[list[str | Path], ...] = (
+            [uv, "venv", "-q", "--python", sys.executable, directory],
+            [uv, "pip", "install", "-q", "--python", directory / "bin/python", *packages],
+        )
+        for command in commands:
+            done = subprocess.run(
+                command, env={**os.environ, **INDEX, **cache}, capture_output=True, text=True, timeout=900
+            )
+            if done.returncode:
+                pytest.skip(f"NOT TESTED, because there is no environment for it: {done.stderr.strip()[-500:]}")
+        return directory
+
+    return make
+
+
+def run_tests(venv: Path, name: str, **env: str) -> None:
+    """Run the tests of an example in an environment."""
+    options = ["-q", "-p", "no:cacheprovider", "-W", "error"]
+    command: list[str | Path] = [venv / "bin/python", "-m", "pytest", *options, EXAMPLES / name / "tests"]
+    path = f"{venv / 'bin'}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, env={**os.environ, "PATH": path, **env}, cwd=venv, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_otel(environment: Callable[..., Path]) -> None:
+    run_tests(environment(ROOT, f"{EXAMPLES / 'otel'}[otlp,test]"), "otel")
