@@ -291,6 +291,19 @@ class ConversationLog:
             messages.append(Message("assistant", shown_of(turn.answer)))
         return Conversation(row[0], row[1], system, tuple(messages))
 
+    def names(self) -> list[str]:
+        """Return the names of the conversations that have one, sorted.
+
+        Raises:
+            LogError: the file cannot be read.
+
+        """
+        if not os.path.exists(self.path):
+            return []
+        with self._open() as database:
+            rows = database.execute("SELECT name FROM conversations WHERE name IS NOT NULL ORDER BY name").fetchall()
+        return [str(row[0]) for row in rows]
+
     def delete(
         self,
         turns: Iterable[int] = (),

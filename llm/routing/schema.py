@@ -50,12 +50,13 @@ class Checked(NamedTuple):
     fault: str | None
 
 
-def read_schema(given: str) -> dict[str, Any]:
+def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
     """Return a JSON Schema.
 
     Args:
         given: a file, JSON, or fields: `name, age int, tags str[], bio: in one sentence`. A type is `str` (the
             default), `int`, `float` or `bool`, with `[]` a list of these.
+        name: where it was given, for errors.
 
     Raises:
         UsageError: it is none of these, or no schema.
@@ -67,15 +68,15 @@ def read_schema(given: str) -> dict[str, Any]:
             with open(given, encoding="utf-8") as file:
                 text = file.read()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--schema {given}: {getattr(error, 'strerror', None) or error}") from error
+            raise UsageError(f"{name} {given}: {getattr(error, 'strerror', None) or error}") from error
     elif not given.lstrip().startswith("{"):
-        return _of_fields(given)
+        return _of_fields(given, name)
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--schema: {'' if text == given else given + ' '}is not JSON: {error}") from error
+        raise UsageError(f"{name}: {'' if text == given else given + ' '}is not JSON: {error}") from error
     if not isinstance(schema, dict):
-        raise UsageError("--schema: a JSON Schema is an object")
+        raise UsageError(f"{name}: a JSON Schema is an object")
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 
@@ -83,24 +84,24 @@ def read_schema(given: str) -> dict[str, Any]:
         validator_for(schema).check_schema(schema)
     except SchemaError as error:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
-        raise UsageError(f"--schema: it is no JSON Schema: {place} {error.message[:_LONGEST]}") from error
+        raise UsageError(f"{name}: it is no JSON Schema: {place} {error.message[:_LONGEST]}") from error
     return schema
 
 
-def _of_fields(given: str) -> dict[str, Any]:
+def _of_fields(given: str, name: str) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for one in filter(None, map(str.strip, re.split(r"\n" if "\n" in given.strip() else ",", given))):
         field = _FIELD.fullmatch(one)
         kind = field and _TYPES.get(field[2] or "str")
         if field is None or kind is None:
             raise UsageError(
-                f"--schema: {one!r} is neither a file that exists nor a field",
+                f"{name}: {one!r} is neither a file that exists nor a field",
                 hint="fields are `name TYPE: description`, separated by commas; types are str, int, float and bool",
             )
         shape: dict[str, Any] = {"type": "array", "items": {"type": kind}} if field[3] else {"type": kind}
         properties[field[1]] = {**shape, **({"description": field[4].strip()} if field[4] else {})}
     if not properties:
-        raise UsageError("--schema: it has no field")
+        raise UsageError(f"{name}: it has no field")
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 

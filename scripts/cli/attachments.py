@@ -1,6 +1,7 @@
 """Files that are sent with a prompt: images and texts, from this machine or by their address."""
 
 import os
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from llm import __version__
@@ -16,6 +17,8 @@ MOST: Final = 20 * 2**20
 
 #: Seconds to wait for a connection, and for each piece.
 _PATIENCE: Final = (10.0, 30.0)
+#: Seconds for all of it.
+_LONGEST: Final = 120.0
 _REDIRECTS: Final = 5
 
 #: How files begin. Images come first; others are named in errors.
@@ -87,8 +90,10 @@ def _read(path: str) -> bytes:
 
 
 def _fetched(address: str) -> bytes:
+    """Return what is at an address; a redirect leads to no place that the user, and only the user, can reach."""
     import requests
 
+    until = monotonic() + _LONGEST
     with requests.Session() as session:
         session.headers["User-Agent"] = f"d0ttino/{__version__}"
         url = address
@@ -99,7 +104,8 @@ def _fetched(address: str) -> bytes:
                     url, stream=True, timeout=_PATIENCE, allow_redirects=False, auth=lambda request: request
                 ) as response:
                     if response.next is None or response.next.url is None:
-                        return _body(response, address)
+                        return _body(response, address, until)
+                    _check_redirect(address, url, response.next.url)
                     url = response.next.url
         except requests.RequestException as error:
             reason = "it took too long" if isinstance(error, requests.Timeout) else "it could not be fetched"
@@ -107,12 +113,60 @@ def _fetched(address: str) -> bytes:
     raise UsageError(f"--attach {address}: it redirects more than {_REDIRECTS} times")
 
 
-def _body(response: "Response", address: str) -> bytes:
+def _check_redirect(address: str, before: str, target: str) -> None:
+    """Refuse a redirect to another host that is not public, and one that gives up encryption.
+
+    An address that the user types may be anywhere. A server that answers it must not choose one in the user's own
+    network, or on this machine: what is there would go to whoever gets the prompt.
+
+    Raises:
+        UsageError: it leads there.
+
+    """
+    from urllib.parse import urlsplit
+
+    old, new = urlsplit(before), urlsplit(target)
+    shown = f"{new.scheme}://{new.netloc.rpartition('@')[2]}"
+    if new.scheme not in {"http", "https"}:
+        raise UsageError(f"--attach {address}: it redirects to {shown}, which is no address of the web")
+    if (old.scheme, new.scheme) == ("https", "http"):
+        raise UsageError(f"--attach {address}: it redirects to {shown}, which is not encrypted")
+    asked = urlsplit(address)
+    if (new.hostname, new.port) != (asked.hostname, asked.port) and not _is_public(new.hostname or ""):
+        raise UsageError(
+            f"--attach {address}: it redirects to {shown}, which is no public address",
+            hint="attach that address itself if it is what you want",
+        )
+
+
+def _is_public(host: str) -> bool:
+    """Whether all addresses of a host are public; one that cannot be found is: a proxy may know it, or nobody."""
+    import ipaddress
+    import socket
+
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return "." in host.rstrip(".") and not host.endswith(
+            (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+        )
+    addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
+    # What is written as IPv6 may mean an IPv4 address.
+    plain = [getattr(one, "ipv4_mapped", None) or getattr(one, "sixtofour", None) or one for one in addresses]
+    return all(one.is_global and not one.is_multicast for one in plain)
+
+
+def _body(response: "Response", address: str, until: float) -> bytes:
     if response.status_code != 200:
         raise UsageError(f"--attach {address}: the server answered with HTTP status {response.status_code}")
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) > MOST:
+        raise UsageError(f"--attach {address}: it has more than {MOST // 2**20} MiB")
     content = bytearray()
     for piece in response.iter_content(65536):
         content += piece
         if len(content) > MOST:
             break
+        if monotonic() > until:
+            raise UsageError(f"--attach {address}: it took longer than {_LONGEST:g} s")
     return bytes(content)

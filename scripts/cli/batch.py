@@ -417,7 +417,7 @@ def _lines(source: BinaryIO, file: str, asked: dict[str, Any]) -> "tuple[Source,
     template = Template("--prompt") if asked["template"] is None else read_template(asked["template"])
     prompt, system = read_system(asked["prompt"], "--prompt"), read_system(asked["system"])
     template = replace(template, prompt=prompt or template.prompt, system=system or template.system)
-    schema = None
+    schema = template.answer_schema
     if asked["schema"] is not None:
         from llm.routing.schema import read_schema
 

@@ -7,7 +7,7 @@ import click
 from scripts.cli.context import current_host, log, warn_of_problems
 from scripts.cli.options import attach_option, read_system, system_option, thoughts_option, values_option
 from scripts.cli.output import say, stdout_kept
-from scripts.cli.send import RequestCommand, read_attachment, request_options
+from scripts.cli.send import RequestCommand, close_conversation, read_attachment, request_options
 
 
 @click.command(cls=RequestCommand)
@@ -57,6 +57,10 @@ def chat(
         asked["metadata"] = {**asked["metadata"], "thoughts": True}
     request = Request((), options=dict(options), **asked)
     chat = Chat(ctx, host, request, conversation, attachments, raw=raw)
+    if name is not None and earlier is None:
+        close = close_conversation(name)
+        if close is not None:
+            say(f"note: this begins the conversation {name!r}; did you mean {close!r}?")
     if on_terminal():
         if earlier is not None:
             count = sum(message.role == "user" for message in earlier.messages)

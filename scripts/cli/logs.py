@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm.conversations import NO_LOGS_VARIABLE, enabled, log_path, switch
-from llm.errors import D0ttinoError, UsageError
+from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.context import log
 from scripts.cli.options import as_json_option
@@ -31,6 +31,7 @@ def logs(ctx: click.Context, search: str | None, conversation: str | None, numbe
     """
     if ctx.invoked_subcommand is not None:
         return
+    _known(conversation)
     turns = log().turns(search=search, conversation=conversation, limit=number)
     if as_json:
         print_json([turn.to_json() for turn in turns])
@@ -41,6 +42,11 @@ def logs(ctx: click.Context, search: str | None, conversation: str | None, numbe
         say("nothing was found" if search or conversation else "nothing was recorded")
     if not enabled():
         say("note: the log is off: what is sent now is not recorded")
+
+
+def _known(conversation: str | None) -> None:
+    if conversation is not None and log().find(conversation) is None:
+        raise UnknownNameError("conversation", conversation, log().names())
 
 
 def _show(turn: "Turn") -> None:
@@ -95,6 +101,7 @@ def delete(turns: tuple[int, ...], conversation: str | None, before: str | None,
         from llm.usage import point_in_time
 
         limit = point_in_time(before, datetime.now().astimezone())
+    _known(conversation)
     count = log().delete(turns, conversation=conversation, before=limit, everything=everything)
     tell(f"deleted {count} turn{'' if count == 1 else 's'}")
     if not count:

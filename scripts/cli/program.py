@@ -35,6 +35,9 @@ COMMANDS: Final = {
     "servers": Lazy(
         "scripts.cli.servers:servers", "Add, list, test and remove servers; each is a backend of its name."
     ),
+    "templates": Lazy(
+        "scripts.cli.templates:templates", "List and show templates, which `send -t NAME` and `batch -t NAME` fill."
+    ),
     "keys": Lazy("scripts.cli.keys:keys", "Set, list, test and remove the keys of backends."),
     "hooks": Lazy(
         "scripts.cli.lists:hooks", "List hooks and their implementations, in the order in which they are asked."

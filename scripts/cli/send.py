@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llm.host import Host
     from llm.routing.retries import RetryPolicy
     from llm.types import Attachment, Attempt, Completion, Request, Route
+    from scripts.cli.templates import Template
 
     class ShownAnswer(Protocol):
         """Prints an answer as it comes."""
@@ -158,6 +159,7 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
     metavar="[NAME]",
     help="Go on with the last conversation, or with that of this name.",
 )
+@click.option("--conversation", "named", metavar="NAME", help="Go on with the conversation of this name, or begin it.")
 @click.option("-t", "--template", metavar="NAME", help="Fill this template with the prompt.")
 @click.option("-p", "--param", "given", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template.")
 @click.option("--schema", metavar="SCHEMA", help="Get JSON by a JSON Schema: a file, or fields ('name, age int').")
@@ -173,6 +175,7 @@ def send(
     /,
     words: tuple[str, ...],
     conversation: str | None,
+    named: str | None,
     template: str | None,
     given: tuple[str, ...],
     schema: str | None,
@@ -190,13 +193,29 @@ def send(
     """
     host = current_host(ctx)
     earlier = Conversation(new_id())
-    if conversation is not None:
+    if named is not None:
+        if conversation is not None:
+            raise UsageError("-c and --conversation both name a conversation", hint="give one of them")
+        earlier = _conversation(named)
+    elif conversation is not None:
         earlier, words = _continued(conversation, words)
-    request = continuing(earlier, _request(ctx, words, template, given, **asked))
+    filled = None
+    if template is not None:
+        from scripts.cli.templates import read_template
+
+        filled = read_template(template)
+    try:
+        request = continuing(earlier, _request(ctx, words, filled, given, **asked))
+    except click.MissingParameter:
+        if earlier.name is None:
+            raise
+        hint = "give a prompt behind it, or pipe one in; to send the word itself, put -c behind it"
+        raise UsageError(f"there is no prompt: {earlier.name!r} names a conversation", hint=hint) from None
     if show_thoughts:
         request = replace(request, metadata={**request.metadata, "thoughts": True})
-    if schema is not None:
-        _print_checked(request, schema, host, as_json=as_json)
+    shape = _schema(schema, filled)
+    if shape is not None:
+        _print_checked(request, shape, host, as_json=as_json)
     elif not as_json and (sys.stdout.isatty() if stream is None else stream):
         show(request, host, TextAnswer(raw=raw), tell_if_whole=stream is True)
     else:
@@ -214,16 +233,34 @@ def _continued(given: str, words: tuple[str, ...]) -> tuple[Conversation, tuple[
     A single word after `-c` is the prompt, unless there is a conversation of this name: `-c "and then?"`.
     """
     if given and not words and log().find(given) is None:
+        close = close_conversation(given)
+        if close is not None:
+            say(f"note: {given!r} is taken for the prompt; did you mean the conversation {close!r}?")
         given, words = "", (given,)
-    earlier = log().find(given or None)
-    if earlier is None:
-        say(
-            f"note: this begins the conversation {given!r}" if given else "note: there is no conversation to go on with"
-        )
-        earlier = Conversation(new_id(), given or None)
+    return _conversation(
+        given or None, hint="" if len(words) < 2 else "; to go on with the last one, put -c at the end"
+    ), words
+
+
+def close_conversation(name: str) -> str | None:
+    """Return the name of a conversation that is close to one that there is not."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, log().names(), n=1, cutoff=0.75)), None)
+
+
+def _conversation(name: str | None, hint: str = "") -> Conversation:
+    """Return the conversation of a name, or the last one; if there is none, a new one."""
+    earlier = log().find(name)
+    if earlier is None and name is None:
+        say("note: there is no conversation to go on with")
+    elif earlier is None:
+        close = close_conversation(str(name))
+        say(f"note: this begins the conversation {name!r}{hint}" + (f"; did you mean {close!r}?" if close else ""))
+    earlier = earlier or Conversation(new_id(), name)
     if not enabled():
         say("note: the log is off: this is not recorded")
-    return earlier, words
+    return earlier
 
 
 def continuing(earlier: Conversation, request: "Request") -> "Request":
@@ -238,7 +275,7 @@ def continuing(earlier: Conversation, request: "Request") -> "Request":
 def _request(
     ctx: click.Context,
     words: tuple[str, ...],
-    template_name: str | None,
+    template: "Template | None",
     given: tuple[str, ...],
     *,
     system: str | None,
@@ -249,11 +286,9 @@ def _request(
     """Return what the arguments of `send` ask for. What needs no waiting is checked before stdin is read."""
     from llm.types import Message, Request
 
-    template = None
-    if template_name is not None:
-        from scripts.cli.templates import given_variables, read_template
+    if template is not None:
+        from scripts.cli.templates import given_variables
 
-        template = read_template(template_name)
         variables = given_variables(given)
         asked["model"] = asked["model"] or template.model
         asked["backend"] = asked["backend"] or template.backend
@@ -287,12 +322,21 @@ def read_prompt(words: tuple[str, ...]) -> str:
     return f"{prompt}\n\n{piped}" if prompt and piped.strip() else prompt or piped
 
 
-def _print_checked(request: "Request", given: str, host: "Host", *, as_json: bool) -> None:
+def _schema(given: str | None, template: "Template | None") -> dict[str, Any] | None:
+    """Return the schema of the answer: that of the command line, else that of the template."""
+    if given is None:
+        return None if template is None else template.answer_schema
+    from llm.routing.schema import read_schema
+
+    return read_schema(given)
+
+
+def _print_checked(request: "Request", schema: dict[str, Any], host: "Host", *, as_json: bool) -> None:
     """Ask for an answer by a schema, and print it if it is one."""
-    from llm.routing.schema import by_schema, complete_checked, read_schema
+    from llm.routing.schema import by_schema, complete_checked
 
     completion = complete_checked(
-        by_schema(request, read_schema(given)),
+        by_schema(request, schema),
         lambda one: ask(one, host),
         lambda first, fault: say(f"note: {first.backend} is asked again: {fault}"),
     )

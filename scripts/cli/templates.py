@@ -6,21 +6,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import click
+
 from llm._state import user_dir
 from llm.errors import ConfigError, UnknownNameError, UsageError
+from scripts.cli.base import Group
+from scripts.cli.options import as_json_option
+from scripts.cli.output import print_json, print_table, say, tell
 
 #: A name may have blanks in it: columns of a table do.
 _BLANK: Final = re.compile(r"\{\{\s*([^\W\d](?:[^{}\n]*[^{}\s])?)\s*\}\}")
 _NAME: Final = re.compile(r"[\w][\w.-]*")
 
 #: Keys of a template, and their types.
-_KEYS: Final[dict[str, type[str] | type[dict[str, Any]]]] = {
+_KEYS: Final[dict[str, type | tuple[type, ...]]] = {
     "description": str,
     "system": str,
     "prompt": str,
     "model": str,
     "backend": str,
     "options": dict,
+    "schema": (str, dict),
     "variables": dict,
 }
 
@@ -40,6 +46,7 @@ class Template:
         model: the model to ask for.
         backend: the backend to use.
         options: values for the backend.
+        schema: the schema of the answer, as `--schema` takes it; or a JSON Schema.
         variables: what blanks hold that nobody fills.
 
     """
@@ -51,7 +58,34 @@ class Template:
     model: str | None = None
     backend: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    schema: str | Mapping[str, Any] | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema of the answer; a file's name is relative to the template's.
+
+        Raises:
+            UsageError: it is none.
+
+        """
+        if self.schema is None:
+            return None
+        from llm.routing.schema import read_schema
+
+        given = self.schema
+        if not isinstance(given, str):
+            import json
+
+            given = json.dumps(given)
+        elif os.path.exists(file := os.path.join(os.path.dirname(self.path), given)):
+            given = file
+        return read_schema(given, f"{self.path}: schema")
+
+    @property
+    def blanks(self) -> list[str]:
+        """The names of its variables, those with a value in the file as well."""
+        return [name for name in blanks_in(self.prompt, self.system) if name != INPUT]
 
     def filled(self, text: str, given: Mapping[str, str]) -> tuple[str, str | None]:
         """Return prompt and system prompt with their blanks filled.
@@ -141,7 +175,7 @@ def read_template(name: str) -> Template:
         if key not in _KEYS:
             raise _unknown_key(path, key)
         if not isinstance(value, _KEYS[key]):
-            wanted = "text" if _KEYS[key] is str else "a table"
+            wanted = {str: "text", dict: "a table"}.get(_KEYS[key], "text or a table")  # type: ignore[call-overload]
             raise ConfigError(f"{path}: {key} must be {wanted}, not {type(value).__name__}")
     if not found.get("prompt") and not found.get("system"):
         raise ConfigError(f"{path}: it has neither a prompt nor a system prompt")
@@ -170,3 +204,46 @@ def given_variables(words: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"-p {word!r} is not NAME=VALUE")
         found[name] = value
     return found
+
+
+@click.group(cls=Group)
+def templates() -> None:
+    """List and show templates, which `send -t NAME` and `batch -t NAME` fill."""
+
+
+@templates.command("list")
+@as_json_option()
+def list_templates(as_json: bool) -> int:
+    """List the templates of this user; the exit status is 1 if one of them cannot be used."""
+    rows, faults = [], 0
+    for name in template_names():
+        try:
+            found = read_template(name)
+        except (ConfigError, UsageError) as error:
+            say(f"warning: {error.message}" + (f"\n{error.hint}" if error.hint else ""))
+            faults += 1
+        else:
+            rows.append({"name": name, "description": found.description, "variables": found.blanks, "path": found.path})
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_table(
+            ("TEMPLATE", "VARIABLES", "DESCRIPTION"),
+            [(str(row["name"]), ", ".join(row["variables"]) or "-", str(row["description"])) for row in rows],
+        )
+    elif not faults:
+        say(f"there are no templates in {templates_dir()}")
+    return 1 if faults else 0
+
+
+@templates.command()
+@click.argument("name")
+@as_json_option()
+def show(name: str, as_json: bool) -> None:
+    """Print the template NAME as its file has it."""
+    found = read_template(name)
+    if as_json:
+        print_json({"name": name, **vars(found)})
+        return
+    with open(found.path, encoding="utf-8") as file:
+        tell(f"# {found.path}\n{file.read()}".rstrip())

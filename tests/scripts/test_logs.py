@@ -69,6 +69,32 @@ def test_without_a_conversation_one_begins(host: Host, backend: Remembering) -> 
     assert backend.told == [("user", "one")]
 
 
+def test_which_word_behind_the_option_is_the_name(host: Host, backend: Remembering) -> None:
+    send(host, "--conversation", "work", "one")
+    assert send(host, "--conversation", "work", "two").stderr == ""
+    assert [text for _, text in backend.told] == ["one", "ok", "two"]
+    assert send(host, "-c", "work").stderr.splitlines() == [
+        "error: there is no prompt: 'work' names a conversation",
+        "  give a prompt behind it, or pipe one in; to send the word itself, put -c behind it",
+    ]
+    send(host, "work", "-c")
+    assert backend.told[-1] == ("user", "work")
+    told = send(host, "-c", "wrok", stdin="three").stderr
+    assert told == "note: 'wrok' is taken for the prompt; did you mean the conversation 'work'?\n"
+    begun = send(host, "-c", "tell", "me", "more").stderr
+    assert begun == "note: this begins the conversation 'tell'; to go on with the last one, put -c at the end\n"
+    assert "did you mean 'work'?" in send(host, "--conversation", "worc", "four").stderr
+    assert send(host, "-c", "work", "--conversation", "work", "five").exit_code == 2
+
+
+def test_an_unknown_conversation_gets_close_matches(host: Host) -> None:
+    send(host, "-c", "work", "one")
+    for arguments in (("--conversation", "wrok"), ("delete", "--conversation", "wrok")):
+        result = run(host, "logs", *arguments)
+        assert result.exit_code == 2
+        assert "there is no conversation named 'wrok'\n  Did you mean 'work'?" in result.stderr
+
+
 def test_a_schema_that_needs_two_tries_is_two_turns(host: Host, backend: Remembering) -> None:
     backend.answers = ["no", '{"age": 1}']
     send(host, "--schema", "age int", "who")

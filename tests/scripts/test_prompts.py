@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 
 from llm import Request
 from llm.backends.plugin_sdk import Backend, register_backend
+from llm.errors import UsageError
 from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
+from scripts.cli.attachments import _check_redirect
 from tests.servers import FaultServer, http_answer
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
@@ -148,6 +150,47 @@ def test_an_address_that_fails(host: Host) -> None:
         result = run(host, Remembering(), "-a", f"{server.url}/a.png", "what is it")
     assert result.exit_code == 2
     assert "the server answered with HTTP status 404" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("http://127.0.0.1:{port}/secret", "it redirects to http://127.0.0.1:{port}, which is no public address"),
+        ("http://localhost:{port}/secret", "which is no public address"),
+        ("http://2130706433:{port}/secret", "which is no public address"),
+        ("http://me:planted@[::ffff:127.0.0.1]:{port}/", "redirects to http://[::ffff:127.0.0.1]:{port}, which is no"),
+        ("http://169.254.169.254/latest/meta-data", "which is no public address"),
+        ("http://10.0.0.1/", "which is no public address"),
+        ("http://[fd00::1]/", "which is no public address"),
+        ("file:///etc/passwd", "which is no address of the web"),
+    ],
+)
+def test_a_redirect_leads_to_no_place_of_the_users_own(host: Host, target: str, words: str) -> None:
+    with FaultServer(http_answer(b"secret")) as other:
+        port = other.host.rpartition(":")[2]
+        hop = http_answer(status=302, headers={"Location": "/further"})
+        leap = http_answer(status=302, headers={"Location": target.replace("{port}", port)})
+        with FaultServer(hop, leap) as server:
+            result = run(host, Remembering(), "-a", f"{server.url}/a.txt", "what is it")
+    assert result.exit_code == 2
+    assert words.replace("{port}", port) in result.stderr
+    assert "planted" not in result.stderr
+    assert other.requests == []
+
+
+@pytest.mark.parametrize("public", ["1.1.1.1", "8.8.8.8", "2606:4700:4700::1111"])
+def test_a_redirect_to_a_public_place_is_followed(public: str) -> None:
+    there = f"https://[{public}]/x" if ":" in public else f"https://{public}/x"
+    _check_redirect("https://example.com/a", "https://example.com/a", there)
+    with pytest.raises(UsageError, match="which is not encrypted"):
+        _check_redirect("https://example.com/a", "https://example.com/a", there.replace("https", "http"))
+
+
+def test_an_address_that_announces_too_much_is_not_read(host: Host) -> None:
+    answer = http_answer(b"a", headers={"Content-Length": str(2**40)})
+    with FaultServer(answer) as server:
+        result = run(host, Remembering(), "-a", f"{server.url}/a.txt", "what is it")
+    assert "it has more than 20 MiB" in result.stderr
 
 
 # Thoughts
@@ -319,6 +362,45 @@ def test_a_template_that_is_not_there(host: Host) -> None:
     result = run(host, Remembering(), "-t", "../../etc/passwd", "hi")
     assert "cannot be the name of a template" in result.stderr
     assert "-p is for the variables of a template" in run(host, Remembering(), "-p", "a=1", "hi").stderr
+
+
+@pytest.mark.parametrize("written", ['"age int"', '"age.json"', '{ type = "object", required = ["age"] }'])
+def test_a_template_may_have_a_schema(host: Host, written: str) -> None:
+    file = template("who", f'prompt = "Who?"\nschema = {written}')
+    file.with_name("age.json").write_text('{"type": "object", "required": ["age"]}')
+    backend = Remembering("no", '{"age": 7}', '{"n": 1}')
+    result = run(host, backend, "-t", "who")
+    assert (result.exit_code, result.stdout) == (0, '{"age": 7}\n')
+    assert "age" in str(backend.requests[0].metadata["schema"])
+    assert run(host, backend, "-t", "who", "--schema", "n int").stdout == '{"n": 1}\n'
+
+
+def test_a_schema_of_a_template_that_is_none(host: Host) -> None:
+    file = template("who", 'prompt = "Who?"\nschema = "age integr"')
+    result = run(host, Remembering("x"), "-t", "who")
+    assert result.exit_code == 2
+    assert f"{file}: schema: 'age integr' is neither a file" in result.stderr
+
+
+def templates(host: Host, *arguments: str) -> Any:
+    return CliRunner().invoke(cli, ["templates", *arguments], obj=host, prog_name="ai-cli")
+
+
+def test_templates_are_listed_and_shown(host: Host) -> None:
+    assert "there are no templates in" in templates(host, "list").stderr
+    text = '# mine \u2800\ndescription = "Translate \\u202e a text."\nprompt = "{{language}} {{input}}"'
+    file = template("translate", text)
+    assert templates(host, "list").stdout.splitlines()[1].split() == [
+        *("translate", "language", "Translate", "\\u202e", "a", "text.")
+    ]
+    shown = templates(host, "show", "translate").stdout
+    assert shown.startswith(f"# {file}\n# mine \\u2800\n")
+    assert json.loads(templates(host, "show", "translate", "--json").stdout)["prompt"] == "{{language}} {{input}}"
+    template("broken", "prompt = 1")
+    result = templates(host, "list", "--json")
+    assert ([row["name"] for row in json.loads(result.stdout)], result.exit_code) == (["translate"], 1)
+    assert "prompt must be text" in result.stderr
+    assert "Did you mean 'translate'?" in templates(host, "show", "transalte").stderr
 
 
 # As a process
