@@ -1,26 +1,30 @@
-"""The usage ledger, one line for each attempt in a file that only its owner can read, and sums over it.
+"""The usage ledger, one row for each attempt in a database that only its owner can read, and sums over it.
 
-A line has the names of backend and model, tokens, cost and times. It has no prompt, no answer and no text
+A row has the names of backend and model, tokens, cost and times. It has no prompt, no answer and no text
 of an error, which may quote one.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._state import is_off, make_private, open_private, state_dir
+from llm._database import DamagedError, state_database, state_path, take_over
+from llm._state import is_off
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks._markers import hookimpl
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from llm.types import Attempt, Completion
 
 NO_USAGE_VARIABLE: Final = "LLM_NO_USAGE"
 
-#: Fields of a line besides its time, and their types.
+#: Fields of a row besides its time, and their types.
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "backend": (str,),
     "model": (str, type(None)),
@@ -36,13 +40,14 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
 }
 
 
-class LedgerError(D0ttinoError):
-    """The ledger cannot be written."""
+#: So many rows are read at a time.
+_PAGE: Final = 5000
+_COLUMNS: Final = ", ".join(("time", *_FIELDS))
 
 
 def ledger_path() -> str:
     """Return the path of this user's ledger."""
-    return os.path.join(state_dir(), "usage.jsonl")
+    return state_path()
 
 
 def enabled() -> bool:
@@ -50,13 +55,17 @@ def enabled() -> bool:
     return not is_off(NO_USAGE_VARIABLE)
 
 
+class LedgerError(D0ttinoError):
+    """The ledger cannot be written."""
+
+
 class Ledger:
-    """A plug-in that appends each attempt of a request to a file. The commands of `ai-cli` register it.
+    """A plug-in that records each attempt of a request in a database. The commands of `ai-cli` register it.
 
     A program that wants the same: `host.register(Ledger())`.
 
     Args:
-        path: the file; by default the one that `ai-cli usage` reads.
+        path: the database; by default the one that `ai-cli usage` reads.
         now: returns the time of day, with its time zone.
 
     """
@@ -64,102 +73,114 @@ class Ledger:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self.path = ledger_path() if path is None else os.fspath(path)
+        self._database = state_database(path)
+        self.path = self._database.path
         self._now = now
+        self._took_over = False
 
     @hookimpl
     def llm_completed(self, completion: "Completion | None", error: Exception | None) -> None:
-        """Append the attempts of a request that ended.
+        """Record the attempts of a request that ended.
 
         Raises:
-            LedgerError: the file cannot be written.
+            LedgerError: the database cannot be written.
 
         """
         attempts = getattr(error, "attempts", ()) if completion is None else completion.attempts
         if attempts:
             self.append(attempts)
 
+    @hookimpl
+    def llm_close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
     def append(self, attempts: "Iterable[Attempt]") -> None:
-        """Append attempts, all of them in one write: other processes do the same meanwhile.
+        """Record attempts, all of them or none: other processes do the same meanwhile.
 
         Raises:
-            LedgerError: the file cannot be written.
+            LedgerError: the database cannot be written.
 
         """
-        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        lines = b"".join(json.dumps({"time": time, **_fields(one)}).encode() + b"\n" for one in attempts)
+        time = _moment(self._now())
+        rows = [(time, *_fields(one)) for one in attempts]
+        # One statement, and so one transaction.
+        values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
+        insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES {values}"  # noqa: S608
+        cells = [value for row in rows for value in row]
         try:
-            make_private(os.path.dirname(self.path))
-            handle = open_private(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-            try:
-                size = os.fstat(handle).st_size
-                if size and os.pread(handle, 1, size - 1) != b"\n":
-                    lines = b"\n" + lines  # a disk was full: what follows must not be lost with that line
-                written = os.write(handle, lines)
-            finally:
-                os.close(handle)
+            self._take_over()
+            self._database.execute(insert, cells, make=True)
+        except DamagedError as damage:
+            with suppress(OSError):
+                self._database.execute(insert, cells, make=True)
+                raise LedgerError(f"{self.path}: {damage.strerror}; a new ledger is begun") from damage
+            raise self._fault(damage) from damage
         except OSError as error:
-            raise self._fault(error.strerror or str(error)) from error
-        if written < len(lines):
-            raise self._fault("the disk is full")
+            raise self._fault(error) from error
 
-    def _fault(self, why: str) -> LedgerError:
+    def _fault(self, error: OSError) -> LedgerError:
         return LedgerError(
-            f"cannot write {self.path}: {why}; what was spent is not recorded ({NO_USAGE_VARIABLE}=1 does without)"
+            f"cannot write {self.path}: {error.strerror or error}; what was spent is not recorded"
+            f" ({NO_USAGE_VARIABLE}=1 does without)"
         )
+
+    def _take_over(self) -> None:
+        if not self._took_over:
+            take_over(self._database, _OLD, _insert_lines)
+            self._took_over = True
 
 
 def entries(
-    path: str | os.PathLike[str], on_damaged: Callable[[int], object] = lambda _number: None
+    path: str | os.PathLike[str] | None = None,
+    on_damaged: Callable[[int], object] = lambda _number: None,
+    *,
+    after: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a ledger file, see `entries_in`; a missing file has none.
-
-    Raises:
-        OSError: the file cannot be read.
-
-    """
-    try:
-        file = open(path, "rb", opener=open_private)  # noqa: SIM115
-    except FileNotFoundError:
-        return
-    with file:
-        yield from entries_in(file, on_damaged)
-
-
-def entries_in(
-    lines: Iterable[bytes], on_damaged: Callable[[int], object] = lambda _number: None
-) -> Iterator[dict[str, Any]]:
-    """Yield the entries in the lines of a ledger.
+    """Yield the entries of a ledger, oldest first; a missing one has none.
 
     Args:
-        lines: a file that is open for reading bytes, or some of its lines.
-        on_damaged: called with the number of each damaged line.
+        path: the database; by default this user's.
+        on_damaged: called with the number of each row that makes no sense.
+        after: the number of the row to begin behind.
 
     Returns:
-        An iterator of the fields of each attempt; `time` is a `datetime`.
+        An iterator of the fields of each attempt, and its `id`, the number of its row; `time` is a `datetime`.
+
+    Raises:
+        OSError: the database cannot be read.
 
     """
-    for number, line in enumerate(lines, 1):
-        entry = _entry(line)
-        if entry is not None:
-            yield entry
-        elif line.strip():
-            on_damaged(number)
+    database = state_database(path)
+    take_over(database, _OLD, _insert_lines)
+    select = f"SELECT id, {_COLUMNS} FROM attempts WHERE id > ? ORDER BY id LIMIT {_PAGE}"  # noqa: S608
+    while rows := database.execute(select, (after,)):
+        for row in rows:
+            after = row[0]
+            entry = _entry(dict(zip(("id", "time", *_FIELDS), row, strict=True)))
+            if entry is None:
+                on_damaged(after)
+            else:
+                yield entry
 
 
-def _fields(attempt: "Attempt") -> dict[str, Any]:
+def _moment(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _fields(attempt: "Attempt") -> list[Any]:
     data = attempt.to_json()
-    model = attempt.served_model or attempt.model
-    return {**{name: data[name] for name in _FIELDS}, "model": model}
+    return [*({**data, "model": attempt.served_model or attempt.model}[name] for name in _FIELDS)]
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """Return the entry in a line; `None` if it is damaged."""
+def _entry(entry: Any) -> dict[str, Any] | None:
+    """Return an entry with its time as a `datetime`; `None` if it makes no sense."""
     try:
-        entry = json.loads(line)
         entry["time"] = datetime.fromisoformat(entry["time"])
+        if entry["estimated"] in {0, 1}:
+            entry["estimated"] = bool(entry["estimated"])
         sound = entry["time"].tzinfo is not None and all(_is_sound(entry[name], _FIELDS[name]) for name in _FIELDS)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return None
     return entry if sound else None
 
@@ -168,6 +189,22 @@ def _is_sound(value: Any, types: tuple[type, ...]) -> bool:
     if not isinstance(value, types):
         return False
     return not isinstance(value, int | float) or 0 <= value < float("inf")
+
+
+#: The file of ledgers before there was a database: a JSON object in each line.
+_OLD: Final = "usage.jsonl"
+
+
+def _insert_lines(connection: "sqlite3.Connection", content: bytes) -> None:
+    """Take over the lines of an older ledger; damaged ones did not count there, and are left out."""
+    insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES ({', '.join('?' * (len(_FIELDS) + 1))})"  # noqa: S608
+    for line in content.splitlines():
+        try:
+            entry = _entry(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+        if entry is not None:
+            connection.execute(insert, (_moment(entry["time"]), *(entry[name] for name in _FIELDS)))
 
 
 #: Names of what sums can be grouped by.

@@ -1,8 +1,7 @@
 """A backend that fails again and again is set aside for a while, for every process of this user.
 
 Commands are short: what one learned of a server that is down is of use only if the next one knows it.
-So it is kept in a small file, which is there only while something is wrong: a run in which every
-backend answers opens no file and writes none.
+So it is kept in the database of the user's state: a run in which every backend answers writes nothing there.
 """
 
 import json
@@ -11,12 +10,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llm._state import is_off, locked, open_private, state_dir, write_atomically
+from llm._database import DamagedError, state_database, take_over
+from llm._state import is_off
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from llm.host import Host
     from llm.types import Attempt
 
@@ -74,8 +75,8 @@ class Cooldowns:
     not remembered, and either is told once.
 
     Args:
-        path: the file; by default the one in the user's state directory.
-        on_fault: gets one sentence when the file cannot be used, at most once.
+        path: the database; by default that of the user's state.
+        on_fault: gets one sentence when it cannot be used, at most once.
         clock: returns the time in seconds since the epoch.
 
     """
@@ -87,12 +88,12 @@ class Cooldowns:
         on_fault: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = os.path.join(state_dir(), "cooldown.json") if path is None else os.fspath(path)
+        self._database = state_database(path)
+        self.path = self._database.path
         self._on_fault = on_fault
         self._clock = clock
         self._lock = threading.Lock()
-        self._told = False
-        self._known: tuple[tuple[int, ...], dict[str, Standing]] = ((), {})
+        self._told = self._took_over = False
 
     def is_open(self, backend: str) -> str | None:
         """Return why a backend is not to be tried now; `None`: try it."""
@@ -104,18 +105,13 @@ class Cooldowns:
 
     def record(self, attempt: "Attempt") -> None:
         """Record the end of an attempt: an answer, or an error that counts against the backend."""
-        if attempt.error is None:
-            if attempt.backend in self._read():
-                self._change(lambda standings: standings.pop(attempt.backend, None))
-            return
-        now = self._clock()
-        error = " ".join(str(part) for part in (attempt.error_type, attempt.status) if part is not None)
-
-        def count(standings: dict[str, Standing]) -> None:
-            before = standings.get(attempt.backend, Standing(0, 0, now, error))
-            standings[attempt.backend] = before.after_failure(now, error)
-
-        self._change(count)
+        if attempt.error is not None:
+            self._count(attempt.backend, " ".join(map(str, filter(None, (attempt.error_type, attempt.status)))))
+        elif attempt.backend in self._read(quietly=True):
+            try:
+                self._database.execute("DELETE FROM cooldowns WHERE backend = ?", (attempt.backend,))
+            except OSError as error:
+                self._tell_unwritten(error)
 
     def set_aside(self) -> dict[str, dict[str, Any]]:
         """Return the backends that are set aside now, by name, each with JSON-ready data for lists."""
@@ -138,69 +134,51 @@ class Cooldowns:
             The names of those that were set aside.
 
         Raises:
-            OSError: the file cannot be changed.
+            OSError: the database cannot be changed.
 
         """
         were = [name for name in self.set_aside() if backend in {None, name}]
-
-        def forget(standings: dict[str, Standing]) -> None:
-            for name in list(standings) if backend is None else [backend]:
-                standings.pop(name, None)
-
-        if os.path.exists(self.path):
-            self._write(forget)
+        self._database.execute("DELETE FROM cooldowns WHERE ?1 IS NULL OR backend = ?1", (backend,))
         return were
 
-    def _read(self) -> dict[str, Standing]:
-        """Return what the file holds; it is read only if it is there, and has changed."""
+    def _read(self, *, quietly: bool = False) -> dict[str, Standing]:
+        """Return the failure records; one that makes no sense is none."""
         try:
-            found = os.stat(self.path)
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if stamp != self._known[0]:
-                self._known = (stamp, _parse(_content(self.path)))
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
+            if not self._took_over:
+                take_over(self._database, _OLD, _insert_old)
+                self._took_over = True
+            rows = self._database.execute("SELECT backend, failures, times, last, error FROM cooldowns")
         except OSError as error:
-            self._tell(f"cannot read {self.path}: {error.strerror}; backends that are set aside are not known")
+            if quietly and not isinstance(error, DamagedError):
+                return {}
+            self._tell(f"cannot read {self.path}: {error.strerror or error}; backends that are set aside are not known")
             return {}
-        except ValueError as error:
-            self._discard(error)
-            return {}
-        return self._known[1]
+        return {name: standing for name, *facts in rows if (standing := _standing(*facts)) is not None}
 
-    def _discard(self, error: ValueError) -> None:
-        """Remove a damaged file, so that it is reported once and not at every run."""
-        self._tell(f"{self.path} was damaged and is removed, no backend is set aside now: {error}")
+    def _count(self, backend: str, error: str) -> None:
+        """Count a failure, and forget those of long ago."""
+        now = self._clock()
+        before = self._read()
+        if before.get(backend, Standing(0, 0, now, error)).left(now):
+            return  # nothing changes
         try:
-            with locked(self.path):
-                try:
-                    _parse(_content(self.path))
-                except ValueError:  # another process may have written a good one meanwhile
-                    os.unlink(self.path)
-        except OSError:
-            pass  # told above; the next failure of a backend replaces it, or says why that cannot be done
+            with self._database.changing() as connection:
+                row = connection.execute(
+                    "SELECT failures, times, last, error FROM cooldowns WHERE backend = ?", (backend,)
+                ).fetchone()
+                standing = (row and _standing(*row)) or Standing(0, 0, now, error)
+                if now - standing.until > FORGOTTEN:
+                    standing = Standing(0, 0, now, error)
+                for name, old in before.items():
+                    if now - old.until > FORGOTTEN:
+                        connection.execute("DELETE FROM cooldowns WHERE backend = ? AND last = ?", (name, old.last))
+                values = (backend, *standing.after_failure(now, error))
+                connection.execute("INSERT OR REPLACE INTO cooldowns VALUES (?, ?, ?, ?, ?)", values)
+        except OSError as fault:
+            self._tell_unwritten(fault)
 
-    def _change(self, change: Callable[[dict[str, Standing]], object]) -> None:
-        try:
-            self._write(change)
-        except OSError as error:
-            self._tell(f"cannot write {self.path}: {error.strerror or error}; failures of backends are not remembered")
-
-    def _write(self, change: Callable[[dict[str, Standing]], object]) -> None:
-        with locked(self.path):
-            try:
-                before = _parse(_content(self.path))
-            except (FileNotFoundError, ValueError):
-                before = {}
-            now = self._clock()
-            standings = {name: standing for name, standing in before.items() if now - standing.until <= FORGOTTEN}
-            change(standings)
-            if not standings:
-                with suppress(FileNotFoundError):
-                    os.unlink(self.path)
-            elif standings != before:
-                fields = {name: standing._asdict() for name, standing in standings.items()}
-                write_atomically(self.path, json.dumps(fields).encode())
+    def _tell_unwritten(self, error: OSError) -> None:
+        self._tell(f"cannot write {self.path}: {error.strerror or error}; failures of backends are not remembered")
 
     def _tell(self, sentence: str) -> None:
         with self._lock:
@@ -259,27 +237,24 @@ def described(standing: Standing, left: float) -> str:
     )
 
 
-def _content(path: str) -> bytes:
-    with open(path, "rb", opener=open_private) as file:
-        return file.read()
-
-
-def _parse(content: bytes) -> dict[str, Standing]:
-    """Return what a file holds.
-
-    Raises:
-        ValueError: it holds something else.
-
-    """
-    try:
-        document = json.loads(content)
-        return {name: _standing(**fields) for name, fields in document.items()}
-    except (TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"it does not hold what it should: {error}") from error
-
-
-def _standing(failures: Any, times: Any, last: Any, error: Any) -> Standing:
+def _standing(failures: Any, times: Any, last: Any, error: Any) -> Standing | None:
+    """Return a failure record; `None` if it makes no sense."""
     counts = all(isinstance(count, int) and 0 <= count < 2**31 for count in (failures, times))
     if not (counts and isinstance(last, int | float) and 0 <= last < 1e11 and isinstance(error, str)):
-        raise ValueError("a value in it is not what it should be")
-    return Standing(failures, times, last, error)
+        return None
+    return Standing(failures, times, float(last), error)
+
+
+#: The file of failure records before there was a database.
+_OLD: Final = "cooldown.json"
+
+
+def _insert_old(connection: "sqlite3.Connection", content: bytes) -> None:
+    """Take over the failure records of an older file, as far as they make sense."""
+    try:
+        rows = [(name, _standing(**fields)) for name, fields in json.loads(content).items()]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return
+    for name, standing in rows:
+        if standing is not None:
+            connection.execute("INSERT OR REPLACE INTO cooldowns VALUES (?, ?, ?, ?, ?)", (name, *standing))

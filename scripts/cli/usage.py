@@ -38,10 +38,10 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
     try:
         sums = summed(entries(path, damaged.append), by, begin)
     except OSError as error:
-        raise D0ttinoError(f"cannot read {path}: {error.strerror}") from error
+        raise D0ttinoError(f"cannot read {path}: {error.strerror or error}") from error
     if damaged:
         say(
-            f"warning: {len(damaged)} lines of {path} cannot be read, line {damaged[0]} is the first; they do not count"
+            f"warning: {len(damaged)} rows of {path} make no sense, number {damaged[0]} is the first; they do not count"
         )
     if not enabled():
         say(f"note: {NO_USAGE_VARIABLE} is set: what is sent now is not recorded")

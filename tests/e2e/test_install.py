@@ -141,7 +141,7 @@ def test_a_plugin_of_hooks_is_installed_replaced_and_removed(installed: Installe
 
 def test_the_budget_refuses_prompts_once_the_money_is_spent(installed: Installed, tmp_path: Path) -> None:
     assert installed.run("ai-cli", "plugins", "install", "budget", cwd=tmp_path).returncode == 0
-    ledger = Ledger(installed.home / ".local/state/d0ttino/usage.jsonl")
+    ledger = Ledger(installed.home / ".local/state/d0ttino/state.db")
     send = ("ai-cli", "send", "-b", "sample", "hi")
     limits = {"D0TTINO_BUDGET_DAY": "2.5", "D0TTINO_BUDGET_MONTH": "9"}
     try:

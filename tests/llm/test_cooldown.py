@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm._state import locked, state_dir
+from llm._state import state_dir
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
 from llm.errors import BackendConnectionError
@@ -58,6 +59,17 @@ def fail(cooldowns: Cooldowns, times: int = FAILURES, attempt: Attempt = DOWN) -
         cooldowns.record(attempt)
 
 
+def rows(cooldowns: Cooldowns) -> list[Any]:
+    """Return what the database holds of failures."""
+    if not Path(cooldowns.path).exists():
+        return []
+    connection = sqlite3.connect(cooldowns.path)
+    try:
+        return connection.execute("SELECT backend, failures, times, last, error FROM cooldowns ORDER BY 1").fetchall()
+    finally:
+        connection.close()
+
+
 def seconds_left(cooldowns: Cooldowns) -> float:
     seconds: float = cooldowns.set_aside()["big"]["seconds"]
     return seconds
@@ -87,7 +99,7 @@ def test_an_answer_of_a_backend_that_was_asked_by_name_ends_its_time(cooldowns: 
     fail(cooldowns)
     cooldowns.record(OK)
     assert cooldowns.is_open("big") is None
-    assert not Path(cooldowns.path).exists()
+    assert rows(cooldowns) == []
 
 
 def test_afterwards_one_failure_sets_it_aside_for_twice_as_long_up_to_a_longest_time(
@@ -107,10 +119,10 @@ def test_failures_of_prompts_that_were_on_their_way_do_not_make_it_longer(cooldo
     fail(cooldowns, 16)
     assert seconds_left(cooldowns) == SHORTEST
     clock.now += SHORTEST / 2
-    before = Path(cooldowns.path).stat().st_ino
+    before = rows(cooldowns)
     fail(cooldowns, 16)
     assert seconds_left(cooldowns) == SHORTEST / 2
-    assert Path(cooldowns.path).stat().st_ino == before
+    assert rows(cooldowns) == before
 
 
 def test_failures_of_long_ago_are_forgotten(cooldowns: Cooldowns, clock: Clock) -> None:
@@ -133,8 +145,10 @@ def test_a_clock_that_is_set_back_sets_nothing_aside_for_days_and_forgets_nothin
 def test_nothing_of_an_error_but_its_class_and_status_is_kept(cooldowns: Cooldowns) -> None:
     fail(cooldowns, attempt=Attempt("big", None, None, 0.1, "no key sk-12345 for 'my prompt'", "ConnectionError"))
     assert stat.S_IMODE(Path(cooldowns.path).stat().st_mode) == 0o600
-    (standing,) = json.loads(Path(cooldowns.path).read_text()).values()
-    assert standing == {"failures": 3, "times": 1, "last": 1_700_000_000.0, "error": "ConnectionError"}
+    assert rows(cooldowns) == [("big", 3, 1, 1_700_000_000.0, "ConnectionError")]
+    for file in Path(state_dir()).iterdir():
+        assert b"sk-12345" not in file.read_bytes()
+        assert b"my prompt" not in file.read_bytes()
 
 
 def test_a_healthy_run_opens_and_writes_nothing(
@@ -149,20 +163,35 @@ def test_a_healthy_run_opens_and_writes_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", spy)
-        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"read {path}"))
+        patch.setattr(sqlite3, "connect", lambda path: pytest.fail(f"opened {path}"))
         assert cooldowns.is_open("big") is None
         cooldowns.record(OK)
-    assert looked == [cooldowns.path, cooldowns.path]
+    # The first is a file that an older version may have left.
+    assert looked == [f"{state_dir()}/cooldown.json", cooldowns.path, cooldowns.path]
     assert not Path(state_dir()).exists()
     assert faults == []
 
 
-def test_a_file_that_did_not_change_is_read_once(cooldowns: Cooldowns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_while_others_fail_writes_nothing(cooldowns: Cooldowns) -> None:
     fail(cooldowns)
-    assert cooldowns.is_open("big")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"read {path}"))
-        assert cooldowns.is_open("big")
+    connection = sqlite3.connect(cooldowns.path)
+    (before,) = connection.execute("PRAGMA data_version").fetchone()
+    cooldowns.record(Attempt("small", None, None, 0.1))
+    assert connection.execute("PRAGMA data_version").fetchone() == (before,)
+    connection.close()
+
+
+def test_an_older_file_is_taken_over_once(cooldowns: Cooldowns, clock: Clock) -> None:
+    standing = {"failures": 3, "times": 1, "last": clock.now, "error": "TimeoutError"}
+    old = Path(state_dir(), "cooldown.json")
+    old.parent.mkdir(parents=True)
+    old.write_text(json.dumps({"big": standing, "odd": {**standing, "failures": "3"}}))
+    assert cooldowns.is_open("big") is not None
+    assert [name for name, *_ in rows(cooldowns)] == ["big"]
+    cooldowns.reset()
+    old.with_suffix(".json.old").rename(old)  # as if a process was killed in between
+    assert Cooldowns(on_fault=pytest.fail, clock=clock).is_open("big") is None
+    assert not old.exists()
 
 
 def test_reset_forgets_one_or_all(cooldowns: Cooldowns) -> None:
@@ -176,7 +205,7 @@ def test_reset_forgets_one_or_all(cooldowns: Cooldowns) -> None:
     assert cooldowns.is_open("big") is None
     assert cooldowns.reset() == ["small"]
     assert cooldowns.reset() == []
-    assert not Path(cooldowns.path).exists()
+    assert rows(cooldowns) == []
 
 
 # --- in the router -----------------------------------------------------------------------------------
@@ -270,9 +299,8 @@ def test_a_fault_of_the_plugin_or_the_prompt_sets_nothing_aside(host: Host, cool
 # --- what must not make a request fail ---------------------------------------------------------------
 
 GARBAGE = [
-    b"",
     b"\xff\xfe",
-    b"{",
+    b"{}",
     b"[]",
     b"null",
     b'{"big": 1}',
@@ -325,9 +353,12 @@ def test_a_state_that_cannot_be_written_is_told_once(cooldowns: Cooldowns, fault
 def test_a_process_that_holds_the_lock_for_ever_does_not_hold_up_others(
     cooldowns: Cooldowns, faults: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm._state._PATIENCE", 0.05)
-    with locked(cooldowns.path):
-        fail(cooldowns, 1)
+    monkeypatch.setattr("llm._database.PATIENCE", 0.05)
+    fail(cooldowns, 1)
+    other = sqlite3.connect(cooldowns.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    fail(cooldowns, 1)
+    other.close()
     (told,) = faults
     assert "another process does not let go of it" in told
 
@@ -377,7 +408,7 @@ def test_no_failure_is_lost_between_processes_that_write_at_once(cooldowns: Cool
         assert process.returncode == 0
     # Each process counted once for each of these: one failure lost, and it would not be set aside.
     assert set(cooldowns.set_aside()) == {f"shared-{number}" for number in range(25)}
-    assert sorted(path.name for path in Path(state_dir()).iterdir()) == ["cooldown.json", "cooldown.json.lock"]
+    assert {path.name for path in Path(state_dir()).iterdir()} <= {"state.db", "state.db-wal", "state.db-shm"}
 
 
 def test_a_writer_that_is_killed_leaves_a_file_that_can_be_used(cooldowns: Cooldowns, faults: list[str]) -> None:
@@ -389,8 +420,8 @@ def test_a_writer_that_is_killed_leaves_a_file_that_can_be_used(cooldowns: Coold
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-        before = Path(cooldowns.path).stat().st_ino
-        while Path(cooldowns.path).stat().st_ino == before:
+        before = rows(cooldowns)
+        while rows(cooldowns) == before:
             assert process.poll() is None
         process.kill()
         process.communicate()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -44,15 +45,16 @@ def test_every_attempt_of_a_request_is_a_line_without_prompt_answer_or_error() -
     with pytest.raises(D0ttinoError):
         complete(Request("the prompt", backend="down", max_attempts=1), host=host)
     assert stat.S_IMODE(Path(ledger_path()).stat().st_mode) == 0o600
-    text = Path(ledger_path()).read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert {line["time"] for line in lines} == {"2026-11-23T12:00:00.000Z"}
+    lines = list(entries())
+    assert {line["time"] for line in lines} == {NOON}
     assert [(line["backend"], line["error_type"]) for line in lines][-2:] == [
         ("up", None),
         ("down", "BackendConnectionError"),
     ]
-    assert "prompt" not in text
-    assert "answer" not in text
+    for file in Path(ledger_path()).parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert b"prompt" not in file.read_bytes()
+        assert b"answer" not in file.read_bytes()
 
 
 def test_a_request_without_attempts_writes_nothing() -> None:
@@ -120,54 +122,89 @@ def test_anything_else_is_refused(text: str) -> None:
         point_in_time(text, NOON)
 
 
-def test_a_line_that_was_cut_off_loses_nothing_but_itself() -> None:
-    ledger().append([attempt()])
-    whole = Path(ledger_path()).read_bytes()
-    with Path(ledger_path()).open("ab") as file:
-        file.write(whole[:50])
-    ledger().append([attempt("small")])
-    damaged: list[int] = []
-    assert [entry["backend"] for entry in entries(ledger_path(), damaged.append)] == ["big", "small"]
-    assert damaged == [2]
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("cost", "1"),
-        ("cost", float("nan")),
+        ("cost", "much"),
+        ("cost", b"1"),
         ("cost", float("inf")),
         ("input_tokens", -1),
         ("input_tokens", 1.5),
         ("backend", None),
         ("time", "2026-11-23"),
         ("time", 5),
-        ("estimated", 1),
+        ("estimated", 2),
+        ("estimated", None),
     ],
 )
 def test_a_line_that_says_something_else_does_not_count(tmp_path: Path, field: str, value: object) -> None:
-    path = tmp_path / "usage.jsonl"
+    path = tmp_path / "state.db"
     Ledger(path).append([attempt()])
-    line = json.loads(path.read_text())
-    path.write_text(json.dumps({**line, field: value}) + "\n")
+    change(path, f"UPDATE attempts SET {field} = ?", value)
     damaged: list[int] = []
     assert list(entries(path, damaged.append)) == []
     assert damaged == [1]
 
 
+def change(path: Path, statement: str, *values: object) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(statement, values)
+    connection.close()
+
+
 @given(content=st.binary(max_size=300))
 def test_no_contents_make_it_fail(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.getbasetemp() / "any-ledger.jsonl"
+    path = tmp_path_factory.getbasetemp() / "any-ledger.db"
     path.write_bytes(content)
-    Ledger(path).append([attempt()])
-    assert [entry["backend"] for entry in entries(path)][-1:] == ["big"]
+    if len(content) > 1:  # SQLite takes less for an empty file
+        kept = path.with_name("any-ledger.db.damaged")
+        with pytest.raises(LedgerError, match=f"was damaged .* and is kept as {kept}; a new ledger is begun"):
+            Ledger(path).append([attempt()])
+        assert kept.read_bytes() == content
+    else:
+        Ledger(path).append([attempt()])
+    assert [entry["backend"] for entry in entries(path)] == ["big"]
+    path.unlink()
 
 
-@pytest.mark.parametrize("content", [b"[]\n", b"null\n", b"[" * 100_000 + b"\n", b'{"time": 1e400}\n'])
-def test_lines_of_other_json_do_not_count(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "usage.jsonl"
-    path.write_bytes(content)
-    assert list(entries(path)) == []
+def test_an_older_file_is_taken_over_once_without_its_damaged_lines() -> None:
+    old = Path(ledger_path()).with_name("usage.jsonl")
+    old.parent.mkdir(parents=True)
+    line = {
+        "time": "2026-11-23T12:00:00.000Z",
+        "backend": "big",
+        "model": "m",
+        "plugin": None,
+        "distribution": None,
+        "ms": 500.0,
+        "error_type": None,
+        "status": None,
+        "input_tokens": 100,
+        "output_tokens": 20,
+        "cost": 0.25,
+        "estimated": False,
+    }
+    given: tuple[Any, ...] = (line, {**line, "backend": "small"}, {**line, "cost": "1"}, [])
+    lines = [json.dumps(one).encode() for one in given]
+    old.write_bytes(b"\n".join([*lines, b"[" * 100_000, b"\xff", lines[0][:50]]))
+    ledger().append([attempt("new")])
+    assert [entry["backend"] for entry in entries()] == ["big", "small", "new"]
+    first = next(entries())
+    assert {**first, "id": None} == {**line, "time": NOON, "id": None}
+    kept = old.with_name("usage.jsonl.old")
+    assert kept.is_file()
+    kept.rename(old)  # as if a process was killed in between
+    assert [entry["backend"] for entry in entries()] == ["big", "small", "new"]
+    assert not old.exists()
+
+
+def test_a_file_that_was_removed_is_made_again() -> None:
+    mine = ledger()
+    mine.append([attempt()])
+    for file in Path(ledger_path()).parent.iterdir():
+        file.unlink()
+    mine.append([attempt("small")])
+    assert [entry["backend"] for entry in entries()] == ["small"]
 
 
 def test_a_ledger_that_cannot_be_written_is_a_problem_and_the_answer_is_kept() -> None:
@@ -180,10 +217,33 @@ def test_a_ledger_that_cannot_be_written_is_a_problem_and_the_answer_is_kept() -
     assert "what was spent is not recorded" in problem.message
 
 
-def test_a_full_disk_is_told() -> None:
-    full = Ledger(Path("/dev/full"))
-    with pytest.raises(LedgerError, match="No space left"):
-        full.append([attempt()])
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from llm.types import Attempt
+from llm.usage import Ledger, LedgerError, ledger_path
+
+one = [Attempt("big", "m" * 1000, None, 0.1)]
+Ledger().append(one)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+largest = max(file.stat().st_size for file in Path(ledger_path()).parent.iterdir())
+resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 20_000, largest + 20_000))  # no file may grow, as on a full disk
+written = 1
+try:
+    for _ in range(1000):
+        Ledger().append(one)
+        written += 1
+except LedgerError as error:
+    print(written, error.message)
+"""
+
+
+def test_a_full_disk_is_told_and_loses_nothing_that_was_written() -> None:
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=60, check=True)
+    written, _, message = done.stdout.partition(" ")
+    assert "cannot write" in message
+    assert "what was spent is not recorded" in message
+    assert len(list(entries())) == int(written) > 1
 
 
 def test_the_user_can_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +279,41 @@ def test_no_line_is_lost_between_processes_that_write_at_once() -> None:
     sums = dict(summed(entries(ledger_path(), damaged.append), ["backend"]))
     assert damaged == []
     assert [sums[(name,)].attempts for name in "abc"] == [600, 600, 600]
+
+
+KILLED = """
+import sys
+from llm.usage import Ledger
+from llm.types import Attempt, Usage
+
+ledger = Ledger()
+sys.stdin.readline()
+while True:
+    ledger.append([Attempt(sys.argv[1], None, None, 0.1, usage=Usage(1, 1, 0.001))] * 3)
+    print("written", flush=True)
+"""
+
+
+@pytest.mark.e2e
+def test_processes_that_are_killed_at_any_moment_lose_nothing_that_they_wrote() -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", KILLED, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for number in range(8)
+    ]
+    written = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for number, process in enumerate(processes):
+        assert process.stdout is not None
+        for _ in range(20 * (number + 1)):
+            assert process.stdout.readline() == b"written\n"
+        process.kill()
+        written.append(20 * (number + 1) + process.communicate()[0].count(b"\n"))
+    damaged: list[int] = []
+    sums = dict(summed(entries(on_damaged=damaged.append), ["backend"]))
+    assert damaged == []
+    for number, count in enumerate(written):
+        # All of a request's attempts or none; the last one may have been written and not yet told.
+        assert sums[(str(number),)].attempts in {3 * count, 3 * count + 3}

@@ -85,5 +85,5 @@ def test_a_state_that_cannot_be_kept_is_one_warning_and_no_failure() -> None:
     result = run("send", "--max-attempts", "2", "hi", LLM_NO_USAGE="1", LLM_NO_LOGS="1", **DOWN_THEN_SAMPLE)
     assert result.stdout == "Sample answer to: hi\n"
     assert [line for line in result.stderr.splitlines() if line.startswith("warning")] == [
-        f"warning: cannot write {state_dir()}/cooldown.json: Not a directory; failures of backends are not remembered"
+        f"warning: cannot write {state_dir()}/state.db: Not a directory; failures of backends are not remembered"
     ]

@@ -62,12 +62,20 @@ def ai(*words: str) -> None:
     assert "Traceback" not in result.output
 
 
+def forget_state() -> None:
+    """Let the files of older versions be taken over once more."""
+    for file in Path(state_dir()).glob("state.db*"):
+        file.unlink()
+
+
 def use_ledger() -> None:
+    forget_state()
     for words in (["usage"], ["usage", "--by", "model", "--json"], ["send", "-b", "sample", "hi"]):
         ai(*words)
 
 
 def use_cooldown() -> None:
+    forget_state()
     for words in (["backends"], ["send", "hi"], ["cooldown"], ["cooldown", "reset"]):
         ai(*words)
 

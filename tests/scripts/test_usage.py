@@ -1,6 +1,7 @@
 """`ai-cli usage`: what was spent, as a user sees it; and what the commands record."""
 
 import json
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,13 @@ def test_mistakes_have_status_2(arguments: list[str]) -> None:
 
 @pytest.mark.usefixtures("three_days")
 def test_damaged_lines_are_told_and_do_not_count() -> None:
-    with Path(ledger_path()).open("ab") as file:
-        file.write(b"{\n\xff\n")
+    connection = sqlite3.connect(ledger_path(), isolation_level=None)
+    connection.execute("INSERT INTO attempts (time) VALUES ('once'), (NULL)")
+    connection.close()
     result = run("usage", "--json")
     assert sum(row["attempts"] for row in json.loads(result.stdout)) == 4
-    assert "2 lines of" in result.stderr
-    assert "line 5 is the first" in result.stderr
+    assert "2 rows of" in result.stderr
+    assert "number 5 is the first" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["send", "plan"])

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from llm import RegisteredBackend, hookimpl
 from llm.errors import BackendError
-from llm.usage import enabled, entries_in, ledger_path
+from llm.usage import enabled, entries, ledger_path
 
 __version__ = "0.1.0"
 
@@ -21,10 +21,10 @@ class BudgetError(BackendError):
 
 
 class Spent:
-    """What the ledger says was spent, in each day and month. Only new lines are read."""
+    """What the ledger says was spent, in each day and month. Only new rows are read."""
 
     def __init__(self) -> None:
-        self._path: str | None = None
+        self._ledger: tuple[str, int] | None = None
         self._read = 0
         self._sums: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -36,18 +36,14 @@ class Spent:
             return self._sums.get(period, 0.0)
 
     def _read_on(self, path: str) -> None:
-        size = os.path.getsize(path) if os.path.exists(path) else 0
-        if path != self._path or size < self._read:  # another ledger, or it was emptied
-            self._path, self._read, self._sums = path, 0, {}
-        if size == self._read:
-            return
-        with open(path, "rb") as file:
-            file.seek(self._read)
-            for entry in entries_in(file):
-                for form in LIMITS.values():
-                    key = f"{entry['time'].astimezone():{form}}"
-                    self._sums[key] = self._sums.get(key, 0.0) + (entry["cost"] or 0.0)
-            self._read = file.tell()
+        ledger = (path, os.stat(path).st_ino if os.path.exists(path) else 0)
+        if ledger != self._ledger:  # another one, or it was removed
+            self._ledger, self._read, self._sums = ledger, 0, {}
+        for entry in entries(path, after=self._read):
+            for form in LIMITS.values():
+                key = f"{entry['time'].astimezone():{form}}"
+                self._sums[key] = self._sums.get(key, 0.0) + (entry["cost"] or 0.0)
+            self._read = entry["id"]
 
 
 spent = Spent()

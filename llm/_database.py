@@ -1,0 +1,331 @@
+"""SQLite files of this user's state: many threads and processes change one at once, and any of them may be killed.
+
+They are in WAL mode: a writer waits for no disk, and readers for no writer. That mode shares memory among processes, so
+it is wrong for a file that several machines see: in a home on a network, SQLite's older journal is used, which needs
+nothing but locks. Each write waits for the server there; `XDG_STATE_HOME` on a local disk avoids that.
+"""
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+from llm._state import check_private, locked, make_private, open_private, state_dir
+
+if TYPE_CHECKING:
+    import sqlite3
+
+T = TypeVar("T")
+
+#: Seconds that a writer waits for others, and pauses while it makes a file that another one makes as well.
+PATIENCE: Final = 20.0
+_PAUSE: Final = 0.02
+#: Seconds that it waits once another one did not let go in that time.
+_IMPATIENCE: Final = 0.05
+
+#: File systems that several machines may see.
+_REMOTE: Final = frozenset(
+    {"9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"}
+    | {"ocfs2", "panfs", "pvfs2", "smb3", "smbfs", "vboxsf", "virtiofs", "wekafs"}
+    | {"fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
+)
+
+_STATE_VERSION: Final = 1
+#: The tables of `state.db`: attempts are the usage ledger, cooldowns the circuit breaker's, taken the names of older
+#: files whose content is in here.
+_STATE: Final = """
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY, time TEXT, backend TEXT, model TEXT, plugin TEXT, distribution TEXT, ms REAL,
+    error_type TEXT, status INTEGER, input_tokens INTEGER, output_tokens INTEGER, cost REAL, estimated INTEGER
+);
+CREATE TABLE cooldowns (backend TEXT PRIMARY KEY, failures INTEGER, times INTEGER, last REAL, error TEXT) WITHOUT ROWID;
+CREATE TABLE taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+class DamagedError(OSError):
+    """A file that was damaged, and has got another name: the next change makes a new one."""
+
+
+class Database:
+    """An SQLite file; one connection to it, which all threads of this process share.
+
+    Args:
+        path: the file. It is made by the first change.
+        tables: the statements that make what is in it.
+        version: the version of these.
+        pragmas: statements for each connection.
+
+    Its methods raise `OSError` if the file cannot be used, and `DamagedError` if it was damaged.
+
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], tables: str, *, version: int = 1, pragmas: Sequence[str] = ()
+    ) -> None:
+        self.path = os.fspath(path)
+        self._tables = tables
+        self._version = version
+        self._pragmas = pragmas
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._mark: tuple[int, int, int] | None = None
+        self._of_parents: list[sqlite3.Connection] = []
+        self._hindered = False
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another one."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._mark is not None and self._mark[0] == os.getpid():
+            connection.close()
+        else:
+            self._of_parents.append(connection)  # after a fork: to close it here would break it there
+
+    def execute(self, statement: str, values: Sequence[Any] = (), *, make: bool = False) -> list[Any]:
+        """Execute one statement, which is a transaction of its own, and return its rows.
+
+        Args:
+            statement: the statement.
+            values: its parameters.
+            make: whether to make the file if there is none; else there are no rows then.
+
+        """
+        with self._using(make) as connection:
+            return [] if connection is None else connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def changing(self) -> "Iterator[sqlite3.Connection]":
+        """Change the file as a whole or not at all; it is made if need be."""
+        with self._using(make=True) as connection:
+            assert connection is not None  # it was made
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                with suppress(Exception):
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _using(self, make: bool) -> "Iterator[sqlite3.Connection | None]":
+        with self._lock:
+            found = self._mark_of_file()
+            if found is None and not make:
+                yield None
+                return
+            import sqlite3
+
+            try:
+                if self._connection is None or found != self._mark:
+                    self._connect(new=found is None)
+                    found = self._mark
+                yield self._connection
+                if self._hindered:
+                    self._wait_for_others(PATIENCE)
+            except sqlite3.Error as error:
+                raise self._fault(error) from error
+
+    def _mark_of_file(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return os.getpid(), found.st_dev, found.st_ino
+
+    def _connect(self, *, new: bool) -> None:
+        import sqlite3
+
+        self.close()
+        if new:
+            _make(self.path)
+        check_private(self.path)
+        connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            _patiently(lambda: self._prepare(connection))
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._mark = connection, self._mark_of_file()
+
+    def _prepare(self, connection: "sqlite3.Connection") -> None:
+        for pragma in self._pragmas:
+            connection.execute(pragma)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > self._version:
+            raise OSError(errno.EPROTO, f"it is of a newer version of this program ({version})", self.path)
+        if version < self._version:
+            if not _is_remote(self.path):
+                connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                if connection.execute("PRAGMA user_version").fetchone() == (0,):
+                    execute_all(connection, self._tables)
+                    connection.execute(f"PRAGMA user_version = {self._version}")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+        connection.execute("PRAGMA synchronous = NORMAL")  # in WAL mode, a killed process damages nothing
+        if sys.version_info >= (3, 12):
+            import sqlite3
+
+            # The last one to close it would wait for the disk; so somebody does once in a thousand pages.
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
+
+    def _fault(self, error: "sqlite3.Error") -> OSError:
+        import sqlite3
+
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            self._wait_for_others(_IMPATIENCE)
+            return OSError(errno.EAGAIN, "another process does not let go of it", self.path)
+        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            return self._set_aside(error)
+        return OSError(errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO, str(error), self.path)
+
+    def _wait_for_others(self, seconds: float) -> None:
+        """Set how long to wait: one that is stopped must not make each use wait for long."""
+        self._hindered = seconds < PATIENCE
+        if self._connection is not None:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
+
+    def _set_aside(self, error: "sqlite3.Error") -> OSError:
+        """Give a damaged file another name, unless another process has done so, and return what to tell of it."""
+        self.close()
+        name = f"{self.path}.damaged"
+        try:
+            with locked(self.path):
+                if not self._is_sound():
+                    for suffix in ("-wal", "-shm", "-journal"):  # first: a new file must not get what they hold
+                        with suppress(FileNotFoundError):
+                            os.replace(f"{self.path}{suffix}", f"{name}{suffix}")
+                    os.replace(self.path, name)
+        except OSError as fault:
+            return OSError(
+                errno.EIO, f"it is damaged ({error}), and cannot be moved: {fault.strerror or fault}", self.path
+            )
+        return DamagedError(errno.EIO, f"it was damaged ({error}), and is kept as {name}", self.path)
+
+    def _is_sound(self) -> bool:
+        import sqlite3
+
+        try:
+            connection = sqlite3.connect(self.path, timeout=PATIENCE)
+            try:
+                found: list[tuple[str]] = connection.execute("PRAGMA quick_check").fetchall()
+            finally:
+                connection.close()
+        except sqlite3.Error:
+            return False
+        return found == [("ok",)]
+
+
+_shared: Final["WeakValueDictionary[str, Database]"] = WeakValueDictionary()
+_sharing: Final = threading.Lock()
+
+
+def state_database(path: str | os.PathLike[str] | None = None) -> Database:
+    """Return the database of this user's state; whoever asks in this process gets the same one.
+
+    Args:
+        path: the file; by default `state.db` in the user's state directory.
+
+    """
+    path = os.path.abspath(state_path() if path is None else path)
+    with _sharing:
+        found = _shared.get(path)
+        if found is None:
+            found = _shared[path] = Database(path, _STATE, version=_STATE_VERSION)
+        return found
+
+
+def state_path() -> str:
+    """Return the path of this user's state."""
+    return os.path.join(state_dir(), "state.db")
+
+
+def take_over(database: Database, file: str, insert: "Callable[[sqlite3.Connection, bytes], None]") -> None:
+    """Take over an older file beside a database, once; then it is kept as `FILE.old`.
+
+    Args:
+        database: the database.
+        file: name of the older file.
+        insert: takes over its content.
+
+    """
+    old = os.path.join(os.path.dirname(database.path), file)
+    if not os.path.exists(old):
+        return
+    with open(old, "rb", opener=open_private) as content, database.changing() as connection:
+        # In one transaction with its content: a process may be killed before the file has another name.
+        if connection.execute("INSERT OR IGNORE INTO taken VALUES (?)", (file,)).rowcount:
+            insert(connection, content.read())
+    with suppress(OSError):
+        os.replace(old, f"{old}.old")
+
+
+def execute_all(connection: "sqlite3.Connection", script: str) -> None:
+    """Execute statements one by one: `executescript` would end the transaction."""
+    import sqlite3
+
+    statement = ""
+    for line in script.splitlines():
+        statement += f"{line}\n"
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+
+
+def _make(path: str) -> None:
+    """Make an empty file that only its owner can read; SQLite gives its further files the same mode.
+
+    It gets its name when it is closed: a process that closes a file loses all its locks of it, also those that
+    SQLite holds in another thread, and that damages a database.
+    """
+    make_private(os.path.dirname(path))
+    temporary = f"{path}.{os.urandom(8).hex()}"
+    os.close(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    try:
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def _patiently(action: Callable[[], None]) -> None:
+    """Do what SQLite itself does not wait for: many processes that make the same file at once."""
+    import sqlite3
+    import time
+
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return action()
+        except sqlite3.OperationalError as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE)
+
+
+def _is_remote(path: str) -> bool:
+    """Whether a file is on a file system that other machines may see, as far as the system tells."""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+            mounts = [line.split()[1:3] for line in file]
+    except OSError:
+        return False  # not Linux
+    path = os.path.realpath(path)
+    places = [(place.replace("\\040", " "), kind) for place, kind in mounts]
+    above = [(len(place), kind) for place, kind in places if path.startswith(place.rstrip("/") + "/")]
+    return bool(above) and max(above)[1] in _REMOTE
