@@ -304,13 +304,15 @@ def test_processes_that_are_killed_at_any_moment_lose_nothing_that_they_wrote() 
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(b"go\n")
-        process.stdin.flush()
+        process.stdin.close()
     for number, process in enumerate(processes):
         assert process.stdout is not None
         for _ in range(20 * (number + 1)):
             assert process.stdout.readline() == b"written\n"
         process.kill()
-        written.append(20 * (number + 1) + process.communicate()[0].count(b"\n"))
+        written.append(20 * (number + 1) + process.stdout.read().count(b"\n"))
+        process.stdout.close()
+        process.wait()
     damaged: list[int] = []
     sums = dict(summed(entries(on_damaged=damaged.append), ["backend"]))
     assert damaged == []
