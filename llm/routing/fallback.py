@@ -318,6 +318,8 @@ class Fallback:
 
     def _begin(self, candidate: Candidate, others: int) -> Try:
         """Return a new attempt: the request with its model, and until when its answer is waited for."""
+        if self._retries.on_attempt is not None:
+            self._retries.on_attempt(candidate.backend)
         now, request = self._clock(), self.request
         if request.model is None and candidate.model is not None:
             request = replace(request, model=candidate.model)

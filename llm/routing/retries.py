@@ -34,6 +34,7 @@ class RetryPolicy:
         chance: a number from 0 to 1; by it a wait is shortened, to half at most, so that many clients
             do not come back at the same moment.
         on_wait: told of a failed attempt, and how many seconds from now the next one is made.
+        on_attempt: told the backend that is asked next.
 
     """
 
@@ -46,6 +47,7 @@ class RetryPolicy:
     sleep: Callable[[float], object] = time.sleep
     chance: Callable[[], float] = _random
     on_wait: Callable[[Attempt, float], object] | None = None
+    on_attempt: Callable[[str], object] | None = None
 
     def wait(self, tries: int, retry_after: float | None) -> float:
         """Return how many seconds to wait after so many tries of one candidate."""

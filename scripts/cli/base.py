@@ -2,10 +2,11 @@
 
 import gc
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import click
@@ -47,17 +48,29 @@ def _handle_interrupts(handler: Any, instead_of: Any) -> None:
             signal.signal(signal.SIGINT, handler)
 
 
+def _complete(run: Callable[..., Any], *args: Any, **extra: Any) -> None:
+    """Print completions, if a shell asks for them; whatever else is said would stand amidst what is being typed."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+        try:
+            run(*args, standalone_mode=True, **extra)
+        except Exception:  # noqa: BLE001 - the command itself reports it when it is run
+            sys.exit(1)
+
+
 class Command(click.Command):
     """A command of this project: it takes the shared options, and turns errors into messages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         own = {name for parameter in self.params for name in parameter.opts}
         self.params.extend(option for option in SHARED_OPTIONS if own.isdisjoint(option.opts))
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run as click does, but end with status 130 where the user interrupted."""
         run: Callable[..., Any] = super().main
+        if any(name.endswith("_COMPLETE") and name.startswith("_AI") for name in os.environ):
+            _complete(run, *args, **extra)
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         failure = None
@@ -99,6 +112,11 @@ class Command(click.Command):
             status = status or 1
         sys.exit(0 if status is None else status if isinstance(status, int) else 1)
 
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """Return the names of the option for help, also in a context that was made without this command's settings."""
+        ctx.help_option_names = ["-h", "--help"]
+        return super().get_help_option_names(ctx)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, after the shared options among them are noted."""
         return super().parse_args(ctx, note_shared(ctx, args))
@@ -125,10 +143,19 @@ class Command(click.Command):
             if row is not None and (row[1] or isinstance(parameter, click.Option)):  # arguments: the usage line
                 (everywhere if parameter in SHARED_OPTIONS else own).append(row)
         for title, rows in (("Options", own), ("Options of every command", everywhere)):
-            with formatter.section(title):
-                formatter.write_dl(rows)
+            _write_section(formatter, title, rows)
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
+
+
+def _write_section(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:
+    """Write a list of options or commands below a heading."""
+    if rows:
+        formatter.write_paragraph()
+        formatter.write(f"{click.style(f'{title}:', bold=True)}\n")
+        formatter.indent()
+        formatter.write_dl([(click.style(name, fg="cyan"), text) for name, text in rows])
+        formatter.dedent()
 
 
 class Lazy(NamedTuple):
@@ -136,12 +163,14 @@ class Lazy(NamedTuple):
 
     Attributes:
         place: `module:attribute`.
-        help: the first paragraph of its help, for lists.
+        help: what lists say of it, a sentence of at most 60 characters.
+        section: the heading below which the list of commands has it.
 
     """
 
     place: str
     help: str
+    section: str = "Commands"
 
 
 class Group(Command, click.Group):
@@ -180,19 +209,18 @@ class Group(Command, click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a line for each command, without importing the late ones."""
-        names = self.list_commands(ctx)
-        width = formatter.width - 6 - max(map(len, names), default=0)
-        commands = [(name, self._listed(ctx, name)) for name in names]
-        rows = [(name, command.get_short_help_str(width)) for name, command in commands if not command.hidden]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-    def _listed(self, ctx: click.Context, name: str) -> click.Command:
-        if name in self._lazy:
-            return click.Command(name, help=self._lazy[name].help)
-        command = self.get_command(ctx, name)
-        assert command is not None  # it was listed
-        return command
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self._lazy.items():
+            sections.setdefault(command.section, []).append((name, command.help))
+        others = "Commands of plug-ins" if self._lazy else "Commands"
+        for name in self.list_commands(ctx):
+            found = None if name in self._lazy else self.get_command(ctx, name)
+            if found is not None and not found.hidden:
+                sections.setdefault(others, []).append((name, found.get_short_help_str(limit=200)))
+        # One column for all of them.
+        width = max((len(name) for rows in sections.values() for name, _ in rows), default=0)
+        for section, rows in sections.items():
+            _write_section(formatter, section, [(name.ljust(width), text) for name, text in rows])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the invoked command; report an exception in a plug-in's command as the plug-in's fault."""

@@ -5,13 +5,13 @@ from typing import Any
 import click
 
 from scripts.cli.context import current_host, log, warn_of_problems
-from scripts.cli.options import attach_option, read_system, system_option, thoughts_option, values_option
+from scripts.cli.options import NameOf, attach_option, read_system, system_option, thoughts_option, values_option
 from scripts.cli.output import say, stdout_kept
 from scripts.cli.send import RequestCommand, close_conversation, read_attachment, request_options
 
 
 @click.command(cls=RequestCommand)
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=NameOf("conversation"))
 @request_options
 @values_option()
 @system_option()

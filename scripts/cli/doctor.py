@@ -15,6 +15,7 @@ from llm.errors import ConfigError, UnknownNameError
 from llm.hooks._entrypoints import VARIABLE
 from llm.hooks._faults import ProblemKind
 from scripts.cli.base import Command
+from scripts.cli.config import config_path
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, stdout_kept, tell
@@ -185,7 +186,7 @@ def configuration(host: "Host") -> Iterator[Fault]:
     """Find a configuration that cannot be used, and configured backends that are not there or not ready."""
     from llm.config import ENVIRONMENT, check, load_settings
 
-    file = _config_file()
+    file = config_path()
     mistakes = check(file, host.config_schemas()) if os.path.isfile(file) else []
     for mistake in mistakes:
         yield f"{mistake} ({mistake.hint})" if mistake.hint else str(mistake), (_edit(file),)
@@ -311,14 +312,7 @@ def _named(settings: "Settings") -> dict[str, str]:
 
 
 def _edit(path: str | None) -> str:
-    return f"${{EDITOR:-vi}} {_quote(path or _config_file())}"
-
-
-def _config_file() -> str:
-    from llm.config import CONFIG_PATH_VARIABLE, default_path
-
-    named = os.environ.get(CONFIG_PATH_VARIABLE)
-    return os.path.expanduser(named) if named else default_path(os.environ)
+    return f"${{EDITOR:-vi}} {_quote(path or config_path())}"
 
 
 def _remove(path: Path | str) -> str:
@@ -327,6 +321,23 @@ def _remove(path: Path | str) -> str:
 
 def _quote(path: Path | str) -> str:
     return shlex.quote(str(path))
+
+
+def versions(host: "Host") -> list[str]:
+    """Return what a report of a fault has to say of this installation, in lines."""
+    import importlib.metadata
+    import platform
+
+    found = [
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
+        f"interpreter: {sys.executable}",
+        *(
+            f"{name} {importlib.metadata.version(name)}"
+            for name in ("pluggy", "click", "requests", "jsonschema", "rich")
+        ),
+    ]
+    plugged = {f"{entry.distribution} {entry.version}" for entry in host.entries if entry.distribution != "d0ttino"}
+    return [*found, f"plug-ins: {', '.join(sorted(plugged)) or 'none'}"]
 
 
 @click.command(cls=Command)

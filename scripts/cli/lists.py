@@ -10,7 +10,7 @@ from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.errors import D0ttinoError, UnknownNameError
 from scripts.cli.base import Command, Group
 from scripts.cli.context import current_cooldowns, current_host, set_aside, warn_of_problems
-from scripts.cli.options import as_json_option
+from scripts.cli.options import NameOf, as_json_option
 from scripts.cli.output import print_json, print_table, stdout_kept, tell
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ _KINDS: Final = {
 
 
 @click.command(cls=Command)
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=NameOf("hook"))
 @as_json_option()
 @click.pass_context
 def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:

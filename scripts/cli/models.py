@@ -7,7 +7,7 @@ import click
 from llm.errors import PLUGIN_FAULTS, UnknownNameError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
-from scripts.cli.options import as_json_option
+from scripts.cli.options import NameOf, as_json_option
 from scripts.cli.output import print_json, say, stdout_kept, tell
 
 if TYPE_CHECKING:
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option("-b", "--backend", metavar="NAME", help="Ask this backend only; by default every one that is ready.")
+@click.option(
+    "-b",
+    "--backend",
+    metavar="NAME",
+    type=NameOf("backend"),
+    help="Ask this backend only; by default every one that is ready.",
+)
 @click.option("--search", metavar="WORDS", help="List only models whose names hold each of these words.")
 @click.option("--refresh", is_flag=True, help="Ask anew, and not the cache, which is taken for a day.")
 @as_json_option()

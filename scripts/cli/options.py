@@ -4,16 +4,39 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from llm.errors import UsageError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 _SHARED: Final = "d0ttino.shared"
 
 #: The target of a trace that stands for the tree on stderr.
 TREE: Final = "-"
+
+
+class NameOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A name of some kind of thing, which a shell completes.
+
+    Args:
+        kind: what the name is of, see `scripts.cli.shell_completion.NAMES`.
+
+    """
+
+    name = "name"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        """Return the names that begin with what was typed."""
+        from scripts.cli.shell_completion import names
+
+        return names(self.kind, ctx, incomplete)
 
 
 def _shared_option(name: str, help: str, **attributes: Any) -> click.Option:
@@ -26,9 +49,18 @@ SHARED_OPTIONS: Final = (
         "--trace", "Show on stderr which plug-ins were asked and what each did; --trace=FILE writes JSON lines."
     ),
     _shared_option("--trace-values", "Show prompts and answers in the trace as well."),
-    _shared_option("--no-plugin", "Do without this plug-in.", is_flag=False, multiple=True, metavar="NAME"),
+    _shared_option(
+        "--no-plugin", "Do without this plug-in.", is_flag=False, multiple=True, metavar="NAME", type=NameOf("plug-in")
+    ),
     _shared_option("--no-plugins", "Do without all plug-ins that are not built in."),
     _shared_option("--debug", "Show the traceback of an error."),
+    _shared_option(
+        "--color",
+        "Colour the output: auto (on a terminal), always or never; NO_COLOR=1 is never.",
+        is_flag=False,
+        metavar="WHEN",
+        type=click.Choice(["auto", "always", "never"]),
+    ),
 )
 
 
@@ -47,6 +79,7 @@ class Shared:
         trace_values: show prompts and answers in it.
         no_plugin: names of plug-ins that are not used.
         no_plugins: use built-in plug-ins only.
+        color: when the output is coloured.
 
     """
 
@@ -55,6 +88,7 @@ class Shared:
     trace_values: bool = False
     no_plugin: list[str] = field(default_factory=list)
     no_plugins: bool = False
+    color: str = "auto"
 
 
 def shared(ctx: click.Context) -> Shared:
@@ -84,6 +118,8 @@ def note_shared(ctx: click.Context, arguments: list[str]) -> list[str]:
             values.no_plugin.append(word)
         elif name == "--no-plugin" and value:
             values.no_plugin.append(value)
+        elif before == "--color" or name == "--color":
+            values.color = word if before == "--color" else value
         elif name == "--trace" and is_given:
             if not value:
                 message = "give a file, or --trace alone for the tree on stderr"
@@ -93,7 +129,16 @@ def note_shared(ctx: click.Context, arguments: list[str]) -> list[str]:
             values.trace = values.trace or TREE
         elif word in {"--trace-values", "--no-plugins", "--debug"}:
             setattr(values, word.removeprefix("--").replace("-", "_"), True)
+    ctx.color = _color(values.color)
     return ["--trace" if word.startswith("--trace=") else word for word in arguments[:end]] + arguments[end:]
+
+
+def _color(when: str) -> bool | None:
+    """Return whether the output is coloured; `None`: where it goes to a terminal that takes colours."""
+    if when in {"always", "never"}:
+        return when == "always"
+    # https://no-color.org
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
 def as_json_option(help: str = "Print JSON.") -> Callable[..., Any]:

@@ -34,6 +34,15 @@ _CONTROL: Final = re.compile(r"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 #: Seconds between two drawings of what comes.
 _REDRAW: Final = 0.08
 
+#: Columns that a column of a table keeps on a narrow terminal.
+_NARROWEST: Final = 8
+
+#: Seconds after which a wait is shown, and between two drawings of it.
+_PATIENCE: Final = 0.7
+_TURN: Final = 0.1
+_SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_WAITING: Final = "d0ttino.waiting"
+
 _STDIN: Final = 0
 _STDOUT: Final = 1
 _STDERR: Final = 2
@@ -67,11 +76,20 @@ def _redactor(host: Any) -> Callable[[str], str]:
         return redact
 
 
+#: The colours of the words that messages begin with.
+_COLORS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
 def say(text: str) -> None:
     """Print an error, warning or note on stderr; further lines are indented."""
     from scripts.cli import render
 
-    click.echo(render.message(redact(text)), err=True)
+    shown = render.message(redact(text))
+    kind, colon, rest = shown.partition(":")
+    if colon and kind in _COLORS:
+        shown = click.style(kind + colon, fg=_COLORS[kind], bold=True if kind == "error" else None) + rest
+    with _Waiting.paused():
+        click.echo(shown, err=True)
 
 
 def tell(text: str = "") -> None:
@@ -100,6 +118,101 @@ def print_styled(lines: Sequence[tuple[str, str]], width: int, *, err: bool = Tr
         console.print(Text(text, style=style), no_wrap=True, overflow="crop", crop=True)
 
 
+class _Waiting:
+    """A line on a terminal that shows for whom the program waits, and since when."""
+
+    def __init__(self, what: str) -> None:
+        import threading
+
+        self.what = what
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._drawn = False
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        turn = 0
+        wait = _PATIENCE
+        while not self._ended.wait(wait):
+            wait = _TURN
+            with self._lock:
+                if self._ended.is_set():
+                    return
+                self._draw(_SPINNER[turn % len(_SPINNER)])
+            turn += 1
+
+    def _draw(self, mark: str) -> None:
+        from shutil import get_terminal_size
+
+        from scripts.cli import render
+
+        text = f"{mark} {render.line(self.what)} {time.monotonic() - self._began:.0f} s"
+        self._write("\r\x1b[K" + _cell(text, max(get_terminal_size().columns - 1, _NARROWEST)).rstrip())
+        self._drawn = True
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._write("\r\x1b[K")
+            self._drawn = False
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # what cannot be drawn is no failure of the command
+            click.echo(text, nl=False, err=True, color=True)
+
+    def end(self) -> None:
+        """Erase the line for good."""
+        self._ended.set()
+        with self._lock:
+            self._erase()
+
+    @staticmethod
+    @contextmanager
+    def paused() -> Iterator[None]:
+        """Let a message be written in the place of the line."""
+        ctx = click.get_current_context(silent=True)
+        shown = ctx.find_root().meta.get(_WAITING) if ctx is not None else None
+        if shown is None:
+            yield
+            return
+        with shown._lock:
+            shown._erase()
+            yield
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal for whom the program waits, once that takes long.
+
+    Args:
+        what: the words for it.
+
+    Yields:
+        a function that changes the words.
+
+    """
+    ctx = click.get_current_context(silent=True)
+    meta = ctx.find_root().meta if ctx is not None else {}
+    if _WAITING in meta or not _is_alive(sys.stderr):
+        yield lambda _what: None
+        return
+    line = meta[_WAITING] = _Waiting(what)
+
+    def change(what: str) -> None:
+        line.what = what
+
+    try:
+        yield change
+    finally:
+        del meta[_WAITING]
+        line.end()
+
+
+def _is_alive(stream: Any) -> bool:
+    """Whether lines of a stream can be drawn anew: it is a terminal, and takes control sequences."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}
+
+
 def print_prompt(text: str) -> None:
     """Print the text of a question on stderr, and leave the cursor behind it."""
     click.echo(text, nl=False, err=True)
@@ -107,9 +220,7 @@ def print_prompt(text: str) -> None:
 
 def send_to_terminal(sequence: str) -> None:
     """Send a control sequence of this program to the terminal at stderr, if there is one that takes any."""
-    import os
-
-    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}:
+    if _is_alive(sys.stderr):
         click.echo(sequence, nl=False, err=True)
 
 
@@ -287,14 +398,45 @@ def stdout_is_terminal() -> bool:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write rows to stdout, in columns that are as wide as they need to be."""
+    """Write rows to stdout, in columns that are as wide as they need to be; on a terminal, its width is the limit."""
     from scripts.cli import render
 
     lines = [list(header), *([render.line(redact(cell)) for cell in row] for row in rows)]
     widths = [max(render.columns_of(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        cells = (cell + " " * (width - render.columns_of(cell)) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    if stdout_is_terminal():
+        from shutil import get_terminal_size
+
+        widths = _fitted(widths, get_terminal_size().columns)
+    for number, line in enumerate(lines):
+        cells = (_cell(cell, width) for cell, width in zip(line, widths, strict=True))
+        text = "  ".join(cells).rstrip()
+        click.echo(text if number else click.style(text, bold=True))
+
+
+def _fitted(widths: list[int], room: int) -> list[int]:
+    """Return the widths of columns that are cut to a terminal: the widest ones give way first."""
+    over = sum(widths) + 2 * (len(widths) - 1) - room
+    widths = list(widths)
+    while over > 0 and max(widths) > _NARROWEST:
+        widest = max(widths)
+        next_width = max([width for width in widths if width < widest], default=0)
+        column = widths.index(widest)
+        cut = min(over, max(widest - max(next_width, _NARROWEST), 1))
+        widths[column] -= cut
+        over -= cut
+    return widths
+
+
+def _cell(text: str, width: int) -> str:
+    """Return a cell of a table: filled with blanks, or cut and marked as such."""
+    from scripts.cli import render
+
+    columns = render.columns_of(text)
+    if columns <= width:
+        return text + " " * (width - columns)
+    while text and render.columns_of(text) > width - 1:
+        text = text[:-1]
+    return text + "…" + " " * (width - 1 - render.columns_of(text))
 
 
 def fill_closed() -> None:

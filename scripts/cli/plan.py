@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,15 +45,15 @@ def plan(ctx: click.Context, /, goal: str, as_json: bool, join: bool, **asked: A
 
 @click.command(cls=RequestCommand)
 @click.argument("goal", required=False)
-@partial(request_options, timeout="--answer-timeout")
+@request_options
 @step_options
 @click.pass_context
-def do(ctx: click.Context, /, goal: str | None, answer_timeout: float | None, **chosen: Any) -> int:
+def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
     """Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.
 
     Read each step before you say yes: a language model wrote it.
     """
-    asked = {name: chosen.pop(name) for name in REQUEST_FIELDS if name != "timeout"}
+    asked = {name: chosen.pop(name) for name in REQUEST_FIELDS}
     options = Options(**chosen)
     host = current_host(ctx)
     goal = None if goal is None else read_text(goal)
@@ -62,7 +61,7 @@ def do(ctx: click.Context, /, goal: str | None, answer_timeout: float | None, **
         return resume(host, options, "do", goal)
     if goal is None:
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'GOAL'")
-    completion = _ask(host, goal, {**asked, "timeout": answer_timeout})
+    completion = _ask(host, goal, asked)
     read = read_plan(completion, join=options.join)
     _print_prose(completion, read)
     if read.prose and options.yes and not options.dry_run:

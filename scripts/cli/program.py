@@ -6,59 +6,59 @@ import click
 
 from llm import __version__
 from scripts.cli.base import Group, Lazy
+from scripts.cli.context import current_host
 
-#: The help of each command stands here as well, so that the list does not import it.
+#: What the list of commands says of each stands here, so that the list imports none of them.
 COMMANDS: Final = {
-    "send": Lazy(
-        "scripts.cli.send:send",
-        "Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.",
-    ),
-    "batch": Lazy(
-        "scripts.cli.batch:batch",
-        "Send each row of FILE and print the answers, in order; `-` reads standard input.",
-    ),
-    "chat": Lazy(
-        "scripts.cli.chat:chat",
-        "Talk with a backend; with NAME, go on with the conversation of that name, or begin it.",
-    ),
-    "logs": Lazy("scripts.cli.logs:logs", "Show what was sent and answered, the latest last."),
-    "usage": Lazy("scripts.cli.usage:usage", "Sum tokens and costs of what was sent, by backend and model."),
-    "runs": Lazy(
-        "scripts.cli.runs:runs", "List the runs of recipes and plans, the latest first; with RUN, the steps of one."
-    ),
-    "recipe": Lazy(
-        "scripts.cli.recipe:recipe", "Run the recipe NAME for GOAL; `-` reads the goal from standard input."
-    ),
-    "recipes": Lazy("scripts.cli.lists:recipes", "List recipes and their plug-ins."),
-    "backends": Lazy("scripts.cli.lists:backends", "List backends, their plug-ins, and whether they are ready to use."),
-    "models": Lazy("scripts.cli.models:models", "List the models that backends have, as -m takes them: SERVER/MODEL."),
-    "servers": Lazy(
-        "scripts.cli.servers:servers", "Add, list, test and remove servers; each is a backend of its name."
-    ),
-    "templates": Lazy(
-        "scripts.cli.templates:templates", "List and show templates, which `send -t NAME` and `batch -t NAME` fill."
-    ),
-    "keys": Lazy("scripts.cli.keys:keys", "Set, list, test and remove the keys of backends."),
-    "hooks": Lazy(
-        "scripts.cli.lists:hooks", "List hooks and their implementations, in the order in which they are asked."
-    ),
-    "plan": Lazy(
-        "scripts.cli.plan:plan", "Ask a backend for the shell steps that reach GOAL and print them; nothing is run."
-    ),
-    "do": Lazy(
-        "scripts.cli.plan:do",
-        "Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.",
-    ),
-    "doctor": Lazy("scripts.cli.doctor:doctor", "Look for everything that is wrong with this installation."),
-    "why": Lazy("scripts.cli.why:why", "Explain what would happen, without asking a backend or running a step."),
-    "trace": Lazy(
-        "scripts.cli.trace:trace", "Show the trace in FILE, which `--trace=FILE` or LLM_TRACE=FILE wrote, as a tree."
-    ),
-    "plugins": Lazy("scripts.plugins:cli", "List, install and remove plug-ins; `recipes` does the same for recipes."),
+    "send": Lazy("scripts.cli.send:send", "Send a prompt and print the answer.", "Ask"),
+    "chat": Lazy("scripts.cli.chat:chat", "Talk with a model, in a conversation that is recorded.", "Ask"),
+    "batch": Lazy("scripts.cli.batch:batch", "Answer the prompts of a file.", "Ask"),
+    "templates": Lazy("scripts.cli.templates:templates", "List and show templates of prompts.", "Ask"),
+    "recipe": Lazy("scripts.cli.recipe:recipe", "Run the shell steps of a recipe.", "Run steps"),
+    "do": Lazy("scripts.cli.plan:do", "Have a model plan shell steps, and run them.", "Run steps"),
+    "plan": Lazy("scripts.cli.plan:plan", "Have a model plan shell steps, and print them.", "Run steps"),
+    "recipes": Lazy("scripts.cli.lists:recipes", "List recipes and their plug-ins.", "Run steps"),
+    "logs": Lazy("scripts.cli.logs:logs", "Show earlier prompts and answers.", "Look back"),
+    "runs": Lazy("scripts.cli.runs:runs", "List earlier runs of shell steps.", "Look back"),
+    "usage": Lazy("scripts.cli.usage:usage", "Sum tokens and costs.", "Look back"),
+    "trace": Lazy("scripts.cli.trace:trace", "Show a recorded trace as a tree.", "Look back"),
+    "why": Lazy("scripts.cli.why:why", "Explain which plug-in would answer, and why.", "Look back"),
+    "init": Lazy("scripts.cli.config:init", "Choose a first backend in three questions.", "Set up"),
+    "backends": Lazy("scripts.cli.lists:backends", "List backends, and whether they are ready.", "Set up"),
+    "models": Lazy("scripts.cli.models:models", "List the models of backends.", "Set up"),
+    "servers": Lazy("scripts.cli.servers:servers", "Add, list, test and remove servers.", "Set up"),
+    "keys": Lazy("scripts.cli.keys:keys", "Store, list, test and remove keys.", "Set up"),
+    "config": Lazy("scripts.cli.config:config", "Show, check and edit the configuration.", "Set up"),
+    "plugins": Lazy("scripts.plugins:cli", "List, install and remove plug-ins.", "Set up"),
+    "hooks": Lazy("scripts.cli.lists:hooks", "List hooks and their implementations.", "Get help"),
+    "docs": Lazy("scripts.cli.docs:docs", "Find a page of the documentation.", "Get help"),
+    "doctor": Lazy("scripts.cli.doctor:doctor", "Find what is wrong with this installation.", "Get help"),
+    "completion": Lazy("scripts.cli.shell_completion:completion", "Complete words with Tab.", "Get help"),
 }
 
 
-@click.command(cls=Group, lazy=COMMANDS, plugin_commands=True)
-@click.version_option(__version__, package_name="d0ttino", prog_name="ai-cli")
-def cli() -> None:
-    """Send prompts to LLM backends and run shell recipes; plug-ins provide both."""
+@click.group(
+    cls=Group,
+    lazy=COMMANDS,
+    plugin_commands=True,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+)
+@click.option("--version", is_flag=True, help="Print the version; with -v, what to add to a report of a fault.")
+@click.option("-v", "verbose", is_flag=True, hidden=True)
+@click.pass_context
+def cli(ctx: click.Context, version: bool, verbose: bool) -> None:
+    """Send prompts to language models and run shell recipes, by plug-ins.
+
+    `ai-cli send "hello"` is answered without a key and a network; `ai-cli init` chooses another backend.
+    """
+    if version:
+        click.echo(f"ai-cli, version {__version__}")
+        if verbose:
+            from scripts.cli.doctor import versions
+
+            click.echo("\n".join(versions(current_host(ctx))))
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        raise click.UsageError("Missing command.", ctx)

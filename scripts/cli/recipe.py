@@ -7,10 +7,10 @@ import click
 from llm.errors import UnknownNameError, UsageError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
-from scripts.cli.options import read_text
+from scripts.cli.options import NameOf, read_text
 from scripts.cli.output import stdout_kept
 from scripts.cli.render import line
-from scripts.cli.shell_completion import ARGUMENTS, complete_parameter, complete_recipe, named_recipe
+from scripts.cli.shell_completion import ARGUMENTS, complete_parameter, named_recipe
 from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class RecipeCommand(Command):
 
 
 @click.command(cls=RecipeCommand)
-@click.argument("name", required=False, shell_complete=complete_recipe)
+@click.argument("name", required=False, type=NameOf("recipe"))
 @click.argument("goal", required=False)
 @click.option(
     "-p",

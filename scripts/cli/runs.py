@@ -5,13 +5,13 @@ import time
 import click
 
 from scripts.cli.base import Command
-from scripts.cli.options import as_json_option
+from scripts.cli.options import NameOf, as_json_option
 from scripts.cli.output import print_json, print_table
 from scripts.cli.render import line
 
 
 @click.command(cls=Command)
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=NameOf("run"))
 @as_json_option()
 def runs(run: str | None, as_json: bool) -> None:
     """List the runs of recipes and plans, the latest first; with RUN, the steps of one."""

@@ -12,6 +12,7 @@ from llm.errors import UsageError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, keep_log, keep_state, log, warn_of_problems
 from scripts.cli.options import (
+    NameOf,
     as_json_option,
     attach_option,
     read_piped,
@@ -21,7 +22,7 @@ from scripts.cli.options import (
     thoughts_option,
     values_option,
 )
-from scripts.cli.output import TextAnswer, clean, print_answer, print_text, say, stdout_kept
+from scripts.cli.output import TextAnswer, clean, print_answer, print_text, say, stdout_kept, waiting
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -105,21 +106,21 @@ def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose the backend and the model."""
     for option in (
         click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
-        click.option("-m", "--model", metavar="NAME", help="Ask for this model: its name, SERVER/MODEL or an alias."),
-        click.option("-b", "--backend", metavar="NAME", help="Use this backend and no other."),
+        click.option(
+            "-m",
+            "--model",
+            metavar="NAME",
+            type=NameOf("model"),
+            help="Ask for this model: its name, SERVER/MODEL or an alias.",
+        ),
+        click.option("-b", "--backend", metavar="NAME", type=NameOf("backend"), help="Use this backend and no other."),
     ):
         function = option(function)
     return function
 
 
-def request_options(function: Callable[..., Any], timeout: str = "--timeout") -> Callable[..., Any]:
-    """Add the options of routing, deadline and attempts; all are fields of `Request`.
-
-    Args:
-        function: the command.
-        timeout: name of the option for the deadline.
-
-    """
+def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of routing, deadline and attempts; all are fields of `Request`."""
     for option in (
         click.option(
             "--no-cooldown",
@@ -132,7 +133,7 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
             "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Maximum number of attempts (default 6)."
         ),
         click.option(
-            timeout,
+            "--timeout",
             type=float,
             metavar="SECONDS",
             help="End after this time, all attempts included (default: an answer must begin within 120).",
@@ -156,11 +157,18 @@ def request_options(function: Callable[..., Any], timeout: str = "--timeout") ->
     "conversation",
     is_flag=False,
     flag_value="",
+    type=NameOf("conversation"),
     metavar="[NAME]",
     help="Go on with the last conversation, or with that of this name.",
 )
-@click.option("--conversation", "named", metavar="NAME", help="Go on with the conversation of this name, or begin it.")
-@click.option("-t", "--template", metavar="NAME", help="Fill this template with the prompt.")
+@click.option(
+    "--conversation",
+    "named",
+    metavar="NAME",
+    type=NameOf("conversation"),
+    help="Go on with the conversation of this name, or begin it.",
+)
+@click.option("-t", "--template", metavar="NAME", type=NameOf("template"), help="Fill this template with the prompt.")
 @click.option("-p", "--param", "given", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template.")
 @click.option("--schema", metavar="SCHEMA", help="Get JSON by a JSON Schema: a file, or fields ('name, age int').")
 @click.option(
@@ -369,8 +377,8 @@ def ask(request: "Request", host: "Host") -> "Completion":
     keep_state(host)
     keep_log(host)
     try:
-        with stdout_kept():
-            completion = complete(request, host=host, retries=_retries())
+        with stdout_kept(), waiting("waiting for an answer") as change:
+            completion = complete(request, host=host, retries=_retries(change))
     except NoAnswerError as error:
         _tell_notices(error.route)
         _tell_refusals(error.attempts)
@@ -404,22 +412,19 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
     thoughts = None if request.metadata.get("thoughts") else ThoughtFilter(inside=begins_inside(asked))
     begun = False
     try:
-        with stdout_kept():
-            texts = stream(request, host=host, retries=_retries())
-        while True:
+        with stdout_kept(), waiting("waiting for an answer") as change:
+            texts = stream(request, host=host, retries=_retries(change))
+            text = next(texts, None)
+        while text is not None:
+            begun = begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
+            if thoughts is not None:
+                shown, known = thoughts.shown, thoughts.began_inside
+                text = thoughts.feed(text)
+                if thoughts.began_inside and not known:
+                    _tell_of_thoughts(asked, answer if shown else None)
+            answer.write(text)
             with stdout_kept():
                 text = next(texts, None)
-            if text is None:
-                break
-            begun = begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
-            if thoughts is None:
-                answer.write(text)
-                continue
-            shown, known = thoughts.shown, thoughts.began_inside
-            text = thoughts.feed(text)
-            if thoughts.began_inside and not known:
-                _tell_of_thoughts(asked, answer if shown else None)
-            answer.write(text)
     except NoAnswerError as error:
         _tell_notices(error.route)
         _tell_refusals(error.attempts)
@@ -452,10 +457,10 @@ def _tell_of_thoughts(asked: str, answer: "ShownAnswer | None") -> None:
         say("note: all above is what the model thought: its server does not mark where that begins")
 
 
-def _retries() -> "RetryPolicy":
+def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
     from llm.routing.retries import RetryPolicy
 
-    return RetryPolicy(on_wait=_tell_wait)
+    return RetryPolicy(on_wait=_tell_wait, on_attempt=lambda backend: show_wait(f"waiting for {backend}"))
 
 
 def _tell_wait(attempt: "Attempt", seconds: float) -> None:

@@ -2,16 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import click
 
-from llm.config import CONFIG_PATH_VARIABLE, Settings, default_path, file_error, load_settings
-from llm.errors import BackendError, D0ttinoError, UnknownNameError, UsageError
+from llm.config import Settings, load_settings
+from llm.errors import BackendError, UnknownNameError, UsageError
 from scripts.cli.base import Group
+from scripts.cli.config import edit_document
 from scripts.cli.context import current_host, warn_of_problems
-from scripts.cli.options import as_json_option
+from scripts.cli.options import NameOf, as_json_option
 from scripts.cli.output import print_json, print_table, say, stdout_kept, tell
 
 #: The ports on which servers listen unless somebody changed that, and the names that such a server gets.
@@ -80,7 +81,7 @@ def list_servers(as_json: bool) -> None:
 
 
 @servers.command()
-@click.argument("name")
+@click.argument("name", type=NameOf("server"))
 @click.pass_context
 def test(ctx: click.Context, name: str) -> int:
     """Ask the server NAME for its models: is it there, does it take the key, has it the model?"""
@@ -97,7 +98,7 @@ def test(ctx: click.Context, name: str) -> int:
 
 
 @servers.command()
-@click.argument("name")
+@click.argument("name", type=NameOf("server"))
 def remove(name: str) -> None:
     """Remove the server NAME from the configuration file."""
     from llm.backends.http.models import forget
@@ -121,14 +122,7 @@ def find(ports: tuple[int, ...], as_json: bool) -> int:
     The ports are those of Ollama (11434), llama.cpp (8080), LM Studio (1234) and vLLM (8000). The exit status is 1 if
     there is none.
     """
-    addresses = {server["base_url"].rstrip("/") for server in load_settings().servers.values()}
-    rows: list[dict[str, Any]] = []
-    for port in ports or _USUAL:
-        models = _models_at(port)
-        if models is not None:
-            name, address = _USUAL.get(port, f"local{port}"), f"http://127.0.0.1:{port}/v1"
-            known = not addresses.isdisjoint({address, address.replace("127.0.0.1", "localhost")})
-            rows.append({"name": name, "base_url": address, "models": models, "configured": known})
+    rows = on_this_machine(ports)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -139,6 +133,20 @@ def find(ports: tuple[int, ...], as_json: bool) -> int:
             [(row["base_url"], _few(row["models"]), _command(row)) for row in rows],
         )
     return 0 if rows else 1
+
+
+def on_this_machine(ports: Iterable[int] = ()) -> list[dict[str, Any]]:
+    """Return the servers that answer on ports of this machine, by default the usual ones."""
+    configured = {server["base_url"].rstrip("/"): name for name, server in load_settings().servers.items()}
+    rows = []
+    for port in ports or _USUAL:
+        models = _models_at(port)
+        if models is not None:
+            address = f"http://127.0.0.1:{port}/v1"
+            known = configured.get(address) or configured.get(address.replace("127.0.0.1", "localhost"))
+            name = known or _USUAL.get(port, f"local{port}")
+            rows.append({"name": name, "base_url": address, "models": models, "configured": known is not None})
+    return rows
 
 
 def _command(row: Mapping[str, Any]) -> str:
@@ -186,37 +194,14 @@ def _known(name: str, settings: Settings) -> None:
 
 
 def _edit(change: Callable[[Any], None]) -> str:
-    """Change the servers of the configuration file, and return its path; comments and order of a TOML file stay.
+    """Change the servers of the configuration file, and return its path."""
 
-    Raises:
-        ConfigError: the file is wrong, or would be wrong with the change; it is not written then.
-        D0ttinoError: it cannot be read or written.
+    def change_servers(document: Any) -> None:
+        if "servers" not in document:
+            import tomlkit
 
-    """
-    import tomlkit
+            # Without a header of its own: each server has one.
+            document["servers"] = tomlkit.table(is_super_table=True) if hasattr(document, "as_string") else {}
+        change(document["servers"])
 
-    from llm._config_file import faults_in, quickly_checked
-    from llm._state import locked, write_atomically
-
-    named = os.environ.get(CONFIG_PATH_VARIABLE)
-    path = os.path.realpath(os.path.expanduser(named) if named else default_path(os.environ))
-    try:
-        with locked(path, tidy=True):
-            content = b""
-            if os.path.exists(path):
-                with open(path, "rb") as file:
-                    content = file.read()
-                load_settings()  # its own faults come first
-            toml = not (path.endswith(".json") or content.lstrip().startswith(b"{"))
-            text = content.decode("utf-8-sig")
-            document: Any = tomlkit.parse(text) if toml else json.loads(text or "{}")
-            if "servers" not in document:
-                document["servers"] = tomlkit.table(is_super_table=True) if toml else {}
-            change(document["servers"])
-            written = (tomlkit.dumps(document) if toml else json.dumps(document, indent=2) + "\n").encode()
-            if quickly_checked(written, toml=toml) is None:
-                raise file_error(faults_in(path, written, toml=toml, plugin_schemas={}))
-            write_atomically(path, written)
-    except OSError as error:
-        raise D0ttinoError(f"cannot change {path}: {error.strerror or error}") from error
-    return path
+    return edit_document(change_servers)

@@ -1,11 +1,15 @@
-"""Words that a shell offers when the user presses Tab."""
+"""`ai-cli completion`, and the words that a shell offers when the user presses Tab."""
 
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from scripts.cli.context import current_host
-from scripts.cli.output import stdout_kept
+from llm.errors import D0ttinoError
+from scripts.cli.base import Command
+from scripts.cli.context import current_host, log
+from scripts.cli.output import print_text, say, stdout_kept
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -18,16 +22,112 @@ if TYPE_CHECKING:
 ARGUMENTS: Final = "d0ttino.arguments"
 
 
-def complete_recipe(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """Return the recipes whose names begin with the typed text."""
+def names(kind: str, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+    """Return the names of a kind that begin with the typed text, each with a description if it has one."""
     from click.shell_completion import CompletionItem
 
-    recipes = _recipes(ctx)
+    with ctx.scope(cleanup=False), stdout_kept():
+        found = NAMES[kind](ctx)
+    described = found if isinstance(found, Mapping) else dict.fromkeys(found, "")
     return [
-        CompletionItem(name, help=recipes[name].description or None)
-        for name in sorted(recipes)
-        if name.startswith(incomplete)
+        CompletionItem(name, help=described[name] or None) for name in sorted(described) if name.startswith(incomplete)
     ]
+
+
+def _backends(ctx: click.Context) -> Mapping[str, str]:
+    return {name: one.description for name, one in current_host(ctx).backends().items()}
+
+
+def _models(ctx: click.Context) -> Iterable[str]:
+    """Return aliases, and the models that backends have told or declare: none is asked now."""
+    from llm.backends.http.models import cached
+    from llm.config import load_settings
+
+    chosen = ctx.params.get("backend")
+    found = set(load_settings().aliases)
+    for name, backend in current_host(ctx).backends().items():
+        listed = cached(name)
+        models = {*backend.models, *(listed.models if listed is not None else ())}
+        if chosen is None or chosen == name:
+            found |= models if chosen == name else {f"{name}/{model}" for model in models}
+    return found
+
+
+def _plug_ins(ctx: click.Context) -> Iterable[str]:
+    return current_host(ctx).blockable_names()
+
+
+def _packages(_ctx: click.Context) -> Mapping[str, str]:
+    from scripts.packages.registry import bundled
+
+    return {one.name: str(one.info.get("description", "")) for one in bundled().packages}
+
+
+def _servers(_ctx: click.Context) -> Mapping[str, str]:
+    from llm.config import load_settings
+
+    return {name: str(server["base_url"]) for name, server in load_settings().servers.items()}
+
+
+def _keys(_ctx: click.Context) -> Iterable[str]:
+    from llm._keys import stored_names
+
+    return stored_names()
+
+
+def _templates(_ctx: click.Context) -> Iterable[str]:
+    from scripts.cli.templates import template_names
+
+    return template_names()
+
+
+def _conversations(_ctx: click.Context) -> Iterable[str]:
+    return {turn.name for turn in log().turns() if turn.name}
+
+
+def _hooks(ctx: click.Context) -> Iterable[str]:
+    return list(current_host(ctx).contracts)
+
+
+def _runs(_ctx: click.Context) -> Mapping[str, str]:
+    from scripts.steps.records import stored_runs
+
+    # A damaged record is left out: `ai-cli runs` reports it.
+    return {run.id: f"{run.header['recipe']}: {run.state}" for run in stored_runs(on_fault=lambda _error: None)}
+
+
+def _unfinished_runs(_ctx: click.Context) -> Mapping[str, str]:
+    from scripts.steps.records import stored_runs
+
+    return {
+        run.id: f"{run.header['recipe']}: {run.state}"
+        for run in stored_runs(on_fault=lambda _error: None)
+        if run.next_step is not None
+    }
+
+
+def _topics(_ctx: click.Context) -> Iterable[str]:
+    from scripts.cli.docs import pages
+
+    return pages()
+
+
+#: The kinds of names that a shell completes, and where they come from.
+NAMES: Final[Mapping[str, Callable[[click.Context], Iterable[str] | Mapping[str, str]]]] = {
+    "backend": _backends,
+    "conversation": _conversations,
+    "hook": _hooks,
+    "key": _keys,
+    "model": _models,
+    "package": _packages,
+    "plug-in": _plug_ins,
+    "recipe": lambda ctx: {name: one.description for name, one in _recipes(ctx).items()},
+    "run": _runs,
+    "server": _servers,
+    "template": _templates,
+    "topic": _topics,
+    "unfinished run": _unfinished_runs,
+}
 
 
 def complete_parameter(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
@@ -56,19 +156,74 @@ def named_recipe(ctx: click.Context) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def complete_run(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """Return the runs with steps left to do."""
-    from click.shell_completion import CompletionItem
-
-    from scripts.steps.records import stored_runs
-
-    return [
-        CompletionItem(run.id, help=f"{run.header['recipe']}: {run.state}")
-        for run in stored_runs(on_fault=lambda _error: None)  # `ai-cli runs` reports it
-        if run.next_step is not None and run.id.startswith(incomplete)
-    ]
-
-
 def _recipes(ctx: click.Context) -> "Catalog[RegisteredRecipe]":
     with ctx.scope(cleanup=False), stdout_kept():
         return current_host(ctx).recipes()
+
+
+#: The files that shells read when they start, and how each reads our script.
+_START_FILES: Final = {
+    "bash": ("~/.bashrc", "source {script}"),
+    "zsh": ("~/.zshrc", "(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit; }}; source {script}"),
+}
+
+
+@click.command(cls=Command)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.option("--install", is_flag=True, help="Write it to your home directory, and have each new shell read it.")
+def completion(shell: str, install: bool) -> None:
+    """Print the script with which SHELL completes commands, options and names of `ai-cli`."""
+    script = "\n".join(_script(shell, program) for program in ("ai-cli", "ai"))
+    if not install:
+        print_text(script)
+        return
+    for path in _installed(shell, script):
+        say(f"written: {path}")
+    say("it works in each new shell")
+
+
+def _script(shell: str, program: str) -> str:
+    from click.shell_completion import get_completion_class
+
+    from scripts.cli.program import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    return kind(cli, {}, program, variable_of(program)).source()
+
+
+def variable_of(program: str) -> str:
+    """Return the variable by which a shell asks a program for completions."""
+    return f"_{program.replace('-', '_').upper()}_COMPLETE"
+
+
+def _installed(shell: str, script: str) -> list[str]:
+    """Write the script of a shell, have the shell read it, and return the files that were written."""
+    from llm._state import user_dir, write_atomically
+
+    if shell == "fish":
+        place = os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "fish/completions")
+        path = os.path.join(place, "ai-cli.fish")
+    else:
+        path = os.path.join(user_dir("config"), f"completion.{shell}")
+    written = [path]
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_atomically(path, script.encode())
+        if shell in _START_FILES:
+            import shlex
+
+            start, line = _START_FILES[shell]
+            start = os.path.join(os.environ.get("ZDOTDIR") or "~", ".zshrc") if shell == "zsh" else start
+            start, line = os.path.expanduser(start), line.format(script=shlex.quote(path))
+            known = ""
+            if os.path.exists(start):
+                with open(start, encoding="utf-8", errors="surrogateescape") as file:
+                    known = file.read()
+            if line not in known.splitlines():
+                with open(start, "a", encoding="utf-8") as file:
+                    file.write(("" if not known or known.endswith("\n") else "\n") + line + "\n")
+                written.append(start)
+    except OSError as error:
+        raise D0ttinoError(f"cannot write {error.filename or path}: {error.strerror or error}") from error
+    return written

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from llm.errors import UsageError
-from scripts.cli.options import as_json_option
+from scripts.cli.options import NameOf, as_json_option
 from scripts.cli.output import clean, print_answer, say, stdout_kept
-from scripts.cli.shell_completion import complete_run
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -36,7 +35,7 @@ class Options(NamedTuple):
     env: tuple[str, ...]
     keep_env: tuple[str, ...]
     shell: str | None
-    timeout: float | None
+    step_timeout: float | None
     log: str | None
     transcript: str | None
     join: bool = False
@@ -67,13 +66,13 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--env", multiple=True, metavar="NAME=VALUE", help="Give this variable to steps."),
         click.option("--cwd", metavar="DIRECTORY", help="Run the steps there."),
-        click.option("--timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
+        click.option("--step-timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
         click.option(
             "--resume",
             is_flag=False,
             flag_value="",
             metavar="[RUN]",
-            shell_complete=complete_run,
+            type=NameOf("unfinished run"),
             help="Go on with a run that failed or broke off.",
         ),
         click.option("--from", "first", type=click.IntRange(1), default=1, metavar="N", help="Begin with step N."),
@@ -133,7 +132,7 @@ def positive(timeout: float | None) -> float | None:
 
     """
     if timeout is not None and not 0 < timeout < 1e9:
-        raise UsageError(f"--timeout {timeout:g}: give a number of seconds above 0")
+        raise UsageError(f"--step-timeout {timeout:g}: give a number of seconds above 0")
     return timeout
 
 
@@ -165,7 +164,7 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
         variables(options.env),
         options.keep_env,
         known_shell(options.shell),
-        positive(options.timeout),
+        positive(options.step_timeout),
     )
     planned = plan.steps
     if options.join:
@@ -218,7 +217,7 @@ def resume(host: "Host", options: Options, recipe: str | None, goal: str | None)
         env,
         (*header["keep_env"], *options.keep_env),
         None,
-        positive(options.timeout),
+        positive(options.step_timeout),
     )
     say(f"run {stored.id} of {header['recipe']!r} {stored.state}; it goes on with step {stored.next_step}")
     plan = Plan(header["recipe"], f"run {stored.id} of {header['recipe']}", header["goal"], steps, {})

@@ -33,7 +33,8 @@ def trace(file: Path, chrome: bool) -> None:
             show_tree(records, err=False)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise TraceFileError(
-            f"{file} is damaged: {_fault(records) or repr(error)}", hint="docs/tracing.md describes what a trace holds"
+            f"{file} is damaged: {_fault(records) or repr(error)}",
+            hint="`ai-cli docs tracing` describes what a trace holds",
         ) from error
 
 

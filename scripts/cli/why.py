@@ -10,7 +10,7 @@ from llm.router import NoCandidateError, choose_route
 from llm.types import Request, Route
 from scripts.cli.base import Group
 from scripts.cli.context import current_host, report, set_aside, warn_of_problems
-from scripts.cli.options import as_json_option, read_text
+from scripts.cli.options import NameOf, as_json_option, read_text
 from scripts.cli.output import print_json, stdout_kept, tell
 from scripts.cli.send import routing_options
 
@@ -58,7 +58,7 @@ def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None
 
 
 @why.command()
-@click.argument("name")
+@click.argument("name", type=NameOf("recipe"))
 @as_json_option()
 @click.pass_context
 def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
@@ -181,7 +181,7 @@ def _to_change(host: "Host", backends: "Catalog[RegisteredBackend]", route: Rout
         backend = backends.get(rejection.backend)
         if backend is not None and not host.is_ready(backend):
             yield f"make {backend.name} ready: {backend.setup}"
-    yield "set LLM_PRIMARY_BACKEND, LLM_FALLBACK_BACKEND or LLM_ROUTING_MODE; see docs/routing.md"
+    yield "set LLM_PRIMARY_BACKEND, LLM_FALLBACK_BACKEND or LLM_ROUTING_MODE; see `ai-cli docs routing`"
     for name in chosen:
         yield from _uncover(backends, name)
 

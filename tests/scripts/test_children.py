@@ -181,7 +181,7 @@ def test_a_password_is_read_from_the_terminal_and_not_shown(tmp_path: Path) -> N
 def test_a_timeout_leaves_no_process(tmp_path: Path, mark: str) -> None:
     step = "sleep 61 & setsid sleep 62 & (nohup sleep 63 >/dev/null 2>&1 &); sh -c 'sleep 64 & wait' & sleep 65"
     path = write_recipe(tmp_path, step, "echo never")
-    result = ai_cli(path, "--yes", "--timeout", "0.5", "--json", "--env", f"{mark}=1")
+    result = ai_cli(path, "--yes", "--step-timeout", "0.5", "--json", "--env", f"{mark}=1")
     assert result.returncode == 124
     document = json.loads(result.stdout)
     assert (document["status"], document["steps"][0]["note"]) == (124, "took longer than 0.5 s")
@@ -192,7 +192,7 @@ def test_a_timeout_leaves_no_process(tmp_path: Path, mark: str) -> None:
 def test_a_timeout_on_a_terminal_leaves_no_process_and_gives_the_keyboard_back(tmp_path: Path, mark: str) -> None:
     path = write_recipe(tmp_path, "stty raw -echo; sleep 61 & sleep 62", "read line; echo got-$line")
     terminal = Terminal(
-        "recipe", "mine", "goal", "--yes", "--keep-going", "--timeout", "0.5", path=path, env={mark: "1"}
+        "recipe", "mine", "goal", "--yes", "--keep-going", "--step-timeout", "0.5", path=path, env={mark: "1"}
     )
     terminal.expect("status 124")
     assert len(marked(mark)) <= 3  # `ai-cli`, its sentinel, and the shell of the second step
@@ -259,7 +259,7 @@ def test_a_step_that_stops_itself_where_no_shell_could_continue_it_is_told(tmp_p
 def test_a_pipeline_keeps_the_keyboard_for_all(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, "read line; echo got-$line", "sleep 61")
     command = ["/bin/sh", "-c", '"$@" | cat', "sh", *AI_CLI]
-    terminal = Terminal("recipe", "mine", "goal", "--yes", "--timeout", "1", command=command, path=path)
+    terminal = Terminal("recipe", "mine", "goal", "--yes", "--step-timeout", "1", command=command, path=path)
     terminal.expect("[1/2]")
     terminal.type("words\n")
     terminal.expect("got-words")

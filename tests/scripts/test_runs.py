@@ -78,7 +78,7 @@ def test_a_step_gets_its_directory_environment_shell_and_time(tmp_path: Path) ->
         Step("pwd; echo $ONE $TWO; echo ${BASH_VERSION:+bash}", cwd="below", env={"ONE": "1", "TWO": "2"}),
         Step("sleep 30", timeout=0.2),
     )
-    result = mine(path, "--yes", "--cwd", str(tmp_path), "--env", "TWO=mine", "--shell", "bash", "--timeout", "30")
+    result = mine(path, "--yes", "--cwd", str(tmp_path), "--env", "TWO=mine", "--shell", "bash", "--step-timeout", "30")
     assert (result.returncode, result.stdout) == (124, f"{tmp_path / 'below'}\n1 mine\nbash\n")
 
 
@@ -97,7 +97,7 @@ def test_a_secret_reaches_a_step_only_if_it_is_named(tmp_path: Path) -> None:
 
 WRONG = {
     "no value": (["--env", "NAME"], "--env 'NAME' is not NAME=VALUE"),
-    "no time": (["--timeout", "0"], "--timeout 0: give a number of seconds above 0"),
+    "no time": (["--step-timeout", "0"], "--step-timeout 0: give a number of seconds above 0"),
     "no directory": (["--cwd", "/nowhere/at/all"], "the working directory /nowhere/at/all does not exist"),
     "no shell": (["--shell", "no-such-shell"], "--shell 'no-such-shell': there is no such program"),
     "no step": (["--from", "3"], "--from 3: there are only 2 steps"),

@@ -166,7 +166,6 @@ def test_a_prompt_that_is_not_liked_says_nothing_of_the_credential(host: Host) -
     ],
 )
 def test_limits_that_are_none(host: Host, command: str, options: list[str], words: str) -> None:
-    options = [option.replace("--timeout", "--answer-timeout") if command == "do" else option for option in options]
     result = CliRunner().invoke(cli, [command, *options, "hi"], obj=host, prog_name="ai-cli")
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr

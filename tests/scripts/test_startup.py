@@ -143,8 +143,11 @@ def test_the_framework_is_small_enough_to_read(installed: Installed) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_that_stands_beside_a_late_command_is_its_own(name: str) -> None:
+def test_the_list_of_commands_has_one_whole_sentence_for_each(name: str) -> None:
     with cli.make_context("ai-cli", [name], resilient_parsing=True) as ctx:
         command = cli.get_command(ctx, name)
     assert command is not None
-    assert (command.help or "").partition("\n\n")[0].replace("\n", " ") == COMMANDS[name].help
+    sentence = COMMANDS[name].help
+    assert sentence[0].isupper()
+    assert sentence.endswith(".")
+    assert len(sentence) <= 60

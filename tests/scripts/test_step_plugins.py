@@ -237,7 +237,7 @@ def test_no_open_directory_leads_out_of_the_sandbox(tmp_path: Path, options: lis
 @needs_bwrap
 def test_a_step_in_the_sandbox_has_the_terminal_and_its_timeout(tmp_path: Path) -> None:
     path = installed(tmp_path, "sandbox", "test -t 1 && read line && echo got-$line", "echo began-$((1+1)); sleep 61")
-    terminal = Terminal("recipe", "mine", "goal", "--yes", "--timeout", "5", path=path, cwd=Path.home())
+    terminal = Terminal("recipe", "mine", "goal", "--yes", "--step-timeout", "5", path=path, cwd=Path.home())
     terminal.expect("[1/2]")
     terminal.type("words\n")
     terminal.expect("got-words")

@@ -1,0 +1,358 @@
+"""`ai-cli config` and `ai-cli init`: the configuration file."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import click
+
+from llm.config import (
+    CONFIG_PATH_VARIABLE,
+    ENVIRONMENT,
+    Settings,
+    check,
+    default_path,
+    file_error,
+    load_settings,
+)
+from llm.errors import D0ttinoError, UsageError
+from scripts.cli.base import Command, Group
+from scripts.cli.context import current_host
+from scripts.cli.options import as_json_option
+from scripts.cli.output import print_json, print_table, say, stdout_kept, tell, waiting
+
+#: What a new file begins with.
+_NEW_FILE: Final = """\
+# The configuration of d0ttino; `ai-cli docs configuration` describes every key, and
+# `ai-cli config check` checks this file.
+
+# primary_backend = "openrouter"
+# primary_model = "openrouter/auto"
+
+# A server of your own is a backend of its name:
+# [servers.ollama]
+# base_url = "http://127.0.0.1:11434/v1"
+# model = "qwen3:4b"
+"""
+
+#: The first prompt of a backend that was just chosen.
+_FIRST_PROMPT: Final = "Say hello in one short sentence."
+
+
+@click.group(cls=Group)
+def config() -> None:
+    """Show, check and edit the configuration: the file, and the variables that win over it."""
+
+
+@config.command()
+def path() -> None:
+    """Print the path of the configuration file, whether it exists or not."""
+    tell(config_path())
+
+
+@config.command()
+@as_json_option()
+def show(as_json: bool) -> None:
+    """Show the values that count, and where each comes from.
+
+    Headers of servers and the sections of plug-ins may hold secrets: their names are shown, and no values.
+    """
+    rows = [{"key": key, "value": value, "source": source} for key, value, source in _values(load_settings())]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("KEY", "VALUE", "FROM"),
+        [(str(row["key"]), _written(row["value"]), str(row["source"])) for row in rows],
+    )
+
+
+def _values(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield key, value and source of each setting."""
+    file, variables = settings.path, {key: variable for variable, key in ENVIRONMENT.items()}
+    given = _document(file) if file is not None else {}
+    for key in ("primary_backend", "primary_model", "fallback_backend", "fallback_model"):
+        yield key, getattr(settings, key), _source(key, variables, given, file)
+    for key in ("routing_mode", "complexity_threshold"):
+        yield key, getattr(settings, key), _source(key, variables, given, file)
+    for key in ("chain", "required_plugins"):
+        if given.get(key):
+            yield key, given[key], str(file)
+    for key in ("aliases", "backends", "models"):
+        for name, value in given.get(key, {}).items():
+            yield f"{key}.{name}", value, str(file)
+    for name, server in given.get("servers", {}).items():
+        for key, value in server.items():
+            yield f"servers.{name}.{key}", sorted(value) if key == "headers" else value, str(file)
+    for name, section in given.get("plugins", {}).items():
+        yield f"plugins.{name}", sorted(section), str(file)
+
+
+def _document(file: str) -> dict[str, Any]:
+    from llm._config_file import content, parse
+
+    found, toml = content(file)
+    document: dict[str, Any] = parse(found, toml=toml)
+    return document
+
+
+def _source(key: str, variables: Mapping[str, str], given: Mapping[str, Any], file: str | None) -> str:
+    variable = variables.get(key, "")
+    if os.environ.get(variable):
+        return variable
+    return str(file) if key in given else "default"
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+@config.command("check")
+@click.pass_context
+def check_file(ctx: click.Context) -> int:
+    """Check the configuration file; the exit status is 1 if it has a mistake."""
+    file = config_path()
+    if not os.path.exists(file):
+        say(f"there is no configuration file; {file} would be one (ai-cli config edit)")
+        return 0
+    return _checked(ctx, file)
+
+
+def _checked(ctx: click.Context, file: str) -> int:
+    """Print every mistake in a file, and return the exit status for that."""
+    host = current_host(ctx)
+    with stdout_kept():
+        mistakes = check(file, host.config_schemas())
+    for mistake in mistakes:
+        say(f"error: {mistake}" + (f"\n{mistake.hint}" if mistake.hint else ""))
+    if not mistakes:
+        tell(f"{file}: no mistake")
+    return 1 if mistakes else 0
+
+
+@config.command()
+@click.pass_context
+def edit(ctx: click.Context) -> int:
+    """Open the configuration file in $VISUAL or $EDITOR, and check what was written."""
+    from llm._state import write_atomically
+
+    file = config_path()
+    if not os.path.exists(file):
+        try:
+            write_atomically(file, b"{}\n" if file.endswith(".json") else _NEW_FILE.encode())
+        except OSError as error:
+            raise D0ttinoError(f"cannot write {file}: {error.strerror or error}") from error
+    click.edit(filename=file)
+    return _checked(ctx, file)
+
+
+@config.command("set")
+@click.argument("key")
+@click.argument("value")
+def set_value(key: str, value: str) -> None:
+    """Set KEY in the configuration file to VALUE; comments and order stay.
+
+    KEY is a path with dots: `servers.ollama.model`. VALUE is what TOML takes (5, true, ["a", "b"]), else text.
+    """
+    import tomllib
+
+    *above, last = _steps(key)
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except ValueError:
+        parsed = value
+
+    def change(document: Any) -> None:
+        for step in above:
+            document = document.setdefault(step, {})
+            if not isinstance(document, dict):
+                raise UsageError(f"{key}: {step} has no keys below it")
+        document[last] = parsed
+
+    tell(f"{key} is set in {edit_document(change)}")
+
+
+def _steps(key: str) -> list[str]:
+    """Return the names that a path with dots is made of; a name with dots stands in quotation marks."""
+    import tomllib
+
+    try:
+        document: Any = tomllib.loads(f"{key} = 0")
+    except ValueError:
+        hint = 'for example primary_backend, or servers."my.server".model'
+        raise UsageError(f"{key!r} is no key", hint=hint) from None
+    steps = []
+    while isinstance(document, dict):
+        ((step, document),) = document.items()
+        steps.append(step)
+    return steps
+
+
+def config_path() -> str:
+    """Return the path of the configuration file, whether there is one or not."""
+    named = os.environ.get(CONFIG_PATH_VARIABLE)
+    return os.path.expanduser(named) if named else default_path(os.environ)
+
+
+def edit_document(change: Callable[[Any], None]) -> str:
+    """Change the configuration file, and return its path; comments and order of a TOML file stay.
+
+    Args:
+        change: changes the document, as tomlkit or json has it.
+
+    Raises:
+        ConfigError: the file is wrong, or would be wrong with the change; it is not written then.
+        D0ttinoError: it cannot be read or written.
+
+    """
+    import tomlkit
+
+    from llm._config_file import faults_in, quickly_checked
+    from llm._state import locked, write_atomically
+
+    path = os.path.realpath(config_path())
+    try:
+        with locked(path, tidy=True):
+            content = b""
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    content = file.read()
+                load_settings()  # its own faults come first
+            toml = not (path.endswith(".json") or content.lstrip().startswith(b"{"))
+            text = content.decode("utf-8-sig")
+            document: Any = tomlkit.parse(text) if toml else json.loads(text or "{}")
+            change(document)
+            written = (tomlkit.dumps(document) if toml else json.dumps(document, indent=2) + "\n").encode()
+            if quickly_checked(written, toml=toml) is None:
+                raise file_error(faults_in(path, written, toml=toml, plugin_schemas={}))
+            write_atomically(path, written)
+    except OSError as error:
+        raise D0ttinoError(f"cannot change {path}: {error.strerror or error}") from error
+    return path
+
+
+class _Choice(NamedTuple):
+    """A backend that `init` offers.
+
+    Attributes:
+        words: the line that offers it.
+        backend: its name; empty: the user gives an address.
+        address: where its server is, if it has to be added.
+        key: the name of the key that it needs, if it needs one.
+        models: the models that it is known to have.
+
+    """
+
+    words: str
+    backend: str
+    address: str = ""
+    key: str = ""
+    models: tuple[str, ...] = ()
+
+
+@click.command(cls=Command)
+@click.pass_context
+def init(ctx: click.Context) -> None:
+    """Choose a first backend in three questions, and let it answer.
+
+    Nothing is changed before the last question is answered; Ctrl-C ends it without a trace.
+    """
+    if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty():
+        raise UsageError(
+            "init asks questions, and there is no terminal",
+            hint="do the same with `ai-cli servers add`, `ai-cli keys set` and `ai-cli config set`",
+        )
+    load_settings()  # a file with mistakes is not changed
+    choices = list(_choices())
+    say("Where shall answers come from?")
+    for number, one in enumerate(choices, 1):
+        say(f"  {number}. {one.words}")
+    choice = choices[click.prompt("Number", type=click.IntRange(1, len(choices)), default=1, err=True) - 1]
+    if not choice.backend:
+        choice = _other_server()
+    key = _asked_key(choice)
+    model = _asked_model(choice)
+
+    if key:
+        from llm._keys import store_key
+
+        say(f"the key is {store_key(choice.key, key)}")
+
+    def change(document: Any) -> None:
+        if choice.address:
+            server = {"base_url": choice.address, **({"api_key": choice.key} if key else {})}
+            document.setdefault("servers", {})[choice.backend] = server
+        document["primary_backend"] = choice.backend
+        document.pop("primary_model", None)
+        if model:
+            document["primary_model"] = model
+
+    say(f"written to {edit_document(change)}; `ai-cli config edit` changes it")
+    say(f'\n$ ai-cli send "{_FIRST_PROMPT}"')
+    _send_first(ctx, choice.backend)
+
+
+def _choices() -> Iterator[_Choice]:
+    """Yield the backends that a new user can have, those on this machine first."""
+    from scripts.cli.servers import on_this_machine
+
+    with waiting("looking for servers on this machine"):
+        found = on_this_machine()
+    for server in found:
+        models = tuple(server["models"])
+        yield _Choice(
+            f"{server['name']} on this machine ({server['base_url']}, {len(models)} models)",
+            server["name"],
+            "" if server["configured"] else server["base_url"],
+            models=models,
+        )
+    yield _Choice("OpenRouter: models of all makers, with one key", "openrouter", key="openrouter")
+    yield _Choice("another server that speaks OpenAI's protocol, by its address", "")
+    yield _Choice("none yet: `sample` answers without a model, a key and a network", "sample")
+
+
+def _other_server() -> _Choice:
+    address = click.prompt("Address, up to and with /v1", err=True).strip()
+    name = click.prompt("Name for it", default="server", err=True).strip()
+    return _Choice("", name, address, key=name)
+
+
+def _asked_key(choice: _Choice) -> str:
+    """Return the key that the user types; empty: none is needed, or there is one already."""
+    from llm._keys import checked_key, key_name, stored_names, variable_of
+
+    if not choice.key:
+        return ""
+    if os.environ.get(variable_of(choice.key)) or key_name(choice.key) in stored_names():
+        say(f"the key {choice.key} is set already")
+        return ""
+    question = f"Key for {choice.backend} (not shown; empty: none)"
+    given = click.prompt(question, hide_input=True, default="", err=True, show_default=False)
+    return checked_key(given, "what was typed") if given else ""
+
+
+def _asked_model(choice: _Choice) -> str:
+    """Return the model that the user chooses; empty: the backend's own default."""
+    if choice.backend == "sample":
+        return ""
+    if choice.models:
+        shown = choice.models[:20]
+        for number, model in enumerate(shown, 1):
+            say(f"  {number}. {model}")
+        chosen: int = click.prompt("Model", type=click.IntRange(1, len(shown)), default=1, err=True)
+        return shown[chosen - 1]
+    given: str = click.prompt("Model (empty: its default)", default="", err=True, show_default=False)
+    return given.strip()
+
+
+def _send_first(ctx: click.Context, backend: str) -> None:
+    """Send a first prompt to the backend that was chosen, and print its answer."""
+    from llm.types import Request
+    from scripts.cli.output import TextAnswer
+    from scripts.cli.send import show as show_answer
+
+    show_answer(Request(_FIRST_PROMPT, backend=backend), current_host(ctx), TextAnswer(), tell_if_whole=False)

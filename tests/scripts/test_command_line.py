@@ -1,0 +1,354 @@
+"""Help, colours, tables, waits and completion of all commands; `config`, `init` and `docs`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pyte
+import pytest
+from click.testing import CliRunner, Result
+
+from llm.host import Host
+from llm.testing import host_with, write_distribution
+from scripts.ai_cli import cli
+from tests.scripts.terminal import AI_CLI, Terminal
+from tests.servers import Exchange, FaultServer, chat_answer
+
+
+@pytest.fixture
+def host() -> Host:
+    return host_with()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="ai-cli")
+
+
+def config_file() -> Path:
+    return Path(run("config", "path").stdout.strip())
+
+
+# Help and versions
+
+
+def test_help_has_sections_and_cuts_no_sentence(host: Host) -> None:
+    shown = CliRunner().invoke(cli, ["-h"], obj=host, prog_name="ai-cli").stdout
+    assert [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
+        "Options:",
+        "Options of every command:",
+        "Ask:",
+        "Run steps:",
+        "Look back:",
+        "Set up:",
+        "Get help:",
+    ]
+    assert "..." not in shown.partition("Ask:")[2]
+    assert shown == CliRunner().invoke(cli, ["--help"], obj=host, prog_name="ai-cli").stdout
+
+
+@pytest.mark.parametrize("arguments", [["send", "-h"], ["plugins", "list", "-h"], ["config", "-h"]])
+def test_every_command_takes_the_short_option_for_help(host: Host, arguments: list[str]) -> None:
+    result = CliRunner().invoke(cli, arguments, obj=host, prog_name="ai-cli")
+    assert (result.exit_code, result.stdout[:7]) == (0, "Usage: ")
+
+
+def test_the_version_has_what_a_report_needs() -> None:
+    assert run("--version").stdout == "ai-cli, version 0.1.0\n"
+    lines = run("--version", "-v").stdout.splitlines()
+    assert lines[0] == "ai-cli, version 0.1.0"
+    assert {line.split(" ")[0] for line in lines} >= {"interpreter:", "pluggy", "click", "plug-ins:"}
+
+
+def test_a_missing_command_is_an_error() -> None:
+    result = run("--no-plugins")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Missing command" in result.stderr
+
+
+# Colours and tables
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "coloured"),
+    [
+        ([], {}, False),  # stderr is no terminal
+        (["--color", "always"], {}, True),
+        (["--color=always"], {"NO_COLOR": "1"}, True),
+        (["--color", "never"], {}, False),
+    ],
+)
+def test_colours_away_from_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment: dict[str, str], coloured: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = run("send", "-b", "smple", "hi", *arguments)
+    assert result.exit_code == 2
+    assert ("\x1b[31m" in result.stderr) is coloured
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({"TERM": "xterm-256color"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_colours_on_a_terminal(environment: dict[str, str], coloured: bool) -> None:
+    terminal = Terminal("send", "-b", "smple", "hi", env=environment)
+    shown = terminal.child.read()
+    assert "there is no backend named 'smple'" in shown
+    assert ("\x1b[" in shown) is coloured
+
+
+@pytest.mark.e2e
+def test_a_table_fits_a_narrow_terminal() -> None:
+    terminal = Terminal("backends", size=(24, 50), env={"NO_COLOR": "1", "TERM": "xterm"})
+    lines = terminal.child.read().replace("\r", "").splitlines()
+    assert [line.split()[0] for line in lines] == ["BACKEND", "lobechat", "mindbridge", "openrouter", "sample"]
+    assert max(map(len, lines)) <= 50
+    assert any(line.endswith("…") for line in lines)
+
+
+def test_a_table_in_a_pipe_is_whole() -> None:
+    assert "OPENROUTER_API_KEY" in run("backends").stdout
+    assert "…" not in run("backends").stdout
+
+
+# Waits
+
+
+@pytest.mark.e2e
+def test_a_wait_shows_the_backend_and_leaves_nothing_behind() -> None:
+    def slow(exchange: Exchange) -> None:
+        exchange.stopping.wait(1.5)
+        exchange.connection.sendall(chat_answer("Hello."))
+
+    with FaultServer(slow) as server:
+        environment = {"OPENROUTER_API_KEY": "k", "OPENROUTER_BASE_URL": server.url, "TERM": "xterm-256color"}
+        terminal = Terminal("send", "-b", "openrouter", "hi", env=environment)
+        terminal.expect("waiting for openrouter")
+        screen = pyte.Screen(80, 24)
+        stream = pyte.Stream(screen)
+        stream.feed("waiting for openrouter" + terminal.child.read())
+    assert [line.rstrip() for line in screen.display if line.strip()] == ["Hello."]
+
+
+# Completion
+
+
+def completions(*words: str, environment: dict[str, str] | None = None) -> tuple[list[str], str]:
+    asked = {"_AI_CLI_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    program = [sys.executable, "-c", "import sys; from scripts.ai_cli import main; sys.argv[0] = 'ai-cli'; main()"]
+    done = subprocess.run(
+        program, env={**os.environ, **asked, **(environment or {})}, capture_output=True, text=True, timeout=60
+    )
+    return [line.partition(",")[2] for line in done.stdout.splitlines()], done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("ai-cli", "conf"), "config"),
+        (("ai-cli", "send", "-b", "sam"), "sample"),
+        (("ai-cli", "recipe", "ec"), "echo"),
+        (("ai-cli", "send", "--no-c"), "--no-cooldown"),
+        (("ai-cli", "hooks", "llm_comp"), "llm_complete"),
+        (("ai-cli", "docs", "rou"), "routing"),
+        (("ai-cli", "--no-plugin", "sam"), "sample"),
+    ],
+)
+def test_a_shell_completes(words: tuple[str, ...], found: str) -> None:
+    names, said = completions(*words)
+    assert found in names
+    assert said == ""
+
+
+@pytest.mark.e2e
+def test_a_shell_completes_models_by_their_short_names(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[aliases]\nfast = "sample/tiny"\n')
+    assert completions("ai-cli", "send", "-m", "f", environment={"LLM_CONFIG_PATH": str(file)})[0] == ["fast"]
+
+
+@pytest.mark.e2e
+def test_completion_stays_silent_where_something_is_broken(tmp_path: Path) -> None:
+    write_distribution(
+        tmp_path, "broken", entry_points={"llm.plugins": {"broken": "broken:x"}}, files={"broken.py": "print(1); 1/0"}
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "LLM_CONFIG_PATH": "/nonexistent/config.toml"}
+    names, said = completions("ai-cli", "send", "-b", "o", environment=environment)
+    assert (names, said) == (["openrouter"], "")
+
+
+@pytest.mark.e2e
+def test_bash_completes_with_the_installed_script(tmp_path: Path) -> None:
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    program = binaries / "ai-cli"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "from scripts.ai_cli import main; main()" "$@"\n')
+    program.chmod(0o755)
+    for _ in range(2):  # a second time adds nothing
+        assert run("completion", "bash", "--install").exit_code == 0
+    start = Path.home() / ".bashrc"
+    assert start.read_text().count("completion.bash") == 1
+
+    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "TERM": "dumb", "INPUTRC": "/dev/null"}
+    shell = pexpect.spawn("bash", ["--rcfile", str(start), "-i"], env=environment, encoding="utf-8", timeout=60)
+    shell.send("ai-cli doct\t")
+    shell.expect("ai-cli doctor")
+    shell.close(force=True)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_each_shell(shell: str) -> None:
+    script = run("completion", shell).stdout
+    assert f"_AI_CLI_COMPLETE={shell}_complete" in script
+    assert f"_AI_COMPLETE={shell}_complete" in script
+
+
+# The configuration
+
+
+def test_the_configuration_with_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text(
+        'primary_backend = "sample"\n[servers.mine]\nbase_url = "http://h/v1"\nheaders = {X-A = "secret"}\n'
+    )
+    monkeypatch.setenv("LLM_ROUTING_MODE", "remote")
+    rows = {row["key"]: (row["value"], row["source"]) for row in json.loads(run("config", "show", "--json").stdout)}
+    assert rows["primary_backend"] == ("sample", str(config_file()))
+    assert rows["routing_mode"] == ("remote", "LLM_ROUTING_MODE")
+    assert rows["complexity_threshold"] == (50, "default")
+    assert rows["servers.mine.headers"] == (["X-A"], str(config_file()))
+    assert "secret" not in run("config", "show").stdout
+
+
+def test_a_value_is_set_and_comments_stay() -> None:
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text("# mine\ncomplexity_threshold = 5 # few\n")
+    assert run("config", "set", "servers.mine.base_url", "http://127.0.0.1:1/v1").exit_code == 0
+    assert run("config", "set", "complexity_threshold", "7").exit_code == 0
+    assert config_file().read_text().startswith("# mine\ncomplexity_threshold = 7 # few\n")
+    assert json.loads(run("servers", "list", "--json").stdout)[0]["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("rooting_mode", "auto", "Did you mean 'routing_mode'"),
+        ("complexity_threshold", "many", "must be a whole number"),
+        ("a b", "1", "is no key"),
+    ],
+)
+def test_a_value_that_would_be_a_mistake_is_not_written(key: str, value: str, words: str) -> None:
+    result = run("config", "set", key, value)
+    assert result.exit_code in {1, 2}
+    assert words in result.stderr
+    assert not config_file().exists()
+
+
+def test_check_names_the_line() -> None:
+    assert run("config", "check").exit_code == 0
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text("\nprimary_backnd = 'x'\n")
+    result = run("config", "check")
+    assert result.exit_code == 1
+    assert f"{config_file()}:2: there is no key named 'primary_backnd'" in result.stderr
+
+
+@pytest.mark.e2e
+def test_edit_opens_an_editor_and_checks_what_it_wrote(tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho "nonsense = 1" >> "$1"\n')
+    editor.chmod(0o755)
+    done = subprocess.run(
+        [*AI_CLI, "config", "edit"],
+        env={**os.environ, "VISUAL": str(editor)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "there is no key named 'nonsense'" in done.stderr
+    assert "# [servers.ollama]" in config_file().read_text()
+
+
+# The first backend
+
+
+def test_init_needs_a_terminal() -> None:
+    result = run("init")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "ai-cli servers add" in result.stderr
+
+
+@pytest.mark.e2e
+def test_init_ends_with_an_answer() -> None:
+    with FaultServer(chat_answer("Hello.")) as server:
+        terminal = Terminal("init", env={"TERM": "dumb"})
+        before = terminal.expect("Number [1]: ")
+        number = next(line for line in before.splitlines() if "by its address" in line).split(".")[0].strip()
+        terminal.type(f"{number}\n")
+        terminal.expect("Address, up to and with /v1: ")
+        terminal.type(f"{server.url}\n")
+        terminal.expect("Name for it [server]: ")
+        terminal.type("mine\n")
+        terminal.expect("empty: none): ")
+        terminal.type("top-secret\n")
+        terminal.expect("Model (empty: its default): ")
+        terminal.type("tiny\n")
+        shown = terminal.expect("Hello.")
+        assert terminal.status() == 0
+    assert "top-secret" not in before + shown
+    assert server.requests[0].headers["authorization"] == "Bearer top-secret"
+    assert server.requests[0].json()["model"] == "tiny"
+    assert "top-secret" not in config_file().read_text()
+    assert json.loads(run("config", "show", "--json").stdout)[0]["value"] == "mine"
+
+
+@pytest.mark.e2e
+def test_ctrl_c_in_init_changes_nothing() -> None:
+    terminal = Terminal("init", env={"TERM": "dumb"})
+    terminal.expect("Number [1]: ")
+    terminal.child.sendintr()
+    assert terminal.status() == 130
+    assert not config_file().exists()
+
+
+# The documentation
+
+
+def test_the_pages_of_the_documentation() -> None:
+    listed = run("docs").stdout
+    assert "reference/environment" in listed
+    page = run("docs", "environment").stdout
+    assert page.startswith("# Environment variables\n")
+    assert "<!--" not in run("docs", "hooks").stdout
+
+
+def test_a_part_of_a_page() -> None:
+    part = run("docs", "llm_prepare").stdout
+    assert part.startswith("## llm_prepare\n")
+    assert "## llm_complete" not in part
+
+
+def test_an_unknown_topic_gets_close_matches() -> None:
+    result = run("docs", "enviroment")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Did you mean" in result.stderr
+    assert "environment" in result.stderr
+
+
+def test_the_reference_is_up_to_date() -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, str(root / "docs/generate_reference.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
