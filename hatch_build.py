@@ -1,4 +1,4 @@
-"""Puts the plug-in registry and the example packages into the wheel, beside `scripts`.
+"""Puts the plug-in registry, the example packages and the documentation into the wheel, beside `scripts`.
 
 A checkout has them at its top level, and an editable installation reads them there: a copy in
 `site-packages` would grow stale.
@@ -19,6 +19,8 @@ def bundled_files(root: Path) -> Iterator[str]:
     """Yield the files to bundle, relative to the top level of a checkout."""
     yield "plugin-registry.json"
     yield "plugin-registry.schema.json"
+    for page in sorted((root / "docs").rglob("*.md")):
+        yield page.relative_to(root).as_posix()
     for path in sorted((root / "examples/plugins").rglob("*")):
         relative = path.relative_to(root)
         if path.suffix in SUFFIXES and path.is_file() and not any(map(_is_junk, relative.parts)):
