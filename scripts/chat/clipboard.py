@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from base64 import b64encode
 from typing import Final
 
@@ -22,8 +21,8 @@ _THEIRS: Final = ("PATH", "HOME", "WAYLAND_DISPLAY", "DISPLAY", "XAUTHORITY", "X
 _PATIENCE: Final = 5.0
 
 
-def copy(text: str) -> None:
-    """Put a text into the clipboard.
+def copy(text: str) -> str:
+    """Put a text into the clipboard, and return what takes it there.
 
     Raises:
         D0ttinoError: there is none.
@@ -41,8 +40,11 @@ def copy(text: str) -> None:
                 )
             except (OSError, subprocess.SubprocessError):
                 continue
-            return
-    if not sys.stderr.isatty():
-        raise D0ttinoError("there is no clipboard", hint="wl-copy, xclip or a terminal is needed")
+            return words[0]
     # OSC 52: terminals that know it take it, also over ssh.
-    send_to_terminal(f"\x1b]52;c;{b64encode(text.encode('utf-8', 'replace')).decode()}\a")
+    if not send_to_terminal(f"\x1b]52;c;{b64encode(text.encode('utf-8', 'replace')).decode()}\a"):
+        raise D0ttinoError(
+            "there is no clipboard",
+            hint="wl-copy, xclip, pbcopy or a terminal that takes OSC 52 is needed; /save FILE writes a file",
+        )
+    return "the terminal, if it takes OSC 52"

@@ -1,14 +1,16 @@
 """A chat: its state, what each of its commands does, and one answer after the other."""
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from llm.conversations import Conversation, LogError, enabled
-from llm.errors import D0ttinoError, UnknownNameError, UsageError
+from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.thoughts import shown_of
 from llm.types import Attachment, Completion, Message, Request
 from scripts.cli.context import log, report
@@ -17,6 +19,7 @@ from scripts.cli.output import MarkdownAnswer, TextAnswer, say, stdout_is_termin
 from scripts.cli.send import continuing, read_attachment, show
 
 if TYPE_CHECKING:
+    from llm.config import Settings
     from llm.contributions import RegisteredBackend
     from llm.host import Catalog, Host
     from scripts.cli.send import ShownAnswer
@@ -42,6 +45,7 @@ class Chat:
 
     Attributes:
         failed: whether something went wrong.
+        keyboard: what holds the keys while no prompt is there.
 
     """
 
@@ -56,6 +60,7 @@ class Chat:
         raw: bool = False,
     ) -> None:
         self.failed = False
+        self.keyboard = Keyboard()
         self.request = request
         self._ctx = ctx
         self._host = host
@@ -96,10 +101,16 @@ class Chat:
             return self._host.backends()
 
     @property
-    def models(self) -> tuple[str, ...]:
-        """The models of the chosen backend, as far as it tells."""
+    def models(self) -> list[str]:
+        """The models of the chosen backend, as far as it has told them."""
         backend = self.backends.get(self.request.backend or "")
-        return backend.models if backend is not None else ()
+        return [] if backend is None else _models_of(backend)
+
+    @property
+    def model_names(self) -> list[str]:
+        """All that `/model` takes: models of the chosen backend, aliases, and models as SERVER/MODEL."""
+        others = (f"{one.name}/{model}" for one in self.backends.active for model in _models_of(one))
+        return [*self.models, *_settings().aliases, *others]
 
     def _command(self, text: str) -> None:
         name, _, argument = text[1:].strip().partition(" ")
@@ -143,10 +154,33 @@ class Chat:
 
     def model(self, argument: str) -> None:
         """Choose the model, or tell which one is chosen."""
-        if argument:
-            self.request = replace(self.request, model=None if argument == _NONE else argument)
-        known = f" (known: {', '.join(self.models)})" if self.models and not argument else ""
+        if argument == _NONE:
+            self.request = replace(self.request, model=None)
+        elif argument:
+            self._choose_model(argument)
+        models = self.models
+        known = f" (known: {_few(models)})" if models and not argument else ""
         say(f"model: {self.request.model or 'as configured'}{known}")
+
+    def _choose_model(self, name: str) -> None:
+        """Take a model, an alias or SERVER/MODEL, which chooses the backend as well: what is typed last counts."""
+        from llm.routing.names import near_miss, resolved
+
+        settings, backends = _settings(), self.backends
+        asked = resolved(Request((), model=name), backends, settings)
+        if asked.backend is not None and asked.backend != self.request.backend:
+            say(f"backend: {asked.backend}")
+        self.request = replace(self.request, model=asked.model, backend=asked.backend or self.request.backend)
+        notice = None if asked.backend else near_miss(Request((), model=name), backends, settings)
+        models = self.models
+        if notice is None and models and asked.model not in models:
+            import difflib
+
+            close = difflib.get_close_matches(str(asked.model), models, n=1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            notice = f"{self.request.backend} has told of no model {asked.model!r}{guess}"
+        if notice is not None:
+            say(f"note: {notice}")
 
     def backend(self, argument: str) -> None:
         """Choose the backend, or tell which one is chosen."""
@@ -219,8 +253,7 @@ class Chat:
         """Copy the last answer to the clipboard."""
         from scripts.chat.clipboard import copy
 
-        copy(self._last().text)
-        say("copied")
+        say(f"copied by {copy(self._last().text)}")
 
     def run(self, argument: str) -> None:
         """Run the shell steps of the last answer, after a question for each."""
@@ -235,7 +268,8 @@ class Chat:
         read = read_plan(completion, join=argument == "join")
         source = source_of(completion)
         plan = Plan("do", source, goal, with_confirmations(read.steps), {})
-        status = run_or_print(self._host, plan, Options.asking(join=argument == "join"))
+        with self.keyboard.released():
+            status = run_or_print(self._host, plan, Options.asking(join=argument == "join"))
         if status:
             self.failed = True
             say(f"status {status}")
@@ -251,6 +285,75 @@ class Chat:
         if not messages or messages[-1].role != "assistant":
             raise UsageError("there is no answer yet")
         return Completion(messages[-1].text, "the conversation")
+
+
+def _settings() -> "Settings":
+    """Return the user's configuration; a broken one was told of when the chat began."""
+    from llm.config import Settings, load_settings
+
+    try:
+        return load_settings()
+    except ConfigError:
+        return Settings()
+
+
+def _models_of(backend: "RegisteredBackend") -> list[str]:
+    """Return the models that a backend offers, those that its server told of among them."""
+    from llm.backends.http.models import cached
+
+    told = cached(backend.name)
+    return list(dict.fromkeys((*backend.models, *(told.models if told else ()))))
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
+
+
+class Keyboard:
+    """Holds what is typed while no prompt is there, for the next one: without echo, and Ctrl-D too; Ctrl-C interrupts.
+
+    As a context manager it holds for as long as it is open. Without a terminal it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._before: list[Any] | None = None
+
+    def __enter__(self) -> "Keyboard":
+        if sys.stdin is not None and sys.stdin.isatty():
+            import termios
+
+            self._before = termios.tcgetattr(sys.stdin)
+            self._hold()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._release()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Leave the terminal as it was meanwhile: to steps, and their questions."""
+        self._release()
+        try:
+            yield
+        finally:
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._before is None:
+            return
+        import termios
+
+        quiet = [*self._before]
+        quiet[0] &= ~(termios.ICRNL | termios.IXON)
+        quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+
+    def _release(self) -> None:
+        if self._before is not None:
+            import termios
+
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
 
 
 class _Remembering:

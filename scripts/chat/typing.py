@@ -42,20 +42,24 @@ def lines_of_stdin() -> Iterator[str]:
 def typed(chat: Chat) -> Iterator[str]:
     """Yield what the user types at the terminal, until Ctrl-D. It is on stderr: stdout is for answers."""
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.application import create_app_session
     from prompt_toolkit.output import create_output
 
-    session: PromptSession[str] = PromptSession(
-        multiline=True,
-        history=_history(),
-        key_bindings=_keys(),
-        completer=_completer(chat),
-        complete_while_typing=False,
-        prompt_continuation=lambda width, _number, _wrapped: "." * (width - 1) + " ",
-        output=create_output(stdout=sys.stderr),
-    )
+    # Not the session's own output: then it would not look whether the terminal can move the cursor.
+    output = create_output(stdout=sys.stderr)
+    with create_app_session(output=output):
+        session: PromptSession[str] = PromptSession(
+            multiline=True,
+            history=_history(),
+            key_bindings=_keys(),
+            completer=_completer(chat),
+            complete_while_typing=False,
+            prompt_continuation=lambda width, _number, _wrapped: "." * (width - 1) + " ",
+        )
     while True:
         try:
-            text = session.prompt(_PROMPT)
+            with create_app_session(output=output):
+                text = session.prompt(_PROMPT)
         except KeyboardInterrupt:
             continue  # Ctrl-C leaves the line that was begun
         except EOFError:
@@ -131,10 +135,10 @@ def _completer(chat: Chat) -> Any:
             elif name == "/backend":
                 known = chat.backends
             elif name == "/model":
-                known = chat.models
+                known = chat.model_names
             typed = argument if blank else name
             # A name that a terminal would not show as it is cannot be typed either.
-            for one in sorted(known):
+            for one in sorted(set(known)):
                 if one.startswith(typed) and line(one) == one:
                     yield Completion(one, start_position=-len(typed))
 

@@ -1,5 +1,6 @@
 """`ai-cli chat`: prompts and answers in turn."""
 
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import click
@@ -68,9 +69,7 @@ def chat(
         say("note: /help shows the commands; Ctrl-D ends the chat")
         if not enabled():
             say("note: the log is off: this is not recorded")
-    try:
+    with suppress(Leave), chat.keyboard if on_terminal() else nullcontext():
         for text in typed(chat) if on_terminal() else lines_of_stdin():
             chat.take(text)
-    except Leave:
-        pass
     return 1 if chat.failed and not on_terminal() else 0

@@ -11,6 +11,7 @@ from llm._keys import (
     checked_name,
     is_in_keyring,
     key_name,
+    path,
     remove_key,
     store_key,
     stored_names,
@@ -59,7 +60,10 @@ def set_key(name: str, rest: tuple[str, ...]) -> None:
     key = checked_key(given, "what was given")
     if not key:
         raise UsageError("no key was given; nothing was changed")
-    where, fault = store_key(name, key)
+    try:
+        where, fault = store_key(name, key)
+    except OSError as error:
+        raise D0ttinoError(f"cannot write {path()}: {error.strerror or error}") from error
     if fault is not None:
         say(f"warning: the system's keyring does not take the key: {fault}")
     say(f"the key {name} is {where}")

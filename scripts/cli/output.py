@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -218,10 +219,12 @@ def print_prompt(text: str) -> None:
     click.echo(text, nl=False, err=True)
 
 
-def send_to_terminal(sequence: str) -> None:
-    """Send a control sequence of this program to the terminal at stderr, if there is one that takes any."""
-    if _is_alive(sys.stderr):
+def send_to_terminal(sequence: str) -> bool:
+    """Send a control sequence of this program to the terminal at stderr; return whether there is one that takes any."""
+    takes = _is_alive(sys.stderr)
+    if takes:
         click.echo(sequence, nl=False, err=True)
+    return takes
 
 
 def clean(data: Any, redact: Callable[[str], str] = redact) -> Any:
@@ -282,7 +285,7 @@ class MarkdownAnswer:
     """An answer that is printed on a terminal as Markdown, as it comes.
 
     A block (a paragraph, a list, code) that has ended is printed for good; until then its last lines are shown, and
-    drawn anew as more comes.
+    drawn anew as more comes. One empty line divides blocks, however the answer was divided.
     """
 
     def __init__(self) -> None:
@@ -292,15 +295,17 @@ class MarkdownAnswer:
         self._text = ""
         self._live: Any = None
         self._drawn = 0.0
+        self._below = False
 
     def write(self, piece: str) -> None:
         """Print a piece."""
         self._text += piece
-        end = _end_of_blocks(self._text)
-        if end:
+        ends = _ends_of_blocks(self._text)
+        if ends:
             self._stop()
-            self._print(self._text[:end])
-            self._text = self._text[end:]
+            for start, end in pairwise((0, *ends)):
+                self._print(self._text[start:end])
+            self._text = self._text[ends[-1] :]
         if self._text.strip() and time.monotonic() - self._drawn > _REDRAW:
             self._draw()
 
@@ -312,8 +317,19 @@ class MarkdownAnswer:
         self._text = ""
 
     def _print(self, text: str) -> None:
-        for line in self._lines(text):
+        lines = self._block(text)
+        for line in lines:
             click.echo(self._styled(line), color=True)
+        self._below = self._below or bool(lines)
+
+    def _block(self, text: str) -> "list[list[Segment]]":
+        """Return the lines of a block, behind an empty one if others stand above it."""
+        lines = self._lines(text)
+        shown = [index for index, line in enumerate(lines) if any(not part.text.isspace() for part in line)]
+        if not shown:
+            return []
+        block = lines[shown[0] : shown[-1] + 1]
+        return [[], *block] if self._below else block
 
     def _styled(self, line: "Sequence[Segment]") -> str:
         with self._console.capture() as capture:
@@ -350,7 +366,7 @@ class MarkdownAnswer:
                 vertical_overflow="crop",
             )
             self._live.start()
-        self._live.update(_Laid(self._lines(self._text)[-max(self._console.height - 2, 1) :]), refresh=True)
+        self._live.update(_Laid(self._block(self._text)[-max(self._console.height - 2, 1) :]), refresh=True)
         self._drawn = time.monotonic()
 
     def _stop(self) -> None:
@@ -373,23 +389,23 @@ class _Laid:
             yield Segment.line()
 
 
-def _end_of_blocks(text: str) -> int:
-    """Return where the last block of a Markdown text begins, if those before it have ended for sure."""
-    end = 0
+def _ends_of_blocks(text: str) -> list[int]:
+    """Return where the blocks of a Markdown text end that have ended for sure."""
+    ends = []
     fence = ""
     position = 0
     blank = False
     for line in text.splitlines(keepends=True):
         mark = line.lstrip()[:3]
         if not fence and blank and not line[:1].isspace() and line.strip():
-            end = position
+            ends.append(position)
         if not fence and mark in {"```", "~~~"}:
             fence = mark
         elif fence and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
             fence = ""
         blank = not line.strip()
         position += len(line)
-    return end
+    return [end for end in ends if end]
 
 
 def stdout_is_terminal() -> bool:

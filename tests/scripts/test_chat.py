@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,36 @@ def test_settings_are_chosen_and_shown(host: Host, backend: Remembering, tmp_pat
     assert result.stderr.splitlines()[-1] == "model: big"
 
 
+def test_a_model_may_be_an_alias_or_of_another_server(
+    host: Host, backend: Remembering, clean_environment: Path
+) -> None:
+    config = clean_environment / ".config/d0ttino/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('[aliases]\nfast = "other/qwen3:4b"\n')
+    other = Remembering()
+    register_backend("other", other, models=["qwen3:4b", "large"], host=host)
+    result = chat(
+        host,
+        "/model fast",
+        "one",
+        "/model other/qwen3:4",
+        "/model",
+        "/model mien/x",
+        "/model mine/big",
+        "two",
+        "/model -",
+    )
+    assert result.exit_code == 0
+    assert (other.requests[0].model, backend.requests[0].model) == ("qwen3:4b", "big")
+    assert result.stderr.splitlines() == [
+        *("backend: other", "model: qwen3:4b"),
+        "note: other has told of no model 'qwen3:4'; did you mean 'qwen3:4b'?",
+        *("model: qwen3:4", "model: qwen3:4 (known: qwen3:4b, large)"),
+        "note: there is no backend named 'mien', so 'mien/x' is a model; did you mean 'mine/x'?",
+        *("model: mien/x", "backend: mine", "model: big", "model: as configured"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -152,8 +183,8 @@ def test_help_names_every_command(host: Host) -> None:
 class Screen:
     """A chat on a pseudo-terminal, and what a person sees of it."""
 
-    def __init__(self, server: FaultServer, *arguments: str, rows: int = 24) -> None:
-        env = {**os.environ, "MINDBRIDGE_BASE_URL": server.url, "PROMPT_TOOLKIT_NO_CPR": "1"}
+    def __init__(self, server: FaultServer, *arguments: str, rows: int = 24, **environ: str) -> None:
+        env = {**os.environ, "MINDBRIDGE_BASE_URL": server.url, "PROMPT_TOOLKIT_NO_CPR": "1", **environ}
         words = [*AI_CLI[1:], "chat", "-b", "mindbridge", *arguments]
         self.child = pexpect.spawn(AI_CLI[0], words, env=env, encoding="utf-8", timeout=30, dimensions=(rows, 80))
         self.child.delaybeforesend = None
@@ -260,6 +291,115 @@ def test_ctrl_c_ends_an_answer_and_ctrl_d_the_chat(server: Any) -> None:
     assert (first.answer or "").startswith("It begins.")
 
 
+def in_two_parts(first: str, second: str, go_on: threading.Event) -> Any:
+    """Return an answer whose second part comes when the test says so."""
+
+    def answer(exchange: Exchange) -> None:
+        sse(first, end=False)(Exchange(exchange.received, exchange.connection, _STOPPED))
+        assert go_on.wait(60)
+        exchange.connection.sendall(
+            b"data: %b\n\n" % json.dumps({"choices": [{"delta": {"content": second}}]}).encode()
+        )
+        exchange.connection.sendall(b"data: [DONE]\n\n")
+
+    return answer
+
+
+_STOPPED = threading.Event()
+_STOPPED.set()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("ahead", ["next words\r", "\x04", "next words\r\x04"])
+def test_what_is_typed_while_an_answer_comes_is_not_lost(server: Any, ahead: str) -> None:
+    go_on = threading.Event()
+    screen = Screen(server(in_two_parts("It begins.\n\n", "It ends.", go_on), chat_answer("fine")))
+    screen.ready()
+    screen.type("hello\r")
+    screen.until("It begins.")
+    screen.type(ahead)
+    go_on.set()
+    screen.until("It ends.")
+    screen.ready()
+    if ahead == "next words\r":
+        screen.until("fine")
+        screen.ready()
+        screen.type("\x04")
+    assert screen.end() == 0
+    prompts = ["hello", "next words"] if "next" in ahead else ["hello"]
+    assert [turn.prompt for turn in ConversationLog().turns()] == prompts
+    between = screen.all[screen.all.index("It begins.") : screen.all.index("It ends.")]
+    assert "next" not in between  # not in the middle of the answer
+
+
+@pytest.mark.e2e
+def test_a_terminal_that_can_nothing(server: Any) -> None:
+    screen = Screen(server(chat_answer("# Title\n\nfine")), TERM="dumb")
+    screen.until("> ")
+    screen.type("hello\r")
+    screen.until("fine")
+    screen.until("> ")
+    screen.type("/copy\r")
+    screen.until("there is no clipboard")
+    screen.until("> ")
+    screen.type("\x04")
+    assert screen.end() == 0
+    assert "\x1b]52" not in screen.all
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(os.geteuid() == 0, reason="this user may write everywhere")
+def test_a_home_that_cannot_be_written(server: Any, clean_environment: Path) -> None:
+    clean_environment.chmod(0o500)
+    screen = Screen(server(chat_answer("fine")))
+    screen.until("what you type is not kept")
+    screen.ready()
+    screen.type("hello\r")
+    screen.until("fine")
+    screen.ready()
+    screen.type("\x04")
+    assert screen.end() == 0
+    clean_environment.chmod(0o700)
+
+
+DOCUMENTS = [
+    "Intro\n\n- one\n- two\n  - nested\n\n  more of it\n- three\n\nAfter the list.\n",
+    "1. first\n\n2. second\n\n   ```sh\n   echo a\n\n   echo b\n   ```\n\n3. third\n",
+    "Text:\n\n```python\nx = 1\n\n\ndef f():\n    pass\n```\n\nmore\n\n~~~\n# no title\n\n```\n~~~\nend\n",
+    "# Title\n\nSub\n---\n\n> quoted\n> more\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<b>x</b>\n\n---\n\nend",
+    "word " * 150 + "\n\n" + "".join(f"- item {number} of many\n" for number in range(40)),
+    "日本語のテキスト " * 30 + "\r\n\r\n- 😀\r\n- é\r\n",
+]
+PRINTER = """
+import sys
+from scripts.cli import output
+output._REDRAW = 0
+answer = output.MarkdownAnswer()
+text, size = sys.argv[1], int(sys.argv[2])
+for start in range(0, len(text), size):
+    answer.write(text[start : start + size])
+answer.end()
+print("the end")
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("text", DOCUMENTS)
+def test_an_answer_looks_the_same_however_it_comes(text: str) -> None:
+    shown = []
+    for size in (len(text), 3, 11):
+        child = pexpect.spawn(
+            sys.executable, ["-c", PRINTER, text, str(size)], encoding="utf-8", timeout=60, dimensions=(12, 60)
+        )
+        screen = pyte.HistoryScreen(60, 12, history=1000)
+        pyte.Stream(screen).feed(str(child.read()))
+        above = ["".join(row[column].data for column in range(60)) for row in screen.history.top]
+        lines = [line.rstrip() for line in (*above, *screen.display)]
+        shown.append(lines[: lines.index("the end")])
+    assert shown[1:] == [shown[0]] * 2
+    assert len(shown[0]) > 5
+
+
 @pytest.mark.e2e
 def test_what_was_typed_survives_a_kill(server: Any) -> None:
     screen = Screen(server(sse("It begins.\n\n", end=False)))
@@ -308,7 +448,10 @@ def test_an_answer_is_copied_by_the_terminal(server: Any) -> None:
 
 
 @pytest.mark.e2e
-def test_names_are_completed(server: Any) -> None:
+def test_names_are_completed(server: Any, clean_environment: Path) -> None:
+    config = clean_environment / ".config/d0ttino/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('[aliases]\nfast = "m"\n')
     screen = Screen(server(chat_answer("fine")))
     screen.ready()
     screen.type("/back\t")
@@ -317,6 +460,11 @@ def test_names_are_completed(server: Any) -> None:
     screen.until("le")
     screen.type("\r")
     screen.until("backend: sample")
+    screen.ready()
+    screen.type("/model fa\t")
+    screen.until("st")
+    screen.type("\r")
+    screen.until("model: m")
     screen.ready()
     screen.type("\x04")
     assert screen.end() == 0
