@@ -9,7 +9,7 @@ here, at once, else the host would fail later, somewhere that knows of no plug-i
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -297,13 +297,8 @@ def _invalid(where: str, expected: str, result: Any, origin: Origin | None, pref
 
 def is_name(value: object) -> bool:
     """Whether a value can be the name of a backend or a recipe: printable, without spaces or a leading `-`."""
-    return (
-        isinstance(value, str)
-        and value != ""
-        and not value.startswith("-")
-        and value.isprintable()
-        and not any(character.isspace() for character in value)
-    )
+    # The only blank that is printable is the space.
+    return isinstance(value, str) and value != "" and value[0] != "-" and value.isprintable() and " " not in value
 
 
 def _is_text(value: object) -> bool:
@@ -427,9 +422,11 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
 }
 
 
-def fault_in(item: object) -> str | None:
-    """Return the first fault in the fields of an object that a plug-in made, or `None`."""
+def fault_in(item: object, fields: Container[str] | None = None) -> str | None:
+    """Return the first fault in the fields of an object that a plug-in made, by default in all of them, or `None`."""
     for field, (check, expected) in _FIELDS[type(item)].items():
+        if fields is not None and field not in fields:
+            continue
         value = getattr(item, field)
         if not check(value):
             got = repr(value) if isinstance(value, str) and len(value) < 100 else type(value).__name__

@@ -386,11 +386,14 @@ class Host(PluginManager):
         everything = [*wanted, *own]
 
         @functools.cache
-        def is_blocked(entry: EntryPoint, plugin: str) -> bool:
-            by = blocking.of_builtin(plugin, self.entries) if entry.tier is Tier.BUILTIN else None
+        def is_blocked_builtin(entry: EntryPoint, plugin: str) -> bool:
+            by = blocking.of_builtin(plugin, self.entries)
             if by is not None:
                 self.blocked.append(Blocked(entry.origin(plugin), by))
             return by is not None
+
+        def is_blocked(entry: EntryPoint, plugin: str) -> bool:
+            return entry.tier is Tier.BUILTIN and is_blocked_builtin(entry, plugin)
 
         current = {} if manifests is None else manifests.current(everything)
         guards_of: Callable[[EntryPoint], tuple[str, ...]] = (
@@ -451,8 +454,12 @@ class Host(PluginManager):
         """
         wrapped = self._is_wrapped(hook)
         why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
-        waiting = [(entry, plugin) for entry, _, plugin in self._loader.known_plugins() if hook in plugin.hooks]
-        for entry in dict.fromkeys(entry for entry, plugin in waiting if wrapped or plugin.configured):
+        waiting = {
+            entry: None
+            for entry, _, plugin in self._loader.known_plugins()
+            if (wrapped or plugin.configured) and hook in plugin.hooks
+        }
+        for entry in waiting:
             with suppress(PluginLoadError):
                 self._loader.load(entry, why)
         if kind not in self._expected:
@@ -566,7 +573,7 @@ def _from_facts(kind: str, facts: Mapping[str, Any], origin: Origin, find: Calla
     made: Any = RegisteredBackend if kind == "backend" else RegisteredRecipe
     try:
         known = made.from_facts(facts, origin, find)
-        return None if _validate.fault_in(known) else known
+        return None if _validate.fault_in(known, facts) else known
     except (TypeError, ValueError, AttributeError, LookupError):
         return None
 

@@ -175,8 +175,9 @@ class Loader:
     def _expect(self, entry: EntryPoint) -> None:
         """Have an entry point with a current manifest imported when it is used."""
         manifest = self.known[entry]
-        wanted = tuple(one for one in manifest.plugins if not self._is_blocked(entry, one.plugin))
-        self.known[entry] = manifest._replace(plugins=wanted)
+        wanted = tuple([one for one in manifest.plugins if not self._is_blocked(entry, one.plugin)])
+        if len(wanted) < len(manifest.plugins):
+            self.known[entry] = manifest._replace(plugins=wanted)
         for plugin in wanted:
             self.name_of(entry, plugin.plugin)
             pending = plugin.hooks.keys() - CONTRIBUTING - _LIFE
