@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scripts.steps.environment import Surroundings
     from scripts.steps.prompts import Question
     from scripts.steps.records import Record, StoredRun
-    from scripts.steps.runner import StepRunner
+    from scripts.steps.runner import Asker, StepRunner
 
 
 class Options(NamedTuple):
@@ -155,8 +155,16 @@ class Plan(NamedTuple):
     secrets: Mapping[str, str]
 
 
-def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
-    """Run steps, or print them where nothing may run; return the exit status."""
+def run_or_print(host: "Host", plan: Plan, options: Options, asker: "Asker | None" = None) -> int:
+    """Run steps, or print them where nothing may run; return the exit status.
+
+    Args:
+        host: the host whose plug-ins prepare and run them.
+        plan: the steps.
+        options: how to run them.
+        asker: asks the user in place of the terminal.
+
+    """
     from scripts.steps.environment import Surroundings, working_directory
 
     surroundings = Surroundings(
@@ -179,7 +187,7 @@ def run_or_print(host: "Host", plan: Plan, options: Options) -> int:
     if options.first > len(steps):
         raise UsageError(f"--from {options.first}: there are only {len(steps)} steps")
     left_out = dict.fromkeys(range(1, options.first), "before --from")
-    return _run(host, plan, steps, left_out, surroundings, options, None)
+    return _run(host, plan, steps, left_out, surroundings, options, None, asker)
 
 
 def warn_of_lost_state(steps: "Sequence[Step]") -> None:
@@ -233,6 +241,7 @@ def _run(
     surroundings: "Surroundings",
     options: Options,
     stored: "StoredRun | None",
+    asker: "Asker | None" = None,
 ) -> int:
     from llm.config import load_settings
     from scripts.steps.environment import step_environment
@@ -243,7 +252,7 @@ def _run(
         host.require(load_settings().required_plugins)
         _miss_guards(host)
     to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
-    askable = can_ask()
+    askable = asker is not None or can_ask()
     printing = options.dry_run or not (options.yes or askable)
     if options.yes and not options.allow_dangerous and not printing:
         reasons = list(refused(steps, to_run))
@@ -259,7 +268,7 @@ def _run(
         plan.recipe,
         step_environment(backends, keep=surroundings.keep_env),
         surroundings,
-        _question(host, plan.source) if askable and not printing else None,
+        (asker or _question(host, plan.source)) if askable and not printing else None,
         yes=options.yes,
         allow_dangerous=options.allow_dangerous,
         keep_going=options.keep_going,

@@ -15,7 +15,7 @@ from scripts.cli.output import redact, say, stdout_kept
 from scripts.steps.danger import dangers
 from scripts.steps.environment import Surroundings
 from scripts.steps.job_control import RunEnded, Switchboard
-from scripts.steps.prompts import Answer, Question, own_facts, show_step
+from scripts.steps.prompts import Answer, own_facts, show_step
 from scripts.steps.records import Outcome
 
 if TYPE_CHECKING:
@@ -53,6 +53,18 @@ class PreparedStep(NamedTuple):
         return {"changed_by": [origin.plugin for origin in self.changed_by]} if self.changed_by else {}
 
 
+class Asker(Protocol):
+    """Asks the user: `Question` on the terminal, or what a plug-in's own program has in its place."""
+
+    def about(
+        self, step: Step, number: int, total: int, dangers: Sequence[str], facts: Sequence[str] = ()
+    ) -> tuple[Answer, Step]:
+        """Ask what to do with a step; see `Question.about`."""
+
+    def after_interrupt(self, number: int) -> Answer:
+        """Ask whether to go on after a step that the user interrupted."""
+
+
 class Listener(Protocol):
     """Is told what becomes of each step."""
 
@@ -86,7 +98,7 @@ class StepRunner:
     recipe: str
     inherited: Mapping[str, str]
     surroundings: Surroundings
-    question: Question | None
+    question: Asker | None
     yes: bool = False
     allow_dangerous: bool = False
     keep_going: bool = False

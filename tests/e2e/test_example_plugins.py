@@ -58,3 +58,7 @@ def test_otel(environment: Callable[..., Path]) -> None:
 def test_serve_with_the_openai_sdk_and_with_the_llm_of_simonw(environment: Callable[..., Path]) -> None:
     simonw = environment("llm") / "bin" / "llm"  # its import package has the name of ours: an environment of its own
     run_tests(environment(ROOT, f"{EXAMPLES / 'serve'}[test]"), "serve", SIMONW_LLM=str(simonw))
+
+
+def test_mcp_with_the_client_of_its_sdk_and_with_a_policy(environment: Callable[..., Path]) -> None:
+    run_tests(environment(ROOT, EXAMPLES / "policy", f"{EXAMPLES / 'mcp'}[test]"), "mcp")
