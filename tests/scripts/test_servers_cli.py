@@ -192,8 +192,18 @@ def test_a_typing_error_in_a_server_or_an_alias_is_pointed_out(run: Run, config:
         assert run("send", "-m", "vendor/model", "hi").stderr == ""
 
 
-def test_an_unknown_model_gets_close_matches(run: Run) -> None:
-    missing = http_answer({"error": {"message": "model not found"}}, status=404)
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (404, "no"),
+        (400, "Invalid model name passed in model=qwen3:4"),
+        (400, "qwen3:4 is not a valid model ID"),
+        (422, "The model `qwen3:4` does not exist"),
+        (400, "model 'qwen3:4' not found, try pulling it first"),
+    ],
+)
+def test_an_unknown_model_gets_close_matches(run: Run, status: int, message: str) -> None:
+    missing = http_answer({"error": {"message": message}}, status=status)
     with FaultServer(MODELS, missing) as server:
         run("servers", "add", "one", server.url)
         run("models")

@@ -68,6 +68,11 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "list": ((list, tuple), "a list"),
     "object": ((Mapping,), "an object"),
 }
+#: How services say with another status than 404 that they have no such model.
+_NO_MODEL: Final = re.compile(
+    r"(?i)(?:invalid|unknown|no such|unsupported) model|not a valid model|does not exist"
+    r"|model\b.{0,80}\b(?:unknown|not (?:found|exist|supported|available))"
+)
 #: How services say that they take no schema.
 _NO_SCHEMA: Final = re.compile(r"(?i)response.?format|json.?schema|structured|schema|grammar|guided")
 
@@ -423,7 +428,8 @@ class HTTPBackend(Backend):
         try:
             yield from pieces
         except BackendHTTPError as error:
-            if error.status == 404 and model is not None and self.name:
+            unknown = error.status == 404 or (error.status in {400, 422} and _NO_MODEL.search(error.message))
+            if unknown and model is not None and self.name:
                 from llm.backends.http.models import like
 
                 known = like(model, self.name)
