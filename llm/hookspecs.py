@@ -122,9 +122,10 @@ def llm_executor(where: str) -> "Executor | None":
     `llm.routing.batch.answer` with a chunk of prompts; what goes there and back is plain data, which pickles. A chunk
     whose future ends with an exception is sent again.
 
-    Besides the methods of `concurrent.futures.Executor`, two attributes are used if the executor has them:
-    `max_workers`, the number of chunks that it works on at a time, which may change; and `interrupt()`, after which
-    chunks under way end early, with what is answered until then.
+    Besides the methods of `concurrent.futures.Executor`, three attributes are used if the executor has them:
+    `max_workers`, the number of chunks that it works on at a time, which may change; `interrupt()`, after which
+    chunks under way end early, with what is answered until then; and `notes`, what the user should know of the
+    place, one line each.
 
     Args:
         where: the user's words behind `--on`.

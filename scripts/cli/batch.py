@@ -372,6 +372,8 @@ def batch(
         if where is not None:
             with stdout_kept():
                 executor = stack.enter_context(executor_for(where, host))
+            for note in getattr(executor, "notes", ()):
+                say(f"note: {note}")
 
         def send(requests: Iterator[Request]) -> None:
             with (

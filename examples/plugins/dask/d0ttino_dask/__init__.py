@@ -1,0 +1,402 @@
+"""Answers batches of d0ttino on the workers of a Dask cluster: `ai-cli batch FILE --on dask://scheduler:8786`."""
+
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llm import current_host, hookimpl
+from llm.errors import BackendConnectionError, ConfigError, UsageError
+from llm.routing.batch import Done, cores
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__version__ = "0.1.0"
+
+T = TypeVar("T")
+
+CONFIG_SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "keys": {"type": "array", "items": {"type": "string"}},
+        "tls_ca_file": {"type": "string"},
+        "tls_cert": {"type": "string"},
+        "tls_key": {"type": "string"},
+        "patience": {"type": "number", "exclusiveMinimum": 0},
+    },
+}
+
+#: Seconds between two looks at the cluster.
+PAUSE = 0.5
+#: What every worker needs; other packages are compared.
+NEEDED = ("d0ttino", "d0ttino-dask")
+#: Versions of packages on a worker. An expression, as a worker without this package has to understand it.
+VERSIONS = """{{**{{name: one.version for one in __import__('importlib.metadata').metadata.distributions()
+    for name in [str(one.metadata['Name']).lower().replace('_', '-')] if name in {names!r}}},
+    'Python': '.'.join(__import__('platform').python_version_tuple()[:2])}}"""
+
+
+@dataclass
+class Configuration:
+    """The section `[plugins.dask]`.
+
+    Attributes:
+        keys: names of the keys that workers get; over TLS only.
+        tls_ca_file, tls_cert, tls_key: files for `tls://`; by default those of Dask's own configuration.
+        patience: seconds to wait for a scheduler, and for a worker where there is none.
+
+    """
+
+    keys: tuple[str, ...] = ()
+    tls_ca_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    patience: float = 30.0
+
+
+class State:
+    """The configuration of this process, and the keys that a client handed to it."""
+
+    def __init__(self) -> None:
+        self.configuration = Configuration()
+        self.keys: Mapping[str, str] = {}
+
+
+state = State()
+
+
+@hookimpl
+def llm_configure(settings: Any) -> None:
+    """Take the configuration."""
+    section = dict(settings.section)
+    state.configuration = Configuration(**{**section, "keys": tuple(section.get("keys", ()))})
+
+
+@hookimpl
+def llm_key(name: str) -> str | None:
+    """Return a key that the client of this worker handed over."""
+    return state.keys.get(name)
+
+
+@hookimpl
+def llm_executor(where: str) -> Executor | None:
+    """Return the cluster at `dask://HOST:PORT` or `tls://HOST:PORT`; `dask` and `dask:N` start one on this machine.
+
+    Raises:
+        UsageError: there is no such cluster, or its workers cannot answer.
+
+    """
+    scheme, _, place = where.partition(":")
+    if scheme not in {"dask", "tls", "tcp"} or (scheme != "dask" and not place.startswith("//")):
+        return None
+    is_local = scheme == "dask" and not place.startswith("//")
+    address = None if is_local else f"{'tcp' if scheme == 'dask' else scheme}:{place}"
+    if is_local and place and not (place.isascii() and place.isdecimal() and 0 < int(place) < 1000):
+        raise UsageError(
+            f"{where!r} names neither a number of workers nor a scheduler", hint="dask:4, dask://HOST:8786"
+        )
+    keys = keys_to_hand_over(is_private=is_local or scheme == "tls")
+    return Cluster(address, int(place or cores()) if is_local else 0, state.configuration, keys)
+
+
+def keys_to_hand_over(*, is_private: bool) -> dict[str, str]:
+    """Return the keys that the configuration names.
+
+    Raises:
+        UsageError: the way to the workers is not encrypted.
+        ConfigError: there is no such key.
+
+    """
+    names = state.configuration.keys
+    if names and not is_private:
+        raise UsageError(
+            f"[plugins.dask] hands over keys ({', '.join(names)}), and this cluster is not encrypted",
+            hint="use tls://HOST:PORT, or take `keys` out and set them on the workers: they look for them by name",
+        )
+    host = current_host()
+    found = {name: os.environ.get(f"{name.upper().replace('-', '_')}_API_KEY") or host.key(name) for name in names}
+    for name, key in found.items():
+        if not key:
+            raise ConfigError(f"[plugins.dask] keys: there is no key {name!r}", hint=f"ai-cli keys set {name}")
+    return {name: key for name, key in found.items() if key}
+
+
+# --- on the workers -------------------------------------------------------------------------------------------------
+
+
+def call(
+    function: Callable[..., Any], arguments: tuple[Any, ...], expected: Mapping[str, str], keys: Mapping[str, str]
+) -> Any:
+    """Call a function on a worker; what it answers says how this worker differs from the client."""
+    from distributed import get_worker
+
+    state.keys = keys
+    result = function(*arguments)
+    differences = differences_of(expected, eval(VERSIONS.format(names=set(expected))))  # noqa: S307 - our own text
+    if differences and isinstance(result, Done):
+        note = f"the worker {get_worker().address} has {', '.join(differences)}"
+        result = replace(result, notes=(*result.notes, note))
+    return result
+
+
+def ignore_ctrl_c() -> None:
+    """Leave it to the client: on a terminal, it comes to all processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def versions_here() -> dict[str, str]:
+    """Return the versions of this project, of its plug-ins and of Python."""
+    from importlib.metadata import entry_points, version
+
+    found = {"d0ttino": version("d0ttino"), "d0ttino-dask": __version__}
+    for group in ("llm.plugins", "d0ttino.recipes"):
+        for one in entry_points(group=group):
+            if one.dist is not None:
+                found[one.dist.name.lower().replace("_", "-")] = one.dist.version
+    return {**found, "Python": ".".join(platform.python_version_tuple()[:2])}
+
+
+def differences_of(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """Return in words what is different there."""
+    return [
+        f"{name} {there[name]} instead of {mine}" if name in there else f"no {name}"
+        for name, mine in here.items()
+        if there.get(name) != mine
+    ]
+
+
+# --- on the client --------------------------------------------------------------------------------------------------
+
+
+class Cluster(Executor):
+    """An executor whose workers are those of a Dask cluster.
+
+    Args:
+        address: the scheduler's; `None`: a cluster is started on this machine.
+        number: the number of its workers.
+        configuration: the section `[plugins.dask]`.
+        keys: the keys that workers get.
+
+    Attributes:
+        max_workers: the number of chunks that the workers take at a time now.
+        notes: what the user should know of the cluster, one line each.
+
+    Raises:
+        UsageError: it cannot be used.
+
+    """
+
+    def __init__(self, address: str | None, number: int, configuration: Configuration, keys: Mapping[str, str]) -> None:
+        self.max_workers = max(number, 1)
+        self.notes: list[str] = []
+        self._patience = configuration.patience
+        self._keys = keys
+        self._expected = versions_here()
+        self._lock = threading.Lock()
+        self._pending: dict[Any, Future[Any]] = {}
+        self._workers: dict[str, int] = {}
+        self._fit: list[str] | None = None
+        self._lost: list[str] = []
+        self._stranded: list[Future[Any]] = []
+        self._failure: str | None = None
+        self._is_down = threading.Event()
+        self._stack = ExitStack()
+        try:
+            self._client = self._connected(address, number, configuration)
+            self._check()
+            if address is None:
+                self._client.run(ignore_ctrl_c)
+        except BaseException:
+            self._stack.close()
+            raise
+        threading.Thread(target=self._watch, name="d0ttino-dask", daemon=True).start()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Have a function called by one of the workers."""
+        if self._failure is not None:
+            raise RuntimeError(self._failure)
+        if self._is_down.is_set():
+            raise RuntimeError("the cluster has been left")
+        assert not kwargs  # `send_many` gives none
+        future: Future[T] = Future()
+        remote = self._client.submit(
+            call, fn, args, self._expected, self._keys, pure=False, workers=self._fit, allow_other_workers=False
+        )
+        with self._lock:
+            self._pending[remote] = future
+        remote.add_done_callback(self._ended)
+        return future
+
+    def interrupt(self) -> None:
+        """Give up what is under way."""
+        self._end_all("it was interrupted")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as `Executor`
+        """Leave the cluster; one that was started here ends."""
+        self._is_down.set()
+        self._end_all("the cluster was left")
+        self._stack.close()
+
+    def _connected(self, address: str | None, number: int, configuration: Configuration) -> "Client":
+        import dask
+        from distributed import Client, LocalCluster, Security
+
+        self._stack.enter_context(silence())
+        self._stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"}))
+        if address is None:
+            # A worker that dies costs its chunk, which `send_many` sends again, and says so.
+            self._stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+            security = Security.temporary()
+            where: Any = self._stack.enter_context(
+                LocalCluster(
+                    n_workers=number,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    protocol="tls://",
+                    security=security,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        else:
+            files = {
+                "tls_ca_file": configuration.tls_ca_file,
+                "tls_client_cert": configuration.tls_cert,
+                "tls_client_key": configuration.tls_key,
+            }
+            given = {name: os.path.expanduser(file) for name, file in files.items() if file is not None}
+            where = address
+            try:
+                security = Security(**given, require_encryption=address.startswith("tls:"))
+            except (OSError, ValueError) as error:
+                raise UsageError(f"[plugins.dask]: the TLS files cannot be used: {error}") from error
+        try:
+            return self._stack.enter_context(Client(where, security=security, timeout=self._patience))
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise UsageError(
+                f"the Dask scheduler at {address or 'this machine'} cannot be reached: {error}",
+                hint="`dask scheduler` starts one, and prints its address",
+            ) from error
+
+    def _check(self) -> None:
+        """Compare the workers with this process, and leave out those that cannot answer."""
+        try:
+            self._client.wait_for_workers(1, timeout=self._patience)
+        except TimeoutError:
+            raise UsageError(
+                f"the Dask scheduler at {self._client.scheduler.address} has no worker",
+                hint=f"start one there: dask worker {self._client.scheduler.address} --nthreads 1",
+            ) from None
+        found = self._client.run(eval, VERSIONS.format(names=set(self._expected)))
+        lacking = {worker for worker, there in found.items() if not set(NEEDED) <= there.keys()}
+        if lacking:
+            words = (
+                f"{len(lacking)} of {len(found)} workers lack {' or '.join(NEEDED)}: {', '.join(sorted(lacking)[:5])}"
+            )
+            if len(lacking) == len(found):
+                raise UsageError(words, hint=f"on each of them: python -m pip install {' '.join(NEEDED)}")
+            self.notes.append(f"{words}; they are left out")
+            self._fit = sorted(found.keys() - lacking)
+        for worker, there in found.items():
+            differences = differences_of(self._expected, there)
+            if differences and worker not in lacking:
+                self.notes.append(f"the worker {worker} has {', '.join(differences)}")
+        self._look()
+        workers = f"{len(self._workers)} worker{'s' if len(self._workers) > 1 else ''}"
+        self.notes.append(
+            f"{workers} of Dask at {self._client.scheduler.address}, dashboard {self._client.dashboard_link}"
+        )
+
+    def _look(self) -> None:
+        info = self._client.scheduler_info(n_workers=-1)
+        workers = {address: one["nthreads"] for address, one in info["workers"].items()}
+        self._lost += sorted(self._workers.keys() - workers.keys())
+        self._workers = workers
+        self.max_workers = max(sum(workers.values()), 1)
+
+    def _watch(self) -> None:
+        """Look at the cluster until it is left; without a scheduler or a worker, give up after a while."""
+        well = time.monotonic()
+        while not self._is_down.wait(PAUSE):
+            why = "the Dask scheduler does not answer"
+            with suppress(Exception):
+                if self._client.status == "running":
+                    self._look()
+                    why = "" if self._workers else "no worker is left"
+            if not why:
+                well = time.monotonic()
+                self._send_again()
+            elif time.monotonic() - well > self._patience or self._client.status == "closed":
+                self._failure = f"{why} ({self._client.scheduler.address})"
+                self._end_all(self._failure)
+                return
+
+    def _ended(self, remote: Any) -> None:
+        """Take the result of a call. A thread of Dask calls this."""
+        with self._lock:
+            future = self._pending.pop(remote, None)
+            if future is None:
+                return
+            lost, self._lost = self._lost, []
+            if remote.status != "finished" and self._client.status != "running":
+                # Whether it comes back is for `_watch` to see: until then, nothing could be sent again.
+                self._stranded.append(future)
+                return
+        try:
+            result = remote.result()
+        except BaseException as error:  # noqa: BLE001 - the future has it
+            settle(future, error)
+            return
+        if lost and isinstance(result, Done):
+            notes = [f"the worker {worker} was lost; its prompts are sent again" for worker in lost]
+            result = replace(result, notes=(*result.notes, *notes))
+        settle(future, result)
+
+    def _send_again(self) -> None:
+        with self._lock:
+            stranded, self._stranded = self._stranded, []
+        for future in stranded:
+            settle(future, BackendConnectionError("the connection to the scheduler broke"))
+
+    def _end_all(self, why: str) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, {}
+            futures = [*pending.values(), *self._stranded]
+            self._stranded = []
+        for future in futures:
+            settle(future, BackendConnectionError(why))
+        if self._client.status == "running":
+            with suppress(Exception):
+                self._client.cancel(list(pending))
+
+
+def settle(future: "Future[Any]", outcome: Any) -> None:
+    """Give a future its result or exception, unless it was cancelled meanwhile."""
+    with suppress(InvalidStateError):
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep Dask's own log from stderr: what matters of it is in errors and notes."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
