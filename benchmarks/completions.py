@@ -2,8 +2,8 @@
 
 Answers the same prompt on a host with three backends that return a text at once, on one thread, in several
 ways, beside pluggy's own calls of three hooks like those that a prompt goes through. All take turns in small
-batches, so that a busy moment of the machine hits all of them; the table shows medians. Exits with status 1 if a
-bound does not hold.
+batches, so that a busy moment of the machine hits all of them; the table shows medians of the CPU time, as nothing is
+waited for. Exits with status 1 if a bound does not hold.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import process_time
 
 import pluggy
 from measuring import Row, machine, table
@@ -38,6 +38,8 @@ ROUNDS = 150
 
 #: Microseconds that a routed completion may take: 50,000 a second.
 BOUND = 20.0
+#: And how many times as long as `FLOOR`.
+RATIO = 4.0
 
 FLOOR = "pluggy's own calls of three such hooks"
 ROUTED = "`complete`, routed"
@@ -137,10 +139,10 @@ def run() -> dict[str, float]:
         assert call() == ANSWER
     for _ in range(ROUNDS):
         for name, call in calls.items():
-            start = perf_counter()
+            start = process_time()
             for _ in range(CALLS):
                 call()
-            took[name].append((perf_counter() - start) * 1e6 / CALLS)
+            took[name].append((process_time() - start) * 1e6 / CALLS)
         gc.collect()
     return {name: median(times) for name, times in took.items()}
 
@@ -165,7 +167,10 @@ def main() -> int:
     arguments = parser.parse_args()
     us = run()
     rows = [Row(ROUTED, us[ROUTED], "us", BOUND)]
-    rows += [Row(name, us[name], "us", reference=FLOOR, compared=us[FLOOR]) for name in (ROUTED, SEND, PINNED)]
+    rows += [
+        Row(name, us[name], "us", bound, FLOOR, us[FLOOR])
+        for name, bound in ((ROUTED, RATIO), (SEND, None), (PINNED, None))
+    ]
     if arguments.peers and (theirs := litellm()) is not None:
         rows.append(Row("LiteLLM's Router with a mock", theirs, "us", reference=ROUTED, compared=us[ROUTED]))
     from importlib.metadata import version
@@ -178,7 +183,7 @@ def main() -> int:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     missed = [row for row in rows if not row.kept]
     for row in missed:
-        print(f"bound exceeded: {row.case} takes {row.measured:.1f} us, at most {row.bound:g}", file=sys.stderr)
+        print(f"bound exceeded: {row}", file=sys.stderr)
     return 1 if missed else 0
 
 

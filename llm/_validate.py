@@ -67,9 +67,7 @@ def check_recipes(result: Any, origin: Origin, keep: bool = False) -> tuple[Regi
 def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
     """Return an author's backend as the host knows it."""
     _check_run(backend)
-    complete, streams = completer_of(
-        backend, origin, lambda result, where, facts: answer_of(result, where, origin, facts)
-    )
+    complete, streams = completer_of(backend, origin, answer_of)
     found = RegisteredBackend(
         backend.name,
         backend.description,
@@ -113,7 +111,7 @@ def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
 
 def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
     """Return the result of `llm_route` as a `Route` that carries its origin."""
-    if origin.builtin and isinstance(result, Route):
+    if isinstance(result, Route) and origin.builtin:
         # The types hold that already, and every prompt comes by.
         return Route(result.candidates, result.rejected, result.notices, origin)
     if isinstance(result, Route):

@@ -279,22 +279,22 @@ EXTRAS: Final[Mapping[str, Callable[[Request, Call], Any]]] = {
 
 
 def completer_of(
-    backend: Backend, origin: Origin, answer_of: Callable[[Any, str, Completion], Answer]
+    backend: Backend, origin: Origin, answer_of: Callable[[Any, str, Origin, Completion], Answer]
 ) -> tuple[Callable[[Request, Call], Answer], bool]:
     """Return the function that asks a backend, and whether it streams.
 
     Args:
         backend: the author's object.
         origin: its plug-in.
-        answer_of: `answer_of(result, where, facts)` makes an `Answer` of the backend's result, or raises.
+        answer_of: `answer_of(result, where, origin, facts)` makes an `Answer` of the backend's result, or raises.
 
     Raises:
         PluginDefinitionError: it cannot be called with a prompt alone.
 
     """
     name, whole, stream = backend.name, backend.run, stream_of(backend)
-    ways = {False: (whole, _extras_of(whole))}
-    ways[True] = ways[False] if stream is None else (stream, _extras_of(stream))
+    ways = {False: _Way(whole)}
+    ways[True] = ways[False] if stream is None else _Way(stream)
     where = f"backend {name!r}"
 
     # The latest facts: most requests to a backend differ in nothing but their text.
@@ -302,24 +302,35 @@ def completer_of(
 
     def complete(request: Request, call: Call) -> Answer:
         nonlocal facts
-        function, extras = ways[call.stream]
-        takes_request = "request" in extras
-        plain = takes_request or request.is_plain
+        way = ways[call.stream]
+        plain = way.takes_request or request.is_plain
         try:
             prompt = request.prompt if plain else request.as_text
-            result = function(prompt, **{extra: EXTRAS[extra](request, call) for extra in extras})
-            model = request.model if takes_request or "model" in extras else None
+            extras = {extra: EXTRAS[extra](request, call) for extra in way.extras} if way.extras else _NOTHING
+            result = way.function(prompt, **extras)
+            model = request.model if way.takes_model else None
             mine = facts  # read once: another thread may put its own there
             if mine.model != model or bool(mine.notices) is plain:
                 notices = () if plain else (_PLAIN_TEXT.format(name),)
                 mine = facts = Completion("", name, model, origin, notices=notices)
-            return answer_of(result, where, mine)
+            return answer_of(result, where, origin, mine)
         except BaseException as error:  # noqa: BLE001 - raised again
             raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
     return complete, stream is not None
 
 
+class _Way:
+    """One of a backend's callables, and what it takes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.extras = _extras_of(function)
+        self.takes_request = "request" in self.extras
+        self.takes_model = self.takes_request or "model" in self.extras
+
+
+_NOTHING: Final[Mapping[str, Any]] = {}
 _PLAIN_TEXT: Final = "the backend {!r} takes plain text only: it got the whole conversation as one text"
 
 

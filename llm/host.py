@@ -30,6 +30,7 @@ from llm.types import Answer, Call, Request
 if TYPE_CHECKING:
     from llm.config import PluginSettings
 
+State = TypeVar("State")
 Contribution = TypeVar("Contribution", RegisteredBackend, RegisteredRecipe)
 
 NOTHING_BLOCKED: Final = Blocking({})
@@ -129,7 +130,7 @@ class _Dispatch:
         answer = backend.complete(request, call)
         if call.stream:
             answer.begin()
-        else:
+        elif answer.facts is None:
             _ = answer.text
         return answer
 
@@ -154,6 +155,7 @@ class Host(PluginManager):
         self.blocked: list[Blocked] = []
         self.unknown_blocked: list[str] = []
         self._keys: set[str] = set()
+        self._states: dict[Callable[[], Any], Any] = {}
         self._left_out: set[EntryPoint] = set()
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
@@ -170,6 +172,12 @@ class Host(PluginManager):
     def recipes(self) -> Catalog[RegisteredRecipe]:
         """Return the recipes that plug-ins provide, by name."""
         return self._catalog("recipe", "llm_recipes")
+
+    def state_of(self, kind: Callable[[], State]) -> State:
+        """Return the one object of a class that a higher layer keeps for this host; made at its first use."""
+        state = self._states.get(kind)
+        found: State = self._states.setdefault(kind, kind()) if state is None else state
+        return found
 
     def loaded(self, backend: RegisteredBackend) -> RegisteredBackend:
         """Return a backend of this host with its plug-in imported.

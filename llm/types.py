@@ -146,6 +146,10 @@ class Attachment:
     name: str = ""
 
 
+#: What the content of a message is made of.
+PART_TYPES: Final = (str, Attachment)
+
+
 @dataclass(frozen=True)
 class Message:
     """One message of a conversation.
@@ -160,9 +164,8 @@ class Message:
     content: tuple[str | Attachment, ...]
 
     def __init__(self, role: Role, content: str | Attachment | Iterable[str | Attachment] = ()) -> None:
-        parts = (content,) if isinstance(content, str | Attachment) else tuple(content)
-        object.__setattr__(self, "role", role)
-        object.__setattr__(self, "content", parts)
+        parts = (content,) if isinstance(content, PART_TYPES) else tuple(content)
+        self.__dict__.update(role=role, content=parts)
 
     @property
     def text(self) -> str:
@@ -174,7 +177,9 @@ class Message:
     @property
     def attachments(self) -> tuple[Attachment, ...]:
         """Its attachments, in order."""
-        return tuple(part for part in self.content if isinstance(part, Attachment))
+        if len(self.content) == 1 and type(self.content[0]) is str:
+            return ()
+        return tuple([part for part in self.content if isinstance(part, Attachment)])
 
 
 @dataclass(frozen=True)
@@ -227,8 +232,8 @@ class Request:
         cooldown: bool = True,
         metadata: Mapping[str, Any] = _NOTHING,
     ) -> None:
-        vars(self).update(
-            messages=_messages(messages),
+        self.__dict__.update(
+            messages=(Message("user", messages),) if isinstance(messages, str) else _messages(messages),
             model=model,
             backend=backend,
             local=local,
@@ -258,10 +263,7 @@ class Request:
     @property
     def is_plain(self) -> bool:
         """Whether it is a single user message of text, so that `prompt` is all of it."""
-        if len(self.messages) != 1:
-            return False
-        message = self.messages[0]
-        return message.role == "user" and all(isinstance(part, str) for part in message.content)
+        return len(self.messages) == 1 and self.messages[0].role == "user" and not self.messages[0].attachments
 
     @property
     def as_text(self) -> str:
@@ -289,8 +291,6 @@ _SPEAKERS: Final = {"system": "System", "user": "User", "assistant": "Assistant"
 
 
 def _messages(given: Any) -> tuple[Any, ...]:
-    if isinstance(given, str):
-        return (Message("user", given),)
     if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping | Message):
         return (given,)  # one message, or none at all: the router refuses that, with its type
     return tuple(Message("user", one) if isinstance(one, str) else one for one in given)
@@ -327,6 +327,24 @@ class Call:
     silence: float | None = None
     key: Callable[[str], str | None] | None = field(default=None, repr=False, compare=False)
 
+    def __init__(
+        self,
+        attempt: int = 1,
+        stream: bool = False,
+        deadline: float | None = None,
+        first_deadline: float | None = None,
+        silence: float | None = None,
+        key: Callable[[str], str | None] | None = None,
+    ) -> None:
+        self.__dict__.update(
+            attempt=attempt,
+            stream=stream,
+            deadline=deadline,
+            first_deadline=first_deadline,
+            silence=silence,
+            key=key,
+        )
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -344,6 +362,11 @@ class Usage:
     output_tokens: int = 0
     cost: float | None = None
     estimated: bool = False
+
+    def __init__(
+        self, input_tokens: int = 0, output_tokens: int = 0, cost: float | None = None, estimated: bool = False
+    ) -> None:
+        self.__dict__.update(input_tokens=input_tokens, output_tokens=output_tokens, cost=cost, estimated=estimated)
 
     @property
     def tokens(self) -> int:
@@ -381,6 +404,9 @@ class Candidate:
     model: str | None = None
     reason: str = ""
 
+    def __init__(self, backend: str, model: str | None = None, reason: str = "") -> None:
+        self.__dict__.update(backend=backend, model=model, reason=reason)
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -414,6 +440,15 @@ class Route:
     rejected: tuple[Rejection, ...] = ()
     notices: tuple[str, ...] = ()
     origin: Origin | None = None
+
+    def __init__(
+        self,
+        candidates: tuple[Candidate, ...] = (),
+        rejected: tuple[Rejection, ...] = (),
+        notices: tuple[str, ...] = (),
+        origin: Origin | None = None,
+    ) -> None:
+        self.__dict__.update(candidates=candidates, rejected=rejected, notices=notices, origin=origin)
 
 
 _NO_ROUTE: Final = Route()
@@ -453,6 +488,38 @@ class Attempt:
     retry_after: float | None = None
     place: str | None = None
     ended: float = field(default=0.0, compare=False)
+
+    def __init__(
+        self,
+        backend: str,
+        model: str | None,
+        origin: Origin | None,
+        duration: float,
+        error: str | None = None,
+        error_type: str | None = None,
+        hint: str | None = None,
+        status: int | None = None,
+        usage: Usage | None = None,
+        served_model: str | None = None,
+        retry_after: float | None = None,
+        place: str | None = None,
+        ended: float = 0.0,
+    ) -> None:
+        self.__dict__.update(
+            backend=backend,
+            model=model,
+            origin=origin,
+            duration=duration,
+            error=error,
+            error_type=error_type,
+            hint=hint,
+            status=status,
+            usage=usage,
+            served_model=served_model,
+            retry_after=retry_after,
+            place=place,
+            ended=ended,
+        )
 
     def __str__(self) -> str:
         who = f"{self.backend} [{self.origin}]" if self.origin is not None else self.backend
@@ -522,6 +589,44 @@ class Completion:
     finish_reason: str | None = None
     prepared_by: tuple[Origin, ...] = ()
     notices: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        text: str,
+        backend: str = "",
+        model: str | None = None,
+        origin: Origin | None = None,
+        attempts: tuple[Attempt, ...] = (),
+        duration: float = 0.0,
+        route: Route = _NO_ROUTE,
+        served_model: str | None = None,
+        usage: Usage | None = None,
+        asked_backend: str | None = None,
+        asked_model: str | None = None,
+        fell_back: bool = False,
+        cut: bool = False,
+        finish_reason: str | None = None,
+        prepared_by: tuple[Origin, ...] = (),
+        notices: tuple[str, ...] = (),
+    ) -> None:
+        self.__dict__.update(
+            text=text,
+            backend=backend,
+            model=model,
+            origin=origin,
+            attempts=attempts,
+            duration=duration,
+            route=route,
+            served_model=served_model,
+            usage=usage,
+            asked_backend=asked_backend,
+            asked_model=asked_model,
+            fell_back=fell_back,
+            cut=cut,
+            finish_reason=finish_reason,
+            prepared_by=prepared_by,
+            notices=notices,
+        )
 
     @property
     def plugin(self) -> str | None:
@@ -660,7 +765,7 @@ class Answer:
         """
         while self.facts is None:
             self._read_on()
-        return self.so_far
+        return self._read[0] if len(self._read) == 1 else "".join(self._read)
 
     @property
     def is_whole(self) -> bool:

@@ -322,16 +322,16 @@ def _record(error: BaseException, hook: str, origin: Origin, problems: ProblemLo
 def _guard(
     function: Function, contract: HookContract, origin: Origin, problems: ProblemLog, begin: Callable[[], None] | None
 ) -> Function:
-    check = contract.check
+    name, check = contract.name, contract.check
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        hook = contract.name
+        hook = name
         try:
             if begin is not None:
                 hook = CONFIGURE
                 begin()
-                hook = contract.name
+                hook = name
             result = function(*args, **kwargs)
             return result if result is None or check is None else check(result, origin, False)
         except KeyboardInterrupt:

@@ -16,6 +16,10 @@ class Tier(IntEnum):
     PROGRAM = 2
 
 
+#: Python 3.11 takes long to find a member of an enumeration, and this one is asked for at each hook call.
+_BUILTIN: Final = Tier.BUILTIN
+
+
 class Origin(NamedTuple):
     """The plug-in behind something, and the distribution behind that plug-in.
 
@@ -39,7 +43,7 @@ class Origin(NamedTuple):
     @property
     def builtin(self) -> bool:
         """Whether the plug-in belongs to this project."""
-        return self.tier is Tier.BUILTIN
+        return self.tier is _BUILTIN
 
     @property
     def precedence(self) -> tuple[int, str, str]:

@@ -4,18 +4,17 @@ Retries in a backend or an HTTP client would multiply these.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from time import time
 from typing import NamedTuple, Protocol
-from weakref import WeakKeyDictionary
 
 from llm.config import Limits, Settings
 from llm.contributions import RegisteredBackend
 from llm.errors import PLUGIN_FAULTS, BackendError, BackendTimeoutError, ContextTooLongError, ServedModelError
 from llm.hooks._faults import place_of, reason_of
 from llm.hooks._origin import Origin, origin_of
-from llm.host import Host
+from llm.host import Catalog, Host
 from llm.routing.errors import NoAnswerError, is_served, no_answer
 from llm.routing.policy import estimated_tokens
 from llm.routing.retries import Failure, RetryPolicy, failure_of
@@ -51,13 +50,9 @@ class Health:
         self.refused: dict[tuple[str, int], str] = {}
 
 
-_health: WeakKeyDictionary[Host, Health] = WeakKeyDictionary()
-
-
 def health_of(host: Host) -> Health:
     """Return the health of a host's backends; it lives as long as the host."""
-    health = _health.get(host)
-    return _health.setdefault(host, Health()) if health is None else health
+    return host.state_of(Health)
 
 
 def credential_of(backend: RegisteredBackend) -> tuple[str, int]:
@@ -93,6 +88,7 @@ class Fallback:
         request: the request.
         route: the candidates.
         host: the host whose plug-ins are asked.
+        backends: its backends.
         settings: the configuration, if it is known.
         retries: how often and how long to try.
         stream: whether the text is wanted as it comes.
@@ -108,6 +104,7 @@ class Fallback:
         request: Request,
         route: Route,
         host: Host,
+        backends: Catalog[RegisteredBackend],
         settings: Settings | None,
         retries: RetryPolicy,
         *,
@@ -117,7 +114,7 @@ class Fallback:
         self.route = route
         self.attempts: list[Attempt] = []
         self._host = host
-        self._backends = host.backends().by_name
+        self._backends = backends.by_name
         self._settings = settings
         self._retries = retries
         self._stream = stream
@@ -138,7 +135,14 @@ class Fallback:
         """
         cause = None
         try:
-            for candidate, others in self._candidates():
+            candidates = self._allowed()
+            for position, candidate in enumerate(candidates, 1):
+                if self.attempts:
+                    if len(self.attempts) >= self._max_attempts or self._clock() >= self._deadline:
+                        break
+                    if self._left_out(candidate, self._why_refused(candidate) or self._why_too_small(candidate)):
+                        continue
+                others = len(candidates) - position
                 for tries in range(1, self._retries.per_backend + 1):
                     this, cause = self._begin(candidate, others), None
                     try:
@@ -259,17 +263,6 @@ class Fallback:
             error.served_model = served
             raise error
 
-    def _candidates(self) -> Iterator[tuple[Candidate, int]]:
-        """Yield the candidates that may be asked, and the number of those behind each."""
-        candidates = self._allowed()
-        for index, candidate in enumerate(candidates):
-            if self.attempts:
-                if len(self.attempts) >= self._max_attempts or self._clock() >= self._deadline:
-                    return
-                if self._left_out(candidate, self._why_refused(candidate) or self._why_too_small(candidate)):
-                    continue
-            yield candidate, len(candidates) - index - 1
-
     def _allowed(self) -> Sequence[Candidate]:
         """Return the candidates allowed before the first attempt."""
         candidates = self.route.candidates[:1] if self.request.strict else self.route.candidates
@@ -354,9 +347,10 @@ class Fallback:
         if answer is not None:
             if self._stream:
                 answer.begin()
-            else:
+            elif answer.facts is None:
                 _ = answer.text
-            self.check_model(this, answer)
+            if this.request.strict:
+                self.check_model(this, answer)
         return this, answer
 
     def _again(self, failure: Failure, tries: int, others: int, call: Call) -> bool:
@@ -425,7 +419,7 @@ class Fallback:
 
     def _usage(self, candidate: Candidate, text: str, given: Usage | None) -> Usage:
         """Return the usage of an answer: the server's, else an estimate; and its cost, if a price is known."""
-        usage = given or Usage(estimated_tokens(self.request.as_text), estimated_tokens(text), estimated=True)
+        usage = given or Usage(estimated_tokens(self.request.as_text), estimated_tokens(text), None, True)
         if usage.cost is None and self._settings is not None and (self._settings.has_limits or self._settings.servers):
             return replace(usage, cost=self._settings.cost(self._asked(candidate), usage))
         return usage

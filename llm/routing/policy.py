@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from llm.config import RoutingMode, Settings
 from llm.contributions import RegisteredBackend
@@ -26,6 +27,8 @@ class _Plan:
         known: the backends by name.
         fallback: the configured fallback.
         is_empty: whether the user configured no order.
+        is_local: whether prompts stay on this machine.
+        is_auto: whether the order depends on the prompt.
         usable: the configured candidates that exist.
         rejected: those that do not.
 
@@ -37,14 +40,19 @@ class _Plan:
         wanted = [candidate for candidate in (primary, self.fallback) if candidate is not None]
         wanted.extend(chain)
         self.is_empty = not wanted
+        self.is_local = settings.routing_mode is RoutingMode.LOCAL
+        self.is_auto = settings.routing_mode is RoutingMode.AUTO
         rejected: list[Rejection] = []
         self.usable = tuple(_usable(wanted, self.known, rejected))
         self.rejected = tuple(rejected)
         self._demanding = self._ordered(primary, self.fallback)
         self._simple = self._ordered(self.fallback, primary)
+        self._threshold = settings.complexity_threshold
+        #: Returns the usable candidates in the order for a prompt of so many words, the first with the reason.
+        self.by_complexity = lru_cache(maxsize=1000)(self._by_complexity)
 
-    def by_complexity(self, words: int, threshold: int) -> Route:
-        """Return the usable candidates in the order for a prompt of so many words, the first with the reason."""
+    def _by_complexity(self, words: int) -> Route:
+        threshold = self._threshold
         pair, rest = self._demanding if words > threshold else self._simple
         if not pair:
             return Route(rest, self.rejected)
@@ -71,13 +79,13 @@ class Policy:
     def llm_route(self, request: Request, backends: Sequence[RegisteredBackend], settings: Settings) -> Route:
         """Return the order for a request."""
         plan = self._plan(backends, settings, request.model)
-        if request.local or settings.routing_mode is RoutingMode.LOCAL:
+        if request.local or plan.is_local:
             return _local(plan.fallback, plan.known, "--local" if request.local else "routing mode local")
         if plan.is_empty:
             return _ready(plan.known)
-        if settings.routing_mode is not RoutingMode.AUTO:
+        if not plan.is_auto:
             return Route(plan.usable, plan.rejected)
-        route = plan.by_complexity(len(request.prompt.split()), settings.complexity_threshold)
+        route = plan.by_complexity(len(request.prompt.split()))
         if not settings.has_limits:
             return route
         rejected = list(route.rejected)

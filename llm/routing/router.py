@@ -14,7 +14,7 @@ from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, 
 from llm.routing.fallback import Fallback, Try
 from llm.routing.names import near_miss, resolved
 from llm.routing.retries import RetryPolicy
-from llm.types import Answer, Attachment, Candidate, Completion, Message, Rejection, Request, Route
+from llm.types import PART_TYPES, Answer, Candidate, Completion, Message, Rejection, Request, Route
 
 __all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt", "stream"]
 
@@ -89,7 +89,7 @@ def complete(
     except D0ttinoError as error:
         _completed(host, request, None, error)
         raise
-    _completed(host, request, completion, None)
+    host.notify("llm_completed", request=request, completion=completion, error=None)
     return completion
 
 
@@ -218,9 +218,9 @@ def check_request(request: Request) -> None:
             raise UsageError(f"the prompt must be text, not {type(message).__name__}", hint="or Message objects")
         if message.role not in {"system", "user", "assistant"}:
             raise UsageError(f"a message must be of the role system, user or assistant, not {message.role!r}")
-        wrong = [type(part).__name__ for part in message.content if not isinstance(part, str | Attachment)]
-        if wrong:
-            raise UsageError(f"a message must hold text and attachments, not {wrong[0]}")
+        for part in message.content:
+            if not isinstance(part, PART_TYPES):
+                raise UsageError(f"a message must hold text and attachments, not {type(part).__name__}")
     prompt = request.prompt
     if (not prompt or prompt.isspace()) and not any(message.attachments for message in request.messages):
         raise UsageError("the prompt is empty", hint="give some text to answer")
@@ -289,20 +289,22 @@ def _fallback(
                 hint = f"The configuration is not used: {error.message}"
                 raise UnknownNameError("backend", request.backend, backends, hint=hint) from error
             fault, settings = error, Settings()
-    if fault is None:
+    if fault is None and settings.required_plugins:
         host.require(settings.required_plugins)
     request = resolved(request, backends, settings)
     route = _route(request, backends, host, settings)
     if fault is not None:
         route = replace(route, notices=(f"the configuration is not used: {fault.message}",))
-    return Fallback(request, route, host, settings, _RETRIES if retries is None else retries, stream=streaming)
+    retries = _RETRIES if retries is None else retries
+    return Fallback(request, route, host, backends, settings, retries, stream=streaming)
 
 
 def _by_policies(request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings) -> Route:
     route: Route | None = host.caller("llm_route")(request=request, backends=backends.active, settings=settings)
     route = route or Route()
+    known = backends.by_name
     for candidate in route.candidates:
-        if candidate.backend not in backends:
+        if candidate.backend not in known:
             return _without_unknown(route, backends)
     return route
 
