@@ -1,8 +1,8 @@
 """What routing costs over HTTP: `python benchmarks/routing.py [--json FILE]`.
 
 Sends the same body to a stub on 127.0.0.1, once with a bare `requests.Session.post` and once with a routed
-`send_prompt` over the built-in HTTP client: one by one, and from 16 threads. The two take turns in small
-batches, so that a busy moment of the machine hits both; medians are compared. Exits with status 1 if a bound
+`send_prompt` over the built-in HTTP client: one by one, and from 16 threads. The two take turns, call by call or
+in small batches, so that a busy moment of the machine hits both; medians are compared. Exits with status 1 if a bound
 does not hold.
 """
 
@@ -174,14 +174,11 @@ def streamed() -> dict[str, float]:
     return {name: median(times) for name, times in took.items()}
 
 
-def latency(call: Callable[[], str]) -> list[float]:
-    """Return how many microseconds each call of a batch takes."""
-    took = []
-    for _ in range(CALLS):
-        start = perf_counter()
-        call()
-        took.append((perf_counter() - start) * 1e6)
-    return took
+def latency(call: Callable[[], str]) -> float:
+    """Return how many microseconds a call takes."""
+    start = perf_counter()
+    call()
+    return (perf_counter() - start) * 1e6
 
 
 def throughput(call: Callable[[], str], pool: ThreadPoolExecutor) -> float:
@@ -211,8 +208,9 @@ def run() -> dict[str, dict[str, float]]:
         took: dict[str, list[float]] = {name: [] for name in ways}
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(ROUNDS):
-            for name, call in ways.items():
-                took[name] += latency(call)
+            for _ in range(CALLS):
+                for name, call in ways.items():
+                    took[name].append(latency(call))
             gc.collect()
         for _ in range(THREAD_ROUNDS):
             for name, call in ways.items():

@@ -107,6 +107,18 @@ def test_a_misspelt_field_is_refused(value: Any) -> None:
         setattr(value, dataclasses.fields(value)[0].name, "x")
 
 
+@pytest.mark.parametrize("kind", [Attempt, Call, Candidate, Completion, Rejection, Route, Usage])
+def test_a_constructor_takes_the_fields(kind: type[Any]) -> None:
+    parameters = inspect.signature(kind).parameters.values()
+    fields = dataclasses.fields(kind)
+    assert [one.name for one in parameters] == [field.name for field in fields]
+    for parameter, field in zip(parameters, fields, strict=True):
+        required = parameter.default is parameter.empty
+        assert required if field.default is dataclasses.MISSING else parameter.default == field.default
+    given = {field.name: object() for field in fields}
+    assert vars(kind(**given)) == given
+
+
 def all_errors() -> list[type[D0ttinoError]]:
     for package in (llm, scripts):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
