@@ -101,6 +101,11 @@ class Settings:
         """Whether prices, sizes or options are configured at all."""
         return bool(self.backends or self.models)
 
+    @functools.cached_property
+    def has_prices(self) -> bool:
+        """Whether a price may be configured, by a limit or by a server."""
+        return self.has_limits or bool(self.servers)
+
     def limits(self, candidate: Candidate) -> Limits:
         """Return what is configured for a candidate: its model's limits, else its backend's."""
         if not self.has_limits:

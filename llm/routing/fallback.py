@@ -316,9 +316,9 @@ class Fallback:
         now, request = self._clock(), self.request
         if request.model is None and candidate.model is not None:
             request = replace(request, model=candidate.model)
-        usual = self._limits(candidate).options
-        if usual:
-            request = replace(request, options={**usual, **request.options})
+        limits = self._limits(candidate)
+        if limits is not _NO_LIMITS and limits.options:
+            request = replace(request, options={**limits.options, **request.options})
         call = Call(
             len(self.attempts) + 1,
             self._stream,
@@ -420,7 +420,7 @@ class Fallback:
     def _usage(self, candidate: Candidate, text: str, given: Usage | None) -> Usage:
         """Return the usage of an answer: the server's, else an estimate; and its cost, if a price is known."""
         usage = given or Usage(estimated_tokens(self.request.as_text), estimated_tokens(text), None, True)
-        if usage.cost is None and self._settings is not None and (self._settings.has_limits or self._settings.servers):
+        if usage.cost is None and self._settings is not None and self._settings.has_prices:
             return replace(usage, cost=self._settings.cost(self._asked(candidate), usage))
         return usage
 
