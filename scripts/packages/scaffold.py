@@ -237,8 +237,8 @@ def _rendered(words: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     kind, module = words["kind"], words["module"]
     yield f"{module}/__init__.py", f'"""{words["summary"]}, a plug-in for d0ttino."""\n'
     yield f"{module}/py.typed", ""
-    yield f"{module}/plugin.py", _text(templates, f"kinds/{kind}.py", words)
-    yield "tests/test_plugin.py", _text(templates, f"kinds/test_{kind}.py", words)
+    yield f"{module}/plugin.py", _text(templates, f"kinds/{kind}.py.jinja", words)
+    yield "tests/test_plugin.py", _text(templates, f"kinds/test_{kind}.py.jinja", words)
     if words["licence"]:
         yield "LICENSE", _text(templates, f"licences/{words['licence']}", words)
 
