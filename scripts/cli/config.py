@@ -1,10 +1,9 @@
-"""`ai-cli config` and `ai-cli init`: the configuration file."""
+"""`ai-cli config`: the configuration file."""
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
@@ -18,10 +17,10 @@ from llm.config import (
     load_settings,
 )
 from llm.errors import D0ttinoError, UsageError
-from scripts.cli.base import Command, Group
+from scripts.cli.base import Group
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, print_table, say, stdout_kept, tell, waiting
+from scripts.cli.output import print_json, print_table, say, stdout_kept, tell
 
 #: What a new file begins with.
 _NEW_FILE: Final = """\
@@ -36,9 +35,6 @@ _NEW_FILE: Final = """\
 # base_url = "http://127.0.0.1:11434/v1"
 # model = "qwen3:4b"
 """
-
-#: The first prompt of a backend that was just chosen.
-_FIRST_PROMPT: Final = "Say hello in one short sentence."
 
 
 @click.group(cls=Group)
@@ -233,126 +229,3 @@ def edit_document(change: Callable[[Any], None]) -> str:
     except OSError as error:
         raise D0ttinoError(f"cannot change {path}: {error.strerror or error}") from error
     return path
-
-
-class _Choice(NamedTuple):
-    """A backend that `init` offers.
-
-    Attributes:
-        words: the line that offers it.
-        backend: its name; empty: the user gives an address.
-        address: where its server is, if it has to be added.
-        key: the name of the key that it needs, if it needs one.
-        models: the models that it is known to have.
-
-    """
-
-    words: str
-    backend: str
-    address: str = ""
-    key: str = ""
-    models: tuple[str, ...] = ()
-
-
-@click.command(cls=Command)
-@click.pass_context
-def init(ctx: click.Context) -> None:
-    """Choose a first backend in three questions, and let it answer.
-
-    Nothing is changed before the last question is answered; Ctrl-C ends it without a trace.
-    """
-    if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty():
-        raise UsageError(
-            "init asks questions, and there is no terminal",
-            hint="do the same with `ai-cli servers add`, `ai-cli keys set` and `ai-cli config set`",
-        )
-    load_settings()  # a file with mistakes is not changed
-    choices = list(_choices())
-    say("Where shall answers come from?")
-    for number, one in enumerate(choices, 1):
-        say(f"  {number}. {one.words}")
-    choice = choices[click.prompt("Number", type=click.IntRange(1, len(choices)), default=1, err=True) - 1]
-    if not choice.backend:
-        choice = _other_server()
-    key = _asked_key(choice)
-    model = _asked_model(choice)
-
-    if key:
-        from llm._keys import store_key
-
-        say(f"the key is {store_key(choice.key, key)}")
-
-    def change(document: Any) -> None:
-        if choice.address:
-            server = {"base_url": choice.address, **({"api_key": choice.key} if key else {})}
-            document.setdefault("servers", {})[choice.backend] = server
-        document["primary_backend"] = choice.backend
-        document.pop("primary_model", None)
-        if model:
-            document["primary_model"] = model
-
-    say(f"written to {edit_document(change)}; `ai-cli config edit` changes it")
-    say(f'\n$ ai-cli send "{_FIRST_PROMPT}"')
-    _send_first(ctx, choice.backend)
-
-
-def _choices() -> Iterator[_Choice]:
-    """Yield the backends that a new user can have, those on this machine first."""
-    from scripts.cli.servers import on_this_machine
-
-    with waiting("looking for servers on this machine"):
-        found = on_this_machine()
-    for server in found:
-        models = tuple(server["models"])
-        yield _Choice(
-            f"{server['name']} on this machine ({server['base_url']}, {len(models)} models)",
-            server["name"],
-            "" if server["configured"] else server["base_url"],
-            models=models,
-        )
-    yield _Choice("OpenRouter: models of all makers, with one key", "openrouter", key="openrouter")
-    yield _Choice("another server that speaks OpenAI's protocol, by its address", "")
-    yield _Choice("none yet: `sample` answers without a model, a key and a network", "sample")
-
-
-def _other_server() -> _Choice:
-    address = click.prompt("Address, up to and with /v1", err=True).strip()
-    name = click.prompt("Name for it", default="server", err=True).strip()
-    return _Choice("", name, address, key=name)
-
-
-def _asked_key(choice: _Choice) -> str:
-    """Return the key that the user types; empty: none is needed, or there is one already."""
-    from llm._keys import checked_key, key_name, stored_names, variable_of
-
-    if not choice.key:
-        return ""
-    if os.environ.get(variable_of(choice.key)) or key_name(choice.key) in stored_names():
-        say(f"the key {choice.key} is set already")
-        return ""
-    question = f"Key for {choice.backend} (not shown; empty: none)"
-    given = click.prompt(question, hide_input=True, default="", err=True, show_default=False)
-    return checked_key(given, "what was typed") if given else ""
-
-
-def _asked_model(choice: _Choice) -> str:
-    """Return the model that the user chooses; empty: the backend's own default."""
-    if choice.backend == "sample":
-        return ""
-    if choice.models:
-        shown = choice.models[:20]
-        for number, model in enumerate(shown, 1):
-            say(f"  {number}. {model}")
-        chosen: int = click.prompt("Model", type=click.IntRange(1, len(shown)), default=1, err=True)
-        return shown[chosen - 1]
-    given: str = click.prompt("Model (empty: its default)", default="", err=True, show_default=False)
-    return given.strip()
-
-
-def _send_first(ctx: click.Context, backend: str) -> None:
-    """Send a first prompt to the backend that was chosen, and print its answer."""
-    from llm.types import Request
-    from scripts.cli.output import TextAnswer
-    from scripts.cli.send import show as show_answer
-
-    show_answer(Request(_FIRST_PROMPT, backend=backend), current_host(ctx), TextAnswer(), tell_if_whole=False)

@@ -34,9 +34,11 @@ class NameOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
     def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
         """Return the names that begin with what was typed."""
-        from scripts.cli.shell_completion import names
+        from importlib import import_module
 
-        return names(self.kind, ctx, incomplete)
+        # By its name, like a command: it asks the commands' own modules for names, which import this one.
+        found: list[CompletionItem] = import_module("scripts.cli.shell_completion").names(self.kind, ctx, incomplete)
+        return found
 
 
 def _shared_option(name: str, help: str, **attributes: Any) -> click.Option:

@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "usage": Lazy("scripts.cli.usage:usage", "Sum tokens and costs.", "Look back"),
     "trace": Lazy("scripts.cli.trace:trace", "Show a recorded trace as a tree.", "Look back"),
     "why": Lazy("scripts.cli.why:why", "Explain which plug-in would answer, and why.", "Look back"),
-    "init": Lazy("scripts.cli.config:init", "Choose a first backend in three questions.", "Set up"),
+    "init": Lazy("scripts.cli.init:init", "Choose a first backend in three questions.", "Set up"),
     "backends": Lazy("scripts.cli.lists:backends", "List backends, and whether they are ready.", "Set up"),
     "models": Lazy("scripts.cli.models:models", "List the models of backends.", "Set up"),
     "servers": Lazy("scripts.cli.servers:servers", "Add, list, test and remove servers.", "Set up"),
