@@ -25,7 +25,10 @@ from llm.thoughts import CLOSE, OPEN
 from llm.types import Completion, Usage
 
 #: Under which names servers tell tokens of prompt and answer.
-_TOKENS: Final = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+_TOKENS: Final = (
+    ("prompt_tokens", "input_tokens", "totalInputTokens"),
+    ("completion_tokens", "output_tokens", "totalOutputTokens"),
+)
 #: Most characters of plain words that are taken for a failure, and not for a page or a file.
 _LONGEST_WORDS: Final = 500
 
@@ -220,6 +223,9 @@ class AnswerReader:
         self.odd_content = ""
         self.reason = ""
         self.complaint: Any = None
+        self._other = ""
+        self._other_index: int | None = None
+        self._other_end: Any = None
         self.memory: dict[str, Any] = {}
         self._text_of = read or (lambda kind, document, reader: reader.chat_completion(kind, document))
         self._priced = priced
@@ -292,7 +298,11 @@ class AnswerReader:
         if isinstance(document, str):  # LobeChat's own events
             if kind == "stop":
                 self.note_end(document)
-            return self.part(document if kind == "text" else "") if kind in {"text", "stop"} else ""
+            texts = {"text": (document,), "reasoning": ("", document), "stop": ()}.get(kind)
+            return "" if texts is None else self.part(*texts)
+        if kind == "usage" and "choices" not in document:
+            self.usage = usage_of({"usage": document}) or self.usage
+            return ""
         if kind == "bare" and "choices" not in document and not document.get("error"):
             raise self.failure(document)
         self.usage = usage_of(document) or self.usage
@@ -311,10 +321,23 @@ class AnswerReader:
             return ""  # the usage comes in an event without choices
         choice = _first_choice(choices)
         if choice is None:
+            self._keep_other(choices)
             return ""
         if not isinstance(choice, dict):
             raise self.malformed("a choice that is no JSON object", json.dumps(document), "sent")
         return _choice_text(choice, "delta" if choice.get("delta") else "message", self)
+
+    def _keep_other(self, choices: list[Any]) -> None:
+        """Keep the text of the choice with the lowest index: some servers have no choice 0."""
+        lowest = min((choice for choice in choices if isinstance(choice, dict)), key=_index, default=None)
+        if lowest is None or self._shown or (self._other_index is not None and _index(lowest) > self._other_index):
+            return
+        if _index(lowest) != self._other_index:
+            self._other_index, self._other = _index(lowest), ""
+        message = lowest.get("delta") or lowest.get("message")
+        self._on_text()
+        self._other += content_text(message.get("content")) if isinstance(message, dict) else ""
+        self._other_end = lowest.get("finish_reason") or self._other_end
 
     # For those who want the answer
 
@@ -414,19 +437,38 @@ class AnswerReader:
                 self._shown = True
             if self.done:
                 break
-        if self.complaint is not None and self.finish_reason is None:
-            raise self.failure(self.complaint)
-        if not self.done and self.finish_reason is None:
-            raise self._broken_off("\n".join(strays), came)
-        if self._held:
-            yield "\N{REPLACEMENT CHARACTER}"
-        elif (not self._shown or self._thinks) and not self._has_failed():
-            raise self._failure_in_words("\n".join(strays)) or self._why_empty()
+        rest = self._rest()
+        if rest:
+            yield rest
+        self._check_end("\n".join(strays), came)
         if self.done:
             # Only a connection of which nothing is left to be read can be used again.
             self._on_done()
             with suppress(BackendError):
                 deque(events, maxlen=0)
+
+    def _rest(self) -> str:
+        """Return what was kept back of an answer that has ended."""
+        if not self._shown and self._other.strip():
+            self._shown = True
+            self.note_end(self._other_end)
+            return _whole_characters(self._other)
+        self._shown = self._shown or bool(self._held)
+        return "\N{REPLACEMENT CHARACTER}" if self._held else ""
+
+    def _check_end(self, strays: str, came: bool) -> None:
+        """Refuse a stream that is none, or that ended before its answer did.
+
+        Raises:
+            BackendError: it is.
+
+        """
+        if self.complaint is not None and self.finish_reason is None:
+            raise self.failure(self.complaint)
+        if not self.done and self.finish_reason is None:
+            raise self._broken_off(strays, came)
+        if (not self._shown or (self._thinks and not self._held)) and not self._has_failed():
+            raise self._failure_in_words(strays) or self._why_empty()
 
     def _event_text(self, event: Event) -> str:
         """Return the text of one event; its format records the other facts."""
@@ -604,10 +646,17 @@ def _tool_names(message: dict[str, Any]) -> list[str]:
 def _first_choice(choices: list[Any]) -> Any:
     """Return the choice with index 0, wherever it stands; with `n: 2` others come too."""
     for position, choice in enumerate(choices):
-        index = choice.get("index") if isinstance(choice, dict) else None
-        if (position if index is None else index) == 0:
+        if (_index(choice, position) if isinstance(choice, dict) else position) == 0:
             return choice
     return None
+
+
+def _index(choice: dict[str, Any], position: int = 0) -> int:
+    """Return the index of a choice; some servers write it as text, or not at all."""
+    index = choice.get("index")
+    if isinstance(index, str) and index.isdecimal():
+        return int(index)
+    return index if type(index) is int else position
 
 
 def content_text(content: Any) -> str:

@@ -429,6 +429,32 @@ def test_a_refusal_may_be_a_part() -> None:
         read(body)
 
 
+@pytest.mark.parametrize("first", [1, "1", 7])
+def test_choices_may_begin_with_another_index(first: Any) -> None:
+    both = [
+        {"index": first, "delta": {"content": "Red"}},
+        {"index": 9, "delta": {"content": "Blue"}},
+        {"index": first, "delta": {"content": " apples"}, "finish_reason": "length"},
+    ]
+    texts, end = read(sse(*({"choices": [choice]} for choice in both)))
+    assert ("".join(texts), end.finish_reason) == ("Red apples", "length")
+    texts, _ = read(
+        sse({"choices": [{"index": "1", "delta": {"content": "b"}}, {"index": "0", "delta": {"content": "a"}}]})
+    )
+    assert texts == ["a"]
+
+
+def test_the_events_of_lobechat() -> None:
+    body = (
+        b'event: reasoning\ndata: "hm"\n\nevent: text\ndata: "4"\n\nevent: text\ndata: "2"\n\n'
+        b'event: usage\ndata: {"totalInputTokens": 5, "totalOutputTokens": 3}\n\nevent: stop\ndata: "stop"\n\n'
+    )
+    texts, end = read(body)
+    assert ("".join(texts), end.usage, end.finish_reason) == ("42", Usage(5, 3), "stop")
+    *shown, _ = AnswerReader(ENDPOINT, thoughts=True).read(iter([body]))
+    assert "".join(map(str, shown)) == "<think>\nhm\n</think>\n\n42"
+
+
 @pytest.mark.parametrize("empty", [None, False, "", {}, [], {"code": 0, "message": ""}])
 def test_an_error_that_says_nothing_is_none(empty: object) -> None:
     assert read(sse({**chunk("a"), "error": empty}))[0] == ["a"]
