@@ -23,7 +23,7 @@ from llm.types import Completion, Request
 from scripts.batch.results import OpenAI, Records, Result, Results, Table, columns_for, results_in
 from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
 from scripts.cli.context import current_host, keep_state, warn_of_problems
-from scripts.cli.options import read_system, system_option
+from scripts.cli.options import read_system, system_option, values_option
 from scripts.cli.output import say, stdout_is_closed, stdout_kept
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
 from scripts.cli.templates import Template, given_variables, read_template
@@ -295,7 +295,7 @@ class Progress:
 
 @click.command(cls=RequestCommand)
 @click.argument("file", metavar="FILE")
-@click.option("-o", "--output", metavar="FILE", help="Append the results to this file, and do only what it lacks.")
+@click.option("--output", metavar="FILE", help="Append the results to this file, and do only what it lacks.")
 @click.option(
     "--format", type=click.Choice(FORMATS), help="Format of FILE (default: by its name; of all else, JSON lines)."
 )
@@ -334,7 +334,7 @@ class Progress:
     help="Without a terminal, print a line so often (default 30; 0: never).",
 )
 @request_options
-@click.option("--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend.")
+@values_option()
 @click.pass_context
 def batch(
     ctx: click.Context,

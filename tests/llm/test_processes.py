@@ -199,7 +199,7 @@ def test_a_place_that_nobody_knows_is_an_error() -> None:
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
-    command = [*AI_CLI, "batch", "in.jsonl", "-o", "out.jsonl", *arguments]
+    command = [*AI_CLI, "batch", "in.jsonl", "--output", "out.jsonl", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

@@ -141,7 +141,7 @@ def test_standard_input_is_read_and_options_count_for_each_line(host: Host) -> N
 )
 def test_a_line_that_cannot_be_sent_is_a_failure_among_the_results(host: Host, line: str, words: str) -> None:
     Path("in.jsonl").write_text(f'"before"\n{line}\n"after"\n')
-    result = run(host, "in.jsonl", "-b", "echo", "-o", "out.jsonl")
+    result = run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
     assert result.exit_code == 1
     assert texts() == ["before", None, "after"]
     assert words in records()[1]["error"]
@@ -159,7 +159,7 @@ def test_any_bytes_are_lines_or_faults(format: str, content: bytes) -> None:
 
 def test_failures_do_not_end_it_and_are_told(host: Host, asked: list[str]) -> None:
     write("a", "bx", "c")
-    result = run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    result = run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl")
     assert (result.exit_code, result.stdout) == (1, "")
     assert texts() == ["A", None, "C"]
     assert records()[1]["attempts"][0]["error_type"] == "ValueError"
@@ -169,7 +169,7 @@ def test_failures_do_not_end_it_and_are_told(host: Host, asked: list[str]) -> No
 
 def test_many_failures_are_counted_on_stderr(host: Host, asked: list[str]) -> None:
     write(*["x"] * 30)
-    result = run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    result = run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl")
     assert result.stderr.count("error: line") == 20
     assert "10 more failures" in result.stderr
 
@@ -178,7 +178,7 @@ def test_a_fallback_is_told_once(host: Host, asked: list[str], monkeypatch: pyte
     for name, value in {"PRIMARY_BACKEND": "picky", "FALLBACK_BACKEND": "echo", "ROUTING_MODE": "remote"}.items():
         monkeypatch.setenv(f"LLM_{name}", value)
     write("1x", "2x", "3")
-    result = run(host, "in.jsonl", "-o", "out.jsonl")
+    result = run(host, "in.jsonl", "--output", "out.jsonl")
     assert texts() == ["1x", "2x", "3"]
     assert [record["fell_back"] for record in records()] == [True, True, False]
     assert result.stderr.count("echo answered instead of picky") == 1
@@ -188,7 +188,7 @@ def test_an_answer_that_is_not_whole_is_told_once_and_in_each_result(host: Host)
     short: Any = lambda prompt: Completion(prompt, finish_reason="length")  # noqa: E731 - typed as any backend
     register_backend("short", short, host=host)
     write("a", "b")
-    result = run(host, "in.jsonl", "-b", "short", "-o", "out.jsonl")
+    result = run(host, "in.jsonl", "-b", "short", "--output", "out.jsonl")
     assert result.stderr.count("the answer is not whole: it ends where the limit of tokens was reached") == 1
     assert [record["finish_reason"] for record in records()] == ["length", "length"]
 
@@ -196,7 +196,7 @@ def test_an_answer_that_is_not_whole_is_told_once_and_in_each_result(host: Host)
 @pytest.mark.parametrize("output", ["/dev/full", "out.jsonl"])
 def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path, output: str) -> None:
     (tmp_path / "in.jsonl").write_text('"a"\n', encoding="utf-8")
-    command = f"{sys.executable} -m scripts.ai_cli batch in.jsonl -b sample -o {output}"
+    command = f"{sys.executable} -m scripts.ai_cli batch in.jsonl -b sample --output {output}"
     limit = "trap '' XFSZ; ulimit -f 0; " if output == "out.jsonl" else ""  # no file may grow, as on a full disk
     environment = {**os.environ, "LLM_NO_USAGE": "1", "LLM_NO_CACHE": "1"}
     result = subprocess.run(
@@ -219,8 +219,8 @@ def test_each_line_is_recorded_in_the_ledger(host: Host) -> None:
     [
         (["nowhere.jsonl"], "No such file"),
         (["in.jsonl", "-b", "eco"], "Did you mean 'echo'?"),
-        (["in.jsonl", "-o", "in.jsonl"], "cannot go into the file that the prompts come from"),
-        (["in.jsonl", "-o", "notes.txt"], "is no result of `ai-cli batch`"),
+        (["in.jsonl", "--output", "in.jsonl"], "cannot go into the file that the prompts come from"),
+        (["in.jsonl", "--output", "notes.txt"], "is no result of `ai-cli batch`"),
         (["in.jsonl", "--workers", "0"], "--workers"),
     ],
 )
@@ -239,24 +239,24 @@ def test_what_cannot_be_done_is_refused_before_anything_is_sent(host: Host, argu
 
 def test_a_second_run_does_what_failed_and_what_is_new(host: Host, asked: list[str]) -> None:
     write("a", "bx", "c")
-    run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl")
     with Path("in.jsonl").open("a") as file:
         file.write('"d"\n')
     asked.clear()
-    result = run(host, "in.jsonl", "-b", "echo", "-o", "out.jsonl")
+    result = run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
     assert (result.exit_code, asked) == (0, [])
     assert texts() == ["A", "bx", "C", "d"]
     assert [record["line"] for record in records()] == [1, 2, 3, 4]
     assert "2 answered, 0 failed, 2 done before" in result.stderr
     before = Path("out.jsonl").read_bytes()
-    assert run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl").exit_code == 0
+    assert run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl").exit_code == 0
     assert (asked, Path("out.jsonl").read_bytes()) == ([], before)
 
 
 def test_a_line_that_fails_again_has_one_result(host: Host, asked: list[str]) -> None:
     write("a", "bx", "c")
     for _ in range(3):
-        assert run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl").exit_code == 1
+        assert run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl").exit_code == 1
     assert texts() == ["A", None, "C"]
     assert sorted(asked) == ["a", "bx", "bx", "bx", "c"]
 
@@ -264,21 +264,21 @@ def test_a_line_that_fails_again_has_one_result(host: Host, asked: list[str]) ->
 @pytest.mark.parametrize("cut", [1, 30, 400])
 def test_half_a_line_at_the_end_is_done_again(host: Host, asked: list[str], cut: int) -> None:
     write("a", "b", "c")
-    run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl")
     whole = texts()
     with Path("out.jsonl").open("r+b") as file:
         file.truncate(Path("out.jsonl").stat().st_size - cut)
     asked.clear()
-    assert run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl").exit_code == 0
+    assert run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl").exit_code == 0
     assert (asked, texts()) == (["c"], whole)
 
 
 def test_results_of_another_input_are_not_mixed_with_these(host: Host, asked: list[str]) -> None:
     write("a", "b")
-    run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl")
     before = Path("out.jsonl").read_bytes()
     write("new", "a", "b")
-    result = run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
+    result = run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl")
     assert result.exit_code == 2
     assert "has an answer to another line 1" in result.stderr
     assert (sorted(asked), Path("out.jsonl").read_bytes()) == (["a", "b"], before)
@@ -288,8 +288,8 @@ def test_a_link_stays_a_link_and_keeps_its_mode(host: Host, asked: list[str]) ->
     Path("real.jsonl").touch(0o640)
     Path("out.jsonl").symlink_to("real.jsonl")
     write("a", "bx")
-    run(host, "in.jsonl", "-b", "picky", "-o", "out.jsonl")
-    run(host, "in.jsonl", "-b", "echo", "-o", "out.jsonl")
+    run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl")
+    run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
     assert Path("out.jsonl").is_symlink()
     assert texts("real.jsonl") == ["A", "bx"]
     assert Path("real.jsonl").stat().st_mode & 0o777 == 0o640
@@ -327,7 +327,7 @@ def asked_for() -> list[str]:
 def test_a_batch_that_is_killed_goes_on_where_it_was() -> None:
     prompts = [str(number) for number in range(60)]
     write(*prompts)
-    process = start("in.jsonl", "-b", "slow", "-o", "out.jsonl", "--workers", "2")
+    process = start("in.jsonl", "-b", "slow", "--output", "out.jsonl", "--workers", "2")
     wait_for(10)
     process.kill()
     process.communicate()
@@ -335,7 +335,7 @@ def test_a_batch_that_is_killed_goes_on_where_it_was() -> None:
     assert 10 <= answered < 60
     assert texts()[:answered] == prompts[:answered]
     Path("asked").unlink()
-    done = start("in.jsonl", "-b", "slow", "-o", "out.jsonl")
+    done = start("in.jsonl", "-b", "slow", "--output", "out.jsonl")
     out, _err = done.communicate(timeout=60)
     assert (done.returncode, out) == (0, "")
     assert texts() == prompts
@@ -346,7 +346,7 @@ def test_a_batch_that_is_killed_goes_on_where_it_was() -> None:
 def test_ctrl_c_ends_it_at_once_and_keeps_what_was_answered() -> None:
     prompts = [str(number) for number in range(1, 40)]
     write(*prompts)
-    process = start("in.jsonl", "-b", "stuck", "-o", "out.jsonl", "--workers", "2")
+    process = start("in.jsonl", "-b", "stuck", "--output", "out.jsonl", "--workers", "2")
     wait_for(4)
     while not {"5", "8"} <= set(asked_for()):
         time.sleep(0.01)
@@ -359,7 +359,7 @@ def test_ctrl_c_ends_it_at_once_and_keeps_what_was_answered() -> None:
     assert kept[:4] == ["1", "2", "3", "4"]
     assert {"6", "7"} <= set(kept)  # answered, while one before them was waited for
     Path("asked").unlink()
-    done = start("in.jsonl", "-b", "slow", "-o", "out.jsonl")
+    done = start("in.jsonl", "-b", "slow", "--output", "out.jsonl")
     done.communicate(timeout=60)
     assert texts() == prompts
     assert set(asked_for()).isdisjoint(kept)
@@ -368,7 +368,7 @@ def test_ctrl_c_ends_it_at_once_and_keeps_what_was_answered() -> None:
 @pytest.mark.usefixtures("installed")
 def test_ctrl_c_ends_the_waiting_for_standard_input() -> None:
     process = subprocess.Popen(
-        [*AI_CLI, "batch", "-", "-b", "slow", "-o", "out.jsonl"],
+        [*AI_CLI, "batch", "-", "-b", "slow", "--output", "out.jsonl"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -390,9 +390,9 @@ def test_ctrl_c_ends_the_waiting_for_standard_input() -> None:
 @pytest.mark.usefixtures("installed")
 def test_two_runs_do_not_write_to_one_file() -> None:
     write(*(str(number) for number in range(1, 20)))
-    process = start("in.jsonl", "-b", "stuck", "-o", "out.jsonl")
+    process = start("in.jsonl", "-b", "stuck", "--output", "out.jsonl")
     wait_for(4)
-    second = start("in.jsonl", "-b", "slow", "-o", "out.jsonl")
+    second = start("in.jsonl", "-b", "slow", "--output", "out.jsonl")
     _, err = second.communicate(timeout=60)
     process.kill()
     process.communicate()
@@ -429,7 +429,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
 def test_a_terminal_shows_a_bar() -> None:
     write(*(str(number) for number in range(1, 30)))
     ours, theirs = pty.openpty()
-    process = start("in.jsonl", "-b", "slow", "-o", "out.jsonl", stderr=theirs)
+    process = start("in.jsonl", "-b", "slow", "--output", "out.jsonl", stderr=theirs)
     os.close(theirs)
     shown = b"".join(read_all(ours))
     os.close(ours)
@@ -452,7 +452,7 @@ MEASURED = """
 import resource, sys
 from scripts.ai_cli import cli
 try:
-    cli(["batch", sys.argv[1], "-b", "sample", "-o", sys.argv[2]], prog_name="ai-cli")
+    cli(["batch", sys.argv[1], "-b", "sample", "--output", sys.argv[2]], prog_name="ai-cli")
 finally:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

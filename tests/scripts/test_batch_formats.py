@@ -68,7 +68,7 @@ def reviews() -> list[str]:
 
 
 def test_a_csv_file_gets_its_answers_as_columns(host: Host) -> None:
-    result = run(host, *reviews(), "-o", "out.csv")
+    result = run(host, *reviews(), "--output", "out.csv")
     assert result.exit_code == 1
     assert rows() == [
         ["id", "text", "answer", "error"],
@@ -83,11 +83,11 @@ def test_a_csv_file_gets_its_answers_as_columns(host: Host) -> None:
 
 def test_a_second_run_asks_again_for_what_failed_and_puts_it_in_its_place(host: Host, asked: list[str]) -> None:
     arguments = reviews()
-    run(host, *arguments, "-o", "out.csv")
+    run(host, *arguments, "--output", "out.csv")
     with Path("in.csv").open("a") as file:
         file.write("10,new\n")
     asked.clear()
-    result = run(host, *(word.replace("echo", "kind") for word in arguments), "-o", "out.csv")
+    result = run(host, *(word.replace("echo", "kind") for word in arguments), "--output", "out.csv")
     assert (result.exit_code, asked) == (0, [])
     assert [row[2] for row in rows()] == ["answer", 'SAY GOOD, "REALLY"', "SAY TWO\nLINES", "SAY BAD X", "SAY NEW"]
     assert "2 answered, 0 failed, 2 done before" in result.stderr
@@ -98,40 +98,42 @@ def test_a_second_run_asks_again_for_what_failed_and_puts_it_in_its_place(host: 
 def test_a_result_that_was_cut_is_made_again(host: Host, asked: list[str], cut: int) -> None:
     arguments = reviews()
     Path("in.csv").write_text('id,text\n1,"Good, ""really"""\n2,"two\nlines\n"\n', encoding="utf-8")
-    run(host, *arguments, "-o", "out.csv")
+    run(host, *arguments, "--output", "out.csv")
     whole = Path("out.csv").read_bytes()
     Path("out.csv").write_bytes(whole[:-cut])
     asked.clear()
-    assert run(host, *arguments, "-o", "out.csv").exit_code == 0
+    assert run(host, *arguments, "--output", "out.csv").exit_code == 0
     assert Path("out.csv").read_bytes() == whole
     assert len(asked) == (1 if cut < len(whole.split(b"\n2,")[1]) + 3 else 2)
 
 
 def test_late_results_of_a_run_that_was_killed_count(host: Host, asked: list[str]) -> None:
     arguments = reviews()
-    run(host, *arguments, "-o", "out.csv")
+    run(host, *arguments, "--output", "out.csv")
     late = {"row": 3, "result": '9,bad x,"found\nlate",\n'}
     Path("out.csv.part").write_text(json.dumps(late) + '\n{"row": 1, "resu', encoding="utf-8")
     asked.clear()
-    assert run(host, *arguments, "-o", "out.csv").exit_code == 0
+    assert run(host, *arguments, "--output", "out.csv").exit_code == 0
     assert asked == []
     assert rows()[3] == ["9", "bad x", "found\nlate", ""]
     assert not Path("out.csv.part").exists()
 
 
 def test_chosen_columns_are_all_that_is_written(host: Host) -> None:
-    run(host, *reviews(), "-o", "out.csv", "--columns", "answer,id", "--columns", "cost")
+    run(host, *reviews(), "--output", "out.csv", "--columns", "answer,id", "--columns", "cost")
     assert rows()[:2] == [["answer", "id", "cost"], ['SAY GOOD, "REALLY"', "7", "0.25"]]
     assert rows()[3] == ["", "9", ""]
-    assert "1 failed, 2 done before" in run(host, *reviews(), "-o", "out.csv", "--columns", "answer,id,cost").stderr
-    result = run(host, *reviews(), "-o", "out.jsonl", "--columns", "id,answer")
+    assert (
+        "1 failed, 2 done before" in run(host, *reviews(), "--output", "out.csv", "--columns", "answer,id,cost").stderr
+    )
+    result = run(host, *reviews(), "--output", "out.jsonl", "--columns", "id,answer")
     assert result.exit_code == 1
     assert json.loads(Path("out.jsonl").read_text().splitlines()[0]) == {"id": "7", "answer": 'SAY GOOD, "REALLY"'}
 
 
 def test_a_column_that_the_input_has_already_keeps_its_name(host: Host) -> None:
     Path("in.csv").write_text("answer,error\nold,none\n")
-    run(host, "in.csv", "-b", "echo", "--prompt", "{{answer}}", "-o", "out.csv")
+    run(host, "in.csv", "-b", "echo", "--prompt", "{{answer}}", "--output", "out.csv")
     assert rows() == [["answer", "error", "answer_2", "error_2"], ["old", "none", "OLD", ""]]
 
 
@@ -145,8 +147,8 @@ def test_a_column_that_the_input_has_already_keeps_its_name(host: Host) -> None:
         ("id,text\n1,a\n", ["--prompt", "{{text}}", "-p", "lang=de"], "there is no variable of this template named"),
         ("id,text\n1,a\n", ["--prompt", "{{text}}", "--encoding", "klingon"], "there is no encoding 'klingon'"),
         ("id,text\n1,a\n", ["--prompt", "{{text}}", "--delimiter", "ab"], "--delimiter 'ab' is not one character"),
-        ("id,text\n1,a\n", ["--prompt", "{{text}}", "-o", "other.csv"], "it has the columns mine, yours"),
-        ("id,text\n1,a\n", ["--prompt", "{{text}}", "-o", "in.csv"], "cannot go into the file that the prompts"),
+        ("id,text\n1,a\n", ["--prompt", "{{text}}", "--output", "other.csv"], "it has the columns mine, yours"),
+        ("id,text\n1,a\n", ["--prompt", "{{text}}", "--output", "in.csv"], "cannot go into the file that the prompts"),
         ("a,a\n1,2\n", ["--prompt", "{{a}}"], "in.csv has two columns 'a'"),
         ("", ["--prompt", "{{a}}"], "in.csv is empty: its first line has to name the columns"),
     ],
@@ -173,7 +175,7 @@ def test_what_would_fail_every_row_is_refused_first(
 )
 def test_a_row_with_a_fault_is_a_failure_among_the_results(host: Host, row: bytes, words: str) -> None:
     Path("in.csv").write_bytes(b"id,text\n0,before\n" + row + b"\n2,after\n")
-    result = run(host, "in.csv", "-b", "echo", "--prompt", "{{text}}", "-o", "out.csv")
+    result = run(host, "in.csv", "-b", "echo", "--prompt", "{{text}}", "--output", "out.csv")
     assert result.exit_code == 1
     assert [line[2] for line in rows()] == ["answer", "BEFORE", "", "AFTER"]
     assert words in rows()[2][3]
@@ -182,7 +184,7 @@ def test_a_row_with_a_fault_is_a_failure_among_the_results(host: Host, row: byte
 
 def test_a_quote_that_is_nowhere_closed_is_named_and_what_stands_before_is_answered(host: Host) -> None:
     Path("in.csv").write_text('id,text\n1,one\n2,"two\n3,three\n')
-    result = run(host, "in.csv", "-b", "echo", "--prompt", "{{text}}", "-o", "out.csv")
+    result = run(host, "in.csv", "-b", "echo", "--prompt", "{{text}}", "--output", "out.csv")
     assert result.exit_code == 2
     assert "in.csv, line 3, column text: a quote is opened, and nowhere closed" in result.stderr
     assert rows()[1:] == [["1", "one", "ONE", ""]]
@@ -200,14 +202,16 @@ def test_a_quote_that_is_nowhere_closed_is_named_and_what_stands_before_is_answe
 )
 def test_dialects_marks_and_empty_lines(host: Host, content: bytes) -> None:
     Path("in.csv").write_bytes(content)
-    result = run(host, "in.csv", "-b", "echo", "--prompt", "{{text}}", "--columns", "id,answer", "-o", "out.jsonl")
+    result = run(
+        host, "in.csv", "-b", "echo", "--prompt", "{{text}}", "--columns", "id,answer", "--output", "out.jsonl"
+    )
     assert result.exit_code == 0, result.stderr
     lines = map(json.loads, Path("out.jsonl").read_text().splitlines())
     assert [list(line.values()) for line in lines] == [["1", "ONE, TWO"], ["2", "A;B"]]
 
 
 def test_a_table_keeps_its_delimiter_on_a_pipe(host: Host) -> None:
-    result = run(host, "-", "--format", "csv", "-b", "echo", "--prompt", "{{b}}", "-o", "-", text="a;b\n1;2,5\n")
+    result = run(host, "-", "--format", "csv", "-b", "echo", "--prompt", "{{b}}", "--output", "-", text="a;b\n1;2,5\n")
     assert result.stdout == "a;b;answer;error\n1;2,5;2,5;\n"
     result = run(host, "-", "--format", "tsv", "-b", "echo", "--prompt", "{{a b}}", text="a b\n1\n")
     assert result.stdout == "a b\tanswer\terror\n1\t1\t\n"
@@ -218,7 +222,7 @@ def test_a_table_keeps_its_delimiter_on_a_pipe(host: Host) -> None:
 def test_long_fields_and_odd_encodings_come_through(host: Host) -> None:
     long = "é" * 1_000_000
     Path("in.csv").write_bytes(f"id,text\n1,{long}\n".encode("cp1252"))
-    arguments = ["in.csv", "-b", "kind", "--prompt", "{{text}}", "--encoding", "cp1252", "-o", "out.tsv"]
+    arguments = ["in.csv", "-b", "kind", "--prompt", "{{text}}", "--encoding", "cp1252", "--output", "out.tsv"]
     assert run(host, *arguments).exit_code == 0
     csv.field_size_limit(2**30)
     assert rows("out.tsv", "\t")[1][2] == long.upper()
@@ -236,7 +240,7 @@ def test_plain_text_has_a_prompt_in_each_line(host: Host) -> None:
 
 def test_json_lines_are_rows_for_a_template(host: Host) -> None:
     Path("in.jsonl").write_text('{"id": 1, "model": "T-Ford", "tags": ["a"]}\n{"id": 2, "modl": "?"}\n')
-    result = run(host, "in.jsonl", "-b", "echo", "--prompt", "{{model}}: {{tags}}", "-o", "out.jsonl")
+    result = run(host, "in.jsonl", "-b", "echo", "--prompt", "{{model}}: {{tags}}", "--output", "out.jsonl")
     first, second = (json.loads(line) for line in Path("out.jsonl").read_text().splitlines())
     assert (first["text"], first["id"], first["asked_model"]) == ('T-FORD: ["A"]', 1, None)
     assert "there is no column named 'model' in this row. Did you mean 'modl'?" in second["error"]
@@ -248,11 +252,13 @@ def test_a_template_of_the_user_is_filled_with_columns(host: Host, asked: list[s
     path.parent.mkdir(parents=True)
     path.write_text('prompt = "In {{language}}, {{tone}}: {{input}}"\n[variables]\ntone = "kindly"\n')
     Path("in.csv").write_text("prompt,language\nhello,French\nbye,German\n")
-    result = run(host, "in.csv", "-t", "tell", "-b", "echo", "-o", "out.csv")
+    result = run(host, "in.csv", "-t", "tell", "-b", "echo", "--output", "out.csv")
     assert result.exit_code == 0, result.stderr
     assert sorted(asked) == ["In French, kindly: hello", "In German, kindly: bye"]
     asked.clear()
-    run(host, "in.csv", "-t", "tell", "-p", "tone=loudly", "-p", "language=Latin", "-b", "echo", "-o", "other.csv")
+    run(
+        host, "in.csv", "-t", "tell", "-p", "tone=loudly", "-p", "language=Latin", "-b", "echo", "--output", "other.csv"
+    )
     assert sorted(asked) == ["In Latin, loudly: bye", "In Latin, loudly: hello"]
 
 
@@ -277,7 +283,17 @@ def test_fields_of_a_schema_become_columns_and_a_wrong_answer_is_asked_for_again
     answers = iter(['{"label": "good"}', '{"label": "good", "score": 1}', "no", "never"])
     register_backend("labels", lambda prompt: next(answers), host=host)
     Path("in.csv").write_text("text\none\ntwo\n")
-    arguments = ["in.csv", "-b", "labels", "--prompt", "{{text}}", "--schema", "label, score int", "-o", "out.csv"]
+    arguments = [
+        "in.csv",
+        "-b",
+        "labels",
+        "--prompt",
+        "{{text}}",
+        "--schema",
+        "label, score int",
+        "--output",
+        "out.csv",
+    ]
     result = run(host, *arguments, "--workers", "1")
     assert result.exit_code == 1
     assert rows()[:2] == [["text", "label", "score", "error"], ["one", "good", "1", ""]]
@@ -315,7 +331,7 @@ def test_openais_batch_files_are_answered_in_their_own_format(host: Host) -> Non
         {**openai_line("d", messages=messages), "url": "/v1/embeddings"},
     ]
     Path("in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = run(host, "in.jsonl", "-b", "chat", "-o", "out.jsonl", "--workers", "1")
+    result = run(host, "in.jsonl", "-b", "chat", "--output", "out.jsonl", "--workers", "1")
     assert result.exit_code == 1
     first = told[0]
     assert (first.system, first.prompt, first.model, dict(first.options)) == (
@@ -338,7 +354,7 @@ def test_openais_batch_files_are_answered_in_their_own_format(host: Host) -> Non
     assert "only POST /v1/chat/completions is understood" in found[4]["error"]["message"]
     before = found[0]
     told.clear()
-    run(host, "in.jsonl", "-b", "kind", "-o", "out.jsonl")
+    run(host, "in.jsonl", "-b", "kind", "--output", "out.jsonl")
     again = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert (again[0], told) == (before, [])
     assert again[1]["response"]["body"]["choices"][0]["message"]["content"] == "X"
@@ -353,7 +369,7 @@ def test_parquet_in_and_out(host: Host, asked: list[str]) -> None:
 
     table = pyarrow.table({"id": [1, 2, 3], "text": ["one", "x", None], "score": [0.5, None, 1.0]})
     parquet.write_table(table, "in.parquet")
-    arguments = ["in.parquet", "-b", "echo", "--prompt", "{{text}}", "-o", "out.parquet"]
+    arguments = ["in.parquet", "-b", "echo", "--prompt", "{{text}}", "--output", "out.parquet"]
     result = run(host, *arguments)
     assert result.exit_code == 1
     found = parquet.read_table("out.parquet")
@@ -407,12 +423,12 @@ def test_a_limit_of_cost_ends_it_with_a_status_of_its_own_and_a_higher_one_goes_
     host: Host, asked: list[str]
 ) -> None:
     Path("in.txt").write_text("".join(f"{number}\n" for number in range(100)))
-    result = run(host, "in.txt", "-b", "echo", "-o", "out.jsonl", "--limit-cost", "2.5")
+    result = run(host, "in.txt", "-b", "echo", "--output", "out.jsonl", "--limit-cost", "2.5")
     assert result.exit_code == 3
     assert len(asked) == 10
     assert "10 answered, 0 failed, cost 2.5" in result.stderr
     assert "the limit of 2.5 is reached" in result.stderr
-    result = run(host, "in.txt", "-b", "echo", "-o", "out.jsonl", "--limit-cost", "1000")
+    result = run(host, "in.txt", "-b", "echo", "--output", "out.jsonl", "--limit-cost", "1000")
     assert result.exit_code == 0
     assert "90 answered, 0 failed, 10 done before" in result.stderr
     assert [json.loads(line)["text"] for line in Path("out.jsonl").read_text().splitlines()] == list(
@@ -422,7 +438,7 @@ def test_a_limit_of_cost_ends_it_with_a_status_of_its_own_and_a_higher_one_goes_
 
 def test_a_limit_cannot_hold_if_nobody_knows_the_cost(host: Host) -> None:
     Path("in.txt").write_text("a\nb\nc\n")
-    result = run(host, "in.txt", "-b", "kind", "-o", "out.jsonl", "--limit-cost", "2.5")
+    result = run(host, "in.txt", "-b", "kind", "--output", "out.jsonl", "--limit-cost", "2.5")
     assert result.exit_code == 3
     assert "what an answer of kind costs is not known" in result.stderr
     assert len(Path("out.jsonl").read_text().splitlines()) == 1
@@ -430,10 +446,10 @@ def test_a_limit_cannot_hold_if_nobody_knows_the_cost(host: Host) -> None:
 
 def test_elsewhere_than_on_a_terminal_a_line_now_and_then_says_how_far_it_is(host: Host) -> None:
     Path("in.txt").write_text("a\nx\nb\n")
-    result = run(host, "in.txt", "-b", "echo", "-o", "out.jsonl", "--progress", "0.000001")
+    result = run(host, "in.txt", "-b", "echo", "--output", "out.jsonl", "--progress", "0.000001")
     assert "note: 3/3, " in result.stderr
     assert "/s, cost 0.5, 1 failed (1 NoAnswerError), 0:00:00 left" in result.stderr
-    assert "left" not in run(host, "in.txt", "-b", "echo", "-o", "again.jsonl").stderr
+    assert "left" not in run(host, "in.txt", "-b", "echo", "--output", "again.jsonl").stderr
 
 
 # --- in a process of its own ----------------------------------------------------------------------------------------
@@ -466,7 +482,19 @@ def test_a_table_that_is_killed_goes_on_where_it_was(
     write_distribution(site, "demo", entry_points={"llm.plugins": {"demo": "slow"}}, files={"slow.py": SLOW})
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{site}")
     Path("in.csv").write_text("id,text\n" + "".join(f'{row},"{row}\nline"\n' for row in range(60)))
-    arguments = ["in.csv", "-b", "slow", "--prompt", "{{text}}", "--columns", "id,answer", "-o", name, "--workers", "2"]
+    arguments = [
+        "in.csv",
+        "-b",
+        "slow",
+        "--prompt",
+        "{{text}}",
+        "--columns",
+        "id,answer",
+        "--output",
+        name,
+        "--workers",
+        "2",
+    ]
     process = start(*arguments)
     end = time.monotonic() + 60
     while not Path(name).exists() or Path(name).read_bytes().count(b"\n") < 20:

@@ -78,7 +78,7 @@ COMMANDS: list[list[str]] = [
     ["why", "recipe", "odd"],
     ["trace", "nofile" + ESC],
     ["cooldown"],
-    ["batch", "in", "-b", "bad", "-o", "out"],
+    ["batch", "in", "-b", "bad", "--output", "out"],
 ]
 
 
