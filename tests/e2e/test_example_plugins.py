@@ -62,3 +62,17 @@ def test_serve_with_the_openai_sdk_and_with_the_llm_of_simonw(environment: Calla
 
 def test_mcp_with_the_client_of_its_sdk_and_with_a_policy(environment: Callable[..., Path]) -> None:
     run_tests(environment(ROOT, EXAMPLES / "policy", f"{EXAMPLES / 'mcp'}[test]"), "mcp")
+
+
+def test_litellm_in_an_environment_and_a_process_of_its_own(environment: Callable[..., Path]) -> None:
+    venv = environment(ROOT, f"{EXAMPLES / 'litellm'}[test]")
+    path = f"{Path(tool('uv')).parent}:{os.environ['PATH']}"
+    env = {**os.environ, **INDEX, "PATH": path, "UV_LINK_MODE": "copy", "UV_PYTHON": sys.executable}
+    command: list[str | Path] = [venv / "bin/ai-cli", "litellm", "install"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    if any(word in done.stderr for word in ("fetch", "request", "offline")):
+        pytest.skip(f"NOT TESTED, because there is no environment for it: {done.stderr.strip()[-500:]}")
+    assert done.returncode == 0, done.stderr
+    interpreter = done.stdout.partition("D0TTINO_LITELLM_PYTHON=")[2].partition(" ")[0]
+    assert interpreter.startswith(os.environ["XDG_STATE_HOME"])
+    run_tests(venv, "litellm", D0TTINO_LITELLM_PYTHON=interpreter)
