@@ -298,11 +298,9 @@ def _settings() -> "Settings":
 
 
 def _models_of(backend: "RegisteredBackend") -> list[str]:
-    """Return the models that a backend offers, those that its server told of among them."""
-    from llm.backends.http.models import cached
+    from llm.backends.http.models import offered
 
-    told = cached(backend.name)
-    return list(dict.fromkeys((*backend.models, *(told.models if told else ()))))
+    return offered(backend.name, backend.models)
 
 
 def _few(names: list[str]) -> str:

@@ -13,6 +13,7 @@ from scripts.cli.send import RequestCommand, close_conversation, read_attachment
 
 @click.command(cls=RequestCommand)
 @click.argument("name", required=False, type=NameOf("conversation"))
+@click.option("-c", "--continue", "last", is_flag=True, help="Go on with the last conversation.")
 @request_options
 @values_option()
 @system_option()
@@ -24,6 +25,7 @@ def chat(
     ctx: click.Context,
     /,
     name: str | None,
+    last: bool,
     options: tuple[tuple[str, str], ...],
     system: str | None,
     attach: tuple[str, ...],
@@ -37,7 +39,7 @@ def chat(
     line of standard input is a prompt, and the exit status is 1 if one of them failed.
     """
     from llm.conversations import Conversation, enabled, new_id
-    from llm.errors import UnknownNameError
+    from llm.errors import UnknownNameError, UsageError
     from llm.types import Request
     from scripts.chat.session import Chat, Leave
     from scripts.chat.typing import lines_of_stdin, on_terminal, typed
@@ -50,7 +52,11 @@ def chat(
         raise UnknownNameError("backend", asked["backend"], backends, hint=host.why_missing())
     system = read_system(system)
     attachments = tuple(map(read_attachment, attach))
-    earlier = log().find(name) if name is not None else None
+    if last and name is not None:
+        raise UsageError("-c goes on with the last conversation, and NAME with another one", hint="give one of them")
+    earlier = log().find(name) if name is not None or last else None
+    if last and earlier is None:
+        say("note: there is no conversation to go on with")
     conversation = earlier or Conversation(new_id(), name)
     if system is not None:
         conversation = Conversation(conversation.id, conversation.name, system, conversation.messages)
@@ -65,7 +71,8 @@ def chat(
     if on_terminal():
         if earlier is not None:
             count = sum(message.role == "user" for message in earlier.messages)
-            say(f"note: this goes on with {name!r}, in which {count} prompts were answered")
+            which = "the last conversation" if earlier.name is None else repr(earlier.name)
+            say(f"note: this goes on with {which}, in which {count} prompts were answered")
         say("note: /help shows the commands; Ctrl-D ends the chat")
         if not enabled():
             say("note: the log is off: this is not recorded")

@@ -40,14 +40,13 @@ def _backends(ctx: click.Context) -> Mapping[str, str]:
 
 def _models(ctx: click.Context) -> Iterable[str]:
     """Return aliases, and the models that backends have told or declare: none is asked now."""
-    from llm.backends.http.models import cached
+    from llm.backends.http.models import offered
     from llm.config import load_settings
 
     chosen = ctx.params.get("backend")
     found = set(load_settings().aliases)
     for name, backend in current_host(ctx).backends().items():
-        listed = cached(name)
-        models = {*backend.models, *(listed.models if listed is not None else ())}
+        models = set(offered(name, backend.models))
         if chosen is None or chosen == name:
             found |= models if chosen == name else {f"{name}/{model}" for model in models}
     return found

@@ -69,6 +69,15 @@ def test_a_named_chat_goes_on_also_with_send(host: Host, backend: Remembering) -
     assert [text for role, text in backend.told if role == "user"] == ["one", "two", "three"]
 
 
+def test_a_chat_goes_on_with_the_last_conversation(host: Host, backend: Remembering) -> None:
+    begun = chat(host, "zero", arguments=("-b", "mine", "-c"))
+    assert begun.stderr == "note: there is no conversation to go on with\n"
+    CliRunner().invoke(cli, ["send", "-b", "mine", "one"], obj=host, prog_name="ai-cli")
+    chat(host, "two", arguments=("-b", "mine", "-c"))
+    assert [text for role, text in backend.told if role == "user"] == ["one", "two"]
+    assert chat(host, "three", arguments=("-b", "mine", "-c", "work")).exit_code == 2
+
+
 def test_undo_and_retry_change_conversation_and_log(host: Host, backend: Remembering) -> None:
     backend.answers = ["1", "2", "3", "4"]
     result = chat(host, "one", "two", "/undo", "/retry", "/retry", "three")

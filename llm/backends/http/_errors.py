@@ -45,6 +45,9 @@ _OTHER_LOGIN: Final = re.compile(
 _MESSAGES: Final = ("message", "detail", "msg", "error_message", "errorMessage", "error_description", "status_msg")
 _BESIDE: Final = ("code", "type", "status", "status_code", "statusCode", "message", "detail", "metadata")
 
+#: Paths below an address that has none itself.
+_WITHOUT_VERSION: Final = ("/chat/completions", "/models")
+
 #: Which HTTP status means the same as a code in words (`rate_limit_exceeded`, `ThrottlingException`), compared
 #: without case and signs. The order matters: `insufficient_quota` will not pass, whatever else a code says.
 _STATUSES: Final = (
@@ -214,6 +217,8 @@ def _refusal(
     hint = None
     if status == 404:
         hint = " and ".join(filter(None, (endpoint.check, "the model's name")))
+        if endpoint.interface == "OpenAI-compatible" and urlsplit(endpoint.url).path in _WITHOUT_VERSION:
+            hint += "; most servers have this interface below /v1"
     elif headers.get("Retry-After"):
         asked = endpoint.quote(headers["Retry-After"])
         hint = f"{endpoint.label} asks to wait before the next try (Retry-After: {asked})"

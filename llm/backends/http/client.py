@@ -490,7 +490,8 @@ class HTTPBackend(Backend):
         secrets += tuple(text for name, text in self.fixed_headers.items() if looks_secret(name.replace("-", "_")))
         name = self.base_url_env or self.base_url_key or f"the base URL of {self._label}"
         address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
-        url = f"{_checked_address(address, name, self.default_base_url, self.api_key_env)}{path}"
+        base = _checked_address(address, name, self.default_base_url, self.api_key_env)
+        url = (base.removesuffix(self.path) if self.path else base) + path  # some give the whole address
         if auth.secrets:
             _warn_of_plain_http(url, self._label, name)
         variable = self.base_url_env or self.base_url_key

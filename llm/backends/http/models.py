@@ -64,6 +64,12 @@ def cached(backend: str) -> Listed | None:
         return None
 
 
+def offered(backend: str, declared: Iterable[str]) -> list[str]:
+    """Return the models that a backend declares, and those that it told the cache of."""
+    told = cached(backend)
+    return list(dict.fromkeys((*declared, *(told.models if told is not None else ()))))
+
+
 def forget(backend: str) -> None:
     """Remove what the cache has of a backend."""
     path = _path(backend)

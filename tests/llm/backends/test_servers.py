@@ -81,6 +81,28 @@ def test_whether_prompts_stay_on_this_machine(configure: Configure, address: str
     assert host.backends()["one"].local is local
 
 
+def test_the_whole_address_may_be_given(configure: Configure) -> None:
+    models = http_answer({"data": [{"id": "m"}]})
+    with FaultServer(chat_answer("42"), models) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}/v1/chat/completions"')
+        complete(Request("hi", backend="one"), host=host)
+        ask = host.backends()["one"].list_models
+        assert ask is not None
+        assert list(ask(Call())) == ["m"]
+    assert [one.target for one in server.requests] == ["/v1/chat/completions", "/v1/models"]
+
+
+def test_an_address_without_its_end_gets_a_hint(configure: Configure) -> None:
+    with FaultServer(http_answer("404 page not found", status=404)) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"\n[servers.two]\nbase_url = "{server.url}/v1"')
+        hints = []
+        for backend in ("one", "two"):
+            with pytest.raises(NoAnswerError) as caught:
+                complete(Request("hi", backend=backend), host=host)
+            hints.append("most servers have this interface below /v1" in str(caught.value.hint))
+    assert hints == [True, False]
+
+
 def test_the_name_of_a_variable_may_be_given_as_the_key(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPANY_TOKEN", "planted-token")
     with FaultServer(chat_answer("42")) as server:
