@@ -17,7 +17,7 @@ from collections.abc import (
     ValuesView,
 )
 from dataclasses import replace
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from llm._frozen import dataclass, field
@@ -344,6 +344,19 @@ class Call:
             silence=silence,
             key=key,
         )
+
+    def wait(self, heard: float | None = None) -> float | None:
+        """Return how many seconds to wait now for what comes next; `None`: for ever. None above 0: the time is over.
+
+        Args:
+            heard: the moment of the latest part of the answer; `None`: it has not begun.
+
+        """
+        ends = [self.deadline, self.first_deadline if heard is None else None]
+        if heard is not None and self.silence is not None:
+            ends.append(heard + self.silence)
+        known = [end for end in ends if end is not None]
+        return min(known) - monotonic() if known else None
 
 
 @dataclass(frozen=True)

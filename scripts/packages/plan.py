@@ -128,7 +128,7 @@ def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: 
         wheel = wanted.place
     elif wanted.place is not None and not wanted.editable:
         wheel = installer.build(wanted.place, directory, alone=package is not None)
-    if wheel is not None and package is not None:  # nothing is asked of an index
+    if wheel is not None and package is not None and not _missing_of(wheel):  # nothing is asked of an index
         chosen = [_of_wheel(wanted, wheel)]
     else:
         asked = str(wheel or wanted.place or wanted.requirement)
@@ -147,6 +147,22 @@ def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: 
         more = f"; and {len(objections) - 5} more" if len(objections) > 5 else ""
         raise InstallError(f"{wanted.distribution} is not installed: {'; '.join(objections[:5])}{more}")
     return plan
+
+
+def _missing_of(wheel: Path) -> list[str]:
+    """Return the requirements of a wheel that nothing installed satisfies."""
+    import importlib.metadata
+
+    from packaging.requirements import Requirement
+
+    requires = next(iter(importlib.metadata.distributions(path=[str(wheel)]))).requires or ()
+    missing = []
+    for one in map(Requirement, requires):
+        version = installed_version(one.name)
+        needed = one.marker is None or one.marker.evaluate({"extra": ""})
+        if needed and (version is None or one.extras or not one.specifier.contains(version, prereleases=True)):
+            missing.append(str(one))
+    return missing
 
 
 def _of_wheel(wanted: Wanted, wheel: Path) -> Chosen:

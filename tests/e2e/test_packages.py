@@ -463,3 +463,19 @@ def test_two_at_once_do_not_mix(environment: Environment, tmp_path: Path) -> Non
     assert (second.returncode, second.stdout) == (1, "")
     assert "another command is installing or removing plug-ins" in second.stderr
     assert first.result().stdout == "installed slow 1.0: backend 'slow' now comes from it\n"
+
+
+def test_a_bundled_package_brings_what_it_needs_and_asks_an_index_for_nothing_else(environment: Environment) -> None:
+    environment.index.add(wheel("xllamacpp", "2026.10", plugins={}))
+    installed = environment.plugins("install", "local", "--yes")
+    assert installed.returncode == 0, installed.stderr
+    names = {path.name for path in environment.site.glob("*.dist-info")}
+    assert {"xllamacpp-2026.10.dist-info", "d0ttino_local-0.1.0.dist-info"} <= names
+    asked = [path for path in environment.index.asked if path.startswith("/simple/")]
+    assert set(asked) == {"/simple/xllamacpp/"}
+    environment.index.asked.clear()
+    assert environment.plugins("remove", "local").returncode == 0
+    assert environment.plugins("install", "local").returncode == 0
+    assert environment.index.asked == []
+    environment.plugins("remove", "local")
+    environment.installed.run("python", "-m", "pip", "uninstall", "-q", "--yes", "xllamacpp")

@@ -272,10 +272,10 @@ def soon(**deadlines: float) -> Call:
 @pytest.mark.parametrize(
     ("script", "call", "message"),
     [
-        ("sleep 1000", {"first_deadline": 0.2}, "said nothing after"),
-        ("sleep 1000 & echo; sleep 1000", {"deadline": 0.5}, "was not done after"),
-        ("trap '' TERM; echo words; sleep 1000 & wait; wait", {"deadline": 0.5}, "was not done after"),
-        ("while true; do echo thinking >&2; done", {"first_deadline": 0.2}, "said nothing after"),
+        ("sleep 1000", {"first_deadline": 0.2}, "said nothing in time"),
+        ("sleep 1000 & echo; sleep 1000", {"deadline": 0.5}, "was not done in time"),
+        ("trap '' TERM; echo words; sleep 1000 & wait; wait", {"deadline": 0.5}, "was not done in time"),
+        ("while true; do echo thinking >&2; done", {"first_deadline": 0.2}, "said nothing in time"),
     ],
 )
 def test_a_deadline_ends_it_all(
@@ -289,7 +289,7 @@ def test_a_deadline_ends_it_all(
 
 def test_a_silence_between_two_texts_is_limited(module: Any, fake: Any) -> None:
     fake("echo words; sleep 1000")
-    with pytest.raises(BackendTimeoutError, match="was not done after"):
+    with pytest.raises(BackendTimeoutError, match="was not done in time"):
         run(module, Request("hi"), Call(silence=0.3))
 
 

@@ -32,6 +32,9 @@ _TOKENS: Final = (
 #: Most characters of plain words that are taken for a failure, and not for a page or a file.
 _LONGEST_WORDS: Final = 500
 
+#: For authors of formats; the rest is for the client, and for tests.
+__all__ = ["WHOLE", "AnswerReader", "Endpoint"]
+
 #: What ends a stream.
 DONE: Final = "[DONE]"
 

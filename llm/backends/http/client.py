@@ -283,6 +283,18 @@ class HTTPBackend(Backend):
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define body")
 
+    def sent_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return options as `body` takes them, those of `fixed_options` included; texts that are JSON are parsed.
+
+        Raises:
+            UsageError: one would replace what is given in another way.
+
+        """
+        given = {**self.fixed_options, **(options or {})}
+        for name in self.reserved.keys() & given.keys():
+            raise UsageError(f"the option {name!r} cannot be set: {self.reserved[name]}")
+        return {name: _option_value(value) for name, value in given.items()}
+
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
         """Return the text in a document of an answer, made by `answer.part`; record in `answer` what else it tells.
 
@@ -333,10 +345,7 @@ class HTTPBackend(Backend):
         from llm.backends.http.answers import AnswerReader
 
         model = model or self.default_model
-        given = {**self.fixed_options, **(options or {})}
-        for name in self.reserved.keys() & given.keys():
-            raise UsageError(f"the option {name!r} cannot be set: {self.reserved[name]}")
-        plain = {name: _option_value(value) for name, value in given.items()}
+        plain = self.sent_options(options)
         content = _encoded(self.body(request, model, plain, stream))
         endpoint, send = self._request("POST", self.path, call, content, stream=stream)
         limits = self._limits(call)

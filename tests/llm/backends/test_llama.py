@@ -14,6 +14,7 @@ from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.host import Host
 from llm.testing import host_with
+from tests.tiny_model import write_model
 
 MISSING = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(
@@ -21,47 +22,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 CONTEXT = 256
-#: Writes a model of 1 layer that knows bytes and a few letters, serves it, and ends with standard input.
+#: Serves a model, and ends with standard input.
 SERVER = f"""
 import sys
-import gguf
-import numpy
 import xllamacpp
 
-CONTEXT, WIDTH, INNER, HEADS = {CONTEXT}, 32, 64, 2
-numbers = numpy.random.default_rng(7)
-tokens = [b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % byte for byte in range(256))]
-tokens += ["\\u2581{{}}".format(letter).encode() for letter in "abcdefgh"]
-kinds = gguf.TokenType
-path = sys.argv[1]
-writer = gguf.GGUFWriter(path, "llama")
-writer.add_context_length(CONTEXT)
-writer.add_embedding_length(WIDTH)
-writer.add_block_count(1)
-writer.add_feed_forward_length(INNER)
-writer.add_head_count(HEADS)
-writer.add_head_count_kv(HEADS)
-writer.add_layer_norm_rms_eps(1e-5)
-writer.add_rope_dimension_count(WIDTH // HEADS)
-writer.add_tokenizer_model("llama")
-writer.add_token_list(tokens)
-writer.add_token_scores([0.0] * len(tokens))
-writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256, *[kinds.NORMAL] * 8])
-writer.add_bos_token_id(1)
-writer.add_eos_token_id(2)
-writer.add_vocab_size(len(tokens))
-square, shapes = (WIDTH, WIDTH), {{"token_embd": (len(tokens), WIDTH), "output": (len(tokens), WIDTH)}}
-shapes |= {{"blk.0." + name: square for name in ("attn_q", "attn_k", "attn_v", "attn_output")}}
-shapes |= {{"blk.0.ffn_gate": (INNER, WIDTH), "blk.0.ffn_up": (INNER, WIDTH), "blk.0.ffn_down": (WIDTH, INNER)}}
-for name, shape in shapes.items():
-    writer.add_tensor(name + ".weight", (numbers.standard_normal(shape) / 2).astype(numpy.float32))
-for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
-    writer.add_tensor(name + ".weight", numpy.ones(WIDTH, numpy.float32))
-writer.write_header_to_file()
-writer.write_kv_data_to_file()
-writer.write_tensors_to_file()
-writer.close()
-
+CONTEXT, path = {CONTEXT}, sys.argv[1]
 params = xllamacpp.CommonParams()
 params.model.path = path
 params.n_ctx, params.n_parallel, params.warmup, params.cpuparams.n_threads = CONTEXT, 1, False, 1
@@ -80,6 +46,7 @@ class Llama(ChatCompletionsBackend):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     model = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_model(model, CONTEXT)
     command = [sys.executable, "-c", SERVER, str(model)]
     log = Path(f"{model}.log")
     with log.open("w") as stderr:

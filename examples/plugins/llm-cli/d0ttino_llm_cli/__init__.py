@@ -32,8 +32,7 @@ CONFIG_SCHEMA = {
     "additionalProperties": False,
 }
 
-#: Seconds for an answer that has no other limit to begin, and for the end of a command that was told to end.
-PATIENCE = 120.0
+#: Seconds for the end of a command that was told to end.
 GRACE = 1.0
 
 #: Bytes of the command's complaints that are read.
@@ -88,7 +87,7 @@ class LlmCliBackend(Backend):
             stdin.seek(0)
             complaints = bytearray()
             wants_thoughts = request.metadata.get("thoughts") is True
-            for piece in self._printed(arguments, stdin, complaints, _Clock(call)):
+            for piece in self._printed(arguments, stdin, complaints, call):
                 if wants_thoughts and complaints:  # what it thinks it prints there, before the answer
                     yield f"{OPEN}{_USAGE.split(complaints.decode('utf-8', 'replace'))[0].strip()}{CLOSE}"
                 wants_thoughts = False
@@ -103,7 +102,7 @@ class LlmCliBackend(Backend):
         """Ask the command which models it has."""
         complaints = bytearray()
         with open(os.devnull, "rb") as nothing:
-            told = "".join(self._printed(["models", "list", "--json"], nothing, complaints, _Clock(call)))
+            told = "".join(self._printed(["models", "list", "--json"], nothing, complaints, call))
         try:
             return [str(model["model_id"]) for model in json.loads(told)]
         except (ValueError, TypeError, KeyError):
@@ -132,9 +131,7 @@ class LlmCliBackend(Backend):
             )
         return found
 
-    def _printed(
-        self, arguments: Sequence[str], stdin: IO[bytes], complaints: bytearray, clock: "_Clock"
-    ) -> Iterator[str]:
+    def _printed(self, arguments: Sequence[str], stdin: IO[bytes], complaints: bytearray, call: Call) -> Iterator[str]:
         """Yield what the command prints as it comes, without the line feed at its end; stderr goes to `complaints`."""
         place = self._place()
         environ = {name: value for name, value in os.environ.items() if name not in WITHHELD}
@@ -149,7 +146,7 @@ class LlmCliBackend(Backend):
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         held = ""
         try:
-            for data, is_answer in _pieces(process, clock):
+            for data, is_answer in _pieces(process, call):
                 if not is_answer:
                     complaints += data[: MOST - len(complaints)]
                     continue
@@ -163,54 +160,24 @@ class LlmCliBackend(Backend):
             _end(process)
 
 
-class _Clock:
-    """The deadlines of one call."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._begun = False
-        self._heard = self._start = monotonic()
-
-    def heard(self) -> None:
-        """Note that a part of the answer came."""
-        self._begun = True
-        self._heard = monotonic()
-
-    def left(self) -> float:
-        """Return how many seconds to wait now.
-
-        Raises:
-            BackendTimeoutError: none are left.
-
-        """
-        silence = self._call.silence or (PATIENCE if self._call.deadline is None else None)
-        ends = [self._call.deadline, None if silence is None else self._heard + silence]
-        if not self._begun:
-            ends.append(self._call.first_deadline)
-        now = monotonic()
-        left = min(end for end in ends if end is not None) - now
-        if left > 0:
-            return left
-        waited = f"{now - self._start:.3g} s"
-        raise BackendTimeoutError(
-            f"the command was ended: it {'was not done' if self._begun else 'said nothing'} after {waited}"
-        )
-
-
-def _pieces(process: "subprocess.Popen[bytes]", clock: _Clock) -> Iterator[tuple[bytes, bool]]:
+def _pieces(process: "subprocess.Popen[bytes]", call: Call) -> Iterator[tuple[bytes, bool]]:
     """Yield what a process writes, and whether it is on stdout, until it has closed both."""
     assert process.stdout is not None
     assert process.stderr is not None
+    heard: float | None = None
     with selectors.DefaultSelector() as selector:
         for stream in (process.stdout, process.stderr):
             selector.register(stream, selectors.EVENT_READ)
         while selector.get_map():
-            for key, _ in selector.select(clock.left()):
+            wait = call.wait(heard)
+            if wait is not None and wait <= 0:
+                raise BackendTimeoutError(f"the command {'said nothing' if heard is None else 'was not done'} in time")
+            for key, _ in selector.select(wait):
                 data = os.read(key.fd, 65536)
                 if not data:
                     selector.unregister(key.fileobj)
                 elif key.fileobj is process.stdout:
-                    clock.heard()
+                    heard = monotonic()
                     yield data, True
                 else:
                     yield data, False

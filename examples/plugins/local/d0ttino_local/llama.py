@@ -1,0 +1,270 @@
+"""The backend `local`: the format of chat completions, and a process with a model in place of a server."""
+
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from d0ttino_local import models
+from llm import Completion, Request
+from llm.backends.http.client import ChatCompletionsBackend
+from llm.errors import BackendConnectionError, BackendError, BackendTimeoutError, ContextTooLongError
+from llm.redaction import gives_access
+from llm.types import Call
+
+#: Tokens of the context, at least; more where the prompt is longer. Each 2,048 take some 45 MB with a small model.
+CONTEXT = 2048
+
+#: So many threads at most: more do not make a small model faster.
+MOST_THREADS = 8
+
+#: How to wait for the model to be loaded, where the call does not say.
+LOADING = 300.0
+
+
+def threads_now(wanted: int | None = None) -> int:
+    """Return how many threads to use: the processors that this process may use and that are not busy now."""
+    if wanted is not None:
+        return wanted
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_THREADS, usable - int(os.getloadavg()[0])))
+
+
+class Worker:
+    """A process that holds a model; see `d0ttino_local.worker`.
+
+    Attributes:
+        settings: model, context and threads.
+
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self._owner = os.getpid()
+        self._ready = False
+        self._rest = b""
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            # A model needs no keys.
+            env={name: value for name, value in os.environ.items() if not gives_access(name, value)},
+            start_new_session=True,
+        )
+        self._tell(json.dumps(dict(settings)))
+
+    def fits(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it can answer a request with these settings."""
+        same = all(self.settings[name] == settings[name] for name in ("path", "stamp"))
+        alive = self._owner == os.getpid() and self._process.poll() is None
+        return alive and same and self.settings["context"] >= settings["context"]
+
+    def answer(self, body: str, call: Call) -> Iterator[bytes]:
+        """Yield the documents of an answer as a stream of events.
+
+        Raises:
+            BackendError: the model cannot be loaded, or the process ended.
+            BackendTimeoutError: the time is over.
+
+        """
+        self._load(call)
+        self._tell(body)
+        heard: float | None = None
+        while (line := self._line(call, heard)) != b"[DONE]":
+            heard = monotonic() if heard is not None or b'"content":"' in line else None
+            yield b"data: " + line + b"\n\n"
+
+    def _load(self, call: Call) -> None:
+        if not self._ready:
+            self._line(call, None)
+            self._ready = True
+
+    def _tell(self, text: str) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # reading says why it ended
+            self._process.stdin.write(text.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _line(self, call: Call, heard: float | None) -> bytes:
+        """Return the next line that the process writes."""
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._rest:
+                wait = call.wait(heard)
+                if (wait is not None and wait <= 0) or not selector.select(wait):
+                    what = "was not done" if heard else "said nothing" if self._ready else "was not loaded"
+                    raise BackendTimeoutError(f"the model {what} in time", hint="another try may have more processors")
+                data = os.read(self._process.stdout.fileno(), 65536)
+                if not data:
+                    raise self._why_ended()
+                self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _why_ended(self) -> BackendError:
+        status = self._process.wait()
+        self._complaints.seek(0)
+        said = self._complaints.read().decode("utf-8", "replace").splitlines()
+        name = os.path.basename(str(self.settings["path"]))
+        if "No module named 'xllamacpp'" in (said[-1] if said else ""):
+            return BackendError("xllamacpp is not installed", hint="install it: pip install xllamacpp")
+        if self._ready:
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            return BackendConnectionError(f"the process with {name} ended in the middle, with {how}")
+        reason = next((line.partition("error loading model: ")[2] for line in said if "error loading" in line), "")
+        reason = reason or next((line.rpartition(": ")[2] for line in reversed(said) if line.strip()), "")
+        return BackendError(f"llama.cpp cannot load {name}: {reason}", hint="it has to be a GGUF file, all of it")
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        if self._owner == os.getpid():
+            self._process.kill()
+            self._process.wait()
+        for file in (self._process.stdin, self._process.stdout, self._complaints):
+            with suppress(BrokenPipeError):
+                if file is not None:
+                    file.close()
+
+
+class LocalBackend(ChatCompletionsBackend):
+    """Answers by a model in a file."""
+
+    description = "a model on this machine, by llama.cpp: no server, no key, no network"
+    label = "The local model"
+    local = True
+    ready_env = ("D0TTINO_LOCAL_MODEL",)  # it is asked where it is named, or where this names a model
+
+    def __init__(self, name: str = "local") -> None:
+        super().__init__(name)
+        self.settings: Mapping[str, Any] = {}
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+
+    def run(  # type: ignore[override]
+        self, prompt: str, model: str | None = None, options: Any = None, *, request: Request, call: Call
+    ) -> Completion:
+        """Return the whole answer; see `stream`."""
+        *texts, end = self.stream(prompt, model, options, request=request, call=call)
+        assert isinstance(end, Completion)
+        return replace(end, text="".join(map(str, texts)))
+
+    def stream(  # type: ignore[override]
+        self,
+        prompt: str,  # noqa: ARG002 - the request has it
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        request: Request,
+        call: Call,
+    ) -> Iterator[str | Completion]:
+        """Yield the answer as the model writes it, and then what it used.
+
+        Args:
+            prompt: the text of the last message.
+            model: name of a model that was pulled, or path of a GGUF file.
+            options: those of llama.cpp's chat completions, and `context` and `threads`.
+            request: the conversation.
+            call: the deadlines.
+
+        Raises:
+            BackendError: there is no such model, or it cannot be loaded.
+            BackendTimeoutError: the time is over; the model is ended with it.
+
+        """
+        from llm.backends.http.answers import AnswerReader, Endpoint
+
+        settings = dict(self.settings)
+        usual = settings.pop("model", None)
+        path = models.find(model or os.environ.get("D0TTINO_LOCAL_MODEL") or usual)
+        suited = models.SMOLLM2.options if path.stem == models.SMOLLM2.name else {}
+        given = {**suited, **settings, **self.sent_options(options)}
+        threads = given.pop("threads", None)
+        context = given.pop("context", None)
+        if not all(value is None or (type(value) is int and value > 0) for value in (threads, context)):
+            raise BackendError("the options 'threads' and 'context' are whole numbers above 0")
+        body = json.dumps(self.body(request, path.stem, given, stream=True), allow_nan=False)
+        stamp = path.stat()
+        wanted = {
+            "path": str(path),
+            "stamp": [stamp.st_mtime_ns, stamp.st_size],
+            "context": context or _context_for(len(body) // 3, given),
+            "threads": threads_now(threads),
+        }
+        endpoint = Endpoint(self.label, "local:", "", "", has_key=False)
+        name = model or path.stem
+        thoughts = request.metadata.get("thoughts") is True
+
+        def answer() -> Iterator[str | Completion]:
+            reader = AnswerReader(endpoint, name, thoughts=thoughts, read=self.read)
+            for piece in reader.read(self._worker_for(wanted).answer(body, call)):
+                yield replace(piece, served_model=name) if isinstance(piece, Completion) else piece
+
+        wait = call.wait()
+        if not self._lock.acquire(timeout=LOADING if wait is None else max(0.0, wait)):
+            raise BackendTimeoutError("the model was busy with another request", hint="it answers one after the other")
+        whole = False
+        try:
+            try:
+                yield from answer()
+            except ContextTooLongError as error:  # only the model knows how many tokens a text has
+                tokens = re.search(r"\((\d+) tokens\)", error.message)
+                if context is not None or tokens is None:
+                    raise
+                wanted["context"] = _context_for(int(tokens[1]), given)
+                yield from answer()
+            whole = True
+        finally:
+            if not whole:  # it may still be writing: the next request gets another one
+                self._end()
+            self._lock.release()
+
+    def _worker_for(self, wanted: Mapping[str, Any]) -> Worker:
+        if self._worker is None or not self._worker.fits(wanted):
+            self._end()
+            self._worker = Worker(dict(wanted))
+        return self._worker
+
+    def list_models(self, call: Call) -> list[str]:  # noqa: ARG002 - nobody is asked
+        """Return the models that were pulled, or put where those are."""
+        return [path.stem for path in models.installed()]
+
+    def check(self, call: Call) -> str | None:  # noqa: ARG002 - nobody is asked
+        """Return what is missing, if anything is."""
+        import importlib.util
+
+        if importlib.util.find_spec("xllamacpp") is None:
+            return "xllamacpp is not installed"
+        try:
+            models.find(os.environ.get("D0TTINO_LOCAL_MODEL") or self.settings.get("model"))
+        except BackendError as error:
+            return error.message
+        return None
+
+    def close(self) -> None:
+        """End the process with the model, whoever reads from it; the next request starts another one."""
+        self._end()
+
+    def _end(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+
+def _context_for(tokens: int, options: Mapping[str, Any]) -> int:
+    """Return the size of a context that holds a prompt and its answer: a power of two, and 2,048 at least."""
+    longest = options.get("max_tokens")
+    tokens += longest if type(longest) is int and 0 < longest < 2**20 else 512
+    return max(CONTEXT, 1 << (tokens - 1).bit_length())

