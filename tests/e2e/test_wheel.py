@@ -28,7 +28,7 @@ JUNK = (
 
 
 def copy_with_junk(directory: Path) -> Path:
-    ignored = ignore_patterns(".*", "__pycache__", "tests", "docs", "build", "dist")
+    ignored = ignore_patterns(".*", "__pycache__", "tests", "build", "dist")
     root = copytree(ROOT, directory / "tree", ignore=ignored)
     for path in JUNK:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
