@@ -407,14 +407,14 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 
 def _no_result(name: str, number: int) -> UsageError:
-    return UsageError(f"{name}, line {number}, is no result of `ai-cli batch`", hint="give another file to -o")
+    return UsageError(f"{name}, line {number}, is no result of `ai-cli batch`", hint="give another file to --output")
 
 
 def _other_columns(name: str, found: Sequence[str], wanted: Sequence[str]) -> UsageError:
     return UsageError(
         f"{name} is no result of `ai-cli batch` with these options: it has the columns {', '.join(found)[:200]}, "
         f"and this run would write {', '.join(wanted)}",
-        hint="give another file to -o, or the options with which it was made",
+        hint="give another file to --output, or the options with which it was made",
     )
 
 
@@ -628,7 +628,7 @@ class ResultsFile(Results):
         if digest not in {0, _nonzero(self._layout.digest(line))}:
             raise UsageError(
                 f"{self._name} has an answer to another line {line.number} than there is now",
-                hint="give another file to -o, or the input that this one was made from: it may only grow at its end",
+                hint="give another file to --output, or the input that made this one: it may only grow at its end",
             )
         return digest != 0
 
@@ -778,7 +778,9 @@ class ParquetResults(ResultsFile):
         try:
             file = parquet().ParquetFile(self._name)
         except (ValueError, OSError) as error:
-            raise UsageError(f"{self._name} is no Parquet file: {error}", hint="give another file to -o") from error
+            raise UsageError(
+                f"{self._name} is no Parquet file: {error}", hint="give another file to --output"
+            ) from error
         for batch in file.iter_batches(batch_size=_ENCODED):
             yield from batch.to_pylist()
 

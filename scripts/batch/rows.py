@@ -132,6 +132,7 @@ class Source:
         self.types: Mapping[str, Any] = {}
         self._file = file
         self._is_certain = format is not None
+        self._records: Iterator[tuple[int, list[str]]] = iter(())
         if self.format == "parquet":
             self._rows = self._of_parquet()
             return
@@ -150,7 +151,7 @@ class Source:
             if self.format == "parquet":
                 return int(parquet().ParquetFile(file).metadata.num_rows)
             if self.format in {"csv", "tsv"}:
-                return sum(1 for _ in Source(file, self._path, self.format, self._encoding, self.delimiter))
+                return sum(1 for _ in Source(file, self._path, self.format, self._encoding, self.delimiter)._records)
             return sum(1 for line in file if line.strip())
 
     # --- lines ---
@@ -200,12 +201,12 @@ class Source:
             first, before = next(lines, ""), before + 1
         self.delimiter = self.delimiter or _delimiter_in(first)
         reader = csv.reader(chain([first] if first else [], lines), delimiter=self.delimiter)
-        records = self._records(reader, lines, before)
-        _, header = next(records, (0, []))
+        self._records = self._records_of(reader, lines, before)
+        _, header = next(self._records, (0, []))
         self.columns = self._header(header)
-        return self._of_records(records)
+        return self._of_records(self._records)
 
-    def _records(self, reader: Any, lines: "_Lines", before: int) -> Iterator[tuple[int, list[str]]]:
+    def _records_of(self, reader: Any, lines: "_Lines", before: int) -> Iterator[tuple[int, list[str]]]:
         """Yield records that are not empty, with the number of their first lines."""
         while True:
             number = reader.line_num + before + 1

@@ -280,7 +280,7 @@ class Progress:
         then, sent = self._moments[0]
         rate = (self._sent - sent) / max(time.monotonic() - then, 1e-6)
         if self._sent:
-            words.append(f"{rate:.3g}/s")
+            words.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
         if self._spending.cost is not None:
             words.append(f"cost {self._spending.cost:.4g}")
         if self._failures:

@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -140,3 +142,9 @@ def test_the_package_that_a_reader_writes_has_a_name_that_nobody_takes_by_accide
     text = (ROOT / page).read_text(encoding="utf-8")
     first, *_ = re.findall(r'^\[project\]\nname = "(.+)"$', text, re.MULTILINE)
     assert first.startswith("acme-internal-")
+
+
+def test_the_page_on_scale_shows_what_the_simulation_gives() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "scale.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -150,7 +150,7 @@ def test_workers_of_a_cluster_answer_in_order_also_if_one_is_killed(site: Site) 
     site.scheduler()
     workers = [site.worker(), site.worker()]
     prompts = site.prompts(600)
-    process = site.batch("in.txt", "-b", "slow", "--on", site.place, "-o", "out.jsonl", "--workers", "2")
+    process = site.batch("in.txt", "-b", "slow", "--on", site.place, "--output", "out.jsonl", "--workers", "2")
     wait_until(lambda: len({one["text"].split()[1] for one in site.results()}) == 2)
     workers[0].send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=200)
@@ -167,7 +167,7 @@ def test_a_scheduler_that_dies_ends_the_batch_with_what_was_done_and_it_goes_on_
     scheduler = site.scheduler()
     site.worker()
     prompts = site.prompts(400)
-    process = site.batch("in.txt", "-b", "slow", "--on", site.place, "-o", "out.jsonl", "--workers", "2")
+    process = site.batch("in.txt", "-b", "slow", "--on", site.place, "--output", "out.jsonl", "--workers", "2")
     wait_until(lambda: len(site.results()) > 20)
     scheduler.kill()
     _, err = process.communicate(timeout=200)
@@ -178,7 +178,7 @@ def test_a_scheduler_that_dies_ends_the_batch_with_what_was_done_and_it_goes_on_
     done = site.results()
     assert 20 < len(done) < 400
     assert answers(done) == prompts[: len(done)]
-    process = site.batch("in.txt", "-b", "slow", "-o", "out.jsonl", "--workers", "16")
+    process = site.batch("in.txt", "-b", "slow", "--output", "out.jsonl", "--workers", "16")
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert f"{len(done)} done before" in err
@@ -187,7 +187,7 @@ def test_a_scheduler_that_dies_ends_the_batch_with_what_was_done_and_it_goes_on_
 
 def test_ctrl_c_keeps_what_was_answered(site: Site) -> None:
     prompts = site.prompts(2000)
-    process = site.batch("in.txt", "-b", "slow", "--on", "dask:2", "-o", "out.jsonl", "--workers", "2")
+    process = site.batch("in.txt", "-b", "slow", "--on", "dask:2", "--output", "out.jsonl", "--workers", "2")
     wait_until(lambda: len(site.results()) > 20)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers of this machine as well
     _, err = process.communicate(timeout=60)
@@ -230,7 +230,7 @@ def test_a_worker_with_other_plugins_is_told(site: Site) -> None:
     site.scheduler()
     site.worker(other)
     site.prompts(3)
-    process = site.batch("in.txt", "-b", "slow", "--on", site.place, "-o", "out.jsonl")
+    process = site.batch("in.txt", "-b", "slow", "--on", site.place, "--output", "out.jsonl")
     _, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert " has demo 2.0 instead of 1.0" in err
@@ -256,7 +256,7 @@ def test_keys_go_to_workers_over_tls_alone(site: Site) -> None:
         check=True,
     )
     assert not path.exists() or path.stat().st_mode & 0o077 == 0
-    process = site.batch("in.txt", "-b", "key", "--on", "dask:1", "--columns", "answer", "-o", "out.jsonl")
+    process = site.batch("in.txt", "-b", "key", "--on", "dask:1", "--columns", "answer", "--output", "out.jsonl")
     _, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert "planted" not in err
@@ -301,7 +301,7 @@ def test_a_server_with_limits_is_asked_once_for_each_prompt(site: Site) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     site.configure(f'[servers.stub]\nbase_url = "http://127.0.0.1:{server.server_port}/v1"\nmodel = "m"\n')
     prompts = site.prompts(100)
-    process = site.batch("in.txt", "-b", "stub", "--on", "dask:2", "-o", "out.jsonl", "--workers", "2")
+    process = site.batch("in.txt", "-b", "stub", "--on", "dask:2", "--output", "out.jsonl", "--workers", "2")
     _, err = process.communicate(timeout=200)
     server.shutdown()
     server.server_close()
