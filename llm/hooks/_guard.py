@@ -186,7 +186,9 @@ class Guard:
             guarded.__signature__ = _without_defaults(function)  # type: ignore[attr-defined]
             setattr(guarded, HOOKIMPL_ATTRIBUTE, options)
             setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
-            self.implementations[contract.name] = {mark: True for mark in _MARKS if options.get(mark)}
+            # Of several implementations of a hook a wrapper counts: it guards, and the manifest has to remember that.
+            if not self.implementations.get(contract.name, {}).get("wrapper"):
+                self.implementations[contract.name] = {mark: True for mark in _MARKS if options.get(mark)}
             if contract.name == CONFIGURE:
                 self._configure = functools.partial(_configure, function, origin, settings, plugin)
             elif contract.name == CLOSE:

@@ -157,3 +157,25 @@ def test_a_plugin_says_itself_whether_nothing_goes_on_without_it(
         else:
             with pytest.raises(NoAnswerError, match=r"refuses .*a_library_that_is_gone.*nothing goes on without it"):
                 complete(Request("hi", backend="sample"), host=host)
+
+
+def test_a_wrapper_guards_also_beside_another_implementation_of_its_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two comes first by its name."""
+    for wraps, answers in (("a", "b"), ("b", "a")):
+        module = f"both_{wraps}"
+        source = (
+            "from llm import hookimpl\n"
+            f"@hookimpl(specname='llm_complete', wrapper=True)\ndef {wraps}(): return (yield)\n"
+            f"@hookimpl(specname='llm_complete', tryfirst=True)\ndef {answers}(request): pass\n"
+        )
+        site = tmp_path / module
+        write_distribution(site, module, entry_points={"llm.plugins": {module: module}}, files={f"{module}.py": source})
+        monkeypatch.syspath_prepend(str(site))
+        _, entries, _ = installed_plugins([str(site)])
+        create_host(entries, manifests=Manifests.read()).learn()
+        del sys.modules[module]
+        (site / f"{module}.py").write_text("import a_library_that_is_gone\n")
+        with pytest.raises(NoAnswerError, match="nothing goes on without it"):
+            complete(Request("hi", backend="sample"), host=create_host(entries, manifests=Manifests.read()))
