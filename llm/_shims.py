@@ -9,6 +9,7 @@ from llm._validate import registered_backend, registered_recipe
 from llm.contributions import Backend, Recipe, is_own, lacks_run, stream_of
 from llm.errors import PluginDefinitionError
 from llm.hooks._entrypoints import EntryPoint
+from llm.hooks._faults import FORMS, locate
 from llm.hooks._guard import marked_functions
 from llm.hooks._markers import hookimpl
 from llm.hooks._origin import Origin
@@ -74,6 +75,14 @@ def recipe_registration(name: str, run: Any, module: str, **facts: Any) -> Regis
 
 def adapt(entry: EntryPoint, named: object) -> object:
     """Make a plug-in of the object that an entry point names; see `llm.hooks._loader.Adapt`."""
+    try:
+        return _adapted(entry, named)
+    except PluginDefinitionError as error:
+        locate(error, getattr(named, "run", named), FORMS)
+        raise
+
+
+def _adapted(entry: EntryPoint, named: object) -> object:
     if any(True for _ in marked_functions(named)):
         if _is_a(named, Backend) or _is_a(named, Recipe):
             raise PluginDefinitionError(

@@ -23,7 +23,8 @@ from llm.contributions import (
     is_own,
     lacks_run,
 )
-from llm.errors import InvalidResultError, PluginDefinitionError, attributed
+from llm.errors import InvalidResultError, PluginDefinitionError, PluginError, attributed
+from llm.hooks._faults import locate
 from llm.hooks._origin import Origin
 from llm.types import (
     Answer,
@@ -95,7 +96,12 @@ def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
 
     def steps(goal: str, parameters: Mapping[str, Any]) -> tuple[Step, ...]:
         try:
-            return steps_of(run(goal, **parameters), where, origin)
+            result = run(goal, **parameters)
+            try:
+                return steps_of(result, where, origin)
+            except PluginError as error:
+                locate(error, run, "recipes")
+                raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 

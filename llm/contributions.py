@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from llm._frozen import dataclass, field
-from llm.errors import PluginDefinitionError, attributed
+from llm.errors import PluginDefinitionError, PluginError, attributed
+from llm.hooks._faults import locate
 from llm.hooks._origin import Origin
 from llm.types import Answer, Call, Completion, Request, Step
 
@@ -313,7 +314,11 @@ def completer_of(
             if mine.model != model or bool(mine.notices) is plain:
                 notices = () if plain else (_PLAIN_TEXT.format(name),)
                 mine = facts = Completion("", name, model, origin, notices=notices)
-            return answer_of(result, where, origin, mine)
+            try:
+                return answer_of(result, where, origin, mine)
+            except PluginError as error:
+                locate(error, way.function, "guides/backends")
+                raise
         except BaseException as error:  # noqa: BLE001 - raised again
             raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 

@@ -85,7 +85,14 @@ class ConfigError(UsageError, ValueError):
 
 
 class PluginError(D0ttinoError):
-    """A plug-in is at fault."""
+    """A plug-in is at fault.
+
+    Attributes:
+        place: file and line of its function, where what that returned is at fault: `plugin.py, line 3`.
+
+    """
+
+    place: str | None = None
 
 
 class PluginDefinitionError(PluginError, TypeError):

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from llm._frozen import dataclass, field
 from llm.errors import InvalidResultError, attributed
+from llm.hooks._faults import place_in
 from llm.hooks._origin import Origin
 
 K = TypeVar("K")
@@ -896,10 +897,12 @@ class Answer:
             return self._facts_of(piece)
         if isinstance(piece, str):
             return piece
-        raise InvalidResultError(
+        error = InvalidResultError(
             "an answer must have pieces of text (str), and a Completion at most as the last: "
             f"{type(piece).__qualname__} is neither"
         )
+        error.place = place_in(self._pieces)
+        raise error
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,43 @@ def new(name: str, kind: str, directory: str, licence: str | None, author: str |
         say(f"next: {line}")
 
 
+@cli.command("check")
+@click.argument("target", metavar="[NAME|DIR]", required=False)
+@click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="A variable that the plug-in needs.")
+@click.option("--badge", is_flag=True, help="Print a badge for a README instead of the findings.")
+@as_json_option()
+def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: bool) -> int:
+    """Try everything that is known to go wrong with plug-ins on NAME, on the package in DIR, or on all installed ones.
+
+    Each finding has its file and line, and what to do. The plug-in runs in processes of its own, without a network.
+    The exit status is 1 if there is a fault; warnings alone are none.
+
+    In VALUE, {server} is the address of a server with OpenAI's interface that misbehaves on cue, {secret} a key.
+    """
+    from llm.testing import conformance
+    from scripts.packages.checking import installed
+
+    environ = {}
+    for variable in variables:
+        name, equals, value = variable.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{variable!r} is no NAME=VALUE", hint="for example --env 'ACME_BASE_URL={server}'")
+        environ[name] = value
+    targets = [target] if target is not None else sorted({entry.distribution for entry in installed().entries})
+    reports = [conformance.check(one, environ=environ) for one in targets]
+    if as_json:
+        print_json([one.to_json() for one in reports] if target is None else reports[0].to_json())
+    else:
+        for report in reports:
+            for finding in () if badge else report.findings:
+                tell(str(finding))
+            name = f"{report.distribution} {report.version}" if report.version else report.distribution
+            tell(report.badge if badge else f"{name}: {report.summary} passed")
+        if not reports:
+            say("no plug-in is installed")
+    return int(not all(report.passed for report in reports))
+
+
 @cli.command("freeze")
 @as_json_option()
 def freeze(as_json: bool) -> None:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple
 
-from llm.errors import D0ttinoError, one_line
+from llm.errors import D0ttinoError, PluginError, one_line
 from llm.hooks._origin import Origin, origin_of
 
 _ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -17,6 +17,9 @@ _PLUGINS: Final = (
     os.path.join(_ROOT, "scripts", "recipes", "plugins", ""),
 )
 _CALLERS: Final = frozenset({"click", "concurrent", "contextlib", "importlib", "pluggy", "threading"})
+
+#: The topic of the documentation on what an entry point may name.
+FORMS: Final = "guides/forms"
 
 
 class ProblemKind(StrEnum):
@@ -99,10 +102,14 @@ def reason_of(error: BaseException) -> tuple[str, str | None]:
 def place_of(error: BaseException) -> str | None:
     """Return `file, line N` of the innermost line of a plug-in's own code that an exception went through.
 
-    This project's errors are raised on purpose, with a message that needs no place.
+    This project's errors are raised on purpose, with a message that needs no place, but for those that say what a
+    plug-in does wrong.
     """
     if isinstance(error, D0ttinoError):
-        return None
+        if not isinstance(error, PluginError):
+            return None
+        if error.place is not None:
+            return error.place
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     found = None
@@ -115,9 +122,43 @@ def place_of(error: BaseException) -> str | None:
 
 
 def with_place(message: str, error: BaseException) -> str:
-    """Return a message with the place in a plug-in's own code behind it, if there is one."""
+    """Return a message with the place in a plug-in's own code behind it, if there is one that it does not have."""
     place = place_of(error)
-    return message if place is None else f"{message} ({place})"
+    return message if place is None or ", line " in message else f"{message} ({place})"
+
+
+def place_of_function(function: Any) -> str | None:
+    """Return `file, line N` of a function; `None` if it is not one of Python."""
+    import inspect
+
+    code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+    return None if code is None else f"{code.co_filename}, line {code.co_firstlineno}"
+
+
+def place_in(pieces: object) -> str | None:
+    """Return `file, line N` at which a generator of a plug-in stands; `None` for another object."""
+    frame = getattr(pieces, "gi_frame", None)
+    if not isinstance(frame, FrameType) or _is_framework(frame):
+        return None
+    return f"{frame.f_code.co_filename}, line {frame.f_lineno}"
+
+
+def read_on(topic: str) -> str:
+    """Return the hint that leads to a topic of the documentation: a page, or the heading of a section."""
+    return f"see `ai-cli docs {topic}`"
+
+
+def locate(error: PluginError, function: Any, topic: str) -> None:
+    """Complete an error that says what a plug-in does wrong: the place of its function, and where to read on.
+
+    Args:
+        error: the error.
+        function: the plug-in's function.
+        topic: see `read_on`.
+
+    """
+    error.place = error.place or place_of(error) or place_of_function(function)
+    error.hint = error.hint or read_on(topic)
 
 
 def shown(error: BaseException, origin: Origin | None = None) -> str:

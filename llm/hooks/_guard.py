@@ -14,8 +14,17 @@ from enum import Enum
 from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple
 
-from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, attributed, one_line
-from llm.hooks._faults import Problem, ProblemKind, ProblemLog, reason_of, with_place
+from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, PluginError, attributed, one_line
+from llm.hooks._faults import (
+    Problem,
+    ProblemKind,
+    ProblemLog,
+    locate,
+    place_of_function,
+    read_on,
+    reason_of,
+    with_place,
+)
 from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
 from llm.hooks._origin import Origin, Tier
 from llm.hooks._trace import note_fault
@@ -159,23 +168,24 @@ class Guard:
         self._configure: Callable[[], object] | None = None
         self._close: Callable[[], object] | None = None
         faults: list[str] = []
+        section: str | None = None
         found: list[tuple[str, HookContract, Function, dict[str, Any]]] = []
         for name, function, options in marked_functions(plugin):
             hook_name = options.get("specname") or name
             contract = contracts.get(hook_name)
             if contract is None:
                 if not options.get("optionalhook"):
-                    faults.append(f"{_unknown_hook(hook_name, contracts)}{place_of_function(function)}")
+                    section = section or _close_hook(hook_name, contracts)
+                    faults.append(f"{_unknown_hook(hook_name, contracts)}{_in_brackets(function)}")
                 continue
             fault = _definition_fault(function, options, contract, origin)
             if fault is not None:
-                faults.append(f"{hook_name} {fault}{place_of_function(function)}")
+                section = section or hook_name
+                faults.append(f"{hook_name} {fault}{_in_brackets(function)}")
                 continue
             found.append((name, contract, function, {**options, "specname": hook_name}))
         if faults:
-            raise PluginDefinitionError(
-                "; ".join(faults), origin=origin, hint="see docs/hooks.md for each hook and its arguments"
-            )
+            raise PluginDefinitionError("; ".join(faults), origin=origin, hint=read_on(section or "hooks"))
         has_life = any(contract.name in {CONFIGURE, CLOSE} for _, contract, _, _ in found)
         life = life_of(origin) if has_life else Life()
         self._life = life
@@ -251,11 +261,15 @@ def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, 
                 break
 
 
-def _unknown_hook(name: str, contracts: Mapping[str, HookContract]) -> str:
+def _close_hook(name: str, contracts: Mapping[str, HookContract]) -> str | None:
     import difflib
 
-    close = difflib.get_close_matches(name, contracts, n=1)
-    guess = f"did you mean {close[0]}?" if close else f"known hooks: {', '.join(sorted(contracts))}"
+    return next(iter(difflib.get_close_matches(name, contracts, n=1)), None)
+
+
+def _unknown_hook(name: str, contracts: Mapping[str, HookContract]) -> str:
+    close = _close_hook(name, contracts)
+    guess = f"did you mean {close}?" if close else f"known hooks: {', '.join(sorted(contracts))}"
     return f"there is no hook named {name}; {guess}"
 
 
@@ -286,10 +300,9 @@ def _definition_fault(
     return next((fault for found, fault in faults if found), None) or _signature_fault(function, contract)
 
 
-def place_of_function(function: Function) -> str:
-    """Return file and line of a function in brackets, to stand behind a message; nothing if it is not Python's."""
-    code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
-    return "" if code is None else f" ({code.co_filename}, line {code.co_firstlineno})"
+def _in_brackets(function: Function) -> str:
+    place = place_of_function(function)
+    return "" if place is None else f" ({place})"
 
 
 def _signature_fault(function: Function, contract: HookContract) -> str | None:
@@ -335,7 +348,13 @@ def _guard(
                 begin()
                 hook = name
             result = function(*args, **kwargs)
-            return result if result is None or check is None else check(result, origin, False)
+            if result is None or check is None:
+                return result
+            try:
+                return check(result, origin, False)
+            except PluginError as error:
+                locate(error, function, hook)
+                raise
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
@@ -355,9 +374,13 @@ def _guard_wrapper(
     def checked(result: Any) -> Any:
         if result is None or check is None:
             return result
-        if contract.kind is HookKind.COLLECT:
-            return [check(item, origin, True) for item in result]
-        return check(result, origin, True)
+        try:
+            if contract.kind is HookKind.COLLECT:
+                return [check(item, origin, True) for item in result]
+            return check(result, origin, True)
+        except PluginError as error:
+            locate(error, function, contract.name)
+            raise
 
     if contract.propagates:
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, load
-from llm.hooks._faults import Problem, ProblemKind, reason_of, with_place
-from llm.hooks._guard import Guard
+from llm.hooks._faults import FORMS, Problem, ProblemKind, place_of_function, read_on, reason_of, with_place
+from llm.hooks._guard import Guard, marked_functions
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
 from llm.hooks._markers import hookimpl
@@ -284,7 +284,8 @@ class Loader:
         elif not any(one.entry == entry or entry.owns(one.module) for one in siblings):
             raise PluginLoadError(
                 "contributes nothing: it has no @hookimpl function and calls neither register_backend nor "
-                "register_recipe"
+                f"register_recipe{_not_named(entry)}",
+                hint=read_on(FORMS),
             )
         for one in own:
             yield one.plugin, one.plugin_name, one.module
@@ -327,3 +328,14 @@ def _named(refuse: Callable[[], None]) -> Callable[[], None]:
         refuse()
 
     return implementation
+
+
+def _not_named(entry: EntryPoint) -> str:
+    """Return the words for an object with hook implementations that a module has, and that its entry point forgot."""
+    for name, value in vars(sys.modules.get(entry.module)).items() if entry.module in sys.modules else ():
+        own = value if isinstance(value, type) else type(value)
+        if own.__module__ == entry.module:
+            for _, function, _ in marked_functions(value):
+                found = f"its {name} has @hookimpl functions: name it: {entry.module}:{name}"
+                return f"; {found} ({place_of_function(function)})"
+    return ""

@@ -233,14 +233,14 @@ def _rendered(words: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for file in sorted(common.rglob("*")):
         if file.is_file():
             path = file.relative_to(common).as_posix()
-            yield path, _text(templates, f"common/{path}", words)
+            yield path.removesuffix(".jinja"), _text(templates, f"common/{path}", words)
     kind, module = words["kind"], words["module"]
     yield f"{module}/__init__.py", f'"""{words["summary"]}, a plug-in for d0ttino."""\n'
     yield f"{module}/py.typed", ""
     yield f"{module}/plugin.py", _text(templates, f"kinds/{kind}.py.jinja", words)
     yield "tests/test_plugin.py", _text(templates, f"kinds/test_{kind}.py.jinja", words)
     if words["licence"]:
-        yield "LICENSE", _text(templates, f"licences/{words['licence']}", words)
+        yield "LICENSE", _text(templates, f"licences/{words['licence']}.jinja", words)
 
 
 def _text(templates: "jinja2.Environment", path: str, words: Mapping[str, Any]) -> str:

@@ -318,9 +318,10 @@ def test_a_backend_that_nobody_answers_for_is_told_from_one_that_fails(host: Hos
     (rejection,) = completion.route.rejected
     assert (completion.backend, rejection.backend) == ("second", "first")
     (problem,) = host.problems
+    line = Lister.llm_backends.__code__.co_firstlineno
     assert (problem.origin, problem.message) == (
         origin,
-        "llm_backends raised PluginDefinitionError: Backend does not define run",
+        f"llm_backends raised PluginDefinitionError: Backend does not define run ({__file__}, line {line})",
     )
 
 

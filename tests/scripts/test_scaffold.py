@@ -29,7 +29,7 @@ def new(name: str, kind: str = "backend", *options: str) -> Result:
 
 def test_the_command_knows_all_kinds_and_licences() -> None:
     assert list(KINDS) == list(AUTHORED)
-    assert {path.name for path in (TEMPLATES / "licences").iterdir()} == {*LICENCES} - {"none"}
+    assert {path.name.removesuffix(".jinja") for path in (TEMPLATES / "licences").iterdir()} == {*LICENCES} - {"none"}
     kinds = {path.name.removesuffix(".py.jinja") for path in (TEMPLATES / "kinds").iterdir()}
     assert kinds == {*KINDS, *(f"test_{kind}" for kind in KINDS)}
 

@@ -1,0 +1,350 @@
+"""The process of the conformance kit in which a plug-in runs: makes the checks, and writes what each finds."""
+
+import importlib.util
+import inspect
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from llm._installed import installed_plugins
+from llm.contributions import Backend, RegisteredBackend, RegisteredRecipe
+from llm.errors import BackendError, D0ttinoError, InvalidResultError, PluginError, one_line
+from llm.hooks._entrypoints import canonical
+from llm.hooks._faults import ProblemKind
+from llm.hooks._guard import Guard
+from llm.hooks._markers import hookimpl
+from llm.hooks._origin import Origin
+from llm.host import Host, create_host
+from llm.types import (
+    Call,
+    Completion,
+    Request,
+)
+
+SECRET: Final = "sk-conformance-5ecre7-d0ttino-0123456789"  # noqa: S105 - of nobody
+SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
+ADDRESS_NAME: Final = re.compile(r"(URL|URI|HOST|ENDPOINT|ADDRESS|BASE)$", re.IGNORECASE)
+_PLACE: Final = re.compile(r" ?\(([^()]+), line (\d+)\)")
+STUB: Final = "conformance-stub"
+
+#: What to do about a fault.
+WORDS: Final = {
+    "result": "return what the documentation of {} allows",
+    "raise": "let it return, or raise an error of llm.errors with a hint for the user",
+    "entry": "name a module that the package has, and install the package again",
+    "shared": "remove one of the two packages, or name an object of your own",
+    "import": "mend what is raised; import what may be missing in the function that needs it",
+    "late": "do it in a function, when it is needed: listing plug-ins imports them too",
+    "name": "give it another name, unless that is what you want",
+    "schema": "give it one: a JSON Schema as attribute CONFIG_SCHEMA beside llm_configure finds misspelt keys",
+    "default": "have a default for each key: most users configure nothing",
+    "secret": "add it to secret_env: the steps of recipes do not get those, and errors do not show them",
+    "text": "return text (str), a Completion, or pieces of text of which the last may be a Completion",
+    "same": "make both of the same pieces",
+    "usage": "yield a Completion with usage as the last piece",
+    "error": "raise an error of llm.errors where the backend cannot answer",
+    "odd": "answer, or raise a BackendError or UsageError that says why not",
+    "deadline": "take `call`, and end at call.deadline: pass the seconds that are left as a timeout",
+    "interrupt": "catch Exception, not everything: `except:` and BaseException hold Ctrl-C as well",
+    "status": "raise BackendHTTPError(..., status=...), or another BackendError, where the server refuses",
+    "threads": "keep what belongs to a request in local variables, and guard with a lock what all share",
+    "fork": "open connections and start threads when they are needed, in the process that needs them",
+    "pickle": "hand all arguments on to super().__init__, or define __reduce__",
+    "steps": "return a list of command lines (str) or Step objects",
+    "quote": "put it into the line by quote(...), or give the command as a list of words",
+    "route": "name backends of the argument `backends` only",
+    "once": "yield once in every case: raise instead to refuse; answer from an implementation that is no wrapper",
+    "pieces": "change pieces as they come: answer.map(f) or answer.pipe(f) in place of answer.text",
+    "hand on": "let errors of the inside pass: raise the same exception again",
+    "timeout": "end the step after step.timeout seconds, with status 124",
+    "run": "return the status of the step; give it context.env, and context.output a copy of what it writes",
+    "close": "end it in llm_close, and make threads daemons",
+    "show": "leave the key out of messages; declare its variable in secret_env",
+}
+
+
+class Late(BaseException):
+    """The time of a call is over."""
+
+
+class Probe:
+    """One distribution, and everything that was seen of it.
+
+    Attributes:
+        roots: files and directories of its own code.
+        entries: its entry points.
+        texts: all words that it said, for the search for secrets.
+
+    """
+
+    def __init__(self, distribution: str, answers: io.TextIOBase, environ: Mapping[str, str]) -> None:
+        self.distribution = distribution
+        self.answers = answers
+        self.check = ""
+        self.found: list[dict[str, Any]] = []
+        self.environ = dict(environ)
+        self.texts: list[str] = []
+        self.network: list[tuple[str, str | None, int | None]] = []
+        self.blocked = True
+        self.reads: dict[str, tuple[str | None, int | None]] = {}
+        found = installed_plugins()
+        self.everything = found.entries
+        self.damages = [one for one in found.damages if canonical(one.distribution) == canonical(distribution)]
+        self.entries = [one for one in found.entries if canonical(one.distribution) == canonical(distribution)]
+        self.roots = [root for root in map(root_of, {entry.module.partition(".")[0] for entry in self.entries}) if root]
+        self._host: Host | None = None
+        self._server: Any = None
+        self.errors: list[BaseException] = []
+
+    # --- what it says -------------------------------------------------------------------------------------------
+
+    def write(self, **words: Any) -> None:
+        self.answers.write(json.dumps(words) + "\n")
+        self.answers.flush()
+
+    def find(
+        self, message: str, mend: str, place: tuple[str | None, int | None] = (None, None), *, warn: bool = False
+    ) -> None:
+        """Record a finding; a place that stands in the message is taken out of it."""
+        match = _PLACE.search(message)
+        if match and not self.owns(place[0] or ""):
+            place = match[1], int(match[2])
+        if match:
+            message = _PLACE.sub("", message, count=1)
+        severity = "warning" if warn else "error"
+        shown = message.replace(SECRET, "[the key]")
+        finding = {"message": shown, "mend": mend, "file": place[0], "line": place[1], "severity": severity}
+        if finding not in self.found:  # whole and in pieces, the same line is at fault
+            self.found.append(finding)
+            self.write(finding={"check": self.check, **finding})
+
+    def say(self, error: BaseException) -> str:
+        """Return an exception in one line, and remember it."""
+        self.errors.append(error)
+        with suppress(Exception):
+            self.texts.append(f"{error} {getattr(error, 'hint', '')}")
+        return one_line(error)
+
+    # --- whose code it is ---------------------------------------------------------------------------------------
+
+    def owns(self, file: str) -> bool:
+        return any(file == root or file.startswith(root + os.sep) for root in self.roots)
+
+    def frame(self, frame: FrameType | None) -> tuple[str | None, int | None]:
+        """Return the innermost place in the plug-in's own code of a stack."""
+        while frame is not None:
+            if self.owns(frame.f_code.co_filename):
+                return frame.f_code.co_filename, frame.f_lineno
+            frame = frame.f_back
+        return None, None
+
+    def place(self, error: BaseException, function: Any = None) -> tuple[str | None, int | None]:
+        """Return the place in the plug-in's own code that raised an exception, else that of a function."""
+        if isinstance(error, SyntaxError) and error.filename:
+            return error.filename, error.lineno
+        if isinstance(error, PluginError) and error.place:
+            file, _, line = error.place.rpartition(", line ")
+            return file, int(line)
+        found: tuple[str | None, int | None] = (None, None)
+        one: BaseException | None = error
+        while one is not None and found[0] is None:
+            trace = one.__traceback__
+            while trace is not None:
+                if self.owns(trace.tb_frame.f_code.co_filename):
+                    found = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+                trace = trace.tb_next
+            one = one.__cause__ or one.__context__
+        return found if found[0] is not None or function is None else place_of(function)
+
+    # --- the plug-in --------------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> Host:
+        """A host with this plug-in, and backends of the kit to go through its hooks."""
+        if self._host is None:
+            self._host = create_host(self.entries)
+            self._host.register(_Stub(), STUB)
+        return self._host
+
+    @property
+    def server(self) -> Any:
+        """A server with OpenAI's interface."""
+        if self._server is None:
+            from llm.testing._server import Server
+
+            self._server = Server()
+        return self._server
+
+    def mine(self, origin: Origin | None) -> bool:
+        return origin is not None and canonical(origin.distribution or "") == canonical(self.distribution)
+
+    def backends(self) -> list[RegisteredBackend]:
+        """Return its backends, with what they need in the environment."""
+        catalog = self.host.backends()
+        everyone = [*catalog.active, *(one for many in catalog.shadowed.values() for one in many)]
+        found = [one for one in everyone if self.mine(one.origin)]
+        for name in {name for one in found for name in (*one.ready_env, *one.secret_env)}:
+            self.give(name)
+        for name, value in self.environ.items():
+            os.environ[name] = value.format(server=self.server.address, secret=SECRET)
+        return found
+
+    def give(self, name: str) -> None:
+        """Set a variable to an address of the kit's server or to a key."""
+        if name not in self.environ:
+            os.environ[name] = self.server.address if ADDRESS_NAME.search(name) else SECRET
+
+    def recipes(self) -> list[RegisteredRecipe]:
+        return [one for one in self.host.recipes().values() if self.mine(one.origin)]
+
+    def implementations(self, hook: str, *, wrappers: bool = False) -> list[Any]:
+        """Return its implementations of a hook, as pluggy has them."""
+        return [
+            one
+            for one in self.host.caller(hook).get_hookimpls()
+            if isinstance(one.plugin, Guard) and self.mine(one.plugin.origin) and one.wrapper is wrappers
+        ]
+
+    def ask(self, backend: RegisteredBackend, request: Request | str, *, stream: bool = False) -> Completion:
+        """Return what a backend answers; in pieces, its texts are joined by U+241F.
+
+        Raises:
+            BaseException: whatever it raises.
+
+        """
+        request = Request(request) if isinstance(request, str) else request
+        self.blocked = False
+        try:
+            self.host.begin(backend.origin)
+            now = time.monotonic()
+            call = Call(stream=stream, deadline=now + 10, first_deadline=now + 10, silence=10, key=lambda _name: None)
+            answer = backend.complete(request, call)
+            return answer.whole
+        finally:
+            self.blocked = True
+
+    def attempt(self, backend: RegisteredBackend, request: Request | str, **how: Any) -> Completion | BaseException:
+        """Return what a backend answers, or the exception that it raises."""
+        try:
+            return self.ask(backend, request, **how)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - judged by the check
+            self.say(error)
+            return error
+
+    def call(self, hook: str, **arguments: Any) -> list[Any]:
+        """Call its implementations of a hook, one by one; report what goes wrong, and return the results."""
+        results = []
+        for one in reversed(self.implementations(hook)):
+            known = len(self.host.problems)
+            try:
+                result = one.function(*[arguments[name] for name in one.argnames])
+            except D0ttinoError as error:
+                if isinstance(error, InvalidResultError):
+                    self.find(error.message, WORDS["result"].format(hook), self.place(error, one.function))
+                self.say(error)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - reported
+                self.find(f"{hook} raised {self.say(error)}", WORDS["raise"], self.place(error, one.function))
+            else:
+                results.append(result)
+            self.problems(known, one.function)
+        return results
+
+    def problems(self, known: int = 0, function: Any = None) -> None:
+        """Report the problems that the host recorded meanwhile."""
+        for problem in list(self.host.problems)[known:]:
+            if not self.mine(problem.origin):
+                continue
+            place = self.place(problem.error, function) if problem.error is not None else (None, None)
+            if place[0] is None and function is not None:
+                place = place_of(function)
+            self.find(problem.message, problem.hint or WORDS["raise"], place, warn=problem.kind is ProblemKind.CONFLICT)
+
+
+class _Stub:
+    """Backends of the kit: what goes through the hooks of a plug-in."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def pieces(self, prompt: str) -> Iterator[str]:
+        for piece in ("one ", prompt, " two ", "three"):
+            self.taken += 1
+            yield piece
+
+    def refuse(self, prompt: str) -> str:  # noqa: ARG002 - every prompt
+        raise BackendError("refused by the kit", status=429, transient=True, retry_after=7.0)
+
+    @hookimpl
+    def llm_backends(self) -> list[Backend]:
+        """Contribute them."""
+        whole: Callable[[str], str] = lambda prompt: "".join(self.pieces(prompt))  # noqa: E731
+        return [
+            Backend(STUB, whole, stream=self.pieces),
+            Backend(f"{STUB}-local", whole, stream=self.pieces, local=True),
+            Backend(f"{STUB}-refusing", self.refuse),
+        ]
+
+
+def root_of(name: str) -> str | None:
+    """Return the directory of a package, or the file of a module."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return next((str(place) for place in spec.submodule_search_locations), None)
+    return spec.origin
+
+
+def place_of(function: Any) -> tuple[str | None, int | None]:
+    """Return file and first line of a function."""
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    code = getattr(function, "__code__", None)
+    return (None, None) if code is None else (code.co_filename, code.co_firstlineno)
+
+
+EXIT: Final = os._exit
+
+
+def watch(probe: Probe) -> None:
+    """Record uses of the network, variables that are read, and ends of the process, each with its place."""
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.connect":
+            address = arguments[1]
+            local = not isinstance(address, tuple) or str(address[0]).startswith(("127.", "::1"))
+        elif event == "socket.getaddrinfo":
+            address, local = arguments[:2], str(arguments[0]) in {"127.0.0.1", "localhost", "::1"}
+        else:
+            return
+        if probe.blocked or not local:
+            place = probe.frame(sys._getframe(1))
+            probe.network.append((f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address), *place))
+            raise OSError("there is no network in a check")
+
+    class Environ(type(os.environ)):  # type: ignore[misc]
+        """The environment, which records the variables that the plug-in reads."""
+
+        def __getitem__(self, name: str) -> str:
+            place = probe.frame(sys._getframe(1))
+            if place[0] is not None or probe.check == "answers":
+                probe.reads.setdefault(name, place)
+            found: str = super().__getitem__(name)
+            return found
+
+    def ended(status: int) -> NoReturn:  # noqa: ARG001 - any ends it
+        probe.find("it ends the whole process by os._exit", "raise an exception instead", probe.frame(sys._getframe(1)))
+        EXIT(70)
+
+    os.environ.__class__ = Environ
+    os._exit = ended
+    sys.addaudithook(audit)

@@ -1,0 +1,384 @@
+"""The conformance kit: everything that is known to go wrong with plug-ins, tried on one of them.
+
+One line in the tests of a plug-in makes a test of each check:
+
+```python
+from llm.testing import conformance
+
+test_conformance = conformance.suite("acme-greeter")
+```
+
+`ai-cli plugins check` does the same. The plug-in runs in processes of its own, with an empty home directory and without
+a network: one that hangs, crashes or ends its process fails that check, and the others go on.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llm import __version__
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP, installed_plugins
+from llm.errors import D0ttinoError, UnknownNameError, UsageError
+from llm.hooks._entrypoints import canonical
+from llm.testing import write_distribution
+
+__all__ = ["CHECKS", "Finding", "Report", "Result", "check", "suite"]
+
+#: The checks, in order, and the question that each answers. docs/guides/conformance.md has a section of each name.
+CHECKS: Final[Mapping[str, str]] = {
+    "metadata": "does the package say what it is, and that it needs d0ttino?",
+    "entry points": "do its entry points name something that is there?",
+    "import": "is it imported quickly and quietly, without a trace?",
+    "contract": "do its hooks, backends and recipes keep to the contract?",
+    "names": "does it take a name that is taken?",
+    "configuration": "does it work without configuration, and refuse a wrong one?",
+    "readiness": "does it say whether it is ready without a network?",
+    "answers": "is the answer text, and the same whole and in pieces?",
+    "prompts": "does it take empty, huge and foreign prompts, or refuse them by an error of its own?",
+    "conversations": "does it take messages, system prompts and attachments?",
+    "deadlines": "does it end at the deadline of a call?",
+    "interrupts": "does Ctrl-C end it, wherever it is?",
+    "errors": "do its errors say the status of the server, and whether to try again?",
+    "threads": "do several threads get the right answers?",
+    "fork and pickle": "does it answer after a fork, and can its errors be pickled?",
+    "recipes": "are the steps of its recipes valid, and is the goal quoted?",
+    "requests": "do its hooks for requests return what they may?",
+    "wrappers": "do its wrappers yield once, and hand on pieces and errors?",
+    "steps": "do its hooks for steps return what they may, and run what they are given?",
+    "observers": "do its other hooks take what they are told?",
+    "commands": "are its commands there, with help?",
+    "closing": "does it close, and leave nothing running?",
+    "secrets": "do keys stay out of all that it says, and does it declare where it takes them from?",
+}
+
+PAGE: Final = "https://github.com/d0ttino/d0ttino/blob/main/docs/guides/conformance.md"
+
+#: Seconds that one check may take.
+SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a plug-in.
+
+    Attributes:
+        check: the check that found it.
+        message: the fault, in one line.
+        mend: what to do.
+        file: the file at fault; `None`: it is not one file's.
+        line: the line in it, from 1.
+        severity: `error`, or `warning` for what costs users something and still works.
+
+    """
+
+    check: str
+    message: str
+    mend: str
+    file: str | None = None
+    line: int | None = None
+    severity: str = "error"
+
+    @property
+    def docs(self) -> str:
+        """The address of the section of the documentation."""
+        return f"{PAGE}#{self.check.replace(' ', '-')}"
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
+        return f"{place}{self.severity}: {self.message}\n  mend: {self.mend}\n  see {self.docs}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as JSON-ready data."""
+        return {**vars(self), "docs": self.docs}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of one check.
+
+    Attributes:
+        check: its name.
+        status: `passed`, `failed`, or `skipped` where there is nothing to check.
+        findings: what it found; warnings alone do not fail it.
+        note: why it was skipped.
+
+    """
+
+    check: str
+    status: str
+    findings: tuple[Finding, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The end of all checks of one distribution.
+
+    Attributes:
+        distribution: its name.
+        version: its version.
+        results: the end of each check.
+
+    """
+
+    distribution: str
+    version: str | None
+    results: tuple[Result, ...]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Everything that was found."""
+        return [finding for result in self.results for finding in result.findings]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(result.status != "failed" for result in self.results)
+
+    @property
+    def summary(self) -> str:
+        """How many of the checks passed, in words."""
+        ran = [result for result in self.results if result.status != "skipped"]
+        good = sum(result.status == "passed" for result in ran)
+        return f"{good} of {len(ran)} checks"
+
+    @property
+    def badge(self) -> str:
+        """A badge for a README, as Markdown."""
+        colour = "brightgreen" if self.passed else "red"
+        words = f"d0ttino {__version__}-{self.summary}".replace(" ", "%20")
+        return f"[![d0ttino](https://img.shields.io/badge/{words}-{colour})]({PAGE})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON-ready data."""
+        results = [{**vars(one), "findings": [finding.to_json() for finding in one.findings]} for one in self.results]
+        return {
+            "distribution": self.distribution,
+            "version": self.version,
+            "d0ttino": __version__,
+            "passed": self.passed,
+            "summary": self.summary,
+            "badge": self.badge,
+            "checks": results,
+        }
+
+
+def check(
+    target: str | Path,
+    *,
+    checks: Sequence[str] = tuple(CHECKS),
+    environ: Mapping[str, str] | None = None,
+    seconds: float = SECONDS,
+) -> Report:
+    """Check a plug-in.
+
+    Args:
+        target: the name of an installed distribution or plug-in; or the directory of a package, which need not be
+            installed.
+        checks: names of the checks to make.
+        environ: environment variables that it needs. `{server}` in a value is the address of a server with OpenAI's
+            interface that misbehaves on cue, `{secret}` a key. Variables that backends declare get such values anyway.
+        seconds: how long one check may take.
+
+    Raises:
+        UnknownNameError: nothing of that name is installed.
+        UsageError: the directory has no package whose entry points are known.
+
+    """
+    with _subject(target) as (distribution, version, path):
+        found: dict[str, Result] = {}
+        waiting = [name for name in CHECKS if name in checks]
+        while waiting:
+            results, died = _run(distribution, waiting, path, dict(environ or {}), seconds)
+            found.update({result.check: result for result in results})
+            if died is not None:
+                before = found.get(died.check)
+                found[died.check] = Result(died.check, "failed", (*(before.findings if before else ()), died))
+            # A process that ends without having begun a check would be started for ever.
+            waiting = [name for name in waiting if name not in found]
+            if died is None and not results:
+                break
+        return Report(distribution, version, tuple(found[name] for name in CHECKS if name in found))
+
+
+def suite(target: str | Path, *, environ: Mapping[str, str] | None = None, skip: Sequence[str] = ()) -> Any:
+    """Return a test for pytest, with one case for each check; the checks are made when the first of them runs.
+
+    Args:
+        target: see `check`.
+        environ: see `check`.
+        skip: names of checks to leave out.
+
+    """
+    import pytest
+
+    reports: list[Report] = []
+    names = [name for name in CHECKS if name not in skip]
+
+    @pytest.mark.parametrize("name", names)
+    def test_conformance(name: str) -> None:
+        if not reports:
+            reports.append(check(target, checks=names, environ=environ))
+        result = next(one for one in reports[0].results if one.check == name)
+        if result.status == "skipped":
+            pytest.skip(result.note)
+        if result.status == "failed":
+            pytest.fail("\n".join(map(str, result.findings)), pytrace=False)
+
+    return test_conformance
+
+
+@contextmanager
+def _subject(target: str | Path) -> Iterator[tuple[str, str | None, list[str]]]:
+    """Yield name and version of a distribution, and the directories in which it and its metadata are."""
+    if isinstance(target, Path) or os.sep in target or os.path.isdir(target):
+        with tempfile.TemporaryDirectory(prefix="d0ttino-check-") as staging:
+            yield _staged(Path(target).absolute(), Path(staging))
+        return
+    names, entries, damages = installed_plugins()
+    for entry in entries:
+        if target in (entry.name, entry.distribution) or canonical(target) == canonical(entry.distribution):
+            yield entry.distribution, entry.version, []
+            return
+    damaged = next((one for one in damages if canonical(one.distribution) == canonical(target)), None)
+    if damaged is None and canonical(target) not in names:
+        known = {name for entry in entries for name in (entry.name, entry.distribution)}
+        raise UnknownNameError("installed plug-in", target, known, hint="A directory is checked by its path: ./NAME")
+    yield target, damaged.version if damaged else None, []
+
+
+def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]:
+    """Write the metadata that an installation of a source tree would have."""
+    import tomllib
+
+    file = directory / "pyproject.toml"
+    try:
+        project: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+    except FileNotFoundError:
+        raise UsageError(f"{directory} has no pyproject.toml", hint="name the directory of a package") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    name, groups = project.get("name"), project.get("entry-points", {})
+    if not isinstance(name, str) or not isinstance(groups, dict):
+        raise UsageError(f"{file} names no package in [project]", hint="install it, and check it by its name")
+    version = str(project.get("version", "0"))
+    fields = [("Summary", project.get("description")), ("Requires-Python", project.get("requires-python"))]
+    fields += [("Requires-Dist", requirement) for requirement in project.get("dependencies", [])]
+    dynamic = project.get("dynamic", [])
+    fields += [("Summary", "dynamic")] if "description" in dynamic else []
+    licence = project.get("license")
+    fields += [("License", str(licence))] if licence else []
+    entries = {group: {str(key): str(value) for key, value in many.items()} for group, many in groups.items()}
+    write_distribution(staging, name, version=version, entry_points=entries, files={})
+    with open(staging / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA", "a", encoding="utf-8") as file_:
+        file_.writelines(f"{key}: {' '.join(str(value).split())}\n" for key, value in fields if value)
+    source = directory / "src" if (directory / "src").is_dir() else directory
+    return name, version, [str(staging), str(source)]
+
+
+#: The process finds the same `llm` as this one, and nothing in its working directory.
+_PROGRAM: Final = "import sys; sys.path[:0] = sys.argv[3:]; from llm.testing._checks import main; main()"
+
+
+def _run(
+    distribution: str, checks: Sequence[str], path: list[str], environ: dict[str, str], seconds: float
+) -> tuple[list[Result], Finding | None]:
+    """Make checks in one process; return their results, and the end of the process if it ended before its time."""
+    with tempfile.TemporaryDirectory(prefix="d0ttino-check-") as home:
+        root = str(Path(__file__).parents[2])
+        command = [sys.executable, "-P", "-c", _PROGRAM, distribution, json.dumps([*checks]), *path, root]
+        faults, answers = Path(home, "faults"), Path(home, "answers")
+        words = {"seconds": seconds, "faults": str(faults), "answers": str(answers), "environ": environ}
+        python_path = os.pathsep.join([*path, root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        with open(Path(home, "output"), "wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=home,
+                env={**_environment(home), "PYTHONPATH": python_path, "D0TTINO_PROBE": json.dumps(words)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            try:
+                status: int | None = process.wait(timeout=(seconds + 10) * len(checks))
+            except subprocess.TimeoutExpired:
+                status = None
+            finally:
+                _kill(process)
+        lines = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
+        began, results = _read(lines)
+        open_ = [name for name in began if name not in {result.check for result in results}]
+        if status == 0 and not open_:
+            return results, None
+        printed = Path(home, "output").read_text(encoding="utf-8", errors="replace").strip()
+        if not open_:
+            raise D0ttinoError(f"the check of {distribution} could not begin: {printed[-500:]}")
+        name = open_[0]
+        found = [Finding(**json.loads(line)["finding"]) for line in lines if f'"check": "{name}"' in line]
+        if found:  # it told itself why it ends
+            return [*results, Result(name, "failed", tuple(found))], None
+        trace = faults.read_text(encoding="utf-8", errors="replace") if faults.exists() else ""
+        return results, _death(name, status, trace, printed, json.loads(lines[0]).get("roots", []) if lines else [])
+
+
+def _environment(home: str) -> dict[str, str]:
+    """Return an environment of somebody who has configured nothing."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "XDG_", "D0TTINO_"))}
+    return {**kept, "HOME": home, "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those that it started."""
+    import signal
+    from contextlib import suppress
+
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _read(lines: list[str]) -> tuple[list[str], list[Result]]:
+    """Return which checks began, and the results of those that ended."""
+    began: list[str] = []
+    results = []
+    findings: dict[str, list[Finding]] = {}
+    for line in lines:
+        said = json.loads(line)
+        if "began" in said:
+            began.append(said["began"])
+        elif "finding" in said:
+            finding = Finding(**said["finding"])
+            findings.setdefault(finding.check, []).append(finding)
+        elif "ended" in said:
+            mine = tuple(findings.get(said["ended"], ()))
+            failed = any(one.severity == "error" for one in mine)
+            status = "failed" if failed else "skipped" if said["note"] else "passed"
+            results.append(Result(said["ended"], status, mine, "" if failed else said["note"]))
+    return began, results
+
+
+def _death(name: str, status: int | None, trace: str, printed: str, roots: list[str]) -> Finding:
+    """Return what to say of a check whose process ended or had to be ended."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', trace)
+    own = next(
+        (one for one in frames if any(one[0] == root or one[0].startswith(root + os.sep) for root in roots)), None
+    )
+    file, line = (own[0], int(own[1])) if own else (None, None)
+    if "Timeout" in trace or status is None:
+        return Finding(name, "it does not come back", "end what waits: give it a timeout", file, line)
+    last = f": {printed.splitlines()[-1][:200]}" if printed else ""
+    how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+    return Finding(name, f"it ends the whole process, with {how}{last}", "raise an exception instead", file, line)
+
+
+#: The groups of entry points that count.
+GROUPS: Final = (BACKEND_GROUP, RECIPE_GROUP)
