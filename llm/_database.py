@@ -34,16 +34,21 @@ _REMOTE: Final = frozenset(
     | {"fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
 )
 
-_STATE_VERSION: Final = 1
-#: The tables of `state.db`: attempts are the usage ledger, cooldowns the circuit breaker's, taken the names of older
-#: files whose content is in here.
+_STATE_VERSION: Final = 2
+#: The tables of `state.db`: attempts are the usage ledger, cooldowns the circuit breaker's, pacing and sends the
+#: pacer's, taken the names of older files whose content is in here.
 _STATE: Final = """
-CREATE TABLE attempts (
+CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY, time TEXT, backend TEXT, model TEXT, plugin TEXT, distribution TEXT, ms REAL,
     error_type TEXT, status INTEGER, input_tokens INTEGER, output_tokens INTEGER, cost REAL, estimated INTEGER
 );
-CREATE TABLE cooldowns (backend TEXT PRIMARY KEY, failures INTEGER, times INTEGER, last REAL, error TEXT) WITHOUT ROWID;
-CREATE TABLE taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cooldowns (
+    backend TEXT PRIMARY KEY, failures INTEGER, times INTEGER, last REAL, error TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pacing (key TEXT PRIMARY KEY, hold REAL NOT NULL, count REAL, seconds REAL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sends (id INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL, tokens INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS sends_by_key ON sends (key, at);
 """
 
 
@@ -56,7 +61,7 @@ class Database:
 
     Args:
         path: the file. It is made by the first change.
-        tables: the statements that make what is in it.
+        tables: the statements that make what is in it, or what an older version lacks.
         version: the version of these.
         pragmas: statements for each connection.
 
@@ -168,7 +173,7 @@ class Database:
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             try:
-                if connection.execute("PRAGMA user_version").fetchone() == (0,):
+                if connection.execute("PRAGMA user_version").fetchone()[0] < self._version:
                     execute_all(connection, self._tables)
                     connection.execute(f"PRAGMA user_version = {self._version}")
             except BaseException:

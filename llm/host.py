@@ -127,6 +127,8 @@ class _Dispatch:
     def llm_complete(self, request: Request, backend: RegisteredBackend, call: Call) -> Answer:
         """Return the backend's answer: whole, or one that has begun, so that wrappers see its failures."""
         self._host.begin(backend.origin)
+        if call.turn is not None:
+            call = call.turn.begin(call)
         answer = backend.complete(request, call)
         if call.stream:
             answer.begin()

@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from dataclasses import replace
 from time import monotonic, perf_counter_ns
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from llm._frozen import dataclass, field
 from llm.errors import InvalidResultError, attributed
@@ -318,6 +318,8 @@ class Call:
             says nothing does not use up all the time.
         silence: seconds to wait for each further piece; `None`: no limit.
         key: returns the key of a name from the user's stores, `None` if there is none; `None`: there is no store.
+        turn: its turn among many requests: a backend over HTTP hands `turn.heed` the headers of each answer, which may
+            tell what is left of the server's limits; `None`: requests are not paced.
 
     """
 
@@ -327,6 +329,7 @@ class Call:
     first_deadline: float | None = None
     silence: float | None = None
     key: Callable[[str], str | None] | None = field(default=None, repr=False, compare=False)
+    turn: "Turn | None" = field(default=None, repr=False, compare=False)
 
     def __init__(
         self,
@@ -336,6 +339,7 @@ class Call:
         first_deadline: float | None = None,
         silence: float | None = None,
         key: Callable[[str], str | None] | None = None,
+        turn: "Turn | None" = None,
     ) -> None:
         self.__dict__.update(
             attempt=attempt,
@@ -344,6 +348,7 @@ class Call:
             first_deadline=first_deadline,
             silence=silence,
             key=key,
+            turn=turn,
         )
 
     def wait(self, heard: float | None = None) -> float | None:
@@ -358,6 +363,16 @@ class Call:
             ends.append(heard + self.silence)
         known = [end for end in ends if end is not None]
         return min(known) - monotonic() if known else None
+
+
+class Turn(Protocol):
+    """The turn of one request among many."""
+
+    def begin(self, call: Call) -> Call:
+        """Wait for the turn, and return the call with deadlines that are later by that time; the host does."""
+
+    def heed(self, headers: Mapping[str, str]) -> None:
+        """Learn from the headers of the server's answer what is left of its limits."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from llm.config import Settings
     from llm.host import Host
+    from llm.routing.pacing import Pacer
+    from llm.routing.retries import RetryPolicy
 
 #: So many prompts are under way for each worker: one that takes long does not make the others wait for work.
 _AHEAD: Final = 4
@@ -32,6 +34,8 @@ _CHUNK_FACTOR: Final = 64
 _CHUNK_AGE: Final = 0.1
 #: For so many seconds, an interrupted batch waits for what other processes have answered.
 _GRACE: Final = 0.6
+#: So many seconds pass between two notes of long waits.
+_QUIET: Final = 5.0
 #: A prompt whose worker was lost is sent so often in all.
 _MOST_TRIES: Final = 3
 
@@ -181,8 +185,21 @@ class _Office(Protocol):
 class _Threads(_Office):
     """Threads of this process that answer prompts."""
 
-    def __init__(self, host: "Host", settings: "Settings | None", max_workers: int) -> None:
+    def __init__(
+        self,
+        host: "Host",
+        settings: "Settings | None",
+        max_workers: int,
+        pacer: "Pacer",
+        on_note: Callable[[str], object],
+    ) -> None:
+        from llm.routing.retries import RetryPolicy
+
         self._host = host
+        self._on_note = on_note
+        self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._quiet_until = 0.0
+        self._retries = RetryPolicy(pacer=pacer, ended=lambda: self.closed, on_hold=self._note)
         self._settings = settings
         self._max_workers = max_workers
         self._workers = self._under_way = 0
@@ -203,7 +220,9 @@ class _Threads(_Office):
             threading.Thread(target=self._work, name=f"send_many-{self._workers}", daemon=True).start()
         self._jobs.put((number, request, copy_context()))
 
-    def catch_up(self) -> None: ...
+    def catch_up(self) -> None:
+        while not self._notes.empty():
+            self._on_note(self._notes.get())
 
     def flush(self) -> None: ...
 
@@ -226,20 +245,29 @@ class _Threads(_Office):
 
     def _outcome(self, number: int, request: Request) -> Outcome:
         try:
-            return Outcome(number, request, _answered(request, self._host, self._settings))
+            return Outcome(number, request, _answered(request, self._host, self._settings, self._retries))
         except D0ttinoError as error:
             return Outcome(number, request, error=error)
 
+    def _note(self, note: str) -> None:
+        """Have the reader's thread tell of a long wait; many requests wait for the same one."""
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return
+        self._quiet_until = now + _QUIET
+        self._notes.put(note)
+        self.wake.put(None)
 
-def _answered(request: Request, host: "Host", settings: "Settings | None") -> Completion:
+
+def _answered(request: Request, host: "Host", settings: "Settings | None", retries: "RetryPolicy") -> Completion:
     """Answer a request; an answer that is to follow a schema is checked."""
     from llm.routing.router import complete
 
     if "schema" not in request.metadata:
-        return complete(request, host=host, settings=settings)
+        return complete(request, host=host, settings=settings, retries=retries)
     from llm.routing.schema import complete_checked
 
-    return complete_checked(request, lambda one: complete(one, host=host, settings=settings))
+    return complete_checked(request, lambda one: complete(one, host=host, settings=settings, retries=retries))
 
 
 # --- other processes ------------------------------------------------------------------------------------------------
@@ -254,6 +282,9 @@ class Surroundings:
         all_blocked: what blocks every plug-in that is not built in.
         keep_state: whether the circuit breaker and the usage ledger of this user count.
         settings: the configuration; `None`: that of environment and file.
+        rpm: requests that each server takes in a minute.
+        tpm: the same in tokens.
+        refused: the backends whose credentials were refused to other workers, and why each is not used any more.
 
     """
 
@@ -261,6 +292,9 @@ class Surroundings:
     all_blocked: str | None = None
     keep_state: bool = False
     settings: "Settings | None" = field(default=None, compare=False)
+    rpm: int | None = field(default=None, compare=False)
+    tpm: int | None = field(default=None, compare=False)
+    refused: "Mapping[str, str]" = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,12 +321,14 @@ class Done:
         answers: by position in the chunk, the completion or the error. An interrupted chunk lacks some.
         seconds: how long it took.
         notes: what the user should be told of plug-ins and state there, one line each.
+        refused: the backends whose credentials were refused, and why each is not used any more.
 
     """
 
     answers: Mapping[int, Completion | D0ttinoError]
     seconds: float
     notes: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def answer(job: Job) -> Done:
@@ -300,17 +336,34 @@ def answer(job: Job) -> Done:
 
     In the main thread, SIGINT ends it early, with what is answered until then.
     """
+    from llm.routing.fallback import credential_of, health_of
+
     started = time.monotonic()
-    host, notes = _workplaces.host_for(job.surroundings)
+    there = job.surroundings
+    host, notes = _workplaces.host_for(there)
+    health, backends = health_of(host), host.backends()
+    for name, why in there.refused.items():
+        if name in backends:
+            health.refused.setdefault(credential_of(backends[name]), why)
     answers: dict[int, Completion | D0ttinoError] = {}
-    outcomes = send_many(job.requests, max_workers=job.workers, host=host, settings=job.surroundings.settings)
+    told: list[str] = []
+    outcomes = send_many(
+        job.requests,
+        max_workers=job.workers,
+        host=host,
+        settings=there.settings,
+        rpm=there.rpm,
+        tpm=there.tpm,
+        on_note=told.append,
+    )
     with outcomes, _ended_by_sigint(outcomes):
         for outcome in outcomes:
             _keep(outcome, answers)
         for outcome in outcomes.take_finished():
             _keep(outcome, answers)
-    told = (*notes, *(str(problem) for problem in host.problems))
-    return Done(answers, time.monotonic() - started, tuple(dict.fromkeys(told)))
+    told += [*notes, *(str(problem) for problem in host.problems)]
+    refused = {name: why for (name, _), why in health.refused.items()}
+    return Done(answers, time.monotonic() - started, tuple(dict.fromkeys(told)), refused)
 
 
 def _keep(outcome: Outcome, answers: dict[int, Completion | D0ttinoError]) -> None:
@@ -373,6 +426,7 @@ class _Chunks(_Office):
         self._on_note = on_note
         self._notes: deque[str] = deque()
         self._noted: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._size = workers
         self._next: list[tuple[int, Request]] = []
         self._since = 0.0
@@ -418,7 +472,8 @@ class _Chunks(_Office):
             time.sleep(0.005)
 
     def _send(self, chunk: Sequence[tuple[int, Request]], tries: int) -> None:
-        job = Job(tuple(request for _, request in chunk), self._workers, self._surroundings)
+        there = replace(self._surroundings, refused=dict(self._refused))
+        job = Job(tuple(request for _, request in chunk), self._workers, there)
         try:
             future = self._executor.submit(answer, job)
         except Exception as error:
@@ -438,6 +493,7 @@ class _Chunks(_Office):
                 self.ready[number] = Outcome(number, request, completion, failure)
             for note in done.notes:
                 self._note(note)
+            self._refused.update(done.refused)
             missing = [one for position, one in enumerate(chunk) if position not in done.answers]
             self._adapt(len(chunk), done.seconds)
         if missing and not self.closed:
@@ -517,6 +573,8 @@ def send_many(
     host: "Host | None" = None,
     settings: "Settings | None" = None,
     executor: "Executor | None" = None,
+    rpm: int | None = None,
+    tpm: int | None = None,
     on_note: Callable[[str], object] = _log,
 ) -> Outcomes:
     """Answer many prompts, several at a time.
@@ -539,8 +597,10 @@ def send_many(
         settings: the configuration; by default that of environment and file.
         executor: answers the prompts in other processes, in chunks; see the hook `llm_executor`. There, plug-ins are
             those that are installed: what this program registered stays here. Whoever made it shuts it down.
-        on_note: told, in one sentence each, of workers that were lost, and of faults in other processes; by default
-            they are logged.
+        rpm: requests that each server takes in a minute; what a server itself says, and its settings, count too.
+        tpm: the same in tokens.
+        on_note: told, in one sentence each, of long waits for a server, of workers that were lost, and of faults in
+            other processes; by default they are logged.
 
     Returns:
         An iterator of outcomes, in the order of the prompts. A prompt that fails does not end it: its
@@ -560,8 +620,24 @@ def send_many(
     )
     host = current_host() if host is None else host
     if executor is None:
-        return Outcomes(requests, _Threads(host, settings, max_workers))
-    return Outcomes(requests, _Chunks(executor, max_workers, _surroundings(host, settings), on_note))
+        return Outcomes(requests, _Threads(host, settings, max_workers, _pacer_of(host, rpm, tpm), on_note))
+    surroundings = replace(_surroundings(host, settings), rpm=rpm, tpm=tpm)
+    return Outcomes(requests, _Chunks(executor, max_workers, surroundings, on_note))
+
+
+def _pacer_of(host: "Host", rpm: int | None, tpm: int | None) -> "Pacer":
+    """Return the pacer of a host; what it learned, it knows as long as the host lives."""
+    from llm.routing.breaker import keeps_state
+    from llm.routing.fallback import health_of
+    from llm.routing.pacing import Pacer
+
+    health = health_of(host)
+    if health.pacer is None:
+        from llm._database import state_database
+
+        health.pacer = Pacer(state_database() if keeps_state(host) else None)
+    health.pacer.rpm, health.pacer.tpm = rpm, tpm
+    return health.pacer
 
 
 def _surroundings(host: "Host", settings: "Settings | None") -> Surroundings:

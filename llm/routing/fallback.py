@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from time import time
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from llm.config import Limits, Settings
 from llm.contributions import RegisteredBackend
@@ -20,8 +20,19 @@ from llm.routing.policy import estimated_tokens
 from llm.routing.retries import Failure, RetryPolicy, failure_of
 from llm.types import Answer, Attempt, Call, Candidate, Completion, Rejection, Request, Route, Usage
 
+if TYPE_CHECKING:
+    from llm.routing.pacing import Pacer, Turn
+
 _NO_LIMITS = Limits()
 
+#: A credential is not used any more after so many answers with 403 in a row: one that worked before, and one that did
+#: not, if there are many prompts.
+_REFUSALS = 20
+_FIRST_REFUSALS = 3
+#: A prompt that was refused so often because of a limit fails.
+_MOST_WAITS = 30
+#: Seconds from which on it is told that a server asks to wait.
+_LONG_WAIT = 5.0
 #: Importing a plug-in that takes longer is reported, in seconds: it counts into the time of the request.
 _SLOW_IMPORT = 1.0
 
@@ -42,12 +53,31 @@ class Health:
     Attributes:
         breaker: the circuit breaker, if there is one.
         refused: why a credential that a server refused is not used again; see `credential_of`.
+        pacer: gives requests their turn; there is one once many were sent.
 
     """
 
     def __init__(self) -> None:
         self.breaker: Breaker | None = None
         self.refused: dict[tuple[str, int], str] = {}
+        self.pacer: Pacer | None = None
+        self._worked: set[str] = set()
+        self._refusals: dict[str, int] = {}
+
+    def note_answer(self, backend: str) -> None:
+        """Note that the credential of a backend works."""
+        self._worked.add(backend)
+        if self._refusals:
+            self._refusals.pop(backend, None)
+
+    def note_refusal(self, backend: RegisteredBackend, status: int, *, of_many: bool) -> None:
+        """Use a credential no more that was refused. A 403 may be about the prompt: it takes some of them in a row."""
+        count = self._refusals[backend.name] = self._refusals.get(backend.name, 0) + 1
+        enough = _REFUSALS if backend.name in self._worked else _FIRST_REFUSALS if of_many else 1
+        if status != 403 or count >= enough:
+            self.refused[credential_of(backend)] = (
+                f"its credential was refused before in this run (HTTP {status}); it is not tried again"
+            )
 
 
 def health_of(host: Host) -> Health:
@@ -124,7 +154,7 @@ class Fallback:
         self._timeout = retries.timeout if request.timeout is None else request.timeout
         self._deadline = self._started + self._timeout
         self._max_attempts = retries.max_attempts if request.max_attempts is None else request.max_attempts
-        self._too_small = 0
+        self._too_small = self._waits = 0
 
     def first(self) -> tuple[Try, Answer]:
         """Return the first attempt that does not fail, and its answer: whole, or one that has begun.
@@ -138,22 +168,26 @@ class Fallback:
             candidates = self._allowed()
             for position, candidate in enumerate(candidates, 1):
                 if self.attempts:
-                    if len(self.attempts) >= self._max_attempts or self._clock() >= self._deadline:
+                    if len(self.attempts) - self._waits >= self._max_attempts or self._clock() >= self._deadline:
                         break
                     if self._left_out(candidate, self._why_refused(candidate) or self._why_too_small(candidate)):
                         continue
                 others = len(candidates) - position
-                for tries in range(1, self._retries.per_backend + 1):
+                tries = 0
+                while True:
+                    tries += 1
                     this, cause = self._begin(candidate, others), None
                     try:
-                        this, answer = self._ask(this)
+                        this, answer = self._ask(this) if this.call.turn is None else self._ask_in_turn(this)
                     except PLUGIN_FAULTS as error:
                         cause = error  # handled below: what an observer of the failure raises is no part of it
                     else:
                         if answer is not None:
                             return this, answer
                     failure = self._nobody(this) if cause is None else self.failed(this, cause)
-                    if not self._again(failure, tries, others, this.call):
+                    if failure.limited and self._waits_for_turn(this, failure):
+                        tries -= 1
+                    elif not self._again(failure, tries, others, this.call):
                         break
             raise self._no_answer() from cause
         finally:
@@ -167,6 +201,7 @@ class Fallback:
         backend, usage, now = self._backends[this.candidate.backend], facts.usage, self._clock()
         asked = answer.origin == backend.origin
         if asked:
+            self._health.note_answer(backend.name)
             usage = self._usage(this.candidate, text, usage)
         self._record(
             Attempt(
@@ -207,9 +242,7 @@ class Fallback:
         if not is_backends:
             hint = hint or f"to do without it: --no-plugin {origin.plugin}"
         if is_backends and failure.refused:
-            self._health.refused[credential_of(backend)] = (
-                f"its credential was refused before in this run (HTTP {failure.status or 401}); it is not tried again"
-            )
+            self._health.note_refusal(backend, failure.status or 401, of_many=this.call.turn is not None)
         if isinstance(error, ContextTooLongError):
             given = error.limit if isinstance(error.limit, int) else None
             limit = given or self._limits(this.candidate).max_tokens or estimated_tokens(self.request.prompt)
@@ -229,7 +262,8 @@ class Fallback:
             place_of(error),
             time(),
         )
-        self._record(attempt, healthy=False if is_backends and failure.transient else None)
+        is_unwell = failure.transient and not (failure.limited and this.call.turn is not None)
+        self._record(attempt, healthy=False if is_backends and is_unwell else None)
         return failure
 
     def check_time(self, this: Try) -> None:
@@ -326,6 +360,7 @@ class Fallback:
             (now + self._deadline) / 2 if others else self._deadline,
             self._timeout,
             self._host.key,
+            None if self._retries.pacer is None else self._turn(self._retries.pacer, candidate),
         )
         return Try(candidate, request, call, now)
 
@@ -353,12 +388,48 @@ class Fallback:
                 self.check_model(this, answer)
         return this, answer
 
+    def _turn(self, pacer: "Pacer", candidate: Candidate) -> "Turn":
+        server = {} if self._settings is None else self._settings.servers.get(candidate.backend, {})
+        tokens = estimated_tokens(self.request.as_text)
+        backend = self._backends[candidate.backend]
+        return pacer.turn(backend, tokens, server.get("rpm"), server.get("tpm"), self._retries.ended)
+
+    def _ask_in_turn(self, this: Try) -> tuple[Try, Answer | None]:
+        """Ask a candidate when it is the request's turn; the time of the request does not run before."""
+        turn = cast("Turn", this.call.turn)
+        failure: Failure | None = Failure()
+        usage = None
+        try:
+            this, answer = self._ask(this)
+            failure = None
+            if answer is not None and answer.facts is not None:
+                usage = answer.facts.usage
+        except PLUGIN_FAULTS as error:
+            failure = failure_of(error)
+            raise
+        finally:
+            turn.end(failure, None if usage is None else usage.tokens)
+            self._deadline += turn.waited
+        return this._replace(began=this.began + turn.waited), answer
+
+    def _waits_for_turn(self, this: Try, failure: Failure) -> bool:
+        """Whether a request that a limit refused is sent again in its turn; that counts as no attempt."""
+        if this.call.turn is None:
+            return False
+        self._waits += 1
+        wait = failure.retry_after or 0.0
+        if self._retries.on_hold is not None and wait >= _LONG_WAIT and self._waits == 1:
+            self._retries.on_hold(
+                f"{self.attempts[-1].backend} takes no more at the moment, and asks to wait {wait:.0f} s"
+            )
+        return self._waits <= _MOST_WAITS and self._clock() < self._deadline
+
     def _again(self, failure: Failure, tries: int, others: int, call: Call) -> bool:
         """Wait for the next attempt of the same candidate; return whether there is one."""
         # A further attempt never takes the last chance of a candidate that was not asked at all.
         if not failure.transient or tries >= self._retries.per_backend:
             return False
-        if len(self.attempts) + others >= self._max_attempts:
+        if len(self.attempts) - self._waits + others >= self._max_attempts:
             return False
         now = self._clock()
         if call.first_deadline is not None and now >= call.first_deadline:

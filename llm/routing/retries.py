@@ -3,11 +3,14 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llm._frozen import dataclass
 from llm.errors import AuthenticationError, BackendError, is_transient_status
 from llm.types import Attempt
+
+if TYPE_CHECKING:
+    from llm.routing.pacing import Pacer
 
 #: Classes of requests that mean what `ConnectionError` and `TimeoutError` mean.
 _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError")
@@ -35,6 +38,10 @@ class RetryPolicy:
             do not come back at the same moment.
         on_wait: told of a failed attempt, and how many seconds from now the next one is made.
         on_attempt: told the backend that is asked next.
+        pacer: gives requests their turn; `None`: they are sent at once. Their time does not run while they wait for it,
+            and a refusal because of a server's limit costs them no attempt.
+        on_hold: told in one sentence that a server asks to wait for long.
+        ended: whether nobody wants the answer any more, so that it is not sent when its turn comes.
 
     """
 
@@ -48,6 +55,9 @@ class RetryPolicy:
     chance: Callable[[], float] = _random
     on_wait: Callable[[Attempt, float], object] | None = None
     on_attempt: Callable[[str], object] | None = None
+    pacer: "Pacer | None" = None
+    on_hold: Callable[[str], object] | None = None
+    ended: Callable[[], bool] = lambda: False
 
     def wait(self, tries: int, retry_after: float | None) -> float:
         """Return how many seconds to wait after so many tries of one candidate."""
@@ -71,6 +81,11 @@ class Failure:
     status: int | None = None
     retry_after: float | None = None
     refused: bool = False
+
+    @property
+    def limited(self) -> bool:
+        """Whether a limit of the server is reached, so that it takes the request later."""
+        return self.transient and (self.status == 429 or (self.status == 503 and self.retry_after is not None))
 
 
 def failure_of(error: BaseException) -> Failure:

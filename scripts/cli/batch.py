@@ -323,6 +323,10 @@ class Progress:
     "--on", "where", metavar="PLACE", help="Answer in other processes: processes:N, or a place that a plug-in knows."
 )
 @click.option(
+    "--rpm", type=click.IntRange(min=1), metavar="N", help="Send each backend at most so many requests in a minute."
+)
+@click.option("--tpm", type=click.IntRange(min=1), metavar="N", help="Use at most so many tokens of each in a minute.")
+@click.option(
     "--limit-cost", "limit", type=click.FloatRange(min=0), metavar="COST", help="Send no more once so much is spent."
 )
 @click.option(
@@ -343,6 +347,8 @@ def batch(
     output: str | None,
     workers: int,
     where: str | None,
+    rpm: int | None,
+    tpm: int | None,
     limit: float | None,
     every: float,
     **asked: Any,
@@ -382,6 +388,8 @@ def batch(
                     max_workers=workers,
                     host=host,
                     executor=executor,
+                    rpm=rpm,
+                    tpm=tpm,
                     on_note=lambda note: say(f"warning: {note}"),
                 ) as outcomes,
                 _ending_well(run, outcomes),

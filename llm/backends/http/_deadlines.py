@@ -7,7 +7,7 @@ hours. Here each wait ends at a moment. Imported when the first request is sent.
 import io
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -56,6 +56,7 @@ class Limits:
         heard: whether any byte has come, of a proxy or an interim answer too.
         answered: whether the head of the answer has come.
         received: bytes of the body so far, after decompression.
+        heed: takes the headers of the answer, if somebody wants them.
 
     """
 
@@ -70,6 +71,7 @@ class Limits:
     heard: bool = False
     answered: bool = False
     received: int = 0
+    heed: Callable[[Mapping[str, str]], object] | None = None
 
     @property
     def until(self) -> float:

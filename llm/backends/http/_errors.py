@@ -4,7 +4,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin, urlsplit
@@ -347,6 +349,9 @@ def is_page(text: str) -> bool:
 
 # How long it asks to wait
 
+#: What limits are of, in the names of headers.
+_KINDS: Final = ("", "-Requests", "-Tokens", "-Input-Tokens", "-Output-Tokens")
+
 
 def asked_wait(headers: Mapping[str, str], words: str = "") -> float | None:
     """Return how many seconds a server asks to wait: in headers, in words, or until a limit begins anew."""
@@ -355,9 +360,44 @@ def asked_wait(headers: Mapping[str, str], words: str = "") -> float | None:
         found = _WAIT.search(words)
         seconds = _span(found[1]) if found else None
     if seconds is None:
-        resets = [_reset(headers, kind) for kind in ("", "-Requests", "-Tokens")]
-        seconds = max((wait for wait in resets if wait is not None), default=None)
+        told = [_told_limit(headers, kind) for kind in _KINDS]
+        seconds = max((found[1] for found in told if found is not None and found[0] <= 0), default=None)
     return seconds
+
+
+def limits_left(headers: Mapping[str, str], tokens: int) -> tuple[float, float, float | None] | None:
+    """Return what headers tell of the tightest limit: requests left, seconds until it is renewed, and its size.
+
+    Args:
+        headers: those of OpenAI and its like (`X-RateLimit-Remaining-Requests`), of Anthropic
+            (`anthropic-ratelimit-requests-remaining`) or of others (`X-RateLimit-Remaining`).
+        tokens: what a request takes. A limit of tokens that is less counts as no request left.
+
+    """
+    tightest = None
+    for kind in _KINDS:
+        found = _told_limit(headers, kind)
+        if found is None:
+            continue
+        left, seconds, size = found
+        if "Tokens" in kind:
+            left, size = left // max(1, tokens), size // max(1, tokens)
+        if tightest is None or left < tightest[0]:
+            tightest = left, seconds, size if size >= 1 else None
+    return tightest
+
+
+def _told_limit(headers: Mapping[str, str], kind: str) -> tuple[float, float, float] | None:
+    """Return what is left of a limit, the seconds until it is renewed, and its size, NaN if it is not told."""
+    for name in (f"X-RateLimit-{{}}{kind}", f"Anthropic-RateLimit{kind}-{{}}"):
+        try:
+            left, size = (float(headers.get(name.format(what)) or "nan") for what in ("Remaining", "Limit"))
+        except ValueError:
+            continue
+        seconds = _until(str(headers.get(name.format("Reset"), "")).strip())
+        if not math.isnan(left) and seconds is not None and seconds > 0:
+            return left, seconds, size
+    return None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -376,15 +416,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _reset(headers: Mapping[str, str], kind: str) -> float | None:
-    """Return the seconds until a limit that is used up begins anew; `None`: not known, or something is left of it."""
-    if str(headers.get(f"X-RateLimit-Remaining{kind}", "")).strip() != "0":
-        return None
-    value = str(headers.get(f"X-RateLimit-Reset{kind}", "")).strip()
-    if not re.fullmatch(r"\d{1,16}(\.\d{1,9})?", value):
-        return _span(value)
+def _until(value: str) -> float | None:
+    """Return the seconds until a moment as headers tell it; `None`: it is no such thing."""
     import time
 
+    if not re.fullmatch(r"\d{1,16}(\.\d{1,9})?", value):
+        with suppress(ValueError, OverflowError):
+            return max(0.0, datetime.fromisoformat(value).timestamp() - time.time())
+        return _span(value)
     # Seconds, or a moment in seconds or milliseconds since 1970: the size tells which.
     number = float(value)
     if number < 1e9:

@@ -349,7 +349,8 @@ class HTTPBackend(Backend):
         content = _encoded(self.body(request, model, plain, stream))
         endpoint, send = self._request("POST", self.path, call, content, stream=stream)
         limits = self._limits(call)
-        self._pace()
+        if call is None or call.turn is None:
+            self._pace()
         pieces = self._found(self._exchanged(endpoint, send, limits), model)
         thoughts = request.metadata.get("thoughts") is True
         reader = AnswerReader(
@@ -489,7 +490,9 @@ class HTTPBackend(Backend):
         # A limit for the whole answer says all that is needed.
         silence = (call.silence or self.silence_timeout) if deadline == inf else inf
         first_byte = inf if call.first_deadline is None else call.first_deadline
-        return Limits(start, deadline, first_byte, silence, self.read_timeout)
+        limits = Limits(start, deadline, first_byte, silence, self.read_timeout)
+        limits.heed = None if call.turn is None else call.turn.heed
+        return limits
 
     def _endpoint(self, auth: "_KeyAuth", key_source: str, path: str) -> "Endpoint":
         from llm.backends.http._errors import Endpoint
@@ -765,6 +768,8 @@ def _exchange(
         finally:
             current_limits.reset(token)
         limits.answered = True
+        if limits.heed is not None:
+            limits.heed(response.headers)
         with response:
             if 200 <= response.status_code < 300:
                 # `iter_content` would wait until a piece is full, unless the answer is chunked.
