@@ -31,7 +31,7 @@ class Limited(ThreadingHTTPServer):
     Args:
         limit: how many.
         period: seconds.
-        tells: `retry-after`, `words` or `headers`: how a refusal tells the wait, and with headers each answer what is left.
+        tells: `retry-after`, `words` or `headers`: how a refusal tells the wait, and each answer what is left.
 
     """
 
@@ -287,9 +287,9 @@ def test_a_refusal_holds_all_back_for_as_long_as_it_says(pacers: tuple[Pacer, Pa
     clock.now += 2
     while not any(one.begun.is_set() for one in waiting):
         time.sleep(0.01)
-    for each in waiting:
-        each.turn.end(None)
-        assert each.has_begun()
+    first = next(one for one in waiting if one.begun.is_set())
+    first.turn.end(None)
+    assert all(one.has_begun() for one in waiting)
 
 
 def test_one_goes_ahead_and_more_follow_as_answers_come(clock: Clock) -> None:
