@@ -377,8 +377,8 @@ def limits_left(headers: Mapping[str, str], tokens: int) -> tuple[float, float, 
     tightest = None
     for kind in _KINDS:
         found = _told_limit(headers, kind)
-        if found is None:
-            continue
+        if found is None or found[1] == 0:
+            continue  # it is renewed by now
         left, seconds, size = found
         if "Tokens" in kind:
             left, size = left // max(1, tokens), size // max(1, tokens)
@@ -395,7 +395,7 @@ def _told_limit(headers: Mapping[str, str], kind: str) -> tuple[float, float, fl
         except ValueError:
             continue
         seconds = _until(str(headers.get(name.format("Reset"), "")).strip())
-        if not math.isnan(left) and seconds is not None and seconds > 0:
+        if not math.isnan(left) and seconds is not None:
             return left, seconds, size
     return None
 
