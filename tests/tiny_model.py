@@ -1,5 +1,6 @@
 """A model of one layer and random numbers, as a GGUF file: what it says is nonsense, how llama.cpp says it is real."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,7 @@ def write_model(path: Path, context: int) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+if __name__ == "__main__":
+    write_model(Path(sys.argv[1]), int(sys.argv[2]))

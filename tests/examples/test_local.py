@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import zipfile
 from collections.abc import Callable, Generator, Iterator
@@ -32,8 +33,8 @@ from llm.errors import (
 from llm.testing import installed, write_distribution
 from llm.types import Call
 from tests.e2e.conftest import INDEX
+from tests.peers import environment
 from tests.servers import Exchange, FaultServer, Reply, free_port, http_answer
-from tests.tiny_model import write_model
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "plugins" / "local"
@@ -175,6 +176,15 @@ def test_two_do_not_fetch_at_once(plugin: Any, monkeypatch: pytest.MonkeyPatch) 
         pull(plugin, monkeypatch)
 
 
+@pytest.mark.e2e
+def test_the_index_of_pips_configuration_is_asked(plugin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with FaultServer(PAGE, http_answer(WHEEL)) as server:
+        (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {server.url}/mirror\n")
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+        assert plugin.models.pull(shipped(plugin), lambda *_: None).read_bytes() == MODEL
+    assert server.requests[0].target == "/mirror/shipped/"
+
+
 def test_the_address_of_an_index_shows_no_password(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"http://me:planted-word@127.0.0.1:{free_port()}/simple")
     with pytest.raises(BackendError) as caught:
@@ -256,24 +266,34 @@ def test_threads_follow_the_load(plugin: Any, monkeypatch: pytest.MonkeyPatch, l
 
 # Real answers
 
-MISSING = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
-real = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(bool(MISSING), reason=f"NOT TESTED: {' and '.join(MISSING)} not installed: the extra 'llama'"),
-]
-
-
-def marked(function: Any) -> Any:
-    for mark in real:
-        function = mark(function)
-    return function
+REQUIREMENTS = ("xllamacpp>=2026.4", "gguf>=0.17")
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Python with llama.cpp: this one, or one of its own, which sees what this one has as well."""
+    if importlib.util.find_spec("xllamacpp") and importlib.util.find_spec("gguf"):
+        return Path(sys.executable)
+
+    def prepare(site: Path) -> None:
+        (site / "ours.pth").write_text(sysconfig.get_path("purelib"))
+
+    return environment(tmp_path_factory, *REQUIREMENTS, prepare=prepare) / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def model(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny model with room for a million tokens."""
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    write_model(path, 1_000_000)
+    subprocess.run([python, "-m", "tests.tiny_model", path, "1000000"], cwd=ROOT, check=True, timeout=120)
     return path
+
+
+@pytest.fixture
+def tiny(model: Path, python: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the tiny model, to be run by the Python with llama.cpp."""
+    monkeypatch.setattr(sys, "executable", str(python))
+    return model
 
 
 def ask(plugin: Any, model: Path, text: str = "abc", call: Call | None = None, **options: Any) -> Completion:
@@ -282,7 +302,7 @@ def ask(plugin: Any, model: Path, text: str = "abc", call: Call | None = None, *
     return found
 
 
-@marked
+@pytest.mark.e2e
 def test_a_model_in_a_file_answers(plugin: Any, tiny: Path) -> None:
     talk = [Message("system", "ab"), Message("user", "cd"), Message("assistant", "ef"), Message("user", "gh")]
     request = Request(talk, str(tiny), options={"max_tokens": "8", "seed": "1"})
@@ -295,7 +315,7 @@ def test_a_model_in_a_file_answers(plugin: Any, tiny: Path) -> None:
     assert whole.text == "".join(texts)
 
 
-@marked
+@pytest.mark.e2e
 def test_the_next_request_needs_no_other_process(plugin: Any, tiny: Path) -> None:
     ask(plugin, tiny)
     first = plugin.backend._worker
@@ -306,7 +326,7 @@ def test_the_next_request_needs_no_other_process(plugin: Any, tiny: Path) -> Non
     assert first._process.returncode is not None
 
 
-@marked
+@pytest.mark.e2e
 def test_a_long_prompt_gets_a_context_that_holds_it(plugin: Any, tiny: Path) -> None:
     with pytest.raises(ContextTooLongError):
         ask(plugin, tiny, "a" * 3000, context=1024)
@@ -315,7 +335,7 @@ def test_a_long_prompt_gets_a_context_that_holds_it(plugin: Any, tiny: Path) -> 
     assert usage.input_tokens > 2048
 
 
-@marked
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -332,7 +352,7 @@ def test_a_file_that_is_no_model_is_told(
         ask(plugin, broken)
 
 
-@marked
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -356,7 +376,7 @@ def endless(plugin: Any, tiny: Path, call: Call | None = None) -> Generator[Any]
     return answer
 
 
-@marked
+@pytest.mark.e2e
 def test_a_deadline_ends_the_model_and_the_next_request_gets_another(plugin: Any, tiny: Path) -> None:
     ask(plugin, tiny)
     with pytest.raises(BackendTimeoutError, match="was not done in time"):
@@ -367,7 +387,7 @@ def test_a_deadline_ends_the_model_and_the_next_request_gets_another(plugin: Any
         ask(plugin, tiny, call=Call(first_deadline=time.monotonic() + 0.001), context=8192)
 
 
-@marked
+@pytest.mark.e2e
 def test_a_process_that_dies_fails_the_attempt_alone(plugin: Any, tiny: Path) -> None:
     answer = endless(plugin, tiny)
     next(answer)
@@ -377,7 +397,7 @@ def test_a_process_that_dies_fails_the_attempt_alone(plugin: Any, tiny: Path) ->
     assert ask(plugin, tiny).usage
 
 
-@marked
+@pytest.mark.e2e
 def test_a_reader_that_stops_ends_the_model(plugin: Any, tiny: Path) -> None:
     answer = endless(plugin, tiny)
     next(answer)
@@ -386,7 +406,7 @@ def test_a_reader_that_stops_ends_the_model(plugin: Any, tiny: Path) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-@marked
+@pytest.mark.e2e
 def test_nobody_can_ask_the_server_in_it_and_it_gets_no_keys(
     plugin: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,12 +443,12 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(site: Path) -> Callable[..., "subprocess.Popen[str]"]:
+def command(site: Path, python: Path) -> Callable[..., "subprocess.Popen[str]"]:
     """Return a function that starts a command with the plug-in as installed."""
 
     def start(*arguments: str | Path, **env: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "scripts.ai_cli", *map(str, arguments)],
+            [python, "-m", "scripts.ai_cli", *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": f"{site}:{ROOT}", **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -441,7 +461,7 @@ def command(site: Path) -> Callable[..., "subprocess.Popen[str]"]:
     return start
 
 
-@marked
+@pytest.mark.e2e
 def test_nothing_but_the_answer_is_written(command: Any, tiny: Path) -> None:
     options = ("-o", "max_tokens", "8", "-o", "seed", "1", "-o", "logit_bias", "[[2, false]]")
     stdout, stderr = (process := command("send", "-b", "local", "-m", tiny, *options, "abc")).communicate(timeout=120)
@@ -453,7 +473,7 @@ def test_nothing_but_the_answer_is_written(command: Any, tiny: Path) -> None:
     )
 
 
-@marked
+@pytest.mark.e2e
 def test_ctrl_c_ends_it_all_also_while_it_reads_a_long_prompt(command: Any, tiny: Path, tmp_path: Path) -> None:
     prompts = ("abc", "a" * 60_000)
     for prompt in prompts:
@@ -487,11 +507,11 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("arguments", [("send", "-b", "sample", "hi"), ("recipe", "echo", "x", "--yes")])
-def test_other_commands_do_not_import_it(command: Any, site: Path, arguments: tuple[str, ...]) -> None:
+def test_other_commands_do_not_import_it(command: Any, site: Path, python: Path, arguments: tuple[str, ...]) -> None:
     command("backends").communicate(timeout=120)  # the manifest is written
     script = "import sys; from scripts.ai_cli import cli; cli(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
+        [python, "-c", script, *arguments],
         env={**os.environ, "PYTHONPATH": f"{site}:{ROOT}"},
         capture_output=True,
         text=True,
@@ -502,7 +522,7 @@ def test_other_commands_do_not_import_it(command: Any, site: Path, arguments: tu
     assert not [name for name in loaded if name.startswith(("d0ttino_local", "xllamacpp"))]
 
 
-@marked
+@pytest.mark.e2e
 def test_the_real_model_is_pulled_and_answers(command: Any, clean_environment: Path) -> None:
     process = command("local", "pull", **INDEX)
     stdout, stderr = process.communicate(timeout=900)
@@ -524,7 +544,7 @@ def test_the_real_model_is_pulled_and_answers(command: Any, clean_environment: P
     assert list(json.loads(stdout)) == ["age"]
 
 
-@marked
+@pytest.mark.e2e
 def test_the_configuration_names_the_model(plugin: Any, tiny: Path, site: Path, clean_environment: Path) -> None:
     config = clean_environment / ".config" / "d0ttino" / "config.toml"
     config.parent.mkdir(parents=True)

