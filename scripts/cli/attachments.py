@@ -2,13 +2,13 @@
 
 import os
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llm import __version__
 from llm.errors import UsageError
 
 if TYPE_CHECKING:
-    from requests import Response
+    from requests import Response, Session
 
     from llm.types import Attachment
 
@@ -93,23 +93,42 @@ def _fetched(address: str) -> bytes:
     """Return what is at an address; a redirect leads to no place that the user, and only the user, can reach."""
     import requests
 
-    until = monotonic() + _LONGEST
-    with requests.Session() as session:
-        session.headers["User-Agent"] = f"d0ttino/{__version__}"
-        url = address
+    from llm.backends.http._deadlines import Limits, TimedSession, current_limits
+    from llm.backends.http._errors import transport_faults
+
+    start = monotonic()
+    limits = Limits(start, start + _LONGEST)
+    token = current_limits.set(limits)
+    try:
+        with TimedSession() as session:
+            session.headers["User-Agent"] = f"d0ttino/{__version__}"
+            return _followed(session, address)
+    except transport_faults() as error:
+        late = isinstance(error, requests.Timeout | TimeoutError) or limits.next_wait() <= 0
+        reason = "it took too long" if late else "it could not be fetched"
+        raise UsageError(f"--attach {address}: {reason} ({type(error).__name__})") from None
+    finally:
+        current_limits.reset(token)
+
+
+def _followed(session: "Session", address: str) -> bytes:
+    from urllib.parse import urljoin
+
+    url = address
+    for _ in range(_REDIRECTS):
+        # With an `auth` of its own, requests sends no password of ~/.netrc.
+        with session.get(
+            url, stream=True, timeout=_PATIENCE, allow_redirects=False, auth=lambda request: request
+        ) as response:
+            if not response.is_redirect:
+                return _body(response, address)
+            location = response.headers["Location"]
         try:
-            for _ in range(_REDIRECTS):
-                # With an `auth` of its own, requests sends no password of ~/.netrc.
-                with session.get(
-                    url, stream=True, timeout=_PATIENCE, allow_redirects=False, auth=lambda request: request
-                ) as response:
-                    if response.next is None or response.next.url is None:
-                        return _body(response, address, until)
-                    _check_redirect(address, url, response.next.url)
-                    url = response.next.url
-        except requests.RequestException as error:
-            reason = "it took too long" if isinstance(error, requests.Timeout) else "it could not be fetched"
-            raise UsageError(f"--attach {address}: {reason} ({type(error).__name__})") from None
+            target = urljoin(url, location)
+            _check_redirect(address, url, target)
+        except ValueError:
+            raise UsageError(f"--attach {address}: it redirects to an address that cannot be read") from None
+        url = target
     raise UsageError(f"--attach {address}: it redirects more than {_REDIRECTS} times")
 
 
@@ -151,12 +170,21 @@ def _is_public(host: str) -> bool:
             (".localhost", ".local", ".internal", ".lan", ".home.arpa")
         )
     addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
-    # What is written as IPv6 may mean an IPv4 address.
-    plain = [getattr(one, "ipv4_mapped", None) or getattr(one, "sixtofour", None) or one for one in addresses]
-    return all(one.is_global and not one.is_multicast for one in plain)
+    return all(one.is_global and not one.is_multicast for one in map(_meant, addresses))
 
 
-def _body(response: "Response", address: str, until: float) -> bytes:
+def _meant(address: Any) -> Any:
+    """Return the IPv4 address that an IPv6 address may stand for."""
+    import ipaddress
+
+    if address.version == 4:
+        return address
+    if address in ipaddress.ip_network("64:ff9b::/96"):
+        return ipaddress.ip_address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None) or address
+
+
+def _body(response: "Response", address: str) -> bytes:
     if response.status_code != 200:
         raise UsageError(f"--attach {address}: the server answered with HTTP status {response.status_code}")
     length = response.headers.get("Content-Length", "")
@@ -167,6 +195,4 @@ def _body(response: "Response", address: str, until: float) -> bytes:
         content += piece
         if len(content) > MOST:
             break
-        if monotonic() > until:
-            raise UsageError(f"--attach {address}: it took longer than {_LONGEST:g} s")
     return bytes(content)

@@ -18,7 +18,7 @@ from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
 from scripts.cli.attachments import _check_redirect
-from tests.servers import FaultServer, http_answer
+from tests.servers import Exchange, FaultServer, http_answer
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
@@ -162,6 +162,11 @@ def test_an_address_that_fails(host: Host) -> None:
         ("http://169.254.169.254/latest/meta-data", "which is no public address"),
         ("http://10.0.0.1/", "which is no public address"),
         ("http://[fd00::1]/", "which is no public address"),
+        ("http://0.0.0.0:{port}/", "which is no public address"),
+        ("http://[64:ff9b::7f00:1]/", "which is no public address"),
+        ("http://[2002:7f00:1::]/", "which is no public address"),
+        ("http://[::/", "an address that cannot be read"),
+        ("http://example.com:99999/", "an address that cannot be read"),
         ("file:///etc/passwd", "which is no address of the web"),
     ],
 )
@@ -184,6 +189,22 @@ def test_a_redirect_to_a_public_place_is_followed(public: str) -> None:
     _check_redirect("https://example.com/a", "https://example.com/a", there)
     with pytest.raises(UsageError, match="which is not encrypted"):
         _check_redirect("https://example.com/a", "https://example.com/a", there.replace("https", "http"))
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_address_that_answers_drop_by_drop_ends_on_time(
+    host: Host, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dripping(exchange: Exchange) -> None:
+        exchange.connection.sendall(head)
+        while not exchange.stopping.wait(0.02):
+            exchange.connection.sendall(b"a")
+
+    monkeypatch.setattr("scripts.cli.attachments._LONGEST", 0.5)
+    with FaultServer(dripping) as server:
+        result = run(host, Remembering(), "-a", f"{server.url}/a.txt", "what is it")
+    assert result.exit_code == 2
+    assert "it took too long" in result.stderr
 
 
 def test_an_address_that_announces_too_much_is_not_read(host: Host) -> None:
