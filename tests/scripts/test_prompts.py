@@ -439,7 +439,7 @@ def test_a_closed_stdin_and_a_device_are_left_alone() -> None:
 def test_a_pipe_that_stays_open_is_waited_for_with_a_word() -> None:
     line = f"(read line < /dev/tty; echo piped) | {sys.executable} -m scripts.ai_cli send -b sample hi"
     child = pexpect.spawn("/bin/sh", ["-c", line], encoding="utf-8", timeout=60)
-    child.expect_exact("note: waiting for the end of standard input")
+    child.expect_exact(" waiting for the end of standard input, which is sent as well")
     child.sendline("go")
     child.expect_exact("Sample answer to: hi\r\n\r\npiped")
     child.expect(pexpect.EOF)
