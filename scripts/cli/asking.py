@@ -5,7 +5,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from llm.errors import PLUGIN_FAULTS
-from scripts.cli.output import stdout_kept
+from scripts.cli.output import stdout_kept, waiting
 
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend
@@ -85,6 +85,11 @@ def _of_all(
             host.loaded(backend)
         except PLUGIN_FAULTS:
             continue  # asking it tells
-    with stdout_kept(), ThreadPoolExecutor(max_workers=max(1, min(16, len(backends)))) as pool:
+    names = ", ".join(backend.name for backend in backends)
+    with (
+        stdout_kept(),
+        waiting(f"asking {names}"),
+        ThreadPoolExecutor(max_workers=max(1, min(16, len(backends)))) as pool,
+    ):
         answers = pool.map(ask, backends)
         return {backend.name: answer for backend, answer in zip(backends, answers, strict=True)}

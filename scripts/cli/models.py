@@ -8,7 +8,7 @@ from llm.errors import PLUGIN_FAULTS, UnknownNameError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
-from scripts.cli.output import print_json, say, stdout_kept, tell
+from scripts.cli.output import print_json, say, stdout_kept, tell, waiting
 
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend
@@ -72,7 +72,8 @@ def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named:
             if ask is None:
                 static = list(backend.models)
                 return {"backend": name, "models": static, "age": 0, "error": None} if static or named else None
-            found = models_of(name, lambda: ask(call_for(host)), refresh=refresh)
+            with waiting(f"asking {name}"):
+                found = models_of(name, lambda: ask(call_for(host)), refresh=refresh)
     except PLUGIN_FAULTS as error:
         message, hint = reason_of(error)
         old = cached(name)

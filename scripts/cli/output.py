@@ -107,14 +107,15 @@ def print_rows(rows: Iterable[str], *, err: bool = True) -> None:
 
 def print_styled(lines: Sequence[tuple[str, str]], width: int, *, err: bool = True) -> None:
     """Print lines that are rendered, each with a style of `rich`, in colour if they go to a terminal."""
-    stream = sys.stderr if err else sys.stdout
-    if not stream.isatty():
+    ctx = click.get_current_context(silent=True)
+    color = ctx.color if ctx is not None else None
+    if not (color or (color is None and (sys.stderr if err else sys.stdout).isatty())):
         click.echo("\n".join(text for text, _ in lines), err=err)
         return
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=err, width=width, highlight=False)
+    console = Console(stderr=err, width=width, highlight=False, force_terminal=True)
     for text, style in lines:
         console.print(Text(text, style=style), no_wrap=True, overflow="crop", crop=True)
 

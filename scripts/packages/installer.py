@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import canonical
-from scripts.cli.output import say
+from scripts.cli.output import say, waiting
 from scripts.packages.environment import Sort, installed_version, sort
 from scripts.packages.source import shown
 
@@ -235,18 +236,20 @@ class Installer:
     def _run(self, command: tuple[str, ...], what: str, *, without: tuple[str, ...] = (), capture: bool = False) -> str:
         sys.stdout.flush()
         sys.stderr.flush()
+        silent = capture or "--quiet" in command
         try:
-            # Its output is not the command's answer: all of it goes to stderr.
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                stderr=subprocess.PIPE if capture else 2,
-                env=child_environment(without),
-                check=False,
-                text=True,
-                close_fds=False,  # it holds the lock of `record.one_at_a_time` too: it goes on when this is killed
-            )
+            with waiting(f"{self.name}: {what}") if silent else nullcontext():
+                # Its output is not the command's answer: all of it goes to stderr.
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,
+                    stderr=subprocess.PIPE if capture else 2,
+                    env=child_environment(without),
+                    check=False,
+                    text=True,
+                    close_fds=False,  # it holds the lock of `record.one_at_a_time` too: it goes on when this is killed
+                )
         except OSError as error:
             raise InstallError(f"{self.name} cannot be started: {error.strerror}") from error
         _see_what_is_new()

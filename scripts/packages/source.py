@@ -10,6 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from llm._state import cache_dir, open_private, write_atomically
 from llm.errors import D0ttinoError
+from scripts.cli.output import waiting
 
 if TYPE_CHECKING:
     import requests
@@ -222,7 +223,11 @@ def _download(url: str) -> tuple[bytes, str | None]:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     content = bytearray()
     try:
-        with requests.Session() as session, _answer(session, url, copy and copy[1]) as response:
+        with (
+            waiting(f"reading {shown(url)}"),
+            requests.Session() as session,
+            _answer(session, url, copy and copy[1]) as response,
+        ):
             if response.status_code == 304 and copy is not None:
                 return copy
             if response.status_code != 200:

@@ -102,6 +102,14 @@ def test_colours_on_a_terminal(environment: dict[str, str], coloured: bool) -> N
     assert ("\x1b[" in shown) is coloured
 
 
+@pytest.mark.parametrize(("when", "coloured"), [("always", True), ("never", False), ("auto", False)])
+def test_the_colours_of_a_trace(when: str, coloured: bool) -> None:
+    result = run("send", "-b", "sample", "hi", "--trace", "--color", when)
+    assert "answered by backend:sample" in result.stderr
+    assert ("\x1b[1m" in result.stderr) is coloured
+    assert result.stdout == "Sample answer to: hi\n"
+
+
 @pytest.mark.e2e
 def test_a_table_fits_a_narrow_terminal() -> None:
     terminal = Terminal("backends", size=(24, 50), env={"NO_COLOR": "1", "TERM": "xterm"})
