@@ -105,13 +105,15 @@ def store_key(name: str, key: str) -> tuple[str, str | None]:
 
     """
     file = path()
+    # Before the lock, for which others wait: a keyring may ask its user to unlock it.
+    place, fault = _kept_by_keyring(name, key)
     with locked(file, tidy=True):
         known = dict(_stored(file))
-        place, fault = _kept_by_keyring(name, key)
-        if place is None and known.get(name, "") is None:
-            _forget_in_keyring(name)
+        was_in_keyring = known.get(name, "") is None
         known[name] = key if place is None else None
         write_atomically(file, json.dumps(known, indent=1, sort_keys=True).encode())
+    if place is None and was_in_keyring:
+        _forget_in_keyring(name)
     return f"in {place}" if place is not None else f"in {file}, which only you can read", fault
 
 
@@ -122,9 +124,10 @@ def remove_key(name: str) -> bool:
         return False
     with locked(file, tidy=True):
         known = dict(_stored(file))
-        if known.pop(name, "") is None:
-            _forget_in_keyring(name)
+        was_in_keyring = known.pop(name, "") is None
         write_atomically(file, json.dumps(known, indent=1, sort_keys=True).encode())
+    if was_in_keyring:
+        _forget_in_keyring(name)
     return True
 
 
