@@ -293,7 +293,7 @@ class HTTPBackend(Backend):
         given = {**self.fixed_options, **(options or {})}
         for name in self.reserved.keys() & given.keys():
             raise UsageError(f"the option {name!r} cannot be set: {self.reserved[name]}")
-        return {name: _option_value(value) for name, value in given.items()}
+        return {name: _option_value(value, self.known_options.get(name, "")) for name, value in given.items()}
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
         """Return the text in a document of an answer, made by `answer.part`; record in `answer` what else it tells.
@@ -682,14 +682,16 @@ def _answer_format(schema: Any) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
-def _option_value(value: Any) -> Any:
-    """Return what an option stands for: the command line knows text only, and services want numbers."""
+def _option_value(value: Any, kind: str = "") -> Any:
+    """Return what an option of a type stands for: the command line knows text only, and services want numbers."""
     if not isinstance(value, str):
         return value
     try:
         parsed = json.loads(value, parse_constant=_not_json)
     except (ValueError, RecursionError):
         return value
+    if kind == "text" and not isinstance(parsed, str):
+        return value  # `-o user 123`
     return value if isinstance(parsed, float) and parsed in {inf, -inf} else parsed
 
 

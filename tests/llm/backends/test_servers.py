@@ -212,6 +212,15 @@ def test_an_option_of_another_type_is_not_sent(configure: Configure, name: str, 
     assert server.requests == []
 
 
+def test_an_option_that_is_text_stays_text(configure: Configure) -> None:
+    with FaultServer(chat_answer("42")) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"')
+        options = {"user": "123", "service_tier": '"flex"', "seed": "123", "verbosity": "true"}
+        complete(Request("hi", backend="one", options=options), host=host)
+    sent = {name: server.requests[0].json()[name] for name in options}
+    assert sent == {"user": "123", "service_tier": "flex", "seed": 123, "verbosity": "true"}
+
+
 def test_a_misspelt_option_is_sent_and_told(configure: Configure) -> None:
     refused = http_answer({"error": {"message": "unknown field"}}, status=400)
     with FaultServer(chat_answer("42"), refused) as server:
