@@ -30,6 +30,9 @@ _AHEAD: Final = 4
 #: A chunk is as large as what a process answers in so many seconds, up to so many prompts for each thread.
 _CHUNK_TIME: Final = 1.0
 _CHUNK_FACTOR: Final = 64
+#: Characters of the prompts of a chunk, and of all that are under way: rows may be long.
+_CHUNK_LENGTH: Final = 2**20
+_MOST_LENGTH: Final = 64 * 2**20
 #: A chunk that does not get full is sent after so many seconds.
 _CHUNK_AGE: Final = 0.1
 #: For so many seconds, an interrupted batch waits for what other processes have answered.
@@ -331,10 +334,15 @@ class Done:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
-def answer(job: Job) -> Done:
+def answer(job: Job, on_start: Callable[[Callable[[], None]], object] | None = None) -> Done:
     """Answer a chunk of prompts with the host of this process. An executor calls it in its workers.
 
     In the main thread, SIGINT ends it early, with what is answered until then.
+
+    Args:
+        job: the chunk.
+        on_start: called with a function that ends it early as well, from any thread.
+
     """
     from llm.routing.fallback import credential_of, health_of
 
@@ -357,6 +365,8 @@ def answer(job: Job) -> Done:
         on_note=told.append,
     )
     with outcomes, _ended_by_sigint(outcomes):
+        if on_start is not None:
+            on_start(outcomes.close)
         for outcome in outcomes:
             _keep(outcome, answers)
         for outcome in outcomes.take_finished():
@@ -430,7 +440,8 @@ class _Chunks(_Office):
         self._size = workers
         self._next: list[tuple[int, Request]] = []
         self._since = 0.0
-        self._running: dict[Future[Done], None] = {}
+        self._running: dict[Future[Done], int] = {}
+        self._length = 0
         self._lost: deque[tuple[Sequence[tuple[int, Request]], int, BaseException]] = deque()
         self.closed = False
         self.ready = {}
@@ -438,6 +449,8 @@ class _Chunks(_Office):
 
     @property
     def ahead(self) -> int:
+        if sum(list(self._running.values())) > _MOST_LENGTH:
+            return 1  # the reader waits for what is under way
         processes = getattr(self._executor, "max_workers", None) or cores()
         # One chunk is being answered, one waits, and the results of one are waited for.
         return 3 * int(processes) * self._size
@@ -451,11 +464,17 @@ class _Chunks(_Office):
         now = time.monotonic()
         self._since = self._since if self._next else now
         self._next.append((number, request))
-        if len(self._next) >= self._size or not self._running or now - self._since > _CHUNK_AGE:
+        self._length += _length(request)
+        if (
+            len(self._next) >= self._size
+            or self._length > _CHUNK_LENGTH
+            or not self._running
+            or now - self._since > _CHUNK_AGE
+        ):
             self.flush()
 
     def flush(self) -> None:
-        chunk, self._next = self._next, []
+        chunk, self._next, self._length = self._next, [], 0
         if chunk:
             self._send(chunk, 1)
 
@@ -478,7 +497,7 @@ class _Chunks(_Office):
             future = self._executor.submit(answer, job)
         except Exception as error:
             raise LostWorkerError(f"no worker takes prompts any more: {one_line(error)}") from error
-        self._running[future] = None
+        self._running[future] = sum(_length(request) for _, request in chunk)
         future.add_done_callback(partial(self._ended, chunk, tries))
 
     def _ended(self, chunk: Sequence[tuple[int, Request]], tries: int, future: "Future[Done]") -> None:
@@ -526,6 +545,10 @@ class _Chunks(_Office):
         if note not in self._noted:
             self._noted.add(note)
             self._notes.append(note)
+
+
+def _length(request: Request) -> int:
+    return sum(len(part) for one in request.messages for part in one.content if isinstance(part, str))
 
 
 def cores() -> int:

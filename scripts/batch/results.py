@@ -8,7 +8,6 @@ import json
 import os
 import stat
 import time
-import uuid
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -177,7 +176,7 @@ class OpenAI:
         """Return a result as it stands in a file."""
         response, error = None, None
         if result.completion is not None:
-            response = {"status_code": 200, "request_id": uuid.uuid4().hex, "body": _chat(result.completion)}
+            response = {"status_code": 200, "request_id": _new_id(), "body": _chat(result.completion)}
         else:
             assert result.error is not None  # it is one or the other
             attempts = getattr(result.error, "attempts", ())
@@ -186,8 +185,8 @@ class OpenAI:
             if status is None:
                 error = fault
             else:
-                response = {"status_code": status, "request_id": uuid.uuid4().hex, "body": {"error": fault}}
-        name = f"batch_req_{uuid.uuid4().hex}"
+                response = {"status_code": status, "request_id": _new_id(), "body": {"error": fault}}
+        name = f"batch_req_{_new_id()}"
         return _json_line({"id": name, "custom_id": result.line.id, "response": response, "error": error})
 
     def position(self, line: Line) -> int:
@@ -427,6 +426,10 @@ def _failure(error: D0ttinoError) -> dict[str, Any]:
     }
 
 
+def _new_id() -> str:
+    return os.urandom(16).hex()
+
+
 def _code(error: D0ttinoError) -> str:
     name = type(error).__name__.removesuffix("Error")
     return "".join(f"_{char.lower()}" if char.isupper() else char for char in name).lstrip("_")
@@ -436,7 +439,7 @@ def _chat(completion: Completion) -> dict[str, Any]:
     """Return an answer as a server with OpenAI's interface sends it."""
     usage = completion.usage
     return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "id": f"chatcmpl-{_new_id()}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": completion.served_model or completion.model or completion.backend,
@@ -524,6 +527,11 @@ class Results:
     def needs_all(self) -> bool:
         """Whether there has to be a result of each row before one that is written."""
         return not self._layout.is_named
+
+    @property
+    def waiting(self) -> str | None:
+        """The file in which results wait for `finish`; `None`: there is none."""
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -620,6 +628,11 @@ class ResultsFile(Results):
     def __exit__(self, *_error: object) -> None:
         with self._naming():
             self._close()
+
+    @property
+    def waiting(self) -> str | None:
+        """The file in which results wait for `finish`; `None`: there is none."""
+        return None if self._late is None else self._late_name
 
     def is_done(self, line: Line) -> bool:
         """Whether an earlier run has the answer to a row."""

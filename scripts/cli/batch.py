@@ -258,7 +258,9 @@ class Progress:
         if result is not None:
             self._sent += 1
             if result.error is not None:
-                self._failures[type(result.error).__name__] += 1
+                attempts = getattr(result.error, "attempts", ())
+                kind = attempts[-1].error_type if attempts else None
+                self._failures[kind or type(result.error).__name__] += 1
         now = time.monotonic()
         if now - self._moments[-1][0] >= 1.0:
             self._moments.append((now, self._sent))
@@ -411,6 +413,8 @@ def batch(
             raise
         finally:
             warn_of_problems(host)
+        if run.interrupted and results.waiting is not None:
+            say(f"note: results wait in {results.waiting}; the same command goes on with them")
     run.tell()
     if run.interrupted:
         raise click.Abort

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -257,6 +257,36 @@ def test_ctrl_c_ends_it_and_loses_nothing_that_was_answered(whom: str) -> None:
     done = start("-b", "pid", "--on", "processes:2")
     done.communicate(timeout=60)
     assert [text.split()[0] for text in texts()] == prompts
+
+
+class Counting(ThreadPoolExecutor):
+    """Threads that answer chunks of as many prompts as fit into a second: all of them, as these take no time."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.max_workers = 2
+        self.chunks: list[int] = []
+        self.most = self.now = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        length = sum(len(request.prompt) for request in args[0].requests)
+        self.chunks.append(length)
+        self.now += length
+        self.most = max(self.most, self.now)
+        future = super().submit(fn, *args, **kwargs)
+        future.add_done_callback(lambda _future: self._ended(length))
+        return future
+
+    def _ended(self, length: int) -> None:
+        self.now -= length
+
+
+def test_long_prompts_go_in_small_chunks() -> None:
+    rows = (f"{number} {'x' * 700_000}" for number in range(120))
+    with Counting() as executor, send_many(rows, backend="sample", max_workers=8, executor=executor) as outcomes:
+        assert [outcome.text.split()[3] for outcome in outcomes] == [str(number) for number in range(120)]
+    assert max(executor.chunks) < 2 * 2**20
+    assert executor.most < 70_000_000
 
 
 @pytest.mark.e2e

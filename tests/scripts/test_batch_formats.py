@@ -448,7 +448,7 @@ def test_elsewhere_than_on_a_terminal_a_line_now_and_then_says_how_far_it_is(hos
     Path("in.txt").write_text("a\nx\nb\n")
     result = run(host, "in.txt", "-b", "echo", "--output", "out.jsonl", "--progress", "0.000001")
     assert "note: 3/3, " in result.stderr
-    assert "/s, cost 0.5, 1 failed (1 NoAnswerError), 0:00:00 left" in result.stderr
+    assert "/s, cost 0.5, 1 failed (1 ValueError), 0:00:00 left" in result.stderr
     assert "left" not in run(host, "in.txt", "-b", "echo", "--output", "again.jsonl").stderr
 
 

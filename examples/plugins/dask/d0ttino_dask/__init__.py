@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm import current_host, hookimpl
 from llm.errors import BackendConnectionError, ConfigError, UsageError
-from llm.routing.batch import Done, cores
+from llm.routing.batch import Done, Job, answer, cores
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Security
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ CONFIG_SCHEMA = {
 }
 
 #: Seconds between two looks at the cluster.
-PAUSE = 0.5
+PAUSE = 1.0
 #: What every worker needs; other packages are compared.
 NEEDED = ("d0ttino", "d0ttino-dask")
 #: Versions of packages on a worker. An expression, as a worker without this package has to understand it.
@@ -69,6 +69,9 @@ class State:
     def __init__(self) -> None:
         self.configuration = Configuration()
         self.keys: Mapping[str, str] = {}
+        self.versions: Mapping[str, str] | None = None
+        self.running: dict[Callable[[], None], str] = {}
+        self.ended: set[str] = set()
 
 
 state = State()
@@ -133,19 +136,65 @@ def keys_to_hand_over(*, is_private: bool) -> dict[str, str]:
 # --- on the workers -------------------------------------------------------------------------------------------------
 
 
-def call(
-    function: Callable[..., Any], arguments: tuple[Any, ...], expected: Mapping[str, str], keys: Mapping[str, str]
-) -> Any:
-    """Call a function on a worker; what it answers says how this worker differs from the client."""
+@dataclass(frozen=True, repr=False)
+class Task:
+    """What a worker does. Dask's log shows the arguments of calls that fail: of this, neither prompts nor keys.
+
+    Attributes:
+        function: the function to call.
+        arguments: its arguments.
+        expected: the versions of the client.
+        keys: the keys that it hands over.
+        client: the client.
+
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    expected: Mapping[str, str]
+    keys: Mapping[str, str]
+    client: str
+
+
+def call(task: Task) -> Any:
+    """Do a task on a worker; what it answers says how this worker differs from the client."""
     from distributed import get_worker
 
-    state.keys = keys
-    result = function(*arguments)
-    differences = differences_of(expected, eval(VERSIONS.format(names=set(expected))))  # noqa: S307 - our own text
-    if differences and isinstance(result, Done):
-        note = f"the worker {get_worker().address} has {', '.join(differences)}"
-        result = replace(result, notes=(*result.notes, note))
-    return result
+    state.keys = task.keys
+    if task.function is not answer:
+        return task.function(*task.arguments)
+    done = ended_by_client(task.client, *task.arguments)
+    if state.versions is None:
+        state.versions = eval(VERSIONS.format(names=set(task.expected)))  # noqa: S307 - our own text
+    differences = differences_of(task.expected, state.versions)
+    if differences:
+        done = replace(done, notes=(*done.notes, f"the worker {get_worker().address} has {', '.join(differences)}"))
+    return done
+
+
+def ended_by_client(client: str, job: Job) -> Done:
+    """Answer a chunk, until it is done or `end_early` is called."""
+    ends: list[Callable[[], None]] = []
+
+    def note(end: Callable[[], None]) -> None:
+        ends.append(end)
+        state.running[end] = client
+        if client in state.ended:
+            end()
+
+    try:
+        return answer(job, on_start=note)
+    finally:
+        for end in ends:
+            del state.running[end]
+
+
+def end_early(client: str) -> None:
+    """End the chunks of a client that this worker answers, with what is answered until then; begin no further one."""
+    state.ended.add(client)
+    for end, owner in list(state.running.items()):
+        if owner == client:
+            end()
 
 
 def ignore_ctrl_c() -> None:
@@ -228,17 +277,17 @@ class Cluster(Executor):
             raise RuntimeError("the cluster has been left")
         assert not kwargs  # `send_many` gives none
         future: Future[T] = Future()
-        remote = self._client.submit(
-            call, fn, args, self._expected, self._keys, pure=False, workers=self._fit, allow_other_workers=False
-        )
+        future.set_running_or_notify_cancel()  # what is under way is for `interrupt` to end
+        task = Task(fn, args, self._expected, self._keys, self._client.id)
+        remote = self._client.submit(call, task, pure=False, workers=self._fit, allow_other_workers=False)
         with self._lock:
             self._pending[remote] = future
         remote.add_done_callback(self._ended)
         return future
 
     def interrupt(self) -> None:
-        """Give up what is under way."""
-        self._end_all("it was interrupted")
+        """End chunks under way early, with what is answered until then. A signal handler may call this."""
+        threading.Thread(target=self._end_early, name="d0ttino-dask-interrupt", daemon=True).start()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as `Executor`
         """Leave the cluster; one that was started here ends."""
@@ -268,17 +317,7 @@ class Cluster(Executor):
                 )
             )
         else:
-            files = {
-                "tls_ca_file": configuration.tls_ca_file,
-                "tls_client_cert": configuration.tls_cert,
-                "tls_client_key": configuration.tls_key,
-            }
-            given = {name: os.path.expanduser(file) for name, file in files.items() if file is not None}
-            where = address
-            try:
-                security = Security(**given, require_encryption=address.startswith("tls:"))
-            except (OSError, ValueError) as error:
-                raise UsageError(f"[plugins.dask]: the TLS files cannot be used: {error}") from error
+            where, security = address, security_for(address, configuration)
         try:
             return self._stack.enter_context(Client(where, security=security, timeout=self._patience))
         except (OSError, ValueError, TypeError, RuntimeError) as error:
@@ -361,6 +400,10 @@ class Cluster(Executor):
             result = replace(result, notes=(*result.notes, *notes))
         settle(future, result)
 
+    def _end_early(self) -> None:
+        with suppress(Exception):
+            self._client.run(end_early, self._client.id)
+
     def _send_again(self) -> None:
         with self._lock:
             stranded, self._stranded = self._stranded, []
@@ -377,6 +420,33 @@ class Cluster(Executor):
         if self._client.status == "running":
             with suppress(Exception):
                 self._client.cancel(list(pending))
+
+
+def security_for(address: str, configuration: Configuration) -> "Security":
+    """Return what a connection to a scheduler needs; what the configuration lacks is in Dask's own.
+
+    Raises:
+        UsageError: it lacks a file.
+
+    """
+    from distributed import Security
+
+    files = {
+        "tls_ca_file": configuration.tls_ca_file,
+        "tls_client_cert": configuration.tls_cert,
+        "tls_client_key": configuration.tls_key,
+    }
+    given = {name: os.path.expanduser(file) for name, file in files.items() if file is not None}
+    for file in given.values():
+        if not os.path.isfile(file):
+            raise UsageError(f"[plugins.dask]: there is no file {file}")
+    security = Security(**given)
+    if address.startswith("tls:") and not (security.tls_ca_file and security.tls_client_cert):
+        raise UsageError(
+            f"{address} needs a certificate, and that of its authority",
+            hint="set tls_ca_file, tls_cert and tls_key in [plugins.dask]",
+        )
+    return security
 
 
 def settle(future: "Future[Any]", outcome: Any) -> None:
