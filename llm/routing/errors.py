@@ -12,6 +12,7 @@ from llm.types import Attempt, Completion, Route
 _ANY: Final = frozenset({"auto", "default"})
 #: What servers add to the name of a model: the version that the name stands for at the time.
 _VERSION: Final = re.compile(r"[-@:.]v?\d[\d.@:-]*$")
+_DATE: Final = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)$")
 
 
 class NoAnswerError(D0ttinoError):
@@ -103,8 +104,8 @@ def summaries(attempts: Sequence[Attempt]) -> list[str]:
 def is_served(asked: str | None, served: str | None) -> bool:
     """Whether a served model is the one asked for, or one that it stands for.
 
-    `gpt-4o` stands for `gpt-4o-2024-08-06`, `vendor/m:free` for `vendor/m`, `m-latest` for `m-2503`, and
-    `openrouter/auto` for any.
+    `gpt-4o` stands for `gpt-4o-2024-08-06`, `claude-opus-4-5` for `claude-opus-4-5-20251101`, `vendor/m:free` for
+    `vendor/m`, `m-latest` for `m-2503`, and `openrouter/auto` for any.
 
     Args:
         asked: the model asked for; `None`: any.
@@ -116,7 +117,7 @@ def is_served(asked: str | None, served: str | None) -> bool:
     wanted, got = _plain(asked), _plain(served)
     if "/" not in wanted or "/" not in got:
         wanted, got = wanted.rpartition("/")[2], got.rpartition("/")[2]
-    return wanted == got or wanted == _VERSION.sub("", got)
+    return wanted == got or wanted in {_VERSION.sub("", got), _DATE.sub("", got)}
 
 
 def leaves_choice(asked: str) -> bool:

@@ -333,8 +333,10 @@ def test_a_refusal_without_text_is_an_error_with_its_explanation(
     details = {"type": "refusal", "category": "bio", "explanation": "It could help to make a toxin."}
     with pytest.raises(RefusalError, match="a refusal: It could help to make a toxin"):
         ask(anthropic, monkeypatch, sse(start(), end("refusal", stop_details=details), STOP))
-    with pytest.raises(RefusalError, match="a refusal: no reason was given"):
+    with pytest.raises(RefusalError, match=r"a refusal$"):
         ask(anthropic, monkeypatch, whole(reason="refusal"), streaming=False)
+    cut = ask(anthropic, monkeypatch, sse(start(), *HELLO, end("refusal", stop_details=details), STOP))
+    assert cut.completion.notices == ("the model refuses: It could help to make a toxin.",)
 
 
 @pytest.mark.parametrize("streaming", [True, False])

@@ -425,6 +425,8 @@ def test_strict_asks_the_first_choice_only(host: Host, clock: Clock) -> None:
         (None, "m", True),
         ("openrouter/auto", "vendor/x", True),
         ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("claude-opus-4-5", "claude-opus-4-5-20251101", True),
+        ("claude-opus-4", "claude-opus-4-5-20251101", False),
         ("gpt-4o", "gpt-4o-mini", False),
         ("gpt-4o", "gpt-4o-mini-2024-07-18", False),
         ("vendor/m:free", "vendor/m", True),

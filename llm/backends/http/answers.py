@@ -531,6 +531,8 @@ class AnswerReader:
             raise BackendError(
                 f"{self.endpoint.label} ended its answer with an error in the middle{because}", transient=True
             )
+        if self.refusal.strip():
+            self.notices.append(f"the model refuses: {self.endpoint.quote(self.refusal)}")
         if self.tools:
             named = ", ".join(self.endpoint.quote(tool) for tool in dict.fromkeys(self.tools))
             self.notices.append(f"the model also wants to call a tool, and none was called: {named}")
@@ -558,8 +560,9 @@ class AnswerReader:
     def _why_empty(self) -> MalformedResponseError:
         """Return the error for a message without text."""
         answered = f"{self.endpoint.label} answered with"
-        if self.refusal.strip():
-            return RefusalError(f"{answered} a refusal: {self.endpoint.quote(self.refusal)}")
+        if self.refusal.strip() or self.finish_reason == "refusal":
+            words = f": {self.endpoint.quote(self.refusal)}" if self.refusal.strip() else ""
+            return RefusalError(f"{answered} a refusal{words}")
         if self.tools:
             return ToolCallError(f"{answered} a call of a tool and no text")
         if self.odd_content:

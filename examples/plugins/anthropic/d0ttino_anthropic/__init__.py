@@ -110,7 +110,7 @@ class AnthropicBackend(HTTPBackend):
         answer.note_end(message.get("stop_reason"))
         if message.get("stop_reason") == "refusal":
             details = _object(message.get("stop_details"))
-            answer.refusal = _text(details, "explanation") or _text(details, "category") or "no reason was given"
+            answer.refusal = _text(details, "explanation") or _text(details, "category")
         told = _object(holder.get("usage"))
         counts = answer.memory
         counts |= {name: told[name] for name in (*INPUTS, "output_tokens") if _is_count(told.get(name))}

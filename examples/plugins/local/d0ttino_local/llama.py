@@ -106,7 +106,7 @@ class Worker:
                 wait = call.wait(heard)
                 if (wait is not None and wait <= 0) or not selector.select(wait):
                     what = "was not done" if heard else "said nothing" if self._ready else "was not loaded"
-                    raise BackendTimeoutError(f"the model {what} in time", hint="another try may have more processors")
+                    raise BackendTimeoutError(f"the model {what} in time", hint="--timeout SECONDS gives it more")
                 data = os.read(self._process.stdout.fileno(), 65536)
                 if not data:
                     raise self._why_ended()
