@@ -110,6 +110,14 @@ def _run(*command: str, **env: str) -> str:
     return done.stdout
 
 
+def _page_of(hook: str) -> str:
+    """Return the page on a hook, relative to docs."""
+    docs = ROOT / "docs"
+    pages = (docs / "reference" / "hooks").glob("*.md")
+    (found,) = (path for path in pages if f"\n## {hook}\n" in path.read_text(encoding="utf-8"))
+    return found.relative_to(docs).as_posix()
+
+
 def page() -> str:
     """Return the page."""
     known = found()
@@ -152,7 +160,7 @@ def _row(name: str, entry: Mapping[str, Any], known: Mapping[str, Any] | None) -
         if known[key]:
             names = ", ".join(f"`{one}`" for one in known[key])
             brings.append(f"{noun if len(known[key]) == 1 else key} {names}")
-    brings += [f"[`{hook}`](hooks.md#{hook})" for hook in known["hooks"]]
+    brings += [f"[`{hook}`]({_page_of(hook)}#{hook})" for hook in known["hooks"]]
     brings += ["it guards"] if known["guards"] else []
     needs = ", ".join(f"`{one}`" for one in known["requires"])
     check = f"{known['checked']}, {known['version']} with d0ttino {known['d0ttino']}"

@@ -1,7 +1,7 @@
-"""Write what follows from `llm.hookspecs`: docs/hooks.md, and the types of `@hookimpl.NAME` in llm/_hookimpl.pyi.
+"""Write what follows from `llm.hookspecs`: docs/hooks.md, docs/reference/hooks, and the types in llm/_hookimpl.pyi.
 
-The page is made of the docstrings of the hooks and of their data, and of docs/examples/hooks.
-`python docs/generate_hooks.py` writes both; `--check` only says whether they are up to date.
+The pages are made of the docstrings of the hooks and of their data, and of docs/examples/hooks.
+`python docs/generate_hooks.py` writes the files; `--check` only reports whether they are up to date.
 """
 
 import ast
@@ -21,7 +21,23 @@ from llm.hooks import _origin
 from llm.hooks._guard import CLOSE, CONFIGURE, HookKind
 from llm.testing import host_with
 
-PAGE: Final = Path(__file__).parent / "hooks.md"
+DOCS: Final = Path(__file__).parent
+#: The pages of hooks, below docs/reference/hooks: their titles, and the hooks on them.
+GROUPS: Final = {
+    "host": (
+        "Hooks of the host",
+        ("llm_configure", "llm_close", "llm_key", "llm_executor", "llm_redact"),
+    ),
+    "contributions": (
+        "Hooks that contribute",
+        ("llm_backends", "llm_recipes", "llm_commands", "llm_options"),
+    ),
+    "requests": (
+        "Hooks of a request",
+        ("llm_route", "llm_prepare", "llm_complete", "llm_attempted", "llm_completed"),
+    ),
+    "steps": ("Hooks of a step", ("llm_prepare_step", "llm_run_step", "llm_step_ended")),
+}
 STUB: Final = Path(hookspecs.__file__).with_name("_hookimpl.pyi")
 EXAMPLES: Final = Path(__file__).parent / "examples" / "hooks"
 
@@ -46,6 +62,9 @@ _TYPES: Final = (
     config.PluginSettings,
     _origin.Origin,
 )
+_WRITTEN: Final = (
+    "<!-- Written by docs/generate_hooks.py from llm/hookspecs.py and docs/examples. Do not edit it here. -->\n"
+)
 #: Methods that the host alone calls.
 _OF_THE_HOST: Final = frozenset({"begin", "stamp", "watch", "facts", "from_facts", "to_json"})
 _KINDS: Final = {
@@ -59,9 +78,9 @@ _FIELD: Final = re.compile(r"^(\w+): ((?:.|\n(?!\w+: ))*)", re.MULTILINE)
 
 
 #: The sentence of the module's docstring that leads to this page, and the one that the page has in its place.
-_POINTER: Final = "An executed example of each hook is in docs/hooks.md."
+_POINTER: Final = "An executed example of each hook is in\ndocs/hooks.md."
 _EXAMPLES_ARE: Final = (
-    "The examples\nbelow are whole plug-ins: an entry point names the module, or its class `Plugin` where it has one."
+    "The examples\nare whole plug-ins: an entry point names the module, or its class `Plugin` where it has one."
 )
 
 
@@ -111,24 +130,38 @@ def sections(docstring: str) -> dict[str, str]:
     return {"": _SECTION.sub("", text).strip(), **found}
 
 
-def page() -> str:
-    """Return the whole page."""
-    parts = [
-        "<!-- Written by docs/generate_hooks.py from llm/hookspecs.py and docs/examples. Do not edit it here. -->\n",
+def page_of(hook: str) -> str:
+    """Return the page of a hook, relative to docs."""
+    (found,) = (name for name, (_title, names) in GROUPS.items() if hook in names)
+    return f"reference/hooks/{found}.md"
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of each page by its path."""
+    found = {hook.name: hook for hook in hooks()}
+    index = [
+        _WRITTEN,
         "# Hooks\n",
         inspect.cleandoc(hookspecs.__doc__ or "").partition("\n\n")[2].replace(_POINTER, _EXAMPLES_ARE) + "\n",
+        "The values that go through the hooks are on [a page of their own](reference/hooks/data.md).\n",
     ]
-    found = list(hooks())
-    parts.append("\n".join(f"- [`{hook.name}`](#{hook.name}): {_question(hook)}" for hook in found) + "\n")
-    parts.extend(_hook(hook) for hook in found)
-    parts.append("## The data that goes through the hooks\n")
-    parts.append(
+    result = {}
+    for title, names in GROUPS.values():
+        page = page_of(names[0])
+        index += [f"## {title}\n", "| hook | purpose |", "|---|---|"]
+        index += [f"| [`{name}`]({page}#{name}) | {_line(_question(found[name]))} |" for name in names]
+        index.append("")
+        about = "[Hooks](../../hooks.md) has the rules of all of them, [Data](data.md) the values."
+        below = [_hook(found[name]) for name in names]
+        result[DOCS / page] = "\n".join([_WRITTEN, f"# {title}\n", about + "\n", *below])
+    data = (
         "`from llm import Request` finds each of these. They are frozen dataclasses (`Origin` is a named tuple), and\n"
         "`dataclasses.replace` makes a changed one; `Backend` and `Recipe` are classes to subclass, and an `Answer`\n"
         "grows while it comes.\n"
     )
-    parts.extend(map(_type, _TYPES))
-    return "\n".join(parts)
+    result[DOCS / "reference/hooks/data.md"] = "\n".join([_WRITTEN, "# Data of the hooks\n", data, *map(_type, _TYPES)])
+    result[DOCS / "hooks.md"] = "\n".join(index)
+    return result
 
 
 def _signature(node: ast.FunctionDef) -> str:
@@ -160,7 +193,7 @@ def _hook(hook: Hook) -> str:
 
 def _type(kind: type) -> str:
     found = sections(inspect.cleandoc(kind.__doc__ or ""))
-    parts = [f"### {kind.__name__}\n", f"{found['']}\n"]
+    parts = [f"## {kind.__name__}\n", f"{found['']}\n"]
     rows = [_FIELD.findall(found[heading]) for heading in ("Args", "Attributes") if heading in found]
     members = [
         (_call(name, value), _lower(_first_paragraph(value)))
@@ -331,8 +364,9 @@ def main(arguments: list[str]) -> int:
         print("usage: python docs/generate_hooks.py [--check]", file=sys.stderr)
         return 2
     status = 0
-    for file, text in ((PAGE, page()), (STUB, stub())):
+    for file, text in {**pages(), STUB: stub()}.items():
         if not arguments:
+            file.parent.mkdir(exist_ok=True)
             file.write_text(text, encoding="utf-8")
         elif not file.is_file() or file.read_text(encoding="utf-8") != text:
             print(f"{file.name} is not up to date: run python docs/generate_hooks.py", file=sys.stderr)

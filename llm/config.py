@@ -27,7 +27,7 @@ _NOTHING: Final[FrozenMapping[Any, Any]] = FrozenMapping()
 
 
 class RoutingMode(StrEnum):
-    """The order of the built-in policy; see docs/routing.md."""
+    """The order of the built-in policy; see docs/guides/settings.md."""
 
     AUTO = "auto"
     REMOTE = "remote"

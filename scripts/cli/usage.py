@@ -60,7 +60,7 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
         rows.append(("total", *[""] * (len(by) - 1), *_cells(everything)))
     print_table(header, rows)
     if everything.unpriced:
-        say(f"note: the cost of {everything.unpriced} of them is not known; `ai-cli docs routing` has prices")
+        say(f"note: the cost of {everything.unpriced} of them is not known; `ai-cli docs settings` has prices")
 
 
 def _cells(total: Sum) -> tuple[str, ...]:

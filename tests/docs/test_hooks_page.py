@@ -1,4 +1,4 @@
-"""docs/hooks.md is what the hookspecs say, and each example on it works as a plug-in."""
+"""The pages of the hooks are what the hookspecs say, and each example on it works as a plug-in."""
 
 import importlib.util
 import logging
@@ -252,16 +252,21 @@ def llm_step_ended(host: Host, _monkeypatch: Any, _capsys: Any, caplog: Any) -> 
     assert caplog.messages == ["tidy 1/2: ls ended with 2, run by None"]
 
 
-def test_the_page_is_up_to_date() -> None:
-    assert Path(ROOT / "docs" / "hooks.md").read_text(encoding="utf-8") == GENERATOR.page(), (
-        "run: python docs/generate_hooks.py"
-    )
+def test_the_pages_are_up_to_date() -> None:
+    found = {path: path.read_text(encoding="utf-8") for path in (ROOT / "docs/reference/hooks").glob("*.md")}
+    found[ROOT / "docs/hooks.md"] = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
+    assert found == GENERATOR.pages(), "run: python docs/generate_hooks.py"
+
+
+def test_every_hook_is_on_one_page() -> None:
+    on_pages = [name for _title, names in GENERATOR.GROUPS.values() for name in names]
+    assert sorted(on_pages) == sorted(host_with().contracts)
 
 
 def test_every_hook_has_an_example_and_is_exercised_here() -> None:
     examples = {file.stem for file in (ROOT / "docs" / "examples" / "hooks").glob("*.py")}
     assert examples == {hook.name for hook in HOOKS} == set(host_with().contracts) == set(EXERCISES)
-    page = GENERATOR.page()
+    page = "\n".join(GENERATOR.pages().values())
     assert [hook.name for hook in HOOKS if not hook.example or hook.example not in page] == []
 
 
@@ -282,7 +287,7 @@ def test_the_example_of_a_hook_works(
 
 
 def test_every_argument_and_field_is_explained() -> None:
-    page = GENERATOR.page()
+    page = "\n".join(GENERATOR.pages().values())
     arguments = {argument for contract in host_with().contracts.values() for argument in contract.arguments}
     fields = {name for kind in (Request, Completion) for name in kind.__dataclass_fields__}
     assert [name for name in sorted(arguments | fields) if f"| `{name}` | " not in page] == []
@@ -291,7 +296,8 @@ def test_every_argument_and_field_is_explained() -> None:
 def test_the_check_notices_a_stale_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(GENERATOR, "PAGE", tmp_path / "hooks.md")
+    monkeypatch.setattr(GENERATOR, "DOCS", tmp_path)
+    (tmp_path / "reference").mkdir()
     assert GENERATOR.main(["--check"]) == 1
     assert "run python docs/generate_hooks.py" in capsys.readouterr().err
     assert GENERATOR.main([]) == 0

@@ -89,7 +89,7 @@ def test_the_plugin_of_the_readme_has_at_most_20_lines() -> None:
 
 
 def test_the_example_configuration_has_every_key() -> None:
-    files = tutorial_files(PAGES["docs/routing.md"].read_text(encoding="utf-8"), "configuration")
+    files = tutorial_files(PAGES["docs/guides/settings.md"].read_text(encoding="utf-8"), "configuration")
     (text,) = files.values()
     path = Path.home() / ".config" / "d0ttino" / "config.toml"
     path.parent.mkdir(parents=True)
