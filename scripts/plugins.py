@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m scripts.plugins"
 
+_VERBOSE = ("ENTRY POINT", "BRINGS", "REGISTRY")
+
 #: The kinds of plug-ins that `new` writes, and the licences; scripts.packages.scaffold has what each is made of.
 AUTHORED = ("backend", "recipe", "server", "guard", "cache", "policy", "command", "runner")
 LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "none")
@@ -79,7 +81,12 @@ def _add_commands(group: Group, kind: Kind) -> None:
     @click.option(
         "--check", "load", is_flag=True, help="Load every plug-in first, in a new process, to see if it works."
     )
-    @click.option("-v", "--verbose", is_flag=True, help="Show all that each brings, and the registry that names it.")
+    @click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        help="Show each entry point, all that it brings, and the registry that names it.",
+    )
     @as_json_option()
     def list_(load: bool, verbose: bool, as_json: bool) -> None:
         from scripts.packages.checking import check
@@ -93,8 +100,11 @@ def _add_commands(group: Group, kind: Kind) -> None:
             print_json([row.to_json() for row in rows])
             return
         cells = [(row.name, row.package, row.version or "-", row.status) for row in rows]
-        more = [(", ".join(row.brings) or "-", row.registry or "-") if verbose else () for row in rows]
-        head = (one.upper(), "PACKAGE", "VERSION", "STATE", *(("BRINGS", "REGISTRY") if verbose else ()))
+        more = [
+            (row.entry_point or "-", ", ".join(row.brings) or "-", row.registry or "-") if verbose else ()
+            for row in rows
+        ]
+        head = (one.upper(), "PACKAGE", "VERSION", "STATE", *(_VERBOSE if verbose else ()))
         print_table(head, [(*cell, *also) for cell, also in zip(cells, more, strict=True)])
 
     @group.command("install")

@@ -32,7 +32,6 @@ from llm.testing._probe import (
     ADDRESS_NAME,
     EXIT,
     SECRET,
-    SECRET_NAME,
     STUB,
     WORDS,
     Late,
@@ -41,7 +40,7 @@ from llm.testing._probe import (
     root_of,
     watch,
 )
-from llm.testing.conformance import CHECKS, GROUPS
+from llm.testing.conformance import CHECKS, GROUPS, SECRET_NAME
 from llm.types import (
     Answer,
     Attachment,

@@ -22,6 +22,7 @@ from llm.hooks._guard import Guard
 from llm.hooks._markers import hookimpl
 from llm.hooks._origin import Origin
 from llm.host import Host, create_host
+from llm.testing.conformance import SECRET_NAME
 from llm.types import (
     Call,
     Completion,
@@ -29,7 +30,6 @@ from llm.types import (
 )
 
 SECRET: Final = "sk-conformance-5ecre7-d0ttino-0123456789"  # noqa: S105 - of nobody
-SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
 ADDRESS_NAME: Final = re.compile(r"(URL|URI|HOST|ENDPOINT|ADDRESS|BASE)$", re.IGNORECASE)
 _PLACE: Final = re.compile(r" ?\(([^()]+), line (\d+)\)")
 STUB: Final = "conformance-stub"
@@ -91,6 +91,7 @@ class Probe:
         self.found: list[dict[str, Any]] = []
         self.environ = dict(environ)
         self.texts: list[str] = []
+        self.secret_names: set[str] = set()
         self.network: list[tuple[str, str | None, int | None]] = []
         self.blocked = True
         self.reads: dict[str, tuple[str | None, int | None]] = {}
@@ -190,6 +191,7 @@ class Probe:
         catalog = self.host.backends()
         everyone = [*catalog.active, *(one for many in catalog.shadowed.values() for one in many)]
         found = [one for one in everyone if self.mine(one.origin)]
+        self.secret_names = {name for one in found for name in one.secret_env}
         for name in {name for one in found for name in (*one.ready_env, *one.secret_env)}:
             self.give(name)
         for name, value in self.environ.items():
@@ -197,9 +199,10 @@ class Probe:
         return found
 
     def give(self, name: str) -> None:
-        """Set a variable to an address of the kit's server or to a key."""
+        """Set a variable to the address of the kit's server, to a key, or to a word if it holds neither."""
         if name not in self.environ:
-            os.environ[name] = self.server.address if ADDRESS_NAME.search(name) else SECRET
+            value = SECRET if name in self.secret_names or SECRET_NAME.search(name) else "conformance"
+            os.environ[name] = self.server.address if ADDRESS_NAME.search(name) else value
 
     def recipes(self) -> list[RegisteredRecipe]:
         return [one for one in self.host.recipes().values() if self.mine(one.origin)]

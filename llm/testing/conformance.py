@@ -59,6 +59,9 @@ CHECKS: Final[Mapping[str, str]] = {
     "secrets": "do keys stay out of all that it says, and does it declare where it takes them from?",
 }
 
+#: Names of variables that hold keys.
+SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
+
 PAGE: Final = "https://github.com/d0ttino/d0ttino/blob/main/docs/guides/conformance.md"
 
 #: Seconds that one check may take.
@@ -281,7 +284,7 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
     with open(staging / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA", "a", encoding="utf-8") as file_:
         file_.writelines(f"{key}: {' '.join(str(value).split())}\n" for key, value in fields if value)
     source = directory / "src" if (directory / "src").is_dir() else directory
-    return name, version, [str(staging), str(source)]
+    return name, version if "version" in project else None, [str(staging), str(source)]
 
 
 #: The process finds the same `llm` as this one, and nothing in its working directory.
@@ -331,8 +334,13 @@ def _run(
 
 
 def _environment(home: str) -> dict[str, str]:
-    """Return an environment of somebody who has configured nothing."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "XDG_", "D0TTINO_"))}
+    """Return an environment of somebody who has configured nothing, and without the keys of whoever checks."""
+    left_out = ("LLM_", "XDG_", "D0TTINO_")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(left_out) and not SECRET_NAME.search(name)
+    }
     return {**kept, "HOME": home, "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
 
 

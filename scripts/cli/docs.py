@@ -65,6 +65,12 @@ def pages() -> dict[str, str]:
     return {name: _readable(path) for name, path in paths.items() if name != "index"}
 
 
+def blocks(topic: str) -> list[str]:
+    """Return the Python code in the part of a page whose heading is a topic; nothing if there is none."""
+    found = _found(topic, pages())
+    return re.findall(r"```python\n(.*?)```", found[0].text, re.DOTALL) if found else []
+
+
 def _readable(path: Path) -> str:
     return re.sub(r"<!--.*?-->\n?", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 

@@ -1,6 +1,7 @@
 """`ai-cli backends`, `ai-cli recipes` and `ai-cli hooks`: what plug-ins contribute."""
 
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -172,10 +173,10 @@ def _status(row: dict[str, Any], status: str) -> str:
 
 #: Words for the way in which the answers of a hook become one.
 _KINDS: Final = {
-    "COLLECT": "every answer counts",
-    "FIRST": "the first answer counts",
-    "NOTIFY": "notified, answers are not used",
-    "FOLD": "each gets the value that the one before returned",
+    "COLLECT": "all are asked, and every answer counts",
+    "FIRST": "one answer decides: the first that is not None",
+    "NOTIFY": "all are told, and answers are not used",
+    "FOLD": "folded: each gets the value that the one before returned",
 }
 
 
@@ -186,13 +187,13 @@ _KINDS: Final = {
 def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:
     """List hooks and their implementations, in the order in which they are asked.
 
-    With NAME, show that hook's documentation as well.
+    With NAME, show that hook's signature, its documentation and an example as well.
     """
     host = current_host(ctx)
     warn_of_problems(host)
     if name is not None and name not in host.contracts:
         raise UnknownNameError("hook", name, host.contracts)
-    rows = [_hook(host, hook) for hook in ([name] if name else host.contracts)]
+    rows = [_hook(host, name) | _described(host, name)] if name else [_hook(host, hook) for hook in host.contracts]
     if as_json:
         print_json({"hooks": rows, "blocked": [blocked.to_json() for blocked in host.blocked]})
         return
@@ -204,8 +205,8 @@ def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:
         if not row["implementations"]:
             tell("  nobody implements it")
         if name:
-            tell()
-            tell(row["documentation"])
+            tell(f"\n{row['signature']}\n\n{row['documentation']}\n\nAn exception {row['on_error']}.")
+            tell(f"\nExample:\n\n{textwrap.indent(row['example'], '    ')}\nSee `ai-cli docs {name}`.")
     for blocked in host.blocked:
         tell(f"not in use: {blocked}")
 
@@ -221,6 +222,19 @@ def _hook(host: "Host", name: str) -> dict[str, Any]:
         "first_result": contract.kind.name == "FIRST",
         "documentation": inspect.getdoc(getattr(hookspecs, name)) or "",
         "implementations": [_implementation(*one) for one in host.implementations(name)],
+    }
+
+
+def _described(host: "Host", name: str) -> dict[str, Any]:
+    """Return the signature of a hook, the effect of an exception, and an example."""
+    from scripts.cli.docs import blocks
+
+    found = blocks(name)
+    fails = "fails the attempt or step" if host.contracts[name].propagates else "is recorded, and the others go on"
+    return {
+        "signature": found[0].rstrip() if found else name,
+        "on_error": "fails each use of the plug-in" if name == "llm_configure" else fails,
+        "example": found[-1] if found else "",
     }
 
 

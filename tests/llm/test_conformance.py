@@ -368,3 +368,21 @@ def test_every_check_has_its_section_in_the_guide() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guides" / "conformance.md").read_text()
     headings = {line.removeprefix("## ").lower() for line in guide.splitlines() if line.startswith("## ")}
     assert set(conformance.CHECKS) <= headings
+
+
+#: What the kit has to say of the example plug-ins: all of it is meant.
+MEANT = ("takes the place of the built-in one", "it takes configuration and has no CONFIG_SCHEMA")
+
+
+@pytest.mark.parametrize(
+    "place", sorted((Path(__file__).parents[2] / "examples" / "plugins").iterdir()), ids=lambda path: path.name
+)
+def test_the_kit_has_nothing_against_the_example_plugins(place: Path) -> None:
+    if not (place / "pyproject.toml").is_file():
+        pytest.skip("no package")
+    # The short form of a backend that the tutorials promise takes a prompt and a model, and so no deadline.
+    expected = {"deadlines"} if place.name == "lobechat" else set()
+    report = conformance.check(place)
+    assert {result.check for result in report.results if result.status == "failed"} <= expected, report.findings
+    warnings = [one.message for one in report.findings if one.severity == "warning"]
+    assert [one for one in warnings if not any(words in one for words in MEANT)] == []

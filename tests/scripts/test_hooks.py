@@ -63,8 +63,8 @@ def test_every_hook_is_listed_with_its_kind_and_its_marks(host: Host) -> None:
     result = run(host)
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert "llm_complete(request, backend, call)  the first answer counts" in lines
-    assert "llm_backends()  every answer counts" in lines
+    assert "llm_complete(request, backend, call)  one answer decides: the first that is not None" in lines
+    assert "llm_backends()  all are asked, and every answer counts" in lines
     assert "  1. wrapper (this program, module " in result.stdout
     assert any(line.endswith(", wrapper") for line in lines)
     assert any(line.endswith(", tryfirst") for line in lines)
@@ -75,7 +75,7 @@ def test_every_hook_is_listed_with_its_kind_and_its_marks(host: Host) -> None:
 
 def test_one_hook_with_its_documentation(host: Host) -> None:
     result = run(host, "llm_route")
-    assert "llm_route(request, backends, settings)  the first answer counts" in result.stdout
+    assert "llm_route(request, backends, settings)  one answer decides: the first that is not None" in result.stdout
     assert "Args:" in result.stdout
     assert "llm_complete(" not in result.stdout.splitlines()[0]
 
@@ -84,3 +84,20 @@ def test_an_unknown_hook_gets_close_matches(host: Host) -> None:
     result = run(host, "llm_rout")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Did you mean 'llm_route'" in result.stderr
+
+
+@pytest.mark.parametrize("name", sorted(host_with().contracts))
+def test_each_hook_is_shown_with_its_signature_an_example_and_what_becomes_of_answers(name: str, host: Host) -> None:
+    result = run(host, name)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"\ndef {name}(" in result.stdout
+    assert f"    def {name}(" in result.stdout.split("Example:")[1]
+    contract = host.contracts[name]
+    (shown,) = json.loads(run(host, name, "--json").stdout)["hooks"]
+    assert shown["kind"].startswith(
+        {"COLLECT": "all are asked", "FIRST": "one answer decides", "NOTIFY": "all are told", "FOLD": "folded"}[
+            contract.kind.name
+        ]
+    )
+    assert ("fails" in shown["on_error"]) is (contract.propagates or name == "llm_configure")
+    compile(shown["example"], name, "exec")

@@ -217,9 +217,12 @@ class TestList:
         ]
         assert [row["registry"] for row in rows] == [str(environment.registry), None]
         lines = [line.split() for line in environment.run("list", "-v").stdout.splitlines()]
-        assert lines[0] == ["PLUG-IN", "PACKAGE", "VERSION", "STATE", "BRINGS", "REGISTRY"]
-        assert ["mine", "both", "1.0", "installed", "backend", "mine", str(environment.registry)] in lines
-        assert [line[-4:] for line in lines if line[0] == "strict"] == [["recipe", "tidy,", "llm_run_step", "-"]]
+        assert lines[0] == ["PLUG-IN", "PACKAGE", "VERSION", "STATE", "ENTRY", "POINT", "BRINGS", "REGISTRY"]
+        entry = ["llm.plugins:", "mine", "=", "both:run"]
+        assert ["mine", "both", "1.0", "installed", *entry, "backend", "mine", str(environment.registry)] in lines
+        entry = ["llm.plugins:", "strict", "=", "both:Policy"]
+        expected = [*entry, "recipe", "tidy,", "llm_run_step", "-"]
+        assert [line[-8:] for line in lines if line[0] == "strict"] == [expected]
 
     def test_what_a_registry_says_is_shown_and_searched(self, environment: Environment) -> None:
         entry = {
