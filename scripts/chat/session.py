@@ -1,6 +1,7 @@
 """A chat: its state, what each of its commands does, and one answer after the other."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 #: Takes a choice back: `/model -`.
 _NONE: Final = "-"
+
+#: Signals that end this program without a word.
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Leave(Exception):  # noqa: N818 - no error
@@ -311,22 +315,34 @@ def _few(names: list[str]) -> str:
 class Keyboard:
     """Holds what is typed while no prompt is there, for the next one: without echo, and Ctrl-D too; Ctrl-C interrupts.
 
-    As a context manager it holds for as long as it is open. Without a terminal it does nothing.
+    As a context manager it holds for as long as it is open. Without a terminal it does nothing. Signals that end this
+    program leave the terminal as it was.
     """
 
     def __init__(self) -> None:
         self._before: list[Any] | None = None
+        self._handled: list[signal.Signals] = []
 
     def __enter__(self) -> "Keyboard":
         if sys.stdin is not None and sys.stdin.isatty():
             import termios
 
             self._before = termios.tcgetattr(sys.stdin)
+            self._handled = [one for one in _ENDS if signal.getsignal(one) is signal.SIG_DFL]
+            for one in self._handled:
+                signal.signal(one, self._end)
             self._hold()
         return self
 
     def __exit__(self, *_error: object) -> None:
+        for one in self._handled:
+            signal.signal(one, signal.SIG_DFL)
         self._release()
+
+    def _end(self, number: int, _frame: object) -> None:
+        self._release()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     @contextmanager
     def released(self) -> Iterator[None]:

@@ -371,6 +371,19 @@ def test_a_home_that_cannot_be_written(server: Any, clean_environment: Path) -> 
     clean_environment.chmod(0o700)
 
 
+@pytest.mark.e2e
+def test_a_chat_that_is_ended_by_a_signal_leaves_the_terminal_as_it_was(server: Any) -> None:
+    screen = Screen(server(sse("It begins.\n\n", end=False)))
+    screen.ready()
+    screen.type("hello\r")
+    screen.until("It begins.")
+    assert not screen.child.getecho()
+    screen.child.kill(signal.SIGTERM)
+    screen.child.wait()
+    assert screen.child.signalstatus == signal.SIGTERM
+    assert screen.child.getecho()
+
+
 DOCUMENTS = [
     "Intro\n\n- one\n- two\n  - nested\n\n  more of it\n- three\n\nAfter the list.\n",
     "1. first\n\n2. second\n\n   ```sh\n   echo a\n\n   echo b\n   ```\n\n3. third\n",
