@@ -324,7 +324,8 @@ def error_of(fault: Mapping[str, Any]) -> BackendError:
 
 def completion_of(end: Mapping[str, Any], model: str) -> Completion:
     """Return what is known of an answer at its end."""
-    usage = None if end["usage"] is None else Usage(*end["usage"], cost=end["cost"])
+    used = end["usage"]
+    usage = None if used is None else Usage(used[0], used[1], end["cost"])
     served = end["served_model"]
     # Without the provider, which LiteLLM takes off the name.
     served = model if served and model.endswith(f"/{served}") else served

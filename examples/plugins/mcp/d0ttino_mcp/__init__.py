@@ -1,5 +1,7 @@
 """Recipes of d0ttino as tools of other agents, by the Model Context Protocol: `ai-cli mcp`."""
 
+from typing import Any
+
 import click
 
 from llm import hookimpl
@@ -21,7 +23,7 @@ def llm_commands(cli: click.Group) -> None:
 @click.option("--cwd", metavar="DIRECTORY", help="Run the steps there.")
 @click.option("--step-timeout", type=float, metavar="SECONDS", help="End a step that takes longer.")
 @click.pass_context
-def mcp(ctx: click.Context, names: tuple[str, ...], **given: object) -> None:
+def mcp(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None:
     """Offer recipes as tools to an agent that speaks the Model Context Protocol, on stdin and stdout.
 
     Each step is shown to you by the agent's program, and runs if you say so there. Where that program cannot ask,
@@ -32,6 +34,6 @@ def mcp(ctx: click.Context, names: tuple[str, ...], **given: object) -> None:
     from d0ttino_mcp.server import Recipes
     from scripts.cli.steps import Options
 
-    options = Options.asking(join=False)._replace(**given)  # type: ignore[arg-type] - the same names
+    options = Options.asking(join=False)._replace(**given)
     recipes = Recipes(ctx, current_host(ctx), options, names)
     anyio.run(recipes.serve)

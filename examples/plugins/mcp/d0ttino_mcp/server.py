@@ -55,6 +55,8 @@ class Run:
         self.question: tuple[str, str] | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
+        self._all = False
+        self._cancelled = threading.Event()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
     def tell(self, event: Any) -> None:
@@ -74,16 +76,28 @@ class Run:
         content = given.content or {} if given is not None and given.action == "accept" else {}
         self._answers.put(ANSWERS.get(str(content.get("answer")), Answer.QUIT))
 
+    def cancel(self) -> None:
+        """Run no further step: the call was cancelled, or the client fails to ask."""
+        self._cancelled.set()
+        self._answers.put(Answer.QUIT)
+
     def about(
         self, step: Step, number: int, total: int, dangers: Sequence[str], facts: Sequence[str] = ()
     ) -> tuple[Answer, Step]:
-        """Ask what to do with a step, with all that the terminal would show of it."""
+        """Ask what to do with a step, with all that the terminal would show of it.
+
+        "All the rest" is kept here, so that a call can be cancelled between two steps.
+        """
+        if self._cancelled.is_set() or (self._all and not dangers):
+            return (Answer.QUIT if self._cancelled.is_set() else Answer.RUN), step
         shown = question_rows(step, number, total, self.source, dangers, None, facts)
         self.tell((f"{self.id}-{number}-{secrets.token_hex(4)}", "\n".join(shown)))
         try:
-            return self._answers.get(timeout=PATIENCE), step
+            answer = self._answers.get(timeout=PATIENCE)
         except queue.Empty:
-            return Answer.QUIT, step
+            answer = Answer.QUIT
+        self._all = self._all or answer is Answer.ALL
+        return (Answer.RUN if answer is Answer.ALL else answer), step
 
     def after_interrupt(self, number: int) -> Answer:  # noqa: ARG002
         """End the run: nobody interrupts a step by hand here."""
@@ -161,17 +175,17 @@ class Recipes:
         try:
             while True:
                 event = await run.next()
-                if not isinstance(event, tuple):
+                if isinstance(event, types.CallToolResult):
                     return event
                 key, message = event
                 asked = types.ElicitRequestFormParams(message=message, requested_schema=SCHEMA)
                 if not ctx.session.can_send_request:
                     self._waiting[run.id] = run
-                    requests = {key: types.ElicitRequest(params=asked)}
+                    requests: types.InputRequests = {key: types.ElicitRequest(params=asked)}
                     return types.InputRequiredResult(input_requests=requests, request_state=run.id)
                 run.answer(await ctx.session.elicit_form(message, SCHEMA, ctx.request_id))
         except BaseException:
-            run.answer(None)  # the call was cancelled, or the client fails to ask: no further step runs
+            run.cancel()
             raise
 
     def _run(self, run: Run, tool: str, given: dict[str, Any], asks: bool) -> None:

@@ -32,6 +32,7 @@ class Recipes:
         return [
             Recipe("build", build, description="Builds a thing", parameters=parameters),
             Recipe("wipe", lambda goal: ["true", "rm -rf ~/nothing/*", "touch after"]),
+            Recipe("slow", lambda goal: ["touch begun; until test -e go; do sleep 0.05; done", "touch after"]),
             Recipe("noisy", lambda goal: ["cat; echo {} ; printf 'not json' >&2", "env | grep -c API_KEY || true"]),
         ]
 """
@@ -220,6 +221,25 @@ def test_mistakes_of_an_agent_are_results_that_it_can_read(place, mode):
     assert "times" in texts[1]
     assert "no" in texts[2]
     assert made(place) == []
+
+
+def test_a_call_that_is_cancelled_runs_no_further_step_whatever_was_agreed_to(place):
+    work = place / "work"
+
+    async def conversation(client):
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.call_tool, "slow", {"goal": "x"})
+                while not (work / "begun").exists():
+                    await anyio.sleep(0.02)
+                scope.cancel()
+        (work / "go").touch()
+        # It waits for the run before it.
+        return await client.call_tool("build", {"goal": "next"})
+
+    talk(place, conversation, user=User("all", "all"), mode="legacy")
+    assert made(place) == ["next", "more"]
+    assert not (work / "after").exists()
 
 
 def test_calls_at_the_same_time_run_one_after_the_other_each_with_its_own_questions(place):

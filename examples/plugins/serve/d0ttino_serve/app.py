@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -130,10 +130,10 @@ class Api:
             raise RefusedError(failure(400, "the body must be an object with messages"))
         return body
 
-    def _whole(self, request: Request) -> Iterator[Any]:
+    def _whole(self, request: Request) -> Generator[Any, None, None]:
         yield complete(request, host=self._host)
 
-    def _streamed(self, request: Request) -> Iterator[Any]:
+    def _streamed(self, request: Request) -> Generator[Any, None, None]:
         """Yield the headers, the texts and at last the completion."""
         answer, thoughts, begun = stream(request, host=self._host), ThoughtFilter(), False
         try:
@@ -259,7 +259,7 @@ class RefusedError(Exception):
 class Work:
     """An iterator that a thread reads, because backends wait. One that hangs does not keep the program from ending."""
 
-    def __init__(self, items: Iterator[Any]) -> None:
+    def __init__(self, items: Generator[Any, None, None]) -> None:
         self._items = items
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -275,7 +275,7 @@ class Work:
         except BaseException as error:  # noqa: BLE001 - it is answered
             self.put(error)
         finally:
-            self._items.close()  # type: ignore[attr-defined] - a generator: what it reads is closed as well
+            self._items.close()  # what it reads is closed as well
 
     def put(self, item: Any) -> None:
         """Have an item, or an exception in its place, returned next; any thread may do that."""
@@ -333,7 +333,7 @@ def request_of(body: dict[str, Any], host: Host) -> Request:
 
 def message_of(given: Any) -> Message:
     """Return a message; `developer` is what OpenAI calls the system now."""
-    role = given.get("role") if isinstance(given, dict) else None
+    role: Any = given.get("role") if isinstance(given, dict) else None
     role = "system" if role == "developer" else role
     if role not in {"system", "user", "assistant"}:
         raise UsageError(f"messages must have a role: system, developer, user or assistant, not {role!r}")

@@ -73,6 +73,7 @@ class Server:
     """A running `ai-cli serve`."""
 
     def __init__(self, directory: Path, *arguments: str, **env: str) -> None:
+        self.clients = []
         self.signs = directory / "signs"
         self.signs.mkdir(exist_ok=True)
         for sign in self.signs.iterdir():
@@ -98,7 +99,8 @@ class Server:
         self.url = found[0]
 
     def client(self, token: str = TOKEN) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.url, api_key=token)
+        self.clients.append(openai.OpenAI(base_url=self.url, api_key=token, timeout=60))
+        return self.clients[-1]
 
     def ask(self, body, method="POST", path="/v1/chat/completions", **headers):
         """Ask without an SDK, and return status, headers and body."""
@@ -123,6 +125,8 @@ def running(directory: Path, *arguments: str, **env: str):
     try:
         yield server
     finally:
+        for client in server.clients:
+            client.close()
         server.process.kill()
         server.process.communicate()
 
