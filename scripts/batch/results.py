@@ -658,9 +658,8 @@ class ResultsFile(Results):
         """Put the results in the order of their rows, one for each."""
         with self._naming():
             self._write(b"")
-            if not self._in_order:
-                self._put_in_order()
-            if self._late is not None:
+            all_placed = self._in_order or self._put_in_order()
+            if self._late is not None and all_placed:
                 self._late.close()
                 self._late = None
                 os.unlink(self._late_name)
@@ -726,8 +725,8 @@ class ResultsFile(Results):
             for one in self._layout.stored(io.BytesIO(header + record["result"].encode()), self._late_name):
                 yield one._replace(position=record["row"], start=start, end=end)
 
-    def _put_in_order(self) -> None:
-        """Write the file anew: for each row its answer, else its first failure."""
+    def _put_in_order(self) -> bool:
+        """Write the file anew: for each row its answer, else its first failure; return whether all have a place."""
         starts, ends, answered = _Numbers(), _Numbers(), _Numbers()
         for one in self._stored():
             if not ends[one.position] or (one.is_answered and not answered[one.position]):
@@ -743,6 +742,9 @@ class ResultsFile(Results):
                 elif ends[position]:
                     self._file.seek(starts[position])
                     file.write(self._file.read(ends[position] - starts[position]))
+                elif self.needs_all:
+                    return False  # the row before it is still to come
+        return True
 
     def _late_starts(self) -> _Numbers:
         """Return where in the file beside this one the last result of each row begins, from 1."""
@@ -797,7 +799,7 @@ class ParquetResults(ResultsFile):
         for batch in file.iter_batches(batch_size=_ENCODED):
             yield from batch.to_pylist()
 
-    def _put_in_order(self) -> None:
+    def _put_in_order(self) -> bool:
         module = parquet()
         late = self._late_starts()
         rows = self._merged(late)
@@ -805,16 +807,20 @@ class ParquetResults(ResultsFile):
         with replacing(self._name) as file:
             os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
             with module.ParquetWriter(file, schema) as writer:
+                placed = 0
                 while some := list(itertools.islice(rows, _ENCODED)):
                     writer.write_batch(self._table.arrow_batch(some, schema))
+                    placed += len(some)
+        return placed >= len(late) - 1
 
     def _merged(self, late: _Numbers) -> Iterator[dict[str, Any]]:
         position = 0
         for position, row in enumerate(self._rows(), 1):
             yield json.loads(self._late_result(late[position])) if late[position] else row
         for further in range(position + 1, len(late)):
-            if late[further]:
-                yield json.loads(self._late_result(late[further]))
+            if not late[further]:
+                return  # the row before it is still to come
+            yield json.loads(self._late_result(late[further]))
 
 
 def _nonzero(digest: int) -> int:

@@ -119,6 +119,23 @@ def test_late_results_of_a_run_that_was_killed_count(host: Host, asked: list[str
     assert not Path("out.csv.part").exists()
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_late_result_never_takes_the_place_of_another_row(host: Host, asked: list[str], name: str) -> None:
+    if name == "out.parquet":
+        pytest.importorskip("pyarrow")
+    arguments = [*reviews(), "--columns", "id,answer", "--output", name]
+    line = "9,LATE\n" if name == "out.csv" else '{"id": "9", "answer": "LATE"}\n'
+    Path(f"{name}.part").write_text(json.dumps({"row": 3, "result": line}) + "\n", encoding="utf-8")
+    assert run(host, *arguments, "--limit-cost", "0").exit_code == 3
+    assert Path(f"{name}.part").exists()
+    assert run(host, *arguments).exit_code == 0
+    assert len(asked) == 2
+    again = run(host, name, "-b", "kind", "--prompt", "{{answer}}", "--columns", "id,answer", "--output-format", "csv")
+    assert [line[0] for line in csv.reader(io.StringIO(again.stdout))] == ["id", "7", "7", "9"]
+    assert again.stdout.endswith("9,LATE\n")
+    assert not Path(f"{name}.part").exists()
+
+
 def test_chosen_columns_are_all_that_is_written(host: Host) -> None:
     run(host, *reviews(), "--output", "out.csv", "--columns", "answer,id", "--columns", "cost")
     assert rows()[:2] == [["answer", "id", "cost"], ['SAY GOOD, "REALLY"', "7", "0.25"]]
