@@ -63,19 +63,30 @@ class Database:
         path: the file. It is made by the first change.
         tables: the statements that make what is in it, or what an older version lacks.
         version: the version of these.
+        optional: the same for what not every SQLite has.
         pragmas: statements for each connection.
+        sets_aside: whether a damaged file gets another name, so that the next change makes a new one; else it stays.
 
     Its methods raise `OSError` if the file cannot be used, and `DamagedError` if it was damaged.
 
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], tables: str, *, version: int = 1, pragmas: Sequence[str] = ()
+        self,
+        path: str | os.PathLike[str],
+        tables: str,
+        *,
+        version: int = 1,
+        optional: str = "",
+        pragmas: Sequence[str] = (),
+        sets_aside: bool = True,
     ) -> None:
         self.path = os.fspath(path)
         self._tables = tables
         self._version = version
+        self._optional = optional
         self._pragmas = pragmas
+        self._sets_aside = sets_aside
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._mark: tuple[int, int, int] | None = None
@@ -104,13 +115,13 @@ class Database:
             make: whether to make the file if there is none; else there are no rows then.
 
         """
-        with self._using(make) as connection:
+        with self.using(make) as connection:
             return [] if connection is None else connection.execute(statement, values).fetchall()
 
     @contextmanager
     def changing(self) -> "Iterator[sqlite3.Connection]":
         """Change the file as a whole or not at all; it is made if need be."""
-        with self._using(make=True) as connection:
+        with self.using(make=True) as connection:
             assert connection is not None  # it was made
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -122,7 +133,8 @@ class Database:
             connection.execute("COMMIT")
 
     @contextmanager
-    def _using(self, make: bool) -> "Iterator[sqlite3.Connection | None]":
+    def using(self, make: bool) -> "Iterator[sqlite3.Connection | None]":
+        """Use the connection, of this thread alone; `None`: there is no file, and none is made."""
         with self._lock:
             found = self._mark_of_file()
             if found is None and not make:
@@ -163,6 +175,8 @@ class Database:
         self._connection, self._mark = connection, self._mark_of_file()
 
     def _prepare(self, connection: "sqlite3.Connection") -> None:
+        import sqlite3
+
         for pragma in self._pragmas:
             connection.execute(pragma)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -174,7 +188,9 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 if connection.execute("PRAGMA user_version").fetchone()[0] < self._version:
-                    execute_all(connection, self._tables)
+                    _execute_all(connection, self._tables)
+                    with suppress(sqlite3.OperationalError):
+                        _execute_all(connection, self._optional)
                     connection.execute(f"PRAGMA user_version = {self._version}")
             except BaseException:
                 connection.execute("ROLLBACK")
@@ -182,8 +198,6 @@ class Database:
             connection.execute("COMMIT")
         connection.execute("PRAGMA synchronous = NORMAL")  # in WAL mode, a killed process damages nothing
         if sys.version_info >= (3, 12):
-            import sqlite3
-
             # The last one to close it would wait for the disk; so somebody does once in a thousand pages.
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
 
@@ -194,7 +208,7 @@ class Database:
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             self._wait_for_others(_IMPATIENCE)
             return OSError(errno.EAGAIN, "another process does not let go of it", self.path)
-        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+        if self._sets_aside and code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             return self._set_aside(error)
         return OSError(errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO, str(error), self.path)
 
@@ -279,7 +293,7 @@ def take_over(database: Database, file: str, insert: "Callable[[sqlite3.Connecti
         os.replace(old, f"{old}.old")
 
 
-def execute_all(connection: "sqlite3.Connection", script: str) -> None:
+def _execute_all(connection: "sqlite3.Connection", script: str) -> None:
     """Execute statements one by one: `executescript` would end the transaction."""
     import sqlite3
 

@@ -1,18 +1,19 @@
 """The log of conversations: prompts and answers in an SQLite file that only its owner can read.
 
-Secrets are taken out before anything is written. The file is in WAL mode: whenever a process is killed, it can be read,
-and writers wait for each other.
+Secrets are taken out before anything is written. `_database.py` says how many processes write at once.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from errno import ENOENT
 from typing import TYPE_CHECKING, Any, Final
 
+from llm._database import Database
 from llm._frozen import dataclass
-from llm._state import check_private, is_off, make_private, open_private, state_dir, write_atomically
+from llm._state import is_off, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._markers import hookimpl
 from llm.types import Attachment, Message
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 NO_LOGS_VARIABLE: Final = "LLM_NO_LOGS"
 
-#: Seconds that a writer waits for others.
-_PATIENCE: Final = 60.0
-_PAUSE: Final = 0.02
 _VERSION: Final = 1
 
 _TABLES: Final = """
@@ -170,6 +168,10 @@ class ConversationLog:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.path = log_path() if path is None else os.fspath(path)
+        pragmas = ("PRAGMA secure_delete = ON",)
+        self._database = Database(
+            self.path, _TABLES, version=_VERSION, optional=_SEARCH, pragmas=pragmas, sets_aside=False
+        )
         self._redact = redact
         self._now = now
 
@@ -359,32 +361,22 @@ class ConversationLog:
 
     @contextmanager
     def _changing(self) -> "Iterator[sqlite3.Connection]":
-        """Open the file, made if need be, for a change that happens as a whole or not at all."""
-        with self._open(make=True) as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
+        """Change the log, made if need be, as a whole or not at all."""
+        try:
+            with self._database.changing() as database:
                 yield database
-            except BaseException:
-                with suppress(Exception):
-                    database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
+        except OSError as error:
+            raise self._fault(error.strerror or str(error), True) from error
 
     @contextmanager
-    def _open(self, *, make: bool = False) -> "Iterator[sqlite3.Connection]":
-        import sqlite3
-
+    def _open(self) -> "Iterator[sqlite3.Connection]":
         try:
-            check_private(self.path)
-            if make and not os.path.exists(self.path):
-                _make(self.path)
-            with closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as database:
-                _patiently(lambda: _prepare(database))
+            with self._database.using(make=False) as database:
+                if database is None:
+                    raise FileNotFoundError(ENOENT, "it was removed")
                 yield database
-        except sqlite3.Error as error:
-            raise self._fault(str(error), make) from error
         except OSError as error:
-            raise self._fault(error.strerror or str(error), make) from error
+            raise self._fault(error.strerror or str(error), False) from error
 
     def _fault(self, why: str, writing: bool) -> LogError:
         if writing:
@@ -392,74 +384,6 @@ class ConversationLog:
                 f"cannot write {self.path}: {why}; the log lacks this turn ({NO_LOGS_VARIABLE}=1 does without)"
             )
         return LogError(f"cannot read {self.path}: {why}", hint="move it away to begin a new log")
-
-
-def _make(path: str) -> None:
-    """Make an empty file that only its owner can read; SQLite gives its further files the same mode.
-
-    It gets its name when it is closed: a process that closes a file loses all its locks of it, also those that
-    SQLite holds in another thread, and that damages a database.
-    """
-    make_private(os.path.dirname(path))
-    temporary = f"{path}.{new_id()}"
-    os.close(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-    try:
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
-
-
-def _patiently(action: Callable[[], None]) -> None:
-    """Do what SQLite itself does not wait for: many processes that make the same file at once."""
-    import sqlite3
-    import time
-
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return action()
-        except sqlite3.OperationalError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or time.monotonic() > until:
-                raise
-        time.sleep(_PAUSE)
-
-
-def _prepare(database: "sqlite3.Connection") -> None:
-    database.execute("PRAGMA secure_delete = ON")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version > _VERSION:
-        raise LogError(f"the log is of a newer version of this program ({version})", hint="update d0ttino")
-    if version == _VERSION:
-        database.execute("PRAGMA synchronous = NORMAL")  # in WAL mode, a killed process damages nothing
-        return
-    import sqlite3
-
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        if database.execute("PRAGMA user_version").fetchone() == (0,):
-            _execute(database, _TABLES)
-            with suppress(sqlite3.OperationalError):  # this SQLite has no full-text search
-                _execute(database, _SEARCH)
-            database.execute(f"PRAGMA user_version = {_VERSION}")
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise
-    database.execute("COMMIT")
-
-
-def _execute(database: "sqlite3.Connection", script: str) -> None:
-    """Execute statements one by one: `executescript` would end the transaction."""
-    import sqlite3
-
-    statement = ""
-    for line in script.splitlines():
-        statement += f"{line}\n"
-        if sqlite3.complete_statement(statement):
-            database.execute(statement)
-            statement = ""
 
 
 def _conversation_id(database: "sqlite3.Connection", given: str | None, name: str | None) -> str:

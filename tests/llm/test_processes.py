@@ -29,6 +29,7 @@ AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
 BACKENDS = """
 import os, signal, time
 from llm.backends.plugin_sdk import register_backend
+from llm.errors import AuthenticationError
 
 def note(prompt):
     with open("asked", "a") as file:
@@ -52,6 +53,11 @@ def stuck(prompt):
         time.sleep(600)
     return prompt
 
+def refused(prompt):
+    note(prompt)
+    raise AuthenticationError("no", status=401)
+
+register_backend("refused", refused)
 register_backend("pid", pid)
 register_backend("deadly", deadly)
 register_backend("stuck", stuck)
@@ -173,6 +179,14 @@ def test_functions_raise_where_their_result_is_taken(two: Processes) -> None:
 def test_what_is_not_wanted_here_is_not_used_there(two: Processes) -> None:
     (outcome,) = ask("a", two, "pid", host=create_host(blocking=Blocking.of(("demo",))))
     assert isinstance(outcome.error, UnknownNameError)
+
+
+def test_a_credential_that_one_process_learns_to_be_refused_is_not_tried_by_others(two: Processes) -> None:
+    with Processes(2) as others:
+        for executor, most in ((two, 4), (others, 8)):
+            outcomes = ask([str(number) for number in range(40)], executor, "refused", max_workers=1)
+            assert all(outcome.error is not None for outcome in outcomes)
+            assert len(asked()) <= most
 
 
 def test_the_ledger_gets_their_attempts_if_it_gets_those_of_this_process(two: Processes) -> None:
