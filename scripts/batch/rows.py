@@ -53,6 +53,13 @@ _MARKS: Final = (
     (b"\xfe\xff", "utf-16"),
 )
 
+#: How files begin that people take for tables, and what to do with them.
+_OTHERS: Final = (
+    (b"PK\x03\x04", "a spreadsheet or another archive", "save it as CSV"),
+    (b"\x1f\x8b", "compressed", "gunzip -c FILE | ai-cli batch - --format csv"),
+    (b"PAR1", "a Parquet file", "--format parquet"),
+)
+
 #: Rows of a Parquet file that are decoded at a time.
 _DECODED: Final = 256
 
@@ -165,6 +172,9 @@ class Source:
         if self.format == "text":
             self.columns = ("prompt",)
             return self._numbered(chain([first], lines), lambda line: {"prompt": line})
+        if first[1].startswith("[") and self._path.endswith(".json"):
+            hint = f"jq -c '.[]' {self.name} makes lines of it"
+            raise UsageError(f"{self.name} is one JSON document, and not an object in each line", hint=hint)
         self.columns = _keys(first[1])
         if not self._is_certain and {"custom_id", "body"} <= set(self.columns):
             self.format = "openai"
@@ -293,8 +303,11 @@ class _Lines(Iterator[str]):
 def _decoded(file: BinaryIO, encoding: str | None, name: str, newline: str) -> io.TextIOWrapper:
     """Return a file as text; bytes that are no text come out as surrogates, which their row is refused for."""
     buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(cast("Any", file))
+    start = buffered.peek(4)[:4]
+    for mark, what, hint in _OTHERS:
+        if start.startswith(mark):
+            raise UsageError(f"{name} is {what}", hint=hint)
     if encoding is None:
-        start = buffered.peek(4)[:4]
         encoding = next((found for mark, found in _MARKS if start.startswith(mark)), "utf-8")
     if encoding.casefold() in {"utf-8", "utf8"}:
         encoding = "utf-8-sig"

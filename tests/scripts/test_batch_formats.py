@@ -246,6 +246,25 @@ def test_long_fields_and_odd_encodings_come_through(host: Host) -> None:
     assert "0 answered, 0 failed, 1 done before" in run(host, *arguments).stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("in.xlsx", b"PK\x03\x04...", "in.xlsx is a spreadsheet or another archive\n  save it as CSV"),
+        ("in.csv.gz", b"\x1f\x8b\x08", "in.csv.gz is compressed\n  gunzip -c FILE | ai-cli batch"),
+        ("in.csv", b"PAR1", "in.csv is a Parquet file\n  --format parquet"),
+        ("in.json", b'[\n{"prompt": "a"}\n]\n', "in.json is one JSON document"),
+        ("in.parquet", b"id,text\n", "in.parquet is no Parquet file"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(host: Host, asked: list[str], name: str, content: bytes, words: str) -> None:
+    if name == "in.parquet":
+        pytest.importorskip("pyarrow")
+    Path(name).write_bytes(content)
+    result = run(host, name, "-b", "echo", "--prompt", "{{text}}")
+    assert (result.exit_code, asked) == (2, [])
+    assert words in result.stderr
+
+
 def test_plain_text_has_a_prompt_in_each_line(host: Host) -> None:
     Path("in.txt").write_text('one\r\n\n{"two": 2}\n')
     result = run(host, "in.txt", "-b", "echo", "--columns", "line,answer")
