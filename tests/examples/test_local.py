@@ -492,6 +492,19 @@ def ended(processes: list[str]) -> bool:
     return not any(Path(f"/proc/{process}").exists() for process in processes)
 
 
+@pytest.mark.e2e
+def test_a_program_that_is_killed_leaves_no_model_behind(command: Any, tiny: Path) -> None:
+    options = ("-o", "context", "200000", "-o", "ignore_eos", "true", "-o", "threads", "1")
+    process = command("send", "-b", "local", "-m", tiny, "--stream", *options, "abc")
+    held = os.dup(process.stdout.fileno())  # as a process that it started would hold it
+    assert process.stdout.read(1)
+    workers = children(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(partial(ended, workers))
+    os.close(held)
+
+
 def children(process: int) -> list[str]:
     """Return the processes that a process started, once there is one."""
     return list(wait_for(lambda: Path(f"/proc/{process}/task/{process}/children").read_text().split()))

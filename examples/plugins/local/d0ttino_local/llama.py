@@ -63,7 +63,7 @@ class Worker:
             env={name: value for name, value in os.environ.items() if not gives_access(name, value)},
             start_new_session=True,
         )
-        self._tell(json.dumps(dict(settings)))
+        self._tell(json.dumps({**settings, "parent": self._owner}))
 
     def fits(self, settings: Mapping[str, Any]) -> bool:
         """Whether it can answer a request with these settings."""

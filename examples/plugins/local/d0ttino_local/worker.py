@@ -10,6 +10,8 @@ import secrets
 import signal
 import sys
 import tempfile
+import threading
+import time
 
 #: What ends an answer.
 END = "[DONE]"
@@ -22,6 +24,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", buffering=1)
     os.dup2(2, 1)
     wanted = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with, args=(wanted["parent"],), daemon=True).start()
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -43,6 +46,13 @@ def main() -> None:
         except (ValueError, RuntimeError) as error:  # a request that it does not take
             print(json.dumps({"error": {"code": 400, "message": str(error)}}), file=out)
         print(END, file=out)
+
+
+def _end_with(parent: int) -> None:
+    """End with the program, also where another process still holds its end of the pipes."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":
