@@ -43,10 +43,10 @@ class Form(NamedTuple):
 KINDS: Final[Mapping[str, Form]] = {
     "backend": Form("The backend {}", 'send -b {} "one two three"'),
     "recipe": Form("The recipe {}", "recipe {} . --dry-run", group=RECIPE_GROUP),
-    "server": Form("The server {} as a backend", "backends --check"),
+    "server": Form("The server {} as a backend", "backends"),
     "guard": Form(
         "Keeps secrets from leaving and from running",
-        "hooks llm_prepare",
+        'send -b openrouter "this is TOP SECRET"',
         "patterns = ['TOP SECRET']",
         is_class=True,
     ),

@@ -79,9 +79,14 @@ class Reader:
         }
 
     def _pip(self, words: list[str]) -> None:
-        pyproject = tomllib.loads((self.project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        source = self.project / (words[-1] if words[1] == "install" else ".")
+        pyproject = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         shutil.rmtree(self.site)
         if words[1] == "install":
+            if source != self.project:  # its directory is not on the path
+                self.site.mkdir()
+                for package in source.glob("*/__init__.py"):
+                    (self.site / package.parent.name).symlink_to(package.parent)
             entry_points = pyproject["entry-points"]
             write_distribution(
                 self.site, pyproject["name"], version=pyproject["version"], entry_points=entry_points, files={}
