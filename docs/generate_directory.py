@@ -57,6 +57,10 @@ print(json.dumps({
 """
 
 
+#: Variables that packages need to be tried, as `ai-cli plugins check --env` takes them.
+CHECKED_WITH: Final[dict[str, tuple[str, ...]]] = {}
+
+
 class ExaminationError(Exception):
     """A package cannot be installed, or brings nothing that works."""
 
@@ -92,8 +96,19 @@ def examine(entry: Mapping[str, Any]) -> dict[str, Any]:
         python = f"{directory}/venv/bin/python"
         _run("uv", "venv", "-q", "--python", sys.executable, f"{directory}/venv")
         _run("uv", "pip", "install", "-q", "--python", python, str(ROOT), package)
-        found = json.loads(_run(python, "-P", "-c", EXAMINATION, name, HOME=directory, LLM_NO_CACHE="1"))
+        own = {"HOME": directory, "LLM_NO_CACHE": "1"}
+        found = json.loads(_run(python, "-P", "-c", EXAMINATION, name, **own))
+        given = [word for one in CHECKED_WITH.get(name, ()) for word in ("--env", one)]
+        tried = json.loads(
+            _run(f"{directory}/venv/bin/ai-cli", "plugins", "check", name, *given, "--json", fine=(0, 1), **own)
+        )
     problems = found.pop("problems")
+    if not tried["passed"]:
+        problems += [
+            str(finding) for one in tried["checks"] if one["status"] == "failed" for finding in one["findings"]
+        ]
+        problems = problems or [tried["summary"]]
+    found["checks"] = tried["summary"]
     brings = [key for key in ("backends", "recipes", "commands", "options", "hooks") if found[key]]
     if problems or not brings:
         raise ExaminationError("; ".join(problems) or "it brings nothing")
@@ -103,9 +118,9 @@ def examine(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "checked": datetime.now(UTC).date().isoformat()}
 
 
-def _run(*command: str, **env: str) -> str:
+def _run(*command: str, fine: tuple[int, ...] = (0,), **env: str) -> str:
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    if done.returncode:
+    if done.returncode not in fine:
         raise ExaminationError(f"{' '.join(command[:3])}: {done.stderr.strip()[-2000:]}")
     return done.stdout
 
@@ -125,8 +140,8 @@ def page() -> str:
         "# Directory",
         "",
         "The packages of the bundled registry. `ai-cli plugins install NAME` installs a plug-in, and",
-        "`ai-cli plugins recipes install NAME` a recipe. Each was installed in an environment of its own and loaded",
-        "there; the last column says when, and with which version of d0ttino.",
+        "`ai-cli plugins recipes install NAME` a recipe. Each was installed in an environment of its own, loaded and",
+        "tried there (`ai-cli plugins check`); the last column says when, and with which version of d0ttino.",
         "[CONTRIBUTING.md](../CONTRIBUTING.md#get-into-the-directory) says how yours gets in.",
         "",
         "This page is made by `python docs/generate_directory.py`.",
@@ -163,7 +178,8 @@ def _row(name: str, entry: Mapping[str, Any], known: Mapping[str, Any] | None) -
     brings += [f"[`{hook}`]({_page_of(hook)}#{hook})" for hook in known["hooks"]]
     brings += ["it guards"] if known["guards"] else []
     needs = ", ".join(f"`{one}`" for one in known["requires"])
-    check = f"{known['checked']}, {known['version']} with d0ttino {known['d0ttino']}"
+    passed = f", {known['checks']}" if known.get("checks") else ""
+    check = f"{known['checked']}, {known['version']} with d0ttino {known['d0ttino']}{passed}"
     cells = [title, _cell(entry.get("description", "")), ", ".join(brings), needs, _cell(known["licence"]), check]
     return f"| {' | '.join(cells)} |"
 

@@ -1,8 +1,6 @@
 """The backend: importing this module registers it."""
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
@@ -16,9 +14,10 @@ class LobeChatBackend(ChatCompletionsBackend):
     default_base_url = "http://localhost:3210/api"
     api_key_env = "LOBECHAT_API_KEY"
 
-    def run(self, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> str:
-        """Return the answer; `LOBECHAT_MODEL` stands in where no model is asked for."""
-        return super().run(prompt, model or os.environ.get("LOBECHAT_MODEL") or None, options)
+    @property
+    def default_model(self) -> str | None:  # type: ignore[override]
+        """`LOBECHAT_MODEL` stands in where no model is asked for."""
+        return os.environ.get("LOBECHAT_MODEL") or None
 
 
 register_backend(
