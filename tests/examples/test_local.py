@@ -407,6 +407,17 @@ def test_a_reader_that_stops_ends_the_model(plugin: Any, tiny: Path) -> None:
 
 
 @pytest.mark.e2e
+def test_an_answer_that_nobody_reads_on_does_not_hold_up_the_next(plugin: Any, tiny: Path) -> None:
+    answer = endless(plugin, tiny)
+    next(answer)
+    assert ask(plugin, tiny).usage
+    answer.close()
+    worker = plugin.backend._worker
+    assert ask(plugin, tiny).usage
+    assert plugin.backend._worker is worker
+
+
+@pytest.mark.e2e
 def test_nobody_can_ask_the_server_in_it_and_it_gets_no_keys(
     plugin: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

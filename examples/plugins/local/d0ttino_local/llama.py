@@ -152,6 +152,7 @@ class LocalBackend(ChatCompletionsBackend):
         self.settings: Mapping[str, Any] = {}
         self._worker: Worker | None = None
         self._lock = threading.Lock()
+        self._turn: tuple[int, object] | None = None
 
     def run(  # type: ignore[override]
         self, prompt: str, model: str | None = None, options: Any = None, *, request: Request, call: Call
@@ -212,9 +213,7 @@ class LocalBackend(ChatCompletionsBackend):
             for piece in reader.read(self._worker_for(wanted).answer(body, call)):
                 yield replace(piece, served_model=name) if isinstance(piece, Completion) else piece
 
-        wait = call.wait()
-        if not self._lock.acquire(timeout=LOADING if wait is None else max(0.0, wait)):
-            raise BackendTimeoutError("the model was busy with another request", hint="it answers one after the other")
+        turn = self._take_turn(call)
         whole = False
         try:
             try:
@@ -227,9 +226,23 @@ class LocalBackend(ChatCompletionsBackend):
                 yield from answer()
             whole = True
         finally:
-            if not whole:  # it may still be writing: the next request gets another one
-                self._end()
-            self._lock.release()
+            if self._turn is turn:
+                if not whole:  # it may still be writing: the next request gets another one
+                    self._end()
+                self._turn = None
+                self._lock.release()
+
+    def _take_turn(self, call: Call) -> tuple[int, object]:
+        """Wait for those who are asking now; an answer that this very thread reads no further is ended."""
+        thread, held = threading.get_ident(), self._turn
+        if held is not None and held[0] == thread:
+            self._end()
+        else:
+            wait = call.wait()
+            if not self._lock.acquire(timeout=LOADING if wait is None else max(0.0, wait)):
+                raise BackendTimeoutError("the model was busy with another request", hint="it answers one at a time")
+        self._turn = (thread, object())
+        return self._turn
 
     def _worker_for(self, wanted: Mapping[str, Any]) -> Worker:
         if self._worker is None or not self._worker.fits(wanted):
