@@ -48,6 +48,7 @@ class CallOutcome(StrEnum):
     FAILED = "failed"
     WRAPPED = "wrapped"
     REPLACED = "replaced"
+    CHANGED = "changed"  # the answer stays that of who gave it
     SKIPPED = "skipped"  # one before it answered
     NOT_ASKED = "not asked"  # one before it failed
 
@@ -146,7 +147,10 @@ class HookSpan(Span):
         if error is not None:
             outcome = CallOutcome.FAILED
         elif one.wrapper:
-            outcome = CallOutcome.REPLACED if timed.replaced else CallOutcome.WRAPPED
+            author = getattr(timed.result, "origin", None)
+            changed = isinstance(author, Origin) and author != origin
+            done = CallOutcome.CHANGED if changed else CallOutcome.REPLACED
+            outcome = done if timed.replaced else CallOutcome.WRAPPED
         else:
             outcome = CallOutcome.PASSED if timed.result is None else CallOutcome.ANSWERED
         elapsed = timed.end - timed.start + timed.streamed

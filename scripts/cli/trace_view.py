@@ -28,6 +28,7 @@ OUTCOMES: Final = {
     "failed": ("✗", "failed", "red"),
     "wrapped": ("◇", "wrapped", "cyan"),
     "replaced": ("↻", "replaced the answer", "magenta"),
+    "changed": ("↻", "changed the answer on its way", "magenta"),
     "skipped": ("-", "skipped, one before answered", "dim"),
     "not asked": ("-", "not asked, one before failed", "dim"),
 }
@@ -201,7 +202,7 @@ def _implementations(implementations: Iterable[Record]) -> Iterator[Line]:
         shown = neighbours[:SHOWN_NEIGHBOURS] if quiet else neighbours
         for one in shown:
             reason = f": {one['error']}" if one["error"] else ""
-            size = _size(one["result"]) if outcome in {"answered", "replaced"} else ""
+            size = _size(one["result"]) if outcome in {"answered", "replaced", "changed"} else ""
             time = None if one["start_us"] is None else one["duration_us"]
             yield Line(f"{mark} {_who(one)} {word}{size}{reason}", time, style)
         if len(neighbours) > len(shown):

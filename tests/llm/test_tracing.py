@@ -100,6 +100,10 @@ def test_a_wrapper_that_replaces_the_answer_or_fails() -> None:
     with trace(host) as collected:
         assert call_complete(host).text == "other"
     assert outcomes(collected) == {"shouts": "replaced", "answers": "answered"}
+    host = host_of(answers=Answers("text"), shouts=Wraps(lambda answer: answer.map(str.upper)))
+    with trace(host) as collected:
+        assert call_complete(host).text == "TEXT"
+    assert outcomes(collected) == {"shouts": "changed", "answers": "answered"}
     host = host_of(answers=Answers("text"), breaks=Wraps(lambda answer: 1 / 0))
     with trace(host) as collected, pytest.raises(ZeroDivisionError):
         call_complete(host)

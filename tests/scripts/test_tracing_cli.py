@@ -534,3 +534,17 @@ def test_the_chrome_format(host: Host, ticking: None, file: Path) -> None:
 
 def test_each_attempt_shows_its_backend(host: Host) -> None:
     assert "llm_complete backend=sample " in run(host, "send", "hi", "-b", "sample", "--trace").stderr
+
+
+def test_a_wrapper_that_changes_an_answer_on_its_way_is_not_said_to_have_answered(host: Host) -> None:
+    class Louder:
+        @hookimpl(wrapper=True)
+        def llm_complete(self) -> Any:
+            answer = yield
+            return answer.map(str.upper)
+
+    host.register(Louder(), "louder")
+    result = run(host, "send", "-b", "sample", "hi", "--trace")
+    assert "trace: answered by backend:sample (built in)" in result.stderr
+    assert "louder (this program" in result.stderr
+    assert "changed the answer" in result.stderr
