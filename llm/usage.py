@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -213,7 +212,6 @@ KEYS: Final = ("backend", "model", "day")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
-@dataclass
 class Sum:
     """Usage and cost of some attempts together.
 
@@ -228,13 +226,10 @@ class Sum:
 
     """
 
-    attempts: int = 0
-    failed: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float | None = None
-    estimated: int = 0
-    unpriced: int = 0
+    # No dataclass, which is compiled anew in each process: commands that send import this module, and sum nothing.
+    def __init__(self) -> None:
+        self.attempts = self.failed = self.input_tokens = self.output_tokens = self.estimated = self.unpriced = 0
+        self.cost: float | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
         """Add one attempt, an entry of the ledger."""
