@@ -397,18 +397,17 @@ class Fallback:
     def _ask_in_turn(self, this: Try) -> tuple[Try, Answer | None]:
         """Ask a candidate when it is the request's turn; the time of the request does not run before."""
         turn = cast("Turn", this.call.turn)
-        failure: Failure | None = Failure()
-        usage = None
         try:
             this, answer = self._ask(this)
-            failure = None
-            if answer is not None and answer.facts is not None:
-                usage = answer.facts.usage
+            usage = None if answer is None or answer.facts is None else answer.facts.usage
+            turn.answered(None if usage is None else usage.tokens)
         except PLUGIN_FAULTS as error:
             failure = failure_of(error)
+            if failure.limited:
+                turn.refused(failure.retry_after)
             raise
         finally:
-            turn.end(failure, None if usage is None else usage.tokens)
+            turn.failed()  # unless it has ended
             self._deadline += turn.waited
         return this._replace(began=this.began + turn.waited), answer
 

@@ -20,7 +20,6 @@ from llm.errors import BackendHTTPError
 if TYPE_CHECKING:
     from llm._database import Database
     from llm.contributions import RegisteredBackend
-    from llm.routing.retries import Failure
     from llm.types import Call
 
 #: Whoever is asked to wait longer than so many seconds fails instead.
@@ -188,13 +187,17 @@ class Pacer:
         windows = (*turn.windows, *((lane.learned,) if lane.learned is not None else ()))
         return self._count(turn, lane, windows, now) if windows else 0.0
 
-    def end(self, turn: "Turn", failure: "Failure | None", tokens: int | None) -> None:
-        """End a turn: with an answer, or with a failure.
+    def end(
+        self, turn: "Turn", *, is_answered: bool, is_refused: bool, retry_after: float | None, tokens: int | None
+    ) -> None:
+        """End a turn; one that did not begin was not sent.
 
         Args:
-            turn: the turn; one that did not begin was not sent.
-            failure: what went wrong; `None`: there is an answer.
-            tokens: what it took, if that is known.
+            turn: the turn.
+            is_answered: whether there is an answer.
+            is_refused: whether a limit of the server is reached.
+            retry_after: seconds that it asks to wait.
+            tokens: what the request took, if that is known.
 
         """
         with self._changed:
@@ -204,9 +207,9 @@ class Pacer:
             sent, turn.sent = turn.sent, None
             now = self._clock()
             lane.under_way -= 1
-            if failure is not None and failure.limited:
-                self._refused(turn.key, lane, sent, now, failure.retry_after)
-            elif failure is None:
+            if is_refused:
+                self._refused(turn.key, lane, sent, now, retry_after)
+            elif is_answered:
                 _answered(lane, now - sent)
             if tokens is not None and any(window.tokens for window in turn.windows):
                 self._correct(turn, tokens)
@@ -361,9 +364,17 @@ class Turn:
         """Learn from the headers of the server's answer."""
         self._pacer.heed(self, headers)
 
-    def end(self, failure: "Failure | None", tokens: int | None = None) -> None:
-        """End it, with an answer or a failure."""
-        self._pacer.end(self, failure, tokens)
+    def answered(self, tokens: int | None = None) -> None:
+        """End it with an answer, and count the tokens that it took."""
+        self._pacer.end(self, is_answered=True, is_refused=False, retry_after=None, tokens=tokens)
+
+    def refused(self, retry_after: float | None) -> None:
+        """End it: a limit of the server is reached, which asks to wait so many seconds."""
+        self._pacer.end(self, is_answered=False, is_refused=True, retry_after=retry_after, tokens=None)
+
+    def failed(self) -> None:
+        """End it without an answer."""
+        self._pacer.end(self, is_answered=False, is_refused=False, retry_after=None, tokens=None)
 
 
 def _answered(lane: _Lane, seconds: float) -> None:

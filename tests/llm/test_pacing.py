@@ -20,7 +20,6 @@ from llm.routing.breaker import Cooldowns, keep_state
 from llm.routing.fallback import health_of
 from llm.routing.pacing import Pacer
 from llm.routing.processes import Processes
-from llm.routing.retries import Failure
 from llm.testing import host_with
 from llm.types import Call
 
@@ -256,9 +255,9 @@ def test_a_limit_of_a_minute_is_kept(pacers: tuple[Pacer, Pacer], clock: Clock, 
     one, two = pacers
     mine = backend(host_with())
     limits = {"rpm": 2} if what == "rpm" else {"tpm": 100, "tokens": 40}
-    begin(one, mine, **limits).end(None, limits.get("tokens"))
+    begin(one, mine, **limits).answered(limits.get("tokens"))
     clock.now += 30
-    begin(two, mine, **limits).end(None, limits.get("tokens"))
+    begin(two, mine, **limits).answered(limits.get("tokens"))
     third = Waiting(two, mine, limits.get("tokens", 1), limits.get("rpm"), limits.get("tpm"))
     clock.now += 29
     assert not third.begun.wait(0.3)
@@ -268,7 +267,7 @@ def test_a_limit_of_a_minute_is_kept(pacers: tuple[Pacer, Pacer], clock: Clock, 
 
 def test_tokens_count_as_the_answer_tells(clock: Clock) -> None:
     pacer, mine = Pacer(clock=clock), backend(host_with())
-    begin(pacer, mine, tpm=100, tokens=10).end(None, 95)
+    begin(pacer, mine, tpm=100, tokens=10).answered(95)
     second = Waiting(pacer, mine, 10, None, 100)
     assert not second.begun.wait(0.3)
     clock.now += 61
@@ -279,7 +278,7 @@ def test_tokens_count_as_the_answer_tells(clock: Clock) -> None:
 def test_a_refusal_holds_all_back_for_as_long_as_it_says(pacers: tuple[Pacer, Pacer], clock: Clock) -> None:
     one, two = pacers
     mine = backend(host_with())
-    begin(one, mine).end(Failure(transient=True, status=429, retry_after=20.0))
+    begin(one, mine).refused(20.0)
     clock.now += 1
     waiting = [Waiting(one, mine), Waiting(two, mine)]
     clock.now += 18
@@ -289,30 +288,30 @@ def test_a_refusal_holds_all_back_for_as_long_as_it_says(pacers: tuple[Pacer, Pa
     while not any(one.begun.is_set() for one in waiting):
         time.sleep(0.01)
     first = next(one for one in waiting if one.begun.is_set())
-    first.turn.end(None)
+    first.turn.answered()
     assert all(one.has_begun() for one in waiting)
 
 
 def test_one_goes_ahead_and_more_follow_as_answers_come(clock: Clock) -> None:
     pacer, mine = Pacer(clock=clock), backend(host_with())
     for turn in [begin(pacer, mine) for _ in range(2)]:
-        turn.end(None)
+        turn.answered()
         clock.now += 1
     turns = [begin(pacer, mine) for _ in range(2)]
     for turn in turns:
-        turn.end(Failure(transient=True, status=429, retry_after=1.0))
+        turn.refused(1.0)
     clock.now += 100
     first = begin(pacer, mine)
     second = Waiting(pacer, mine)
     assert not second.begun.wait(0.3)
     clock.now += 50
-    first.end(None)
+    first.answered()
     assert second.has_begun()
 
 
 def test_who_would_wait_for_too_long_or_for_nobody_fails(clock: Clock) -> None:
     pacer, mine = Pacer(clock=clock), backend(host_with())
-    begin(pacer, mine).end(Failure(transient=True, status=429, retry_after=5000.0))
+    begin(pacer, mine).refused(5000.0)
     with pytest.raises(BackendHTTPError, match="the server asks to wait 50"):
         begin(pacer, mine)
     clock.now += 4000
