@@ -84,8 +84,8 @@ class Site:
             cwd=self.directory,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if command[0] == "ai-cli" else subprocess.DEVNULL,
-            stderr=subprocess.PIPE if command[0] == "ai-cli" else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if command[0] == "dask" else subprocess.PIPE,
+            stderr=subprocess.DEVNULL if command[0] == "dask" else subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
@@ -307,6 +307,31 @@ def test_keys_go_to_workers_over_tls_alone(site: Site) -> None:
     assert process.returncode == 0, err
     assert "planted" not in err
     assert site.results() == [{"answer": "planted-secret-0123456789 None"}]
+
+
+MANY = """
+import gc
+from llm import Request, current_host, send_many
+from llm.routing.batch import executor_for
+
+if __name__ == "__main__":
+    most = 0
+    with executor_for("dask:1", current_host()) as executor:
+        prompts = (f"row {number}" for number in range(20_000))
+        for outcome in send_many(prompts, backend="sample", executor=executor):
+            if outcome.number % 2_000 == 1_999:
+                most = max(most, sum(type(one) is Request for one in gc.get_objects()))
+    print(outcome.text, most)
+"""
+
+
+def test_rows_are_not_kept_in_memory(site: Site) -> None:
+    (site.directory / "many.py").write_text(MANY)
+    process = site.start("python", "many.py")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "Sample answer to: row 19999" in out
+    assert int(out.split()[-1]) < 6_000
 
 
 class Limited(BaseHTTPRequestHandler):

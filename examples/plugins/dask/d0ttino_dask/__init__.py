@@ -300,7 +300,9 @@ class Cluster(Executor):
         from distributed import Client, LocalCluster, Security
 
         self._stack.enter_context(silence())
-        self._stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"}))
+        # Dask keeps the last messages for each worker to look into them: these are chunks of prompts.
+        logs = {"low-level-log-length": 0, "large-graph-warning-threshold": "1 GB"}
+        self._stack.enter_context(dask.config.set({f"distributed.admin.{name}": value for name, value in logs.items()}))
         if address is None:
             # A worker that dies costs its chunk, which `send_many` sends again, and says so.
             self._stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
