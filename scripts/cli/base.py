@@ -15,7 +15,7 @@ from llm.errors import D0ttinoError, NameTakenError, PluginError
 from scripts.cli.context import (
     current_host,
     import_phase,
-    no_plugin_adds_commands,
+    no_plugin_implements,
     report,
     start_trace,
     warn_of_problems,
@@ -259,7 +259,7 @@ class Group(Command, click.Group):
         if not self._plugin_commands:
             return {}
         if _PLUGIN_COMMANDS not in ctx.meta:
-            ctx.meta[_PLUGIN_COMMANDS] = {} if no_plugin_adds_commands(ctx) else self._ask_plugins(ctx)
+            ctx.meta[_PLUGIN_COMMANDS] = {} if no_plugin_implements("llm_commands", ctx) else self._ask_plugins(ctx)
         commands: PluginCommands = ctx.meta[_PLUGIN_COMMANDS]
         return commands
 

@@ -61,14 +61,14 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
     return host
 
 
-def no_plugin_adds_commands(ctx: click.Context) -> bool:
-    """Whether it is known, without making a host, that no plug-in adds a command."""
+def no_plugin_implements(hook: str, ctx: click.Context) -> bool:
+    """Whether it is known, without making a host, that no plug-in implements a hook."""
     root, options = ctx.find_root(), shared(ctx)
     if root.obj is not None or HOST in root.meta or options.no_plugin or options.trace or "llm.host" in sys.modules:
         return False  # there is a host that may know more, or the user wants to hear of plug-ins
     from llm._installed import nobody_implements
 
-    return nobody_implements("llm_commands")
+    return nobody_implements(hook)
 
 
 def start_trace(ctx: click.Context) -> "Trace | None":

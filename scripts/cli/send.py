@@ -10,7 +10,7 @@ import click
 from llm.conversations import Conversation, enabled, new_id
 from llm.errors import UsageError
 from scripts.cli.base import Command
-from scripts.cli.context import current_host, keep_log, keep_state, log, warn_of_problems
+from scripts.cli.context import current_host, keep_log, keep_state, log, no_plugin_implements, warn_of_problems
 from scripts.cli.options import (
     NameOf,
     as_json_option,
@@ -56,6 +56,7 @@ REQUEST_FIELDS: Final = (
 )
 
 _ADDED: Final = "d0ttino.plugin_options"
+_NO_PROMPT: Final = "d0ttino.no_prompt"
 
 #: Seconds from which on a wait is announced.
 _LONG_WAIT: Final = 2.0
@@ -71,6 +72,8 @@ class RequestCommand(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments; the values of plug-ins' options are the parameter `metadata`."""
+        if ctx.resilient_parsing or "--help" in args:
+            ctx.meta[_NO_PROMPT] = True
         rest = super().parse_args(ctx, args)
         given = {str(option.name): ctx.params.pop(str(option.name), None) for option in ctx.meta.get(_ADDED, ())}
         ctx.params["metadata"] = {name: value for name, value in given.items() if value not in (None, False, ())}
@@ -80,8 +83,11 @@ class RequestCommand(Command):
 def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") -> list[click.Option]:
     """Return the options that plug-ins add to a command; they are asked once in a run."""
     if _ADDED not in ctx.meta:
-        host = current_host(ctx)
         ctx.meta[_ADDED] = added = list[click.Option]()
+        # Who sends a prompt needs a host in any case; who asks for help need not wait for one.
+        if ctx.meta.get(_NO_PROMPT) and no_plugin_implements("llm_options", ctx):
+            return added
+        host = current_host(ctx)
         if not host.is_implemented("llm_options"):
             return added
         from llm.hooks._faults import Problem, ProblemKind

@@ -119,6 +119,7 @@ def test_installed_together_in_any_order_all_hold_what_they_promise(
         first = send(f"Write to {MAIL}")
         assert first.stdout == f"Dear {MAIL}\n", first.stderr
         assert "fallback: up answered in place of down" in first.stderr
+        assert "--no-cache" in send("--help").stdout
         assert send(f"Write to {MAIL}", "-b", "up").stdout == f"Dear {MAIL}\n"
         assert len(server.requests) == 1  # the second answer came from the cache
         spent = {"D0TTINO_BUDGET_DAY": "1"}
