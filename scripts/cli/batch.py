@@ -48,6 +48,7 @@ class Spending:
     Attributes:
         cost: the sum of the costs that are known; `None`: none is.
         reached: why no further row is sent.
+        hint: what to do about that.
 
     """
 
@@ -55,6 +56,7 @@ class Spending:
         self.limit = limit
         self.cost: float | None = None
         self.reached: str | None = None
+        self.hint = "the same command with a higher limit goes on"
         self._rows = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -67,6 +69,7 @@ class Spending:
         elif outcome.completion is not None and self.limit is not None:
             backend = outcome.completion.backend
             self.reached = f"what an answer of {backend} costs is not known, so --limit-cost cannot hold"
+            self.hint = "docs/guides/settings.md says how to set prices"
 
     def allows(self, under_way: int) -> bool:
         """Whether one more row may be sent, if each that is under way costs as much as the others did."""
@@ -419,7 +422,7 @@ def batch(
     if run.interrupted:
         raise click.Abort
     if spending.reached is not None:
-        say(f"error: {spending.reached}; the same command with a higher limit goes on")
+        say(f"error: {spending.reached}\n{spending.hint}")
         return LIMIT_REACHED
     return 1 if run.failed else 0
 
