@@ -4,7 +4,8 @@ An implementation is a function of the hook's name, marked with `@hookimpl`, in 
 entry point of the group `llm.plugins` or `d0ttino.recipes` names. It takes those of the hook's arguments that it
 needs, by name. Implementations are asked in this order: plug-ins of the running program, those of installed
 distributions (by distribution, group and name), built-in ones; `tryfirst` and `trylast` move one to the front or the
-back, and a `@hookimpl(wrapper=True)` goes around all of them.
+back, and a `@hookimpl(wrapper=True)` goes around all of them. Marked with `@hookimpl.NAME`, a function of any name
+implements the hook NAME, and type checkers compare the two.
 
 *Collect*: all are asked. *First result*: the first answer ends the call. *Folded*: each gets the value that the one
 before returned. *Notify*: results are not used. An exception in `llm_prepare`, `llm_complete`, `llm_prepare_step` or

@@ -248,7 +248,8 @@ def new(name: str, kind: str, directory: str, licence: str | None, author: str |
         tell(str(made.path))
     if licence is None:
         say("note: it has no licence; `--license MIT` would give it one")
-    for line in (f"ai-cli plugins install -e {made.path} --yes", f"python -m pytest {made.path}", made.use):
+    install, test = f"ai-cli plugins install -e {made.path} --yes", f"python -m pytest {made.path}"
+    for line in (install, test, made.use, f"ai-cli plugins check {made.plugin}"):
         say(f"next: {line}")
 
 

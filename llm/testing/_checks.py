@@ -21,13 +21,14 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from llm._installed import BACKEND_GROUP
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import BackendError, D0ttinoError, InvalidResultError, PluginError, PluginLoadError, one_line
 from llm.hooks._entrypoints import EntryPoint, canonical, load
 from llm.hooks._guard import HookKind
 from llm.hooks._origin import Origin
 from llm.host import _ProcessHost
+from llm.redaction import looks_secret
 from llm.testing._probe import (
     ADDRESS_NAME,
     EXIT,
@@ -40,7 +41,6 @@ from llm.testing._probe import (
     root_of,
     watch,
 )
-from llm.testing.conformance import CHECKS, GROUPS, SECRET_NAME
 from llm.types import (
     Answer,
     Attachment,
@@ -166,8 +166,11 @@ def entry_points(probe: Probe) -> str | None:
     if probe.damages:
         return "its metadata cannot be read"
     with suppress(PackageNotFoundError):
-        for group in {entry.group for entry in distribution(probe.distribution).entry_points} - {*GROUPS}:
-            close = difflib.get_close_matches(group, GROUPS, n=1, cutoff=0.7)
+        for group in {entry.group for entry in distribution(probe.distribution).entry_points} - {
+            BACKEND_GROUP,
+            RECIPE_GROUP,
+        }:
+            close = difflib.get_close_matches(group, (BACKEND_GROUP, RECIPE_GROUP), n=1, cutoff=0.7)
             if group == "llm" or close:
                 other = close[0] if close else BACKEND_GROUP
                 probe.find(f"nobody looks at entry points of the group {group}", f"name the group {other}")
@@ -359,7 +362,7 @@ def readiness(probe: Probe) -> str | None:
     found = probe.backends()
     for backend in found:
         backend.is_ready({})
-        undeclared = [one for one in backend.ready_env if SECRET_NAME.search(one) and one not in backend.secret_env]
+        undeclared = [one for one in backend.ready_env if looks_secret(one) and one not in backend.secret_env]
         for name in undeclared:
             probe.find(f"{name} is in ready_env of the backend {backend.name} and not in secret_env", WORDS["secret"])
     for address, file, line in probe.network:
@@ -991,7 +994,7 @@ def secrets(probe: Probe) -> str | None:
             probe.attempt(backend, "hi")
             probe.server.mode = 200
     for name, place in probe.reads.items():
-        if SECRET_NAME.search(name) and name not in declared and place[0] is not None:
+        if looks_secret(name) and name not in declared and place[0] is not None:
             probe.find(f"it reads {name}, which no backend has in secret_env", WORDS["secret"], place)
     for error in probe.errors:
         with suppress(Exception):
@@ -1039,7 +1042,6 @@ def main() -> None:
                 note = ""
             faulthandler.cancel_dump_traceback_later()
             probe.write(ended=name, note=note)
-        assert set(_CHECKS) == set(CHECKS)
         stream.flush()
         faults.flush()
         EXIT(0)

@@ -22,7 +22,7 @@ from llm.hooks._guard import Guard
 from llm.hooks._markers import hookimpl
 from llm.hooks._origin import Origin
 from llm.host import Host, create_host
-from llm.testing.conformance import SECRET_NAME
+from llm.redaction import looks_secret
 from llm.types import (
     Call,
     Completion,
@@ -201,7 +201,7 @@ class Probe:
     def give(self, name: str) -> None:
         """Set a variable to the address of the kit's server, to a key, or to a word if it holds neither."""
         if name not in self.environ:
-            value = SECRET if name in self.secret_names or SECRET_NAME.search(name) else "conformance"
+            value = SECRET if name in self.secret_names or looks_secret(name) else "conformance"
             os.environ[name] = self.server.address if ADDRESS_NAME.search(name) else value
 
     def recipes(self) -> list[RegisteredRecipe]:

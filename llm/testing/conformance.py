@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from llm import __version__
-from llm._installed import BACKEND_GROUP, RECIPE_GROUP, installed_plugins
+from llm._installed import installed_plugins
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
-from llm.testing import write_distribution
+from llm.redaction import gives_access
 
 __all__ = ["CHECKS", "Finding", "Report", "Result", "check", "suite"]
 
@@ -58,9 +58,6 @@ CHECKS: Final[Mapping[str, str]] = {
     "closing": "does it close, and leave nothing running?",
     "secrets": "do keys stay out of all that it says, and does it declare where it takes them from?",
 }
-
-#: Names of variables that hold keys.
-SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
 
 PAGE: Final = "https://github.com/d0ttino/d0ttino/blob/main/docs/guides/conformance.md"
 
@@ -279,10 +276,15 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
     fields += [("Summary", "dynamic")] if "description" in dynamic else []
     licence = project.get("license")
     fields += [("License", str(licence))] if licence else []
-    entries = {group: {str(key): str(value) for key, value in many.items()} for group, many in groups.items()}
-    write_distribution(staging, name, version=version, entry_points=entries, files={})
-    with open(staging / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA", "a", encoding="utf-8") as file_:
-        file_.writelines(f"{key}: {' '.join(str(value).split())}\n" for key, value in fields if value)
+    metadata = staging / f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata.mkdir()
+    fields = [("Metadata-Version", "2.1"), ("Name", name), ("Version", version), *fields]
+    lines = [f"{key}: {' '.join(str(value).split())}\n" for key, value in fields if value]
+    (metadata / "METADATA").write_text("".join(lines), encoding="utf-8")
+    with open(metadata / "entry_points.txt", "w", encoding="utf-8") as declared:
+        for group, many in groups.items():
+            declared.write(f"[{group}]\n")
+            declared.writelines(f"{entry} = {value}\n" for entry, value in many.items())
     source = directory / "src" if (directory / "src").is_dir() else directory
     return name, version if "version" in project else None, [str(staging), str(source)]
 
@@ -339,7 +341,7 @@ def _environment(home: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(left_out) and not SECRET_NAME.search(name)
+        if not name.startswith(left_out) and not gives_access(name, value)
     }
     return {**kept, "HOME": home, "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
 
@@ -386,7 +388,3 @@ def _death(name: str, status: int | None, trace: str, printed: str, roots: list[
     last = f": {printed.splitlines()[-1][:200]}" if printed else ""
     how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
     return Finding(name, f"it ends the whole process, with {how}{last}", "raise an exception instead", file, line)
-
-
-#: The groups of entry points that count.
-GROUPS: Final = (BACKEND_GROUP, RECIPE_GROUP)
