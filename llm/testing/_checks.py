@@ -722,6 +722,7 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
 
     bash = shutil.which("bash")
     if bash is None:
+        probe.find("whether it quotes was not tried: there is no bash", "check it where bash is installed", warn=True)
         return
     for goal in GOALS:
         values = {one.name: goal for one in recipe.parameters if one.type is str and not one.choices}
