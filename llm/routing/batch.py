@@ -451,7 +451,11 @@ class _Chunks(_Office):
     def ahead(self) -> int:
         if sum(list(self._running.values())) > _MOST_LENGTH:
             return 1  # the reader waits for what is under way
-        processes = getattr(self._executor, "max_workers", None) or cores()
+        processes = getattr(self._executor, "max_workers", None)
+        if processes is None:
+            from llm.routing.processes import cores
+
+            processes = cores()
         # One chunk is being answered, one waits, and the results of one are waited for.
         return 3 * int(processes) * self._size
 
@@ -549,13 +553,6 @@ class _Chunks(_Office):
 
 def _length(request: Request) -> int:
     return sum(len(part) for one in request.messages for part in one.content if isinstance(part, str))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _log(note: str) -> None:

@@ -45,8 +45,6 @@ def llm_executor(where: str) -> Executor | None:
     if name != "processes":
         return None
     if not colon:
-        from llm.routing.batch import cores
-
         return Processes(cores())
     if not (number.isascii() and number.isdecimal() and 1 <= int(number[:9]) <= _MOST):
         raise UsageError(f"{where!r} names no number of processes", hint=f"processes:4, or up to {_MOST}")
@@ -55,6 +53,11 @@ def llm_executor(where: str) -> Executor | None:
 
 #: More processes than this are a typing error.
 _MOST: Final = 1000
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Processes(Executor):

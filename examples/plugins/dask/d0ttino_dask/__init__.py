@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm import current_host, hookimpl
 from llm.errors import BackendConnectionError, ConfigError, UsageError
-from llm.routing.batch import Done, Job, answer, cores
+from llm.routing.batch import Done, Job, answer
+from llm.routing.processes import cores
 
 if TYPE_CHECKING:
     from distributed import Client, Security
