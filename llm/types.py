@@ -22,8 +22,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from llm._frozen import dataclass, field
 from llm.errors import InvalidResultError, attributed
-from llm.hooks._faults import place_in
-from llm.hooks._origin import Origin
+from llm.hooks._origin import Origin, place_in
 
 K = TypeVar("K")
 V_co = TypeVar("V_co", covariant=True)

@@ -1,22 +1,12 @@
 """Faults of plug-ins that the host survives: their log, and the place in the plug-in where each happened."""
 
-import os
 from collections.abc import Iterator
 from enum import StrEnum
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from llm.errors import D0ttinoError, PluginError, one_line
-from llm.hooks._origin import Origin, origin_of
-
-_ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-#: Directories of this project's code, and within them those of the built-in plug-ins, which are plug-ins all the same.
-_PACKAGES: Final = tuple(os.path.join(_ROOT, name, "") for name in ("llm", "scripts"))
-_PLUGINS: Final = (
-    os.path.join(_ROOT, "llm", "backends", "plugins", ""),
-    os.path.join(_ROOT, "scripts", "recipes", "plugins", ""),
-)
-_CALLERS: Final = frozenset({"click", "concurrent", "contextlib", "importlib", "pluggy", "threading"})
+from llm.hooks._origin import Origin, is_framework, origin_of
 
 #: The topic of the documentation on what an entry point may name.
 FORMS: Final = "guides/forms"
@@ -115,7 +105,7 @@ def place_of(error: BaseException) -> str | None:
     found = None
     frame: TracebackType | None = error.__traceback__
     while frame is not None:
-        if not _is_framework(frame.tb_frame):
+        if not is_framework(frame.tb_frame):
             found = f"{frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno}"
         frame = frame.tb_next
     return found
@@ -133,14 +123,6 @@ def place_of_function(function: Any) -> str | None:
 
     code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
     return None if code is None else f"{code.co_filename}, line {code.co_firstlineno}"
-
-
-def place_in(pieces: object) -> str | None:
-    """Return `file, line N` at which a generator of a plug-in stands; `None` for another object."""
-    frame = getattr(pieces, "gi_frame", None)
-    if not isinstance(frame, FrameType) or _is_framework(frame):
-        return None
-    return f"{frame.f_code.co_filename}, line {frame.f_lineno}"
 
 
 def read_on(topic: str) -> str:
@@ -197,18 +179,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _began(error: BaseException) -> TracebackType | None:
     """Return where an exception's traceback gets to a plug-in's own code; `None`: it never does."""
     frame = error.__traceback__
-    while frame is not None and _is_framework(frame.tb_frame):
+    while frame is not None and is_framework(frame.tb_frame):
         frame = frame.tb_next
     return frame
-
-
-def _is_framework(frame: FrameType) -> bool:
-    """Whether a frame runs code of this project or of what calls plug-ins for it, as pluggy and click do."""
-    name = frame.f_globals.get("__name__") or ""
-    filename = frame.f_code.co_filename
-    if filename.startswith("<frozen") or name.partition(".")[0] in _CALLERS:
-        return True
-    return filename.startswith(_PACKAGES) and not filename.startswith(_PLUGINS)
 
 
 def _text(error: D0ttinoError, attribute_name: str) -> str | None:

@@ -1,11 +1,23 @@
-"""The origin of a plug-in: its name, and the distribution behind it."""
+"""The origin of a plug-in: its name, and the distribution behind it; and which code is a plug-in's."""
 
+import os
 from enum import IntEnum
+from types import FrameType
 from typing import Any, Final, NamedTuple
 
 #: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
 #: wrappers can still catch what they know.
 _ORIGIN: Final = "__d0ttino_origin__"
+
+
+_ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+#: Directories of this project's code, and within them those of the built-in plug-ins, which are plug-ins all the same.
+_PACKAGES: Final = tuple(os.path.join(_ROOT, name, "") for name in ("llm", "scripts"))
+_PLUGINS: Final = (
+    os.path.join(_ROOT, "llm", "backends", "plugins", ""),
+    os.path.join(_ROOT, "scripts", "recipes", "plugins", ""),
+)
+_CALLERS: Final = frozenset({"click", "concurrent", "contextlib", "importlib", "pluggy", "threading"})
 
 
 class Tier(IntEnum):
@@ -104,3 +116,20 @@ def origin_of(error: BaseException) -> Origin | None:
     """Return the plug-in that raised an exception, or `None` if no plug-in did."""
     origin = getattr(error, _ORIGIN, None)
     return origin if isinstance(origin, Origin) else None
+
+
+def is_framework(frame: FrameType) -> bool:
+    """Whether a frame runs code of this project or of what calls plug-ins for it, as pluggy and click do."""
+    name = frame.f_globals.get("__name__") or ""
+    filename = frame.f_code.co_filename
+    if filename.startswith("<frozen") or name.partition(".")[0] in _CALLERS:
+        return True
+    return filename.startswith(_PACKAGES) and not filename.startswith(_PLUGINS)
+
+
+def place_in(pieces: object) -> str | None:
+    """Return `file, line N` at which a generator of a plug-in stands; `None` for another object."""
+    frame = getattr(pieces, "gi_frame", None)
+    if not isinstance(frame, FrameType) or is_framework(frame):
+        return None
+    return f"{frame.f_code.co_filename}, line {frame.f_lineno}"
