@@ -174,7 +174,8 @@ def guards(host: "Host") -> Iterator[Fault]:
 
 def installer(_host: "Host") -> Iterator[Fault]:
     """Find out whether plug-ins can be installed."""
-    from scripts.packages.installer import InstallError, find_installer
+    from scripts.packages.installer import find_installer
+    from scripts.packages.record import InstallError
 
     try:
         find_installer()
@@ -281,7 +282,8 @@ def _export(names: Iterable[str]) -> str:
 
 
 def _uninstall(distribution: str) -> str:
-    from scripts.packages.installer import InstallError, find_installer
+    from scripts.packages.installer import find_installer
+    from scripts.packages.record import InstallError
 
     try:
         command = find_installer().uninstall_command

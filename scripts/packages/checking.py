@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm.hooks._entrypoints import EntryPoint, Installed, canonical
 from llm.hooks._manifest import FILE, EnvironmentCache, Manifest, Manifests
-from scripts.packages.installer import InstallError
+from scripts.packages.record import InstallError
 
 if TYPE_CHECKING:
     from llm.host import Host

@@ -1,10 +1,8 @@
 """Installed distributions and their files, and putting them back when a change fails or its process was killed."""
 
-import hashlib
 import importlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -258,6 +256,8 @@ def roll_back() -> list[str]:
         for one in metadata_of(name):
             erase(one)
         _delete(map(Path, files), name)
+    import shutil
+
     for number, path in enumerate(old):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(directory / str(number), path)
@@ -280,6 +280,8 @@ def erase(one: Metadata) -> list[Path]:
         OSError: something cannot be removed.
 
     """
+    import shutil
+
     if not _is_ours(one.path):
         return []
     gone = [] if one.leftover else _delete(one.files() or (), one.name)
@@ -324,6 +326,8 @@ def _is_ours(path: Path) -> bool:
 
 
 def _store(directory: Path, new: Mapping[str, Iterable[Path]]) -> None:
+    import shutil
+
     _forget(directory)
     make_private(directory)
     files = [file for name in new for one in metadata_of(name) for file in one.files() or () if _is_ours(file)]
@@ -340,11 +344,15 @@ def _store(directory: Path, new: Mapping[str, Iterable[Path]]) -> None:
 
 
 def _directory() -> Path:
+    import hashlib
+
     owner = hashlib.sha256(os.fsencode(sys.prefix)).hexdigest()[:16]
     return Path(state_dir(), "plugins-undo", owner)
 
 
 def _forget(directory: Path) -> None:
+    import shutil
+
     with suppress(FileNotFoundError):
         (directory / _JOURNAL).unlink()
     try:

@@ -15,15 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import canonical
 from scripts.cli.output import say, waiting
 from scripts.packages.environment import Sort, installed_version, sort
+from scripts.packages.record import InstallError
 from scripts.packages.source import shown
-
-
-class InstallError(D0ttinoError):
-    """A package could not be installed or removed, or what was installed does not work."""
 
 
 @dataclass(frozen=True, slots=True)

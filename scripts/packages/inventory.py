@@ -182,7 +182,7 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
     rows.extend(_damaged(kind, faults, packages, blocking))
     lost = _lost(distributions)
     rows.extend(_to_be_had(packages, rows, distributions, lost))
-    if kind is PLUGIN:
+    if kind is PLUGIN and lost:
         registry_names = {canonical(_distribution(package)) for package in registry.packages}
         rows.extend(
             _missing_row(kind, one.distribution, one) for name, one in lost.items() if name not in registry_names

@@ -11,8 +11,8 @@ from llm import DISTRIBUTION, __version__
 from llm.errors import UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages.environment import OUR_PACKAGES, installed_version, owners
-from scripts.packages.installer import Chosen, Installer, InstallError
-from scripts.packages.record import Recorded
+from scripts.packages.installer import Chosen, Installer
+from scripts.packages.record import InstallError, Recorded
 from scripts.packages.registry import KINDS, Kind, Package
 from scripts.packages.source import shown
 

@@ -17,6 +17,10 @@ from llm.hooks._entrypoints import canonical
 _FILE: Final = "plugins.json"
 
 
+class InstallError(D0ttinoError):
+    """A package could not be installed or removed, or what was installed does not work."""
+
+
 class RecordError(D0ttinoError):
     """The record of what was installed cannot be read or written."""
 

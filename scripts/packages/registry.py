@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -70,7 +71,7 @@ RECIPE: Final = Kind(RECIPES, "recipe", RECIPE_GROUP, "recipe")
 KINDS: Final = (PLUGIN, RECIPE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Package:
     """A registry's entry for one name.
 
@@ -141,7 +142,7 @@ class Package:
             from packaging.requirements import Requirement
 
             return Requirement(self.value).name
-        return self._fault_or_name(self.directory())
+        return self._name_in_source
 
     def fault(self) -> str | None:
         """Return why this entry cannot be used; `None` if it can."""
@@ -163,7 +164,10 @@ class Package:
                 return f"{self.value} is for d0ttino {wanted}, and this is {version}"
         return None
 
-    def _fault_or_name(self, directory: Path) -> str:
+    @cached_property
+    def _name_in_source(self) -> str:
+        # Read once: a list asks each package several times.
+        directory = self.directory()
         try:
             return project_name(directory)
         except RegistryError as error:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from scripts.packages.environment import installed_version
-from scripts.packages.installer import Chosen, InstallError, child_environment, find_installer
+from scripts.packages.installer import Chosen, child_environment, find_installer
+from scripts.packages.record import InstallError
 
 
 @pytest.fixture

@@ -54,7 +54,11 @@ CASES = {
     | {"json", "dataclasses.x"},
     "ai-cli --help": FRAMEWORK | LEARNING | ALL_BUILTINS | {"subprocess", "tempfile"} | PATHS | {"scripts.cli.send"},
     "ai-cli recipe --help": FRAMEWORK | LEARNING | ALL_BUILTINS | {"subprocess", "tempfile"} | PATHS,
-    "ai-cli plugins list": FRAMEWORK | LEARNING - {"llm.redaction"} | ALL_BUILTINS | {"platformdirs"},
+    "ai-cli plugins list": FRAMEWORK
+    | LEARNING - {"llm.redaction"}
+    | ALL_BUILTINS
+    | PROCESSES
+    | {"hashlib", "platformdirs", "scripts.packages.installer"},
     # It takes secrets out of what goes to the log.
     "ai-cli send -b sample hi": LEARNING - {"llm.redaction"}
     | ALL_BUILTINS - {"llm.backends.plugins.sample", "llm.routing.policy"}
