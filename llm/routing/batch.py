@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from llm.config import Settings
     from llm.host import Host
-    from llm.routing.pacing import Pacer
+    from llm.routing._pacing import Pacer
     from llm.routing.retries import RetryPolicy
 
 #: So many prompts are under way for each worker: one that takes long does not make the others wait for work.
@@ -647,9 +647,9 @@ def send_many(
 
 def _pacer_of(host: "Host", rpm: int | None, tpm: int | None) -> "Pacer":
     """Return the pacer of a host; what it learned, it knows as long as the host lives."""
+    from llm.routing._pacing import Pacer
     from llm.routing.breaker import keeps_state
     from llm.routing.fallback import health_of
-    from llm.routing.pacing import Pacer
 
     health = health_of(host)
     if health.pacer is None:

@@ -21,7 +21,7 @@ from llm.routing.retries import Failure, RetryPolicy, failure_of
 from llm.types import Answer, Attempt, Call, Candidate, Completion, Rejection, Request, Route, Usage
 
 if TYPE_CHECKING:
-    from llm.routing.pacing import Pacer, Turn
+    from llm.routing._pacing import Pacer, Turn
 
 _NO_LIMITS = Limits()
 

@@ -10,7 +10,7 @@ from llm.errors import AuthenticationError, BackendError, is_transient_status
 from llm.types import Attempt
 
 if TYPE_CHECKING:
-    from llm.routing.pacing import Pacer
+    from llm.routing._pacing import Pacer
 
 #: Classes of requests that mean what `ConnectionError` and `TimeoutError` mean.
 _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError")

@@ -1,6 +1,6 @@
-"""Send one request: choose an order of backends, try each, return the completion."""
+"""Send one request: find out which model is meant, choose an order of backends, try each, return the completion."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -12,7 +12,6 @@ from llm.hooks._origin import Origin
 from llm.host import Catalog, Host, current_host
 from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
 from llm.routing.fallback import Fallback, Try
-from llm.routing.names import near_miss, resolved
 from llm.routing.retries import RetryPolicy
 from llm.types import PART_TYPES, Answer, Candidate, Completion, Message, Rejection, Request, Route
 
@@ -340,3 +339,39 @@ def _why_whole(host: Host, backend: str) -> str:
 
 def _completed(host: Host, request: Request, completion: Completion | None, error: D0ttinoError | None) -> None:
     host.notify("llm_completed", request=request, completion=completion, error=error)
+
+
+def resolved(request: Request, backends: Container[str], settings: Settings) -> Request:
+    """Return a request with the model, and perhaps the backend, that its `model` stands for.
+
+    An alias is looked up once. `SERVER/MODEL` names the backend too, if there is one of that name; if the request
+    names another one, or there is none, the whole is the name of a model.
+
+    Args:
+        request: the request as the caller gave it.
+        backends: the names of all backends.
+        settings: the user's configuration, with the aliases.
+
+    """
+    if request.model is None:
+        return request
+    model = settings.aliases.get(request.model, request.model)
+    server, slash, rest = model.partition("/")
+    if slash and rest and server in backends and request.backend in {None, server}:
+        return replace(request, backend=server, model=rest)
+    return request if model == request.model else replace(request, model=model)
+
+
+def near_miss(request: Request, backends: Iterable[str], settings: Settings) -> str | None:
+    """Return a notice for a model that looks like `SERVER/MODEL` or an alias with a typing error in it."""
+    if request.model is None or request.backend is not None:
+        return None
+    import difflib
+
+    server, slash, rest = request.model.partition("/")
+    known = {name: f"{name}/{rest}" for name in backends} if slash else {name: name for name in settings.aliases}
+    close = difflib.get_close_matches(server, known, n=1, cutoff=0.75)
+    if not close or close[0] == server:
+        return None
+    kind = "backend" if slash else "alias"
+    return f"there is no {kind} named {server!r}, so {request.model!r} is a model; did you mean {known[close[0]]!r}?"

@@ -1,4 +1,4 @@
-"""Helpers for tests of plug-ins: hosts of their own, and real distributions in a temporary directory.
+"""Hosts for tests of plug-ins, and real distributions in a temporary directory.
 
 ```python
 from llm.testing import installed, write_distribution

@@ -168,7 +168,7 @@ class Chat:
 
     def _choose_model(self, name: str) -> None:
         """Take a model, an alias or SERVER/MODEL, which chooses the backend as well: what is typed last counts."""
-        from llm.routing.names import near_miss, resolved
+        from llm.routing.router import near_miss, resolved
 
         settings, backends = _settings(), self.backends
         asked = resolved(Request((), model=name), backends, settings)
@@ -302,7 +302,7 @@ def _settings() -> "Settings":
 
 
 def _models_of(backend: "RegisteredBackend") -> list[str]:
-    from llm.backends.http.models import offered
+    from llm.backends.http._models import offered
 
     return offered(backend.name, backend.models)
 

@@ -61,7 +61,7 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
 
 def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named: bool) -> dict[str, Any] | None:
     """Return the models of a backend; `None` if it has no list of them, and the user did not name it."""
-    from llm.backends.http.models import cached, models_of
+    from llm.backends.http._models import cached, models_of
     from llm.hooks._faults import reason_of
     from scripts.cli.asking import call_for
 

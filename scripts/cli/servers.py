@@ -43,7 +43,7 @@ def add(
     name: str, address: str, replace: bool, key: str | None, headers: tuple[tuple[str, str], ...], **facts: Any
 ) -> None:
     """Add the server NAME at ADDRESS to the configuration file, whose comments stay."""
-    from llm.backends.http.models import forget
+    from llm.backends.http._models import forget
 
     server = {"base_url": address, "api_key": key, **facts, "headers": dict(headers) or None}
     given = {field: value for field, value in server.items() if value is not None}
@@ -100,7 +100,7 @@ def test(ctx: click.Context, name: str) -> int:
 @click.argument("name", type=NameOf("server"))
 def remove(name: str) -> None:
     """Remove the server NAME from the configuration file."""
-    from llm.backends.http.models import forget
+    from llm.backends.http._models import forget
 
     _known(name, load_settings())
 

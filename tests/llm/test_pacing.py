@@ -16,9 +16,9 @@ from llm.backends.http._errors import limits_left
 from llm.backends.plugin_sdk import register_backend
 from llm.errors import AuthenticationError, BackendHTTPError
 from llm.host import Host, create_host
+from llm.routing._pacing import Pacer
 from llm.routing.breaker import Cooldowns, keep_state
 from llm.routing.fallback import health_of
-from llm.routing.pacing import Pacer
 from llm.routing.processes import Processes
 from llm.testing import host_with
 from llm.types import Call

@@ -440,7 +440,7 @@ class HTTPBackend(Backend):
         except BackendHTTPError as error:
             unknown = error.status == 404 or (error.status in {400, 422} and _NO_MODEL.search(error.message))
             if unknown and model is not None and self.name:
-                from llm.backends.http.models import like
+                from llm.backends.http._models import like
 
                 known = like(model, self.name)
                 ask = f"`ai-cli models -b {self.name}` lists those that it has"
