@@ -46,7 +46,7 @@ def project(page: str, name: str) -> list[Block]:
 @pytest.mark.parametrize(
     ("page", "name", "editable"),
     [
-        ("README.md", "acme-internal-greeter", True),
+        ("README.md", "acme-internal-shout", True),
         ("docs/plugins.md", "acme-internal-greeter", True),
         ("docs/plugins.md", "acme-internal-greeter", False),
         ("docs/guides/forms.md", "forms", True),
