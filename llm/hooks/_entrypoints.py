@@ -73,6 +73,8 @@ class EntryPoint(NamedTuple):
     def owns(self, module: str) -> int:
         """Return the length of the longest prefix of the dotted name `module` that this names; 0 if none."""
         longest = 0
+        if not module.startswith(self.module):  # nearly always: each registration is compared with all entry points
+            return longest
         for prefix in (self.module, f"{self.module}.{self.attribute}"):
             if module == prefix or module.startswith(f"{prefix}."):
                 longest = max(longest, len(prefix))

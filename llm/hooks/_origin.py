@@ -27,6 +27,9 @@ class Tier(IntEnum):
     ENTRY_POINT = 1
     PROGRAM = 2
 
+    # The one of enumerations is written in Python, and runs whenever an entry point is looked up.
+    __hash__ = int.__hash__
+
 
 #: Python 3.11 takes long to find a member of an enumeration, and this one is asked for at each hook call.
 _BUILTIN: Final = Tier.BUILTIN

@@ -109,10 +109,11 @@ def owner_of(registration: Registration, entries: Sequence[EntryPoint]) -> Entry
     modules stay its own, whoever else names them. If none names it, the entry point that was being imported at
     that moment does.
     """
-    longest = max((entry.owns(registration.module) for entry in entries), default=0)
-    if longest == 0:
+    owned = [(length, entry) for entry in entries if (length := entry.owns(registration.module))]
+    if not owned:
         return registration.entry if registration.entry in entries else None
-    candidates = [entry for entry in entries if entry.owns(registration.module) == longest]
+    longest = max(length for length, _ in owned)
+    candidates = [entry for length, entry in owned if length == longest]
     return min(candidates, key=lambda entry: (entry.tier, entry.name != registration.name, entry != registration.entry))
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _SHARED: Final = "d0ttino.shared"
 
+#: Where a command keeps its arguments as they were typed.
+ARGUMENTS: Final = "d0ttino.arguments"
+
 #: The target of a trace that stands for the tree on stderr.
 TREE: Final = "-"
 

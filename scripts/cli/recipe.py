@@ -7,10 +7,9 @@ import click
 from llm.errors import UnknownNameError, UsageError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
-from scripts.cli.options import NameOf, read_text
+from scripts.cli.options import ARGUMENTS, NameOf, read_text
 from scripts.cli.output import stdout_kept
 from scripts.cli.render import line
-from scripts.cli.shell_completion import ARGUMENTS, complete_parameter, named_recipe
 from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ class RecipeCommand(Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the recipe's own parameters, then the options."""
+        from scripts.cli.shell_completion import named_recipe
+
         name = named_recipe(ctx)
         if name is not None:
             self._format_parameters(ctx, formatter, name)
@@ -41,7 +42,7 @@ class RecipeCommand(Command):
 
         words = [word for word in ctx.meta.get(ARGUMENTS, ()) if word != "="]
         if len(words) > 1 and words[-2] in {"-p", "--param"}:
-            whole = complete_parameter(ctx, self.params[0], f"{words[-1]}={incomplete}")
+            whole = _complete_parameter(ctx, self.params[0], f"{words[-1]}={incomplete}")
             return [CompletionItem(item.value.partition("=")[2]) for item in whole]
         return super().shell_complete(ctx, incomplete)
 
@@ -59,6 +60,13 @@ class RecipeCommand(Command):
             formatter.write_dl(rows or [("none", "it takes a goal only")])
 
 
+def _complete_parameter(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Complete what a recipe's parameter is set to; imported late, for only a shell asks."""
+    from scripts.cli.shell_completion import complete_parameter
+
+    return complete_parameter(ctx, parameter, incomplete)
+
+
 @click.command(cls=RecipeCommand)
 @click.argument("name", required=False, type=NameOf("recipe"))
 @click.argument("goal", required=False)
@@ -68,7 +76,7 @@ class RecipeCommand(Command):
     "given",
     multiple=True,
     metavar="NAME=VALUE",
-    shell_complete=complete_parameter,
+    shell_complete=_complete_parameter,
     help="Set a parameter of the recipe; `ai-cli recipe NAME --help` lists them.",
 )
 @step_options

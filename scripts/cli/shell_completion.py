@@ -9,6 +9,7 @@ import click
 from llm.errors import D0ttinoError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, log
+from scripts.cli.options import ARGUMENTS
 from scripts.cli.output import print_text, say, stdout_kept
 
 if TYPE_CHECKING:
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
 
     from llm.contributions import RegisteredRecipe
     from llm.host import Catalog
-
-
-#: Where a command keeps its arguments as they were typed.
-ARGUMENTS: Final = "d0ttino.arguments"
 
 
 def names(kind: str, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":

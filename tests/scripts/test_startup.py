@@ -69,7 +69,7 @@ CASES = {
     | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"}
     | PROCESSES - {"subprocess"}
     | PATHS
-    | {"hashlib", "llm.parameters"},
+    | {"hashlib", "llm.parameters", "scripts.cli.shell_completion"},
 }
 
 
