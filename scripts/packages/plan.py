@@ -150,7 +150,7 @@ def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: 
 
 
 def _missing_of(wheel: Path) -> list[str]:
-    """Return the requirements of a wheel that nothing installed satisfies."""
+    """Return the requirements of a wheel that nothing installed satisfies; this program satisfies that for itself."""
     import importlib.metadata
 
     from packaging.requirements import Requirement
@@ -158,9 +158,10 @@ def _missing_of(wheel: Path) -> list[str]:
     requires = next(iter(importlib.metadata.distributions(path=[str(wheel)]))).requires or ()
     missing = []
     for one in map(Requirement, requires):
+        if same(one.name, DISTRIBUTION) or (one.marker is not None and not one.marker.evaluate({"extra": ""})):
+            continue
         version = installed_version(one.name)
-        needed = one.marker is None or one.marker.evaluate({"extra": ""})
-        if needed and (version is None or one.extras or not one.specifier.contains(version, prereleases=True)):
+        if version is None or one.extras or not one.specifier.contains(version, prereleases=True):
             missing.append(str(one))
     return missing
 

@@ -80,17 +80,17 @@ def test_without_pip_an_index_is_asked_by_uv(run: Run, tmp_path: Path, wheel: Pa
     ai_cli = venv / "bin/ai-cli"
     with Index() as index:
         index.add(written("helper"), written("taker", files={"taker.py": "", "click/core.py": ""}))
-        sha256 = index.add(written("asked", requires=["helper"]))
-        shown = done(run(ai_cli, "plugins", "install", "asked", "--dry-run", **index.settings()))
+        sha256 = index.add(written("quizzed", requires=["helper"]))
+        shown = done(run(ai_cli, "plugins", "install", "quizzed", "--dry-run", **index.settings()))
         assert f"sha256 {sha256}" in shown
-        assert "llm.plugins: asked = asked:run" in shown
+        assert "llm.plugins: quizzed = quizzed:run" in shown
         refused = run(ai_cli, "plugins", "install", "taker", "--yes", **index.settings())
         assert refused.returncode == 1
         assert "click/core.py of click" in refused.stderr
-        assert done(run(ai_cli, "plugins", "install", "asked", "--yes", **index.settings())).startswith(
-            "installed asked"
+        assert done(run(ai_cli, "plugins", "install", "quizzed", "--yes", **index.settings())).startswith(
+            "installed quizzed"
         )
-        assert f"asked==1.0 --hash=sha256:{sha256}" in done(run(ai_cli, "plugins", "freeze"))
+        assert f"quizzed==1.0 --hash=sha256:{sha256}" in done(run(ai_cli, "plugins", "freeze"))
 
 
 def test_an_upgrade_of_a_uv_tool_loses_nothing(run: Run, tmp_path: Path, wheel: Path) -> None:

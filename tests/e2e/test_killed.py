@@ -148,7 +148,7 @@ def test_killed_at_any_moment_it_repairs_when_it_is_run_again(environment: Envir
 
 
 def test_an_installer_that_outlives_its_command_keeps_others_out(environment: Environment) -> None:
-    environment.index.add(wheel("orphan"), wheel("other"))
+    environment.index.add(wheel("orphan"), wheel("second"))
     before = environment.files()
     gate = environment.directory / "gate"
     gate.mkdir()
@@ -157,7 +157,7 @@ def test_an_installer_that_outlives_its_command_keeps_others_out(environment: En
         assert command.poll() is None
     os.kill(command.pid, signal.SIGKILL)
     assert command.wait() == -signal.SIGKILL
-    refused = environment.plugins("install", "other", "--yes")
+    refused = environment.plugins("install", "second", "--yes")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "another command is installing or removing plug-ins" in refused.stderr
     (gate / "open").touch()

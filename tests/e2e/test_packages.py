@@ -103,21 +103,25 @@ def test_a_package_of_an_index_is_shown_asked_for_installed_and_removed(environm
     assert environment.plugins("remove", "helper").returncode == 0
 
 
-@pytest.mark.parametrize(("answer", "last"), [("n", "did not install asked"), ("y", "installed asked 1.0")])
+@pytest.mark.parametrize(("answer", "last"), [("n", "did not install quizzed"), ("y", "installed quizzed 1.0")])
 def test_a_question_is_asked_on_a_terminal(environment: Environment, answer: str, last: str) -> None:
-    environment.index.add(wheel("asked"))
+    environment.index.add(wheel("quizzed"))
     env = {**os.environ, **INDEX, **places_in(environment.installed.home), **environment.env}
     program = pexpect.spawn(
-        str(environment.installed.bin("ai-cli")), ["plugins", "install", "asked"], env=env, encoding="utf-8", timeout=60
+        str(environment.installed.bin("ai-cli")),
+        ["plugins", "install", "quizzed"],
+        env=env,
+        encoding="utf-8",
+        timeout=60,
     )
-    program.expect(r"llm.plugins: asked = asked:run\r\nInstall it\? \[y/N\]: ")
-    assert not list(environment.site.glob("asked*"))
+    program.expect(r"llm.plugins: quizzed = quizzed:run\r\nInstall it\? \[y/N\]: ")
+    assert not list(environment.site.glob("quizzed*"))
     program.sendline(answer)
     program.expect(pexpect.EOF)
     program.close()
     assert last in str(program.before)
     assert program.exitstatus == (0 if answer == "y" else 1)
-    assert bool(list(environment.site.glob("asked*"))) == (answer == "y")
+    assert bool(list(environment.site.glob("quizzed*"))) == (answer == "y")
 
 
 def test_the_password_of_an_index_is_not_shown_or_recorded(environment: Environment) -> None:
@@ -252,10 +256,10 @@ def test_an_installation_that_was_killed_is_undone_by_the_next_command(environme
     killed = environment.installed.run("ai-cli", "plugins", "install", "deadly", "--yes", env=environment.env)
     assert killed.returncode == -9
     assert environment.files() != before
-    environment.index.add(wheel("lively"))
-    done = environment.plugins("install", "lively", "--yes")
+    environment.index.add(wheel("sturdy"))
+    done = environment.plugins("install", "sturdy", "--yes")
     assert "an installation was interrupted: deadly is as before it" in done.stderr
-    assert done.stdout == "installed lively 1.0: backend 'lively' now comes from it\n"
+    assert done.stdout == "installed sturdy 1.0: backend 'sturdy' now comes from it\n"
     assert not list(environment.site.glob("deadly*"))
 
 

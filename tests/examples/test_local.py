@@ -450,6 +450,9 @@ def site(tmp_path: Path) -> Path:
     write_distribution(
         tmp_path / "site", "d0ttino-local", entry_points={"llm.plugins": {"local": "d0ttino_local"}}, files=files
     )
+    # What was written a moment ago may change once more without a trace: nothing is remembered of it.
+    for path in (tmp_path / "site").rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
     return tmp_path / "site"
 
 
