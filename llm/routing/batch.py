@@ -283,7 +283,7 @@ class Surroundings:
     Attributes:
         blocked: the plug-ins that the user does not want, and what blocks each.
         all_blocked: what blocks every plug-in that is not built in.
-        keep_state: whether the circuit breaker and the usage ledger of this user count.
+        enable_state: whether the circuit breaker and the usage ledger of this user count.
         settings: the configuration; `None`: that of environment and file.
         rpm: requests that each server takes in a minute.
         tpm: the same in tokens.
@@ -293,7 +293,7 @@ class Surroundings:
 
     blocked: tuple[tuple[str, str], ...] = ()
     all_blocked: str | None = None
-    keep_state: bool = False
+    enable_state: bool = False
     settings: "Settings | None" = field(default=None, compare=False)
     rpm: int | None = field(default=None, compare=False)
     tpm: int | None = field(default=None, compare=False)
@@ -368,15 +368,15 @@ def answer(job: Job, on_start: Callable[[Callable[[], None]], object] | None = N
         if on_start is not None:
             on_start(outcomes.close)
         for outcome in outcomes:
-            _keep(outcome, answers)
+            _add_answer(outcome, answers)
         for outcome in outcomes.take_finished():
-            _keep(outcome, answers)
+            _add_answer(outcome, answers)
     told += [*notes, *(str(problem) for problem in host.problems)]
     refused = {name: why for (name, _), why in health.refused.items()}
     return Done(answers, time.monotonic() - started, tuple(dict.fromkeys(told)), refused)
 
 
-def _keep(outcome: Outcome, answers: dict[int, Completion | D0ttinoError]) -> None:
+def _add_answer(outcome: Outcome, answers: dict[int, Completion | D0ttinoError]) -> None:
     found = outcome.completion or outcome.error
     assert found is not None  # it is one or the other
     answers[outcome.number] = found
@@ -411,13 +411,13 @@ class _Workplaces:
     def _make(self, surroundings: Surroundings) -> "tuple[Host, list[str]]":
         from llm.hooks._entrypoints import Blocking
         from llm.host import create_host, current_host, existing_host
-        from llm.routing.breaker import Cooldowns, keep_state
+        from llm.routing.breaker import Cooldowns, enable_state
 
         blocking = Blocking(dict(surroundings.blocked), surroundings.all_blocked)
         host = current_host(blocking) if existing_host() is None else create_host(blocking=blocking)
         notes: list[str] = []
-        if surroundings.keep_state:
-            keep_state(host, Cooldowns(on_fault=notes.append))
+        if surroundings.enable_state:
+            enable_state(host, Cooldowns(on_fault=notes.append))
         return host, notes
 
 
@@ -648,20 +648,20 @@ def send_many(
 def _pacer_of(host: "Host", rpm: int | None, tpm: int | None) -> "Pacer":
     """Return the pacer of a host; what it learned, it knows as long as the host lives."""
     from llm.routing._pacing import Pacer
-    from llm.routing.breaker import keeps_state
+    from llm.routing.breaker import has_state
     from llm.routing.fallback import health_of
 
     health = health_of(host)
     if health.pacer is None:
         from llm._database import state_database
 
-        health.pacer = Pacer(state_database() if keeps_state(host) else None)
+        health.pacer = Pacer(state_database() if has_state(host) else None)
     health.pacer.rpm, health.pacer.tpm = rpm, tpm
     return health.pacer
 
 
 def _surroundings(host: "Host", settings: "Settings | None") -> Surroundings:
-    from llm.routing.breaker import keeps_state
+    from llm.routing.breaker import has_state
 
     blocked = tuple(sorted(host.blocking.names.items()))
-    return Surroundings(blocked, host.blocking.all_installed, keeps_state(host), settings)
+    return Surroundings(blocked, host.blocking.all_installed, has_state(host), settings)

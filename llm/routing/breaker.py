@@ -111,7 +111,7 @@ class Cooldowns:
             try:
                 self._database.execute("DELETE FROM cooldowns WHERE backend = ?", (attempt.backend,))
             except OSError as error:
-                self._tell_unwritten(error)
+                self._report_unwritten(error)
 
     def set_aside(self) -> dict[str, dict[str, Any]]:
         """Return the backends that are set aside now, by name, each with JSON-ready data for lists."""
@@ -151,7 +151,9 @@ class Cooldowns:
         except OSError as error:
             if quietly and not isinstance(error, DamagedError):
                 return {}
-            self._tell(f"cannot read {self.path}: {error.strerror or error}; backends that are set aside are not known")
+            self._report(
+                f"cannot read {self.path}: {error.strerror or error}; backends that are set aside are not known"
+            )
             return {}
         return {name: standing for name, *facts in rows if (standing := _standing(*facts)) is not None}
 
@@ -175,12 +177,12 @@ class Cooldowns:
                 values = (backend, *standing.after_failure(now, error))
                 connection.execute("INSERT OR REPLACE INTO cooldowns VALUES (?, ?, ?, ?, ?)", values)
         except OSError as fault:
-            self._tell_unwritten(fault)
+            self._report_unwritten(fault)
 
-    def _tell_unwritten(self, error: OSError) -> None:
-        self._tell(f"cannot write {self.path}: {error.strerror or error}; failures of backends are not remembered")
+    def _report_unwritten(self, error: OSError) -> None:
+        self._report(f"cannot write {self.path}: {error.strerror or error}; failures of backends are not remembered")
 
-    def _tell(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         with self._lock:
             told, self._told = self._told, True
         if not told:
@@ -196,7 +198,7 @@ def enabled() -> bool:
 _LEDGER: Final = "llm.usage"
 
 
-def keep_state(host: "Host", cooldowns: Cooldowns) -> None:
+def enable_state(host: "Host", cooldowns: Cooldowns) -> None:
     """Enable the circuit breaker and the usage ledger on a host, unless opted out.
 
     Args:
@@ -216,7 +218,7 @@ def keep_state(host: "Host", cooldowns: Cooldowns) -> None:
         host.register(usage.Ledger(), _LEDGER, origin=origin)
 
 
-def keeps_state(host: "Host") -> bool:
+def has_state(host: "Host") -> bool:
     """Whether the circuit breaker or the usage ledger is enabled on a host."""
     from llm.routing.fallback import health_of
 

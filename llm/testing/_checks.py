@@ -917,7 +917,7 @@ def steps(probe: Probe) -> str | None:
 
 
 def observers(probe: Probe) -> str | None:
-    """Tell its other hooks of attempts and completions, and ask it for a key that it cannot have."""
+    """Call its other hooks with attempts and completions, and ask it for a key that it cannot have."""
     hooks = [hook for hook in ("llm_attempted", "llm_completed", "llm_key") if probe.implementations(hook)]
     request, origin = Request("hi"), Origin(STUB)
     failed = Attempt(STUB, None, origin, 0.1, error="refused", error_type="BackendError", status=429)

@@ -22,7 +22,7 @@ from llm.routing.batch import Outcome, Outcomes, executor_for, send_many
 from llm.types import Completion, Request
 from scripts.batch.results import OpenAI, Records, Result, Results, Table, columns_for, results_in
 from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
-from scripts.cli.context import current_host, keep_state, warn_of_problems
+from scripts.cli.context import current_host, enable_state, warn_of_problems
 from scripts.cli.options import read_system, system_option, values_option
 from scripts.cli.output import say, stdout_is_closed, stdout_kept
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
@@ -153,7 +153,7 @@ class BatchRun:
         """Complete the results."""
         self._results.finish()
 
-    def tell(self) -> None:
+    def print_summary(self) -> None:
         """Print the summary to stderr."""
         if self.failed > _TOLD:
             say(f"note: {self.failed - _TOLD} more failures are in the results")
@@ -192,7 +192,7 @@ class BatchRun:
         line = result.line
         if result.completion is not None:
             self._answered += 1
-            self._tell_about(line, result.completion)
+            self._report_differences(line, result.completion)
         else:
             assert result.error is not None  # it is one or the other
             self.failed += 1
@@ -201,7 +201,7 @@ class BatchRun:
         self._results.add(result)
         self._progress.advance(result)
 
-    def _tell_about(self, line: Line, completion: Completion) -> None:
+    def _report_differences(self, line: Line, completion: Completion) -> None:
         """Print each kind of difference from the request once; the results have it for each row."""
         said = [*completion.route.notices, *completion.notices]
         if completion.fell_back:
@@ -369,7 +369,7 @@ def batch(
     """
     host = current_host(ctx)
     _check(host, asked["backend"])
-    keep_state(host)
+    enable_state(host)
     output = None if output == "-" else output
     spending = Spending(limit)
     with ExitStack() as stack:
@@ -412,13 +412,13 @@ def batch(
         except BrokenPipeError:
             return 1  # whoever read stdout has seen enough
         except D0ttinoError:
-            run.tell()
+            run.print_summary()
             raise
         finally:
             warn_of_problems(host)
         if run.interrupted and results.waiting is not None:
             say(f"note: results wait in {results.waiting}; the same command goes on with them")
-    run.tell()
+    run.print_summary()
     if run.interrupted:
         raise click.Abort
     if spending.reached is not None:

@@ -164,14 +164,14 @@ def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
     return current_cooldowns(ctx).set_aside() if enabled() else {}
 
 
-def keep_state(host: "Host") -> None:
+def enable_state(host: "Host") -> None:
     """Enable the circuit breaker and the usage ledger on a host, unless opted out."""
     from llm.routing import breaker
 
-    breaker.keep_state(host, current_cooldowns(click.get_current_context()))
+    breaker.enable_state(host, current_cooldowns(click.get_current_context()))
 
 
-def keep_log(host: "Host") -> None:
+def enable_log(host: "Host") -> None:
     """Record the conversations of a host, unless opted out."""
     from llm.conversations import enabled
 

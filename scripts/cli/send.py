@@ -10,7 +10,7 @@ import click
 from llm.conversations import Conversation, enabled, new_id
 from llm.errors import UsageError
 from scripts.cli.base import Command
-from scripts.cli.context import current_host, keep_log, keep_state, log, no_plugin_implements, warn_of_problems
+from scripts.cli.context import current_host, enable_log, enable_state, log, no_plugin_implements, warn_of_problems
 from scripts.cli.options import (
     NameOf,
     as_json_option,
@@ -368,11 +368,11 @@ def _without_thoughts(text: str) -> str:
 
     shown = shown_of(text)
     if text.strip() and not shown.strip():
-        _tell_no_answer()
+        _report_no_answer()
     return shown
 
 
-def _tell_no_answer() -> None:
+def _report_no_answer() -> None:
     say("warning: the answer holds thoughts only; --show-thoughts shows them")
 
 
@@ -380,18 +380,18 @@ def ask(request: "Request", host: "Host") -> "Completion":
     """Answer a request, and print notes on how that went to stderr."""
     from llm.router import NoAnswerError, complete
 
-    keep_state(host)
-    keep_log(host)
+    enable_state(host)
+    enable_log(host)
     try:
         with stdout_kept(), waiting("waiting for an answer") as change:
             completion = complete(request, host=host, retries=_retries(change))
     except NoAnswerError as error:
-        _tell_notices(error.route)
-        _tell_refusals(error.attempts)
+        _report_notices(error.route)
+        _report_refusals(error.attempts)
         raise
     finally:
         warn_of_problems(host)
-    _tell_about(completion, request)
+    _report_differences(completion, request)
     return completion
 
 
@@ -411,8 +411,8 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
     from llm.router import NoAnswerError, stream
     from llm.thoughts import ThoughtFilter, begins_inside
 
-    keep_state(host)
-    keep_log(host)
+    enable_state(host)
+    enable_log(host)
     texts = None
     asked = f"{request.backend or ''}/{request.model or ''}"
     thoughts = None if request.metadata.get("thoughts") else ThoughtFilter(inside=begins_inside(asked))
@@ -427,13 +427,13 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
                 shown, known = thoughts.shown, thoughts.began_inside
                 text = thoughts.feed(text)
                 if thoughts.began_inside and not known:
-                    _tell_of_thoughts(asked, answer if shown else None)
+                    _report_thoughts(asked, answer if shown else None)
             answer.write(text)
             with stdout_kept():
                 text = next(texts, None)
     except NoAnswerError as error:
-        _tell_notices(error.route)
-        _tell_refusals(error.attempts)
+        _report_notices(error.route)
+        _report_refusals(error.attempts)
         raise
     finally:
         if texts is not None:
@@ -446,14 +446,14 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
         warn_of_problems(host)
         if texts is not None and texts.completion is not None:
             if thoughts is not None and thoughts.dropped and not thoughts.shown:
-                _tell_no_answer()
-            _tell_about(texts.completion, request)
+                _report_no_answer()
+            _report_differences(texts.completion, request)
             if tell_if_whole and texts.whole_because is not None:
                 say(f"note: the answer came in one piece: {texts.whole_because}")
     return texts.completion
 
 
-def _tell_of_thoughts(asked: str, answer: "ShownAnswer | None") -> None:
+def _report_thoughts(asked: str, answer: "ShownAnswer | None") -> None:
     """Note that answers begin inside thoughts, so that the next one's are not shown; `answer` has shown some."""
     from llm.thoughts import note_begins_inside
 
@@ -466,35 +466,35 @@ def _tell_of_thoughts(asked: str, answer: "ShownAnswer | None") -> None:
 def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
     from llm.routing.retries import RetryPolicy
 
-    return RetryPolicy(on_wait=_tell_wait, on_attempt=lambda backend: show_wait(f"waiting for {backend}"))
+    return RetryPolicy(on_wait=_report_wait, on_attempt=lambda backend: show_wait(f"waiting for {backend}"))
 
 
-def _tell_wait(attempt: "Attempt", seconds: float) -> None:
+def _report_wait(attempt: "Attempt", seconds: float) -> None:
     if seconds >= _LONG_WAIT:
         say(f"note: {attempt}; trying again in {seconds:.0f} s")
 
 
-def _tell_notices(route: "Route") -> None:
+def _report_notices(route: "Route") -> None:
     for notice in route.notices:
         say(f"note: {notice}")
 
 
-def _tell_refusals(attempts: "Sequence[Attempt]") -> None:
+def _report_refusals(attempts: "Sequence[Attempt]") -> None:
     for attempt in attempts:
         if attempt.status in {401, 403} and attempt.error_type != "BackendHTTPError":
             hint = f"; {attempt.hint}" if attempt.hint else ""
             say(f"warning: {attempt.backend} is not asked again in this run: its credential was refused{hint}")
 
 
-def _tell_about(completion: "Completion", request: "Request") -> None:
+def _report_differences(completion: "Completion", request: "Request") -> None:
     from llm.routing.errors import leaves_choice, summaries
 
-    _tell_notices(completion.route)
+    _report_notices(completion.route)
     for notice in completion.notices:
         say(f"note: {notice}")
     if completion.prepared_by:
         say(f"note: the request was changed by {', '.join(map(str, completion.prepared_by))}")
-    _tell_refusals(completion.attempts)
+    _report_refusals(completion.attempts)
     for rejection in completion.route.rejected:
         if rejection.configured:
             say(f"note: {rejection.backend} was left out: {rejection.reason}")

@@ -79,7 +79,7 @@ class Row:
 
     @property
     def source(self) -> str:
-        """Who brings it, for people: `acme-internal-greeter 1.0` or `the built-in one`."""
+        """Its provider in words: `acme-internal-greeter 1.0` or `the built-in one`."""
         if self.package == DISTRIBUTION:
             return "the built-in one"
         return f"{self.package} {self.version}" if self.version else self.package
@@ -235,7 +235,7 @@ def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> I
 
 
 def _in_use_first(rows: Iterable[Row], answering: Mapping[str, str | None]) -> list[Row]:
-    """Say of each row which one shadows it, or which ones it shadows; of one name, the one in use comes first."""
+    """Record on each row what shadows it, or what it shadows; of one name, the row in use comes first."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).append(row)

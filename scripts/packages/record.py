@@ -112,7 +112,7 @@ def drop(distribution: str) -> bool:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Keep other processes from changing this environment meanwhile, and while an installer that this starts runs.
+    """Lock this environment against changes by other processes, also while an installer that this starts runs.
 
     Raises:
         RecordError: another one is changing it, or nothing can be written to the state directory.

@@ -231,7 +231,7 @@ class StepRunner:
         if result is not None:
             outcome.status, outcome.note, outcome.origin = result.status, result.note, result.origin
         self._failed(outcome, failure)
-        self._tell(outcome, total)
+        self._report(outcome, total)
         if result is not None:
             with stdout_kept():
                 self.host.notify("llm_step_ended", step=step, context=context, result=result)
@@ -245,7 +245,7 @@ class StepRunner:
                 say(f"error: {failure.message}")
         self._ended(outcome)
 
-    def _tell(self, outcome: Outcome, total: int) -> None:
+    def _report(self, outcome: Outcome, total: int) -> None:
         if outcome.status:
             note = f": {outcome.note}" if outcome.note else ""
             say(f"step {outcome.number} of {total} ended with status {outcome.status}{note}")

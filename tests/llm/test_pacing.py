@@ -17,7 +17,7 @@ from llm.backends.plugin_sdk import register_backend
 from llm.errors import AuthenticationError, BackendHTTPError
 from llm.host import Host, create_host
 from llm.routing._pacing import Pacer
-from llm.routing.breaker import Cooldowns, keep_state
+from llm.routing.breaker import Cooldowns, enable_state
 from llm.routing.fallback import health_of
 from llm.routing.processes import Processes
 from llm.testing import host_with
@@ -127,7 +127,7 @@ def test_a_limit_costs_no_attempt_and_no_time_of_a_prompt(serve: Any) -> None:
 
 def test_a_limit_sets_no_backend_aside(serve: Any) -> None:
     _server, host = serve(1, 0.1)
-    keep_state(host, Cooldowns(on_fault=pytest.fail))
+    enable_state(host, Cooldowns(on_fault=pytest.fail))
     list(send_many("abcdefgh", backend="limited", host=host, on_note=lambda _note: None))
     breaker: Any = health_of(host).breaker
     assert breaker.set_aside() == {}
@@ -136,7 +136,7 @@ def test_a_limit_sets_no_backend_aside(serve: Any) -> None:
 @pytest.mark.e2e
 def test_processes_share_a_limit(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server, host = serve(30, 2)
-    keep_state(host, Cooldowns(on_fault=pytest.fail))
+    enable_state(host, Cooldowns(on_fault=pytest.fail))
     with Processes(2) as two:
         prompts = [str(number) for number in range(60)]
         sent = send_many(prompts, backend="limited", host=host, executor=two, on_note=lambda _note: None)

@@ -167,7 +167,7 @@ def told_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | Non
     return _refusal(endpoint, status, "", words, headers, status)
 
 
-def tells_failure(document: Mapping[str, Any]) -> bool:
+def is_failure(document: Mapping[str, Any]) -> bool:
     """Whether a document without an answer says that something failed, by whatever interface its server has."""
     if "error" in (document.get("object"), document.get("type"), document.get("status")):
         return True

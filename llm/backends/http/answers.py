@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
-from llm.backends.http._errors import Endpoint, is_page, page_title, server_words, tells_failure, told_error, words_in
+from llm.backends.http._errors import Endpoint, is_failure, is_page, page_title, server_words, told_error, words_in
 from llm.errors import (
     BackendConnectionError,
     BackendError,
@@ -309,11 +309,11 @@ class AnswerReader:
         if kind == "bare" and "choices" not in document and not document.get("error"):
             raise self.failure(document)
         self.usage = usage_of(document) or self.usage
-        if document.get("error") and not _says_nothing(document["error"]):
+        if document.get("error") and not _is_void(document["error"]):
             raise self.failure(document)
         choices = document.get("choices")
         if not choices:
-            if tells_failure(document):
+            if is_failure(document):
                 raise self.failure(document)
             if "choices" not in document and words_in(document):
                 self.complaint = document
@@ -324,14 +324,14 @@ class AnswerReader:
             return ""  # the usage comes in an event without choices
         choice = _first_choice(choices)
         if choice is None:
-            self._keep_other(choices)
+            self._note_other(choices)
             return ""
         if not isinstance(choice, dict):
             raise self.malformed("a choice that is no JSON object", json.dumps(document), "sent")
         return _choice_text(choice, "delta" if choice.get("delta") else "message", self)
 
-    def _keep_other(self, choices: list[Any]) -> None:
-        """Keep the text of the choice with the lowest index: some servers have no choice 0."""
+    def _note_other(self, choices: list[Any]) -> None:
+        """Record the text of the choice with the lowest index: some servers have no choice 0."""
         lowest = min((choice for choice in choices if isinstance(choice, dict)), key=_index, default=None)
         if lowest is None or self._shown or (self._other_index is not None and _index(lowest) > self._other_index):
             return
@@ -619,7 +619,7 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if not isinstance(message, dict):
         text = choice.get("text")  # as the older interface has it
         return answer.part(text) if isinstance(text, str) else ""
-    if message.get("error") and not _says_nothing(message["error"]):
+    if message.get("error") and not _is_void(message["error"]):
         raise answer.failure(message)
     if isinstance(message.get("refusal"), str):
         answer.refusal += message["refusal"]
@@ -635,7 +635,7 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     return answer.part(text, thought_text(message) if answer.with_thoughts or not text else "")
 
 
-def _says_nothing(error: Any) -> bool:
+def _is_void(error: Any) -> bool:
     """Whether what stands under `error` is there in each answer, and empty: `{"code": 0, "message": ""}`."""
     return isinstance(error, dict) and not any(error.values())
 

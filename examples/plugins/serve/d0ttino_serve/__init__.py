@@ -9,7 +9,7 @@ import click
 
 from llm import hookimpl
 from llm.errors import UsageError
-from scripts.cli.context import current_host, keep_state
+from scripts.cli.context import current_host, enable_state
 from scripts.cli.output import say
 
 __version__ = "0.1.0"
@@ -42,7 +42,7 @@ def serve(ctx: click.Context, address: str, port: int, no_token: bool) -> None:
     if no_token and address not in LOOPBACK:
         raise UsageError(f"--no-token would let everybody who reaches {address} spend your money", hint="leave it out")
     host = current_host(ctx)
-    keep_state(host)  # the ledger, and backends that are set aside, as with `ai-cli send`
+    enable_state(host)  # the ledger, and backends that are set aside, as with `ai-cli send`
     known = os.environ.get(TOKEN, "").strip() or host.key("serve")
     token = None if no_token else known or secrets.token_urlsafe(24)
     try:
