@@ -151,7 +151,7 @@ def page() -> str:
             "",
             f"## {title}",
             "",
-            "| name | what it is good for | what it brings | needs | licence | last check |",
+            "| name | purpose | contributions | needs | licence | last check |",
         ]
         lines.append("|---|---|---|---|---|---|")
         lines += [_row(name, entry, known.get(name)) for one, name, entry in entries() if one == section]

@@ -147,7 +147,7 @@ stdout has the answer, or JSON, and nothing else; notes, warnings, errors and qu
 |---:|---|
 {statuses}
 
-Commands that run steps (`recipe`, `do`) end with the status of the step that failed, so that a script can tell. The
+Commands that run steps (`recipe`, `do`) end with the status of the step that failed. The
 page of a command says where it has a status of its own, such as `batch` when a limit of cost is reached.
 """
 

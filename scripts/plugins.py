@@ -39,7 +39,7 @@ LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "none")
 def install_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that installs."""
     for option in (
-        click.option("--yes", "-y", is_flag=True, help="Do not ask. What comes with d0ttino is never asked for."),
+        click.option("--yes", "-y", is_flag=True, help="Do not ask. Packages of d0ttino need no question."),
         click.option("--dry-run", is_flag=True, help="Print what would be installed, and install nothing."),
         click.option("--allow-build", "build", is_flag=True, help="Build source archives too, which runs their code."),
         click.option(
@@ -48,7 +48,7 @@ def install_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.FloatRange(min=0, min_open=True),
             default=60,
             metavar="SECONDS",
-            help="How long loading what was installed may take; 60 by default.",
+            help="Time limit for loading the plug-in (default 60).",
         ),
         as_json_option(),
     ):
@@ -60,7 +60,7 @@ def install_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def cli() -> None:
     """List, install and remove plug-ins; `recipes` does the same for recipes.
 
-    The registry says which package brings which plug-in. PLUGIN_REGISTRY_URL names another one than
+    The registry maps plug-ins to packages. PLUGIN_REGISTRY_URL names another one than
     the bundled: an https URL, or a file.
     """
 
@@ -78,14 +78,12 @@ def _add_commands(group: Group, kind: Kind) -> None:
     one, many = kind.noun, f"{kind.noun}s"
 
     @group.command("list", help=f"List {many}: their packages, and whether they are installed. Imports none of them.")
-    @click.option(
-        "--check", "load", is_flag=True, help="Load every plug-in first, in a new process, to see if it works."
-    )
+    @click.option("--check", "load", is_flag=True, help="Load every plug-in first, in a new process.")
     @click.option(
         "-v",
         "--verbose",
         is_flag=True,
-        help="Show each entry point, all that it brings, and the registry that names it.",
+        help="Show each entry point, its contributions and its registry.",
     )
     @as_json_option()
     def list_(load: bool, verbose: bool, as_json: bool) -> None:
@@ -116,7 +114,7 @@ def _add_commands(group: Group, kind: Kind) -> None:
         "file",
         type=click.File(),
         metavar="FILE",
-        help="Install what each line of FILE names, as `freeze` prints them; `-` reads standard input.",
+        help="Install each line of FILE, as `freeze` prints them; `-` reads standard input.",
     )
     @install_options
     @click.pass_context
@@ -133,7 +131,7 @@ def _add_commands(group: Group, kind: Kind) -> None:
 
     install.help = (
         f"Install the {one} NAME: a name of the registry, a package of the package index, a directory or a wheel.\n\n"
-        "What would be installed is worked out, shown and asked for first. What cannot be loaded afterwards is taken "
+        "The plan is shown first, and needs a yes. What cannot be loaded afterwards is taken "
         "out again."
     )
 
@@ -165,7 +163,7 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
 
     for verb in ("remove", "uninstall"):
 
-        @group.command(verb, help=f"Remove the package that brings the {one} NAME.")
+        @group.command(verb, help=f"Remove the package of the {one} NAME.")
         @click.argument("name")
         @as_json_option()
         @click.pass_context
@@ -224,15 +222,15 @@ for _group, _kind in ((cli, PLUGIN), (recipes, RECIPE)):
 
 @cli.command("new")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(AUTHORED), required=True, help="What the plug-in is.")
-@click.option("--dir", "directory", default=".", metavar="DIR", help="Where to make its directory; here by default.")
-@click.option("--license", "licence", type=click.Choice(LICENCES), help="Its licence, which is asked for otherwise.")
-@click.option("--author", metavar="TEXT", help="Who has the copyright; by default the name that git knows.")
+@click.option("--kind", type=click.Choice(AUTHORED), required=True, help="Kind of the plug-in.")
+@click.option("--dir", "directory", default=".", metavar="DIR", help="Parent directory (default: the current one).")
+@click.option("--license", "licence", type=click.Choice(LICENCES), help="Licence (default: ask).")
+@click.option("--author", metavar="TEXT", help="Holder of the copyright (default: the name in git).")
 @as_json_option()
 def new(name: str, kind: str, directory: str, licence: str | None, author: str | None, as_json: bool) -> None:
     """Write a new package NAME with a plug-in in it: module, tests, README and workflows. It needs no network.
 
-    Nothing is written over. The tests of the new package pass.
+    Existing files stay as they are. The tests of the new package pass.
     """
     from pathlib import Path
 
@@ -310,9 +308,7 @@ def freeze(as_json: bool) -> None:
 
 
 @cli.command("restore")
-@click.option(
-    "--environment", metavar="DIR", help="Install what was installed in the environment DIR; by default in this one."
-)
+@click.option("--environment", metavar="DIR", help="Restore the plug-ins of the environment DIR (default: this one).")
 @install_options
 def restore(environment: str | None, as_json: bool, **options: Any) -> int:
     """Install again what was installed here and is missing, from the same sources and in the same versions.
@@ -342,10 +338,10 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
 @cli.command("refresh")
 @as_json_option()
 def refresh(as_json: bool) -> None:
-    """Forget what is known of installed plug-ins, and load each of them anew.
+    """Discard the manifests of installed plug-ins, and load each plug-in.
 
-    That happens by itself when something changes. It is needed only where that cannot be seen: what a
-    plug-in brings depends on something else than its own files.
+    That happens by itself when something changes. It is needed only where that cannot be seen: the contributions
+    depend on more than the plug-in's files.
     """
     from scripts.packages.checking import learn_anew
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Endings of the directories in which installers keep the metadata of a distribution.
 METADATA_SUFFIXES: Final = (".dist-info", ".egg-info")
 
-_NAMELESS: Final = "its metadata does not tell its name"
+_NAMELESS: Final = "its metadata has no name"
 
 #: Bytes read at a time: more than almost any metadata file has.
 _CHUNK: Final = 1 << 16

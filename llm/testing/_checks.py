@@ -402,7 +402,7 @@ def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
         probe.find(f"the backend {backend.name} answers {whole.text[:40]!r} as a whole, and "
                    f"{pieces.text[:40]!r} in pieces", WORDS["same"], _stream_place(probe, backend))  # fmt: skip
     elif whole.usage is not None and pieces.usage is None:
-        probe.find(f"the backend {backend.name} tells what it used as a whole, and not in pieces", WORDS["usage"],
+        probe.find(f"the backend {backend.name} reports its usage as a whole, and not in pieces", WORDS["usage"],
                    _stream_place(probe, backend), warn=True)  # fmt: skip
     return None
 

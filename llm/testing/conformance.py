@@ -53,7 +53,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "requests": "do its hooks for requests return what they may?",
     "wrappers": "do its wrappers yield once, and hand on pieces and errors?",
     "steps": "do its hooks for steps return what they may, and run what they are given?",
-    "observers": "do its other hooks take what they are told?",
+    "observers": "do its other hooks take their arguments?",
     "commands": "are its commands there, with help?",
     "closing": "does it close, and leave nothing running?",
     "secrets": "do keys stay out of all that it says, and does it declare where it takes them from?",

@@ -182,7 +182,7 @@ class Chat:
 
             close = difflib.get_close_matches(str(asked.model), models, n=1)
             guess = f"; did you mean {close[0]!r}?" if close else ""
-            notice = f"{self.request.backend} has told of no model {asked.model!r}{guess}"
+            notice = f"{self.request.backend} has listed no model {asked.model!r}{guess}"
         if notice is not None:
             say(f"note: {notice}")
 
@@ -406,7 +406,7 @@ COMMANDS: Final[Mapping[str, ChatCommand]] = {
     "help": ChatCommand("/help", "show this", Chat.help),
     "model": ChatCommand("/model [NAME]", "ask for this model; -: as configured", Chat.model),
     "backend": ChatCommand("/backend [NAME]", "use this backend; -: as configured", Chat.backend),
-    "system": ChatCommand("/system [TEXT]", "tell the model how to answer; @FILE reads that from a file", Chat.system),
+    "system": ChatCommand("/system [TEXT]", "instructions for the model; @FILE reads that from a file", Chat.system),
     "attach": ChatCommand("/attach FILE", "send an image or a text with the next prompt; also a URL", Chat.attach),
     "save": ChatCommand("/save FILE", "write the conversation to a new file", Chat.save),
     "undo": ChatCommand("/undo", "take back the last prompt and its answer", Chat.undo),

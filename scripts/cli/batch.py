@@ -300,10 +300,8 @@ class Progress:
 
 @click.command(cls=RequestCommand)
 @click.argument("file", metavar="FILE")
-@click.option("--output", metavar="FILE", help="Append the results to this file, and do only what it lacks.")
-@click.option(
-    "--format", type=click.Choice(FORMATS), help="Format of FILE (default: by its name; of all else, JSON lines)."
-)
+@click.option("--output", metavar="FILE", help="Append the results to this file; skip rows that it has.")
+@click.option("--format", type=click.Choice(FORMATS), help="Format of FILE (default: by its name, else JSON lines).")
 @click.option(
     "--output-format",
     type=click.Choice(["jsonl", "csv", "tsv", "parquet", "openai"]),
@@ -312,11 +310,11 @@ class Progress:
 @click.option("--prompt", metavar="TEXT", help="Prompt of each row, with its columns as blanks: 'Summarize: {{text}}'.")
 @system_option()
 @click.option("-t", "--template", metavar="NAME", help="Make the prompts by this template, as `send -t` does.")
-@click.option("-p", "--param", "given", multiple=True, metavar="NAME=VALUE", help="Set a blank that is no column.")
+@click.option("-p", "--param", "given", multiple=True, metavar="NAME=VALUE", help="Set a blank that is not a column.")
 @click.option("--schema", metavar="SCHEMA", help="Get JSON by a JSON Schema, as `send --schema` does.")
 @click.option("--columns", multiple=True, metavar="NAMES", help="Columns of the results, with commas: id,text,answer.")
-@click.option("--encoding", metavar="NAME", help="Encoding of FILE (default: UTF-8, or as its mark says).")
-@click.option("--delimiter", metavar="CHAR", help="What stands between fields (default: what the header has).")
+@click.option("--encoding", metavar="NAME", help="Encoding of FILE (default: UTF-8, or by its byte order mark).")
+@click.option("--delimiter", metavar="CHAR", help="Separator of fields (default: by the header).")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -325,22 +323,22 @@ class Progress:
     help="Number of concurrent requests (default 8), with --on in each process.",
 )
 @click.option(
-    "--on", "where", metavar="PLACE", help="Answer in other processes: processes:N, or a place that a plug-in knows."
+    "--on", "where", metavar="PLACE", help="Answer in other processes: processes:N, or an executor of a plug-in."
 )
 @click.option(
-    "--rpm", type=click.IntRange(min=1), metavar="N", help="Send each backend at most so many requests in a minute."
+    "--rpm", type=click.IntRange(min=1), metavar="N", help="Maximum number of requests to each backend in a minute."
 )
-@click.option("--tpm", type=click.IntRange(min=1), metavar="N", help="Use at most so many tokens of each in a minute.")
 @click.option(
-    "--limit-cost", "limit", type=click.FloatRange(min=0), metavar="COST", help="Send no more once so much is spent."
+    "--tpm", type=click.IntRange(min=1), metavar="N", help="Maximum number of tokens of each backend in a minute."
 )
+@click.option("--limit-cost", "limit", type=click.FloatRange(min=0), metavar="COST", help="Stop sending at this cost.")
 @click.option(
     "--progress",
     "every",
     type=click.FloatRange(min=0),
     default=30.0,
     metavar="SECONDS",
-    help="Without a terminal, print a line so often (default 30; 0: never).",
+    help="Seconds between lines without a terminal (default 30; 0: none).",
 )
 @request_options
 @values_option()
@@ -364,7 +362,7 @@ def batch(
     "model", "backend", "local" and "options", or the columns that --prompt makes one of (CSV, TSV, Parquet,
     JSON lines). OpenAI's batch files are understood too.
 
-    With --output a batch that was interrupted can be run again: it does what is missing and what has failed.
+    With --output a batch that was interrupted can be run again: it answers missing and failed rows.
     The exit status is 1 if a row failed, and 3 if --limit-cost ended it.
     """
     host = current_host(ctx)

@@ -13,13 +13,13 @@ from scripts.cli.send import RequestCommand, close_conversation, read_attachment
 
 @click.command(cls=RequestCommand)
 @click.argument("name", required=False, type=NameOf("conversation"))
-@click.option("-c", "--continue", "last", is_flag=True, help="Go on with the last conversation.")
+@click.option("-c", "--continue", "last", is_flag=True, help="Continue the last conversation.")
 @request_options
 @values_option()
 @system_option()
 @attach_option()
 @thoughts_option()
-@click.option("--raw", is_flag=True, help="Print answers as they are, also on a terminal: they may control that.")
+@click.option("--raw", is_flag=True, help="Print answers unescaped: they may control the terminal.")
 @click.pass_context
 def chat(
     ctx: click.Context,

@@ -51,7 +51,7 @@ def path() -> None:
 @config.command()
 @as_json_option()
 def show(as_json: bool) -> None:
-    """Show the values that count, and where each comes from.
+    """Show the effective values and their sources.
 
     Headers of servers and the sections of plug-ins may hold secrets: their names are shown, and no values.
     """

@@ -57,7 +57,7 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
         say(f"warning: {warning}")
     for name in host.unknown_blocked:
         unknown = UnknownNameError("plug-in", name, host.blockable_names())
-        say(f"warning: {unknown.message}, which is to be blocked. {unknown.hint}")
+        say(f"warning: {unknown.message} to block. {unknown.hint}")
     return host
 
 

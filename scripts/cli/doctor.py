@@ -96,7 +96,7 @@ def blocked_names(host: "Host") -> Iterator[Fault]:
         guess = UnknownNameError("plug-in", name, host.blockable_names())
         listed = _listed()
         fix = _export(one for one in listed if one != name) if name in listed else f"do without: --no-plugin {name}"
-        yield f"{guess.message}, which is to be blocked. {guess.hint}", (fix,)
+        yield f"{guess.message} to block. {guess.hint}", (fix,)
 
 
 def packages(_host: "Host") -> Iterator[Fault]:
@@ -346,9 +346,9 @@ def versions(host: "Host") -> list[str]:
 @as_json_option()
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> int:
-    """Look for everything that is wrong with this installation.
+    """Find the faults of this installation.
 
-    Each fault comes with the commands that mend it, of which one is enough. The exit status is 1 if there is a fault.
+    Each fault has commands that repair it; one of them is enough. The exit status is 1 if there is a fault.
     """
     host = current_host(ctx)
     with stdout_kept():

@@ -70,7 +70,7 @@ def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
 @click.argument("name", required=False)
 @click.pass_context
 def reset(ctx: click.Context, name: str | None) -> None:
-    """Use backends again that are set aside: all of them, or NAME."""
+    """Close the circuit breakers of all backends, or of NAME."""
     cooldowns = current_cooldowns(ctx)
     try:
         names = cooldowns.reset(name)
@@ -175,7 +175,7 @@ def _status(row: dict[str, Any], status: str) -> str:
 _KINDS: Final = {
     "COLLECT": "all are asked, and every answer counts",
     "FIRST": "one answer decides: the first that is not None",
-    "NOTIFY": "all are told, and answers are not used",
+    "NOTIFY": "all are called, and results are not used",
     "FOLD": "folded: each gets the value that the one before returned",
 }
 

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.group(cls=Group, invoke_without_command=True)
-@click.option("--search", metavar="WORDS", help="Show turns that have all these words, or words that begin so.")
+@click.option("--search", metavar="WORDS", help="Show turns with all these words, or words that begin with them.")
 @click.option("--conversation", metavar="NAME", help="Show this conversation, by its name or id.")
-@click.option("-n", "--number", type=click.IntRange(min=1), default=10, metavar="N", help="Show so many (default 10).")
+@click.option(
+    "-n", "--number", type=click.IntRange(min=1), default=10, metavar="N", help="Number of entries (default 10)."
+)
 @as_json_option()
 @click.pass_context
 def logs(ctx: click.Context, search: str | None, conversation: str | None, number: int, as_json: bool) -> None:
@@ -68,7 +70,7 @@ def _indented(mark: str, text: str) -> None:
 
 @logs.command()
 def off() -> None:
-    """Record nothing any more; what is recorded stays."""
+    """Stop recording; earlier turns stay."""
     _switch(on=False)
     tell("the log is off")
 
@@ -90,10 +92,10 @@ def _switch(*, on: bool) -> None:
 @logs.command()
 @click.argument("turns", type=int, nargs=-1)
 @click.option("--conversation", metavar="NAME", help="Delete this conversation, by its name or id.")
-@click.option("--before", metavar="TIME", help="Delete what is older: 2026-01-31, 12h, 7d or 4w.")
+@click.option("--before", metavar="TIME", help="Delete older turns: 2026-01-31, 12h, 7d or 4w.")
 @click.option("--all", "everything", is_flag=True, help="Delete everything.")
 def delete(turns: tuple[int, ...], conversation: str | None, before: str | None, everything: bool) -> None:
-    """Delete TURNS by their numbers, or what the options say, for good."""
+    """Delete TURNS by number, or by the options, for good."""
     if not (turns or conversation or before or everything):
         raise UsageError("nothing was deleted", hint="give numbers of turns, --conversation, --before or --all")
     limit = None

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     type=NameOf("backend"),
     help="Ask this backend only; by default every one that is ready.",
 )
-@click.option("--search", metavar="WORDS", help="List only models whose names hold each of these words.")
-@click.option("--refresh", is_flag=True, help="Ask anew, and not the cache, which is taken for a day.")
+@click.option("--search", metavar="WORDS", help="List only models whose names have all these words.")
+@click.option("--refresh", is_flag=True, help="Ask the servers instead of the cache, which lasts a day.")
 @as_json_option()
 @click.pass_context
 def models(ctx: click.Context, backend: str | None, search: str | None, refresh: bool, as_json: bool) -> int:
     """List the models that backends have, as -m takes them: SERVER/MODEL.
 
-    If a backend does not tell, what it told before is listed, with a warning. The exit status is 1 if one has told
-    nothing at all.
+    If a backend cannot be asked, its last list is shown, with a warning. The exit status is 1 if one has no
+    list.
     """
     host = current_host(ctx)
     with stdout_kept():
@@ -77,8 +77,8 @@ def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named:
     except PLUGIN_FAULTS as error:
         message, hint = reason_of(error)
         old = cached(name)
-        known = "" if old is None else f"; what it told {_ago(old.age)} ago is listed"
-        say(f"warning: {name} does not tell its models: {message}{known}" + (f"\n{hint}" if hint else ""))
+        known = "" if old is None else f"; its models of {_ago(old.age)} ago are listed"
+        say(f"warning: {name} does not list its models: {message}{known}" + (f"\n{hint}" if hint else ""))
         return {
             "backend": name,
             "models": [] if old is None else list(old.models),

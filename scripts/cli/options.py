@@ -55,9 +55,9 @@ SHARED_OPTIONS: Final = (
     ),
     _shared_option("--trace-values", "Show prompts and answers in the trace as well."),
     _shared_option(
-        "--no-plugin", "Do without this plug-in.", is_flag=False, multiple=True, metavar="NAME", type=NameOf("plug-in")
+        "--no-plugin", "Leave out this plug-in.", is_flag=False, multiple=True, metavar="NAME", type=NameOf("plug-in")
     ),
-    _shared_option("--no-plugins", "Do without all plug-ins that are not built in."),
+    _shared_option("--no-plugins", "Use built-in plug-ins only."),
     _shared_option("--debug", "Show the traceback of an error."),
     _shared_option(
         "--color",
@@ -154,26 +154,32 @@ def as_json_option(help: str = "Print JSON.") -> Callable[..., Any]:
 def system_option() -> Callable[..., Any]:
     """Return a decorator that adds the option `--system`."""
     return click.option(
-        "-s", "--system", metavar="TEXT", help="Tell the model how to answer; @FILE reads that from a file."
+        "-s", "--system", metavar="TEXT", help="Instructions for the model; @FILE reads that from a file."
     )
 
 
 def attach_option() -> Callable[..., Any]:
     """Return a decorator that adds the option `--attach`."""
     return click.option(
-        "-a", "--attach", multiple=True, metavar="FILE", help="Send an image or a text file as well; also a URL."
+        "-a", "--attach", multiple=True, metavar="FILE", help="Attach an image or a text file: a path or a URL."
     )
 
 
 def thoughts_option() -> Callable[..., Any]:
     """Return a decorator that adds the option `--show-thoughts`."""
-    return click.option("--show-thoughts", is_flag=True, help="Show what a model thinks before it answers as well.")
+    return click.option("--show-thoughts", is_flag=True, help="Also show the thoughts of a model.")
 
 
 def values_option() -> Callable[..., Any]:
     """Return a decorator that adds the option `--option`, values for the backend."""
     return click.option(
-        "-o", "--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass to the backend."
+        "-o",
+        "--option",
+        "options",
+        nargs=2,
+        multiple=True,
+        metavar="KEY VALUE",
+        help="Pass this option to the backend.",
     )
 
 
@@ -244,7 +250,7 @@ def read_piped() -> str:
     finally:
         timer.cancel()
     if len(content) > _MOST_PIPED:
-        raise UsageError(f"more than {_MOST_PIPED // 2**20} MiB were piped", hint="no model takes so much: send a part")
+        raise UsageError(f"more than {_MOST_PIPED // 2**20} MiB were piped", hint="no model takes it: send a part")
     return _decoded(content)
 
 

@@ -45,7 +45,7 @@ COMMANDS: Final = {
     no_args_is_help=True,
     subcommand_metavar="COMMAND [ARGS]...",
 )
-@click.option("--version", is_flag=True, help="Print the version; with -v, what to add to a report of a fault.")
+@click.option("--version", is_flag=True, help="Print the version; with -v, the facts for a bug report.")
 @click.option("-v", "verbose", is_flag=True, hidden=True)
 @click.pass_context
 def cli(ctx: click.Context, version: bool, verbose: bool) -> None:

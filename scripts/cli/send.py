@@ -144,7 +144,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="SECONDS",
             help="End after this time, all attempts included (default: an answer must begin within 120).",
         ),
-        click.option("--strict", is_flag=True, help="Take no other backend and no other model than the first choice."),
+        click.option("--strict", is_flag=True, help="Accept the first choice only, both backend and model."),
         click.option("--fallback", is_flag=True, help="Let others answer if the backend named by --backend fails."),
     ):
         function = option(function)
@@ -165,14 +165,14 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
     flag_value="",
     type=NameOf("conversation"),
     metavar="[NAME]",
-    help="Go on with the last conversation, or with that of this name.",
+    help="Continue the last conversation, or the one of this name.",
 )
 @click.option(
     "--conversation",
     "named",
     metavar="NAME",
     type=NameOf("conversation"),
-    help="Go on with the conversation of this name, or begin it.",
+    help="Continue or begin the conversation of this name.",
 )
 @click.option("-t", "--template", metavar="NAME", type=NameOf("template"), help="Fill this template with the prompt.")
 @click.option("-p", "--param", "given", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template.")
@@ -181,7 +181,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--stream/--no-stream", default=None, help="Print the answer as it comes; by default if stdout is a terminal."
 )
 @thoughts_option()
-@click.option("--raw", is_flag=True, help="Print the answer as it is, also on a terminal: it may control that.")
+@click.option("--raw", is_flag=True, help="Print the answer unescaped: it may control the terminal.")
 @as_json_option("Print the answer and its provider as JSON.")
 @click.pass_context
 def send(
@@ -201,7 +201,7 @@ def send(
 ) -> None:
     """Send PROMPT to a backend and print the answer; `-` reads the prompt from standard input.
 
-    Several words are joined. What is piped in is sent behind the prompt. Without --backend, the routing
+    Several words are joined. Piped input is added to the prompt. Without --backend, the routing
     policy chooses. If a backend fails, the next one is tried; which one answered, and why others did not,
     is printed to stderr.
     """

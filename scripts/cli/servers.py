@@ -26,7 +26,7 @@ _LONGEST_LIST: Final = 1024 * 1024
 def servers() -> None:
     """Add, list, test and remove servers; each is a backend of its name.
 
-    A server is whatever answers POST ADDRESS/chat/completions: Ollama, llama.cpp, vLLM, LM Studio, LiteLLM, a service.
+    A server answers POST ADDRESS/chat/completions: Ollama, llama.cpp, vLLM, LM Studio, LiteLLM, a service.
     """
 
 
@@ -34,11 +34,11 @@ def servers() -> None:
 @click.argument("name")
 @click.argument("address")
 @click.option("--key", metavar="NAME", help="Name of the key to send; `ai-cli keys set NAME` sets it.")
-@click.option("-m", "--model", metavar="NAME", help="The model to ask for if a request names none.")
+@click.option("-m", "--model", metavar="NAME", help="Default model.")
 @click.option("--header", "headers", nargs=2, multiple=True, metavar="NAME VALUE", help="Send this header.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time for an answer.")
-@click.option("--local/--remote", default=None, help="Whether prompts stay on this machine; else the address tells.")
-@click.option("--replace", is_flag=True, help="Take the place of a server of this name.")
+@click.option("--local/--remote", default=None, help="Whether prompts stay on this machine (default: by the address).")
+@click.option("--replace", is_flag=True, help="Replace a server of this name.")
 def add(
     name: str, address: str, replace: bool, key: str | None, headers: tuple[tuple[str, str], ...], **facts: Any
 ) -> None:
@@ -113,7 +113,7 @@ def remove(name: str) -> None:
 
 
 @servers.command()
-@click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="Look at this port instead.")
+@click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="Try this port instead.")
 @as_json_option()
 def find(ports: tuple[int, ...], as_json: bool) -> int:
     """Look for servers on this machine's usual ports; nothing leaves it.

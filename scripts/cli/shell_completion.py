@@ -166,7 +166,7 @@ _START_FILES: Final = {
 
 @click.command(cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.option("--install", is_flag=True, help="Write it to your home directory, and have each new shell read it.")
+@click.option("--install", is_flag=True, help="Install it for each new shell.")
 def completion(shell: str, install: bool) -> None:
     """Print the script with which SHELL completes commands, options and names of `ai-cli`."""
     script = "\n".join(_script(shell, program) for program in ("ai-cli", "ai"))

@@ -57,12 +57,12 @@ JOIN_HELP: Final = "Run a step that only changes its shell (cd, export) together
 def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that run steps."""
     for option in (
-        click.option("--transcript", type=_FILE, help="Append what the steps write to this file."),
-        click.option("--log", type=_FILE, help="Append what ran, and how it ended, to this file as JSON lines."),
-        as_json_option("Print what became of the steps as JSON."),
+        click.option("--transcript", type=_FILE, help="Append the output of the steps to this file."),
+        click.option("--log", type=_FILE, help="Append the steps and their results to this file as JSON lines."),
+        as_json_option("Print the results of the steps as JSON."),
         click.option("--shell", metavar="SHELL", help="Run command lines with this shell instead of /bin/sh."),
         click.option(
-            "--keep-env", multiple=True, metavar="NAME", help="Give this variable to steps though it looks secret."
+            "--keep-env", multiple=True, metavar="NAME", help="Give this variable to steps, although it looks secret."
         ),
         click.option("--env", multiple=True, metavar="NAME=VALUE", help="Give this variable to steps."),
         click.option("--cwd", metavar="DIRECTORY", help="Run the steps there."),
@@ -73,11 +73,11 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
             flag_value="",
             metavar="[RUN]",
             type=NameOf("unfinished run"),
-            help="Go on with a run that failed or broke off.",
+            help="Continue a run that failed or broke off.",
         ),
         click.option("--from", "first", type=click.IntRange(1), default=1, metavar="N", help="Begin with step N."),
         click.option("--join", is_flag=True, help=JOIN_HELP),
-        click.option("--keep-going", is_flag=True, help="Go on after a step that fails."),
+        click.option("--keep-going", is_flag=True, help="Continue after a failed step."),
         click.option("--allow-dangerous", is_flag=True, help="With --yes, run steps that look dangerous as well."),
         click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),
         click.option("-y", "--yes", is_flag=True, help="Run without asking."),
@@ -302,7 +302,7 @@ def _miss_guards(host: "Host") -> None:
         for lost in guards.check(host):
             say(f"warning: {lost}")
     except record.RecordError as error:
-        say(f"warning: nobody can tell whether a guard of steps is missing: {error}")
+        say(f"warning: cannot check for missing guards of steps: {error}")
 
 
 def _question(host: "Host", source: str) -> "Question":

@@ -240,7 +240,7 @@ def list_templates(as_json: bool) -> int:
 @click.argument("name")
 @as_json_option()
 def show(name: str, as_json: bool) -> None:
-    """Print the template NAME as its file has it."""
+    """Print the file of the template NAME."""
     found = read_template(name)
     if as_json:
         print_json({"name": name, **vars(found)})

@@ -16,7 +16,7 @@ from scripts.cli.trace_view import chrome_trace, show_tree
 
 @click.command(cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--chrome", is_flag=True, help="Print the Trace Event Format instead, which Perfetto opens.")
+@click.option("--chrome", is_flag=True, help="Print the Trace Event Format, for Perfetto.")
 def trace(file: Path, chrome: bool) -> None:
     """Show the trace in FILE, which `--trace=FILE` or LLM_TRACE=FILE wrote, as a tree."""
     try:

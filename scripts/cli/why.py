@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def why() -> None:
-    """Explain what would happen, without asking a backend or running a step."""
+    """Explain a decision, without asking a backend or running a step."""
 
 
 @why.command()

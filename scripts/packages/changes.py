@@ -374,7 +374,7 @@ def _verified(
                 raise InstallError(f"{what} it cannot be loaded: {row.reason}", hint=hint)
             effects.append(_effect(kind, row))
     if not effects:
-        raise InstallError(f"{what} it brings no plug-in and no recipe")
+        raise InstallError(f"{what} it has no plug-in and no recipe")
     return tuple(effects)
 
 

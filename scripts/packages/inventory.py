@@ -294,7 +294,7 @@ def _lost(distributions: Collection[str]) -> dict[str, Recorded]:
 
 
 def _missing_row(kind: Kind, name: str, one: Recorded) -> Row:
-    reason = f"{one.version} was installed here; `{record.PROGRAM} restore` brings it back"
+    reason = f"{one.version} was installed here; `{record.PROGRAM} restore` installs it again"
     return Row(kind.noun, name, one.distribution, None, State.MISSING, reason)
 
 

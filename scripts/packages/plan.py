@@ -255,7 +255,7 @@ def _objections(plan: Plan) -> Iterator[str]:
     """Yield why a plan must not be carried out."""
     wanted = plan.wanted
     if plan.candidates and not any(one.plugs for one in plan.candidates if same(one.chosen.name, wanted.distribution)):
-        yield f"it brings no plug-in and no recipe: it has no entry point of the groups {' and '.join(sorted(_GROUPS))}"
+        yield f"it has no plug-in and no recipe: it has no entry point of the groups {' and '.join(sorted(_GROUPS))}"
     changed = {canonical(one.chosen.name) for one in plan.candidates}
     owned = owners()
     sites = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}

@@ -187,7 +187,7 @@ def warnings(installed: Iterable[str]) -> Iterator[str]:
             gone = missing(installed_plugins().names)
         if gone:
             names = ", ".join(f"{one.distribution} {one.version}" for one in gone)
-            yield f"installed before, and not there any more: {names}; `{PROGRAM} restore` brings back what is missing"
+            yield f"installed before, and not there any more: {names}; `{PROGRAM} restore` installs what is missing"
 
 
 #: The command line for plug-ins, for hints.

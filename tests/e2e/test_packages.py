@@ -145,7 +145,7 @@ def test_a_name_that_looks_like_an_archive_is_no_package(environment: Environmen
     (environment.installed.home / "nice.zip").touch()
     assert "nice.zip looks like the name of a file" in environment.fails("install", "nice.zip", "--yes", status=2)
     assert environment.index.asked == []
-    assert "is installed, but it brings no plug-in and no recipe" in environment.fails("install", "click", "--yes")
+    assert "is installed, but it has no plug-in and no recipe" in environment.fails("install", "click", "--yes")
 
 
 def test_a_slip_of_the_finger_does_not_lead_to_a_package_of_an_index(environment: Environment) -> None:
@@ -162,7 +162,7 @@ def test_a_slip_of_the_finger_does_not_lead_to_a_package_of_an_index(environment
         ({"bad-1.0.data/purelib/llm/x.py": ""}, {}, "would overwrite the package 'llm' of d0ttino"),
         ({"click/core.py": ""}, {}, "click/core.py of click"),
         (None, {"commands": {"ai-cli": "bad:run"}}, "bin/ai-cli of d0ttino"),
-        (None, {"plugins": {}}, "it brings no plug-in and no recipe"),
+        (None, {"plugins": {}}, "it has no plug-in and no recipe"),
         (None, {"requires": ["click==8.0"]}, "it would replace click"),
         (None, {"requires": ["llm"]}, "llm 0.36 would overwrite the package 'llm' of d0ttino"),
         (None, {"requires": ["pluggy>=50"]}, "d0ttino needs pluggy<2,>=1.6, and it would be 50"),
@@ -365,7 +365,7 @@ def test_what_is_lost_with_the_environment_is_said_and_restored(environment: Env
     said = environment.installed.run("ai-cli", "recipe", "echo", "x", "--yes")
     assert said.returncode == 0
     assert "lost 1.0, d0ttino-policy 0.1.0" in said.stderr
-    assert "`ai-cli plugins restore` brings back what is missing" in said.stderr
+    assert "`ai-cli plugins restore` installs what is missing" in said.stderr
     states = {row["name"]: row["state"] for row in json.loads(environment.plugins("list", "--json").stdout)}
     assert (states["lost"], states["policy"]) == ("missing", "missing")
     done = environment.plugins("restore")

@@ -135,7 +135,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(host: Host, arguments: lis
 def test_an_option_of_every_command_counts_wherever_it_stands(arguments: list[str], blocked: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "scripts.ai_cli", *arguments], capture_output=True, text=True)
     assert done.returncode == 0
-    assert re.findall(r"no plug-in named '(\w+)', which is to be blocked", done.stderr) == blocked
+    assert re.findall(r"no plug-in named '(\w+)' to block", done.stderr) == blocked
 
 
 def test_options_of_every_command_count_in_the_group_of_another_program(host: Host) -> None:

@@ -161,5 +161,5 @@ def test_an_unknown_name_is_a_warning_with_close_matches(site: Path) -> None:
     assert done.returncode == 0
     warnings = done.stderr.splitlines()
     assert len(warnings) == 2
-    assert "'my-pakage', which is to be blocked. Did you mean 'My_Package'?" in warnings[0]
-    assert "'opnrouter', which is to be blocked. Did you mean 'openrouter'?" in warnings[1]
+    assert "'my-pakage' to block. Did you mean 'My_Package'?" in warnings[0]
+    assert "'opnrouter' to block. Did you mean 'openrouter'?" in warnings[1]

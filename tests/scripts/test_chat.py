@@ -149,7 +149,7 @@ def test_a_model_may_be_an_alias_or_of_another_server(
     assert (other.requests[0].model, backend.requests[0].model) == ("qwen3:4b", "big")
     assert result.stderr.splitlines() == [
         *("backend: other", "model: qwen3:4b"),
-        "note: other has told of no model 'qwen3:4'; did you mean 'qwen3:4b'?",
+        "note: other has listed no model 'qwen3:4'; did you mean 'qwen3:4b'?",
         *("model: qwen3:4", "model: qwen3:4 (known: qwen3:4b, large)"),
         "note: there is no backend named 'mien', so 'mien/x' is a model; did you mean 'mine/x'?",
         *("model: mien/x", "backend: mine", "model: big", "model: as configured"),

@@ -154,7 +154,7 @@ def test_a_plugin_that_fails_when_it_is_asked_keeps_what_is_disabled_already(
 def test_names_to_block_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_DISABLE_PLUGINS", "echo,opnrouter")
     (fault,) = faults(create_host((), Blocking.of()))
-    assert "no plug-in named 'opnrouter', which is to be blocked. Did you mean 'openrouter'?" in fault["message"]
+    assert "no plug-in named 'opnrouter' to block. Did you mean 'openrouter'?" in fault["message"]
     environ = after(fault["fixes"][0])
     assert environ["LLM_DISABLE_PLUGINS"] == "echo"
     assert faults(create_host((), Blocking.of(environ=environ)), **environ) == []

@@ -95,7 +95,7 @@ def test_each_hook_is_shown_with_its_signature_an_example_and_what_becomes_of_an
     contract = host.contracts[name]
     (shown,) = json.loads(run(host, name, "--json").stdout)["hooks"]
     assert shown["kind"].startswith(
-        {"COLLECT": "all are asked", "FIRST": "one answer decides", "NOTIFY": "all are told", "FOLD": "folded"}[
+        {"COLLECT": "all are asked", "FIRST": "one answer decides", "NOTIFY": "all are called", "FOLD": "folded"}[
             contract.kind.name
         ]
     )

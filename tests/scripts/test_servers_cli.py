@@ -148,14 +148,14 @@ def test_models_are_cached_and_the_cache_serves_when_the_server_is_gone(run: Run
     (row,) = json.loads(done.stdout)
     assert row["models"] == ["llama3.2:latest", "qwen3:4b"]
     assert "no answer from the server 'one'" in row["error"]
-    assert "what it told less than a minute ago is listed" in done.stderr
+    assert "its models of less than a minute ago are listed" in done.stderr
 
 
 def test_models_that_nobody_tells_are_an_error(run: Run) -> None:
     run("servers", "add", "one", f"http://127.0.0.1:{free_port()}")
     done = run("models")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "warning: one does not tell its models" in done.stderr
+    assert "warning: one does not list its models" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""Pages, help texts and messages are written in the field's own words.
+
+`RULES` are patterns of words that are not used, each with what is written instead; CONTRIBUTING.md has the rule behind
+them. `EXCEPTIONS` are texts in which such a word is right, each with the reason.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from tests.docs.markdown import ROOT, pages, prose
+from tests.docs.test_completeness import COMMANDS
+
+RULES = {
+    r"\b(?:tells?|told|telling)\b(?! apart)": "report, print, name, describe",
+    r"\b(?:brings?|brought)\b": "contribute, have, restore",
+    r"\bkeeps? that\b": "record that",
+    r"\bthat which\b": "a noun",
+    r"\b(?:is|are) to be\b": "is",
+    r"\bso (?:many|much)\b": "N, the number of",
+    r"\bbec(?:ame|omes?) of\b": "result, outcome",
+    r"\bof late\b": "lately, recently",
+    r"\bin vain\b": "without success",
+    r"\bfor want of\b": "without",
+}
+EXCEPTIONS = {
+    "Does this text tell a joke": "an example of a prompt",
+}
+#: Pages that are not ours to word, or that the generators write from docstrings and help texts.
+OTHERS = {"CODE_OF_CONDUCT.md", "CHANGELOG.md", "docs/reference/hooks/data.md"}
+
+
+def found(text: str) -> list[str]:
+    """Return the words of a text that are not used, with what is written instead; a name or a key has no blank."""
+    if " " not in text or any(exception in text for exception in EXCEPTIONS):
+        return []
+    return [f"{match[0]!r}: write {better}" for rule, better in RULES.items() for match in re.finditer(rule, text)]
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Yield the texts in the code that are not docstrings, with their places."""
+    for package in ("llm", "scripts"):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            docstrings = {
+                id(first.value)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                for first in node.body
+                if isinstance(first, ast.Expr)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                    yield f"{file.relative_to(ROOT)}:{node.lineno}", node.value
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in pages()])
+def test_pages(page: str) -> None:
+    if page not in OTHERS:
+        lines = prose((ROOT / page).read_text(encoding="utf-8"))
+        assert [(line, words) for line in lines if (words := found(re.sub(r"`[^`]*`", "", line)))] == []
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help(path: str) -> None:
+    command = COMMANDS[path]
+    texts = [command.help or "", *(one.help or "" for one in command.params if isinstance(one, click.Option))]
+    assert [(text, words) for text in texts if (words := found(text))] == []
+
+
+def test_messages() -> None:
+    assert [(place, text, words) for place, text in messages() if (words := found(text))] == []
+
+
+def test_the_rules_find_what_they_are_for() -> None:
+    assert found("stderr tells why") == ["'tells': write report, print, name, describe"]
+    assert found("What became of a step, and how many ran so far") == ["'became of': write result, outcome"]
+    assert found("The reason is printed to stderr, so much faster") == ["'so much': write N, the number of"]
+    assert found("two steps that cannot be told apart") == []
