@@ -388,7 +388,6 @@ class Cluster(Executor):
             future = self._pending.pop(remote, None)
             if future is None:
                 return
-            lost, self._lost = self._lost, []
             if remote.status != "finished" and self._client.status != "running":
                 # Whether it comes back is for `_watch` to see: until then, nothing could be sent again.
                 self._stranded.append(future)
@@ -398,7 +397,9 @@ class Cluster(Executor):
         except BaseException as error:  # noqa: BLE001 - the future has it
             settle(future, error)
             return
-        if lost and isinstance(result, Done):
+        if isinstance(result, Done):  # the first result that can say so does
+            with self._lock:
+                lost, self._lost = self._lost, []
             notes = [f"the worker {worker} was lost; its prompts are sent again" for worker in lost]
             result = replace(result, notes=(*result.notes, *notes))
         settle(future, result)
