@@ -18,6 +18,7 @@ from llm._state import check_private, locked, make_private, open_private, state_
 
 if TYPE_CHECKING:
     import sqlite3
+    from datetime import datetime
 
 T = TypeVar("T")
 
@@ -271,6 +272,13 @@ def state_database(path: str | os.PathLike[str] | None = None) -> Database:
 def state_path() -> str:
     """Return the path of this user's state."""
     return os.path.join(state_dir(), "state.db")
+
+
+def moment(time: "datetime") -> str:
+    """Return a moment as rows have it: in UTC, to the millisecond, so that its text sorts as it does."""
+    from datetime import UTC
+
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def take_over(database: Database, file: str, insert: "Callable[[sqlite3.Connection, bytes], None]") -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from errno import ENOENT
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._database import Database
+from llm._database import Database, moment
 from llm._frozen import dataclass
 from llm._state import is_off, state_dir, write_atomically
 from llm.errors import D0ttinoError
@@ -204,7 +204,7 @@ class ConversationLog:
         clean, facts = self._cleaner(), request.metadata
         system = [message for message in request.messages if message.role == "system"]
         new = [message for message in request.messages if message.role != "system"][facts.get("earlier", 0) :]
-        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        time = moment(self._now())
         prompt = "\n".join(message.text for message in new)
         values = (
             time,
@@ -258,7 +258,7 @@ class ConversationLog:
                 conditions.append(condition)
                 values.append(value)
             rows = database.execute(
-                f"SELECT {_FIELDS} FROM turns JOIN conversations ON conversation = conversations.id"  # noqa: S608
+                f"SELECT {_FIELDS} FROM turns JOIN conversations ON conversation = conversations.id"  # noqa: S608 - of constants
                 f" WHERE {' AND '.join(conditions)} ORDER BY turns.id DESC LIMIT ?",
                 (*values, -1 if limit is None else limit),
             ).fetchall()
@@ -276,7 +276,7 @@ class ConversationLog:
         condition = "continues" if name is None else "name = ? OR conversations.id = ?"
         with self._open() as database:
             row = database.execute(
-                "SELECT conversations.id, name FROM conversations JOIN turns ON conversation = conversations.id"  # noqa: S608
+                "SELECT conversations.id, name FROM conversations JOIN turns ON conversation = conversations.id"  # noqa: S608 - of constants
                 f" WHERE {condition} ORDER BY turns.id DESC LIMIT 1",
                 () if name is None else (name, name),
             ).fetchone()
@@ -340,8 +340,7 @@ class ConversationLog:
                     (conversation, conversation),
                 ).rowcount
             if before is not None:
-                limit = before.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-                count += database.execute("DELETE FROM turns WHERE time < ?", (limit,)).rowcount
+                count += database.execute("DELETE FROM turns WHERE time < ?", (moment(before),)).rowcount
             database.execute("DELETE FROM conversations WHERE id NOT IN (SELECT conversation FROM turns)")
             if _has_search(database):
                 database.execute("INSERT INTO words (words) VALUES ('optimize')")

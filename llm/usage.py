@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._database import DamagedError, state_database, state_path, take_over
+from llm._database import DamagedError, moment, state_database, state_path, take_over
 from llm._state import is_off
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks._markers import hookimpl
@@ -101,11 +101,11 @@ class Ledger:
             LedgerError: the database cannot be written.
 
         """
-        time = _moment(self._now())
+        time = moment(self._now())
         rows = [(time, *_fields(one)) for one in attempts]
         # One statement, and so one transaction.
         values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
-        insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES {values}"  # noqa: S608
+        insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES {values}"  # noqa: S608 - of constants
         cells = [value for row in rows for value in row]
         try:
             self._take_over()
@@ -152,7 +152,7 @@ def entries(
     """
     database = state_database(path)
     take_over(database, _OLD, _insert_lines)
-    select = f"SELECT id, {_COLUMNS} FROM attempts WHERE id > ? ORDER BY id LIMIT {_PAGE}"  # noqa: S608
+    select = f"SELECT id, {_COLUMNS} FROM attempts WHERE id > ? ORDER BY id LIMIT {_PAGE}"  # noqa: S608 - of constants
     while rows := database.execute(select, (after,)):
         for row in rows:
             after = row[0]
@@ -161,10 +161,6 @@ def entries(
                 on_damaged(after)
             else:
                 yield entry
-
-
-def _moment(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _fields(attempt: "Attempt") -> list[Any]:
@@ -196,14 +192,14 @@ _OLD: Final = "usage.jsonl"
 
 def _insert_lines(connection: "sqlite3.Connection", content: bytes) -> None:
     """Take over the lines of an older ledger; damaged ones did not count there, and are left out."""
-    insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES ({', '.join('?' * (len(_FIELDS) + 1))})"  # noqa: S608
+    insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES ({', '.join('?' * (len(_FIELDS) + 1))})"  # noqa: S608 - of constants
     for line in content.splitlines():
         try:
             entry = _entry(json.loads(line))
         except (ValueError, RecursionError):
             continue
         if entry is not None:
-            connection.execute(insert, (_moment(entry["time"]), *(entry[name] for name in _FIELDS)))
+            connection.execute(insert, (moment(entry["time"]), *(entry[name] for name in _FIELDS)))
 
 
 #: Names of what sums can be grouped by.

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llm._state import locked, open_private, state_dir, write_atomically
+from llm._state import locked, state_dir, write_atomically
 from llm.errors import PluginLoadError
 from llm.hooks._entrypoints import canonical
 from llm.hooks._faults import Problem, ProblemKind
 from llm.hooks._origin import Tier
-from scripts.packages.record import PROGRAM, RecordError
+from scripts.packages.record import PROGRAM, RecordError, read_record
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -208,15 +208,7 @@ def _failures(host: "Host") -> dict[str, Problem]:
 
 
 def _read() -> dict[str, list[RecordedGuard]]:
-    try:
-        with open(path(), "rb", opener=open_private) as file:
-            return _guards_of(json.load(file))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise RecordError(f"{path()} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordError(f"{path()} is damaged", hint=f"remove it, or mend it: {error}") from error
+    return read_record(path(), _guards_of) or {}
 
 
 def _guards_of(data: Any) -> dict[str, list[RecordedGuard]]:

@@ -6,13 +6,15 @@ One file for all environments, by their prefix. Tools that upgrade d0ttino make 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from llm._state import locked, open_private, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import canonical
+
+T = TypeVar("T")
 
 _FILE: Final = "plugins.json"
 
@@ -149,16 +151,33 @@ def _change(name: str, recorded: Recorded | None) -> None:
 
 
 def _read() -> dict[str, list[Recorded]]:
+    return read_record(path(), _environments_of) or {}
+
+
+def read_record(file: str, made_of: Callable[[Any], T]) -> T | None:
+    """Return what a function makes of the JSON in a file of the state directory; `None`: there is no file.
+
+    Args:
+        file: path of the file.
+        made_of: returns the record, or raises `ValueError`, `LookupError`, `TypeError` or `AttributeError`: it is damaged.
+
+    Raises:
+        RecordError: it cannot be read, or is damaged.
+
+    """
     try:
-        with open(path(), "rb", opener=open_private) as file:
-            environments: Mapping[str, list[dict[str, Any]]] = json.load(file)["environments"]
-        return {prefix: [_recorded(one) for one in found] for prefix, found in environments.items()}
+        with open(file, "rb", opener=open_private) as content:
+            return made_of(json.load(content))
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return None
     except OSError as error:
-        raise RecordError(f"{path()} cannot be read: {error.strerror}") from error
+        raise RecordError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordError(f"{path()} is damaged", hint=f"remove it, or mend it: {error}") from error
+        raise RecordError(f"{file} is damaged", hint=f"remove it, or mend it: {error}") from error
+
+
+def _environments_of(data: Any) -> dict[str, list[Recorded]]:
+    return {prefix: [_recorded(one) for one in found] for prefix, found in data["environments"].items()}
 
 
 def _recorded(data: dict[str, Any]) -> Recorded:
