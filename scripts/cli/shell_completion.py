@@ -78,27 +78,21 @@ def _templates(_ctx: click.Context) -> Iterable[str]:
 
 
 def _conversations(_ctx: click.Context) -> Iterable[str]:
-    return {turn.name for turn in log().turns() if turn.name}
+    return log().names()
 
 
 def _hooks(ctx: click.Context) -> Iterable[str]:
     return list(current_host(ctx).contracts)
 
 
-def _runs(_ctx: click.Context) -> Mapping[str, str]:
+def _runs(*, unfinished: bool = False) -> Mapping[str, str]:
     from scripts.steps.records import stored_runs
 
     # A damaged record is left out: `ai-cli runs` reports it.
-    return {run.id: f"{run.header['recipe']}: {run.state}" for run in stored_runs(on_fault=lambda _error: None)}
-
-
-def _unfinished_runs(_ctx: click.Context) -> Mapping[str, str]:
-    from scripts.steps.records import stored_runs
-
     return {
         run.id: f"{run.header['recipe']}: {run.state}"
         for run in stored_runs(on_fault=lambda _error: None)
-        if run.next_step is not None
+        if not unfinished or run.next_step is not None
     }
 
 
@@ -118,11 +112,11 @@ NAMES: Final[Mapping[str, Callable[[click.Context], Iterable[str] | Mapping[str,
     "package": _packages,
     "plug-in": _plug_ins,
     "recipe": lambda ctx: {name: one.description for name, one in _recipes(ctx).items()},
-    "run": _runs,
+    "run": lambda _ctx: _runs(),
     "server": _servers,
     "template": _templates,
     "topic": _topics,
-    "unfinished run": _unfinished_runs,
+    "unfinished run": lambda _ctx: _runs(unfinished=True),
 }
 
 

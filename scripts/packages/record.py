@@ -159,7 +159,8 @@ def read_record(file: str, made_of: Callable[[Any], T]) -> T | None:
 
     Args:
         file: path of the file.
-        made_of: returns the record, or raises `ValueError`, `LookupError`, `TypeError` or `AttributeError`: it is damaged.
+        made_of: returns the record; a `ValueError`, `LookupError`, `TypeError` or `AttributeError` that it raises
+            means that the file is damaged.
 
     Raises:
         RecordError: it cannot be read, or is damaged.
