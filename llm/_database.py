@@ -128,7 +128,7 @@ class Database:
             try:
                 yield connection
             except BaseException:
-                with suppress(Exception):
+                with suppress(Exception):  # what failed is raised, and SQLite may have ended the transaction itself
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")

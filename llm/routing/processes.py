@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from llm.errors import UsageError
@@ -100,7 +100,7 @@ class Processes(Executor):
         """End the processes when they have done what was submitted; after an interruption, at once."""
         self._ended = True
         while cancel_futures or self._hurries:
-            with suppress(Exception):
+            with suppress(Empty):
                 task = self._tasks.get_nowait()
                 if task is not None:
                     task[0].cancel()
