@@ -182,7 +182,9 @@ def check_answer(text: str, schema: dict[str, Any]) -> Checked:
     try:
         fault = best_match(validator.iter_errors(data))
     except Unresolvable as error:
-        raise UsageError(f"--schema: it refers to a schema that is not in it: {error}") from error
+        raise UsageError(f"the schema of the answer: it refers to a schema that is not in it: {error}") from error
+    except (RecursionError, ValueError, ArithmeticError):  # a schema may refer to itself, and a number be infinite
+        return Checked(text, data, "it is nested too deeply, or has too large a number, for the schema")
     if fault is None:
         return Checked(text, data, None)
     return Checked(text, data, f"{fault.json_path}: {fault.message[:_LONGEST]}")

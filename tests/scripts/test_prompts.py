@@ -305,6 +305,20 @@ def test_an_answer_that_stays_wrong_is_an_error(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
+    ("schema", "answer"),
+    [
+        ('{"$defs": {"list": {"items": {"$ref": "#/$defs/list"}}}, "$ref": "#/$defs/list"}', "[" * 900 + "]" * 900),
+        ('{"$ref": "#"}', "[1]"),
+        ('{"multipleOf": 0.1}', "1e400"),
+    ],
+)
+def test_an_answer_that_cannot_be_compared_with_the_schema_is_an_error(host: Host, schema: str, answer: str) -> None:
+    result = run(host, Remembering(answer), "--schema", schema, "who")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "error: the answer is not as the schema wants it: it is nested too deeply, or has too large" in result.stderr
+
+
+@pytest.mark.parametrize(
     ("schema", "words"),
     [
         ("name, age integr", "'age integr' is neither a file that exists nor a field"),
