@@ -77,6 +77,8 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
         raise UsageError(f"{name}: {'' if text == given else given + ' '}is not JSON: {error}") from error
     if not isinstance(schema, dict):
         raise UsageError(f"{name}: a JSON Schema is an object")
+    if not isinstance(schema.get("$schema", ""), str):
+        raise UsageError(f"{name}: it is no JSON Schema: `$schema` is not text")
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 
@@ -85,6 +87,8 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
     except SchemaError as error:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
         raise UsageError(f"{name}: it is no JSON Schema: {place} {error.message[:_LONGEST]}") from error
+    except RecursionError as error:
+        raise UsageError(f"{name}: it is nested too deeply") from error
     return schema
 
 

@@ -324,6 +324,8 @@ def test_an_answer_that_cannot_be_compared_with_the_schema_is_an_error(host: Hos
         ("name, age integr", "'age integr' is neither a file that exists nor a field"),
         ("none.json", "'none.json' is neither a file that exists nor a field"),
         ('{"type": 1}', "it is no JSON Schema"),
+        ('{"$schema": 5}', "`$schema` is not text"),
+        ('{"items": ' * 300 + "{}" + "}" * 300, "it is nested too deeply"),
         ("{", "is not JSON"),
         (" , ", "it has no field"),
         ('{"$ref": "http://127.0.0.1:1/x"}', "it refers to a schema that is not in it"),
