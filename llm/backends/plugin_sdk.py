@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from llm._shims import backend_registration, given, recipe_registration
+from llm._state import cache_dir, check_private, make_private, open_private, state_dir, user_dir
 from llm.contributions import Backend, Recipe, RegisteredBackend
 from llm.hooks._registration import Registration, record
 from llm.types import Answer, Call, Completion, Message, Request, Step
@@ -33,10 +34,16 @@ __all__ = [
     "RegisteredBackend",
     "Request",
     "Step",
+    "cache_dir",
+    "check_private",
     "hookimpl",
+    "make_private",
+    "open_private",
     "quote",
     "register_backend",
     "register_recipe",
+    "state_dir",
+    "user_dir",
 ]
 
 

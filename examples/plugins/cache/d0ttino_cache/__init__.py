@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from llm import Answer, Attachment, Completion, PluginSettings, RegisteredBackend, Request, hookimpl
-from llm._state import cache_dir, check_private, make_private, open_private
+from llm.backends.plugin_sdk import cache_dir, check_private, make_private, open_private
 from llm.routing.errors import is_served
 from scripts.cli.output import say, tell
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import click
 
 from llm import Attachment, Backend, Completion, PluginSettings, Request, Usage, hookimpl
-from llm._state import make_private, state_dir
+from llm.backends.plugin_sdk import make_private, state_dir
 from llm.errors import (
     AuthenticationError,
     BackendConnectionError,

@@ -11,7 +11,7 @@ from pathlib import Path
 import llm
 import scripts
 from llm import Step, StepContext, StepResult, hookimpl
-from llm._state import make_private, user_dir
+from llm.backends.plugin_sdk import make_private, user_dir
 from llm.errors import D0ttinoError
 from scripts.shell import run_locally
 from scripts.steps.environment import arguments
