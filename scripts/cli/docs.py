@@ -43,8 +43,11 @@ def docs(topic: tuple[str, ...]) -> None:
     words = " ".join(topic)
     found = _found(words, texts)
     if not found:
+        import difflib
+
         titles = [section.title for name, text in texts.items() for section in _sections(name, text)]
-        raise UnknownNameError("topic", words, [*texts, *titles], hint="`ai-cli docs` lists the pages")
+        known = [*texts, *difflib.get_close_matches(words, titles)]  # all of the headings are too many to list
+        raise UnknownNameError("topic", words, known, hint="`ai-cli docs` lists the pages")
     if len(found) > 1:
         print_table(("PAGE", "HEADING"), [(section.page, section.title) for section in found])
         return
