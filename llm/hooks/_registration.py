@@ -113,8 +113,14 @@ def owner_of(registration: Registration, entries: Sequence[EntryPoint]) -> Entry
     if not owned:
         return registration.entry if registration.entry in entries else None
     longest = max(length for length, _ in owned)
-    candidates = [entry for length, entry in owned if length == longest]
-    return min(candidates, key=lambda entry: (entry.tier, entry.name != registration.name, entry != registration.entry))
+    tier = min(entry.tier for length, entry in owned if length == longest)
+    candidates = [entry for length, entry in owned if length == longest and entry.tier == tier]
+    # Of two with its name, in two groups, the order of the groups decides: which of them is imported differs between
+    # a host that imports all and one that imports what is used.
+    named = [entry for entry in candidates if entry.name == registration.name]
+    if named:
+        return min(named, key=lambda entry: entry.group)
+    return min(candidates, key=lambda entry: entry != registration.entry)
 
 
 def unique(registrations: Iterable[Registration]) -> list[Registration]:
