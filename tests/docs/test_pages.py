@@ -145,6 +145,7 @@ def test_the_package_that_a_reader_writes_has_a_name_that_nobody_takes_by_accide
     assert first.startswith("acme-internal-")
 
 
+@pytest.mark.e2e
 def test_the_page_on_scale_shows_what_the_simulation_gives() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "scale.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -145,6 +145,7 @@ def changed(data: Any, place: tuple[Any, ...], value: Any) -> Any:
 fixed = settings(deadline=None, max_examples=90, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", FILES)
 @fixed
 @given(data=st.data())

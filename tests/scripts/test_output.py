@@ -124,6 +124,7 @@ _NEAR = st.lists(_PIECES, min_size=1, max_size=12).map("".join)
 _ANY = st.text(st.characters(exclude_categories=()), min_size=1, max_size=60)
 
 
+@pytest.mark.e2e
 @settings(deadline=None, max_examples=500)
 @given(_NEAR | _ANY, _NEAR | _ANY, st.sampled_from([20, 40, 80]))
 def test_two_different_texts_never_give_the_same_rows(one: str, other: str, width: int) -> None:

@@ -478,6 +478,7 @@ def mutated(record: Any, draw: Any) -> Any:
     return draw(json_values)
 
 
+@pytest.mark.e2e
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_content_makes_anything_load_that_is_not_installed_or_hides_what_is(
