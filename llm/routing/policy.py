@@ -146,8 +146,7 @@ def _ready(known: Mapping[str, RegisteredBackend]) -> Route:
         return Route(tuple(ready), tuple(rejected))
     notice = (
         "no backend is configured: answering with 'sample', which only shows that everything works. "
-        "For a real one set OPENROUTER_API_KEY (`ai-cli keys set openrouter`), look for servers on this machine "
-        "(`ai-cli servers find`), or see docs/servers.md"
+        "For a real one run `ai-cli init`, or set OPENROUTER_API_KEY (`ai-cli keys set openrouter`)"
     )
     return Route((Candidate(SAMPLE, reason="nothing else is ready"),), tuple(rejected), (notice,))
 
