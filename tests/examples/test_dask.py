@@ -29,6 +29,11 @@ def slow(prompt):
     with open("asked", "a") as file:
         file.write(f"{prompt}\\n")
     time.sleep(0.02)
+    if prompt == "hold" and not os.path.exists("holder"):
+        with open("holder.new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename("holder.new", "holder")
+        time.sleep(1000)
     return f"{prompt} {os.getpid()}"
 
 def key(prompt, call):
@@ -151,13 +156,17 @@ def answers(results: list[dict[str, Any]]) -> list[str]:
     return [result["text"].split()[0] for result in results]
 
 
-def test_workers_of_a_cluster_answer_in_order_also_if_one_is_killed(site: Site) -> None:
+@pytest.mark.parametrize("place", [100, 300], ids=["in the middle", "at the end"])
+def test_workers_of_a_cluster_answer_in_order_also_if_one_is_killed(site: Site, place: int) -> None:
     site.scheduler()
-    workers = [site.worker(), site.worker()]
-    prompts = site.prompts(600)
+    workers = {worker.pid: worker for worker in (site.worker(), site.worker())}
+    prompts = site.prompts(300)
+    prompts.insert(place, "hold")
+    (site.directory / "in.txt").write_text("\n".join(prompts))
     process = site.batch("in.txt", "-b", "slow", "--on", site.place, "--output", "out.jsonl", "--workers", "2")
-    wait_until(lambda: len({one["text"].split()[1] for one in site.results()}) == 2)
-    workers[0].send_signal(signal.SIGKILL)
+    holder = site.directory / "holder"
+    wait_until(holder.exists)
+    workers[int(holder.read_text())].send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert answers(site.results()) == prompts

@@ -361,8 +361,9 @@ class Cluster(Executor):
     def _look(self) -> None:
         info = self._client.scheduler_info(n_workers=-1)
         workers = {address: one["nthreads"] for address, one in info["workers"].items()}
-        self._lost += sorted(self._workers.keys() - workers.keys())
-        self._workers = workers
+        with self._lock:  # two threads look: `_watch`, and the one with the last result
+            self._lost += sorted(self._workers.keys() - workers.keys())
+            self._workers = workers
         self.max_workers = max(sum(workers.values()), 1)
 
     def _watch(self) -> None:
@@ -398,6 +399,9 @@ class Cluster(Executor):
             settle(future, error)
             return
         if isinstance(result, Done):  # the first result that can say so does
+            if not self._pending:  # and the last one must: `_watch` may not have looked since
+                with suppress(Exception):
+                    self._look()
             with self._lock:
                 lost, self._lost = self._lost, []
             notes = [f"the worker {worker} was lost; its prompts are sent again" for worker in lost]
