@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,8 @@ from scripts.cli.options import as_json_option
 from scripts.cli.output import print_json, stdout_kept, tell
 
 if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
     from llm.config import Settings
     from llm.host import Host
 
@@ -102,8 +104,8 @@ def blocked_names(host: "Host") -> Iterator[Fault]:
 def packages(_host: "Host") -> Iterator[Fault]:
     """Find other distributions that own a package of ours: imports then get whichever comes first."""
     root = Path(__file__).parents[2]
-    for package in ("llm", "scripts"):
-        for other in _other_owners(package):
+    for package, owners in _other_owners(["llm", "scripts"]).items():
+        for other in owners:
             message = (
                 f"the distribution {other} also has a package {package!r}: one hides the other. Removing it may take "
                 "files of d0ttino with it; install d0ttino again then, or use a virtual environment for each"
@@ -118,19 +120,30 @@ def packages(_host: "Host") -> Iterator[Fault]:
             )
 
 
-def _other_owners(package: str) -> list[str]:
-    """Return the distributions, but for this one, that own a top-level package; damaged ones are passed over."""
+def _other_owners(packages: Sequence[str]) -> dict[str, list[str]]:
+    """Return for each top-level package the distributions, but for this one, that own it; damaged ones are left out."""
     import importlib.metadata
     from contextlib import suppress
 
-    owners = set()
+    owners: dict[str, set[str]] = {package: set() for package in packages}
     for distribution in importlib.metadata.distributions():
         with suppress(Exception):  # `packages_distributions` would raise it
-            declared = (distribution.read_text("top_level.txt") or "").split()
-            modules = (file.with_suffix("") for file in distribution.files or () if file.suffix == ".py")
-            if package in (declared or {module.parts[0] for module in modules}):
-                owners.add(str(distribution.metadata["Name"]))
-    return sorted(name for name in owners if name.lower() != "d0ttino")
+            for package in _top_levels(distribution).intersection(packages):
+                owners[package].add(str(distribution.metadata["Name"]))
+    return {package: sorted(name for name in names if name.lower() != "d0ttino") for package, names in owners.items()}
+
+
+def _top_levels(distribution: "Distribution") -> set[str]:
+    """Return the names of the packages and modules that a distribution owns."""
+    import csv
+
+    declared = (distribution.read_text("top_level.txt") or "").split()
+    if declared:
+        return set(declared)
+    # Not `Distribution.files`, which makes a path of each of tens of thousands of lines.
+    record = distribution.read_text("RECORD")
+    paths = [row[0] for row in csv.reader(record.splitlines()) if row] if record else map(str, distribution.files or ())
+    return {path.partition("/")[0].removesuffix(".py") for path in paths if path.endswith(".py")}
 
 
 def left_behind(_host: "Host") -> Iterator[Fault]:
