@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from enum import Enum
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, PluginError, attributed, one_line
@@ -244,10 +244,12 @@ def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, 
 
     Attributes are looked up statically first, so that no property of the plug-in is evaluated.
     """
-    for name in dir(plugin):
-        if name in _OF_EVERY_OBJECT:
-            continue
-        static = inspect.getattr_static(plugin, name, None)
+    if type(plugin) is ModuleType:
+        statics = sorted(vars(plugin).items())  # all that there is, for a tenth of the time
+    else:
+        names = (name for name in dir(plugin) if name not in _OF_EVERY_OBJECT)
+        statics = [(name, inspect.getattr_static(plugin, name, None)) for name in names]
+    for name, static in statics:
         bound = isinstance(static, staticmethod | classmethod | MethodType)
         for holder in (static, static.__func__ if bound else None):
             # The attribute stands on the function itself. A proxy object that a module happens to hold

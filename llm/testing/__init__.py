@@ -17,6 +17,7 @@ def test_my_plugin_answers(tmp_path):
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -95,10 +96,10 @@ def installed(directory: Path) -> Iterator[Host]:
         yield host
     finally:
         sys.path.remove(path)
-        for name in [name for name, module in sys.modules.items() if _is_below(module, directory)]:
+        for name in [name for name, module in sys.modules.items() if _is_below(module, path)]:
             del sys.modules[name]
 
 
-def _is_below(module: object, directory: Path) -> bool:
+def _is_below(module: object, directory: str) -> bool:
     places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    return any(isinstance(place, str) and Path(place).is_relative_to(directory) for place in places)
+    return any(isinstance(place, str) and place.startswith(directory + os.sep) for place in places)
