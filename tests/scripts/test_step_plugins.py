@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import llm
 from llm.errors import D0ttinoError
 from llm.testing import write_distribution
 from llm.types import Step, StepContext
@@ -262,19 +263,21 @@ def test_a_bwrap_that_a_step_left_on_the_path_is_not_used(tmp_path: Path) -> Non
 
 
 @needs_bwrap
-@pytest.mark.parametrize("place", ["below /run", "anywhere"])
-def test_no_socket_of_a_daemon_is_within_reach(tmp_path: Path, place: str) -> None:
-    if place == "below /run" and not os.access("/run", os.W_OK):
-        pytest.skip("only root may make a socket in /run")
-    with tempfile.TemporaryDirectory(dir="/run" if place == "below /run" else "/var/tmp") as directory:
+@pytest.mark.parametrize("writable", [False, True], ids=["read-only", "writable"])
+@pytest.mark.parametrize("place", ["/run", "/tmp", "/var/tmp"])
+def test_no_socket_of_a_daemon_is_within_reach(tmp_path: Path, place: str, writable: bool) -> None:
+    if not os.access(place, os.W_OK):
+        pytest.skip(f"only root may make a socket in {place}")
+    with tempfile.TemporaryDirectory(dir=place) as directory:
         path = f"{directory}/s"
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
             server.listen()
             connect = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r}); print('connected')"
             steps = installed(tmp_path, "sandbox", f'{os.path.realpath(sys.executable)} -c "{connect}"')
-            assert "connected" not in run(steps, cwd=Path.home()).stdout
-            assert "connected" in run(steps, cwd=Path.home(), D0TTINO_SANDBOX_SOCKETS=path).stdout
+            cwd = Path(directory) if writable else Path.home()
+            assert "connected" not in run(steps, cwd=cwd).stdout
+            assert "connected" in run(steps, cwd=cwd, D0TTINO_SANDBOX_SOCKETS=path).stdout
 
 
 @needs_bwrap
@@ -287,6 +290,8 @@ def test_no_socket_of_a_daemon_is_within_reach(tmp_path: Path, place: str) -> No
         "unshare --user true",
         "mknod device c 1 1",
         "grep -q '^CapEff:.*[1-9a-f]' /proc/self/status",
+        "find /proc -maxdepth 3 -path '/proc/[0-9]*' -prune -o -type f -perm -200 -writable -print | grep .",
+        "test -w /proc/sys/kernel/core_pattern",
     ],
 )
 def test_nothing_in_the_sandbox_gives_more_rights(tmp_path: Path, attack: str) -> None:
@@ -310,6 +315,35 @@ def test_what_decides_about_later_steps_is_not_writable(tmp_path: Path, attack: 
     result = run(installed(tmp_path, "sandbox", "touch .cache/mine", attack), cwd=Path.home())
     assert result.returncode not in {0, 127}
     assert "2 of 2 steps ran" in result.stderr
+
+
+@needs_bwrap
+@pytest.mark.parametrize(
+    "place", [".config/d0ttino", ".local/state/d0ttino/runs", sys.prefix, os.path.dirname(llm.__file__)]
+)
+@pytest.mark.parametrize("variable", [False, True], ids=["cwd", "variable"])
+def test_no_directory_that_decides_about_later_steps_is_made_writable(
+    tmp_path: Path, place: str, variable: bool
+) -> None:
+    directory = Path.home() / place
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = installed(tmp_path, "sandbox", f"touch {directory}/mine")
+    if variable:
+        result = run(path, cwd=Path.home(), D0TTINO_SANDBOX_WRITABLE=str(directory))
+    else:
+        result = run(path, "--cwd", str(directory), cwd=Path.home())
+    assert result.returncode == 1
+    assert "what is there decides about later steps" in result.stderr
+    assert not (directory / "mine").exists()
+
+
+@needs_bwrap
+def test_what_is_imported_later_is_not_writable(tmp_path: Path) -> None:
+    site = tmp_path / "project" / "src"
+    path = installed(site, "sandbox", "touch mine", "echo x >> src/my_recipes.py")
+    result = run(path, cwd=tmp_path / "project")
+    assert "Read-only file system" in result.stderr
+    assert (tmp_path / "project" / "mine").exists()
 
 
 @pytest.mark.parametrize(

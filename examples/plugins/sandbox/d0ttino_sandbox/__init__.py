@@ -1,6 +1,7 @@
 """Runs the steps of d0ttino's recipes in a sandbox, with bubblewrap."""
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -56,15 +57,22 @@ def bwrap() -> str:
 def options(program: str, cwd: str, recipe: str) -> Iterator[str]:
     """Yield the options of bwrap: all is read-only but `cwd`, and there is neither network nor a way to daemons."""
     yield from ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc")
+    yield from kernel()
     network = os.environ.get(NETWORK, "").split(",")
     networked = "1" in network or recipe in network
-    yield from hidden(networked=networked)
     writable = [os.path.realpath(path) for path in (cwd, *filter(None, os.environ.get(WRITABLE, "").split(":")))]
+    own = own_files()
     for directory in writable:
-        if directory == "/":
+        if directory in {"/", "/dev"} or _is_below(directory, {"/proc", "/sys"}):
             raise D0ttinoError("the sandbox does not make the whole system writable", hint="run it in a directory")
-        yield from ("--bind", directory, directory)
-    yield from kept(writable)
+        if _is_below(directory, own):
+            raise D0ttinoError(
+                f"the sandbox does not make {directory} writable: what is there decides about later steps",
+                hint="run it in another directory",
+            )
+    yield from hidden(writable, networked=networked)
+    imported_from = {os.path.realpath(path) for path in sys.path if os.path.exists(path)}
+    yield from kept(writable, own | imported_from)
     if not networked:
         yield "--unshare-net"
     # Root would keep its capabilities, and could mount all of this anew.
@@ -72,8 +80,17 @@ def options(program: str, cwd: str, recipe: str) -> Iterator[str]:
     yield from no_user_namespaces(program)
 
 
-def hidden(*, networked: bool) -> Iterator[str]:
-    """Yield the options that take sockets away: directories in which daemons listen, and each other bound socket."""
+def kernel() -> Iterator[str]:
+    """Yield the options that keep settings of the kernel from root, who owns them also without capabilities."""
+    for name in sorted(os.listdir("/proc")):
+        mode = os.lstat(path := f"/proc/{name}").st_mode if not name.isdigit() else 0
+        # `/proc/sys/kernel/core_pattern` names a program that the kernel runs, outside.
+        if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and mode & 0o222):
+            yield from ("--ro-bind", path, path)
+
+
+def hidden(writable: Iterable[str], *, networked: bool) -> Iterator[str]:
+    """Yield the options that show what is writable, and no sockets there, where daemons listen, or anywhere else."""
     session = os.environ.get("XDG_RUNTIME_DIR", "")
     directories = [*RUNTIME, *([session] if os.path.isdir(session) else [])]
     covered = {os.path.realpath(directory) for directory in directories if os.path.isdir(directory)}
@@ -87,8 +104,10 @@ def hidden(*, networked: bool) -> Iterator[str]:
         if _is_below(path, covered):
             yield from ("--ro-bind", path, path)
     allowed = {os.path.realpath(path) for path in filter(None, os.environ.get(SOCKETS, "").split(":"))}
-    for path in sorted(bound_sockets()):
-        if path not in allowed and not _is_below(path, covered):
+    for directory in writable:
+        yield from ("--bind", directory, directory)
+    for path in sorted(bound_sockets() - allowed):
+        if not _is_below(path, covered) or _is_below(path, writable):
             yield from ("--ro-bind", "/dev/null", path)
     for path in sorted(filter(os.path.exists, allowed)):
         yield from ("--bind", path, path)
@@ -108,14 +127,14 @@ def bound_sockets() -> set[str]:
     return found
 
 
-def kept(writable: Iterable[str]) -> Iterator[str]:
+def kept(writable: Iterable[str], own: set[str]) -> Iterator[str]:
     """Yield the options that keep this program's own files from steps, also in directories that are writable.
 
     Each directory on the way is a mount of its own: one that is none could be renamed, and made anew.
     """
-    for path in sorted(own_files()):
+    for path in sorted(own):
         roots = [root for root in writable if _is_below(path, {root}) and path != root]
-        if not roots:
+        if not roots or _is_below(os.path.dirname(path), own - set(writable)):
             continue
         root = min(roots, key=len)
         parents = [
