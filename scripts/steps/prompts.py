@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from llm.host import Host
 
 
-def own_facts(step: Step, cwd: str | None = None, shell: str | None = None, timeout: float | None = None) -> list[str]:
+def own_facts(
+    step: Step,
+    cwd: str | None = None,
+    shell: str | None = None,
+    timeout: float | None = None,
+    *,
+    masked: bool = True,
+) -> list[str]:
     """Return what decides how a step runs besides its command, but for what holds for the whole run.
 
     Args:
@@ -41,6 +48,7 @@ def own_facts(step: Step, cwd: str | None = None, shell: str | None = None, time
         cwd: the working directory of the run.
         shell: the shell of the run.
         timeout: seconds that each step of the run gets.
+        masked: whether to mask each value whose name looks like a secret's; else those of the user's own variables.
 
     """
     facts = []
@@ -50,7 +58,9 @@ def own_facts(step: Step, cwd: str | None = None, shell: str | None = None, time
         facts.append(f"shell: {step.shell}")
     if step.timeout not in {None, timeout}:
         facts.append(f"at most {str(step.timeout).removesuffix('.0')} s")
-    facts += [f"with {name}={MASK if looks_secret(name) else value}" for name, value in sorted(step.env.items())]
+    for name, value in sorted(step.env.items()):
+        hidden = looks_secret(name) and (masked or os.environ.get(name) == value)
+        facts.append(f"with {name}={MASK if hidden else value}")
     return facts
 
 
@@ -166,8 +176,8 @@ LONG_QUESTION = "View all of it before you run it: [v]iew, [e]dit, [s]kip, [d]es
 _PAGE_QUESTION = "{shown} of {total} rows were shown. [v]iew the next, [s]kip the step, [q]uit: "
 _INTERRUPTED_QUESTION = "Step {number} was interrupted. Go on? [n]ext step, [r]un it again, [q]uit: "
 
-#: Where a step runs and whose it is, with a directory that cannot look like anything else.
-_HARMLESS_FACT: Final = re.compile(r"in [\w./@+-]+, from [!-~]+( [!-~]+)*", re.ASCII)
+#: Where a step runs and whose it is, with a directory and names none of whose parts looks like a row with a step.
+_HARMLESS_FACT: Final = re.compile(r"in [\w./@+-]+, from [\w./:@+ -]+( \[[a-z][\w./:@+-]* \([\w.@+ -]+\)\])?", re.ASCII)
 
 #: Undoes what a step may have left behind on the terminal, so that the question can be seen, and is seen as it is.
 _RESET: Final = (
@@ -312,7 +322,7 @@ def question_rows(
     facts = [f"in {step.cwd}, from {source}" if step.cwd else f"from {source}"]
     if not isinstance(step.command, str):
         facts.append("without a shell")
-    facts += own_facts(step, step.cwd)
+    facts += own_facts(step, step.cwd, masked=False)  # `eval "$A_TOKEN"` runs the value
     facts += [*further, *(f"looks dangerous: it {reason}" for reason in dangers)]
     return step_rows(step, number, total, facts, width)
 

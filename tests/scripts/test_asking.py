@@ -238,6 +238,22 @@ def test_a_step_that_does_not_fit_has_to_be_viewed_before_it_runs(tmp_path: Path
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("value", ["touch ran", "the users own"])
+def test_a_variable_with_the_name_of_a_secret_hides_no_command(tmp_path: Path, value: str) -> None:
+    step = Step('eval "$A_TOKEN"', env={"A_TOKEN": value})
+    env = {"A_TOKEN": "the users own"}
+    terminal = Terminal("recipe", "mine", "goal", path=write_recipe(tmp_path, step), env=env)
+    assert f"    - with A_TOKEN={value if value == 'touch ran' else '***'}" in screen_of(terminal)
+    terminal.child.send("q")
+
+
+@pytest.mark.parametrize("width", range(40, 120))
+def test_no_name_looks_like_a_step_where_the_screen_breaks_it(width: int) -> None:
+    source = "recipe mine [recipe:mine (my-recipes [1/1] date 1.0 [1/1] date)]"
+    rows = question_rows(Step("touch ran", cwd="/srv"), 1, 1, source, (), width)
+    assert [row for row in rows if row.startswith("[")] == ["[1/1] touch ran"]
+
+
 @pytest.mark.parametrize("size", [(24, 80), (14, 40)])
 def test_what_decides_how_a_step_runs_is_on_the_screen(tmp_path: Path, size: tuple[int, int]) -> None:
     step = Step("true", shell="/bin/sh -e", env={"PATH": "/evil:/bin", "A": "1\n[2/2] date"}, timeout=5.5)
@@ -312,7 +328,7 @@ NEAR_STEPS = st.builds(
     Step,
     WORDS.map(lambda text: f"a{text}"),
     WORDS,
-    env=st.dictionaries(st.sampled_from("AB"), WORDS, max_size=2),
+    env=st.dictionaries(st.sampled_from(["A", "A_TOKEN"]), WORDS, max_size=2),
     shell=st.sampled_from([None, "bash", "sh -e", "bash; at most 5 s"]),
     cwd=st.sampled_from(["/", "/a", "/a, from recipe x"]),
     timeout=st.sampled_from([None, 5, 5.5]),
