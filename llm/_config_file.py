@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from llm._frozen import dataclass
+from llm._dataclasses import dataclass
 from llm.errors import ConfigError, UnknownNameError
 
 TYPES: Final = {"string": str, "object": dict, "array": list, "boolean": bool, "null": type(None)}

@@ -10,9 +10,9 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from llm._dataclasses import replace
 from llm.contributions import (
     Backend,
     Recipe,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._frozen import dataclass, field
+from llm._dataclasses import dataclass, field
 from llm._state import user_dir
 from llm.errors import ConfigError
 from llm.types import Candidate, FrozenMapping, Usage

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from llm._frozen import dataclass, field
+from llm._dataclasses import dataclass, field
 from llm.errors import PluginDefinitionError, PluginError, attributed
 from llm.hooks._faults import locate
 from llm.hooks._origin import Origin

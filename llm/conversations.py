@@ -12,7 +12,7 @@ from errno import ENOENT
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._database import Database, moment
-from llm._frozen import dataclass
+from llm._dataclasses import dataclass
 from llm._state import is_off, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._markers import hookimpl

@@ -10,7 +10,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm import DISTRIBUTION, __version__, _validate, hookspecs
-from llm._frozen import dataclass
+from llm._dataclasses import dataclass
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt
 from llm.contributions import RegisteredBackend, RegisteredRecipe

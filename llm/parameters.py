@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llm._frozen import dataclass
+from llm._dataclasses import dataclass
 from llm.errors import UnknownNameError, UsageError
 
 _TRUTHS: Final = {

@@ -16,11 +16,10 @@ from collections.abc import (
     Set,
     ValuesView,
 )
-from dataclasses import replace
 from time import monotonic, perf_counter_ns
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
-from llm._frozen import dataclass, field
+from llm._dataclasses import dataclass, field, replace
 from llm.errors import InvalidResultError, attributed
 from llm.hooks._origin import Origin, place_in
 

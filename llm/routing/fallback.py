@@ -5,10 +5,10 @@ Retries in a backend or an HTTP client would multiply these.
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from time import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
+from llm._dataclasses import replace
 from llm.config import Limits, Settings
 from llm.contributions import RegisteredBackend
 from llm.errors import PLUGIN_FAULTS, BackendError, BackendTimeoutError, ContextTooLongError, ServedModelError

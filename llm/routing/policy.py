@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
+from llm._dataclasses import replace
 from llm.config import RoutingMode, Settings
 from llm.contributions import RegisteredBackend
 from llm.errors import UnknownNameError

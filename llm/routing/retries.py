@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._frozen import dataclass
+from llm._dataclasses import dataclass
 from llm.errors import AuthenticationError, BackendError, is_transient_status
 from llm.types import Attempt
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Container, Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
+from llm._dataclasses import replace
 from llm.config import Settings, load_settings
 from llm.contributions import RegisteredBackend
 from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError

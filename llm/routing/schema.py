@@ -4,9 +4,9 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from llm._dataclasses import replace
 from llm.errors import BackendError, UsageError
 from llm.thoughts import without_thoughts
 from llm.types import Attempt, Completion, Message, Request

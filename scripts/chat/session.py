@@ -5,11 +5,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from llm._dataclasses import replace
 from llm.conversations import Conversation, LogError, enabled
 from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.thoughts import shown_of

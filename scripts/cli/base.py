@@ -57,6 +57,12 @@ def _complete(run: Callable[..., Any], *args: Any, **extra: Any) -> None:
             sys.exit(1)
 
 
+def _show_help(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
 class Command(click.Command):
     """A command of this project: it takes the shared options, and turns errors into messages."""
 
@@ -64,6 +70,7 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         own = {name for parameter in self.params for name in parameter.opts}
+        self._help: click.Option | None = None
         self.params.extend(option for option in SHARED_OPTIONS if own.isdisjoint(option.opts))
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
@@ -116,6 +123,20 @@ class Command(click.Command):
         """Return the names of the option for help, also in a context that was made without this command's settings."""
         ctx.help_option_names = ["-h", "--help"]
         return super().get_help_option_names(ctx)
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return the option for help. Click's own asks for a translation, which takes as long as ten other options."""
+        names = self.get_help_option_names(ctx)
+        if self._help is None and names and self.add_help_option:
+            self._help = click.Option(
+                [*names, "show_help"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                help="Show this message and exit.",
+                callback=_show_help,
+            )
+        return self._help
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, after the shared options among them are noted."""

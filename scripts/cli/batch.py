@@ -9,13 +9,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
+from llm._dataclasses import replace
 from llm.config import load_settings
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.routing.batch import Outcome, Outcomes, executor_for, send_many

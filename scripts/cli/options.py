@@ -3,11 +3,11 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm._dataclasses import dataclass, field
 from llm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ _SILENT_WAIT: Final = 1.0
 _MOST_PIPED: Final = 16 * 2**20
 
 
-@dataclass(repr=False, eq=False)
+@dataclass(frozen=False, eq=False)
 class Shared:
     """The values of the shared options in one run of the program.
 

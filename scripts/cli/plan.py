@@ -1,11 +1,11 @@
 """`ai-cli plan` and `ai-cli do`: a backend turns a goal into shell steps."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm._dataclasses import replace
 from llm.errors import UsageError
 from llm.plan import ReadPlan, join_steps, plan_prompt, read_plan
 from llm.types import Completion, Request

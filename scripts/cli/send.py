@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm._dataclasses import replace
 from llm.conversations import Conversation, enabled, new_id
 from llm.errors import UsageError
 from scripts.cli.base import Command

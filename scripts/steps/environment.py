@@ -4,9 +4,9 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from llm._dataclasses import dataclass, field, replace
 from llm.contributions import RegisteredBackend
 from llm.errors import UsageError
 from llm.redaction import gives_access

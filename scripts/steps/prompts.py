@@ -7,13 +7,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from enum import Enum
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from llm._dataclasses import replace
 from llm.redaction import MASK, looks_secret
 from llm.types import Request, Step
 from scripts.cli.output import (

@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final, NoReturn
 
+from llm._dataclasses import dataclass, field
 from llm._state import check_private, make_private, open_private, state_dir
 from llm.errors import UnknownNameError, UsageError
 from llm.hooks._origin import Origin
@@ -18,7 +18,7 @@ from scripts.cli.output import clean, redact, say
 from scripts.steps.environment import Surroundings
 
 
-@dataclass(repr=False, eq=False)
+@dataclass(frozen=False, eq=False)
 class Outcome:
     """What became of one step.
 
@@ -302,7 +302,7 @@ def runs_directory() -> str:
     return os.path.join(state_dir(), "runs")
 
 
-@dataclass(repr=False, eq=False)
+@dataclass(frozen=False, eq=False)
 class StoredRun:
     """One run, as its record tells it.
 

@@ -3,10 +3,10 @@
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from llm._dataclasses import dataclass, field
 from llm.errors import PLUGIN_FAULTS, D0ttinoError
 from llm.hooks._faults import reason_of
 from llm.hooks._origin import Origin, origin_of
@@ -75,7 +75,7 @@ class Listener(Protocol):
         """It is known what became of a step."""
 
 
-@dataclass(repr=False, eq=False)
+@dataclass(frozen=False, eq=False)
 class StepRunner:
     """Runs the steps of one recipe, in order, up to the first that fails.
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import llm
 import scripts
-from llm._frozen import dataclass as llm_dataclass
+from llm import _dataclasses
 from llm.config import Limits, RoutingMode, Settings
 from llm.errors import BackendHTTPError, ContextTooLongError, D0ttinoError, UnknownNameError
 from llm.hooks._origin import Origin, Tier, attribute, origin_of
@@ -177,13 +177,13 @@ def test_an_outcome_with_an_error_can_be_pickled() -> None:
     assert str(copied.error) == "nobody"
 
 
-@llm_dataclass(frozen=True)
+@_dataclasses.dataclass(frozen=True)
 class Frozen:
     """Declared by our own decorator."""
 
     one: int
     two: str = "2"
-    three: list[int] | None = dataclasses.field(default=None, repr=False, compare=False)
+    three: list[int] | None = _dataclasses.field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "two", str(self.two))

@@ -5,10 +5,10 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
+from llm._dataclasses import replace
 from llm.backends.http._errors import Endpoint, is_failure, is_page, page_title, server_words, told_error, words_in
 from llm.errors import (
     BackendConnectionError,

@@ -10,13 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import lru_cache, partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from llm import __version__
+from llm._dataclasses import replace
 from llm.contributions import Backend
 from llm.errors import BackendHTTPError, ConfigError, D0ttinoError, MalformedResponseError, MissingKeyError, UsageError
 from llm.types import Attachment, Call, Completion, FrozenMapping, Message, Request

@@ -8,12 +8,12 @@ them is there shows when it is asked.
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from urllib.parse import quote
 
+from llm._dataclasses import replace
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.errors import AuthenticationError, BackendError
