@@ -4,23 +4,33 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import pairwise, product
 from typing import Final
 
 #: What stands where a secret stood.
 MASK: Final = "***"
 
-#: Names of environment variables whose values are treated as secrets.
-_SECRET_NAME: Final = re.compile(
-    r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|AUTHORIZATION|CREDENTIALS?|CREDS|PAT|JWT|COOKIE"
-    r"|WEBHOOK|CONN(ECTION)?_STR(ING)?|DSN)(_|$)"
-    r"|SECRET|PASSWORD|PASSPHRASE|(TOKEN|APIKEY|ACCESSKEY)S?$|_(PWD|PASS|AUTH)$",
-    re.IGNORECASE,
+# No patterns below are compiled before something may match: that takes longer than all else that a command does here.
+
+#: Names of environment variables whose values are treated as secrets have one of these words between underscores, ...
+_SECRET_WORDS: Final = frozenset(
+    {"APIKEY", "KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "AUTHORIZATION", "CREDENTIAL"}
+    | {"CREDENTIALS", "CREDS", "PAT", "JWT", "COOKIE", "WEBHOOK", "DSN"}
+)
+#: ... two of these in a row, ...
+_SECRET_PAIRS: Final = frozenset(product(("CONN", "CONNECTION"), ("STR", "STRING")))
+#: ... one of these anywhere, ...
+_SECRET_PARTS: Final = ("SECRET", "PASSWORD", "PASSPHRASE")
+#: ... or end with one of these.
+_SECRET_ENDS: Final = (
+    *("TOKEN", "TOKENS", "APIKEY", "APIKEYS", "ACCESSKEY", "ACCESSKEYS"),
+    *("_PWD", "_PASS", "_AUTH"),
 )
 
 #: Variables of clouds and databases that give access without the name of a secret, and those of them that do not.
-_ACCESS_NAME: Final = (
-    r"AWS_(?!REGION$|DEFAULT_REGION$|DEFAULT_OUTPUT$|PAGER$)|AZURE_CLIENT_|ARM_CLIENT_|DOCKER_AUTH_CONFIG$"
-)
+_ACCESS_BEGINNINGS: Final = ("AWS_", "AZURE_CLIENT_", "ARM_CLIENT_")
+_ACCESS_NAME: Final = "DOCKER_AUTH_CONFIG"
+_NO_ACCESS: Final = frozenset({"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_DEFAULT_OUTPUT", "AWS_PAGER"})
 
 _NAMES: Final = (
     r"(?:x-)?(?:api[_-]?key|(?:access|auth|refresh)[_-]?token|client[_-]?secret|secret|password|passwd|token)"
@@ -33,21 +43,28 @@ _QUERY: Final = (
 
 #: Secrets that show by their form: what stands before the host of a URL or for a key in its query, an
 #: Authorization header, `api_key: ...` in a `repr` or JSON, and keys of well-known services.
-_SECRET_FORM: Final = re.compile(
-    rf"""(?P<keep1>://)[^/\s@"'<>]+(?=@)
+_SECRET_FORM: Final = rf"""(?xi)(?P<keep1>://)[^/\s@"'<>]+(?=@)
       | (?P<keep2>\b(?:bearer|basic)\s+)(?!auth)[\w.~+/=-]{{8,}}
       | (?P<keep3>{_QUERY})[^&\s\#"'<>]+
       | (?P<keep4>\b{_NAMES}["']?\s*[:=]\s*["']?)[^\s"',;&)}}\]]{{8,}}
       | \b(?:sk|pk|rk|ghp|gho|ghs|glpat|xox[abp])[-_][\w-]{{8,}}
-    """,
-    re.I | re.X,
+    """
+#: Each of them has one of these, in small letters.
+_SIGNS: Final = (
+    *("://", "bearer", "basic", "key", "token", "secret", "passw", "auth", "sig", "credential"),
+    *(
+        f"{start}{dash}"
+        for start in ("sk", "pk", "rk", "ghp", "gho", "ghs", "glpat", "xoxa", "xoxb", "xoxp")
+        for dash in "-_"
+    ),
 )
 
 #: Secrets in the value of any variable that holds a URL: a password, a key as its user, and keys in its query.
 _IN_URL: Final = rf"://[^/\s@:]*:([^/\s@]+)@|://([^/\s@:]{{12,}})@|{_QUERY}([^&\s#]+)"
 
-#: A key of a well-known service, whatever the variable is called.
+#: A key of a well-known service, whatever the variable is called, and how one begins.
 _KEY_FORM: Final = r"(?:sk|pk|rk|ghp|gho|ghs|ghu|ghr|github_pat|glpat|xox[abpers]|npm|pypi)[-_][\w-]{16,}|AKIA\w{12,}"
+_KEY_BEGINNINGS: Final = ("sk", "pk", "rk", "gh", "git", "glpat", "xox", "npm", "pypi", "AKIA")
 
 #: A shorter value would take harmless words out of texts.
 _SHORTEST: Final = 6
@@ -57,7 +74,14 @@ _SHORTEST_LINE: Final = 16
 
 def looks_secret(name: str) -> bool:
     """Whether an environment variable of this name is likely to hold a secret."""
-    return _SECRET_NAME.search(name) is not None
+    name = name.upper().removesuffix("\n")
+    words = name.split("_")
+    return (
+        not _SECRET_WORDS.isdisjoint(words)
+        or name.endswith(_SECRET_ENDS)
+        or any(part in name for part in _SECRET_PARTS)
+        or not _SECRET_PAIRS.isdisjoint(pairwise(words))
+    )
 
 
 def gives_access(name: str, value: str) -> bool:
@@ -71,17 +95,19 @@ def gives_access(name: str, value: str) -> bool:
         value: its value.
 
     """
+    written = name.upper()
     return (
         looks_secret(name)
-        or re.match(_ACCESS_NAME, name, re.IGNORECASE) is not None
+        or (written.startswith(_ACCESS_BEGINNINGS) and written not in _NO_ACCESS)
+        or written == _ACCESS_NAME
         or any(_in_url(value))
-        or re.fullmatch(_KEY_FORM, value) is not None
+        or (value.startswith(_KEY_BEGINNINGS) and re.fullmatch(_KEY_FORM, value) is not None)
     )
 
 
 def _in_url(value: str) -> Iterator[re.Match[str]]:
-    # Most values hold no URL: those need no pattern, whose compilation takes longer than all else here.
-    return re.finditer(_IN_URL, value, re.I) if "@" in value or "=" in value else iter(())
+    is_url = "://" in value or ("=" in value and ("?" in value or "&" in value))
+    return re.finditer(_IN_URL, value, re.I) if is_url else iter(())
 
 
 def redactor(
@@ -108,9 +134,18 @@ def redactor(
         nonlocal seen, known
         if len(keys) != seen:
             seen, known = len(keys), _any_of(values.union(*map(spellings, keys)))
-        return _SECRET_FORM.sub(_keep_prefix, known.sub(MASK, text))
+        text = known.sub(MASK, text)
+        return re.sub(_SECRET_FORM, _keep_prefix, text) if _may_have_form(text) else text
 
     return redact
+
+
+def _may_have_form(text: str) -> bool:
+    """Whether a text may hold what `_SECRET_FORM` finds."""
+    if not text.isascii():  # some of its letters may be small or large ones of ASCII
+        return True
+    text = text.lower()
+    return any(sign in text for sign in _SIGNS)
 
 
 def _any_of(values: Iterable[str]) -> re.Pattern[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import llm
 from llm.host import Host
@@ -289,10 +291,39 @@ def test_harmless_text_stays_as_it_is(text: str) -> None:
         ("KEYBOARD", False),
         ("MONKEY", False),
         ("PATH", False),
+        ("GITHUB_PAT", True),
+        ("PATTERN", False),
+        ("AZURE_CONN_STRING", True),
+        ("connection_str", True),
+        ("CONN_STRENGTH", False),
+        ("STR_CONN", False),
+        ("MYSECRETS", True),
+        ("npm_config_authtoken", True),
+        ("TOKENS_LEFT", False),
+        ("PGPASS", False),
+        ("DB_PASS", True),
+        ("PASS_DB", False),
+        ("MY_CREDS_FILE", True),
     ],
 )
 def test_which_variables_hold_secrets(name: str, secret: bool) -> None:
     assert looks_secret(name) is secret
+
+
+#: Pieces of secrets, and of what looks like one.
+PIECES = (
+    *("://", "@", "?", "&", "=", ":", " ", "'", '"', "-", "_", "/", "abcdefghij", "Ab1"),
+    *("Bearer", "BASIC", "api_key", "x-api-key", "access-token", "Client_Secret", "passwd", "password", "auth"),
+    *("sig", "signature", "credentials", "sk", "PK", "rk", "ghp", "gho", "ghs", "glpat", "xoxa", "xoxb", "xoxp"),
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+@example("sk-abcdefghij")
+def test_no_secret_is_passed_over_because_its_text_shows_no_sign_of_one(text: str) -> None:
+    redact = redactor(environ={})
+    # Letters beyond ASCII have each text looked through.
+    assert redact(text) + "\n\u2026" == redact(f"{text}\n\u2026")
 
 
 def test_a_secret_that_is_part_of_another_leaves_no_rest() -> None:

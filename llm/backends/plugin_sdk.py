@@ -5,7 +5,6 @@ contributes one `Backend` or `Recipe`. An author who outgrows them writes the sa
 `llm.hookspecs`.
 """
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -123,6 +122,8 @@ def __getattr__(name: str) -> Any:
 
 def quote(text: str) -> str:
     """Return `text` as one word of a POSIX shell command line, whatever it holds."""
+    import shlex
+
     return shlex.quote(text)
 
 

@@ -11,8 +11,8 @@ from llm.types import Attempt, Completion, Route
 #: Names that leave the choice to the server.
 _ANY: Final = frozenset({"auto", "default"})
 #: What servers add to the name of a model: the version that the name stands for at the time.
-_VERSION: Final = re.compile(r"[-@:.]v?\d[\d.@:-]*$")
-_DATE: Final = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)$")
+_VERSION: Final = r"[-@:.]v?\d[\d.@:-]*$"
+_DATE: Final = r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)$"
 
 
 class NoAnswerError(D0ttinoError):
@@ -117,7 +117,7 @@ def is_served(asked: str | None, served: str | None) -> bool:
     wanted, got = _plain(asked), _plain(served)
     if "/" not in wanted or "/" not in got:
         wanted, got = wanted.rpartition("/")[2], got.rpartition("/")[2]
-    return wanted == got or wanted in {_VERSION.sub("", got), _DATE.sub("", got)}
+    return wanted == got or wanted in {re.sub(_VERSION, "", got), re.sub(_DATE, "", got)}
 
 
 def leaves_choice(asked: str) -> bool:

@@ -26,6 +26,7 @@ from scripts.cli.output import (
     fill_closed,
     finish_stdout,
     print_anything,
+    print_rows,
     redact,
     say,
     stdout_kept,
@@ -59,7 +60,7 @@ def _complete(run: Callable[..., Any], *args: Any, **extra: Any) -> None:
 
 def _show_help(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        click.echo(ctx.get_help(), color=ctx.color)
+        print_rows([ctx.get_help()], err=False)
         ctx.exit()
 
 

@@ -30,7 +30,7 @@ _REDACT: Final = "d0ttino.redact"
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
 #: Control characters but for line breaks and tabs.
-_CONTROL: Final = re.compile(r"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL: Final = r"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 
 #: Seconds between two drawings of what comes.
 _REDRAW: Final = 0.08
@@ -348,7 +348,7 @@ class MarkdownAnswer:
         # HTML is shown as it is written: by itself, rich leaves it out.
         parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
         # Before the layout as well: rich drops some control characters.
-        markdown.markup = text = _CONTROL.sub(lambda char: render.visible(char[0]), text.replace("\t", "    "))
+        markdown.markup = text = re.sub(_CONTROL, lambda char: render.visible(char[0]), text.replace("\t", "    "))
         markdown.parsed = parser.parse(text)
         lines = self._console.render_lines(markdown, pad=False)
         # After the layout: `&#x202e;` becomes a character there.

@@ -1,7 +1,6 @@
 """The environment, working directory and arguments of a step."""
 
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
@@ -123,7 +122,11 @@ def _script(shell: Sequence[str], command: bytes) -> Iterator[list[str]]:
 
 def shell_words(shell: str | None) -> list[str]:
     """Return a shell and its own options as words."""
-    return [SHELL] if shell is None else shlex.split(shell)
+    if shell is None:
+        return [SHELL]
+    import shlex
+
+    return shlex.split(shell)
 
 
 def _before_command(shell: Sequence[str]) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,7 +117,7 @@ def step_rows(step: Step, number: int, total: int, facts: Sequence[str], width: 
 
 
 def _fact_rows(fact: str, head: str, width: int | None) -> list[str]:
-    if width is None or not _HARMLESS_FACT.fullmatch(fact):
+    if width is None or not re.fullmatch(_HARMLESS_FACT, fact, re.ASCII):
         return rows(fact, head, width, "|")
     # A path that is nothing but a path is broken as a terminal does it: it can be copied.
     whole = head + fact
@@ -177,7 +176,7 @@ _PAGE_QUESTION = "{shown} of {total} rows were shown. [v]iew the next, [s]kip th
 _INTERRUPTED_QUESTION = "Step {number} was interrupted. Go on? [n]ext step, [r]un it again, [q]uit: "
 
 #: Where a step runs and whose it is, with a directory and names none of whose parts looks like a row with a step.
-_HARMLESS_FACT: Final = re.compile(r"in [\w./@+-]+, from [\w./:@+ -]+( \[[a-z][\w./:@+-]* \([\w.@+ -]+\)\])?", re.ASCII)
+_HARMLESS_FACT: Final = r"in [\w./@+-]+, from [\w./:@+ -]+( \[[a-z][\w./:@+-]* \([\w.@+ -]+\)\])?"
 
 #: Undoes what a step may have left behind on the terminal, so that the question can be seen, and is seen as it is.
 _RESET: Final = (
@@ -445,6 +444,8 @@ def edit(step: Step) -> Step:
     if isinstance(step.command, str):
         return replace(step, command=after)
     try:
+        import shlex
+
         return replace(step, command=tuple(shlex.split(after)))
     except ValueError as error:
         say(f"error: the words of the command cannot be told apart: {error}; the step is as it was")
