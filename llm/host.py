@@ -1,7 +1,6 @@
 """The host: a plug-in manager with this project's hooks, and everything that plug-ins registered with it."""
 
 import functools
-import inspect
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -69,10 +68,11 @@ def own_entries(modules: Iterable[str] = DEFAULT_PLUGINS) -> list[EntryPoint]:
 
 def contracts() -> list[HookContract]:
     """Return the contract of each hook in `llm.hookspecs`."""
+    codes = {name: getattr(hookspecs, name).__code__ for name in _CONTRACTS}
     return [
         HookContract(
             name,
-            tuple(inspect.signature(getattr(hookspecs, name)).parameters),
+            codes[name].co_varnames[: codes[name].co_argcount],
             kind,
             propagates,
             check,

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from llm._dataclasses import dataclass
 from llm.hooks._origin import Origin, Tier
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class EntryPoint(NamedTuple):
         return longest
 
 
-class Damage(NamedTuple):
+@dataclass(frozen=True)
+class Damage:
     """A damaged distribution that may declare entry points.
 
     Attributes:
@@ -411,7 +413,8 @@ def _loading(entry: EntryPoint) -> Iterator[None]:
 VARIABLE: Final = "LLM_DISABLE_PLUGINS"
 
 
-class Blocking(NamedTuple):
+@dataclass(frozen=True)
+class Blocking:
     """What the user does not want.
 
     Attributes:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from llm._dataclasses import dataclass
 from llm.errors import D0ttinoError, PluginError, one_line
 from llm.hooks._origin import Origin, is_framework, origin_of
 
@@ -20,7 +21,8 @@ class ProblemKind(StrEnum):
     FAULT = "fault"  # one call of one of its hooks went wrong
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True)
+class Problem:
     """One thing that went wrong, and the plug-in at fault.
 
     Attributes:

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from enum import Enum
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from llm._dataclasses import dataclass
 from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, PluginError, attributed, one_line
 from llm.hooks._faults import (
     Problem,
@@ -49,7 +50,8 @@ class HookKind(Enum):
     FOLD = "fold"  # each gets the value that the one before returned
 
 
-class HookContract(NamedTuple):
+@dataclass(frozen=True)
+class HookContract:
     """Expectations of the implementations of one hook.
 
     Attributes:
@@ -251,7 +253,7 @@ def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, 
         statics = [(name, inspect.getattr_static(plugin, name, None)) for name in names]
     for name, static in statics:
         bound = isinstance(static, staticmethod | classmethod | MethodType)
-        for holder in (static, static.__func__ if bound else None):
+        for holder in (static, static.__func__) if bound else (static,):
             # The attribute stands on the function itself. A proxy object that a module happens to hold
             # (`flask.current_app`) must not be asked: outside of its context it raises.
             if isinstance(holder, FunctionType):

@@ -5,6 +5,8 @@ from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
+from llm._dataclasses import dataclass
+
 #: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
 #: wrappers can still catch what they know.
 _ORIGIN: Final = "__d0ttino_origin__"
@@ -88,7 +90,8 @@ class Origin(NamedTuple):
         }
 
 
-class Blocked(NamedTuple):
+@dataclass(frozen=True)
+class Blocked:
     """A plug-in that was left out.
 
     Attributes:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from itertools import count
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from llm._dataclasses import dataclass
 from llm.errors import NameTakenError
 from llm.hooks._entrypoints import EntryPoint, loading
 from llm.hooks._origin import Origin, Tier
@@ -19,7 +20,8 @@ _NAMESPACE_KEY: Final = "__d0ttino_registrations__"
 _order = count()
 
 
-class Registration(NamedTuple):
+@dataclass(frozen=True)
+class Registration:
     """A plug-in made by a shim, not yet registered with a host.
 
     Attributes:

@@ -7,10 +7,11 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Set
 from contextlib import redirect_stderr, suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
+from llm._dataclasses import dataclass
 from llm.errors import D0ttinoError, NameTakenError, PluginError
 from scripts.cli.context import (
     current_host,
@@ -141,7 +142,31 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, after the shared options among them are noted."""
-        return super().parse_args(ctx, note_shared(ctx, args))
+        return super().parse_args(ctx, self._spelt_out(ctx, note_shared(ctx, args)))
+
+    def _spelt_out(self, ctx: click.Context, arguments: list[str]) -> list[str]:
+        """Return arguments with `--backend` for `-b`.
+
+        Click takes each of one letter for a long one first, and looks for those that are spelt like it: that takes
+        longer than all other parsing. From the first word on whose meaning is not sure, all stays as it is.
+        """
+        options = {name: one for one in self.params if isinstance(one, click.Option) for name in one.opts}
+        spelt = list(arguments)
+        at = 0
+        while at < len(spelt):
+            option = options.get(spelt[at])
+            if option is None:
+                if spelt[at].startswith("-") or not ctx.allow_interspersed_args:
+                    break
+                at += 1
+                continue
+            values = 0 if option.is_flag or option.count else option.nargs
+            may_have_none = not option.is_flag and isinstance(option.flag_value, str)
+            if may_have_none or at + values >= len(spelt):
+                break
+            spelt[at] = max(option.opts, key=len)
+            at += 1 + values
+        return spelt
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command within the run's trace; print its errors, without secrets."""
@@ -180,7 +205,8 @@ def _write_section(formatter: click.HelpFormatter, title: str, rows: list[tuple[
         formatter.dedent()
 
 
-class Lazy(NamedTuple):
+@dataclass(frozen=True)
+class Lazy:
     """A command whose module is imported when it is needed.
 
     Attributes:

@@ -44,6 +44,20 @@ class NameOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         return found
 
 
+class FileName(click.ParamType):  # type: ignore[type-arg]
+    """The name of a file, which may be there; click's type looks for a translation of its own name when it is made."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name, unless it is that of a directory or of a file that cannot be read."""
+        return click.Path(dir_okay=False).convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        """Have the shell complete it as it completes files."""
+        return click.Path(dir_okay=False).shell_complete(ctx, param, incomplete)
+
+
 def _shared_option(name: str, help: str, **attributes: Any) -> click.Option:
     return click.Option([name], help=help, expose_value=False, **{"is_flag": True, **attributes})
 

@@ -20,7 +20,9 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
+
+from llm._dataclasses import dataclass
 
 #: So many blanks in a row are still seen for what they are: in a line, and in a block, which has indentation.
 _BLANKS: Final = 8
@@ -59,7 +61,8 @@ _BLANK_CHARACTERS: Final = (
 _JOINING: Final = ((0x1160, 0x11FF), (0xD7B0, 0xD7FF))
 
 
-class _Token(NamedTuple):
+@dataclass(frozen=True)
+class _Token:
     """A part of a row that is not divided."""
 
     text: str

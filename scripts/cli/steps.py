@@ -4,12 +4,13 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm._dataclasses import dataclass
 from llm.errors import UsageError
-from scripts.cli.options import NameOf, as_json_option
+from scripts.cli.options import FileName, NameOf, as_json_option
 from scripts.cli.output import clean, print_answer, say, stdout_kept
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from scripts.steps.runner import Asker, StepRunner
 
 
-class Options(NamedTuple):
+@dataclass(frozen=True)
+class Options:
     """The values of `step_options`; see their help."""
 
     yes: bool
@@ -49,16 +51,14 @@ class Options(NamedTuple):
         )
 
 
-_FILE = click.Path(dir_okay=False)
-
 JOIN_HELP: Final = "Run a step that only changes its shell (cd, export) together with those after it; join code blocks."
 
 
 def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that run steps."""
     for option in (
-        click.option("--transcript", type=_FILE, help="Append the output of the steps to this file."),
-        click.option("--log", type=_FILE, help="Append the steps and their results to this file as JSON lines."),
+        click.option("--transcript", type=FileName(), help="Append the output of the steps to this file."),
+        click.option("--log", type=FileName(), help="Append the steps and their results to this file as JSON lines."),
         as_json_option("Print the results of the steps as JSON."),
         click.option("--shell", metavar="SHELL", help="Run command lines with this shell instead of /bin/sh."),
         click.option(
@@ -136,7 +136,8 @@ def positive(timeout: float | None) -> float | None:
     return timeout
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """Steps, and what they are for.
 
     Attributes:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from llm._dataclasses import dataclass
 from llm._state import locked, state_dir, write_atomically
 from llm.errors import PluginLoadError
 from llm.hooks._entrypoints import canonical
@@ -46,7 +47,8 @@ class RecordedGuard(NamedTuple):
         return f"{self.plugin} ({self.distribution} {self.version})"
 
 
-class LostGuard(NamedTuple):
+@dataclass(frozen=True)
+class LostGuard:
     """A guard of the last run that is not at work now.
 
     Attributes:

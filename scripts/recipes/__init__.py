@@ -1,8 +1,9 @@
 """Recipes: finding them through hooks, and the built-in ones."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from llm._dataclasses import dataclass
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError
 from llm.hooks._faults import reason_of, with_place
 from llm.hooks._origin import origin_of
@@ -18,7 +19,8 @@ class RecipeError(D0ttinoError):
     """A recipe gave no steps."""
 
 
-class DiscoveredRecipe(NamedTuple):
+@dataclass(frozen=True)
+class DiscoveredRecipe:
     """A recipe that was found through hooks; calling it with a goal returns its command lines.
 
     Attributes:

@@ -24,8 +24,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from llm._dataclasses import dataclass
 from llm.types import StepResult
 from scripts.steps.job_control import (
     ENDING,
@@ -338,7 +339,8 @@ GRACE: Final = 5.0
 _LAST_WAIT: Final = 2.0
 
 
-class Process(NamedTuple):
+@dataclass(frozen=True)
+class Process:
     """One line of the process table."""
 
     pid: int

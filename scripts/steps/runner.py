@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llm._dataclasses import dataclass, field
 from llm.errors import PLUGIN_FAULTS, D0ttinoError
@@ -29,7 +29,8 @@ class StepError(D0ttinoError):
     """A step could not be started, or a plug-in refused it."""
 
 
-class PreparedStep(NamedTuple):
+@dataclass(frozen=True)
+class PreparedStep:
     """A step as plug-ins left it: what is shown, asked for and run.
 
     Attributes:

@@ -6,15 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pexpect
 import pyte
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm.host import Host
 from llm.testing import host_with, write_distribution
 from scripts.ai_cli import cli
+from scripts.cli.base import Command, Group
 from tests.scripts.terminal import AI_CLI, Terminal
 from tests.servers import Exchange, FaultServer, chat_answer
 
@@ -365,3 +370,33 @@ def test_the_reference_is_up_to_date() -> None:
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+OPTIONS = [
+    click.Option(["-f", "--flag"], is_flag=True),
+    click.Option(["--yes", "-y"], is_flag=True),
+    click.Option(["-x"], is_flag=True),
+    click.Option(["-v", "--verbose"], count=True),
+    click.Option(["-n", "--name"], multiple=True),
+    click.Option(["-t", "--two"], nargs=2, multiple=True),
+    click.Option(["-m", "--maybe"], is_flag=False, flag_value=""),
+]
+WORDS = ["-f", "-y", "-x", "-v", "-n", "-t", "-m", "-fx", "-nfoo", "-n=1", "--name", "--name=f", "--yes", "--nam", "-z"]
+
+
+def parsed(command: click.Command, arguments: list[str]) -> object:
+    """Return the values of a command's parameters, or the error of its arguments."""
+    try:
+        return command.make_context("it", list(arguments)).params
+    except click.ClickException as error:
+        return error.format_message()
+
+
+@pytest.mark.parametrize("kind", [click.Command, click.Group])
+@given(st.lists(st.sampled_from([*WORDS, "--", "-", "word"]), max_size=6))
+def test_options_of_one_letter_are_read_as_click_reads_them(kind: type[click.Command], arguments: list[str]) -> None:
+    ours: type[click.Command] = {click.Command: Command, click.Group: Group}[kind]
+    more: dict[str, Any] = {"no_args_is_help": False} if kind is click.Group else {}
+    words = [] if kind is click.Group else [click.Argument(["words"], nargs=-1)]
+    of_ours, of_theirs = (parsed(made("it", params=[*OPTIONS, *words], **more), arguments) for made in (ours, kind))
+    assert of_ours == of_theirs
