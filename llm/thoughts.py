@@ -12,14 +12,17 @@ _NAMES: Final = "think|thinking|thoughts?|reasoning|reflection|scratchpad"
 #: What a tag begins with. Most texts have none, and need none of the patterns, whose compilation takes a millisecond.
 _BEGINNINGS: Final = "<[◁"
 
+#: What such a tag begins with; some vendors put their name before its own: `<seed:think>`.
+_BEGIN: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}(/?)\s{{0,3}}(?:[a-z]{{1,10}}:)?"
+
 #: Any tag that a model puts around its thoughts.
-_THOUGHT: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}(/?)\s{{0,3}}(?:{_NAMES})\s{{0,3}}[>\]▷]"
+_THOUGHT: Final = rf"{_BEGIN}(?:{_NAMES})\s{{0,3}}[>\]▷]"
 
 #: Tags that an answer has for no other reason: XML that was asked for may well have a `<reasoning>`.
-_THINK: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}(/?)\s{{0,3}}(?:think|thinking|thought)\s{{0,3}}[>\]▷]"
+_THINK: Final = rf"{_BEGIN}(?:think|thinking|thought)\s{{0,3}}[>\]▷]"
 
 #: The end of a text that may become a tag with the next piece.
-_BEGUN: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}/?\s{{0,3}}[a-z]{{0,8}}\s{{0,3}}$"
+_BEGUN: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}/?\s{{0,3}}(?:[a-z]{{1,10}}:)?[a-z]{{0,10}}\s{{0,3}}$"
 
 _FENCE: Final = r"^[ \t]*(?:`{3}|~{3})"
 
@@ -97,6 +100,7 @@ class ThoughtFilter:
         self._blank = ""
         self._line = ""
         self._depth = 0
+        self._opened = False  # in the middle of a line: it is spoken of
         self._in_code = False
         self._skip_blank = False
 
@@ -124,10 +128,12 @@ class ThoughtFilter:
                 self._skip_blank = True
                 continue
             out.append(self._take(before))
-            if tag[1] and not self.dropped and not self._in_code and not self._line.endswith("`"):
+            opened = self._opened or self._in_code or self._line.endswith("`")
+            if tag[1] and not self.dropped and not opened:
                 out.clear()
                 self.dropped, self.began_inside, self.shown, self._skip_blank = True, True, False, True
             elif tag[1] or self._in_code or self._line.strip():
+                self._opened = not tag[1] and not self._in_code and not self._line.endswith("`")
                 out.append(self._take(tag[0]))
             else:
                 self.dropped, self._depth = True, 1

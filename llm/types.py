@@ -671,8 +671,10 @@ class Completion:
         reason = (self.finish_reason or "").casefold()
         if reason in _FINISHED:
             return None
-        why = _UNFINISHED.get(reason, "its server ended it for a reason of its own")
-        return f"{why} (finish_reason {self.finish_reason})"
+        other = (
+            "a filter of the server ended it" if is_filter(reason) else "its server ended it for a reason of its own"
+        )
+        return f"{_UNFINISHED.get(reason, other)} (finish_reason {self.finish_reason})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the completion as JSON-ready data."""
@@ -698,12 +700,22 @@ class Completion:
         }
 
 
-_FILTERS: Final = ("content_filter", "safety", "recitation", "prohibited_content", "sensitive")
+#: What words of servers for an answer that a filter ended have in them: `content_filter: SAFETY`, `BLOCKLIST`.
+_FILTERS: Final = (
+    "filter",
+    "guardrail",
+    "safety",
+    "recitation",
+    "prohibited",
+    "sensitive",
+    "blocklist",
+    "spii",
+    "policy",
+)
 _LIMITS: Final = ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded")
 #: Words of servers for an answer that is not whole, and their meaning.
 _UNFINISHED: Final = {
     **dict.fromkeys(_LIMITS, "it ends where the limit of tokens was reached"),
-    **dict.fromkeys(_FILTERS, "a filter of the server ended it"),
     "refusal": "the model refused to go on",
     "pause_turn": "its server paused in the middle, and waits to be asked to go on",
 }
@@ -731,6 +743,11 @@ _FINISHED: Final = frozenset(
         "finish_reason_unspecified",
     ]
 )
+
+
+def is_filter(reason: str) -> bool:
+    """Whether a `finish_reason` means that a filter of the server ended the answer."""
+    return any(word in reason.casefold() for word in _FILTERS)
 
 
 _NO_FACTS: Final = Completion("")

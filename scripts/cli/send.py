@@ -8,7 +8,7 @@ import click
 
 from llm._dataclasses import replace
 from llm.conversations import Conversation, enabled, new_id
-from llm.errors import UsageError
+from llm.errors import EmptyAnswerError, UsageError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, enable_log, enable_state, log, no_plugin_implements, warn_of_problems
 from scripts.cli.options import (
@@ -57,6 +57,8 @@ REQUEST_FIELDS: Final = (
 
 _ADDED: Final = "d0ttino.plugin_options"
 _NO_PROMPT: Final = "d0ttino.no_prompt"
+
+_THOUGHTS_ONLY: Final = "the answer holds thoughts only; --show-thoughts shows them"
 
 #: Seconds from which on a wait is announced.
 _LONG_WAIT: Final = 2.0
@@ -368,12 +370,8 @@ def _without_thoughts(text: str) -> str:
 
     shown = shown_of(text)
     if text.strip() and not shown.strip():
-        _report_no_answer()
+        raise EmptyAnswerError(_THOUGHTS_ONLY)
     return shown
-
-
-def _report_no_answer() -> None:
-    say("warning: the answer holds thoughts only; --show-thoughts shows them")
 
 
 def ask(request: "Request", host: "Host") -> "Completion":
@@ -439,17 +437,18 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
         if texts is not None:
             with stdout_kept():
                 texts.close()
-        if begun:
-            if thoughts is not None:
-                answer.write(thoughts.finish())
+        rest = "" if thoughts is None or not begun else thoughts.finish()
+        only_thoughts = thoughts is not None and thoughts.dropped and not thoughts.shown
+        if begun and not only_thoughts:
+            answer.write(rest)
             answer.end()
         warn_of_problems(host)
         if texts is not None and texts.completion is not None:
-            if thoughts is not None and thoughts.dropped and not thoughts.shown:
-                _report_no_answer()
             _report_differences(texts.completion, request)
             if tell_if_whole and texts.whole_because is not None:
                 say(f"note: the answer came in one piece: {texts.whole_because}")
+    if only_thoughts:
+        raise EmptyAnswerError(_THOUGHTS_ONLY)
     return texts.completion
 
 

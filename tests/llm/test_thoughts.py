@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.thoughts import ThoughtFilter, begins_inside, note_begins_inside, shown_of
+from llm.thoughts import ThoughtFilter, begins_inside, note_begins_inside, shown_of, without_thoughts
 
 ANSWERS = {
     "<think>\nhm\n</think>\n\nHello": "Hello",
@@ -78,3 +78,17 @@ def test_models_whose_answers_begin_inside_are_remembered(clean_environment: Pat
     for damaged in ("{", "7", '{"one/m": 1}'):
         (clean_environment / ".cache/d0ttino/thoughts.json").write_text(damaged)
         assert not begins_inside("one/m")
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_tag_in_the_middle_of_a_line_takes_nothing_away(size: int) -> None:
+    """What was shown before its end stays: the answer speaks of tags."""
+    text = "Answer <think>s</think> more\n<think>gone</think>end"
+    filtered = ThoughtFilter()
+    shown = "".join(filtered.feed(text[at : at + size]) for at in range(0, len(text), size)) + filtered.finish()
+    assert (shown, shown_of(text)) == ("Answer <think>s</think> more\nend",) * 2
+
+
+def test_a_vendor_may_stand_before_the_name_of_the_tag() -> None:
+    assert shown_of("<seed:think>hm</seed:think>Answer") == "Answer"
+    assert without_thoughts("<seed:think>hm</seed:think>Answer") == "Answer"

@@ -229,6 +229,7 @@ def test_an_answer_of_thoughts_alone_is_told(host: Host) -> None:
     for streamed in ([], ["--stream"]):
         result = run(host, Remembering("<think>hm"), *streamed, "hi")
         assert "the answer holds thoughts only; --show-thoughts shows them" in result.stderr
+        assert (result.exit_code, result.stdout) == (1, "")
 
 
 def reasoning(stream: bool) -> bytes:

@@ -34,18 +34,35 @@ MAX_QUOTE: Final = 300
 _TOO_LONG: Final = re.compile(
     r"(?i)context[\s_-]?(?:length|window|size)|too many (?:input )?tokens|number of tokens allowed"
     r"|(?:prompt|input|messages?|request)\b.{0,20}\btoo (?:long|large)|reduce the length of the messages"
+    r"|(?:prompt|input|sequence) (?:\w+ ){0,3}length|length of (?:\w+ ){0,3}(?:prompt|input|question)"
+    r"|(?:prompt|input)s?\b.{0,30}\btokens?\b.{0,40}\b(?:exceed|must be <)|request exceed\w* (?:\w+ ){0,3}token limit"
+    r"|(?:less|fewer) than [\d,]+ tokens|max_tokens must be at least 1, got -"
 )
-_LIMIT: Final = re.compile(r"(?i)(?:length|window|size|allowed|>|at most)\D{0,12}?([1-9][0-9,]{2,11})")
-#: How servers say with 403 that they do not like the prompt: that is no fault of the key.
-_MODERATED: Final = re.compile(r"(?i)moderation|flagged|content policy|safety")
+_LIMIT: Final = re.compile(
+    r"(?i)(?:length|window|size|allowed|limit|exceed|than|>|<=|at most)\D{0,12}?([1-9][0-9,]{2,11})"
+)
+#: How servers say, whatever the status, that they do not like the prompt: that is no fault of the key.
+_MODERATED: Final = re.compile(
+    r"(?i)moderation|flagged|safety|guardrail|content[\s_-]?(?:policy|filter|management)|inappropriate content"
+)
+#: How servers say with another status than 401 that they do not like the key.
+_BAD_KEY: Final = re.compile(
+    r"(?i)\b(?:invalid|incorrect|wrong|expired|missing) (?:\w+ )?api[\s_-]?(?:key|secret)"
+    r"|\bapi[\s_-]?(?:secret )?key\b.{0,30}\b(?:not valid|invalid|incorrect|expired|missing)|\blogin fail"
+)
 #: How LobeChat and its like ask for something else than a key.
 _OTHER_LOGIN: Final = re.compile(
     r"(?i)access[\s_-]?(?:code|password)|\"errorType\": ?\"(?:unauthorized|invalidclerkuser)"
 )
 
 #: Where errors have their message, and what may stand beside an `error` that is a text.
-_MESSAGES: Final = ("message", "detail", "msg", "error_message", "errorMessage", "error_description", "status_msg")
-_BESIDE: Final = ("code", "type", "status", "status_code", "statusCode", "message", "detail", "metadata")
+_MESSAGES: Final = (
+    *("message", "detail", "msg", "error_message", "error_msg", "errorMessage", "error_description", "status_msg"),
+)
+#: Where they have a status, and where a code in words, from the precise to the general.
+_NUMBERS: Final = ("code", "status", "status_code", "statusCode", "http_status_code", "raw_status_code")
+_CODES: Final = ("code", "type", "status", "errorType", "error_type")
+_BESIDE: Final = (*dict.fromkeys((*_NUMBERS, *_CODES)), "message", "detail", "metadata")
 
 #: Paths below an address that has none itself.
 _WITHOUT_VERSION: Final = ("/chat/completions", "/models")
@@ -53,8 +70,8 @@ _WITHOUT_VERSION: Final = ("/chat/completions", "/models")
 #: Which HTTP status means the same as a code in words (`rate_limit_exceeded`, `ThrottlingException`), compared
 #: without case and signs. The order matters: `insufficient_quota` will not pass, whatever else a code says.
 _STATUSES: Final = (
-    (re.compile("insufficientquota|insufficient(balance|credit|fund)|billing|payment|creditsexhausted"), 402),
-    (re.compile("contextlength|contextwindow|promptistoolong|requesttoolarge"), 400),
+    (re.compile(r"insufficient\w*(quota|balance|credit|fund)|billing|payment|creditsexhausted"), 402),
+    (re.compile("context(length|window|size)|promptistoolong|requesttoolarge|tokensexceeded|contentfilter"), 400),
     (re.compile("ratelimit|toomanyrequests|throttl|resourceexhausted|slowdown"), 429),
     (re.compile("overload|unavailable|capacity|busy"), 503),
     (re.compile("timeout|timedout|deadlineexceeded"), 504),
@@ -133,6 +150,10 @@ def status_error(
     if 300 <= status < 400:
         return _redirect_error(endpoint, status, headers.get("Location"))
     text = body.decode("utf-8", "replace")
+    if is_page(text) and status == 403:  # of what stands before the service, which has not seen the key
+        said = endpoint.quote(page_title(text) or "a web page")
+        hint = f"a firewall or a login page stands before it; {endpoint.check or 'check the address'}"
+        return BackendHTTPError(f"{endpoint.label} answered {_phrase(status)}: {said}", status=status, hint=hint)
     error = _refusal(endpoint, status, _phrase(status), server_words(text), headers, _meaning(_error_in(_json(text))))
     if status in {404, 405} and (status == 405 or is_page(text)):
         error.hint = _no_interface(endpoint)
@@ -148,9 +169,10 @@ def told_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | Non
         document: what has it as its `error`, and perhaps its code beside it.
 
     """
-    if document is not None and isinstance(error, str):
+    if document is not None and not isinstance(error, dict | list):
         beside = {key: document[key] for key in _BESIDE if document.get(key)}
-        error = {"message": error, "type": "" if " " in error else error, **beside} if beside else error
+        named = {"message": error, "type": "" if " " in error else error} if isinstance(error, str) else {"code": error}
+        error = {**named, **beside}
     words = words_in(error if isinstance(error, dict | list) else {"error": error}) or json.dumps(
         {"error": error}, ensure_ascii=False
     )
@@ -162,6 +184,8 @@ def told_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | Non
         status = next((status for pattern, status in _BUSY if pattern.search(words)), None)
     if status is None and _TOO_LONG.search(words):
         status = 400
+    if status is None and _BAD_KEY.search(words):
+        status = 401
     if status is None:
         return MalformedResponseError(f"{endpoint.label} answered with an error: {endpoint.quote(words)}")
     return _refusal(endpoint, status, "", words, headers, status)
@@ -171,7 +195,7 @@ def is_failure(document: Mapping[str, Any]) -> bool:
     """Whether a document without an answer says that something failed, by whatever interface its server has."""
     if "error" in (document.get("object"), document.get("type"), document.get("status")):
         return True
-    if document.get("detail") or document.get("errors") or document.get("success") is False:
+    if document.get("success") is False or any(document.get(key) for key in ("detail", "errors", "error_type")):
         return True
     if _code(document) is not None or isinstance(document.get("base_resp"), dict):
         return words_in(document) is not None
@@ -183,7 +207,7 @@ def _code(error: Any) -> int | None:
     """Return the HTTP status that an error has as its code; `None`: it has none."""
     if not isinstance(error, dict):
         return None
-    for key in ("code", "status", "status_code", "statusCode"):
+    for key in _NUMBERS:
         code = error.get(key)
         if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
             code = int(code)
@@ -202,21 +226,27 @@ def _refusal(
         said += f" (request {endpoint.quote(request)[:80]})"
     message = f"{endpoint.label} answered {phrase or 'with an error'}{said}"
     slow_down = meaning in {429, 503} and status in {400, 403}  # some tell a limit of requests so
-    if not slow_down and (status == 401 or (status == 403 and not _MODERATED.search(words))):
+    moderated = status in {400, 403, 422} and _MODERATED.search(words) is not None
+    bad_key = status == 401 or (status in {400, 403} and (meaning == 401 or _BAD_KEY.search(words) is not None))
+    if not slow_down and (bad_key or (status == 403 and not moderated and meaning not in {402, 404})):
         hint = f"check {endpoint.api_key_env}" if endpoint.api_key_env else None
-        what = "the API key" if status == 401 else "the request"
+        what = "the API key" if bad_key else "the request"
         if _OTHER_LOGIN.search(words):
             what, hint = "the request", _no_interface(endpoint, ": it wants a login or an access code of its own")
         elif not endpoint.has_key:
             what, hint = "a request without API key", hint and hint.replace("check", "set", 1)
         because = f" ({phrase})" if phrase else ""
-        return AuthenticationError(f"{endpoint.label} refused {what}{because}{said}", hint=hint, status=status)
-    if status in {400, 413, 422} and not slow_down and _TOO_LONG.search(words):
+        refused = 401 if bad_key else status
+        return AuthenticationError(f"{endpoint.label} refused {what}{because}{said}", hint=hint, status=refused)
+    # A proxy may make a status of its own of it, and more tokens than those of a minute do not fit into the next one.
+    too_long = status in {400, 413, 422, 500} and not slow_down and not moderated and _TOO_LONG.search(words)
+    if too_long or (status == 429 and re.match("(?i)request too large", words)):
         error = ContextTooLongError(message, status=status)
+        error.transient = False
         limit = _LIMIT.search(words)
         error.limit = int(limit[1].replace(",", "")) if limit else None
         return error
-    hint = None
+    hint = "a filter before the model does not like the prompt: change it" if moderated else None
     if status == 404:
         hint = " and ".join(filter(None, (endpoint.check, "the model's name")))
         if endpoint.interface == "OpenAI-compatible" and urlsplit(endpoint.url).path in _WITHOUT_VERSION:
@@ -268,9 +298,8 @@ def _meaning(error: Any) -> int | None:
     """Return the HTTP status that means the same as an error's code in words; `None`: it has none that is known."""
     if not isinstance(error, dict):
         return None
-    # From the precise to the general.
-    for key in ("code", "type", "status", "errorType"):
-        code = error.get(key)
+    metadata = error.get("metadata")
+    for code in (*map(error.get, _CODES), metadata.get("error_type") if isinstance(metadata, dict) else None):
         plain = re.sub(r"[^a-z]", "", code.casefold()) if isinstance(code, str) else ""
         for pattern, status in _STATUSES:
             if pattern.search(plain):
@@ -293,13 +322,14 @@ def words_in(document: Any, depth: int = 5) -> str | None:
     if error is not document and isinstance(error, str):
         return _inner_words(error, depth)
     if isinstance(error, list):
-        return "; ".join(filter(None, (words_in(one, depth - 1) for one in error[:3]))) or None if depth else None
+        told = (one if isinstance(one, str) else words_in(one, depth - 1) for one in error[:3])
+        return "; ".join(filter(None, told)) or None if depth else None
     if not isinstance(error, dict):
         return None
     found = next((error[key] for key in _MESSAGES if isinstance(error.get(key), str) and error[key]), None)
     message = None if found is None else _inner_words(found, depth)
-    if message is None and depth and isinstance(error.get("detail"), dict | list):
-        message = words_in(error["detail"], depth - 1)
+    for key in _MESSAGES if message is None and depth else ():
+        message = message or (words_in(error[key], depth - 1) if isinstance(error.get(key), dict | list) else None)
     if isinstance(error.get("loc"), list) and message:  # of a field of the request
         message = f"{'.'.join(map(str, error['loc']))}: {message}"
     metadata = error.get("metadata")
@@ -338,7 +368,7 @@ def page_title(text: str) -> str | None:
         return None
     import html
 
-    found = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
+    found = re.search(r"<(?:title|message)[^>]*>([^<]*)", text, re.IGNORECASE)
     return html.unescape(found[1]).strip() or None if found else None
 
 

@@ -22,7 +22,7 @@ from llm.errors import (
 )
 from llm.routing.errors import is_served
 from llm.thoughts import CLOSE, OPEN
-from llm.types import Completion, Usage
+from llm.types import Completion, Usage, is_filter
 
 #: Under which names servers tell tokens of prompt and answer.
 _TOKENS: Final = (
@@ -59,6 +59,8 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 #: What may stand before a field though it should not: blanks, NUL, and byte order marks of files that were joined.
 _CLUTTER: Final = re.compile(rb"(?:[ \t\0]|\xef\xbb\xbf)+")
 _FIELD: Final = re.compile(rb"(?i)(data|event|id|retry|error)?(?::|$)")
+#: Data that only keep a connection open.
+_SIGN_OF_LIFE: Final = re.compile(r"(?i)[\s:.\[\]]*(?:ping|pong|heart-?beat|keep-?alive|null)?[\s:.\[\]]*")
 #: The name of the field, where a server before this one has framed the events already.
 _TWICE: Final = re.compile(r"^(?:data:\s*)+")
 _HIGH: Final = re.compile("[\ud800-\udbff]$")
@@ -127,9 +129,9 @@ def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> It
                 kind, later = (kind, value) if data else (value, "")
             elif name == b"error":
                 yield Event(value, "error")
-        elif bare or text.startswith(("{", "[{")):
+        elif bare or text.startswith(("{", "[{", DONE)):
             bare.append(text)
-            if len(bare) == 1 and text.rstrip().endswith(("}", "}]")):
+            if len(bare) == 1 and text.rstrip().endswith(("}", "}]", DONE)):
                 yield Event(text, "bare")
                 bare = []
         elif strays is not None:
@@ -228,6 +230,7 @@ class AnswerReader:
         self.complaint: Any = None
         self._other = ""
         self._other_index: int | None = None
+        self._in_deltas = False
         self._other_end: Any = None
         self.memory: dict[str, Any] = {}
         self._text_of = read or (lambda kind, document, reader: reader.chat_completion(kind, document))
@@ -307,15 +310,21 @@ class AnswerReader:
             self.usage = usage_of({"usage": document}) or self.usage
             return ""
         if kind == "bare" and "choices" not in document and not document.get("error"):
-            raise self.failure(document)
+            raise (
+                self.failure(document)
+                if words_in(document)
+                else self.malformed("JSON without 'choices'", str(document))
+            )
         self.usage = usage_of(document) or self.usage
-        if document.get("error") and not _is_void(document["error"]):
-            raise self.failure(document)
+        more = document.get("x_groq")  # there Groq tells what ended a stream early
+        error = document.get("error") or (more.get("error") if isinstance(more, dict) else None)
+        if error and not _is_void(error):
+            raise self.failure(document if document.get("error") else more)
         choices = document.get("choices")
         if not choices:
             if is_failure(document):
                 raise self.failure(document)
-            if "choices" not in document and words_in(document):
+            if words_in(document):
                 self.complaint = document
         self.note_model(document.get("model"))
         if kind == WHOLE:
@@ -328,7 +337,9 @@ class AnswerReader:
             return ""
         if not isinstance(choice, dict):
             raise self.malformed("a choice that is no JSON object", json.dumps(document), "sent")
-        return _choice_text(choice, "delta" if choice.get("delta") else "message", self)
+        # Some repeat the whole answer as a message at the end.
+        self._in_deltas = self._in_deltas or bool(choice.get("delta"))
+        return _choice_text(choice, "delta" if self._in_deltas else "message", self)
 
     def _note_other(self, choices: list[Any]) -> None:
         """Record the text of the choice with the lowest index: some servers have no choice 0."""
@@ -389,7 +400,7 @@ class AnswerReader:
     def _parsed(self, body: bytes) -> Any:
         if not body.strip():
             raise self.malformed("an empty body")
-        fault, cut, text = "", False, body.decode("utf-8-sig", "replace")
+        fault, cut, text = "", False, body.decode(json.detect_encoding(body), "replace")
         try:
             return json.loads(text)  # what is not UTF-8 in it is replaced, as in a stream
         except RecursionError:
@@ -489,6 +500,8 @@ class AnswerReader:
             if not isinstance(document, dict | str):
                 return ""  # `event: ping` and the like
         elif type(document) is not dict:
+            if _SIGN_OF_LIFE.fullmatch(event.data):
+                return self.part()
             document = self._object(event, document)
         return self._text_of(kind, document, self)
 
@@ -563,6 +576,10 @@ class AnswerReader:
         if self.refusal.strip() or self.finish_reason == "refusal":
             words = f": {self.endpoint.quote(self.refusal)}" if self.refusal.strip() else ""
             return RefusalError(f"{answered} a refusal{words}")
+        if self.finish_reason and is_filter(self.finish_reason):
+            return RefusalError(
+                f"{answered} no text: a filter of the server ended it (finish_reason {self.finish_reason})"
+            )
         if self.tools:
             return ToolCallError(f"{answered} a call of a tool and no text")
         if self.odd_content:
@@ -591,7 +608,9 @@ def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) 
     if not choices and answer.complaint is not None:
         raise answer.failure(answer.complaint)
     if not isinstance(choices, list):
-        raise answer.malformed("JSON without 'choices'", json.dumps(document))
+        other = answer.malformed("JSON without 'choices'", json.dumps(document))
+        other.hint = answer.endpoint.check
+        raise other
     if not choices:
         raise answer.malformed("no choices")
     choice = _first_choice(choices) or choices[0]
@@ -662,7 +681,7 @@ def _index(choice: dict[str, Any], position: int = 0) -> int:
     index = choice.get("index")
     if isinstance(index, str) and index.isdecimal():
         return int(index)
-    return index if type(index) is int else position
+    return int(index) if isinstance(index, int | float) and index == index // 1 else position
 
 
 def content_text(content: Any) -> str:

@@ -773,7 +773,12 @@ def _exchange(
         if limits.heed is not None:
             limits.heed(response.headers)
         with response:
+            coding = _unknown_coding(response)
             if 200 <= response.status_code < 300:
+                if coding:
+                    raise MalformedResponseError(
+                        f"{endpoint.label} sent an answer compressed by {coding!r}, which was not asked for"
+                    )
                 # `iter_content` would wait until a piece is full, unless the answer is chunked.
                 while piece := response.raw.read1(PIECE, decode_content=True):
                     limits.received += len(piece)
@@ -786,7 +791,7 @@ def _exchange(
             # As much as is needed, or comes: the status is what matters.
             body = bytearray()
             with suppress(*transport_faults()):
-                while not response.is_redirect and len(body) <= MAX_ERROR_BYTES:
+                while not coding and not response.is_redirect and len(body) <= MAX_ERROR_BYTES:
                     piece = response.raw.read1(PIECE, decode_content=True)
                     if not piece:
                         break
@@ -796,3 +801,9 @@ def _exchange(
         failure = transport_error(endpoint, error, limits, connect_timeout)
     # Raised here, without what the library raised as its context: that refers to the request with its key.
     raise failure
+
+
+def _unknown_coding(response: "Response") -> str | None:
+    """Return how the body of an answer is compressed, if that cannot be undone."""
+    told = [one.strip().lower() for one in response.headers.get("Content-Encoding", "").split(",")]
+    return next((one for one in told if one in {"br", "zstd"} and one not in response.raw.CONTENT_DECODERS), None)

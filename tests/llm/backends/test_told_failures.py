@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from llm import Completion, Request, Usage, complete
-from llm.backends.http._errors import Endpoint, asked_wait
+from llm.backends.http._errors import Endpoint, asked_wait, status_error
 from llm.backends.http.answers import AnswerReader
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
@@ -16,9 +16,11 @@ from llm.errors import (
     AuthenticationError,
     BackendConnectionError,
     BackendError,
+    BackendHTTPError,
     ContextTooLongError,
     EmptyAnswerError,
     MalformedResponseError,
+    RefusalError,
 )
 from llm.host import Host
 from llm.router import NoAnswerError, stream
@@ -415,3 +417,120 @@ def test_a_server_may_stream_what_was_not_asked_for_in_pieces(
     end, _ = asked(host, monkeypatch, streamed, events)
     assert isinstance(end, Completion)
     assert (end.text, end.finish_reason) == ("42", "stop")
+
+
+# Each of these was sent by a service, or by a proxy before one, and says the same in its own way
+
+
+TOO_LONG, HTTP, REFUSED = ContextTooLongError, BackendHTTPError, AuthenticationError
+FULL = "the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind", "transient"),
+    [
+        # A prompt that is too long, whatever its status is.
+        (400, {"code": "x", "error": "This model's maximum prompt length is 131072"}, TOO_LONG, False),
+        (400, {"error": {"message": "prompt token count of 9 exceeds the limit of 8"}}, TOO_LONG, False),
+        (400, {"error": {"message": "Your request exceeded model token limit: 262144"}}, TOO_LONG, False),
+        (400, {"error": {"message": "Range of input length should be [1, 30720]"}}, TOO_LONG, False),
+        (400, {"error": {"code": "1261", "message": "Prompt exceeds max length"}}, TOO_LONG, False),
+        (400, {"error_code": 336003, "error_msg": "the max length of current question is 2000"}, TOO_LONG, False),
+        (400, {"object": "error", "message": "max_tokens must be at least 1, got -186."}, TOO_LONG, False),
+        (422, {"error": "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000"}, TOO_LONG, False),
+        (422, {"error": "`inputs` must have less than 4096 tokens. Given: 5000"}, TOO_LONG, False),
+        (400, [{"error": {"message": "The input token count (9) exceeds the maximum (8)"}}], TOO_LONG, False),
+        (500, {"error": {"type": "exceed_context_size_error", "message": "exceeds context size"}}, TOO_LONG, False),
+        (429, {"error": {"message": "Request too large for m on tokens per min (TPM): Limit 9"}}, TOO_LONG, False),
+        # Other limits.
+        (400, {"error": {"message": "temperature must be less than 2"}}, HTTP, False),
+        (429, {"error": {"message": "tokens per minute exceeded: too many tokens"}}, HTTP, True),
+        # A key that was refused, and requests that were, whose key is good.
+        (400, [{"error": {"message": "API key not valid. Please pass a valid API key."}}], REFUSED, False),
+        (400, {"error": "Incorrect API key provided: ab***."}, REFUSED, False),
+        (400, {"error": {"code": "invalid_api_key", "message": "no"}}, REFUSED, False),
+        (403, {"error": {"code": "insufficient_user_quota", "message": "no"}}, HTTP, False),
+        (403, {"error": {"code": "model_not_found", "message": "no access to model m"}}, HTTP, False),
+        (403, "<!DOCTYPE html><title>Just a moment...</title>", HTTP, False),
+        (403, {"error": {"message": "Violated guardrail policy"}}, HTTP, False),
+        (400, {"error": {"code": "content_filter", "message": "no"}}, HTTP, False),
+    ],
+)  # fmt: skip
+def test_one_meaning_has_one_class(status: int, error: Any, kind: type[BackendError], transient: bool) -> None:
+    body = error if isinstance(error, str) else json.dumps(error)
+    failure = status_error(ENDPOINT, status, body.encode())
+    assert (type(failure), failure.transient) == (kind, transient)
+    assert (kind is AuthenticationError) == (failure.status == 401)
+
+
+@pytest.mark.parametrize(
+    ("told", "words", "status"),
+    [
+        ({"choices": None, "error_type": "BadRequestError", "error_message": FULL}, FULL, 400),
+        ({"choices": [], "error": {"message": "m", "metadata": {"error_type": "rate_limit_exceeded"}}}, "m", 429),
+        ({"error": {"message": FULL, "http_status_code": 507}}, FULL, 507),
+        ({"error": True, "message": FULL}, FULL, None),
+        ({"error": 503, "message": FULL}, FULL, 503),
+        ({"errors": [FULL]}, FULL, None),
+        ({"object": "error", "message": {"detail": [{"loc": ["body", "n"], "msg": "odd"}]}}, "body.n: odd", None),
+        ({"choices": [{"finish_reason": "stop"}], "x_groq": {"error": "over_capacity"}}, "over", 503),
+        ({"base_resp": {"status_code": 1004, "status_msg": "login fail: carry the API secret key"}}, "login fail", 401),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ["", "Half of"])
+def test_a_failure_beside_the_usual_places(told: Any, words: str, status: int | None, text: str) -> None:
+    came, failure = read((piece(text) if text else "") + f"data: {json.dumps(told)}\n\n{DONE}")
+    assert came == text
+    assert isinstance(failure, BackendError)
+    assert (words in failure.message, failure.status) == (True, status)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "content_filter: SAFETY", "guardrail_intervened", "BLOCKLIST"])
+def test_an_answer_that_a_filter_ended_says_so(reason: str) -> None:
+    came, end = read(piece("Half", reason) + DONE)
+    assert isinstance(end, Completion)
+    assert (came, end.why_unfinished) == ("Half", f"a filter of the server ended it (finish_reason {reason})")
+    _, failure = read(piece(None, reason) + DONE)
+    assert isinstance(failure, RefusalError)
+    assert "a filter of the server ended it" in failure.message
+
+
+def test_the_index_of_a_choice_may_be_any_number() -> None:
+    for other in (1.0, "1", True):
+        mixed = [piece(text, None, index=index) for text, index in (("a", 0), ("X", other), ("b", 0.0))]
+        assert read("".join(mixed) + DONE)[0] == "ab"
+
+
+def test_a_message_that_repeats_the_answer_is_shown_once() -> None:
+    whole = (
+        f"data: {json.dumps({'choices': [{'delta': {}, 'message': {'content': 'ab'}, 'finish_reason': 'stop'}]})}\n\n"
+    )
+    assert read(piece("a") + piece("b") + whole + DONE)[0] == "ab"
+
+
+@pytest.mark.parametrize("sign", ["data:\n\n", "data: ping\n\n", "data: [keep-alive]\n\n", "data: null\n\n", ": x\n\n"])
+def test_signs_of_life_are_no_text(sign: str) -> None:
+    assert read(sign + piece("a") + sign + piece("b", "stop") + sign + DONE)[0] == "ab"
+    assert isinstance(read(sign + DONE)[1], EmptyAnswerError)
+
+
+@pytest.mark.parametrize("end", ["[DONE]\n\n", "[DONE]"])
+def test_the_end_may_come_without_a_field(end: str) -> None:
+    assert read(piece("a") + end)[0] == "a"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_json_may_come_in_another_unicode(encoding: str) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "Grüße"}}]}, ensure_ascii=False).encode(encoding)
+    *texts, _ = AnswerReader(ENDPOINT).read([body])
+    assert texts == ["Grüße"]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_compression_that_nobody_asked_for_is_named(status: int, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultServer(http_answer(b"\x1b\x0b\x00\xf8%", status, {"Content-Encoding": "br"})) as server:
+        monkeypatch.setenv("SERVICE_BASE_URL", server.url)
+        with pytest.raises(BackendError) as caught:
+            Service().run("hi")
+    assert "compressed by 'br'" in caught.value.message if status == 200 else caught.value.status == 400
+    assert "\N{REPLACEMENT CHARACTER}" not in caught.value.message
