@@ -16,7 +16,15 @@ try:  # `python -m` looks into the working directory first, where another packag
     from llm.errors import D0ttinoError, UnknownNameError, UsageError
     from scripts.cli.base import Group
     from scripts.cli.options import as_json_option
-    from scripts.cli.output import print_json, print_table, say, tell
+    from scripts.output import (
+        print_error,
+        print_json,
+        print_line,
+        print_message,
+        print_note,
+        print_table,
+        print_warning,
+    )
     from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
 except Exception as error:  # noqa: BLE001 - that one raises whatever it likes
     from scripts.collisions import end
@@ -145,7 +153,7 @@ def _add_commands(group: Group, kind: Kind) -> None:
 
         if (name is None) != every:
             raise click.UsageError("Either NAME or '--all' is needed.")
-        repair(say)
+        repair(print_message)
         registry = _registry(exact=True)
         packages = _installed(kind, name, registry)
         return _each(
@@ -192,9 +200,9 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
             for key, value in row.items():
                 if value not in (None, [], False, ""):
                     text = ", ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else value
-                    tell(f"{key.replace('_', ' ')}: {text}")
+                    print_line(f"{key.replace('_', ' ')}: {text}")
             if row is not rows[-1]:
-                tell()
+                print_line()
 
     @group.command("search", help=f"List the {many} of the registry whose name, package or description has all WORDS.")
     @click.argument("words", nargs=-1, required=True)
@@ -211,7 +219,7 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
             lines = [(row["name"], row["package"], row["state"], row["description"] or "") for row in found]
             print_table((one.upper(), "PACKAGE", "STATE", "DESCRIPTION"), lines)
         else:
-            say(f"no {one} has {' and '.join(map(repr, words))} in its name, package or description")
+            print_message(f"no {one} has {' and '.join(map(repr, words))} in its name, package or description")
         return 0 if found else 1
 
 
@@ -243,12 +251,12 @@ def new(name: str, kind: str, directory: str, licence: str | None, author: str |
     if as_json:
         print_json({**made._asdict(), "path": str(made.path), "files": list(made.files)})
     else:
-        tell(str(made.path))
+        print_line(str(made.path))
     if licence is None:
-        say("note: it has no licence; `--license MIT` would give it one")
+        print_note("it has no licence; `--license MIT` would give it one")
     install, test = f"ai-cli plugins install -e {made.path} --yes", f"python -m pytest {made.path}"
     for line in (install, test, made.use, f"ai-cli plugins check {made.plugin}"):
-        say(f"next: {line}")
+        print_message(f"next: {line}")
 
 
 @cli.command("check")
@@ -280,11 +288,11 @@ def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: 
     else:
         for report in reports:
             for finding in () if badge else report.findings:
-                tell(str(finding))
+                print_line(str(finding))
             name = f"{report.distribution} {report.version}" if report.version else report.distribution
-            tell(report.badge if badge else f"{name}: {report.summary} passed")
+            print_line(report.badge if badge else f"{name}: {report.summary} passed")
         if not reports:
-            say("no plug-in is installed")
+            print_message("no plug-in is installed")
     return int(not all(report.passed for report in reports))
 
 
@@ -300,11 +308,11 @@ def freeze(as_json: bool) -> None:
         return
     for one in found:
         if not one.source:
-            tell(one.distribution)
+            print_line(one.distribution)
         elif "://" in one.source or one.source.startswith("/"):
-            tell(f"{'-e ' if one.editable else ''}{one.source}")
+            print_line(f"{'-e ' if one.editable else ''}{one.source}")
         else:
-            tell(f"{one.distribution}=={one.version}{f' --hash=sha256:{one.sha256}' if one.sha256 else ''}")
+            print_line(f"{one.distribution}=={one.version}{f' --hash=sha256:{one.sha256}' if one.sha256 else ''}")
 
 
 @cli.command("restore")
@@ -319,11 +327,13 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
     from scripts.packages.changes import recorded_missing, repair
     from scripts.packages.changes import restore as restore_package
 
-    repair(say)
+    repair(print_message)
     missing = recorded_missing(environment)
     if not missing and environment is None and not record.read():
         for place in record.others():
-            say(f"nothing is recorded of this environment; `restore --environment {place}` takes what was in that one")
+            print_message(
+                f"nothing is recorded of this environment; `restore --environment {place}` takes what was in that one"
+            )
     registry = load_registry(_warn)
     return _each(
         [(one.distribution, partial(restore_package, one, registry)) for one in missing],
@@ -351,7 +361,7 @@ def refresh(as_json: bool) -> None:
         return
     failed = sum(found.failure is not None for found in learned.values())
     count = f"{len(learned)} entry point{'' if len(learned) == 1 else 's'}"
-    tell(f"loaded {count}, of which {failed} failed: `{PROGRAM} list` shows them")
+    print_line(f"loaded {count}, of which {failed} failed: `{PROGRAM} list` shows them")
 
 
 @recipes.command("sync")
@@ -364,7 +374,7 @@ def sync(as_json: bool, **options: Any) -> int:
     from scripts.packages.changes import repair
     from scripts.packages.changes import sync as sync_recipes
 
-    repair(say)
+    repair(print_message)
     registry = _registry(exact=True)
     changes = sync_recipes(registry, _with(**options))
     return _report(changes, as_json, many=True, nothing="every recipe of the registry is installed")
@@ -416,13 +426,13 @@ def _report(changes: "Iterable[Change]", as_json: bool, *, many: bool, nothing: 
     for change in changes:
         done.append(change)
         if change.done == FAILED:
-            say(f"error: {change}")
+            print_error(str(change))
         elif not as_json:
-            tell(str(change))
+            print_line(str(change))
     if as_json:
         print_json([asdict(change) for change in done] if many else asdict(done[0]))
     if not done:
-        say(nothing)
+        print_message(nothing)
     return int(any(change.done in {FAILED, REFUSED} for change in done))
 
 
@@ -435,7 +445,7 @@ def _with(
         if plan.wanted.bundled:
             return True
         for line in plan.lines():
-            say(line)
+            print_message(line)
         return yes or trusted or click.confirm("Install it?", err=True)
 
     def may_ask(wanted: "Wanted") -> None:
@@ -445,7 +455,7 @@ def _with(
                 f"{wanted.distribution} does not come with d0ttino, and nobody can be asked here", hint=hint
             )
 
-    return Options(agree, may_ask, say, upgrade=upgrade, build=build, dry_run=dry_run, seconds=seconds)
+    return Options(agree, may_ask, print_message, upgrade=upgrade, build=build, dry_run=dry_run, seconds=seconds)
 
 
 def _installed(kind: Kind, name: str | None, registry: Registry) -> list[str]:
@@ -476,7 +486,7 @@ def _registry(*, exact: bool = False) -> Registry:
 
 
 def _warn(text: str) -> None:
-    say(f"warning: {text}")
+    print_warning(text)
 
 
 def _commands(ctx: click.Context, kind: Kind) -> str:

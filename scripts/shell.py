@@ -8,7 +8,7 @@ from typing import Any
 from llm.errors import D0ttinoError
 from llm.hooks._markers import hookimpl
 from llm.types import Step, StepContext, StepResult
-from scripts.cli.output import say
+from scripts.output import print_note
 from scripts.steps.environment import arguments
 from scripts.steps.process import Child
 
@@ -38,7 +38,7 @@ def run_locally(step: Step, context: StepContext, *, open_files: bool = True) ->
     options: dict[str, Any] = {} if open_files else {"close_fds": True}
     with arguments(step) as words:
         copied = context.output is not None
-        child = Child(step.timeout, lambda sentence: say(f"note: {sentence}"), own_session=copied)
+        child = Child(step.timeout, print_note, own_session=copied)
         try:
             if context.output is not None:
                 from scripts.steps.relay import run_with_copy

@@ -19,7 +19,7 @@ from llm._state import replacing
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.types import Completion
 from scripts.batch.rows import Line, Source, checksum, parquet, text_of
-from scripts.cli.output import clean
+from scripts.output import clean
 
 #: What a column of results can hold besides columns of the input and fields of a schema.
 FACTS: Final = (

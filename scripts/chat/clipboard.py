@@ -7,7 +7,7 @@ from base64 import b64encode
 from typing import Final
 
 from llm.errors import D0ttinoError
-from scripts.cli.output import send_to_terminal
+from scripts.output import send_to_terminal
 
 #: Programs, and the variable without which they have no desktop.
 _PROGRAMS: Final = (

@@ -16,8 +16,16 @@ from llm.thoughts import shown_of
 from llm.types import Attachment, Completion, Message, Request
 from scripts.cli.context import log, report
 from scripts.cli.options import read_system
-from scripts.cli.output import MarkdownAnswer, TextAnswer, say, stdout_is_terminal, stdout_kept
 from scripts.cli.send import continuing, read_attachment, show
+from scripts.output import (
+    MarkdownAnswer,
+    TextAnswer,
+    print_message,
+    print_note,
+    print_warning,
+    stdout_is_terminal,
+    stdout_kept,
+)
 
 if TYPE_CHECKING:
     from llm.config import Settings
@@ -94,9 +102,9 @@ class Chat:
             self.failed = True
             report(error, self._ctx)
         except click.Abort:
-            say("aborted")
+            print_message("aborted")
         except KeyboardInterrupt:
-            say("interrupted")
+            print_message("interrupted")
 
     @property
     def backends(self) -> "Catalog[RegisteredBackend]":
@@ -131,7 +139,7 @@ class Chat:
             try:
                 request = replace(request, metadata={**request.metadata, "turn": log().begin(request)})
             except LogError as error:
-                say(f"warning: {error.message}")
+                print_warning(error.message)
         answer = _Remembering(self._answer())
         self._completion = None
         try:
@@ -153,8 +161,10 @@ class Chat:
     def help(self, _argument: str) -> None:
         """Print the commands."""
         width = max(len(one.usage) for one in COMMANDS.values())
-        say("\n".join(f"{one.usage.ljust(width)}  {one.help}" for one in COMMANDS.values()))
-        say("Alt-Enter, or a backslash at the end of a line: another line. Ctrl-C ends an answer, Ctrl-D the chat.")
+        print_message("\n".join(f"{one.usage.ljust(width)}  {one.help}" for one in COMMANDS.values()))
+        print_message(
+            "Alt-Enter, or a backslash at the end of a line: another line. Ctrl-C ends an answer, Ctrl-D the chat."
+        )
 
     def model(self, argument: str) -> None:
         """Choose the model, or tell which one is chosen."""
@@ -164,7 +174,7 @@ class Chat:
             self._choose_model(argument)
         models = self.models
         known = f" (known: {_few(models)})" if models and not argument else ""
-        say(f"model: {self.request.model or 'as configured'}{known}")
+        print_message(f"model: {self.request.model or 'as configured'}{known}")
 
     def _choose_model(self, name: str) -> None:
         """Take a model, an alias or SERVER/MODEL, which chooses the backend as well: what is typed last counts."""
@@ -173,7 +183,7 @@ class Chat:
         settings, backends = _settings(), self.backends
         asked = resolved(Request((), model=name), backends, settings)
         if asked.backend is not None and asked.backend != self.request.backend:
-            say(f"backend: {asked.backend}")
+            print_message(f"backend: {asked.backend}")
         self.request = replace(self.request, model=asked.model, backend=asked.backend or self.request.backend)
         notice = None if asked.backend else near_miss(Request((), model=name), backends, settings)
         models = self.models
@@ -184,7 +194,7 @@ class Chat:
             guess = f"; did you mean {close[0]!r}?" if close else ""
             notice = f"{self.request.backend} has listed no model {asked.model!r}{guess}"
         if notice is not None:
-            say(f"note: {notice}")
+            print_note(str(notice))
 
     def backend(self, argument: str) -> None:
         """Choose the backend, or tell which one is chosen."""
@@ -193,21 +203,21 @@ class Chat:
         if argument:
             self.request = replace(self.request, backend=None if argument == _NONE else argument)
         known = "" if argument else f" (known: {', '.join(self.backends)})"
-        say(f"backend: {self.request.backend or 'as configured'}{known}")
+        print_message(f"backend: {self.request.backend or 'as configured'}{known}")
 
     def system(self, argument: str) -> None:
         """Set the system prompt, or tell what it is."""
         if argument:
             text = None if argument == _NONE else read_system(argument)
             self._conversation = replace(self._conversation, system=text)
-        say(f"system prompt: {self._conversation.system or 'none'}")
+        print_message(f"system prompt: {self._conversation.system or 'none'}")
 
     def attach(self, argument: str) -> None:
         """Send a file with the next prompt."""
         if not argument:
             raise UsageError("/attach needs a file or an address")
         self._waiting += (read_attachment(argument),)
-        say(f"{argument} is sent with the next prompt")
+        print_message(f"{argument} is sent with the next prompt")
 
     def save(self, argument: str) -> None:
         """Write the conversation to a file, as Markdown."""
@@ -223,7 +233,7 @@ class Chat:
                 file.write("\n".join(parts))
         except OSError as error:
             raise UsageError(f"/save {argument}: {error.strerror}") from error
-        say(f"saved to {argument}")
+        print_message(f"saved to {argument}")
 
     def undo(self, _argument: str) -> None:
         """Take back the last prompt and its answer, also in the log."""
@@ -234,7 +244,7 @@ class Chat:
         self._conversation = replace(self._conversation, messages=messages[:last])
         self._prompt, self._completion, self._unanswered = messages[last], None, True
         self._forget()
-        say(f"taken back: {' '.join(messages[last].text.split())[:200]}")
+        print_message(f"taken back: {' '.join(messages[last].text.split())[:200]}")
 
     def _forget(self) -> None:
         """Delete the last turn with an answer from the log, and what failed after it."""
@@ -257,7 +267,7 @@ class Chat:
         """Copy the last answer to the clipboard."""
         from scripts.chat.clipboard import copy
 
-        say(f"copied by {copy(self._last().text)}")
+        print_message(f"copied by {copy(self._last().text)}")
 
     def run(self, argument: str) -> None:
         """Run the shell steps of the last answer, after a question for each."""
@@ -276,7 +286,7 @@ class Chat:
             status = run_or_print(self._host, plan, Options.asking(join=argument == "join"))
         if status:
             self.failed = True
-            say(f"status {status}")
+            print_message(f"status {status}")
 
     def quit(self, _argument: str) -> None:
         """End the chat."""

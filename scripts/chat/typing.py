@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._state import state_dir
 from llm.conversations import enabled
 from scripts.chat.session import COMMANDS, Chat
-from scripts.cli.output import say
-from scripts.cli.render import line
+from scripts.output import print_warning
+from scripts.render import line
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent
@@ -81,7 +81,7 @@ def _history() -> "History":
             try:
                 super().store_string(string)
             except (OSError, UnicodeError) as error:
-                say(f"warning: cannot write {history_path()}: {getattr(error, 'strerror', None) or error}")
+                print_warning(f"cannot write {history_path()}: {getattr(error, 'strerror', None) or error}")
 
     if not enabled():
         return InMemoryHistory()
@@ -89,7 +89,7 @@ def _history() -> "History":
         os.makedirs(state_dir(), mode=0o700, exist_ok=True)
         os.close(os.open(history_path(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        say(f"warning: cannot write {history_path()}: {error.strerror}; what you type is not kept")
+        print_warning(f"cannot write {history_path()}: {error.strerror}; what you type is not kept")
         return InMemoryHistory()
     return _Careful(history_path())
 

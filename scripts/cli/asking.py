@@ -5,7 +5,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from llm.errors import PLUGIN_FAULTS
-from scripts.cli.output import stdout_kept, waiting
+from scripts.output import stdout_kept, waiting
 
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend

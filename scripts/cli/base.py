@@ -22,14 +22,15 @@ from scripts.cli.context import (
     warn_of_problems,
 )
 from scripts.cli.options import SHARED_OPTIONS, note_shared
-from scripts.cli.output import (
+from scripts.output import (
     CANNOT_WRITE,
     fill_closed,
     finish_stdout,
     print_anything,
+    print_error,
+    print_message,
     print_rows,
     redact,
-    say,
     stdout_kept,
     why_unwritten,
 )
@@ -96,28 +97,28 @@ class Command(click.Command):
             finally:
                 _handle_interrupts(outside, signal.default_int_handler)
         except click.ClickException as error:
-            from scripts.cli.render import message
+            from scripts.render import message
 
             vars(error)["message"] = message(error.message)
             error.show()
             status = error.exit_code
         except (click.Abort, KeyboardInterrupt):
-            say("aborted")
+            print_message("aborted")
             status = 130
         except OSError as error:
             if error.filename is None and error.errno in CANNOT_WRITE:
                 failure = why_unwritten(error)
             else:
-                say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+                print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             status = 1
         except Exception as error:  # noqa: BLE001 - a traceback as Python writes it would show secrets
             from llm.hooks._faults import shown
 
-            say(shown(error))
+            print_message(shown(error))
             status = 1
         failure = finish_stdout() or failure
         if failure is not None:
-            say(f"error: cannot write to standard output: {failure}")
+            print_error(f"cannot write to standard output: {failure}")
             status = status or 1
         sys.exit(0 if status is None else status if isinstance(status, int) else 1)
 

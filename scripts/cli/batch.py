@@ -24,9 +24,9 @@ from scripts.batch.results import OpenAI, Records, Result, Results, Table, colum
 from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
 from scripts.cli.context import current_host, enable_state, warn_of_problems
 from scripts.cli.options import read_system, system_option, values_option
-from scripts.cli.output import say, stdout_is_closed, stdout_kept
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
 from scripts.cli.templates import Template, given_variables, read_template
+from scripts.output import print_error, print_message, print_note, print_warning, stdout_is_closed, stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -156,13 +156,13 @@ class BatchRun:
     def print_summary(self) -> None:
         """Print the summary to stderr."""
         if self.failed > _TOLD:
-            say(f"note: {self.failed - _TOLD} more failures are in the results")
+            print_note(f"{self.failed - _TOLD} more failures are in the results")
         counts = [f"{self._answered} answered", f"{self.failed} failed"]
         if self._done_before:
             counts.append(f"{self._done_before} done before")
         if self._spending.cost is not None:
             counts.append(f"cost {self._spending.cost:.6g}")
-        say(", ".join(counts) + ("; interrupted" if self.interrupted else ""))
+        print_message(", ".join(counts) + ("; interrupted" if self.interrupted else ""))
 
     def _next_line(self) -> Line | None:
         self.reading = True
@@ -197,7 +197,7 @@ class BatchRun:
             assert result.error is not None  # it is one or the other
             self.failed += 1
             if self.failed <= _TOLD:
-                say(f"error: line {line.number}: {result.error.message}")
+                print_error(f"line {line.number}: {result.error.message}")
         self._results.add(result)
         self._progress.advance(result)
 
@@ -213,7 +213,7 @@ class BatchRun:
         for text in said:
             if text not in self._said:
                 self._said.add(text)
-                say(f"note: line {line.number}: {text}")
+                print_note(f"line {line.number}: {text}")
 
 
 class Progress:
@@ -271,7 +271,7 @@ class Progress:
             self._bar.update(self._task, completed=self._done, description=self._words())
         elif self._every and now - self._told >= self._every:
             self._told = now
-            say(f"note: {self._words()}")
+            print_note(self._words())
 
     def _of(self) -> int | None:
         if not self._is_counted:
@@ -382,7 +382,7 @@ def batch(
             with stdout_kept():
                 executor = stack.enter_context(executor_for(where, host))
             for note in getattr(executor, "notes", ()):
-                say(f"note: {note}")
+                print_note(str(note))
 
         def send(requests: Iterator[Request]) -> None:
             with (
@@ -393,7 +393,7 @@ def batch(
                     executor=executor,
                     rpm=rpm,
                     tpm=tpm,
-                    on_note=lambda note: say(f"warning: {note}"),
+                    on_note=print_warning,
                 ) as outcomes,
                 _ending_well(run, outcomes),
             ):
@@ -415,12 +415,12 @@ def batch(
         finally:
             warn_of_problems(host)
         if run.interrupted and results.waiting is not None:
-            say(f"note: results wait in {results.waiting}; the same command goes on with them")
+            print_note(f"results wait in {results.waiting}; the same command goes on with them")
     run.print_summary()
     if run.interrupted:
         raise click.Abort
     if spending.reached is not None:
-        say(f"error: {spending.reached}\n{spending.hint}")
+        print_error(f"{spending.reached}\n{spending.hint}")
         return LIMIT_REACHED
     return 1 if run.failed else 0
 

@@ -7,8 +7,8 @@ import click
 
 from scripts.cli.context import current_host, log, warn_of_problems
 from scripts.cli.options import NameOf, attach_option, read_system, system_option, thoughts_option, values_option
-from scripts.cli.output import say, stdout_kept
 from scripts.cli.send import RequestCommand, close_conversation, read_attachment, request_options
+from scripts.output import print_note, stdout_kept
 
 
 @click.command(cls=RequestCommand)
@@ -56,7 +56,7 @@ def chat(
         raise UsageError("-c goes on with the last conversation, and NAME with another one", hint="give one of them")
     earlier = log().find(name) if name is not None or last else None
     if last and earlier is None:
-        say("note: there is no conversation to go on with")
+        print_note("there is no conversation to go on with")
     conversation = earlier or Conversation(new_id(), name)
     if system is not None:
         conversation = Conversation(conversation.id, conversation.name, system, conversation.messages)
@@ -67,15 +67,15 @@ def chat(
     if name is not None and earlier is None:
         close = close_conversation(name)
         if close is not None:
-            say(f"note: this begins the conversation {name!r}; did you mean {close!r}?")
+            print_note(f"this begins the conversation {name!r}; did you mean {close!r}?")
     if on_terminal():
         if earlier is not None:
             count = sum(message.role == "user" for message in earlier.messages)
             which = "the last conversation" if earlier.name is None else repr(earlier.name)
-            say(f"note: this goes on with {which}, in which {count} prompts were answered")
-        say("note: /help shows the commands; Ctrl-D ends the chat")
+            print_note(f"this goes on with {which}, in which {count} prompts were answered")
+        print_note("/help shows the commands; Ctrl-D ends the chat")
         if not enabled():
-            say("note: the log is off: this is not recorded")
+            print_note("the log is off: this is not recorded")
     with suppress(Leave), chat.keyboard if on_terminal() else nullcontext():
         for text in typed(chat) if on_terminal() else lines_of_stdin():
             chat.take(text)

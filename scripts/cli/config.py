@@ -20,7 +20,7 @@ from llm.errors import D0ttinoError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, print_table, say, stdout_kept, tell
+from scripts.output import print_error, print_json, print_line, print_message, print_table, stdout_kept
 
 #: What a new file begins with.
 _NEW_FILE: Final = """\
@@ -45,7 +45,7 @@ def config() -> None:
 @config.command()
 def path() -> None:
     """Print the path of the configuration file, whether it exists or not."""
-    tell(config_path())
+    print_line(config_path())
 
 
 @config.command()
@@ -113,7 +113,7 @@ def check_file(ctx: click.Context) -> int:
     """Check the configuration file; the exit status is 1 if it has a mistake."""
     file = config_path()
     if not os.path.exists(file):
-        say(f"there is no configuration file; {file} would be one (ai-cli config edit)")
+        print_message(f"there is no configuration file; {file} would be one (ai-cli config edit)")
         return 0
     return _checked(ctx, file)
 
@@ -124,9 +124,9 @@ def _checked(ctx: click.Context, file: str) -> int:
     with stdout_kept():
         mistakes = check(file, host.config_schemas())
     for mistake in mistakes:
-        say(f"error: {mistake}" + (f"\n{mistake.hint}" if mistake.hint else ""))
+        print_error(f"{mistake}" + (f"\n{mistake.hint}" if mistake.hint else ""))
     if not mistakes:
-        tell(f"{file}: no mistake")
+        print_line(f"{file}: no mistake")
     return 1 if mistakes else 0
 
 
@@ -169,7 +169,7 @@ def set_value(key: str, value: str) -> None:
                 raise UsageError(f"{key}: {step} has no keys below it")
         document[last] = parsed
 
-    tell(f"{key} is set in {edit_document(change)}")
+    print_line(f"{key} is set in {edit_document(change)}")
 
 
 def _steps(key: str) -> list[str]:

@@ -10,7 +10,7 @@ import click
 
 from llm.errors import ConfigError, D0ttinoError
 from scripts.cli.options import TREE, Shared, shared
-from scripts.cli.output import HOST, redact, say, stdout_kept
+from scripts.output import HOST, print_error, print_message, print_warning, redact, stdout_kept
 
 if TYPE_CHECKING:
     from llm.conversations import ConversationLog
@@ -52,12 +52,12 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
     host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
     for kind in ("cache", "state"):
         for _, fault in directory_faults(kind):
-            say(f"warning: {fault}; `ai-cli doctor` says how to mend that")
+            print_warning(f"{fault}; `ai-cli doctor` says how to mend that")
     for warning in record.warnings(entry.distribution for entry in host.entries):
-        say(f"warning: {warning}")
+        print_warning(str(warning))
     for name in host.unknown_blocked:
         unknown = UnknownNameError("plug-in", name, host.blockable_names())
-        say(f"warning: {unknown.message} to block. {unknown.hint}")
+        print_warning(f"{unknown.message} to block. {unknown.hint}")
     return host
 
 
@@ -112,10 +112,10 @@ def report(error: D0ttinoError, ctx: click.Context) -> None:
     if shared(ctx).debug:
         from llm.hooks._faults import shown
 
-        say(shown(error))
-    say(f"error: {error.message}")
+        print_message(shown(error))
+    print_error(error.message)
     if error.hint:
-        say(f"  {error.hint}")
+        print_message(f"  {error.hint}")
 
 
 def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
@@ -138,8 +138,8 @@ def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
             if problem.error is not None and shared(ctx).debug:
                 from llm.hooks._faults import shown
 
-                say(shown(problem.error, problem.origin))
-            say(f"warning: {problem}")
+                print_message(shown(problem.error, problem.origin))
+            print_warning(str(problem))
 
 
 _COOLDOWNS: Final = "d0ttino.cooldowns"
@@ -152,7 +152,7 @@ def current_cooldowns(ctx: click.Context) -> "Cooldowns":
     if _COOLDOWNS not in meta:
         from llm.routing.breaker import Cooldowns
 
-        meta[_COOLDOWNS] = Cooldowns(on_fault=lambda sentence: say(f"warning: {sentence}"))
+        meta[_COOLDOWNS] = Cooldowns(on_fault=print_warning)
     cooldowns: Cooldowns = meta[_COOLDOWNS]
     return cooldowns
 

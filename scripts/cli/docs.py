@@ -9,7 +9,7 @@ import click
 from llm.errors import UnknownNameError
 from scripts.cli.base import Command
 from scripts.cli.options import NameOf
-from scripts.cli.output import MarkdownAnswer, print_table, print_text, stdout_is_terminal
+from scripts.output import MarkdownAnswer, print_table, print_text, stdout_is_terminal
 
 _HEADING: Final = re.compile(r"(#{1,4}) (.+)")
 

@@ -18,7 +18,7 @@ from scripts.cli.base import Command
 from scripts.cli.config import config_path
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, stdout_kept, tell
+from scripts.output import print_json, print_line, stdout_kept
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -370,7 +370,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
         print_json([finding.to_json() for finding in findings])
     else:
         for finding in findings:
-            tell(f"{'ok ' if finding.ok else 'BAD'} {finding.check}: {finding.message}")
+            print_line(f"{'ok ' if finding.ok else 'BAD'} {finding.check}: {finding.message}")
             for number, fix in enumerate(finding.fixes):
-                tell(f"    {' or' if number else 'fix'}: {fix}")
+                print_line(f"    {' or' if number else 'fix'}: {fix}")
     return 0 if all(finding.ok for finding in findings) else 1

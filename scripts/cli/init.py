@@ -12,9 +12,9 @@ from llm.errors import UsageError
 from scripts.cli.base import Command
 from scripts.cli.config import edit_document
 from scripts.cli.context import current_host
-from scripts.cli.output import TextAnswer, say, waiting
 from scripts.cli.send import show
 from scripts.cli.servers import on_this_machine
+from scripts.output import TextAnswer, print_message, waiting
 
 #: The first prompt of a backend that was just chosen.
 _FIRST_PROMPT: Final = "Say hello in one short sentence."
@@ -53,9 +53,9 @@ def init(ctx: click.Context) -> None:
         )
     load_settings()  # a file with mistakes is not changed
     choices = list(_choices())
-    say("Where shall answers come from?")
+    print_message("Where shall answers come from?")
     for number, one in enumerate(choices, 1):
-        say(f"  {number}. {one.words}")
+        print_message(f"  {number}. {one.words}")
     choice = choices[click.prompt("Number", type=click.IntRange(1, len(choices)), default=1, err=True) - 1]
     if not choice.backend:
         choice = _other_server()
@@ -65,7 +65,7 @@ def init(ctx: click.Context) -> None:
     if key:
         from llm._keys import store_key
 
-        say(f"the key is {store_key(choice.key, key)}")
+        print_message(f"the key is {store_key(choice.key, key)}")
 
     def change(document: Any) -> None:
         if choice.address:
@@ -76,8 +76,8 @@ def init(ctx: click.Context) -> None:
         if model:
             document["primary_model"] = model
 
-    say(f"written to {edit_document(change)}; `ai-cli config edit` changes it")
-    say(f'\n$ ai-cli send "{_FIRST_PROMPT}"')
+    print_message(f"written to {edit_document(change)}; `ai-cli config edit` changes it")
+    print_message(f'\n$ ai-cli send "{_FIRST_PROMPT}"')
     _send_first(ctx, choice.backend)
 
 
@@ -111,7 +111,7 @@ def _asked_key(choice: _Choice) -> str:
     if not choice.key:
         return ""
     if os.environ.get(variable_of(choice.key)) or key_name(choice.key) in stored_names():
-        say(f"the key {choice.key} is set already")
+        print_message(f"the key {choice.key} is set already")
         return ""
     question = f"Key for {choice.backend} (not shown; empty: none)"
     given = click.prompt(question, hide_input=True, default="", err=True, show_default=False)
@@ -125,7 +125,7 @@ def _asked_model(choice: _Choice) -> str:
     if choice.models:
         shown = choice.models[:20]
         for number, model in enumerate(shown, 1):
-            say(f"  {number}. {model}")
+            print_message(f"  {number}. {model}")
         chosen: int = click.prompt("Model", type=click.IntRange(1, len(shown)), default=1, err=True)
         return shown[chosen - 1]
     given: str = click.prompt("Model (empty: its default)", default="", err=True, show_default=False)

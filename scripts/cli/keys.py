@@ -21,7 +21,7 @@ from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, print_table, say, stdout_kept, tell
+from scripts.output import print_json, print_line, print_message, print_note, print_table, print_warning, stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -65,10 +65,10 @@ def set_key(name: str, rest: tuple[str, ...]) -> None:
     except OSError as error:
         raise D0ttinoError(f"cannot write {path()}: {error.strerror or error}") from error
     if fault is not None:
-        say(f"warning: the system's keyring does not take the key: {fault}")
-    say(f"the key {name} is {where}")
+        print_warning(f"the system's keyring does not take the key: {fault}")
+    print_message(f"the key {name} is {where}")
     if os.environ.get(variable, "").strip():
-        say(f"note: {variable} is set, and wins over it")
+        print_note(f"{variable} is set, and wins over it")
 
 
 @keys.command("list")
@@ -106,9 +106,9 @@ def remove(name: str) -> None:
     name = checked_name(name)
     if not remove_key(name):
         raise UnknownNameError("stored key", name, stored_names())
-    tell(f"the key {name} is removed")
+    print_line(f"the key {name} is removed")
     if os.environ.get(variable_of(name), "").strip():
-        say(f"note: {variable_of(name)} is set, and is used")
+        print_note(f"{variable_of(name)} is set, and is used")
 
 
 @keys.command()
@@ -130,7 +130,7 @@ def test(ctx: click.Context, name: str) -> int:
     found = checked(host, [offers[one] for one in users[name][1]])
     warn_of_problems(host, configuration=True)
     for backend, result in found.items():
-        tell(f"{backend}: {result.words}")
+        print_line(f"{backend}: {result.words}")
     return 1 if any(result.ok is False for result in found.values()) else 0
 
 

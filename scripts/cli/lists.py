@@ -12,7 +12,7 @@ from llm.errors import D0ttinoError, UnknownNameError
 from scripts.cli.base import Command, Group
 from scripts.cli.context import current_cooldowns, current_host, set_aside, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
-from scripts.cli.output import print_json, print_table, stdout_kept, tell
+from scripts.output import print_json, print_line, print_table, stdout_kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ def reset(ctx: click.Context, name: str | None) -> None:
             offers = host.backends()
         if name not in offers:
             raise UnknownNameError("backend", name, offers, hint=host.why_missing())
-    tell("\n".join(f"{one} is used again" for one in names) or "nothing was set aside")
+    print_line("\n".join(f"{one} is used again" for one in names) or "nothing was set aside")
 
 
 @click.command(cls=Command)
@@ -198,17 +198,17 @@ def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:
         print_json({"hooks": rows, "blocked": [blocked.to_json() for blocked in host.blocked]})
         return
     for row in rows:
-        tell(f"{row['hook']}({', '.join(row['arguments'])})  {row['kind']}")
+        print_line(f"{row['hook']}({', '.join(row['arguments'])})  {row['kind']}")
         for number, one in enumerate(row["implementations"], 1):
             marks = "".join(f", {mark}" for mark in ("wrapper", "tryfirst", "trylast") if one[mark])
-            tell(f"  {number}. {one['plugin']} ({one['from']}){marks}")
+            print_line(f"  {number}. {one['plugin']} ({one['from']}){marks}")
         if not row["implementations"]:
-            tell("  nobody implements it")
+            print_line("  nobody implements it")
         if name:
-            tell(f"\n{row['signature']}\n\n{row['documentation']}\n\nAn exception {row['on_error']}.")
-            tell(f"\nExample:\n\n{textwrap.indent(row['example'], '    ')}\nSee `ai-cli docs {name}`.")
+            print_line(f"\n{row['signature']}\n\n{row['documentation']}\n\nAn exception {row['on_error']}.")
+            print_line(f"\nExample:\n\n{textwrap.indent(row['example'], '    ')}\nSee `ai-cli docs {name}`.")
     for blocked in host.blocked:
-        tell(f"not in use: {blocked}")
+        print_line(f"not in use: {blocked}")
 
 
 def _hook(host: "Host", name: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.context import log
 from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, say, tell
-from scripts.cli.render import line
+from scripts.output import print_json, print_line, print_message, print_note
+from scripts.render import line
 
 if TYPE_CHECKING:
     from llm.conversations import Turn
@@ -41,9 +41,9 @@ def logs(ctx: click.Context, search: str | None, conversation: str | None, numbe
     for turn in turns:
         _show(turn)
     if not turns:
-        say("nothing was found" if search or conversation else "nothing was recorded")
+        print_message("nothing was found" if search or conversation else "nothing was recorded")
     if not enabled():
-        say("note: the log is off: what is sent now is not recorded")
+        print_note("the log is off: what is sent now is not recorded")
 
 
 def _known(conversation: str | None) -> None:
@@ -54,32 +54,32 @@ def _known(conversation: str | None) -> None:
 def _show(turn: "Turn") -> None:
     local = datetime.fromisoformat(turn.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     who = " ".join(filter(None, (turn.backend, turn.model)))
-    tell(line(f"[{turn.id}] {local}  {turn.name or turn.conversation}" + (f"  {who}" if who else "")))
+    print_line(line(f"[{turn.id}] {local}  {turn.name or turn.conversation}" + (f"  {who}" if who else "")))
     files = [f"({one.name or one.media_type})" for message in turn.messages for one in message.attachments]
     _indented("> ", "\n".join([turn.prompt, *files]))
     if turn.answer is not None:
         _indented("  ", turn.answer)
     if turn.error is not None:
-        tell(line(f"  ({turn.error})"))
+        print_line(line(f"  ({turn.error})"))
 
 
 def _indented(mark: str, text: str) -> None:
     """Print a text behind a mark in each line, so that none of it looks like another turn."""
-    tell("\n".join(f"{mark}{one}".rstrip() for one in text.splitlines()))
+    print_line("\n".join(f"{mark}{one}".rstrip() for one in text.splitlines()))
 
 
 @logs.command()
 def off() -> None:
     """Stop recording; earlier turns stay."""
     _switch(on=False)
-    tell("the log is off")
+    print_line("the log is off")
 
 
 @logs.command()
 def on() -> None:
     """Record conversations again."""
     _switch(on=True)
-    tell("the log is on" if enabled() else f"the log is on, but {NO_LOGS_VARIABLE} is set")
+    print_line("the log is on" if enabled() else f"the log is on, but {NO_LOGS_VARIABLE} is set")
 
 
 def _switch(*, on: bool) -> None:
@@ -105,6 +105,6 @@ def delete(turns: tuple[int, ...], conversation: str | None, before: str | None,
         limit = point_in_time(before, datetime.now().astimezone())
     _known(conversation)
     count = log().delete(turns, conversation=conversation, before=limit, everything=everything)
-    tell(f"deleted {count} turn{'' if count == 1 else 's'}")
+    print_line(f"deleted {count} turn{'' if count == 1 else 's'}")
     if not count:
         raise click.exceptions.Exit(1)

@@ -8,7 +8,7 @@ from llm.errors import PLUGIN_FAULTS, UnknownNameError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
-from scripts.cli.output import print_json, say, stdout_kept, tell, waiting
+from scripts.output import print_json, print_line, print_message, print_warning, stdout_kept, waiting
 
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend
@@ -53,9 +53,9 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
     else:
         for row in rows:
             for name in row["models"]:
-                tell(f"{row['backend']}/{name}")
+                print_line(f"{row['backend']}/{name}")
         if not any(row["models"] for row in rows):
-            say("no model is listed" + (f" whose name holds {search!r}" if words else ""))
+            print_message("no model is listed" + (f" whose name holds {search!r}" if words else ""))
     return 1 if any(row["error"] and row["age"] is None for row in rows) else 0
 
 
@@ -78,7 +78,7 @@ def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named:
         message, hint = reason_of(error)
         old = cached(name)
         known = "" if old is None else f"; its models of {_ago(old.age)} ago are listed"
-        say(f"warning: {name} does not list its models: {message}{known}" + (f"\n{hint}" if hint else ""))
+        print_warning(f"{name} does not list its models: {message}{known}" + (f"\n{hint}" if hint else ""))
         return {
             "backend": name,
             "models": [] if old is None else list(old.models),

@@ -269,9 +269,9 @@ def read_piped() -> str:
 
 
 def _explain_wait() -> None:
-    from scripts.cli.output import say
+    from scripts.output import print_note
 
-    say("note: waiting for the end of standard input, which is sent as well (Ctrl-D ends it; < /dev/null: none)")
+    print_note("waiting for the end of standard input, which is sent as well (Ctrl-D ends it; < /dev/null: none)")
 
 
 def _decoded(content: bytes) -> str:

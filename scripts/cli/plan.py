@@ -11,10 +11,10 @@ from llm.plan import ReadPlan, join_steps, plan_prompt, read_plan
 from llm.types import Completion, Request
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option, read_text
-from scripts.cli.output import print_answer, say
-from scripts.cli.render import hides_something
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, ask, request_options
 from scripts.cli.steps import JOIN_HELP, Options, Plan, resume, run_or_print, step_options, warn_of_lost_state
+from scripts.output import print_answer, print_note
+from scripts.render import hides_something
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -86,7 +86,7 @@ def source_of(completion: "Completion") -> str:
 def _print_prose(completion: "Completion", read: ReadPlan) -> None:
     """Print the words around the steps: they may be a warning, a refusal or a question."""
     if read.prose:
-        say(f"note: {source_of(completion)} says besides the steps:\n{read.prose}")
+        print_note(f"{source_of(completion)} says besides the steps:\n{read.prose}")
 
 
 def with_confirmations(steps: "tuple[Step, ...]") -> "tuple[Step, ...]":

@@ -8,9 +8,9 @@ from llm.errors import UnknownNameError, UsageError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import ARGUMENTS, NameOf, read_text
-from scripts.cli.output import stdout_kept
-from scripts.cli.render import line
 from scripts.cli.steps import Options, Plan, resume, run_or_print, step_options
+from scripts.output import stdout_kept
+from scripts.render import line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

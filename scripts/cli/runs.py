@@ -6,8 +6,8 @@ import click
 
 from scripts.cli.base import Command
 from scripts.cli.options import NameOf, as_json_option
-from scripts.cli.output import print_json, print_table
-from scripts.cli.render import line
+from scripts.output import print_json, print_table
+from scripts.render import line
 
 
 @click.command(cls=Command)

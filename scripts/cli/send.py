@@ -22,7 +22,7 @@ from scripts.cli.options import (
     thoughts_option,
     values_option,
 )
-from scripts.cli.output import TextAnswer, clean, print_answer, print_text, say, stdout_kept, waiting
+from scripts.output import TextAnswer, clean, print_answer, print_note, print_text, print_warning, stdout_kept, waiting
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -251,7 +251,7 @@ def _continued(given: str, words: tuple[str, ...]) -> tuple[Conversation, tuple[
     if given and not words and log().find(given) is None:
         close = close_conversation(given)
         if close is not None:
-            say(f"note: {given!r} is taken for the prompt; did you mean the conversation {close!r}?")
+            print_note(f"{given!r} is taken for the prompt; did you mean the conversation {close!r}?")
         given, words = "", (given,)
     return _conversation(
         given or None, hint="" if len(words) < 2 else "; to go on with the last one, put -c at the end"
@@ -269,13 +269,13 @@ def _conversation(name: str | None, hint: str = "") -> Conversation:
     """Return the conversation of a name, or the last one; if there is none, a new one."""
     earlier = log().find(name)
     if earlier is None and name is None:
-        say("note: there is no conversation to go on with")
+        print_note("there is no conversation to go on with")
     elif earlier is None:
         close = close_conversation(str(name))
-        say(f"note: this begins the conversation {name!r}{hint}" + (f"; did you mean {close!r}?" if close else ""))
+        print_note(f"this begins the conversation {name!r}{hint}" + (f"; did you mean {close!r}?" if close else ""))
     earlier = earlier or Conversation(new_id(), name)
     if not enabled():
-        say("note: the log is off: this is not recorded")
+        print_note("the log is off: this is not recorded")
     return earlier
 
 
@@ -354,7 +354,7 @@ def _print_checked(request: "Request", schema: dict[str, Any], host: "Host", *, 
     completion = complete_checked(
         by_schema(request, schema),
         lambda one: ask(one, host),
-        lambda first, fault: say(f"note: {first.backend} is asked again: {fault}"),
+        lambda first, fault: print_note(f"{first.backend} is asked again: {fault}"),
     )
     if as_json:
         import json
@@ -446,7 +446,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
         if texts is not None and texts.completion is not None:
             _report_differences(texts.completion, request)
             if tell_if_whole and texts.whole_because is not None:
-                say(f"note: the answer came in one piece: {texts.whole_because}")
+                print_note(f"the answer came in one piece: {texts.whole_because}")
     if only_thoughts:
         raise EmptyAnswerError(_THOUGHTS_ONLY)
     return texts.completion
@@ -459,7 +459,7 @@ def _report_thoughts(asked: str, answer: "ShownAnswer | None") -> None:
     note_begins_inside(asked)
     if answer is not None:
         answer.end()
-        say("note: all above is what the model thought: its server does not mark where that begins")
+        print_note("all above is what the model thought: its server does not mark where that begins")
 
 
 def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
@@ -470,19 +470,19 @@ def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
 
 def _report_wait(attempt: "Attempt", seconds: float) -> None:
     if seconds >= _LONG_WAIT:
-        say(f"note: {attempt}; trying again in {seconds:.0f} s")
+        print_note(f"{attempt}; trying again in {seconds:.0f} s")
 
 
 def _report_notices(route: "Route") -> None:
     for notice in route.notices:
-        say(f"note: {notice}")
+        print_note(str(notice))
 
 
 def _report_refusals(attempts: "Sequence[Attempt]") -> None:
     for attempt in attempts:
         if attempt.status in {401, 403} and attempt.error_type != "BackendHTTPError":
             hint = f"; {attempt.hint}" if attempt.hint else ""
-            say(f"warning: {attempt.backend} is not asked again in this run: its credential was refused{hint}")
+            print_warning(f"{attempt.backend} is not asked again in this run: its credential was refused{hint}")
 
 
 def _report_differences(completion: "Completion", request: "Request") -> None:
@@ -490,26 +490,26 @@ def _report_differences(completion: "Completion", request: "Request") -> None:
 
     _report_notices(completion.route)
     for notice in completion.notices:
-        say(f"note: {notice}")
+        print_note(str(notice))
     if completion.prepared_by:
-        say(f"note: the request was changed by {', '.join(map(str, completion.prepared_by))}")
+        print_note(f"the request was changed by {', '.join(map(str, completion.prepared_by))}")
     _report_refusals(completion.attempts)
     for rejection in completion.route.rejected:
         if rejection.configured:
-            say(f"note: {rejection.backend} was left out: {rejection.reason}")
+            print_note(f"{rejection.backend} was left out: {rejection.reason}")
     # A cut answer ends with its own failure, which is told as the error.
     for line in summaries(completion.attempts[:-1]):
-        say(f"note: {line}")
+        print_note(str(line))
     if completion.fell_back:
-        say(f"note: {completion.attempts[-1].backend} answered instead [{completion.origin}]")
+        print_note(f"{completion.attempts[-1].backend} answered instead [{completion.origin}]")
     elif len(completion.attempts) > 1 and not completion.cut:
-        say(f"note: {completion.backend} answered at attempt {len(completion.attempts)}")
+        print_note(f"{completion.backend} answered at attempt {len(completion.attempts)}")
     wanted = completion.asked_model  # an alias and `SERVER/MODEL` stand for another one
     if request.model is not None and completion.model != wanted:
         got = f"answered with {completion.model!r}" if completion.model else "takes no model"
-        say(f"note: model {wanted!r} was asked for; {completion.backend} {got}")
+        print_note(f"model {wanted!r} was asked for; {completion.backend} {got}")
     if completion.why_unfinished is not None:
-        say(f"warning: the answer is not whole: {completion.why_unfinished}")
+        print_warning(f"the answer is not whole: {completion.why_unfinished}")
     asked, served = completion.model, completion.served_model
     if asked is not None and served is not None and asked != served and not leaves_choice(asked):
-        say(f"note: model {asked!r} was asked for; {completion.backend} says that {served!r} answered")
+        print_note(f"model {asked!r} was asked for; {completion.backend} says that {served!r} answered")

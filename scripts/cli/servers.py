@@ -13,7 +13,7 @@ from scripts.cli.base import Group
 from scripts.cli.config import edit_document
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
-from scripts.cli.output import print_json, print_table, say, stdout_kept, tell, waiting
+from scripts.output import print_json, print_line, print_message, print_note, print_table, stdout_kept, waiting
 
 #: The ports on which servers listen unless somebody changed that, and the names that such a server gets.
 _USUAL: Final = {11434: "ollama", 8080: "llamacpp", 1234: "lmstudio", 8000: "vllm"}
@@ -55,12 +55,12 @@ def add(
 
     path = _edit(change)
     forget(name)
-    tell(f"the server {name} is in {path}; ask it with: ai-cli send -b {name} ...")
+    print_line(f"the server {name} is in {path}; ask it with: ai-cli send -b {name} ...")
     if key is not None:
         from llm._keys import key_name, stored_names, variable_of
 
         if not os.environ.get(variable_of(key)) and key_name(key) not in stored_names():
-            say(f"note: the key {key} is not set: ai-cli keys set {key_name(key)}")
+            print_note(f"the key {key} is not set: ai-cli keys set {key_name(key)}")
 
 
 @servers.command("list")
@@ -72,7 +72,7 @@ def list_servers(as_json: bool) -> None:
         print_json([{"name": name, **_shown(server)} for name, server in configured.items()])
         return
     if not configured:
-        say("no server is configured; `ai-cli servers find` looks for some on this machine")
+        print_message("no server is configured; `ai-cli servers find` looks for some on this machine")
         return
     print_table(
         ("SERVER", "ADDRESS", "MODEL", "KEY"),
@@ -92,7 +92,7 @@ def test(ctx: click.Context, name: str) -> int:
     with stdout_kept(), waiting(f"asking {name}"):
         found = check(host, host.backends()[name])
     warn_of_problems(host)
-    tell(f"{name}: {found.words}")
+    print_line(f"{name}: {found.words}")
     return 0 if found.ok else 1
 
 
@@ -109,7 +109,7 @@ def remove(name: str) -> None:
 
     path = _edit(change)
     forget(name)
-    tell(f"the server {name} is removed from {path}")
+    print_line(f"the server {name} is removed from {path}")
 
 
 @servers.command()
@@ -125,7 +125,7 @@ def find(ports: tuple[int, ...], as_json: bool) -> int:
     if as_json:
         print_json(rows)
     elif not rows:
-        say(f"no server answers on the ports {', '.join(map(str, ports or _USUAL))} of this machine")
+        print_message(f"no server answers on the ports {', '.join(map(str, ports or _USUAL))} of this machine")
     else:
         print_table(
             ("SERVER", "MODELS", "COMMAND"),

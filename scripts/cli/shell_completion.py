@@ -10,7 +10,7 @@ from llm.errors import D0ttinoError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, log
 from scripts.cli.options import ARGUMENTS
-from scripts.cli.output import print_text, say, stdout_kept
+from scripts.output import print_message, print_text, stdout_kept
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -168,8 +168,8 @@ def completion(shell: str, install: bool) -> None:
         print_text(script)
         return
     for path in _installed(shell, script):
-        say(f"written: {path}")
-    say("it works in each new shell")
+        print_message(f"written: {path}")
+    print_message("it works in each new shell")
 
 
 def _script(shell: str, program: str) -> str:

@@ -11,7 +11,7 @@ import click
 from llm._dataclasses import dataclass
 from llm.errors import UsageError
 from scripts.cli.options import FileName, NameOf, as_json_option
-from scripts.cli.output import clean, print_answer, say, stdout_kept
+from scripts.output import clean, print_answer, print_message, print_warning, stdout_kept
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -183,7 +183,7 @@ def run_or_print(host: "Host", plan: Plan, options: Options, asker: "Asker | Non
     warn_of_lost_state(planned)
     steps = tuple(map(surroundings.around, planned))
     if not steps:
-        say("no steps: nothing to do")
+        print_message("no steps: nothing to do")
         return 0
     if options.first > len(steps):
         raise UsageError(f"--from {options.first}: there are only {len(steps)} steps")
@@ -200,7 +200,9 @@ def warn_of_lost_state(steps: "Sequence[Step]") -> None:
     lost = [str(number) for number, step in enumerate(steps[:-1], 1) if changes_only_itself(step)]
     if lost:
         which = f"step {lost[0]} changes" if len(lost) == 1 else f"steps {', '.join(lost)} change"
-        say(f"warning: {which} only the shell that runs it, and no later step sees that; --join runs them in one shell")
+        print_warning(
+            f"{which} only the shell that runs it, and no later step sees that; --join runs them in one shell"
+        )
 
 
 def resume(host: "Host", options: Options, recipe: str | None, goal: str | None) -> int:
@@ -228,7 +230,7 @@ def resume(host: "Host", options: Options, recipe: str | None, goal: str | None)
         None,
         positive(options.step_timeout),
     )
-    say(f"run {stored.id} of {header['recipe']!r} {stored.state}; it goes on with step {stored.next_step}")
+    print_message(f"run {stored.id} of {header['recipe']!r} {stored.state}; it goes on with step {stored.next_step}")
     plan = Plan(header["recipe"], f"run {stored.id} of {header['recipe']}", header["goal"], steps, {})
     left_out = dict.fromkeys(stored.done, DONE_BEFORE)
     return _run(host, plan, tuple(map(surroundings.around, steps)), left_out, surroundings, options, stored)
@@ -278,7 +280,7 @@ def _run(
         _print(runner, steps, to_run, as_json=options.as_json)
         if options.dry_run:
             return 0
-        say("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
+        print_message("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
         return 2
     with contextlib.ExitStack() as stack:
         if options.as_json:
@@ -301,9 +303,9 @@ def _miss_guards(host: "Host") -> None:
 
     try:
         for lost in guards.check(host):
-            say(f"warning: {lost}")
+            print_warning(str(lost))
     except record.RecordError as error:
-        say(f"warning: cannot check for missing guards of steps: {error}")
+        print_warning(f"cannot check for missing guards of steps: {error}")
 
 
 def _question(host: "Host", source: str) -> "Question":
@@ -361,17 +363,17 @@ def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", record: "R
     """Print a summary of the run, unless it was a single step that succeeded."""
     done = [outcome for outcome in runner.outcomes if not outcome.failed and outcome.skipped != "quit"]
     if len(steps) > 1 or len(done) < len(steps):
-        say(line)
+        print_message(line)
     if len(done) == len(steps) or record is None:
         return
     numbers = {outcome.number for outcome in done}
     first = next(number for number in range(1, len(steps) + 1) if number not in numbers)
     if record.withheld <= numbers:
         command = runner.recipe if runner.recipe == "do" else "recipe"
-        say(f"to go on with the rest: ai-cli {command} --resume {record.id}")
+        print_message(f"to go on with the rest: ai-cli {command} --resume {record.id}")
     elif runner.recipe != "do":
         why = f"step {min(record.withheld - numbers)} has a secret"
-        say(f"to go on with the rest, run it again with --from {first}: {why}")
+        print_message(f"to go on with the rest, run it again with --from {first}: {why}")
 
 
 def _print(runner: "StepRunner", steps: "Sequence[Step]", numbers: "Sequence[int]", *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from llm._state import user_dir
 from llm.errors import ConfigError, UnknownNameError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, print_table, say, tell
+from scripts.output import print_json, print_line, print_message, print_table, print_warning
 
 #: A name may have blanks in it: columns of a table do.
 _BLANK: Final = re.compile(r"\{\{\s*([^\W\d](?:[^{}\n]*[^{}\s])?)\s*\}\}")
@@ -220,7 +220,7 @@ def list_templates(as_json: bool) -> int:
         try:
             found = read_template(name)
         except (ConfigError, UsageError) as error:
-            say(f"warning: {error.message}" + (f"\n{error.hint}" if error.hint else ""))
+            print_warning(f"{error.message}" + (f"\n{error.hint}" if error.hint else ""))
             faults += 1
         else:
             rows.append({"name": name, "description": found.description, "variables": found.blanks, "path": found.path})
@@ -232,7 +232,7 @@ def list_templates(as_json: bool) -> int:
             [(str(row["name"]), ", ".join(row["variables"]) or "-", str(row["description"])) for row in rows],
         )
     elif not faults:
-        say(f"there are no templates in {templates_dir()}")
+        print_message(f"there are no templates in {templates_dir()}")
     return 1 if faults else 0
 
 
@@ -246,4 +246,4 @@ def show(name: str, as_json: bool) -> None:
         print_json({"name": name, **vars(found)})
         return
     with open(found.path, encoding="utf-8") as file:
-        tell(f"# {found.path}\n{file.read()}".rstrip())
+        print_line(f"# {found.path}\n{file.read()}".rstrip())

@@ -10,8 +10,8 @@ import click
 from llm.errors import UsageError
 from llm.tracing import TraceFileError, read_records
 from scripts.cli.base import Command
-from scripts.cli.output import print_json, say
 from scripts.cli.trace_view import chrome_trace, show_tree
+from scripts.output import print_json, print_warning
 
 
 @click.command(cls=Command)
@@ -25,7 +25,7 @@ def trace(file: Path, chrome: bool) -> None:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", hint="write one with --trace=FILE") from error
     for problem in problems:
-        say(f"warning: {problem}")
+        print_warning(str(problem))
     try:
         if chrome:
             print_json(chrome_trace(records))

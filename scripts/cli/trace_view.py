@@ -14,8 +14,8 @@ from typing import Any, Final
 from llm.hooks._trace import Trace, collecting
 from llm.tracing import Describe, records
 from scripts.cli.options import TREE
-from scripts.cli.output import print_styled, say
-from scripts.cli.render import line as rendered
+from scripts.output import print_styled, print_warning
+from scripts.render import line as rendered
 
 Record = Mapping[str, Any]
 #: Spans by the span in which they happened; the outermost ones are under `None`.
@@ -63,7 +63,7 @@ def traced(target: str, show_texts: bool, redactor: Callable[[], Callable[[str],
             reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error!r}"
             where = "shown" if target == TREE else f"written to {target}"
             with suppress(OSError):
-                say(f"warning: the trace was not {where}: {reason}")
+                print_warning(f"the trace was not {where}: {reason}")
 
 
 def _put_out(found: Iterable[Record], target: str) -> None:

@@ -9,7 +9,7 @@ from llm.errors import D0ttinoError
 from llm.usage import KEYS, NO_USAGE_VARIABLE, Sum, enabled, entries, ledger_path, point_in_time, summed
 from scripts.cli.base import Command
 from scripts.cli.options import as_json_option
-from scripts.cli.output import print_json, print_table, say
+from scripts.output import print_json, print_message, print_note, print_table, print_warning
 
 
 def _keys(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -40,16 +40,16 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
     except OSError as error:
         raise D0ttinoError(f"cannot read {path}: {error.strerror or error}") from error
     if damaged:
-        say(
-            f"warning: {len(damaged)} rows of {path} make no sense, number {damaged[0]} is the first; they do not count"
+        print_warning(
+            f"{len(damaged)} rows of {path} make no sense, number {damaged[0]} is the first; they do not count"
         )
     if not enabled():
-        say(f"note: {NO_USAGE_VARIABLE} is set: what is sent now is not recorded")
+        print_note(f"{NO_USAGE_VARIABLE} is set: what is sent now is not recorded")
     if as_json:
         print_json([{**dict(zip(by, values, strict=True)), **total.to_json()} for values, total in sums])
         return
     if not sums:
-        say("nothing was recorded" + ("" if since is None else f" since {since}"))
+        print_message("nothing was recorded" + ("" if since is None else f" since {since}"))
         return
     header = (*(key.upper() for key in by), "ATTEMPTS", "FAILED", "INPUT", "OUTPUT", "COST")
     everything = Sum()
@@ -60,7 +60,7 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
         rows.append(("total", *[""] * (len(by) - 1), *_cells(everything)))
     print_table(header, rows)
     if everything.unpriced:
-        say(f"note: the cost of {everything.unpriced} of them is not known; `ai-cli docs settings` has prices")
+        print_note(f"the cost of {everything.unpriced} of them is not known; `ai-cli docs settings` has prices")
 
 
 def _cells(total: Sum) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from llm.types import Request, Route
 from scripts.cli.base import Group
 from scripts.cli.context import current_host, report, set_aside, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option, read_text
-from scripts.cli.output import print_json, stdout_kept, tell
 from scripts.cli.send import routing_options
+from scripts.output import print_json, print_line, stdout_kept
 
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend, RegisteredRecipe
@@ -81,7 +81,7 @@ def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    tell(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
+    print_line(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
     _show_list("shadowed by it", facts["shadows"])
     _show_list("may change or refuse each step", facts["step_guards"])
     _show_list("each step is offered to, in this order", facts["steps_are_offered_to"])
@@ -125,15 +125,15 @@ def _of_send(host: "Host", route: Route, model: str | None, reasons: Mapping[str
 
 
 def _show_send(facts: dict[str, Any]) -> None:
-    tell(f"policy: {facts['policy']}")
+    print_line(f"policy: {facts['policy']}")
     _show_list("around it", facts["around_the_policy"], "   ")
     for number, one in enumerate(facts["order"], 1):
         model = f", model {one['model']}" if one["model"] else ""
         ready = f"; not ready: set {' or '.join(one['not_ready'])}" if one["not_ready"] else ""
         reason = f": {one['reason']}" if one["reason"] else ""
         aside = f"; {one['set_aside']}" if one["set_aside"] else ""
-        tell(f"{number}. {one['backend']}{model}{reason}{ready}{aside}")
-        tell(f"   would be answered by {one['plugin_and_source']}")
+        print_line(f"{number}. {one['backend']}{model}{reason}{ready}{aside}")
+        print_line(f"   would be answered by {one['plugin_and_source']}")
         for title, key in (
             ("shadowed by it", "shadows"),
             ("may answer first", "asked_before"),
@@ -148,9 +148,9 @@ def _show_send(facts: dict[str, Any]) -> None:
 
 def _show_list(title: str, items: Sequence[str], indent: str = "") -> None:
     if items:
-        tell(f"{indent}{title}:")
+        print_line(f"{indent}{title}:")
         for item in items:
-            tell(f"{indent}  {item}")
+            print_line(f"{indent}  {item}")
 
 
 def _provider(offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llm.hooks._entrypoints import canonical
-from scripts.cli.output import say, waiting
+from scripts.output import print_message, waiting
 from scripts.packages.environment import Sort, installed_version, sort
 from scripts.packages.record import InstallError
 from scripts.packages.source import shown
@@ -251,7 +251,7 @@ class Installer:
         _see_what_is_new()
         if done.returncode:
             if capture:
-                say(done.stderr.rstrip("\n"))
+                print_message(done.stderr.rstrip("\n"))
             raise InstallError(
                 f"{self.name} could not {what}: it ended with status {done.returncode}",
                 hint="its own message is above",

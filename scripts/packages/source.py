@@ -10,7 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from llm._state import cache_dir, open_private, write_atomically
 from llm.errors import D0ttinoError
-from scripts.cli.output import waiting
+from scripts.output import waiting
 
 if TYPE_CHECKING:
     import requests

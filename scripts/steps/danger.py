@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from llm.types import Step
-from scripts.cli.render import hides_something
+from scripts.render import hides_something
 
 #: What separates commands. Quotes as well: `sh -c "rm -rf /"` has a command in them.
 _SEPARATORS: Final = str.maketrans(dict.fromkeys(";(){}`&|", "\n"))

@@ -15,18 +15,19 @@ import click
 from llm._dataclasses import replace
 from llm.redaction import MASK, looks_secret
 from llm.types import Request, Step
-from scripts.cli.output import (
+from scripts.output import (
     descriptor_kept,
+    print_error,
+    print_message,
     print_prompt,
     print_rows,
     print_text,
     redact,
-    say,
     send_to_terminal,
     stdout_is_terminal,
     stdout_kept,
 )
-from scripts.cli.render import line, remark, rows
+from scripts.render import line, remark, rows
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -439,7 +440,7 @@ def edit(step: Step) -> Step:
     before = step.command_line
     after = _in_editor(editor, before) if editor else _on_a_line(before)
     if after is None or not after.strip() or after == before:
-        say("the step is as it was")
+        print_message("the step is as it was")
         return step
     if isinstance(step.command, str):
         return replace(step, command=after)
@@ -448,7 +449,7 @@ def edit(step: Step) -> Step:
 
         return replace(step, command=tuple(shlex.split(after)))
     except ValueError as error:
-        say(f"error: the words of the command cannot be told apart: {error}; the step is as it was")
+        print_error(f"the words of the command cannot be told apart: {error}; the step is as it was")
         return step
 
 
@@ -462,25 +463,25 @@ def _in_editor(editor: str, text: str) -> str | None:
         try:
             file.write_bytes(os.fsencode(text) + b"\n")
         except OSError as error:
-            say(f"error: the step cannot be written for the editor: {file}: {error.strerror}")
+            print_error(f"the step cannot be written for the editor: {file}: {error.strerror}")
             return None
         # As git does it: the variable may hold options.
         done = subprocess.run(["/bin/sh", "-c", f'{editor} "$@"', editor, str(file)], stdout=sys.stderr, check=False)
         if done.returncode != 0:
-            say(f"error: the editor {editor!r} ended with status {done.returncode}")
+            print_error(f"the editor {editor!r} ended with status {done.returncode}")
             return None
         try:
             return os.fsdecode(file.read_bytes()).removesuffix("\n").replace("\0", "")
         except OSError as error:
-            say(f"error: what the editor wrote cannot be read: {error.strerror}")
+            print_error(f"what the editor wrote cannot be read: {error.strerror}")
             return None
 
 
 def _on_a_line(text: str) -> str | None:
     if "\n" in text:
-        say("error: a command of several lines needs an editor: set VISUAL or EDITOR")
+        print_error("a command of several lines needs an editor: set VISUAL or EDITOR")
         return None
-    say("No VISUAL or EDITOR is set: change the command here.")
+    print_message("No VISUAL or EDITOR is set: change the command here.")
     try:
         return _prefilled(text).replace("\0", "")
     except EOFError:

@@ -14,7 +14,7 @@ from llm.errors import UnknownNameError, UsageError
 from llm.hooks._origin import Origin
 from llm.redaction import MASK, looks_secret
 from llm.types import Step
-from scripts.cli.output import clean, redact, say
+from scripts.output import clean, print_warning, redact
 from scripts.steps.environment import Surroundings
 
 
@@ -154,7 +154,7 @@ class Journal:
             self._stream.close()
 
     def _warn(self, error: OSError) -> None:
-        say(f"warning: cannot write the {self._what} {self.path}: {error.strerror}")
+        print_warning(f"cannot write the {self._what} {self.path}: {error.strerror}")
 
 
 class Log:
@@ -215,7 +215,7 @@ class Transcript:
         try:
             self._stream.write(data)
         except OSError as error:
-            say(f"warning: cannot write the transcript {self._path}: {error.strerror}")
+            print_warning(f"cannot write the transcript {self._path}: {error.strerror}")
             self.close()
 
     def close(self) -> None:
@@ -487,7 +487,7 @@ def new_record(redact: Callable[[str], str]) -> Record | None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
         return Record(os.path.join(directory, f"{name}.jsonl"), redact)
     except (OSError, UsageError) as error:
-        say(f"warning: this run is not recorded: {getattr(error, 'strerror', None) or error}")
+        print_warning(f"this run is not recorded: {getattr(error, 'strerror', None) or error}")
         return None
 
 
@@ -504,7 +504,7 @@ def stored_runs(on_fault: Callable[[RecordError], object] | None = None) -> Iter
             yield _read(os.path.join(directory, name))
         except RecordError as error:
             if on_fault is None:
-                say(f"warning: {error}")
+                print_warning(str(error))
             else:
                 on_fault(error)
 

@@ -11,7 +11,7 @@ from llm.errors import PLUGIN_FAULTS, D0ttinoError
 from llm.hooks._faults import reason_of
 from llm.hooks._origin import Origin, origin_of
 from llm.types import Step, StepContext, StepResult
-from scripts.cli.output import redact, say, stdout_kept
+from scripts.output import print_error, print_message, print_note, redact, stdout_kept
 from scripts.steps.danger import dangers
 from scripts.steps.environment import Surroundings
 from scripts.steps.job_control import RunEnded, Switchboard
@@ -243,15 +243,15 @@ class StepRunner:
         if failure is not None:
             outcome.error = redact(failure.message)
             if self.keep_going:
-                say(f"error: {failure.message}")
+                print_error(failure.message)
         self._ended(outcome)
 
     def _report(self, outcome: Outcome, total: int) -> None:
         if outcome.status:
             note = f": {outcome.note}" if outcome.note else ""
-            say(f"step {outcome.number} of {total} ended with status {outcome.status}{note}")
+            print_message(f"step {outcome.number} of {total} ended with status {outcome.status}{note}")
         elif outcome.note:
-            say(f"note: step {outcome.number} {outcome.note}")
+            print_note(f"step {outcome.number} {outcome.note}")
 
     def _afterwards(self, outcome: Outcome, result: StepResult | None) -> Answer | None:
         """Ask whether to go on after a step that the user interrupted."""

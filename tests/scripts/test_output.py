@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.cli import output, render
+from scripts import output, render
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +43,7 @@ def printing_calls(file: Path) -> list[str]:
 
 def test_nothing_prints_past_the_output_module() -> None:
     allowed = {
-        ROOT / "scripts/cli/output.py",
+        ROOT / "scripts/output.py",
         ROOT / "scripts/steps/relay.py",  # what a step writes, as it writes it
         ROOT / "scripts/collisions.py",  # runs where the output module cannot be imported
         ROOT / "scripts/cli/program.py",  # the version, which is ours

@@ -13,7 +13,7 @@ import click
 from llm import Answer, Attachment, Completion, PluginSettings, RegisteredBackend, Request, hookimpl
 from llm.backends.plugin_sdk import cache_dir, check_private, make_private, open_private
 from llm.routing.errors import is_served
-from scripts.cli.output import say, tell
+from scripts.output import print_line, print_warning
 
 if TYPE_CHECKING:
     import sqlite3
@@ -61,7 +61,7 @@ class Cache:
         def cache(clear: bool) -> None:
             """Print how many answers are cached, and where."""
             found = in_database(lambda database: summed(database, clear=clear))
-            tell("the cache is off" if path_of() is None else f"{found or 'no answers'} in {path_of()}")
+            print_line("the cache is off" if path_of() is None else f"{found or 'no answers'} in {path_of()}")
 
     @hookimpl(tryfirst=True)
     def llm_complete(self, request: Request, backend: RegisteredBackend) -> Completion | None:
@@ -163,7 +163,7 @@ def in_database(action: "Callable[[sqlite3.Connection], Any]") -> Any:
             database.execute("PRAGMA synchronous = NORMAL")
             return action(database)
     except (sqlite3.Error, OSError) as error:
-        say(f"warning: the cache is not used: {error}")
+        print_warning(f"the cache is not used: {error}")
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
             for damaged in (path, f"{path}-wal", f"{path}-shm"):
                 with suppress(OSError):

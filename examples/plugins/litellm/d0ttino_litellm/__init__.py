@@ -32,7 +32,7 @@ from llm.errors import (
 from llm.redaction import looks_secret
 from llm.thoughts import CLOSE, OPEN
 from llm.types import Call
-from scripts.cli.output import say, tell
+from scripts.output import print_line, print_message
 
 __version__ = "0.1.0"
 
@@ -250,11 +250,11 @@ def llm_commands(cli: click.Group) -> None:
         interpreter = str(place / "bin" / "python")
         commands = [[*make, str(place)], [*pip, interpreter] if uv else [interpreter, "-m", "pip", "install"]]
         commands[1] += ["-q", "-U", PACKAGE]
-        say(f"installing {PACKAGE} into {place}")
+        print_message(f"installing {PACKAGE} into {place}")
         for command in commands:
             if subprocess.run(command, check=False).returncode:
                 raise BackendError(f"{' '.join(map(str, command))} failed; what it wrote says why")
-        tell(
+        print_line(
             f"installed; ai-cli send -m litellm/PROVIDER/MODEL, or set {VARIABLE}={interpreter} to have it asked first"
         )
 

@@ -8,7 +8,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llm import Attempt, Completion, Request, hookimpl
-from scripts.cli.output import say
+from scripts.output import print_warning
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ def llm_configure() -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        say(f"warning: nothing is sent to the OpenTelemetry collector: {error}; install 'd0ttino-otel[otlp]'")
+        print_warning(f"nothing is sent to the OpenTelemetry collector: {error}; install 'd0ttino-otel[otlp]'")
         return
     name = os.environ.get("OTEL_SERVICE_NAME", "d0ttino")
     provider = TracerProvider(resource=Resource.create({"service.name": name}))

@@ -10,7 +10,7 @@ import click
 from llm import hookimpl
 from llm.errors import UsageError
 from scripts.cli.context import current_host, enable_state
-from scripts.cli.output import say
+from scripts.output import print_message
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,7 @@ def serve(ctx: click.Context, address: str, port: int, no_token: bool) -> None:
     except OSError as error:
         raise UsageError(f"cannot listen at {address}, port {port}: {error.strerror or error}") from error
     shown = f"[{address}]" if ":" in address else address
-    say(f"serving at http://{shown}:{listener.getsockname()[1]}/v1; Ctrl-C ends it")
+    print_message(f"serving at http://{shown}:{listener.getsockname()[1]}/v1; Ctrl-C ends it")
     if token is not None and not known:
         click.echo(f"OPENAI_API_KEY={token}", err=True)  # it is new, and meant to be seen
     app = make_app(host, token)
@@ -64,4 +64,4 @@ def serve(ctx: click.Context, address: str, port: int, no_token: bool) -> None:
     try:
         Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
-        say("stopped")
+        print_message("stopped")

@@ -1,7 +1,7 @@
 r"""The renderer: text of others, made fit for a terminal.
 
 A terminal obeys what it is sent: it can be told to hide, move and replace what stands on it. So text of models,
-servers, plug-ins, recipes and files reaches it through this module alone (`scripts.cli.output` calls it). What has no
+servers, plug-ins, recipes and files reaches it through this module alone (`scripts.output` calls it). What has no
 shape of its own comes out escaped: control and format characters, characters that print blank (U+2800, U+3164), line
 ends of other systems, and bytes that are no UTF-8 (`\x1b`, `\u202e`).
 

@@ -2,7 +2,7 @@
 
 An answer, a plan and the steps of a recipe are the user's own: their secrets stay, and where stdout is no terminal
 they are printed as they are. Errors, warnings, notes and lists quote plug-ins and servers, whose words may hold a
-key: it is masked. Whatever goes to a terminal goes through `scripts.cli.render`. Plug-ins that print must not spoil
+key: it is masked. Whatever goes to a terminal goes through `scripts.render`. Plug-ins that print must not spoil
 stdout, and an answer that cannot be written is an error.
 """
 
@@ -77,13 +77,28 @@ def _redactor(host: Any) -> Callable[[str], str]:
         return redact
 
 
+def print_error(text: str) -> None:
+    """Print an error on stderr."""
+    print_message(f"error: {text}")
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on stderr."""
+    print_message(f"warning: {text}")
+
+
+def print_note(text: str) -> None:
+    """Print a note on stderr."""
+    print_message(f"note: {text}")
+
+
 #: The colours of the words that messages begin with.
 _COLORS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-def say(text: str) -> None:
-    """Print an error, warning or note on stderr; further lines are indented."""
-    from scripts.cli import render
+def print_message(text: str) -> None:
+    """Print a message on stderr; further lines are indented."""
+    from scripts import render
 
     shown = render.message(redact(text))
     kind, colon, rest = shown.partition(":")
@@ -93,9 +108,9 @@ def say(text: str) -> None:
         click.echo(shown, err=True)
 
 
-def tell(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     """Print a line of a command that informs on stdout."""
-    from scripts.cli import render
+    from scripts import render
 
     click.echo(render.block(redact(text)))
 
@@ -147,7 +162,7 @@ class _Waiting:
     def _draw(self, mark: str) -> None:
         from shutil import get_terminal_size
 
-        from scripts.cli import render
+        from scripts import render
 
         text = f"{mark} {render.line(self.what)} {time.monotonic() - self._began:.0f} s"
         self._write("\r\x1b[K" + _cell(text, max(get_terminal_size().columns - 1, _NARROWEST)).rstrip())
@@ -246,7 +261,7 @@ def print_answer(data: Any) -> None:
     """Print data on stdout as JSON, secrets as well: it holds what the user asked for."""
     import json
 
-    from scripts.cli import render
+    from scripts import render
 
     as_it_is = not stdout_is_terminal()
     click.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_it_is else render.json_text(data))
@@ -268,7 +283,7 @@ class TextAnswer:
     """
 
     def __init__(self, *, raw: bool = False) -> None:
-        from scripts.cli import render
+        from scripts import render
 
         self._block = render.Block() if stdout_is_terminal() and not raw else None
 
@@ -342,7 +357,7 @@ class MarkdownAnswer:
         from rich.markdown import Markdown
         from rich.segment import Segment
 
-        from scripts.cli import render
+        from scripts import render
 
         markdown = Markdown("", hyperlinks=False)
         # HTML is shown as it is written: by itself, rich leaves it out.
@@ -416,7 +431,7 @@ def stdout_is_terminal() -> bool:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows to stdout, in columns that are as wide as they need to be; on a terminal, its width is the limit."""
-    from scripts.cli import render
+    from scripts import render
 
     lines = [list(header), *([render.line(redact(cell)) for cell in row] for row in rows)]
     widths = [max(render.columns_of(line[column]) for line in lines) for column in range(len(header))]
@@ -446,7 +461,7 @@ def _fitted(widths: list[int], room: int) -> list[int]:
 
 def _cell(text: str, width: int) -> str:
     """Return a cell of a table: filled with blanks, or cut and marked as such."""
-    from scripts.cli import render
+    from scripts import render
 
     columns = render.columns_of(text)
     if columns <= width:
