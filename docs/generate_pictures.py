@@ -44,8 +44,6 @@ def llm_backends():
 def llm_recipes():
     return Recipe("tidy", lambda goal: ["ls", f"rm -rf {goal}"], description="removes a directory")
 """
-#: The answer of the server: no credit is left.
-REFUSAL: Final = b'{"error": {"message": "Insufficient credits", "code": 402}}'
 
 #: GitHub shows no font of another site, so the picture uses the reader's own.
 TEMPLATE: Final = """\
@@ -93,26 +91,29 @@ class Scene:
 
     Attributes:
         title: for readers who cannot see it.
-        command: the command line, behind `$ `.
+        commands: the command lines, each behind `$ `.
         keys: text to wait for, and the key that is pressed then.
         variables: environment variables, beside those of every scene.
 
     """
 
     title: str
-    command: str
+    commands: Sequence[str]
     keys: Sequence[tuple[str, str]] = ()
     variables: dict[str, str] = field(default_factory=dict)
 
 
 SCENES: Final = {
     "fallback": Scene(
-        "ai-cli send --trace: OpenRouter has no credit left, so the plug-in shout answers; the trace shows both",
-        'ai-cli send --trace "who answers me"',
+        "ai-cli send: OpenRouter has no credit left, so the plug-in shout answers; the trace shows both",
+        (
+            'ai-cli send --trace=answer.jsonl "who answers me"',
+            "ai-cli trace --hook llm_route --hook llm_complete answer.jsonl",
+        ),
     ),
     "question": Scene(
         "ai-cli recipe tidy: each step is shown, with the reason why it looks dangerous, and one key answers",
-        "ai-cli recipe tidy build",
+        ("ai-cli recipe tidy build",),
         (("uit: ", "r"), ("uit: ", "s")),
     ),
 }
@@ -120,16 +121,14 @@ SCENES: Final = {
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Run a server that answers every request with `REFUSAL`; yield its address."""
+    """Run a server that wants to be paid; yield its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(402)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(REFUSAL)))
+            self.send_header("Content-Length", "0")
             self.end_headers()
-            self.wfile.write(REFUSAL)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -179,27 +178,33 @@ def played(scene: Scene) -> pyte.Screen:
         for last in (False, True):  # the first run makes the manifests, which are recorded once
             screen.reset()
             stream = pyte.ByteStream(screen)
-            stream.feed(f"\x1b[1;32m$\x1b[0m \x1b[1m{scene.command}\x1b[0m\r\n".encode())
-            child = pexpect.spawn(
-                "/bin/sh",
-                ["-c", scene.command],
-                cwd=str(work),
-                env=environment,
-                dimensions=(ROWS, COLUMNS),
-                timeout=60,
-            )
-            shown = b""
-            for text, key in scene.keys if last else ():
-                child.expect_exact(text)
-                shown += child.before + child.after
-                child.send(key)
-            if not last and scene.keys:
-                child.expect_exact(scene.keys[0][0])
-                child.send("q")
-            child.expect(pexpect.EOF)
-            stream.feed((shown + child.before).replace(str(root / "home").encode(), b"/home/me"))
-            child.close()
+            for command in scene.commands:
+                shown = _played(
+                    command, scene.keys if last else scene.keys[:1] and ((scene.keys[0][0], "q"),), work, environment
+                )
+                stream.feed(f"\x1b[1;32m$\x1b[0m \x1b[1m{command}\x1b[0m\r\n".encode())
+                stream.feed(shown.replace(str(root / "home").encode(), b"/home/me"))
         return screen
+
+
+def _played(command: str, keys: Sequence[tuple[str, str]], directory: Path, environment: dict[str, str]) -> bytes:
+    """Run a command, press the keys when it waits for them, and return the bytes for the terminal."""
+    child = pexpect.spawn(
+        "/bin/sh",
+        ["-c", command],
+        cwd=str(directory),
+        env=environment,
+        dimensions=(ROWS, COLUMNS),
+        timeout=60,
+    )
+    shown = b""
+    for text, key in keys:
+        child.expect_exact(text)
+        shown += child.before + child.after
+        child.send(key)
+    child.expect(pexpect.EOF)
+    child.close()
+    return shown + bytes(child.before)
 
 
 def picture(name: str, scene: Scene) -> str:

@@ -164,8 +164,9 @@ class _Waiting:
 
         from scripts import render
 
-        text = f"{mark} {render.line(self.what)} {time.monotonic() - self._began:.0f} s"
-        self._write("\r\x1b[K" + _cell(text, max(get_terminal_size().columns - 1, _NARROWEST)).rstrip())
+        since = f" {time.monotonic() - self._began:.0f} s"
+        room = max(get_terminal_size().columns - 1 - len(since), _NARROWEST)
+        self._write("\r\x1b[K" + _cell(f"{mark} {render.line(self.what)}", room).rstrip() + since)
         self._drawn = True
 
     def _erase(self) -> None:

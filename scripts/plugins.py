@@ -15,7 +15,7 @@ try:  # `python -m` looks into the working directory first, where another packag
     from llm import __version__  # noqa: F401 - what is needed later needs it: better to fail here
     from llm.errors import D0ttinoError, UnknownNameError, UsageError
     from scripts.cli.base import Group
-    from scripts.cli.options import as_json_option
+    from scripts.cli.options import NameOf, as_json_option
     from scripts.output import (
         print_error,
         print_json,
@@ -85,7 +85,20 @@ def _add_commands(group: Group, kind: Kind) -> None:
     """Add the commands that there are for each kind."""
     one, many = kind.noun, f"{kind.noun}s"
 
-    @group.command("list", help=f"List {many}: their packages, and whether they are installed. Imports none of them.")
+    @group.command(
+        "list",
+        help=f"List {many}: their packages, and whether they are installed. Imports none of them.\n\n"
+        "With WORDS, list those whose name or package has one of them.",
+    )
+    @click.argument("words", nargs=-1, type=NameOf("package"))
+    @click.option("--installed", "states", flag_value="installed", help="List installed packages only.")
+    @click.option("--available", "states", flag_value="available", help="List only what can be installed.")
+    @click.option(
+        "--kind",
+        "provides",
+        metavar="KIND",
+        help="List installed ones that contribute this: backend, recipe, or the name of a hook.",
+    )
     @click.option("--check", "load", is_flag=True, help="Load every plug-in first, in a new process.")
     @click.option(
         "-v",
@@ -94,17 +107,23 @@ def _add_commands(group: Group, kind: Kind) -> None:
         help="Show each entry point, its contributions and its registry.",
     )
     @as_json_option()
-    def list_(load: bool, verbose: bool, as_json: bool) -> None:
+    def list_(
+        words: tuple[str, ...], states: str | None, provides: str | None, load: bool, verbose: bool, as_json: bool
+    ) -> int:
         from scripts.packages.checking import check
         from scripts.packages.inventory import take
 
         checked = check() if load else None
         for warning in checked.warnings if checked else ():
             _warn(warning)
-        rows = take(kind, _registry(), checked).rows
+        filtered = bool(words or states or provides)
+        rows = [row for row in take(kind, _registry(), checked).rows if row.matches(words, states, provides)]
         if as_json:
             print_json([row.to_json() for row in rows])
-            return
+            return int(filtered and not rows)
+        if filtered and not rows:
+            print_message(f"no {one} matches; without WORDS and options, all are listed")
+            return 1
         cells = [(row.name, row.package, row.version or "-", row.status) for row in rows]
         more = [
             (row.entry_point or "-", ", ".join(row.brings) or "-", row.registry or "-") if verbose else ()
@@ -112,9 +131,10 @@ def _add_commands(group: Group, kind: Kind) -> None:
         ]
         head = (one.upper(), "PACKAGE", "VERSION", "STATE", *(_VERBOSE if verbose else ()))
         print_table(head, [(*cell, *also) for cell, also in zip(cells, more, strict=True)])
+        return 0
 
     @group.command("install")
-    @click.argument("name", required=False)
+    @click.argument("name", required=False, type=NameOf("package"))
     @click.option("-e", "--editable", metavar="DIR", help="Use the source in DIR where it is.")
     @click.option("-U", "--upgrade", is_flag=True, help="Look for a newer version if it is installed already.")
     @click.option(
@@ -144,7 +164,7 @@ def _add_commands(group: Group, kind: Kind) -> None:
     )
 
     @group.command("upgrade", help=f"Install the newest version of the {one} NAME, from where it came from.")
-    @click.argument("name", required=False)
+    @click.argument("name", required=False, type=NameOf("package"))
     @click.option("--all", "every", is_flag=True, help=f"Upgrade all {many} that are installed.")
     @install_options
     def upgrade(name: str | None, every: bool, as_json: bool, **options: Any) -> int:
@@ -172,7 +192,7 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
     for verb in ("remove", "uninstall"):
 
         @group.command(verb, help=f"Remove the package of the {one} NAME.")
-        @click.argument("name")
+        @click.argument("name", type=NameOf("package"))
         @as_json_option()
         @click.pass_context
         def remove(ctx: click.Context, name: str, as_json: bool) -> None:
@@ -183,7 +203,7 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
     @group.command(
         "info", help=f"Show what is known of the {one} NAME: its packages, and what the registry says of it."
     )
-    @click.argument("name")
+    @click.argument("name", type=NameOf("package"))
     @as_json_option()
     def info(name: str, as_json: bool) -> None:
         from scripts.packages.inventory import described, take

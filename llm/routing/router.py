@@ -13,7 +13,7 @@ from llm.host import Catalog, Host, current_host
 from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
 from llm.routing.fallback import Fallback, Try
 from llm.routing.retries import RetryPolicy
-from llm.types import PART_TYPES, Answer, Candidate, Completion, Message, Rejection, Request, Route
+from llm.types import PART_TYPES, Answer, Attempt, Candidate, Completion, Message, Rejection, Request, Route
 
 __all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt", "stream"]
 
@@ -134,6 +134,7 @@ class AnswerStream(Iterator[str]):
     Attributes:
         backend: the backend that answers, once the first text was read.
         origin: the plug-in that answers, once the first text was read.
+        fell_back: whether that is another candidate of the route than the first one.
         completion: the whole answer and the plug-in that gave it, once the last text was read; of an answer that broke
             off, what had come.
         whole_because: why the answer came in one piece, if it did.
@@ -143,12 +144,23 @@ class AnswerStream(Iterator[str]):
     def __init__(self, request: Request, host: Host, fallback: Fallback) -> None:
         self.backend: str | None = None
         self.origin: Origin | None = None
+        self.fell_back = False
         self.completion: Completion | None = None
         self.whole_because: str | None = None
         self._request = request
         self._host = host
         self._fallback = fallback
         self._texts = self._read()
+
+    @property
+    def route(self) -> Route:
+        """The candidates, and the reasons for them."""
+        return self._fallback.route
+
+    @property
+    def failed(self) -> list[Attempt]:
+        """The attempts that have failed until now, oldest first."""
+        return [attempt for attempt in self._fallback.attempts if attempt.error is not None]
 
     def __iter__(self) -> Iterator[str]:
         return self._texts
@@ -167,6 +179,7 @@ class AnswerStream(Iterator[str]):
             _completed(self._host, self._request, None, error)
             raise
         self.backend, self.origin = this.candidate.backend, answer.origin
+        self.fell_back = this.candidate is not self.route.candidates[0]
         if answer.is_whole:
             self.whole_because = _why_whole(self._host, this.candidate.backend)
             self._end(self._fallback.answered(this, answer))

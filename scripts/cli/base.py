@@ -99,7 +99,8 @@ class Command(click.Command):
         except click.ClickException as error:
             from scripts.render import message
 
-            vars(error)["message"] = message(error.message)
+            if not isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the help, in colour
+                vars(error)["message"] = message(error.message)
             error.show()
             status = error.exit_code
         except (click.Abort, KeyboardInterrupt):

@@ -27,6 +27,7 @@ from scripts.output import TextAnswer, clean, print_answer, print_note, print_te
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from llm.hooks._origin import Origin
     from llm.host import Host
     from llm.routing.retries import RetryPolicy
     from llm.types import Attachment, Attempt, Completion, Request, Route
@@ -414,11 +415,14 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
     texts = None
     asked = f"{request.backend or ''}/{request.model or ''}"
     thoughts = None if request.metadata.get("thoughts") else ThoughtFilter(inside=begins_inside(asked))
-    begun = False
+    begun = reported = False
     try:
         with stdout_kept(), waiting("waiting for an answer") as change:
             texts = stream(request, host=host, retries=_retries(change))
             text = next(texts, None)
+        reported = texts.backend is not None
+        if reported:
+            _report_way(texts.route, texts.failed, texts.backend, texts.origin, texts.fell_back)
         while text is not None:
             begun = begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
             if thoughts is not None:
@@ -444,7 +448,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
             answer.end()
         warn_of_problems(host)
         if texts is not None and texts.completion is not None:
-            _report_differences(texts.completion, request)
+            _report_differences(texts.completion, request, attempts=not reported)
             if tell_if_whole and texts.whole_because is not None:
                 print_note(f"the answer came in one piece: {texts.whole_because}")
     if only_thoughts:
@@ -485,25 +489,36 @@ def _report_refusals(attempts: "Sequence[Attempt]") -> None:
             print_warning(f"{attempt.backend} is not asked again in this run: its credential was refused{hint}")
 
 
-def _report_differences(completion: "Completion", request: "Request") -> None:
-    from llm.routing.errors import leaves_choice, summaries
+def _report_way(
+    route: "Route", failed: "Sequence[Attempt]", backend: str | None, origin: "Origin | None", fell_back: bool
+) -> None:
+    """Print notes on the route, the attempts that failed and the backend that answers."""
+    from llm.routing.errors import summaries
 
-    _report_notices(completion.route)
+    _report_notices(route)
+    _report_refusals(failed)
+    for rejection in route.rejected:
+        if rejection.configured:
+            print_note(f"{rejection.backend} was left out: {rejection.reason}")
+    for line in summaries(failed):
+        print_note(line)
+    if fell_back:
+        print_note(f"{backend} answered instead [{origin}]")
+    elif failed:
+        print_note(f"{backend} answered at attempt {len(failed) + 1}")
+
+
+def _report_differences(completion: "Completion", request: "Request", *, attempts: bool = True) -> None:
+    """Print notes on what differs from the request; on its attempts as well, unless they were reported before."""
+    from llm.routing.errors import leaves_choice
+
+    if attempts:
+        failed = completion.attempts[:-1]
+        _report_way(completion.route, failed, completion.attempts[-1].backend, completion.origin, completion.fell_back)
     for notice in completion.notices:
         print_note(str(notice))
     if completion.prepared_by:
         print_note(f"the request was changed by {', '.join(map(str, completion.prepared_by))}")
-    _report_refusals(completion.attempts)
-    for rejection in completion.route.rejected:
-        if rejection.configured:
-            print_note(f"{rejection.backend} was left out: {rejection.reason}")
-    # A cut answer ends with its own failure, which is told as the error.
-    for line in summaries(completion.attempts[:-1]):
-        print_note(str(line))
-    if completion.fell_back:
-        print_note(f"{completion.attempts[-1].backend} answered instead [{completion.origin}]")
-    elif len(completion.attempts) > 1 and not completion.cut:
-        print_note(f"{completion.backend} answered at attempt {len(completion.attempts)}")
     wanted = completion.asked_model  # an alias and `SERVER/MODEL` stand for another one
     if request.model is not None and completion.model != wanted:
         got = f"answered with {completion.model!r}" if completion.model else "takes no model"

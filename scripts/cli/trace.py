@@ -10,14 +10,18 @@ import click
 from llm.errors import UsageError
 from llm.tracing import TraceFileError, read_records
 from scripts.cli.base import Command
+from scripts.cli.options import NameOf
 from scripts.cli.trace_view import chrome_trace, show_tree
 from scripts.output import print_json, print_warning
 
 
 @click.command(cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--hook", "hooks", metavar="NAME", multiple=True, type=NameOf("hook"), help="Show calls of this hook only."
+)
 @click.option("--chrome", is_flag=True, help="Print the Trace Event Format, for Perfetto.")
-def trace(file: Path, chrome: bool) -> None:
+def trace(file: Path, hooks: tuple[str, ...], chrome: bool) -> None:
     """Show the trace in FILE, which `--trace=FILE` or LLM_TRACE=FILE wrote, as a tree."""
     try:
         with click.open_file(str(file), encoding="utf-8", errors="replace") as lines:
@@ -30,7 +34,7 @@ def trace(file: Path, chrome: bool) -> None:
         if chrome:
             print_json(chrome_trace(records))
         else:
-            show_tree(records, err=False)
+            show_tree(records, hooks, err=False)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise TraceFileError(
             f"{file} is damaged: {_fault(records) or repr(error)}",

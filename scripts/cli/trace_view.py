@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -97,15 +97,15 @@ class Line:
     below: tuple["Line", ...] = ()
 
 
-def show_tree(found: Sequence[Record], *, err: bool = True) -> None:
-    """Print the tree of a trace, in colour on a terminal."""
+def show_tree(found: Sequence[Record], hooks: Collection[str] = (), *, err: bool = True) -> None:
+    """Print the tree of a trace, or only the calls of some hooks in it, in colour on a terminal."""
     stream = sys.stderr if err else sys.stdout
     if stream is None:  # somebody closed it: there is nobody to show a tree to
         return
     terminal = stream.isatty()
     columns = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
     width = max(NARROWEST, min(columns, WIDEST)) if terminal else PLAIN_WIDTH
-    lines = list(draw(tree(found), width))
+    lines = list(draw(tree(found, hooks), width))
     if "utf" not in (stream.encoding or "").lower():
         lines = [(text.translate(_ASCII).encode("ascii", "replace").decode(), style) for text, style in lines]
     print_styled(lines, width, err=err)
@@ -140,14 +140,17 @@ def _fit(indent: str, line: Line, width: int) -> str:
 # Lines --------------------------------------------------------------------------------------------
 
 
-def tree(found: Sequence[Record]) -> Line:
-    """Return the tree of a trace."""
+def tree(found: Sequence[Record], hooks: Collection[str] = ()) -> Line:
+    """Return the tree of a trace; with `hooks`, one of their calls alone."""
     spans = sorted((one for one in found if one["record"] in KINDS), key=lambda span: span["id"])
     known = {span["id"] for span in spans}
     children: dict[int | None, list[Record]] = defaultdict(list)
     for span in spans:
         parent = span["parent"]
         children[parent if parent in known else None].append(span)
+    if hooks:
+        calls = [_span(span, {}) for span in spans if span.get("hook") in hooks]
+        return Line(f"trace: {_answer(spans)}", None, "bold", tuple(calls))
     end = next((one for one in found if one["record"] == "end"), None)
     total = end["duration_us"] if end else sum(span["duration_us"] for span in children[None])
     below = (
@@ -186,7 +189,7 @@ def _span(span: Record, children: Children) -> Line:
         own = (*_implementations(span["implementations"]), *_decision(span))
         names = [f"{key}={name}" for key, value in span["arguments"].items() if (name := _name(value))]
         text, style = " ".join([span["hook"], *names]), "red" if span["error"] else "bold"
-        if span["error"]:
+        if span["error"] and all(one["error"] != span["error"] for one in span["implementations"]):
             text += f": {span['error']}"
         elif not span["implementations"]:
             text += ": nobody implements it"
@@ -244,7 +247,7 @@ def _answer(spans: Sequence[Record]) -> str:
             # Wrappers come first, the outermost of them first: the last word is its.
             author = next((one for one in span["implementations"] if one["outcome"] in {"replaced", "answered"}), None)
             by = f" by {_who(author)}" if author else ""
-            return f"answered{by}" + (f" after {number} that failed" if number else "")
+            return f"answered{by}" + (f" after {number} failed attempt{'s' * (number > 1)}" if number else "")
     if attempts:
         return "the one attempt failed" if len(attempts) == 1 else f"none of {len(attempts)} attempts gave an answer"
     return f"{len(calls)} hook call{'' if len(calls) == 1 else 's'}" if calls else "no plug-in was asked"

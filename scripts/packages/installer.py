@@ -234,7 +234,8 @@ class Installer:
         sys.stderr.flush()
         silent = capture or "--quiet" in command
         try:
-            with waiting(f"{self.name}: {what}") if silent else nullcontext():
+            # Of a file, the name is enough.
+            with waiting(f"{self.name}: " + re.sub(r"(?<= )/\S*/", "", what)) if silent else nullcontext():
                 # Its output is not the command's answer: all of it goes to stderr.
                 done = subprocess.run(
                     command,

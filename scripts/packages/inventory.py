@@ -95,6 +95,23 @@ class Row:
         more += [f"also implements {', '.join(self.hooks)}"] if self.hooks else []
         return ": ".join([self.state.value, *more, *([self.reason] if self.reason else [])])
 
+    def matches(self, words: Sequence[str], state: str | None, provides: str | None) -> bool:
+        """Whether a list shows the row.
+
+        Args:
+            words: parts of its name or package, one of which is enough; none: any.
+            state: `installed` or `available`; `None`: any.
+            provides: `backend`, `recipe` or a hook that an installed one contributes; `None`: any.
+
+        """
+        text = f"{self.name} {self.package}".lower()
+        provided = {contribution.partition(" ")[0] for contribution in self.brings}
+        return (
+            (not words or any(word.lower() in text for word in words))
+            and (state is None or (self.installed if state == "installed" else self.state is State.AVAILABLE))
+            and (provides is None or provides in provided)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the row as JSON-ready data."""
         return {

@@ -108,6 +108,14 @@ def test_colours_on_a_terminal(environment: dict[str, str], coloured: bool) -> N
     assert ("\x1b[" in shown) is coloured
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize("group", [(), ("plugins",), ("config",)])
+def test_a_group_by_itself_shows_its_help_in_colour(group: tuple[str, ...]) -> None:
+    shown = Terminal(*group, env={"TERM": "xterm-256color"}).child.read()
+    assert "\x1b[1mOptions:" in shown
+    assert "\\x1b" not in shown
+
+
 @pytest.mark.parametrize(("when", "coloured"), [("always", True), ("never", False), ("auto", False)])
 def test_the_colours_of_a_trace(when: str, coloured: bool) -> None:
     result = run("send", "-b", "sample", "hi", "--trace", "--color", when)
@@ -128,6 +136,21 @@ def test_a_table_fits_a_narrow_terminal() -> None:
 def test_a_table_in_a_pipe_is_whole() -> None:
     assert "OPENROUTER_API_KEY" in run("backends").stdout
     assert "…" not in run("backends").stdout
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_notes_on_failed_attempts_come_before_the_answer(stream: str) -> None:
+    with FaultServer(chat_answer("Hello.")) as server:
+        environment = {
+            "LLM_PRIMARY_BACKEND": "openrouter",
+            "LLM_FALLBACK_BACKEND": "lobechat",
+            "LLM_ROUTING_MODE": "remote",
+            "LOBECHAT_BASE_URL": server.url,
+            "NO_COLOR": "1",
+        }
+        shown = Terminal("send", "hi", stream, size=(24, 200), env=environment).child.read().splitlines()
+    assert [line.split()[0] for line in shown] == ["note:", "note:", "Hello."]
 
 
 # Waits

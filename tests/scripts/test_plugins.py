@@ -87,6 +87,19 @@ class TestList:
         assert states["openrouter", "d0ttino-openrouter"] == "available"
         assert states["guard", "d0ttino-guard"] == "available"
 
+    def test_it_is_filtered(self, environment: Environment) -> None:
+        module = "from llm import Backend, hookimpl\n@hookimpl\ndef llm_backends():\n    return Backend('mine', str)\n"
+        environment.add("acme-mine", module, plugins={"mine": "acme_mine"})
+        installed = {("mine", "acme-mine"): "installed"}
+        assert environment.states("list", "--installed") == installed
+        assert environment.states("list", "CME") == installed
+        assert set(environment.states("list", "--available").values()) == {"available"}
+        assert environment.states("list", "guard", "echo") == {("guard", "d0ttino-guard"): "available"}
+        assert environment.states("list", "--check", "--kind", "backend") == installed
+        nothing = environment.run("list", "--kind", "llm_route")
+        assert (nothing.returncode, nothing.stdout) == (1, "")
+        assert "no plug-in matches" in nothing.stderr
+
     def test_it_is_the_same_under_ai_cli(self, environment: Environment) -> None:
         for arguments in (["list"], ["recipes", "list", "--json"]):
             ours = environment.run(*arguments)

