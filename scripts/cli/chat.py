@@ -1,14 +1,374 @@
-"""`ai-cli chat`: prompts and answers in turn."""
+"""`ai-cli chat`: its state, what each of its commands does, and one answer after the other."""
 
+import os
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from scripts.cli.context import current_host, log, warn_of_problems
+from llm._dataclasses import replace
+from llm.conversations import Conversation, LogError, enabled, new_id
+from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
+from llm.thoughts import shown_of
+from llm.types import Attachment, Completion, Message, Request
+from scripts.cli.context import current_host, log, report, warn_of_problems
 from scripts.cli.options import NameOf, attach_option, read_system, system_option, thoughts_option, values_option
-from scripts.cli.send import RequestCommand, close_conversation, read_attachment, request_options
-from scripts.output import print_note, stdout_kept
+from scripts.cli.send import RequestCommand, close_conversation, continuing, read_attachment, request_options, show
+from scripts.cli.terminal import Keyboard, lines_of_stdin, on_terminal, typed
+from scripts.output import (
+    MarkdownAnswer,
+    TextAnswer,
+    print_message,
+    print_note,
+    print_warning,
+    stdout_is_terminal,
+    stdout_kept,
+)
+
+if TYPE_CHECKING:
+    from llm.config import Settings
+    from llm.contributions import RegisteredBackend
+    from llm.host import Catalog, Host
+    from scripts.cli.send import ShownAnswer
+
+#: Takes a choice back: `/model -`.
+_NONE: Final = "-"
+
+
+class Leave(Exception):  # noqa: N818 - no error
+    """The user ends the chat."""
+
+
+class Chat:
+    """One chat.
+
+    Args:
+        ctx: the run of the program.
+        host: the host to ask.
+        request: what each request is made of, besides messages.
+        conversation: what was said before.
+        attachments: what is sent with the first prompt.
+        raw: whether answers are printed as they are.
+
+    Attributes:
+        failed: whether something went wrong.
+        keyboard: what holds the keys while no prompt is there.
+
+    """
+
+    def __init__(
+        self,
+        ctx: click.Context,
+        host: "Host",
+        request: Request,
+        conversation: Conversation,
+        attachments: tuple[str | Attachment, ...] = (),
+        *,
+        raw: bool = False,
+    ) -> None:
+        self.failed = False
+        self.keyboard = Keyboard()
+        self.request = request
+        self._ctx = ctx
+        self._host = host
+        self._conversation = conversation
+        self._waiting = attachments
+        self._raw = raw
+        self._prompt: Message | None = None
+        self._completion: Completion | None = None
+        self._unanswered = False
+
+    def take(self, text: str) -> None:
+        """Do what a user typed: a prompt, or a command that begins with `/`; errors are printed.
+
+        Raises:
+            Leave: it ends the chat.
+
+        """
+        if not text.strip():
+            return
+        try:
+            if text.startswith("/") and not text.startswith("//"):
+                self._command(text)
+            else:
+                prompt = text[1:] if text.startswith("//") else text
+                self._ask(Message("user", (prompt, *self._waiting)))
+        except D0ttinoError as error:
+            self.failed = True
+            report(error, self._ctx)
+        except click.Abort:
+            print_message("aborted")
+        except KeyboardInterrupt:
+            print_message("interrupted")
+
+    @property
+    def backends(self) -> "Catalog[RegisteredBackend]":
+        """The backends that can be chosen."""
+        with stdout_kept():
+            return self._host.backends()
+
+    @property
+    def models(self) -> list[str]:
+        """The models of the chosen backend, as far as it has told them."""
+        backend = self.backends.get(self.request.backend or "")
+        return [] if backend is None else _models_of(backend)
+
+    @property
+    def model_names(self) -> list[str]:
+        """All that `/model` takes: models of the chosen backend, aliases, and models as SERVER/MODEL."""
+        others = (f"{one.name}/{model}" for one in self.backends.active for model in _models_of(one))
+        return [*self.models, *_settings().aliases, *others]
+
+    def choices(self, command: str) -> Iterable[str]:
+        """Return the words that may follow a command; the commands themselves, if it is empty."""
+        if not command:
+            return [f"/{name}" for name in COMMANDS]
+        return self.backends if command == "/backend" else self.model_names if command == "/model" else ()
+
+    def _command(self, text: str) -> None:
+        name, _, argument = text[1:].strip().partition(" ")
+        if name not in COMMANDS:
+            hint = "//... sends a prompt that begins with /"
+            raise UnknownNameError("command", f"/{name}", [f"/{known}" for known in COMMANDS], hint=hint)
+        COMMANDS[name].do(self, argument.strip())
+
+    def _ask(self, prompt: Message) -> None:
+        """Send a prompt, print the answer as it comes, and add both to the conversation."""
+        self._prompt, self._unanswered = prompt, True
+        request = continuing(self._conversation, replace(self.request, messages=(prompt,)))
+        if enabled():
+            try:
+                request = replace(request, metadata={**request.metadata, "turn": log().begin(request)})
+            except LogError as error:
+                print_warning(error.message)
+        answer = _Remembering(self._answer())
+        self._completion = None
+        try:
+            self._completion = show(request, self._host, answer, tell_if_whole=False)
+        finally:
+            if answer.text.strip():
+                completion = self._completion or Completion(answer.text, request.backend or "it")
+                self._completion = replace(completion, text=shown_of(completion.text))
+                said = (prompt, Message("assistant", self._completion.text))
+                messages = self._conversation.messages + said
+                self._conversation = replace(self._conversation, messages=messages)
+                self._waiting, self._unanswered = (), False
+
+    def _answer(self) -> "ShownAnswer":
+        return MarkdownAnswer() if stdout_is_terminal() and not self._raw else TextAnswer(raw=self._raw)
+
+    # What the commands do
+
+    def help(self, _argument: str) -> None:
+        """Print the commands."""
+        width = max(len(one.usage) for one in COMMANDS.values())
+        print_message("\n".join(f"{one.usage.ljust(width)}  {one.help}" for one in COMMANDS.values()))
+        print_message(
+            "Alt-Enter, or a backslash at the end of a line: another line. Ctrl-C ends an answer, Ctrl-D the chat."
+        )
+
+    def model(self, argument: str) -> None:
+        """Choose the model, or tell which one is chosen."""
+        if argument == _NONE:
+            self.request = replace(self.request, model=None)
+        elif argument:
+            self._choose_model(argument)
+        models = self.models
+        known = f" (known: {_few(models)})" if models and not argument else ""
+        print_message(f"model: {self.request.model or 'as configured'}{known}")
+
+    def _choose_model(self, name: str) -> None:
+        """Take a model, an alias or SERVER/MODEL, which chooses the backend as well: what is typed last counts."""
+        from llm.routing.router import near_miss, resolved
+
+        settings, backends = _settings(), self.backends
+        asked = resolved(Request((), model=name), backends, settings)
+        if asked.backend is not None and asked.backend != self.request.backend:
+            print_message(f"backend: {asked.backend}")
+        self.request = replace(self.request, model=asked.model, backend=asked.backend or self.request.backend)
+        notice = None if asked.backend else near_miss(Request((), model=name), backends, settings)
+        models = self.models
+        if notice is None and models and asked.model not in models:
+            import difflib
+
+            close = difflib.get_close_matches(str(asked.model), models, n=1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            notice = f"{self.request.backend} has listed no model {asked.model!r}{guess}"
+        if notice is not None:
+            print_note(str(notice))
+
+    def backend(self, argument: str) -> None:
+        """Choose the backend, or tell which one is chosen."""
+        if argument and argument != _NONE and argument not in self.backends:
+            raise UnknownNameError("backend", argument, self.backends)
+        if argument:
+            self.request = replace(self.request, backend=None if argument == _NONE else argument)
+        known = "" if argument else f" (known: {', '.join(self.backends)})"
+        print_message(f"backend: {self.request.backend or 'as configured'}{known}")
+
+    def system(self, argument: str) -> None:
+        """Set the system prompt, or tell what it is."""
+        if argument:
+            text = None if argument == _NONE else read_system(argument)
+            self._conversation = replace(self._conversation, system=text)
+        print_message(f"system prompt: {self._conversation.system or 'none'}")
+
+    def attach(self, argument: str) -> None:
+        """Send a file with the next prompt."""
+        if not argument:
+            raise UsageError("/attach needs a file or an address")
+        self._waiting += (read_attachment(argument),)
+        print_message(f"{argument} is sent with the next prompt")
+
+    def save(self, argument: str) -> None:
+        """Write the conversation to a file, as Markdown."""
+        if not argument:
+            raise UsageError("/save needs the name of a file")
+        messages = self._conversation.messages
+        if not messages:
+            raise UsageError("there is nothing to save yet")
+        path = os.path.expanduser(argument)
+        parts = [f"## {message.role.capitalize()}\n\n{message.text.strip()}\n" for message in messages]
+        try:
+            with open(path, "x", encoding="utf-8", errors="replace") as file:
+                file.write("\n".join(parts))
+        except OSError as error:
+            raise UsageError(f"/save {argument}: {error.strerror}") from error
+        print_message(f"saved to {argument}")
+
+    def undo(self, _argument: str) -> None:
+        """Take back the last prompt and its answer, also in the log."""
+        messages = self._conversation.messages
+        if not messages:
+            raise UsageError("there is nothing to take back")
+        last = max(index for index, message in enumerate(messages) if message.role == "user")
+        self._conversation = replace(self._conversation, messages=messages[:last])
+        self._prompt, self._completion, self._unanswered = messages[last], None, True
+        self._forget()
+        print_message(f"taken back: {' '.join(messages[last].text.split())[:200]}")
+
+    def _forget(self) -> None:
+        """Delete the last turn with an answer from the log, and what failed after it."""
+        turns = log().turns(conversation=self._conversation.id)
+        answered = [turn.id for turn in turns if turn.answer is not None]
+        log().delete([turn.id for turn in turns if answered and turn.id >= answered[-1]])
+
+    def retry(self, _argument: str) -> None:
+        """Send the last prompt again, in place of its answer."""
+        messages = self._conversation.messages
+        if not self._unanswered and messages and messages[-1].role == "assistant":
+            self._conversation = replace(self._conversation, messages=messages[:-2])
+            self._prompt = messages[-2]
+            self._forget()
+        if self._prompt is None:
+            raise UsageError("there is nothing to send again")
+        self._ask(self._prompt)
+
+    def copy(self, _argument: str) -> None:
+        """Copy the last answer to the clipboard."""
+        from scripts.cli.terminal import copy
+
+        print_message(f"copied by {copy(self._last().text)}")
+
+    def run(self, argument: str) -> None:
+        """Run the shell steps of the last answer, after a question for each."""
+        from llm.plan import read_plan
+        from scripts.cli.plan import source_of, with_confirmations
+        from scripts.cli.steps import Options, Plan, run_or_print
+
+        if argument not in {"", "join"}:
+            raise UsageError("/run takes nothing but `join`, which runs the steps of several blocks")
+        completion = self._last()
+        goal = self._conversation.messages[-2].text
+        read = read_plan(completion, join=argument == "join")
+        source = source_of(completion)
+        plan = Plan("do", source, goal, with_confirmations(read.steps), {})
+        with self.keyboard.released():
+            status = run_or_print(self._host, plan, Options.asking(join=argument == "join"))
+        if status:
+            self.failed = True
+            print_message(f"status {status}")
+
+    def quit(self, _argument: str) -> None:
+        """End the chat."""
+        raise Leave
+
+    def _last(self) -> Completion:
+        if self._completion is not None and not self._unanswered:
+            return self._completion
+        messages = self._conversation.messages
+        if not messages or messages[-1].role != "assistant":
+            raise UsageError("there is no answer yet")
+        return Completion(messages[-1].text, "the conversation")
+
+
+def _settings() -> "Settings":
+    """Return the user's configuration; a broken one was told of when the chat began."""
+    from llm.config import Settings, load_settings
+
+    try:
+        return load_settings()
+    except ConfigError:
+        return Settings()
+
+
+def _models_of(backend: "RegisteredBackend") -> list[str]:
+    from llm.backends.http._models import offered
+
+    return offered(backend.name, backend.models)
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
+
+
+class _Remembering:
+    """Prints an answer, and remembers what came of it."""
+
+    def __init__(self, answer: "ShownAnswer") -> None:
+        self.text = ""
+        self._answer = answer
+
+    def write(self, piece: str) -> None:
+        """Print a piece."""
+        self.text += piece
+        self._answer.write(piece)
+
+    def end(self) -> None:
+        """Print the rest."""
+        self._answer.end()
+
+
+class ChatCommand(NamedTuple):
+    """A command of the chat.
+
+    Attributes:
+        usage: how it is typed.
+        help: what it does.
+        do: does it, with the text behind its name.
+
+    """
+
+    usage: str
+    help: str
+    do: Callable[[Chat, str], None]
+
+
+COMMANDS: Final[Mapping[str, ChatCommand]] = {
+    "help": ChatCommand("/help", "show this", Chat.help),
+    "model": ChatCommand("/model [NAME]", "ask for this model; -: as configured", Chat.model),
+    "backend": ChatCommand("/backend [NAME]", "use this backend; -: as configured", Chat.backend),
+    "system": ChatCommand("/system [TEXT]", "instructions for the model; @FILE reads that from a file", Chat.system),
+    "attach": ChatCommand("/attach FILE", "send an image or a text with the next prompt; also a URL", Chat.attach),
+    "save": ChatCommand("/save FILE", "write the conversation to a new file", Chat.save),
+    "undo": ChatCommand("/undo", "take back the last prompt and its answer", Chat.undo),
+    "retry": ChatCommand("/retry", "send the last prompt again", Chat.retry),
+    "copy": ChatCommand("/copy", "copy the last answer to the clipboard", Chat.copy),
+    "run": ChatCommand("/run [join]", "run the shell commands of the last answer, each after a question", Chat.run),
+    "quit": ChatCommand("/quit", "end the chat", Chat.quit),
+}
 
 
 @click.command(cls=RequestCommand)
@@ -38,12 +398,6 @@ def chat(
     /help shows the commands. Ctrl-C ends an answer, Ctrl-D or /quit the chat. Without a terminal, each
     line of standard input is a prompt, and the exit status is 1 if one of them failed.
     """
-    from llm.conversations import Conversation, enabled, new_id
-    from llm.errors import UnknownNameError, UsageError
-    from llm.types import Request
-    from scripts.chat.session import Chat, Leave
-    from scripts.chat.typing import lines_of_stdin, on_terminal, typed
-
     host = current_host(ctx)
     with stdout_kept():
         backends = host.backends()
@@ -77,6 +431,6 @@ def chat(
         if not enabled():
             print_note("the log is off: this is not recorded")
     with suppress(Leave), chat.keyboard if on_terminal() else nullcontext():
-        for text in typed(chat) if on_terminal() else lines_of_stdin():
+        for text in typed(chat.choices) if on_terminal() else lines_of_stdin():
             chat.take(text)
     return 1 if chat.failed and not on_terminal() else 0

@@ -116,7 +116,7 @@ def remove(name: str) -> None:
 @click.pass_context
 def test(ctx: click.Context, name: str) -> int:
     """Ask each backend that uses the key NAME whether it takes it."""
-    from scripts.cli.asking import checked
+    from scripts.cli.models import checked
 
     name = checked_name(name)
     host = current_host(ctx)

@@ -43,7 +43,7 @@ def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
     cooldowns = set_aside(ctx)
     found: Mapping[str, Any] = {}
     if check:
-        from scripts.cli.asking import checked
+        from scripts.cli.models import checked
 
         found = checked(host, offers.active)
     rows = [

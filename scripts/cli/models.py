@@ -1,10 +1,13 @@
-"""`ai-cli models`: the models that backends have."""
+"""Questions to the services of backends: whether they would answer, and their models (`ai-cli models`)."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from llm.errors import PLUGIN_FAULTS, UnknownNameError
+from llm.hooks._faults import reason_of
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
@@ -13,6 +16,79 @@ from scripts.output import print_json, print_line, print_message, print_warning,
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend
     from llm.host import Host
+    from llm.types import Call
+
+#: Seconds that a service has for its answer.
+_PATIENCE: Final = 10.0
+
+
+class Checked(NamedTuple):
+    """What asking a backend showed.
+
+    Attributes:
+        ok: whether it would answer; `None`: it cannot be asked.
+        reason: why not.
+        hint: what to do about that.
+
+    """
+
+    ok: bool | None
+    reason: str = ""
+    hint: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON-ready data."""
+        return {**self._asdict(), "words": self.words}
+
+    @property
+    def words(self) -> str:
+        """It in a few words."""
+        if self.ok is None:
+            return "ready, as far as can be known"
+        hint = f" ({self.hint})" if self.hint else ""
+        return "answers" if self.ok else f"does not answer: {self.reason}{hint}"
+
+
+def checked(host: "Host", backends: "Iterable[RegisteredBackend]") -> Mapping[str, Checked]:
+    """Ask backends at the same time whether they would answer; return the findings by name."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    backends = list(backends)
+    # What plug-ins import at once would be imported in threads: one after the other is safe.
+    for backend in backends:
+        try:
+            host.loaded(backend)
+        except PLUGIN_FAULTS:
+            continue  # asking it has the same fault
+    names = ", ".join(backend.name for backend in backends)
+    with (
+        stdout_kept(),
+        waiting(f"asking {names}"),
+        ThreadPoolExecutor(max_workers=max(1, min(16, len(backends)))) as pool,
+    ):
+        answers = pool.map(lambda backend: check(host, backend), backends)
+        return {backend.name: answer for backend, answer in zip(backends, answers, strict=True)}
+
+
+def check(host: "Host", backend: "RegisteredBackend") -> Checked:
+    """Ask one backend whether it would answer."""
+    try:
+        backend = host.loaded(backend)
+        if backend.check is None:
+            return Checked(None) if host.is_ready(backend) else Checked(False, "it lacks a key", backend.setup)
+        reason = backend.check(call_for(host))
+    except PLUGIN_FAULTS as error:
+        message, hint = reason_of(error)
+        return Checked(False, message, hint or "")
+    return Checked(True) if reason is None else Checked(False, str(reason))
+
+
+def call_for(host: "Host") -> "Call":
+    """Return the call of a question that is no prompt."""
+    from llm.types import Call
+
+    deadline = monotonic() + _PATIENCE
+    return Call(deadline=deadline, first_deadline=deadline, key=host.key)
 
 
 @click.command(cls=Command)
@@ -62,8 +138,6 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
 def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named: bool) -> dict[str, Any] | None:
     """Return the models of a backend; `None` if it has no list of them, and the user did not name it."""
     from llm.backends.http._models import cached, models_of
-    from llm.hooks._faults import reason_of
-    from scripts.cli.asking import call_for
 
     name = backend.name
     try:

@@ -85,7 +85,7 @@ def list_servers(as_json: bool) -> None:
 @click.pass_context
 def test(ctx: click.Context, name: str) -> int:
     """Ask the server NAME for its models: is it there, does it take the key, has it the model?"""
-    from scripts.cli.asking import check
+    from scripts.cli.models import check
 
     _known(name, load_settings())
     host = current_host(ctx)

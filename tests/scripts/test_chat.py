@@ -22,8 +22,8 @@ from llm.conversations import ConversationLog
 from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
-from scripts.chat.session import COMMANDS
-from scripts.chat.typing import history_path
+from scripts.cli.chat import COMMANDS
+from scripts.cli.terminal import history_path
 from tests.scripts.test_prompts import Remembering
 from tests.servers import Exchange, FaultServer, chat_answer
 

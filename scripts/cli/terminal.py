@@ -1,14 +1,19 @@
-"""What a user types into a chat: on a terminal with history and completion, else line by line."""
+"""The terminal of a chat: typing with history and completion, keys held while nobody is asked, and the clipboard."""
 
 import os
+import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._state import state_dir
 from llm.conversations import enabled
-from scripts.chat.session import COMMANDS, Chat
-from scripts.output import print_warning
+from llm.errors import D0ttinoError
+from scripts.output import print_warning, send_to_terminal
 from scripts.render import line
 
 if TYPE_CHECKING:
@@ -18,6 +23,20 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 _PROMPT: Final = "> "
+
+#: Signals that end this program without a word.
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+
+#: Programs, and the variable without which they have no desktop.
+_PROGRAMS: Final = (
+    (("pbcopy",), "HOME"),
+    (("wl-copy",), "WAYLAND_DISPLAY"),
+    (("xclip", "-selection", "clipboard"), "DISPLAY"),
+)
+_THEIRS: Final = ("PATH", "HOME", "WAYLAND_DISPLAY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR", "LANG")
+
+#: Seconds that such a program may take.
+_PATIENCE: Final = 5.0
 
 
 def on_terminal() -> bool:
@@ -39,8 +58,13 @@ def lines_of_stdin() -> Iterator[str]:
         yield "\n".join(begun)
 
 
-def typed(chat: Chat) -> Iterator[str]:
-    """Yield what the user types at the terminal, until Ctrl-D. It is on stderr: stdout is for answers."""
+def typed(choices: Callable[[str], Iterable[str]]) -> Iterator[str]:
+    """Yield what the user types at the terminal, until Ctrl-D. It is on stderr: stdout is for answers.
+
+    Args:
+        choices: returns the words that may follow a command of the chat; the commands themselves, if it is empty.
+
+    """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import create_app_session
     from prompt_toolkit.output import create_output
@@ -52,7 +76,7 @@ def typed(chat: Chat) -> Iterator[str]:
             multiline=True,
             history=_history(),
             key_bindings=_keys(),
-            completer=_completer(chat),
+            completer=_completer(choices),
             complete_while_typing=False,
             prompt_continuation=lambda width, _number, _wrapped: "." * (width - 1) + " ",
         )
@@ -116,7 +140,7 @@ def _keys() -> "KeyBindings":
     return keys
 
 
-def _completer(chat: Chat) -> Any:
+def _completer(choices: Callable[[str], Iterable[str]]) -> Any:
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document
 
@@ -129,13 +153,7 @@ def _completer(chat: Chat) -> Any:
             if blank and name in {"/attach", "/save"}:
                 yield from PathCompleter(expanduser=True).get_completions(Document(argument), complete_event)
                 return
-            known: Iterable[str] = ()
-            if not blank:
-                known = [f"/{command}" for command in COMMANDS]
-            elif name == "/backend":
-                known = chat.backends
-            elif name == "/model":
-                known = chat.model_names
+            known = choices(name if blank else "")
             typed = argument if blank else name
             # A name that a terminal would not show as it is cannot be typed either.
             for one in sorted(set(known)):
@@ -143,3 +161,90 @@ def _completer(chat: Chat) -> Any:
                     yield Completion(one, start_position=-len(typed))
 
     return _Commands()
+
+
+class Keyboard:
+    """Holds what is typed while no prompt is there, for the next one: without echo, and Ctrl-D too; Ctrl-C interrupts.
+
+    As a context manager it holds for as long as it is open. Without a terminal it does nothing. Signals that end this
+    program leave the terminal as it was.
+    """
+
+    def __init__(self) -> None:
+        self._before: list[Any] | None = None
+        self._handled: list[signal.Signals] = []
+
+    def __enter__(self) -> "Keyboard":
+        if sys.stdin is not None and sys.stdin.isatty():
+            import termios
+
+            self._before = termios.tcgetattr(sys.stdin)
+            self._handled = [one for one in _ENDS if signal.getsignal(one) is signal.SIG_DFL]
+            for one in self._handled:
+                signal.signal(one, self._end)
+            self._hold()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for one in self._handled:
+            signal.signal(one, signal.SIG_DFL)
+        self._release()
+
+    def _end(self, number: int, _frame: object) -> None:
+        self._release()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Leave the terminal as it was meanwhile: to steps, and their questions."""
+        self._release()
+        try:
+            yield
+        finally:
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._before is None:
+            return
+        import termios
+
+        quiet = [*self._before]
+        quiet[0] &= ~(termios.ICRNL | termios.IXON)
+        quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+
+    def _release(self) -> None:
+        if self._before is not None:
+            import termios
+
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
+
+
+def copy(text: str) -> str:
+    """Put a text into the clipboard, and return what takes it there.
+
+    Raises:
+        D0ttinoError: there is none.
+
+    """
+    env = {name: os.environ[name] for name in _THEIRS if name in os.environ}
+    for words, variable in _PROGRAMS:
+        if variable in env and shutil.which(words[0]) is not None:
+            content = text.encode("utf-8", "replace")
+            try:
+                # xclip stays to serve the text: it must not hold our files open.
+                nowhere = subprocess.DEVNULL
+                subprocess.run(
+                    words, input=content, env=env, stdout=nowhere, stderr=nowhere, timeout=_PATIENCE, check=True
+                )
+            except (OSError, subprocess.SubprocessError):
+                continue
+            return words[0]
+    # OSC 52: terminals that know it take it, also over ssh.
+    if not send_to_terminal(f"\x1b]52;c;{b64encode(text.encode('utf-8', 'replace')).decode()}\a"):
+        raise D0ttinoError(
+            "there is no clipboard",
+            hint="wl-copy, xclip, pbcopy or a terminal that takes OSC 52 is needed; /save FILE writes a file",
+        )
+    return "the terminal, if it takes OSC 52"

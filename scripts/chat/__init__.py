@@ -1,1 +1,0 @@
-"""`ai-cli chat`: a conversation line by line."""
