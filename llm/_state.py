@@ -76,7 +76,7 @@ def check_private(path: str | os.PathLike[str]) -> None:
     Whatever is elsewhere, because a program or a user named it, is theirs to judge.
 
     Raises:
-        NotPrivateError: it or a directory on the way to it is another user's, writable by others, or a link.
+        NotPrivateError: it or a directory on the way to it is another user's, writable by others, a link or a device.
         OSError: it cannot be looked at.
 
     """
@@ -117,6 +117,8 @@ def _top_of(path: str) -> str | None:
 def _check(place: str, found: os.stat_result) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _unsafe(place, "is a link")
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise _unsafe(place, "is no ordinary file")  # a pipe would be waited for
     if found.st_uid != os.geteuid():
         raise _unsafe(place, f"is another user's (uid {found.st_uid})")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

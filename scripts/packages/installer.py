@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from llm.hooks._entrypoints import canonical
+from llm.redaction import gives_access
 from scripts.output import print_message, waiting
 from scripts.packages.environment import Sort, installed_version, sort
 from scripts.packages.record import InstallError
@@ -233,35 +234,53 @@ class Installer:
         sys.stdout.flush()
         sys.stderr.flush()
         silent = capture or "--quiet" in command
+        written: list[str] = []
         try:
-            # Of a file, the name is enough.
-            with waiting(f"{self.name}: " + re.sub(r"(?<= )/\S*/", "", what)) if silent else nullcontext():
-                # Its output is not the command's answer: all of it goes to stderr.
-                done = subprocess.run(
+            with (
+                # Of a file, the name is enough.
+                waiting(f"{self.name}: " + re.sub(r"(?<= )/\S*/", "", what)) if silent else nullcontext(),
+                # Its output quotes servers and packages, and is not the command's answer: it is printed on stderr.
+                subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
-                    stdout=2,
-                    stderr=subprocess.PIPE if capture else 2,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
                     env=child_environment(without),
-                    check=False,
                     text=True,
+                    errors="backslashreplace",
                     close_fds=False,  # it holds the lock of `record.one_at_a_time` too: it goes on when this is killed
-                )
+                ) as process,
+            ):
+                try:
+                    for line in process.stdout or ():
+                        written.append(line)
+                        if not capture:
+                            print_message(line.rstrip("\n"))
+                except BaseException:
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_SECONDS_TO_TIDY_UP)
+                    process.kill()
+                    raise
         except OSError as error:
             raise InstallError(f"{self.name} cannot be started: {error.strerror}") from error
         _see_what_is_new()
-        if done.returncode:
+        if process.returncode:
             if capture:
-                print_message(done.stderr.rstrip("\n"))
+                print_message("".join(written).rstrip("\n"))
             raise InstallError(
-                f"{self.name} could not {what}: it ended with status {done.returncode}",
+                f"{self.name} could not {what}: it ended with status {process.returncode}",
                 hint="its own message is above",
             )
-        return done.stderr or ""
+        return "".join(written)
 
 
 #: What tells pip or uv where to look for packages, which to take: a bundled package comes from here.
 _CHOOSES: Final = ("INDEX", "INDEX_URL", "FIND_LINKS", "CONSTRAINT", "REQUIREMENT", "REQUIRE_HASHES", "BINARY")
+
+#: So long an installer may take to end that got Ctrl-C as well.
+_SECONDS_TO_TIDY_UP: Final = 0.25
+
+_OF_INSTALLERS: Final = ("PIP_", "UV_", "PIPX_")
 
 #: What tells them where to install, if not in this environment.
 _ELSEWHERE: Final = ("TARGET", "PREFIX", "ROOT", "USER")
@@ -289,7 +308,10 @@ def find_installer() -> Installer:
 
 
 def child_environment(without: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment for a process that runs code of packages: this one, without API keys.
+    """Return the environment for a process that may run code of packages: this one, without secrets.
+
+    What chooses and opens an index is kept: the variables of pip, uv and pipx, and proxies. What would colour
+    its output is not.
 
     Args:
         without: endings of pip's and uv's own variables that are left out as well.
@@ -300,8 +322,9 @@ def child_environment(without: Iterable[str] = (), environ: Mapping[str, str] | 
     return {
         name: value
         for name, value in (os.environ if environ is None else environ).items()
-        if not name.upper().endswith("_API_KEY")
-        and not (name.startswith(("PIP_", "UV_")) and endings and name.endswith(endings))
+        if not (name.startswith(_OF_INSTALLERS) and endings and name.endswith(endings))
+        and (name.startswith(_OF_INSTALLERS) or name.lower().endswith("_proxy") or not gives_access(name, value))
+        and name not in {"FORCE_COLOR", "CLICOLOR_FORCE"}
     }
 
 

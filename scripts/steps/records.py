@@ -560,15 +560,9 @@ def _read(path: str) -> StoredRun:
         RecordError: the file is no record of a run that this version understands.
 
     """
-    import stat
-
     try:
-        # A pipe of that name would be waited for.
-        descriptor = open_private(path, os.O_RDONLY | os.O_NONBLOCK)
-        with open(descriptor, encoding="utf-8", errors="replace") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise RecordError(path, "it is no ordinary file")
-            running = _is_locked(descriptor)
+        with open(path, encoding="utf-8", errors="replace", opener=open_private) as stream:
+            running = _is_locked(stream.fileno())
             lines = list(map(_object, stream))
     except OSError as error:
         raise RecordError(path, error.strerror or str(error)) from error

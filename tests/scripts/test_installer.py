@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.packages.environment import installed_version
-from scripts.packages.installer import Chosen, child_environment, find_installer
+from scripts.packages.installer import Chosen, Installer, child_environment, find_installer
 from scripts.packages.record import InstallError
 
 
@@ -116,6 +116,20 @@ def test_a_failure_is_one_error(uv: Callable[[], list[str]], tmp_path: Path, mon
         find_installer().uninstall("acme-internal-greeter")
 
 
+def test_what_it_quotes_of_others_is_shown_in_letters(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "the-token-of-the-user")
+    quotes = (
+        "import sys; print('\\x1b]0;x\\x07a\\rb', flush=True); print('\\u202e the-token-of-the-user', file=sys.stderr)"
+    )
+    python = (sys.executable, "-X", "utf8", "-c", quotes)
+    Installer("pip", python, python).uninstall("acme-internal-greeter")
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert shown.err == "\\x1b]0;x\\x07a\nb\n\\u202e ***\n"
+
+
 def test_an_installer_that_does_not_start_is_one_error(without_pip: Path, tmp_path: Path) -> None:
     (without_pip / "uv").write_bytes(b"\x7fELF")
     (without_pip / "uv").chmod(0o755)
@@ -140,9 +154,22 @@ def test_what_is_written_for_an_installer_is_a_requirement(tmp_path: Path, line:
         find_installer().resolve(line, tmp_path, upgrade=False, build=False)
 
 
-def test_children_get_no_api_keys() -> None:
-    environ = {"OPENROUTER_API_KEY": "s", "lower_api_key": "s", "PATH": "/bin", "PIP_INDEX_URL": "x"}
-    assert child_environment(environ=environ) == {"PATH": "/bin", "PIP_INDEX_URL": "x"}
+def test_children_get_no_secrets_but_what_opens_an_index() -> None:
+    kept = {
+        "PATH": "/bin",
+        "PIP_INDEX_URL": "https://me:word@x/",
+        "UV_INDEX_X_PASSWORD": "s",
+        "HTTPS_PROXY": "http://a:b@c",
+    }
+    secret = {
+        "OPENROUTER_API_KEY": "s",
+        "lower_api_key": "s",
+        "GH_TOKEN": "s",
+        "DATABASE_URL": "postgres://me:word@x/",
+        "PLUGIN_REGISTRY_URL": "https://token-of-the-user@x/",
+        "AWS_SECRET_ACCESS_KEY": "s",
+    }
+    assert child_environment(environ=kept | secret) == kept
 
 
 def test_versions_are_those_of_this_environment() -> None:

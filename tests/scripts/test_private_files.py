@@ -56,6 +56,15 @@ def foreign(path: Path) -> str:
     return f"is another user's (uid {OTHER})"
 
 
+def pipe(path: Path) -> str:
+    if path.is_dir():
+        path.rename(path.with_name("elsewhere"))
+    else:
+        path.unlink()
+    os.mkfifo(path, 0o600)
+    return "is no ordinary file"
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path, umask: int) -> None:
     for kind in ("state", "cache"):
@@ -92,7 +101,7 @@ def test_a_directory_that_is_not_the_users_own_is_not_used(
     assert {one: one.stat().st_mtime_ns for one in everything(directory)} == before
 
 
-@pytest.mark.parametrize("harm", [link, writable, pytest.param(foreign, marks=needs_root)])
+@pytest.mark.parametrize("harm", [link, writable, pipe, pytest.param(foreign, marks=needs_root)])
 @pytest.mark.parametrize("file", ["usage.jsonl", "cooldown.json", "state.db", "guards.json", "plugins.json", "runs"])
 def test_a_file_of_state_that_is_not_the_users_own_is_not_used(
     tmp_path: Path, file: str, harm: Callable[[Path], str]
@@ -104,13 +113,23 @@ def test_a_file_of_state_that_is_not_the_users_own_is_not_used(
         one.write_text("{}")
         one.chmod(0o600)
     why = harm(one)
-    content = None if one.is_dir() else one.read_bytes()
+    content = one.read_bytes() if one.is_file() else None
     for words in (["recipe", "mine", "x", "--yes"], ["send", "-b", "sample", "hi"]):
         done = ai_cli(*words, path=path)
         assert done.returncode == 0
         assert f"warning: {one} {why}, and is not used" in done.stderr
         assert "Traceback" not in done.stderr
     assert content is None or one.read_bytes() == content
+
+
+def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "echo ran")
+    assert ai_cli("recipe", "mine", "x", "--yes", path=path).returncode == 0
+    (manifest,) = place("cache").rglob("manifests.json")
+    pipe(manifest)
+    done = ai_cli("recipe", "mine", "x", "--yes", path=path)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert manifest.is_file()
 
 
 @needs_root
