@@ -1,7 +1,7 @@
 """A pluggy hook framework for LLM backends and shell recipes.
 
 The public names below are imported when they are first used, so that `import llm` costs nothing; `__init__.pyi`
-tells type checkers their types.
+gives type checkers their types.
 """
 
 import os

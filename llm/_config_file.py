@@ -366,7 +366,7 @@ def _explained(source: _Source, error: Any, above: KeyPath) -> Iterator[ConfigFa
 
 
 def _expected(error: Any, above: KeyPath) -> str:
-    """Return what a schema expects; in ours the title says it, in those of plug-ins a title may be anything."""
+    """Return what a schema expects; its title in ours; in those of plug-ins a title may be anything."""
     part, word = error.schema, error.validator
     if not above and "title" in part:
         return str(part["title"])

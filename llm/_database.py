@@ -220,7 +220,7 @@ class Database:
             self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
 
     def _set_aside(self, error: "sqlite3.Error") -> OSError:
-        """Give a damaged file another name, unless another process has done so, and return what to tell of it."""
+        """Give a damaged file another name, unless another process has done so, and return the report of it."""
         self.close()
         name = f"{self.path}.damaged"
         try:
@@ -282,7 +282,7 @@ def moment(time: "datetime") -> str:
 
 
 def take_over(database: Database, file: str, insert: "Callable[[sqlite3.Connection, bytes], None]") -> None:
-    """Take over an older file beside a database, once; then it is kept as `FILE.old`.
+    """Take over an older file beside a database, once; then it stays as `FILE.old`.
 
     Args:
         database: the database.
@@ -346,7 +346,7 @@ def _patiently(action: Callable[[], None]) -> None:
 
 
 def _is_remote(path: str) -> bool:
-    """Whether a file is on a file system that other machines may see, as far as the system tells."""
+    """Whether a file is on a file system that other machines may see, as far as the system reports."""
     try:
         with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
             mounts = [line.split()[1:3] for line in file]

@@ -21,7 +21,7 @@ _MISSING: Final[Any] = object()
 
 
 class _Field:
-    """What a class says of a field besides its type."""
+    """The facts of a field besides its type."""
 
     def __init__(self, default: Any, factory: Any = _MISSING, repr: bool = True, compare: bool = True) -> None:
         self.default = default

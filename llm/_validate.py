@@ -203,7 +203,7 @@ def answer_of(result: Any, where: str, origin: Origin, facts: Completion | None 
 
 
 def _facts_of(where: str, origin: Origin, facts: Completion | None, completion: Completion | None) -> Completion:
-    """Return the facts of an answer in pieces: what its last one says, and what the host knows."""
+    """Return the facts of an answer in pieces: those of its last one, and those of the host."""
     if completion is None:
         return facts or Completion("")
     _check_fields(completion, where, origin)

@@ -198,7 +198,7 @@ def check(path: str, plugin_schemas: Mapping[str, Any] | None = None) -> "list[C
 
     Args:
         path: the file's path.
-        plugin_schemas: JSON Schemas that plug-ins bring for their sections, by the plug-in's name.
+        plugin_schemas: JSON Schemas of plug-ins for their sections, by the plug-in's name.
 
     """
     from llm._config_file import ConfigFault, content, faults_in

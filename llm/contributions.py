@@ -101,7 +101,7 @@ class Backend:
     def check(self, call: Call) -> str | None:  # noqa: ARG002 - for those that override it
         """Ask the service, and return in a few words why it would not answer now; `None`: it would.
 
-        Override it where a variable alone does not tell. An exception counts as a reason, too.
+        Override it where a variable alone does not decide. An exception counts as a reason, too.
         """
         return None
 
@@ -155,7 +155,7 @@ class RegisteredBackend:
     Attributes:
         name: what users and the configuration call it.
         description: one line for lists.
-        models: models that it offers, for lists, if it can tell.
+        models: models that it offers, for lists, as far as they are known.
         local: whether prompts stay on this machine.
         ready_env: environment variables of which one must be set before it is used without having been named.
         secret_env: environment variables that hold its secrets.
@@ -165,7 +165,7 @@ class RegisteredBackend:
         load: imports its plug-in and returns the backend anew; `None` if that was done.
         check: `check(call)` asks the service, and returns why it would not answer; `None` if it cannot be asked.
         list_models: `list_models(call)` asks the service which models it has; `None` if it cannot be asked.
-        identity: `identity()` tells what answers depend on besides the request, for caches.
+        identity: `identity()` returns what answers depend on besides the request, for caches.
 
     """
 
@@ -388,7 +388,7 @@ def check_callable(
 def stream_of(backend: Backend) -> Callable[..., Any] | None:
     """Return the `stream` of a backend that has one of its own, and no `run` that is more its own than that.
 
-    Overriding only `run` of a backend that streams means that `run` is to be called.
+    Overriding only `run` of a backend that streams means that `run` is called.
     """
     if "stream" in vars(backend):
         return backend.stream

@@ -119,7 +119,7 @@ def log_path() -> str:
 
 
 def enabled() -> bool:
-    """Whether conversations are recorded, as `LLM_NO_LOGS` and `switch` say."""
+    """Whether conversations are recorded, by `LLM_NO_LOGS` and `switch`."""
     return not is_off(NO_LOGS_VARIABLE) and not os.path.exists(_switch_path())
 
 
@@ -241,7 +241,7 @@ class ConversationLog:
         Args:
             search: words, all of which prompt and answer have together; the last letters of each may be missing.
             conversation: name or id of a conversation.
-            limit: return the latest so many; `None`: all.
+            limit: return the latest N; `None`: all.
 
         Raises:
             LogError: the file cannot be read.
@@ -386,7 +386,7 @@ class ConversationLog:
 
 
 def _conversation_id(database: "sqlite3.Connection", given: str | None, name: str | None) -> str:
-    """Return the id of a conversation, which is made if there is none; one that has the name keeps it."""
+    """Return the id of a conversation, which is made if there is none; one that has the name already stays."""
     if name is not None:
         row = database.execute("SELECT id FROM conversations WHERE name = ?", (name,)).fetchone()
         if row is not None:

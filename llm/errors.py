@@ -203,7 +203,7 @@ class EmptyAnswerError(MalformedResponseError):
 
 
 class ToolCallError(EmptyAnswerError):
-    """The model wants to call a tool, and says nothing."""
+    """The model wants to call a tool, and has no answer."""
 
 
 class RefusalError(EmptyAnswerError):

@@ -176,7 +176,7 @@ class Host(PluginManager):
         return self._catalog("recipe", "llm_recipes")
 
     def state_of(self, kind: Callable[[], State]) -> State:
-        """Return the one object of a class that a higher layer keeps for this host; made at its first use."""
+        """Return the one object of a class that a higher layer has for this host; made at its first use."""
         state = self._states.get(kind)
         found: State = self._states.setdefault(kind, kind()) if state is None else state
         return found
@@ -286,7 +286,7 @@ class Host(PluginManager):
             )
 
     def adopt(self, registration: Registration) -> None:
-        """Register what a shim made, unless an entry point of this host brought it already.
+        """Register what a shim made, unless an entry point of this host registered it already.
 
         Raises:
             NameTakenError: this program registered the name before, for another callable.
@@ -540,7 +540,7 @@ class Host(PluginManager):
         return Catalog(tuple(active.values()), shadowed)
 
     def config_schemas(self) -> dict[str, Any]:
-        """Return the JSON Schemas that plug-ins bring for their sections of the configuration, by the section's name.
+        """Return the JSON Schemas of plug-ins for their sections of the configuration, by the section's name.
 
         Plug-ins that implement `llm_configure` are imported for that; one that cannot be is among the problems.
         """

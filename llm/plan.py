@@ -286,7 +286,7 @@ def _is_complete(command: str) -> bool:
 
 
 def _step(item: Any, number: int, completion: Completion) -> Step:
-    """Return an item of the array as a step; a key that is not understood could say how it is to run."""
+    """Return an item of the array as a step; an unknown key is refused, as it might change how it runs."""
     from llm._validate import fault_in
 
     if isinstance(item, str):

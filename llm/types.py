@@ -133,7 +133,7 @@ class Attachment:
 
     Attributes:
         media_type: its type, `image/png` for example.
-        data: its content; `None` where `url` tells where it is.
+        data: its content; `None` where `url` is its address.
         url: its address.
         name: name of the file, for people.
 
@@ -317,7 +317,7 @@ class Call:
         silence: seconds to wait for each further piece; `None`: no limit.
         key: returns the key of a name from the user's stores, `None` if there is none; `None`: there is no store.
         turn: its turn among many requests: a backend over HTTP hands `turn.heed` the headers of each answer, which may
-            tell what is left of the server's limits; `None`: requests are not paced.
+            report what is left of the server's limits; `None`: requests are not paced.
 
     """
 
@@ -442,7 +442,7 @@ class Rejection:
     Attributes:
         backend: its name.
         reason: why.
-        configured: whether the user named this backend, and so should be told.
+        configured: whether the user named this backend, and gets a notice.
 
     """
 
@@ -458,7 +458,7 @@ class Route:
     Attributes:
         candidates: the backends to try, in order.
         rejected: the backends left out, with reasons.
-        notices: what the user should be told, one line each.
+        notices: lines for the user.
         origin: the policy; the host fills it in.
 
     """
@@ -596,7 +596,7 @@ class Completion:
         finish_reason: why the server ended the answer, in its own word: `stop`, `length` where a limit of tokens
             was reached, `content_filter`; `None`: it does not say.
         prepared_by: the plug-ins that changed the request before it was sent, in order.
-        notices: what the user should be told of how it was answered, one line each.
+        notices: lines for the user about how it was answered.
 
     """
 
@@ -667,7 +667,7 @@ class Completion:
 
     @property
     def why_unfinished(self) -> str | None:
-        """Why the answer is not whole, in words; `None`: it is, or its server does not say."""
+        """Why the answer is not whole, in words; `None`: it is, or its server gives no reason."""
         reason = (self.finish_reason or "").casefold()
         if reason in _FINISHED:
             return None
@@ -759,7 +759,7 @@ class Answer:
     Pieces that were read stay: it can be read again, and by several readers.
 
     Args:
-        pieces: the text, or an iterable of texts; its last item may be a `Completion` that tells model, usage and
+        pieces: the text, or an iterable of texts; its last item may be a `Completion` with model, usage and
             the like (its text is not used).
         origin: the plug-in that answers.
         facts: the facts of an answer that is a text; those of others come with their last item.

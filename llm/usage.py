@@ -50,7 +50,7 @@ def ledger_path() -> str:
 
 
 def enabled() -> bool:
-    """Whether the ledger is on, as `LLM_NO_USAGE` says."""
+    """Whether the ledger is on, by `LLM_NO_USAGE`."""
     return not is_off(NO_USAGE_VARIABLE)
 
 

@@ -126,7 +126,7 @@ def _add_commands(group: Group, kind: Kind) -> None:
             return 1
         cells = [(row.name, row.package, row.version or "-", row.status) for row in rows]
         more = [
-            (row.entry_point or "-", ", ".join(row.brings) or "-", row.registry or "-") if verbose else ()
+            (row.entry_point or "-", ", ".join(row.contributes) or "-", row.registry or "-") if verbose else ()
             for row in rows
         ]
         head = (one.upper(), "PACKAGE", "VERSION", "STATE", *(_VERBOSE if verbose else ()))
@@ -198,7 +198,7 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
         def remove(ctx: click.Context, name: str, as_json: bool) -> None:
             from scripts.packages.changes import remove as remove_package
 
-            _tell(remove_package(kind, name, _registry(), _commands(ctx, kind)), as_json)
+            _print_change(remove_package(kind, name, _registry(), _commands(ctx, kind)), as_json)
 
     @group.command(
         "info", help=f"Show what is known of the {one} NAME: its packages, and what the registry says of it."
@@ -479,7 +479,7 @@ def _with(
 
 
 def _installed(kind: Kind, name: str | None, registry: Registry) -> list[str]:
-    """Return the distributions that bring a plug-in of a name, or all that bring one."""
+    """Return the distributions with a plug-in of a name, or all with any."""
     from scripts.packages.inventory import take
 
     rows = [row for each in KINDS for row in take(each, registry).rows if row.installed]
@@ -515,7 +515,7 @@ def _commands(ctx: click.Context, kind: Kind) -> str:
     return PROGRAM if group is None else group.command_path
 
 
-def _tell(change: "Change", as_json: bool) -> None:
+def _print_change(change: "Change", as_json: bool) -> None:
     _report([change], as_json, many=False, nothing="")
 
 

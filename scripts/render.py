@@ -1,6 +1,6 @@
 r"""The renderer: text of others, made fit for a terminal.
 
-A terminal obeys what it is sent: it can be told to hide, move and replace what stands on it. So text of models,
+A terminal obeys what it is sent: it can be made to hide, move and replace what stands on it. So text of models,
 servers, plug-ins, recipes and files reaches it through this module alone (`scripts.output` calls it). What has no
 shape of its own comes out escaped: control and format characters, characters that print blank (U+2800, U+3164), line
 ends of other systems, and bytes that are no UTF-8 (`\x1b`, `\u202e`).
@@ -13,7 +13,7 @@ ends of other systems, and bytes that are no UTF-8 (`\x1b`, `\u202e`).
 | `rows` | a step that may be run | a row each, behind a gutter | `\t` | more than 8, and each at the end of a line |
 
 `rows` is strict: two different texts never give the same rows. Combining marks are escaped as well, long lines are
-broken here and not by the terminal, and carets below an escape tell it from a text that is spelt like one.
+broken here and not by the terminal, and carets below an escape set it apart from a text that is spelt like one.
 """
 
 import re
@@ -214,7 +214,7 @@ def _escape(char: str) -> str:
 
 
 def _escaped(text: str, before: str = "") -> str:
-    """Return a text with escapes; a letter keeps its marks, if they are not too many, and an emoji what shapes it."""
+    """Return a text with escapes; the marks of a letter stay, if they are not too many, and what shapes an emoji."""
     shown, last, marks = [], "", _MARKS
     for char in before + text:
         if char.isascii():

@@ -56,7 +56,7 @@ def run_locally(step: Step, context: StepContext, *, open_files: bool = True) ->
 
 
 def _is_there(program: str, env: Mapping[str, str]) -> bool:
-    """Whether there is a file for a program. A directory of PATH that may not be entered says that it is forbidden."""
+    """Whether there is a file for a program: a forbidden directory of PATH has the same error as a forbidden file."""
     return "/" in program or any(
         os.path.exists(os.path.join(directory, program)) for directory in os.get_exec_path(dict(env))
     )

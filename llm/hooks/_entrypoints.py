@@ -271,7 +271,7 @@ def _name_in(place: str) -> str:
 
 
 def _header(where: str) -> tuple[str | None, str | None]:
-    """Return name and version of a metadata directory, as far as it tells them."""
+    """Return name and version of a metadata directory, as far as it has them."""
     fields: dict[str, str] = {}
     for file in ("METADATA", "PKG-INFO"):
         try:
@@ -449,7 +449,7 @@ class Blocking:
         return self.all_installed or next((by for name, by in self.names.items() if _names_entry(name, entry)), None)
 
     def of_distribution(self, name: str) -> str | None:
-        """Return what blocks whatever a distribution brings, or `None`."""
+        """Return what blocks all plug-ins of a distribution, or `None`."""
         blocking = (by for listed, by in self.names.items() if canonical(listed) == canonical(name))
         return self.all_installed or next(blocking, None)
 

@@ -133,7 +133,7 @@ def read_on(topic: str) -> str:
 
 
 def locate(error: PluginError, function: Any, topic: str) -> None:
-    """Complete an error that says what a plug-in does wrong: the place of its function, and where to read on.
+    """Complete an error about the code of a plug-in: the place of its function, and where to read on.
 
     Args:
         error: the error.

@@ -1,6 +1,6 @@
 """Guards: each hook implementation of a plug-in is called through one.
 
-A plain pluggy call tells neither whose result it returned nor whose exception it raised, and one
+A plain pluggy call names neither whose result it returned nor whose exception it raised, and one
 exception ends the whole call. A guard knows the `Origin` of its plug-in: it turns the result into the type
 that the hook promises, marks an exception with the plug-in that raised it, and for hooks where one failure
 must not stop the others, records it instead.

@@ -33,7 +33,7 @@ class EnvironmentCache:
         layout: grows when the layout of its content changes; a file of another number counts as none.
 
     Attributes:
-        path: where it is; `None` if no caches are to be used.
+        path: where it is; `None` if caches are not used.
 
     """
 
@@ -221,7 +221,7 @@ class Manifests:
 
     @property
     def path(self) -> str | None:
-        """The file; `None` if no caches are to be used."""
+        """The file; `None` if caches are not used."""
         return self._file.path
 
     def get(self, entry: EntryPoint) -> Manifest | None:
@@ -235,7 +235,7 @@ class Manifests:
             return None
 
     def holds(self, entry: EntryPoint, manifest: Manifest) -> bool:
-        """Whether the record of an entry point says the same as a manifest."""
+        """Whether the record of an entry point equals a manifest."""
         return self._records.get(entry[:3]) == _record(entry, manifest)
 
     def guards_of(self, entry: EntryPoint) -> tuple[str, ...]:

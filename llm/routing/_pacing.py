@@ -1,6 +1,6 @@
 """Turns of many requests: no more of them at a time, and within a time, than a server takes.
 
-A server tells its limits late, by a refusal, or early, in headers of each answer. A refusal holds back every worker
+A server reports its limits late, by a refusal, or early, in headers of each answer. A refusal holds back every worker
 until the time that it names. Then one request goes ahead, more follow as answers come, and the pace is what the server
 took before. Workers of other processes learn of it through the database of the user's state.
 """
@@ -49,7 +49,7 @@ _MINUTE: Final = 60.0
 
 
 class Window(NamedTuple):
-    """A limit: so many requests or tokens within so many seconds."""
+    """A limit: a number of requests or tokens within a number of seconds."""
 
     most: float
     seconds: float
@@ -369,7 +369,7 @@ class Turn:
         self._pacer.end(self, is_answered=True, is_refused=False, retry_after=None, tokens=tokens)
 
     def refused(self, retry_after: float | None) -> None:
-        """End it: a limit of the server is reached, which asks to wait so many seconds."""
+        """End it: a limit of the server is reached, which asks to wait for some seconds."""
         self._pacer.end(self, is_answered=False, is_refused=True, retry_after=retry_after, tokens=None)
 
     def failed(self) -> None:

@@ -253,7 +253,7 @@ class _Threads(_Office):
             return Outcome(number, request, error=error)
 
     def _note(self, note: str) -> None:
-        """Have the reader's thread tell of a long wait; many requests wait for the same one."""
+        """Have the reader's thread report a long wait; many requests wait for the same one."""
         now = time.monotonic()
         if now < self._quiet_until:
             return
@@ -323,7 +323,7 @@ class Done:
     Attributes:
         answers: by position in the chunk, the completion or the error. An interrupted chunk lacks some.
         seconds: how long it took.
-        notes: what the user should be told of plug-ins and state there, one line each.
+        notes: lines for the user about plug-ins and state there.
         refused: the backends whose credentials were refused, and why each is not used any more.
 
     """
@@ -525,7 +525,7 @@ class _Chunks(_Office):
         self.wake.put(None)
 
     def _adapt(self, count: int, seconds: float) -> None:
-        """Choose the size of the next chunks; one that was not full says nothing of larger ones."""
+        """Choose the size of the next chunks; one that was not full is no measure for larger ones."""
         fitting = int(count * _CHUNK_TIME / max(seconds, 1e-6))
         if fitting < count or count >= self._size:
             self._size = max(self._workers, min(fitting, 2 * self._size, _CHUNK_FACTOR * self._workers))
@@ -619,8 +619,8 @@ def send_many(
             those that are installed: what this program registered stays here. Whoever made it shuts it down.
         rpm: requests that each server takes in a minute; what a server itself says, and its settings, count too.
         tpm: the same in tokens.
-        on_note: told, in one sentence each, of long waits for a server, of workers that were lost, and of faults in
-            other processes; by default they are logged.
+        on_note: called with a sentence about a long wait for a server, a worker that was lost, or a fault in
+            another process; by default they are logged.
 
     Returns:
         An iterator of outcomes, in the order of the prompts. A prompt that fails does not end it: its

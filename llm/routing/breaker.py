@@ -72,7 +72,7 @@ class Cooldowns:
     """The backends that are set aside, shared by all processes of this user.
 
     A request never fails because of it: what cannot be read counts as healthy, what cannot be written is
-    not remembered, and either is told once.
+    not remembered, and either is reported once.
 
     Args:
         path: the database; by default that of the user's state.

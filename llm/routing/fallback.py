@@ -38,13 +38,13 @@ _SLOW_IMPORT = 1.0
 
 
 class Breaker(Protocol):
-    """A circuit breaker: backends that failed often of late are left alone for a while."""
+    """A circuit breaker: backends that failed often lately are left alone for a while."""
 
     def is_open(self, backend: str) -> str | None:
         """Return why a backend is left alone, for people; `None`: it may be asked."""
 
     def record(self, attempt: Attempt) -> None:
-        """Record the end of an attempt: an answer, or an error that tells that the backend is not well."""
+        """Record the end of an attempt: an answer, or an error that counts against the backend."""
 
 
 class Health:
@@ -99,7 +99,7 @@ class Try(NamedTuple):
         call: deadlines, and the number of the attempt.
         began: the moment, as the clock of `retries` counts.
         prepared_by: the plug-ins that changed the request.
-        notices: what the user should be told of it.
+        notices: sentences for the user about it.
 
     """
 
@@ -481,7 +481,7 @@ class Fallback:
         return Failure()
 
     def _record(self, attempt: Attempt, *, healthy: bool | None) -> None:
-        """Record an attempt; `healthy` is `None` where it says nothing of the backend's health."""
+        """Record an attempt; `healthy` is `None` where it is no sign of the backend's health."""
         self.attempts.append(attempt)
         if healthy is not None and self._health.breaker is not None:
             self._health.breaker.record(attempt)

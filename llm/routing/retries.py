@@ -32,15 +32,15 @@ class RetryPolicy:
         per_backend: how many of them one candidate of the route gets.
         first_wait: seconds to wait before the first attempt that is made again; twice as long each time.
         longest_wait: where that ends. What a server asks for may be longer.
-        clock: tells the time in seconds. Backends over HTTP go by `time.monotonic()`.
-        sleep: waits for so many seconds.
+        clock: returns the time in seconds. Backends over HTTP go by `time.monotonic()`.
+        sleep: waits for a number of seconds.
         chance: a number from 0 to 1; by it a wait is shortened, to half at most, so that many clients
             do not come back at the same moment.
-        on_wait: told of a failed attempt, and how many seconds from now the next one is made.
-        on_attempt: told the backend that is asked next.
+        on_wait: called with a failed attempt, and the seconds until the next one is made.
+        on_attempt: called with the backend that is asked next.
         pacer: gives requests their turn; `None`: they are sent at once. Their time does not run while they wait for it,
             and a refusal because of a server's limit costs them no attempt.
-        on_hold: told in one sentence that a server asks to wait for long.
+        on_hold: called with a sentence about a server that asks to wait for long.
         ended: whether nobody wants the answer any more, so that it is not sent when its turn comes.
 
     """
@@ -60,7 +60,7 @@ class RetryPolicy:
     ended: Callable[[], bool] = lambda: False
 
     def wait(self, tries: int, retry_after: float | None) -> float:
-        """Return how many seconds to wait after so many tries of one candidate."""
+        """Return the seconds to wait after a number of tries of one candidate."""
         longest = min(self.longest_wait, self.first_wait * 2.0 ** min(tries - 1, 60))
         return max(longest * (1 - self.chance() / 2), retry_after or 0.0)
 

@@ -408,7 +408,7 @@ def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
 
 
 def is_typed(error: BaseException) -> bool:
-    """Whether a plug-in raised an error on purpose: one of this project that does not say that it is at fault."""
+    """Whether a plug-in raised an error on purpose: one of this project that does not blame it."""
     return isinstance(error, D0ttinoError) and not isinstance(error, PluginError)
 
 
@@ -474,7 +474,7 @@ def conversations(probe: Probe) -> str | None:
 
 
 def deadlines(probe: Probe) -> str | None:
-    """Give each backend half a second, and a server that says nothing."""
+    """Give each backend half a second, and a silent server."""
     found = _answering(probe)
     asked = len(probe.server.requests) if probe._server is not None else 0
     for backend in found:
@@ -985,7 +985,7 @@ def closing(probe: Probe) -> str | None:
 
 
 def secrets(probe: Probe) -> str | None:
-    """Look for the key in everything that it said, and for keys that it does not declare."""
+    """Look for the key in all of its output, and for keys that it does not declare."""
     found = probe.backends()
     declared = {name for one in found for name in one.secret_env}
     for backend in found:

@@ -37,7 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
-        """Answer as the server's mode says."""
+        """Answer by the server's mode."""
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         mode = self.server.mode
         self.server.requests.append(body)

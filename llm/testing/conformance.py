@@ -377,7 +377,7 @@ def _read(lines: list[str]) -> tuple[list[str], list[Result]]:
 
 
 def _death(name: str, status: int | None, trace: str, printed: str, roots: list[str]) -> Finding:
-    """Return what to say of a check whose process ended or had to be ended."""
+    """Return the finding of a check whose process ended or had to be ended."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', trace)
     own = next(
         (one for one in frames if any(one[0] == root or one[0].startswith(root + os.sep) for root in roots)), None

@@ -35,7 +35,7 @@ _OTHERS: Final = (
 
 
 def read_attachment(place: str) -> "str | Attachment":
-    """Return a part of a message for an image or a text, whose type is told by its content.
+    """Return a part of a message for an image or a text, whose type follows from its content.
 
     Args:
         place: a path, or an `http` or `https` address.

@@ -52,7 +52,7 @@ def _handle_interrupts(handler: Any, instead_of: Any) -> None:
 
 
 def _complete(run: Callable[..., Any], *args: Any, **extra: Any) -> None:
-    """Print completions, if a shell asks for them; whatever else is said would stand amidst what is being typed."""
+    """Print completions, if a shell asks for them; any other line would stand amidst what is being typed."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
         try:
             run(*args, standalone_mode=True, **extra)

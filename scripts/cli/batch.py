@@ -475,7 +475,7 @@ def _opened(file: str) -> Iterator[BinaryIO]:
 
 
 def _layout(rows: Source, output: str | None, schema: dict[str, Any] | None, asked: dict[str, Any]) -> "Layout":
-    """Return how results look: as the user says, else as the name of their file, else as the rows."""
+    """Return the format of results: by the option, else by the name of their file, else that of the rows."""
     columns = [name.strip() for text in asked["columns"] for name in next(csv.reader([text]), [])]
     format = asked["output_format"] or (format_of(output) if output is not None else "")
     if asked["output_format"] is None and format not in {"csv", "tsv", "parquet"}:

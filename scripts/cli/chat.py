@@ -110,7 +110,7 @@ class Chat:
 
     @property
     def models(self) -> list[str]:
-        """The models of the chosen backend, as far as it has told them."""
+        """The models of the chosen backend, as far as it has listed them."""
         backend = self.backends.get(self.request.backend or "")
         return [] if backend is None else _models_of(backend)
 
@@ -169,7 +169,7 @@ class Chat:
         )
 
     def model(self, argument: str) -> None:
-        """Choose the model, or tell which one is chosen."""
+        """Choose the model, or print the chosen one."""
         if argument == _NONE:
             self.request = replace(self.request, model=None)
         elif argument:
@@ -199,7 +199,7 @@ class Chat:
             print_note(str(notice))
 
     def backend(self, argument: str) -> None:
-        """Choose the backend, or tell which one is chosen."""
+        """Choose the backend, or print the chosen one."""
         if argument and argument != _NONE and argument not in self.backends:
             raise UnknownNameError("backend", argument, self.backends)
         if argument:
@@ -208,7 +208,7 @@ class Chat:
         print_message(f"backend: {self.request.backend or 'as configured'}{known}")
 
     def system(self, argument: str) -> None:
-        """Set the system prompt, or tell what it is."""
+        """Set the system prompt, or print it."""
         if argument:
             text = None if argument == _NONE else read_system(argument)
             self._conversation = replace(self._conversation, system=text)
@@ -304,7 +304,7 @@ class Chat:
 
 
 def _settings() -> "Settings":
-    """Return the user's configuration; a broken one was told of when the chat began."""
+    """Return the user's configuration; a broken one was reported when the chat began."""
     from llm.config import Settings, load_settings
 
     try:

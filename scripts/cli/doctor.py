@@ -93,7 +93,7 @@ def plug_ins(host: "Host") -> Iterator[Fault]:
 
 
 def blocked_names(host: "Host") -> Iterator[Fault]:
-    """Find names that are to be blocked, and that no plug-in has."""
+    """Find blocked names that no plug-in has."""
     for name in host.unknown_blocked:
         guess = UnknownNameError("plug-in", name, host.blockable_names())
         listed = _listed()
@@ -266,7 +266,7 @@ def _make_own(path: str, kind: str) -> str:
 
 
 def caches(host: "Host") -> Iterator[Fault]:
-    """Find files in the cache that hold something else, or that say something else than is true now."""
+    """Find files in the cache that are none of it, or that are out of date."""
     from llm._state import cache_dir, directory_faults
     from scripts.packages.checking import faults
 
@@ -339,7 +339,7 @@ def _quote(path: Path | str) -> str:
 
 
 def versions(host: "Host") -> list[str]:
-    """Return what a report of a fault has to say of this installation, in lines."""
+    """Return the facts of this installation for a report of a fault, in lines."""
     import importlib.metadata
     import platform
 

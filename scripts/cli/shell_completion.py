@@ -36,7 +36,7 @@ def _backends(ctx: click.Context) -> Mapping[str, str]:
 
 
 def _models(ctx: click.Context) -> Iterable[str]:
-    """Return aliases, and the models that backends have told or declare: none is asked now."""
+    """Return aliases, and the models that backends have listed or declare: none is asked now."""
     from llm.backends.http._models import offered
     from llm.config import load_settings
 

@@ -323,7 +323,7 @@ def _recorded(
     options: Options,
     stored: "StoredRun | None",
 ) -> tuple[str | None, int]:
-    """Run the steps and keep what became of them; return the id of the run, and its exit status."""
+    """Run the steps and record their results; return the id of the run, and its exit status."""
     from llm.errors import D0ttinoError
     from scripts.steps.records import Journal, Log, Record, Transcript, new_record, summary
 

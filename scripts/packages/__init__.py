@@ -1,1 +1,1 @@
-"""Installing, listing and removing the packages that bring plug-ins."""
+"""Installing, listing and removing the packages of plug-ins."""

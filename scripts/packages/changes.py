@@ -58,19 +58,19 @@ class Options:
     """How packages are installed.
 
     Attributes:
-        agree: called with a plan: whether it is to be carried out.
+        agree: called with a plan: whether to carry it out.
         may_ask: called before anything is done; raises if the user will have to agree, and cannot be asked.
-        tell: called with what else the user should know.
+        report: called with further sentences for the user.
         upgrade: whether a newer version replaces one that satisfies what was asked for.
         build: whether source archives may be built, which runs their code.
-        dry_run: whether nothing is to be installed.
+        dry_run: whether to install nothing.
         seconds: how long loading what was installed may take.
 
     """
 
     agree: Callable[[Plan], bool] = field(default=lambda _: True)
     may_ask: Callable[[Wanted], None] = field(default=lambda _: None)
-    tell: Callable[[str], None] = field(default=lambda _: None)
+    report: Callable[[str], None] = field(default=lambda _: None)
     upgrade: bool = False
     build: bool = False
     dry_run: bool = False
@@ -87,7 +87,7 @@ def find(
         text: the argument.
         registry: where to look names up.
         commands: how the commands for plug-ins are called, for hints.
-        editable: whether it is a directory whose source is to be used where it is.
+        editable: whether it is a directory whose source is used where it is.
         sha256: the checksum that a package of an index must have; any, if empty.
 
     Raises:
@@ -148,7 +148,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
 
     Args:
         wanted: what is asked for.
-        registry: names what the package brings.
+        registry: names what the package has.
         options: how.
 
     Raises:
@@ -161,7 +161,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
     _refuse_where_it_would_be_lost(wanted)
     options.may_ask(wanted)
     with record.one_at_a_time(), tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
-        _roll_back(options.tell)
+        _roll_back(options.report)
         installer = find_installer()
         plan = work_out(wanted, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
         before = installed_version(wanted.distribution)
@@ -186,11 +186,11 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
         return change
 
 
-def repair(tell: Callable[[str], None]) -> None:
+def repair(report: Callable[[str], None]) -> None:
     """Undo the installation that was killed, if there is one; before anybody looks at what is installed.
 
     Args:
-        tell: called with what was done.
+        report: called with what was done.
 
     Raises:
         RecordError: another command is changing this environment.
@@ -198,7 +198,7 @@ def repair(tell: Callable[[str], None]) -> None:
     """
     if environment.interrupted():
         with record.one_at_a_time():
-            _roll_back(tell)
+            _roll_back(report)
 
 
 def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options) -> Change:
@@ -275,11 +275,11 @@ def sync(registry: Registry, options: Options) -> Iterator[Change]:
 
 
 def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
-    """Remove the distribution that brings a plug-in, and what interrupted installations of it left behind.
+    """Remove the distribution of a plug-in, and what interrupted installations of it left behind.
 
     Args:
         kind: plug-in or recipe.
-        name: its name in the registry, the name that it brings, or that of its distribution.
+        name: its name in the registry, the name that it registers, or that of its distribution.
         registry: where to look the name up.
         commands: how the commands for plug-ins are called, for hints.
 
@@ -294,9 +294,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         inventory = take(kind, registry)
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
         if distribution is None:
-            gone = next(
-                (one for one in _recorded() if same(one.distribution, name) or _brings(one, name, registry)), None
-            )
+            gone = next((one for one in _recorded() if same(one.distribution, name) or _has(one, name, registry)), None)
             guard = guards.forget(gone.distribution if gone is not None else name)
             known = gone or guard
             if known is None:
@@ -358,7 +356,7 @@ def _verified(
     """Load a distribution's plug-ins in a new process, and return what the user now has.
 
     Raises:
-        InstallError: they cannot be loaded, or it brings none.
+        InstallError: they cannot be loaded, or it has none.
 
     """
     what = f"{distribution} {version} {tense} installed, but"
@@ -398,13 +396,13 @@ def _refuse_where_it_would_be_lost(wanted: Wanted) -> None:
         raise InstallError(f"this is {kind.value}: an editable plug-in would be lost with its next upgrade")
 
 
-def _roll_back(tell: Callable[[str], None]) -> None:
+def _roll_back(report: Callable[[str], None]) -> None:
     try:
         names = environment.roll_back()
     except NotPrivateError as error:
         raise InstallError(f"an installation that was interrupted cannot be undone: {error.strerror}") from error
     if names:
-        tell(f"an installation was interrupted: {', '.join(names)} is as before it")
+        report(f"an installation was interrupted: {', '.join(names)} is as before it")
 
 
 def _durable(plan: Plan) -> dict[str, Path]:
@@ -465,7 +463,7 @@ def recorded_missing(prefix: str | None = None) -> list[Recorded]:
 
 
 def frozen() -> list[Recorded]:
-    """Return the installed distributions that bring plug-ins, and where each came from."""
+    """Return the installed distributions with plug-ins, and where each came from."""
     known = record.read()
     found = []
     for name in dict.fromkeys(entry.distribution for entry in installed().entries):
@@ -480,7 +478,7 @@ def _recorded() -> list[Recorded]:
     return list(record.read().values())
 
 
-def _brings(one: Recorded, name: str, registry: Registry) -> bool:
+def _has(one: Recorded, name: str, registry: Registry) -> bool:
     names = (package.name for package in registry.packages if same(_name(package), one.distribution))
     return name in {one.name, *names}
 

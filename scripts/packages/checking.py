@@ -89,7 +89,7 @@ class Check:
     """The result of loading every plug-in.
 
     Attributes:
-        learned: what each entry point brought.
+        learned: what each entry point contributes.
         answering: for `backend` and `recipe`, name to the distribution whose plug-in is in use.
         warnings: what went wrong besides failures to load, as text.
 

@@ -57,12 +57,12 @@ def sort() -> Sort:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """One directory (or file) in which an installer keeps what it knows of a distribution.
+    """One directory (or file) in which an installer records a distribution.
 
     Attributes:
         path: where it is.
-        name: the distribution's canonical name; that of its directory, if its metadata does not tell.
-        version: its version; `UNKNOWN` if it does not tell.
+        name: the distribution's canonical name; that of its directory, if its metadata has none.
+        version: its version; `UNKNOWN` if it has none.
         leftover: whether it is what an interrupted installation or removal left behind.
         installed: whether an installer made it; a build leaves one beside a source.
 
@@ -76,13 +76,13 @@ class Metadata:
 
     @property
     def distribution(self) -> "Distribution":
-        """What it says."""
+        """Its name and version."""
         import importlib.metadata
 
         return importlib.metadata.Distribution.at(self.path)
 
     def files(self) -> list[Path] | None:
-        """Return the files that it says are the distribution's own; `None` if it does not tell."""
+        """Return the files that it lists as the distribution's own; `None` if it has no list."""
         import csv
 
         try:
@@ -122,7 +122,7 @@ def leftovers() -> list[Metadata]:
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return which version of a distribution is installed; `None` if none is, `UNKNOWN` if it does not tell."""
+    """Return which version of a distribution is installed; `None` if none is, `UNKNOWN` if it names none."""
     alike = [one for one in metadata_of(distribution) if not one.leftover and one.installed]
     if not alike:
         return None
@@ -171,7 +171,7 @@ def metadata(wanted: str | None = None, path: Iterable[str] | None = None) -> It
 
 
 def _trust(one: Metadata) -> tuple[bool, tuple[float, int, int]]:
-    """Return how far a directory is to be believed, against others of its name beside it."""
+    """Return the credibility of a directory, against others of its name beside it."""
     return one.version != UNKNOWN, agreement(str(one.path))
 
 
@@ -211,7 +211,7 @@ def undone_on_failure(new: Mapping[str, Iterable[Path]]) -> Iterator[None]:
     """Install distributions in this context: if it fails, what was there before is put back.
 
     Args:
-        new: the names of the distributions that are to be installed, and the files that each has.
+        new: the names of the distributions to install, and the files that each has.
 
     Raises:
         OSError: what is there now cannot be copied.

@@ -34,7 +34,7 @@ class RecordedGuard(NamedTuple):
 
     Attributes:
         plugin: its name.
-        distribution: the distribution that brings it.
+        distribution: its distribution.
         version: the distribution's version.
 
     """
@@ -144,7 +144,7 @@ def recorded() -> list[RecordedGuard]:
 
 
 def forget(name: str) -> RecordedGuard | None:
-    """Forget the guards that a distribution brought: the user does not want them any more.
+    """Forget the guards of a distribution: the user does not want them any more.
 
     Args:
         name: name of the distribution, or of the plug-in.

@@ -56,8 +56,8 @@ class Installer:
 
     Attributes:
         name: what people call it.
-        install_command: how it is told to install.
-        uninstall_command: how it is told to remove, without asking.
+        install_command: its command that installs.
+        uninstall_command: its command that removes without asking.
 
     """
 

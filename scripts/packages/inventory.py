@@ -20,7 +20,7 @@ _PROVIDING = frozenset({"llm_backends", "llm_recipes"})
 
 
 class State(StrEnum):
-    """What can be said of a row."""
+    """The state of a row."""
 
     INSTALLED = "installed"
     BUILT_IN = "built in"
@@ -34,7 +34,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One name, and one package that brings it.
+    """One name, and one package that has it.
 
     Attributes:
         kind: `plug-in` or `recipe`.
@@ -43,14 +43,13 @@ class Row:
         version: its version, if it is installed or built in.
         state: what can be said of it.
         reason: why it failed or was refused; what disables it; which one answers instead, if it is shadowed; what it
-            does, if it brings nothing under this name.
-        entry_point: the entry point that brings it, if it is installed.
+            does, if it has nothing under this name.
+        entry_point: the entry point that contributes it, if it is installed.
         shadows: those that it answers in place of.
         hooks: the hooks that the plug-in implements besides: a policy beside a backend.
-        brings: all that its entry point contributes: `backend mine`, `recipe tidy`, and the hooks. Empty if that is not
-            known.
+        contributes: all of its entry point: `backend mine`, `recipe tidy`, and the hooks. Empty if that is not known.
         registry: the place of the registry that has this name for this package; `None` if it has not.
-        damaged: whether the package is installed, but nobody can tell what it brings.
+        damaged: whether the package is installed, but its contributions are not known.
 
     """
 
@@ -63,7 +62,7 @@ class Row:
     entry_point: str | None = None
     shadows: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
-    brings: tuple[str, ...] = ()
+    contributes: tuple[str, ...] = ()
     registry: str | None = None
     damaged: bool = False
 
@@ -74,7 +73,7 @@ class Row:
 
     @property
     def installed(self) -> bool:
-        """Whether an installed distribution, not this project's, brings it."""
+        """Whether an installed distribution, not this project's, has it."""
         return self.entry_point is not None or self.damaged
 
     @property
@@ -105,7 +104,7 @@ class Row:
 
         """
         text = f"{self.name} {self.package}".lower()
-        provided = {contribution.partition(" ")[0] for contribution in self.brings}
+        provided = {contribution.partition(" ")[0] for contribution in self.contributes}
         return (
             (not words or any(word.lower() in text for word in words))
             and (state is None or (self.installed if state == "installed" else self.state is State.AVAILABLE))
@@ -123,7 +122,7 @@ class Row:
             "reason": self.reason,
             "shadows": list(self.shadows),
             "hooks": list(self.hooks),
-            "brings": list(self.brings),
+            "contributes": list(self.contributes),
             "builtin": self.package == DISTRIBUTION,
             "installed": self.installed,
             "entry_point": self.entry_point,
@@ -152,7 +151,7 @@ class Inventory:
         return {row.name for row in self.rows}
 
     def of_package(self, distribution: str) -> list[Row]:
-        """Return the rows of what an installed distribution brings."""
+        """Return the rows of an installed distribution."""
         return [row for row in self.rows if row.installed and same(row.package, distribution)]
 
 
@@ -162,7 +161,7 @@ def same(one: str, other: str) -> bool:
 
 
 def described(row: Row, registry: Registry, kind: Kind) -> dict[str, Any]:
-    """Return a row as JSON-ready data, with what the registry says of it."""
+    """Return a row as JSON-ready data, with the facts of the registry."""
     package = registry.of(kind).get(row.name) if row.registered else None
     info = package.info if package is not None else {}
     keys = ("description", "homepage", "source", "requires-d0ttino", "yanked")
@@ -215,10 +214,10 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
 def _installed(
     kind: Kind, known: Mapping[EntryPoint, Manifest | None], blocking: Blocking
 ) -> Iterator[tuple[Row, bool]]:
-    """Yield a row for each name that an installed plug-in brings, and whether it provides that name.
+    """Yield a row for each name of an installed plug-in, and whether it provides that name.
 
     One that was never loaded is taken to provide its entry point's name. One that provides none is listed under that
-    name, unless all that it does is to be imported, and another entry point of its distribution speaks for it.
+    name, unless it does nothing once imported, and another entry point of its distribution speaks for it.
     """
     speaking = {entry.distribution for entry, learned in known.items() if learned and learned.names(kind.offers)}
     for entry, learned in known.items():
@@ -231,7 +230,7 @@ def _installed(
         state = State.DISABLED if disabled else State.FAILED if failure else State.INSTALLED
         if not reason and not names and learned and learned.hooks:
             reason = f"implements {', '.join(learned.hooks)}"
-        facts: dict[str, Any] = {"hooks": others if names else (), "brings": _all_of(learned, others)}
+        facts: dict[str, Any] = {"hooks": others if names else (), "contributes": _all_of(learned, others)}
         for name in names or ((entry.name,) if unnamed else ()):
             row = Row(kind.noun, name, entry.distribution, entry.version, state, reason, str(entry), **facts)
             yield row, state is State.INSTALLED and (learned is None or bool(names))

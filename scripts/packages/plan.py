@@ -21,7 +21,7 @@ _GROUPS: Final = frozenset(kind.group for kind in KINDS)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One distribution that is to be installed, and where it comes from.
+    """One distribution to install, and where it comes from.
 
     Attributes:
         kind: plug-in or recipe.
@@ -29,7 +29,7 @@ class Wanted:
         distribution: its name.
         requirement: what an index is asked for; empty if it comes from a directory or a file.
         place: the directory of its source, or its wheel.
-        editable: whether the source is to be used where it is.
+        editable: whether the source is used where it is.
         package: the registry's entry for it, if there is one.
         sha256: the checksums of which its wheel must have one; empty if any will do.
 
@@ -187,7 +187,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candidate], dict[str, Path]]:
-    """Return what the metadata of fetched distributions says; those that are not fetched are editable ones."""
+    """Return the metadata of fetched distributions; those that are not fetched are editable ones."""
     import importlib.metadata
 
     wheels: dict[str, Path] = {}

@@ -193,10 +193,10 @@ def _unwritable(error: OSError) -> RecordError:
 
 
 def warnings(installed: Iterable[str]) -> Iterator[str]:
-    """Yield what a command says of plug-ins that were installed here and are gone. It never raises.
+    """Yield the warnings of a command about plug-ins that were installed here and are gone. It never raises.
 
     Args:
-        installed: names of the distributions that bring plug-ins.
+        installed: names of the distributions with plug-ins.
 
     """
     with suppress(RecordError):  # `doctor` reports it

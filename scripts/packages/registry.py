@@ -82,7 +82,7 @@ class Package:
         root: the directory that a path is relative to; `None` in a registry from a server.
         bundled: whether it comes with d0ttino itself.
         info: the other keys of the entry, as they stand there.
-        damage: why the entry cannot be used, as far as the document alone tells.
+        damage: why the entry cannot be used, as far as the document alone shows.
 
     """
 

@@ -57,7 +57,7 @@ class Child:
     Where it stands depends on how this program was started:
 
     - On a terminal, it is in a process group of its own that has the terminal, as a job of a shell. Ctrl-C
-      goes to the group; a sentinel in it tells this process.
+      goes to the group; a sentinel in it reports it to this process.
     - Without a terminal, it is in a process group of its own, to which this process passes SIGINT on.
     - In a pipeline on a terminal, it stays in this process's group: another program of the pipeline may
       need the keyboard (`| less`), and the terminal sends Ctrl-C to all. The same holds in a thread, which
@@ -68,14 +68,14 @@ class Child:
 
     Args:
         timeout: seconds after which it is ended; `None`: never.
-        tell: takes a sentence for the user.
+        report: called with a sentence for the user.
         own_session: whether it gets a session of its own, with another terminal.
 
     """
 
-    def __init__(self, timeout: float | None, tell: Callable[[str], object], *, own_session: bool = False) -> None:
+    def __init__(self, timeout: float | None, report: Callable[[str], object], *, own_session: bool = False) -> None:
         self._timeout = timeout
-        self._tell = tell
+        self._report = report
         self._in_charge = threading.current_thread() is threading.main_thread()  # no other may handle signals
         self._terminal: Terminal | None = None
         self._sentinel: Sentinel | None = None
@@ -129,7 +129,7 @@ class Child:
         if again:
             self._end()
         elif not self._over:
-            self._after(_PATIENCE, self._tell, "the step is cleaning up; press Ctrl-C again to end it")
+            self._after(_PATIENCE, self._report, "the step is cleaning up; press Ctrl-C again to end it")
 
     def _place(self) -> None:
         """Find out where the process will stand, and make what that needs."""
@@ -180,7 +180,7 @@ class Child:
         if self._ender is not None:
             self._ender.join()
         if self._sentinel is not None:
-            self._sentinel.close()  # now: it may still have to tell of the Ctrl-C that ended the process
+            self._sentinel.close()  # now: it may still have to report the Ctrl-C that ended the process
         if self._terminal is not None:
             crashed = self._returned is not None and self._returned < 0
             self._terminal.take_back(as_it_was=crashed or self._timed_out)
@@ -224,7 +224,7 @@ class Child:
             by_itself = False
         if by_itself:
             target = f"-{self._group}" if self._group is not None else str(self._pid)
-            self._tell(f"the step stopped itself ({_signal_name(number)}): kill -CONT -- {target} continues it")
+            self._report(f"the step stopped itself ({_signal_name(number)}): kill -CONT -- {target} continues it")
         elif self._sentinel is not None:
             self._continued()
             self.send(signal.SIGCONT)

@@ -69,7 +69,7 @@ def print_steps(steps: Sequence[Step], facts: Sequence[Sequence[str]] | None = N
 
     Args:
         steps: the steps.
-        facts: for each, what else is to be known of it; by default what decides how it runs besides its command.
+        facts: for each, further facts of it; by default what decides how it runs besides its command.
 
     """
     facts = list(map(own_facts, steps)) if facts is None else facts
@@ -86,18 +86,18 @@ def print_steps(steps: Sequence[Step], facts: Sequence[Sequence[str]] | None = N
 
 
 def show_step(step: Step, number: int, total: int, facts: Sequence[str] = ()) -> None:
-    """Print a step on stderr as it is asked for, with what else is to be known of it on rows of their own."""
+    """Print a step on stderr as it is asked for, with further facts on rows of their own."""
     print_rows(step_rows(step, number, total, facts, columns()))
 
 
 def step_rows(step: Step, number: int, total: int, facts: Sequence[str], width: int | None) -> list[str]:
-    """Return the rows that show a step: the command, its description, and facts, each told from the others.
+    """Return the rows that show a step: the command, its description, and facts, each set apart from the others.
 
     Args:
         step: the step.
         number: its position, from 1.
         total: how many steps there are.
-        facts: what else is to be known of it.
+        facts: further facts of it.
         width: columns of the terminal; `None`: there is none, and lines are not broken.
 
     """
@@ -222,7 +222,7 @@ class Question:
             number: its position, from 1.
             total: how many steps there are.
             dangers: why it looks dangerous, each fit for "it ...".
-            facts: what else is to be known of it.
+            facts: further facts of it.
 
         Returns:
             The answer, and the step: another one if it was edited.
@@ -316,7 +316,7 @@ def question_rows(
         source: whose it is.
         dangers: why it looks dangerous, each fit for "it ...".
         width: columns of the terminal.
-        further: what else is to be known of it.
+        further: further facts of it.
 
     """
     facts = [f"in {step.cwd}, from {source}" if step.cwd else f"from {source}"]
@@ -522,7 +522,7 @@ _INSTRUCTIONS: Final = (
 
 
 def describe(step: Step, host: "Host") -> str:
-    """Return what the routed backend says of a step, and who said it. Secrets in the command stay here.
+    """Return the routed backend's explanation of a step, and its origin. Secrets in the command stay here.
 
     Raises:
         D0ttinoError: no backend answered.

@@ -20,7 +20,7 @@ from scripts.steps.environment import Surroundings
 
 @dataclass(frozen=False, eq=False)
 class Outcome:
-    """What became of one step.
+    """The result of one step.
 
     Attributes:
         number: its position, from 1.
@@ -30,7 +30,7 @@ class Outcome:
         status: exit status; `None` if it was not run.
         skipped: why it was left out.
         error: why it could not be run.
-        note: what else is to be told of how it ended.
+        note: further words on how it ended.
         origin: the plug-in that ran it.
         edited: whether the user changed the command.
         changed_by: the plug-ins that changed it.
@@ -55,7 +55,7 @@ class Outcome:
         return self.error is not None or bool(self.status)
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON-ready data; what says nothing is left out."""
+        """Return JSON-ready data without empty fields."""
         step = step_json(self.step)
         how: dict[str, Any] = {key: step[key] for key in ("command", "cwd", "shell", "env", "timeout") if key in step}
         if "env" in how:  # a plug-in may have given it a secret that is nowhere else
@@ -104,7 +104,7 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 class Journal:
     """A file to which one JSON object after the other is appended.
 
-    If writing fails, a disk being full for example, one warning tells so, and no more is written.
+    If writing fails, a disk being full for example, one warning is printed, and no more is written.
 
     Args:
         path: the file; it is created with mode 0600.
@@ -173,10 +173,10 @@ class Log:
         self._run = {} if run is None else {"run": run}
 
     def began(self, _number: int, _step: Step) -> None:
-        """Write nothing: a log tells how steps ended."""
+        """Write nothing: a log has the ends of steps."""
 
     def ended(self, outcome: Outcome) -> None:
-        """Write what became of a step."""
+        """Write the result of a step."""
         self._journal.write({"recipe": self._recipe, **outcome.to_json(), **self._run})
 
 
@@ -206,7 +206,7 @@ class Transcript:
         self.write(heading.encode("utf-8", "surrogateescape"))
 
     def ended(self, outcome: Outcome) -> None:
-        """Write nothing: the log tells how steps ended."""
+        """Write nothing: the log has the ends of steps."""
 
     def write(self, data: bytes) -> None:
         """Write what a step wrote. After a failure, which is a warning, nothing more is written."""
@@ -304,12 +304,12 @@ def runs_directory() -> str:
 
 @dataclass(frozen=False, eq=False)
 class StoredRun:
-    """One run, as its record tells it.
+    """One run, by its record.
 
     Attributes:
         path: the record.
         header: what was to be run.
-        ends: step number to what became of it, the last time.
+        ends: step number to its latest result.
         began: number of the last step that began.
         status: exit status of the run; `None`: it did not come to its end.
         running: whether it is at work.
@@ -389,7 +389,7 @@ class StoredRun:
 
 
 def step_json(step: Step) -> dict[str, Any]:
-    """Return a step as JSON-ready data; fields that say nothing are left out."""
+    """Return a step as JSON-ready data; empty fields are left out."""
     command = step.command if isinstance(step.command, str) else list(step.command)
     data = {
         "command": command,
@@ -430,7 +430,7 @@ class Record:
             raise UsageError(f"run {self.id} is still at work") from None
 
     def header(self, recipe: str, goal: str, surroundings: Surroundings, steps: Sequence[Step]) -> None:
-        """Write what is to be run."""
+        """Write the steps to run."""
         plain = [step_json(step) for step in steps]
         kept = [clean(step, self._redact) for step in plain]
         withheld = [number for number, (one, two) in enumerate(zip(plain, kept, strict=True), 1) if one != two]
@@ -456,7 +456,7 @@ class Record:
         self._journal.write({"began": number, "at": time.time()})
 
     def ended(self, outcome: Outcome) -> None:
-        """Write what became of a step, unless that is known from an earlier run."""
+        """Write the result of a step, unless that is known from an earlier run."""
         if outcome.skipped != DONE_BEFORE:
             anew = outcome.edited or outcome.changed_by
             what = outcome.to_json() if anew else {"step": outcome.number, **outcome.facts()}

@@ -1,4 +1,4 @@
-"""Running a child on a pseudo-terminal, so that what it writes can be kept and it still has a terminal."""
+"""Running a child on a pseudo-terminal, so that its output can be copied and it still has a terminal."""
 
 import fcntl
 import os

@@ -67,13 +67,13 @@ class Asker(Protocol):
 
 
 class Listener(Protocol):
-    """Is told what becomes of each step."""
+    """Is called with the result of each step."""
 
     def began(self, number: int, step: Step) -> None:
         """A step is about to run."""
 
     def ended(self, outcome: Outcome) -> None:
-        """It is known what became of a step."""
+        """A step has a result."""
 
 
 @dataclass(frozen=False, eq=False)
@@ -89,9 +89,9 @@ class StepRunner:
         yes: whether to run without asking; a step that looks dangerous is refused then.
         allow_dangerous: whether that includes steps that look dangerous.
         keep_going: whether to go on after a failure.
-        listeners: are told what becomes of each step.
+        listeners: are called with the result of each step.
         output: takes a copy of what steps write.
-        outcomes: what became of the steps so far.
+        outcomes: the results of the steps so far.
 
     """
 

@@ -1,4 +1,4 @@
-"""Pages, help texts and messages are written in the field's own words.
+"""Pages, help texts, messages and docstrings are written in the field's own words.
 
 `RULES` are patterns of words that are not used, each with what is written instead; CONTRIBUTING.md has the rule behind
 them. `EXCEPTIONS` are texts in which such a word is right, each with the reason.
@@ -6,7 +6,7 @@ them. `EXCEPTIONS` are texts in which such a word is right, each with the reason
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import click
 import pytest
@@ -26,6 +26,11 @@ RULES = {
     r"\bin vain\b": "without success",
     r"\bfor want of\b": "without",
 }
+#: Besides these, the first line of a docstring has none of the words that a noun of the field says better.
+FIRST_LINES = {
+    r"\b(?:says?|said|saying)\b": "report, name, list",
+    r"\b(?:keeps?|kept)\b": "record, have, stay",
+}
 EXCEPTIONS = {
     "Does this text tell a joke": "an example of a prompt",
 }
@@ -33,19 +38,19 @@ EXCEPTIONS = {
 OTHERS = {"CODE_OF_CONDUCT.md", "CHANGELOG.md", "docs/reference/hooks/data.md"}
 
 
-def found(text: str) -> list[str]:
+def found(text: str, rules: Mapping[str, str] = RULES) -> list[str]:
     """Return the words of a text that are not used, with what is written instead; a name or a key has no blank."""
     if " " not in text or any(exception in text for exception in EXCEPTIONS):
         return []
-    return [f"{match[0]!r}: write {better}" for rule, better in RULES.items() for match in re.finditer(rule, text)]
+    return [f"{match[0]!r}: write {better}" for rule, better in rules.items() for match in re.finditer(rule, text)]
 
 
-def messages() -> Iterator[tuple[str, str]]:
-    """Yield the texts in the code that are not docstrings, with their places."""
+def texts(*, docstrings: bool) -> Iterator[tuple[str, str]]:
+    """Yield the docstrings in the code, or all other texts, with their places."""
     for package in ("llm", "scripts"):
         for file in sorted((ROOT / package).rglob("*.py")):
             tree = ast.parse(file.read_text(encoding="utf-8"))
-            docstrings = {
+            described = {
                 id(first.value)
                 for node in ast.walk(tree)
                 if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -53,7 +58,9 @@ def messages() -> Iterator[tuple[str, str]]:
                 if isinstance(first, ast.Expr)
             }
             for node in ast.walk(tree):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                    continue
+                if (id(node) in described) == docstrings:
                     yield f"{file.relative_to(ROOT)}:{node.lineno}", node.value
 
 
@@ -72,7 +79,15 @@ def test_help(path: str) -> None:
 
 
 def test_messages() -> None:
-    assert [(place, text, words) for place, text in messages() if (words := found(text))] == []
+    assert [(place, text, words) for place, text in texts(docstrings=False) if (words := found(text))] == []
+
+
+def test_docstrings() -> None:
+    checked = list(texts(docstrings=True))
+    assert len(checked) > 1000
+    assert [(place, words) for place, text in checked if (words := found(text))] == []
+    first_lines = [(place, text.partition("\n")[0]) for place, text in checked]
+    assert [(place, words) for place, line in first_lines if (words := found(line, FIRST_LINES))] == []
 
 
 def test_the_rules_find_what_they_are_for() -> None:
@@ -80,3 +95,4 @@ def test_the_rules_find_what_they_are_for() -> None:
     assert found("What became of a step, and how many ran so far") == ["'became of': write result, outcome"]
     assert found("The reason is printed to stderr, so much faster") == ["'so much': write N, the number of"]
     assert found("two steps that cannot be told apart") == []
+    assert found("What a server says of its limits.", FIRST_LINES) == ["'says': write report, name, list"]

@@ -118,7 +118,7 @@ class TestList:
             "reason": None,
             "shadows": [],
             "hooks": [],
-            "brings": [],
+            "contributes": [],
             "builtin": False,
             "installed": True,
             "entry_point": "llm.plugins: third = third_party:run",
@@ -224,7 +224,7 @@ class TestList:
         environment.add("both", module, plugins={"mine": "both:run", "strict": "both:Policy"})
         environment.use_registry({"mine": "both"})
         rows = [row for row in environment.rows("list", "--check") if row["package"] == "both"]
-        assert [(row["name"], row["reason"], row["brings"]) for row in rows] == [
+        assert [(row["name"], row["reason"], row["contributes"]) for row in rows] == [
             ("mine", None, ["backend mine"]),
             ("strict", "implements llm_recipes, llm_run_step", ["recipe tidy", "llm_run_step"]),
         ]

@@ -221,7 +221,7 @@ class _TimedAdapter(HTTPAdapter):
 
 
 class TimedSession(requests.Session):
-    """A session that keeps connections between requests and nothing else; several threads may use it."""
+    """A session that reuses connections and holds nothing else between requests; several threads may use it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -192,7 +192,7 @@ def told_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | Non
 
 
 def is_failure(document: Mapping[str, Any]) -> bool:
-    """Whether a document without an answer says that something failed, by whatever interface its server has."""
+    """Whether a document without an answer reports a failure, by whatever interface its server has."""
     if "error" in (document.get("object"), document.get("type"), document.get("status")):
         return True
     if document.get("success") is False or any(document.get(key) for key in ("detail", "errors", "error_type")):
@@ -358,7 +358,7 @@ def _json(text: str) -> Any:
 
 
 def server_words(text: str) -> str:
-    """Return what a text that is no answer says went wrong: an error's message, a page's title, or all of it."""
+    """Return the reason in a text that is no answer: an error's message, a page's title, or all of it."""
     return words_in(_json(text)) or page_title(text) or text
 
 
@@ -396,7 +396,7 @@ def asked_wait(headers: Mapping[str, str], words: str = "") -> float | None:
 
 
 def limits_left(headers: Mapping[str, str], tokens: int) -> tuple[float, float, float | None] | None:
-    """Return what headers tell of the tightest limit: requests left, seconds until it is renewed, and its size.
+    """Return the tightest limit in headers: requests left, seconds until it is renewed, and its size.
 
     Args:
         headers: those of OpenAI and its like (`X-RateLimit-Remaining-Requests`), of Anthropic
@@ -418,7 +418,7 @@ def limits_left(headers: Mapping[str, str], tokens: int) -> tuple[float, float, 
 
 
 def _told_limit(headers: Mapping[str, str], kind: str) -> tuple[float, float, float] | None:
-    """Return what is left of a limit, the seconds until it is renewed, and its size, NaN if it is not told."""
+    """Return what is left of a limit, the seconds until it is renewed, and its size, NaN if it is not given."""
     for name in (f"X-RateLimit-{{}}{kind}", f"Anthropic-RateLimit{kind}-{{}}"):
         try:
             left, size = (float(headers.get(name.format(what)) or "nan") for what in ("Remaining", "Limit"))
@@ -447,7 +447,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _until(value: str) -> float | None:
-    """Return the seconds until a moment as headers tell it; `None`: it is no such thing."""
+    """Return the seconds until a moment as headers give it; `None`: it is no such thing."""
     import time
 
     if not re.fullmatch(r"\d{1,16}(\.\d{1,9})?", value):

@@ -1,4 +1,4 @@
-"""The models that servers say they have, remembered in this user's cache."""
+"""The models that servers list, in this user's cache."""
 
 import json
 import os
@@ -18,7 +18,7 @@ class Listed(NamedTuple):
 
     Attributes:
         models: their names, sorted.
-        age: seconds since the server told them; 0: now.
+        age: seconds since the server listed them; 0: now.
 
     """
 
@@ -27,7 +27,7 @@ class Listed(NamedTuple):
 
 
 def models_of(backend: str, ask: Callable[[], Iterable[str]], *, refresh: bool = False) -> Listed:
-    """Return the models of a backend: those in the cache if they are no older than a day, else those it tells now.
+    """Return the models of a backend: those in the cache if they are no older than a day, else those it lists now.
 
     Args:
         backend: its name.
@@ -65,7 +65,7 @@ def cached(backend: str) -> Listed | None:
 
 
 def offered(backend: str, declared: Iterable[str]) -> list[str]:
-    """Return the models that a backend declares, and those that it told the cache of."""
+    """Return the models that a backend declares, and those in the cache."""
     told = cached(backend)
     return list(dict.fromkeys((*declared, *(told.models if told is not None else ()))))
 

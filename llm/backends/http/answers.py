@@ -179,7 +179,7 @@ class AnswerReader:
     """Reads one answer, whole or in server-sent events, in a format that `read` knows.
 
     `read` is called with each JSON document of the answer; it returns the text in it, and records here what else
-    the document tells.
+    the document has.
 
     Args:
         endpoint: the service, for errors.
@@ -198,7 +198,7 @@ class AnswerReader:
         usage: what was used.
         refusal: the service's words where the model refuses.
         tools: names of the tools that the model wants to call.
-        notices: what the user should be told of the answer.
+        notices: sentences for the user about the answer.
         odd_content: type of a content that is no text.
         reason: the words behind a `finish_reason` that is a failure.
         complaint: a document without an answer that has a message: a failure, unless an answer comes.
@@ -262,7 +262,7 @@ class AnswerReader:
         return thought + text
 
     def note_model(self, model: object) -> None:
-        """Record the model that the service says it uses; the first one counts.
+        """Record the model that the service reports; the first one counts.
 
         Raises:
             ServedModelError: it is another one than was asked for, and the request is strict.
@@ -274,13 +274,13 @@ class AnswerReader:
                 raise ServedModelError(f"the model {self._model!r} was asked for, and {self._served!r} answers")
 
     def note_end(self, reason: object) -> None:
-        """Record why the answer ended; anything but a text says nothing."""
+        """Record why the answer ended; anything but a text is no reason."""
         if isinstance(reason, str) and reason:
             shown = reason if reason in _USUAL else self.endpoint.quote(reason)[:40]
             self.finish_reason = shown or self.finish_reason
 
     def failure(self, error: Any) -> BackendError:
-        """Return the error that a service tells within an answer.
+        """Return the error that a service reports within an answer.
 
         Args:
             error: an object with a message and a code, words, or an object that holds such an `error`.
@@ -292,10 +292,10 @@ class AnswerReader:
         return told_error(self.endpoint, held or error, error if held else None)
 
     def malformed(
-        self, what: str, said: bytes | str | None = None, verb: str = "answered with"
+        self, what: str, quote: bytes | str | None = None, verb: str = "answered with"
     ) -> MalformedResponseError:
-        """Return the error for an answer that is none; `said` is quoted."""
-        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        """Return the error for an answer that is none, with a quotation."""
+        text = quote.decode("utf-8", "replace") if isinstance(quote, bytes) else quote
         quoted = "" if text is None else f": {self.endpoint.quote(text)}"
         return MalformedResponseError(f"{self.endpoint.label} {verb} {what}{quoted}")
 
@@ -424,7 +424,7 @@ class AnswerReader:
         raise failure
 
     def _failure_in_words(self, text: str) -> BackendError | None:
-        """Return the error for plain words in place of an answer, if they say what is wrong; else `None`."""
+        """Return the error for plain words in place of an answer, if they name a fault; else `None`."""
         if not text or len(text) > _LONGEST_WORDS or text.lstrip()[:1] in {"{", "["}:
             return None
         error = told_error(self.endpoint, text.strip())
@@ -462,7 +462,7 @@ class AnswerReader:
                 deque(events, maxlen=0)
 
     def _rest(self) -> str:
-        """Return what was kept back of an answer that has ended."""
+        """Return the withheld rest of an answer that has ended."""
         if not self._shown and self._other.strip():
             self._shown = True
             self.note_end(self._other_end)
@@ -715,7 +715,7 @@ def thought_text(message: dict[str, Any]) -> str:
 
 
 def usage_of(document: dict[str, Any]) -> Usage | None:
-    """Return what a server says was used, or `None` if it does not say, or says nonsense."""
+    """Return the usage that a server reports, or `None` if it reports none, or nonsense."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
         more = document.get("x_groq")

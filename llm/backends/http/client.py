@@ -97,7 +97,7 @@ class HTTPBackend(Backend):
         key_prefix: what stands before the key there.
         reserved: what options must not replace, and why.
         known_options: the types of options by name: `number`, `integer`, `boolean`, `text`, `list`, `object`, or
-            `anything`. One that looks like a known one, and is none, is told; others are sent as they are.
+            `anything`. One that looks like a known one, and is none, is reported; others are sent as they are.
         base_url_env: environment variable that replaces `default_base_url`.
         base_url_key: the key of the configuration that has the address, for errors; of a server without a variable.
         default_base_url: where the service is.
@@ -187,7 +187,7 @@ class HTTPBackend(Backend):
             call: the deadlines.
 
         Returns:
-            The text; with `request` a `Completion`, which also tells the model that the service says
+            The text; with `request` a `Completion`, which also has the model that the service says
             it served, and what was used.
 
         Raises:
@@ -218,7 +218,7 @@ class HTTPBackend(Backend):
     ) -> Iterator[str | Completion]:
         """Send a prompt and return the answer as it comes, and then a `Completion` without text.
 
-        It is sent when the first piece is read. The `Completion` tells the model that the service says it served, and
+        It is sent when the first piece is read. The `Completion` has the model that the service says it served, and
         what was used. Arguments and errors are those of `run`; an answer that breaks off is a
         `BackendConnectionError`.
         """
@@ -263,7 +263,7 @@ class HTTPBackend(Backend):
         return {}
 
     def close(self) -> None:
-        """Close the connections that are kept open. The backend may be used again."""
+        """Close the connections that are open. The backend may be used again."""
         session = self._sessions.pop(os.getpid(), None)
         if session is not None:
             session.close()
@@ -296,7 +296,7 @@ class HTTPBackend(Backend):
         return {name: _option_value(value, self.known_options.get(name, "")) for name, value in given.items()}
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
-        """Return the text in a document of an answer, made by `answer.part`; record in `answer` what else it tells.
+        """Return the text in a document of an answer, made by `answer.part`; record in `answer` what else it holds.
 
         Args:
             kind: `whole` for a whole answer. In a stream the event's own name, `message` without one, `bare` for
@@ -305,7 +305,7 @@ class HTTPBackend(Backend):
             answer: what was read before.
 
         Raises:
-            BackendError: the document tells of one: see `answer.failure`, `answer.malformed`.
+            BackendError: the document reports one: see `answer.failure`, `answer.malformed`.
 
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define read")
@@ -434,7 +434,7 @@ class HTTPBackend(Backend):
         return endpoint, partial(session.request, method, endpoint.url, data=content, headers=headers, auth=auth)
 
     def _found(self, pieces: Iterator[bytes], model: str | None) -> Iterator[bytes]:
-        """Yield the pieces of an answer; where the service has no such model, say which ones are like it."""
+        """Yield the pieces of an answer; where the service has no such model, name those like it."""
         try:
             yield from pieces
         except BackendHTTPError as error:
@@ -540,7 +540,7 @@ class ChatCompletionsBackend(HTTPBackend):
     """A service that answers `POST {base}/chat/completions` as OpenAI's does.
 
     Attributes:
-        stream_usage: whether the service may be asked to tell, at the end of a stream, what it used.
+        stream_usage: whether the service may be asked to report its usage at the end of a stream.
 
     """
 
@@ -667,7 +667,7 @@ def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> li
 
 
 def _with_hint(pieces: Iterator[bytes], notices: list[str]) -> Iterator[bytes]:
-    """Yield the pieces of an answer; a failure tells what was odd in the request."""
+    """Yield the pieces of an answer; a failure names what was odd in the request."""
     try:
         yield from pieces
     except BackendHTTPError as error:

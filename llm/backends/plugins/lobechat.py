@@ -1,4 +1,4 @@
-"""LobeChat, over HTTP. `LOBECHAT_BASE_URL` says where it is if not at its usual place.
+"""LobeChat, over HTTP. `LOBECHAT_BASE_URL` is its address, if not the usual one.
 
 A server beside LobeChat, or in front of it, may have OpenAI's interface. LobeChat itself has routes of its own,
 `/api/chat/PROVIDER` in older versions and `/webapi/chat/PROVIDER` in later ones, and a login of its own. Which of

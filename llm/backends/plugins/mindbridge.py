@@ -1,4 +1,4 @@
-"""MindBridge, over HTTP. `MINDBRIDGE_BASE_URL` says where it is if not at its usual place."""
+"""MindBridge, over HTTP. `MINDBRIDGE_BASE_URL` is its address, if not the usual one."""
 
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend

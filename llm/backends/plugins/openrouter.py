@@ -1,4 +1,4 @@
-"""OpenRouter, over HTTP. `OPENROUTER_BASE_URL` says where it is if not at its usual place."""
+"""OpenRouter, over HTTP. `OPENROUTER_BASE_URL` is its address, if not the usual one."""
 
 from collections.abc import Mapping
 from typing import Any
