@@ -24,6 +24,7 @@ try:  # `python -m` looks into the working directory first, where another packag
         print_note,
         print_table,
         print_warning,
+        waiting,
     )
     from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
 except Exception as error:  # noqa: BLE001 - that one raises whatever it likes
@@ -302,7 +303,11 @@ def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: 
             raise UsageError(f"{variable!r} is no NAME=VALUE", hint="for example --env 'ACME_BASE_URL={server}'")
         environ[name] = value
     targets = [target] if target is not None else sorted({entry.distribution for entry in installed().entries})
-    reports = [conformance.check(one, environ=environ) for one in targets]
+    with waiting("checking plug-ins") as change:
+        reports = []
+        for one in targets:
+            change(f"checking {one}")
+            reports.append(conformance.check(one, environ=environ))
     if as_json:
         print_json([one.to_json() for one in reports] if target is None else reports[0].to_json())
     else:

@@ -66,6 +66,17 @@ def _show_help(ctx: click.Context, _param: click.Parameter, value: bool) -> None
         ctx.exit()
 
 
+def _print_click_error(error: click.ClickException) -> None:
+    """Print an error of click in the form of ours, below the usage of the command."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        usage = f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n"
+        print_rows([usage])
+    print_error(error.format_message())
+
+
 class Command(click.Command):
     """A command of this project: it takes the shared options, and turns errors into messages."""
 
@@ -97,11 +108,7 @@ class Command(click.Command):
             finally:
                 _handle_interrupts(outside, signal.default_int_handler)
         except click.ClickException as error:
-            from scripts.render import message
-
-            if not isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the help, in colour
-                vars(error)["message"] = message(error.message)
-            error.show()
+            _print_click_error(error)
             status = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             print_message("aborted")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm.hooks._entrypoints import EntryPoint, Installed, canonical
 from llm.hooks._manifest import FILE, EnvironmentCache, Manifest, Manifests
+from scripts.output import waiting
 from scripts.packages.record import InstallError
 
 if TYPE_CHECKING:
@@ -61,7 +62,12 @@ def faults(host: "Host") -> Iterator[tuple[str, str]]:
         return
     if content is not None:
         known, loaded = Manifests.read(), host.manifests()
-        stale = [entry.name for entry, manifest in loaded.items() if not known.holds(entry, manifest)]
+        stale = [
+            entry.name
+            for entry, manifest in loaded.items()
+            # What the configuration decides is asked anew each time.
+            if not any(one.configured for one in manifest.plugins) and not known.holds(entry, manifest)
+        ]
         if stale:
             yield str(file.path), f"is stale, and could not be renewed: it is wrong about {', '.join(stale)}"
 
@@ -149,14 +155,15 @@ def _load(distribution: str | None = None, seconds: float = TIMEOUT_SECONDS) -> 
     home = str(Path(__file__).absolute().parents[2])
     what = "the plug-ins" if distribution is None else "it"
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _PROGRAM, distribution or "", home],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=2,
-            timeout=seconds,
-            check=False,
-        )
+        with waiting(f"loading {distribution or what}"):
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", _PROGRAM, distribution or "", home],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=2,
+                timeout=seconds,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise CheckError(f"loading {what} took more than {seconds:g} seconds") from None
     try:

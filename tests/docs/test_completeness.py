@@ -68,7 +68,7 @@ def faults(words: list[str]) -> Iterator[str]:
         with context:
             below = command.get_command(context, words[0])
         if below is None:
-            if words[0] not in FROM_PLUGINS:
+            if command is not cli or words[0] not in FROM_PLUGINS:
                 yield words[0]
             return
         command, context, words = below, click.Context(below, parent=context), words[1:]

@@ -53,6 +53,15 @@ def cache() -> Path:
     return Path.home() / ".cache" / "d0ttino"
 
 
+@pytest.mark.e2e
+def test_a_server_that_was_added_after_the_manifests_were_recorded_is_no_fault() -> None:
+    for command in ("send -b sample hi", "servers add here http://127.0.0.1:9/v1", "backends"):
+        subprocess.run([sys.executable, "-m", "scripts.ai_cli", *command.split()], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "scripts.ai_cli", "doctor"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(line.startswith("ok ") for line in done.stdout.splitlines())
+
+
 def test_a_sound_installation_is_status_0_and_all_checks_are_listed(host: Host) -> None:
     result = doctor(host)
     assert (result.exit_code, result.stderr) == (0, "")
