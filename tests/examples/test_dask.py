@@ -110,8 +110,11 @@ class Site:
             "--scheduler-file",
             str(self.file),
         )
-        wait_until(self.file.exists)
+        self.wait_for_scheduler()
         return process
+
+    def wait_for_scheduler(self) -> None:
+        wait_until(lambda: self.file.exists() and self.file.read_text().rstrip().endswith("}"))  # all is written
 
     def worker(self, site: Path | None = None) -> "subprocess.Popen[str]":
         options = ("--scheduler-file", str(self.file), "--nthreads", "1", "--no-nanny", "--no-dashboard")
@@ -252,7 +255,7 @@ def test_a_cluster_with_tls_is_reached_with_the_files_of_the_configuration(site:
     options = ["--protocol", "tls", "--tls-ca-file", authority, "--tls-cert", certificate, "--tls-key", key]
     common = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(site.file)]
     site.start("dask", "scheduler", *common, "--port", "0", *options)
-    wait_until(site.file.exists)
+    site.wait_for_scheduler()
     site.start("dask", "worker", *common, "--nthreads", "1", "--no-nanny", *options)
     address = json.loads(site.file.read_text())["address"]
     assert address.startswith("tls://")
