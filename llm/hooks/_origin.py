@@ -5,8 +5,6 @@ from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from llm._dataclasses import dataclass
-
 #: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
 #: wrappers can still catch what they know.
 _ORIGIN: Final = "__d0ttino_origin__"
@@ -90,8 +88,7 @@ class Origin(NamedTuple):
         }
 
 
-@dataclass(frozen=True)
-class Blocked:
+class Blocked(NamedTuple):
     """A plug-in that was left out.
 
     Attributes:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llm.config import Settings
     from llm.host import Host
     from llm.routing._pacing import Pacer
-    from llm.routing.retries import RetryPolicy
+    from llm.routing.fallback import RetryPolicy
 
 #: So many prompts are under way for each worker: one that takes long does not make the others wait for work.
 _AHEAD: Final = 4
@@ -196,7 +196,7 @@ class _Threads(_Office):
         pacer: "Pacer",
         on_note: Callable[[str], object],
     ) -> None:
-        from llm.routing.retries import RetryPolicy
+        from llm.routing.fallback import RetryPolicy
 
         self._host = host
         self._on_note = on_note

@@ -11,8 +11,7 @@ from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, U
 from llm.hooks._origin import Origin
 from llm.host import Catalog, Host, current_host
 from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
-from llm.routing.fallback import Fallback, Try
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import Fallback, RetryPolicy, Try
 from llm.types import PART_TYPES, Answer, Attempt, Candidate, Completion, Message, Rejection, Request, Route
 
 __all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt", "stream"]

@@ -14,7 +14,7 @@ COMMANDS: Final = {
     "chat": Lazy("scripts.cli.chat:chat", "Talk with a model, in a conversation that is recorded.", "Ask"),
     "batch": Lazy("scripts.cli.batch:batch", "Answer the prompts of a file.", "Ask"),
     "templates": Lazy("scripts.cli.templates:templates", "List and show templates of prompts.", "Ask"),
-    "recipe": Lazy("scripts.cli.recipe:recipe", "Run the shell steps of a recipe.", "Run steps"),
+    "recipe": Lazy("scripts.cli.steps:recipe", "Run the shell steps of a recipe.", "Run steps"),
     "do": Lazy("scripts.cli.plan:do", "Have a model plan shell steps, and run them.", "Run steps"),
     "plan": Lazy("scripts.cli.plan:plan", "Have a model plan shell steps, and print them.", "Run steps"),
     "recipes": Lazy("scripts.cli.lists:recipes", "List recipes and their plug-ins.", "Run steps"),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from llm.hooks._origin import Origin
     from llm.host import Host
-    from llm.routing.retries import RetryPolicy
+    from llm.routing.fallback import RetryPolicy
     from llm.types import Attachment, Attempt, Completion, Request, Route
     from scripts.cli.templates import Template
 
@@ -467,7 +467,7 @@ def _report_thoughts(asked: str, answer: "ShownAnswer | None") -> None:
 
 
 def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
-    from llm.routing.retries import RetryPolicy
+    from llm.routing.fallback import RetryPolicy
 
     return RetryPolicy(on_wait=_report_wait, on_attempt=lambda backend: show_wait(f"waiting for {backend}"))
 

@@ -20,8 +20,7 @@ from llm.errors import BackendConnectionError
 from llm.host import Host
 from llm.router import NoAnswerError, complete
 from llm.routing.breaker import FAILURES, FORGOTTEN, LONGEST, SHORTEST, Cooldowns, enabled
-from llm.routing.fallback import health_of
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy, health_of
 from llm.testing import host_with
 from llm.types import Attempt, Candidate, Completion, Request
 

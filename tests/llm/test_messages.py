@@ -18,7 +18,7 @@ from llm.errors import UsageError
 from llm.hooks._manifest import Manifests
 from llm.host import Host, create_host
 from llm.router import NoAnswerError
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with, installed, write_distribution
 from llm.types import Attempt
 

@@ -29,8 +29,7 @@ from llm.errors import (
 )
 from llm.host import Host
 from llm.router import NoAnswerError, NoCandidateError
-from llm.routing.fallback import health_of
-from llm.routing.retries import RetryPolicy, failure_of
+from llm.routing.fallback import RetryPolicy, failure_of, health_of
 from llm.testing import host_with
 from llm.types import Attempt, Call
 

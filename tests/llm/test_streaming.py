@@ -13,7 +13,7 @@ from llm.config import RoutingMode, Settings
 from llm.errors import BackendError, UnknownNameError, UsageError
 from llm.host import Host
 from llm.router import AnswerStream, CutAnswerError, NoAnswerError
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
 from tests.counting import tick
 

@@ -16,7 +16,7 @@ from llm.config import CONFIG_PATH_VARIABLE, ENVIRONMENT
 from llm.errors import AuthenticationError
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, complete, stream
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.types import Call, Request
 from tests.servers import Exchange, FaultServer, chat_answer, http_answer
 

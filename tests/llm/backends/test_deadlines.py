@@ -24,7 +24,7 @@ from llm.config import RoutingMode, Settings
 from llm.errors import BackendTimeoutError
 from llm.host import Host
 from llm.router import NoAnswerError
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
 from tests.servers import Exchange, FaultServer, Received, Reply, chat_answer, free_port, http_answer, read_request
 

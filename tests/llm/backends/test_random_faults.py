@@ -15,7 +15,7 @@ from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.host import Host
 from llm.router import CutAnswerError, NoAnswerError
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
 from tests.servers import Exchange, FaultServer, Reply, http_answer
 

@@ -13,7 +13,7 @@ from llm.hooks._manifest import Manifests
 from llm.host import Host, create_host
 from llm.redaction import MASK
 from llm.router import CutAnswerError, NoAnswerError, complete
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.routing.router import choose_route, stream
 from llm.routing.schema import instruction
 from llm.types import Call, Request

@@ -24,7 +24,7 @@ from llm.errors import (
 )
 from llm.host import Host
 from llm.router import NoAnswerError, stream
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
 from tests.servers import FaultServer, Reply, http_answer
 

@@ -12,7 +12,7 @@ import pytest
 
 from llm import Attachment, Message, Request, complete, stream
 from llm.router import NoAnswerError
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
 from llm.types import Call
 

@@ -16,7 +16,7 @@ from llm import Backend, Completion, Request, complete, hookimpl, stream
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendError, BackendHTTPError
 from llm.router import CutAnswerError, NoAnswerError
-from llm.routing.retries import RetryPolicy
+from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
 from llm.types import Usage
 
