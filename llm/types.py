@@ -991,6 +991,7 @@ class StepContext:
         total: the number of steps.
         env: the environment that the step gets.
         output: takes a copy of what the step writes; `None`: nobody wants one.
+        cwd: working directory of the run, which the user chose; the step may name another. `None`: nobody knows it.
 
     """
 
@@ -999,6 +1000,7 @@ class StepContext:
     total: int
     env: Mapping[str, str]
     output: Callable[[bytes], object] | None = None
+    cwd: str | None = None
 
     def __post_init__(self) -> None:
         if type(self.env) is dict:

@@ -208,7 +208,7 @@ class StepRunner:
     def _context(self, step: Step, number: int, total: int) -> StepContext:
         # Nobody can change what a guard has judged: a new step takes `llm_prepare_step`.
         env = MappingProxyType(self.surroundings.environment(self.inherited, step))
-        return StepContext(self.recipe, number, total, env, self.output)
+        return StepContext(self.recipe, number, total, env, self.output, self.surroundings.cwd)
 
     def _run_step(
         self, prepared: PreparedStep, number: int, total: int

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.e2e
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
 
 
-def installed(directory: Path, name: str, *steps: str) -> Path:
+def installed(directory: Path, name: str, *steps: str | Step) -> Path:
     """Install an example package, and a recipe `mine` with fixed steps."""
     module = f"d0ttino_{name}"
     source = (EXAMPLES / name / module / "__init__.py").read_text(encoding="utf-8")
@@ -335,6 +336,42 @@ def test_no_directory_that_decides_about_later_steps_is_made_writable(
     assert result.returncode == 1
     assert "what is there decides about later steps" in result.stderr
     assert not (directory / "mine").exists()
+
+
+@needs_bwrap
+@pytest.mark.parametrize("link", [False, True], ids=["named", "linked"])
+def test_a_step_does_not_choose_what_is_writable(tmp_path: Path, link: bool) -> None:
+    (tmp_path / "work" / "below").mkdir(parents=True)
+    elsewhere = tempfile.mkdtemp(dir="/var/tmp")  # not below /tmp, which is another one in a sandbox
+    path = installed(
+        tmp_path,
+        "sandbox",
+        Step("echo x > file", cwd="below"),
+        f"ln -s {elsewhere} link",
+        Step("pwd; echo x > file", cwd="link" if link else elsewhere),
+    )
+    result = run(path, "--cwd", str(tmp_path / "work"))
+    assert result.returncode != 0
+    assert result.stdout == f"{elsewhere}\n"
+    assert "Read-only file system" in result.stderr
+    assert (tmp_path / "work" / "below" / "file").exists()
+    os.rmdir(elsewhere)  # it is empty
+
+
+@needs_bwrap
+@pytest.mark.parametrize("own", [False, True], ids=["step's", "user's"])
+def test_no_variable_loads_a_file_outside_of_the_sandbox(tmp_path: Path, own: bool) -> None:
+    (tmp_path / "work").mkdir()
+    # The loader writes what it does into files that are not writable in the sandbox.
+    env = {"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(Path.home() / "loaded"), "OTHER": "1"}
+    path = installed(tmp_path, "sandbox", Step('echo "$LD_DEBUG $OTHER" >&2', env={} if own else env))
+    before = set(Path.home().glob("loaded*"))
+    given: dict[str, Any] = env if own else {}
+    result = run(path, cwd=tmp_path / "work", **given)
+    assert "files 1" in result.stderr
+    made = set(Path.home().glob("loaded*")) - before
+    assert own or not made
+    assert not any("bwrap" in one.read_text() for one in made)
 
 
 @needs_bwrap

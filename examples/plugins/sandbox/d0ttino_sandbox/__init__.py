@@ -4,7 +4,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,9 @@ PLACES = ("/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap", "/run/current-
 #: Where daemons listen; with the session's, see `hidden`.
 RUNTIME = ("/run", "/var/run", "/tmp")  # noqa: S108
 
+#: Variables by which the loader and libraries of C take files into a program: a step may have made these.
+LOADS = ("LD_", "GCONV_PATH", "LOCPATH", "GLIBC_TUNABLES", "NLSPATH")
+
 #: Variables that lead to sockets which are not there.
 LEADS = ("DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "DOCKER_HOST", "WAYLAND_DISPLAY")
 
@@ -54,20 +57,28 @@ def bwrap() -> str:
     raise D0ttinoError("there is no sandbox: bwrap is not installed", hint="install the package bubblewrap")
 
 
-def options(program: str, cwd: str, recipe: str) -> Iterator[str]:
-    """Yield the options of bwrap: all is read-only but `cwd`, and there is neither network nor a way to daemons."""
+def options(program: str, directory: str, cwd: str, context: StepContext) -> Iterator[str]:
+    """Yield the options of bwrap: all is read-only but `directory`, and there is neither network nor a way to daemons.
+
+    Args:
+        program: absolute path of bwrap.
+        directory: that of the run.
+        cwd: that of the step, which may name any: it is writable only below `directory`.
+        context: the surroundings of the step.
+
+    """
     yield from ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc")
     yield from kernel()
     network = os.environ.get(NETWORK, "").split(",")
-    networked = "1" in network or recipe in network
-    writable = [os.path.realpath(path) for path in (cwd, *filter(None, os.environ.get(WRITABLE, "").split(":")))]
+    networked = "1" in network or context.recipe in network
+    writable = [os.path.realpath(path) for path in (directory, *filter(None, os.environ.get(WRITABLE, "").split(":")))]
     own = own_files()
-    for directory in writable:
-        if directory in {"/", "/dev"} or _is_below(directory, {"/proc", "/sys"}):
+    for path in writable:
+        if path in {"/", "/dev"} or _is_below(path, {"/proc", "/sys"}):
             raise D0ttinoError("the sandbox does not make the whole system writable", hint="run it in a directory")
-        if _is_below(directory, own):
+        if _is_below(path, own):
             raise D0ttinoError(
-                f"the sandbox does not make {directory} writable: what is there decides about later steps",
+                f"the sandbox does not make {path} writable: what is there decides about later steps",
                 hint="run it in another directory",
             )
     yield from hidden(writable, networked=networked)
@@ -161,9 +172,16 @@ def own_files() -> set[str]:
 def no_user_namespaces(program: str) -> Iterator[str]:
     """Yield the options that forbid steps a user namespace, where they would have capabilities again, if bwrap can."""
     wanted = ("--unshare-user", "--disable-userns")
-    tried = subprocess.run([program, "--ro-bind", "/", "/", *wanted, "/bin/true"], capture_output=True, check=False)
+    command = [program, "--ro-bind", "/", "/", *wanted, "/bin/true"]
+    tried = subprocess.run(command, env=_divided(os.environ)[0], capture_output=True, check=False)
     if tried.returncode == 0:
         yield from wanted
+
+
+def _divided(env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the variables that bwrap may have, which runs outside, and those that make a program load files."""
+    loads = {name: value for name, value in env.items() if name.startswith(LOADS)}
+    return {name: value for name, value in env.items() if name not in loads}, loads
 
 
 def _is_below(path: str, directories: Iterable[str]) -> bool:
@@ -175,9 +193,12 @@ def llm_run_step(step: Step, context: StepContext) -> StepResult:
     """Run the step in a sandbox; where there is none, refuse it."""
     program = bwrap()
     with arguments(step) as words:
-        cwd = os.path.realpath(step.cwd or os.getcwd())
+        directory = os.path.realpath(context.cwd or os.getcwd())
+        cwd = os.path.realpath(step.cwd or directory)
+        env, loads = _divided(context.env)
+        inside = [word for name, value in loads.items() for word in ("--setenv", name, value)]
         # A command above 100 kB comes in a file, which the sandbox would not see: it is in /tmp.
         script = [] if words[-1] in {step.command, *step.command} else ["--ro-bind", words[-1], words[-1]]
-        command = [program, *options(program, cwd, context.recipe), *script, "--", *words]
+        command = [program, *options(program, directory, cwd, context), *inside, *script, "--", *words]
         # An open directory would lead out of the sandbox.
-        return run_locally(replace(step, command=command), context, open_files=False)
+        return run_locally(replace(step, command=command, cwd="/"), replace(context, env=env), open_files=False)
