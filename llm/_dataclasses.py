@@ -1,8 +1,9 @@
 """`dataclass` without code that is generated for each class, and without the import of `dataclasses`.
 
 The one of the standard library compiles six methods for each class, and a command declares twenty classes: that was a
-quarter of its start. Here all classes share the functions below, which take no longer to make a value. `fields`,
-`replace`, `asdict` and the like of `dataclasses` work with them: what these look at is made when they first do.
+quarter of its start. Here all classes share the functions below, and only one of which many values are made gets a
+constructor of its own. `fields`, `replace`, `asdict` and the like of `dataclasses` work with them: what these look at
+is made when they first do.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,9 @@ __all__ = ["dataclass", "field", "replace"]
 C = TypeVar("C", bound=type[Any])
 
 _MISSING: Final[Any] = object()
+
+#: A class gets a compiled constructor with this many values: compiling takes as long as making 50 without one.
+_MANY: Final = 20
 
 
 class _Field:
@@ -49,7 +53,7 @@ if not TYPE_CHECKING:
             methods = {"replace": replace}  # for `copy.replace`
             if "__init__" not in vars(cls):
                 methods["init"] = _initializer(cls, names, special)
-                cls.__signature__ = _LateSignature(methods["init"])
+                cls.__signature__ = _LateSignature(cls)
             if eq:
                 methods["eq"], methods["hash"] = _comparison(names, special)
             if repr:
@@ -109,8 +113,13 @@ def _initializer(cls: type[Any], names: tuple[str, ...], special: dict[str, _Fie
     required = {name for name in names if defaults[name] is _MISSING and name not in factories}  # they come first
     count = len(names)
     finish = getattr(cls, "__post_init__", None)
+    made = 0
 
     def __init__(self: Any, /, *args: Any, **given: Any) -> None:  # noqa: N807 - a method
+        nonlocal made
+        made += 1
+        if made >= _MANY and vars(cls)["__init__"] is __init__:
+            setattr(cls, "__init__", _compiled(cls, names, defaults, factories))  # noqa: B010 - of a class, for mypy
         chosen = dict(zip(names, args), **given)  # noqa: B905 - further ones are refused below
         values = {**defaults, **chosen}
         for name, factory in factories.items():
@@ -129,14 +138,36 @@ def _initializer(cls: type[Any], names: tuple[str, ...], special: dict[str, _Fie
     return __init__
 
 
+def _compiled(
+    cls: type[Any], names: tuple[str, ...], defaults: dict[str, Any], factories: dict[str, Any]
+) -> Callable[..., None]:
+    """Return the `__init__` of a class as one would write it by hand."""
+    known = {name: value for name, value in defaults.items() if value is not _MISSING}
+    known |= dict.fromkeys(factories, _MISSING)
+    parameters = ", ".join(f"{name}=known[{name!r}]" if name in known else name for name in names)
+    values = ", ".join(
+        f"{name}=factories[{name!r}]() if {name} is missing else {name}" if name in factories else f"{name}={name}"
+        for name in names
+    )
+    lines = [f"def __init__(self, {parameters}):", f"    self.__dict__.update({values})"]
+    if hasattr(cls, "__post_init__"):
+        lines.append("    self.__post_init__()")
+    scope = {"known": known, "factories": factories, "missing": _MISSING}
+    exec("\n".join(lines), scope)  # noqa: S102 - of names that a class declares
+    init: Any = scope["__init__"]
+    init.__module__, init.__qualname__ = cls.__module__, cls.__qualname__  # for errors about its arguments
+    return init  # type: ignore[no-any-return]
+
+
 class _LateSignature:
     """The signature of a class whose `__init__` takes anything, made when somebody asks for it."""
 
-    def __init__(self, init: Callable[..., None]) -> None:
-        self._init = init
+    def __init__(self, cls: type[Any]) -> None:
+        self._cls = cls
 
     def __get__(self, instance: object, owner: type[Any]) -> "Signature":
-        if instance is not None or owner.__init__ is not self._init:  # a subclass with an `__init__` of its own
+        init = next(one for one in owner.__mro__ if "__init__" in vars(one))
+        if instance is not None or init is not self._cls:  # a subclass with an `__init__` of its own
             raise AttributeError("__signature__")
         return _signature(owner)
 

@@ -329,26 +329,6 @@ class Call:
     key: Callable[[str], str | None] | None = field(default=None, repr=False, compare=False)
     turn: "Turn | None" = field(default=None, repr=False, compare=False)
 
-    def __init__(
-        self,
-        attempt: int = 1,
-        stream: bool = False,
-        deadline: float | None = None,
-        first_deadline: float | None = None,
-        silence: float | None = None,
-        key: Callable[[str], str | None] | None = None,
-        turn: "Turn | None" = None,
-    ) -> None:
-        self.__dict__.update(
-            attempt=attempt,
-            stream=stream,
-            deadline=deadline,
-            first_deadline=first_deadline,
-            silence=silence,
-            key=key,
-            turn=turn,
-        )
-
     def wait(self, heard: float | None = None) -> float | None:
         """Return how many seconds to wait now for what comes next; `None`: for ever. None above 0: the time is over.
 
@@ -390,11 +370,6 @@ class Usage:
     cost: float | None = None
     estimated: bool = False
 
-    def __init__(
-        self, input_tokens: int = 0, output_tokens: int = 0, cost: float | None = None, estimated: bool = False
-    ) -> None:
-        self.__dict__.update(input_tokens=input_tokens, output_tokens=output_tokens, cost=cost, estimated=estimated)
-
     @property
     def tokens(self) -> int:
         """Tokens of prompt and answer."""
@@ -431,9 +406,6 @@ class Candidate:
     model: str | None = None
     reason: str = ""
 
-    def __init__(self, backend: str, model: str | None = None, reason: str = "") -> None:
-        self.__dict__.update(backend=backend, model=model, reason=reason)
-
 
 @dataclass(frozen=True)
 class Rejection:
@@ -467,15 +439,6 @@ class Route:
     rejected: tuple[Rejection, ...] = ()
     notices: tuple[str, ...] = ()
     origin: Origin | None = None
-
-    def __init__(
-        self,
-        candidates: tuple[Candidate, ...] = (),
-        rejected: tuple[Rejection, ...] = (),
-        notices: tuple[str, ...] = (),
-        origin: Origin | None = None,
-    ) -> None:
-        self.__dict__.update(candidates=candidates, rejected=rejected, notices=notices, origin=origin)
 
 
 _NO_ROUTE: Final = Route()
@@ -515,38 +478,6 @@ class Attempt:
     retry_after: float | None = None
     place: str | None = None
     ended: float = field(default=0.0, compare=False)
-
-    def __init__(
-        self,
-        backend: str,
-        model: str | None,
-        origin: Origin | None,
-        duration: float,
-        error: str | None = None,
-        error_type: str | None = None,
-        hint: str | None = None,
-        status: int | None = None,
-        usage: Usage | None = None,
-        served_model: str | None = None,
-        retry_after: float | None = None,
-        place: str | None = None,
-        ended: float = 0.0,
-    ) -> None:
-        self.__dict__.update(
-            backend=backend,
-            model=model,
-            origin=origin,
-            duration=duration,
-            error=error,
-            error_type=error_type,
-            hint=hint,
-            status=status,
-            usage=usage,
-            served_model=served_model,
-            retry_after=retry_after,
-            place=place,
-            ended=ended,
-        )
 
     def __str__(self) -> str:
         who = f"{self.backend} [{self.origin}]" if self.origin is not None else self.backend
@@ -616,44 +547,6 @@ class Completion:
     finish_reason: str | None = None
     prepared_by: tuple[Origin, ...] = ()
     notices: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        text: str,
-        backend: str = "",
-        model: str | None = None,
-        origin: Origin | None = None,
-        attempts: tuple[Attempt, ...] = (),
-        duration: float = 0.0,
-        route: Route = _NO_ROUTE,
-        served_model: str | None = None,
-        usage: Usage | None = None,
-        asked_backend: str | None = None,
-        asked_model: str | None = None,
-        fell_back: bool = False,
-        cut: bool = False,
-        finish_reason: str | None = None,
-        prepared_by: tuple[Origin, ...] = (),
-        notices: tuple[str, ...] = (),
-    ) -> None:
-        self.__dict__.update(
-            text=text,
-            backend=backend,
-            model=model,
-            origin=origin,
-            attempts=attempts,
-            duration=duration,
-            route=route,
-            served_model=served_model,
-            usage=usage,
-            asked_backend=asked_backend,
-            asked_model=asked_model,
-            fell_back=fell_back,
-            cut=cut,
-            finish_reason=finish_reason,
-            prepared_by=prepared_by,
-            notices=notices,
-        )
 
     @property
     def plugin(self) -> str | None:

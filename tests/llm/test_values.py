@@ -177,21 +177,27 @@ def test_an_outcome_with_an_error_can_be_pickled() -> None:
     assert str(copied.error) == "nobody"
 
 
-@_dataclasses.dataclass(frozen=True)
-class Frozen:
-    """Declared by our own decorator."""
+def frozen(made: int) -> Any:
+    """Return a new class that our own decorator declared, of which some values were made."""
 
-    one: int
-    two: str = "2"
-    three: list[int] | None = _dataclasses.field(default=None, repr=False, compare=False)
+    @_dataclasses.dataclass(frozen=True)
+    class Frozen:
+        __qualname__ = "Frozen"
+        one: int
+        two: str = "2"
+        three: list[int] | None = _dataclasses.field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "two", str(self.two))
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "two", str(self.two))
+
+    for number in range(made):
+        assert Frozen(number).one == number
+    return Frozen
 
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """Declared by that of the standard library: what is done with `Frozen` must come out the same."""
+    """Declared by that of the standard library: what is done with `frozen` must come out the same."""
 
     one: int
     two: str = "2"
@@ -253,18 +259,32 @@ def outcome(act: Callable[[], Any]) -> Any:
         lambda kind: [(one.name, one.type, one.default) for one in dataclasses.fields(kind)],
     ],
 )
-def test_a_frozen_class_behaves_like_one_of_the_standard_library(act: Callable[[Any], Any]) -> None:
-    ours, theirs = outcome(lambda: act(Frozen)), outcome(lambda: act(Generated))
+@pytest.mark.parametrize("made", [0, 100])
+def test_a_frozen_class_behaves_like_one_of_the_standard_library(act: Callable[[Any], Any], made: int) -> None:
+    ours, theirs = outcome(lambda: act(frozen(made))), outcome(lambda: act(Generated))
     assert repr(ours).replace("Frozen(", "Generated(") == repr(theirs)
 
 
-def test_a_frozen_class_names_what_it_was_not_given() -> None:
-    kind: Any = Frozen
+@pytest.mark.parametrize(("made", "too_many"), [(0, "too many positional"), (100, "takes from 2 to 4 positional")])
+def test_a_frozen_class_names_what_it_was_not_given(made: int, too_many: str) -> None:
+    kind = frozen(made)
     for arguments, named, message in (
         ((), {}, "'one'"),
         ((1,), {"one": 1}, "multiple values .* 'one'"),
-        ((1, "b", [], 4), {}, "too many positional"),
+        ((1, "b", [], 4), {}, too_many),
         ((), {"four": 4}, r"Frozen\(\) got an unexpected keyword argument 'four'"),
     ):
         with pytest.raises(TypeError, match=message):
             kind(*arguments, **named)
+
+
+def test_each_of_many_values_gets_a_default_of_its_own() -> None:
+    @_dataclasses.dataclass(frozen=True)
+    class Value:
+        one: list[int] = _dataclasses.field(default_factory=list)
+        two: int = 2
+
+    values = [Value() for _ in range(100)]
+    assert len({id(value.one) for value in values}) == 100
+    assert {value.two for value in values} == {2}
+    assert Value([1], two=3).one == [1]
