@@ -1,8 +1,10 @@
 """Turns of many requests: no more of them at a time, and within a time, than a server takes.
 
-A server reports its limits late, by a refusal, or early, in headers of each answer. A refusal holds back every worker
-until the time that it names. Then one request goes ahead, more follow as answers come, and the pace is what the server
-took before. Workers of other processes learn of it through the database of the user's state.
+Where the headers of each answer name what is left of a limit, requests are counted against that, and none is refused.
+Else the first refusal shows the limit: few requests are under way when it may come. It holds back every worker until
+the time that it names. Then one request goes ahead, and more follow as answers come, at the pace between two refusals:
+what a server took from one to the next, it takes again. A refusal of one of too many at a time says nothing of the
+pace. Workers of other processes learn of all that through the database of the user's state.
 """
 
 import math
@@ -22,30 +24,36 @@ if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend
     from llm.types import Call
 
-#: Whoever is asked to wait longer than so many seconds fails instead.
+#: A bucket fills slower than it seems by this factor; where that is too slow, the server names more that are left.
+_SLOWER: Final = 1.01
+#: Whoever is asked to wait longer, in seconds, fails instead.
 LONGEST_HOLD: Final = 3600.0
-#: How long to wait, at first and at most, for a server that does not say it.
-_FIRST_HOLD: Final = 0.5
-_UNTOLD_HOLD: Final = 60.0
-#: Clocks differ, and so do the times that a request is on its way: a turn begins later by this part of its wait.
-_MARGIN: Final = 0.01
-#: A server that answers so fast, in seconds, is as busy with two requests as a process can make it. It gets no more
-#: of them for its first answers, unless somebody waits for long: a limit is met with few requests under way.
-_FAST: Final = 0.04
-_FIRST_ANSWERS: Final = 100
-_FAST_WAIT: Final = 1.0
-#: So many answers tell how fast it is.
-_SCOUTS: Final = 3
-#: After so many answers at a pace that was learned, a faster one is tried.
+#: A turn begins later by this part of its wait, as clocks differ, and by some seconds.
+_MARGIN: Final = 0.003
+_LATER: Final = 0.002
+#: A server that does not name its limits, and answers within `_SLOW` seconds, gets few requests at a time for a number
+#: of answers, fewer if it is fast: what is under way when a limit is met is wasted. A slow one gets all at once.
+_SLOW: Final = 0.4
+_FAST: Final = 0.1
+_CAREFUL: Final = 80
+#: Then, the number under way grows by this with each answer; after a refusal, by one after this number of answers.
+_GROWTH: Final = 0.5
 _STEADY: Final = 60
-#: For each of so many answers per request under way, one more is tried.
-_GROWTH: Final = 0.25
+#: Seconds after which limits usually begin anew: where a server does not say it, it is asked then.
+_PERIODS: Final = (1.0, 10.0, 60.0)
+#: A pace that was learned from fewer answers is not sure, and a faster one is tried after that number; else after more.
+_SURE: Final = 8
 _FASTER: Final = 0.8
 #: Seconds after which to look again for what other processes learned.
 _LOOK: Final = 0.05
 #: Seconds after a hold within which a request comes at its end.
 _PROMPT: Final = 0.5
 _MINUTE: Final = 60.0
+_LONG_RUN: Final = 3.0
+#: A moment that is so near to a full second was given without its parts.
+_WHOLE: Final = 0.02
+#: So many requests are remembered while there is no limit.
+_MANY: Final = 2000
 
 
 class Window(NamedTuple):
@@ -64,37 +72,127 @@ class _Lane:
         under_way: requests of this process that have no answer yet.
         most: how many there may be.
         goal: how many there may be soon, while `most` grows with each answer.
+        proven: how many were answered, by how many were under way when they were sent.
+        crowd: how many were under way when one was refused, so that they were too many.
         hold: the moment before which no request is sent.
         limited: the moment of the last refusal.
         refusals: refusals in a row.
-        began: the moment of the first request since; `None`: there was none.
+        first: the moment of the first request.
+        latest: the moment of the latest one.
+        began: the moment of the first request since the last refusal; `None`: there was none.
         answers: answers since.
         all_answers: answers in all.
         fastest: seconds that the fastest one took.
         learned: the pace that the server took.
-        left: how many requests the server says to take until `renewed`.
-        refill: seconds after which it may take one more.
+        sure: whether that is based on enough.
+        anchor: a refusal from which on the pace is measured.
+        untold: answers and their beginning before refusals that name no wait.
+        stock: the server's own account, if it gives one.
         looked: the moment of the last look at what other processes learned.
-        sent: moment and tokens of each request that counts.
+        sent: each request of the last time: its moment and its tokens.
 
     """
 
     under_way: int = 0
     most: float = math.inf
     goal: float = math.inf
+    proven: "dict[int, int]" = field(default_factory=dict)
+    crowd: float = math.inf
     hold: float = 0.0
     limited: float = 0.0
     refusals: int = 0
+    first: float | None = None
+    latest: float = 0.0
     began: float | None = None
     answers: int = 0
     all_answers: int = 0
     fastest: float = math.inf
     learned: Window | None = None
-    left: float = math.inf
-    renewed: float = 0.0
-    refill: float | None = None
+    sure: bool = True
+    anchor: "_Anchor | None" = None
+    untold: tuple[int, float, float] | None = None
+    stock: "_Stock | None" = None
     looked: float = 0.0
     sent: "deque[list[float]]" = field(default_factory=deque)
+
+
+@dataclass(eq=False)
+class _Anchor:
+    """A refusal.
+
+    Attributes:
+        sent: the moment of its request.
+        end: the end of the wait that it asked for.
+        minute: seconds of each request if a minute's were taken before it.
+        answers: answers since.
+
+    """
+
+    sent: float
+    end: float
+    minute: float
+    answers: int = 0
+
+
+@dataclass(eq=False)
+class _Stock:
+    """The rest of a limit as the server names it, less what was sent since.
+
+    Attributes:
+        left: requests that it takes.
+        at: the moment of that.
+        renewed: the moment at which all are there again.
+        refill: seconds after which there is one more; `None`: all of them come at once.
+        first: what was left, and the seconds until it is renewed, in the first answer.
+        heeded: the moment at which the request was sent whose answer named it.
+        lowest: the least that was left since `first`.
+
+    """
+
+    left: float
+    at: float
+    renewed: float
+    first: tuple[float, float]
+    heeded: float
+    refill: float | None = None
+    lowest: float = math.inf
+
+    def update(self, left: float, seconds: float, others: int, now: float) -> None:
+        """Update it from an answer, while `others` are under way, which the server may have counted or not."""
+        if left > self.first[0]:
+            self.first = left, seconds
+            self.lowest = left
+        elif left < self.first[0] and seconds > self.first[1] + 1:  # it takes longer the more is used
+            refill = _SLOWER * (seconds - self.first[1]) / (self.first[0] - left)
+            if left < self.lowest:
+                self.lowest, self.refill = left, refill
+            elif left == self.lowest:
+                self.refill = max(self.refill or 0.0, refill)  # only whole requests are named
+        most = left if self.refill is None else left + 0.99  # only whole requests are named
+        self.left = min(max(self.now_left(now), left - others), most)
+        self.at, self.renewed = now, now + seconds
+
+    def now_left(self, now: float) -> float:
+        """Return how many are left now."""
+        return self.left if self.refill is None else self.left + (now - self.at) / self.refill
+
+    def take(self, now: float) -> None:
+        """Count a request."""
+        self.left, self.at = self.now_left(now) - 1, now
+
+    def wait(self, under_way: int, now: float) -> float:
+        """Return how many seconds a request has to wait; 0: there is one left."""
+        left = self.now_left(now)
+        if left >= 1:
+            return 0.0
+        if self.refill is not None:
+            return _later((1 - left) * self.refill)
+        if now < self.renewed:
+            return _later(self.renewed - now)
+        if under_way:
+            return _MINUTE  # an answer wakes it, and names how many there are now
+        self.left, self.first = 1.0, (0.0, 0.0)
+        return 0.0
 
 
 class Pacer:
@@ -107,12 +205,14 @@ class Pacer:
     Attributes:
         rpm: requests that every server takes in a minute; `None`: only its own settings count.
         tpm: the same in tokens.
+        workers: how many requests at most wait for a turn, or are under way.
 
     """
 
     def __init__(self, database: "Database | None" = None, *, clock: Callable[[], float] = time.time) -> None:
         self.rpm: int | None = None
         self.tpm: int | None = None
+        self.workers = 8
         self._database = database
         self._clock = clock
         self._lanes: dict[str, _Lane] = {}
@@ -151,41 +251,52 @@ class Pacer:
 
         """
         with self._changed:
-            lane = self._lanes.setdefault(turn.key, _Lane())
-            asked = self._clock()
-            while (wait := self._wait(turn, lane, asked)) > 0:
+            while (wait := self.try_begin(turn)) > 0:
                 if wait > LONGEST_HOLD:
                     raise _given_up(f"the server asks to wait {wait:.0f} s", wait)
                 if turn.ended():
                     raise _given_up("nobody waits for the answer any more", wait)
                 self._changed.wait(min(wait, 0.25))
-            turn.sent = self._clock()
+
+    def try_begin(self, turn: "Turn") -> float:
+        """Begin a turn and return 0, or return how many seconds it has to wait unless an answer comes before."""
+        with self._changed:
+            lane, now = self._lanes.setdefault(turn.key, _Lane()), self._clock()
+            wait = self._wait(turn, lane, now)
+            if wait > 0:
+                return wait
+            turn.sent = now
             lane.under_way += 1
-            lane.left -= 1
+            turn.level = lane.under_way
+            if lane.stock is not None:
+                lane.stock.take(now)
+            if lane.under_way == 1 and now > lane.hold + 1 and now > lane.latest + 1 + 2 * _seconds(lane.learned):
+                lane.anchor = None  # it was idle
+            lane.latest = now
+            if lane.first is None:
+                lane.first = now
             if lane.began is None:
                 # As the server counts it, if the request comes when the server wanted it.
-                lane.began = lane.hold if turn.sent - lane.hold < _PROMPT else turn.sent
+                lane.began = lane.hold if now - lane.hold < _PROMPT else now
+            return 0.0
 
-    def _wait(self, turn: "Turn", lane: _Lane, asked: float) -> float:
+    def _wait(self, turn: "Turn", lane: _Lane, now: float) -> float:
         """Return how many seconds a turn has to wait at least; 0: it begins, and is counted."""
-        now = self._clock()
         self._look(turn.key, lane, now)
         if lane.hold > now:
             return lane.hold - now
-        if lane.left <= 0 and lane.renewed > now:
-            seconds = lane.renewed - now
-            self._hold(turn.key, lane, now + (seconds if lane.refill is None else min(seconds, lane.refill)))
-            lane.left = 1  # whether it is there by then shows
-            return lane.hold - now
+        if lane.stock is not None and (wait := lane.stock.wait(lane.under_way, now)) > 0:
+            return wait
+        if lane.stock is None and lane.limited == 0 and lane.all_answers < _CAREFUL:
+            took = min(lane.fastest, now - (now if lane.first is None else lane.first))
+            few = self.workers // 3 if lane.fastest < _FAST else 3 * self.workers // 8
+            lane.most = max(2, few) if took < _SLOW else math.inf
+            if lane.under_way + 1 > lane.most and lane.fastest == math.inf:
+                return _SLOW - took  # without an answer until then, it is slow
         if lane.under_way + 1 > lane.most:
             return _MINUTE  # an answer wakes it
-        is_fast = lane.all_answers < _SCOUTS or (lane.fastest < _FAST and lane.all_answers < _FIRST_ANSWERS)
-        if is_fast and lane.under_way >= 2:
-            patience = asked + _FAST_WAIT - now
-            if patience > 0:
-                return patience
         windows = (*turn.windows, *((lane.learned,) if lane.learned is not None else ()))
-        return self._count(turn, lane, windows, now) if windows else 0.0
+        return self._count(turn, lane, windows, now)
 
     def end(
         self, turn: "Turn", *, is_answered: bool, is_refused: bool, retry_after: float | None, tokens: int | None
@@ -206,53 +317,118 @@ class Pacer:
                 return
             sent, turn.sent = turn.sent, None
             now = self._clock()
-            lane.under_way -= 1
             if is_refused:
-                self._refused(turn.key, lane, sent, now, retry_after)
+                self._refused(turn, lane, sent, now, retry_after)
             elif is_answered:
-                _answered(lane, now - sent)
+                self._answered(turn, lane, sent, now)
+            lane.under_way -= 1
             if tokens is not None and any(window.tokens for window in turn.windows):
                 self._correct(turn, tokens)
             self._changed.notify_all()
 
-    def _refused(self, key: str, lane: _Lane, sent: float, now: float, asked: float | None) -> None:
+    def _answered(self, turn: "Turn", lane: _Lane, sent: float, now: float) -> None:
+        """Let the number of requests under way, and their pace, grow with an answer."""
+        if lane.untold is not None and sent > lane.limited:
+            count, since, met = lane.untold
+            lane.learned, lane.untold = _guess(count, since, met, sent, 1.0), None
+        lane.refusals = 0
+        if lane.began is not None and sent >= lane.began:  # else it was taken before the last refusal
+            lane.answers += 1
+        lane.all_answers += 1
+        lane.fastest = min(lane.fastest, now - sent)
+        lane.proven[turn.level] = lane.proven.get(turn.level, 0) + 1
+        if lane.anchor is not None and sent > lane.anchor.sent:
+            lane.anchor.answers += 1
+        if lane.most < lane.goal:
+            grown = lane.most + _GROWTH if lane.limited == 0 else max(lane.most, lane.answers)
+            lane.most = min(lane.goal, grown)
+        elif lane.all_answers % _STEADY == 0:
+            lane.most += 1
+        if lane.learned is None:
+            return
+        enough = max(_STEADY, 4 * lane.learned.most) if lane.sure else _SURE
+        if lane.answers and lane.answers % enough == 0:
+            lane.learned = lane.learned._replace(seconds=_FASTER * lane.learned.seconds)
+
+    def _refused(self, turn: "Turn", lane: _Lane, sent: float, now: float, asked: float | None) -> None:
         """Hold all workers back, and slow down, once for all that were under way."""
-        is_news = sent >= lane.limited
-        if is_news:
-            lane.refusals += 1
-        untold = min(_UNTOLD_HOLD, _FIRST_HOLD * 2.0 ** min(lane.refusals - 1, 20))
-        wait = (untold if asked is None else asked) * (1 + _MARGIN) + 0.002
-        if is_news:
-            lane.limited = now
-            lane.goal = max(1.0, (lane.under_way + 1) / 2)
-            lane.most = 1.0
-            if lane.began is not None and lane.answers:
-                lane.learned = Window(lane.answers, max(0.001, now + wait - lane.began))
-            elif lane.learned is not None and asked is None:
+        if sent < lane.limited:
+            if asked is not None:
+                self._hold(turn.key, lane, now + _later(asked))
+            return
+        if lane.stock is not None:
+            is_crowd = lane.stock.now_left(now) >= 1  # it says that it takes more
+        else:  # as many at a time hardly ever worked, or did not the last time
+            worked = sum(number for level, number in lane.proven.items() if level >= turn.level)
+            is_crowd = worked < 2 * turn.level or (turn.level >= lane.crowd / 2 and not lane.refusals)
+        lane.refusals += 1
+        lane.limited = now
+        lane.most = 1.0
+        if is_crowd and turn.level > 1:
+            wait = asked or 0.0
+            lane.crowd = turn.level
+            lane.most = lane.crowd - 1 if asked is None else 1.0
+        elif lane.stock is not None:
+            wait = max(0.0, lane.stock.renewed - now, _PERIODS[0]) if asked is None else asked
+            lane.stock.left, lane.stock.at, lane.stock.renewed = 0.0, now, now + wait
+        else:
+            wait = self._learn(lane, sent, now, asked)
+        lane.goal = lane.crowd - 1
+        if wait:
+            self._hold(turn.key, lane, now + _later(wait))
+
+    def _learn(self, lane: _Lane, sent: float, now: float, asked: float | None) -> float:
+        """Learn the pace that a server takes from a refusal, and return how many seconds to wait."""
+        began, count = lane.began or sent, lane.answers
+        lane.began, lane.answers = None, 0
+        anchor = lane.anchor
+        end = now + (asked or 0.0)
+        is_whole = asked is not None and (asked == int(asked) or abs(end - round(end)) < _WHOLE)  # seconds, or a date
+        if anchor is not None and anchor.answers:
+            # It was used up then, and is used up now.
+            taken = anchor.answers
+            span = end - anchor.end if asked is not None else (sent - anchor.sent) * taken / (taken + 0.5)
+            each = max(0.001, _later(span) / taken)
+            lane.sure = taken >= _SURE or (asked is not None and not is_whole)
+            if not lane.sure and abs(each - anchor.minute) < each / 2:
+                each, lane.sure = anchor.minute, True  # what it took first is what it takes in a minute, it seems
+            size = max(1, count)
+            lane.learned = Window(size, size * each)
+            return each if asked is None else asked
+        lane.anchor = _Anchor(sent, end, (_MINUTE + sent - began) / max(1, count))
+        if asked is None:
+            if lane.learned is not None:
                 lane.learned = lane.learned._replace(seconds=2 * lane.learned.seconds)
-            lane.began, lane.answers = None, 0
-            lane.left = math.inf
-            if lane.refill is not None and wait > 2 * lane.refill:
-                lane.refill = None  # its limit begins anew as a whole
-        self._hold(key, lane, now + wait)
+                return lane.learned.seconds / lane.learned.most
+            first = lane.sent[0][0] if lane.sent else sent
+            if count:
+                lane.untold = count, first, sent
+            ends = [first + period for period in _PERIODS] + [(now // _MINUTE + 1) * _MINUTE]
+            ends.append(now + (_PERIODS[0] if lane.refusals == 1 else _MINUTE))
+            return min(end for end in ends if end > now + 0.3) - now
+        if count:
+            lane.sure = True
+            lane.learned = _guess(count, began, sent, end, 0.95 * is_whole)
+        return asked
 
     def heed(self, turn: "Turn", headers: Mapping[str, str]) -> None:
         """Learn from the headers of an answer how much is left of the server's limits."""
         from llm.backends.http._errors import limits_left
 
-        found = limits_left(headers, turn.tokens)
-        if found is None:
-            return
-        left, seconds, limit = found
         with self._changed:
-            lane = self._lanes.setdefault(turn.key, _Lane())
-            now = self._clock()
-            left -= lane.under_way - 1  # the server may not have counted the others yet
-            # What comes late says less than what was known.
-            lane.left = min(lane.left, left) if lane.renewed > now and seconds > 0 and left > lane.left else left
-            lane.renewed = now + seconds
-            if lane.refill is not None or lane.limited == 0:
-                lane.refill = seconds / limit if limit else None
+            lane, now = self._lanes.setdefault(turn.key, _Lane()), self._clock()
+            found = limits_left(headers, turn.tokens, now)
+            if found is None or turn.sent is None:
+                lane.stock = None  # it names none any more
+                return
+            left, seconds = found
+            others = lane.under_way - 1
+            if lane.stock is None:
+                lane.stock = _Stock(left - others, now, now + seconds, (left, seconds), turn.sent, lowest=left)
+                lane.most = lane.goal
+            elif turn.sent >= lane.stock.heeded:  # an older one has nothing new
+                lane.stock.heeded = turn.sent
+                lane.stock.update(left, seconds, others, now)
 
     def _hold(self, key: str, lane: _Lane, until: float) -> None:
         if until <= lane.hold:
@@ -280,17 +456,20 @@ class Pacer:
                 if not lane.hold < hold < now + LONGEST_HOLD or (first and hold <= now):
                     continue  # known, of another day's clock, or over
                 lane.hold = hold
-                lane.most, lane.goal = 1.0, max(1.0, lane.under_way / 2)
+                lane.most, lane.goal = 1.0, lane.crowd - 1
                 lane.began, lane.answers, lane.limited = None, 0, now
                 if count is not None:
                     lane.learned = Window(count, seconds)
 
     def _count(self, turn: "Turn", lane: _Lane, windows: tuple[Window, ...], now: float) -> float:
         """Count a request in all windows, or return how many seconds it has to wait for the fullest."""
-        longest = max(window.seconds for window in windows)
-        if self._database is not None:
+        longest = max((_MINUTE, *(window.seconds for window in windows)))
+        if self._database is not None and windows:
             with suppress(OSError), self._database.changing() as connection:
                 wait = 0.0
+                others = [(turn.key, *one) for one in lane.sent]  # from before there was a limit
+                connection.executemany("INSERT INTO sends (key, at, tokens) VALUES (?, ?, ?)", others)
+                lane.sent.clear()
                 for window in windows:
                     row = connection.execute(
                         "SELECT count(*), total(tokens), min(at) FROM sends WHERE key = ? AND at > ? AND at <= ?",
@@ -304,15 +483,14 @@ class Pacer:
                         "INSERT INTO sends (key, at, tokens) VALUES (?, ?, ?)", values
                     ).lastrowid
                 return wait
-        while lane.sent and lane.sent[0][0] <= now - longest:
+        while lane.sent and (lane.sent[0][0] <= now - longest or (not windows and len(lane.sent) > _MANY)):
             lane.sent.popleft()
         wait = 0.0
         for window in windows:
             counted = [one for one in lane.sent if one[0] > now - window.seconds]
-            total = sum(tokens for _, tokens in counted)
-            wait = max(
-                wait, _to_wait(window, turn.tokens, now, len(counted), total, counted[0][0] if counted else None)
-            )
+            total = sum(one[1] for one in counted)
+            first = counted[0][0] if counted else None
+            wait = max(wait, _to_wait(window, turn.tokens, now, len(counted), total, first))
         if not wait:
             turn.counted = [now, turn.tokens]
             lane.sent.append(turn.counted)
@@ -343,10 +521,15 @@ class Turn:
         self.windows = windows
         self.ended = ended
         self.sent: float | None = None
+        self.level = 0
         self.row: int | None = None
         self.counted: list[float] | None = None
         self.waited = 0.0
         self._pacer = pacer
+
+    def try_begin(self) -> float:
+        """Begin it and return 0, or return how many seconds it has to wait unless an answer comes before."""
+        return self._pacer.try_begin(self)
 
     def begin(self, call: "Call") -> "Call":
         """Wait until the request may be sent, and return its call with deadlines that are later by that time."""
@@ -377,17 +560,25 @@ class Turn:
         self._pacer.end(self, is_answered=False, is_refused=False, retry_after=None, tokens=None)
 
 
-def _answered(lane: _Lane, seconds: float) -> None:
-    """Let the number of requests under way, and their pace, grow with an answer."""
-    lane.refusals = 0
-    lane.answers += 1
-    lane.all_answers += 1
-    lane.fastest = min(lane.fastest, seconds)
-    if lane.most < math.inf:
-        lane.most = max(lane.most, lane.answers) if lane.most < lane.goal else lane.most + _GROWTH / lane.most
-    if lane.learned is not None and lane.answers >= max(_STEADY, 4 * lane.learned.most):
-        lane.learned = lane.learned._replace(seconds=_FASTER * lane.learned.seconds)
-        lane.began, lane.answers = None, 0
+def _guess(count: int, began: float, met: float, end: float, roundness: float) -> Window:
+    """Return the limit of a server that took a number of requests, then none, and takes one at the end.
+
+    That is the number in all that time. But if it is no usual time, and a bucket of that number that fills within a
+    minute would have had one more by then, it is that; of a few seconds, nobody can say.
+    """
+    each = (_MINUTE + met - began) / count  # it filled meanwhile
+    is_usual = any(abs(end - began - one) < one / 10 for one in _PERIODS)
+    if met - began > _LONG_RUN and each / 2.5 <= end - met <= each + roundness and not is_usual:
+        return Window(1, each)
+    return Window(count, max(0.001, end - began))
+
+
+def _seconds(window: Window | None) -> float:
+    return 0.0 if window is None else window.seconds
+
+
+def _later(wait: float) -> float:
+    return wait * (1 + _MARGIN) + _LATER
 
 
 def _to_wait(window: Window, tokens: int, now: float, number: int, total: float, first: float | None) -> float:

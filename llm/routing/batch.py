@@ -640,12 +640,13 @@ def send_many(
     )
     host = current_host() if host is None else host
     if executor is None:
-        return Outcomes(requests, _Threads(host, settings, max_workers, _pacer_of(host, rpm, tpm), on_note))
+        pacer = _pacer_of(host, max_workers, rpm, tpm)
+        return Outcomes(requests, _Threads(host, settings, max_workers, pacer, on_note))
     surroundings = replace(_surroundings(host, settings), rpm=rpm, tpm=tpm)
     return Outcomes(requests, _Chunks(executor, max_workers, surroundings, on_note))
 
 
-def _pacer_of(host: "Host", rpm: int | None, tpm: int | None) -> "Pacer":
+def _pacer_of(host: "Host", workers: int, rpm: int | None, tpm: int | None) -> "Pacer":
     """Return the pacer of a host; what it learned, it knows as long as the host lives."""
     from llm.routing._pacing import Pacer
     from llm.routing.breaker import has_state
@@ -656,7 +657,7 @@ def _pacer_of(host: "Host", rpm: int | None, tpm: int | None) -> "Pacer":
         from llm._database import state_database
 
         health.pacer = Pacer(state_database() if has_state(host) else None)
-    health.pacer.rpm, health.pacer.tpm = rpm, tpm
+    health.pacer.workers, health.pacer.rpm, health.pacer.tpm = workers, rpm, tpm
     return health.pacer
 
 

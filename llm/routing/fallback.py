@@ -117,7 +117,8 @@ class Failure:
     @property
     def limited(self) -> bool:
         """Whether a limit of the server is reached, so that it takes the request later."""
-        return self.transient and (self.status == 429 or (self.status == 503 and self.retry_after is not None))
+        told = self.retry_after is not None and self.status in {400, 403, 503}
+        return self.transient and (self.status == 429 or told)
 
 
 class Breaker(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin, urlsplit
 
@@ -143,7 +143,11 @@ class Endpoint:
 
 
 def status_error(
-    endpoint: Endpoint, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+    endpoint: Endpoint,
+    status: int,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    now: float | None = None,
 ) -> BackendError:
     """Return the error for an HTTP status that is not a success; of the body, the start is enough."""
     headers = headers or {}
@@ -154,7 +158,8 @@ def status_error(
         said = endpoint.quote(page_title(text) or "a web page")
         hint = f"a firewall or a login page stands before it; {endpoint.check or 'check the address'}"
         return BackendHTTPError(f"{endpoint.label} answered {_phrase(status)}: {said}", status=status, hint=hint)
-    error = _refusal(endpoint, status, _phrase(status), server_words(text), headers, _meaning(_error_in(_json(text))))
+    meaning = _meaning(_error_in(_json(text)))
+    error = _refusal(endpoint, status, _phrase(status), server_words(text), headers, meaning, now)
     if status in {404, 405} and (status == 405 or is_page(text)):
         error.hint = _no_interface(endpoint)
     return error
@@ -217,7 +222,13 @@ def _code(error: Any) -> int | None:
 
 
 def _refusal(
-    endpoint: Endpoint, status: int, phrase: str, words: str, headers: Mapping[str, str], meaning: int | None
+    endpoint: Endpoint,
+    status: int,
+    phrase: str,
+    words: str,
+    headers: Mapping[str, str],
+    meaning: int | None,
+    now: float | None = None,
 ) -> BackendError:
     """Return the error for a status; `meaning` is the status that its code in words stands for."""
     said = f": {endpoint.quote(words)}" if words.strip() else ""
@@ -225,7 +236,8 @@ def _refusal(
     if request:  # what its operators find it by
         said += f" (request {endpoint.quote(request)[:80]})"
     message = f"{endpoint.label} answered {phrase or 'with an error'}{said}"
-    slow_down = meaning in {429, 503} and status in {400, 403}  # some tell a limit of requests so
+    # Some tell a limit of requests so.
+    slow_down = (status in {400, 403} and meaning in {429, 503}) or (status == 403 and bool(_BUSY[0][0].search(words)))
     moderated = status in {400, 403, 422} and _MODERATED.search(words) is not None
     bad_key = status == 401 or (status in {400, 403} and (meaning == 401 or _BAD_KEY.search(words) is not None))
     if not slow_down and (bad_key or (status == 403 and not moderated and meaning not in {402, 404})):
@@ -254,7 +266,7 @@ def _refusal(
     elif headers.get("Retry-After"):
         asked = endpoint.quote(headers["Retry-After"])
         hint = f"{endpoint.label} asks to wait before the next try (Retry-After: {asked})"
-    wait = asked_wait(headers, words)
+    wait = asked_wait(headers, words, now)
     http_error = BackendHTTPError(message, status=status, hint=hint, retry_after=wait)
     if slow_down:
         http_error.transient = True
@@ -381,84 +393,100 @@ def is_page(text: str) -> bool:
 
 #: What limits are of, in the names of headers.
 _KINDS: Final = ("", "-Requests", "-Tokens", "-Input-Tokens", "-Output-Tokens")
+_LIMIT_NAMES: Final = ("X-RateLimit-{}{}", "Anthropic-RateLimit{1}-{0}", "RateLimit-{}{}")
+_FIELDS: Final = {"remaining": "r", "reset": "t"}
+_FIELD: Final = re.compile(r"\b(r|t|remaining|reset)=(\d{1,9})\b")
+#: Seconds by which clocks may differ without being wrong: a date is told in whole ones, and takes its time.
+_CLOCK_ERROR: Final = 5.0
 
 
-def asked_wait(headers: Mapping[str, str], words: str = "") -> float | None:
+def asked_wait(headers: Mapping[str, str], words: str = "", now: float | None = None) -> float | None:
     """Return how many seconds a server asks to wait: in headers, in words, or until a limit begins anew."""
-    seconds = retry_after(headers)
+    seconds = retry_after(headers, now)
     if seconds is None:
         found = _WAIT.search(words)
         seconds = _span(found[1]) if found else None
     if seconds is None:
-        told = [_told_limit(headers, kind) for kind in _KINDS]
-        seconds = max((found[1] for found in told if found is not None and found[0] <= 0), default=None)
+        told = _told_limits(headers, _server_time(headers, now))
+        seconds = max((seconds for left, seconds, _ in told if left <= 0), default=None)
     return seconds
 
 
-def limits_left(headers: Mapping[str, str], tokens: int) -> tuple[float, float, float | None] | None:
-    """Return the tightest limit in headers: requests left, seconds until it is renewed, and its size.
+def limits_left(headers: Mapping[str, str], tokens: int, now: float | None = None) -> tuple[float, float] | None:
+    """Return the tightest limit in headers: requests left, and seconds until it is renewed.
 
     Args:
         headers: those of OpenAI and its like (`X-RateLimit-Remaining-Requests`), of Anthropic
-            (`anthropic-ratelimit-requests-remaining`) or of others (`X-RateLimit-Remaining`).
+            (`anthropic-ratelimit-requests-remaining`), of others (`X-RateLimit-Remaining`), or of the HTTP working
+            group (`RateLimit`).
         tokens: what a request takes. A limit of tokens that is less counts as no request left.
+        now: seconds since the epoch; by default those of this machine.
 
     """
-    tightest = None
+    told = _told_limits(headers, _server_time(headers, now))
+    found = [(left // max(1, tokens) if of_tokens else left, seconds) for left, seconds, of_tokens in told]
+    return min(found, default=None)
+
+
+def _told_limits(headers: Mapping[str, str], now: float) -> Iterator[tuple[float, float, bool]]:
+    """Yield what is left of each limit, the seconds until it is renewed, and whether it is of tokens."""
     for kind in _KINDS:
-        found = _told_limit(headers, kind)
-        if found is None or found[1] == 0:
-            continue  # it is renewed by now
-        left, seconds, size = found
-        if "Tokens" in kind:
-            left, size = left // max(1, tokens), size // max(1, tokens)
-        if tightest is None or left < tightest[0]:
-            tightest = left, seconds, size if size >= 1 else None
-    return tightest
+        for name in _LIMIT_NAMES:
+            try:
+                left = float(headers.get(name.format("Remaining", kind)) or "nan")
+            except ValueError:
+                continue
+            seconds = _until(str(headers.get(name.format("Reset", kind), "")).strip(), now)
+            if not math.isnan(left) and seconds is not None:
+                yield left, seconds, "Tokens" in kind
+                break
+    told = headers.get("RateLimit", "")
+    for item in told.split(",") if ";" in told else [told]:
+        fields = {_FIELDS.get(name, name): float(value) for name, value in _FIELD.findall(item)}
+        if fields.keys() == {"r", "t"}:
+            yield fields["r"], fields["t"], "token" in item.casefold()
 
 
-def _told_limit(headers: Mapping[str, str], kind: str) -> tuple[float, float, float] | None:
-    """Return what is left of a limit, the seconds until it is renewed, and its size, NaN if it is not given."""
-    for name in (f"X-RateLimit-{{}}{kind}", f"Anthropic-RateLimit{kind}-{{}}"):
-        try:
-            left, size = (float(headers.get(name.format(what)) or "nan") for what in ("Remaining", "Limit"))
-        except ValueError:
-            continue
-        seconds = _until(str(headers.get(name.format("Reset"), "")).strip())
-        if not math.isnan(left) and seconds is not None:
-            return left, seconds, size
-    return None
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Return the seconds of `Retry-After-Ms` or `Retry-After`, which has seconds or a date."""
-    from urllib3 import Retry
-    from urllib3.exceptions import InvalidHeader
+    value = headers.get("Retry-After") or ""
+    for text, unit in ((headers.get("Retry-After-Ms"), 1000), (value, 1)):
+        with suppress(ValueError):
+            seconds = float(text or "nan") / unit
+            if math.isfinite(seconds):
+                return max(0.0, seconds)
+    moment = _moment(value)
+    return None if moment is None else max(0.0, moment - _server_time(headers, now))
 
-    exactly, value = headers.get("Retry-After-Ms"), headers.get("Retry-After")
+
+def _moment(date: str) -> float | None:
+    """Return the seconds since the epoch of a date in a header; `None`: it is none."""
+    from email.utils import parsedate_to_datetime
+
     try:
-        seconds = float(exactly) / 1000 if exactly else float(value or "nan")
-    except ValueError:
-        try:
-            seconds = Retry().parse_retry_after(value or "")  # a date
-        except (InvalidHeader, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
-def _until(value: str) -> float | None:
+def _server_time(headers: Mapping[str, str], now: float | None) -> float:
+    """Return the seconds since the epoch by the clock of the server, as the moments in headers are."""
+    ours = time() if now is None else now
+    theirs = _moment(headers.get("Date") or "")
+    return ours if theirs is None or abs(ours - theirs) <= _CLOCK_ERROR else theirs
+
+
+def _until(value: str, now: float) -> float | None:
     """Return the seconds until a moment as headers give it; `None`: it is no such thing."""
-    import time
-
     if not re.fullmatch(r"\d{1,16}(\.\d{1,9})?", value):
         with suppress(ValueError, OverflowError):
-            return max(0.0, datetime.fromisoformat(value).timestamp() - time.time())
+            return max(0.0, datetime.fromisoformat(value).timestamp() - now)
         return _span(value)
     # Seconds, or a moment in seconds or milliseconds since 1970: the size tells which.
     number = float(value)
     if number < 1e9:
         return number
-    return max(0.0, (number / 1000 if number > 1e11 else number) - time.time())
+    return max(0.0, (number / 1000 if number > 1e11 else number) - now)
 
 
 def _span(text: str) -> float | None:
