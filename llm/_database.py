@@ -57,6 +57,10 @@ class DamagedError(OSError):
     """A file that was damaged, and has got another name: the next change makes a new one."""
 
 
+#: What SQLite adds to the name of a file for those in which it works.
+_BESIDE: Final = ("-wal", "-shm", "-journal")
+
+
 class Database:
     """An SQLite file; one connection to it, which all threads of this process share.
 
@@ -166,7 +170,9 @@ class Database:
         self.close()
         if new:
             _make(self.path)
-        check_private(self.path)
+        for path in (self.path, *(f"{self.path}{suffix}" for suffix in _BESIDE)):
+            if path == self.path or os.path.lexists(path):  # SQLite reads what is beside the file, and waits for a pipe
+                check_private(path)
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             _patiently(lambda: self._prepare(connection))
@@ -226,7 +232,7 @@ class Database:
         try:
             with locked(self.path):
                 if not self._is_sound():
-                    for suffix in ("-wal", "-shm", "-journal"):  # first: a new file must not get what they hold
+                    for suffix in _BESIDE:  # first: a new file must not get what they hold
                         with suppress(FileNotFoundError):
                             os.replace(f"{self.path}{suffix}", f"{name}{suffix}")
                     os.replace(self.path, name)

@@ -182,10 +182,19 @@ def _is_state(command: Sequence[str]) -> bool:
     return not words or words[0] in _STATE or tuple(words[:2]) in _STATE_OF_TOOLS
 
 
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. A key that it has twice becomes one that is not known: which value counts is not said."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
+        found[f"{twice} (twice)"] = None
+    return found
+
+
 def _array(text: str) -> list[Any] | None:
     """Return the items of a text that is a JSON array, or an object that holds one as `steps`."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         return None
     if isinstance(data, dict) and set(data) == {"steps"}:

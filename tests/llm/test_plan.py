@@ -257,6 +257,20 @@ def test_what_cannot_be_followed_is_refused(more: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        '[{"command": "ls", "command": "rm -r ."}]',
+        '[{"command": "ls", "env": {"A": "1", "A": "2"}}]',
+        '[{"command": "ls", "cwd": "a", "cwd": null}]',
+        '{"steps": ["ls"], "steps": ["rm -r ."]}',
+    ],
+)
+def test_a_key_that_stands_there_twice_is_refused(answer: str) -> None:
+    with pytest.raises(PlanError, match=r"twice|env|not a JSON array"):
+        read(answer)
+
+
+@pytest.mark.parametrize(
     "command",
     [
         "cd x",

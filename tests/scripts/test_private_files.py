@@ -102,7 +102,19 @@ def test_a_directory_that_is_not_the_users_own_is_not_used(
 
 
 @pytest.mark.parametrize("harm", [link, writable, pipe, pytest.param(foreign, marks=needs_root)])
-@pytest.mark.parametrize("file", ["usage.jsonl", "cooldown.json", "state.db", "guards.json", "plugins.json", "runs"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "usage.jsonl",
+        "cooldown.json",
+        "state.db",
+        "state.db-wal",
+        "state.db-journal",
+        "guards.json",
+        "plugins.json",
+        "runs",
+    ],
+)
 def test_a_file_of_state_that_is_not_the_users_own_is_not_used(
     tmp_path: Path, file: str, harm: Callable[[Path], str]
 ) -> None:
