@@ -28,12 +28,7 @@ def variable_of(name: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """Return the name of a key as stores have it.
-
-    Raises:
-        ConfigError: it cannot be one.
-
-    """
+    """Return the name of a key as stores have it."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             "this is no name of a key", hint="give the name, not the key: at most 40 letters, digits, '_', '.' and '-'"
@@ -42,12 +37,7 @@ def checked_name(name: str) -> str:
 
 
 def checked_key(key: str, name: str) -> str:
-    """Return a key without the space around it.
-
-    Raises:
-        ConfigError: it holds a character that no key can have.
-
-    """
+    """Return a key without the space around it."""
     key = key.strip()
     if not key.isprintable() or any(ord(char) > 0xFF for char in key):
         raise ConfigError(
@@ -75,7 +65,6 @@ def stored_key(name: str, environ: Mapping[str, str] = os.environ) -> str | None
 
     Raises:
         ConfigError: the file cannot be used.
-        D0ttinoError: the keyring does not give the key.
 
     """
     found = _stored(path(environ))

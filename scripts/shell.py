@@ -29,7 +29,6 @@ def run_locally(step: Step, context: StepContext, *, open_files: bool = True) ->
             gets the standard ones.
 
     Raises:
-        D0ttinoError: its working directory does not exist.
         OSError: it cannot be started.
 
     """

@@ -306,12 +306,7 @@ def _read(path: str) -> bytes:
 
 
 def _parse(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield group, name and value of each entry point in the text of `entry_points.txt`.
-
-    Raises:
-        ValueError: a line of a group is no entry point.
-
-    """
+    """Yield group, name and value of each entry point in the text of `entry_points.txt`."""
     group = ""
     for line in map(str.strip, text.splitlines()):
         if not line or line.startswith(("#", ";")):

@@ -109,12 +109,7 @@ class Loader:
         return [name for _, name, _ in self.known_plugins()]
 
     def load(self, entry: EntryPoint, reason: str) -> None:
-        """Import an entry point and register its plug-ins, unless that was done.
-
-        Raises:
-            PluginLoadError: that failed, now or before, or happens at this moment in this thread.
-
-        """
+        """Import an entry point and register its plug-ins, unless that was done."""
         with self._manager.lock:
             if entry in self._errors:
                 raise self._errors[entry]

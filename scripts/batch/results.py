@@ -468,9 +468,6 @@ def columns_for(source: Source, chosen: Sequence[str], schema: Mapping[str, Any]
             input, then the fields of the schema, or else the answer, and the error.
         schema: the schema of the answers.
 
-    Raises:
-        UsageError: there is no such column.
-
     """
     fields = schema.get("properties", {}) if schema is not None else {}
     taken = {name: Column(name, "input", name, source.types.get(name, "string")) for name in source.columns}

@@ -137,10 +137,6 @@ def _check_redirect(address: str, before: str, target: str) -> None:
 
     An address that the user types may be anywhere. A server that answers it must not choose one in the user's own
     network, or on this machine: what is there would go to whoever gets the prompt.
-
-    Raises:
-        UsageError: it leads there.
-
     """
     from urllib.parse import urlsplit
 

@@ -202,7 +202,6 @@ def edit_document(change: Callable[[Any], None]) -> str:
 
     Raises:
         ConfigError: the file is wrong, or would be wrong with the change; it is not written then.
-        D0ttinoError: it cannot be read or written.
 
     """
     import tomlkit

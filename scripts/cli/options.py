@@ -122,10 +122,6 @@ def note_shared(ctx: click.Context, arguments: list[str]) -> list[str]:
     This happens once, in the run's first context: plug-ins are asked for their commands before click comes to the
     options behind a command's name. `--trace=FILE` becomes `--trace`, because click has no option with an optional
     value that leaves the next word alone.
-
-    Raises:
-        BadParameter: `--trace=` names no file.
-
     """
     if _SHARED in ctx.meta:
         return arguments
@@ -198,12 +194,7 @@ def values_option() -> Callable[..., Any]:
 
 
 def read_system(given: str | None, option: str = "--system") -> str | None:
-    """Return a system prompt, or another text of an option; `@FILE` stands for the text in a file, `@@` for an `@`.
-
-    Raises:
-        UsageError: the file cannot be read, or holds no text.
-
-    """
+    """Return a system prompt, or another text of an option; `@FILE` stands for the text in a file, `@@` for an `@`."""
     if given is None or not given.startswith("@"):
         return given
     if given.startswith("@@"):
@@ -219,12 +210,7 @@ def read_system(given: str | None, option: str = "--system") -> str | None:
 
 
 def read_text(argument: str) -> str:
-    """Return a text argument; `-` stands for standard input.
-
-    Raises:
-        UsageError: standard input is not UTF-8 text.
-
-    """
+    """Return a text argument; `-` stands for standard input."""
     if argument != "-":
         return argument
     if sys.stdin is None:
@@ -233,12 +219,7 @@ def read_text(argument: str) -> str:
 
 
 def read_piped() -> str:
-    """Return what is piped to a command that has its text elsewhere; empty if stdin is closed, or no pipe or file.
-
-    Raises:
-        UsageError: it is not UTF-8 text, or too much.
-
-    """
+    """Return what is piped to a command that has its text elsewhere; empty if stdin is closed, or no pipe or file."""
     import stat
 
     stdin = sys.stdin

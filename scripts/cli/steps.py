@@ -93,12 +93,7 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def variables(given: Iterable[str]) -> dict[str, str]:
-    """Return `NAME=VALUE` words as a mapping.
-
-    Raises:
-        UsageError: one has no name or no value.
-
-    """
+    """Return `NAME=VALUE` words as a mapping."""
     found = {}
     for word in given:
         name, is_given, value = word.partition("=")
@@ -109,12 +104,7 @@ def variables(given: Iterable[str]) -> dict[str, str]:
 
 
 def known_shell(shell: str | None) -> str | None:
-    """Return a shell if it is there.
-
-    Raises:
-        UsageError: it is not.
-
-    """
+    """Return a shell if it is there."""
     if shell is None:
         return None
     import shutil
@@ -131,12 +121,7 @@ def known_shell(shell: str | None) -> str | None:
 
 
 def positive(timeout: float | None) -> float | None:
-    """Return a timeout if it can be one.
-
-    Raises:
-        UsageError: it cannot.
-
-    """
+    """Return a timeout if it can be one."""
     if timeout is not None and not 0 < timeout < 1e9:
         raise UsageError(f"--step-timeout {timeout:g}: give a number of seconds above 0")
     return timeout

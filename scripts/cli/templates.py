@@ -94,9 +94,6 @@ class Template:
             text: the prompt of the command line; it stands for `{{input}}`, or behind the template's prompt.
             given: values by name.
 
-        Raises:
-            UsageError: a blank has no value, or a value no blank.
-
         """
         blanks = blanks_in(self.prompt, self.system)
         for name in given:
@@ -149,13 +146,7 @@ def template_names() -> list[str]:
 
 
 def read_template(name: str) -> Template:
-    """Return a template.
-
-    Raises:
-        UnknownNameError: there is none of this name.
-        ConfigError: its file cannot be used; the message names the key.
-
-    """
+    """Return a template."""
     import tomllib
 
     path = os.path.join(templates_dir(), f"{name}.toml")
@@ -191,12 +182,7 @@ def _unknown_key(path: str, key: str) -> ConfigError:
 
 
 def given_variables(words: Iterable[str]) -> dict[str, str]:
-    """Return `name=value` words as a mapping.
-
-    Raises:
-        UsageError: one is none.
-
-    """
+    """Return `name=value` words as a mapping."""
     found = {}
     for word in words:
         name, is_given, value = word.partition("=")

@@ -222,12 +222,7 @@ class Keyboard:
 
 
 def copy(text: str) -> str:
-    """Put a text into the clipboard, and return what takes it there.
-
-    Raises:
-        D0ttinoError: there is none.
-
-    """
+    """Put a text into the clipboard, and return what takes it there."""
     env = {name: os.environ[name] for name in _THEIRS if name in os.environ}
     for words, variable in _PROGRAMS:
         if variable in env and shutil.which(words[0]) is not None:

@@ -91,7 +91,6 @@ def find(
         sha256: the checksum that a package of an index must have; any, if empty.
 
     Raises:
-        UsageError: it is built in, and the registry has no package for it; it is no path of a package.
         UnknownNameError: it is neither in the registry nor a requirement, or close to a name of the registry.
         RegistryError: the entry cannot be used.
 
@@ -153,8 +152,6 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
 
     Raises:
         RegistryError: its entry in the registry cannot be used.
-        InstallError: it would do harm, installing failed, or what was installed does not work. Then everything is as
-            it was before.
         RecordError: another command is changing this environment.
 
     """
@@ -238,12 +235,7 @@ def _version_now(distribution: str, installer: str) -> str:
 
 
 def upgrade(distribution: str, registry: Registry, options: Options) -> Change:
-    """Install the newest version of a plug-in, from where it came from.
-
-    Raises:
-        InstallError: it is not installed; see also `install`.
-
-    """
+    """Install the newest version of a plug-in, from where it came from."""
     if installed_version(distribution) is None:
         raise InstallError(f"{distribution} is not installed")
     return install(_again(distribution, registry, exact=False), registry, replace(options, upgrade=True))
@@ -353,12 +345,7 @@ def _erased(one: Metadata) -> str | None:
 def _verified(
     distribution: str, version: str, registry: Registry, seconds: float, tense: str = "was"
 ) -> tuple[str, ...]:
-    """Load a distribution's plug-ins in a new process, and return what the user now has.
-
-    Raises:
-        InstallError: they cannot be loaded, or it has none.
-
-    """
+    """Load a distribution's plug-ins in a new process, and return what the user now has."""
     what = f"{distribution} {version} {tense} installed, but"
     try:
         learned = check_one(distribution, seconds).learned

@@ -83,7 +83,6 @@ def check(host: "Host") -> list[LostGuard]:
     """Record the guards of steps that are at work now, and return those of the last run that are not.
 
     Raises:
-        PluginLoadError: one is installed and cannot be loaded: no step may run without it.
         RecordError: the record is damaged, or cannot be read.
 
     """
@@ -151,9 +150,6 @@ def forget(name: str) -> RecordedGuard | None:
 
     Returns:
         One of them; `None` if none was recorded.
-
-    Raises:
-        RecordError: the record is damaged, or cannot be written.
 
     """
     found = [guard for guard in recorded() if canonical(name) in {canonical(guard.distribution), guard.plugin}]

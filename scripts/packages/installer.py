@@ -126,9 +126,6 @@ class Installer:
             directory: an empty directory for the wheel.
             alone: whether to ask no package index for anything; what builds it must be there already.
 
-        Raises:
-            InstallError: it failed; the installer's own message went to stderr.
-
         """
         options: tuple[str, ...] = ()
         without: tuple[str, ...] = ()
@@ -287,12 +284,7 @@ _ELSEWHERE: Final = ("TARGET", "PREFIX", "ROOT", "USER")
 
 
 def find_installer() -> Installer:
-    """Return the installer of this environment: pip, or where that is not installed, uv.
-
-    Raises:
-        InstallError: there is neither.
-
-    """
+    """Return the installer of this environment: pip, or where that is not installed, uv."""
     if importlib.util.find_spec("pip") is not None:
         # -P: a file pip.py in the working directory is not pip.
         pip = (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--no-input")

@@ -114,12 +114,7 @@ def drop(distribution: str) -> bool:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Lock this environment against changes by other processes, also while an installer that this starts runs.
-
-    Raises:
-        RecordError: another one is changing it, or nothing can be written to the state directory.
-
-    """
+    """Lock this environment against changes by other processes, also while an installer that this starts runs."""
     try:
         holding = locked(os.path.join(state_dir(), "plugins-change"), inherited=True)
         holding.__enter__()
@@ -161,9 +156,6 @@ def read_record(file: str, made_of: Callable[[Any], T]) -> T | None:
         file: path of the file.
         made_of: returns the record; a `ValueError`, `LookupError`, `TypeError` or `AttributeError` that it raises
             means that the file is damaged.
-
-    Raises:
-        RecordError: it cannot be read, or is damaged.
 
     """
     try:

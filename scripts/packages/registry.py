@@ -224,9 +224,6 @@ def load_registry(
         The registry that `PLUGIN_REGISTRY_URL` names, or else the bundled one. Where the former cannot
         be used, its last good copy stands in if it is one from a server, or else the bundled one.
 
-    Raises:
-        RegistryError: the bundled registry is damaged, or with `exact` the configured one cannot be used.
-
     """
     place = (os.environ if environ is None else environ).get(URL_VARIABLE)
     if not place:

@@ -92,10 +92,6 @@ def write(name: str, kind: str, parent: Path, licence: str, author: str) -> Made
         licence: the name of a file in the templates' `licences`, or `none`.
         author: the holder of the copyright; empty: the authors of the package.
 
-    Raises:
-        UsageError: the name cannot be used, or something is in the place.
-        D0ttinoError: it cannot be written.
-
     """
     import tempfile
 
@@ -132,12 +128,7 @@ def author() -> str:
 
 
 def _names(name: str, kind: str) -> tuple[str, str]:
-    """Return the names of a package's module and of its plug-in.
-
-    Raises:
-        UsageError: one of the names cannot be used.
-
-    """
+    """Return the names of a package's module and of its plug-in."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be the name of a package",

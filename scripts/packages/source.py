@@ -29,10 +29,6 @@ def bundled_directory() -> Path:
     """Return the directory with the bundled registry, its schema and the packages that it names.
 
     A wheel has them in `scripts/bundled`, a checkout at its top level.
-
-    Raises:
-        RegistryError: they are in neither place.
-
     """
     here = Path(__file__).resolve().parents[1]
     for directory in (here / "bundled", here.parent):
@@ -89,12 +85,7 @@ def shown(place: str) -> str:
 
 
 def local_path(place: str) -> Path:
-    """Return the file that a path or a `file:` URL names.
-
-    Raises:
-        RegistryError: it is a URL of another kind, or relative to a directory that is not there.
-
-    """
+    """Return the file that a path or a `file:` URL names."""
     if place.lower().startswith("file:"):
         path = place[len("file:") :]
         if path.startswith("//"):
@@ -116,9 +107,6 @@ def fetch(place: str) -> tuple[bytes, str | None]:
 
     Args:
         place: an https URL, an http URL of this machine, a `file:` URL or a path.
-
-    Raises:
-        RegistryError: it cannot be reached or read, or is too large. The message holds no secrets.
 
     """
     content, etag = _in_time(place) if is_remote(place) else (_read(local_path(place)), None)
@@ -152,7 +140,6 @@ def read_copy(path: Path) -> tuple[bytes, str | None]:
 
     Raises:
         OSError: it cannot be read.
-        RegistryError: it holds something else.
 
     """
     try:

@@ -81,12 +81,7 @@ def discover_recipes(host: "Host | None" = None) -> dict[str, DiscoveredRecipe]:
 
 
 def find_recipe(name: str, host: "Host | None" = None) -> DiscoveredRecipe:
-    """Return the recipe of one name.
-
-    Raises:
-        UnknownNameError: there is no such recipe; it names close matches.
-
-    """
+    """Return the recipe of one name."""
     host = current_host() if host is None else host
     recipes = discover_recipes(host)
     if name not in recipes:

@@ -358,12 +358,7 @@ class StoredRun:
         )
 
     def steps(self) -> tuple[Step, ...]:
-        """Return all steps, to run what is left of them.
-
-        Raises:
-            UsageError: one that is left held a secret, which is not kept.
-
-        """
+        """Return all steps, to run what is left of them."""
         for number in self.header["withheld"]:
             if number not in self.done:
                 raise UsageError(
@@ -513,7 +508,6 @@ def run_of_id(name: str) -> StoredRun:
     """Return the run of one id.
 
     Raises:
-        UnknownNameError: there is none of that id.
         RecordError: its record cannot be used.
 
     """
@@ -534,7 +528,6 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
     Raises:
         UnknownNameError: there is none of that id.
         RecordError: its record cannot be used.
-        UsageError: nothing is left to do.
 
     """
     if name:
@@ -554,12 +547,7 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
 
 
 def _read(path: str) -> StoredRun:
-    """Return a run. A line that was cut off, as a full disk leaves it, is left out.
-
-    Raises:
-        RecordError: the file is no record of a run that this version understands.
-
-    """
+    """Return a run. A line that was cut off, as a full disk leaves it, is left out."""
     try:
         with open(path, encoding="utf-8", errors="replace", opener=open_private) as stream:
             running = _is_locked(stream.fileno())

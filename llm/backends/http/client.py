@@ -590,12 +590,7 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 
 
 def _part(attachment: Attachment) -> dict[str, Any]:
-    """Return an attachment as a part of a message.
-
-    Raises:
-        UsageError: it is no image.
-
-    """
+    """Return an attachment as a part of a message."""
     if not attachment.media_type.startswith("image/"):
         raise UsageError(f"this backend takes images only, not {attachment.media_type}")
     url = attachment.url
@@ -644,12 +639,7 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
 
 
 def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
-    """Return a notice for each option that looks like a known one with a typing error.
-
-    Raises:
-        UsageError: a known one has a value of another type.
-
-    """
+    """Return a notice for each option that looks like a known one with a typing error."""
     notices = []
     for name, value in options.items():
         kinds, called = _TYPES.get(known.get(name, ""), ((object,), ""))
