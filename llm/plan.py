@@ -183,7 +183,7 @@ def _is_state(command: Sequence[str]) -> bool:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. A key that it has twice becomes one that is not known: which value counts is not said."""
+    """Return a JSON object. A key that it has twice becomes one that is not known: which value counts is not named."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
