@@ -1,6 +1,6 @@
 """Write docs/directory.md from plugin-registry.json and from what was found when each package was examined.
 
-`python docs/generate_directory.py` writes the page; `--check` only says whether it is up to date.
+`python docs/generate_directory.py` writes the page; `--check` only reports whether it is up to date.
 `--examine NAME...` installs packages of the registry, each in an environment of its own, loads them there, and records
 what they bring in docs/directory.json; `--examine all` does so for every one. It needs uv.
 """
@@ -141,8 +141,8 @@ def page() -> str:
         "",
         "The packages of the bundled registry. `ai-cli plugins install NAME` installs a plug-in, and",
         "`ai-cli plugins recipes install NAME` a recipe. Each was installed in an environment of its own, loaded and",
-        "tried there (`ai-cli plugins check`); the last column says when, and with which version of d0ttino.",
-        "[CONTRIBUTING.md](../CONTRIBUTING.md#get-into-the-directory) says how yours gets in.",
+        "tried there (`ai-cli plugins check`); the last column has the date, and the version of d0ttino.",
+        "[CONTRIBUTING.md](../CONTRIBUTING.md#get-into-the-directory) describes how yours gets in.",
         "",
         "This page is made by `python docs/generate_directory.py`.",
     ]

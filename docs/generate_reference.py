@@ -1,7 +1,7 @@
 """Write docs/reference/commands and docs/reference/configuration.md, and the manual page docs/ai-cli.1.
 
 The commands come from click, the keys from `llm/config.schema.json`. `python docs/generate_reference.py` writes them;
-`--check` only says whether they are up to date.
+`--check` only reports whether they are up to date.
 """
 
 import inspect
@@ -148,7 +148,7 @@ stdout has the answer, or JSON, and nothing else; notes, warnings, errors and qu
 {statuses}
 
 Commands that run steps (`recipe`, `do`) end with the status of the step that failed. The
-page of a command says where it has a status of its own, such as `batch` when a limit of cost is reached.
+page of a command names a status of its own, such as `batch` when a limit of cost is reached.
 """
 
 
