@@ -201,9 +201,7 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
 
             _print_change(remove_package(kind, name, _registry(), _commands(ctx, kind)), as_json)
 
-    @group.command(
-        "info", help=f"Show what is known of the {one} NAME: its packages, and its entry in the registry."
-    )
+    @group.command("info", help=f"Show what is known of the {one} NAME: its packages, and its entry in the registry.")
     @click.argument("name", type=NameOf("package"))
     @as_json_option()
     def info(name: str, as_json: bool) -> None:
