@@ -325,7 +325,8 @@ class Host(PluginManager):
 
     def plugin_names(self) -> list[str]:
         """Return the full names of all plug-ins, also of those that are not imported yet, or blocked."""
-        names = [name for name, _ in self.list_name_plugin()] + self._loader.known_names()
+        names = [name for name, _ in self.list_name_plugin()]
+        names += [origin.plugin for _, origin, _ in self._loader.known_plugins()]
         return names + [blocked.origin.plugin for blocked in self.blocked]
 
     def implementations(self, hook: str) -> list[tuple[Origin, Mapping[str, Any]]]:
@@ -339,10 +340,12 @@ class Host(PluginManager):
             (guard.origin, guard.implementations[hook]) for guard in self.guards() if hook in guard.implementations
         ]
         found.reverse()
-        for entry, name, plugin in self._loader.known_plugins():
+        for _, origin, plugin in self._loader.known_plugins():
             if hook in plugin.hooks:
-                found.append((entry.origin(name, plugin.module), plugin.hooks[hook]))
+                found.append((origin, plugin.hooks[hook]))
         found.sort(key=lambda one: self._precedence(one[0]))
+        if not any(options for _, options in found):
+            return found
         # In pluggy, of those that want to be last the last registered is last.
         last = [one for one in reversed(found) if one[1].get("trylast")]
         return sorted([*(one for one in found if not one[1].get("trylast")), *last], key=_rank)
@@ -464,22 +467,18 @@ class Host(PluginManager):
         """
         wrapped = self._is_wrapped(hook)
         why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
-        waiting = {
-            entry: None
-            for entry, _, plugin in self._loader.known_plugins()
-            if (wrapped or plugin.configured) and hook in plugin.hooks
-        }
-        for entry in waiting:
+        known_plugins = self._loader.known_plugins()
+        waiting = [entry for entry, _, one in known_plugins if (wrapped or one.configured) and hook in one.hooks]
+        for entry in dict.fromkeys(waiting):
             with suppress(PluginLoadError):
                 self._loader.load(entry, why)
         if kind not in self._expected:
             found: dict[EntryPoint, list[Any]] = {}
             self._expected[kind] = found
-            for entry, name, plugin in self._loader.known_plugins():
+            for entry, origin, plugin in self._loader.known_plugins():
                 for one, facts in plugin.contributions:
                     if one == kind:
-                        origin = entry.origin(name, plugin.module)
-                        find = functools.partial(self._find, kind, entry, name, facts["name"])
+                        find = functools.partial(self._find, kind, entry, origin.plugin, facts["name"])
                         found.setdefault(entry, []).append(_from_facts(kind, facts, origin, find))
             for entry in [entry for entry, many in found.items() if None in many]:
                 with suppress(PluginLoadError):
@@ -488,8 +487,9 @@ class Host(PluginManager):
         return [one for entry, many in self._expected[kind].items() if entry in known for one in many]
 
     def _is_wrapped(self, hook: str) -> bool:
+        known = [plugin.hooks[hook] for _, _, plugin in self._loader.known_plugins() if hook in plugin.hooks]
         return any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
-            plugin.hooks.get(hook, {}).get("wrapper") for _, _, plugin in self._loader.known_plugins()
+            options.get("wrapper") for options in known if options
         )
 
     def _find(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> Any:
@@ -544,7 +544,7 @@ class Host(PluginManager):
 
         Plug-ins that implement `llm_configure` are imported for that; one that cannot be is among the problems.
         """
-        for entry, _, plugin in list(self._loader.known_plugins()):
+        for entry, _, plugin in self._loader.known_plugins():
             if CONFIGURE in plugin.hooks:
                 with suppress(PluginLoadError):
                     self._loader.load(entry, "the configuration is checked")

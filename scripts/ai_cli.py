@@ -5,24 +5,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from scripts.cli.program import COMMANDS, cli
 
-__all__ = ["COMMANDS", "cli", "main", "main_send"]
+__all__ = ["COMMANDS", "cli", "collect_late", "keep_for_good", "main", "main_send"]
 
 
 def main() -> None:
     """Run `ai-cli`."""
     _end_quietly_on_interrupt()
+    collect_late()
     try:
         from scripts.cli.program import cli
     except Exception as error:  # noqa: BLE001 - another package `llm` raises whatever it likes
         from scripts.collisions import end
 
         end(error)
+    keep_for_good()
     cli(prog_name="ai-cli")
 
 
 def main_send() -> None:
     """Run `ai`, short for `ai-cli send`."""
     _end_quietly_on_interrupt()
+    collect_late()
     try:
         import click
 
@@ -33,6 +36,7 @@ def main_send() -> None:
 
         end(error)
 
+    keep_for_good()
     click.version_option(__version__, prog_name="ai")(send)(prog_name="ai")
 
 
@@ -56,6 +60,20 @@ def _end_quietly_on_interrupt() -> None:
         report(problem)
 
     sys.unraisablehook = end_or_report
+
+
+def collect_late() -> None:
+    """Look for cyclic garbage seldom: most commands end before there is any, and looking took a tenth of their time."""
+    import gc
+
+    gc.set_threshold(50_000, 20, 100)
+
+
+def keep_for_good() -> None:
+    """Exempt all that was imported so far from the collection of garbage: modules stay to the end in any case."""
+    import gc
+
+    gc.freeze()
 
 
 def __getattr__(name: str) -> object:

@@ -523,4 +523,8 @@ def _print_change(change: "Change", as_json: bool) -> None:
 
 
 if __name__ == "__main__":
+    from scripts.ai_cli import collect_late, keep_for_good
+
+    collect_late()
+    keep_for_good()
     cli(prog_name=PROGRAM)

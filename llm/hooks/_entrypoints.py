@@ -25,10 +25,11 @@ METADATA_SUFFIXES: Final = (".dist-info", ".egg-info")
 
 _NAMELESS: Final = "its metadata has no name"
 
+#: The fields of metadata that are read, in small letters.
+_FIELDS: Final = (b"name", b"version")
+
 #: Bytes read at a time: more than almost any metadata file has.
 _CHUNK: Final = 1 << 16
-
-_HEADER: Final = re.compile(rb"^(Name|Version):[ \t]*(.*?)[ \t\r]*$", re.MULTILINE | re.IGNORECASE)
 
 
 class EntryPoint(NamedTuple):
@@ -119,7 +120,8 @@ class Installed(NamedTuple):
 
 def canonical(distribution: str) -> str:
     """Return the spelling of a distribution's name in which equal names are equal text (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+    # Most are spelt so already, and a path may hold a thousand.
+    return distribution.lower() if distribution.isalnum() else re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Installed:
@@ -172,13 +174,15 @@ class _Search:
             if not place.startswith("~"):  # a leftover of an interrupted upgrade: pip ignores it as well
                 by_name.setdefault(_name_in(place), []).append(place)
         for name, rivals in by_name.items():
-            found = [(place, self._declared(f"{directory}{os.sep}{place}")) for place in rivals]
-            if name in self.names or not any(declared is not None for _, declared in found):
+            if name in self.names:
                 continue
-            best = max(rivals, key=lambda place: agreement(f"{directory}{os.sep}{place}")) if rivals[1:] else rivals[0]
-            for place, declared in found:
-                if place == best and declared is not None:
-                    self._add(directory, place, declared)
+            found = {place: self._declared(f"{directory}{os.sep}{place}") for place in rivals}
+            best = rivals[0]
+            if rivals[1:] and any(declared is not None for declared in found.values()):
+                best = max(rivals, key=lambda place: agreement(f"{directory}{os.sep}{place}"))
+            declared = found[best]
+            if declared is not None:
+                self._add(directory, best, declared)
         self.names.update(by_name)
 
     def ask_finders(self) -> None:
@@ -196,12 +200,13 @@ class _Search:
             return None
         except OSError:
             return b""  # unreadable: it may declare anything
-        if any(sign in content for sign in self._signs):
-            return content
+        for sign in self._signs:
+            if sign in content:
+                return content
         return None if _is_text(content) else b""  # damaged: it may declare anything
 
     def _add(self, directory: str, place: str, declared: bytes) -> None:
-        where = os.path.join(directory, place)
+        where = f"{directory}{os.sep}{place}"
         name = version = None
         try:
             name, version = _header(where)
@@ -266,22 +271,30 @@ class _Search:
 
 def _name_in(place: str) -> str:
     """Return the canonical name in the name of a metadata directory: `My_package-1.0.dist-info`."""
-    name = place.rpartition(".")[0].partition("-")[0]
-    return name.lower() if name.isalnum() else canonical(name)  # a path may hold a thousand
+    return canonical(place.rpartition(".")[0].partition("-")[0])
 
 
 def _header(where: str) -> tuple[str | None, str | None]:
     """Return name and version of a metadata directory, as far as it has them."""
-    fields: dict[str, str] = {}
     for file in ("METADATA", "PKG-INFO"):
         try:
             content = _read(f"{where}{os.sep}{file}")
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for key, value in _HEADER.findall(content.partition(b"\n\n")[0]):
-            fields.setdefault(key.lower().decode(), value.decode("utf-8"))
-        break
-    return fields.get("name"), fields.get("version")
+        lines = content.split(b"\n", 3)
+        # Nearly all are written so, and each start reads one per plug-in.
+        if len(lines) > 3 and lines[1].startswith(b"Name: ") and lines[2].startswith(b"Version: "):
+            lines = lines[1:3]
+        else:
+            lines = content.partition(b"\n\n")[0].split(b"\n")
+        fields: dict[bytes, str] = {}
+        for line in lines:
+            key, is_field, value = line.partition(b":")
+            key = key.lower()
+            if is_field and key in _FIELDS and key not in fields:
+                fields[key] = value.strip(b" \t\r").decode("utf-8")
+        return fields.get(b"name"), fields.get(b"version")
+    return None, None
 
 
 def _is_text(content: bytes) -> bool:
@@ -308,16 +321,19 @@ def _read(path: str) -> bytes:
 def _parse(text: str) -> Iterator[tuple[str, str, str]]:
     """Yield group, name and value of each entry point in the text of `entry_points.txt`."""
     group = ""
-    for line in map(str.strip, text.splitlines()):
-        if not line or line.startswith(("#", ";")):
+    for written in text.splitlines():
+        line = written.strip()
+        first = line[:1]
+        if first in {"", "#", ";"}:
             continue
-        if line.startswith("[") and line.endswith("]"):
+        if first == "[" and line.endswith("]"):
             group = line[1:-1].strip()
             continue
-        name, equals, value = line.partition("=")
-        if not equals or not name.strip() or not value.strip():
+        name, _, value = line.partition("=")
+        name, value = name.strip(), value.strip()
+        if not name or not value:
             raise ValueError(f"its entry_points.txt has a line that is no entry point: {line[:80]!r}")
-        yield group, name.strip(), value.strip()
+        yield group, name, value
 
 
 def agreement(metadata: str) -> tuple[float, int, int]:
@@ -441,6 +457,8 @@ class Blocking:
 
     def of_installed(self, entry: EntryPoint) -> str | None:
         """Return what blocks the plug-in of an entry point, or `None`."""
+        if not self.names:
+            return self.all_installed
         return self.all_installed or next((by for name, by in self.names.items() if _names_entry(name, entry)), None)
 
     def of_distribution(self, name: str) -> str | None:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -20,13 +20,14 @@ from llm.hooks._guard import Guard, marked_functions
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
 from llm.hooks._markers import hookimpl
-from llm.hooks._origin import Tier, attribute
+from llm.hooks._origin import Origin, Tier, attribute
 from llm.hooks._registration import Registration, all_registrations, owner_of, unique
 from llm.hooks._trace import load_span
 
 #: Hooks that ask for contributions; a manifest has their answers.
 CONTRIBUTING = frozenset({"llm_backends", "llm_recipes"})
-_LIFE = frozenset({"llm_configure", "llm_close"})
+#: Hooks that are not called before their plug-in is imported for something else.
+_NOT_CALLED = CONTRIBUTING | {"llm_configure", "llm_close"}
 
 #: `adapt(entry, named)` returns a `Registration`, a plug-in object, or `None` for a module that only registers.
 Adapt = Callable[[EntryPoint, object], object]
@@ -75,6 +76,7 @@ class Loader:
         self._named: dict[int, tuple[EntryPoint, object]] = {}
         importing = needing_import(self._entries, manifests)
         self.known = {entry: manifests[entry] for entry in self._entries if entry not in importing}
+        self._known_plugins: list[tuple[EntryPoint, Origin, PluginManifest]] | None = None
         self.imported: dict[EntryPoint, int] = {}
 
     def load_all(self) -> None:
@@ -98,15 +100,15 @@ class Loader:
         """Whether a plug-in has this name, or will have it once it is imported."""
         return self._manager.has_plugin(plugin) or plugin in self._taken
 
-    def known_plugins(self) -> Iterator[tuple[EntryPoint, str, PluginManifest]]:
-        """Yield entry point, name and manifest of each plug-in that is not imported yet, as they are asked."""
-        for entry, manifest in self.known.items():
-            for plugin in reversed(manifest.plugins):  # the last registered is asked first, as in pluggy
-                yield entry, self.name_of(entry, plugin.plugin), plugin
-
-    def known_names(self) -> list[str]:
-        """Return the names of the plug-ins that are not imported yet."""
-        return [name for _, name, _ in self.known_plugins()]
+    def known_plugins(self) -> Sequence[tuple[EntryPoint, Origin, PluginManifest]]:
+        """Return entry point, origin and manifest of each plug-in that is not imported yet, as they are asked."""
+        if self._known_plugins is None:
+            self._known_plugins = [
+                (entry, entry.origin(self.name_of(entry, plugin.plugin), plugin.module), plugin)
+                for entry, manifest in self.known.items()
+                for plugin in reversed(manifest.plugins)  # the last registered is asked first, as in pluggy
+            ]
+        return self._known_plugins
 
     def load(self, entry: EntryPoint, reason: str) -> None:
         """Import an entry point and register its plug-ins, unless that was done."""
@@ -167,16 +169,17 @@ class Loader:
         stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
         return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps, lasts and can_last)
 
-    def _expect(self, entry: EntryPoint) -> None:
+    def _expect(self, entry: EntryPoint, manifest: Manifest) -> None:
         """Have an entry point with a current manifest imported when it is used."""
-        manifest = self.known[entry]
         wanted = tuple([one for one in manifest.plugins if not self._is_blocked(entry, one.plugin)])
         if len(wanted) < len(manifest.plugins):
             self.known[entry] = manifest._replace(plugins=wanted)
+            self._known_plugins = None
         for plugin in wanted:
             self.name_of(entry, plugin.plugin)
-            pending = plugin.hooks.keys() - CONTRIBUTING - _LIFE
-            self._manager.before_call(pending, functools.partial(self._load_quietly, entry))
+            pending = plugin.hooks.keys() - _NOT_CALLED
+            if pending:
+                self._manager.before_call(pending, functools.partial(self._load_quietly, entry))
 
     def _load_quietly(self, entry: EntryPoint) -> None:
         # Its failure is recorded; where it guards, an implementation that refuses stands in its place.
@@ -184,7 +187,7 @@ class Loader:
             self.load(entry, "one of its hooks is called")
 
     def _load(
-        self, entries: list[EntryPoint], reason: str, expect: Callable[[EntryPoint], object] | None = None
+        self, entries: list[EntryPoint], reason: str, expect: Callable[[EntryPoint, Manifest], object] | None = None
     ) -> None:
         """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first.
 
@@ -207,6 +210,7 @@ class Loader:
             finally:
                 self._importing = None
                 self.known.pop(entry, None)
+                self._known_plugins = None
             if entry.module not in imported or entry.tier is Tier.BUILTIN or entry in self._errors:
                 self.imported[entry] = start
         registrations: dict[EntryPoint, list[Registration]] = {}
@@ -215,10 +219,10 @@ class Loader:
             if owner is not None:
                 registrations.setdefault(owner, []).append(registration)
         for entry in reversed(self._entries if expect is not None else entries):
-            if entry in named:
+            if expect is not None and (manifest := self.known.get(entry)) is not None:
+                expect(entry, manifest)
+            elif entry in named:
                 self._register(entry, named[entry], registrations)
-            elif expect is not None and entry in self.known:
-                expect(entry)
 
     def _import(self, entry: EntryPoint, reason: str) -> object:
         # Plug-ins that print while they are imported must not end up in a command's answer.

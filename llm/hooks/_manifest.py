@@ -175,9 +175,9 @@ class Manifest(NamedTuple):
     def from_json(cls, data: Any) -> "Manifest":
         """Return what `to_json` wrote."""
         plugins, failure, guards, stamps, lasts = data
-        if not isinstance(failure, str | None) or not isinstance(lasts, bool):
+        if not (failure is None or isinstance(failure, str)) or not isinstance(lasts, bool):
             raise TypeError
-        made = tuple(_plugin_of(*plugin) for plugin in plugins)
+        made = tuple([_plugin_of(*plugin) for plugin in plugins])
         known = {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()}
         return cls(made, failure, tuple(map(str, guards)), known, lasts)
 
@@ -189,19 +189,26 @@ class Manifest(NamedTuple):
     @property
     def is_unchanged(self) -> bool:
         """Whether the files that it depends on are as they were."""
-        return all(_stamp(path) == stamp for path, stamp in self.stamps.items())
+        # Loops here and below are plain ones: each start runs them for each installed plug-in.
+        for path, stamp in self.stamps.items():  # noqa: SIM110
+            if _stamp(path) != stamp:
+                return False
+        return True
 
 
 def _plugin_of(plugin: Any, module: Any, hooks: Any, contributions: Any, configured: Any) -> PluginManifest:
     """Return a plug-in as `Manifest.to_json` wrote it. The file may be another program's: nothing in it is certain."""
-    made = PluginManifest(
-        plugin, module, hooks, tuple((kind, facts) for kind, facts in contributions), configured is True
-    )
-    named = all(isinstance(facts["name"], str) and isinstance(kind, str) for kind, facts in made.contributions)
-    optioned = all(isinstance(options, dict) for options in hooks.values())
-    if not (named and optioned and isinstance(plugin, str) and isinstance(module, str)):
+    if not (isinstance(plugin, str) and isinstance(module, str)):
         raise TypeError
-    return made
+    for options in hooks.values():
+        if not isinstance(options, dict):
+            raise TypeError
+    provided = []
+    for kind, facts in contributions:
+        if not (isinstance(kind, str) and isinstance(facts["name"], str)):
+            raise TypeError
+        provided.append((kind, facts))
+    return PluginManifest(plugin, module, hooks, tuple(provided), configured is True)
 
 
 class Manifests:
@@ -216,8 +223,13 @@ class Manifests:
         """Return the user's manifests; none if there are none that can be used."""
         file = EnvironmentCache(*FILE)
         content = file.read()
-        records = [one for one in content if _is_record(one)] if isinstance(content, list) else []
-        return cls(file, {(one[0], one[1], one[2]): one[3:] for one in records})
+        records = {}
+        for one in content if isinstance(content, list) else ():
+            if isinstance(one, list) and len(one) == 6:
+                distribution, group, name, *record = one
+                if isinstance(distribution, str) and isinstance(group, str) and isinstance(name, str):
+                    records[distribution, group, name] = record
+        return cls(file, records)
 
     @property
     def path(self) -> str | None:
@@ -226,11 +238,11 @@ class Manifests:
 
     def get(self, entry: EntryPoint) -> Manifest | None:
         """Return the manifest of an entry point as it was last loaded; `None` if it never was in this version."""
-        version, value, data = self._records.get(entry[:3]) or (None, None, None)
-        if (version, value) != (entry.version or "", entry.value):
+        record = self._records.get(entry[:3])
+        if record is None or record[0] != (entry.version or "") or record[1] != entry.value:
             return None
         try:
-            return Manifest.from_json(data)
+            return Manifest.from_json(record[2])
         except (TypeError, ValueError, AttributeError, LookupError):
             return None
 
@@ -247,12 +259,12 @@ class Manifests:
 
     def current(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
         """Return the manifests of entry points that were loaded, and would contribute the same again."""
-        found = ((entry, self.get(entry)) for entry in entries)
-        return {
-            entry: manifest
-            for entry, manifest in found
-            if manifest is not None and manifest.failure is None and manifest.is_current
-        }
+        found = {}
+        for entry in entries:
+            manifest = self.get(entry)
+            if manifest is not None and manifest.failure is None and manifest.is_current:
+                found[entry] = manifest
+        return found
 
     def store(self, manifests: Mapping[EntryPoint, Manifest]) -> None:
         """Record manifests in place of those of the same entry points; the file is written only if that changes it."""
@@ -289,13 +301,15 @@ def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, M
     entries = list(entries)
     needing: set[str] = set()
     owners: dict[str, str] = {}
+    unknown = {entry for entry in entries if entry not in current}
     for entry in entries:
-        owner = owners.setdefault(entry.module, entry.distribution)
-        if entry.tier is not Tier.BUILTIN and (entry not in current or entry.module in sys.modules):
-            needing.add(entry.distribution)
-        if owner != entry.distribution:
-            needing |= {owner, entry.distribution}
-    return {entry for entry in entries if entry.distribution in needing or entry not in current}
+        module, distribution = entry.module, entry.distribution
+        owner = owners.setdefault(module, distribution)
+        if entry.tier is not Tier.BUILTIN and (module in sys.modules or (unknown and entry in unknown)):
+            needing.add(distribution)
+        if owner != distribution:
+            needing |= {owner, distribution}
+    return unknown | {entry for entry in entries if entry.distribution in needing}
 
 
 def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> tuple[dict[str, tuple[int, int]], bool]:
@@ -349,11 +363,6 @@ def _stamp(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size
-
-
-def _is_record(one: Any) -> bool:
-    """Whether a part of the file is what `_record` made, but for the manifest in it."""
-    return isinstance(one, list) and len(one) == 6 and all(isinstance(text, str) for text in one[:5])
 
 
 def _record(entry: EntryPoint, manifest: Manifest) -> list[Any]:

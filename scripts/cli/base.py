@@ -1,6 +1,5 @@
 """Commands and groups: options that stand anywhere, errors as messages, commands loaded late or added by plug-ins."""
 
-import gc
 import importlib
 import os
 import signal
@@ -99,8 +98,6 @@ class Command(click.Command):
         outside = signal.getsignal(signal.SIGINT)
         fill_closed()
         print_anything()
-        # Most commands end before there is anything to collect: looking for it took a tenth of their time.
-        gc.set_threshold(50_000, 20, 100)
         try:
             try:
                 _handle_interrupts(signal.default_int_handler, outside)
