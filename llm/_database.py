@@ -71,6 +71,7 @@ class Database:
         optional: the same for what not every SQLite has.
         pragmas: statements for each connection.
         sets_aside: whether a damaged file gets another name, so that the next change makes a new one; else it stays.
+        is_remote: whether other machines may see the file; `None`: that depends on its file system.
 
     Its methods raise `OSError` if the file cannot be used, and `DamagedError` if it was damaged.
 
@@ -85,6 +86,7 @@ class Database:
         optional: str = "",
         pragmas: Sequence[str] = (),
         sets_aside: bool = True,
+        is_remote: bool | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self._tables = tables
@@ -92,6 +94,7 @@ class Database:
         self._optional = optional
         self._pragmas = pragmas
         self._sets_aside = sets_aside
+        self._is_remote = is_remote
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._mark: tuple[int, int, int] | None = None
@@ -190,8 +193,8 @@ class Database:
         if version > self._version:
             raise OSError(errno.EPROTO, f"it is of a newer version of this program ({version})", self.path)
         if version < self._version:
-            if not _is_remote(self.path):
-                connection.execute("PRAGMA journal_mode = WAL")
+            is_remote = _is_remote(self.path) if self._is_remote is None else self._is_remote
+            connection.execute(f"PRAGMA journal_mode = {'DELETE' if is_remote else 'WAL'}")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 if connection.execute("PRAGMA user_version").fetchone()[0] < self._version:
@@ -203,7 +206,8 @@ class Database:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
-        connection.execute("PRAGMA synchronous = NORMAL")  # in WAL mode, a killed process damages nothing
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            connection.execute("PRAGMA synchronous = NORMAL")  # else, a power cut might damage the file
         if sys.version_info >= (3, 12):
             # The last one to close it would wait for the disk; so somebody does once in a thousand pages.
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)

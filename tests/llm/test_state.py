@@ -1,11 +1,16 @@
-"""The user's directories, and replacing files."""
+"""The user's directories, replacing files, and files that many processes change at once."""
 
+import sqlite3
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import platformdirs
 import pytest
 
+from llm._database import Database
 from llm._state import replacing, user_dir, write_atomically
 
 
@@ -42,3 +47,64 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+# --- databases, on a disk of this machine and on one of a network -------------------------------------------------
+
+TABLES = "CREATE TABLE IF NOT EXISTS rows (id INTEGER PRIMARY KEY, writer TEXT, number INTEGER);"
+
+#: Writes pairs of rows until it is ended, and prints the number of each pair that is written.
+WRITER = """
+import sys
+from llm._database import Database
+path, is_remote, name, most = sys.argv[1:]
+database = Database(path, TABLES, is_remote=is_remote == "True")
+for number in range(int(most)):
+    with database.changing() as connection:
+        for _ in range(2):
+            connection.execute("INSERT INTO rows (writer, number) VALUES (?, ?)", (name, number))
+    print(number, flush=True)
+"""
+
+
+def writer(path: Path, name: str, most: int, *, is_remote: bool) -> "subprocess.Popen[str]":
+    program = WRITER.replace("TABLES", repr(TABLES))
+    command = [sys.executable, "-c", program, str(path), str(is_remote), name, str(most)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_processes_that_write_at_once_lose_nothing_and_one_that_is_killed_damages_nothing(
+    tmp_path: Path, is_remote: bool
+) -> None:
+    path = tmp_path / "state.db"
+    killed = [writer(path, f"killed {number}", 100_000, is_remote=is_remote) for number in range(2)]
+    others = [writer(path, str(number), 25, is_remote=is_remote) for number in range(4)]
+    printed = {}
+    for number, process in enumerate(killed):
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05 * number)
+        process.kill()
+        out, err = process.communicate()
+        assert err == ""
+        printed[f"killed {number}"] = [int(line) for line in out.splitlines()]
+    for process in others:
+        assert (process.communicate(timeout=120)[1], process.returncode) == ("", 0)
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete" if is_remote else "wal",)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    counts = connection.execute("SELECT writer, number, count(*) FROM rows GROUP BY writer, number").fetchall()
+    assert {count for *_, count in counts} == {2}
+    written = {(name, number) for name, number, _ in counts}
+    assert {(str(name), number) for name in range(4) for number in range(25)} <= written
+    assert {(name, number) for name, numbers in printed.items() for number in numbers} <= written
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_database_that_other_machines_see_shares_no_memory_with_processes(tmp_path: Path, is_remote: bool) -> None:
+    database = Database(tmp_path / "state.db", TABLES, is_remote=is_remote)
+    database.execute("INSERT INTO rows (writer) VALUES ('me')", make=True)
+    assert (tmp_path / "state.db-shm").exists() is not is_remote
+    assert database.execute("SELECT writer FROM rows") == [("me",)]
