@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,36 @@ def test_a_server_without_limits_is_kept_busy(way: float, work: float) -> None:
     served = simulate(limits.Unlimited(), limits.retry_after, way, work, prompts=900)
     assert served.wasted == 0
     assert served.seconds <= 1.01 * 900 * (way + work) / 8 + 6 * 0.4 * 3  # the first 80 answers, few at a time
+
+
+@pytest.mark.parametrize("limit", [{"rpm": 60}, {"tpm": 6000}])
+def test_processes_keep_a_configured_limit_together(limit: dict[str, int]) -> None:
+    from llm._database import state_database
+
+    # Travel takes up to 5 ms more or less; the server counts when they arrive.
+    simulation = Simulation(Sliding(60, 59.995), limits.nothing, 0.05)
+    pacers = [Pacer(state_database(), clock=simulation.clock) for _ in range(4)]
+    mine, rpm, tpm = RegisteredBackend("mine"), limit.get("rpm"), limit.get("tpm")
+    each = cycle(pacers)
+    served = simulation.run(lambda: next(each).turn(mine, 100, rpm, tpm, lambda: False), 150, 8)
+    assert (served.answered, served.wasted) == (150, 0)
+    assert served.seconds <= 1.02 * 120
+
+
+@pytest.mark.e2e
+def test_real_processes_keep_a_configured_limit_together(serve: Any) -> None:
+    server, host = serve(1000, 60)
+    enable_state(host, Cooldowns(on_fault=pytest.fail))
+    with Processes(4) as four:
+        outcomes = send_many(map(str, range(60)), backend="limited", host=host, executor=four, rpm=20, max_workers=2)
+        threading.Thread(target=list, args=(outcomes,), daemon=True).start()
+        end = time.monotonic() + 60
+        while server.answered < 20:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.5)
+        assert server.answered == 20
+        outcomes.close()
 
 
 def test_a_slow_server_gets_all_requests_at_once() -> None:
