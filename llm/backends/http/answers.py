@@ -407,7 +407,7 @@ class AnswerReader:
             fault = "JSON that is nested too deeply"
         except ValueError as error:  # also a number of thousands of digits
             cut = isinstance(error, json.JSONDecodeError) and _is_cut(text, error)
-            if "\N{REPLACEMENT CHARACTER}" in text:
+            if "\N{REPLACEMENT CHARACTER}" in body.decode("utf-8", "replace"):
                 fault = "bytes that are not UTF-8"
         # Raised here, without the exception as its context: that holds the body, and the body perhaps a secret.
         if fault:
