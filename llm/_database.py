@@ -292,14 +292,7 @@ def moment(time: "datetime") -> str:
 
 
 def take_over(database: Database, file: str, insert: "Callable[[sqlite3.Connection, bytes], None]") -> None:
-    """Take over an older file beside a database, once; then it stays as `FILE.old`.
-
-    Args:
-        database: the database.
-        file: name of the older file.
-        insert: takes over its content.
-
-    """
+    """Take over an older file beside a database, once; then it stays as `FILE.old`."""
     old = os.path.join(os.path.dirname(database.path), file)
     if not os.path.exists(old):
         return

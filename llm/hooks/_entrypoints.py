@@ -341,9 +341,6 @@ def agreement(metadata: str) -> tuple[float, int, int]:
 
     The others are leftovers of an upgrade. Sizes alone would not do: two versions of a file may be of one size.
 
-    Args:
-        metadata: the directory.
-
     Returns:
         The share of the files in its `RECORD` that have the checksum there, their number, and the time of the metadata.
 
@@ -471,11 +468,6 @@ class Blocking:
 
         A bare name (`sample`) means what is installed under it, if something is, and so uncovers the
         built-in one; `backend:sample` means both.
-
-        Args:
-            plugin: full name of the plug-in.
-            entries: the entry points that there are.
-
         """
         if not self.names:
             return None
@@ -486,14 +478,7 @@ class Blocking:
 
 
 def known_name(name: str, plugins: Iterable[str], entries: Iterable[EntryPoint]) -> bool:
-    """Return whether a name to be blocked names anything; if not, it is misspelt or no longer installed.
-
-    Args:
-        name: a name as users give it.
-        plugins: full names of the plug-ins that there are.
-        entries: the entry points that there are.
-
-    """
+    """Return whether a name to be blocked names anything; if not, it is misspelt or no longer installed."""
     named = any(name in {plugin, plugin.partition(":")[2]} for plugin in plugins)
     return named or any(_names_entry(name, entry) for entry in entries)
 

@@ -133,14 +133,7 @@ def read_on(topic: str) -> str:
 
 
 def locate(error: PluginError, function: Any, topic: str) -> None:
-    """Complete an error about the code of a plug-in: the place of its function, and where to read on.
-
-    Args:
-        error: the error.
-        function: the plug-in's function.
-        topic: see `read_on`.
-
-    """
+    """Complete an error about the code of a plug-in: the place of its function, and where to read on."""
     error.place = error.place or place_of(error) or place_of_function(function)
     error.hint = error.hint or read_on(topic)
 

@@ -37,9 +37,6 @@ _OTHERS: Final = (
 def read_attachment(place: str) -> "str | Attachment":
     """Return a part of a message for an image or a text, whose type follows from its content.
 
-    Args:
-        place: a path, or an `http` or `https` address.
-
     Raises:
         UsageError: it cannot be read, is empty, too long, or neither an image nor text.
 

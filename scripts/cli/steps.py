@@ -148,15 +148,7 @@ class Plan:
 
 
 def run_or_print(host: "Host", plan: Plan, options: Options, asker: "Asker | None" = None) -> int:
-    """Run steps, or print them where nothing may run; return the exit status.
-
-    Args:
-        host: the host whose plug-ins prepare and run them.
-        plan: the steps.
-        options: how to run them.
-        asker: asks the user in place of the terminal.
-
-    """
+    """Run steps, or print them where nothing may run; return the exit status."""
     from scripts.steps.environment import Surroundings, working_directory
 
     surroundings = Surroundings(

@@ -145,11 +145,6 @@ def of_registry(package: Package, name: str | None = None) -> Wanted:
 def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
     """Install a package, load it in a new process, and return what the user now has.
 
-    Args:
-        wanted: what is asked for.
-        registry: names what the package has.
-        options: how.
-
     Raises:
         RegistryError: its entry in the registry cannot be used.
         RecordError: another command is changing this environment.
@@ -185,9 +180,6 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
 
 def repair(report: Callable[[str], None]) -> None:
     """Undo the installation that was killed, if there is one; before anybody looks at what is installed.
-
-    Args:
-        report: called with what was done.
 
     Raises:
         RecordError: another command is changing this environment.

@@ -145,9 +145,6 @@ def recorded() -> list[RecordedGuard]:
 def forget(name: str) -> RecordedGuard | None:
     """Forget the guards of a distribution: the user does not want them any more.
 
-    Args:
-        name: name of the distribution, or of the plug-in.
-
     Returns:
         One of them; `None` if none was recorded.
 

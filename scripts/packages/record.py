@@ -185,12 +185,7 @@ def _unwritable(error: OSError) -> RecordError:
 
 
 def warnings(installed: Iterable[str]) -> Iterator[str]:
-    """Yield the warnings of a command about plug-ins that were installed here and are gone. It never raises.
-
-    Args:
-        installed: names of the distributions with plug-ins.
-
-    """
+    """Yield the warnings of a command about plug-ins that were installed here and are gone. It never raises."""
     with suppress(RecordError):  # `doctor` reports it
         gone = missing(installed)
         if gone:  # a plug-in that is damaged or blocked declares no entry point, and is there

@@ -331,13 +331,6 @@ def shortened(whole: Sequence[str], step: Step, question: str, size: os.terminal
     """Return as many rows of a step as fit on a screen with the question: the first and the last ones.
 
     The digest is that of the whole step: two that differ in the middle do not look alike.
-
-    Args:
-        whole: all rows.
-        step: the step.
-        question: what is printed below.
-        size: that of the screen.
-
     """
     import hashlib
 
@@ -361,11 +354,6 @@ def ask(question: str, keys: Mapping[str, Answer], shown: Sequence[str] = ()) ->
 
     What was typed before the question does not count, and neither do several keys at once: text that
     is pasted, or a key that sends more than a character.
-
-    Args:
-        question: the question.
-        keys: the answers, by the keys that give them.
-        shown: rows with what the question is about.
 
     Raises:
         click.Abort: the user interrupted, or ended the input.

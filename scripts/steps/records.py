@@ -469,12 +469,7 @@ DONE_BEFORE: Final = "done before"
 
 
 def new_record(redact: Callable[[str], str]) -> Record | None:
-    """Return the record of a new run; if it cannot be written, that is a warning.
-
-    Args:
-        redact: takes secrets out of a text.
-
-    """
+    """Return the record of a new run; if it cannot be written, that is a warning."""
     directory = runs_directory()
     try:
         make_private(directory)

@@ -266,13 +266,7 @@ class StepRunner:
 
 
 def refused(steps: Sequence[Step], numbers: Collection[int]) -> Iterator[str]:
-    """Yield why steps are not run without asking, a line for each that looks dangerous.
-
-    Args:
-        steps: all steps.
-        numbers: numbers of those that would be run.
-
-    """
+    """Yield why steps are not run without asking, a line for each that looks dangerous."""
     wanted = frozenset(numbers)
     for number, step in enumerate(steps, 1):
         reasons = dangers(step) if number in wanted else ()

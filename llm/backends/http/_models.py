@@ -29,11 +29,6 @@ class Listed(NamedTuple):
 def models_of(backend: str, ask: Callable[[], Iterable[str]], *, refresh: bool = False) -> Listed:
     """Return the models of a backend: those in the cache if they are no older than a day, else those it lists now.
 
-    Args:
-        backend: its name.
-        ask: asks it.
-        refresh: whether to ask in any case.
-
     Raises:
         Exception: whatever `ask` raises; what is in the cache stays there, see `cached`.
 
