@@ -108,6 +108,8 @@ class Command(click.Command):
             _print_click_error(error)
             status = error.exit_code
         except (click.Abort, KeyboardInterrupt):
+            if sys.stderr.isatty():
+                print_rows([""])  # behind a question, or a ^C
             print_message("aborted")
             status = 130
         except OSError as error:

@@ -1,9 +1,10 @@
 """`ai-cli init`: a first backend, in three questions."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -14,7 +15,10 @@ from scripts.cli.config import edit_document
 from scripts.cli.context import current_host
 from scripts.cli.send import show
 from scripts.cli.servers import on_this_machine
-from scripts.output import TextAnswer, print_message, waiting
+from scripts.output import TextAnswer, print_message, print_warning, stdout_kept, waiting
+
+if TYPE_CHECKING:
+    from llm.host import Host
 
 #: The first prompt of a backend that was just chosen.
 _FIRST_PROMPT: Final = "Say hello in one short sentence."
@@ -51,8 +55,8 @@ def init(ctx: click.Context) -> None:
             "init asks questions, and there is no terminal",
             hint="do the same with `ai-cli servers add`, `ai-cli keys set` and `ai-cli config set`",
         )
-    load_settings()  # a file with mistakes is not changed
-    choices = list(_choices())
+    before = load_settings().primary_backend  # a file with mistakes is not changed
+    choices = list(_choices(current_host(ctx)))
     print_message("Where shall answers come from?")
     for number, one in enumerate(choices, 1):
         print_message(f"  {number}. {one.words}")
@@ -65,7 +69,10 @@ def init(ctx: click.Context) -> None:
     if key:
         from llm._keys import store_key
 
-        print_message(f"the key is {store_key(choice.key, key)}")
+        where, fault = store_key(choice.key, key)
+        if fault is not None:
+            print_warning(f"the system's keyring does not take the key: {fault}")
+        print_message(f"the key is {where}")
 
     def change(document: Any) -> None:
         if choice.address:
@@ -76,13 +83,15 @@ def init(ctx: click.Context) -> None:
         if model:
             document["primary_model"] = model
 
-    print_message(f"written to {edit_document(change)}; `ai-cli config edit` changes it")
+    path = edit_document(change)
+    instead = f" in place of {before}" if before not in {None, choice.backend} else ""
+    print_message(f"primary backend{instead}: {choice.backend}, in {path}; `ai-cli config edit` changes it")
     print_message(f'\n$ ai-cli send "{_FIRST_PROMPT}"')
     _send_first(ctx, choice.backend)
 
 
-def _choices() -> Iterator[_Choice]:
-    """Yield the backends that a new user can have, those on this machine first."""
+def _choices(host: "Host") -> Iterator[_Choice]:
+    """Yield the backends that a new user can have, those on this machine and of installed plug-ins first."""
     with waiting("looking for servers on this machine"):
         found = on_this_machine()
     for server in found:
@@ -93,15 +102,34 @@ def _choices() -> Iterator[_Choice]:
             "" if server["configured"] else server["base_url"],
             models=models,
         )
+    with stdout_kept():
+        backends = host.backends()
+    for name, backend in backends.items():
+        if not backend.origin.builtin:
+            key = "" if host.is_ready(backend) else next(iter(backend.key_names), "")
+            words = f"{name}: {backend.description or 'a backend'} [{backend.origin}]"
+            yield _Choice(words, name, key=key, models=backend.models)
     yield _Choice("OpenRouter: models of all makers, with one key", "openrouter", key="openrouter")
     yield _Choice("another server that speaks OpenAI's protocol, by its address", "")
     yield _Choice("none yet: `sample` answers without a model, a key and a network", "sample")
 
 
 def _other_server() -> _Choice:
-    address = click.prompt("Address, up to and with /v1", err=True).strip()
-    name = click.prompt("Name for it", default="server", err=True).strip()
+    address: str = click.prompt("Address, up to and with /v1", value_proc=_address, err=True)
+    name: str = click.prompt("Name for it", default="server", value_proc=_name, err=True)
     return _Choice("", name, address, key=name)
+
+
+def _address(given: str) -> str:
+    if not given.strip().startswith(("http://", "https://")):
+        raise click.UsageError("an address begins with http:// or https://")
+    return given.strip()
+
+
+def _name(given: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given.strip()) is None:
+        raise click.UsageError("a name has letters, digits, '.', '_' and '-'")
+    return given.strip()
 
 
 def _asked_key(choice: _Choice) -> str:

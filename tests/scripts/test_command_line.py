@@ -330,6 +330,9 @@ def test_init_ends_with_an_answer() -> None:
         number = next(line for line in before.splitlines() if "by its address" in line).split(".")[0].strip()
         terminal.type(f"{number}\n")
         terminal.expect("Address, up to and with /v1: ")
+        terminal.type("here\n")
+        terminal.expect("an address begins with http:// or https://")
+        terminal.expect("Address, up to and with /v1: ")
         terminal.type(f"{server.url}\n")
         terminal.expect("Name for it [server]: ")
         terminal.type("mine\n")
@@ -338,6 +341,7 @@ def test_init_ends_with_an_answer() -> None:
         terminal.expect("Model (empty: its default): ")
         terminal.type("tiny\n")
         shown = terminal.expect("Hello.")
+        assert f"the key is in {config_file().parent / 'keys.json'}, which only you can read" in shown
         assert terminal.status() == 0
     assert "top-secret" not in before + shown
     assert server.requests[0].headers["authorization"] == "Bearer top-secret"
@@ -347,10 +351,31 @@ def test_init_ends_with_an_answer() -> None:
 
 
 @pytest.mark.e2e
-def test_ctrl_c_in_init_changes_nothing() -> None:
+def test_init_offers_installed_backends_and_names_the_one_before(tmp_path: Path) -> None:
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text('primary_backend = "lobechat"\n')
+    module = "from llm import Backend, hookimpl\n@hookimpl\ndef llm_backends(): return Backend('acme', str.upper)\n"
+    files = {"acme_init.py": module}
+    write_distribution(tmp_path, "acme-init", entry_points={"llm.plugins": {"acme": "acme_init"}}, files=files)
+    terminal = Terminal("init", path=tmp_path, env={"TERM": "dumb"})
+    before = terminal.expect("Number [1]: ")
+    number = next(line for line in before.splitlines() if "acme" in line).split(".")[0].strip()
+    terminal.type(f"{number}\n")
+    terminal.expect("Model (empty: its default): ")
+    terminal.type("\n")
+    terminal.expect("primary backend in place of lobechat: acme")
+    terminal.expect("SAY HELLO IN ONE SHORT SENTENCE.")
+    assert terminal.status() == 0
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("key", ["\x03", "\x04"])
+def test_ctrl_c_and_ctrl_d_in_init_change_nothing(key: str) -> None:
     terminal = Terminal("init", env={"TERM": "dumb"})
     terminal.expect("Number [1]: ")
-    terminal.child.sendintr()
+    terminal.type(key)
+    if terminal.child.expect_exact(["aborted\r\n", pexpect.TIMEOUT], timeout=5):
+        terminal.type(key)  # readline misses a signal that comes before it waits
     assert terminal.status() == 130
     assert not config_file().exists()
 
