@@ -72,7 +72,7 @@ def _redactor(host: Any) -> Callable[[str], str]:
         from llm.redaction import redactor
 
         return redactor()
-    with stdout_kept():
+    with stdout_to_stderr():
         redact: Callable[[str], str] = host.redactor()
         return redact
 
@@ -488,16 +488,16 @@ def fill_closed() -> None:
 
 
 @contextmanager
-def stdout_kept() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
     """Send to stderr whatever is written to stdout meanwhile: by plug-ins, and by what they start."""
     if sys.stdout is not None:
         sys.stdout.flush()
-    with redirect_stdout(sys.stderr), descriptor_kept():
+    with redirect_stdout(sys.stderr), descriptor_to_stderr():
         yield
 
 
 @contextmanager
-def descriptor_kept() -> Iterator[None]:
+def descriptor_to_stderr() -> Iterator[None]:
     """Let the descriptor of stdout lead to stderr meanwhile."""
     try:
         kept = os.dup(_STDOUT)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from requests.structures import CaseInsensitiveDict
 
-from llm.backends.http._errors import Endpoint, status_error, told_error
+from llm.backends.http._errors import Endpoint, reported_error, status_error
 from llm.errors import BackendError
 from llm.routing.fallback import failure_of
 
@@ -348,7 +348,7 @@ def _error(told: Told, *, refused: bool, now: float) -> BackendError | None:
         return None
     endpoint = Endpoint("Mine", "http://127.0.0.1/v1/chat/completions", "", "", True)
     if told.status == 200:
-        return told_error(endpoint, {"message": told.words, "type": "rate_limit_error"})
+        return reported_error(endpoint, {"message": told.words, "type": "rate_limit_error"})
     body = json.dumps({"error": {"message": told.words}}).encode()
     return status_error(endpoint, told.status, body, CaseInsensitiveDict(told.headers), now=now)
 

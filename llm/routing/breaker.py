@@ -93,7 +93,7 @@ class Cooldowns:
         self._on_fault = on_fault
         self._clock = clock
         self._lock = threading.Lock()
-        self._told = self._took_over = False
+        self._reported = self._took_over = False
 
     def is_open(self, backend: str) -> str | None:
         """Return why a backend is not to be tried now; `None`: try it."""
@@ -184,8 +184,8 @@ class Cooldowns:
 
     def _report(self, sentence: str) -> None:
         with self._lock:
-            told, self._told = self._told, True
-        if not told:
+            before, self._reported = self._reported, True
+        if not before:
             self._on_fault(sentence)
 
 

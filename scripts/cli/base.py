@@ -30,7 +30,7 @@ from scripts.output import (
     print_message,
     print_rows,
     redact,
-    stdout_kept,
+    stdout_to_stderr,
     why_unwritten,
 )
 
@@ -321,7 +321,7 @@ class Group(Command, click.Group):
 
     def _ask_plugins(self, ctx: click.Context) -> "PluginCommands":
         host = current_host(ctx)
-        with stdout_kept():
+        with stdout_to_stderr():
             commands = _commands_of_plugins(host, {*self._lazy, *self.commands})
         warn_of_problems(host)
         return commands

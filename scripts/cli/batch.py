@@ -26,7 +26,7 @@ from scripts.cli.context import current_host, enable_state, warn_of_problems
 from scripts.cli.options import read_system, system_option, values_option
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
 from scripts.cli.templates import Template, given_variables, read_template
-from scripts.output import print_error, print_message, print_note, print_warning, stdout_is_closed, stdout_kept
+from scripts.output import print_error, print_message, print_note, print_warning, stdout_is_closed, stdout_to_stderr
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LIMIT_REACHED: Final = 3
 
 #: Number of failures printed to stderr; all of them are in the results.
-_TOLD: Final = 20
+_MOST_ERRORS: Final = 20
 
 
 class Spending:
@@ -110,7 +110,7 @@ class BatchRun:
         # In their order, each with its number among the requests; a row with a fault has none.
         self._under_way: deque[tuple[int | None, Line]] = deque()
         self._sent = 0
-        self._said: set[str] = set()
+        self._printed: set[str] = set()
 
     def requests(self) -> Iterator[Request]:
         """Yield the requests of the rows that are not done."""
@@ -155,8 +155,8 @@ class BatchRun:
 
     def print_summary(self) -> None:
         """Print the summary to stderr."""
-        if self.failed > _TOLD:
-            print_note(f"{self.failed - _TOLD} more failures are in the results")
+        if self.failed > _MOST_ERRORS:
+            print_note(f"{self.failed - _MOST_ERRORS} more failures are in the results")
         counts = [f"{self._answered} answered", f"{self.failed} failed"]
         if self._done_before:
             counts.append(f"{self._done_before} done before")
@@ -196,23 +196,23 @@ class BatchRun:
         else:
             assert result.error is not None  # it is one or the other
             self.failed += 1
-            if self.failed <= _TOLD:
+            if self.failed <= _MOST_ERRORS:
                 print_error(f"line {line.number}: {result.error.message}")
         self._results.add(result)
         self._progress.advance(result)
 
     def _report_differences(self, line: Line, completion: Completion) -> None:
         """Print each kind of difference from the request once; the results have it for each row."""
-        said = [*completion.route.notices, *completion.notices]
+        notes = [*completion.route.notices, *completion.notices]
         if completion.fell_back:
-            said.append(f"{completion.backend} answered instead of {completion.asked_backend}")
+            notes.append(f"{completion.backend} answered instead of {completion.asked_backend}")
         if completion.asked_model is not None and completion.served_model not in {None, completion.asked_model}:
-            said.append(f"{completion.served_model!r} answered instead of the model {completion.asked_model!r}")
+            notes.append(f"{completion.served_model!r} answered instead of the model {completion.asked_model!r}")
         if completion.why_unfinished is not None:
-            said.append(f"the answer is not whole: {completion.why_unfinished}")
-        for text in said:
-            if text not in self._said:
-                self._said.add(text)
+            notes.append(f"the answer is not whole: {completion.why_unfinished}")
+        for text in notes:
+            if text not in self._printed:
+                self._printed.add(text)
                 print_note(f"line {line.number}: {text}")
 
 
@@ -235,9 +235,9 @@ class Progress:
         self._done = self._sent = 0
         self._failures: Counter[str] = Counter()
         self._bar: Any = None
-        self._told = time.monotonic()
+        self._printed_at = time.monotonic()
         #: Moments, and how many rows were done then: the rate is that of the last ones.
-        self._moments = deque([(self._told, 0)], maxlen=30)
+        self._moments = deque([(self._printed_at, 0)], maxlen=30)
 
     def __enter__(self) -> "Progress":
         if sys.stderr.isatty():
@@ -269,8 +269,8 @@ class Progress:
             self._moments.append((now, self._sent))
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, description=self._words())
-        elif self._every and now - self._told >= self._every:
-            self._told = now
+        elif self._every and now - self._printed_at >= self._every:
+            self._printed_at = now
             print_note(self._words())
 
     def _of(self) -> int | None:
@@ -374,12 +374,12 @@ def batch(
         source = stack.enter_context(_opened(file))
         rows, lines, schema = _lines(source, file, asked)
         results = stack.enter_context(_results(output, source, _layout(rows, output, schema, asked)))
-        stack.enter_context(stdout_kept())
+        stack.enter_context(stdout_to_stderr())
         progress = stack.enter_context(Progress(rows.count, spending, every))
         run = BatchRun(lines, results, spending, progress)
         executor = None
         if where is not None:
-            with stdout_kept():
+            with stdout_to_stderr():
                 executor = stack.enter_context(executor_for(where, host))
             for note in getattr(executor, "notes", ()):
                 print_note(str(note))
@@ -457,7 +457,7 @@ def _check(host: "Host", backend: str | None) -> None:
     if backend is None:
         load_settings()
         return
-    with stdout_kept():
+    with stdout_to_stderr():
         backends = host.backends()
     if backend not in backends:
         raise UnknownNameError("backend", backend, backends, hint=host.why_missing())

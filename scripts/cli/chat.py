@@ -23,7 +23,7 @@ from scripts.output import (
     print_note,
     print_warning,
     stdout_is_terminal,
-    stdout_kept,
+    stdout_to_stderr,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Chat:
     @property
     def backends(self) -> "Catalog[RegisteredBackend]":
         """The backends that can be chosen."""
-        with stdout_kept():
+        with stdout_to_stderr():
             return self._host.backends()
 
     @property
@@ -145,7 +145,7 @@ class Chat:
         answer = _Remembering(self._answer())
         self._completion = None
         try:
-            self._completion = show(request, self._host, answer, tell_if_whole=False)
+            self._completion = show(request, self._host, answer, note_if_whole=False)
         finally:
             if answer.text.strip():
                 completion = self._completion or Completion(answer.text, request.backend or "it")
@@ -399,7 +399,7 @@ def chat(
     line of standard input is a prompt, and the exit status is 1 if one of them failed.
     """
     host = current_host(ctx)
-    with stdout_kept():
+    with stdout_to_stderr():
         backends = host.backends()
     warn_of_problems(host)
     if asked["backend"] is not None and asked["backend"] not in backends:

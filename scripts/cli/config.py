@@ -20,7 +20,7 @@ from llm.errors import D0ttinoError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
-from scripts.output import print_error, print_json, print_line, print_message, print_table, stdout_kept
+from scripts.output import print_error, print_json, print_line, print_message, print_table, stdout_to_stderr
 
 #: What a new file begins with.
 _NEW_FILE: Final = """\
@@ -121,7 +121,7 @@ def check_file(ctx: click.Context) -> int:
 def _checked(ctx: click.Context, file: str) -> int:
     """Print every mistake in a file, and return the exit status for that."""
     host = current_host(ctx)
-    with stdout_kept():
+    with stdout_to_stderr():
         mistakes = check(file, host.config_schemas())
     for mistake in mistakes:
         print_error(f"{mistake}" + (f"\n{mistake.hint}" if mistake.hint else ""))

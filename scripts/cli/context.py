@@ -10,7 +10,7 @@ import click
 
 from llm.errors import ConfigError, D0ttinoError
 from scripts.cli.options import TREE, Shared, shared
-from scripts.output import HOST, print_error, print_message, print_warning, redact, stdout_kept, waiting
+from scripts.output import HOST, print_error, print_message, print_warning, redact, stdout_to_stderr, waiting
 
 if TYPE_CHECKING:
     from llm.conversations import ConversationLog
@@ -31,7 +31,7 @@ def current_host(ctx: click.Context) -> "Host":
     root = ctx.find_root()
     if HOST not in root.meta:
         trace = start_trace(ctx)  # before the host is made: the imports of plug-ins belong to the trace
-        with stdout_kept(), waiting("loading plug-ins"):
+        with stdout_to_stderr(), waiting("loading plug-ins"):
             host = root.obj if root.obj is not None else _process_host(ctx, shared(ctx))
         root.meta[HOST] = host
         if trace is not None:

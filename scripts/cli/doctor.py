@@ -18,7 +18,7 @@ from scripts.cli.base import Command
 from scripts.cli.config import config_path
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
-from scripts.output import print_json, print_line, stdout_kept, waiting
+from scripts.output import print_json, print_line, stdout_to_stderr, waiting
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -364,7 +364,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     Each fault has commands that repair it; one of them is enough. The exit status is 1 if there is a fault.
     """
     host = current_host(ctx)
-    with stdout_kept(), waiting("examining the installation"):
+    with stdout_to_stderr(), waiting("examining the installation"):
         findings = examine(host)
     if as_json:
         print_json([finding.to_json() for finding in findings])

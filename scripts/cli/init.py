@@ -15,7 +15,7 @@ from scripts.cli.config import edit_document
 from scripts.cli.context import current_host
 from scripts.cli.send import show
 from scripts.cli.servers import on_this_machine
-from scripts.output import TextAnswer, print_message, print_warning, stdout_kept, waiting
+from scripts.output import TextAnswer, print_message, print_warning, stdout_to_stderr, waiting
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -102,7 +102,7 @@ def _choices(host: "Host") -> Iterator[_Choice]:
             "" if server["configured"] else server["base_url"],
             models=models,
         )
-    with stdout_kept():
+    with stdout_to_stderr():
         backends = host.backends()
     for name, backend in backends.items():
         if not backend.origin.builtin:
@@ -164,4 +164,4 @@ def _send_first(ctx: click.Context, backend: str) -> None:
     """Send a first prompt to the backend that was chosen, and print its answer."""
     from llm.types import Request
 
-    show(Request(_FIRST_PROMPT, backend=backend), current_host(ctx), TextAnswer(), tell_if_whole=False)
+    show(Request(_FIRST_PROMPT, backend=backend), current_host(ctx), TextAnswer(), note_if_whole=False)

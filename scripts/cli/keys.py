@@ -21,7 +21,15 @@ from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import as_json_option
-from scripts.output import print_json, print_line, print_message, print_note, print_table, print_warning, stdout_kept
+from scripts.output import (
+    print_json,
+    print_line,
+    print_message,
+    print_note,
+    print_table,
+    print_warning,
+    stdout_to_stderr,
+)
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -125,7 +133,7 @@ def test(ctx: click.Context, name: str) -> int:
         if name in stored_names():
             raise D0ttinoError(f"no backend uses the key {name!r}", hint="`ai-cli servers add` takes --key NAME")
         raise UnknownNameError("key", name, users.keys() | stored_names())
-    with stdout_kept():
+    with stdout_to_stderr():
         offers = host.backends()
     found = checked(host, [offers[one] for one in users[name][1]])
     warn_of_problems(host, configuration=True)
@@ -136,7 +144,7 @@ def test(ctx: click.Context, name: str) -> int:
 
 def _users(host: "Host") -> dict[str, tuple[str, list[str]]]:
     """Return variable and backends of each key that backends use."""
-    with stdout_kept():
+    with stdout_to_stderr():
         offers = host.backends()
     stored = stored_names()
     found: dict[str, tuple[str, list[str]]] = {}

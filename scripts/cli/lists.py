@@ -12,7 +12,7 @@ from llm.errors import D0ttinoError, UnknownNameError
 from scripts.cli.base import Command, Group
 from scripts.cli.context import current_cooldowns, current_host, set_aside, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
-from scripts.output import print_json, print_line, print_table, stdout_kept
+from scripts.output import print_json, print_line, print_table, stdout_to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     host = current_host(ctx)
-    with stdout_kept():
+    with stdout_to_stderr():
         offers = host.backends()
     warn_of_problems(host, configuration=True)
     cooldowns = set_aside(ctx)
@@ -78,7 +78,7 @@ def reset(ctx: click.Context, name: str | None) -> None:
         raise D0ttinoError(f"cannot change {cooldowns.path}: {error.strerror or error}") from error
     if name is not None and not names:
         host = current_host(ctx)
-        with stdout_kept():
+        with stdout_to_stderr():
             offers = host.backends()
         if name not in offers:
             raise UnknownNameError("backend", name, offers, hint=host.why_missing())
@@ -91,7 +91,7 @@ def reset(ctx: click.Context, name: str | None) -> None:
 def recipes(ctx: click.Context, as_json: bool) -> None:
     """List recipes and their plug-ins."""
     host = current_host(ctx)
-    with stdout_kept():
+    with stdout_to_stderr():
         offers = host.recipes()
     warn_of_problems(host)
     rows = [*_rows(offers), *_blocked_rows(host, "recipe", RECIPE_GROUP, {})]
@@ -149,7 +149,7 @@ def _blocked_rows(host: "Host", kind: str, group: str, more: dict[str, Any]) -> 
 
 
 def _readiness(host: "Host", info: "RegisteredBackend") -> dict[str, Any]:
-    with stdout_kept():
+    with stdout_to_stderr():
         missing = [] if host.is_ready(info) else list(info.ready_env)
     return {"ready": not missing, "set_one_of": missing, "models": list(info.models)}
 

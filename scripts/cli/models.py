@@ -11,7 +11,7 @@ from llm.hooks._faults import reason_of
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
-from scripts.output import print_json, print_line, print_message, print_warning, stdout_kept, waiting
+from scripts.output import print_json, print_line, print_message, print_warning, stdout_to_stderr, waiting
 
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend
@@ -62,7 +62,7 @@ def checked(host: "Host", backends: "Iterable[RegisteredBackend]") -> Mapping[st
             continue  # asking it has the same fault
     names = ", ".join(backend.name for backend in backends)
     with (
-        stdout_kept(),
+        stdout_to_stderr(),
         waiting(f"asking {names}"),
         ThreadPoolExecutor(max_workers=max(1, min(16, len(backends)))) as pool,
     ):
@@ -110,7 +110,7 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
     list.
     """
     host = current_host(ctx)
-    with stdout_kept():
+    with stdout_to_stderr():
         offers = host.backends()
     if backend is not None and backend not in offers:
         warn_of_problems(host, configuration=True)
@@ -141,7 +141,7 @@ def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named:
 
     name = backend.name
     try:
-        with stdout_kept():
+        with stdout_to_stderr():
             ask = host.loaded(backend).list_models
             if ask is None:
                 static = list(backend.models)

@@ -22,7 +22,16 @@ from scripts.cli.options import (
     thoughts_option,
     values_option,
 )
-from scripts.output import TextAnswer, clean, print_answer, print_note, print_text, print_warning, stdout_kept, waiting
+from scripts.output import (
+    TextAnswer,
+    clean,
+    print_answer,
+    print_note,
+    print_text,
+    print_warning,
+    stdout_to_stderr,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -96,7 +105,7 @@ def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") ->
         from llm.hooks._faults import Problem, ProblemKind
 
         taken = {name for parameter in own for name in (parameter.name, *parameter.opts, *parameter.secondary_opts)}
-        with stdout_kept():
+        with stdout_to_stderr():
             found = [one for many in host.caller("llm_options")() for one in many]
         for origin, option in found:
             names = {option.name, *option.opts, *option.secondary_opts}
@@ -234,7 +243,7 @@ def send(
     if shape is not None:
         _print_checked(request, shape, host, as_json=as_json)
     elif not as_json and (sys.stdout.isatty() if stream is None else stream):
-        show(request, host, TextAnswer(raw=raw), tell_if_whole=stream is True)
+        show(request, host, TextAnswer(raw=raw), note_if_whole=stream is True)
     else:
         completion = ask(request, host)
         text = completion.text if show_thoughts else _without_thoughts(completion.text)
@@ -382,7 +391,7 @@ def ask(request: "Request", host: "Host") -> "Completion":
     enable_state(host)
     enable_log(host)
     try:
-        with stdout_kept(), waiting("waiting for an answer") as change:
+        with stdout_to_stderr(), waiting("waiting for an answer") as change:
             completion = complete(request, host=host, retries=_retries(change))
     except NoAnswerError as error:
         _report_notices(error.route)
@@ -394,14 +403,14 @@ def ask(request: "Request", host: "Host") -> "Completion":
     return completion
 
 
-def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_whole: bool) -> "Completion | None":
+def show(request: "Request", host: "Host", answer: "ShownAnswer", *, note_if_whole: bool) -> "Completion | None":
     """Answer a request on stdout as the text comes, and print notes on how that went to stderr.
 
     Args:
         request: the request.
         host: the host to ask.
         answer: what prints it.
-        tell_if_whole: whether to say why the answer came in one piece, if it did.
+        note_if_whole: whether to say why the answer came in one piece, if it did.
 
     Raises:
         CutAnswerError: the answer broke off.
@@ -417,7 +426,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
     thoughts = None if request.metadata.get("thoughts") else ThoughtFilter(inside=begins_inside(asked))
     begun = reported = False
     try:
-        with stdout_kept(), waiting("waiting for an answer") as change:
+        with stdout_to_stderr(), waiting("waiting for an answer") as change:
             texts = stream(request, host=host, retries=_retries(change))
             text = next(texts, None)
         reported = texts.backend is not None
@@ -431,7 +440,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
                 if thoughts.began_inside and not known:
                     _report_thoughts(asked, answer if shown else None)
             answer.write(text)
-            with stdout_kept():
+            with stdout_to_stderr():
                 text = next(texts, None)
     except NoAnswerError as error:
         _report_notices(error.route)
@@ -439,7 +448,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
         raise
     finally:
         if texts is not None:
-            with stdout_kept():
+            with stdout_to_stderr():
                 texts.close()
         rest = "" if thoughts is None or not begun else thoughts.finish()
         only_thoughts = thoughts is not None and thoughts.dropped and not thoughts.shown
@@ -449,7 +458,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, tell_if_who
         warn_of_problems(host)
         if texts is not None and texts.completion is not None:
             _report_differences(texts.completion, request, attempts=not reported)
-            if tell_if_whole and texts.whole_because is not None:
+            if note_if_whole and texts.whole_because is not None:
                 print_note(f"the answer came in one piece: {texts.whole_because}")
     if only_thoughts:
         raise EmptyAnswerError(_THOUGHTS_ONLY)

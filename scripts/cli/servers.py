@@ -13,7 +13,7 @@ from scripts.cli.base import Group
 from scripts.cli.config import edit_document
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
-from scripts.output import print_json, print_line, print_message, print_note, print_table, stdout_kept, waiting
+from scripts.output import print_json, print_line, print_message, print_note, print_table, stdout_to_stderr, waiting
 
 #: The ports on which servers listen unless somebody changed that, and the names that such a server gets.
 _USUAL: Final = {11434: "ollama", 8080: "llamacpp", 1234: "lmstudio", 8000: "vllm"}
@@ -89,7 +89,7 @@ def test(ctx: click.Context, name: str) -> int:
 
     _known(name, load_settings())
     host = current_host(ctx)
-    with stdout_kept(), waiting(f"asking {name}"):
+    with stdout_to_stderr(), waiting(f"asking {name}"):
         found = check(host, host.backends()[name])
     warn_of_problems(host)
     print_line(f"{name}: {found.words}")

@@ -10,7 +10,7 @@ from llm.errors import D0ttinoError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, log
 from scripts.cli.options import ARGUMENTS
-from scripts.output import print_message, print_text, stdout_kept
+from scripts.output import print_message, print_text, stdout_to_stderr
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -23,7 +23,7 @@ def names(kind: str, ctx: click.Context, incomplete: str) -> "list[CompletionIte
     """Return the names of a kind that begin with the typed text, each with a description if it has one."""
     from click.shell_completion import CompletionItem
 
-    with ctx.scope(cleanup=False), stdout_kept():
+    with ctx.scope(cleanup=False), stdout_to_stderr():
         found = NAMES[kind](ctx)
     described = found if isinstance(found, Mapping) else dict.fromkeys(found, "")
     return [
@@ -147,7 +147,7 @@ def named_recipe(ctx: click.Context) -> str | None:
 
 
 def _recipes(ctx: click.Context) -> "Catalog[RegisteredRecipe]":
-    with ctx.scope(cleanup=False), stdout_kept():
+    with ctx.scope(cleanup=False), stdout_to_stderr():
         return current_host(ctx).recipes()
 
 

@@ -13,7 +13,7 @@ from llm.errors import UnknownNameError, UsageError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
 from scripts.cli.options import ARGUMENTS, FileName, NameOf, as_json_option, read_text
-from scripts.output import clean, print_answer, print_message, print_warning, stdout_kept
+from scripts.output import clean, print_answer, print_message, print_warning, stdout_to_stderr
 from scripts.render import line
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _run(
     from scripts.steps.prompts import can_ask
     from scripts.steps.runner import StepRunner, refused
 
-    with stdout_kept():
+    with stdout_to_stderr():
         host.require(load_settings().required_plugins)
         _miss_guards(host)
     to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
@@ -247,7 +247,7 @@ def _run(
                 "nothing was run, because steps look dangerous:" + "".join(f"\n  {reason}" for reason in reasons),
                 hint="add --allow-dangerous to run them, or leave out --yes to be asked",
             )
-    with stdout_kept():  # a plug-in that was imported for the recipe is asked anew
+    with stdout_to_stderr():  # a plug-in that was imported for the recipe is asked anew
         backends = host.backends()
     runner = StepRunner(
         host,
@@ -267,7 +267,7 @@ def _run(
         return 2
     with contextlib.ExitStack() as stack:
         if options.as_json:
-            stack.enter_context(stdout_kept())
+            stack.enter_context(stdout_to_stderr())
         run_id, status = _recorded(host, runner, plan, steps, left_out, options, stored)
     if options.as_json:
         document = {
@@ -410,7 +410,7 @@ class RecipeCommand(Command):
 
         with formatter.section(f"Parameters of {line(name)} (-p NAME=VALUE)"):
             try:
-                with stdout_kept():
+                with stdout_to_stderr():
                     found = find_recipe(name, current_host(ctx))
             except UnknownNameError as error:
                 formatter.write_text(line(f"{error.message}. {error.hint}"))
@@ -465,7 +465,7 @@ def _planned(host: "Host", name: str, goal: str, given: tuple[str, ...]) -> Plan
     from scripts.recipes import find_recipe
 
     try:
-        with stdout_kept():
+        with stdout_to_stderr():
             found = find_recipe(name, host)
             values = _values(found.parameters, given)
             steps = found.steps(goal, values)

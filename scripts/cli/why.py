@@ -12,7 +12,7 @@ from scripts.cli.base import Group
 from scripts.cli.context import current_host, report, set_aside, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option, read_text
 from scripts.cli.send import routing_options
-from scripts.output import print_json, print_line, stdout_kept
+from scripts.output import print_json, print_line, stdout_to_stderr
 
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend, RegisteredRecipe
@@ -40,7 +40,7 @@ def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None
         raise UsageError("the prompt is empty", hint="give some text to answer")
     failure = None
     try:
-        with stdout_kept():
+        with stdout_to_stderr():
             route = choose_route(Request(text, model, backend, local), host.backends(), host)
     except NoCandidateError as error:
         route, failure = error.route, error
@@ -64,7 +64,7 @@ def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None
 def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
     """Explain which plug-in would give the steps of the recipe NAME, and which would run them."""
     host = current_host(ctx)
-    with stdout_kept():
+    with stdout_to_stderr():
         recipes = host.recipes()
     warn_of_problems(host)
     if name not in recipes:

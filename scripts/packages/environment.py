@@ -159,15 +159,15 @@ def metadata(wanted: str | None = None, path: Iterable[str] | None = None) -> It
             if dot + suffix not in METADATA_SUFFIXES:
                 continue
             where = place / name
-            leftover = name.startswith("~") or (where.is_dir() and not _says_anything(where))
+            leftover = name.startswith("~") or (where.is_dir() and not _has_identity(where))
             short, *_ = stem.lstrip("~").split("-")
-            said = canonical(short)
-            if wanted is not None and not (said == wanted or (leftover and wanted.endswith(said))):
+            by_file = canonical(short)
+            if wanted is not None and not (by_file == wanted or (leftover and wanted.endswith(by_file))):
                 continue
-            told, version = _told(where)
+            name_there, version = _identity(where)
             installed = suffix == "dist-info" or place in own or (where / "installed-files.txt").exists()
-            told_name = said if leftover or not told else canonical(told)
-            yield Metadata(where, told_name, version or UNKNOWN, leftover, installed)
+            found = by_file if leftover or not name_there else canonical(name_there)
+            yield Metadata(where, found, version or UNKNOWN, leftover, installed)
 
 
 def _trust(one: Metadata) -> tuple[bool, tuple[float, int, int]]:
@@ -175,11 +175,11 @@ def _trust(one: Metadata) -> tuple[bool, tuple[float, int, int]]:
     return one.version != UNKNOWN, agreement(str(one.path))
 
 
-def _says_anything(path: Path) -> bool:
+def _has_identity(path: Path) -> bool:
     return any((path / name).exists() for name in ("METADATA", "PKG-INFO", "RECORD", "entry_points.txt"))
 
 
-def _told(path: Path) -> tuple[str | None, str | None]:
+def _identity(path: Path) -> tuple[str | None, str | None]:
     import importlib.metadata
 
     try:

@@ -61,7 +61,7 @@ class Switchboard:
         self._step: Mapping[int, Handler] = {}
         self._outer: Token[Switchboard | None] | None = None
         self._pipe: tuple[int, int] | None = None
-        self._told_before = -1
+        self._previous_descriptor = -1
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -122,18 +122,18 @@ class Switchboard:
         """Take the numbers of the signals that came, and pass them on to the previous receiver."""
         with suppress(OSError):  # there are none, or nobody takes them
             numbers = os.read(reader, 4096)
-            if self._told_before != -1:
-                os.write(self._told_before, numbers)
+            if self._previous_descriptor != -1:
+                os.write(self._previous_descriptor, numbers)
 
     def _open_pipe(self) -> None:
         self._pipe = os.pipe()
         for end in self._pipe:
             os.set_blocking(end, False)
-        self._told_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        self._previous_descriptor = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
 
     def _put_back(self) -> None:
         if self._pipe is not None:
-            signal.set_wakeup_fd(self._told_before)
+            signal.set_wakeup_fd(self._previous_descriptor)
             self._empty_pipe(self._pipe[0])
             for end in self._pipe:
                 os.close(end)

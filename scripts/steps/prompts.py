@@ -16,7 +16,7 @@ from llm._dataclasses import replace
 from llm.redaction import MASK, looks_secret
 from llm.types import Request, Step
 from scripts.output import (
-    descriptor_kept,
+    descriptor_to_stderr,
     print_error,
     print_message,
     print_prompt,
@@ -25,7 +25,7 @@ from scripts.output import (
     redact,
     send_to_terminal,
     stdout_is_terminal,
-    stdout_kept,
+    stdout_to_stderr,
 )
 from scripts.render import line, remark, rows
 
@@ -499,7 +499,7 @@ def _read_line() -> str:
     with suppress(AttributeError):  # a program has put another object there
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     # It shows the line on stdout, which is for answers, and may be a file.
-    with descriptor_kept():
+    with descriptor_to_stderr():
         return input("> ")
 
 
@@ -518,6 +518,6 @@ def describe(step: Step, host: "Host") -> str:
     """
     from llm.router import complete
 
-    with stdout_kept():
+    with stdout_to_stderr():
         completion = complete(Request(_INSTRUCTIONS + redact(step.command_line)), host=host)
     return f"{completion.backend} [{completion.origin}]\nsays: {redact(completion.text).strip()}"

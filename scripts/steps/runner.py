@@ -11,7 +11,7 @@ from llm.errors import PLUGIN_FAULTS, D0ttinoError
 from llm.hooks._faults import reason_of
 from llm.hooks._origin import Origin, origin_of
 from llm.types import Step, StepContext, StepResult
-from scripts.output import print_error, print_message, print_note, redact, stdout_kept
+from scripts.output import print_error, print_message, print_note, redact, stdout_to_stderr
 from scripts.steps.danger import dangers
 from scripts.steps.environment import Surroundings
 from scripts.steps.job_control import RunEnded, Switchboard
@@ -172,7 +172,7 @@ class StepRunner:
 
         """
         try:
-            with stdout_kept():
+            with stdout_to_stderr():
                 prepared, changed_by = self.host.fold(
                     "llm_prepare_step", step, context=self._context(step, number, total)
                 )
@@ -234,7 +234,7 @@ class StepRunner:
         self._failed(outcome, failure)
         self._report(outcome, total)
         if result is not None:
-            with stdout_kept():
+            with stdout_to_stderr():
                 self.host.notify("llm_step_ended", step=step, context=context, result=result)
         return outcome, result, failure
 

@@ -165,7 +165,7 @@ def status_error(
     return error
 
 
-def told_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | None = None) -> BackendError:
+def reported_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | None = None) -> BackendError:
     """Return the error inside an answer whose status is a success.
 
     Args:
@@ -181,7 +181,7 @@ def told_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | Non
     words = words_in(error if isinstance(error, dict | list) else {"error": error}) or json.dumps(
         {"error": error}, ensure_ascii=False
     )
-    code, headers = _code(error), _told_headers(error)
+    code, headers = _code(error), _headers_in(error)
     if code is not None:
         return _refusal(endpoint, code, _phrase(code), words, headers, _meaning(error))
     status = _meaning(error)
@@ -407,7 +407,7 @@ def asked_wait(headers: Mapping[str, str], words: str = "", now: float | None = 
         found = _WAIT.search(words)
         seconds = _span(found[1]) if found else None
     if seconds is None:
-        told = _told_limits(headers, _server_time(headers, now))
+        told = _limits_in(headers, _server_time(headers, now))
         seconds = max((seconds for left, seconds, _ in told if left <= 0), default=None)
     return seconds
 
@@ -423,12 +423,12 @@ def limits_left(headers: Mapping[str, str], tokens: int, now: float | None = Non
         now: seconds since the epoch; by default those of this machine.
 
     """
-    told = _told_limits(headers, _server_time(headers, now))
+    told = _limits_in(headers, _server_time(headers, now))
     found = [(left // max(1, tokens) if of_tokens else left, seconds) for left, seconds, of_tokens in told]
     return min(found, default=None)
 
 
-def _told_limits(headers: Mapping[str, str], now: float) -> Iterator[tuple[float, float, bool]]:
+def _limits_in(headers: Mapping[str, str], now: float) -> Iterator[tuple[float, float, bool]]:
     """Yield what is left of each limit, the seconds until it is renewed, and whether it is of tokens."""
     for kind in _KINDS:
         for name in _LIMIT_NAMES:
@@ -499,7 +499,7 @@ def _span(text: str) -> float | None:
     return seconds if known else None
 
 
-def _told_headers(error: Any) -> Mapping[str, str]:
+def _headers_in(error: Any) -> Mapping[str, str]:
     """Return the headers of an upstream answer that an error repeats, as OpenRouter does."""
     from requests.structures import CaseInsensitiveDict
 

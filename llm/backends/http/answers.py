@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from llm._dataclasses import replace
-from llm.backends.http._errors import Endpoint, is_failure, is_page, page_title, server_words, told_error, words_in
+from llm.backends.http._errors import Endpoint, is_failure, is_page, page_title, reported_error, server_words, words_in
 from llm.errors import (
     BackendConnectionError,
     BackendError,
@@ -289,7 +289,7 @@ class AnswerReader:
         held = error.get("error") if isinstance(error, dict) else None
         if isinstance(held, dict) and error.get("request_id"):
             held = {"request_id": error["request_id"], **held}
-        return told_error(self.endpoint, held or error, error if held else None)
+        return reported_error(self.endpoint, held or error, error if held else None)
 
     def malformed(
         self, what: str, quote: bytes | str | None = None, verb: str = "answered with"
@@ -427,7 +427,7 @@ class AnswerReader:
         """Return the error for plain words in place of an answer, if they name a fault; else `None`."""
         if not text or len(text) > _LONGEST_WORDS or text.lstrip()[:1] in {"{", "["}:
             return None
-        error = told_error(self.endpoint, text.strip())
+        error = reported_error(self.endpoint, text.strip())
         return None if error.status is None else error
 
     def _events(self, pieces: Iterable[bytes]) -> Iterator[str]:
