@@ -24,6 +24,7 @@ def wheel(
     plugins: Mapping[str, str] | None = None,
     commands: Mapping[str, str] | None = None,
     requires: Iterable[str] = (),
+    unlisted: Mapping[str, str] | None = None,
 ) -> tuple[str, bytes]:
     """Return the file name and the content of a wheel.
 
@@ -34,6 +35,7 @@ def wheel(
         plugins: entry points of the group `llm.plugins`; by default one to that function, named like the module.
         commands: its console scripts.
         requires: its requirements.
+        unlisted: further files, which its RECORD leaves out.
 
     """
     module = name.replace("-", "_")
@@ -54,6 +56,8 @@ def wheel(
     rows = []
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
+        for path, text in (unlisted or {}).items():
+            file.writestr(path, text)
         for path, text in content.items():
             file.writestr(path, text)
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()

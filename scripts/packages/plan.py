@@ -1,8 +1,9 @@
 """The changes of an installation, computed, checked and shown before anything is changed."""
 
 import hashlib
+import os
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -189,6 +190,7 @@ def _sha256(path: Path) -> str:
 def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candidate], dict[str, Path]]:
     """Return the metadata of fetched distributions; those that are not fetched are editable ones."""
     import importlib.metadata
+    import zipfile
 
     wheels: dict[str, Path] = {}
     left = {canonical(one.name): one for one in chosen}
@@ -198,10 +200,13 @@ def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candida
             for distribution in importlib.metadata.distributions(path=[place]):
                 name = canonical(str(distribution.metadata["Name"]))
                 one = left.pop(name)
+                files = list(map(str, distribution.files or ()))
                 if Path(place).is_file():
                     wheels[name] = Path(place)
                     one = _checked(one, Path(place))
-                found.append(_candidate(one, distribution))
+                    with zipfile.ZipFile(place) as archive:
+                        files = archive.namelist()  # installers take all of them, also those that its RECORD leaves out
+                found.append(_candidate(one, distribution, files))
         except InstallError:
             raise
         except Exception as error:  # an archive that somebody made: what reading it raises is not known
@@ -221,7 +226,7 @@ def _checked(chosen: Chosen, wheel: Path) -> Chosen:
     return Chosen(chosen.name, chosen.version, chosen.url, frozenset([found]), chosen.direct, chosen.yanked)
 
 
-def _candidate(chosen: Chosen, distribution: "object") -> Candidate:
+def _candidate(chosen: Chosen, distribution: "object", names: Iterable[str]) -> Candidate:
     from importlib.metadata import Distribution
 
     assert isinstance(distribution, Distribution)
@@ -232,7 +237,8 @@ def _candidate(chosen: Chosen, distribution: "object") -> Candidate:
         if one.group in _GROUPS or one.group in {"console_scripts", "gui_scripts"}
     ]
     scripts = Path(sysconfig.get_path("scripts"))
-    files = [_target(Path(str(file))) for file in distribution.files or () if ".." not in Path(str(file)).parts]
+    paths = map(Path, map(os.path.normpath, names))  # `a/../llm/x.py` is in `llm` as well
+    files = [_target(file) for file in paths if file.parts and ".." not in file.parts]
     files += [scripts / one.name for one in declared if one.group in {"console_scripts", "gui_scripts"}]
     requires = [one for one in distribution.requires or () if "extra ==" not in one]
     plugs = any(one.group in _GROUPS for one in declared)
@@ -311,8 +317,6 @@ def _is_older(one: str, other: str) -> bool:
 
 def find_place(text: str) -> Path | None:
     """Return the directory or wheel that an argument names; `None` if it is a name or a requirement."""
-    import os
-
     looks_so = text in {".", ".."} or text.startswith(("./", "../", "~", os.sep)) or text.lower().endswith(".whl")
     if not looks_so or "://" in text:
         return None
