@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -263,22 +264,34 @@ def test_a_bwrap_that_a_step_left_on_the_path_is_not_used(tmp_path: Path) -> Non
     assert (result.returncode, result.stdout) == (0, "ran\n")
 
 
+@pytest.fixture(scope="session")
+def kept_until_the_end() -> Iterator[list[str]]:
+    """Collect directories: a socket that vanishes while the sandbox of another test is made would make that fail."""
+    directories: list[str] = []
+    yield directories
+    for directory in directories:
+        shutil.rmtree(directory)
+
+
 @needs_bwrap
 @pytest.mark.parametrize("writable", [False, True], ids=["read-only", "writable"])
 @pytest.mark.parametrize("place", ["/run", "/tmp", "/var/tmp"])
-def test_no_socket_of_a_daemon_is_within_reach(tmp_path: Path, place: str, writable: bool) -> None:
+def test_no_socket_of_a_daemon_is_within_reach(
+    tmp_path: Path, kept_until_the_end: list[str], place: str, writable: bool
+) -> None:
     if not os.access(place, os.W_OK):
         pytest.skip(f"only root may make a socket in {place}")
-    with tempfile.TemporaryDirectory(dir=place) as directory:
-        path = f"{directory}/s"
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(path)
-            server.listen()
-            connect = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r}); print('connected')"
-            steps = installed(tmp_path, "sandbox", f'{os.path.realpath(sys.executable)} -c "{connect}"')
-            cwd = Path(directory) if writable else Path.home()
-            assert "connected" not in run(steps, cwd=cwd).stdout
-            assert "connected" in run(steps, cwd=cwd, D0TTINO_SANDBOX_SOCKETS=path).stdout
+    directory = tempfile.mkdtemp(dir=place)
+    kept_until_the_end.append(directory)
+    path = f"{directory}/s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        connect = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r}); print('connected')"
+        steps = installed(tmp_path, "sandbox", f'{os.path.realpath(sys.executable)} -c "{connect}"')
+        cwd = Path(directory) if writable else Path.home()
+        assert "connected" not in run(steps, cwd=cwd).stdout
+        assert "connected" in run(steps, cwd=cwd, D0TTINO_SANDBOX_SOCKETS=path).stdout
 
 
 @needs_bwrap
@@ -372,6 +385,33 @@ def test_no_variable_loads_a_file_outside_of_the_sandbox(tmp_path: Path, own: bo
     made = set(Path.home().glob("loaded*")) - before
     assert own or not made
     assert not any("bwrap" in one.read_text() for one in made)
+
+
+@needs_bwrap
+def test_directories_that_decide_may_stand_side_by_side(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    places = {f"XDG_{kind}_HOME": str(work / "one" / kind) for kind in ("CACHE", "CONFIG", "STATE")}
+    attacks = [f"! touch {place}/d0ttino/x && ! mv {place} moved" for place in places.values()]
+    path = installed(tmp_path, "sandbox", *attacks, "touch one/mine && ! mv one moved")
+    work.mkdir()
+    given: dict[str, Any] = {**places}
+    result = run(path, cwd=work, **given)
+    assert result.returncode == 0, result.stderr
+    assert (work / "one" / "mine").exists()
+
+
+@needs_bwrap
+def test_a_link_to_what_decides_cannot_be_changed(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / "dotfiles").mkdir(parents=True)
+    (work / "config").mkdir()
+    (work / "config" / "d0ttino").symlink_to(work / "dotfiles")
+    path = installed(
+        tmp_path, "sandbox", "! rm config/d0ttino && ! mv config moved && ! touch dotfiles/mine", "touch mine"
+    )
+    result = run(path, cwd=work, XDG_CONFIG_HOME=str(work / "config"))
+    assert result.returncode == 0, result.stderr
+    assert (work / "mine").exists()
 
 
 @needs_bwrap

@@ -72,7 +72,8 @@ def options(program: str, directory: str, cwd: str, context: StepContext) -> Ite
     network = os.environ.get(NETWORK, "").split(",")
     networked = "1" in network or context.recipe in network
     writable = [os.path.realpath(path) for path in (directory, *filter(None, os.environ.get(WRITABLE, "").split(":")))]
-    own = own_files()
+    named = own_files()
+    own = {os.path.realpath(path) for path in named}
     for path in writable:
         if path in {"/", "/dev"} or _is_below(path, {"/proc", "/sys"}):
             raise D0ttinoError("the sandbox does not make the whole system writable", hint="run it in a directory")
@@ -82,8 +83,9 @@ def options(program: str, directory: str, cwd: str, context: StepContext) -> Ite
                 hint="run it in another directory",
             )
     yield from hidden(writable, networked=networked)
-    imported_from = {os.path.realpath(path) for path in sys.path if os.path.exists(path)}
-    yield from kept(writable, own | imported_from)
+    imported_from = {path for path in sys.path if os.path.exists(path)}
+    beside = {os.path.realpath(path) for path in imported_from} | with_links({*named, *imported_from})
+    yield from kept(writable, own | beside)
     if not networked:
         yield "--unshare-net"
     # Root would keep its capabilities, and could mount all of this anew.
@@ -143,17 +145,19 @@ def kept(writable: Iterable[str], own: set[str]) -> Iterator[str]:
 
     Each directory on the way is a mount of its own: one that is none could be renamed, and made anew.
     """
-    for path in sorted(own):
+    places: dict[str, str] = {}
+    for path in own:
         roots = [root for root in writable if _is_below(path, {root}) and path != root]
-        if not roots or _is_below(os.path.dirname(path), own - set(writable)):
-            continue
-        root = min(roots, key=len)
-        parents = [
-            str(parent) for parent in Path(path).parents if _is_below(str(parent), {root}) and str(parent) != root
-        ]
-        for parent in reversed(parents):
-            yield from ("--bind", parent, parent)
-        yield from ("--ro-bind", path, path)
+        if roots:
+            root = min(roots, key=len)
+            above = [str(parent) for parent in Path(path).parents if _is_below(str(parent), {root})]
+            places = {**dict.fromkeys(above, "--bind"), **places, path: "--ro-bind"}
+    # Each once, from above to below: a mount hides those that were made below it.
+    kept: set[str] = set()
+    for path, how in sorted(places.items()):
+        if path not in writable and not _is_below(path, kept):
+            yield from (how, path, path)
+            kept |= {path} if how == "--ro-bind" else set()
 
 
 def own_files() -> set[str]:
@@ -166,7 +170,13 @@ def own_files() -> set[str]:
         sys.prefix,
     }
     named = {os.environ[name] for name in ("LLM_CONFIG_PATH", "D0TTINO_POLICY") if os.environ.get(name)}
-    return {os.path.realpath(path) for path in directories | code | named if os.path.exists(path)}
+    return {os.path.abspath(path) for path in directories | code | named if os.path.exists(path)}
+
+
+def with_links(paths: Iterable[str]) -> set[str]:
+    """Return the directories that hold a link on the way to a path: who changes the link leads to another place."""
+    ways = {way for path in map(Path, paths) for way in (path, *path.parents)}
+    return {os.path.realpath(way.parent) for way in ways if way.is_symlink()}
 
 
 def no_user_namespaces(program: str) -> Iterator[str]:
