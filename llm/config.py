@@ -119,16 +119,22 @@ class Settings:
             FrozenMapping({**by_backend.options, **by_model.options}),
         )
 
-    def cost(self, candidate: Candidate, usage: Usage) -> float | None:
-        """Return what an attempt costs by the configured prices; `None`: there are none."""
+    def cost(self, candidate: Candidate, usage: Usage) -> tuple[float | None, bool]:
+        """Return what an attempt costs by the configured prices, `None` without any, and whether that is exact.
+
+        It is not where tokens of a cache have no price of their own: they count as others do.
+        """
+        cached = ((usage.cached_tokens, "cached"), (usage.cache_write_tokens, "cache_write"))
         price = self.limits(candidate).price_per_1k_tokens
         if price is not None:
-            return usage.tokens * price / 1000
+            return usage.tokens * price / 1000, not any(tokens for tokens, _ in cached)
         prices = self.servers.get(candidate.backend, _NOTHING).get("prices")
         if prices is None:
-            return None
-        each = ((usage.input_tokens, "input"), (usage.output_tokens, "output"))
-        return float(sum(tokens * prices.get(kind, 0.0) for tokens, kind in each) / 1_000_000)
+            return None, True
+        usual = prices.get("input", 0.0)
+        cost = usage.input_tokens * usual + usage.output_tokens * prices.get("output", 0.0)
+        cost += sum(tokens * (prices.get(kind, usual) - usual) for tokens, kind in cached)
+        return max(0.0, cost) / 1_000_000, all(kind in prices for tokens, kind in cached if tokens)
 
     def model_of(self, backend: str) -> str | None:
         """Return the model that is configured for a backend, if there is one."""

@@ -23,7 +23,10 @@ _INSTRUCTIONS: Final = (
 )
 
 #: The first line of a code block: its indentation, the fence, and the language.
-_FENCE: Final = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*")
+_FENCE: Final = re.compile(r"((?:[ \t]*(?:[-*+]|\d+[.)])(?=[ \t]))?[ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*")
+
+#: What a shell prints before a command: `$ `, `user@host:~$ `, `[root@host ~]# `.
+_PROMPT: Final = re.compile(r"(?:(?:\[?[\w.-]+@[\w.-]+[: ][^\s$%#]*|\w*sh-[\d.]+)[$%#]|[$%])[ \t]+")
 
 #: Languages of blocks that are commands for a shell, and of those that may hold output as well.
 _SHELLS: Final = frozenset({"sh", "bash", "shell", "zsh", "console", "shell-session", "terminal"})
@@ -112,11 +115,11 @@ def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
         PlanError: the answer is neither.
 
     """
-    text = completion.text.strip()
+    text = completion.text
     if (items := _array(text)) is not None:
         return ReadPlan(_from_array(items, completion), "")
-    text = without_thoughts(text).replace("\r\n", "\n").strip()
-    if not text:
+    text = without_thoughts(text).replace("\r\n", "\n")
+    if not text.strip():
         _refuse(completion, "it holds thoughts only")
     if (items := _array(text)) is not None:
         return ReadPlan(_from_array(items, completion), "")
@@ -130,7 +133,10 @@ def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
 
 
 def changes_only_itself(step: Step) -> bool:
-    """Whether all that a step does is to change its own shell: directory, variables, functions, options."""
+    """Whether the last thing that a step does is to change its own shell: directory, variables, functions, options.
+
+    To go back to where it was is none: `cd x && make && cd ..`.
+    """
     import shlex
 
     if not isinstance(step.command, str) or len(step.command) > _LONGEST_STATE:
@@ -142,16 +148,19 @@ def changes_only_itself(step: Step) -> bool:
     except ValueError:
         return False
     command: list[str] = []
+    changes, went = False, 0
     for word in [*words, ";"]:
         if word in {";", "&&"}:
-            if command and not _is_state(command):
-                return False
+            if command:
+                back = command in (["cd", ".."], ["cd", "-"], ["popd"]) and went > 0
+                changes = _is_state(command) and not back
+                went += (command[0] in {"cd", "pushd"}) - 2 * back if command[0] != "popd" else -1
             command = []
         elif not word.strip("|&;<>()"):
             return False
         else:
             command.append(word)
-    return bool(words)
+    return changes
 
 
 def join_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -258,10 +267,10 @@ def _from_shell(block: str, language: str, completion: Completion) -> tuple[Step
     if not commands:
         _refuse(completion, "its code block has no command")
     plain = "<<" not in block and all(map(_is_complete, commands))
-    if commands[0].startswith("$ "):
-        if not plain or (language in _CONSOLES and not all(command.startswith("$ ") for command in commands)):
+    if _PROMPT.match(commands[0]):
+        if not plain or (language in _CONSOLES and not all(map(_PROMPT.match, commands))):
             _refuse(completion, "its code block mixes commands with their output")
-        commands = [command.removeprefix("$ ") for command in commands]
+        commands = [_PROMPT.sub("", command, count=1) for command in commands]
     return tuple(map(Step, commands if plain else [block]))
 
 

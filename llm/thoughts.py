@@ -49,11 +49,24 @@ def without_thoughts(text: str) -> str:
     that nobody closed go on to the end.
     """
     kept: list[str] = []
-    start = depth = 0
+    start = depth = counted = 0
+    spoken_of: int | None = None  # where such a tag ended
+    in_code = False
     for tag in re.finditer(_THOUGHT, text, re.IGNORECASE) if _may_have_tag(text) else ():
+        if not depth:
+            in_code ^= len(re.findall(_FENCE, text[counted : tag.start()], re.MULTILINE)) % 2 == 1
+            counted = tag.end()
+            if not tag[1] and in_code and text[text.rfind("\n", 0, tag.start()) + 1 : tag.start()].strip():
+                spoken_of = tag.end()  # in a command
+                continue
+            if tag[1] and spoken_of is not None and "\n" not in text[spoken_of : tag.start()]:
+                spoken_of = None
+                continue
         if tag[1]:
+            counted = tag.end()
             if not depth:
                 kept.clear()
+                in_code = False
             depth = max(depth - 1, 0)
             start = tag.end()
         else:

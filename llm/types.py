@@ -361,7 +361,10 @@ class Usage:
         input_tokens: tokens of the prompt.
         output_tokens: tokens of the answer.
         cost: their price, in the currency of the server or of the configured prices; `None`: not known.
-        estimated: whether the tokens are an estimate, because the server gave none.
+        estimated: whether the tokens are an estimate, because the server gave none, or the cost is, because some of
+            them have a price of their own that is not known.
+        cached_tokens: tokens of the prompt that came out of the server's cache.
+        cache_write_tokens: tokens of the prompt that went into it.
 
     """
 
@@ -369,6 +372,8 @@ class Usage:
     output_tokens: int = 0
     cost: float | None = None
     estimated: bool = False
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
     @property
     def tokens(self) -> int:

@@ -575,7 +575,8 @@ class Fallback:
         """Return the usage of an answer: the server's, else an estimate; and its cost, if a price is known."""
         usage = given or Usage(estimated_tokens(self.request.as_text), estimated_tokens(text), None, True)
         if usage.cost is None and self._settings is not None and self._settings.has_prices:
-            return replace(usage, cost=self._settings.cost(self._asked(candidate), usage))
+            cost, is_exact = self._settings.cost(self._asked(candidate), usage)
+            return replace(usage, cost=cost, estimated=usage.estimated or not is_exact)
         return usage
 
     def _no_answer(self) -> NoAnswerError:

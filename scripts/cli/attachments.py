@@ -1,6 +1,7 @@
 """Files that are sent with a prompt: images and texts, from this machine or by their address."""
 
 import os
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +11,7 @@ from llm.errors import UsageError
 if TYPE_CHECKING:
     from requests import Response, Session
 
+    from llm.backends.http._deadlines import Limits
     from llm.types import Attachment
 
 #: Most bytes of an attachment: services take no more.
@@ -99,7 +101,7 @@ def _fetched(address: str) -> bytes:
     try:
         with TimedSession() as session:
             session.headers["User-Agent"] = f"d0ttino/{__version__}"
-            return _followed(session, address)
+            return _followed(session, address, limits)
     except transport_faults() as error:
         late = isinstance(error, requests.Timeout | TimeoutError) or limits.next_wait() <= 0
         reason = "it took too long" if late else "it could not be fetched"
@@ -108,11 +110,13 @@ def _fetched(address: str) -> bytes:
         current_limits.reset(token)
 
 
-def _followed(session: "Session", address: str) -> bytes:
+def _followed(session: "Session", address: str, limits: "Limits") -> bytes:
     from urllib.parse import urljoin
 
     url = address
+    first: list[str] = []  # where the user's own address led
     for _ in range(_REDIRECTS):
+        limits.heed_peer = partial(_check_peer, address, url, first)
         # With an `auth` of its own, requests sends no password of ~/.netrc.
         with session.get(
             url, stream=True, timeout=_PATIENCE, allow_redirects=False, auth=lambda request: request
@@ -151,9 +155,24 @@ def _check_redirect(address: str, before: str, target: str) -> None:
         )
 
 
+def _check_peer(address: str, url: str, first: list[str], peer: str) -> None:
+    """Refuse a connection behind a redirect to what is not public: the name may mean another place than when checked.
+
+    Raises:
+        UsageError: it is such a one.
+
+    """
+    from urllib.parse import urlsplit
+
+    asked, now = urlsplit(address), urlsplit(url)
+    is_own = (now.hostname, now.port) == (asked.hostname, asked.port) and not all(map(_is_public_address, first))
+    if first and not is_own and not _is_public_address(peer):
+        raise UsageError(f"--attach {address}: it redirects to {now.hostname}, which is no public address now")
+    first[:] = first or [peer]
+
+
 def _is_public(host: str) -> bool:
     """Whether all addresses of a host are public; one that cannot be found is: a proxy may know it, or nobody."""
-    import ipaddress
     import socket
 
     try:
@@ -162,8 +181,14 @@ def _is_public(host: str) -> bool:
         return "." in host.rstrip(".") and not host.endswith(
             (".localhost", ".local", ".internal", ".lan", ".home.arpa")
         )
-    addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
-    return all(one.is_global and not one.is_multicast for one in map(_meant, addresses))
+    return all(_is_public_address(str(one[4][0])) for one in found)
+
+
+def _is_public_address(address: str) -> bool:
+    import ipaddress
+
+    meant = _meant(ipaddress.ip_address(address.partition("%")[0]))
+    return meant.is_global and not meant.is_multicast
 
 
 def _meant(address: Any) -> Any:
@@ -172,7 +197,7 @@ def _meant(address: Any) -> Any:
 
     if address.version == 4:
         return address
-    if address in ipaddress.ip_network("64:ff9b::/96"):
+    if any(address in ipaddress.ip_network(network) for network in ("64:ff9b::/96", "::/96")):
         return ipaddress.ip_address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None) or address
 

@@ -296,7 +296,7 @@ def test_usage_counts_what_the_cache_took_and_gave_and_survives_events_that_tell
         STOP,
     )
     completion = ask(anthropic, monkeypatch, sse(*told)).completion
-    assert (completion.usage, completion.finish_reason) == (Usage(1325, 20), "end_turn")
+    assert (completion.usage, completion.finish_reason) == (Usage(1325, 20, None, False, 300, 1000), "end_turn")
 
 
 # Ends
@@ -597,8 +597,8 @@ def test_the_official_client_reads_the_same_answers_and_sends_the_same_requests(
         assert text == "".join(part["text"] for part in message["content"] if part["type"] == "text")
         assert (found.served_model, found.finish_reason) == (message["model"], message["stop_reason"])
         usage = message["usage"]
-        counted = usage["input_tokens"] + (usage.get("cache_read_input_tokens") or 0)
-        assert found.usage == Usage(counted, usage["output_tokens"])
+        cached = usage.get("cache_read_input_tokens") or 0
+        assert found.usage == Usage(usage["input_tokens"] + cached, usage["output_tokens"], cached_tokens=cached)
     assert read["busy"] == ["OverloadedError", busy.value.status, "req_1", f"{busy.value.retry_after:g}"]
     assert cut.value.transient
     # The same requests.
@@ -615,3 +615,14 @@ def test_the_official_client_reads_the_same_answers_and_sends_the_same_requests(
         if body is not None and not body["stream"]:
             del body["stream"]  # the client leaves it out
         assert body == sent
+
+
+def test_options_have_types_and_close_matches(anthropic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = anthropic.AnthropicBackend("anthropic")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with pytest.raises(UsageError, match="the option 'max_tokens' must be a whole number, not 'many'"):
+        backend.run("hi", None, {"max_tokens": "many"})
+    with FaultServer(sse(start(), *HELLO, end(), STOP)) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        completion = backend.run("hi", None, {"temprature": "0.5"}, request=Request("hi"))
+    assert completion.notices == ("the option 'temprature' is not known; did you mean 'temperature'?",)

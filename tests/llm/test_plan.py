@@ -306,3 +306,44 @@ def test_steps_behind_a_change_of_the_shell_are_joined_with_it() -> None:
     assert join_steps(steps[:2]) == steps[:2]
     with pytest.raises(D0ttinoError, match="step 3 cannot be joined with step 2: it has a cwd of its own"):
         join_steps((*steps[:2], Step("touch f", cwd="q")))
+
+
+@pytest.mark.parametrize(
+    ("command", "lost"),
+    [
+        ("mkdir p && cd p", True),
+        ("git clone x; cd x", True),
+        ("python -m venv v && . v/bin/activate", True),
+        ("cd x && make && cd ..", False),
+        ("pushd x && make && popd", False),
+        ("cd x && mkdir y && cd y", True),
+        ("cd ..", True),
+        ("make | cd x", False),
+    ],
+)
+def test_a_change_at_the_end_of_a_step_is_lost_as_well(command: str, lost: bool) -> None:
+    assert changes_only_itself(Step(command)) == lost
+
+
+@pytest.mark.parametrize("prompt", ["$ ", "$\t", "% ", "user@host:~/src$ ", "[root@host ~]# ", "bash-5.1$ "])
+def test_the_prompt_of_a_shell_is_no_part_of_a_command(prompt: str) -> None:
+    assert commands(f"{prompt}echo a\n{prompt}echo b", "console") == ["echo a", "echo b"]
+    assert commands(f"{prompt}echo a") == ["echo a"]
+
+
+@pytest.mark.parametrize("indent", ["", "  ", "\t"])
+def test_the_indentation_of_a_fence_is_none_of_its_commands(indent: str) -> None:
+    text = "\n".join(indent + line for line in ("```sh", "cat <<EOF", "hi", "EOF", "```"))
+    assert [step.command_line for step in read(text).steps] == ["cat <<EOF\nhi\nEOF"]
+    assert [step.command_line for step in read("1. ```sh\n   ls\n   ```").steps] == ["ls"]
+
+
+@pytest.mark.parametrize("command", ["echo '<think>x</think>' > f", "echo '<think>' > f", "grep -c '<thinking>' f"])
+def test_a_command_may_speak_of_thoughts(command: str) -> None:
+    assert commands(command) == [command]
+    thoughts = f"<think>\n```sh\nrm x\n```\n</think>\n```sh\n{command}\n```"
+    assert [step.command_line for step in read(thoughts).steps] == [command]
+    begun_inside = f"```sh\nrm x\n{command}\n</think>\n```sh\nls\n```"
+    assert [step.command_line for step in read(begun_inside).steps] == ["ls"]
+    with pytest.raises(PlanError, match="it is not a JSON array"):
+        read("Sure <think> so:\n```sh\nrm x\n```\n")

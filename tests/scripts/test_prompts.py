@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from llm.errors import UsageError
 from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
-from scripts.cli.attachments import _check_redirect
+from scripts.cli.attachments import _check_peer, _check_redirect
 from tests.servers import Exchange, FaultServer, http_answer
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
@@ -189,6 +191,47 @@ def test_a_redirect_to_a_public_place_is_followed(public: str) -> None:
     _check_redirect("https://example.com/a", "https://example.com/a", there)
     with pytest.raises(UsageError, match="which is not encrypted"):
         _check_redirect("https://example.com/a", "https://example.com/a", there.replace("https", "http"))
+
+
+def test_a_name_that_means_another_place_when_connected_is_not_asked(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name server of a redirect's target tells a public address to who checks, and this machine to who connects."""
+    found: list[str] = []
+    resolve = socket.getaddrinfo
+
+    def rebinding(name: Any, *args: Any, **kwargs: Any) -> Any:
+        found.extend([str(name)] * (name == "rebinding.example"))
+        public = name == "rebinding.example" and len(found) == 1
+        return resolve("1.1.1.1" if public else "127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    with FaultServer(http_answer(b"secret")) as other:
+        there = f"http://rebinding.example:{other.host.rpartition(':')[2]}/secret"
+        with FaultServer(http_answer(status=302, headers={"Location": there})) as server:
+            result = run(host, Remembering(), "-a", f"{server.url}/a.txt", "what is it")
+    assert (result.exit_code, other.requests) == (2, [])
+    assert "it redirects to rebinding.example, which is no public address now" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "url", "peer", "allowed"),
+    [
+        ("1.1.1.1", "http://a.example/b", "1.1.1.1", True),
+        ("1.1.1.1", "http://a.example/b", "8.8.8.8", True),
+        ("1.1.1.1", "http://a.example/b", "127.0.0.1", False),
+        ("1.1.1.1", "http://a.example/b", "::ffff:10.0.0.1", False),
+        ("1.1.1.1", "http://a.example/b", "::127.0.0.1", False),
+        ("1.1.1.1", "http://b.example/b", "169.254.169.254", False),
+        ("1.1.1.1", "http://b.example/b", "fe80::1%eth0", False),
+        ("10.0.0.1", "http://a.example/b", "10.0.0.2", True),
+        ("10.0.0.1", "http://b.example/b", "10.0.0.2", False),
+        ("10.0.0.1", "http://b.example/b", "10.0.0.1", False),
+    ],
+)
+def test_where_a_connection_behind_a_redirect_may_lead(first: str, url: str, peer: str, allowed: bool) -> None:
+    with nullcontext() if allowed else pytest.raises(UsageError, match="no public address now"):
+        _check_peer("http://a.example/a", url, [first], peer)
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\n\r\n"])

@@ -57,6 +57,8 @@ class Limits:
         answered: whether the head of the answer has come.
         received: bytes of the body so far, after decompression.
         heed: takes the headers of the answer, if somebody wants them.
+        heed_peer: takes the address that was connected to, before anything is sent; what it raises ends the exchange.
+            Behind a proxy nobody knows that address.
 
     """
 
@@ -72,6 +74,7 @@ class Limits:
     answered: bool = False
     received: int = 0
     heed: Callable[[Mapping[str, str]], object] | None = None
+    heed_peer: Callable[[str], object] | None = None
 
     @property
     def until(self) -> float:
@@ -173,6 +176,13 @@ class _Timed(HTTPConnection):
     def sock(self, sock: Any) -> None:
         self.__dict__["sock"] = sock
         limits = current_limits.get()
+        if limits is not None and limits.heed_peer is not None and type(sock) is socket.socket and self.proxy is None:
+            try:
+                limits.heed_peer(sock.getpeername()[0])
+            except BaseException:
+                self.__dict__["sock"] = None
+                sock.close()
+                raise
         if limits is not None and hasattr(sock, "settimeout"):
             # Python counts a timeout for a handshake as a whole, and for sending too.
             sock.settimeout(_seconds(limits.connect_timeout()))

@@ -726,14 +726,20 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
         produced = None if total is None or total < given else total - given
     if given is None or produced is None:
         return None
+    more = usage.get("prompt_tokens_details")
+    told = {**usage, **more} if isinstance(more, dict) else usage
+    cached = _count(told, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens") or 0
+    written = _count(told, "cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens") or 0
+    cached = min(cached, given)
+    found = Usage(given, produced, cached_tokens=cached, cache_write_tokens=min(written, given - cached))
     amount = _amount(usage.get("cost"))
     if amount is None:
-        return Usage(given, produced)
+        return found
     details = usage.get("cost_details")
     upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
     # OpenRouter with a key of the user's own: its cost is its fee alone, and the provider asks for the rest.
     own = _amount(upstream) if usage.get("is_byok") is True else None
-    return Usage(given, produced, amount + (own or 0.0))
+    return replace(found, cost=amount + (own or 0.0))
 
 
 def _count(usage: dict[str, Any], *names: str) -> int | None:

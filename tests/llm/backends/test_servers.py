@@ -142,6 +142,30 @@ def test_prices_give_costs_and_the_servers_own_cost_wins(configure: Configure) -
     assert [usage.cost for usage in (*costs, pieces.completion.usage) if usage is not None] == [0.004, 0.25, 0.004]
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"prompt_tokens_details": {"cached_tokens": 600, "cache_write_tokens": 100}},
+        {"prompt_cache_hit_tokens": 600, "prompt_tokens_details": {"cache_write_tokens": 100}},
+        {"cache_read_input_tokens": 600, "cache_creation_input_tokens": 100},
+    ],
+)
+def test_tokens_of_a_cache_have_prices_of_their_own(told: dict[str, Any], configure: Configure) -> None:
+    tokens = {"prompt_tokens": 1000, "completion_tokens": 200, **told}
+    with FaultServer(http_answer({"choices": [{"message": {"content": "42"}}], "usage": tokens})) as server:
+        for more, cost, estimated in (
+            ("", 4000, True),  # as if none were cached: the most that it can be
+            (", cached = 0.5", 3100, True),
+            (", cached = 0.5, cache_write = 3", 3200, False),
+        ):
+            host = configure(f'[servers.one]\nbase_url = "{server.url}"\nprices = {{ input = 2, output = 10{more} }}')
+            usage = complete(Request("hi", backend="one"), host=host).usage
+            assert usage is not None
+            assert (usage.cached_tokens, usage.cache_write_tokens) == (600, 100)
+            assert usage.estimated == estimated
+            assert usage.cost == pytest.approx(cost / 1_000_000)
+
+
 def test_prices_count_where_a_server_tells_no_tokens(configure: Configure) -> None:
     text = "a" * 400
     part = json.dumps({"choices": [{"delta": {"content": text}}]})

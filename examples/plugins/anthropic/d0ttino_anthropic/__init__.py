@@ -37,6 +37,14 @@ class AnthropicBackend(HTTPBackend):
     fixed_headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
     default_model = "claude-sonnet-5-5"
     ready_env = secret_env = (api_key_env,)
+    known_options: Mapping[str, str] = {
+        **dict.fromkeys(("temperature", "top_p"), "number"),
+        **dict.fromkeys(("max_tokens", "top_k"), "integer"),
+        **dict.fromkeys(("stop_sequences", "tools", "mcp_servers"), "list"),
+        **dict.fromkeys(("metadata", "output_config", "tool_choice", "context_management"), "object"),
+        **dict.fromkeys(("service_tier", "inference_geo"), "text"),
+        **dict.fromkeys(("thinking", "container", "cache_control"), "anything"),
+    }
     reserved: Mapping[str, str] = {
         **HTTPBackend.reserved,
         "system": "it is given separately: --system, or a message of this role",
@@ -115,7 +123,13 @@ class AnthropicBackend(HTTPBackend):
         counts = answer.memory
         counts |= {name: told[name] for name in (*INPUTS, "output_tokens") if _is_count(told.get(name))}
         if counts:
-            answer.usage = Usage(sum(counts.get(name, 0) for name in INPUTS), counts.get("output_tokens", 0))
+            given, written, cached = (counts.get(name, 0) for name in INPUTS)
+            answer.usage = Usage(
+                given + written + cached,
+                counts.get("output_tokens", 0),
+                cached_tokens=cached,
+                cache_write_tokens=written,
+            )
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:
