@@ -43,7 +43,7 @@ def read_attachment(place: str) -> "str | Attachment":
         UsageError: it cannot be read, is empty, too long, or neither an image nor text.
 
     """
-    is_address = place.startswith(("http://", "https://"))
+    is_address = place.lower().startswith(("http://", "https://"))
     content = _fetched(place) if is_address else _read(place)
     name = os.path.basename(place.partition("?")[0].rstrip("/")) if is_address else os.path.basename(place)
     return _part(content, place, name or place)

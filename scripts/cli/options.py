@@ -200,7 +200,7 @@ def read_system(given: str | None, option: str = "--system") -> str | None:
     if given.startswith("@@"):
         return given[1:]
     try:
-        with open(given[1:], encoding="utf-8") as file:
+        with open(given[1:], encoding="utf-8-sig") as file:
             return file.read().removesuffix("\n")
     except OSError as error:
         hint = None if os.path.exists(given[1:]) else "@@ stands for an @ that begins the text itself"
@@ -257,7 +257,10 @@ def _explain_wait() -> None:
 
 def _decoded(content: bytes) -> str:
     try:
-        # As `$(...)` does it: the line feed that ends the last line is no part of the text.
-        return content.decode("utf-8").removesuffix("\n")
+        # As `$(...)` does it: the end of the last line is no part of the text. Nor is a mark before the first.
+        text = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text: {error}", hint="--attach FILE sends an image") from error
+    if "\0" in text:
+        raise UsageError("standard input is no text: it holds NUL characters", hint="--attach FILE sends an image")
+    return text

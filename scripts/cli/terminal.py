@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from base64 import b64encode
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -47,8 +48,10 @@ def on_terminal() -> bool:
 def lines_of_stdin() -> Iterator[str]:
     """Yield what comes on stdin; a line that ends with a backslash goes on in the next one."""
     begun: list[str] = []
+    mark = BOM_UTF8
     for raw in sys.stdin.buffer if sys.stdin is not None else ():
-        text = raw.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+        text = raw.removeprefix(mark).decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+        mark = b""
         if text.endswith("\\"):
             begun.append(text[:-1])
             continue

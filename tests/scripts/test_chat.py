@@ -394,7 +394,7 @@ DOCUMENTS = [
 ]
 PRINTER = """
 import sys
-from scripts.cli import output
+from scripts import output
 output._REDRAW = 0
 answer = output.MarkdownAnswer()
 text, size = sys.argv[1], int(sys.argv[2])

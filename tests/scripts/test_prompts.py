@@ -62,6 +62,8 @@ def run(host: Host, backend: Backend, *arguments: str, stdin: str | bytes = "") 
         (["summarize"], " \n", "summarize"),
         (["-"], "from stdin\n", "from stdin"),
         ([], "from stdin\n", "from stdin"),
+        ([], "\ufefffrom stdin\r\n", "from stdin"),
+        (["summarize"], "\ufeff", "summarize"),
     ],
 )
 def test_words_and_stdin_become_the_prompt(host: Host, arguments: list[str], stdin: str, sent: str) -> None:
@@ -80,10 +82,12 @@ def test_without_a_prompt_there_is_nothing_to_send(host: Host) -> None:
 
 
 def test_bytes_on_stdin_are_no_text(host: Host) -> None:
-    result = run(host, Remembering(), "what is this", stdin=b"\xff\xfe")
-    assert result.exit_code == 2
-    assert "standard input is not UTF-8 text" in result.stderr
-    assert "--attach" in result.stderr
+    for content, why in ((b"\xff\xfe", "is not UTF-8 text"), (b"P\0N\0G\0", "is no text: it holds NUL characters")):
+        for words in (["what is this"], ["-"], []):
+            result = run(host, Remembering(), *words, stdin=content)
+            assert result.exit_code == 2
+            assert f"standard input {why}" in result.stderr
+            assert "--attach" in result.stderr
 
 
 def test_a_system_prompt_as_text_and_from_a_file(host: Host, tmp_path: Path) -> None:
