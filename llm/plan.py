@@ -26,7 +26,7 @@ _INSTRUCTIONS: Final = (
 _FENCE: Final = re.compile(r"((?:[ \t]*(?:[-*+]|\d+[.)])(?=[ \t]))?[ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*")
 
 #: What a shell prints before a command: `$ `, `user@host:~$ `, `[root@host ~]# `.
-_PROMPT: Final = re.compile(r"(?:(?:\[?[\w.-]+@[\w.-]+[: ][^\s$%#]*|\w*sh-[\d.]+)[$%#]|[$%])[ \t]+")
+_PROMPT: Final = re.compile(r"(?:(?:\[?[\w.-]+@[\w.-]+[: ][^\s$%#]*|\w*sh-[\d.]+)[$%#]|[$%]) +")
 
 #: Languages of blocks that are commands for a shell, and of those that may hold output as well.
 _SHELLS: Final = frozenset({"sh", "bash", "shell", "zsh", "console", "shell-session", "terminal"})
