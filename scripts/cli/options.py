@@ -258,9 +258,6 @@ def _explain_wait() -> None:
 def _decoded(content: bytes) -> str:
     try:
         # As `$(...)` does it: the end of the last line is no part of the text. Nor is a mark before the first.
-        text = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+        return content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text: {error}", hint="--attach FILE sends an image") from error
-    if "\0" in text:
-        raise UsageError("standard input is no text: it holds NUL characters", hint="--attach FILE sends an image")
-    return text

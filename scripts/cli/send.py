@@ -342,9 +342,10 @@ def read_attachment(place: str) -> "str | Attachment":
 
 def read_prompt(words: tuple[str, ...]) -> str:
     """Return the prompt of a command line, and behind it what was piped."""
-    if words == ("-",):
-        return read_text("-")
-    prompt, piped = " ".join(words), read_piped()
+    alone = words == ("-",)
+    prompt, piped = "" if alone else " ".join(words), read_text("-") if alone else read_piped()
+    if "\0" in piped:
+        raise UsageError("standard input is no text: it holds NUL characters", hint="--attach FILE sends an image")
     return f"{prompt}\n\n{piped}" if prompt and piped.strip() else prompt or piped
 
 

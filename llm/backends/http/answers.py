@@ -388,7 +388,7 @@ class AnswerReader:
             # An object in each line, or events behind a whole answer.
             yield from self._events([body])
             return
-        document = _unpacked(self._parsed(body))
+        document = _unpacked(self.parsed(body))
         if not isinstance(document, dict):
             raise self.malformed("JSON that is no object", body)
         text = _whole_characters(self._text_of(WHOLE, document, self))
@@ -397,7 +397,8 @@ class AnswerReader:
         elif not self._has_failed():
             raise self._why_empty()
 
-    def _parsed(self, body: bytes) -> Any:
+    def parsed(self, body: bytes) -> Any:
+        """Return the JSON of a body; raise a `BackendError` with what it is instead."""
         if not body.strip():
             raise self.malformed("an empty body")
         fault, cut, text = "", False, body.decode(json.detect_encoding(body), "replace")

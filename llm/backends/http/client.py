@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 from llm import __version__
 from llm._dataclasses import replace
 from llm.contributions import Backend
-from llm.errors import BackendHTTPError, ConfigError, D0ttinoError, MalformedResponseError, MissingKeyError, UsageError
+from llm.errors import (
+    BackendError,
+    BackendHTTPError,
+    ConfigError,
+    D0ttinoError,
+    MalformedResponseError,
+    MissingKeyError,
+    UsageError,
+)
 from llm.types import Attachment, Call, Completion, FrozenMapping, Message, Request
 
 if TYPE_CHECKING:
@@ -406,12 +414,20 @@ class HTTPBackend(Backend):
             BackendError: it does not answer, or with something else.
 
         """
+        from llm.backends.http._errors import is_failure
+        from llm.backends.http.answers import AnswerReader
+
         endpoint, send = self._request("GET", path, call, None, stream=False)
         body = b"".join(HTTPBackend._exchanged(self, endpoint, send, self._limits(call)))
+        reader = AnswerReader(endpoint)
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            raise MalformedResponseError(f"{self._label} answered with what is not JSON", hint=endpoint.check) from None
+            document = reader.parsed(body)
+        except BackendError as error:
+            error.hint = error.hint or endpoint.check
+            raise
+        if isinstance(document, dict) and (document.get("error") or is_failure(document)):
+            raise reader.failure(document)
+        return document
 
     def _exchanged(self, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits") -> Iterator[bytes]:
         """Send a request, and yield its answer as it comes. Override this for a service with several addresses."""

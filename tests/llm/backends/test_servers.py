@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llm.errors import BackendError
 from llm.hooks._manifest import Manifests
 from llm.host import Host, create_host
 from llm.redaction import MASK
@@ -362,6 +363,27 @@ def test_its_models(configure: Configure) -> None:
         assert list(backend.list_models(Call())) == ["large", "small"]
         assert backend.check(Call()) == "it has no model 'larg'; did you mean 'large'?"
     assert {(one.method, one.target) for one in server.requests} == {("GET", "/v1/models")}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "no models for you"}}, "answered with an error: no models for you"),
+        ({"success": False, "errors": [{"code": 10000, "message": "no token"}]}, "answered with an error: no token"),
+        ({"base_resp": {"status_code": 1004, "status_msg": "login fail"}}, "refused a request without API key"),
+        ("<!DOCTYPE html><title>Log in</title>", "answered with a web page instead of JSON, titled 'Log in'"),
+        ("Too many requests, try again in 5 s", "answered with an error: Too many requests, try again in 5 s"),
+        ("", "answered with an empty body"),
+        ("Ollama is running", "answered with what is not JSON: Ollama is running"),
+    ],
+)
+def test_why_a_server_lists_no_models_is_told_in_its_own_words(body: Any, words: str, configure: Configure) -> None:
+    with FaultServer(http_answer(body)) as server:
+        backend = configure(f'[servers.one]\nbase_url = "{server.url}/v1"').backends()["one"]
+        assert backend.list_models is not None
+        with pytest.raises(BackendError) as caught:
+            backend.list_models(Call())
+    assert words in caught.value.message
 
 
 BROKEN = '[servers.one]\nbase_url = "no address"\n'
