@@ -23,9 +23,9 @@ from llm.types import Completion, Request
 from scripts.batch.results import OpenAI, Records, Result, Results, Table, columns_for, results_in
 from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
 from scripts.cli.context import current_host, enable_state, warn_of_problems
-from scripts.cli.options import read_system, system_option, values_option
+from scripts.cli.options import named_values, read_system, system_option, values_option
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
-from scripts.cli.templates import Template, given_variables, read_template
+from scripts.cli.templates import Template, read_template
 from scripts.output import print_error, print_message, print_note, print_warning, stdout_is_closed, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -442,7 +442,7 @@ def _lines(source: BinaryIO, file: str, asked: dict[str, Any]) -> "tuple[Source,
     fields["backend"] = fields["backend"] or template.backend
     common = Request("", options={**template.options, **dict(asked["options"])}, **fields)
     rows = Source(source, file, asked["format"], asked["encoding"], _delimiter(asked["delimiter"]))
-    return rows, Prompts(rows, common, template, given_variables(asked["given"]), schema), schema
+    return rows, Prompts(rows, common, template, named_values(asked["given"], "-p"), schema), schema
 
 
 def _delimiter(given: str | None) -> str | None:

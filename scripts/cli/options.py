@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -191,6 +191,17 @@ def values_option() -> Callable[..., Any]:
         metavar="KEY VALUE",
         help="Pass this option to the backend.",
     )
+
+
+def named_values(words: Iterable[str], option: str) -> dict[str, str]:
+    """Return `NAME=VALUE` words of an option as a mapping."""
+    found = {}
+    for word in words:
+        name, is_given, value = word.partition("=")
+        if not is_given or not name or "\0" in word:
+            raise UsageError(f"{option} {word!r} is not NAME=VALUE")
+        found[name] = value
+    return found
 
 
 def read_system(given: str | None, option: str = "--system") -> str | None:

@@ -15,6 +15,7 @@ from scripts.cli.options import (
     NameOf,
     as_json_option,
     attach_option,
+    named_values,
     read_piped,
     read_system,
     read_text,
@@ -313,9 +314,7 @@ def _request(
     from llm.types import Message, Request
 
     if template is not None:
-        from scripts.cli.templates import given_variables
-
-        variables = given_variables(given)
+        variables = named_values(given, "-p")
         asked["model"] = asked["model"] or template.model
         asked["backend"] = asked["backend"] or template.backend
     elif given:

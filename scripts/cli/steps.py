@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -12,7 +12,7 @@ from llm._dataclasses import dataclass
 from llm.errors import UnknownNameError, UsageError
 from scripts.cli.base import Command
 from scripts.cli.context import current_host, warn_of_problems
-from scripts.cli.options import ARGUMENTS, FileName, NameOf, as_json_option, read_text
+from scripts.cli.options import ARGUMENTS, FileName, NameOf, as_json_option, named_values, read_text
 from scripts.output import clean, print_answer, print_message, print_warning, stdout_to_stderr
 from scripts.render import line
 
@@ -92,17 +92,6 @@ def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def variables(given: Iterable[str]) -> dict[str, str]:
-    """Return `NAME=VALUE` words as a mapping."""
-    found = {}
-    for word in given:
-        name, is_given, value = word.partition("=")
-        if not is_given or not name or "\0" in word:
-            raise UsageError(f"--env {word!r} is not NAME=VALUE")
-        found[name] = value
-    return found
-
-
 def known_shell(shell: str | None) -> str | None:
     """Return a shell if it is there."""
     if shell is None:
@@ -153,7 +142,7 @@ def run_or_print(host: "Host", plan: Plan, options: Options, asker: "Asker | Non
 
     surroundings = Surroundings(
         working_directory(options.cwd),
-        variables(options.env),
+        named_values(options.env, "--env"),
         options.keep_env,
         known_shell(options.shell),
         positive(options.step_timeout),
@@ -199,8 +188,9 @@ def resume(host: "Host", options: Options, recipe: str | None, goal: str | None)
     stored = find_run(options.resume or "", recipe, goal)
     steps = stored.steps()
     header = stored.header
-    env = {**header["env"], **variables(options.env)}
-    missing = [name for name in header["withheld_env"] if name not in variables(options.env)]
+    given_env = named_values(options.env, "--env")
+    env = {**header["env"], **given_env}
+    missing = [name for name in header["withheld_env"] if name not in given_env]
     if missing:
         raise UsageError(
             f"run {stored.id} was given {missing[0]}, whose value is not kept",

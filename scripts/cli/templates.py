@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -164,32 +164,14 @@ def read_template(name: str) -> Template:
         raise ConfigError(f"{path}: {error}") from error
     for key, value in found.items():
         if key not in _KEYS:
-            raise _unknown_key(path, key)
+            guess = UnknownNameError("key", key, _KEYS).hint
+            raise ConfigError(f"{path}: there is no key {key!r} in a template", hint=guess)
         if not isinstance(value, _KEYS[key]):
             wanted = {str: "text", dict: "a table"}.get(_KEYS[key], "text or a table")  # type: ignore[call-overload]
             raise ConfigError(f"{path}: {key} must be {wanted}, not {type(value).__name__}")
     if not found.get("prompt") and not found.get("system"):
         raise ConfigError(f"{path}: it has neither a prompt nor a system prompt")
     return Template(path, **found)
-
-
-def _unknown_key(path: str, key: str) -> ConfigError:
-    import difflib
-
-    close = difflib.get_close_matches(key, _KEYS, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(_KEYS)}."
-    return ConfigError(f"{path}: there is no key {key!r} in a template", hint=hint)
-
-
-def given_variables(words: Iterable[str]) -> dict[str, str]:
-    """Return `name=value` words as a mapping."""
-    found = {}
-    for word in words:
-        name, is_given, value = word.partition("=")
-        if not is_given or not name:
-            raise UsageError(f"-p {word!r} is not NAME=VALUE")
-        found[name] = value
-    return found
 
 
 @click.group(cls=Group)
