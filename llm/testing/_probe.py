@@ -8,10 +8,11 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from llm._installed import installed_plugins
 from llm.contributions import Backend, RegisteredBackend, RegisteredRecipe
@@ -31,8 +32,23 @@ from llm.types import (
 
 SECRET: Final = "sk-conformance-5ecre7-d0ttino-0123456789"  # noqa: S105 - of nobody
 ADDRESS_NAME: Final = re.compile(r"(URL|URI|HOST|ENDPOINT|ADDRESS|BASE)$", re.IGNORECASE)
+#: A plug-in may replace `json.dumps`.
+_ENCODE: Final = json.JSONEncoder().encode
 _PLACE: Final = re.compile(r" ?\(([^()]+), line (\d+)\)")
 STUB: Final = "conformance-stub"
+
+#: Seconds after which a user wonders what is going on.
+PATIENCE: Final = 2.0
+
+PROMPTS: Final = {
+    "an empty prompt": "",
+    "a prompt of spaces": " \n\t ",
+    "a prompt of a million characters": "word " * 200_000,
+    "a foreign prompt": "gr\u00fc\u00dfe \U0001f389 \u202e\u05e2\u05d1\u05e8\u05d9\u05ea \u4e2d\u6587",
+    "a prompt with a NUL": "a\0b",
+    "a prompt with half a character": "\ud800",
+}
+
 
 #: What to do about a fault.
 WORDS: Final = {
@@ -66,6 +82,17 @@ WORDS: Final = {
     "timeout": "end the step after step.timeout seconds, with status 124",
     "run": "return the status of the step; give it context.env, and context.output a copy of what it writes",
     "close": "end it in llm_close, and make threads daemons",
+    "print late": "log, or print where it is used",
+    "print": "log, or return it: stdout is for the answer, and stderr for what the host says",
+    "stdin": "take it from an option, a variable or the configuration: there may be nobody, or the prompt, on stdin",
+    "environ": "hand a copy to what needs it: dict(os.environ, NAME=value)",
+    "replace": "subclass it or wrap it for yourself: every other plug-in uses it as well",
+    "message": "say in one line what is wrong; log the rest",
+    "slow": "do it later, or in less time: the user waits for it",
+    "shared default": "default to None, and make a new one in the function: all calls and threads share this one",
+    "requires": "add it to dependencies in [project]",
+    "key of a cache": "put everything into the key that the answer depends on: backend, model, messages, options",
+    "server once": "ask once: the router tries again, for all backends",
     "show": "leave the key out of messages; declare its variable in secret_env",
 }
 
@@ -80,7 +107,11 @@ class Probe:
     Attributes:
         roots: files and directories of its own code.
         entries: its entry points.
-        texts: all words that it said, for the search for secrets.
+        texts: all words that it said, and where, for the search for secrets.
+        slept: where it slept last.
+        slow: backends that take so long that they are asked no more than necessary.
+        doing: the words for what it does now, while it must neither run commands nor write files.
+        project: the `pyproject.toml` of a directory that is checked.
 
     """
 
@@ -90,7 +121,11 @@ class Probe:
         self.check = ""
         self.found: list[dict[str, Any]] = []
         self.environ = dict(environ)
-        self.texts: list[str] = []
+        self.texts: list[tuple[str, tuple[str | None, int | None]]] = []
+        self.slept: tuple[str | None, int | None] = (None, None)
+        self.slow: set[str] = set()
+        self.doing = ""
+        self.project: Path | None = None
         self.secret_names: set[str] = set()
         self.network: list[tuple[str, str | None, int | None]] = []
         self.blocked = True
@@ -107,7 +142,7 @@ class Probe:
     # --- what it says -------------------------------------------------------------------------------------------
 
     def write(self, **words: Any) -> None:
-        self.answers.write(json.dumps(words) + "\n")
+        self.answers.write(_ENCODE(words) + "\n")
         self.answers.flush()
 
     def find(
@@ -129,8 +164,23 @@ class Probe:
     def say(self, error: BaseException) -> str:
         """Return an exception in one line, and remember it."""
         self.errors.append(error)
+        text = ""
         with suppress(Exception):
-            self.texts.append(f"{error} {getattr(error, 'hint', '')}")
+            text = f"{error} {getattr(error, 'hint', None) or ''}"
+            self.texts.append((text, self.place(error)))
+        place = self.place(error)
+        if self.owns(place[0] or ""):
+            kind = type(error).__name__
+            if any(ord(one) < 32 and one not in "\t\n\r" for one in text):
+                self.find(f"the message of its {kind} has control characters", WORDS["message"], place)
+            elif len(text) > 2000:
+                self.find(
+                    f"the message of its {kind} is {len(text)} characters long", WORDS["message"], place, warn=True
+                )
+            elif text.count("\n") > 10:
+                self.find(
+                    f"the message of its {kind} has {text.count(chr(10))} lines", WORDS["message"], place, warn=True
+                )
         return one_line(error)
 
     # --- whose code it is ---------------------------------------------------------------------------------------
@@ -164,6 +214,46 @@ class Probe:
             one = one.__cause__ or one.__context__
         return found if found[0] is not None or function is None else place_of(function)
 
+    def files(self) -> list[str]:
+        """Return the files of its own code."""
+        return [
+            str(file) for root in self.roots
+            for file in (sorted(Path(root).rglob("*.py")) if os.path.isdir(root) else [root])
+        ]  # fmt: skip
+
+    def line_of(self, pattern: str, *, flags: int = 0) -> tuple[str | None, int | None]:
+        """Return the first line of its own code that has a pattern."""
+        for file in self.files():
+            with suppress(OSError), open(file, encoding="utf-8", errors="replace") as lines:
+                for number, line in enumerate(lines, 1):
+                    if re.search(pattern, line, flags):
+                        return file, number
+        return None, None
+
+    @contextmanager
+    def timed(self, what: str, function: Any = None) -> Iterator[None]:
+        """Report what takes too long for a command that waits for it."""
+        began, work, self.slept = time.monotonic(), time.process_time(), (None, None)
+        yield
+        took = time.monotonic() - began
+        if took > PATIENCE and (self.slept[0] is not None or time.process_time() - work > PATIENCE):
+            place = self.slept if self.slept[0] is not None else place_of(function)
+            self.find(f"{what} takes {took:.1f} s", WORDS["slow"], place)
+            self.slow.add(what)
+
+    @contextmanager
+    def does(self, what: str) -> Iterator[None]:
+        """Report commands that it runs, and files that it writes, meanwhile; and uses of the network."""
+        self.network.clear()
+        self.doing = what
+        try:
+            yield
+        finally:
+            self.doing = ""
+            for address, file, line in self.network:
+                self.find(f"it uses the network {what}: {address}", WORDS["late"], (file, line))
+            self.network.clear()
+
     # --- the plug-in --------------------------------------------------------------------------------------------
 
     @property
@@ -173,6 +263,10 @@ class Probe:
             self._host = create_host(self.entries)
             self._host.register(_Stub(), STUB)
         return self._host
+
+    def renew(self) -> None:
+        """Have the next check make a host of its own."""
+        self._host = None
 
     @property
     def server(self) -> Any:
@@ -206,6 +300,23 @@ class Probe:
 
     def recipes(self) -> list[RegisteredRecipe]:
         return [one for one in self.host.recipes().values() if self.mine(one.origin)]
+
+    def recipe_place(self, recipe: RegisteredRecipe) -> tuple[str | None, int | None]:
+        """Return the function that makes the steps: the first of its own that is called."""
+        first: list[tuple[str | None, int | None]] = []
+
+        def trace(frame: FrameType, event: str, _argument: Any) -> None:
+            if event == "call" and self.owns(frame.f_code.co_filename):
+                first.append((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+
+        sys.settrace(trace)
+        try:
+            recipe.steps("goal", samples_of(recipe))
+        except Exception:  # noqa: BLE001, S110 - it is looked for all the same
+            pass
+        finally:
+            sys.settrace(None)
+        return first[0] if first else (None, None)
 
     def implementations(self, hook: str, *, wrappers: bool = False) -> list[Any]:
         """Return its implementations of a hook, as pluggy has them."""
@@ -244,10 +355,14 @@ class Probe:
     def call(self, hook: str, **arguments: Any) -> list[Any]:
         """Call its implementations of a hook, one by one; report what goes wrong, and return the results."""
         results = []
+        if hook in self.slow:
+            return []
+        self.network.clear()
         for one in reversed(self.implementations(hook)):
             known = len(self.host.problems)
             try:
-                result = one.function(*[arguments[name] for name in one.argnames])
+                with self.timed(hook, one.function):
+                    result = one.function(*[arguments[name] for name in one.argnames])
             except D0ttinoError as error:
                 if isinstance(error, InvalidResultError):
                     self.find(error.message, WORDS["result"].format(hook), self.place(error, one.function))
@@ -257,6 +372,9 @@ class Probe:
             else:
                 results.append(result)
             self.problems(known, one.function)
+        if hook in {"llm_prepare", "llm_route", "llm_redact", "llm_commands", "llm_options"}:
+            for address, file, line in self.network:
+                self.find(f"{hook} uses the network: {address}", WORDS["slow"], (file, line), warn=True)
         return results
 
     def problems(self, known: int = 0, function: Any = None) -> None:
@@ -276,10 +394,16 @@ class _Stub:
     def __init__(self) -> None:
         self.taken = 0
 
-    def pieces(self, prompt: str) -> Iterator[str]:
-        for piece in ("one ", prompt, " two ", "three"):
+    def pieces(self, prompt: str, request: Request, where: str = "") -> Iterator[str]:
+        for piece in ("one ", prompt, " two ", f"three{where}{self.depends(request)}"):
             self.taken += 1
             yield piece
+
+    @staticmethod
+    def depends(request: Request) -> str:
+        """Return what an answer depends on besides the last message, where it is not as usual."""
+        parts = [request.model, *(repr(one) for one in request.messages[:-1]), *map(repr, request.options.items())]
+        return "".join(f" {part}" for part in parts if part)
 
     def refuse(self, prompt: str) -> str:  # noqa: ARG002 - every prompt
         raise BackendError("refused by the kit", status=429, transient=True, retry_after=7.0)
@@ -287,10 +411,19 @@ class _Stub:
     @hookimpl
     def llm_backends(self) -> list[Backend]:
         """Contribute them."""
-        whole: Callable[[str], str] = lambda prompt: "".join(self.pieces(prompt))  # noqa: E731
+
+        def stub(name: str, where: str, *, local: bool = False) -> Backend:
+            def whole(prompt: str, request: Request) -> str:
+                return "".join(self.pieces(prompt, request, where))
+
+            def stream(prompt: str, request: Request) -> Iterator[str]:
+                return self.pieces(prompt, request, where)
+
+            return Backend(name, whole, stream=stream, local=local)
+
         return [
-            Backend(STUB, whole, stream=self.pieces),
-            Backend(f"{STUB}-local", whole, stream=self.pieces, local=True),
+            stub(STUB, ""),
+            stub(f"{STUB}-local", " here", local=True),
             Backend(f"{STUB}-refusing", self.refuse),
         ]
 
@@ -315,39 +448,19 @@ def place_of(function: Any) -> tuple[str | None, int | None]:
     return (None, None) if code is None else (code.co_filename, code.co_firstlineno)
 
 
+def is_typed(error: BaseException) -> bool:
+    """Whether a plug-in raised an error on purpose: one of this project that does not say that it is at fault."""
+    return isinstance(error, D0ttinoError) and not isinstance(error, PluginError)
+
+
+def samples_of(recipe: RegisteredRecipe) -> dict[str, Any]:
+    """Return values for the parameters of a recipe."""
+    samples: dict[type, Any] = {str: "value", int: 1, float: 1.0, bool: True}
+    return {
+        one.name: one.choices[0] if one.choices else samples[one.type] if one.default is None else one.default
+        for one in recipe.parameters
+        if one.required or one.default is not None
+    }
+
+
 EXIT: Final = os._exit
-
-
-def watch(probe: Probe) -> None:
-    """Record uses of the network, variables that are read, and ends of the process, each with its place."""
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "socket.connect":
-            address = arguments[1]
-            local = not isinstance(address, tuple) or str(address[0]).startswith(("127.", "::1"))
-        elif event == "socket.getaddrinfo":
-            address, local = arguments[:2], str(arguments[0]) in {"127.0.0.1", "localhost", "::1"}
-        else:
-            return
-        if probe.blocked or not local:
-            place = probe.frame(sys._getframe(1))
-            probe.network.append((f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address), *place))
-            raise OSError("there is no network in a check")
-
-    class Environ(type(os.environ)):  # type: ignore[misc]
-        """The environment, which records the variables that the plug-in reads."""
-
-        def __getitem__(self, name: str) -> str:
-            place = probe.frame(sys._getframe(1))
-            if place[0] is not None or probe.check == "answers":
-                probe.reads.setdefault(name, place)
-            found: str = super().__getitem__(name)
-            return found
-
-    def ended(status: int) -> NoReturn:  # noqa: ARG001 - any ends it
-        probe.find("it ends the whole process by os._exit", "raise an exception instead", probe.frame(sys._getframe(1)))
-        EXIT(70)
-
-    os.environ.__class__ = Environ
-    os._exit = ended
-    sys.addaudithook(audit)

@@ -11,8 +11,10 @@ class Server(ThreadingHTTPServer):
     """Answers chat completions with the last message.
 
     Attributes:
-        mode: the status to answer with; `silent`: say nothing; `page`: a web page; `cut`: end in the middle.
+        mode: the status to answer with; `silent`: say nothing; `page`: a web page; `cut`: end in the middle;
+            `odd`: JSON that is no answer.
         requests: the bodies of the requests so far.
+        paths: their paths, with queries.
 
     """
 
@@ -22,6 +24,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[Any] = []
+        self.paths: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True, name="server of the kit").start()
 
     @property
@@ -41,6 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         mode = self.server.mode
         self.server.requests.append(body)
+        self.server.paths.append(self.path)
         if mode == "silent":
             end = time.monotonic() + 20
             while self.server.mode == "silent" and time.monotonic() < end:
@@ -48,6 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if mode == "page":
             self._send(200, "text/html", "<html><title>Please log in</title></html>")
+        elif mode == "odd":
+            self._send(200, "application/json", '{"object": "odd", "choices": []}')
         elif isinstance(mode, int) and mode != 200:
             # As some servers do: the key is in what they say.
             words = f"refused, with {self.headers.get('Authorization') or dict(self.headers)}"

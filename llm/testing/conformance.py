@@ -194,10 +194,11 @@ def check(
 
     """
     with _subject(target) as (distribution, version, path):
+        project = str(Path(target).absolute() / "pyproject.toml") if path else ""
         found: dict[str, Result] = {}
         waiting = [name for name in CHECKS if name in checks]
         while waiting:
-            results, died = _run(distribution, waiting, path, dict(environ or {}), seconds)
+            results, died = _run(distribution, waiting, path, dict(environ or {}), seconds, project)
             found.update({result.check: result for result in results})
             if died is not None:
                 before = found.get(died.check)
@@ -271,9 +272,10 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
         raise UsageError(f"{file} names no package in [project]", hint="install it, and check it by its name")
     version = str(project.get("version", "0"))
     fields = [("Summary", project.get("description")), ("Requires-Python", project.get("requires-python"))]
-    fields += [("Requires-Dist", requirement) for requirement in project.get("dependencies", [])]
-    dynamic = project.get("dynamic", [])
+    fields += [("Requires-Dist", requirement) for requirement in _list(project, "dependencies")]
+    dynamic = _list(project, "dynamic")
     fields += [("Summary", "dynamic")] if "description" in dynamic else []
+    fields = [one for one in fields if isinstance(one[1], str)]
     licence = project.get("license")
     fields += [("License", str(licence))] if licence else []
     metadata = staging / f"{name.replace('-', '_')}-{version}.dist-info"
@@ -289,19 +291,36 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
     return name, version if "version" in project else None, [str(staging), str(source)]
 
 
+def _list(project: Mapping[str, Any], key: str) -> list[str]:
+    """Return a list of a `pyproject.toml`; empty if it is none, which the check of the metadata says."""
+    found = project.get(key, [])
+    return found if isinstance(found, list) else []
+
+
 #: The process finds the same `llm` as this one, and nothing in its working directory.
 _PROGRAM: Final = "import sys; sys.path[:0] = sys.argv[3:]; from llm.testing._checks import main; main()"
 
 
 def _run(
-    distribution: str, checks: Sequence[str], path: list[str], environ: dict[str, str], seconds: float
+    distribution: str,
+    checks: Sequence[str],
+    path: list[str],
+    environ: dict[str, str],
+    seconds: float,
+    project: str,
 ) -> tuple[list[Result], Finding | None]:
     """Make checks in one process; return their results, and the end of the process if it ended before its time."""
     with tempfile.TemporaryDirectory(prefix="d0ttino-check-") as home:
         root = str(Path(__file__).parents[2])
         command = [sys.executable, "-P", "-c", _PROGRAM, distribution, json.dumps([*checks]), *path, root]
         faults, answers = Path(home, "faults"), Path(home, "answers")
-        words = {"seconds": seconds, "faults": str(faults), "answers": str(answers), "environ": environ}
+        words = {
+            "project": project,
+            "seconds": seconds,
+            "faults": str(faults),
+            "answers": str(answers),
+            "environ": environ,
+        }
         python_path = os.pathsep.join([*path, root, *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(Path(home, "output"), "wb") as output:
             process = subprocess.Popen(

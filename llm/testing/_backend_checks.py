@@ -1,0 +1,468 @@
+"""Checks of the conformance kit on backends: answers, deadlines, interrupts, errors, threads and secrets."""
+
+import inspect
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from llm.contributions import RegisteredBackend
+from llm.errors import BackendError, D0ttinoError, InvalidResultError, one_line
+from llm.redaction import looks_secret
+from llm.testing._probe import (
+    ADDRESS_NAME,
+    EXIT,
+    PROMPTS,
+    SECRET,
+    STUB,
+    WORDS,
+    Late,
+    Probe,
+    is_typed,
+    place_of,
+    samples_of,
+)
+from llm.types import (
+    Answer,
+    Attachment,
+    Call,
+    Completion,
+    Message,
+    Request,
+    Step,
+    StepContext,
+    StepResult,
+)
+
+#: Seconds that a call gets, and that it may take longer than its deadline.
+DEADLINE: Final = 0.5
+GRACE: Final = 1.5
+
+
+def readiness(probe: Probe) -> str | None:
+    """Ask whether it is ready, without a network."""
+    probe.network.clear()
+    found = probe.backends()
+    for backend in found:
+        backend.is_ready({})
+        undeclared = [one for one in backend.ready_env if looks_secret(one) and one not in backend.secret_env]
+        for name in undeclared:
+            probe.find(f"{name} is in ready_env of the backend {backend.name} and not in secret_env", WORDS["secret"])
+    for address, file, line in probe.network:
+        probe.find(f"it uses the network to say what there is: {address}", WORDS["late"], (file, line))
+    return None if found else "it has no backend"
+
+
+def answers(probe: Probe) -> str | None:
+    """Ask each backend, whole and in pieces."""
+    found = probe.backends()
+    notes = [note for backend in found if (note := _answers(probe, backend))]
+    return (notes[0] if len(notes) == len(found) else None) if found else "it has no backend"
+
+
+def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
+    began = time.monotonic()
+    whole = probe.attempt(backend, "hi")
+    if time.monotonic() - began > 1:
+        probe.slow.add(backend.name)
+    wanted = [name for name in probe.reads if ADDRESS_NAME.search(name) and name not in os.environ]
+    if isinstance(whole, BaseException) and wanted:  # it asked where its server is
+        for name in wanted:
+            probe.give(name)
+        whole = probe.attempt(backend, "hi")
+    function = backend.complete
+    if isinstance(whole, InvalidResultError):
+        probe.find(whole.message, WORDS["text"], probe.place(whole))
+        return None
+    if isinstance(whole, D0ttinoError) and is_typed(whole):
+        return f"the backend {backend.name} does not answer here: {whole.message}"
+    if isinstance(whole, BaseException):
+        probe.find(f"the backend {backend.name} raised {one_line(whole)}", WORDS["error"], probe.place(whole, function))
+        return None
+    again = probe.attempt(backend, "hi")
+    pieces = probe.attempt(backend, "hi", stream=True)
+    if isinstance(pieces, BaseException):
+        probe.find(f"in pieces, the backend {backend.name} raised {one_line(pieces)}", WORDS["text"],
+                   probe.place(pieces, function))  # fmt: skip
+    elif isinstance(again, Completion) and again.text == whole.text != pieces.text:
+        probe.find(f"the backend {backend.name} answers {whole.text[:40]!r} as a whole, and "
+                   f"{pieces.text[:40]!r} in pieces", WORDS["same"], _stream_place(probe, backend))  # fmt: skip
+    elif whole.usage is not None and pieces.usage is None:
+        probe.find(f"the backend {backend.name} reports its usage as a whole, and not in pieces", WORDS["usage"],
+                   _stream_place(probe, backend), warn=True)  # fmt: skip
+    return None
+
+
+def _stream_place(probe: Probe, backend: RegisteredBackend) -> tuple[str | None, int | None]:
+    """Return where a backend answers in pieces: the last line of its own that ran."""
+    last: list[tuple[str | None, int | None]] = [(None, None)]
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "call" and probe.owns(frame.f_code.co_filename):
+            last[0] = (frame.f_code.co_filename, frame.f_code.co_firstlineno)
+        return None
+
+    sys.settrace(trace)
+    try:
+        probe.attempt(backend, "hi", stream=True)
+    finally:
+        sys.settrace(None)
+    return last[0]
+
+
+def _answering(probe: Probe) -> list[RegisteredBackend]:
+    """Return the backends that answer here, and soon enough to be asked a hundred times."""
+    fast = [one for one in probe.backends() if one.name not in probe.slow]
+    found = []
+    for one in fast:
+        began = time.monotonic()
+        if isinstance(probe.attempt(one, "hi"), Completion):
+            if time.monotonic() - began > 1:
+                probe.slow.add(one.name)
+            else:
+                found.append(one)
+    return found
+
+
+def _odd(probe: Probe, requests: Mapping[str, Request]) -> str | None:
+    """Ask each backend the odd: it answers, or refuses by an error of this project."""
+    found = _answering(probe)
+    for backend in found:
+        for what, request in requests.items():
+            results = [probe.attempt(backend, request, stream=stream) for stream in (False, True)]
+            for result in results:
+                if isinstance(result, BaseException) and not is_typed(result):
+                    probe.find(f"at {what}, the backend {backend.name} raised {one_line(result)}", WORDS["odd"],
+                               probe.place(result))  # fmt: skip
+                    break
+    return None if found else "no backend answers here"
+
+
+def prompts(probe: Probe) -> str | None:
+    """Send odd prompts."""
+    return _odd(probe, {what: Request(text) for what, text in PROMPTS.items()})
+
+
+def conversations(probe: Probe) -> str | None:
+    """Send conversations."""
+    picture = Attachment("image/png", b"\x89PNG\r\n\x1a\n", name="dot.png")
+    talk: list[str | Message] = [
+        Message("system", "Be brief."),
+        Message("user", "hi"),
+        Message("assistant", "Hello!"),
+        "and now?",
+    ]
+    return _odd(
+        probe,
+        {
+            "a conversation": Request(talk),
+            "a system prompt": Request("hi").with_system("Be brief."),
+            "an attachment": Request([Message("user", ("look", picture))]),
+            "a message without a text": Request([Message("user", ())]),
+            "an option": Request("hi", options={"temperature": 0.5}, model="some-model"),
+        },
+    )
+
+
+def deadlines(probe: Probe) -> str | None:
+    """Give each backend half a second, and a server that says nothing."""
+    found = [*_answering(probe), *(one for one in probe.backends() if one.name in probe.slow)]
+    asked = len(probe.server.requests) if probe._server is not None else 0
+    for backend in found:
+        for stream in (False, True):
+            if asked:
+                probe.server.mode = "silent"
+            try:
+                _deadline(probe, backend, stream=stream)
+            finally:
+                if asked:
+                    probe.server.mode = 200
+    return None if found else "no backend answers here"
+
+
+def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None:
+    place: list[tuple[str | None, int | None]] = []
+
+    def ring(_number: int, frame: FrameType | None) -> NoReturn:
+        place.append(probe.frame(frame))
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE + GRACE)
+    now = time.monotonic()
+    call = Call(stream=stream, deadline=now + DEADLINE, first_deadline=now + DEADLINE, silence=DEADLINE)
+    probe.blocked = False
+    try:
+        _ = backend.complete(Request("a prompt that takes its time"), call).text
+    except BaseException as error:  # noqa: BLE001 - the time alone counts
+        if not isinstance(error, Late):
+            probe.say(error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        probe.blocked = True
+    if place:
+        how = "in pieces" if stream else "whole"
+        probe.find(f"the backend {backend.name} ({how}) goes on {GRACE:g} s after the deadline of its call",
+                   WORDS["deadline"], place[0])  # fmt: skip
+
+
+def interrupts(probe: Probe) -> str | None:
+    """Press Ctrl-C at each of the first lines of its own code."""
+    from llm.config import load_settings
+
+    found = _answering(probe)
+    work: list[tuple[str, Callable[[], object]]] = [
+        (f"the backend {one.name}", partial(probe.ask, one, "hi", stream=stream))
+        for one in found
+        for stream in (False, True)
+    ]
+    work += [(f"the recipe {one.name}", partial(one.steps, "goal", samples_of(one))) for one in probe.recipes()]
+    context = StepContext("conformance", 1, 1, {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}, None)
+    given: dict[str, Any] = {"request": Request("hi"), "backend": probe.host.backends()[STUB], "call": Call()}
+    given |= {"backends": probe.host.backends().active, "settings": load_settings(), "text": "text"}
+    given |= {"step": Step(("true",)), "context": context, "result": StepResult(0), "completion": None, "error": None}
+    for hook in ("llm_prepare", "llm_complete", "llm_route", "llm_redact", "llm_prepare_step", "llm_run_step"):
+        for one in probe.implementations(hook):
+            work.append((hook, partial(one.function, *[given[name] for name in one.argnames])))
+    for what, do in work:
+        _interrupt(probe, what, do)
+    return None if work else "nothing of it can be interrupted here"
+
+
+def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
+    swallowed: set[tuple[str, int]] = set()
+    for number in range(1, 60):
+        left, place = number, ("", 0)
+
+        def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+            nonlocal left, place
+            if not probe.owns(frame.f_code.co_filename):
+                return None
+            if event == "line":
+                left -= 1
+                if left == 0:
+                    place = frame.f_code.co_filename, frame.f_lineno
+                    raise KeyboardInterrupt
+            return trace
+
+        came, began = False, time.monotonic()
+        sys.settrace(trace)
+        try:
+            do()
+        except KeyboardInterrupt:
+            came = True
+        except BaseException:  # noqa: BLE001, S110 - anything else means that it was swallowed, if it came at all
+            pass
+        finally:
+            sys.settrace(None)
+        if not place[0] or time.monotonic() - began > 1:
+            break
+        if not came and place not in swallowed:
+            swallowed.add(place)
+    if swallowed:
+        first = min(swallowed)
+        probe.find(f"{what} swallows Ctrl-C", WORDS["interrupt"], first)
+
+
+def errors(probe: Probe) -> str | None:
+    """Have its server refuse."""
+    if not _answering(probe) or probe._server is None or not probe.server.requests:
+        return "no backend asks the server of the kit; --env can lead one there"
+    for backend in probe.backends():
+        asked = len(probe.server.requests)
+        if isinstance(probe.attempt(backend, "hi"), BaseException) or len(probe.server.requests) == asked:
+            continue
+        for mode in (401, 404, 429, 500, 503, "page", "cut", "odd"):
+            asked = len(probe.server.requests)
+            probe.server.mode = mode
+            result = probe.attempt(backend, "hi")
+            probe.server.mode = 200
+            times = len(probe.server.requests) - asked
+            if mode in {429, 500, 503} and times > 1:
+                place = probe.place(result) if isinstance(result, BaseException) else place_of(backend.complete)
+                probe.find(f"at status {mode}, the backend {backend.name} asks its server {times} times",
+                           WORDS["server once"], place)  # fmt: skip
+            _judge(probe, backend, mode, result)
+    return None
+
+
+def _judge(probe: Probe, backend: RegisteredBackend, mode: int | str, result: Completion | BaseException) -> None:
+    what = (
+        f"status {mode}"
+        if isinstance(mode, int)
+        else {"page": "a web page", "cut": "half an answer", "odd": "JSON without an answer"}[mode]
+    )
+    if isinstance(result, Completion):
+        probe.find(f"the backend {backend.name} takes {what} of its server for an answer", WORDS["status"],
+                   _stream_place(probe, backend))  # fmt: skip
+        return
+    place = probe.place(result)
+    if isinstance(mode, int) and getattr(result, "status", None) != mode:
+        probe.find(f"at {what} of its server, the backend {backend.name} raises {one_line(result)}, which has "
+                   f"status {getattr(result, 'status', None)}", WORDS["status"], place)  # fmt: skip
+    elif not isinstance(result, BackendError):
+        probe.find(f"at {what} of its server, the backend {backend.name} raises {one_line(result)}",
+                   WORDS["status"], place)  # fmt: skip
+    elif mode == 429 and result.retry_after != 7:
+        probe.find(f"the backend {backend.name} does not hand on the wait that its server asks for",
+                   "set retry_after from the header Retry-After", place, warn=True)  # fmt: skip
+
+
+def threads(probe: Probe) -> str | None:
+    """Ask from eight threads at once."""
+    found = _answering(probe)
+    interval = sys.getswitchinterval()
+    for backend in found:
+        texts = [f"prompt number {number}" for number in range(8)]
+        alone = [probe.attempt(backend, text) for text in texts]
+        again = [probe.attempt(backend, text) for text in texts]
+        if not all(isinstance(a, Completion) and isinstance(b, Completion) and a.text == b.text
+                   for a, b in zip(alone, again, strict=True)):  # fmt: skip
+            continue  # its answers differ from time to time
+        expected = {text: one.text for text, one in zip(texts, alone, strict=True) if isinstance(one, Completion)}
+        wrong: list[str | BaseException] = []
+
+        def work(one: RegisteredBackend, text: str, right: str, wrong: list[Any]) -> None:
+            for turn in range(12):
+                try:
+                    now = time.monotonic()
+                    said = one.complete(Request(text), Call(stream=bool(turn % 2), deadline=now + 10)).text
+                except Exception as error:  # noqa: BLE001 - reported
+                    wrong.append(error)
+                else:
+                    if said != right:
+                        wrong.append(said)
+
+        sys.setswitchinterval(1e-6)
+        probe.blocked = False
+        many = [threading.Thread(target=work, args=(backend, *one, wrong), daemon=True) for one in expected.items()]
+        for one in many:
+            one.start()
+        for one in many:
+            one.join(20)
+        sys.setswitchinterval(interval)
+        probe.blocked = True
+        if wrong:
+            first = wrong[0]
+            how = f"raises {one_line(first)}" if isinstance(first, BaseException) else "mixes up their answers"
+            place = probe.place(first) if isinstance(first, BaseException) else _stream_place(probe, backend)
+            probe.find(f"asked by several threads, the backend {backend.name} {how}", WORDS["threads"], place)
+    hooks = [hook for hook in ("llm_prepare", "llm_complete") if probe.implementations(hook)]
+    for hook in hooks:
+        _hook_in_threads(probe, hook)
+    return None if found or hooks else "no backend answers here"
+
+
+def _hook_in_threads(probe: Probe, hook: str) -> None:
+    """Call the implementations of a hook in this thread, and then in four others."""
+    backend, failed = probe.host.backends()[STUB], []
+
+    def work() -> None:
+        for number in range(8):
+            request = Request(f"prompt number {number}")
+            try:
+                for one in probe.implementations(hook):
+                    given = {"request": request, "backend": backend, "call": Call()}
+                    result = one.function(*[given[name] for name in one.argnames])
+                    _ = result.text if isinstance(result, Answer) else None
+            except Exception as error:  # noqa: BLE001 - reported
+                failed.append(error)
+
+    began = time.monotonic()
+    work()
+    if failed or time.monotonic() - began > 1:
+        return  # the check of requests says so
+    many = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    for one in many:
+        one.start()
+    for one in many:
+        one.join(10)
+    if failed:
+        probe.find(f"called by several threads, {hook} raises {one_line(failed[0])}", WORDS["threads"],
+                   probe.place(failed[0]))  # fmt: skip
+
+
+def fork_and_pickle(probe: Probe) -> str | None:
+    """Ask in a child of the process, and pickle what it raised."""
+    found = _answering(probe)
+    for backend in found:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                signal.alarm(10)  # its default is to end the process
+                status = 0 if isinstance(probe.attempt(backend, "hi"), Completion) else 1
+            finally:
+                EXIT(status)
+        if os.waitpid(child, 0)[1] != 0:
+            probe.find(f"after a fork, the backend {backend.name} does not answer", WORDS["fork"])
+    seen = set()
+    for error in probe.errors:
+        kind = type(error)
+        if kind in seen or not isinstance(error, Exception) or not probe.owns(_file_of(kind)):
+            continue
+        seen.add(kind)
+        try:
+            copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - it is our own
+            fault = None if (type(copy), str(copy)) == (kind, str(error)) else "comes back as another"
+        except Exception as problem:  # noqa: BLE001 - reported
+            fault = f"cannot be pickled: {one_line(problem)}"
+        if fault:
+            probe.find(f"its {kind.__name__} {fault}", WORDS["pickle"], (_file_of(kind), _line_of_class(kind)))
+    return None if found or seen else "no backend answers here"
+
+
+def _file_of(kind: type) -> str:
+    return getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
+
+
+def _line_of_class(kind: type) -> int | None:
+    with suppress(OSError, TypeError):
+        return inspect.getsourcelines(kind)[1]
+    return None
+
+
+def secrets(probe: Probe) -> str | None:
+    """Look for the key in everything that it said, and for keys that it does not declare."""
+    found = probe.backends()
+    declared = {name for one in found for name in one.secret_env}
+    for backend in found:
+        probe.attempt(backend, "hi")
+        if probe._server is not None:
+            probe.server.mode = 402
+            probe.attempt(backend, "hi")
+            probe.server.mode = 200
+    for name, place in probe.reads.items():
+        if looks_secret(name) and name not in declared and place[0] is not None:
+            probe.find(f"it reads {name}, which no backend has in secret_env", WORDS["secret"], place)
+    for error in probe.errors:
+        with suppress(Exception):
+            if SECRET in f"{error} {getattr(error, 'hint', '')}":
+                probe.find(f"a {type(error).__name__} shows the key", WORDS["show"], probe.place(error))
+                return None
+    said = next((place for text, place in probe.texts if SECRET in text), None)
+    if said is not None or any(SECRET in one.description for one in found):
+        probe.find("it shows the key in what it prints or says of itself", WORDS["show"], said or (None, None))
+    if probe._server is not None and any(SECRET in path for path in probe.server.paths):
+        place = next((_stream_place(probe, one) for one in found), (None, None))
+        probe.find("it sends the key in the address, which servers and proxies log",
+                   "send it in the header Authorization", place)  # fmt: skip
+    for recipe in probe.recipes():
+        probe.recipe_place(recipe)  # it may read a variable
+        os.environ.update(dict.fromkeys(filter(looks_secret, probe.reads), SECRET))
+        with suppress(Exception):
+            if any(SECRET in step.command_line for step in recipe.steps("goal", samples_of(recipe))):
+                probe.find(f"a step of the recipe {recipe.name} shows the key", "name the variable in the line: $NAME",
+                           probe.recipe_place(recipe))  # fmt: skip
+    return None if found or probe.reads else "it has no backend, and reads no variable"

@@ -1,0 +1,525 @@
+"""Checks of the conformance kit on recipes and hooks: steps, requests, wrappers, observers, commands and closing."""
+
+import gc
+import inspect
+import os
+import re
+import shlex
+import sys
+import threading
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+from llm.contributions import RegisteredRecipe
+from llm.errors import BackendError, D0ttinoError, InvalidResultError, one_line
+from llm.hooks._guard import HookKind
+from llm.hooks._origin import Origin
+from llm.redaction import looks_secret
+from llm.testing._package_checks import HEAVY
+from llm.testing._probe import (
+    PROMPTS,
+    SECRET,
+    STUB,
+    WORDS,
+    Probe,
+    is_typed,
+    place_of,
+    samples_of,
+)
+from llm.types import (
+    Answer,
+    Attempt,
+    Call,
+    Completion,
+    Message,
+    Request,
+    Route,
+    Step,
+    StepContext,
+    StepResult,
+)
+
+#: Goals that try to get out of whatever a recipe puts them into.
+GOALS: Final = tuple(
+    form.format("leave-a-mark")
+    for form in (
+        "x; {0}",
+        "$({0})",
+        "`{0}`",
+        "x\n{0}\n",
+        "x | {0}",
+        "x && {0}",
+        "& {0} &",
+        "'; {0}; '",
+        "' $({0}) '",
+        '"; {0}; "',
+        '" $({0}) "',
+        "x) ; {0} ; (",
+        "${{x:=$({0})}}",
+        "\\'; {0} #",
+        "x\r{0}; {0}",
+        "EOF\n{0}\n",
+    )
+)
+
+
+# --- the checks: each gets the probe, and returns why there is nothing to check --------------------------------------
+_INTERPRETER: Final = re.compile(r"(python[\d.]*|perl|ruby|node|php)")
+
+
+def recipes(probe: Probe) -> str | None:
+    """Have each recipe make steps of goals that try to get out of their quotes."""
+    found = probe.recipes()
+    for recipe in found:
+        for what, goal in {"a plain goal": "goal", **PROMPTS}.items():
+            if "\0" in goal:
+                continue  # no command line can have it, so that nobody can type it
+            try:
+                with (
+                    probe.timed(f"the recipe {recipe.name}"),
+                    probe.does("while it makes steps, which --dry-run shows"),
+                ):
+                    steps = recipe.steps(goal, samples_of(recipe))
+                if f"the recipe {recipe.name}" in probe.slow:
+                    return None
+                if not steps and what == "a plain goal":
+                    probe.find(f"the recipe {recipe.name} makes no step", "raise a UsageError that says why",
+                               probe.recipe_place(recipe), warn=True)  # fmt: skip
+            except InvalidResultError as error:
+                probe.find(error.message, WORDS["steps"], probe.place(error))
+                break
+            except D0ttinoError as error:
+                probe.say(error)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - reported
+                probe.find(f"at {what}, the recipe {recipe.name} raised {probe.say(error)}", WORDS["odd"],
+                           probe.place(error))  # fmt: skip
+                break
+        _inject(probe, recipe)
+    return None if found else "it has no recipe"
+
+
+def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
+    """Run the steps in a shell that can do nothing but leave a mark, and look whether a goal left one."""
+    import shutil
+    import subprocess
+    import tempfile
+
+    bash = shutil.which("bash")
+    if bash is None:
+        probe.find("whether it quotes was not tried: there is no bash", "check it where bash is installed", warn=True)
+        return
+    word = "d0ttinomark"
+    with suppress(Exception):
+        for number, step in enumerate(recipe.steps(word, samples_of(recipe)), 1):
+            words = shlex.split(step.command) if isinstance(step.command, str) else [*step.command]
+            for program, flag, code in zip(words, words[1:], words[2:], strict=False):
+                if _INTERPRETER.fullmatch(os.path.basename(program)) and flag in {"-c", "-e"} and word in code:
+                    probe.find(f"step {number} of the recipe {recipe.name} makes the goal a part of code for {program}",
+                               "hand it over as an argument, and take it from sys.argv in the code",
+                               probe.recipe_place(recipe))  # fmt: skip
+    for goal in GOALS:
+        values = {one.name: goal for one in recipe.parameters if one.type is str and not one.choices}
+        for given in ({}, values) if values else ({},):
+            try:
+                steps = recipe.steps("goal" if given else goal, {**samples_of(recipe), **given})
+            except Exception:  # noqa: BLE001, S112 - it was reported, or refuses the goal
+                continue
+            for number, step in enumerate(steps, 1):
+                script = _script(step)
+                if script is None:
+                    continue
+                with tempfile.TemporaryDirectory() as place:
+                    mark = os.path.join(place, "mark")
+                    tools = os.path.join(place, "tools")
+                    os.mkdir(tools)
+                    with open(os.path.join(tools, "leave-a-mark"), "w", encoding="utf-8") as tool:
+                        tool.write(f"#!/bin/sh\n: > {mark}\n")
+                    os.chmod(tool.name, 0o700)
+                    for shell in ("sh", "bash"):
+                        with open(os.path.join(tools, shell), "w", encoding="utf-8") as tool:
+                            tool.write(f'#!{bash}\nexec {bash} --restricted --noprofile --norc "$@"\n')
+                        os.chmod(tool.name, 0o700)
+                    preface = "command_not_found_handle() { return 0; }; enable -n kill exec read wait trap ulimit;\n"
+                    with suppress(subprocess.TimeoutExpired):
+                        subprocess.run([bash, "--restricted", "--noprofile", "--norc", "-c", preface + script],
+                                       cwd=place, env={"PATH": tools}, stdin=subprocess.DEVNULL, capture_output=True,
+                                       timeout=5, check=False)  # fmt: skip
+                    if os.path.exists(mark):
+                        what = f"the parameter {next(iter(given))}" if given else "the goal"
+                        probe.find(f"step {number} of the recipe {recipe.name} runs what is in {what}: {goal!r}",
+                                   WORDS["quote"], probe.recipe_place(recipe))  # fmt: skip
+                        return
+
+
+def _script(step: Step) -> str | None:
+    """Return the shell's part of a step; `None` if no shell reads it."""
+    if isinstance(step.command, str):
+        return step.command
+    words = [*step.command]
+    if os.path.basename(words[0]) in {"sh", "bash", "dash", "zsh", "ksh"} and "-c" in words[:-1]:
+        return words[words.index("-c") + 1]
+    return None
+
+
+def requests(probe: Probe) -> str | None:
+    """Hand requests to its hooks for them."""
+    hooks = [hook for hook in ("llm_prepare", "llm_route", "llm_complete") if probe.implementations(hook)]
+    if not hooks:
+        return "it implements no hook for requests"
+    from llm.config import load_settings
+
+    backends = [one for one in probe.host.backends().active if one.name.startswith(STUB)]
+    samples = [Request(text) for text in PROMPTS.values()] + [
+        Request("hi"),
+        Request(["first", Message("assistant", "answer"), "second"]).with_system("Be brief."),
+        Request(f"my key is {SECRET}"),
+        Request("hi", options={"stop": ["a"], "temperature": 0.5}),
+    ]
+    for request in samples:
+        before = len(probe.errors)
+        for backend in backends:
+            probe.call("llm_prepare", request=request, backend=backend)
+            for answer in probe.call("llm_complete", request=request, backend=backend, call=Call()):
+                if isinstance(answer, Answer):
+                    _text_of(probe, answer)
+        for error in probe.errors[before:]:
+            if SECRET in str(error):
+                probe.find(
+                    f"its {type(error).__name__} repeats a secret of the prompt", WORDS["show"], probe.place(error)
+                )
+        probe.call("llm_route", request=request, backends=(), settings=load_settings())
+        routes = probe.call(
+            "llm_route", request=request, backends=probe.host.backends().active, settings=load_settings()
+        )
+        for route in routes:
+            unknown = [
+                one.backend for one in getattr(route, "candidates", ()) if one.backend not in probe.host.backends()
+            ]
+            if isinstance(route, Route) and unknown:
+                function = probe.implementations("llm_route")[0].function
+                probe.find(f"llm_route names {unknown[0]!r}, which is no backend", WORDS["route"], place_of(function))
+                return None
+    if "llm_complete" in hooks:
+        _mixed_up(probe)
+    return None
+
+
+def _mixed_up(probe: Probe) -> None:
+    """Ask for the same with one difference: a cache must not give the answer of another request."""
+    place = place_of(probe.implementations("llm_complete")[0].function)
+    talk = Request(["first", Message("assistant", "answer"), "the same"])
+    variants = {
+        "backend": (f"{STUB}-local", Request("the same")),
+        "model": (STUB, Request("the same", model="another")),
+        "conversation": (STUB, talk),
+        "system prompt": (STUB, Request("the same").with_system("Be brief.")),
+        "option": (STUB, Request("the same", options={"temperature": 0.5})),
+    }
+
+    def ask(backend: str, request: Request) -> str | None:
+        found = probe.host.backends()[backend]
+        with suppress(Exception):
+            answer = probe.host.caller("llm_complete")(request=request, backend=found, call=Call())
+            return None if answer is None else str(answer.text)
+        return None
+
+    first = [ask(STUB, Request("the same")) for _ in range(2)][-1]
+    for what, (backend, request) in variants.items():
+        if first is not None and ask(backend, request) == first:
+            probe.find(f"it gives the answer of another {what}", WORDS["key of a cache"], place)
+
+
+def _text_of(probe: Probe, answer: Answer) -> None:
+    try:
+        _ = answer.text
+    except InvalidResultError as error:
+        place = probe.place(error, probe.implementations("llm_complete")[0].function)
+        probe.find(error.message, WORDS["result"].format("llm_complete"), place)
+    except D0ttinoError as error:
+        probe.say(error)
+    except Exception as error:  # noqa: BLE001 - reported
+        probe.find(f"the answer of llm_complete raised {probe.say(error)}", WORDS["raise"], probe.place(error))
+
+
+def wrappers(probe: Probe) -> str | None:
+    """Send requests through its wrappers."""
+    wrapped = [hook for hook in probe.host.contracts if probe.implementations(hook, wrappers=True)]
+    for hook in wrapped:
+        for one in probe.implementations(hook, wrappers=True):
+            if probe.host.contracts[hook].kind is HookKind.COLLECT:
+                known = len(probe.host.problems)
+                probe.host.caller(hook)()
+                probe.problems(known, one.function)
+    if "llm_complete" in wrapped:
+        function = probe.implementations("llm_complete", wrappers=True)[0].function
+        _wrapper(probe, function)
+    return None if wrapped else "it wraps no hook"
+
+
+def _wrapper(probe: Probe, function: Any) -> None:
+    stub: Any = probe.host.get_plugin(STUB)
+
+    def through(backend: str, text: str, *, stream: bool) -> tuple[str, bool] | BaseException:
+        stub.plugin.taken = 0
+        request, late = Request(text), False
+        try:
+            found = probe.host.backends()[backend]
+            answer = probe.host.caller("llm_complete")(request=request, backend=found, call=Call(stream=stream))
+            pieces: list[str] = []
+            for piece in answer if answer is not None else ():
+                late = late or (not pieces and stub.plugin.taken == 4)
+                pieces.append(piece)
+            if answer is None:
+                probe.find("the wrapper of llm_complete loses the answer", "return it, or what you make of it",
+                           place_of(function))  # fmt: skip
+            return "".join(pieces), late
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - judged below
+            probe.say(error)
+            return error
+
+    for number, text in enumerate(("hi", "ho", "grüße 🎉")):
+        whole, pieces = (through(STUB, f"{text} {stream}"[: len(text)], stream=stream) for stream in (False, True))
+        for result in (whole, pieces):
+            if isinstance(result, BaseException) and not is_typed(result):
+                mend = WORDS["once"] if "yield" in str(result) else WORDS["raise"]
+                probe.find(f"the wrapper of llm_complete raised {one_line(result)}", mend,
+                           probe.place(result, function))  # fmt: skip
+                return
+        if isinstance(whole, tuple) and isinstance(pieces, tuple):
+            if whole[0] != pieces[0]:
+                probe.find(f"through the wrapper, an answer is {whole[0]!r} whole and {pieces[0]!r} in pieces",
+                           WORDS["same"], place_of(function))  # fmt: skip
+                return
+            if pieces[1] and number == 0:
+                probe.find("through the wrapper, an answer comes when all of it is there", WORDS["pieces"],
+                           place_of(function), warn=True)  # fmt: skip
+    refused = through(f"{STUB}-refusing", "hi", stream=False)
+    if isinstance(refused, tuple) or getattr(refused, "status", None) != 429:
+        shown = "an answer" if isinstance(refused, tuple) else one_line(refused)
+        probe.find(f"through the wrapper, an error of a backend with status 429 becomes {shown}", WORDS["hand on"],
+                   place_of(function))  # fmt: skip
+
+
+def steps(probe: Probe) -> str | None:
+    """Hand steps to its hooks for them; those that run them get `exit 3` and the like."""
+    hooks = [hook for hook in ("llm_prepare_step", "llm_run_step", "llm_step_ended") if probe.implementations(hook)]
+    if not hooks:
+        return "it implements no hook for steps"
+    written: list[bytes] = []
+    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "MARK": "it is mine", "HOME": os.getcwd()}
+    typed: list[type] = []
+
+    def copy(output: bytes) -> None:
+        typed.append(type(output))
+        written.append(output if isinstance(output, bytes) else b"")
+
+    context = StepContext("conformance", 1, 1, env, copy)
+    for step in (
+        Step("true"),
+        Step(("true",)),
+        Step("date", "what\ntime", cwd=".", timeout=5),
+        Step("sudo rm -rf /", confirm=True),
+    ):
+        for prepared in probe.call("llm_prepare_step", step=step, context=context):
+            if prepared is not None and prepared.command == step.command and prepared.confirm < step.confirm:
+                probe.find("llm_prepare_step takes away the question of a step", "leave confirm as it is",
+                           place_of(probe.implementations("llm_prepare_step")[0].function))  # fmt: skip
+        probe.call("llm_step_ended", step=step, context=context, result=StepResult(0))
+    if "llm_run_step" in hooks:
+        _run_steps(probe, context, written, typed)
+    return None
+
+
+def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: list[type]) -> None:
+    """Have it run steps, and look at their status, output and end."""
+    function = probe.implementations("llm_run_step")[0].function
+    below = os.path.join(os.getcwd(), "below")
+    os.makedirs(below, exist_ok=True)
+    for step, status, output in (
+        (Step(("true",)), 0, None),
+        (Step("exit 3"), 3, None),
+        (Step('printf "%s" "$MARK"'), 0, b"it is mine"),
+        (Step(("printf", "%s", "two words")), 0, b"two words"),
+        (Step("pwd", cwd=below), 0, b"below"),
+        (Step("printf '\\377'"), 0, b"\377"),
+        (Step("kill -TERM $$"), 143, None),
+        (Step(("conformance-nobody-has-this",)), None, None),
+        (Step("sleep 8", timeout=0.3), 124, None),
+    ):
+        written.clear()
+        began = time.monotonic()
+        for result in probe.call("llm_run_step", step=step, context=context):
+            if not isinstance(result, StepResult):
+                continue
+            if time.monotonic() - began > 5:
+                probe.find(f"llm_run_step does not end {step.command_line!r} at its timeout", WORDS["timeout"],
+                           place_of(function))  # fmt: skip
+            elif status is None and result.status != 0:
+                continue
+            elif result.status != status:
+                probe.find(f"llm_run_step says that {step.command_line!r} ended with status {result.status}, not "
+                           f"{'0' if status is None else status}", WORDS["run"], place_of(function))  # fmt: skip
+            elif output is not None and output not in b"".join(written):
+                wrong = {b"it is mine": "gives a step another environment, or nobody a copy of its output",
+                         b"below": "runs a step elsewhere than in its cwd", b"\377": "changes what a step writes",
+                         b"two words": "takes the words of a command apart"}[output]  # fmt: skip
+                probe.find(f"llm_run_step {wrong}", WORDS["run"], place_of(function), warn=output == b"it is mine")
+        if any(one is not bytes for one in typed):
+            probe.find("llm_run_step gives text to context.output, which takes bytes", "encode it", place_of(function))
+            typed.clear()
+    left = _children()
+    if left:
+        probe.find(f"llm_run_step leaves {len(left)} processes behind", "end the process group of a step",
+                   place_of(function))  # fmt: skip
+
+
+def _children() -> list[int]:
+    """Return the children of this process that still run, where the system says so."""
+    found = []
+    with suppress(OSError):
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with suppress(OSError), open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                    state, parent, _, session = file.read().rpartition(")")[2].split()[:4]
+                    if state != "Z" and (int(parent) == os.getpid() or int(session) == os.getpid()):
+                        found.append(int(name))
+    return [one for one in found if one != os.getpid()]
+
+
+def observers(probe: Probe) -> str | None:
+    """Call its other hooks with attempts and completions, and ask it for a key that it cannot have."""
+    hooks = [
+        hook
+        for hook in ("llm_attempted", "llm_completed", "llm_key", "llm_redact", "llm_executor")
+        if probe.implementations(hook)
+    ]
+    request, origin = Request("hi"), Origin(STUB)
+    failed = Attempt(STUB, None, origin, 0.1, error="refused", error_type="BackendError", status=429)
+    good = Attempt(STUB, "model", origin, 0.1)
+    completion = Completion("hello", STUB, origin=origin, attempts=(failed, good))
+    for attempt in (good, failed, replace(good, origin=None)):
+        probe.call("llm_attempted", request=request, attempt=attempt)
+    for answer, error in ((completion, None), (None, BackendError("no")), (completion, BackendError("cut"))):
+        probe.call("llm_completed", request=request, completion=answer, error=error)
+    for text in PROMPTS.values():
+        probe.call("llm_redact", text=text)
+    for executor in probe.call("llm_executor", where="conformance-nowhere"):
+        if executor is not None:
+            probe.find("llm_executor takes a place that it cannot know", "return None: another plug-in may know it",
+                       place_of(probe.implementations("llm_executor")[0].function))  # fmt: skip
+    for key in probe.call("llm_key", name="conformance-nobody-has-this"):
+        if key is not None:
+            probe.find("llm_key returns a key of a name that it cannot have", "return None: another store may have it",
+                       place_of(probe.implementations("llm_key")[0].function))  # fmt: skip
+    return None if hooks else "it implements none of these hooks"
+
+
+def commands(probe: Probe) -> str | None:
+    """Ask `ai-cli` for the help of each command."""
+    import subprocess
+
+    options = probe.implementations("llm_options")
+    found = probe.implementations("llm_commands")
+    if not found and not options:
+        return "it adds no command"
+    import click
+
+    class Group(click.Group):
+        def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+            if (name or cmd.name) in self.commands:
+                probe.find(f"it adds the command {name or cmd.name} twice", "give one of the two another name", place)
+            super().add_command(cmd, name)
+
+    place = place_of((found or options)[0].function)
+    group, before = Group("ai-cli"), set(sys.modules)
+    probe.call("llm_options")
+    raised = len(probe.errors)
+    probe.call("llm_commands", cli=group)
+    for name in sorted(HEAVY & (set(sys.modules) - before)):
+        probe.find(f"it imports {name} to add its commands", f"import {name} in the function that needs it",
+                   probe.line_of(rf"^\s*(import|from) {name}\b"), warn=True)  # fmt: skip
+    if found and not group.commands and len(probe.errors) == raised:
+        probe.find("it adds no command", "call cli.add_command(...), or mark a function with @cli.command()", place)
+    keys = [name for name in probe.reads if looks_secret(name)]
+    if keys:
+        os.environ.update(dict.fromkeys(keys, SECRET))
+        again = click.Group("ai-cli")
+        for one in found:
+            one.function(again)
+        group.commands.update(again.commands)
+    for name, command in group.commands.items():
+        _command(probe, name, command, place)
+    for words in ["--help"], *([["send", "--help"]] if options else []):
+        said = subprocess.run([sys.executable, "-P", "-m", "scripts.ai_cli", *words], capture_output=True, text=True,
+                              timeout=60, check=False)  # fmt: skip
+        for line in said.stderr.splitlines():
+            mine = line.startswith("warning: plug-in ") and f"({probe.distribution} " in line
+            if mine and re.search(r"llm_commands|llm_options| option ", line):
+                probe.find(line.partition("): ")[2], "give it another name", place)
+    return None
+
+
+def _command(probe: Probe, name: str, command: Any, place: tuple[str | None, int | None]) -> None:
+    """Look at one command: its name, its help, and whether its function takes its parameters."""
+    import click
+
+    if not command.help:
+        probe.find(f"the command {name} has no help", "give its function a docstring", place, warn=True)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        probe.find(f"the command {name!r} has a name that nobody can type", "use a-z, digits and '-'", place)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            context = click.Context(command, info_name=name)
+            text = command.get_help(context)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - reported
+            probe.find(f"the help of the command {name} (--help) raised {probe.say(error)}", WORDS["raise"],
+                       probe.place(error))  # fmt: skip
+            return
+    spelt: list[str] = [one for parameter in command.params for one in (*parameter.opts, *parameter.secondary_opts)]
+    for one in sorted({one for one in spelt if spelt.count(one) > 1}) or [str(one.message) for one in warned][:1]:
+        probe.find(f"the command {name} has the option {one} twice", "give one of the two another spelling", place)
+    if SECRET in text:
+        probe.find(f"the help of the command {name} shows the key", "use envvar=..., and no default", place)
+    function = inspect.unwrap(command.callback) if command.callback else None
+    if function is not None and function is command.callback:  # decorators may add arguments
+        taken = inspect.signature(function).parameters
+        if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+            for parameter in command.params:
+                if parameter.expose_value and parameter.name not in taken:
+                    probe.find(f"the function of the command {name} does not take {parameter.name}",
+                               f"give it the argument {parameter.name}", place_of(function))  # fmt: skip
+
+
+def closing(probe: Probe) -> str | None:
+    """Close the host, twice, and look at what is left."""
+    if not probe.entries:
+        return "it has no entry point"
+    before = set(threading.enumerate())
+    known = len(probe.host.problems)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for backend in probe.backends():
+            probe.attempt(backend, "hi")
+        for _ in range(2):
+            try:
+                probe.host.close()
+            except Exception as error:  # noqa: BLE001 - reported
+                probe.find(f"llm_close raised {probe.say(error)}", WORDS["raise"], probe.place(error))
+        gc.collect()
+    probe.problems(known)
+    for thread in set(threading.enumerate()) - before:
+        place = place_of(getattr(thread, "_target", None) or thread.run)
+        words = "" if thread.daemon else ", so that programs do not end"
+        if not thread.daemon or probe.owns(place[0] or ""):
+            probe.find(f"it leaves the thread {thread.name} running{words}", WORDS["close"], place, warn=thread.daemon)
+    if _children():
+        probe.find("it leaves a process running", "end it in llm_close", probe.line_of("Popen|Process\\(|fork"))
+    for warning in warned:
+        if issubclass(warning.category, ResourceWarning) and probe.owns(warning.filename):
+            probe.find(f"it leaves something open: {warning.message}", WORDS["close"],
+                       (warning.filename, warning.lineno), warn=True)  # fmt: skip
+    return None

@@ -1,0 +1,387 @@
+"""Checks of the conformance kit on the package: its metadata, entry points, import, contract and configuration."""
+
+import ast
+import difflib
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NoReturn
+
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm.errors import PluginLoadError
+from llm.hooks._entrypoints import EntryPoint, canonical, load
+from llm.host import _ProcessHost
+from llm.testing._probe import (
+    WORDS,
+    Probe,
+    place_of,
+    root_of,
+)
+from llm.testing._watch import report_changes, surroundings
+
+#: Modules that take long to import.
+HEAVY: Final = frozenset(
+    {
+        "aiohttp",
+        "anthropic",
+        "boto3",
+        "google",
+        "httpx",
+        "langchain",
+        "litellm",
+        "numpy",
+        "openai",
+        "pandas",
+        "pydantic",
+    }
+    | {"requests", "scipy", "sklearn", "tensorflow", "tiktoken", "torch", "transformers"}
+)
+
+
+def metadata(probe: Probe) -> str | None:
+    """Read the metadata of the distribution."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    for damage in probe.damages:
+        probe.find(f"its metadata cannot be used: {damage.message}", damage.hint)
+    if probe.damages:
+        return None
+    if probe.project is not None:
+        _project(probe)
+    _traps(probe)
+    try:
+        facts = distribution(probe.distribution).metadata
+    except PackageNotFoundError:
+        probe.find("it has no metadata that can be read", "build it again with a PEP 517 backend")
+        return None
+    try:
+        Version(facts["Version"] or "")
+    except InvalidVersion:
+        probe.find(f"{facts['Version']!r} is no version", "set version in [project], 1.0 for example",
+                   _line(probe, "version"))  # fmt: skip
+    needed = []
+    for text in facts.get_all("Requires-Dist") or []:
+        try:
+            needed.append(canonical(Requirement(text).name))
+        except InvalidRequirement:
+            probe.find(f"it requires {text!r}, which is no requirement", "correct dependencies in [project]",
+                       _line(probe, "dependencies"))  # fmt: skip
+    findings: list[tuple[bool, str, str, str, bool]] = [
+        ("d0ttino" not in needed, "it does not require d0ttino", 'add dependencies = ["d0ttino"] to [project]',
+         "dependencies", False),
+        ("llm" in needed, "it requires llm, which is another project with a package llm", "require d0ttino instead",
+         "dependencies", False),
+        (not facts["Summary"], "it has no description", 'add description = "..." to [project]: lists show it', "name",
+         True),
+        (not facts["Requires-Python"], "it does not say which Python it needs",
+         'add requires-python = ">=3.11" to [project]', "name", True),
+        (not (facts["License"] or facts["License-Expression"] or _classified(facts)), "it has no licence",
+         'add license = "MIT" to [project]: nobody may use it else', "name", True),
+    ]  # fmt: skip
+    with suppress(InvalidSpecifier):
+        python = SpecifierSet(facts["Requires-Python"] or "")
+        running = ".".join(map(str, sys.version_info[:3]))
+        findings += [
+            (bool(python) and python.contains("3.10"), "it promises to work with Python 3.10",
+             'set requires-python = ">=3.11"', "requires-python", True),
+            (not python.contains(running), f"it says that it does not work with this Python, {running}: {python}",
+             'set requires-python = ">=3.11"', "requires-python", False),
+        ]  # fmt: skip
+    for found, message, mend, key, warn in findings:
+        if found:
+            probe.find(message, mend, _line(probe, key), warn=warn)
+    _libraries(probe, set(needed))
+    return None
+
+
+def _line(probe: Probe, key: str) -> tuple[str | None, int | None]:
+    """Return the line of `pyproject.toml` that has a key, or that of `[project]`."""
+    if probe.project is None:
+        return None, None
+    lines = probe.project.read_text(encoding="utf-8").splitlines()
+    found = [number for number, line in enumerate(lines, 1) if line.replace(" ", "").startswith((f"{key}=", key + "]"))]
+    return str(probe.project), (found or [n for n, line in enumerate(lines, 1) if line.strip() == "[project]"] or [1])[
+        0
+    ]
+
+
+def _project(probe: Probe) -> None:
+    """Look at what a tool that builds the package would refuse."""
+    import tomllib
+
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    assert probe.project is not None
+    words = tomllib.loads(probe.project.read_text(encoding="utf-8"))
+    project = words.get("project", {})
+    name, python = str(project.get("name")), project.get("requires-python")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+        probe.find(f"{name!r} cannot be the name of a package", "use letters of ASCII, digits, '-', '_' and '.'",
+                   _line(probe, "name"))  # fmt: skip
+    if "version" not in project and "version" not in project.get("dynamic", ()):
+        probe.find(
+            "it has no version", 'add version = "1.0" to [project], or "version" to dynamic', _line(probe, "name")
+        )
+    if "build-system" not in words:
+        probe.find("it has no [build-system], so that what builds it is a guess",
+                   'add requires = ["flit_core>=3.11,<5"] and build-backend = "flit_core.buildapi"',
+                   (str(probe.project), 1))  # fmt: skip
+    if not isinstance(project.get("dependencies", []), list):
+        probe.find("dependencies is no list", 'write dependencies = ["d0ttino"]', _line(probe, "dependencies"))
+    try:
+        SpecifierSet(python or "")
+    except (InvalidSpecifier, AttributeError, TypeError):
+        probe.find(f"requires-python is {python!r}, which is no specifier", 'write requires-python = ">=3.11"',
+                   _line(probe, "requires-python"))  # fmt: skip
+
+
+def _trees(probe: Probe) -> Iterator[tuple[str, ast.Module]]:
+    for file in probe.files():
+        with suppress(SyntaxError, ValueError), open(file, "rb") as source:
+            yield file, ast.parse(source.read())
+
+
+def _libraries(probe: Probe, required: set[str]) -> None:
+    """Compare the libraries that it imports with those that it requires."""
+    from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+
+    from packaging.requirements import Requirement
+
+    known = packages_distributions()
+    wanted, coming = ["d0ttino", *required], set(required)
+    while wanted:  # those that come along count as well
+        name = wanted.pop()
+        try:
+            needs = [Requirement(text) for text in requires(name) or () if "extra ==" not in text]
+        except PackageNotFoundError:
+            if name in required:
+                return  # nobody can tell what comes along with it
+            continue
+        new = {canonical(one.name) for one in needs} - coming
+        coming |= new
+        wanted += new
+    seen = {"llm", "scripts", *sys.stdlib_module_names}
+    beside = {os.path.dirname(root) for root in probe.roots} if probe.project is not None else set()
+    for file, tree in _trees(probe):
+        for name, line in _imported(tree):
+            names = {canonical(one) for one in known.get(name, ())}
+            own = canonical(probe.distribution) in names or os.path.dirname(root_of(name) or "") in beside
+            if name not in seen and names and not own and not names & coming:
+                seen.add(name)
+                probe.find(f"it imports {name}, and does not require {sorted(names)[0]}", WORDS["requires"],
+                           (file, line))  # fmt: skip
+
+
+def _imported(node: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield each library that code imports, but for imports that may fail and those for types."""
+    for one in ast.iter_child_nodes(node):
+        if isinstance(one, ast.Import):
+            yield from ((alias.name.partition(".")[0], one.lineno) for alias in one.names)
+        elif isinstance(one, ast.ImportFrom) and one.module and not one.level:
+            yield one.module.partition(".")[0], one.lineno
+        elif not isinstance(one, ast.Try) and not (isinstance(one, ast.If) and "TYPE_CHECKING" in ast.dump(one.test)):
+            yield from _imported(one)
+
+
+_MUTATES: Final = frozenset({"append", "extend", "add", "update", "setdefault", "insert", "pop", "clear", "remove"})
+
+
+def _traps(probe: Probe) -> None:
+    """Look for default arguments that all calls share, and that a call changes."""
+    for file, tree in _trees(probe):
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            given = function.args
+            pairs = [*zip(reversed([*given.posonlyargs, *given.args]), reversed(given.defaults), strict=False)]
+            pairs += [
+                (one, default) for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True) if default
+            ]
+            for argument, default in pairs:
+                fresh = isinstance(default, ast.Call) and getattr(default.func, "id", "") in {"list", "dict", "set"}
+                if (fresh or isinstance(default, ast.List | ast.Dict | ast.Set)) and _changes(function, argument.arg):
+                    probe.find(f"{function.name} changes the default of its argument {argument.arg}",
+                               WORDS["shared default"], (file, function.lineno))  # fmt: skip
+
+
+def _changes(function: ast.AST, name: str) -> bool:
+    """Whether a function changes the object that an argument names."""
+    for one in ast.walk(function):
+        if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute) and one.func.attr in _MUTATES:
+            target: ast.AST = one.func.value
+        elif isinstance(one, ast.Subscript) and isinstance(one.ctx, ast.Store | ast.Del):
+            target = one.value
+        elif isinstance(one, ast.AugAssign):
+            target = one.target
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id == name:
+            return True
+    return False
+
+
+def _classified(facts: Any) -> bool:
+    return any(text.startswith("License") for text in facts.get_all("Classifier") or [])
+
+
+def entry_points(probe: Probe) -> str | None:
+    """Look at each entry point without importing its module."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    if probe.damages:
+        return "its metadata cannot be read"
+    with suppress(PackageNotFoundError):
+        for group in {entry.group for entry in distribution(probe.distribution).entry_points} - {
+            BACKEND_GROUP,
+            RECIPE_GROUP,
+        }:
+            close = difflib.get_close_matches(group, (BACKEND_GROUP, RECIPE_GROUP), n=1, cutoff=0.7)
+            if close or re.search(r"\bllm\b|d0ttino", group):
+                other = close[0] if close else BACKEND_GROUP
+                probe.find(f"nobody looks at entry points of the group {group}", f"name the group {other}",
+                           _line(probe, f'[project.entry-points."{group}"'))  # fmt: skip
+    if not probe.entries:
+        probe.find("it has no entry point of d0ttino", f'add [project.entry-points."{BACKEND_GROUP}"]: see docs',
+                   _line(probe, "[project"))  # fmt: skip
+    for entry in probe.entries:
+        where = _line(probe, entry.name)
+        if not re.fullmatch(r"[\w.-]+", entry.name, re.ASCII):
+            probe.find(f"entry point {entry}: its name has other characters than letters, digits, '.', '-' and '_'",
+                       "give it another name", where)  # fmt: skip
+        if any(one.value == entry.value and one.group < entry.group for one in probe.entries):
+            probe.find(f"entry point {entry}: {entry.value} is named in both groups", "remove one of the two", where)
+        if not re.fullmatch(r"[\w.]+(:[\w.]+)?", entry.value.partition("[")[0].replace(" ", "")):
+            probe.find(
+                f"entry point {entry}: {entry.value!r} names no object", "write it as package.module:object", where
+            )
+        elif root_of(entry.module.partition(".")[0]) is None:
+            probe.find(
+                f"entry point {entry}: there is no module {entry.module.partition('.')[0]}", WORDS["entry"], where
+            )
+        others = {one.distribution for one in probe.everything if one.value == entry.value} - {entry.distribution}
+        if others:
+            probe.find(f"entry point {entry}: {', '.join(others)} names {entry.value} too", WORDS["shared"], where)
+    return None
+
+
+def imports(probe: Probe) -> str | None:
+    """Import the object of each entry point."""
+    for entry in probe.entries:
+        _import(probe, entry)
+    return None if probe.entries else "it has no entry point"
+
+
+def _import(probe: Probe, entry: EntryPoint) -> None:
+    before = surroundings()
+    modules, began = set(sys.modules), time.process_time()
+
+    def refused(_self: object, _blocking: object = None) -> NoReturn:
+        place = probe.frame(sys._getframe(1))
+        probe.find("it uses the plug-in host while it is being imported", WORDS["late"], place)
+        raise PluginLoadError("there is no host while a plug-in is imported")
+
+    with (
+        warnings.catch_warnings(record=True) as warned,
+        probe.does("when it is imported"),
+        _replaced(_ProcessHost, "get", refused),
+    ):
+        warnings.simplefilter("always")
+        try:
+            load(entry)
+        except BaseException as error:  # noqa: BLE001 - reported
+            said = probe.say(error)
+            place = probe.place(error)
+            if place[0] is None:
+                place = _line(probe, entry.name)
+            probe.find(f"entry point {entry} cannot be imported: {said}", WORDS["import"], place)
+    took = time.process_time() - began
+    for warning in warned:
+        if probe.owns(warning.filename):
+            probe.find(f"it warns when it is imported: {warning.category.__name__}: {warning.message}",
+                       "mend what is warned of", (warning.filename, warning.lineno))  # fmt: skip
+    heavy = sorted(HEAVY & {name.partition(".")[0] for name in set(sys.modules) - modules})
+    for name in heavy:
+        probe.find(f"it imports {name} when it is imported", f"import {name} in the function that needs it",
+                   probe.line_of(rf"^\s*(import|from) {name}\b"), warn=True)  # fmt: skip
+    if took > 1 and not heavy:
+        probe.find(f"its import takes {took:.1f} s of CPU time", WORDS["late"], warn=True)
+    report_changes(probe, before, importing=True)
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def contract(probe: Probe) -> str | None:
+    """Register everything, as a host does."""
+    if not probe.entries:
+        return "it has no entry point"
+    with probe.does("to say what there is"):
+        probe.host.backends()
+        probe.host.recipes()
+    probe.problems()
+    for guard in probe.host.guards():
+        declared = getattr(guard.plugin, "GUARDS", None)
+        if probe.mine(guard.origin) and not isinstance(declared, bool | None):
+            probe.find(f"GUARDS is {declared!r}, and nobody looks at it", "set it to True or False",
+                       probe.line_of(r"\bGUARDS\b"))  # fmt: skip
+    return None
+
+
+def names(probe: Probe) -> str | None:
+    """Compare names of backends and recipes with the built-in ones."""
+    catalog = (("backend", probe.host.backends()), ("recipe", probe.host.recipes()))
+    for kind, known in catalog:
+        for name, one in known.items():
+            hidden = [other.origin for other in known.shadowed.get(name, ()) if other.origin.builtin]
+            if probe.mine(one.origin) and hidden:
+                probe.find(f"its {kind} {name} takes the place of the built-in one", WORDS["name"], warn=True)
+    return None
+
+
+def configuration(probe: Probe) -> str | None:
+    """Configure without a section, and look at the schema."""
+    plugins = [one for one in probe.host.guards() if probe.mine(one.origin) and "llm_configure" in one.implementations]
+    for guard in plugins:
+        function = next((one.function for one in probe.implementations("llm_configure")), None)
+        schema = getattr(guard.plugin, "CONFIG_SCHEMA", None)
+        if schema is not None:
+            from jsonschema import SchemaError
+            from jsonschema.validators import validator_for
+
+            if not isinstance(schema, dict):
+                probe.find(f"CONFIG_SCHEMA is no JSON Schema, but a {type(schema).__name__}", "make it a dict",
+                           place_of(function))  # fmt: skip
+                schema = {"additionalProperties": False}
+            try:
+                validator_for(schema).check_schema(schema)
+            except SchemaError as error:
+                probe.find(f"CONFIG_SCHEMA is no JSON Schema: {error.message}", "correct it", place_of(function))
+            else:
+                if schema.get("additionalProperties") is not False:
+                    probe.find("CONFIG_SCHEMA lets misspelt keys pass", 'add "additionalProperties": False',
+                               place_of(function), warn=True)  # fmt: skip
+        else:
+            probe.find(
+                "it takes configuration and has no CONFIG_SCHEMA", WORDS["schema"], place_of(function), warn=True
+            )
+        try:
+            probe.host.begin(guard.origin)
+        except Exception as error:  # noqa: BLE001 - reported
+            probe.find(f"without configuration, llm_configure raised {probe.say(error)}", WORDS["default"],
+                       probe.place(error, function))  # fmt: skip
+    return None if plugins else "it takes no configuration"
