@@ -173,7 +173,7 @@ def conversations(probe: Probe) -> str | None:
 
 
 def deadlines(probe: Probe) -> str | None:
-    """Give each backend half a second, and a server that says nothing."""
+    """Give each backend half a second, and a silent server."""
     found = [*_answering(probe), *(one for one in probe.backends() if one.name in probe.slow)]
     asked = len(probe.server.requests) if probe._server is not None else 0
     for backend in found:
@@ -434,7 +434,7 @@ def _line_of_class(kind: type) -> int | None:
 
 
 def secrets(probe: Probe) -> str | None:
-    """Look for the key in everything that it said, and for keys that it does not declare."""
+    """Look for the key in all of its output, and for keys that it does not declare."""
     found = probe.backends()
     declared = {name for one in found for name in one.secret_env}
     for backend in found:

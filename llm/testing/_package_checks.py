@@ -133,7 +133,7 @@ def _project(probe: Probe) -> None:
     if "build-system" not in words:
         probe.find("it has no [build-system], so that what builds it is a guess",
                    'add requires = ["flit_core>=3.11,<5"] and build-backend = "flit_core.buildapi"',
-                   (str(probe.project), 1))  # fmt: skip
+                   (str(probe.project), 1), warn=True)  # fmt: skip
     if not isinstance(project.get("dependencies", []), list):
         probe.find("dependencies is no list", 'write dependencies = ["d0ttino"]', _line(probe, "dependencies"))
     try:

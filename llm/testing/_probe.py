@@ -107,7 +107,7 @@ class Probe:
     Attributes:
         roots: files and directories of its own code.
         entries: its entry points.
-        texts: all words that it said, and where, for the search for secrets.
+        texts: all of its words, and where, for the search for secrets.
         slept: where it slept last.
         slow: backends that take so long that they are asked no more than necessary.
         doing: the words for what it does now, while it must neither run commands nor write files.
@@ -449,7 +449,7 @@ def place_of(function: Any) -> tuple[str | None, int | None]:
 
 
 def is_typed(error: BaseException) -> bool:
-    """Whether a plug-in raised an error on purpose: one of this project that does not say that it is at fault."""
+    """Whether a plug-in raised an error on purpose: one of this project that does not blame it."""
     return isinstance(error, D0ttinoError) and not isinstance(error, PluginError)
 
 

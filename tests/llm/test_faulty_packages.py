@@ -330,7 +330,7 @@ POLICIES = {
     "name with umlauts": Package("metadata", "name", plugin("@hookimpl\ndef llm_route(request): ..."), ('"acme-faulty"', '"größe"')),
     "no specifier": Package("metadata", "requires-python", plugin("@hookimpl\ndef llm_route(request): ..."), (">=3.11", "3.11+")),
     "dependencies as text": Package("metadata", "dependencies", plugin("@hookimpl\ndef llm_route(request): ..."), ('["d0ttino"]', '"d0ttino"')),
-    "no build system": Package("metadata", "build-system", plugin("@hookimpl\ndef llm_route(request): ..."), ("[build-system]", "[build]")),
+    "no build system": Package("metadata", "build-system", plugin("@hookimpl\ndef llm_route(request): ..."), ("[build-system]", "[build]"), "warning"),
     "name of an entry point": Package("entry points", "name", plugin("@hookimpl\ndef llm_route(request): ..."), ("faulty = ", '"größe x" = ')),
     "two of one name": Package("entry points", "faulty", plugin("@hookimpl\ndef llm_route(request): ..."), ('faulty = "acme_faulty"', 'faulty = "acme_faulty"\n[project.entry-points."d0ttino.recipes"]\nfaulty = "acme_faulty"')),
 }  # fmt: skip
