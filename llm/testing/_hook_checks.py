@@ -377,7 +377,7 @@ def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: 
 
 
 def _children() -> list[int]:
-    """Return the children of this process that still run, where the system says so."""
+    """Return the children of this process that still run, where there is a /proc."""
     found = []
     with suppress(OSError):
         for name in os.listdir("/proc"):
