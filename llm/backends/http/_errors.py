@@ -423,6 +423,8 @@ def limits_left(headers: Mapping[str, str], tokens: int, now: float | None = Non
         now: seconds since the epoch; by default those of this machine.
 
     """
+    if not any("ratelimit" in name.casefold() for name in headers):
+        return None  # nearly always, and each answer is asked
     told = _limits_in(headers, _server_time(headers, now))
     found = [(left // max(1, tokens) if of_tokens else left, seconds) for left, seconds, of_tokens in told]
     return min(found, default=None)
