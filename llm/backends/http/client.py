@@ -472,7 +472,7 @@ class HTTPBackend(Backend):
         while used and used[0][0] < now - 60:
             used.popleft()
         for limit, spent, what in (
-            (self.requests_per_minute, len(used), "requests"),
+            (self.requests_per_minute, sum(not tokens for _, tokens in used), "requests"),
             (self.tokens_per_minute, sum(tokens for _, tokens in used), "tokens"),
         ):
             if limit is not None and spent >= limit:
@@ -486,13 +486,13 @@ class HTTPBackend(Backend):
 
     def _counted(self, completion: Completion) -> Completion:
         """Count the tokens of an answer against the limit of a minute."""
-        if self.tokens_per_minute is not None and completion.usage is not None:
+        if self.tokens_per_minute is not None and completion.usage is not None and completion.usage.tokens:
             self._used.append((monotonic(), completion.usage.tokens))
         return completion
 
     @property
     def _used(self) -> "deque[tuple[float, int]]":
-        """Moment and tokens of each request within the last minute."""
+        """Moment of each request within the last minute, with 0, and of each answer, with its tokens."""
         used: deque[tuple[float, int]] = self.__dict__.setdefault("_used_lately", deque())
         return used
 

@@ -323,6 +323,17 @@ def test_limits_of_a_minute_are_kept_without_asking(configure: Configure) -> Non
     assert len(server.requests) == 3
 
 
+def test_both_limits_of_a_minute_count_each_request_once(configure: Configure) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 5}
+    with FaultServer(http_answer({"choices": [{"message": {"content": "42"}}], "usage": usage})) as server:
+        host = configure(f'[servers.both]\nbase_url = "{server.url}"\nrpm = 4\ntpm = 1000')
+        for _ in range(4):
+            complete(Request("hi", backend="both"), host=host, retries=ONCE)
+        with pytest.raises(NoAnswerError, match="takes 4 requests a minute"):
+            complete(Request("hi", backend="both"), host=host, retries=ONCE)
+    assert len(server.requests) == 4
+
+
 def test_errors_name_the_server_and_its_place_and_no_secret(configure: Configure) -> None:
     with FaultServer(http_answer({"error": {"message": "no planted-header here"}}, status=404)) as server:
         host = configure(
