@@ -60,14 +60,14 @@ def stored_names(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
         return frozenset()
 
 
-def stored_key(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+def stored_key(name: str) -> str | None:
     """Return a key of the store; `None`: it has no such key.
 
     Raises:
         ConfigError: the file cannot be used.
 
     """
-    found = _stored(path(environ))
+    found = _stored(path())
     if name not in found:
         return None
     value = found[name]

@@ -138,10 +138,10 @@ def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
     return _stamped(route, origin, keep)
 
 
-def check_key(result: Any, origin: Origin, _keep: bool = False) -> str:
-    """Return the result of `llm_key`; an error shows nothing of it."""
+def check_text(hook: str, result: Any, origin: Origin, _keep: bool = False) -> str:
+    """Return the result of a hook that returns text; an error shows nothing of it."""
     if not isinstance(result, str):
-        raise _invalid("llm_key", "text (str) or None", result, origin)
+        raise _invalid(hook, "text (str) or None", result, origin)
     return result
 
 
@@ -158,13 +158,6 @@ def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:
         raise _invalid("llm_prepare", "a Request", result, origin)
     if not all(isinstance(message, Message) for message in result.messages):
         raise _invalid("llm_prepare", "a Request of Message objects", result.messages, origin)
-    return result
-
-
-def check_redacted(result: Any, origin: Origin, _keep: bool = False) -> str:
-    """Return the result of `llm_redact`; an error shows nothing of it."""
-    if not isinstance(result, str):
-        raise _invalid("llm_redact", "text (str) or None", result, origin)
     return result
 
 

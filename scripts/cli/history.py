@@ -1,8 +1,5 @@
 """Commands that look back, at prompts, runs, usage and traces: `ai-cli logs`, `runs`, `usage` and `trace`."""
 
-import json
-import os
-import shlex
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -162,6 +159,8 @@ def _end(step: dict[str, object]) -> str:
 
 
 def _command(command: str | list[str]) -> str:
+    import shlex
+
     text = line(command if isinstance(command, str) else shlex.join(command))
     return text if len(text) <= 60 else f"{text[:59]}…"
 
@@ -267,6 +266,9 @@ def trace(file: str, hooks: tuple[str, ...], chrome: bool) -> None:
 
 def _fault(records: Sequence[dict[str, Any]]) -> str | None:
     """Return the fault of the first record that the schema does not allow."""
+    import json
+    import os
+
     import jsonschema
 
     import llm

@@ -1,11 +1,8 @@
 """The terminal of a chat: typing with history and completion, keys held while nobody is asked, and the clipboard."""
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
-from base64 import b64encode
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -226,6 +223,10 @@ class Keyboard:
 
 def copy(text: str) -> str:
     """Put a text into the clipboard, and return what takes it there."""
+    import shutil
+    import subprocess
+    from base64 import b64encode
+
     env = {name: os.environ[name] for name in _THEIRS if name in os.environ}
     for words, variable in _PROGRAMS:
         if variable in env and shutil.which(words[0]) is not None:

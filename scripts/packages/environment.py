@@ -130,26 +130,20 @@ def installed_version(distribution: str) -> str | None:
     return max(first, key=_trust).version if first[1:] else first[0].version
 
 
-def owners(path: Iterable[str] | None = None) -> dict[Path, str]:
+def owners() -> dict[Path, str]:
     """Return the name of the distribution that owns each installed file, by the file's path."""
-    return {
-        file: one.name
-        for one in metadata(path=path)
-        if one.installed and not one.leftover
-        for file in one.files() or ()
-    }
+    return {file: one.name for one in metadata() if one.installed and not one.leftover for file in one.files() or ()}
 
 
-def metadata(wanted: str | None = None, path: Iterable[str] | None = None) -> Iterator[Metadata]:
-    """Yield the metadata directories on a path.
+def metadata(wanted: str | None = None) -> Iterator[Metadata]:
+    """Yield the metadata directories on `sys.path`.
 
     Args:
         wanted: the canonical name of a distribution: directories that are of another one for certain are passed over.
-        path: directories to look in; by default `sys.path`.
 
     """
     own = sites()
-    for place in dict.fromkeys(map(Path, sys.path if path is None else path)):
+    for place in dict.fromkeys(map(Path, sys.path)):
         try:
             names = sorted(os.listdir(place))
         except OSError:  # an archive, or not there
