@@ -17,7 +17,7 @@ import click
 
 from llm._dataclasses import replace
 from llm.config import load_settings
-from llm.errors import D0ttinoError, UnknownNameError, UsageError
+from llm.errors import D0ttinoError, EmptyAnswerError, UnknownNameError, UsageError
 from llm.routing.batch import Outcome, Outcomes, executor_for, send_many
 from llm.types import Completion, Request
 from scripts.batch.results import OpenAI, Records, Result, Results, Table, columns_for, results_in
@@ -185,8 +185,17 @@ class BatchRun:
         self._under_way.clear()
 
     def _take(self, line: Line, outcome: Outcome) -> None:
+        from llm.thoughts import shown_of
+
         self._spending.add(outcome)
-        self._write(Result(line, outcome.completion, outcome.error))
+        completion, error = outcome.completion, outcome.error
+        if completion is not None and outcome.request.metadata.get("schema") is None:
+            shown = shown_of(completion.text)
+            if completion.text.strip() and not shown.strip():
+                completion, error = None, EmptyAnswerError("the answer holds thoughts only")
+            elif shown != completion.text:
+                completion = replace(completion, text=shown)
+        self._write(Result(line, completion, error))
 
     def _write(self, result: Result) -> None:
         line = result.line

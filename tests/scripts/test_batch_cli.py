@@ -194,6 +194,13 @@ def test_an_answer_that_is_not_whole_is_told_once_and_in_each_result(host: Host)
     assert [record["finish_reason"] for record in records()] == ["length", "length"]
 
 
+def test_thoughts_are_no_part_of_a_result(host: Host) -> None:
+    write("<think>hm</think>one", "<think>hm", "two")
+    result = run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
+    assert (result.exit_code, texts()) == (1, ["one", None, "two"])
+    assert "line 2: the answer holds thoughts only" in result.stderr
+
+
 @pytest.mark.parametrize("output", ["/dev/full", "out.jsonl"])
 def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path, output: str) -> None:
     (tmp_path / "in.jsonl").write_text('"a"\n', encoding="utf-8")

@@ -71,7 +71,8 @@ _WITHOUT_VERSION: Final = ("/chat/completions", "/models")
 #: without case and signs. The order matters: `insufficient_quota` will not pass, whatever else a code says.
 _STATUSES: Final = (
     (re.compile(r"insufficient\w*(quota|balance|credit|fund)|billing|payment|creditsexhausted"), 402),
-    (re.compile("context(length|window|size)|promptistoolong|requesttoolarge|tokensexceeded|contentfilter"), 400),
+    (re.compile("context(length|window|size)|promptistoolong|requesttoolarge|tokensexceeded"), 413),
+    (re.compile("contentfilter"), 400),
     (re.compile("ratelimit|toomanyrequests|throttl|resourceexhausted|slowdown"), 429),
     (re.compile("overload|unavailable|capacity|busy"), 503),
     (re.compile("timeout|timedout|deadlineexceeded"), 504),
@@ -193,7 +194,7 @@ def reported_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] |
         status = 401
     if status is None:
         return MalformedResponseError(f"{endpoint.label} answered with an error: {endpoint.quote(words)}")
-    return _refusal(endpoint, status, "", words, headers, status)
+    return _refusal(endpoint, 400 if status == 413 else status, "", words, headers, status)
 
 
 def is_failure(document: Mapping[str, Any]) -> bool:
@@ -251,7 +252,8 @@ def _refusal(
         refused = 401 if bad_key else status
         return AuthenticationError(f"{endpoint.label} refused {what}{because}{said}", hint=hint, status=refused)
     # A proxy may make a status of its own of it, and more tokens than those of a minute do not fit into the next one.
-    too_long = status in {400, 413, 422, 500} and not slow_down and not moderated and _TOO_LONG.search(words)
+    too_long = status in {400, 413, 422, 500} and not slow_down and not moderated
+    too_long = too_long and (meaning == 413 or _TOO_LONG.search(words) is not None)
     if too_long or (status == 429 and re.match("(?i)request too large", words)):
         error = ContextTooLongError(message, status=status)
         error.transient = False

@@ -498,6 +498,8 @@ class AnswerReader:
             if kind in _ENDS and not (isinstance(document, dict) and document.get("choices")):
                 self.done = True
                 return ""
+            if kind == "tool_calls":  # LobeChat's
+                self.tools += _tool_names({kind: document}) or ([] if self.tools else ["a tool"])
             if not isinstance(document, dict | str):
                 return ""  # `event: ping` and the like
         elif type(document) is not dict:

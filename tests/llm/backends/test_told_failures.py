@@ -21,6 +21,7 @@ from llm.errors import (
     EmptyAnswerError,
     MalformedResponseError,
     RefusalError,
+    ToolCallError,
 )
 from llm.host import Host
 from llm.router import NoAnswerError, stream
@@ -441,6 +442,7 @@ FULL = "the disk is full"
         (422, {"error": "`inputs` must have less than 4096 tokens. Given: 5000"}, TOO_LONG, False),
         (400, [{"error": {"message": "The input token count (9) exceeds the maximum (8)"}}], TOO_LONG, False),
         (500, {"error": {"type": "exceed_context_size_error", "message": "exceeds context size"}}, TOO_LONG, False),
+        (400, {"errorType": "ExceededContextWindow", "body": {"error": {"message": "no"}}}, TOO_LONG, False),
         (429, {"error": {"message": "Request too large for m on tokens per min (TPM): Limit 9"}}, TOO_LONG, False),
         # Other limits.
         (400, {"error": {"message": "temperature must be less than 2"}}, HTTP, False),
@@ -534,3 +536,12 @@ def test_a_compression_that_nobody_asked_for_is_named(status: int, host: Host, m
             Service().run("hi")
     assert "compressed by 'br'" in caught.value.message if status == 200 else caught.value.status == 400
     assert "\N{REPLACEMENT CHARACTER}" not in caught.value.message
+
+
+def test_a_call_of_a_tool_may_be_an_event_of_its_own() -> None:
+    call = f"event: tool_calls\ndata: {json.dumps([{'function': {'name': 'search'}}])}\n\n"
+    stop = 'event: stop\ndata: "stop"\n\n'
+    assert isinstance(read(call + stop)[1], ToolCallError)
+    came, end = read(f'event: text\ndata: "I look."\n\n{call}{stop}')
+    assert isinstance(end, Completion)
+    assert (came, end.notices) == ("I look.", ("the model also wants to call a tool, and none was called: search",))
