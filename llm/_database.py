@@ -157,7 +157,7 @@ class Database:
                 yield self._connection
                 if self._hindered:
                     self._wait_for_others(PATIENCE)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise self._fault(error) from error
 
     def _mark_of_file(self) -> tuple[int, int, int] | None:
@@ -212,10 +212,12 @@ class Database:
             # The last one to close it would wait for the disk; so somebody does once in a thousand pages.
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
 
-    def _fault(self, error: "sqlite3.Error") -> OSError:
+    def _fault(self, error: "sqlite3.Error | UnicodeDecodeError") -> OSError:
         import sqlite3
 
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        # A name in a damaged file need not be text: then not even the message is.
+        not_text = isinstance(error, UnicodeDecodeError)
+        code = sqlite3.SQLITE_CORRUPT if not_text else getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             self._wait_for_others(_IMPATIENCE)
             return OSError(errno.EAGAIN, "another process does not let go of it", self.path)
@@ -229,7 +231,7 @@ class Database:
         if self._connection is not None:
             self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
 
-    def _set_aside(self, error: "sqlite3.Error") -> OSError:
+    def _set_aside(self, error: Exception) -> OSError:
         """Give a damaged file another name, unless another process has done so, and return the report of it."""
         self.close()
         name = f"{self.path}.damaged"
@@ -255,7 +257,7 @@ class Database:
                 found: list[tuple[str]] = connection.execute("PRAGMA quick_check").fetchall()
             finally:
                 connection.close()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             return False
         return found == [("ok",)]
 

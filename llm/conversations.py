@@ -415,9 +415,25 @@ def _search_conditions(database: "sqlite3.Connection", search: str | None) -> It
 
 
 def _turn(row: tuple[Any, ...]) -> Turn:
+    """Return a turn.
+
+    Raises:
+        LogError: the row does not hold what was written.
+
+    """
     names = (one.rpartition(".")[2] for one in _FIELDS.split(", "))
     values: dict[str, Any] = dict(zip(names, row, strict=True))
-    return Turn(**{**values, "messages": tuple(map(_from_json, json.loads(values["messages"])))})
+    try:
+        for name, value in values.items():
+            required = name in {"conversation", "time", "prompt"}
+            if name != "id" and not isinstance(value, str) and (required or value is not None):
+                raise TypeError(f"its {name} is no text")  # noqa: TRY301
+        return Turn(**{**values, "messages": tuple(map(_from_json, json.loads(values["messages"])))})
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise LogError(
+            f"turn {values['id']} of the log is damaged: {type(error).__name__}: {error}",
+            hint=f"`ai-cli logs delete {values['id']}` removes it",
+        ) from error
 
 
 def _to_json(message: Message, clean: Callable[[str], str]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 import copy
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,29 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     holds(hooks, {})
     holds((mine, 5, 0), [])
     fixed(given(st.sampled_from(anywhere), VALUES)(holds))()
+
+
+@pytest.mark.e2e
+def test_a_database_with_any_bytes_changed_gives_a_message_and_no_traceback() -> None:
+    for words in (["logs", "on"], ["send", "-b", "sample", "hi"]):
+        ai(*words)
+    sound = {}
+    for name in ("state.db", "conversations.db"):
+        path = Path(state_dir(), name)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        sound[path] = path.read_bytes()
+
+    def change(harm: list[tuple[float, int]]) -> None:
+        for path, content in sound.items():
+            for one in path.parent.glob(f"{path.name}*"):
+                one.unlink()
+            changed = bytearray(content)
+            for place, bits in harm:
+                changed[int(place * (len(changed) - 1))] ^= bits
+            write_atomically(path, bytes(changed))
+        for words in (["usage"], ["send", "-b", "sample", "hi"], ["logs"], ["cooldown"], ["logs", "-q", "hi"]):
+            ai(*words)
+
+    harm = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=40)
+    fixed(given(harm)(change))()
