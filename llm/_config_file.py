@@ -123,7 +123,7 @@ _KINDS: Final = {
 }
 #: Whoever has more than this has not typed it: lines are not looked for.
 _LONGEST: Final = 200_000
-#: Each try to end a value of many lines parses all of it; after so many the lines below it stay unknown.
+#: Each try to end a value of many lines parses all of it; after these the lines below it stay unknown.
 _TRIES: Final = 200
 _SHOWN: Final = 40
 
@@ -343,7 +343,7 @@ def _explained(source: _Source, error: Any, above: KeyPath) -> Iterator[ConfigFa
     """Yield one error of jsonschema in our words."""
     path: KeyPath = (*above, *error.absolute_path)
     part, value, word = error.schema, error.instance, error.validator
-    if part is False:  # jsonschema does not tell which key in it, if it is one
+    if part is False:  # jsonschema does not name the key in it, if it is one
         yield source.fault(f"{dotted(path)} is or has something that its schema forbids", path)
         return
     prefix = f"{dotted(path)}: " if path else ""

@@ -196,7 +196,7 @@ class Loader:
         """
         named = {}
         start = time.time_ns()
-        # Of a module that somebody imported before, nobody can tell whether its file has changed since. Several of
+        # Of a module that somebody imported before, nobody knows whether its file has changed since. Several of
         # these entry points may name one module: so this is looked up before the first of them imports it.
         imported = {entry.module for entry in entries if entry.module in sys.modules}
         for entry in entries:

@@ -105,7 +105,7 @@ def _forget_gone(environments: str) -> None:
         except FileNotFoundError:
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            continue  # nobody can tell, or it is in a place that this user cannot look into
+            continue  # not known, or it is in a place that this user cannot look into
 
 
 #: The name of the file, and a number that grows when the layout of its content changes.
@@ -354,7 +354,7 @@ def _is_editable(metadata: str) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, AttributeError):
-        return True  # nobody can tell
+        return True  # not known
 
 
 def _stamp(path: str) -> tuple[int, int] | None:

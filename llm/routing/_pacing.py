@@ -436,7 +436,7 @@ class Pacer:
         lane.hold = until
         if self._database is not None:
             count, seconds = (None, None) if lane.learned is None else lane.learned[:2]
-            with suppress(OSError):  # the ledger tells; here, other processes learn it by themselves
+            with suppress(OSError):  # the ledger reports it; here, other processes learn it by themselves
                 self._database.execute(
                     "INSERT INTO pacing VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key) DO UPDATE SET hold = max(hold, ?2),"
                     " count = coalesce(?3, count), seconds = coalesce(?4, seconds)",

@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from llm.routing._pacing import Pacer
     from llm.routing.fallback import RetryPolicy
 
-#: So many prompts are under way for each worker: one that takes long does not make the others wait for work.
+#: Prompts under way for each worker: one that takes long does not make the others wait for work.
 _AHEAD: Final = 4
-#: A chunk is as large as what a process answers in so many seconds, up to so many prompts for each thread.
+#: Seconds that a process takes for a chunk, which decides its size, and the most prompts of it for each thread.
 _CHUNK_TIME: Final = 1.0
 _CHUNK_FACTOR: Final = 64
 #: Characters of the prompts of a chunk, and of all that are under way: rows may be long.
 _CHUNK_LENGTH: Final = 2**20
 _MOST_LENGTH: Final = 64 * 2**20
-#: A chunk that does not get full is sent after so many seconds.
+#: Seconds after which a chunk that does not get full is sent.
 _CHUNK_AGE: Final = 0.1
-#: For so many seconds, an interrupted batch waits for what other processes have answered.
+#: Seconds that an interrupted batch waits for what other processes have answered.
 _GRACE: Final = 0.6
-#: So many seconds pass between two notes of long waits.
+#: Seconds between two notes of long waits.
 _QUIET: Final = 5.0
-#: A prompt whose worker was lost is sent so often in all.
+#: Number of times that a prompt is sent whose workers are lost.
 _MOST_TRIES: Final = 3
 
 

@@ -25,7 +25,7 @@ NO_COOLDOWN_VARIABLE: Final = "LLM_NO_COOLDOWN"
 
 #: So many failures in a row set a backend aside, and afterwards each further one.
 FAILURES: Final = 3
-#: For so many seconds at first; each time twice as long, up to the longest.
+#: Seconds at first; each time twice as long, up to the longest.
 SHORTEST: Final = 30.0
 LONGEST: Final = 900.0
 #: Failures that lie further apart, in seconds, are not "in a row".

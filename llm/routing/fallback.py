@@ -36,13 +36,13 @@ _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError"
 
 _NO_LIMITS = Limits()
 
-#: A credential is not used any more after so many answers with 403 in a row: one that worked before, and one that did
+#: Answers with 403 in a row after which a credential is not used any more: one that worked before, and one that did
 #: not, if there are many prompts.
 _REFUSALS = 20
 _FIRST_REFUSALS = 3
 #: A prompt that was refused so often because of a limit fails.
 _MOST_WAITS = 30
-#: Seconds from which on it is told that a server asks to wait.
+#: Seconds from which on a server's wish to wait is reported.
 _LONG_WAIT = 5.0
 #: Importing a plug-in that takes longer is reported, in seconds: it counts into the time of the request.
 _SLOW_IMPORT = 1.0

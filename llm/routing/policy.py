@@ -48,7 +48,7 @@ class _Plan:
         self._demanding = self._ordered(primary, self.fallback)
         self._simple = self._ordered(self.fallback, primary)
         self._threshold = settings.complexity_threshold
-        #: Returns the usable candidates in the order for a prompt of so many words, the first with the reason.
+        #: Returns the usable candidates in the order for a number of words of the prompt, the first with the reason.
         self.by_complexity = lru_cache(maxsize=1000)(self._by_complexity)
 
     def _by_complexity(self, words: int) -> Route:

@@ -163,7 +163,7 @@ def _libraries(probe: Probe, required: set[str]) -> None:
             needs = [Requirement(text) for text in requires(name) or () if "extra ==" not in text]
         except PackageNotFoundError:
             if name in required:
-                return  # nobody can tell what comes along with it
+                return  # not known what comes along with it
             continue
         new = {canonical(one.name) for one in needs} - coming
         coming |= new

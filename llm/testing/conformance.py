@@ -348,7 +348,7 @@ def _run(
             raise D0ttinoError(f"the check of {distribution} could not begin: {printed[-500:]}")
         name = open_[0]
         found = [Finding(**json.loads(line)["finding"]) for line in lines if f'"check": "{name}"' in line]
-        if found:  # it told itself why it ends
+        if found:  # it reported itself why it ends
             return [*results, Result(name, "failed", tuple(found))], None
         trace = faults.read_text(encoding="utf-8", errors="replace") if faults.exists() else ""
         return results, _death(name, status, trace, printed, json.loads(lines[0]).get("roots", []) if lines else [])

@@ -68,7 +68,7 @@ def _part(content: bytes, place: str, name: str) -> "str | Attachment":
         raise UsageError(
             f"--attach {place}: it is {what}", hint="PNG, JPEG, GIF and WebP images are sent, and text in UTF-8"
         )
-    # A part of its own, told from the prompt also where parts are joined.
+    # A part of its own, set apart from the prompt also where parts are joined.
     return f"\n\n--- {' '.join(name.split())} ---\n{text.removesuffix(chr(10))}\n--- end ---"
 
 

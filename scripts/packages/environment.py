@@ -238,7 +238,7 @@ def roll_back() -> list[str]:
 
     """
     directory = _directory()
-    check_private(directory)  # it says what is to be removed
+    check_private(directory)  # it decides on what is removed
     try:
         journal: dict[str, Any] = json.loads((directory / _JOURNAL).read_bytes())
         new, old = dict(journal["new"]), list(journal["old"])

@@ -105,7 +105,7 @@ def check(host: "Host") -> list[LostGuard]:
     kept = [one.guard for one in missed if not one.once]
     now = sorted({*here, *kept})
     if now != sorted(_read().get(sys.prefix, ())):
-        with suppress(OSError):  # the next run tells
+        with suppress(OSError):  # the next run reports it
             _change(lambda environments: {**environments, sys.prefix: now})
     return missed
 

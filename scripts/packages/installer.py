@@ -271,7 +271,7 @@ class Installer:
         return "".join(written)
 
 
-#: What tells pip or uv where to look for packages, which to take: a bundled package comes from here.
+#: Variables by which pip or uv look for packages: a bundled package comes from here.
 _CHOOSES: Final = ("INDEX", "INDEX_URL", "FIND_LINKS", "CONSTRAINT", "REQUIREMENT", "REQUIRE_HASHES", "BINARY")
 
 #: So long an installer may take to end that got Ctrl-C as well.
@@ -279,7 +279,7 @@ _SECONDS_TO_TIDY_UP: Final = 0.25
 
 _OF_INSTALLERS: Final = ("PIP_", "UV_", "PIPX_")
 
-#: What tells them where to install, if not in this environment.
+#: Variables by which they choose where to install, if not in this environment.
 _ELSEWHERE: Final = ("TARGET", "PREFIX", "ROOT", "USER")
 
 

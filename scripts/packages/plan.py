@@ -295,7 +295,7 @@ def _broken(plan: Plan) -> Iterator[str]:
 
     new = {canonical(one.chosen.name): one for one in plan.candidates if one.before is not None}
     for distribution in importlib.metadata.distributions() if new else ():
-        with suppress(Exception):  # damaged ones need nothing that can be told
+        with suppress(Exception):  # damaged ones need nothing that is known
             name = str(distribution.metadata["Name"])
             for text in distribution.requires or ():
                 requirement = Requirement(text)

@@ -47,7 +47,7 @@ TIMED_OUT: Final = 124
 #: Seconds within which two interrupts are one: some programs signal a process and then its group.
 _AT_ONCE: Final = 0.2
 
-#: Seconds that a step gets to react to Ctrl-C before the user is told what a second one does.
+#: Seconds that a step gets to react to Ctrl-C before the user reads what a second one does.
 _PATIENCE: Final = 1.0
 
 

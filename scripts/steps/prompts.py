@@ -385,7 +385,7 @@ def ask(question: str, keys: Mapping[str, Answer], shown: Sequence[str] = ()) ->
 def reset_terminal() -> None:
     """Undo what a program may have left behind on the terminal, and go to the beginning of a row."""
     colours = "" if os.environ.get("TERM") == "linux" else _RESET_COLOURS
-    # At the beginning of a row, so many blanks leave the cursor in it; anywhere else they lead to the next one.
+    # At the beginning of a row, these blanks leave the cursor in it; anywhere else they lead to the next one.
     send_to_terminal(f"{_RESET}{colours}{' ' * (_size().columns - 1)}\r")
 
 

@@ -1,4 +1,4 @@
-"""Pages, help texts, messages and docstrings are written in the field's own words.
+"""Pages, help texts, messages, docstrings and comments are written in the field's own words.
 
 `RULES` are patterns of words that are not used, each with what is written instead; CONTRIBUTING.md has the rule behind
 them. `EXCEPTIONS` are texts in which such a word is right, each with the reason.
@@ -6,6 +6,7 @@ them. `EXCEPTIONS` are texts in which such a word is right, each with the reason
 
 import ast
 import re
+import tokenize
 from collections.abc import Iterator, Mapping
 
 import click
@@ -76,6 +77,16 @@ def texts(*, docstrings: bool) -> Iterator[tuple[str, str]]:
 ALL = [*pages(), *sorted(ROOT.glob("examples/**/*.md"))]
 
 
+def comments() -> Iterator[tuple[str, str]]:
+    """Yield the comments in the code, with their places."""
+    for package in ("llm", "scripts"):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            with file.open("rb") as lines:
+                for token in tokenize.tokenize(lines.readline):
+                    if token.type == tokenize.COMMENT:
+                        yield f"{file.relative_to(ROOT)}:{token.start[0]}", token.string
+
+
 @pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in ALL])
 def test_pages(page: str) -> None:
     if page not in OTHERS:
@@ -101,6 +112,12 @@ def test_docstrings() -> None:
     assert [(place, words) for place, text in checked if (words := found(text))] == []
     first_lines = [(place, text.partition("\n")[0]) for place, text in checked]
     assert [(place, words) for place, line in first_lines if (words := found(line, FIRST_LINES))] == []
+
+
+def test_comments() -> None:
+    checked = list(comments())
+    assert len(checked) > 300
+    assert [(place, words) for place, text in checked if (words := found(text))] == []
 
 
 def test_the_rules_find_what_they_are_for() -> None:

@@ -237,7 +237,7 @@ def _refusal(
     if request:  # what its operators find it by
         said += f" (request {endpoint.quote(request)[:80]})"
     message = f"{endpoint.label} answered {phrase or 'with an error'}{said}"
-    # Some tell a limit of requests so.
+    # Some report a limit of requests so.
     slow_down = (status in {400, 403} and meaning in {429, 503}) or (status == 403 and bool(_BUSY[0][0].search(words)))
     moderated = status in {400, 403, 422} and _MODERATED.search(words) is not None
     bad_key = status == 401 or (status in {400, 403} and (meaning == 401 or _BAD_KEY.search(words) is not None))
@@ -398,7 +398,7 @@ _KINDS: Final = ("", "-Requests", "-Tokens", "-Input-Tokens", "-Output-Tokens")
 _LIMIT_NAMES: Final = ("X-RateLimit-{}{}", "Anthropic-RateLimit{1}-{0}", "RateLimit-{}{}")
 _FIELDS: Final = {"remaining": "r", "reset": "t"}
 _FIELD: Final = re.compile(r"\b(r|t|remaining|reset)=(\d{1,9})\b")
-#: Seconds by which clocks may differ without being wrong: a date is told in whole ones, and takes its time.
+#: Seconds by which clocks may differ without being wrong: a date has whole ones, and takes its time.
 _CLOCK_ERROR: Final = 5.0
 
 
@@ -486,7 +486,7 @@ def _until(value: str, now: float) -> float | None:
         with suppress(ValueError, OverflowError):
             return max(0.0, datetime.fromisoformat(value).timestamp() - now)
         return _span(value)
-    # Seconds, or a moment in seconds or milliseconds since 1970: the size tells which.
+    # Seconds, or a moment in seconds or milliseconds since 1970: the size decides.
     number = float(value)
     if number < 1e9:
         return number
@@ -571,7 +571,7 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
         return BackendTimeoutError(f"no way to {who} through the proxy within {wait}", hint=proxies)
     if timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError):
         return BackendTimeoutError(f"{who} {_what_took_long(limits)}")
-    reasons: tuple[tuple[type[BaseException], str], ...] = (  # the most telling first
+    reasons: tuple[tuple[type[BaseException], str], ...] = (  # the most specific first
         (ssl.SSLError, _tls_words(causes)),
         (socket.gaierror, "the name of the host is not known"),
         (ConnectionRefusedError, "the connection was refused"),

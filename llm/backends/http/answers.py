@@ -24,7 +24,7 @@ from llm.routing.errors import is_served
 from llm.thoughts import CLOSE, OPEN
 from llm.types import Completion, Usage, is_filter
 
-#: Under which names servers tell tokens of prompt and answer.
+#: Names under which servers report tokens of prompt and answer.
 _TOKENS: Final = (
     ("prompt_tokens", "input_tokens", "totalInputTokens"),
     ("completion_tokens", "output_tokens", "totalOutputTokens"),
@@ -316,7 +316,7 @@ class AnswerReader:
                 else self.malformed("JSON without 'choices'", str(document))
             )
         self.usage = usage_of(document) or self.usage
-        more = document.get("x_groq")  # there Groq tells what ended a stream early
+        more = document.get("x_groq")  # there Groq reports what ended a stream early
         error = document.get("error") or (more.get("error") if isinstance(more, dict) else None)
         if error and not _is_void(error):
             raise self.failure(document if document.get("error") else more)
@@ -633,7 +633,7 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if choice.get("error"):
         raise answer.failure(choice["error"])
     if choice.get("finish_reason"):
-        answer.usage = usage_of(choice) or answer.usage  # some tell it here
+        answer.usage = usage_of(choice) or answer.usage  # some report it here
         answer.note_end(choice["finish_reason"])
     if isinstance(choice.get("native_finish_reason"), str):
         answer.reason = choice["native_finish_reason"] or answer.reason

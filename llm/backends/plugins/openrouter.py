@@ -20,7 +20,7 @@ class OpenRouterBackend(ChatCompletionsBackend):
     default_model = "openrouter/auto"
     ready_env = ("OPENROUTER_API_KEY",)
     secret_env = ("OPENROUTER_API_KEY",)
-    # By these OpenRouter tells applications apart.
+    # By these OpenRouter knows applications apart.
     fixed_headers = FrozenMapping({"HTTP-Referer": "https://github.com/d0ttino/d0ttino", "X-Title": "d0ttino"})
 
     def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
