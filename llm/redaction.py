@@ -144,6 +144,8 @@ def _may_have_form(text: str) -> bool:
     """Whether a text may hold what `_SECRET_FORM` finds."""
     if not text.isascii():  # some of its letters may be small or large ones of ASCII
         return True
+    if text.isalnum():  # what stands before a secret, or in it, does not
+        return False
     text = text.lower()
     return any(sign in text for sign in _SIGNS)
 

@@ -284,9 +284,13 @@ def _to_be_had(
     lost: Mapping[str, Recorded],
 ) -> Iterator[Row]:
     """Yield a row for each entry of the registry that no other row stands for."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.installed:
+            names.setdefault(canonical(row.package), []).append(row.name)
     for package, distribution in packages:
         kind, name = package.kind.noun, package.name
-        brought = [row.name for row in rows if row.installed and same(row.package, distribution)]
+        brought = names.get(canonical(distribution), [])
         fault = package.fault()
         is_there = fault is None and canonical(distribution) in distributions
         version = installed_version(distribution) if is_there else None
