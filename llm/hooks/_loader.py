@@ -275,6 +275,7 @@ class Loader:
             renamed = any(one.plugin_name == named.plugin_name for one in own)
             if not again and not renamed:
                 own.append(named)
+            self._report_unused_hooks(entry)
         elif named is not None:
             registered = self._manager.get_plugin(self._manager.get_name(named) or "")
             if not (isinstance(registered, Guard) and registered.origin.distribution == entry.distribution):
@@ -288,6 +289,18 @@ class Loader:
             )
         for one in own:
             yield one.plugin, one.plugin_name, one.module
+
+    def _report_unused_hooks(self, entry: EntryPoint) -> None:
+        """Record that the module of a function that an entry point names has hook implementations that nobody names."""
+        if any(one.value == entry.module and one.distribution == entry.distribution for one in self._entries):
+            return
+        unused = list(marked_functions(sys.modules[entry.module])) if entry.module in sys.modules else []
+        if unused:
+            names = ", ".join(options.get("specname") or name for name, _, options in unused)
+            place = place_of_function(unused[0][1])
+            message = f"{entry.value} alone is in use: its module implements {names} as well ({place})"
+            hint = f"name the module: {entry.module}; {read_on(FORMS)}"
+            self._manager.problems.add(Problem(ProblemKind.CONFLICT, entry.origin(entry.name), message, hint=hint))
 
     def _fail(self, entry: EntryPoint, error: BaseException) -> None:
         """Record that an entry point could not be loaded; where it guards, refuse in its place."""

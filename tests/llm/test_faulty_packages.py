@@ -121,6 +121,7 @@ BACKENDS = {
     "needs an undeclared library": Package("metadata", "does not require", backend("def run(self, prompt):\n    import yaml  # HERE\n    return prompt")),
     "number of tokens": Package("answers", "Usage", backend("def run(self, prompt): return Completion(prompt, usage=Usage('two', 3))  # HERE")),
     "pieces as one text": Package("answers", "", backend("def run(self, prompt): return prompt\ndef stream(self, prompt): return None  # HERE")),
+    "hooks beside a named function": Package("contract", "alone is in use", plugin("def shout(prompt): return prompt\n@hookimpl  # HERE\ndef llm_backends(): return [Backend('shout', shout), Backend('whisper', shout)]"), ('"acme_faulty"', '"acme_faulty:shout"'), "warning"),
     "no name": Package("contract", "the name of a Backend", backend("def run(self, prompt): return prompt").replace("name = 'faulty'", "pass").replace("@hookimpl", "@hookimpl  # HERE")),
     "reads standard input at import": Package("import", "stdin", backend("def run(self, prompt): return prompt", "import sys\nsys.stdin.readline()  # HERE\n")),
     "asks at import": Package("import", "stdin", backend("def run(self, prompt): return prompt", "key = input('key? ')  # HERE\n")),
