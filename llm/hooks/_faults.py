@@ -12,6 +12,9 @@ from llm.hooks._origin import Origin, is_framework, origin_of
 #: The topic of the documentation on what an entry point may name.
 FORMS: Final = "guides/forms"
 
+#: The topic on plug-ins that cannot be imported.
+BROKEN: Final = "guides/loading"
+
 
 class ProblemKind(StrEnum):
     """The sort of a problem: decides how a list shows the plug-in."""

@@ -334,7 +334,7 @@ def _without_defaults(function: Function) -> inspect.Signature:
 def _record(error: BaseException, hook: str, origin: Origin, problems: ProblemLog) -> None:
     note_fault(origin, error)
     message = with_place(f"{hook} raised {one_line(error)}", error)
-    hint = reason_of(error)[1]
+    hint = reason_of(error)[1] or read_on(hook)
     problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, hint=hint, error=error))
 
 
@@ -397,6 +397,8 @@ def _guard_wrapper(
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # noqa: BLE001 - raised again
+                if isinstance(error, PluginDefinitionError):
+                    locate(error, function, contract.name)
                 raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
         return propagating
@@ -414,6 +416,8 @@ def _guard_wrapper(
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
+            if isinstance(error, PluginDefinitionError):
+                locate(error, function, hook)
             _record(error, hook, origin, problems)
             return (yield)
         result = yield
@@ -439,7 +443,7 @@ def _around(steps: Generator[None, Any, Any]) -> Generator[None, Any, Any]:
         next(steps)
     except StopIteration:
         # pluggy has no way to skip the implementations inside: a cache, say, answers as one of them.
-        raise RuntimeError(
+        raise PluginDefinitionError(
             "the wrapper did not yield; one that answers by itself is marked tryfirst instead of wrapper"
         ) from None
     resume: Callable[[], Any]
@@ -454,4 +458,4 @@ def _around(steps: Generator[None, Any, Any]) -> Generator[None, Any, Any]:
     except StopIteration as stop:
         return stop.value
     steps.close()
-    raise RuntimeError("the wrapper yields more than once")
+    raise PluginDefinitionError("the wrapper yields more than once")

@@ -15,7 +15,7 @@ from typing import Any
 
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, load
-from llm.hooks._faults import FORMS, Problem, ProblemKind, place_of_function, read_on, reason_of, with_place
+from llm.hooks._faults import BROKEN, FORMS, Problem, ProblemKind, place_of_function, read_on, reason_of, with_place
 from llm.hooks._guard import Guard, marked_functions
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
@@ -305,6 +305,7 @@ class Loader:
     def _fail(self, entry: EntryPoint, error: BaseException) -> None:
         """Record that an entry point could not be loaded; where it guards, refuse in its place."""
         reason, hint = reason_of(error)
+        hint = hint or read_on(BROKEN)
         message = with_place(reason, error)
         problem = Problem(ProblemKind.FAILED, entry.origin(entry.name), message, hint=hint, error=error)
         self._manager.problems.add(problem)
