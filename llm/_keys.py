@@ -31,7 +31,8 @@ def checked_name(name: str) -> str:
     """Return the name of a key as stores have it."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            "this is no name of a key", hint="give the name, not the key: at most 40 letters, digits, '_', '.' and '-'"
+            "this is not a name of a key",
+            hint="give the name, not the key: at most 40 letters, digits, '_', '.' and '-'",
         )
     return key_name(name)
 

@@ -118,7 +118,7 @@ def _check(place: str, found: os.stat_result) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _unsafe(place, "is a link")
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-        raise _unsafe(place, "is no ordinary file")  # a pipe would be waited for
+        raise _unsafe(place, "is not an ordinary file")  # a pipe would be waited for
     if found.st_uid != os.geteuid():
         raise _unsafe(place, f"is another user's (uid {found.st_uid})")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -125,7 +125,7 @@ def read_records(lines: Iterable[str], name: str) -> tuple[list[Record], list[st
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("record"), str):
             if not found:
-                raise TraceFileError(f"{name} is not a trace: line {number} is no record") from None
+                raise TraceFileError(f"{name} is not a trace: line {number} is not a record") from None
             problems.append(f"line {number} of {name} is cut short or damaged, and left out")
             continue
         if not found:

@@ -289,7 +289,7 @@ def point_in_time(text: str, now: datetime) -> datetime:
         point = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise UsageError(
-            f"{text!r} is no point in time", hint="give a date as 2026-01-31, or how long ago: 12h, 7d, 4w"
+            f"{text!r} is not a point in time", hint="give a date as 2026-01-31, or how long ago: 12h, 7d, 4w"
         ) from None
     return point if point.tzinfo is not None else point.replace(tzinfo=now.tzinfo)
 

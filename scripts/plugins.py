@@ -298,7 +298,7 @@ def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: 
     for variable in variables:
         name, equals, value = variable.partition("=")
         if not equals or not name:
-            raise UsageError(f"{variable!r} is no NAME=VALUE", hint="for example --env 'ACME_BASE_URL={server}'")
+            raise UsageError(f"{variable!r} is not NAME=VALUE", hint="for example --env 'ACME_BASE_URL={server}'")
         environ[name] = value
     targets = [target] if target is not None else sorted({entry.distribution for entry in installed().entries})
     with waiting("checking plug-ins") as change:

@@ -332,7 +332,7 @@ def _parse(text: str) -> Iterator[tuple[str, str, str]]:
         name, _, value = line.partition("=")
         name, value = name.strip(), value.strip()
         if not name or not value:
-            raise ValueError(f"its entry_points.txt has a line that is no entry point: {line[:80]!r}")
+            raise ValueError(f"its entry_points.txt has a line that is not an entry point: {line[:80]!r}")
         yield group, name, value
 
 

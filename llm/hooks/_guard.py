@@ -63,7 +63,7 @@ class HookContract:
             with its origin, or raises `InvalidResultError`; `keep` leaves an origin that is
             there already. `None` where results are not used.
         answered: whether the host's own implementation answers whenever it is asked.
-        confines: whether each implementation guards, also one that is no wrapper: it does in a safe way what the
+        confines: whether each implementation guards, also one that is not a wrapper: it does in a safe way what the
             host's own would do without it, as a sandbox runs steps.
         passive: whether nothing is sent or run through it, so that no implementation guards.
 

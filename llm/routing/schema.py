@@ -78,7 +78,7 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise UsageError(f"{name}: a JSON Schema is an object")
     if not isinstance(schema.get("$schema", ""), str):
-        raise UsageError(f"{name}: it is no JSON Schema: `$schema` is not text")
+        raise UsageError(f"{name}: it is not a JSON Schema: `$schema` is not text")
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 
@@ -86,7 +86,7 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
         validator_for(schema).check_schema(schema)
     except SchemaError as error:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
-        raise UsageError(f"{name}: it is no JSON Schema: {place} {error.message[:_LONGEST]}") from error
+        raise UsageError(f"{name}: it is not a JSON Schema: {place} {error.message[:_LONGEST]}") from error
     except RecursionError as error:
         raise UsageError(f"{name}: it is nested too deeply") from error
     return schema
@@ -195,4 +195,4 @@ def check_answer(text: str, schema: dict[str, Any]) -> Checked:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

@@ -76,7 +76,7 @@ WORDS: Final = {
     "steps": "return a list of command lines (str) or Step objects",
     "quote": "put it into the line by quote(...), or give the command as a list of words",
     "route": "name backends of the argument `backends` only",
-    "once": "yield once in every case: raise instead to refuse; answer from an implementation that is no wrapper",
+    "once": "yield once in every case: raise instead to refuse; answer from an implementation that is not a wrapper",
     "pieces": "change pieces as they come: answer.map(f) or answer.pipe(f) in place of answer.text",
     "hand on": "let errors of the inside pass: raise the same exception again",
     "timeout": "end the step after step.timeout seconds, with status 124",

@@ -406,12 +406,12 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 
 def _no_result(name: str, number: int) -> UsageError:
-    return UsageError(f"{name}, line {number}, is no result of `ai-cli batch`", hint="give another file to --output")
+    return UsageError(f"{name}, line {number}, is not a result of `ai-cli batch`", hint="give another file to --output")
 
 
 def _other_columns(name: str, found: Sequence[str], wanted: Sequence[str]) -> UsageError:
     return UsageError(
-        f"{name} is no result of `ai-cli batch` with these options: it has the columns {', '.join(found)[:200]}, "
+        f"{name} is not a result of `ai-cli batch` with these options: it has the columns {', '.join(found)[:200]}, "
         f"and this run would write {', '.join(wanted)}",
         hint="give another file to --output, or the options with which it was made",
     )
@@ -791,7 +791,7 @@ class ParquetResults(ResultsFile):
             file = parquet().ParquetFile(self._name)
         except (ValueError, OSError) as error:
             raise UsageError(
-                f"{self._name} is no Parquet file: {error}", hint="give another file to --output"
+                f"{self._name} is not a Parquet file: {error}", hint="give another file to --output"
             ) from error
         for batch in file.iter_batches(batch_size=_ENCODED):
             yield from batch.to_pylist()

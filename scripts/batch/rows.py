@@ -272,7 +272,7 @@ class Source:
         try:
             file = parquet().ParquetFile(self._file)
         except (ValueError, OSError) as error:
-            raise UsageError(f"{self.name} is no Parquet file: {error}") from error
+            raise UsageError(f"{self.name} is not a Parquet file: {error}") from error
         self.columns = tuple(file.schema_arrow.names)
         self.types = {field.name: field.type for field in file.schema_arrow}
         return self._of_batches(file)

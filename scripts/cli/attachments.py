@@ -144,13 +144,13 @@ def _check_redirect(address: str, before: str, target: str) -> None:
     old, new = urlsplit(before), urlsplit(target)
     shown = f"{new.scheme}://{new.netloc.rpartition('@')[2]}"
     if new.scheme not in {"http", "https"}:
-        raise UsageError(f"--attach {address}: it redirects to {shown}, which is no address of the web")
+        raise UsageError(f"--attach {address}: it redirects to {shown}, which is not an address of the web")
     if (old.scheme, new.scheme) == ("https", "http"):
         raise UsageError(f"--attach {address}: it redirects to {shown}, which is not encrypted")
     asked = urlsplit(address)
     if (new.hostname, new.port) != (asked.hostname, asked.port) and not _is_public(new.hostname or ""):
         raise UsageError(
-            f"--attach {address}: it redirects to {shown}, which is no public address",
+            f"--attach {address}: it redirects to {shown}, which is not a public address",
             hint="attach that address itself if it is what you want",
         )
 

@@ -365,6 +365,6 @@ def _commands_of_plugins(host: "Host", builtin: Set[str]) -> "PluginCommands":
                 found[name] = (command, origin)
                 taken[name] = f"a command of {origin} already"
             else:
-                message = f"added {name!r} to the commands, which is no click command with a name"
+                message = f"added {name!r} to the commands, which is not a click command with a name"
                 host.problems.add(Problem(ProblemKind.FAULT, origin, message, hook="llm_commands"))
     return found

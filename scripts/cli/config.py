@@ -180,7 +180,7 @@ def _steps(key: str) -> list[str]:
         document: Any = tomllib.loads(f"{key} = 0")
     except ValueError:
         hint = 'for example primary_backend, or servers."my.server".model'
-        raise UsageError(f"{key!r} is no key", hint=hint) from None
+        raise UsageError(f"{key!r} is not a key", hint=hint) from None
     steps = []
     while isinstance(document, dict):
         ((step, document),) = document.items()

@@ -240,7 +240,7 @@ def read_piped() -> str:
         kind = os.fstat(stdin.fileno()).st_mode
     except OSError:  # a program's own object, which has no descriptor, or a closed one
         kind = stat.S_IFREG
-    # A device is no text that anybody piped: /dev/null is empty, and others never end.
+    # A device is not text that anybody piped: /dev/null is empty, and others never end.
     if not (stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind)):
         return ""
     import threading

@@ -519,7 +519,7 @@ def _not_removable(inventory: Inventory, name: str, registry: Registry, commands
         instead = f", and {package}, which would answer in its place, is not installed" if package else ""
         return InstallError(f"the {noun} {name!r} is built in and cannot be removed{instead}")
     if package:
-        why = "is no plug-in and stays" if installed_version(package) else "is not installed"
+        why = "is not a plug-in and stays" if installed_version(package) else "is not installed"
         return InstallError(f"nothing to remove: {package}, which the registry names for {name!r}, {why}")
     hint = _other_kind(inventory.kind, name, registry, commands, "remove")
     return UnknownNameError(noun, name, inventory.names(), hint=hint)

@@ -215,7 +215,7 @@ def _guards_of(data: Any) -> dict[str, list[RecordedGuard]]:
 def _guard_of(data: Any) -> RecordedGuard:
     guard = RecordedGuard(**data)
     if not all(isinstance(value, str) for value in guard):
-        raise ValueError(f"{data!r} is no guard")
+        raise ValueError(f"{data!r} is not a guard")
     return guard
 
 

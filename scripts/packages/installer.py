@@ -357,7 +357,7 @@ def _requirements(lines: Iterable[str], directory: Path) -> tuple[str, str]:
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         for line in lines:
             if "${" in line or line.startswith("-") or not line.isprintable():
-                raise InstallError(f"{shown(line)!r} is no requirement")  # pip would put variables into it
+                raise InstallError(f"{shown(line)!r} is not a requirement")  # pip would put variables into it
             file.write(f"{line}\n")
     return "-r", path
 

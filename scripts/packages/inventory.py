@@ -302,7 +302,7 @@ def _to_be_had(
             unfit = package.unfit(__version__)
             yield Row(kind, name, distribution, None, State.REFUSED if unfit else State.AVAILABLE, unfit)
         elif not brought:
-            yield Row(kind, name, distribution, version, State.FAILED, f"{distribution} is no {kind}")
+            yield Row(kind, name, distribution, version, State.FAILED, f"{distribution} is not a {kind}")
         elif name not in brought:
             yield Row(kind, name, distribution, version, State.INSTALLED, f"as {', '.join(brought)}")
 

@@ -173,7 +173,7 @@ def _of_wheel(wanted: Wanted, wheel: Path) -> Chosen:
     try:
         name, version, *_ = parse_wheel_filename(wheel.name)
     except InvalidWheelFilename as error:
-        raise InstallError(f"{wheel} is no wheel: {error}") from error
+        raise InstallError(f"{wheel} is not a wheel: {error}") from error
     if not same(name, wanted.distribution):
         raise InstallError(f"{wheel.name} is not a wheel of {wanted.distribution}")
     return Chosen(wanted.distribution, str(version), wheel.as_uri(), frozenset([_sha256(wheel)]), direct=True)

@@ -176,7 +176,7 @@ def _environments_of(data: Any) -> dict[str, list[Recorded]]:
 def _recorded(data: dict[str, Any]) -> Recorded:
     one = Recorded(**data)
     if not all(isinstance(value, bool if name == "editable" else str) for name, value in one._asdict().items()):
-        raise ValueError(f"{data!r} is no installation")
+        raise ValueError(f"{data!r} is not an installation")
     return one
 
 

@@ -369,7 +369,7 @@ def _damage(info: Mapping[str, Any], remote: bool) -> str | None:
         Version(version or "0")
         SpecifierSet(info.get("requires-d0ttino", ""))
     except InvalidRequirement as error:
-        return f"{_cut(repr(value))} is no requirement: {_cut(str(error).splitlines()[0])}"
+        return f"{_cut(repr(value))} is not a requirement: {_cut(str(error).splitlines()[0])}"
     except (InvalidVersion, InvalidSpecifier) as error:
         return _cut(str(error).splitlines()[0])
     url = requirement.url or source

@@ -148,7 +148,7 @@ def _fault_of_module(module: str) -> str | None:
     import importlib.util
 
     if not module.isidentifier() or keyword.iskeyword(module):
-        return f"{module} is no name of a Python module"
+        return f"{module} is not a name of a Python module"
     if module in sys.stdlib_module_names:
         return f"the module {module} would hide that of Python's standard library"
     if module in {"llm", "scripts", "tests"}:

@@ -593,7 +593,7 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def _is_locked(descriptor: int) -> bool:

@@ -27,10 +27,13 @@ RULES = {
     r"\bin vain\b": "without success",
     r"\bfor want of\b": "without",
 }
+#: What something is not.
+NEGATIONS = {r"(?<![Tt]here )\b(?:is|are) no (?!longer|other|larger|more)": "is not a"}
 #: Besides these, pages and help texts have none of these.
 PROSE = {
     r"\b(?:says?|said|saying)\b(?! (?:yes|hello))": "report, name, describe, a note",
     r"\b[Ww]ho(?:ever|m)?\b": "the plug-in, the backend, the user",
+    **NEGATIONS,
     r"\b(?:does?|done) without\b": "leave out, switch off",
     r"\bto be had\b": "available",
     r"\bhas a say\b": "takes part",
@@ -103,7 +106,8 @@ def test_help(path: str) -> None:
 
 
 def test_messages() -> None:
-    assert [(place, text, words) for place, text in texts(docstrings=False) if (words := found(text))] == []
+    rules = {**RULES, **NEGATIONS}
+    assert [(place, text, words) for place, text in texts(docstrings=False) if (words := found(text, rules))] == []
 
 
 def test_docstrings() -> None:

@@ -407,7 +407,7 @@ def test_blocks_that_cannot_be_shown_are_told_once(anthropic: Any, monkeypatch: 
         (sse(start(), *HELLO[:2]), BackendConnectionError, "before it was complete", (None, True, None)),
         (sse(start(), end(), STOP), EmptyAnswerError, r"no text \(finish_reason end_turn\)", (None, False, None)),
         (sse(start(), *THOUGHTS, end(), STOP), EmptyAnswerError, "no text", (None, False, None)),
-        (http_answer({"choices": []}), MalformedResponseError, "JSON that is no message", (None, False, None)),
+        (http_answer({"choices": []}), MalformedResponseError, "JSON that is not a message", (None, False, None)),
         (http_answer({"detail": "x"}, 404), BackendHTTPError, "404", (404, False, None)),
     ],
 )

@@ -140,7 +140,7 @@ def test_nothing_is_sent_while_it_cannot_be_imported(tmp_path: Path, monkeypatch
 def test_a_plugin_says_itself_whether_nothing_goes_on_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A budget refuses and is no wrapper; a cache is one, and a broken cache must not keep anybody from working."""
+    """A budget refuses and is not a wrapper; a cache is one, and a broken cache must not keep anybody from working."""
     refuses = "from llm import hookimpl\nGUARDS = True\n@hookimpl\ndef llm_complete(request): pass\n"
     stores = "from llm import hookimpl\nGUARDS = False\n@hookimpl(wrapper=True)\ndef llm_complete(): return (yield)\n"
     for name, source in (("refuses", refuses), ("stores", stores)):

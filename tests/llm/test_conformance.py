@@ -70,7 +70,7 @@ FAULTS = {
     "does not require d0ttino": Fault("metadata", "does not require d0ttino", project=('["d0ttino"]', "[]")),
     "requires the other llm": Fault("metadata", "another project", project=('["d0ttino"]', '["d0ttino", "llm>=0.20"]')),
     "no requirement": Fault("metadata", "no requirement", project=('["d0ttino"]', '["d0ttino", "a b c"]')),
-    "no version": Fault("metadata", "'one' is no version", project=('"1.0"', '"one"')),
+    "no version": Fault("metadata", "'one' is not a version", project=('"1.0"', '"one"')),
     "no description": Fault("metadata", "no description", project=('description = "Has one fault"', ""), severity="warning"),
     "old Python": Fault("metadata", "Python 3.10", project=(">=3.11", ">=3.8"), severity="warning"),
     "no licence": Fault("metadata", "no licence", project=('license = "MIT"', ""), severity="warning"),
@@ -126,7 +126,7 @@ FAULTS = {
     "name of a built-in backend": Fault("names", "takes the place of the built-in one", BACKEND + "register_backend('sample', str.upper)", severity="warning"),
     # configuration and readiness
     "cannot be configured": Fault("configuration", "llm_configure raised KeyError", hook("@hookimpl\ndef llm_configure(settings): settings.section['x']  # HERE\n@hookimpl\ndef llm_completed(): ...")),
-    "wrong schema": Fault("configuration", "CONFIG_SCHEMA is no JSON Schema", hook("CONFIG_SCHEMA = {'type': 5}\n@hookimpl  # HERE\ndef llm_configure(settings): ...\n@hookimpl\ndef llm_completed(): ...")),
+    "wrong schema": Fault("configuration", "CONFIG_SCHEMA is not a JSON Schema", hook("CONFIG_SCHEMA = {'type': 5}\n@hookimpl  # HERE\ndef llm_configure(settings): ...\n@hookimpl\ndef llm_completed(): ...")),
     "network for readiness": Fault("readiness", "uses the network to say what there is", hook("import socket\n@hookimpl\ndef llm_backends():\n    try: socket.create_connection(('example.org', 80))  # HERE\n    except OSError: pass\n    return Backend('x', str.upper)")),
     "undeclared key": Fault("readiness", "ACME_KEY is in ready_env of the backend faulty and not in secret_env", backend("ready_env = ('ACME_KEY',)\ndef run(self, prompt): return prompt")),
     # answers
@@ -180,7 +180,7 @@ register_backend("faulty", run, secret_env=["ACME_KEY"])
     "rubbish of llm_prepare": Fault("requests", "llm_prepare must return a Request", hook("@hookimpl  # HERE\ndef llm_prepare(request): return request.prompt")),
     "bug in llm_prepare": Fault("requests", "llm_prepare raised IndexError", hook("@hookimpl\ndef llm_prepare(request):\n    request.prompt.split()[0]  # HERE")),
     "rubbish of llm_route": Fault("requests", "llm_route must return", hook("@hookimpl  # HERE\ndef llm_route(request): return 5")),
-    "route to nowhere": Fault("requests", "names 'nowhere', which is no backend", hook("@hookimpl  # HERE\ndef llm_route(request): return ['nowhere']")),
+    "route to nowhere": Fault("requests", "names 'nowhere', which is not a backend", hook("@hookimpl  # HERE\ndef llm_route(request): return ['nowhere']")),
     "rubbish of llm_complete": Fault("requests", "llm_complete must return", hook("@hookimpl  # HERE\ndef llm_complete(request): return 5")),
     "yields twice": Fault("wrappers", "yields more than once", hook("@hookimpl(wrapper=True)  # HERE\ndef llm_complete():\n    answer = yield\n    yield\n    return answer")),
     "does not yield": Fault("wrappers", "did not yield", hook("@hookimpl(wrapper=True)  # HERE\ndef llm_complete(request):\n    if request.prompt == 'ho': return Answer('mine')\n    return (yield)")),
@@ -280,7 +280,7 @@ def test_a_damaged_distribution_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (finding,) = conformance.check("acme-damaged", checks=["metadata", "entry points"]).findings
-    assert "has a line that is no entry point: 'no entry point'" in finding.message
+    assert "has a line that is not an entry point: 'no entry point'" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_the_command_prints_findings_and_ends_with_a_status(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--env", "x"), "'x' is no NAME=VALUE"),
+        (("--env", "x"), "'x' is not NAME=VALUE"),
         (("nobody",), "no installed plug-in named 'nobody'"),
         ((".",), "pyproject"),
     ],

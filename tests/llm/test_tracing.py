@@ -341,10 +341,10 @@ def test_outcomes_have_a_mark() -> None:
     ("lines", "words"),
     [
         ([], "is empty"),
-        (["not json"], "line 1 is no record"),
+        (["not json"], "line 1 is not a record"),
         (['{"record":"hook"}'], "does not begin with a trace record"),
         (['{"record":"trace","version":99,"program":"d0ttino 9"}'], "version 99"),
-        (["[" * 100_000], "line 1 is no record"),
+        (["[" * 100_000], "line 1 is not a record"),
     ],
 )
 def test_a_file_that_is_no_trace_is_refused(lines: list[str], words: str) -> None:

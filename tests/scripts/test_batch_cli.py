@@ -228,7 +228,7 @@ def test_each_line_is_recorded_in_the_ledger(host: Host) -> None:
         (["nowhere.jsonl"], "No such file"),
         (["in.jsonl", "-b", "eco"], "Did you mean 'echo'?"),
         (["in.jsonl", "--output", "in.jsonl"], "cannot go into the file that the prompts come from"),
-        (["in.jsonl", "--output", "notes.txt"], "is no result of `ai-cli batch`"),
+        (["in.jsonl", "--output", "notes.txt"], "is not a result of `ai-cli batch`"),
         (["in.jsonl", "--workers", "0"], "--workers"),
     ],
 )

@@ -253,7 +253,7 @@ def test_long_fields_and_odd_encodings_come_through(host: Host) -> None:
         ("in.csv.gz", b"\x1f\x8b\x08", "in.csv.gz is compressed\n  gunzip -c FILE | ai-cli batch"),
         ("in.csv", b"PAR1", "in.csv is a Parquet file\n  --format parquet"),
         ("in.json", b'[\n{"prompt": "a"}\n]\n', "in.json is one JSON document"),
-        ("in.parquet", b"id,text\n", "in.parquet is no Parquet file"),
+        ("in.parquet", b"id,text\n", "in.parquet is not a Parquet file"),
     ],
 )
 def test_a_file_of_another_kind_is_named(host: Host, asked: list[str], name: str, content: bytes, words: str) -> None:

@@ -277,7 +277,7 @@ def test_a_value_is_set_and_comments_stay() -> None:
     [
         ("rooting_mode", "auto", "Did you mean 'routing_mode'"),
         ("complexity_threshold", "many", "must be a whole number"),
-        ("a b", "1", "is no key"),
+        ("a b", "1", "is not a key"),
     ],
 )
 def test_a_value_that_would_be_a_mistake_is_not_written(key: str, value: str, words: str) -> None:

@@ -150,7 +150,7 @@ def test_a_requirement_is_never_an_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["--index-url=http://127.0.0.1:9/", "x @ https://example.org/${HOME}", "x\n--pre"])
 def test_what_is_written_for_an_installer_is_a_requirement(tmp_path: Path, line: str) -> None:
-    with pytest.raises(InstallError, match="is no requirement"):
+    with pytest.raises(InstallError, match="is not a requirement"):
         find_installer().resolve(line, tmp_path, upgrade=False, build=False)
 
 

@@ -288,7 +288,7 @@ class TestList:
         rows = {row["name"]: row for row in environment.rows("list")}
         assert rows["out"]["state"] == "refused"
         assert "plugins.out" in rows["out"]["reason"]
-        assert (rows["plain"]["state"], rows["plain"]["reason"]) == ("failed", "pytest is no plug-in")
+        assert (rows["plain"]["state"], rows["plain"]["reason"]) == ("failed", "pytest is not a plug-in")
         assert (rows["other-name"]["state"], rows["other-name"]["reason"]) == ("installed", "as third")
         assert (rows["third"]["state"], rows["third"]["in_registry"]) == ("installed", False)
 
@@ -455,7 +455,7 @@ class TestNames:
         environment.use_registry({"mine": "pytest"})
         result = environment.run("remove", "mine")
         assert result.returncode == 1
-        assert "pytest, which the registry names for 'mine', is no plug-in and stays" in result.stderr
+        assert "pytest, which the registry names for 'mine', is not a plug-in and stays" in result.stderr
 
     def test_one_that_pip_leaves_alone_is_not_called_removed(self, environment: Environment) -> None:
         # No RECORD: pip cannot tell which files are its own.

@@ -62,7 +62,7 @@ def pipe(path: Path) -> str:
     else:
         path.unlink()
     os.mkfifo(path, 0o600)
-    return "is no ordinary file"
+    return "is not an ordinary file"
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])

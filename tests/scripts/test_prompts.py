@@ -161,19 +161,19 @@ def test_an_address_that_fails(host: Host) -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("http://127.0.0.1:{port}/secret", "it redirects to http://127.0.0.1:{port}, which is no public address"),
-        ("http://localhost:{port}/secret", "which is no public address"),
-        ("http://2130706433:{port}/secret", "which is no public address"),
+        ("http://127.0.0.1:{port}/secret", "it redirects to http://127.0.0.1:{port}, which is not a public address"),
+        ("http://localhost:{port}/secret", "which is not a public address"),
+        ("http://2130706433:{port}/secret", "which is not a public address"),
         ("http://me:planted@[::ffff:127.0.0.1]:{port}/", "redirects to http://[::ffff:127.0.0.1]:{port}, which is no"),
-        ("http://169.254.169.254/latest/meta-data", "which is no public address"),
-        ("http://10.0.0.1/", "which is no public address"),
-        ("http://[fd00::1]/", "which is no public address"),
-        ("http://0.0.0.0:{port}/", "which is no public address"),
-        ("http://[64:ff9b::7f00:1]/", "which is no public address"),
-        ("http://[2002:7f00:1::]/", "which is no public address"),
+        ("http://169.254.169.254/latest/meta-data", "which is not a public address"),
+        ("http://10.0.0.1/", "which is not a public address"),
+        ("http://[fd00::1]/", "which is not a public address"),
+        ("http://0.0.0.0:{port}/", "which is not a public address"),
+        ("http://[64:ff9b::7f00:1]/", "which is not a public address"),
+        ("http://[2002:7f00:1::]/", "which is not a public address"),
         ("http://[::/", "an address that cannot be read"),
         ("http://example.com:99999/", "an address that cannot be read"),
-        ("file:///etc/passwd", "which is no address of the web"),
+        ("file:///etc/passwd", "which is not an address of the web"),
     ],
 )
 def test_a_redirect_leads_to_no_place_of_the_users_own(host: Host, target: str, words: str) -> None:
@@ -371,7 +371,7 @@ def test_an_answer_that_cannot_be_compared_with_the_schema_is_an_error(host: Hos
     [
         ("name, age integr", "'age integr' is neither a file that exists nor a field"),
         ("none.json", "'none.json' is neither a file that exists nor a field"),
-        ('{"type": 1}', "it is no JSON Schema"),
+        ('{"type": 1}', "it is not a JSON Schema"),
         ('{"$schema": 5}', "`$schema` is not text"),
         ('{"items": ' * 300 + "{}" + "}" * 300, "it is nested too deeply"),
         ("{", "is not JSON"),

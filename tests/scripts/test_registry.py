@@ -142,7 +142,7 @@ BAD_ENTRIES = [
     ({"plugins": {"x": ""}}, "plugins.x", "'' is neither"),
     ({"plugins": {"x": "a\nb"}}, "plugins.x", "'a\\nb' has a character"),
     ({"plugins": {"x": "a\n"}}, "plugins.x", "'a\\n' has a character"),
-    ({"plugins": {"x": "a b"}}, "plugins.x", "'a b' is no requirement"),
+    ({"plugins": {"x": "a b"}}, "plugins.x", "'a b' is not a requirement"),
     ({"plugins": {"-x": "a"}}, "plugins.-x", "'-x' has a character"),
     ({"recipes": {"x y": "a"}}, "recipes.x y", "'x y' has a character"),
     ({"x\n": "a"}, "plugins.'x\\n'", "'x\\n' has a character"),

@@ -343,4 +343,4 @@ def test_a_pipe_in_the_place_of_a_record_is_not_waited_for() -> None:
     record.unlink()
     os.mkfifo(record)
     result = CliRunner().invoke(cli, ["runs"], obj=host_with(), prog_name="ai-cli")
-    assert f"{record} is no ordinary file, and is not used" in result.stderr
+    assert f"{record} is not an ordinary file, and is not used" in result.stderr

@@ -286,7 +286,7 @@ def test_a_stored_key_makes_a_backend_ready(run: Run) -> None:
     ("arguments", "stdin", "words"),
     [
         (["one", "sk-planted-1234567890"], "", "a key is never an argument"),
-        (["sk-planted-1234567890"], "x", "this is no name of a key"),
+        (["sk-planted-1234567890"], "x", "this is not a name of a key"),
         (["one"], "", "no key was given"),
         (["one"], "planted\nplanted", "holds a character that no API key can have"),
         (["one"], b"\xff\xfeplanted", "not UTF-8"),

@@ -114,7 +114,7 @@ def test_what_is_no_command_is_left_out_and_told(loud: Path) -> None:
     result = ai_cli(loud, "--help")
     assert result.returncode == 0
     assert "greet" in result.stdout
-    assert "hooks (loud 1.0): added 'odd' to the commands, which is no click command" in result.stderr
+    assert "hooks (loud 1.0): added 'odd' to the commands, which is not a click command" in result.stderr
     assert ai_cli(loud, "odd").returncode == 2
 
 

@@ -199,7 +199,7 @@ class AnswerReader:
         refusal: the service's words where the model refuses.
         tools: names of the tools that the model wants to call.
         notices: sentences for the user about the answer.
-        odd_content: type of a content that is no text.
+        odd_content: type of a content that is not text.
         reason: the words behind a `finish_reason` that is a failure.
         complaint: a document without an answer that has a message: a failure, unless an answer comes.
         with_thoughts: whether thoughts are wanted.
@@ -336,7 +336,7 @@ class AnswerReader:
             self._note_other(choices)
             return ""
         if not isinstance(choice, dict):
-            raise self.malformed("a choice that is no JSON object", json.dumps(document), "sent")
+            raise self.malformed("a choice that is not a JSON object", json.dumps(document), "sent")
         # Some repeat the whole answer as a message at the end.
         self._in_deltas = self._in_deltas or bool(choice.get("delta"))
         return _choice_text(choice, "delta" if self._in_deltas else "message", self)
@@ -390,7 +390,7 @@ class AnswerReader:
             return
         document = _unpacked(self.parsed(body))
         if not isinstance(document, dict):
-            raise self.malformed("JSON that is no object", body)
+            raise self.malformed("JSON that is not an object", body)
         text = _whole_characters(self._text_of(WHOLE, document, self))
         if text.strip() and not self._thinks:
             yield text
@@ -530,13 +530,13 @@ class AnswerReader:
         if isinstance(event, LastEvent) and event.data.lstrip()[:1] == "{":
             raise self._broken_off("", came=True)
         failure = self._failure_in_words(event.data)
-        raise failure or self.malformed("an event that is no JSON object", event.data, "sent")
+        raise failure or self.malformed("an event that is not a JSON object", event.data, "sent")
 
     def _broken_off(self, rest: str, came: bool) -> BackendError:
         if not came and rest:
             with suppress(ValueError):
                 json.loads(rest)
-                return self.malformed("JSON that is no object", rest)
+                return self.malformed("JSON that is not an object", rest)
             return self._failure_in_words(rest) or self.malformed("what is not JSON", rest)
         words = f"; then came: {self.endpoint.quote(server_words(rest))}" if rest else ""
         return BackendConnectionError(f"{self.endpoint.label} ended its answer before it was complete{words}")
@@ -586,7 +586,7 @@ class AnswerReader:
         if self.tools:
             return ToolCallError(f"{answered} a call of a tool and no text")
         if self.odd_content:
-            return EmptyAnswerError(f"{answered} content that is no text but {self.odd_content}")
+            return EmptyAnswerError(f"{answered} content that is not text but {self.odd_content}")
         ended = f" (finish_reason {self.finish_reason})" if self.finish_reason else ""
         error = EmptyAnswerError(f"{answered} {'thoughts and ' if self._thought else ''}no text{ended}")
         if self._thought and self.finish_reason == "length":

@@ -227,12 +227,12 @@ def test_answers_that_are_complete(body: bytes, texts: list[str]) -> None:
             BackendHTTPError,
             "Service answered HTTP 429 Too Many Requests: no",
         ),
-        (sse("{"), MalformedResponseError, "Service sent an event that is no JSON object: {"),
-        (sse([1]), MalformedResponseError, "Service sent an event that is no JSON object: [1]"),
+        (sse("{"), MalformedResponseError, "Service sent an event that is not a JSON object: {"),
+        (sse([1]), MalformedResponseError, "Service sent an event that is not a JSON object: [1]"),
         (
             sse({"choices": [7]}),
             MalformedResponseError,
-            'Service sent a choice that is no JSON object: {"choices": [7]}',
+            'Service sent a choice that is not a JSON object: {"choices": [7]}',
         ),
     ],
 )
@@ -246,7 +246,7 @@ def test_answers_that_are_none(body: bytes, kind: type[D0ttinoError], message: s
     ("rest", "kind", "message"),
     [
         (b"", BackendConnectionError, "Service ended its answer before it was complete"),
-        (b"data: {\n\n", MalformedResponseError, "Service sent an event that is no JSON object: {"),
+        (b"data: {\n\n", MalformedResponseError, "Service sent an event that is not a JSON object: {"),
         (
             sse(
                 {

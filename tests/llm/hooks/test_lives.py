@@ -217,7 +217,7 @@ def use(host: Host, hook: str) -> None:
 @pytest.mark.parametrize("again", ["at once", "in the next process", "edited", "upgraded", "without its cause"])
 @pytest.mark.parametrize("hook", [*GUARDS, "a sandbox"])
 def test_a_guard_that_cannot_be_imported_refuses_by_name(hook: str, again: str, tmp_path: Path) -> None:
-    if hook == "a sandbox":  # runs the steps itself, and is no wrapper
+    if hook == "a sandbox":  # runs the steps itself, and is not a wrapper
         hook = "llm_run_step"
         install(tmp_path, "@hookimpl\ndef llm_run_step(): return 0")
     else:

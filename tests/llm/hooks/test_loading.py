@@ -304,7 +304,7 @@ BROKEN = {
     "nothing": ("x = 1", ["contributes nothing"]),
     "BaseException": ("class Odd(BaseException): pass\nraise Odd('not an Exception')", ["Odd: not an Exception"]),
     "GeneratorExit": ("raise GeneratorExit", ["GeneratorExit"]),
-    "a description that is no text": (
+    "a description that is not text": (
         "from llm.backends.plugin_sdk import register_backend\nregister_backend('x', str.upper, description=5)",
         ["the description of a Backend must be text (str), not int"],
     ),
@@ -337,7 +337,7 @@ BROKEN = {
         ["llm_complete asks for 'promt'", "request, backend"],
     ),
     "async hookimpl": ("from llm import hookimpl\n@hookimpl\nasync def llm_complete(request): pass", ["is async"]),
-    "generator that is no wrapper": (
+    "generator that is not a wrapper": (
         "from llm import hookimpl\n@hookimpl\ndef llm_complete(request): yield",
         ["is a generator"],
     ),

@@ -53,7 +53,7 @@ class AnthropicBackend(HTTPBackend):
     # What is sent
 
     def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
-        """Return the body of a request; the system prompt is no message here."""
+        """Return the body of a request; the system prompt is not a message here."""
         messages = [message for message in request.messages if message.role != "system"]
         body = {
             "model": model,
@@ -82,7 +82,7 @@ class AnthropicBackend(HTTPBackend):
         if what == "error":
             raise answer.failure(document)
         if kind == "whole" and what != "message":
-            raise answer.malformed("JSON that is no message", str(document))
+            raise answer.malformed("JSON that is not a message", str(document))
         if what == "message":
             self._note(document, document, answer)
             return "".join(self._block(block, answer) for block in _list(document.get("content")))

@@ -63,7 +63,7 @@ def _check(rule: Any, where: str) -> None:
         if key not in KEYS:
             raise ConfigError(f"{where}: unknown key {key!r}", hint=f"known: {', '.join(KEYS)}")
         if not isinstance(value, KEYS[key]) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
-            raise ConfigError(f"{where}: {key} is no {'list of texts' if KEYS[key] is list else KEYS[key].__name__}")
+            raise ConfigError(f"{where}: {key} is not a {'list of texts' if KEYS[key] is list else KEYS[key].__name__}")
     re.compile(rule["pattern"])
 
 

@@ -142,7 +142,7 @@ def _in_place_of(found: re.Match[str], name: Callable[[str, str], str]) -> str:
 
 
 def _hidden(part: str | Attachment, hide: Callable[[str], str]) -> str | Attachment:
-    """Return a part of a message without secrets. What is no text, an image for example, stays as it is."""
+    """Return a part of a message without secrets. What is not text, an image for example, stays as it is."""
     if isinstance(part, str):
         return hide(part)
     data = part.data

@@ -125,7 +125,7 @@ class Api:
         try:
             body = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise RefusedError(failure(400, f"the body is no JSON: {error}")) from error
+            raise RefusedError(failure(400, f"the body is not JSON: {error}")) from error
         if not isinstance(body, dict):
             raise RefusedError(failure(400, "the body must be an object with messages"))
         return body
