@@ -200,7 +200,9 @@ def requests(probe: Probe) -> str | None:
             ]
             if isinstance(route, Route) and unknown:
                 function = probe.implementations("llm_route")[0].function
-                probe.find(f"llm_route names {unknown[0]!r}, which is no backend", WORDS["route"], place_of(function))
+                probe.find(
+                    f"llm_route names {unknown[0]!r}, which is not a backend", WORDS["route"], place_of(function)
+                )
                 return None
     if "llm_complete" in hooks:
         _mixed_up(probe)

@@ -65,14 +65,14 @@ def metadata(probe: Probe) -> str | None:
     try:
         Version(facts["Version"] or "")
     except InvalidVersion:
-        probe.find(f"{facts['Version']!r} is no version", "set version in [project], 1.0 for example",
+        probe.find(f"{facts['Version']!r} is not a version", "set version in [project], 1.0 for example",
                    _line(probe, "version"))  # fmt: skip
     needed = []
     for text in facts.get_all("Requires-Dist") or []:
         try:
             needed.append(canonical(Requirement(text).name))
         except InvalidRequirement:
-            probe.find(f"it requires {text!r}, which is no requirement", "correct dependencies in [project]",
+            probe.find(f"it requires {text!r}, which is not a requirement", "correct dependencies in [project]",
                        _line(probe, "dependencies"))  # fmt: skip
     findings: list[tuple[bool, str, str, str, bool]] = [
         ("d0ttino" not in needed, "it does not require d0ttino", 'add dependencies = ["d0ttino"] to [project]',
@@ -364,13 +364,13 @@ def configuration(probe: Probe) -> str | None:
             from jsonschema.validators import validator_for
 
             if not isinstance(schema, dict):
-                probe.find(f"CONFIG_SCHEMA is no JSON Schema, but a {type(schema).__name__}", "make it a dict",
+                probe.find(f"CONFIG_SCHEMA is not a JSON Schema, but a {type(schema).__name__}", "make it a dict",
                            place_of(function))  # fmt: skip
                 schema = {"additionalProperties": False}
             try:
                 validator_for(schema).check_schema(schema)
             except SchemaError as error:
-                probe.find(f"CONFIG_SCHEMA is no JSON Schema: {error.message}", "correct it", place_of(function))
+                probe.find(f"CONFIG_SCHEMA is not a JSON Schema: {error.message}", "correct it", place_of(function))
             else:
                 if schema.get("additionalProperties") is not False:
                     probe.find("CONFIG_SCHEMA lets misspelt keys pass", 'add "additionalProperties": False',

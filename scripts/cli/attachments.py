@@ -167,7 +167,7 @@ def _check_peer(address: str, url: str, first: list[str], peer: str) -> None:
     asked, now = urlsplit(address), urlsplit(url)
     is_own = (now.hostname, now.port) == (asked.hostname, asked.port) and not all(map(_is_public_address, first))
     if first and not is_own and not _is_public_address(peer):
-        raise UsageError(f"--attach {address}: it redirects to {now.hostname}, which is no public address now")
+        raise UsageError(f"--attach {address}: it redirects to {now.hostname}, which is not a public address now")
     first[:] = first or [peer]
 
 

@@ -344,7 +344,7 @@ def read_prompt(words: tuple[str, ...]) -> str:
     alone = words == ("-",)
     prompt, piped = "" if alone else " ".join(words), read_text("-") if alone else read_piped()
     if "\0" in piped:
-        raise UsageError("standard input is no text: it holds NUL characters", hint="--attach FILE sends an image")
+        raise UsageError("standard input is not text: it holds NUL characters", hint="--attach FILE sends an image")
     return f"{prompt}\n\n{piped}" if prompt and piped.strip() else prompt or piped
 
 

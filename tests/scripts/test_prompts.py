@@ -82,7 +82,7 @@ def test_without_a_prompt_there_is_nothing_to_send(host: Host) -> None:
 
 
 def test_bytes_on_stdin_are_no_text(host: Host) -> None:
-    for content, why in ((b"\xff\xfe", "is not UTF-8 text"), (b"P\0N\0G\0", "is no text: it holds NUL characters")):
+    for content, why in ((b"\xff\xfe", "is not UTF-8 text"), (b"P\0N\0G\0", "is not text: it holds NUL characters")):
         for words in (["what is this"], ["-"], []):
             result = run(host, Remembering(), *words, stdin=content)
             assert result.exit_code == 2
@@ -215,7 +215,7 @@ def test_a_name_that_means_another_place_when_connected_is_not_asked(
         with FaultServer(http_answer(status=302, headers={"Location": there})) as server:
             result = run(host, Remembering(), "-a", f"{server.url}/a.txt", "what is it")
     assert (result.exit_code, other.requests) == (2, [])
-    assert "it redirects to rebinding.example, which is no public address now" in result.stderr
+    assert "it redirects to rebinding.example, which is not a public address now" in result.stderr
 
 
 @pytest.mark.parametrize(
