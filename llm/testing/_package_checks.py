@@ -135,11 +135,11 @@ def _project(probe: Probe) -> None:
                    'add requires = ["flit_core>=3.11,<5"] and build-backend = "flit_core.buildapi"',
                    (str(probe.project), 1), warn=True)  # fmt: skip
     if not isinstance(project.get("dependencies", []), list):
-        probe.find("dependencies is no list", 'write dependencies = ["d0ttino"]', _line(probe, "dependencies"))
+        probe.find("dependencies is not a list", 'write dependencies = ["d0ttino"]', _line(probe, "dependencies"))
     try:
         SpecifierSet(python or "")
     except (InvalidSpecifier, AttributeError, TypeError):
-        probe.find(f"requires-python is {python!r}, which is no specifier", 'write requires-python = ">=3.11"',
+        probe.find(f"requires-python is {python!r}, which is not a specifier", 'write requires-python = ">=3.11"',
                    _line(probe, "requires-python"))  # fmt: skip
 
 
