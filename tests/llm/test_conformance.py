@@ -69,7 +69,7 @@ FAULTS = {
     # the package
     "does not require d0ttino": Fault("metadata", "does not require d0ttino", project=('["d0ttino"]', "[]")),
     "requires the other llm": Fault("metadata", "another project", project=('["d0ttino"]', '["d0ttino", "llm>=0.20"]')),
-    "no requirement": Fault("metadata", "no requirement", project=('["d0ttino"]', '["d0ttino", "a b c"]')),
+    "no requirement": Fault("metadata", "not a requirement", project=('["d0ttino"]', '["d0ttino", "a b c"]')),
     "no version": Fault("metadata", "'one' is not a version", project=('"1.0"', '"one"')),
     "no description": Fault("metadata", "no description", project=('description = "Has one fault"', ""), severity="warning"),
     "old Python": Fault("metadata", "Python 3.10", project=(">=3.11", ">=3.8"), severity="warning"),
