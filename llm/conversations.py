@@ -427,7 +427,7 @@ def _turn(row: tuple[Any, ...]) -> Turn:
         for name, value in values.items():
             required = name in {"conversation", "time", "prompt"}
             if name != "id" and not isinstance(value, str) and (required or value is not None):
-                raise TypeError(f"its {name} is no text")  # noqa: TRY301
+                raise TypeError(f"its {name} is not text")  # noqa: TRY301
         return Turn(**{**values, "messages": tuple(map(_from_json, json.loads(values["messages"])))})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise LogError(

@@ -309,7 +309,7 @@ CACHES = {
 POLICIES = {
     "text": Package("requests", "llm_route must return", plugin("@hookimpl  # HERE\ndef llm_route(request): return 5")),
     "name as text": Package("requests", "", plugin("@hookimpl  # HERE\ndef llm_route(request): return 'conformance-stub'")),
-    "nowhere": Package("requests", "no backend", plugin("@hookimpl  # HERE\ndef llm_route(request): return ['gpt-4']")),
+    "nowhere": Package("requests", "not a backend", plugin("@hookimpl  # HERE\ndef llm_route(request): return ['gpt-4']")),
     "backends": Package("requests", "llm_route must return", plugin("@hookimpl  # HERE\ndef llm_route(backends): return [backends[0]] if backends else None")),
     "dict": Package("requests", "llm_route must return", plugin("@hookimpl  # HERE\ndef llm_route(backends): return {'backend': 'x'}")),
     "set": Package("requests", "llm_route must return", plugin("@hookimpl  # HERE\ndef llm_route(backends): return {one.name for one in backends}")),
