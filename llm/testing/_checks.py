@@ -27,8 +27,10 @@ from llm.testing._probe import (
     EXIT,
     WORDS,
     Probe,
+    report_changes,
+    surroundings,
+    watch,
 )
-from llm.testing._watch import report_changes, surroundings, watch
 
 _CHECKS: Final[Mapping[str, Callable[[Probe], str | None]]] = {
     "entry points": entry_points,

@@ -18,8 +18,8 @@ from llm.errors import BackendError, D0ttinoError, InvalidResultError, one_line
 from llm.hooks._guard import HookKind
 from llm.hooks._origin import Origin
 from llm.redaction import looks_secret
-from llm.testing._package_checks import HEAVY
 from llm.testing._probe import (
+    HEAVY,
     PROMPTS,
     SECRET,
     STUB,

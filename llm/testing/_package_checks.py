@@ -16,29 +16,13 @@ from llm.errors import PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, canonical, load
 from llm.host import _ProcessHost
 from llm.testing._probe import (
+    HEAVY,
     WORDS,
     Probe,
     place_of,
+    report_changes,
     root_of,
-)
-from llm.testing._watch import report_changes, surroundings
-
-#: Modules that take long to import.
-HEAVY: Final = frozenset(
-    {
-        "aiohttp",
-        "anthropic",
-        "boto3",
-        "google",
-        "httpx",
-        "langchain",
-        "litellm",
-        "numpy",
-        "openai",
-        "pandas",
-        "pydantic",
-    }
-    | {"requests", "scipy", "sklearn", "tensorflow", "tiktoken", "torch", "transformers"}
+    surroundings,
 )
 
 
