@@ -313,7 +313,7 @@ class AnswerReader:
             raise (
                 self.failure(document)
                 if words_in(document)
-                else self.malformed("JSON without 'choices'", str(document))
+                else self.malformed("JSON without 'choices'", json.dumps(document))
             )
         self.usage = usage_of(document) or self.usage
         more = document.get("x_groq")  # there Groq reports what ended a stream early
@@ -650,7 +650,8 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if not any(message.values()):
         return ""
     content = message.get("content")
-    text = content_text(content)
+    spoken = message.get("audio")
+    text = content_text(content) or content_text(spoken.get("transcript") if isinstance(spoken, dict) else None)
     if not text and isinstance(content, list):
         refusals = [part.get("refusal") for part in content if isinstance(part, dict)]
         answer.refusal += "".join(one for one in refusals if isinstance(one, str))

@@ -455,6 +455,7 @@ FULL = "the disk is full"
         (403, {"error": {"code": "model_not_found", "message": "no access to model m"}}, HTTP, False),
         (403, "<!DOCTYPE html><title>Just a moment...</title>", HTTP, False),
         (403, {"error": {"message": "Violated guardrail policy"}}, HTTP, False),
+        (403, "<?xml version='1.0'?><Error><Message>Access Denied</Message></Error>", REFUSED, False),
         (400, {"error": {"code": "content_filter", "message": "no"}}, HTTP, False),
     ],
 )  # fmt: skip
@@ -462,7 +463,7 @@ def test_one_meaning_has_one_class(status: int, error: Any, kind: type[BackendEr
     body = error if isinstance(error, str) else json.dumps(error)
     failure = status_error(ENDPOINT, status, body.encode())
     assert (type(failure), failure.transient) == (kind, transient)
-    assert (kind is AuthenticationError) == (failure.status == 401)
+    assert failure.status in ({401, 403} if kind is REFUSED else {status})
 
 
 @pytest.mark.parametrize(
@@ -545,3 +546,11 @@ def test_a_call_of_a_tool_may_be_an_event_of_its_own() -> None:
     came, end = read(f'event: text\ndata: "I look."\n\n{call}{stop}')
     assert isinstance(end, Completion)
     assert (came, end.notices) == ("I look.", ("the model also wants to call a tool, and none was called: search",))
+
+
+def test_what_an_answer_says_aloud_is_its_text() -> None:
+    parts = [{"choices": [{"delta": {"audio": {"transcript": text}}}]} for text in ("Hel", "lo")]
+    assert read("".join(f"data: {json.dumps(part)}\n\n" for part in parts) + DONE)[0] == "Hello"
+    assert (
+        read(json.dumps({"choices": [{"message": {"content": None, "audio": {"transcript": "Hello"}}}]}))[0] == "Hello"
+    )
