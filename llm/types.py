@@ -388,11 +388,19 @@ class Usage:
             "output_tokens": self.output_tokens,
             "cost": self.cost,
             "estimated": self.estimated,
+            "cached_tokens": self.cached_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
         }
 
 
 _NO_USAGE: Final[FrozenMapping[str, Any]] = FrozenMapping(
-    tokens=None, input_tokens=None, output_tokens=None, cost=None, estimated=False
+    tokens=None,
+    input_tokens=None,
+    output_tokens=None,
+    cost=None,
+    estimated=False,
+    cached_tokens=None,
+    cache_write_tokens=None,
 )
 
 
