@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Final
 
 from llm.errors import D0ttinoError, UsageError
+from llm.hooks._faults import read_on
 from llm.types import Attempt, Completion, Route
 
 #: Names that leave the choice to the server.
@@ -77,7 +78,8 @@ def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> No
     if untried:
         message += f"\n  not tried: {', '.join(untried)} ({why_untried})"
     hints = dict.fromkeys(attempt.hint for attempt in attempts if attempt.hint)
-    return NoAnswerError(message, attempts=tuple(attempts), route=route, hint="; ".join(hints) or None)
+    hint = "; ".join(hints) or (read_on("guides/backends") if any(attempt.place for attempt in attempts) else None)
+    return NoAnswerError(message, attempts=tuple(attempts), route=route, hint=hint)
 
 
 def no_candidate(route: Route, hint: str | None = None) -> NoCandidateError:
