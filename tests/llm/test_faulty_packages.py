@@ -322,7 +322,7 @@ POLICIES = {
     "misspelt argument": Package("contract", "asks for 'backend'", plugin("@hookimpl  # HERE\ndef llm_route(request, backend): ...")),
     "async": Package("contract", "is async", plugin("@hookimpl  # HERE\nasync def llm_route(request): ...")),
     "configured without a default": Package("configuration", "KeyError", plugin("@hookimpl\ndef llm_configure(settings): print(settings.section['words'])  # HERE\n@hookimpl\ndef llm_route(request): ...")),
-    "schema that is none": Package("configuration", "no JSON Schema", plugin("CONFIG_SCHEMA = {'properties': {'words': {'type': 'int'}}}\n@hookimpl  # HERE\ndef llm_configure(settings): ...\n@hookimpl\ndef llm_route(request): ...")),
+    "schema that is none": Package("configuration", "not a JSON Schema", plugin("CONFIG_SCHEMA = {'properties': {'words': {'type': 'int'}}}\n@hookimpl  # HERE\ndef llm_configure(settings): ...\n@hookimpl\ndef llm_route(request): ...")),
     "schema that is text": Package("configuration", "CONFIG_SCHEMA", plugin("CONFIG_SCHEMA = '{}'\n@hookimpl  # HERE\ndef llm_configure(settings): ...\n@hookimpl\ndef llm_route(request): ...")),
     "swallows Ctrl-C": Package("interrupts", "swallows Ctrl-C", plugin("@hookimpl\ndef llm_route(request):\n    try:\n        len(request.prompt)  # HERE\n    except BaseException:\n        pass")),
     "missing attribute": Package("import", "no attribute", plugin("@hookimpl\ndef llm_route(request): ..."), ('"acme_faulty"', '"acme_faulty:Policy"')),

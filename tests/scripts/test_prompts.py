@@ -234,7 +234,7 @@ def test_a_name_that_means_another_place_when_connected_is_not_asked(
     ],
 )
 def test_where_a_connection_behind_a_redirect_may_lead(first: str, url: str, peer: str, allowed: bool) -> None:
-    with nullcontext() if allowed else pytest.raises(UsageError, match="no public address now"):
+    with nullcontext() if allowed else pytest.raises(UsageError, match="not a public address now"):
         _check_peer("http://a.example/a", url, [first], peer)
 
 
