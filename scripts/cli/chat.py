@@ -163,7 +163,8 @@ class Chat:
     def help(self, _argument: str) -> None:
         """Print the commands."""
         width = max(len(one.usage) for one in COMMANDS.values())
-        print_message("\n".join(f"{one.usage.ljust(width)}  {one.help}" for one in COMMANDS.values()))
+        for one in COMMANDS.values():
+            print_message(f"{one.usage.ljust(width)}  {one.help}")
         print_message(
             "Alt-Enter, or a backslash at the end of a line: another line. Ctrl-C ends an answer, Ctrl-D the chat."
         )
