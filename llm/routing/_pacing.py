@@ -32,7 +32,8 @@ LONGEST_HOLD: Final = 3600.0
 _MARGIN: Final = 0.003
 _LATER: Final = 0.002
 #: A server that does not name its limits, and answers within `_SLOW` seconds, gets few requests at a time for a number
-#: of answers, fewer if it is fast: what is under way when a limit is met is wasted. A slow one gets all at once.
+#: of answers, fewer if it is fast: what is under way when a limit is met is wasted. A slow one gets all at once, and so
+#: does a backend whose answers have no headers: it is no server.
 _SLOW: Final = 0.4
 _FAST: Final = 0.1
 _CAREFUL: Final = 80
@@ -82,6 +83,7 @@ class _Lane:
         began: the moment of the first request since the last refusal; `None`: there was none.
         answers: answers since.
         all_answers: answers in all.
+        is_server: whether answers have headers, as far as there are answers.
         fastest: seconds that the fastest one took.
         learned: the pace that the server took.
         sure: whether that is based on enough.
@@ -106,6 +108,7 @@ class _Lane:
     began: float | None = None
     answers: int = 0
     all_answers: int = 0
+    is_server: bool = True
     fastest: float = math.inf
     learned: Window | None = None
     sure: bool = True
@@ -287,7 +290,9 @@ class Pacer:
             return lane.hold - now
         if lane.stock is not None and (wait := lane.stock.wait(lane.under_way, now)) > 0:
             return wait
-        if lane.stock is None and lane.limited == 0 and lane.all_answers < _CAREFUL:
+        if not lane.is_server and lane.limited == 0:
+            lane.most = math.inf
+        elif lane.stock is None and lane.limited == 0 and lane.all_answers < _CAREFUL:
             took = min(lane.fastest, now - (now if lane.first is None else lane.first))
             few = self.workers // 3 if lane.fastest < _FAST else 3 * self.workers // 8
             lane.most = max(2, few) if took < _SLOW else math.inf
@@ -335,6 +340,7 @@ class Pacer:
         if lane.began is not None and sent >= lane.began:  # else it was taken before the last refusal
             lane.answers += 1
         lane.all_answers += 1
+        lane.is_server = turn.has_headers
         lane.fastest = min(lane.fastest, now - sent)
         lane.proven[turn.level] = lane.proven.get(turn.level, 0) + 1
         if lane.anchor is not None and sent > lane.anchor.sent:
@@ -417,6 +423,7 @@ class Pacer:
 
         with self._changed:
             lane, now = self._lanes.setdefault(turn.key, _Lane()), self._clock()
+            turn.has_headers = True
             found = limits_left(headers, turn.tokens, now)
             if found is None or turn.sent is None:
                 lane.stock = None  # it names none any more
@@ -522,6 +529,7 @@ class Turn:
         self.ended = ended
         self.sent: float | None = None
         self.level = 0
+        self.has_headers = False
         self.row: int | None = None
         self.counted: list[float] | None = None
         self.waited = 0.0

@@ -60,7 +60,8 @@ def test_as_many_are_answered_at_a_time_as_there_are_workers(host: Host) -> None
         return prompt
 
     register_backend("meet", meet, host=host)
-    assert len(list(send_many("abcdefgh", max_workers=4, backend="meet", host=host))) == 8
+    outcomes = send_many("abcdefgh", max_workers=4, backend="meet", host=host)
+    assert [outcome.text for outcome in outcomes] == list("abcdefgh")
 
 
 def test_prompts_are_pulled_as_they_are_needed_and_outcomes_are_not_kept(host: Host) -> None:
