@@ -66,7 +66,7 @@ class Parameter:
         if self.required:
             facts.append("required")
         elif self.default is not None:
-            facts.append(f"default: {_text(self.default)}")
+            facts.append("default: " + (_text(self.default) or "''"))
         return f"{self.description}  [{'; '.join(facts)}]" if self.description else f"[{'; '.join(facts)}]"
 
     def completions(self) -> list[str]:

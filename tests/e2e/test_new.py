@@ -71,6 +71,23 @@ def test_all_kinds_are_built_installed_together_tested_and_used(author: Installe
     _run(author.python, "-m", "pip", "uninstall", "--quiet", "-y", *(f"acme-{kind}" for kind in KINDS))
 
 
+def test_a_cache_answers_the_second_command_and_nobody_else_can_read_it(author: Installed, tmp_path: Path) -> None:
+    new(author, tmp_path, "acme-cached", "cache")
+    _run(
+        author.python, "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation", tmp_path / "acme-cached"
+    )
+    try:
+        by = []
+        for _ in range(2):  # the log of conversations gives each a turn of its own
+            answer = author.run("ai-cli", "send", "-b", "sample", "--json", "twice the same", cwd=tmp_path)
+            by.append(json.loads(answer.stdout)["plugin"])
+        assert by == ["backend:sample", "acme-cached"]
+        (file,) = author.home.rglob("acme-cached/answers.sqlite")
+        assert file.stat().st_mode & 0o077 == 0
+    finally:
+        _run(author.python, "-m", "pip", "uninstall", "--quiet", "-y", "acme-cached")
+
+
 def test_an_edit_of_an_editable_installation_shows_at_once(author: Installed, tmp_path: Path) -> None:
     new(author, tmp_path, "acme-edited", "backend")
     offline = ("--quiet", "--no-index", "--no-build-isolation")

@@ -82,3 +82,7 @@ def test_a_recipe_gets_values_and_defaults_by_name() -> None:
     assert recipe("now", env="prod", share=1) == ["now [('env', 'prod'), ('replicas', 2), ('share', 1.0)]"]
     with pytest.raises(UsageError, match="'env' is required"):
         recipe("now")
+
+
+def test_an_empty_default_is_seen() -> None:
+    assert Parameter("under", default="", description="a directory").help == "a directory  [text; default: '']"
