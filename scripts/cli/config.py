@@ -20,7 +20,15 @@ from llm.errors import D0ttinoError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
-from scripts.output import print_error, print_json, print_line, print_message, print_table, stdout_to_stderr
+from scripts.output import (
+    print_error,
+    print_json,
+    print_line,
+    print_message,
+    print_table,
+    print_warning,
+    stdout_to_stderr,
+)
 
 #: What a new file begins with.
 _NEW_FILE: Final = """\
@@ -149,7 +157,8 @@ def edit(ctx: click.Context) -> int:
 @config.command("set")
 @click.argument("key")
 @click.argument("value")
-def set_value(key: str, value: str) -> None:
+@click.pass_context
+def set_value(ctx: click.Context, key: str, value: str) -> None:
     """Set KEY in the configuration file to VALUE; comments and order stay.
 
     KEY is a path with dots: `servers.ollama.model`. VALUE is what TOML takes (5, true, ["a", "b"]), else text.
@@ -169,7 +178,13 @@ def set_value(key: str, value: str) -> None:
                 raise UsageError(f"{key}: {step} has no keys below it")
         document[last] = parsed
 
-    print_line(f"{key} is set in {edit_document(change)}")
+    file = edit_document(change)
+    print_line(f"{key} is set in {file}")
+    if above[:1] == ["plugins"]:  # it is written all the same: a section may need several keys
+        with stdout_to_stderr():
+            mistakes = check(file, current_host(ctx).config_schemas())
+        for mistake in mistakes:
+            print_warning(f"{mistake}" + (f"\n{mistake.hint}" if mistake.hint else ""))
 
 
 def _steps(key: str) -> list[str]:

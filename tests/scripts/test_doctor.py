@@ -273,6 +273,23 @@ def llm_backends(): return []
     assert any("'levle' (Did you mean 'level'?" in message for message in messages)
 
 
+def test_config_set_warns_of_a_value_that_the_plug_in_does_not_take(tmp_path: Path) -> None:
+    code = """
+from llm import hookimpl
+CONFIG_SCHEMA = {"type": "object", "properties": {"level": {"type": "integer"}}, "additionalProperties": False}
+@hookimpl
+def llm_configure(settings): pass
+"""
+    one_plugin(tmp_path, code)
+    with installed(tmp_path) as host:
+        right, wrong = (
+            CliRunner().invoke(cli, ["config", "set", "plugins.mine.level", value], obj=host) for value in ("1", "high")
+        )
+    assert (right.exit_code, right.stderr) == (0, "")
+    assert "warning: " in wrong.stderr
+    assert ":2: plugins.mine.level must be a whole number" in wrong.stderr
+
+
 def test_a_variable_that_cannot_be_used(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_ROUTING_MODE", "sideways")
     (fault,) = faults(host)
