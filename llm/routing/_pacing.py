@@ -473,6 +473,7 @@ class Pacer:
         longest = max((_MINUTE, *(window.seconds for window in windows)))
         if self._database is not None and windows:
             with suppress(OSError), self._database.changing() as connection:
+                now = self._clock()  # again: others may have counted while this one waited for the database
                 wait = 0.0
                 others = [(turn.key, *one) for one in lane.sent]  # from before there was a limit
                 connection.executemany("INSERT INTO sends (key, at, tokens) VALUES (?, ?, ?)", others)

@@ -55,7 +55,7 @@ TABLES = "CREATE TABLE IF NOT EXISTS rows (id INTEGER PRIMARY KEY, writer TEXT, 
 
 #: Writes pairs of rows until it is ended, and prints the number of each pair that is written.
 WRITER = """
-import sys
+import sys, time
 from llm._database import Database
 path, is_remote, name, most = sys.argv[1:]
 database = Database(path, TABLES, is_remote=is_remote == "True")
@@ -64,6 +64,7 @@ for number in range(int(most)):
         for _ in range(2):
             connection.execute("INSERT INTO rows (writer, number) VALUES (?, ?)", (name, number))
     print(number, flush=True)
+    time.sleep(0.002)  # a turn for the others: a database without WAL gives it to whoever comes first
 """
 
 

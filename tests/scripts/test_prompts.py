@@ -289,11 +289,12 @@ def reasoning(stream: bool) -> bytes:
 
 
 @pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
-def test_thoughts_in_fields_of_their_own(streamed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thoughts_in_fields_of_their_own(streamed: str, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     with FaultServer(reasoning(streamed == "--stream")) as server:
         monkeypatch.setenv("MINDBRIDGE_BASE_URL", server.url)
         for option, shown in (([], "Hello\n"), (["--show-thoughts"], "<think>\nhm\n</think>\n\nHello\n")):
-            result = CliRunner().invoke(cli, ["send", "-b", "mindbridge", streamed, *option, "hi"], prog_name="ai-cli")
+            arguments = ["send", "-b", "mindbridge", streamed, *option, "hi"]
+            result = CliRunner().invoke(cli, arguments, obj=host, prog_name="ai-cli")
             assert result.stdout == shown
 
 
@@ -313,12 +314,12 @@ def test_raw_answers_are_printed_as_they_are_on_a_terminal() -> None:
 # Schemas
 
 
-def test_the_server_is_asked_for_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_is_asked_for_the_schema(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     good = {"choices": [{"message": {"content": '```json\n{"name": "Ada", "age": 36}\n```'}}]}
     with FaultServer(http_answer(good)) as server:
         monkeypatch.setenv("MINDBRIDGE_BASE_URL", server.url)
         arguments = ["send", "-b", "mindbridge", "--schema", "name, age int", "who"]
-        result = CliRunner().invoke(cli, arguments, prog_name="ai-cli")
+        result = CliRunner().invoke(cli, arguments, obj=host, prog_name="ai-cli")
         body = server.requests[0].json()
     assert (result.exit_code, result.stdout) == (0, '{"name": "Ada", "age": 36}\n')
     assert body["response_format"] == {

@@ -29,11 +29,13 @@ def mcp(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None:
     Each step is shown to you by the agent's program, and runs if you say so there. Where that program cannot ask,
     nothing runs without --yes.
     """
+    from dataclasses import replace
+
     import anyio
 
     from d0ttino_mcp.server import Recipes
     from scripts.cli.steps import Options
 
-    options = Options.asking(join=False)._replace(**given)
+    options = replace(Options.asking(join=False), **given)
     recipes = Recipes(ctx, current_host(ctx), options, names)
     anyio.run(recipes.serve)

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -217,7 +218,7 @@ class Recipes:
             why = "nothing was run: this client cannot ask the user. `ai-cli mcp --yes` runs steps without asking."
             return failure(f"{why} The steps are:\n{commands}")
         log, transcript = (os.path.join(directory, one) for one in ("log", "transcript"))
-        options = self._options._replace(log=log, transcript=transcript)
+        options = replace(self._options, log=log, transcript=transcript)
         status = run_or_print(self._host, plan, options, None if self._options.yes else run)
         redact = self._host.redactor()
         outcomes = [json.loads(redact(line)) for line in text_of(log).splitlines()]
