@@ -2,15 +2,15 @@
 """Whatever a plug-in does wrong, the message has its file and line and a topic of the documentation."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm import Request, complete
-from llm._installed import installed_plugins
 from llm.errors import D0ttinoError
-from llm.host import create_host
-from llm.testing import write_distribution
+from llm.host import Host
+from llm.testing import installed, write_distribution
 
 HEAD = "from llm import *\nfrom llm import hookimpl\nfrom llm.backends.plugin_sdk import register_backend, register_recipe\n"
 OK = "@hookimpl\ndef llm_backends(): return Backend('faulty', str.upper)\n"
@@ -43,25 +43,28 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_has_its_line_and_its_topic(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_has_its_line_and_its_topic(name: str, tmp_path: Path) -> None:
     module = f"acme_teaching_{re.sub(r'[^a-z]', '_', name)}"
     source = FAULTS[name]
     points = {"llm.plugins": {"faulty": module}}
     write_distribution(tmp_path, "acme-teaching", entry_points=points, files={f"{module}.py": source})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    host = create_host([one for one in installed_plugins().entries if one.distribution == "acme-teaching"])
-    words = []
+    with installed(tmp_path) as host:
+        words = list(words_of(host))
+    line = next(number for number, text in enumerate(source.splitlines(), 1) if text.endswith("# HERE"))
+    told = [text for text in words if f"{module}.py, line {line})" in text and "`ai-cli docs " in text]
+    assert told, words
+
+
+def words_of(host: Host) -> Iterator[str]:
+    """Use the plug-in in every way, and yield the messages that tell its fault."""
     for backend in ("faulty", None):
         try:
             complete(Request("hi", backend=backend), host=host)
         except D0ttinoError as error:
-            words.append(f"{error.message} ({error.hint})")
+            yield f"{error.message} ({error.hint})"
     for recipe in host.recipes().values():
         if recipe.name == "faulty":
             with pytest.raises(D0ttinoError) as caught:
                 recipe.steps("goal", {})
-            words.append(f"{caught.value.message} ({caught.value.place}) ({caught.value.hint})")  # type: ignore[attr-defined]
-    words += map(str, host.problems)
-    line = next(number for number, text in enumerate(source.splitlines(), 1) if text.endswith("# HERE"))
-    told = [text for text in words if f"{module}.py, line {line})" in text and "`ai-cli docs " in text]
-    assert told, words
+            yield f"{caught.value.message} ({caught.value.place}) ({caught.value.hint})"  # type: ignore[attr-defined]
+    yield from map(str, host.problems)
