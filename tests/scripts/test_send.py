@@ -227,7 +227,7 @@ def test_what_a_plugin_prints_does_not_get_into_a_stream(host: Host) -> None:
     class Chatty(Streaming):
         def stream(self, prompt: str) -> Iterator[str]:
             for word in ("a", "b"):
-                print("noise")
+                print("noise", flush=True)  # click 8.2.0 does not flush the stderr of its tests
                 yield word
 
     register_backend("first", Chatty(), host=host)
