@@ -57,6 +57,9 @@ class DamagedError(OSError):
     """A file that was damaged, and has got another name: the next change makes a new one."""
 
 
+#: Seconds that closing waits for a use by another thread.
+_CLOSING: Final = 1.0
+
 #: What SQLite adds to the name of a file for those in which it works.
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 
@@ -105,14 +108,20 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the next use opens another one."""
-        connection, self._connection = self._connection, None
-        if connection is None:
+        """Close the connection; the next use opens another one. One in long use stays open to the end of the process."""
+        # Closing it under the hands of another thread, as those of a batch that ends early, crashes the process.
+        if not self._lock.acquire(timeout=_CLOSING):
             return
-        if self._mark is not None and self._mark[0] == os.getpid():
-            connection.close()
-        else:
-            self._of_parents.append(connection)  # after a fork: to close it here would break it there
+        try:
+            connection, self._connection = self._connection, None
+            if connection is None:
+                return
+            if self._mark is not None and self._mark[0] == os.getpid():
+                connection.close()
+            else:
+                self._of_parents.append(connection)  # after a fork: to close it here would break it there
+        finally:
+            self._lock.release()
 
     def execute(self, statement: str, values: Sequence[Any] = (), *, make: bool = False) -> list[Any]:
         """Execute one statement, which is a transaction of its own, and return its rows.

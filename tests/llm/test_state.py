@@ -4,7 +4,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import platformdirs
@@ -101,6 +103,26 @@ def test_processes_that_write_at_once_lose_nothing_and_one_that_is_killed_damage
     written = {(name, number) for name, number, _ in counts}
     assert {(str(name), number) for name in range(4) for number in range(25)} <= written
     assert {(name, number) for name, numbers in printed.items() for number in numbers} <= written
+
+
+def test_closing_waits_for_what_another_thread_writes(tmp_path: Path) -> None:
+    database = Database(tmp_path / "state.db", TABLES)
+    begun, closing = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with database.changing() as connection:
+            begun.set()
+            closing.wait(60)
+            time.sleep(0.05)
+            connection.execute("INSERT INTO rows (writer) VALUES ('me')")
+
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(write)
+        assert begun.wait(60)
+        closing.set()
+        database.close()
+        written.result()
+    assert database.execute("SELECT writer FROM rows") == [("me",)]
 
 
 @pytest.mark.parametrize("is_remote", [False, True])
