@@ -108,7 +108,7 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the next use opens another one. One in long use stays open to the end of the process."""
+        """Close the connection, unless it is in long use; the next use opens another one."""
         # Closing it under the hands of another thread, as those of a batch that ends early, crashes the process.
         if not self._lock.acquire(timeout=_CLOSING):
             return
