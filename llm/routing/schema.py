@@ -22,6 +22,8 @@ _FIELD: Final = re.compile(r"([^\W\d][\w-]*)(?:\s+([a-z]+)(\[\])?)?(?:\s*:\s*(.+
 
 #: More of a fault would be no help to a model, nor to a person.
 _LONGEST: Final = 500
+#: The fault of an answer that cannot be compared with its schema.
+_TOO_MUCH: Final = "it is nested too deeply, or has too large a number, for the schema"
 
 
 class SchemaAnswerError(BackendError):
@@ -188,7 +190,12 @@ def check_answer(text: str, schema: dict[str, Any]) -> Checked:
     except Unresolvable as error:
         raise UsageError(f"the schema of the answer: it refers to a schema that is not in it: {error}") from error
     except (RecursionError, ValueError, ArithmeticError):  # a schema may refer to itself, and a number be infinite
-        return Checked(text, data, "it is nested too deeply, or has too large a number, for the schema")
+        return Checked(text, data, _TOO_MUCH)
+    except BaseException as error:
+        # The same, where the recursion ends within the part of jsonschema that is Rust; no module exports the class.
+        if type(error).__name__ != "PanicException":
+            raise
+        return Checked(text, data, _TOO_MUCH)
     if fault is None:
         return Checked(text, data, None)
     return Checked(text, data, f"{fault.json_path}: {fault.message[:_LONGEST]}")
