@@ -155,9 +155,8 @@ def status_error(
     if 300 <= status < 400:
         return _redirect_error(endpoint, status, headers.get("Location"))
     text = body.decode("utf-8", "replace")
-    if (
-        is_page(text) and status == 403 and not text.lstrip().startswith("<?xml")
-    ):  # of what stands before the service, which has not seen the key
+    if status == 403 and is_page(text) and not text.lstrip().startswith("<?xml"):
+        # A page of what stands before the service, which has not seen the key.
         said = endpoint.quote(page_title(text) or "a web page")
         hint = f"a firewall or a login page stands before it; {endpoint.check or 'check the address'}"
         return BackendHTTPError(f"{endpoint.label} answered {_phrase(status)}: {said}", status=status, hint=hint)
