@@ -3,9 +3,12 @@
 # Nothing is imported here, not even `typing`: Ctrl-C is a traceback until `main` has taken it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import NoReturn
+
     from scripts.cli.program import COMMANDS, cli
 
-__all__ = ["COMMANDS", "cli", "collect_late", "keep_for_good", "main", "main_send"]
+__all__ = ["COMMANDS", "cli", "collect_late", "end_for_collision", "keep_for_good", "main", "main_send"]
 
 
 def main() -> None:
@@ -15,9 +18,7 @@ def main() -> None:
     try:
         from scripts.cli.program import cli
     except Exception as error:  # noqa: BLE001 - another package `llm` raises whatever it likes
-        from scripts.collisions import end
-
-        end(error)
+        end_for_collision(error)
     keep_for_good()
     cli(prog_name="ai-cli")
 
@@ -32,9 +33,7 @@ def main_send() -> None:
         from llm import __version__
         from scripts.cli.send import send
     except Exception as error:  # noqa: BLE001 - another package `llm` raises whatever it likes
-        from scripts.collisions import end
-
-        end(error)
+        end_for_collision(error)
 
     keep_for_good()
     click.version_option(__version__, prog_name="ai")(send)(prog_name="ai")
@@ -74,6 +73,66 @@ def keep_for_good() -> None:
     import gc
 
     gc.freeze()
+
+
+# Another package `llm` in the place of ours: finding it takes the standard library alone.
+
+
+def end_for_collision(error: Exception) -> "NoReturn":
+    """End the process with a sentence, if `error` is due to another package `llm`; raise it again, if not.
+
+    Nothing of ours can be imported then, so this uses the standard library alone.
+    """
+    import sys
+
+    message = _collision()
+    if message is None:
+        raise error
+    # Escaped here, as paths and names are somebody else's, and the renderer may be one of the files that are missing.
+    visible = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+    print(f"error: {visible}", file=sys.stderr)
+    raise SystemExit(1) from error
+
+
+def _collision() -> str | None:
+    """Return which package `llm` is in the way of ours, and the remedy; `None` if ours is whole."""
+    import sys
+    from importlib.machinery import PathFinder
+    from pathlib import Path
+
+    ours = Path(__file__).resolve().parents[1] / "llm"
+    spec = PathFinder.find_spec("llm")
+    found = Path(spec.origin).parent if spec and spec.origin else ours
+    again = "install d0ttino again (with pip: `--force-reinstall --no-deps`)"
+    if found.resolve() != ours:
+        return (
+            f"{found} hides the package 'llm' of d0ttino here: leave that directory, or take it off PYTHONPATH; "
+            "`python -P -m scripts.plugins` does not look into the working directory"
+        )
+    others = _other_owners(ours)
+    if others:
+        names = " ".join(others)
+        remove = f"{sys.executable} -m pip uninstall {names}"
+        return (
+            f"{names} has overwritten the package 'llm' of d0ttino, so that neither works: `{remove}`, and then {again}"
+        )
+    if not (ours / "__init__.py").is_file():
+        return f"files of d0ttino are missing in {ours}, as after removing another package 'llm': {again}"
+    return None
+
+
+def _other_owners(ours: "Path") -> list[str]:
+    """Return the other distributions whose records have files of our package."""
+    import importlib.metadata
+    from contextlib import suppress
+
+    found = set()
+    for distribution in importlib.metadata.distributions(path=[str(ours.parent)]):
+        with suppress(Exception):  # what somebody else's damaged files raise is not known
+            name = str(distribution.metadata["Name"])
+            if any(file.parts[:1] == ("llm",) for file in distribution.files or ()):
+                found.add(name)
+    return sorted(found - {"d0ttino"})
 
 
 def __getattr__(name: str) -> object:

@@ -28,9 +28,9 @@ try:  # `python -m` looks into the working directory first, where another packag
     )
     from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
 except Exception as error:  # noqa: BLE001 - that one raises whatever it likes
-    from scripts.collisions import end
+    from scripts.ai_cli import end_for_collision
 
-    end(error)
+    end_for_collision(error)
 
 if TYPE_CHECKING:
     from scripts.packages.changes import Change, Options
@@ -111,8 +111,7 @@ def _add_commands(group: Group, kind: Kind) -> None:
     def list_(
         words: tuple[str, ...], states: str | None, provides: str | None, load: bool, verbose: bool, as_json: bool
     ) -> int:
-        from scripts.packages.checking import check
-        from scripts.packages.inventory import take
+        from scripts.packages.inventory import check, take
 
         checked = check() if load else None
         for warning in checked.warnings if checked else ():
@@ -292,7 +291,7 @@ def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: 
     In VALUE, {server} is the address of a server with OpenAI's interface that misbehaves on cue, {secret} a key.
     """
     from llm.testing import conformance
-    from scripts.packages.checking import installed
+    from scripts.packages.inventory import installed
 
     environ = {}
     for variable in variables:
@@ -376,7 +375,7 @@ def refresh(as_json: bool) -> None:
     That happens by itself when something changes. It is needed only where that cannot be seen: the contributions
     depend on more than the plug-in's files.
     """
-    from scripts.packages.checking import learn_anew
+    from scripts.packages.inventory import learn_anew
 
     learned = learn_anew()
     if as_json:

@@ -22,7 +22,7 @@ from llm.routing.batch import Outcome, Outcomes, executor_for, send_many
 from llm.types import Completion, Request
 from scripts.batch.results import OpenAI, Records, Result, Results, Table, columns_for, results_in
 from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
-from scripts.cli.context import current_host, enable_state, warn_of_problems
+from scripts.cli.base import current_host, enable_state, warn_of_problems
 from scripts.cli.options import named_values, read_system, system_option, values_option
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
 from scripts.cli.templates import Template, read_template

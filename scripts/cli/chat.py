@@ -1,32 +1,42 @@
-"""`ai-cli chat`: its state, what each of its commands does, and one answer after the other."""
+"""`ai-cli chat`: its state, its commands, and its terminal, with what is typed, held and copied there."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext, suppress
+import signal
+import sys
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from llm._dataclasses import replace
+from llm._state import state_dir
 from llm.conversations import Conversation, LogError, enabled, new_id
 from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.thoughts import shown_of
 from llm.types import Attachment, Completion, Message, Request
-from scripts.cli.context import current_host, log, report, warn_of_problems
+from scripts.cli.base import current_host, log, report, warn_of_problems
 from scripts.cli.options import NameOf, attach_option, read_system, system_option, thoughts_option, values_option
 from scripts.cli.send import RequestCommand, close_conversation, continuing, read_attachment, request_options, show
-from scripts.cli.terminal import Keyboard, lines_of_stdin, on_terminal, typed
 from scripts.output import (
     MarkdownAnswer,
     TextAnswer,
     print_message,
     print_note,
     print_warning,
+    send_to_terminal,
     stdout_is_terminal,
     stdout_to_stderr,
 )
+from scripts.render import line
 
 if TYPE_CHECKING:
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.history import History
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
     from llm.config import Settings
     from llm.contributions import RegisteredBackend
     from llm.host import Catalog, Host
@@ -268,9 +278,7 @@ class Chat:
 
     def copy(self, _argument: str) -> None:
         """Copy the last answer to the clipboard."""
-        from scripts.cli.terminal import copy
-
-        print_message(f"copied by {copy(self._last().text)}")
+        print_message(f"copied by {to_clipboard(self._last().text)}")
 
     def run(self, argument: str) -> None:
         """Run the shell steps of the last answer, after a question for each."""
@@ -435,3 +443,235 @@ def chat(
         for text in typed(chat.choices) if on_terminal() else lines_of_stdin():
             chat.take(text)
     return 1 if chat.failed and not on_terminal() else 0
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------------
+
+_PROMPT: Final = "> "
+
+#: Signals that end this program without a word.
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+
+#: Programs, and the variable without which they have no desktop.
+_PROGRAMS: Final = (
+    (("pbcopy",), "HOME"),
+    (("wl-copy",), "WAYLAND_DISPLAY"),
+    (("xclip", "-selection", "clipboard"), "DISPLAY"),
+)
+_THEIRS: Final = ("PATH", "HOME", "WAYLAND_DISPLAY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR", "LANG")
+
+#: Seconds that such a program may take.
+_PATIENCE: Final = 5.0
+
+
+def on_terminal() -> bool:
+    """Whether there is somebody to type, and a terminal that shows it."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def lines_of_stdin() -> Iterator[str]:
+    """Yield what comes on stdin; a line that ends with a backslash goes on in the next one."""
+    begun: list[str] = []
+    mark = BOM_UTF8
+    for raw in sys.stdin.buffer if sys.stdin is not None else ():
+        text = raw.removeprefix(mark).decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+        mark = b""
+        if text.endswith("\\"):
+            begun.append(text[:-1])
+            continue
+        yield "\n".join([*begun, text])
+        begun = []
+    if begun:
+        yield "\n".join(begun)
+
+
+def typed(choices: Callable[[str], Iterable[str]]) -> Iterator[str]:
+    """Yield what the user types at the terminal, until Ctrl-D. It is on stderr: stdout is for answers.
+
+    Args:
+        choices: returns the words that may follow a command of the chat; the commands themselves, if it is empty.
+
+    """
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.output import create_output
+
+    # Not the session's own output: then it would not look whether the terminal can move the cursor.
+    output = create_output(stdout=sys.stderr)
+    with create_app_session(output=output):
+        session: PromptSession[str] = PromptSession(
+            multiline=True,
+            history=_history(),
+            key_bindings=_keys(),
+            completer=_completer(choices),
+            complete_while_typing=False,
+            prompt_continuation=lambda width, _number, _wrapped: "." * (width - 1) + " ",
+        )
+    while True:
+        try:
+            with create_app_session(output=output):
+                text = session.prompt(_PROMPT)
+        except KeyboardInterrupt:
+            continue  # Ctrl-C leaves the line that was begun
+        except EOFError:
+            return
+        yield text
+
+
+def history_path() -> str:
+    """Return the path of the file with what was typed."""
+    return os.path.join(state_dir(), "chat_history")
+
+
+def _history() -> "History":
+    """Return the history of earlier chats; each line is in its file before it is sent."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    class _Careful(FileHistory):
+        def store_string(self, string: str) -> None:
+            try:
+                super().store_string(string)
+            except (OSError, UnicodeError) as error:
+                print_warning(f"cannot write {history_path()}: {getattr(error, 'strerror', None) or error}")
+
+    if not enabled():
+        return InMemoryHistory()
+    try:
+        os.makedirs(state_dir(), mode=0o700, exist_ok=True)
+        os.close(os.open(history_path(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        print_warning(f"cannot write {history_path()}: {error.strerror}; what you type is not kept")
+        return InMemoryHistory()
+    return _Careful(history_path())
+
+
+def _keys() -> "KeyBindings":
+    from prompt_toolkit.filters import is_searching
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter", filter=~is_searching)
+    def _send(event: "KeyPressEvent") -> None:
+        buffer = event.current_buffer
+        if buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _new_line(event: "KeyPressEvent") -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _completer(choices: Callable[[str], Iterable[str]]) -> Any:
+    from prompt_toolkit.completion import Completer, PathCompleter
+    from prompt_toolkit.completion import Completion as Choice
+    from prompt_toolkit.document import Document
+
+    class _Commands(Completer):
+        def get_completions(self, document: "Document", complete_event: "CompleteEvent") -> Iterator[Choice]:
+            text = document.text_before_cursor
+            name, blank, argument = text.partition(" ")
+            if not name.startswith("/") or "\n" in text:
+                return
+            if blank and name in {"/attach", "/save"}:
+                yield from PathCompleter(expanduser=True).get_completions(Document(argument), complete_event)
+                return
+            known = choices(name if blank else "")
+            typed = argument if blank else name
+            # A name that a terminal would not show as it is cannot be typed either.
+            for one in sorted(set(known)):
+                if one.startswith(typed) and line(one) == one:
+                    yield Choice(one, start_position=-len(typed))
+
+    return _Commands()
+
+
+class Keyboard:
+    """Holds what is typed while no prompt is there, for the next one: without echo, and Ctrl-D too; Ctrl-C interrupts.
+
+    As a context manager it holds for as long as it is open. Without a terminal it does nothing. Signals that end this
+    program leave the terminal as it was.
+    """
+
+    def __init__(self) -> None:
+        self._before: list[Any] | None = None
+        self._handled: list[signal.Signals] = []
+
+    def __enter__(self) -> "Keyboard":
+        if sys.stdin is not None and sys.stdin.isatty():
+            import termios
+
+            self._before = termios.tcgetattr(sys.stdin)
+            self._handled = [one for one in _ENDS if signal.getsignal(one) is signal.SIG_DFL]
+            for one in self._handled:
+                signal.signal(one, self._end)
+            self._hold()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for one in self._handled:
+            signal.signal(one, signal.SIG_DFL)
+        self._release()
+
+    def _end(self, number: int, _frame: object) -> None:
+        self._release()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Leave the terminal as it was meanwhile: to steps, and their questions."""
+        self._release()
+        try:
+            yield
+        finally:
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._before is None:
+            return
+        import termios
+
+        quiet = [*self._before]
+        quiet[0] &= ~(termios.ICRNL | termios.IXON)
+        quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+
+    def _release(self) -> None:
+        if self._before is not None:
+            import termios
+
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
+
+
+def to_clipboard(text: str) -> str:
+    """Put a text into the clipboard, and return what takes it there."""
+    import shutil
+    import subprocess
+    from base64 import b64encode
+
+    env = {name: os.environ[name] for name in _THEIRS if name in os.environ}
+    for words, variable in _PROGRAMS:
+        if variable in env and shutil.which(words[0]) is not None:
+            content = text.encode("utf-8", "replace")
+            try:
+                # xclip stays to serve the text: it must not hold our files open.
+                nowhere = subprocess.DEVNULL
+                subprocess.run(
+                    words, input=content, env=env, stdout=nowhere, stderr=nowhere, timeout=_PATIENCE, check=True
+                )
+            except (OSError, subprocess.SubprocessError):
+                continue
+            return words[0]
+    # OSC 52: terminals that know it take it, also over ssh.
+    if not send_to_terminal(f"\x1b]52;c;{b64encode(text.encode('utf-8', 'replace')).decode()}\a"):
+        raise D0ttinoError(
+            "there is no clipboard",
+            hint="wl-copy, xclip, pbcopy or a terminal that takes OSC 52 is needed; /save FILE writes a file",
+        )
+    return "the terminal, if it takes OSC 52"

@@ -17,8 +17,7 @@ from llm.config import (
     load_settings,
 )
 from llm.errors import D0ttinoError, UsageError
-from scripts.cli.base import Group
-from scripts.cli.context import current_host
+from scripts.cli.base import Group, current_host
 from scripts.cli.options import as_json_option
 from scripts.output import (
     print_error,

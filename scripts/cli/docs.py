@@ -1,15 +1,20 @@
-"""`ai-cli docs`: the pages of the documentation, as they are for the installed version."""
+"""`ai-cli docs` and `ai-cli hooks`: the documentation as it is for the installed version, and who implements a hook."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from llm.errors import UnknownNameError
-from scripts.cli.base import Command
-from scripts.cli.options import NameOf
-from scripts.output import MarkdownAnswer, print_table, print_text, stdout_is_terminal
+from scripts.cli.base import Command, current_host, warn_of_problems
+from scripts.cli.options import NameOf, as_json_option
+from scripts.output import MarkdownAnswer, print_json, print_line, print_table, print_text, stdout_is_terminal
+
+if TYPE_CHECKING:
+    from llm.hooks._origin import Origin
+    from llm.host import Host
 
 _HEADING: Final = re.compile(r"(#{1,4}) (.+)")
 
@@ -113,3 +118,77 @@ def _sections(page: str, text: str) -> list[_Section]:
         end = next((other for other, depth, _ in headings[index + 1 :] if depth <= level), len(lines))
         found.append(_Section(page, title, "".join(lines[start:end])))
     return found
+
+
+#: Words for the way in which the answers of a hook become one.
+_KINDS: Final = {
+    "COLLECT": "all are asked, and every answer counts",
+    "FIRST": "one answer decides: the first that is not None",
+    "NOTIFY": "all are called, and results are not used",
+    "FOLD": "folded: each gets the value that the one before returned",
+}
+
+
+@click.command(cls=Command)
+@click.argument("name", required=False, type=NameOf("hook"))
+@as_json_option()
+@click.pass_context
+def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:
+    """List hooks and their implementations, in the order in which they are asked.
+
+    With NAME, show that hook's signature, its documentation and an example as well.
+    """
+    host = current_host(ctx)
+    warn_of_problems(host)
+    if name is not None and name not in host.contracts:
+        raise UnknownNameError("hook", name, host.contracts)
+    rows = [_hook(host, name) | _described(host, name)] if name else [_hook(host, hook) for hook in host.contracts]
+    if as_json:
+        print_json({"hooks": rows, "blocked": [blocked.to_json() for blocked in host.blocked]})
+        return
+    for row in rows:
+        print_line(f"{row['hook']}({', '.join(row['arguments'])})  {row['kind']}")
+        for number, one in enumerate(row["implementations"], 1):
+            marks = "".join(f", {mark}" for mark in ("wrapper", "tryfirst", "trylast") if one[mark])
+            print_line(f"  {number}. {one['plugin']} ({one['from']}){marks}")
+        if not row["implementations"]:
+            print_line("  nobody implements it")
+        if name:
+            import textwrap
+
+            print_line(f"\n{row['signature']}\n\n{row['documentation']}\n\nAn exception {row['on_error']}.")
+            print_line(f"\nExample:\n\n{textwrap.indent(row['example'], '    ')}\nSee `ai-cli docs {name}`.")
+    for blocked in host.blocked:
+        print_line(f"not in use: {blocked}")
+
+
+def _hook(host: "Host", name: str) -> dict[str, Any]:
+    import inspect
+
+    from llm import hookspecs
+
+    contract = host.contracts[name]
+    return {
+        "hook": name,
+        "arguments": list(contract.arguments),
+        "kind": _KINDS[contract.kind.name],
+        "first_result": contract.kind.name == "FIRST",
+        "documentation": inspect.getdoc(getattr(hookspecs, name)) or "",
+        "implementations": [_implementation(*one) for one in host.implementations(name)],
+    }
+
+
+def _described(host: "Host", name: str) -> dict[str, Any]:
+    """Return the signature of a hook, the effect of an exception, and an example."""
+    found = blocks(name)
+    fails = "fails the attempt or step" if host.contracts[name].propagates else "is recorded, and the others go on"
+    return {
+        "signature": found[0].rstrip() if found else name,
+        "on_error": "fails each use of the plug-in" if name == "llm_configure" else fails,
+        "example": found[-1] if found else "",
+    }
+
+
+def _implementation(origin: "Origin", options: "Mapping[str, Any]") -> dict[str, Any]:
+    marks = {mark: bool(options.get(mark)) for mark in ("wrapper", "tryfirst", "trylast")}
+    return {**origin.to_json(), "from": origin.source, **marks}

@@ -14,9 +14,8 @@ import click
 from llm.errors import ConfigError, UnknownNameError
 from llm.hooks._entrypoints import VARIABLE
 from llm.hooks._faults import ProblemKind
-from scripts.cli.base import Command
+from scripts.cli.base import Command, current_host
 from scripts.cli.config import config_path
-from scripts.cli.context import current_host
 from scripts.cli.options import as_json_option
 from scripts.output import print_json, print_line, stdout_to_stderr, waiting
 
@@ -268,7 +267,7 @@ def _make_own(path: str, kind: str) -> str:
 def caches(host: "Host") -> Iterator[Fault]:
     """Find files in the cache that are none of it, or that are out of date."""
     from llm._state import cache_dir, directory_faults
-    from scripts.packages.checking import faults
+    from scripts.packages.inventory import faults
 
     directory = cache_dir()
     if directory is None or any(directory_faults("cache")):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
-from scripts.cli.base import Command, Group
-from scripts.cli.context import log
+from scripts.cli.base import Command, Group, log
 from scripts.cli.options import NameOf, as_json_option
 from scripts.output import print_json, print_line, print_message, print_note, print_table, print_warning
 from scripts.render import line

@@ -161,6 +161,23 @@ def as_json_option(help: str = "Print JSON.") -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
+def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose the backend and the model."""
+    for option in (
+        click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
+        click.option(
+            "-m",
+            "--model",
+            metavar="NAME",
+            type=NameOf("model"),
+            help="Ask for this model: its name, SERVER/MODEL or an alias.",
+        ),
+        click.option("-b", "--backend", metavar="NAME", type=NameOf("backend"), help="Use this backend and no other."),
+    ):
+        function = option(function)
+    return function
+
+
 def system_option() -> Callable[..., Any]:
     """Return a decorator that adds the option `--system`."""
     return click.option(

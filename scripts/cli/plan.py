@@ -9,7 +9,7 @@ from llm._dataclasses import replace
 from llm.errors import UsageError
 from llm.plan import ReadPlan, join_steps, plan_prompt, read_plan
 from llm.types import Completion, Request
-from scripts.cli.context import current_host
+from scripts.cli.base import current_host
 from scripts.cli.options import as_json_option, read_text
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, ask, request_options
 from scripts.cli.steps import JOIN_HELP, Options, Plan, resume, run_or_print, step_options, warn_of_lost_state

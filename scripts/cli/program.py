@@ -5,8 +5,7 @@ from typing import Final
 import click
 
 from llm import __version__
-from scripts.cli.base import Group, Lazy
-from scripts.cli.context import current_host
+from scripts.cli.base import Group, Lazy, current_host
 
 #: What the list of commands says of each stands here, so that the list imports none of them.
 COMMANDS: Final = {
@@ -17,20 +16,20 @@ COMMANDS: Final = {
     "recipe": Lazy("scripts.cli.steps:recipe", "Run the shell steps of a recipe.", "Run steps"),
     "do": Lazy("scripts.cli.plan:do", "Have a model plan shell steps, and run them.", "Run steps"),
     "plan": Lazy("scripts.cli.plan:plan", "Have a model plan shell steps, and print them.", "Run steps"),
-    "recipes": Lazy("scripts.cli.lists:recipes", "List recipes and their plug-ins.", "Run steps"),
+    "recipes": Lazy("scripts.cli.contributions:recipes", "List recipes and their plug-ins.", "Run steps"),
     "logs": Lazy("scripts.cli.history:logs", "Show earlier prompts and answers.", "Look back"),
     "runs": Lazy("scripts.cli.history:runs", "List earlier runs of shell steps.", "Look back"),
     "usage": Lazy("scripts.cli.history:usage", "Sum tokens and costs.", "Look back"),
     "trace": Lazy("scripts.cli.history:trace", "Show a recorded trace as a tree.", "Look back"),
-    "why": Lazy("scripts.cli.why:why", "Explain which plug-in would answer, and why.", "Look back"),
-    "init": Lazy("scripts.cli.init:init", "Choose a first backend in three questions.", "Set up"),
-    "backends": Lazy("scripts.cli.lists:backends", "List backends, and whether they are ready.", "Set up"),
-    "models": Lazy("scripts.cli.models:models", "List the models of backends.", "Set up"),
+    "why": Lazy("scripts.cli.contributions:why", "Explain which plug-in would answer, and why.", "Look back"),
+    "init": Lazy("scripts.cli.servers:init", "Choose a first backend in three questions.", "Set up"),
+    "backends": Lazy("scripts.cli.contributions:backends", "List backends, and whether they are ready.", "Set up"),
+    "models": Lazy("scripts.cli.contributions:models", "List the models of backends.", "Set up"),
     "servers": Lazy("scripts.cli.servers:servers", "Add, list, test and remove servers.", "Set up"),
-    "keys": Lazy("scripts.cli.keys:keys", "Store, list, test and remove keys.", "Set up"),
+    "keys": Lazy("scripts.cli.servers:keys", "Store, list, test and remove keys.", "Set up"),
     "config": Lazy("scripts.cli.config:config", "Show, check and edit the configuration.", "Set up"),
     "plugins": Lazy("scripts.plugins:cli", "List, install and remove plug-ins.", "Set up"),
-    "hooks": Lazy("scripts.cli.lists:hooks", "List hooks and their implementations.", "Get help"),
+    "hooks": Lazy("scripts.cli.docs:hooks", "List hooks and their implementations.", "Get help"),
     "docs": Lazy("scripts.cli.docs:docs", "Find a page of the documentation.", "Get help"),
     "doctor": Lazy("scripts.cli.doctor:doctor", "Find what is wrong with this installation.", "Get help"),
     "completion": Lazy("scripts.cli.shell_completion:completion", "Complete words with Tab.", "Get help"),

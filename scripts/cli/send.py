@@ -9,8 +9,15 @@ import click
 from llm._dataclasses import replace
 from llm.conversations import Conversation, enabled, new_id
 from llm.errors import EmptyAnswerError, UsageError
-from scripts.cli.base import Command
-from scripts.cli.context import current_host, enable_log, enable_state, log, no_plugin_implements, warn_of_problems
+from scripts.cli.base import (
+    Command,
+    current_host,
+    enable_log,
+    enable_state,
+    log,
+    no_plugin_implements,
+    warn_of_problems,
+)
 from scripts.cli.options import (
     NameOf,
     as_json_option,
@@ -19,6 +26,7 @@ from scripts.cli.options import (
     read_piped,
     read_system,
     read_text,
+    routing_options,
     system_option,
     thoughts_option,
     values_option,
@@ -119,23 +127,6 @@ def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") ->
         warn_of_problems(host)
     options: list[click.Option] = ctx.meta[_ADDED]
     return options
-
-
-def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose the backend and the model."""
-    for option in (
-        click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
-        click.option(
-            "-m",
-            "--model",
-            metavar="NAME",
-            type=NameOf("model"),
-            help="Ask for this model: its name, SERVER/MODEL or an alias.",
-        ),
-        click.option("-b", "--backend", metavar="NAME", type=NameOf("backend"), help="Use this backend and no other."),
-    ):
-        function = option(function)
-    return function
 
 
 def request_options(function: Callable[..., Any]) -> Callable[..., Any]:

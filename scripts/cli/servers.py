@@ -1,19 +1,44 @@
-"""`ai-cli servers`: the servers of the configuration file, and those on this machine."""
+"""`ai-cli servers`, `keys` and `init`: servers of the configuration file and on this machine, keys, a first backend."""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm._dataclasses import dataclass
+from llm._keys import (
+    checked_key,
+    checked_name,
+    is_in_keyring,
+    key_name,
+    remove_key,
+    store_key,
+    stored_names,
+    variable_of,
+)
+from llm._keys import path as keys_path
 from llm.config import Settings, load_settings
-from llm.errors import BackendError, UnknownNameError, UsageError
-from scripts.cli.base import Group
-from scripts.cli.config import edit_document
-from scripts.cli.context import current_host, warn_of_problems
+from llm.errors import BackendError, D0ttinoError, UnknownNameError, UsageError
+from scripts.cli.base import Command, Group, current_host, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
-from scripts.output import print_json, print_line, print_message, print_note, print_table, stdout_to_stderr, waiting
+from scripts.output import (
+    TextAnswer,
+    print_json,
+    print_line,
+    print_message,
+    print_note,
+    print_table,
+    print_warning,
+    stdout_to_stderr,
+    waiting,
+)
+
+if TYPE_CHECKING:
+    from llm.host import Host
 
 #: The ports on which servers listen unless somebody changed that, and the names that such a server gets.
 _USUAL: Final = {11434: "ollama", 8080: "llamacpp", 1234: "lmstudio", 8000: "vllm"}
@@ -56,11 +81,8 @@ def add(
     path = _edit(change)
     forget(name)
     print_line(f"the server {name} is in {path}; ask it with: ai-cli send -b {name} ...")
-    if key is not None:
-        from llm._keys import key_name, stored_names, variable_of
-
-        if not os.environ.get(variable_of(key)) and key_name(key) not in stored_names():
-            print_note(f"the key {key} is not set: ai-cli keys set {key_name(key)}")
+    if key is not None and not os.environ.get(variable_of(key)) and key_name(key) not in stored_names():
+        print_note(f"the key {key} is not set: ai-cli keys set {key_name(key)}")
 
 
 @servers.command("list")
@@ -80,12 +102,12 @@ def list_servers(as_json: bool) -> None:
     )
 
 
-@servers.command()
+@servers.command("test")
 @click.argument("name", type=NameOf("server"))
 @click.pass_context
-def test(ctx: click.Context, name: str) -> int:
+def try_server(ctx: click.Context, name: str) -> int:
     """Ask the server NAME for its models: is it there, does it take the key, has it the model?"""
-    from scripts.cli.models import check
+    from scripts.cli.contributions import check
 
     _known(name, load_settings())
     host = current_host(ctx)
@@ -96,9 +118,9 @@ def test(ctx: click.Context, name: str) -> int:
     return 0 if found.ok else 1
 
 
-@servers.command()
+@servers.command("remove")
 @click.argument("name", type=NameOf("server"))
-def remove(name: str) -> None:
+def remove_server(name: str) -> None:
     """Remove the server NAME from the configuration file."""
     from llm.backends.http._models import forget
 
@@ -194,6 +216,7 @@ def _known(name: str, settings: Settings) -> None:
 
 def _edit(change: Callable[[Any], None]) -> str:
     """Change the servers of the configuration file, and return its path."""
+    from scripts.cli.config import edit_document
 
     def change_servers(document: Any) -> None:
         if "servers" not in document:
@@ -204,3 +227,277 @@ def _edit(change: Callable[[Any], None]) -> str:
         change(document["servers"])
 
     return edit_document(change_servers)
+
+
+@click.group(cls=Group)
+def keys() -> None:
+    """Set, list, test and remove the keys of backends.
+
+    An environment variable (WORK_API_KEY for the key `work`) wins over a stored key. Stored keys are in the system's
+    keyring if the package `keyring` is installed and there is one, else in a file that only you can read.
+    """
+
+
+@keys.command("set")
+@click.argument("name")
+@click.argument("rest", nargs=-1, metavar="")
+def set_key(name: str, rest: tuple[str, ...]) -> None:
+    """Store the key NAME: it is asked for without echo, or read from standard input."""
+    if rest:
+        raise UsageError(
+            "a key is never an argument: the shell's history and other users would see it",
+            hint="run `ai-cli keys set NAME` and type it, or `ai-cli keys set NAME < file`; take that one for seen",
+        )
+    variable = variable_of(name)
+    name = checked_name(name)
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", hint="the key is read from there")
+    if sys.stdin.isatty():
+        given = click.prompt(f"Key {name}", hide_input=True, err=True)
+    else:
+        try:
+            given = sys.stdin.buffer.read(64 * 1024).decode()
+        except UnicodeDecodeError:
+            raise UsageError("standard input is not UTF-8 text, so it holds no key") from None
+    key = checked_key(given, "what was given")
+    if not key:
+        raise UsageError("no key was given; nothing was changed")
+    try:
+        where, fault = store_key(name, key)
+    except OSError as error:
+        raise D0ttinoError(f"cannot write {keys_path()}: {error.strerror or error}") from error
+    if fault is not None:
+        print_warning(f"the system's keyring does not take the key: {fault}")
+    print_message(f"the key {name} is {where}")
+    if os.environ.get(variable, "").strip():
+        print_note(f"{variable} is set, and wins over it")
+
+
+@keys.command("list")
+@as_json_option()
+@click.pass_context
+def list_keys(ctx: click.Context, as_json: bool) -> None:
+    """List the keys that are stored, and those that backends use."""
+    host = current_host(ctx)
+    users = _users(host)
+    rows = []
+    for name in sorted(stored_names() | users.keys()):
+        variable = users[name][0] if name in users else variable_of(name)
+        rows.append(
+            {
+                "name": name,
+                "variable": variable,
+                "from": _source(name, variable),
+                "backends": users.get(name, ("", []))[1],
+            }
+        )
+    warn_of_problems(host, configuration=True)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("KEY", "FROM", "VARIABLE", "USED BY"),
+        [(row["name"], row["from"] or "not set", row["variable"], ", ".join(row["backends"]) or "-") for row in rows],
+    )
+
+
+@keys.command("remove")
+@click.argument("name")
+def drop_key(name: str) -> None:
+    """Remove the key NAME from the store."""
+    name = checked_name(name)
+    if not remove_key(name):
+        raise UnknownNameError("stored key", name, stored_names())
+    print_line(f"the key {name} is removed")
+    if os.environ.get(variable_of(name), "").strip():
+        print_note(f"{variable_of(name)} is set, and is used")
+
+
+@keys.command("test")
+@click.argument("name")
+@click.pass_context
+def try_key(ctx: click.Context, name: str) -> int:
+    """Ask each backend that uses the key NAME whether it takes it."""
+    from scripts.cli.contributions import checked
+
+    name = checked_name(name)
+    host = current_host(ctx)
+    users = _users(host)
+    if name not in users:
+        if name in stored_names():
+            raise D0ttinoError(f"no backend uses the key {name!r}", hint="`ai-cli servers add` takes --key NAME")
+        raise UnknownNameError("key", name, users.keys() | stored_names())
+    with stdout_to_stderr():
+        offers = host.backends()
+    found = checked(host, [offers[one] for one in users[name][1]])
+    warn_of_problems(host, configuration=True)
+    for backend, result in found.items():
+        print_line(f"{backend}: {result.words}")
+    return 1 if any(result.ok is False for result in found.values()) else 0
+
+
+def _users(host: "Host") -> dict[str, tuple[str, list[str]]]:
+    """Return variable and backends of each key that backends use."""
+    with stdout_to_stderr():
+        offers = host.backends()
+    stored = stored_names()
+    found: dict[str, tuple[str, list[str]]] = {}
+    for backend in offers.values():
+        for variable in [one for one in backend.secret_env if one in backend.ready_env or key_name(one) in stored]:
+            found.setdefault(key_name(variable), (variable, []))[1].append(backend.name)
+    return found
+
+
+def _source(name: str, variable: str) -> Any:
+    if os.environ.get(variable, "").strip():
+        return "environment"
+    if name in stored_names():
+        return "keyring" if is_in_keyring(name) else "file"
+    return None
+
+
+#: The first prompt of a backend that was just chosen.
+_FIRST_PROMPT: Final = "Say hello in one short sentence."
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A backend that `init` offers.
+
+    Attributes:
+        words: the line that offers it.
+        backend: its name; empty: the user gives an address.
+        address: where its server is, if it has to be added.
+        key: the name of the key that it needs, if it needs one.
+        models: the models that it is known to have.
+
+    """
+
+    words: str
+    backend: str
+    address: str = ""
+    key: str = ""
+    models: tuple[str, ...] = ()
+
+
+@click.command(cls=Command)
+@click.pass_context
+def init(ctx: click.Context) -> None:
+    """Choose a first backend in three questions, and let it answer.
+
+    Nothing is changed before the last question is answered; Ctrl-C ends it without a trace.
+    """
+    if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty():
+        raise UsageError(
+            "init asks questions, and there is no terminal",
+            hint="do the same with `ai-cli servers add`, `ai-cli keys set` and `ai-cli config set`",
+        )
+    before = load_settings().primary_backend  # a file with mistakes is not changed
+    choices = list(_choices(current_host(ctx)))
+    print_message("Where shall answers come from?")
+    for number, one in enumerate(choices, 1):
+        print_message(f"  {number}. {one.words}")
+    choice = choices[click.prompt("Number", type=click.IntRange(1, len(choices)), default=1, err=True) - 1]
+    if not choice.backend:
+        choice = _other_server()
+    key = _asked_key(choice)
+    model = _asked_model(choice)
+
+    if key:
+        where, fault = store_key(choice.key, key)
+        if fault is not None:
+            print_warning(f"the system's keyring does not take the key: {fault}")
+        print_message(f"the key is {where}")
+
+    def change(document: Any) -> None:
+        if choice.address:
+            server = {"base_url": choice.address, **({"api_key": choice.key} if key else {})}
+            document.setdefault("servers", {})[choice.backend] = server
+        document["primary_backend"] = choice.backend
+        document.pop("primary_model", None)
+        if model:
+            document["primary_model"] = model
+
+    from scripts.cli.config import edit_document
+
+    path = edit_document(change)
+    instead = f" in place of {before}" if before not in {None, choice.backend} else ""
+    print_message(f"primary backend{instead}: {choice.backend}, in {path}; `ai-cli config edit` changes it")
+    print_message(f'\n$ ai-cli send "{_FIRST_PROMPT}"')
+    _send_first(ctx, choice.backend)
+
+
+def _choices(host: "Host") -> Iterator[_Choice]:
+    """Yield the backends that a new user can have, those on this machine and of installed plug-ins first."""
+    with waiting("looking for servers on this machine"):
+        found = on_this_machine()
+    for server in found:
+        models = tuple(server["models"])
+        yield _Choice(
+            f"{server['name']} on this machine ({server['base_url']}, {len(models)} models)",
+            server["name"],
+            "" if server["configured"] else server["base_url"],
+            models=models,
+        )
+    with stdout_to_stderr():
+        backends = host.backends()
+    for name, backend in backends.items():
+        if not backend.origin.builtin:
+            key = "" if host.is_ready(backend) else next(iter(backend.key_names), "")
+            words = f"{name}: {backend.description or 'a backend'} [{backend.origin}]"
+            yield _Choice(words, name, key=key, models=backend.models)
+    yield _Choice("OpenRouter: models of all makers, with one key", "openrouter", key="openrouter")
+    yield _Choice("another server that speaks OpenAI's protocol, by its address", "")
+    yield _Choice("none yet: `sample` answers without a model, a key and a network", "sample")
+
+
+def _other_server() -> _Choice:
+    address: str = click.prompt("Address, up to and with /v1", value_proc=_address, err=True)
+    name: str = click.prompt("Name for it", default="server", value_proc=_name, err=True)
+    return _Choice("", name, address, key=name)
+
+
+def _address(given: str) -> str:
+    if not given.strip().startswith(("http://", "https://")):
+        raise click.UsageError("an address begins with http:// or https://")
+    return given.strip()
+
+
+def _name(given: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given.strip()) is None:
+        raise click.UsageError("a name has letters, digits, '.', '_' and '-'")
+    return given.strip()
+
+
+def _asked_key(choice: _Choice) -> str:
+    """Return the key that the user types; empty: none is needed, or there is one already."""
+    if not choice.key:
+        return ""
+    if os.environ.get(variable_of(choice.key)) or key_name(choice.key) in stored_names():
+        print_message(f"the key {choice.key} is set already")
+        return ""
+    question = f"Key for {choice.backend} (not shown; empty: none)"
+    given = click.prompt(question, hide_input=True, default="", err=True, show_default=False)
+    return checked_key(given, "what was typed") if given else ""
+
+
+def _asked_model(choice: _Choice) -> str:
+    """Return the model that the user chooses; empty: the backend's own default."""
+    if choice.backend == "sample":
+        return ""
+    if choice.models:
+        shown = choice.models[:20]
+        for number, model in enumerate(shown, 1):
+            print_message(f"  {number}. {model}")
+        chosen: int = click.prompt("Model", type=click.IntRange(1, len(shown)), default=1, err=True)
+        return shown[chosen - 1]
+    given: str = click.prompt("Model (empty: its default)", default="", err=True, show_default=False)
+    return given.strip()
+
+
+def _send_first(ctx: click.Context, backend: str) -> None:
+    """Send a first prompt to the backend that was chosen, and print its answer."""
+    from llm.types import Request
+    from scripts.cli.send import show
+
+    show(Request(_FIRST_PROMPT, backend=backend), current_host(ctx), TextAnswer(), note_if_whole=False)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from llm.errors import D0ttinoError
-from scripts.cli.base import Command
-from scripts.cli.context import current_host, log
+from scripts.cli.base import Command, current_host, log
 from scripts.cli.options import ARGUMENTS
 from scripts.output import print_message, print_text, stdout_to_stderr
 

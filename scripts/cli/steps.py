@@ -10,8 +10,7 @@ import click
 
 from llm._dataclasses import dataclass
 from llm.errors import UnknownNameError, UsageError
-from scripts.cli.base import Command
-from scripts.cli.context import current_host, warn_of_problems
+from scripts.cli.base import Command, current_host, warn_of_problems
 from scripts.cli.options import ARGUMENTS, FileName, NameOf, as_json_option, named_values, read_text
 from scripts.output import clean, print_answer, print_message, print_warning, stdout_to_stderr
 from scripts.render import line
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from llm.host import Host
     from llm.parameters import Parameter
     from llm.types import Step
-    from scripts.steps.environment import Surroundings
+    from scripts.shell import Surroundings
     from scripts.steps.prompts import Question
     from scripts.steps.records import Record, StoredRun
     from scripts.steps.runner import Asker, StepRunner
@@ -98,7 +97,7 @@ def known_shell(shell: str | None) -> str | None:
         return None
     import shutil
 
-    from scripts.steps.environment import shell_words
+    from scripts.shell import shell_words
 
     try:
         words = shell_words(shell)
@@ -138,7 +137,7 @@ class Plan:
 
 def run_or_print(host: "Host", plan: Plan, options: Options, asker: "Asker | None" = None) -> int:
     """Run steps, or print them where nothing may run; return the exit status."""
-    from scripts.steps.environment import Surroundings, working_directory
+    from scripts.shell import Surroundings, working_directory
 
     surroundings = Surroundings(
         working_directory(options.cwd),
@@ -179,7 +178,7 @@ def warn_of_lost_state(steps: "Sequence[Step]") -> None:
 
 def resume(host: "Host", options: Options, recipe: str | None, goal: str | None) -> int:
     """Go on with a recorded run; return the exit status."""
-    from scripts.steps.environment import Surroundings, working_directory
+    from scripts.shell import Surroundings, working_directory
     from scripts.steps.records import DONE_BEFORE, find_run
 
     given = [name for name, value in (("--cwd", options.cwd), ("--from", options.first != 1)) if value]
@@ -220,7 +219,7 @@ def _run(
     asker: "Asker | None" = None,
 ) -> int:
     from llm.config import load_settings
-    from scripts.steps.environment import step_environment
+    from scripts.shell import step_environment
     from scripts.steps.prompts import can_ask
     from scripts.steps.runner import StepRunner, refused
 

@@ -11,10 +11,19 @@ from llm._state import NotPrivateError, make_private, state_dir
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages import environment, guards, record
-from scripts.packages.checking import TIMEOUT_SECONDS, Check, CheckError, check_one, installed
 from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, sort
 from scripts.packages.installer import find_installer
-from scripts.packages.inventory import Inventory, Row, State, take
+from scripts.packages.inventory import (
+    TIMEOUT_SECONDS,
+    Check,
+    CheckError,
+    Inventory,
+    Row,
+    State,
+    check_one,
+    installed,
+    take,
+)
 from scripts.packages.plan import Plan, Wanted, find_place, same, work_out
 from scripts.packages.record import InstallError, Recorded
 from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name

@@ -12,7 +12,7 @@ from llm import DISTRIBUTION, __version__
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks._entrypoints import canonical
-from scripts.packages.checking import builtin_names, installed
+from scripts.packages.inventory import builtin_names, installed
 
 if TYPE_CHECKING:
     import jinja2

@@ -13,16 +13,20 @@ On a terminal a step is a job, as in a shell. `Child` makes a process group for 
   descendants may have left the group: SIGTERM, a grace period, SIGKILL.
 - **Signals to this process** are handled once for a whole run (`job_control.Switchboard`); each step connects
   its own handlers.
-- **A transcript** needs a copy of the output: the step gets a session and a pseudo-terminal of its own, and `relay`
-  copies both ways in a thread.
+- **A transcript** needs a copy of the output: the step gets a session and a pseudo-terminal of its own, and a thread
+  copies both ways (`_Relay`).
 """
 
+import fcntl
 import os
+import select
 import signal
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -38,6 +42,7 @@ from scripts.steps.job_control import (
     controlling_terminal,
     handled,
     in_pipeline,
+    size_of_terminal,
     suspend,
 )
 
@@ -69,17 +74,20 @@ class Child:
     Args:
         timeout: seconds after which it is ended; `None`: never.
         report: called with a sentence for the user.
-        own_session: whether it gets a session of its own, with another terminal.
+        output: takes a copy of what it writes; it gets a session of its own then, with a pseudo-terminal.
 
     """
 
-    def __init__(self, timeout: float | None, report: Callable[[str], object], *, own_session: bool = False) -> None:
+    def __init__(
+        self, timeout: float | None, report: Callable[[str], object], output: Callable[[bytes], object] | None = None
+    ) -> None:
         self._timeout = timeout
         self._report = report
         self._in_charge = threading.current_thread() is threading.main_thread()  # no other may handle signals
         self._terminal: Terminal | None = None
         self._sentinel: Sentinel | None = None
-        self._own_session = own_session
+        self._output = output
+        self._own_session = output is not None
         self._pid: int | None = None
         self._returned: int | None = None
         self._group: int | None = None
@@ -98,10 +106,22 @@ class Child:
         *,
         env: Mapping[str, str],
         cwd: str | None = None,
-        on_start: Callable[[], object] = lambda: None,
         **options: Any,
     ) -> StepResult:
         """Start the process, wait until it ends, and return how it ended."""
+        if self._output is None:
+            return self._run(arguments, env, cwd, lambda: None, options)
+        with _copying(self, self._output) as (start_copying, files):
+            return self._run(arguments, env, cwd, start_copying, {**files, **options})
+
+    def _run(
+        self,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | None,
+        on_start: Callable[[], object],
+        options: Mapping[str, Any],
+    ) -> StepResult:
         try:
             self._place()
             with handled(self._handlers()) as pause:
@@ -447,3 +467,151 @@ def is_alive(group: int) -> bool:
     except PermissionError:  # it belongs to another user: `sudo`
         return True
     return True
+
+
+# --- a copy of the output ---------------------------------------------------------------------------------------------
+
+_CTRL_C: Final = b"\x03"
+
+
+@contextmanager
+def _copying(
+    child: Child, output: Callable[[bytes], object]
+) -> Iterator[tuple[Callable[[], object], Mapping[str, Any]]]:
+    """Open a pseudo-terminal of the size and the settings of this process's for a child.
+
+    Yields:
+        a function that starts the copying, and the options of `Popen` for the child.
+
+    """
+    import pty
+
+    ours, theirs = pty.openpty()
+    keyboard = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+    relay = _Relay(ours, keyboard, output, child)
+    try:
+        if keyboard is not None:
+            termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(keyboard))
+        with _raw(keyboard), _size_followed(theirs):
+            try:
+                yield (
+                    relay.start,
+                    {
+                        "stdin": None if keyboard is None else theirs,
+                        "stdout": theirs,
+                        "stderr": theirs,
+                        # Not a problem with threads: it makes one system call.
+                        "preexec_fn": _take_terminal,
+                    },
+                )
+            finally:
+                relay.finish()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+class _Relay:
+    """Copies between this process's terminal and the pseudo-terminal, in a thread."""
+
+    def __init__(self, terminal: int, keyboard: int | None, output: Callable[[bytes], object], child: Child) -> None:
+        self._terminal = terminal
+        self._keyboard = keyboard
+        self._output = output
+        self._child = child
+        self._typed = b""
+        self._wake, self._woken = os.pipe()
+        self._thread = threading.Thread(target=self._copy, daemon=True)
+        self._broken = False
+        os.set_blocking(terminal, False)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Copy what is still there, and stop; who is left in the background is not waited for."""
+        os.close(self._woken)
+        if self._thread.ident is not None:
+            self._thread.join()
+        os.close(self._wake)
+
+    def _copy(self) -> None:
+        while True:
+            wanted = [self._terminal, self._wake, *([] if self._keyboard is None else [self._keyboard])]
+            ready, _, _ = select.select(wanted, [self._terminal] if self._typed else [], [])
+            if self._keyboard in ready:
+                self._read_keyboard()
+            if self._typed:
+                with suppress(BlockingIOError):
+                    self._typed = self._typed[os.write(self._terminal, self._typed) :]
+            if self._terminal in ready:
+                self._read_output()
+            elif self._wake in ready:
+                return
+
+    def _read_keyboard(self) -> None:
+        assert self._keyboard is not None
+        try:
+            typed = os.read(self._keyboard, 4096)
+        except OSError:
+            typed = b""
+        if not typed:
+            self._keyboard = None
+        elif _CTRL_C in typed and termios.tcgetattr(self._terminal)[3] & termios.ISIG:
+            self._child.interrupt()
+        self._typed += typed
+
+    def _read_output(self) -> None:
+        try:
+            data = os.read(self._terminal, 65536)
+        except OSError:
+            return
+        self._output(data)
+        if not self._broken:
+            try:
+                while data:
+                    data = data[os.write(1, data) :]
+            except OSError:  # nobody reads on, as with `| head`
+                self._broken = True
+                self._child.send(signal.SIGPIPE)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+
+
+@contextmanager
+def _raw(keyboard: int | None) -> Iterator[None]:
+    """Let each key pass as it is: the pseudo-terminal makes of it what a terminal makes."""
+    if keyboard is None:
+        yield
+        return
+    import tty
+
+    before = termios.tcgetattr(keyboard)
+    try:
+        tty.setraw(keyboard, termios.TCSADRAIN)
+        yield
+    finally:
+        with suppress(termios.error):
+            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _size_followed(terminal: int) -> Iterator[None]:
+    """Give a pseudo-terminal the size of the terminal, now and whenever that changes."""
+    import struct
+
+    def resize(*_: Any) -> None:
+        size = size_of_terminal()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
+
+    resize()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGWINCH, resize)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)

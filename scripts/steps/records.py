@@ -15,7 +15,7 @@ from llm.hooks._origin import Origin
 from llm.redaction import MASK, looks_secret
 from llm.types import Step
 from scripts.output import clean, print_warning, redact
-from scripts.steps.environment import Surroundings
+from scripts.shell import Surroundings
 
 
 @dataclass(frozen=False, eq=False)

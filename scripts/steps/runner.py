@@ -12,8 +12,8 @@ from llm.hooks._faults import reason_of
 from llm.hooks._origin import Origin, origin_of
 from llm.types import Step, StepContext, StepResult
 from scripts.output import print_error, print_message, print_note, redact, stdout_to_stderr
+from scripts.shell import Surroundings
 from scripts.steps.danger import dangers
-from scripts.steps.environment import Surroundings
 from scripts.steps.job_control import RunEnded, Switchboard
 from scripts.steps.prompts import Answer, own_facts, show_step
 from scripts.steps.records import Outcome

@@ -22,8 +22,7 @@ from llm.conversations import ConversationLog
 from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
-from scripts.cli.chat import COMMANDS
-from scripts.cli.terminal import history_path
+from scripts.cli.chat import COMMANDS, history_path
 from tests.scripts.test_prompts import Remembering
 from tests.servers import Exchange, FaultServer, chat_answer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm.testing import write_distribution
-from scripts.packages.checking import check, check_one
+from scripts.packages.inventory import check, check_one
 
 HOUR = 3600 * 10**9
 

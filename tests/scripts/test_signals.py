@@ -16,7 +16,7 @@ import pytest
 from llm.testing import host_with
 from llm.types import Step, StepContext
 from scripts import shell
-from scripts.steps.environment import Surroundings
+from scripts.shell import Surroundings
 from scripts.steps.job_control import RunEnded, Switchboard, handled
 from scripts.steps.runner import StepRunner
 from tests.scripts.terminal import AI_CLI, write_recipe

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from llm import hookimpl
-from scripts.cli.context import current_host
+from scripts.cli.base import current_host
 
 __version__ = "0.1.0"
 

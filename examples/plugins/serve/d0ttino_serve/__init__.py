@@ -9,7 +9,7 @@ import click
 
 from llm import hookimpl
 from llm.errors import UsageError
-from scripts.cli.context import current_host, enable_state
+from scripts.cli.base import current_host, enable_state
 from scripts.output import print_message
 
 __version__ = "0.1.0"

@@ -1,0 +1,499 @@
+"""`ai-cli backends`, `recipes`, `models` and `why`: what plug-ins contribute, and what would be used."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from llm._dataclasses import dataclass
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError, UsageError
+from llm.hooks._faults import reason_of
+from scripts.cli.base import Command, Group, current_cooldowns, current_host, report, set_aside, warn_of_problems
+from scripts.cli.options import NameOf, as_json_option, read_text, routing_options
+from scripts.output import print_json, print_line, print_message, print_table, print_warning, stdout_to_stderr, waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llm.contributions import RegisteredBackend, RegisteredRecipe
+    from llm.host import Catalog, Host
+    from llm.types import Call, Route
+
+#: The readiness of a backend whose plug-in is blocked.
+_NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": [], "cooldown": None}
+
+
+@click.group(cls=Group, invoke_without_command=True)
+@as_json_option()
+@click.option("--check", is_flag=True, help="Ask each backend whether it would answer now.")
+@click.pass_context
+def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
+    """List backends, their plug-ins, and whether they are ready to use.
+
+    A backend that failed several times in a row is set aside for a while, and shown as such.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    host = current_host(ctx)
+    with stdout_to_stderr():
+        offers = host.backends()
+    warn_of_problems(host, configuration=True)
+    cooldowns = set_aside(ctx)
+    found: Mapping[str, Any] = {}
+    if check:
+        found = checked(host, offers.active)
+    rows = [
+        *_rows(
+            offers,
+            lambda info: {
+                **_readiness(host, info),
+                "cooldown": cooldowns.get(info.name),
+                **({"check": found[info.name].to_json()} if offers[info.name] is info and info.name in found else {}),
+            },
+        ),
+        *_blocked_rows(host, "backend", BACKEND_GROUP, _NO_READINESS),
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("BACKEND", "PLUG-IN", "FROM", "STATUS"),
+        [(row["name"], row["plugin"], row["from"], _status(row, _setup(row))) for row in rows],
+    )
+
+
+@backends.command()
+@click.argument("name", required=False)
+@click.pass_context
+def reset(ctx: click.Context, name: str | None) -> None:
+    """Close the circuit breakers of all backends, or of NAME."""
+    cooldowns = current_cooldowns(ctx)
+    try:
+        names = cooldowns.reset(name)
+    except OSError as error:
+        raise D0ttinoError(f"cannot change {cooldowns.path}: {error.strerror or error}") from error
+    if name is not None and not names:
+        host = current_host(ctx)
+        with stdout_to_stderr():
+            offers = host.backends()
+        if name not in offers:
+            raise UnknownNameError("backend", name, offers, hint=host.why_missing())
+    print_line("\n".join(f"{one} is used again" for one in names) or "nothing was set aside")
+
+
+@click.command(cls=Command)
+@as_json_option()
+@click.pass_context
+def recipes(ctx: click.Context, as_json: bool) -> None:
+    """List recipes and their plug-ins."""
+    host = current_host(ctx)
+    with stdout_to_stderr():
+        offers = host.recipes()
+    warn_of_problems(host)
+    rows = [*_rows(offers), *_blocked_rows(host, "recipe", RECIPE_GROUP, {})]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("RECIPE", "PLUG-IN", "FROM", "DESCRIPTION"),
+        [(row["name"], row["plugin"], row["from"], _status(row, row["description"])) for row in rows],
+    )
+
+
+def _rows(
+    offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]",
+    more: Callable[[Any], dict[str, Any]] = lambda _info: {},
+) -> list[dict[str, Any]]:
+    """Return a row for each name in use, by name, each followed by those that it shadows."""
+    rows = []
+    for name in sorted(offers):
+        winner = offers[name]
+        shadowed = offers.shadowed.get(name, ())
+        for info in (winner, *shadowed):
+            origin = info.origin
+            rows.append(
+                {
+                    "name": name,
+                    "description": info.description,
+                    **origin.to_json(),
+                    "from": origin.source,
+                    "shadows": [str(other.origin) for other in shadowed] if info is winner else [],
+                    "shadowed_by": None if info is winner else str(winner.origin),
+                    "blocked_by": None,
+                    **more(info),
+                }
+            )
+    return rows
+
+
+def _blocked_rows(host: "Host", kind: str, group: str, more: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each plug-in of a kind that was left out, under the name that is known without importing it."""
+    for blocked in host.blocked:
+        origin = blocked.origin
+        declared = origin.entry_point or ""
+        if declared.startswith(f"{group}:") or (origin.builtin and origin.plugin.startswith(f"{kind}:")):
+            yield {
+                "name": origin.plugin.removeprefix(f"{kind}:"),
+                "description": "",
+                **origin.to_json(),
+                "from": origin.source,
+                "shadows": [],
+                "shadowed_by": None,
+                "blocked_by": blocked.by,
+                **more,
+            }
+
+
+def _readiness(host: "Host", info: "RegisteredBackend") -> dict[str, Any]:
+    with stdout_to_stderr():
+        missing = [] if host.is_ready(info) else list(info.ready_env)
+    return {"ready": not missing, "set_one_of": missing, "models": list(info.models)}
+
+
+def _setup(row: dict[str, Any]) -> str:
+    if row.get("check"):
+        return str(row["check"]["words"])
+    if row["cooldown"] is not None:
+        return str(row["cooldown"]["reason"])
+    return "ready" if row["ready"] else f"set {' or '.join(row['set_one_of'])}"
+
+
+def _status(row: dict[str, Any], status: str) -> str:
+    if row["blocked_by"]:
+        return f"not used: blocked by {row['blocked_by']}"
+    if row["shadowed_by"]:
+        return f"not used: shadowed by {row['shadowed_by']}"
+    shadows = f"shadows {', '.join(row['shadows'])}" if row["shadows"] else ""
+    return "; ".join(filter(None, (status, shadows)))
+
+
+#: Seconds that a service has for its answer.
+_PATIENCE: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What asking a backend showed.
+
+    Attributes:
+        ok: whether it would answer; `None`: it cannot be asked.
+        reason: why not.
+        hint: what to do about that.
+
+    """
+
+    ok: bool | None
+    reason: str = ""
+    hint: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON-ready data."""
+        return {"ok": self.ok, "reason": self.reason, "hint": self.hint, "words": self.words}
+
+    @property
+    def words(self) -> str:
+        """It in a few words."""
+        if self.ok is None:
+            return "ready, as far as can be known"
+        hint = f" ({self.hint})" if self.hint else ""
+        return "answers" if self.ok else f"does not answer: {self.reason}{hint}"
+
+
+def checked(host: "Host", backends: "Iterable[RegisteredBackend]") -> Mapping[str, Checked]:
+    """Ask backends at the same time whether they would answer; return the findings by name."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    backends = list(backends)
+    # What plug-ins import at once would be imported in threads: one after the other is safe.
+    for backend in backends:
+        try:
+            host.loaded(backend)
+        except PLUGIN_FAULTS:
+            continue  # asking it has the same fault
+    names = ", ".join(backend.name for backend in backends)
+    with (
+        stdout_to_stderr(),
+        waiting(f"asking {names}"),
+        ThreadPoolExecutor(max_workers=max(1, min(16, len(backends)))) as pool,
+    ):
+        answers = pool.map(lambda backend: check(host, backend), backends)
+        return {backend.name: answer for backend, answer in zip(backends, answers, strict=True)}
+
+
+def check(host: "Host", backend: "RegisteredBackend") -> Checked:
+    """Ask one backend whether it would answer."""
+    try:
+        backend = host.loaded(backend)
+        if backend.check is None:
+            return Checked(None) if host.is_ready(backend) else Checked(False, "it lacks a key", backend.setup)
+        reason = backend.check(call_for(host))
+    except PLUGIN_FAULTS as error:
+        message, hint = reason_of(error)
+        return Checked(False, message, hint or "")
+    return Checked(True) if reason is None else Checked(False, str(reason))
+
+
+def call_for(host: "Host") -> "Call":
+    """Return the call of a question that is no prompt."""
+    from llm.types import Call
+
+    deadline = monotonic() + _PATIENCE
+    return Call(deadline=deadline, first_deadline=deadline, key=host.key)
+
+
+@click.command(cls=Command)
+@click.option(
+    "-b",
+    "--backend",
+    metavar="NAME",
+    type=NameOf("backend"),
+    help="Ask this backend only; by default every one that is ready.",
+)
+@click.option("--search", metavar="WORDS", help="List only models whose names have all these words.")
+@click.option("--refresh", is_flag=True, help="Ask the servers instead of the cache, which lasts a day.")
+@as_json_option()
+@click.pass_context
+def models(ctx: click.Context, backend: str | None, search: str | None, refresh: bool, as_json: bool) -> int:
+    """List the models that backends have, as -m takes them: SERVER/MODEL.
+
+    If a backend cannot be asked, its last list is shown, with a warning. The exit status is 1 if one has no
+    list.
+    """
+    host = current_host(ctx)
+    with stdout_to_stderr():
+        offers = host.backends()
+    if backend is not None and backend not in offers:
+        warn_of_problems(host, configuration=True)
+        raise UnknownNameError("backend", backend, offers, hint=host.why_missing())
+    chosen = [one for one in offers.values() if (host.is_ready(one) if backend is None else one.name == backend)]
+    words = (search or "").lower().split()
+    rows = []
+    for one in sorted(chosen, key=lambda one: one.name):
+        row = _listed(host, one, refresh=refresh, named=backend is not None)
+        if row is not None:
+            row["models"] = [name for name in row["models"] if all(word in name.lower() for word in words)]
+            rows.append(row)
+    warn_of_problems(host, configuration=True)
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            for name in row["models"]:
+                print_line(f"{row['backend']}/{name}")
+        if not any(row["models"] for row in rows):
+            print_message("no model is listed" + (f" whose name holds {search!r}" if words else ""))
+    return 1 if any(row["error"] and row["age"] is None for row in rows) else 0
+
+
+def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named: bool) -> dict[str, Any] | None:
+    """Return the models of a backend; `None` if it has no list of them, and the user did not name it."""
+    from llm.backends.http._models import cached, models_of
+
+    name = backend.name
+    try:
+        with stdout_to_stderr():
+            ask = host.loaded(backend).list_models
+            if ask is None:
+                static = list(backend.models)
+                return {"backend": name, "models": static, "age": 0, "error": None} if static or named else None
+            with waiting(f"asking {name}"):
+                found = models_of(name, lambda: ask(call_for(host)), refresh=refresh)
+    except PLUGIN_FAULTS as error:
+        message, hint = reason_of(error)
+        old = cached(name)
+        known = "" if old is None else f"; its models of {_ago(old.age)} ago are listed"
+        print_warning(f"{name} does not list its models: {message}{known}" + (f"\n{hint}" if hint else ""))
+        return {
+            "backend": name,
+            "models": [] if old is None else list(old.models),
+            "age": None if old is None else round(old.age),
+            "error": message,
+        }
+    return {"backend": name, "models": list(found.models), "age": round(found.age), "error": None}
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            number = int(seconds // size)
+            return f"{number} {unit}{'' if number == 1 else 's'}"
+    return "less than a minute"
+
+
+@click.group(cls=Group)
+def why() -> None:
+    """Explain a decision, without asking a backend or running a step."""
+
+
+@why.command()
+@click.argument("prompt")
+@routing_options
+@as_json_option()
+@click.pass_context
+def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None, local: bool, as_json: bool) -> int:
+    """Explain which backends would be asked for PROMPT, in which order, and why.
+
+    The routing policies are asked, no backend is. The exit status is 2 if none would be asked.
+    """
+    from llm.router import NoCandidateError, choose_route
+    from llm.types import Request
+
+    host = current_host(ctx)
+    text = read_text(prompt)
+    if not text.strip():
+        raise UsageError("the prompt is empty", hint="give some text to answer")
+    failure = None
+    try:
+        with stdout_to_stderr():
+            route = choose_route(Request(text, model, backend, local), host.backends(), host)
+    except NoCandidateError as error:
+        route, failure = error.route, error
+    warn_of_problems(host)
+    reasons = {name: one["reason"] for name, one in set_aside(ctx).items() if name != backend}
+    facts = _of_send(host, route, model, reasons)
+    if as_json:
+        print_json(facts)
+    else:
+        _show_send(facts)
+    if failure is not None:
+        report(failure, ctx)
+        return failure.exit_code
+    return 0
+
+
+@why.command()
+@click.argument("name", type=NameOf("recipe"))
+@as_json_option()
+@click.pass_context
+def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Explain which plug-in would give the steps of the recipe NAME, and which would run them."""
+    host = current_host(ctx)
+    with stdout_to_stderr():
+        recipes = host.recipes()
+    warn_of_problems(host)
+    if name not in recipes:
+        raise UnknownNameError("recipe", name, recipes, hint=host.why_missing())
+    facts: dict[str, Any] = {
+        "recipe": name,
+        **_provider(recipes, name),
+        "step_guards": _plugins(host, "llm_prepare_step"),
+        "steps_are_offered_to": _plugins(host, "llm_run_step"),
+        "step_wrappers": _plugins(host, "llm_run_step", wrappers=True),
+        "blocked": [str(blocked) for blocked in host.blocked],
+        "to_change": list(_uncover(recipes, name)),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    print_line(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
+    _show_list("shadowed by it", facts["shadows"])
+    _show_list("may change or refuse each step", facts["step_guards"])
+    _show_list("each step is offered to, in this order", facts["steps_are_offered_to"])
+    _show_list("around each step", facts["step_wrappers"])
+    _show_list("blocked", facts["blocked"])
+    _show_list("to change that", facts["to_change"])
+
+
+def _of_send(host: "Host", route: "Route", model: str | None, reasons: Mapping[str, str]) -> dict[str, Any]:
+    backends = host.backends()
+    order = [
+        {
+            "backend": candidate.backend,
+            "model": model or candidate.model,
+            "reason": candidate.reason,
+            **_provider(backends, candidate.backend),
+            "guards": _plugins(host, "llm_prepare"),
+            "asked_before": _plugins(host, "llm_complete")[:-1],  # the last is the host's own: it asks the backend
+            "wrappers": _plugins(host, "llm_complete", wrappers=True),
+            "not_ready": _missing(host, backends[candidate.backend]),
+            "set_aside": reasons.get(candidate.backend),
+        }
+        for candidate in route.candidates
+    ]
+    return {
+        "policy": str(route.origin) if route.origin else "none: the caller named the backend",
+        "around_the_policy": _plugins(host, "llm_route", wrappers=True),
+        "order": order,
+        "left_out": [{"backend": one.backend, "reason": one.reason} for one in route.rejected],
+        "notices": list(route.notices),
+        "blocked": [str(blocked) for blocked in host.blocked],
+        "to_change": [
+            *_to_change(host, backends, route),
+            *(
+                f"use {one['backend']} again: ai-cli backends reset {one['backend']}"
+                for one in order
+                if one["set_aside"]
+            ),
+        ],
+    }
+
+
+def _show_send(facts: dict[str, Any]) -> None:
+    print_line(f"policy: {facts['policy']}")
+    _show_list("around it", facts["around_the_policy"], "   ")
+    for number, one in enumerate(facts["order"], 1):
+        model = f", model {one['model']}" if one["model"] else ""
+        ready = f"; not ready: set {' or '.join(one['not_ready'])}" if one["not_ready"] else ""
+        reason = f": {one['reason']}" if one["reason"] else ""
+        aside = f"; {one['set_aside']}" if one["set_aside"] else ""
+        print_line(f"{number}. {one['backend']}{model}{reason}{ready}{aside}")
+        print_line(f"   would be answered by {one['plugin_and_source']}")
+        for title, key in (
+            ("shadowed by it", "shadows"),
+            ("may answer first", "asked_before"),
+            ("around it", "wrappers"),
+        ):
+            _show_list(title, one[key], "   ")
+    _show_list("left out", [f"{one['backend']}: {one['reason']}" for one in facts["left_out"]])
+    _show_list("blocked", facts["blocked"])
+    _show_list("note", facts["notices"])
+    _show_list("to change that", facts["to_change"])
+
+
+def _show_list(title: str, items: Sequence[str], indent: str = "") -> None:
+    if items:
+        print_line(f"{indent}{title}:")
+        for item in items:
+            print_line(f"{indent}  {item}")
+
+
+def _provider(offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> dict[str, Any]:
+    """Return the provider of a name, and those that it shadows."""
+    origin = offers[name].origin
+    return {
+        **origin.to_json(),
+        "plugin_and_source": str(origin),
+        "shadows": [str(other.origin) for other in offers.shadowed.get(name, ())],
+    }
+
+
+def _plugins(host: "Host", hook: str, *, wrappers: bool = False) -> list[str]:
+    """Return the plug-ins that implement a hook, in the order in which they are asked."""
+    return [str(origin) for origin, options in host.implementations(hook) if bool(options.get("wrapper")) is wrappers]
+
+
+def _missing(host: "Host", info: "RegisteredBackend") -> list[str]:
+    return [] if host.is_ready(info) else list(info.ready_env)
+
+
+def _to_change(host: "Host", backends: "Catalog[RegisteredBackend]", route: "Route") -> Iterator[str]:
+    chosen = [candidate.backend for candidate in route.candidates]
+    others = [name for name in backends if name not in chosen[:1]]
+    if others:
+        yield f"use another backend: -b {' | '.join(others)}"
+    for rejection in route.rejected:
+        backend = backends.get(rejection.backend)
+        if backend is not None and not host.is_ready(backend):
+            yield f"make {backend.name} ready: {backend.setup}"
+    yield "set LLM_PRIMARY_BACKEND, LLM_FALLBACK_BACKEND or LLM_ROUTING_MODE; see `ai-cli docs routing`"
+    for name in chosen:
+        yield from _uncover(backends, name)
+
+
+def _uncover(offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> Iterable[str]:
+    origin = offers[name].origin
+    if name in offers.shadowed and origin.distribution is not None:
+        return [f"use the {name!r} that it shadows: --no-plugin {origin.distribution}"]
+    return []
