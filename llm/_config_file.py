@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from llm._dataclasses import dataclass
+from llm._state import read_named
 from llm.errors import ConfigError, UnknownNameError
 
 TYPES: Final = {"string": str, "object": dict, "array": list, "boolean": bool, "null": type(None)}
@@ -16,8 +17,7 @@ TYPES: Final = {"string": str, "object": dict, "array": list, "boolean": bool, "
 
 def content(file: str) -> tuple[bytes, bool]:
     """Return what a file holds, and whether it is TOML: by its name, else JSON is what begins as an object."""
-    with open(file, "rb") as opened:
-        found = opened.read()
+    found = read_named(file)
     begins_as_object = found.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     return found, file.endswith(".toml") or not (file.endswith(".json") or begins_as_object)
 

@@ -7,6 +7,7 @@ nothing but locks. Each write waits for the server there; `XDG_STATE_HOME` on a 
 
 import errno
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
-from llm._state import check_private, locked, make_private, open_private, state_dir
+from llm._state import check_ordinary, check_private, locked, make_private, open_private, state_dir
 
 if TYPE_CHECKING:
     import sqlite3
@@ -174,6 +175,8 @@ class Database:
             found = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if not stat.S_ISREG(found.st_mode):
+            check_ordinary(self.path)
         return os.getpid(), found.st_dev, found.st_ino
 
     def _connect(self, *, new: bool) -> None:
@@ -185,6 +188,7 @@ class Database:
         for path in (self.path, *(f"{self.path}{suffix}" for suffix in _BESIDE)):
             if path == self.path or os.path.lexists(path):  # SQLite reads what is beside the file, and waits for a pipe
                 check_private(path)
+                check_ordinary(path)
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             _patiently(lambda: self._prepare(connection))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from llm._state import locked, user_dir, write_atomically
+from llm._state import locked, read_named, user_dir, write_atomically
 from llm.errors import ConfigError, D0ttinoError
 
 _SERVICE: Final = "d0ttino"
@@ -59,6 +59,16 @@ def stored_names(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
         return frozenset(_stored(path(environ)))
     except D0ttinoError:
         return frozenset()
+
+
+def check_store() -> None:
+    """Refuse a store that cannot be used.
+
+    Raises:
+        ConfigError: the file is damaged, another user can read it, or it is not a file.
+
+    """
+    _stored(path())
 
 
 def stored_key(name: str) -> str | None:
@@ -166,8 +176,7 @@ def _read(file: str, _mtime: int, _size: int, _inode: int, others: int) -> Mappi
     if others and os.name == "posix":
         raise ConfigError(f"other users can read the keys in {file}", hint=f"chmod 600 {file}")
     try:
-        with open(file, encoding="utf-8") as opened:
-            keys = json.load(opened)
+        keys = json.loads(read_named(file))
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError):

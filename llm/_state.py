@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final
 
 NO_CACHE_VARIABLE: Final = "LLM_NO_CACHE"
+#: Bytes; more than anybody writes into a file of settings, keys or text.
+MOST: Final = 16 * 2**20
 
 #: A change takes milliseconds. A process that was stopped in the middle of one must not hold up all others.
 _PATIENCE: Final = 2.0
@@ -160,11 +162,80 @@ def open_private(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     """
     check_private(path)
     new = bool(flags & os.O_CREAT) and not os.path.lexists(path)
-    handle = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    handle = open_named(path, flags, 0o600)
     if new:
         with suppress(OSError):  # not on every file system
             os.fchmod(handle, 0o600)
     return handle
+
+
+def open_named(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    """Return the descriptor of a file that a user named, without a wait; fit for `open(..., opener=open_named)`.
+
+    Only an ordinary file is read, as a pipe may never have a writer, and a device no end; `/dev/null` is empty, and
+    what this process has open already (`/dev/stdin`, `<(...)` of a shell) is what the user wants.
+
+    Raises:
+        OSError: it cannot be opened; `strerror` is a clause without the path, `it is a named pipe`.
+
+    """
+    try:
+        handle = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, mode)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise OSError(errno.ENXIO, "it is a pipe that no program reads", path) from None
+        check_ordinary(path)
+        raise
+    try:
+        found = os.fstat(handle).st_mode
+        if not stat.S_ISREG(found):
+            if not flags & (os.O_WRONLY | os.O_RDWR) and not _is_descriptor(path):
+                check_ordinary(path)
+            os.set_blocking(handle, True)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _is_descriptor(path: str | os.PathLike[str]) -> bool:
+    """Whether a path stands for a descriptor of this process."""
+    path = os.path.abspath(path)
+    return path in {"/dev/stdin", os.devnull} or os.path.dirname(path) in {"/dev/fd", "/proc/self/fd"}
+
+
+def check_ordinary(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that names something else than a file.
+
+    Raises:
+        OSError: it does; `strerror` is a clause without the path.
+
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket"}
+        what = kinds.get(stat.S_IFMT(mode), "a device")
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {what}, and not a file", path)
+
+
+def read_named(path: str | os.PathLike[str], most: int = MOST) -> bytes:
+    """Return the content of a file that a user named, see `open_named`.
+
+    Args:
+        path: the file.
+        most: how many bytes it may have.
+
+    Raises:
+        OSError: it cannot be read, or has more.
+
+    """
+    with open(path, "rb", opener=open_named) as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most // 2**20} MiB", path)
+    return found
 
 
 def is_off(variable: str) -> bool:

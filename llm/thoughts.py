@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 from typing import Final
 
-from llm._state import cache_dir, write_atomically
+from llm._state import cache_dir, open_private, write_atomically
 
 _NAMES: Final = "think|thinking|thoughts?|reasoning|reflection|scratchpad"
 
@@ -213,7 +213,7 @@ def _seen() -> list[str]:
     import json
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=open_private) as file:
             known = json.load(file)
     except (OSError, ValueError, RecursionError):
         return []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from llm._shims import backend_registration, given, recipe_registration
-from llm._state import cache_dir, check_private, make_private, open_private, state_dir, user_dir
+from llm._state import cache_dir, check_private, make_private, open_private, read_named, state_dir, user_dir
 from llm.contributions import Backend, Recipe, RegisteredBackend
 from llm.hooks._registration import Registration, record
 from llm.types import Answer, Call, Completion, Message, Request, Step
@@ -39,6 +39,7 @@ __all__ = [
     "make_private",
     "open_private",
     "quote",
+    "read_named",
     "register_backend",
     "register_recipe",
     "state_dir",

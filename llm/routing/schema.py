@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from llm._dataclasses import replace
+from llm._state import read_named
 from llm.errors import BackendError, UsageError
 from llm.thoughts import without_thoughts
 from llm.types import Attempt, Completion, Message, Request
@@ -67,8 +68,7 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
     text = given
     if os.path.exists(given):
         try:
-            with open(given, encoding="utf-8") as file:
-                text = file.read()
+            text = read_named(given).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} {given}: {getattr(error, 'strerror', None) or error}") from error
     elif not given.lstrip().startswith("{"):

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from llm import __version__
 from llm._installed import installed_plugins
+from llm._state import read_named
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
 from llm.redaction import gives_access
@@ -262,11 +263,11 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
 
     file = directory / "pyproject.toml"
     try:
-        project: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+        project: dict[str, Any] = tomllib.loads(read_named(file).decode()).get("project", {})
     except FileNotFoundError:
         raise UsageError(f"{directory} has no pyproject.toml", hint="name the directory of a package") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
+        raise UsageError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     name, groups = project.get("name"), project.get("entry-points", {})
     if not isinstance(name, str) or not isinstance(groups, dict):
         raise UsageError(f"{file} names no package in [project]", hint="install it, and check it by its name")

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from llm import __version__
+from llm._state import open_named
 from llm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _image_type(content: bytes) -> str | None:
 
 def _read(path: str) -> bytes:
     try:
-        with open(os.path.expanduser(path), "rb") as file:
+        with open(os.path.expanduser(path), "rb", opener=open_named) as file:
             return file.read(MOST + 1)
     except OSError as error:
         raise UsageError(f"--attach {path}: {error.strerror or error}") from error

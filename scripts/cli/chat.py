@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from llm._dataclasses import replace
-from llm._state import state_dir
+from llm._state import make_private, open_private, state_dir
 from llm.conversations import Conversation, LogError, enabled, new_id
 from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.thoughts import shown_of
@@ -537,8 +537,8 @@ def _history() -> "History":
     if not enabled():
         return InMemoryHistory()
     try:
-        os.makedirs(state_dir(), mode=0o700, exist_ok=True)
-        os.close(os.open(history_path(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        make_private(state_dir())
+        os.close(open_private(history_path(), os.O_RDWR | os.O_CREAT))
     except OSError as error:
         print_warning(f"cannot write {history_path()}: {error.strerror}; what you type is not kept")
         return InMemoryHistory()

@@ -221,15 +221,14 @@ def edit_document(change: Callable[[Any], None]) -> str:
     import tomlkit
 
     from llm._config_file import faults_in, quickly_checked
-    from llm._state import locked, write_atomically
+    from llm._state import locked, read_named, write_atomically
 
     path = os.path.realpath(config_path())
     try:
         with locked(path, tidy=True):
             content = b""
             if os.path.exists(path):
-                with open(path, "rb") as file:
-                    content = file.read()
+                content = read_named(path)
                 load_settings()  # its own faults come first
             toml = not (path.endswith(".json") or content.lstrip().startswith(b"{"))
             text = content.decode("utf-8-sig")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from llm._dataclasses import dataclass, field
+from llm._state import read_named
 from llm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -228,8 +229,7 @@ def read_system(given: str | None, option: str = "--system") -> str | None:
     if given.startswith("@@"):
         return given[1:]
     try:
-        with open(given[1:], encoding="utf-8-sig") as file:
-            return file.read().removesuffix("\n")
+        return read_named(given[1:]).decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     except OSError as error:
         hint = None if os.path.exists(given[1:]) else "@@ stands for an @ that begins the text itself"
         raise UsageError(f"{option}: cannot read {given[1:]}: {error.strerror}", hint=hint) from error

@@ -11,6 +11,7 @@ import click
 
 from llm._dataclasses import dataclass
 from llm._keys import (
+    check_store,
     checked_key,
     checked_name,
     is_in_keyring,
@@ -279,6 +280,10 @@ def set_key(name: str, rest: tuple[str, ...]) -> None:
 def list_keys(ctx: click.Context, as_json: bool) -> None:
     """List the keys that are stored, and those that backends use."""
     host = current_host(ctx)
+    try:
+        check_store()
+    except D0ttinoError as error:
+        print_warning(f"stored keys are not known: {error.message}" + (f"\n{error.hint}" if error.hint else ""))
     users = _users(host)
     rows = []
     for name in sorted(stored_names() | users.keys()):

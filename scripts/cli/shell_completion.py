@@ -188,7 +188,7 @@ def variable_of(program: str) -> str:
 
 def _installed(shell: str, script: str) -> list[str]:
     """Write the script of a shell, have the shell read it, and return the files that were written."""
-    from llm._state import user_dir, write_atomically
+    from llm._state import read_named, user_dir, write_atomically
 
     if shell == "fish":
         place = os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "fish/completions")
@@ -207,8 +207,7 @@ def _installed(shell: str, script: str) -> list[str]:
             start, line = os.path.expanduser(start), line.format(script=shlex.quote(path))
             known = ""
             if os.path.exists(start):
-                with open(start, encoding="utf-8", errors="surrogateescape") as file:
-                    known = file.read()
+                known = read_named(start).decode(errors="surrogateescape")
             if line not in known.splitlines():
                 with open(start, "a", encoding="utf-8") as file:
                     file.write(("" if not known or known.endswith("\n") else "\n") + line + "\n")

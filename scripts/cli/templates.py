@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from llm._state import user_dir
+from llm._state import read_named, user_dir
 from llm.errors import ConfigError, UnknownNameError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.options import as_json_option
@@ -153,8 +153,8 @@ def read_template(name: str) -> Template:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of a template", hint=f"templates are files in {templates_dir()}")
     try:
-        with open(path, "rb") as file:
-            found = tomllib.load(file)
+        text = read_named(path).decode()
+        found = tomllib.loads(text)
     except FileNotFoundError:
         hint = f"Templates are files in {templates_dir()}."
         raise UnknownNameError("template", name, template_names(), hint=hint) from None
@@ -213,5 +213,4 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, **vars(found)})
         return
-    with open(found.path, encoding="utf-8") as file:
-        print_line(f"# {found.path}\n{file.read()}".rstrip())
+    print_line(f"# {found.path}\n{read_named(found.path).decode()}".rstrip())

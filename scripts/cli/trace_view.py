@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
+from llm._state import open_named
 from llm.hooks._trace import Trace, collecting
 from llm.tracing import Describe, records
 from scripts.cli.options import TREE
@@ -70,7 +71,7 @@ def _put_out(found: Iterable[Record], target: str) -> None:
     if target == TREE:
         show_tree(list(found))
         return
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = open_named(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
         for record in found:
             stream.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")

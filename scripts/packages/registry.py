@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm._state import read_named
 from scripts.packages.source import (
     RegistryError,
     bundled_directory,
@@ -200,7 +201,7 @@ def project_name(directory: Path) -> str:
     import tomllib
 
     try:
-        document = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))
+        document = tomllib.loads(read_named(directory / "pyproject.toml").decode())
         name = document["project"]["name"]
         if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
             return name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
-from llm._state import cache_dir, open_private, write_atomically
+from llm._state import cache_dir, open_named, open_private, write_atomically
 from llm.errors import D0ttinoError
 from scripts.output import waiting
 
@@ -168,10 +168,10 @@ def _copy_path(place: str) -> Path | None:
 
 def _read(path: Path) -> bytes:
     try:
-        if not path.is_file():  # reading a pipe would wait for ever
-            raise RegistryError("it is not a file" if path.exists() else "there is no such file")
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_named) as file:
             return file.read(SIZE_LIMIT + 1)
+    except FileNotFoundError:
+        raise RegistryError("there is no such file") from None
     except (OSError, ValueError) as error:
         raise RegistryError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

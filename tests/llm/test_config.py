@@ -307,7 +307,7 @@ def test_a_named_file_that_does_not_exist_is_an_error(
 
 
 def test_a_directory_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"cannot read {tmp_path}: Is a directory"):
+    with pytest.raises(ConfigError, match=f"cannot read {tmp_path}: it is a directory, and not a file"):
         load_settings({"LLM_CONFIG_PATH": str(tmp_path)})
 
 
@@ -771,7 +771,10 @@ def test_a_section_that_does_not_fit_or_a_schema_that_is_none(write: Write, part
 
 
 def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
-    for path, said in ((tmp_path, "Is a directory"), (tmp_path / "none.toml", "No such file or directory")):
+    for path, said in (
+        (tmp_path, "it is a directory, and not a file"),
+        (tmp_path / "none.toml", "No such file or directory"),
+    ):
         (fault,) = check(str(path))
         assert str(fault) == f"{path}: the file cannot be read: {said}"
 

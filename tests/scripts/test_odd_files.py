@@ -3,7 +3,9 @@
 import copy
 import json
 import os
+import socket
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm._state import cache_dir, state_dir, write_atomically
+from llm._state import cache_dir, open_named, read_named, state_dir, user_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._manifest import FILE, EnvironmentCache
 from llm.testing import host_with
@@ -23,6 +25,7 @@ from scripts.ai_cli import cli
 from scripts.packages import guards, record, source
 from tests.llm.hooks.test_loading import BACKENDS, write
 from tests.llm.hooks.test_order import known, learn
+from tests.scripts.terminal import AI_CLI
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -215,3 +218,101 @@ def test_a_database_with_any_bytes_changed_gives_a_message_and_no_traceback() ->
 
     harm = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=40)
     fixed(given(harm)(change))()
+
+
+def pipe(path: Path) -> str:
+    os.mkfifo(path, 0o600)
+    return "it is a named pipe, and not a file"
+
+
+def directory(path: Path) -> str:
+    path.mkdir()
+    return "it is a directory, and not a file"
+
+
+def device(path: Path) -> str:
+    path.symlink_to("/dev/zero")
+    return "it is a device, and not a file"
+
+
+def endpoint(path: Path) -> str:
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(path))
+    return "it is a socket, and not a file"
+
+
+def large(path: Path) -> str:
+    with path.open("wb") as file:
+        file.truncate(2 * 2**30)
+    return "it is larger than 16 MiB"
+
+
+@pytest.mark.parametrize("odd", [pipe, directory, device, endpoint, large])
+def test_what_a_user_named_is_read_at_once_or_not_at_all(tmp_path: Path, odd: Callable[[Path], str]) -> None:
+    fault = odd(tmp_path / "named")
+    with pytest.raises(OSError, match=fault) as raised:
+        read_named(tmp_path / "named")
+    assert raised.value.strerror == fault
+
+
+def test_what_is_open_already_is_read_as_a_file_is() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"mine")
+    os.close(writing)
+    with os.fdopen(reading):
+        assert read_named(f"/dev/fd/{reading}") == b"mine"
+    assert read_named("/dev/null") == b""
+
+
+def test_a_pipe_is_written_if_somebody_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="it is a pipe that no program reads"):
+        open_named(path, os.O_WRONLY)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writing = open_named(path, os.O_WRONLY)
+    os.write(writing, b"mine")
+    assert os.read(reading, 9) == b"mine"
+    assert os.get_blocking(writing)
+    os.close(reading)
+    os.close(writing)
+
+
+PLACES: dict[str, list[list[str]]] = {
+    "{config}/config.toml": [["config", "show"], ["config", "set", "primary_backend", "x"], ["send", "hi"], ["doctor"]],
+    "{config}/templates/mine.toml": [["send", "-t", "mine"], ["templates", "list"], ["templates", "show", "mine"]],
+    "{config}/keys.json": [["keys", "list"], ["send", "-b", "openrouter", "hi"], ["keys", "remove", "openrouter"]],
+    "{state}/state.db": [["usage"], ["send", "-b", "sample", "hi"]],
+    "{state}/conversations.db": [["logs"], ["send", "-b", "sample", "hi"]],
+    "{here}/named": [
+        ["send", "-b", "sample", "-a", "{here}/named", "hi"],
+        ["send", "-b", "sample", "-s", "@{here}/named", "hi"],
+        ["send", "-b", "sample", "--schema", "{here}/named", "hi"],
+        ["send", "-b", "sample", "--trace={here}/named", "hi"],
+        ["batch", "-b", "sample", "--prompt", "@{here}/named", "{here}/rows.jsonl"],
+        ["plugins", "list"],
+    ],
+    "{here}/package/pyproject.toml": [["plugins", "check", "{here}/package"]],
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("place", PLACES)
+def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(tmp_path: Path, place: str) -> None:
+    places = {"config": user_dir("config"), "state": state_dir(), "here": str(tmp_path)}
+    path = Path(place.format(**places))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path, 0o600)
+    (tmp_path / "rows.jsonl").write_text('{"text": "hi"}\n', encoding="utf-8")
+    for words in PLACES[place]:
+        done = subprocess.run(
+            [*AI_CLI, *(word.format(**places) for word in words)],
+            env={**os.environ, "PLUGIN_REGISTRY_URL": str(tmp_path / "named")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert str(path) in done.stdout + done.stderr, words
+        assert "pipe" in done.stdout + done.stderr or "ordinary" in done.stderr, words
+        assert "Traceback" not in done.stderr

@@ -239,7 +239,7 @@ def test_a_byte_order_mark_does_no_harm(write: Callable[[Any], Path]) -> None:
     ("place", "message"),
     [
         ("/nowhere/registry.json", "there is no such file"),
-        ("/", "it is not a file"),
+        ("/", "it cannot be read: it is a directory, and not a file"),
         ("file://elsewhere/registry.json", "cannot name another machine"),
         ("ftp://example.org/registry.json", "must be an http or https URL or a file, not ftp"),
         ("nowhere\0.json", "cannot be used"),

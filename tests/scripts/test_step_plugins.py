@@ -190,6 +190,13 @@ def test_a_policy_that_is_broken_allows_nothing(tmp_path: Path, text: str) -> No
     assert "Traceback" not in result.stderr
 
 
+def test_a_pipe_in_the_place_of_a_policy_allows_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "policy.toml")
+    result = run(installed(tmp_path, "policy", "echo ran"), D0TTINO_POLICY=str(tmp_path / "policy.toml"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "policy.toml: OSError: [Errno 22] it is a named pipe" in result.stderr
+
+
 def _sandbox_works() -> bool:
     return (
         shutil.which("bwrap") is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from llm._state import cache_dir, write_atomically
+from llm._state import cache_dir, open_private, write_atomically
 
 #: Seconds after which a server is asked again.
 FRESH: Final = 24 * 3600.0
@@ -52,7 +52,7 @@ def cached(backend: str) -> Listed | None:
     if path is None:
         return None
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=open_private) as file:
             told, models = json.load(file)
         return Listed(tuple(map(str, models)), max(0.0, time.time() - float(told)))
     except (OSError, ValueError, TypeError, RecursionError):

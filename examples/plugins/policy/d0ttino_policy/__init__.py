@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm import Step, StepContext, hookimpl
+from llm.backends.plugin_sdk import read_named
 from llm.errors import ConfigError, D0ttinoError
 
 __version__ = "0.1.0"
@@ -42,7 +43,7 @@ def rules() -> dict[str, Any] | None:
         if not named and not os.path.lexists(path):  # a link that leads nowhere is a policy that is broken
             os.stat(path.parent.parent)
             return None
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(read_named(path).decode())
         unknown = set(found) - {"default", "deny", "allow"}
         if unknown:
             raise ConfigError(f"policy {path}: unknown key {min(unknown)!r}", hint="known: default, deny, allow")
