@@ -284,7 +284,7 @@ class Chat:
         """Run the shell steps of the last answer, after a question for each."""
         from llm.plan import read_plan
         from scripts.cli.plan import source_of, with_confirmations
-        from scripts.cli.steps import Options, Plan, run_or_print
+        from scripts.cli.steps import Plan, StepOptions, run_steps
 
         if argument not in {"", "join"}:
             raise UsageError("/run takes nothing but `join`, which runs the steps of several blocks")
@@ -294,7 +294,7 @@ class Chat:
         source = source_of(completion)
         plan = Plan("do", source, goal, with_confirmations(read.steps), {})
         with self.keyboard.released():
-            status = run_or_print(self._host, plan, Options.asking(join=argument == "join"))
+            status = run_steps(self._host, plan, StepOptions(join=argument == "join"))
         if status:
             self.failed = True
             print_message(f"status {status}")

@@ -12,7 +12,7 @@ from llm.types import Completion, Request
 from scripts.cli.base import current_host
 from scripts.cli.options import as_json_option, read_text
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, ask, request_options
-from scripts.cli.steps import JOIN_HELP, Options, Plan, resume, run_or_print, step_options, warn_of_lost_state
+from scripts.cli.steps import JOIN_HELP, Plan, StepOptions, resume, run_steps, step_options, warn_of_lost_state
 from scripts.output import print_answer, print_note
 from scripts.render import hides_something
 
@@ -54,7 +54,7 @@ def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
     Read each step before you say yes: a language model wrote it.
     """
     asked = {name: chosen.pop(name) for name in REQUEST_FIELDS}
-    options = Options(**chosen)
+    options = StepOptions(**chosen)
     host = current_host(ctx)
     goal = None if goal is None else read_text(goal)
     if options.resume is not None:
@@ -69,7 +69,7 @@ def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
             "nothing was run: the answer has words besides the steps, and they may take them back",
             hint="read them; without --yes you are asked for each step",
         )
-    return run_or_print(host, Plan("do", source_of(completion), goal, with_confirmations(read.steps), {}), options)
+    return run_steps(host, Plan("do", source_of(completion), goal, with_confirmations(read.steps), {}), options)
 
 
 def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":

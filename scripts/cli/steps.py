@@ -28,32 +28,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
-    """The values of `step_options`; see their help."""
+class StepOptions:
+    """The values of `step_options`, see their help; by default, each step is asked for."""
 
-    yes: bool
-    dry_run: bool
-    keep_going: bool
-    allow_dangerous: bool
-    as_json: bool
-    first: int
-    resume: str | None
-    cwd: str | None
-    env: tuple[str, ...]
-    keep_env: tuple[str, ...]
-    shell: str | None
-    step_timeout: float | None
-    log: str | None
-    transcript: str | None
+    yes: bool = False
+    dry_run: bool = False
+    keep_going: bool = False
+    allow_dangerous: bool = False
+    as_json: bool = False
+    first: int = 1
+    resume: str | None = None
+    cwd: str | None = None
+    env: tuple[str, ...] = ()
+    keep_env: tuple[str, ...] = ()
+    shell: str | None = None
+    step_timeout: float | None = None
+    log: str | None = None
+    transcript: str | None = None
     join: bool = False
-
-    @classmethod
-    def asking(cls, *, join: bool) -> "Options":
-        """Return what counts where there is no command line: each step is asked for."""
-        return cls(
-            *(False, False, False, False, False, 1, None, None, (), (), None, None, None, None),
-            join=join,
-        )
 
 
 JOIN_HELP: Final = "Run a step that only changes its shell (cd, export) together with those after it; join code blocks."
@@ -135,7 +127,7 @@ class Plan:
     secrets: Mapping[str, str]
 
 
-def run_or_print(host: "Host", plan: Plan, options: Options, asker: "Asker | None" = None) -> int:
+def run_steps(host: "Host", plan: Plan, options: StepOptions, asker: "Asker | None" = None) -> int:
     """Run steps, or print them where nothing may run; return the exit status."""
     from scripts.shell import Surroundings, working_directory
 
@@ -176,7 +168,7 @@ def warn_of_lost_state(steps: "Sequence[Step]") -> None:
         )
 
 
-def resume(host: "Host", options: Options, recipe: str | None, goal: str | None) -> int:
+def resume(host: "Host", options: StepOptions, recipe: str | None, goal: str | None) -> int:
     """Go on with a recorded run; return the exit status."""
     from scripts.shell import Surroundings, working_directory
     from scripts.steps.records import DONE_BEFORE, find_run
@@ -214,7 +206,7 @@ def _run(
     steps: "tuple[Step, ...]",
     left_out: Mapping[int, str],
     surroundings: "Surroundings",
-    options: Options,
+    options: StepOptions,
     stored: "StoredRun | None",
     asker: "Asker | None" = None,
 ) -> int:
@@ -292,7 +284,7 @@ def _recorded(
     plan: Plan,
     steps: "Sequence[Step]",
     left_out: Mapping[int, str],
-    options: Options,
+    options: StepOptions,
     stored: "StoredRun | None",
 ) -> tuple[str | None, int]:
     """Run the steps and record their results; return the id of the run, and its exit status."""
@@ -435,7 +427,7 @@ def recipe(ctx: click.Context, /, name: str | None, goal: str | None, given: tup
     Each step is shown and asked for before it runs. The exit status is that of the first step that
     fails; 124 if it took too long; 130 if you quit; 2 if there is no terminal to ask on and no --yes.
     """
-    options = Options(**running)
+    options = StepOptions(**running)
     host = current_host(ctx)
     goal = None if goal is None else read_text(goal)
     if options.resume is not None:
@@ -447,7 +439,7 @@ def recipe(ctx: click.Context, /, name: str | None, goal: str | None, given: tup
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint=f"'{missing}'")
     if "\0" in goal:
         raise UsageError("the goal holds a NUL character")
-    return run_or_print(host, _planned(host, name, goal, given), options)
+    return run_steps(host, _planned(host, name, goal, given), options)
 
 
 def _planned(host: "Host", name: str, goal: str, given: tuple[str, ...]) -> Plan:

@@ -141,7 +141,7 @@ def _size() -> os.terminal_size:
 _END_OF_INPUT = b"\x04"
 
 
-class Answer(Enum):
+class Decision(Enum):
     """What the user wants to happen with a step."""
 
     RUN = "run"
@@ -156,20 +156,20 @@ class Answer(Enum):
 
 #: The keys of each question. `y` and `n` are what other programs ask for.
 _STEP_KEYS = {
-    "r": Answer.RUN,
-    "y": Answer.RUN,
-    "e": Answer.EDIT,
-    "s": Answer.SKIP,
-    "n": Answer.SKIP,
-    "d": Answer.DESCRIBE,
-    "a": Answer.ALL,
-    "q": Answer.QUIT,
+    "r": Decision.RUN,
+    "y": Decision.RUN,
+    "e": Decision.EDIT,
+    "s": Decision.SKIP,
+    "n": Decision.SKIP,
+    "d": Decision.DESCRIBE,
+    "a": Decision.ALL,
+    "q": Decision.QUIT,
 }
-_LONG_KEYS = {key: answer for key, answer in _STEP_KEYS.items() if answer not in {Answer.RUN, Answer.ALL}} | {
-    "v": Answer.VIEW
+_LONG_KEYS = {key: answer for key, answer in _STEP_KEYS.items() if answer not in {Decision.RUN, Decision.ALL}} | {
+    "v": Decision.VIEW
 }
-_PAGE_KEYS = {"v": Answer.VIEW, "s": Answer.SKIP, "q": Answer.QUIT}
-_INTERRUPTED_KEYS = {"n": Answer.NEXT, "r": Answer.RUN, "q": Answer.QUIT}
+_PAGE_KEYS = {"v": Decision.VIEW, "s": Decision.SKIP, "q": Decision.QUIT}
+_INTERRUPTED_KEYS = {"n": Decision.NEXT, "r": Decision.RUN, "q": Decision.QUIT}
 
 _STEP_QUESTION = "Run it? [r]un, [e]dit, [s]kip, [d]escribe, run [a]ll the rest, [q]uit: "
 LONG_QUESTION = "View all of it before you run it: [v]iew, [e]dit, [s]kip, [d]escribe, [q]uit: "
@@ -214,7 +214,7 @@ class Question:
 
     def about(
         self, step: Step, number: int, total: int, dangers: Sequence[str], facts: Sequence[str] = ()
-    ) -> tuple[Answer, Step]:
+    ) -> tuple[Decision, Step]:
         """Show a step and ask what to do with it. One that does not fit on the screen has to be viewed before it runs.
 
         Args:
@@ -241,23 +241,23 @@ class Question:
             below += 2 * (1 + len(question) // _size().columns)
             answer = self._ask(question, keys, shown if below + len(shown) > _size().lines else ())
             below = _size().lines
-            if answer is Answer.DESCRIBE:
+            if answer is Decision.DESCRIBE:
                 note = rows(self._note_of(step), "    # ", columns(), "#")
                 print_rows(note)
                 below = len(note)
-            elif answer is Answer.VIEW:
+            elif answer is Decision.VIEW:
                 answer = self._view(whole)
-                if answer is not Answer.VIEW:
+                if answer is not Decision.VIEW:
                     return answer, step
                 viewed = True
-            elif answer is Answer.EDIT:
+            elif answer is Decision.EDIT:
                 edited = self._edit(step)
                 if edited != step:
                     return answer, edited
             else:
                 return answer, step
 
-    def after_interrupt(self, number: int) -> Answer:
+    def after_interrupt(self, number: int) -> Decision:
         """Ask whether to go on after a step that the user interrupted.
 
         Raises:
@@ -266,7 +266,7 @@ class Question:
         """
         return self._ask(_INTERRUPTED_QUESTION.format(number=number), _INTERRUPTED_KEYS)
 
-    def _ask(self, question: str, keys: Mapping[str, Answer], shown: Sequence[str] = ()) -> Answer:
+    def _ask(self, question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) -> Decision:
         """Ask on a terminal that is as it was before the first step, whatever the last one left behind."""
         import termios
 
@@ -274,7 +274,7 @@ class Question:
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self._settings)
         return ask(question, keys, shown)
 
-    def _view(self, whole: Sequence[str]) -> Answer:
+    def _view(self, whole: Sequence[str]) -> Decision:
         """Show all rows, page by page; return `VIEW` if the user has come to the end."""
         page = max(_size().lines - 2, 1)
         for start in range(0, len(whole), page):
@@ -283,9 +283,9 @@ class Question:
                 break
             question = _PAGE_QUESTION.format(shown=start + page, total=len(whole))
             answer = self._ask(question, _PAGE_KEYS)
-            if answer is not Answer.VIEW:
+            if answer is not Decision.VIEW:
                 return answer
-        return Answer.VIEW
+        return Decision.VIEW
 
     def _note_of(self, step: Step) -> str:
         from llm.errors import D0ttinoError
@@ -349,7 +349,7 @@ def shortened(whole: Sequence[str], step: Step, question: str, size: os.terminal
     ]
 
 
-def ask(question: str, keys: Mapping[str, Answer], shown: Sequence[str] = ()) -> Answer:
+def ask(question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) -> Decision:
     """Ask a question until one of its keys is pressed.
 
     What was typed before the question does not count, and neither do several keys at once: text that

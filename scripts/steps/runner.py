@@ -15,7 +15,7 @@ from scripts.output import print_error, print_message, print_note, redact, stdou
 from scripts.shell import Surroundings
 from scripts.steps.danger import dangers
 from scripts.steps.job_control import RunEnded, Switchboard
-from scripts.steps.prompts import Answer, own_facts, show_step
+from scripts.steps.prompts import Decision, own_facts, show_step
 from scripts.steps.records import Outcome
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ class Asker(Protocol):
 
     def about(
         self, step: Step, number: int, total: int, dangers: Sequence[str], facts: Sequence[str] = ()
-    ) -> tuple[Answer, Step]:
+    ) -> tuple[Decision, Step]:
         """Ask what to do with a step; see `Question.about`."""
 
-    def after_interrupt(self, number: int) -> Answer:
+    def after_interrupt(self, number: int) -> Decision:
         """Ask whether to go on after a step that the user interrupted."""
 
 
@@ -132,7 +132,7 @@ class StepRunner:
             if number in left_out:
                 self._ended(Outcome(number, step, skipped=left_out[number]))
                 continue
-            answer: Answer | None
+            answer: Decision | None
             try:
                 answer, chosen = self._choose(step, number, len(steps))
             except StepError as refusal:
@@ -141,24 +141,24 @@ class StepRunner:
                     raise
                 failure = failure or refusal
                 continue
-            while answer is Answer.RUN:
+            while answer is Decision.RUN:
                 outcome, result, error = self._run_step(chosen, number, len(steps))
                 answer = self._afterwards(outcome, result)
                 if error is not None and not self.keep_going:
                     raise error
                 failure = failure or error
-            if answer is Answer.SKIP:
+            if answer is Decision.SKIP:
                 self._ended(Outcome(number, step, skipped="by the user"))
                 continue
-            if answer is Answer.QUIT:
+            if answer is Decision.QUIT:
                 if not self.outcomes or self.outcomes[-1].number != number:
                     self._ended(Outcome(number, step, skipped="quit"))
                 return ABORTED
             status = status or outcome.status or 0
             ended_by = result.interrupted_by if result else 0
-            if ended_by and answer is not Answer.NEXT:
+            if ended_by and answer is not Decision.NEXT:
                 return outcome.status or 128 + ended_by
-            if outcome.failed and not self.keep_going and answer is not Answer.NEXT:
+            if outcome.failed and not self.keep_going and answer is not Decision.NEXT:
                 return status
         if failure is not None and not status:
             raise failure
@@ -180,24 +180,24 @@ class StepRunner:
             raise _step_error(error, number) from error
         return PreparedStep(prepared, changed_by, edited)
 
-    def _choose(self, step: Step, number: int, total: int) -> tuple[Answer, PreparedStep]:
+    def _choose(self, step: Step, number: int, total: int) -> tuple[Decision, PreparedStep]:
         """Ask what to do with a step, unless the answer is known. One that is edited is prepared anew."""
         prepared = self.prepare(step, number, total)
         while True:
             reasons = () if self.allow_dangerous and (self.yes or self._all_the_rest) else dangers(prepared.step)
             if not reasons and (self.yes or self._all_the_rest):
                 show_step(prepared.step, number, total, [*self._own_facts(prepared.step), *prepared.facts])
-                return Answer.RUN, prepared
+                return Decision.RUN, prepared
             if self.yes or self.question is None:
                 raise StepError(
                     f"step {number} did not run: {'; '.join([*prepared.facts, *(f'it {one}' for one in reasons)])}",
                     hint="add --allow-dangerous to run it, or leave out --yes to be asked",
                 )
             answer, edited = self.question.about(prepared.step, number, total, reasons, prepared.facts)
-            if answer is Answer.ALL:
+            if answer is Decision.ALL:
                 self._all_the_rest = True
-                return Answer.RUN, prepared
-            if answer is not Answer.EDIT:
+                return Decision.RUN, prepared
+            if answer is not Decision.EDIT:
                 return answer, prepared
             prepared = self.prepare(edited, number, total, edited=True)
 
@@ -253,7 +253,7 @@ class StepRunner:
         elif outcome.note:
             print_note(f"step {outcome.number} {outcome.note}")
 
-    def _afterwards(self, outcome: Outcome, result: StepResult | None) -> Answer | None:
+    def _afterwards(self, outcome: Outcome, result: StepResult | None) -> Decision | None:
         """Ask whether to go on after a step that the user interrupted."""
         if result is None or result.interrupted_by != signal.SIGINT or self.question is None:
             return None

@@ -1,7 +1,7 @@
 """Says on stderr when a fallback answered a prompt of d0ttino, and why the others did not."""
 
 from llm import Completion, hookimpl
-from scripts.output import print_message
+from scripts.plugin_sdk import print_message
 
 __version__ = "0.1.0"
 

@@ -32,7 +32,7 @@ from llm.errors import (
 from llm.redaction import looks_secret
 from llm.thoughts import CLOSE, OPEN
 from llm.types import Call
-from scripts.output import print_line, print_message
+from scripts.plugin_sdk import print_line, print_message
 
 __version__ = "0.1.0"
 

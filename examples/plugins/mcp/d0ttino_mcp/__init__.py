@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from llm import hookimpl
-from scripts.cli.base import current_host
+from scripts.plugin_sdk import StepOptions, current_host
 
 __version__ = "0.1.0"
 
@@ -29,13 +29,9 @@ def mcp(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None:
     Each step is shown to you by the agent's program, and runs if you say so there. Where that program cannot ask,
     nothing runs without --yes.
     """
-    from dataclasses import replace
-
     import anyio
 
     from d0ttino_mcp.server import Recipes
-    from scripts.cli.steps import Options
 
-    options = replace(Options.asking(join=False), **given)
-    recipes = Recipes(ctx, current_host(ctx), options, names)
+    recipes = Recipes(ctx, current_host(ctx), StepOptions(**given), names)
     anyio.run(recipes.serve)

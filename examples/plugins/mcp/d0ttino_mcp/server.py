@@ -23,16 +23,14 @@ from llm import Step
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.host import Host
 from llm.parameters import given_values
-from scripts.cli.steps import Options, Plan, run_or_print
-from scripts.recipes import find_recipe
-from scripts.steps.prompts import Answer, question_rows
+from scripts.plugin_sdk import Decision, Plan, StepOptions, find_recipe, question_rows, run_steps
 
 #: Seconds that a question waits for the user; then the run is ended.
 PATIENCE = 3600.0
 #: How much of what the steps write goes to the agent: the last so many characters.
 MOST = 20_000
 
-ANSWERS = {"run": Answer.RUN, "skip": Answer.SKIP, "all": Answer.ALL, "quit": Answer.QUIT}
+ANSWERS = {"run": Decision.RUN, "skip": Decision.SKIP, "all": Decision.ALL, "quit": Decision.QUIT}
 TITLES = ["Run this step", "Leave it out", "Run it and all the rest", "End here"]
 SCHEMA = {
     "type": "object",
@@ -58,7 +56,7 @@ class Run:
         self._events: asyncio.Queue[Any] = asyncio.Queue()
         self._all = False
         self._cancelled = threading.Event()
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Decision] = queue.SimpleQueue()
 
     def tell(self, event: Any) -> None:
         """Hand the result, or a question, to the server; the thread calls it."""
@@ -75,34 +73,34 @@ class Run:
         """Take the user's answer. Whatever is no clear yes ends the run."""
         self.question = None
         content = given.content or {} if given is not None and given.action == "accept" else {}
-        self._answers.put(ANSWERS.get(str(content.get("answer")), Answer.QUIT))
+        self._answers.put(ANSWERS.get(str(content.get("answer")), Decision.QUIT))
 
     def cancel(self) -> None:
         """Run no further step: the call was cancelled, or the client fails to ask."""
         self._cancelled.set()
-        self._answers.put(Answer.QUIT)
+        self._answers.put(Decision.QUIT)
 
     def about(
         self, step: Step, number: int, total: int, dangers: Sequence[str], facts: Sequence[str] = ()
-    ) -> tuple[Answer, Step]:
+    ) -> tuple[Decision, Step]:
         """Ask what to do with a step, with all that the terminal would show of it.
 
         "All the rest" is kept here, so that a call can be cancelled between two steps.
         """
         if self._cancelled.is_set() or (self._all and not dangers):
-            return (Answer.QUIT if self._cancelled.is_set() else Answer.RUN), step
+            return (Decision.QUIT if self._cancelled.is_set() else Decision.RUN), step
         shown = question_rows(step, number, total, self.source, dangers, None, facts)
         self.tell((f"{self.id}-{number}-{secrets.token_hex(4)}", "\n".join(shown)))
         try:
             answer = self._answers.get(timeout=PATIENCE)
         except queue.Empty:
-            answer = Answer.QUIT
-        self._all = self._all or answer is Answer.ALL
-        return (Answer.RUN if answer is Answer.ALL else answer), step
+            answer = Decision.QUIT
+        self._all = self._all or answer is Decision.ALL
+        return (Decision.RUN if answer is Decision.ALL else answer), step
 
-    def after_interrupt(self, number: int) -> Answer:  # noqa: ARG002
+    def after_interrupt(self, number: int) -> Decision:  # noqa: ARG002
         """End the run: nobody interrupts a step by hand here."""
-        return Answer.QUIT
+        return Decision.QUIT
 
 
 class Recipes:
@@ -116,7 +114,7 @@ class Recipes:
 
     """
 
-    def __init__(self, ctx: click.Context, host: Host, options: Options, names: Sequence[str]) -> None:
+    def __init__(self, ctx: click.Context, host: Host, options: StepOptions, names: Sequence[str]) -> None:
         self._ctx = ctx
         self._host = host
         self._options = options
@@ -129,7 +127,7 @@ class Recipes:
         self._tools = {re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100]: name for name in names or known}
 
     async def serve(self) -> None:
-        """Answer on stdin and stdout until the client closes them; the SDK keeps steps from writing there."""
+        """Decision on stdin and stdout until the client closes them; the SDK keeps steps from writing there."""
         from d0ttino_mcp import __version__
 
         server = Server("d0ttino", version=__version__, on_list_tools=self.list_tools, on_call_tool=self.call_tool)
@@ -219,7 +217,7 @@ class Recipes:
             return failure(f"{why} The steps are:\n{commands}")
         log, transcript = (os.path.join(directory, one) for one in ("log", "transcript"))
         options = replace(self._options, log=log, transcript=transcript)
-        status = run_or_print(self._host, plan, options, None if self._options.yes else run)
+        status = run_steps(self._host, plan, options, None if self._options.yes else run)
         redact = self._host.redactor()
         outcomes = [json.loads(redact(line)) for line in text_of(log).splitlines()]
         shown = redact(text_of(transcript))[-MOST:]

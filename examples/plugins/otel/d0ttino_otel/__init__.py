@@ -8,7 +8,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llm import Attempt, Completion, Request, hookimpl
-from scripts.output import print_warning
+from scripts.plugin_sdk import print_warning
 
 __version__ = "0.1.0"
 

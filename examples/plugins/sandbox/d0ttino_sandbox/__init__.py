@@ -14,7 +14,7 @@ import scripts
 from llm import Step, StepContext, StepResult, hookimpl
 from llm.backends.plugin_sdk import make_private, user_dir
 from llm.errors import D0ttinoError
-from scripts.shell import arguments, run_locally
+from scripts.plugin_sdk import arguments, run_locally
 
 __version__ = "0.1.0"
 

@@ -9,8 +9,7 @@ import click
 
 from llm import hookimpl
 from llm.errors import UsageError
-from scripts.cli.base import current_host, enable_state
-from scripts.output import print_message
+from scripts.plugin_sdk import current_host, enable_state, print_message
 
 __version__ = "0.1.0"
 

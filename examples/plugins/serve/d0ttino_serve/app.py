@@ -25,7 +25,7 @@ from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.host import Host
 from llm.router import NoAnswerError, NoCandidateError
 from llm.thoughts import ThoughtFilter, shown_of
-from scripts.output import clean
+from scripts.plugin_sdk import clean
 
 MOST = 32 * 2**20
 
