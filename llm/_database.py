@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 from llm._state import check_ordinary, check_private, locked, make_private, open_private, state_dir
 
@@ -101,12 +101,9 @@ class Database:
         self._is_remote = is_remote
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._release: Callable[[], object] = lambda: None
         self._mark: tuple[int, int, int] | None = None
-        self._of_parents: list[sqlite3.Connection] = []
         self._hindered = False
-
-    def __del__(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection, unless it is in long use; the next use opens another one."""
@@ -114,13 +111,8 @@ class Database:
         if not self._lock.acquire(timeout=_CLOSING):
             return
         try:
-            connection, self._connection = self._connection, None
-            if connection is None:
-                return
-            if self._mark is not None and self._mark[0] == os.getpid():
-                connection.close()
-            else:
-                self._of_parents.append(connection)  # after a fork: to close it here would break it there
+            self._connection = None
+            self._release()
         finally:
             self._lock.release()
 
@@ -195,6 +187,9 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        # A method `__del__` would come too late in a cycle, where the connection may be finalized first.
+        self._release = finalize(self, _release, connection, os.getpid())
+        self._release.atexit = False  # a thread may still use it
         self._connection, self._mark = connection, self._mark_of_file()
 
     def _prepare(self, connection: "sqlite3.Connection") -> None:
@@ -273,6 +268,17 @@ class Database:
         except (sqlite3.Error, UnicodeDecodeError):
             return False
         return found == [("ok",)]
+
+
+#: Connections that a fork left here. To close one here would break it there, and so would to forget it.
+_of_parents: Final[list[object]] = []
+
+
+def _release(connection: "sqlite3.Connection", process: int) -> None:
+    if process == os.getpid():
+        connection.close()
+    else:
+        _of_parents.append(connection)
 
 
 _shared: Final["WeakValueDictionary[str, Database]"] = WeakValueDictionary()
