@@ -46,6 +46,7 @@ _TYPES: Final = (
     types.Message,
     types.Attachment,
     types.Call,
+    types.Cancellation,
     types.Answer,
     types.Completion,
     types.Attempt,

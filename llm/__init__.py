@@ -36,6 +36,7 @@ _HOMES: Final = {
             "Attachment",
             "Attempt",
             "Call",
+            "Cancellation",
             "Candidate",
             "Completion",
             "Message",

@@ -24,6 +24,7 @@ from llm.types import Answer as Answer
 from llm.types import Attachment as Attachment
 from llm.types import Attempt as Attempt
 from llm.types import Call as Call
+from llm.types import Cancellation as Cancellation
 from llm.types import Candidate as Candidate
 from llm.types import Completion as Completion
 from llm.types import Message as Message

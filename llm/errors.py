@@ -149,6 +149,19 @@ class BackendError(D0ttinoError):
         self.retry_after = retry_after
 
 
+class CancelledError(D0ttinoError):
+    """The caller cancelled the request. No backend is asked any more, and none is to blame.
+
+    Attributes:
+        attempts: the attempts that were made (`llm.Attempt`); one that was under way is the last.
+        completion: what had come of a streamed answer (`llm.Completion`); `None`: nothing.
+
+    """
+
+    attempts: tuple[Any, ...] = ()
+    completion: Any = None
+
+
 class MissingKeyError(BackendError):
     """The backend needs an API key, and none is set."""
 

@@ -213,7 +213,7 @@ def llm_complete(
     Args:
         request: the prepared request; `request.model` is the model to use.
         backend: the backend that is tried.
-        call: number of the attempt, deadlines, and whether the text is wanted as it comes.
+        call: number of the attempt, deadlines, whether it was cancelled, and whether the text is wanted as it comes.
 
     Returns:
         The answer in any of these forms; `None` leaves it to the next implementation.

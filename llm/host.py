@@ -130,6 +130,8 @@ class _Dispatch:
         if call.turn is not None:
             call = call.turn.begin(call)
         answer = backend.complete(request, call)
+        if call.cancellation is not None:
+            answer.heed(call.cancellation)
         if call.stream:
             answer.begin()
         elif answer.facts is None:

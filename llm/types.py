@@ -16,11 +16,12 @@ from collections.abc import (
     Set,
     ValuesView,
 )
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic, perf_counter_ns
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from llm._dataclasses import dataclass, field, replace
-from llm.errors import InvalidResultError, attributed
+from llm.errors import CancelledError, InvalidResultError, attributed
 from llm.hooks._origin import Origin, place_in
 
 K = TypeVar("K")
@@ -302,6 +303,92 @@ def _as_text(message: Message) -> str:
     )
 
 
+class Cancellation:
+    """Cancels calls: `complete(request, cancellation=one)`, and `one.cancel()` in any other thread or signal handler.
+
+    A call that is cancelled ends with a `CancelledError`: nothing is sent any more, the connection of a backend over
+    HTTP is closed, and other backends see it in `Call.cancelled`. It cannot be taken back.
+
+    Attributes:
+        reason: why it was cancelled; `None`: it was not.
+
+    """
+
+    def __init__(self) -> None:
+        from threading import RLock  # few prompts have one
+
+        self.reason: str | None = None
+        # Held while callbacks run, so that none runs after its `with` block. Reentrant: a signal handler may cancel
+        # while its own thread enters such a block.
+        self._lock = RLock()
+        self._callbacks: dict[object, Callable[[], object]] = {}
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self.reason is not None
+
+    def cancel(self, reason: str = "the request was cancelled") -> None:
+        """Cancel all calls that have it, now and later; only the first reason counts.
+
+        Args:
+            reason: a sentence for the error.
+
+        """
+        with self._lock:
+            if self.reason is None:
+                self.reason = reason
+            while self._callbacks:
+                callback = self._callbacks.pop(next(iter(self._callbacks)))
+                try:
+                    callback()
+                except Exception:
+                    import logging
+
+                    name = getattr(callback, "__qualname__", repr(callback))
+                    logging.getLogger(__name__).exception("%s failed, which was to end a cancelled call", name)
+
+    def check(self) -> None:
+        """Return if it was not cancelled.
+
+        Raises:
+            CancelledError: it was.
+
+        """
+        if self.reason is not None:
+            raise CancelledError(self.reason)
+
+    @contextmanager
+    def on_cancel(self, callback: Callable[[], object]) -> Iterator[None]:
+        """Have a function called as soon as it is cancelled, within a `with` block.
+
+        Args:
+            callback: ends what the block waits for, quickly; the thread that cancels calls it. It is called at once if
+                that was before.
+
+        """
+        with self._lock:
+            mark = object()
+            self._callbacks[mark] = callback
+            if self.reason is not None:
+                self.cancel(self.reason)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._callbacks.pop(mark, None)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is cancelled, or for some seconds; return whether it is cancelled."""
+        from threading import Lock
+
+        over = Lock()
+        over.acquire()
+        with self.on_cancel(over.release):
+            over.acquire(timeout=seconds)
+        return self.cancelled
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a backend: what the host adds to a request.
@@ -318,6 +405,7 @@ class Call:
         key: returns the key of a name from the user's stores, `None` if there is none; `None`: there is no store.
         turn: its turn among many requests: a backend over HTTP hands `turn.heed` the headers of each answer, which may
             report what is left of the server's limits; `None`: requests are not paced.
+        cancellation: the caller's wish to end it, which may come at any time; `None`: it never comes.
 
     """
 
@@ -328,6 +416,21 @@ class Call:
     silence: float | None = None
     key: Callable[[str], str | None] | None = field(default=None, repr=False, compare=False)
     turn: "Turn | None" = field(default=None, repr=False, compare=False)
+    cancellation: Cancellation | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the answer any more. Whatever is raised then ends the request; no other is asked."""
+        return self.cancellation is not None and self.cancellation.cancelled
+
+    def on_cancel(self, callback: Callable[[], object]) -> AbstractContextManager[None]:
+        """Have a function called as soon as it is cancelled, within a `with` block; see `Cancellation.on_cancel`.
+
+        Args:
+            callback: ends what the block waits for: closes a connection, kills a process.
+
+        """
+        return nullcontext() if self.cancellation is None else self.cancellation.on_cancel(callback)
 
     def wait(self, heard: float | None = None) -> float | None:
         """Return how many seconds to wait now for what comes next; `None`: for ever. None above 0: the time is over.
@@ -336,6 +439,8 @@ class Call:
             heard: the moment of the latest part of the answer; `None`: it has not begun.
 
         """
+        if self.cancelled:
+            return 0.0
         ends = [self.deadline, self.first_deadline if heard is None else None]
         if heard is not None and self.silence is not None:
             ends.append(heard + self.silence)
@@ -679,6 +784,8 @@ class Answer:
 
     """
 
+    _cancellation: Cancellation | None = None  # on the class: most have none
+
     def __init__(
         self,
         pieces: "str | Completion | Iterable[str | Completion]",
@@ -790,6 +897,10 @@ class Answer:
         """Have the time of each further wait for a piece reported, in nanoseconds."""
         self._watchers.append(watcher)
 
+    def heed(self, cancellation: Cancellation) -> None:
+        """Read no further once a call is cancelled: reading then raises `CancelledError`; the host asks for it."""
+        self._cancellation = cancellation
+
     def close(self) -> None:
         """Read no further, whatever is still to come."""
         pieces, self._pieces = self._pieces, None
@@ -803,6 +914,10 @@ class Answer:
             raise self._error
         if self._pieces is None:
             return False
+        if self._cancellation is not None and self._cancellation.reason is not None:
+            self._error = CancelledError(self._cancellation.reason)
+            self.close()
+            raise self._error
         start = perf_counter_ns() if self._watchers else 0
         try:
             piece = next(self._pieces)

@@ -10,12 +10,16 @@ import io
 import json
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import pytest
 
 
 @dataclass(frozen=True)
@@ -189,3 +193,15 @@ def free_port() -> int:
     """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def make_certificate(directory: Path) -> Path:
+    """Make a certificate of localhost that nobody trusts, and return the file with it and its key."""
+    file, key = directory / "server.pem", directory / "key.pem"
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    more = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(file)]
+    made = subprocess.run([*words.split(), *more], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"openssl cannot make a certificate: {made.stderr.decode()[-200:]}")
+    file.write_text(file.read_text() + key.read_text())
+    return file

@@ -22,7 +22,7 @@ from llm.errors import BackendHTTPError
 if TYPE_CHECKING:
     from llm._database import Database
     from llm.contributions import RegisteredBackend
-    from llm.types import Call
+    from llm.types import Call, Cancellation
 
 #: A bucket fills slower than it seems by this factor; where that is too slow, the server names more that are left.
 _SLOWER: Final = 1.01
@@ -227,7 +227,7 @@ class Pacer:
         tokens: int,
         rpm: int | None,
         tpm: int | None,
-        ended: Callable[[], bool],
+        cancellation: "Cancellation | None" = None,
     ) -> "Turn":
         """Return the turn of a request, which begins when it is about to be sent.
 
@@ -236,7 +236,7 @@ class Pacer:
             tokens: about how many tokens it takes.
             rpm: requests that this backend takes in a minute, by its settings.
             tpm: the same in tokens.
-            ended: whether nobody wants the answer any more.
+            cancellation: the caller's wish to end it; a turn that did not begin does not begin then.
 
         """
         minute = (
@@ -244,21 +244,22 @@ class Pacer:
             for pair, of in (((rpm, self.rpm), False), ((tpm, self.tpm), True))
         )
         windows = tuple(Window(limit, _MINUTE, of) for limit, of in minute if limit is not None)
-        return Turn(self, _key_of(backend), tokens, windows, ended)
+        return Turn(self, _key_of(backend), tokens, windows, cancellation)
 
     def begin(self, turn: "Turn") -> None:
         """Wait for a turn.
 
         Raises:
-            BackendHTTPError: it would take too long, or nobody wants the answer any more.
+            BackendHTTPError: it would take too long.
+            CancelledError: nobody wants the answer any more.
 
         """
         with self._changed:
             while (wait := self.try_begin(turn)) > 0:
                 if wait > LONGEST_HOLD:
                     raise _given_up(f"the server asks to wait {wait:.0f} s", wait)
-                if turn.ended():
-                    raise _given_up("nobody waits for the answer any more", wait)
+                if turn.cancellation is not None:
+                    turn.cancellation.check()
                 self._changed.wait(min(wait, 0.25))
 
     def try_begin(self, turn: "Turn") -> float:
@@ -522,12 +523,12 @@ class Turn:
     """
 
     def __init__(
-        self, pacer: Pacer, key: str, tokens: int, windows: tuple[Window, ...], ended: Callable[[], bool]
+        self, pacer: Pacer, key: str, tokens: int, windows: tuple[Window, ...], cancellation: "Cancellation | None"
     ) -> None:
         self.key = key
         self.tokens = tokens
         self.windows = windows
-        self.ended = ended
+        self.cancellation = cancellation
         self.sent: float | None = None
         self.level = 0
         self.has_headers = False

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from llm.errors import D0ttinoError, UsageError, one_line
+from llm.errors import CancelledError, D0ttinoError, UsageError, one_line
 from llm.routing.errors import LostWorkerError
-from llm.types import Completion, Request
+from llm.types import Cancellation, Completion, Request
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from llm.config import Settings
     from llm.host import Host
     from llm.routing._pacing import Pacer
-    from llm.routing.fallback import RetryPolicy
 
 #: Prompts under way for each worker: one that takes long does not make the others wait for work.
 _AHEAD: Final = 4
@@ -202,7 +201,8 @@ class _Threads(_Office):
         self._on_note = on_note
         self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._quiet_until = 0.0
-        self._retries = RetryPolicy(pacer=pacer, ended=lambda: self.closed, on_hold=self._note)
+        self._retries = RetryPolicy(pacer=pacer, on_hold=self._note)
+        self._cancellation = Cancellation()
         self._settings = settings
         self._max_workers = max_workers
         self._workers = self._under_way = 0
@@ -232,6 +232,7 @@ class _Threads(_Office):
     def end(self) -> None:
         for _ in range(self._workers):
             self._jobs.put(None)
+        self._cancellation.cancel("the batch was ended")
 
     def settle(self) -> None: ...
 
@@ -240,7 +241,9 @@ class _Threads(_Office):
         while (job := self._jobs.get()) is not None and not self.closed:
             number, request, context = job
             try:
-                self.ready[number] = context.run(self._outcome, number, request)
+                outcome = context.run(self._outcome, number, request)
+                if not isinstance(outcome.error, CancelledError):
+                    self.ready[number] = outcome
             except BaseException as error:  # noqa: BLE001 - raised where the outcomes are waited for
                 self.ready[number] = error
             self._under_way -= 1  # about as many: a thread too few or too many for a moment does no harm
@@ -248,9 +251,26 @@ class _Threads(_Office):
 
     def _outcome(self, number: int, request: Request) -> Outcome:
         try:
-            return Outcome(number, request, _answered(request, self._host, self._settings, self._retries))
+            return Outcome(number, request, self._answered(request))
         except D0ttinoError as error:
             return Outcome(number, request, error=error)
+
+    def _answered(self, request: Request) -> Completion:
+        """Answer a request; an answer that is to follow a schema is checked."""
+        from llm.routing.router import complete
+
+        ask = partial(
+            complete,
+            host=self._host,
+            settings=self._settings,
+            retries=self._retries,
+            cancellation=self._cancellation,
+        )
+        if "schema" not in request.metadata:
+            return ask(request)
+        from llm.routing.schema import complete_checked
+
+        return complete_checked(request, ask)
 
     def _note(self, note: str) -> None:
         """Have the reader's thread report a long wait; many requests wait for the same one."""
@@ -260,17 +280,6 @@ class _Threads(_Office):
         self._quiet_until = now + _QUIET
         self._notes.put(note)
         self.wake.put(None)
-
-
-def _answered(request: Request, host: "Host", settings: "Settings | None", retries: "RetryPolicy") -> Completion:
-    """Answer a request; an answer that is to follow a schema is checked."""
-    from llm.routing.router import complete
-
-    if "schema" not in request.metadata:
-        return complete(request, host=host, settings=settings, retries=retries)
-    from llm.routing.schema import complete_checked
-
-    return complete_checked(request, lambda one: complete(one, host=host, settings=settings, retries=retries))
 
 
 # --- other processes ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from llm.errors import (
     AuthenticationError,
     BackendError,
     BackendTimeoutError,
+    CancelledError,
     ContextTooLongError,
     ServedModelError,
     is_transient_status,
@@ -26,7 +27,7 @@ from llm.hooks._origin import Origin, origin_of
 from llm.host import Catalog, Host
 from llm.routing.errors import NoAnswerError, is_served, no_answer
 from llm.routing.policy import estimated_tokens
-from llm.types import Answer, Attempt, Call, Candidate, Completion, Rejection, Request, Route, Usage
+from llm.types import Answer, Attempt, Call, Cancellation, Candidate, Completion, Rejection, Request, Route, Usage
 
 if TYPE_CHECKING:
     from llm.routing._pacing import Pacer, Turn
@@ -65,7 +66,7 @@ class RetryPolicy:
         first_wait: seconds to wait before the first attempt that is made again; twice as long each time.
         longest_wait: where that ends. What a server asks for may be longer.
         clock: returns the time in seconds. Backends over HTTP go by `time.monotonic()`.
-        sleep: waits for a number of seconds.
+        sleep: waits for a number of seconds; `None`: until they are over, or the request is cancelled.
         chance: a number from 0 to 1; by it a wait is shortened, to half at most, so that many clients
             do not come back at the same moment.
         on_wait: called with a failed attempt, and the seconds until the next one is made.
@@ -73,7 +74,6 @@ class RetryPolicy:
         pacer: gives requests their turn; `None`: they are sent at once. Their time does not run while they wait for it,
             and a refusal because of a server's limit costs them no attempt.
         on_hold: called with a sentence about a server that asks to wait for long.
-        ended: whether nobody wants the answer any more, so that it is not sent when its turn comes.
 
     """
 
@@ -83,13 +83,12 @@ class RetryPolicy:
     first_wait: float = 0.5
     longest_wait: float = 8.0
     clock: Callable[[], float] = monotonic
-    sleep: Callable[[float], object] = sleep
+    sleep: Callable[[float], object] | None = None
     chance: Callable[[], float] = _random
     on_wait: Callable[[Attempt, float], object] | None = None
     on_attempt: Callable[[str], object] | None = None
     pacer: "Pacer | None" = None
     on_hold: Callable[[str], object] | None = None
-    ended: Callable[[], bool] = lambda: False
 
     def wait(self, tries: int, retry_after: float | None) -> float:
         """Return the seconds to wait after a number of tries of one candidate."""
@@ -206,6 +205,7 @@ class Fallback:
         settings: the configuration, if it is known.
         retries: how often and how long to try.
         stream: whether the text is wanted as it comes.
+        cancellation: the caller's wish to end it; `None`: it never comes.
 
     Attributes:
         attempts: the attempts so far.
@@ -223,6 +223,7 @@ class Fallback:
         retries: RetryPolicy,
         *,
         stream: bool,
+        cancellation: Cancellation | None = None,
     ) -> None:
         self.request = request
         self.route = route
@@ -232,6 +233,7 @@ class Fallback:
         self._settings = settings
         self._retries = retries
         self._stream = stream
+        self._cancellation = cancellation
         self._health = health_of(host)
         self._clock = retries.clock
         self._started = self._clock()
@@ -245,6 +247,7 @@ class Fallback:
 
         Raises:
             NoAnswerError: all fail.
+            CancelledError: the request was cancelled.
 
         """
         cause = None
@@ -260,6 +263,8 @@ class Fallback:
                 tries = 0
                 while True:
                     tries += 1
+                    if self._cancellation is not None and (cancelled := self.cancelled()) is not None:
+                        raise cancelled from cause
                     this, cause = self._begin(candidate, others), None
                     try:
                         this, answer = self._ask(this) if this.call.turn is None else self._ask_in_turn(this)
@@ -273,7 +278,7 @@ class Fallback:
                         tries -= 1
                     elif not self._again(failure, tries, others, this.call):
                         break
-            raise self._no_answer() from cause
+            raise self.cancelled() or self._no_answer() from cause
         finally:
             del cause  # its traceback has this frame
 
@@ -314,8 +319,9 @@ class Fallback:
 
     def failed(self, this: Try, error: BaseException, usage: Usage | None = None) -> Failure:
         """Record an attempt that failed, and return the meaning of its error for the next one."""
-        failure = failure_of(error)
         spent = getattr(error, "usage", None) if isinstance(error, BackendError) else None
+        error = self.cancelled() or error  # whatever it was, nobody is to blame any more
+        failure = failure_of(error)
         if isinstance(spent, Usage):
             usage = self._usage(this.candidate, "", spent)
         backend = self._backends[this.candidate.backend]
@@ -349,6 +355,19 @@ class Fallback:
         is_unwell = failure.transient and not (failure.limited and this.call.turn is not None)
         self._record(attempt, healthy=False if is_backends and is_unwell else None)
         return failure
+
+    def cancelled(self, completion: Completion | None = None) -> CancelledError | None:
+        """Return the error that ends the request if it was cancelled.
+
+        Args:
+            completion: what came of the answer, if something did.
+
+        """
+        if self._cancellation is None or self._cancellation.reason is None:
+            return None
+        error = CancelledError(self._cancellation.reason)
+        error.attempts, error.completion = tuple(self.attempts), completion
+        return error
 
     def check_time(self, this: Try) -> None:
         """End an answer that takes longer than the request allows for all of it.
@@ -445,6 +464,7 @@ class Fallback:
             self._timeout,
             self._host.key,
             None if self._retries.pacer is None else self._turn(self._retries.pacer, candidate),
+            self._cancellation,
         )
         return Try(candidate, request, call, now)
 
@@ -462,6 +482,8 @@ class Fallback:
         request, changed = host.fold("llm_prepare", this.request, backend=backend)
         if changed:
             this = this._replace(prepared_by=changed, request=replace(this.request, model=request.model))
+        if self._cancellation is not None:
+            self._cancellation.check()
         answer: Answer | None = host.caller("llm_complete")(request=request, backend=backend, call=this.call)
         if answer is not None:
             if self._stream:
@@ -476,7 +498,7 @@ class Fallback:
         server = {} if self._settings is None else self._settings.servers.get(candidate.backend, {})
         tokens = estimated_tokens(self.request.as_text)
         backend = self._backends[candidate.backend]
-        return pacer.turn(backend, tokens, server.get("rpm"), server.get("tpm"), self._retries.ended)
+        return pacer.turn(backend, tokens, server.get("rpm"), server.get("tpm"), self._cancellation)
 
     def _ask_in_turn(self, this: Try) -> tuple[Try, Answer | None]:
         """Ask a candidate when it is the request's turn; the time of the request does not run before."""
@@ -522,7 +544,12 @@ class Fallback:
             return False
         if self._retries.on_wait is not None:
             self._retries.on_wait(self.attempts[-1], wait)
-        self._retries.sleep(wait)
+        if self._retries.sleep is not None:
+            self._retries.sleep(wait)
+        elif self._cancellation is not None:
+            self._cancellation.wait(wait)
+        else:
+            sleep(wait)
         return True
 
     def _completed(

@@ -12,7 +12,18 @@ from llm.hooks._origin import Origin
 from llm.host import Catalog, Host, current_host
 from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
 from llm.routing.fallback import Fallback, RetryPolicy, Try
-from llm.types import PART_TYPES, Answer, Attempt, Candidate, Completion, Message, Rejection, Request, Route
+from llm.types import (
+    PART_TYPES,
+    Answer,
+    Attempt,
+    Cancellation,
+    Candidate,
+    Completion,
+    Message,
+    Rejection,
+    Request,
+    Route,
+)
 
 __all__ = ["NoAnswerError", "NoCandidateError", "choose_route", "complete", "send_prompt", "stream"]
 
@@ -62,6 +73,7 @@ def complete(
     host: Host | None = None,
     settings: Settings | None = None,
     retries: RetryPolicy | None = None,
+    cancellation: Cancellation | None = None,
 ) -> Completion:
     """Answer a request, and name the plug-in that answered.
 
@@ -70,18 +82,20 @@ def complete(
         host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
         retries: how often and how long to try.
+        cancellation: ends it from another thread. An answer that is there by then is returned.
 
     Returns:
         The completion, with every attempt that was made and the decision that led there.
 
     Raises:
+        CancelledError: it was cancelled.
         UnknownNameError, NoAnswerError, ConfigError, PluginLoadError, UsageError: see `send_prompt`.
 
     """
     check_request(request)
     host = current_host() if host is None else host
     try:
-        fallback = _fallback(request, host, settings, retries, streaming=False)
+        fallback = _fallback(request, host, settings, retries, cancellation, streaming=False)
         this, answer = fallback.first()
         completion = fallback.answered(this, answer)
     except D0ttinoError as error:
@@ -97,6 +111,7 @@ def stream(
     host: Host | None = None,
     settings: Settings | None = None,
     retries: RetryPolicy | None = None,
+    cancellation: Cancellation | None = None,
 ) -> "AnswerStream":
     """Answer a request with the text as it comes.
 
@@ -108,6 +123,7 @@ def stream(
         host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
         retries: how often and how long to try.
+        cancellation: ends it from another thread, as `close` does.
 
     Returns:
         An iterator of texts; when it has ended, its `completion` names the plug-in that answered. Reading it raises
@@ -120,11 +136,12 @@ def stream(
     check_request(request)
     host = current_host() if host is None else host
     try:
-        fallback = _fallback(request, host, settings, retries, streaming=True)
+        cancellation = cancellation or Cancellation()
+        fallback = _fallback(request, host, settings, retries, cancellation, streaming=True)
     except D0ttinoError as error:
         _completed(host, request, None, error)
         raise
-    return AnswerStream(request, host, fallback)
+    return AnswerStream(request, host, fallback, cancellation)
 
 
 class AnswerStream(Iterator[str]):
@@ -140,7 +157,7 @@ class AnswerStream(Iterator[str]):
 
     """
 
-    def __init__(self, request: Request, host: Host, fallback: Fallback) -> None:
+    def __init__(self, request: Request, host: Host, fallback: Fallback, cancellation: Cancellation) -> None:
         self.backend: str | None = None
         self.origin: Origin | None = None
         self.fell_back = False
@@ -149,6 +166,7 @@ class AnswerStream(Iterator[str]):
         self._request = request
         self._host = host
         self._fallback = fallback
+        self._cancellation = cancellation
         self._texts = self._read()
 
     @property
@@ -168,8 +186,14 @@ class AnswerStream(Iterator[str]):
         return next(self._texts)
 
     def close(self) -> None:
-        """Read no further; what has come is the completion, marked as cut."""
-        self._texts.close()
+        """Read no further; what has come is the completion, marked as cut.
+
+        Any thread may do that. If another one waits for the next text, that one gets a `CancelledError`.
+        """
+        try:
+            self._texts.close()
+        except ValueError:  # another thread is reading it
+            self._cancellation.cancel("the stream was closed")
 
     def _read(self) -> Generator[str, None, None]:
         try:
@@ -208,10 +232,12 @@ class AnswerStream(Iterator[str]):
         self.completion = completion
         _completed(self._host, self._request, completion, error)
 
-    def _cut(self, this: Try, answer: Answer, error: BaseException) -> CutAnswerError:
+    def _cut(self, this: Try, answer: Answer, error: BaseException) -> D0ttinoError:
         completion = self._fallback.cut(this, answer.so_far, error)
         attempt = completion.attempts[-1]
-        failure = CutAnswerError(f"the answer was cut short: {attempt}", completion, hint=attempt.hint)
+        failure: D0ttinoError | None = self._fallback.cancelled(completion)
+        if failure is None:
+            failure = CutAnswerError(f"the answer was cut short: {attempt}", completion, hint=attempt.hint)
         self._end(completion, failure)
         return failure
 
@@ -285,7 +311,13 @@ def _route(request: Request, backends: Catalog[RegisteredBackend], host: Host, s
 
 
 def _fallback(
-    request: Request, host: Host, settings: Settings | None, retries: RetryPolicy | None, *, streaming: bool
+    request: Request,
+    host: Host,
+    settings: Settings | None,
+    retries: RetryPolicy | None,
+    cancellation: Cancellation | None,
+    *,
+    streaming: bool,
 ) -> Fallback:
     backends = host.backends()
     fault: ConfigError | None = None
@@ -307,7 +339,7 @@ def _fallback(
     if fault is not None:
         route = replace(route, notices=(f"the configuration is not used: {fault.message}",))
     retries = _RETRIES if retries is None else retries
-    return Fallback(request, route, host, backends, settings, retries, stream=streaming)
+    return Fallback(request, route, host, backends, settings, retries, stream=streaming, cancellation=cancellation)
 
 
 def _by_policies(request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings) -> Route:

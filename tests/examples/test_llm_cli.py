@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -15,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from llm import Attachment, Completion, Message, Request, Usage, complete
-from llm.errors import BackendError, BackendHTTPError, BackendTimeoutError, MissingKeyError
+from llm import Attachment, Cancellation, Completion, Message, Request, Usage, complete
+from llm.backends.plugin_sdk import register_backend
+from llm.errors import BackendError, BackendHTTPError, BackendTimeoutError, CancelledError, MissingKeyError
 from llm.router import NoAnswerError
-from llm.testing import installed, write_distribution
+from llm.testing import host_with, installed, write_distribution
 from llm.types import Call
 from tests.peers import environment
 
@@ -284,6 +286,23 @@ def test_a_deadline_ends_it_all(
     fake(f"echo $$ > {tmp_path}/pids; {script}")
     with pytest.raises(BackendTimeoutError, match=message):
         run(module, Request("hi"), soon(**call))
+    all_ended(tmp_path / "pids")
+
+
+def test_a_cancelled_call_ends_it_all(module: Any, fake: Any, tmp_path: Path) -> None:
+    fake(f"echo $$ > {tmp_path}/pids; trap '' TERM; sleep 1000 & wait; wait")
+    cancellation = Cancellation()
+
+    def cancel() -> None:
+        while not (tmp_path / "pids").exists():
+            time.sleep(0.01)
+        cancellation.cancel()
+
+    threading.Thread(target=cancel, daemon=True).start()
+    host = host_with()
+    register_backend("llm-cli", module.backend, host=host)
+    with pytest.raises(CancelledError):
+        complete(Request("hi", backend="llm-cli"), host=host, cancellation=cancellation)
     all_ended(tmp_path / "pids")
 
 

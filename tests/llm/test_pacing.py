@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from llm import Request, send_many
+from llm import Cancellation, Request, send_many
 from llm.backends.http._errors import asked_wait, limits_left
 from llm.backends.plugin_sdk import register_backend
 from llm.contributions import RegisteredBackend
-from llm.errors import AuthenticationError, BackendHTTPError
+from llm.errors import AuthenticationError, BackendHTTPError, CancelledError
 from llm.host import Host, create_host
 from llm.routing._pacing import Pacer
 from llm.routing.breaker import Cooldowns, enable_state
@@ -74,7 +74,7 @@ def simulate(limiter: Limiter, tells: Teller, way: float, work: float, prompts: 
     simulation = Simulation(limiter, tells, way, work=work, seed=seed)
     pacer, mine = Pacer(clock=simulation.clock), RegisteredBackend("mine")
     tokens = 100 if getattr(limiter, "by_tokens", False) else 1
-    return simulation.run(lambda: pacer.turn(mine, tokens, None, None, lambda: False), prompts, 8)
+    return simulation.run(lambda: pacer.turn(mine, tokens, None, None), prompts, 8)
 
 
 @cache
@@ -154,7 +154,7 @@ def test_processes_keep_a_configured_limit_together(limit: dict[str, int]) -> No
     pacers = [Pacer(state_database(), clock=simulation.clock) for _ in range(4)]
     mine, rpm, tpm = RegisteredBackend("mine"), limit.get("rpm"), limit.get("tpm")
     each = cycle(pacers)
-    served = simulation.run(lambda: next(each).turn(mine, 100, rpm, tpm, lambda: False), 150, 8)
+    served = simulation.run(lambda: next(each).turn(mine, 100, rpm, tpm), 150, 8)
     assert (served.answered, served.wasted) == (150, 0)
     assert served.seconds <= 1.02 * 120
 
@@ -343,7 +343,7 @@ def backend(host: Host) -> Any:
 
 
 def begin(pacer: Pacer, mine: Any, **limits: Any) -> Any:
-    turn = pacer.turn(mine, limits.pop("tokens", 1), limits.get("rpm"), limits.get("tpm"), lambda: False)
+    turn = pacer.turn(mine, limits.pop("tokens", 1), limits.get("rpm"), limits.get("tpm"))
     turn.begin(Call())
     return turn
 
@@ -369,7 +369,7 @@ both = pytest.mark.parametrize("pacers", ["here", "in two processes"], indirect=
 
 def waiting(pacer: Pacer, mine: Any, tokens: int = 1, rpm: int | None = None, tpm: int | None = None) -> Any:
     """Return a turn that cannot begin yet."""
-    turn = pacer.turn(mine, tokens, rpm, tpm, lambda: False)
+    turn = pacer.turn(mine, tokens, rpm, tpm)
     assert turn.try_begin() > 0
     return turn
 
@@ -432,7 +432,7 @@ def test_who_waits_begins_when_an_answer_comes(clock: Clock) -> None:
     pacer, mine = Pacer(clock=clock), backend(host_with())
     turns = [begin(pacer, mine) for _ in range(3)]
     begun = threading.Event()
-    fourth = pacer.turn(mine, 1, None, None, lambda: False)
+    fourth = pacer.turn(mine, 1, None, None)
 
     def wait() -> None:
         fourth.begin(Call())
@@ -450,8 +450,10 @@ def test_who_would_wait_for_too_long_or_for_nobody_fails(clock: Clock) -> None:
     with pytest.raises(BackendHTTPError, match="the server asks to wait 50"):
         begin(pacer, mine)
     clock.now += 4000
-    turn = pacer.turn(mine, 1, None, None, lambda: True)
-    with pytest.raises(BackendHTTPError, match="nobody waits for the answer"):
+    cancellation = Cancellation()
+    turn = pacer.turn(mine, 1, None, None, cancellation)
+    cancellation.cancel("nobody waits for the answer")
+    with pytest.raises(CancelledError, match="nobody waits for the answer"):
         turn.begin(Call())
 
 

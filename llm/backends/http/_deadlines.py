@@ -23,6 +23,8 @@ from requests.adapters import HTTPAdapter  # noqa: TID253
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from llm.types import Cancellation
+
 #: How many connections to one host are kept for the next request: more than threads are likely to ask at once.
 KEPT_CONNECTIONS: Final = 100
 
@@ -59,6 +61,8 @@ class Limits:
         heed: takes the headers of the answer, if somebody wants them.
         heed_peer: takes the address that was connected to, before anything is sent; what it raises ends the exchange.
             Behind a proxy nobody knows that address.
+        cancellation: the caller's wish to end it; `None`: it never comes.
+        handle: a second handle on the connection of an exchange that can be cancelled.
 
     """
 
@@ -75,6 +79,8 @@ class Limits:
     received: int = 0
     heed: Callable[[Mapping[str, str]], object] | None = None
     heed_peer: Callable[[str], object] | None = None
+    cancellation: Cancellation | None = None
+    handle: socket.socket | None = None
 
     @property
     def until(self) -> float:
@@ -97,6 +103,31 @@ class Limits:
     def note_text(self) -> None:
         """Note that text came: the silence begins anew."""
         self.text_came = True
+
+    def watch(self, connection: socket.socket) -> None:
+        """Get a handle on a connection, by which a cancellation can end whatever another thread waits for there.
+
+        Raises:
+            CancelledError: that has come already.
+
+        """
+        if self.cancellation is not None and self.handle is None:
+            # A handle of its own is valid as long as we want: the socket's may be closed, or be another file's by then,
+            # and TLS takes it away during its handshake.
+            self.handle = socket.fromfd(connection.fileno(), connection.family, connection.type)
+            self.cancellation.check()
+
+    def shut_down(self) -> None:
+        """End the connection; a thread that reads from it, or sends, wakes up. Any thread may do that."""
+        if self.handle is not None:
+            with suppress(OSError):  # the other side was faster
+                self.handle.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        """Give up the handle on the connection."""
+        if self.handle is not None:
+            self.handle.close()
+            self.handle = None
 
     def hurry(self) -> None:
         """Shorten the deadline: only trailing bytes are left."""
@@ -167,6 +198,12 @@ class _Timed(HTTPConnection):
         if limits is not None:
             limits.asks_proxy = False
 
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        limits = current_limits.get()
+        if limits is not None and self.sock is not None:  # it was kept open
+            limits.watch(self.sock)
+        super().request(*args, **kwargs)
+
     @property
     def sock(self) -> Any:
         """The socket; urllib3 sets it once connected, and after each handshake."""
@@ -176,9 +213,11 @@ class _Timed(HTTPConnection):
     def sock(self, sock: Any) -> None:
         self.__dict__["sock"] = sock
         limits = current_limits.get()
-        if limits is not None and limits.heed_peer is not None and type(sock) is socket.socket and self.proxy is None:
+        if limits is not None and type(sock) is socket.socket:
             try:
-                limits.heed_peer(sock.getpeername()[0])
+                limits.watch(sock)
+                if limits.heed_peer is not None and self.proxy is None:
+                    limits.heed_peer(sock.getpeername()[0])
             except BaseException:
                 self.__dict__["sock"] = None
                 sock.close()

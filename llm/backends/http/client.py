@@ -27,7 +27,7 @@ from llm.errors import (
     MissingKeyError,
     UsageError,
 )
-from llm.types import Attachment, Call, Completion, FrozenMapping, Message, Request
+from llm.types import Attachment, Call, Cancellation, Completion, FrozenMapping, Message, Request
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
@@ -208,6 +208,7 @@ class HTTPBackend(Backend):
             MalformedResponseError: its answer is not a chat completion with text.
             BackendConnectionError: it could not be reached, or the connection broke.
             BackendTimeoutError: it took too long.
+            CancelledError: the call was cancelled; the connection is closed.
 
         """
         # The router itself looks whether a whole answer is of the model that was asked for.
@@ -431,7 +432,8 @@ class HTTPBackend(Backend):
 
     def _exchanged(self, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits") -> Iterator[bytes]:
         """Send a request, and yield its answer as it comes. Override this for a service with several addresses."""
-        return _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
+        pieces = _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
+        return pieces if limits.cancellation is None else _until_cancelled(pieces, limits, limits.cancellation)
 
     def _request(
         self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool
@@ -508,6 +510,7 @@ class HTTPBackend(Backend):
         first_byte = inf if call.first_deadline is None else call.first_deadline
         limits = Limits(start, deadline, first_byte, silence, self.read_timeout)
         limits.heed = None if call.turn is None else call.turn.heed
+        limits.cancellation = call.cancellation
         return limits
 
     def _endpoint(self, auth: "_KeyAuth", key_source: str, path: str) -> "Endpoint":
@@ -807,6 +810,20 @@ def _exchange(
         failure = transport_error(endpoint, error, limits, connect_timeout)
     # Raised here, without what the library raised as its context: that refers to the request with its key.
     raise failure
+
+
+def _until_cancelled(pieces: Iterator[bytes], limits: "Limits", cancellation: Cancellation) -> Iterator[bytes]:
+    """Yield what an exchange yields; a cancellation shuts its connection down, and whatever comes of that is one."""
+    try:
+        with cancellation.on_cancel(limits.shut_down):
+            cancellation.check()
+            yield from pieces
+            cancellation.check()  # an answer without a length ends where its connection does
+    except BackendError:
+        cancellation.check()
+        raise
+    finally:
+        limits.release()
 
 
 def _unknown_coding(response: "Response") -> str | None:

@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,17 @@ from llm.host import Host
 from llm.router import NoAnswerError
 from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
-from tests.servers import Exchange, FaultServer, Received, Reply, chat_answer, free_port, http_answer, read_request
+from tests.servers import (
+    Exchange,
+    FaultServer,
+    Received,
+    Reply,
+    chat_answer,
+    free_port,
+    http_answer,
+    make_certificate,
+    read_request,
+)
 
 KEY = "planted-key-0123456789"
 ANSWER = chat_answer("42")
@@ -255,15 +264,7 @@ def test_nobody_listens(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a certificate that nobody trusts."""
-    file = tmp_path_factory.mktemp("tls") / "server.pem"
-    key = file.with_name("key.pem")
-    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(file)]
-    made = subprocess.run([*words.split(), *more], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"openssl cannot make a certificate: {made.stderr.decode()[-200:]}")
-    file.write_text(file.read_text() + key.read_text())
-    return file
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @contextmanager

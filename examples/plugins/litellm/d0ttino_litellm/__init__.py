@@ -112,10 +112,14 @@ class Worker:
         """Whether it can take another request."""
         return self._process.poll() is None and not self._rest
 
-    def end(self) -> None:
-        """End the process, and whatever it started."""
+    def kill(self) -> None:
+        """Kill the process, and whatever it started: who waits for an event sees its end. Any thread may do that."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """End the process, and whatever it started."""
+        self.kill()
         self._selector.close()
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
@@ -164,19 +168,20 @@ class LiteLLM(Backend):
                 {**dict(request.options), "model": model, "messages": messages_of(request), **schema_of(request)}
             )
             thoughts, thinking, until = request.metadata.get("thoughts") is True, False, first_deadline(call)
-            while True:
-                event = worker.event(until)
-                until = min(monotonic() + (call.silence or PATIENCE), call.deadline or float("inf"))
-                if "error" in event:
-                    whole = True
-                    raise error_of(event["error"])
-                if "end" in event:
-                    whole = True
-                    break
-                if thoughts and bool(event["thought"]) != thinking:
-                    thinking = not thinking
-                    yield OPEN if thinking else CLOSE
-                yield (event["thought"] if thoughts else "") + event["text"]
+            with call.on_cancel(worker.kill):
+                while True:
+                    event = worker.event(until)
+                    until = min(monotonic() + (call.silence or PATIENCE), call.deadline or float("inf"))
+                    if "error" in event:
+                        whole = True
+                        raise error_of(event["error"])
+                    if "end" in event:
+                        whole = True
+                        break
+                    if thoughts and bool(event["thought"]) != thinking:
+                        thinking = not thinking
+                        yield OPEN if thinking else CLOSE
+                    yield (event["thought"] if thoughts else "") + event["text"]
             if thinking:
                 yield CLOSE
             yield completion_of(event["end"], model)

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import d0ttino_litellm
 import pytest
 
-from llm import Attachment, Message, Request, complete, stream
+from llm import Attachment, Cancellation, Message, Request, complete, stream
+from llm.errors import CancelledError
 from llm.router import NoAnswerError
 from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
@@ -141,8 +143,6 @@ def test_errors_keep_their_status_and_nothing_is_tried_again_there(host, server,
 
 
 def test_one_process_answers_many_and_threads_have_their_own(host):
-    from concurrent.futures import ThreadPoolExecutor
-
     ask(host, "openai/m")
     idle = [worker._process.pid for worker in d0ttino_litellm.BACKEND._idle]
     ask(host, "openai/m")
@@ -159,6 +159,19 @@ def test_a_deadline_ends_the_process_and_the_next_request_is_answered(host, serv
     answer = stream(Request("hi", backend="litellm", model="openai/slow"), host=host, retries=ONCE)
     next(answer)
     answer.close()
+    assert ask(host, "openai/m").text == "you said it"
+
+
+def test_a_cancelled_call_ends_the_process_and_the_next_request_is_answered(host, server):
+    cancellation = Cancellation()
+    request = Request("hi", backend="litellm", model="openai/slow")
+    answer = stream(request, host=host, retries=ONCE, cancellation=cancellation)
+    next(answer)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(list, answer)
+        cancellation.cancel()
+        with pytest.raises(CancelledError):
+            waiting.result(60)
     assert ask(host, "openai/m").text == "you said it"
 
 

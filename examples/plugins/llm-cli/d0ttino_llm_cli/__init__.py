@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any
@@ -68,7 +69,7 @@ class LlmCliBackend(Backend):
         Args:
             prompt: the text of the last message.
             request: system prompt, messages, attachments, model and options.
-            call: the deadlines; a command that misses one is ended with all that it started.
+            call: the deadlines; a command that misses one is ended with all that it started, as a cancelled one is.
 
         Raises:
             BackendError: there is no such command, or it failed: the message holds its own words.
@@ -146,14 +147,15 @@ class LlmCliBackend(Backend):
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         held = ""
         try:
-            for data, is_answer in _pieces(process, call):
-                if not is_answer:
-                    complaints += data[: MOST - len(complaints)]
-                    continue
-                text = held + decode(data)
-                held = "\n" if text.endswith("\n") else ""
-                if text.removesuffix("\n"):
-                    yield text.removesuffix("\n")
+            with call.on_cancel(partial(_signal, process, signal.SIGKILL)):
+                for data, is_answer in _pieces(process, call):
+                    if not is_answer:
+                        complaints += data[: MOST - len(complaints)]
+                        continue
+                    text = held + decode(data)
+                    held = "\n" if text.endswith("\n") else ""
+                    if text.removesuffix("\n"):
+                        yield text.removesuffix("\n")
             if process.wait():
                 raise _failure(process.returncode, complaints.decode("utf-8", "replace"))
         finally:
@@ -188,13 +190,19 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     for one in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             break
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, one)
+        _signal(process, one)
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()
+
+
+def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """Send a signal to a process that still runs, and to all that it started."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def _wishes(request: Request) -> Iterator[str]:

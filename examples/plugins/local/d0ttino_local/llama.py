@@ -79,12 +79,13 @@ class Worker:
             BackendTimeoutError: the time is over.
 
         """
-        self._load(call)
-        self._tell(body)
-        heard: float | None = None
-        while (line := self._line(call, heard)) != b"[DONE]":
-            heard = monotonic() if heard is not None or b'"content":"' in line else None
-            yield b"data: " + line + b"\n\n"
+        with call.on_cancel(self._process.kill):  # who waits for a line sees its end
+            self._load(call)
+            self._tell(body)
+            heard: float | None = None
+            while (line := self._line(call, heard)) != b"[DONE]":
+                heard = monotonic() if heard is not None or b'"content":"' in line else None
+                yield b"data: " + line + b"\n\n"
 
     def _load(self, call: Call) -> None:
         if not self._ready:

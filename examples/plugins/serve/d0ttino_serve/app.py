@@ -20,7 +20,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from llm import Attachment, Completion, Message, Request, complete, stream
+from llm import Attachment, Cancellation, Completion, Message, Request, complete, stream
 from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.host import Host
 from llm.router import NoAnswerError, NoCandidateError
@@ -72,6 +72,7 @@ class Api:
         """End the answers under way: the server stops."""
         for work in tuple(self._at_work):
             work.put(StoppingError("the server stops"))
+            work.stop("the server stops")
 
     async def chat(self, http: HTTPRequest) -> Response:
         """Answer a conversation: whole, or in pieces as they come."""
@@ -82,7 +83,9 @@ class Api:
             return refused.response
         except UsageError as error:
             return self._failed(error)
-        work = Work(self._streamed(request) if body.get("stream") else self._whole(request))
+        cancellation = Cancellation()
+        answer = self._streamed if body.get("stream") else self._whole
+        work = Work(answer(request, cancellation), cancellation)
         self._at_work.add(work)
         try:
             return await self._answered(work, http, body)
@@ -130,12 +133,13 @@ class Api:
             raise RefusedError(failure(400, "the body must be an object with messages"))
         return body
 
-    def _whole(self, request: Request) -> Generator[Any, None, None]:
-        yield complete(request, host=self._host)
+    def _whole(self, request: Request, cancellation: Cancellation) -> Generator[Any, None, None]:
+        yield complete(request, host=self._host, cancellation=cancellation)
 
-    def _streamed(self, request: Request) -> Generator[Any, None, None]:
+    def _streamed(self, request: Request, cancellation: Cancellation) -> Generator[Any, None, None]:
         """Yield the headers, the texts and at last the completion."""
-        answer, thoughts, begun = stream(request, host=self._host), ThoughtFilter(), False
+        answer = stream(request, host=self._host, cancellation=cancellation)
+        thoughts, begun = ThoughtFilter(), False
         try:
             for text in answer:
                 if not begun:
@@ -175,7 +179,7 @@ class Api:
                 return
         finally:
             self._at_work.discard(work)
-            work.stop()  # the client is gone, or all is said
+            work.stop()
 
     async def models(self, http: HTTPRequest) -> Response:
         """List what `model` may be: backends, and their models where they tell."""
@@ -259,18 +263,18 @@ class RefusedError(Exception):
 class Work:
     """An iterator that a thread reads, because backends wait. One that hangs does not keep the program from ending."""
 
-    def __init__(self, items: Generator[Any, None, None]) -> None:
+    def __init__(self, items: Generator[Any, None, None], cancellation: Cancellation) -> None:
         self._items = items
+        self._cancellation = cancellation
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._stopped = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         try:
             for item in self._items:
                 self.put(item)
-                if self._stopped.is_set():
+                if self._cancellation.cancelled:
                     break
         except BaseException as error:  # noqa: BLE001 - it is answered
             self.put(error)
@@ -298,9 +302,9 @@ class Work:
             item.cancel()
             gone.cancel()
 
-    def stop(self) -> None:
-        """Read no further; what waits for the next item waits for it in vain."""
-        self._stopped.set()
+    def stop(self, why: str = "the client is gone") -> None:
+        """Read no further, and end the request if it is under way; what waits for the next item waits in vain."""
+        self._cancellation.cancel(why)
 
 
 def request_of(body: dict[str, Any], host: Host) -> Request:

@@ -286,6 +286,35 @@ def test_a_client_that_leaves_ends_the_answer(server):
     server.sign("ended")
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_leaves_while_it_waits_ends_the_request_and_nobody_else_is_asked(tmp_path, streamed):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        env = {"OPENROUTER_API_KEY": "k", "OPENROUTER_BASE_URL": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}
+        env |= {"LLM_PRIMARY_BACKEND": "openrouter", "LLM_FALLBACK_BACKEND": "spell", "LLM_ROUTING_MODE": "remote"}
+        with running(tmp_path, **env) as other:
+            client = http.client.HTTPConnection(other.address, other.port, timeout=60)
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+            body = json.dumps(chat("hi", stream=streamed) | {"model": "auto"})
+            client.request("POST", "/v1/chat/completions", body, headers)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(60)
+                assert connection.recv(65536)
+                client.close()
+                while connection.recv(65536):
+                    pass  # until it is closed
+            rows, deadline = [], time.monotonic() + 60
+            while not rows:
+                assert time.monotonic() < deadline
+                done = subprocess.run([AI_CLI, "usage", "--json"], env=other.env, capture_output=True, text=True)
+                rows = json.loads(done.stdout)
+            assert [(row["backend"], row["attempts"], row["failed"]) for row in rows] == [("openrouter", 1, 1)]
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
 def test_ctrl_c_ends_it_cleanly_also_while_it_answers(directory):
     with running(directory) as other:
         stream = other.client().chat.completions.create(**chat("slow and stuck"), stream=True)
