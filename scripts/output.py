@@ -103,16 +103,20 @@ def print_message(text: str) -> None:
     shown = render.message(redact(text))
     kind, colon, rest = shown.partition(":")
     if colon and kind in _COLORS:
-        shown = click.style(kind + colon, fg=_COLORS[kind], bold=True if kind == "error" else None) + rest
+        shown = _marked(kind + colon, _COLORS[kind]) + rest
     with _Waiting.paused():
         click.echo(shown, err=True)
 
 
-def print_line(text: str = "") -> None:
-    """Print a line of a command that informs on stdout."""
+def print_line(text: str = "", *, mark: str = "", color: str | None = None) -> None:
+    """Print a line of a command that informs on stdout; a mark before it is coloured where the output is."""
     from scripts import render
 
-    click.echo(render.block(redact(text)))
+    click.echo((mark and _marked(mark, color)) + render.block(redact(text)))
+
+
+def _marked(mark: str, color: str | None) -> str:
+    return click.style(mark, fg=color, bold=True if color == "red" else None)
 
 
 def print_rows(rows: Iterable[str], *, err: bool = True) -> None:

@@ -446,7 +446,12 @@ def _show_send(facts: dict[str, Any]) -> None:
             ("around it", "wrappers"),
         ):
             _show_list(title, one[key], "   ")
-    _show_list("left out", [f"{one['backend']}: {one['reason']}" for one in facts["left_out"]])
+    # What would make a backend ready is below, where the other remedies are.
+    known = {f": {change.partition(' ready: ')[2]}" for change in facts["to_change"] if " ready: " in change}
+    left_out = [
+        (one["backend"], next(filter(one["reason"].endswith, known), ""), one["reason"]) for one in facts["left_out"]
+    ]
+    _show_list("left out", [f"{backend}: {reason.removesuffix(remedy)}" for backend, remedy, reason in left_out])
     _show_list("blocked", facts["blocked"])
     _show_list("note", facts["notices"])
     _show_list("to change that", facts["to_change"])

@@ -369,7 +369,8 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
         print_json([finding.to_json() for finding in findings])
     else:
         for finding in findings:
-            print_line(f"{'ok ' if finding.ok else 'BAD'} {finding.check}: {finding.message}")
+            mark, color, space = ("ok", "green", "  ") if finding.ok else ("BAD", "red", " ")
+            print_line(f"{space}{finding.check}: {finding.message}", mark=mark, color=color)
             for number, fix in enumerate(finding.fixes):
                 print_line(f"    {' or' if number else 'fix'}: {fix}")
     return 0 if all(finding.ok for finding in findings) else 1

@@ -208,7 +208,7 @@ class Generated:
 
 
 class Ordinary:
-    """A base for subclasses that are no dataclasses."""
+    """A base for subclasses other than dataclasses."""
 
     def __init__(self, address: str) -> None:
         self.address = address  # before the fields are there

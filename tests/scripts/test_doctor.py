@@ -48,6 +48,19 @@ def host() -> Host:
     return host_with()
 
 
+@pytest.mark.parametrize("color", ["always", "never", "auto"])
+def test_results_are_coloured_where_colours_are(host: Host, color: str) -> None:
+    path = Path.home() / ".config" / "d0ttino" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("=", encoding="utf-8")
+    printed = doctor(host, "--color", color).stdout
+    coloured = ["\x1b[31m\x1b[1mBAD\x1b[0m configuration: ", "\x1b[32mok\x1b[0m  caches: nothing wrong"]
+    assert [words in printed for words in coloured] == [color == "always"] * 2
+    assert [words in printed for words in ("BAD configuration: ", "ok  caches: nothing wrong")] == [
+        color != "always"
+    ] * 2
+
+
 @pytest.fixture
 def cache() -> Path:
     return Path.home() / ".cache" / "d0ttino"

@@ -127,6 +127,9 @@ def test_nothing_configured_shows_what_would_make_others_ready() -> None:
     assert {"backend": "openrouter", "reason": f"not ready: {setup}"} in found["left_out"]
     assert f"make openrouter ready: {setup}" in found["to_change"]
     assert "no backend is configured" in found["notices"][0]
+    text = why(host_with(), "send", "hi").stdout
+    assert "left out:\n  openrouter: not ready\n" in text
+    assert text.count(setup) == 1
 
 
 def test_no_candidate_is_status_2_with_the_facts_on_stdout(host: Host) -> None:

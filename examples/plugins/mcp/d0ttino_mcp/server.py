@@ -70,7 +70,7 @@ class Run:
         return event
 
     def answer(self, given: types.ElicitResult | None) -> None:
-        """Take the user's answer. Whatever is no clear yes ends the run."""
+        """Take the user's answer. Anything but a clear yes ends the run."""
         self.question = None
         content = given.content or {} if given is not None and given.action == "accept" else {}
         self._answers.put(ANSWERS.get(str(content.get("answer")), Decision.QUIT))
