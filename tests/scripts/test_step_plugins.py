@@ -141,6 +141,24 @@ def test_a_deny_rule_reads_a_command_as_a_shell_does(tmp_path: Path, monkeypatch
     assert refused(tmp_path, monkeypatch, rules, Step('s""u\\do true')) == "it matches 'sudo' (deny rule 1)"
 
 
+@pytest.mark.parametrize(
+    ("rules", "rule"),
+    [
+        ('default = "allow"\n[[deny]]\npattern = "x"\n[[deny]]\npattern = "(a|aa)+$"\n', "deny rule 2"),
+        ('[[allow]]\npattern = "(a|aa)+b"\n[[allow]]\npattern = ".*"\n', "allow rule 1"),
+    ],
+)
+def test_a_pattern_that_tries_without_end_refuses_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: str, rule: str
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "policy")
+    monkeypatch.setattr(importlib.import_module("d0ttino_policy"), "SECONDS", 0.05)
+    step = Step("a" * 200 + "!")
+    assert (
+        refused(tmp_path, monkeypatch, rules, step) == f"its patterns took longer than 0.05 s, the last one is {rule}"
+    )
+
+
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: str, step: Step) -> str | None:
     """Return why the policy refuses a step."""
     (tmp_path / "policy.toml").write_text(rules)

@@ -1,12 +1,14 @@
 """Allows and refuses the steps of d0ttino's recipes, by rules in a TOML file."""
 
 import os
-import re
 import shlex
+import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import regex
 
 from llm import Step, StepContext, hookimpl
 from llm.backends.plugin_sdk import read_named
@@ -21,9 +23,12 @@ SYSTEM_WIDE = Path("/etc/d0ttino/policy.toml")
 #: The keys of a rule, and what their values are.
 KEYS = {"pattern": str, "recipe": str, "reason": str, "shell": str, "env": list, "cwd": list, "shell_syntax": bool}
 
+#: How long the patterns may take for one step: one such as `(a|aa)+$` tries nearly without end.
+SECONDS = 2.0
+
 #: What is in quotes, where a shell finds no syntax, and the characters of its syntax.
-QUOTED = re.compile(r"'[^']*'|\"[^\"$`\\!]*\"")
-SYNTAX = re.compile(r"[;&|<>$`\\(){}*?\[\]~#!'\"\x00-\x1f\x7f]")
+QUOTED = regex.compile(r"'[^']*'|\"[^\"$`\\!]*\"")
+SYNTAX = regex.compile(r"[;&|<>$`\\(){}*?\[\]~#!'\"\x00-\x1f\x7f]")
 
 
 class RefusedError(D0ttinoError):
@@ -52,7 +57,7 @@ def rules() -> dict[str, Any] | None:
         for kind in ("deny", "allow"):
             for number, rule in enumerate(found.get(kind, []), 1):
                 _check(rule, f"policy {path}: {kind} rule {number}")
-    except (OSError, ValueError, re.error, TypeError, RecursionError) as error:
+    except (OSError, ValueError, regex.error, TypeError, RecursionError) as error:
         raise ConfigError(f"policy {path}: {type(error).__name__}: {error}") from error
     return found
 
@@ -65,7 +70,7 @@ def _check(rule: Any, where: str) -> None:
             raise ConfigError(f"{where}: unknown key {key!r}", hint=f"known: {', '.join(KEYS)}")
         if not isinstance(value, KEYS[key]) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
             raise ConfigError(f"{where}: {key} is not a {'list of texts' if KEYS[key] is list else KEYS[key].__name__}")
-    re.compile(rule["pattern"])
+    regex.compile(rule["pattern"])
 
 
 def check(step: Step, context: StepContext, environ: Mapping[str, str] = os.environ) -> None:
@@ -91,16 +96,38 @@ def check(step: Step, context: StepContext, environ: Mapping[str, str] = os.envi
 
 def verdict(step: Step, context: StepContext, found: dict[str, Any], environ: Mapping[str, str]) -> str | None:
     """Return why a step is refused, or `None` if it may run. A rule that denies wins over all that allow."""
+    until = time.monotonic() + SECONDS
+    try:
+        return _verdict(step, context, found, environ, lambda: max(until - time.monotonic(), 1e-3))
+    except _TooLongError as error:
+        return f"its patterns took longer than {SECONDS:g} s, the last one is {error}"
+
+
+class _TooLongError(Exception):
+    """A pattern was not done in time; the text names its rule."""
+
+
+def _verdict(
+    step: Step, context: StepContext, found: dict[str, Any], environ: Mapping[str, str], left: Callable[[], float]
+) -> str | None:
+    def fits(match: Callable[..., Any], text: str) -> bool:
+        try:
+            return match(rule["pattern"], text, timeout=left()) is not None
+        except TimeoutError:
+            raise _TooLongError(f"{kind} rule {number}") from None
+
+    kind = "deny"
     for number, rule in enumerate(found.get("deny", []), 1):
         of_recipe = rule.get("recipe", context.recipe) == context.recipe
-        if of_recipe and any(re.search(rule["pattern"], text) for text in _spellings(step)):
+        if of_recipe and any(fits(regex.search, text) for text in _spellings(step)):
             return f"{rule.get('reason', 'it matches ' + repr(rule['pattern']))} (deny rule {number})"
     if found.get("default", "deny") == "allow":
         return None
     near = ""
+    kind = "allow"
     for number, rule in enumerate(found.get("allow", []), 1):
         # What is allowed is the whole command, not a part: else `ls; rm -rf /` would pass as `ls`.
-        if rule.get("recipe", context.recipe) == context.recipe and re.fullmatch(rule["pattern"], step.command_line):
+        if rule.get("recipe", context.recipe) == context.recipe and fits(regex.fullmatch, step.command_line):
             why_not = _beyond(rule, step, context, environ)
             if why_not is None:
                 return None
@@ -120,7 +147,7 @@ def _beyond(rule: dict[str, Any], step: Step, context: StepContext, environ: Map
     if cwd not in map(os.path.realpath, allowed):
         return f"the directory {cwd!r}"
     if isinstance(step.command, str) and not rule.get("shell_syntax", False):
-        syntax = SYNTAX.search(QUOTED.sub("", step.command)) or re.search(r"[\x00-\x1f\x7f]", step.command)
+        syntax = SYNTAX.search(QUOTED.sub("", step.command)) or regex.search(r"[\x00-\x1f\x7f]", step.command)
         if syntax is not None:
             return f"{syntax[0]!r} in it, which means something to a shell (shell_syntax = true allows that)"
     return None
