@@ -51,7 +51,7 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
     call, owner = _callable_of(run, Backend)
     stream = None
     if isinstance(owner, Backend):
-        for field in ("description", "models", "local", "ready_env", "secret_env"):
+        for field in ("description", "models", "local", "ready_env", "ready_files", "secret_env"):
             facts.setdefault(field, getattr(owner, field))
         for question in ("check", "list_models", "identity"):
             if is_own(owner, question):

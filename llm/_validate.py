@@ -82,6 +82,7 @@ def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
         check=backend.check if is_own(backend, "check") else None,
         list_models=backend.list_models if is_own(backend, "list_models") else None,
         identity=backend.identity,
+        ready_files=_names(backend.ready_files, "ready_files"),
     )
     fault = fault_in(found)
     if fault is not None:
@@ -387,6 +388,7 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
         "models": _NAMES,
         "local": _FLAG,
         "ready_env": _NAMES,
+        "ready_files": _NAMES,
         "secret_env": _NAMES,
     },
     RegisteredRecipe: {

@@ -1,6 +1,8 @@
 """Backends and recipes: the objects that plug-ins contribute, and these objects as a host knows them."""
 
 import inspect
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _NOBODY: Final = Origin("")
+_VARIABLE: Final = r"\$(\w+)"
 
 #: Fields of a `RegisteredBackend` that belong to this process.
 _NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_models", "identity"})
@@ -37,6 +40,8 @@ class Backend:
         local: whether prompts stay on this machine.
         ready_env: environment variables of which one must be set before the backend is used without
             having been named; empty: always ready.
+        ready_files: paths whose file makes it ready as well, with `~`, `*` and variables (`$XDG_DATA_HOME/acme/*`);
+            the first one counts whose variables are all set.
         secret_env: environment variables that hold its secrets; child processes do not get them.
         check: `check(call) -> str | None`: asks the service, and returns why it would not answer now.
         list_models: `list_models(call) -> Iterable[str]`: asks the service which models it has.
@@ -50,6 +55,7 @@ class Backend:
     models: ClassVar[tuple[str, ...]] = ()
     local: ClassVar[bool] = False
     ready_env: ClassVar[tuple[str, ...]] = ()
+    ready_files: ClassVar[tuple[str, ...]] = ()
     secret_env: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -62,6 +68,7 @@ class Backend:
         models: Iterable[str] | None = None,
         local: bool | None = None,
         ready_env: Iterable[str] | None = None,
+        ready_files: Iterable[str] | None = None,
         secret_env: Iterable[str] | None = None,
         check: Callable[[Call], str | None] | None = None,
         list_models: Callable[[Call], Iterable[str]] | None = None,
@@ -78,6 +85,7 @@ class Backend:
             "models": models,
             "local": local,
             "ready_env": ready_env,
+            "ready_files": ready_files,
             "secret_env": secret_env,
         }
         vars(self).update({key: value for key, value in given.items() if value is not None})
@@ -158,6 +166,7 @@ class RegisteredBackend:
         models: models that it offers, for lists, as far as they are known.
         local: whether prompts stay on this machine.
         ready_env: environment variables of which one must be set before it is used without having been named.
+        ready_files: paths whose file makes it ready as well; the first one counts whose variables are all set.
         secret_env: environment variables that hold its secrets.
         streams: whether answers come in pieces.
         origin: its plug-in.
@@ -184,10 +193,17 @@ class RegisteredBackend:
     check: Callable[[Call], str | None] | None = field(default=None, repr=False, compare=False)
     list_models: Callable[[Call], Iterable[str]] | None = field(default=None, repr=False, compare=False)
     identity: Callable[[], str] = field(default=str, repr=False, compare=False)
+    ready_files: tuple[str, ...] = ()
 
     def is_ready(self, environ: Mapping[str, str]) -> bool:
         """Whether the backend has what it needs to be used without having been named."""
-        return not self.ready_env or any(environ.get(name) for name in self.ready_env) or self._has_stored_key(environ)
+        return self.is_set_up(environ) or self._has_file(environ)
+
+    def is_set_up(self, environ: Mapping[str, str]) -> bool:
+        """Whether the backend is ready by a variable or a key, or needs none; files do not count."""
+        if not self.ready_env:
+            return not self.ready_files
+        return any(environ.get(name) for name in self.ready_env) or self._has_stored_key(environ)
 
     @property
     def key_names(self) -> tuple[str, ...]:
@@ -200,7 +216,25 @@ class RegisteredBackend:
     def setup(self) -> str:
         """How it becomes ready, in a few words: the variables to set, or the commands that set them."""
         commands = [f"`ai-cli keys set {name}`" for name in self.key_names]
-        return f"set {' or '.join(self.ready_env)}" + (f", or run {' or '.join(commands)}" if commands else "")
+        ways = [f"set {' or '.join(self.ready_env)}"] if self.ready_env else []
+        ways += [f"run {' or '.join(commands)}"] if commands else []
+        place = self._place(os.environ)
+        return ", or ".join([*ways, f"have a file {place}"] if place is not None else ways)
+
+    def _place(self, environ: Mapping[str, str]) -> str | None:
+        """Return the path that counts of those whose file makes it ready."""
+        return next(
+            (one for one in self.ready_files if all(environ.get(name) for name in re.findall(_VARIABLE, one))), None
+        )
+
+    def _has_file(self, environ: Mapping[str, str]) -> bool:
+        import glob
+
+        place = self._place(environ)
+        if place is None:
+            return False
+        place = re.sub(_VARIABLE, lambda name: glob.escape(environ[name[1]]), place)
+        return bool(glob.glob(os.path.expanduser(place)))
 
     def _has_stored_key(self, environ: Mapping[str, str]) -> bool:
         from llm._keys import key_name, stored_names

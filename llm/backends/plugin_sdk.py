@@ -55,6 +55,7 @@ def register_backend(
     models: Iterable[str] | None = None,
     local: bool | None = None,
     ready_env: Iterable[str] | None = None,
+    ready_files: Iterable[str] | None = None,
     secret_env: Iterable[str] | None = None,
     host: "Host | None" = None,
 ) -> None:
@@ -72,6 +73,7 @@ def register_backend(
         local: whether prompts stay on this machine.
         ready_env: environment variables of which one must be set before the backend is used without
             having been named; empty: always ready.
+        ready_files: paths whose file makes it ready as well, with `~`, `*` and variables.
         secret_env: environment variables that hold its secrets; child processes do not get them.
         host: register there at once, instead of in this process's own host.
 
@@ -81,6 +83,7 @@ def register_backend(
 
     """
     facts = given(description=description, models=models, local=local, ready_env=ready_env, secret_env=secret_env)
+    facts |= given(ready_files=ready_files)
     namespace = sys._getframe(1).f_globals
     _announce(backend_registration(name, run, _module(namespace), **facts), namespace, host)
 

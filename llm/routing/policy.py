@@ -135,7 +135,8 @@ def _ready(known: Mapping[str, RegisteredBackend]) -> Route:
     """Return the backends that have what they need; `sample` if there is no other."""
     rejected = []
     ready = []
-    for backend in known.values():
+    # A key or an address was set to be used; a file may be there for other reasons, and its model may be small.
+    for backend in sorted(known.values(), key=lambda one: not one.is_set_up(os.environ)):
         if backend.name == SAMPLE:
             continue
         if backend.is_ready(os.environ):

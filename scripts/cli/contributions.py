@@ -148,8 +148,8 @@ def _blocked_rows(host: "Host", kind: str, group: str, more: dict[str, Any]) -> 
 
 def _readiness(host: "Host", info: "RegisteredBackend") -> dict[str, Any]:
     with stdout_to_stderr():
-        missing = [] if host.is_ready(info) else list(info.ready_env)
-    return {"ready": not missing, "set_one_of": missing, "models": list(info.models)}
+        ready = host.is_ready(info)
+    return {"ready": ready, "set_one_of": [] if ready else list(info.ready_env), "models": list(info.models)}
 
 
 def _setup(row: dict[str, Any]) -> str:
@@ -157,7 +157,9 @@ def _setup(row: dict[str, Any]) -> str:
         return str(row["check"]["words"])
     if row["cooldown"] is not None:
         return str(row["cooldown"]["reason"])
-    return "ready" if row["ready"] else f"set {' or '.join(row['set_one_of'])}"
+    if row["ready"]:
+        return "ready"
+    return f"set {' or '.join(row['set_one_of'])}" if row["set_one_of"] else "not ready (`ai-cli why send`)"
 
 
 def _status(row: dict[str, Any], status: str) -> str:

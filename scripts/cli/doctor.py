@@ -222,10 +222,11 @@ def configuration(host: "Host") -> Iterator[Fault]:
             fix = f"unset {variable}" if os.environ.get(variable) == name else _edit(settings.path)
             yield f"{key} is {name!r}, and {unknown.message}. {unknown.hint}", (fix,)
         elif not host.is_ready(info):
-            needs = " or ".join(info.ready_env)
+            needs = " or ".join(info.ready_env) or info.setup
             stored = (f"{PYTHON} -m scripts.ai_cli keys set {shlex.quote(one)}" for one in info.key_names)
             exports = (f"export {one}=..." for one in info.ready_env)
-            yield f"{key} is {name!r}, which needs {needs}", (*stored, *exports)
+            fixes = (*stored, *exports) or (_edit(settings.path),)
+            yield f"{key} is {name!r}, which needs {needs}", fixes
 
 
 def directories(_host: "Host") -> Iterator[Fault]:

@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner
 
 from llm import Completion, Message, Request, Usage, complete
+from llm._shims import backend_registration
 from llm.errors import (
     BackendConnectionError,
     BackendError,
@@ -30,7 +31,7 @@ from llm.errors import (
     ContextTooLongError,
     UnknownNameError,
 )
-from llm.testing import installed, write_distribution
+from llm.testing import host_with, installed, write_distribution
 from llm.types import Call
 from tests.e2e.conftest import INDEX
 from tests.peers import environment
@@ -254,6 +255,17 @@ def test_its_commands_list_and_remove(plugin: Any) -> None:
     gone = run.invoke(plugin.commands.local, ["remove", "SmolLM2-135M-Instruct"])
     assert gone.stdout == f"removed {place}/SmolLM2-135M-Instruct.gguf (0 MiB)\n"
     assert plugin.models.installed() == []
+
+
+def test_a_model_in_the_directory_makes_it_ready(plugin: Any) -> None:
+    host = host_with()
+    host.adopt(backend_registration("local", plugin.backend, plugin.__name__))
+    backend = host.backends()["local"]
+    assert not host.is_ready(backend)
+    plugin.models.directory().mkdir(parents=True)
+    (plugin.models.directory() / "tiny.gguf").write_bytes(MODEL)
+    assert host.is_ready(backend)
+    assert plugin.models.find(None).name == "tiny.gguf"
 
 
 def test_its_command_says_what_it_fetches(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -726,3 +727,29 @@ def test_any_chain_is_tried_as_the_rules_say(case: Case) -> None:
         assert (outcome.text, outcome.backend, outcome.model) == (f"{tried[-1][0]} answers", *tried[-1])
     else:
         assert type(outcome) is (NoAnswerError if tried else NoCandidateError)
+
+
+def test_a_file_makes_a_backend_ready_and_those_with_a_key_are_asked_before_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host = create_host()
+    files = ("$MODELS/*.gguf", "~/models/*.gguf")
+    register_backend("filed", answering("filed's"), ready_env=["MODEL"], ready_files=files, host=host)
+    register_backend("keyed", answering("keyed's"), ready_env=READY_ENV, host=host)
+
+    def order() -> list[str]:
+        return [one.backend for one in route_of(host, Settings()).candidates]
+
+    assert order() == ["sample"]
+    reasons = {one.backend: one.reason for one in route_of(host, Settings()).rejected}
+    assert reasons["filed"] == "not ready: set MODEL, or have a file ~/models/*.gguf"
+    (Path.home() / "models").mkdir()
+    (Path.home() / "models" / "one.gguf").touch()
+    assert order() == ["filed"]
+    monkeypatch.setenv("KEYED_API_KEY", "k")
+    assert order() == ["keyed", "filed"]
+    monkeypatch.setenv("MODELS", str(tmp_path / "[other]"))
+    assert order() == ["keyed"]
+    (tmp_path / "[other]").mkdir()
+    (tmp_path / "[other]" / "one.gguf").touch()
+    assert order() == ["keyed", "filed"]

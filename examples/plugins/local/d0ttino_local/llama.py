@@ -146,7 +146,15 @@ class LocalBackend(ChatCompletionsBackend):
     description = "a model on this machine, by llama.cpp: no server, no key, no network"
     label = "The local model"
     local = True
-    ready_env = ("D0TTINO_LOCAL_MODEL",)  # it is asked where it is named, or where this names a model
+    # It is asked where it is named, where this names a model, or where there is one: `models.directory`.
+    ready_env = ("D0TTINO_LOCAL_MODEL",)
+    ready_files = (
+        "$D0TTINO_LOCAL_MODELS/*.gguf",
+        "$XDG_DATA_HOME/d0ttino/models/*.gguf",
+        "~/Library/Application Support/d0ttino/models/*.gguf"
+        if sys.platform == "darwin"
+        else "~/.local/share/d0ttino/models/*.gguf",
+    )
 
     def __init__(self, name: str = "local") -> None:
         super().__init__(name)
