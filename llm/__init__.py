@@ -23,7 +23,7 @@ __path__ += [
 _HOMES: Final = {
     **dict.fromkeys(("Backend", "Recipe", "RegisteredBackend", "RegisteredRecipe"), "llm.contributions"),
     "PluginSettings": "llm.config",
-    "hookimpl": "llm.hooks._markers",
+    "hookimpl": "llm.hooks._guard",
     **dict.fromkeys(("Origin", "origin_of"), "llm.hooks._origin"),
     **dict.fromkeys(("Host", "create_host", "current_host"), "llm.host"),
     "Parameter": "llm.parameters",

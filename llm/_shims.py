@@ -10,8 +10,7 @@ from llm.contributions import Backend, Recipe, is_own, lacks_run, stream_of
 from llm.errors import PluginDefinitionError
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._faults import FORMS, locate
-from llm.hooks._guard import marked_functions
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import hookimpl, marked_functions
 from llm.hooks._origin import Origin
 from llm.hooks._registration import Registration
 

@@ -15,7 +15,7 @@ from llm._database import Database, moment
 from llm._dataclasses import dataclass
 from llm._state import is_off, state_dir, write_atomically
 from llm.errors import D0ttinoError
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import hookimpl
 from llm.types import Attachment, Message
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from llm.contributions import Backend, Recipe, RegisteredBackend
-from llm.hooks._markers import hookspec
+from llm.hooks._guard import hookspec
 from llm.types import Answer, Attempt, Call, Completion, Request, Route, Step, StepContext, StepResult
 
 if TYPE_CHECKING:

@@ -16,11 +16,10 @@ from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
 from llm.hooks._faults import Problem, ProblemKind, with_place
-from llm.hooks._guard import CONFIGURE, HookContract, HookKind
+from llm.hooks._guard import CONFIGURE, HookContract, HookKind, hookimpl
 from llm.hooks._loader import Loader
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, Manifests
-from llm.hooks._markers import hookimpl
 from llm.hooks._origin import Blocked, Origin, Tier, attribute, origin_of
 from llm.hooks._registration import Registration, all_registrations, forget, owner_of
 from llm.hooks._trace import phase

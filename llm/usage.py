@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._database import DamagedError, moment, state_database, state_path, take_over
 from llm._state import is_off
 from llm.errors import D0ttinoError, UsageError
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import hookimpl
 
 if TYPE_CHECKING:
     import sqlite3

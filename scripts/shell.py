@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._dataclasses import dataclass, field, replace
 from llm.contributions import RegisteredBackend
 from llm.errors import D0ttinoError, UsageError
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import hookimpl
 from llm.redaction import gives_access
 from llm.types import Step, StepContext, StepResult
 from scripts.output import print_note

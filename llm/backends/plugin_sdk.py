@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llm.host import Host
     from llm.parameters import Parameter
 else:  # `llm` has the types of its attributes, `hookimpl.llm_prepare` for one
-    from llm.hooks._markers import hookimpl
+    from llm.hooks._guard import hookimpl
 
 __all__ = [
     "Answer",

@@ -1,4 +1,4 @@
-"""Guards: each hook implementation of a plug-in is called through one.
+"""Hook implementations: the marks on them, the contract of their hook, and the guard that each is called through.
 
 A plain pluggy call names neither whose result it returned nor whose exception it raised, and one
 exception ends the whole call. A guard knows the `Origin` of its plug-in: it turns the result into the type
@@ -12,7 +12,9 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from enum import Enum
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar, overload
+
+from pluggy import HookimplMarker, HookspecMarker
 
 from llm._dataclasses import dataclass
 from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, PluginError, attributed, one_line
@@ -26,12 +28,51 @@ from llm.hooks._faults import (
     reason_of,
     with_place,
 )
-from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE
 from llm.hooks._origin import Origin, Tier
 from llm.hooks._trace import note_fault
 
 Function = Callable[..., Any]
 ResultCheck = Callable[[Any, Origin, bool], Any]
+Marked = TypeVar("Marked", bound=Function)
+
+#: The pluggy project name. It is part of an attribute set on marked functions, so it must not be
+#: one that another project uses too; `llm` would be.
+PROJECT_NAME: Final = "d0ttino"
+
+#: Every hook's name starts with this; `PluginManager` looks at no other attribute of a plug-in.
+HOOK_PREFIX: Final = "llm_"
+
+#: The attribute in which pluggy keeps the options of a hook implementation.
+HOOKIMPL_ATTRIBUTE: Final = f"{PROJECT_NAME}_impl"
+
+hookspec = HookspecMarker(PROJECT_NAME)
+
+
+class ImplementationMarker:
+    """Marks hook implementations: `@hookimpl` by the function's name, `@hookimpl.llm_prepare` by that of the hook.
+
+    Type checkers know the hook in the second form, and check the function's arguments and its result: a decorator is
+    not given the name of what it decorates. Their types are in `llm/_hookimpl.pyi`.
+    """
+
+    def __init__(self, project_name: str) -> None:
+        self._mark = HookimplMarker(project_name)
+
+    @overload
+    def __call__(self, function: Marked, **options: bool | str) -> Marked: ...
+    @overload
+    def __call__(self, function: None = None, **options: bool | str) -> Callable[[Marked], Marked]: ...
+    def __call__(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Mark a function, or return the decorator that marks one with pluggy's options."""
+        return self._mark(function, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith(HOOK_PREFIX):
+            raise AttributeError(f"a hook's name begins with {HOOK_PREFIX!r}: there is none named {name!r}")
+        return functools.partial(self._mark, specname=name)
+
+
+hookimpl: Final = ImplementationMarker(PROJECT_NAME)
 
 #: Hooks of a plug-in's own life; its guard calls them.
 CONFIGURE: Final = "llm_configure"

@@ -16,10 +16,9 @@ from typing import Any
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, load
 from llm.hooks._faults import BROKEN, FORMS, Problem, ProblemKind, place_of_function, read_on, reason_of, with_place
-from llm.hooks._guard import Guard, marked_functions
+from llm.hooks._guard import Guard, hookimpl, marked_functions
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
-from llm.hooks._markers import hookimpl
 from llm.hooks._origin import Origin, Tier, attribute
 from llm.hooks._registration import Registration, all_registrations, owner_of, unique
 from llm.hooks._trace import load_span

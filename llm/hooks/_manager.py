@@ -10,8 +10,7 @@ import pluggy
 
 from llm.errors import NameTakenError
 from llm.hooks._faults import ProblemLog
-from llm.hooks._guard import Guard, HookContract, HookKind, Life
-from llm.hooks._markers import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME
+from llm.hooks._guard import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME, Guard, HookContract, HookKind, Life
 from llm.hooks._origin import Origin, Tier, attribute
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from llm._dataclasses import replace
 from llm.config import RoutingMode, Settings
 from llm.contributions import RegisteredBackend
 from llm.errors import UnknownNameError
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import hookimpl
 from llm.types import Candidate, Rejection, Request, Route
 
 #: The backend that needs neither a network nor a key.

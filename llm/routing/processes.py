@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from llm.errors import UsageError
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import hookimpl
 
 T = TypeVar("T")
 

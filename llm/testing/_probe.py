@@ -23,8 +23,7 @@ from llm.contributions import Backend, RegisteredBackend, RegisteredRecipe
 from llm.errors import BackendError, D0ttinoError, InvalidResultError, PluginError, one_line
 from llm.hooks._entrypoints import canonical
 from llm.hooks._faults import ProblemKind
-from llm.hooks._guard import Guard
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import Guard, hookimpl
 from llm.hooks._origin import Origin, is_framework
 from llm.host import Host, create_host
 from llm.redaction import looks_secret

@@ -474,7 +474,7 @@ def test_times_add_up_with_threads_and_nested_calls(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_hook_that_the_host_does_not_know_is_recorded_as_well() -> None:
-    from llm.hooks._markers import PROJECT_NAME
+    from llm.hooks._guard import PROJECT_NAME
 
     def another(value: int) -> None: ...
 

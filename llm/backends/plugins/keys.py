@@ -1,6 +1,6 @@
 """The built-in key store as a plug-in, asked after those of other plug-ins."""
 
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import hookimpl
 
 
 @hookimpl(trylast=True)

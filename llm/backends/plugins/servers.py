@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._state import user_dir
-from llm.hooks._markers import hookimpl
+from llm.hooks._guard import hookimpl
 
 if TYPE_CHECKING:
     from llm.contributions import Backend
