@@ -9,13 +9,12 @@ import pytest
 
 from llm import tracing, types
 from llm.hooks import _monitor as monitor
-from llm.hooks import _trace as trace
 
 
 def tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let traces count a microsecond each time that they look at the clock, and nothing else."""
     clock = itertools.count(10**9, 1000).__next__
-    for module in (monitor, trace, tracing, types):
+    for module in (monitor, tracing, types):
         monkeypatch.setattr(module, "perf_counter_ns", clock)
 
 

@@ -1,20 +1,306 @@
-"""Recording hook calls: the implementations asked, the outcome of each, and the time it took.
+"""Traces: the spans that they hold, and the monitor that times the implementations of each hook call.
 
-While no trace is active, nothing here is called. An active one hooks into the manager with pluggy's
+While no trace is active, nothing here is imported. An active one hooks into the manager with pluggy's
 `add_hookcall_monitoring`: its `before` function gets the list of implementations that is then run, and
 puts copies in it whose functions are timed.
 """
 
 import copy
+import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+from enum import StrEnum
 from time import perf_counter_ns
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pluggy
 
-from llm.hooks._trace import active_traces, hand_in, open_span, span_numbers, thread_name
+from llm.hooks._origin import Blocked, Origin, origin_of
+from llm.hooks._trace import active_traces, open_span
+
+
+@dataclass(slots=True)
+class TimedCall:
+    """One implementation as it was timed; see `ImplementationCall`.
+
+    Attributes:
+        implementation: the implementation as pluggy has it.
+        start: when it began.
+        end: when it returned.
+        waited: how long a wrapper waited in between for the call that it wraps.
+        result: its result.
+        error: its exception.
+        replaced: whether a wrapper replaced the result of the call that it wraps.
+        streamed: how long its result was read after it had returned: a streamed answer.
+
+    """
+
+    implementation: pluggy.HookImpl
+    start: int
+    end: int
+    waited: int = 0
+    result: Any = None
+    error: BaseException | None = None
+    replaced: bool = False
+    streamed: int = 0
+
+    def add_streamed(self, nanoseconds: int) -> None:
+        """Count time in which the result was read."""
+        self.streamed += nanoseconds
+
+
+class CallOutcome(StrEnum):
+    """The outcome of one implementation in one hook call."""
+
+    ANSWERED = "answered"
+    PASSED = "passed"
+    FAILED = "failed"
+    WRAPPED = "wrapped"
+    REPLACED = "replaced"
+    CHANGED = "changed"  # the answer stays that of who gave it
+    SKIPPED = "skipped"  # one before it answered
+    NOT_ASKED = "not asked"  # one before it failed
+
+
+@dataclass(slots=True)
+class ImplementationCall:
+    """One implementation in one hook call. Times are in nanoseconds, as `perf_counter_ns` counts.
+
+    Attributes:
+        origin: whose it is.
+        wrapper: whether it goes around the others.
+        outcome: what it did.
+        start: when it began; `None` if it was not asked.
+        duration: how long it took, a wrapper without what it wraps.
+        elapsed: how long it was until it ended, a wrapper with what it wraps.
+        result: what it returned.
+        error: what it raised.
+
+    """
+
+    origin: Origin
+    wrapper: bool
+    outcome: CallOutcome
+    start: int | None = None
+    duration: int = 0
+    elapsed: int = 0
+    result: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Span:
+    """Something that took time. Times are in nanoseconds, as `perf_counter_ns` counts.
+
+    Attributes:
+        number: counts the spans of a trace, in the order in which they began.
+        parent: the span in which this one happened, if there is one.
+        thread: name of the thread.
+
+    """
+
+    number: int
+    parent: "Span | None"
+    thread: str
+    start: int
+    end: int = 0
+
+    def note_fault(self, origin: Origin, error: BaseException) -> None:
+        """Record that an implementation failed, although what is under way goes on."""
+
+
+@dataclass(slots=True)
+class HookSpan(Span):
+    """One hook call.
+
+    Attributes:
+        hook: the hook's name.
+        first_result: whether the first answer ends the call.
+        arguments: what the implementations were given.
+        planned: the implementations as pluggy had them: the last one is asked first.
+        result: what the call returned.
+        error: what it raised, if it did.
+        faults: by plug-in, exceptions that were recorded while the call went on.
+        calls: the implementations that were timed.
+
+    """
+
+    _: KW_ONLY
+    hook: str
+    first_result: bool
+    arguments: Mapping[str, Any]
+    planned: tuple[pluggy.HookImpl, ...]
+    result: Any = None
+    error: BaseException | None = None
+    faults: dict[str, BaseException] = field(default_factory=dict)
+    calls: list[TimedCall] = field(default_factory=list)
+
+    def note_fault(self, origin: Origin, error: BaseException) -> None:
+        """Record that an implementation failed, although the call goes on."""
+        self.faults[origin.plugin] = error
+
+    @property
+    def streamed(self) -> int:
+        """The time in which its result was read after the call had returned."""
+        return sum(call.streamed for call in self.calls)
+
+    @property
+    def implementations(self) -> list[ImplementationCall]:
+        """Every implementation, in the order in which they were asked, and its outcome."""
+        timed = {id(call.implementation): call for call in self.calls}
+        return [self._implementation(one, timed.get(id(one))) for one in reversed(self.planned)]
+
+    def _implementation(self, one: pluggy.HookImpl, timed: TimedCall | None) -> ImplementationCall:
+        origin: Origin = cast(Any, one.plugin).origin
+        if timed is None:
+            outcome = CallOutcome.NOT_ASKED if self.error is not None else CallOutcome.SKIPPED
+            return ImplementationCall(origin, one.wrapper, outcome)
+        error = timed.error or self.faults.get(origin.plugin)
+        if not one.wrapper and self.first_result:
+            # The host's own implementation asks a backend: the answer, and the failure, are the backend's.
+            provider = getattr(timed.result, "origin", None) if error is None else origin_of(error)
+            origin = provider if isinstance(provider, Origin) else origin
+        if error is not None:
+            outcome = CallOutcome.FAILED
+        elif one.wrapper:
+            author = getattr(timed.result, "origin", None)
+            changed = isinstance(author, Origin) and author != origin
+            done = CallOutcome.CHANGED if changed else CallOutcome.REPLACED
+            outcome = done if timed.replaced else CallOutcome.WRAPPED
+        else:
+            outcome = CallOutcome.PASSED if timed.result is None else CallOutcome.ANSWERED
+        elapsed = timed.end - timed.start + timed.streamed
+        return ImplementationCall(
+            origin, one.wrapper, outcome, timed.start, elapsed - timed.waited, elapsed, timed.result, error
+        )
+
+
+@dataclass(slots=True)
+class LoadSpan(Span):
+    """One entry point that was imported.
+
+    Attributes:
+        origin: what was imported, and whose it is.
+        reason: why it was imported.
+        error: why that failed, if it did.
+
+    """
+
+    _: KW_ONLY
+    origin: Origin
+    reason: str
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class PhaseSpan(Span):
+    """A part of making a host: spans of imports happen inside of it.
+
+    Attributes:
+        name: what was done.
+        reason: why, or what came of it; empty if there is nothing to add.
+
+    """
+
+    _: KW_ONLY
+    name: str
+    reason: str = ""
+
+
+class Trace:
+    """The spans of one `with trace()` block.
+
+    Attributes:
+        blocked: the plug-ins that the host does without, because the user does not want them.
+        start: when the trace began, as `perf_counter_ns` counts.
+        end: when it ended; 0 while it is active.
+        thread: name of the thread in which it began.
+
+    """
+
+    def __init__(self) -> None:
+        self.start = perf_counter_ns()
+        self.thread = threading.current_thread().name
+        self.end = 0
+        self.blocked: Sequence[Blocked] = ()
+        self._spans: list[Span] = []
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every span that has ended, in the order in which they began."""
+        return sorted(self._spans, key=lambda span: span.number)
+
+    @property
+    def hook_calls(self) -> list[HookSpan]:
+        """Every hook call that has ended, in the order in which they began."""
+        return [span for span in self.spans if isinstance(span, HookSpan)]
+
+    def add(self, span: Span) -> None:
+        """Record a span that has ended; any thread may call this."""
+        self._spans.append(span)
+
+    @staticmethod
+    @contextmanager
+    def load(origin: Origin, reason: str) -> Iterator[None]:
+        """Record an import for all active traces."""
+        span = LoadSpan(*_beginning(), origin=origin, reason=reason)
+        with _recorded(span):
+            try:
+                yield
+            except BaseException as error:
+                span.error = error
+                raise
+
+    @staticmethod
+    @contextmanager
+    def phase(name: str, reason: str) -> Iterator[PhaseSpan]:
+        """Record a phase for all active traces."""
+        span = PhaseSpan(*_beginning(), name=name, reason=reason)
+        with _recorded(span):
+            yield span
+
+
+_numbers: Final = itertools.count(1)
+
+
+def _beginning() -> tuple[int, Span | None, str, int]:
+    """Return number, parent, thread and start of a new span."""
+    return next(_numbers), open_span.get(), threading.current_thread().name, perf_counter_ns()
+
+
+@contextmanager
+def _recorded(span: Span) -> Iterator[None]:
+    token = open_span.set(span)
+    try:
+        yield
+    finally:
+        open_span.reset(token)
+        span.end = perf_counter_ns()
+        _hand_in(span)
+
+
+def _hand_in(span: Span) -> None:
+    """Give a span that has ended to the traces that collect it."""
+    for trace in active_traces.get():
+        trace.add(span)
+
+
+@contextmanager
+def collecting(trace: Trace) -> Iterator[Trace]:
+    """Let a trace collect the spans of this context. Blocks nest: an outer one collects them too.
+
+    A thread begins with a context of its own. Run its function with `contextvars.copy_context().run`
+    to have its spans collected as well, as children of the span that is open at that moment.
+    """
+    token = active_traces.set((*active_traces.get(), trace))
+    try:
+        yield trace
+    finally:
+        active_traces.reset(token)
+        trace.end = perf_counter_ns()
+
 
 #: `add_hookcall_monitoring` of a manager; it returns a function that undoes it.
 AddMonitoring = Callable[[Callable[..., None], Callable[..., None]], Callable[[], None]]
@@ -74,13 +360,8 @@ class CallMonitor:
     def _before(self, hook_name: str, implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
         if not active_traces.get() or not isinstance(implementations, MutableSequence):
             return
-        from llm.hooks._spans import HookSpan
-
         span = HookSpan(
-            next(span_numbers),
-            open_span.get(),
-            thread_name(),
-            0,
+            *_beginning(),
             hook=hook_name,
             first_result=self._first_results.get(hook_name, False),
             arguments=arguments,
@@ -102,8 +383,6 @@ class CallMonitor:
         self._end(hook_name, error, None if error is not None else outcome.get_result())
 
     def _end(self, hook_name: str, error: BaseException | None, result: Any) -> None:
-        from llm.hooks._spans import HookSpan
-
         span = open_span.get()
         if not isinstance(span, HookSpan) or span.hook != hook_name:
             return  # no trace collected in this context when the call began
@@ -111,7 +390,7 @@ class CallMonitor:
         span.error = error
         span.result = result
         open_span.set(span.parent)
-        hand_in(span, active_traces.get())
+        _hand_in(span)
 
     def _timed_copy(self, implementation: pluggy.HookImpl) -> pluggy.HookImpl:
         known = self._timed.get(implementation)
@@ -127,8 +406,6 @@ class CallMonitor:
 
 def _timed_function(implementation: pluggy.HookImpl) -> Callable[..., Any]:
     # With local names: this runs once for each implementation of each hook call.
-    from llm.hooks._spans import HookSpan, TimedCall
-
     function, clock, current = implementation.function, perf_counter_ns, open_span.get
 
     def timed(*args: Any) -> Any:
@@ -153,8 +430,6 @@ def _timed_function(implementation: pluggy.HookImpl) -> Callable[..., Any]:
 
 def _timed_wrapper(implementation: pluggy.HookImpl) -> Callable[..., Any]:
     """Time a wrapper: its work before and after the call that it wraps, without that."""
-    from llm.hooks._spans import HookSpan, TimedCall
-
     function: Callable[..., Any] = implementation.function
 
     def timed(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:

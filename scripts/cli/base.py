@@ -34,8 +34,8 @@ from scripts.output import (
 
 if TYPE_CHECKING:
     from llm.conversations import ConversationLog
+    from llm.hooks._monitor import Trace
     from llm.hooks._origin import Origin
-    from llm.hooks._trace import Trace
     from llm.host import Host
     from llm.routing.breaker import Cooldowns
 

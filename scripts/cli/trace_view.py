@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from llm._state import open_named
-from llm.hooks._trace import Trace, collecting
+from llm.hooks._monitor import Trace, collecting
 from llm.tracing import Describe, records
 from scripts.cli.options import TREE
 from scripts.output import print_styled, print_warning

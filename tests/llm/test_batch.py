@@ -13,7 +13,7 @@ import llm
 from llm import send_many
 from llm.backends.plugin_sdk import register_backend
 from llm.errors import D0ttinoError, UsageError
-from llm.hooks._spans import HookSpan
+from llm.hooks._monitor import HookSpan
 from llm.host import Host
 from llm.router import NoAnswerError
 from llm.testing import host_with

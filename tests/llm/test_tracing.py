@@ -20,8 +20,7 @@ import llm
 from llm import hookimpl
 from llm.backends.plugin_sdk import register_backend
 from llm.errors import InvalidResultError
-from llm.hooks._spans import CallOutcome, LoadSpan
-from llm.hooks._trace import Trace
+from llm.hooks._monitor import CallOutcome, LoadSpan, Trace
 from llm.host import Host, create_host
 from llm.redaction import redactor
 from llm.router import NoAnswerError, complete
@@ -368,7 +367,7 @@ import llm.tracing
 with llm.trace() as t:
     text = llm.send_prompt("hi", backend="mine")
 assert text == "HI", text
-from llm.hooks._spans import LoadSpan, PhaseSpan
+from llm.hooks._monitor import LoadSpan, PhaseSpan
 phases = [span.name for span in t.spans if isinstance(span, PhaseSpan)]
 (load,) = [span for span in t.spans if isinstance(span, LoadSpan)]
 print(phases, load.origin, load.parent.name, t.blocked[0], t.end >= max(span.end for span in t.spans), sep="\\n")

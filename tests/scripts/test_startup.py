@@ -33,7 +33,7 @@ HEAVY = {
 
 #: Modules of ours, and packages of the standard library that only some commands need.
 FRAMEWORK = {"llm.host", "llm.hooks._loader", "llm.hooks._manager", "llm.types"}
-LEARNING = {"llm.hooks.learning", "llm.hooks._spans", "llm.hooks._monitor", "llm.redaction"}
+LEARNING = {"llm.hooks._monitor", "llm.redaction"}
 ALL_BUILTINS = {
     "llm.backends.http.client",
     "llm.backends.plugins.openrouter",
@@ -63,7 +63,7 @@ CASES = {
     | PROCESSES
     | PATHS
     | GENERATING,
-    "ai-cli recipe echo goal --yes": {"llm.hooks.learning", "llm.hooks._spans", "llm.hooks._monitor"}
+    "ai-cli recipe echo goal --yes": {"llm.hooks._monitor"}
     | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"}
     | PROCESSES - {"subprocess"}
     | PATHS
