@@ -17,7 +17,6 @@ DEFAULT_PLUGINS: Final = (
     "llm.routing.policy:Policy",
     # First: a server of the user's own may have the name of a built-in backend.
     "llm.backends.plugins.servers",
-    "llm.backends.plugins.keys",
     "llm.backends.plugins.sample",
     "llm.backends.plugins.openrouter",
     "llm.backends.plugins.lobechat",

@@ -1,4 +1,4 @@
-"""The servers of the user's configuration, `[servers.NAME]`: each is a backend of its name."""
+"""What the user has set up: the servers `[servers.NAME]`, each a backend of its name, and the stored keys."""
 
 import os
 from collections.abc import Mapping
@@ -24,6 +24,14 @@ def llm_backends() -> "list[Backend]":
     from llm.config import load_settings
 
     return [server_backend(name, server) for name, server in load_settings().servers.items()]
+
+
+@hookimpl(trylast=True)
+def llm_key(name: str) -> str | None:
+    """Return a key of the system's keyring, or of the user's file; the stores of other plug-ins are asked before."""
+    from llm._keys import stored_key
+
+    return stored_key(name)
 
 
 def server_backend(name: str, server: Mapping[str, Any]) -> "Backend":
