@@ -10,7 +10,7 @@ from llm._dataclasses import dataclass, field
 from llm.errors import PluginDefinitionError, PluginError, attributed
 from llm.hooks._faults import locate
 from llm.hooks._origin import Origin
-from llm.types import Answer, Call, Completion, Request, Step
+from llm.types import Answer, Attachment, Call, Completion, Request, Step
 
 if TYPE_CHECKING:
     from llm.parameters import Parameter
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _NOBODY: Final = Origin("")
 _VARIABLE: Final = r"\$(\w+)"
+
+#: Metadata of the log of conversations.
+_LOGGED: Final = frozenset({"conversation", "conversation_name", "earlier", "turn"})
 
 #: Fields of a `RegisteredBackend` that belong to this process.
 _NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_models", "identity"})
@@ -236,6 +239,37 @@ class RegisteredBackend:
         place = re.sub(_VARIABLE, lambda name: glob.escape(environ[name[1]]), place)
         return bool(glob.glob(os.path.expanduser(place)))
 
+    def cache_key(self, request: Request, without: Iterable[str] = ()) -> str | None:
+        """Return a digest of all that an answer to a request depends on: the key of a cache.
+
+        Args:
+            request: the request, as it is sent.
+            without: names of metadata that no answer depends on: the options of the cache itself.
+
+        Returns:
+            The digest; `None` if the request holds what cannot be compared.
+
+        """
+        import hashlib
+        import json
+
+        left_out = _LOGGED.union(without)
+        # Objects in the metadata are of plug-ins, and go to no server.
+        plain = (str, int, float, list, dict, type(None))
+        metadata = {
+            name: one for name, one in request.metadata.items() if name not in left_out and isinstance(one, plain)
+        }
+        messages = [
+            [message.role, [part if isinstance(part, str) else _digest_of(part) for part in message.content]]
+            for message in request.messages
+        ]
+        who = (self.name, self.origin.plugin, self.origin.distribution, self.identity())
+        known = [*who, request.model, request.strict, dict(request.options), metadata, messages]
+        try:
+            return hashlib.sha256(json.dumps(known, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+        except (TypeError, ValueError):
+            return None
+
     def _has_stored_key(self, environ: Mapping[str, str]) -> bool:
         from llm._keys import key_name, stored_names
 
@@ -261,6 +295,13 @@ class RegisteredBackend:
             load=load,
             identity=lambda: load().identity(),
         )
+
+
+def _digest_of(attachment: Attachment) -> list[Any]:
+    import hashlib
+
+    digest = None if attachment.data is None else hashlib.sha256(attachment.data).hexdigest()
+    return [attachment.media_type, digest, attachment.url, attachment.name]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import stat
-import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,9 +173,11 @@ class OpenAI:
 
     def encoded(self, result: Result) -> bytes:
         """Return a result as it stands in a file."""
+        from llm.backends.http.openai import chat_completion
+
         response, error = None, None
         if result.completion is not None:
-            response = {"status_code": 200, "request_id": _new_id(), "body": _chat(result.completion)}
+            response = {"status_code": 200, "request_id": _new_id(), "body": chat_completion(result.completion)}
         else:
             assert result.error is not None  # it is one or the other
             attempts = getattr(result.error, "attempts", ())
@@ -433,30 +434,6 @@ def _new_id() -> str:
 def _code(error: D0ttinoError) -> str:
     name = type(error).__name__.removesuffix("Error")
     return "".join(f"_{char.lower()}" if char.isupper() else char for char in name).lstrip("_")
-
-
-def _chat(completion: Completion) -> dict[str, Any]:
-    """Return an answer as a server with OpenAI's interface sends it."""
-    usage = completion.usage
-    return {
-        "id": f"chatcmpl-{_new_id()}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": completion.served_model or completion.model or completion.backend,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": completion.text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": completion.finish_reason or "stop",
-            }
-        ],
-        "usage": {
-            "prompt_tokens": usage.input_tokens if usage else 0,
-            "completion_tokens": usage.output_tokens if usage else 0,
-            "total_tokens": usage.tokens if usage else 0,
-        },
-    }
 
 
 def columns_for(source: Source, chosen: Sequence[str], schema: Mapping[str, Any] | None) -> list[Column]:

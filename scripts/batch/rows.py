@@ -1,7 +1,5 @@
 """Rows of a batch: CSV, TSV, Parquet, JSON lines, plain text and OpenAI's batch files, read one at a time."""
 
-import base64
-import binascii
 import csv
 import hashlib
 import io
@@ -15,7 +13,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.routing.schema import by_schema
-from llm.types import Attachment, Message, Request, Role
+from llm.types import Message, Request
 from scripts.cli.templates import INPUT, Template, blanks_in, fill
 
 #: The formats by the end of a file's name; all else is JSON lines.
@@ -551,30 +549,9 @@ def _openai_request(values: Mapping[str, Any], common: Request) -> Request:
     body = values.get("body")
     if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
         raise UsageError("`body` must be an object with a list of `messages`")
-    messages = tuple(_openai_message(one) for one in body["messages"])
+    from llm.backends.http.openai import message_from
+
+    messages = tuple(map(message_from, body["messages"]))
     rest = {name: value for name, value in body.items() if name not in {"messages", "model", "stream"}}
     model = common.model or body.get("model")
     return replace(common, messages=messages, model=model, options={**rest, **common.options})
-
-
-def _openai_message(message: Any) -> Message:
-    role = message.get("role") if isinstance(message, dict) else None
-    role = "system" if role == "developer" else role
-    if role not in {"system", "user", "assistant"}:
-        raise UsageError(f"a message's `role` must be system, user or assistant, not {role!r}")
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    return Message(cast("Role", role), tuple(map(_openai_part, parts)))
-
-
-def _openai_part(part: Any) -> str | Attachment:
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
-        return cast("str", part["text"])
-    try:
-        address = part["image_url"]["url"]
-        if not address.startswith("data:"):
-            return Attachment("image/*", url=address)
-        kind, _, data = address.removeprefix("data:").partition(";base64,")
-        return Attachment(kind, base64.b64decode(data, validate=True))
-    except (LookupError, TypeError, AttributeError, binascii.Error):
-        raise UsageError("a message's content is neither text nor an `image_url`") from None

@@ -27,7 +27,7 @@ from llm.errors import (
     MissingKeyError,
     UsageError,
 )
-from llm.types import Attachment, Call, Cancellation, Completion, FrozenMapping, Message, Request
+from llm.types import Call, Cancellation, Completion, FrozenMapping, Request
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
@@ -570,8 +570,11 @@ class ChatCompletionsBackend(HTTPBackend):
 
     def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
         """Return the body of a request. Override this for a service that wants more in it."""
+        from llm.backends.http.openai import answer_format, message_json
+
         body: dict[str, Any] = {} if model is None else {"model": model}
-        body |= {"messages": _messages(request), **options, **_answer_format(request.metadata.get("schema"))}
+        messages = [message_json(message) for message in request.messages]
+        body |= {"messages": messages, **options, **answer_format(request.metadata.get("schema"))}
         if stream:
             body["stream"] = True
             if self.stream_usage:
@@ -595,29 +598,6 @@ def models_in(document: Any, label: str) -> list[str]:
         raise MalformedResponseError(f"{label} answered with no list of models")
     names = [one.get("id", one.get("name")) if isinstance(one, dict) else one for one in entries]
     return sorted({name for name in names if isinstance(name, str) and name.isprintable() and name})
-
-
-def _messages(request: Request) -> list[dict[str, Any]]:
-    """Return the messages of a request as the protocol has them."""
-    return [{"role": message.role, "content": _content(message)} for message in request.messages]
-
-
-def _content(message: Message) -> str | list[dict[str, Any]]:
-    if not message.attachments:
-        return message.text
-    return [{"type": "text", "text": part} if isinstance(part, str) else _part(part) for part in message.content]
-
-
-def _part(attachment: Attachment) -> dict[str, Any]:
-    """Return an attachment as a part of a message."""
-    if not attachment.media_type.startswith("image/"):
-        raise UsageError(f"this backend takes images only, not {attachment.media_type}")
-    url = attachment.url
-    if url is None:
-        from base64 import b64encode
-
-        url = f"data:{attachment.media_type};base64,{b64encode(attachment.data or b'').decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
 
 
 class _KeyAuth:
@@ -682,13 +662,6 @@ def _with_hint(pieces: Iterator[bytes], notices: list[str]) -> Iterator[bytes]:
     except BackendHTTPError as error:
         error.hint = "; ".join(filter(None, (error.hint, *notices)))
         raise
-
-
-def _answer_format(schema: Any) -> dict[str, Any]:
-    """Return the member of a body that asks for an answer by a JSON Schema."""
-    if schema is None:
-        return {}
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
 def _option_value(value: Any, kind: str = "") -> Any:

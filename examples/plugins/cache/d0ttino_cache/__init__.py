@@ -1,6 +1,5 @@
 """Answers prompts of d0ttino again from an SQLite file: whole answers only, for all processes of a user."""
 
-import hashlib
 import json
 import os
 import time
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from llm import Answer, Attachment, Completion, PluginSettings, RegisteredBackend, Request, hookimpl
+from llm import Answer, Completion, PluginSettings, RegisteredBackend, Request, hookimpl
 from llm.backends.plugin_sdk import cache_dir, check_private, make_private, open_private
 from llm.routing.errors import is_served
 from scripts.plugin_sdk import print_line, print_warning
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Metadata that no backend gets: whether to ask anew, and what the log of conversations writes there.
-NOT_SENT = frozenset({"no_cache", "conversation", "conversation_name", "earlier", "turn"})
 #: Codes of SQLite for a file that is no database, a damaged one, or one without our table.
 DAMAGED = frozenset({1, 11, 26})
 TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, time REAL, used REAL, text TEXT, facts TEXT)"
@@ -119,27 +116,9 @@ class Cache:
 
 
 def key_of(request: Request, backend: RegisteredBackend) -> str | None:
-    """Return a digest of all that an answer depends on; `None` if that cannot be told."""
-    metadata = {name: value for name, value in request.metadata.items() if name not in NOT_SENT and is_data(value)}
-    who = (backend.name, backend.origin.plugin, backend.origin.distribution, backend.identity())
-    messages = [[one.role, [part_of(part) for part in one.content]] for one in request.messages]
-    known = [__version__, *who, request.model, request.strict, dict(request.options), metadata, messages]
-    try:
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
-    except (TypeError, ValueError):
-        return None
-
-
-def part_of(part: str | Attachment) -> Any:
-    """Return a part of a message, the bytes of an attachment as a digest."""
-    if isinstance(part, str):
-        return part
-    return [part.media_type, part.data and hashlib.sha256(part.data).hexdigest(), part.url, part.name]
-
-
-def is_data(value: Any) -> bool:
-    """Whether a value of the metadata could be sent to a server: other plug-ins put their own objects there."""
-    return isinstance(value, str | int | float | bool | list | dict | None)
+    """Return a digest of all that an answer depends on, in the form of this version; `None` if that cannot be told."""
+    key = backend.cache_key(request, without=["no_cache"])
+    return key and f"{__version__} {key}"
 
 
 def path_of() -> str | None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +18,8 @@ from typing import Any, ClassVar
 
 import click
 
-from llm import Attachment, Backend, Completion, PluginSettings, Request, Usage, hookimpl
+from llm import Backend, Completion, PluginSettings, Request, Usage, hookimpl
+from llm.backends.http.openai import answer_format, message_json
 from llm.backends.plugin_sdk import make_private, state_dir
 from llm.errors import (
     AuthenticationError,
@@ -164,9 +164,9 @@ class LiteLLM(Backend):
             raise BackendError("LiteLLM needs a model", hint=hint)
         worker, whole = self._worker(), False
         try:
-            worker.ask(
-                {**dict(request.options), "model": model, "messages": messages_of(request), **schema_of(request)}
-            )
+            messages = [message_json(message, takes="") for message in request.messages]
+            wanted = answer_format(request.metadata.get("schema"))
+            worker.ask({**request.options, "model": model, "messages": messages, **wanted})
             thoughts, thinking, until = request.metadata.get("thoughts") is True, False, first_deadline(call)
             with call.on_cancel(worker.kill):
                 while True:
@@ -282,30 +282,6 @@ def is_for_it(name: str) -> bool:
 def first_deadline(call: Call) -> float:
     """Return until when the answer must have begun."""
     return call.first_deadline or call.deadline or monotonic() + PATIENCE
-
-
-def messages_of(request: Request) -> list[dict[str, Any]]:
-    """Return the conversation as LiteLLM takes it."""
-    return [
-        {"role": one.role, "content": one.text if not one.attachments else [part_of(part) for part in one.content]}
-        for one in request.messages
-    ]
-
-
-def part_of(part: str | Attachment) -> dict[str, Any]:
-    """Return a part of a message: a text, or an image."""
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    url = part.url or f"data:{part.media_type};base64,{b64encode(part.data or b'').decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def schema_of(request: Request) -> dict[str, Any]:
-    """Return what asks for JSON by a schema, if that is wanted."""
-    schema = request.metadata.get("schema")
-    if schema is None:
-        return {}
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
 def error_of(fault: Mapping[str, Any]) -> BackendError:

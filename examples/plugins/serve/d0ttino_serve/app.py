@@ -7,9 +7,9 @@ import os
 import threading
 import time
 import uuid
-from base64 import b64decode
 from collections.abc import AsyncIterator, Generator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +20,8 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from llm import Attachment, Cancellation, Completion, Message, Request, complete, stream
+from llm import Cancellation, Completion, Request, complete, stream
+from llm.backends.http.openai import chat_completion, finish_reason, message_from, usage_json
 from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.host import Host
 from llm.router import NoAnswerError, NoCandidateError
@@ -98,13 +99,12 @@ class Api:
             return Response(status_code=499)
         if isinstance(first, BaseException):
             return self._failed(first)
-        number, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         name = str(body.get("model") or "auto")
         if isinstance(first, Completion):
-            answer = whole_json(first, number, created, name) | {"d0ttino": self._about(first)}
+            answer = chat_completion(replace(first, text=shown_of(first.text)), name) | {"d0ttino": self._about(first)}
             return JSONResponse(answer, headers=headers_of(first.backend, first))
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        events = self._events(work, number, created, name, usage)
+        events = self._events(work, name, usage)
         return StreamingResponse(events, media_type="text/event-stream", headers=first)
 
     async def _body(self, http: HTTPRequest) -> dict[str, Any]:
@@ -153,8 +153,9 @@ class Api:
         finally:
             answer.close()
 
-    async def _events(self, work: "Work", number: str, created: int, name: str, usage: bool) -> AsyncIterator[str]:
-        head = {"id": number, "object": "chat.completion.chunk", "created": created, "model": name}
+    async def _events(self, work: "Work", name: str, usage: bool) -> AsyncIterator[str]:
+        head: dict[str, Any] = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion.chunk"}
+        head |= {"created": int(time.time()), "model": name}
 
         def event(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
             choice = {"index": 0, "delta": delta, "finish_reason": reason}
@@ -172,9 +173,9 @@ class Api:
                 if isinstance(item, BaseException):
                     yield f"data: {json.dumps(self._error(item)[1])}\n\n"
                     return
-                yield event({}, reason_of(item), d0ttino=self._about(item))
+                yield event({}, finish_reason(item), d0ttino=self._about(item))
                 if usage:
-                    yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage_of(item)})}\n\n"
+                    yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage_json(item)})}\n\n"
                 yield "data: [DONE]\n\n"
                 return
         finally:
@@ -331,37 +332,8 @@ def request_of(body: dict[str, Any], host: Host) -> Request:
         raise UsageError("model must be text")
     model = None if model in {"auto", ""} else model
     backend = model if model in host.backends() else None
-    messages = [message_of(one) for one in body["messages"]]
+    messages = [message_from(one) for one in body["messages"]]
     return Request(messages, None if backend else model, backend, options=options, metadata=metadata)
-
-
-def message_of(given: Any) -> Message:
-    """Return a message; `developer` is what OpenAI calls the system now."""
-    role: Any = given.get("role") if isinstance(given, dict) else None
-    role = "system" if role == "developer" else role
-    if role not in {"system", "user", "assistant"}:
-        raise UsageError(f"messages must have a role: system, developer, user or assistant, not {role!r}")
-    content = given.get("content")
-    parts = content if isinstance(content, list) else [content]
-    return Message(role, [part_of(part) for part in parts])
-
-
-def part_of(part: Any) -> str | Attachment:
-    """Return a part of a message: text, or an image."""
-    if isinstance(part, str):
-        return part
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
-        return str(part["text"])
-    url = (part.get("image_url") or {}).get("url") if isinstance(part, dict) else None
-    if not isinstance(url, str):
-        raise UsageError("the content of a message must be text, or a list of texts and images")
-    if not url.startswith("data:"):
-        return Attachment("image/*", url=url)
-    kind, _, data = url.removeprefix("data:").partition(";base64,")
-    try:
-        return Attachment(kind, b64decode(data, validate=True))
-    except ValueError as error:
-        raise UsageError(f"an image is not base64: {error}") from error
 
 
 def headers_of(backend: str | None, answer: Any) -> dict[str, str]:
@@ -369,35 +341,6 @@ def headers_of(backend: str | None, answer: Any) -> dict[str, str]:
     origin = answer.origin
     named = {"Backend": backend, "Plugin": origin and origin.plugin, "Distribution": origin and origin.distribution}
     return {f"X-D0ttino-{name}": quote(value, safe=" :@()+/,") for name, value in named.items() if value}
-
-
-def whole_json(completion: Completion, number: str, created: int, asked: str) -> dict[str, Any]:
-    """Return a completion as OpenAI writes it."""
-    message = {"role": "assistant", "content": shown_of(completion.text)}
-    return {
-        "id": number,
-        "object": "chat.completion",
-        "created": created,
-        "model": completion.served_model or completion.model or asked,
-        "choices": [{"index": 0, "message": message, "finish_reason": reason_of(completion), "logprobs": None}],
-        "usage": usage_of(completion),
-    }
-
-
-def usage_of(completion: Completion) -> dict[str, int]:
-    """Return the tokens; a cached answer used none."""
-    usage = completion.usage
-    given, said = (0, 0) if usage is None else (usage.input_tokens, usage.output_tokens)
-    return {"prompt_tokens": given, "completion_tokens": said, "total_tokens": given + said}
-
-
-def reason_of(completion: Completion) -> str:
-    """Return why an answer ended, in OpenAI's words."""
-    reason = completion.finish_reason or "stop"
-    if reason in {"stop", "length", "content_filter"}:
-        return reason
-    unfinished = completion.why_unfinished
-    return "stop" if unfinished is None else "length" if "limit" in unfinished else "content_filter"
 
 
 def error_json(status: int, message: str, code: str | None = None) -> dict[str, Any]:
