@@ -6,7 +6,7 @@ constructor of its own. `fields`, `replace`, `asdict` and the like of `dataclass
 is made when they first do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace  # what checkers know: constructors, fields, `replace`
     from inspect import Signature
 
-__all__ = ["dataclass", "field", "replace"]
+__all__ = ["dataclass", "field", "hash_of", "replace"]
 
 C = TypeVar("C", bound=type[Any])
 
@@ -205,7 +205,11 @@ def _comparison(
         return compared(self) == compared(other) if type(other) is type(self) else NotImplemented
 
     def hashed(self: Any) -> int:
-        return hash(compared(self))
+        values = compared(self)
+        try:
+            return hash(values)
+        except TypeError:  # a plug-in gave a list where the type is a tuple
+            return hash_of(values)
 
     return equal, hashed
 
@@ -237,3 +241,24 @@ def _refuse_field(value: Any, name: str, act: str) -> None:
         from dataclasses import FrozenInstanceError
 
         raise FrozenInstanceError(f"cannot {act} field {name!r}")
+
+
+def hash_of(value: Any) -> int:
+    """Return the same number for values that are equal, whether or not Python can hash them."""
+    return hash(_hashable(value))
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(inner)) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    if isinstance(value, Set):
+        return frozenset(value)
+    if isinstance(value, bytearray):
+        return bytes(value)
+    try:
+        hash(value)
+    except TypeError:  # equal at most to others that cannot be hashed
+        return None
+    return value

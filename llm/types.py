@@ -13,14 +13,13 @@ from collections.abc import (
     KeysView,
     Mapping,
     Sequence,
-    Set,
     ValuesView,
 )
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic, perf_counter_ns
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
-from llm._dataclasses import dataclass, field, replace
+from llm._dataclasses import dataclass, field, hash_of, replace
 from llm.errors import CancelledError, InvalidResultError, attributed
 from llm.hooks._origin import Origin, place_in
 
@@ -86,7 +85,7 @@ class FrozenMapping(Mapping[K, V_co]):
         return self._items == other if isinstance(other, Mapping) else NotImplemented
 
     def __hash__(self) -> int:
-        return _hash(self._items)
+        return hash_of(self._items)
 
     def __or__(self, other: Mapping[Any, Any]) -> "FrozenMapping[Any, Any]":
         return FrozenMapping({**self, **other}) if isinstance(other, Mapping) else NotImplemented
@@ -105,22 +104,6 @@ def _copied(value: Any) -> Any:
     if type(value) is dict:
         return {key: _copied(inner) for key, inner in value.items()}
     return [_copied(inner) for inner in value] if type(value) is list else value
-
-
-def _hash(value: Any) -> int:
-    """Return the same number for values that are equal, whether or not Python can hash them."""
-    if isinstance(value, Mapping):
-        return hash(frozenset((key, _hash(inner)) for key, inner in value.items()))
-    if isinstance(value, list | tuple):
-        return hash(tuple(map(_hash, value)))
-    if isinstance(value, Set):
-        return hash(frozenset(value))
-    if isinstance(value, bytearray):
-        return hash(bytes(value))
-    try:
-        return hash(value)
-    except TypeError:  # equal at most to others that cannot be hashed
-        return 0
 
 
 Role: TypeAlias = Literal["system", "user", "assistant"]

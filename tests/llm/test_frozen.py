@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.types import FrozenMapping
+from llm.config import PluginSettings
+from llm.types import Attachment, Attempt, Candidate, Completion, FrozenMapping, Request, Route, Step
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=2),
@@ -97,3 +98,26 @@ def test_it_is_neither_equal_to_nor_joined_with_anything_else(other: Any) -> Non
         mapping | other
     with pytest.raises(TypeError):
         other | mapping
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Route([Candidate("a")], notices=["n"]),  # type: ignore[arg-type]
+        Completion("text", attempts=[Attempt("a", None, None, 0.1)]),  # type: ignore[arg-type]
+        Attachment("image/png", bytearray(b"x")),  # type: ignore[arg-type]
+        Step(["ls", "-l"], env={"A": "b"}),
+        Request("hi", options={"a": [1, {"b": {2}}]}),
+        PluginSettings({"a": [1]}),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_with_a_list_or_a_dict_of_a_plug_in_can_be_hashed_as_well(value: Any) -> None:
+    assert hash(value) == hash(copy.deepcopy(value))
+    assert {value: "found"}[pickle.loads(pickle.dumps(value))] == "found"
+
+
+@given(st.binary(), st.integers())
+def test_equal_bytes_hash_the_same_in_a_value(data: bytes, number: int) -> None:
+    one, two = (Attachment("x", kind(data), str(number)) for kind in (bytes, bytearray))  # type: ignore[arg-type]
+    assert one == two
+    assert hash(one) == hash(two)
