@@ -1,16 +1,16 @@
 """Checks of what plug-ins return: one type for each hook, with its origin, or an error that names the fault.
 
-Each `check_*` takes a result and the origin of the implementation that returned it, which is put on the result. A
-wrapper passes `keep=True`: what it hands on stays the work of the plug-in inside, and only what it made itself is
-its own. A plug-in builds its objects itself, and nothing stops it from putting a number where text belongs; found
-here, at once, else the host would fail later, somewhere that knows of no plug-in.
+Each `check_*` takes a result and the origin of the implementation that returned it, which is put on the result. Of a
+wrapper, `inside` holds what it goes around: what it hands on stays the work of the plug-in inside, and only what it
+made itself is its own. A plug-in builds its objects itself, and nothing stops it from putting a number where text
+belongs; found here, at once, else the host would fail later, somewhere that knows of no plug-in.
 """
 
 import functools
 import inspect
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from llm._dataclasses import replace
 from llm.contributions import (
@@ -39,6 +39,9 @@ from llm.types import (
     Usage,
 )
 
+#: What a wrapper goes around, alone in a tuple; `None`: the result is no wrapper's.
+Inside: TypeAlias = "tuple[Any] | None"
+
 Stamped = TypeVar("Stamped", Route, StepResult)
 
 #: The fields of a route, the type of their items, and the words of an error for them.
@@ -49,18 +52,18 @@ _ROUTE_ITEMS: Final[tuple[tuple[str, type, str], ...]] = (
 )
 
 
-def check_backends(result: Any, origin: Origin, keep: bool = False) -> tuple[RegisteredBackend, ...]:
+def check_backends(result: Any, origin: Origin, inside: Inside = None) -> tuple[RegisteredBackend, ...]:
     """Return the result of `llm_backends` as backends that carry their origin."""
     return tuple(
-        item if keep and isinstance(item, RegisteredBackend) else registered_backend(item, origin)
+        item if inside and isinstance(item, RegisteredBackend) else registered_backend(item, origin)
         for item in _items(result, (Backend, RegisteredBackend), "llm_backends", "Backend objects", origin)
     )
 
 
-def check_recipes(result: Any, origin: Origin, keep: bool = False) -> tuple[RegisteredRecipe, ...]:
+def check_recipes(result: Any, origin: Origin, inside: Inside = None) -> tuple[RegisteredRecipe, ...]:
     """Return the result of `llm_recipes` as recipes that carry their origin."""
     return tuple(
-        item if keep and isinstance(item, RegisteredRecipe) else registered_recipe(item, origin)
+        item if inside and isinstance(item, RegisteredRecipe) else registered_recipe(item, origin)
         for item in _items(result, (Recipe, RegisteredRecipe), "llm_recipes", "Recipe objects", origin)
     )
 
@@ -116,7 +119,7 @@ def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
     return found
 
 
-def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
+def check_route(result: Any, origin: Origin, inside: Inside = None) -> Route:
     """Return the result of `llm_route` as a `Route` that carries its origin."""
     if isinstance(result, Route) and origin.builtin:
         # The types hold that already, and every prompt comes by.
@@ -136,24 +139,24 @@ def check_route(result: Any, origin: Origin, keep: bool = False) -> Route:
                 raise _invalid("llm_route", expected, item, origin)
             if kind is not str:
                 _check_fields(item, "llm_route", origin)
-    return _stamped(route, origin, keep)
+    return _stamped(route, origin, inside)
 
 
-def check_text(hook: str, result: Any, origin: Origin, _keep: bool = False) -> str:
+def check_text(hook: str, result: Any, origin: Origin, _inside: Inside = None) -> str:
     """Return the result of a hook that returns text; an error shows nothing of it."""
     if not isinstance(result, str):
         raise _invalid(hook, "text (str) or None", result, origin)
     return result
 
 
-def check_executor(result: Any, origin: Origin, _keep: bool = False) -> Any:
+def check_executor(result: Any, origin: Origin, _inside: Inside = None) -> Any:
     """Return the result of `llm_executor`."""
     if not callable(getattr(result, "submit", None)) or not callable(getattr(result, "shutdown", None)):
         raise _invalid("llm_executor", "a concurrent.futures.Executor or None", result, origin)
     return result
 
 
-def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:
+def check_prepared(result: Any, origin: Origin, _inside: Inside = None) -> Request:
     """Return the result of `llm_prepare`."""
     if not isinstance(result, Request):
         raise _invalid("llm_prepare", "a Request", result, origin)
@@ -162,7 +165,7 @@ def check_prepared(result: Any, origin: Origin, _keep: bool = False) -> Request:
     return result
 
 
-def check_options(result: Any, origin: Origin, _keep: bool = False) -> list[tuple[Origin, Any]]:
+def check_options(result: Any, origin: Origin, _inside: Inside = None) -> list[tuple[Origin, Any]]:
     """Return the options of `llm_options`, each with its origin."""
     import click
 
@@ -170,16 +173,23 @@ def check_options(result: Any, origin: Origin, _keep: bool = False) -> list[tupl
     return [(origin, option) for option in options]
 
 
-def check_answer(result: Any, origin: Origin, keep: bool = False) -> Answer:
+def check_answer(result: Any, origin: Origin, inside: Inside = None) -> Answer:
     """Return the result of `llm_complete` as an `Answer` that carries its origin."""
     if isinstance(result, Answer) and origin.builtin:
         return result  # the host's own implementation asked a backend, whose origin it has
-    if isinstance(result, Answer) and keep:
-        return result.stamp(origin)
-    if keep and isinstance(result, Completion) and result.origin is not None:
+    if not inside:
+        return answer_of(result, "llm_complete", origin)
+    (inner,) = inside
+    if isinstance(result, Answer):
+        answer = result.stamp(origin)
+    elif isinstance(result, Completion) and result.origin is not None:
         _check_fields(result, "llm_complete", origin)
-        return Answer(result)
-    return answer_of(result, "llm_complete", origin)
+        answer = Answer(result)
+    else:
+        answer = answer_of(result, "llm_complete", origin)
+    if answer is not inner and isinstance(inner, Answer):
+        answer.take_over(inner)
+    return answer
 
 
 def answer_of(result: Any, where: str, origin: Origin, facts: Completion | None = None) -> Answer:
@@ -211,7 +221,7 @@ def _with_facts(completion: Completion, origin: Origin, facts: Completion | None
     return replace(completion, backend=facts.backend, origin=origin, notices=notices)
 
 
-def check_prepared_step(result: Any, origin: Origin, _keep: bool = False) -> Step:
+def check_prepared_step(result: Any, origin: Origin, _inside: Inside = None) -> Step:
     """Return the result of `llm_prepare_step`."""
     if not isinstance(result, Step):
         raise _invalid("llm_prepare_step", "a Step", result, origin)
@@ -234,7 +244,7 @@ def steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...]
     return tuple(steps)
 
 
-def check_step_result(result: Any, origin: Origin, keep: bool = False) -> StepResult:
+def check_step_result(result: Any, origin: Origin, inside: Inside = None) -> StepResult:
     """Return what `llm_run_step` returned as a `StepResult` that carries its origin."""
     if origin.builtin and isinstance(result, StepResult):
         return replace(result, origin=origin)
@@ -246,7 +256,7 @@ def check_step_result(result: Any, origin: Origin, keep: bool = False) -> StepRe
         raise InvalidResultError(f"llm_run_step must return {expected}; the number is out of range", origin=origin)
     if isinstance(result, StepResult):
         _check_fields(result, "llm_run_step", origin)
-    return _stamped(result if isinstance(result, StepResult) else StepResult(status), origin, keep)
+    return _stamped(result if isinstance(result, StepResult) else StepResult(status), origin, inside)
 
 
 def _check_fields(item: object, where: str, origin: Origin | None) -> None:
@@ -255,8 +265,8 @@ def _check_fields(item: object, where: str, origin: Origin | None) -> None:
         raise InvalidResultError(f"{where}: {fault}", origin=origin)
 
 
-def _stamped(result: Stamped, origin: Origin, keep: bool) -> Stamped:
-    return result if keep and result.origin is not None else replace(result, origin=origin)
+def _stamped(result: Stamped, origin: Origin, inside: Inside) -> Stamped:
+    return result if inside and result.origin is not None else replace(result, origin=origin)
 
 
 def _check_run(owner: Backend | Recipe) -> None:

@@ -129,6 +129,7 @@ class _Dispatch:
         if call.turn is not None:
             call = call.turn.begin(call)
         answer = backend.complete(request, call)
+        answer.asked = True
         if call.cancellation is not None:
             answer.heed(call.cancellation)
         if call.stream:

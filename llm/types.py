@@ -747,6 +747,21 @@ def is_filter(reason: str) -> bool:
 _NO_FACTS: Final = Completion("")
 
 
+def _joined(own: Completion, inner: Completion | None) -> Completion:
+    """Return the facts of an answer, with those that it lacks of the one inside."""
+    if inner is None or own is inner:
+        return own
+    return replace(
+        own,
+        backend=own.backend or inner.backend,
+        model=own.model or inner.model,
+        served_model=own.served_model or inner.served_model,
+        usage=own.usage or inner.usage,
+        finish_reason=own.finish_reason or inner.finish_reason,
+        notices=own.notices or inner.notices,
+    )
+
+
 class Answer:
     """The answer of one backend, lazy: read whole by `text`, or piece by piece as it comes by iterating.
 
@@ -764,8 +779,11 @@ class Answer:
         origin: the plug-in that answers; the guard fills it in.
         facts: model, usage and the like once it has ended, as a `Completion` whose text and origin are not used;
             `None` before.
+        asked: whether a backend was asked for it, so that it costs something; the host fills it in.
 
     """
+
+    asked: bool = False
 
     _cancellation: Cancellation | None = None  # on the class: most have none
 
@@ -861,6 +879,7 @@ class Answer:
                 self.close()
 
         changed = Answer(pieces(), self.origin)
+        changed.asked = self.asked
         changed._maker = None  # the guard of the plug-in that returns it fills it in
         return changed
 
@@ -875,6 +894,15 @@ class Answer:
         self.origin = origin if anew else self.origin or origin
         self._maker = origin if anew else self._maker or origin
         return self
+
+    def take_over(self, inner: "Answer") -> None:
+        """Take over the facts of the answer that this one was made of, where it has none: what was used was used."""
+        self.asked = self.asked or inner.asked
+        if self.facts is not None:
+            self.facts = _joined(self.facts, inner.facts)
+        else:
+            facts_of = self._facts_of
+            self._facts_of = lambda completion: _joined(facts_of(completion), inner.facts)
 
     def watch(self, watcher: Callable[[int], object]) -> None:
         """Have the time of each further wait for a piece reported, in nanoseconds."""

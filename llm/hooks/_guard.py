@@ -32,7 +32,7 @@ from llm.hooks._origin import Origin, Tier
 from llm.hooks._trace import note_fault
 
 Function = Callable[..., Any]
-ResultCheck = Callable[[Any, Origin, bool], Any]
+ResultCheck = Callable[..., Any]
 Marked = TypeVar("Marked", bound=Function)
 
 #: The pluggy project name. It is part of an attribute set on marked functions, so it must not be
@@ -100,9 +100,9 @@ class HookContract:
         arguments: names of the arguments that an implementation may ask for.
         kind: how results become one.
         propagates: whether an exception ends the call; if not, it is recorded and the others go on.
-        check: `check(result, origin, keep)` returns the result as the type that the hook promises,
-            with its origin, or raises `InvalidResultError`; `keep` leaves an origin that is
-            there already. `None` where results are not used.
+        check: `check(result, origin, inside)` returns the result as the type that the hook promises,
+            with its origin, or raises `InvalidResultError`; `inside` holds what a wrapper goes around, and leaves
+            an origin that is there already. `None` where results are not used.
         answered: whether the host's own implementation answers whenever it is asked.
         confines: whether each implementation guards, also one that is not a wrapper: it does in a safe way what the
             host's own would do without it, as a sandbox runs steps.
@@ -396,7 +396,7 @@ def _guard(
             if result is None or check is None:
                 return result
             try:
-                return check(result, origin, False)
+                return check(result, origin)
             except PluginError as error:
                 locate(error, function, hook)
                 raise
@@ -416,13 +416,13 @@ def _guard_wrapper(
 ) -> Function:
     check = contract.check
 
-    def checked(result: Any) -> Any:
+    def checked(result: Any, inside: Any = None) -> Any:
         if result is None or check is None:
             return result
         try:
             if contract.kind is HookKind.COLLECT:
-                return [check(item, origin, True) for item in result]
-            return check(result, origin, True)
+                return [check(item, origin, (None,)) for item in result]
+            return check(result, origin, (inside,))
         except PluginError as error:
             locate(error, function, contract.name)
             raise
@@ -434,7 +434,8 @@ def _guard_wrapper(
             try:
                 if begin is not None:
                     begin()
-                return checked((yield from _around(function(*args, **kwargs))))
+                inside: list[Any] = []
+                return checked((yield from _around(function(*args, **kwargs), inside)), *inside)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # noqa: BLE001 - raised again
@@ -478,8 +479,11 @@ def _guard_wrapper(
     return recording
 
 
-def _around(steps: Generator[None, Any, Any]) -> Generator[None, Any, Any]:
-    """Run a wrapper; raise here, where it is known whose it is, if it does not yield exactly once."""
+def _around(steps: Generator[None, Any, Any], inside: list[Any] | None = None) -> Generator[None, Any, Any]:
+    """Run a wrapper; raise here, where it is known whose it is, if it does not yield exactly once.
+
+    The result that it gets, if it gets one, goes into `inside` as well.
+    """
     try:
         next(steps)
     except StopIteration:
@@ -493,6 +497,8 @@ def _around(steps: Generator[None, Any, Any]) -> Generator[None, Any, Any]:
     except BaseException as error:  # noqa: BLE001 - it is the wrapper's to handle
         resume = functools.partial(steps.throw, error)
     else:
+        if inside is not None:
+            inside.append(inner)
         resume = functools.partial(steps.send, inner)
     try:
         resume()

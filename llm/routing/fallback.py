@@ -5,7 +5,7 @@ Retries in a backend or an HTTP client would multiply these.
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
@@ -288,7 +288,7 @@ class Fallback:
         assert facts is not None  # it is whole
         # A cache, say, answers for a backend that it did not ask.
         backend, usage, now = self._backends[this.candidate.backend], facts.usage, self._clock()
-        asked = answer.origin == backend.origin
+        asked = answer.asked or answer.origin == backend.origin
         if asked:
             self._health.note_answer(backend.name)
             usage = self._usage(this.candidate, text, usage)
@@ -484,6 +484,8 @@ class Fallback:
             this = this._replace(prepared_by=changed, request=replace(this.request, model=request.model))
         if self._cancellation is not None:
             self._cancellation.check()
+        if this.request.strict:
+            backend = self._strictly(this, backend)
         answer: Answer | None = host.caller("llm_complete")(request=request, backend=backend, call=this.call)
         if answer is not None:
             if self._stream:
@@ -493,6 +495,25 @@ class Fallback:
             if this.request.strict:
                 self.check_model(this, answer)
         return this, answer
+
+    def _strictly(self, this: Try, backend: RegisteredBackend) -> RegisteredBackend:
+        """Return a backend that refuses another model itself: a wrapper may name what it likes in its own answer."""
+
+        def complete(request: Request, call: Call) -> Answer:
+            answer = backend.complete(request, call)
+            if not call.stream:
+                _ = answer.text
+            if answer.facts is not None:
+                self.check_model(this, answer)
+                return answer
+
+            def checked(pieces: Iterator[str]) -> Iterator[str]:
+                yield from pieces
+                self.check_model(this, answer)
+
+            return answer.pipe(checked).stamp(answer.origin or backend.origin)
+
+        return replace(backend, complete=complete)
 
     def _turn(self, pacer: "Pacer", candidate: Candidate) -> "Turn":
         server = {} if self._settings is None else self._settings.servers.get(candidate.backend, {})

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from llm.config import RoutingMode, Settings
 from llm.errors import BackendError, UnknownNameError, UsageError
 from llm.host import Host
 from llm.router import AnswerStream, CutAnswerError, NoAnswerError
-from llm.routing.fallback import RetryPolicy
+from llm.routing.fallback import RetryPolicy, health_of
 from llm.testing import host_with
 from tests.counting import tick
 
@@ -466,3 +467,111 @@ def test_a_traced_stream_holds_the_time_in_which_it_was_read(host: Host, monkeyp
     assert answered.origin.plugin == "backend:first"
     assert call.streamed >= 7_000  # each of the further pieces, and the end
     assert answered.elapsed >= call.streamed
+
+
+# --- what a wrapper leaves out --------------------------------------------------------------------------------------
+
+
+class Changing:
+    """A wrapper that makes an answer of its own of the one inside."""
+
+    def __init__(self, change: Callable[[Answer], Any]) -> None:
+        self.change = change
+
+    @hookimpl(wrapper=True)
+    def llm_complete(self) -> Any:
+        return self.change((yield))
+
+
+CHANGES: dict[str, Callable[[Answer], Any]] = {
+    "a text": lambda answer: answer.text.upper(),
+    "a completion": lambda answer: Completion(answer.text.upper()),
+    "a false served model": lambda answer: Completion(answer.text.upper(), served_model="wanted"),
+    "a false model": lambda answer: Completion(answer.text.upper(), model="wanted"),
+    "pieces": lambda answer: (piece.upper() for piece in answer),
+    "an answer": lambda answer: Answer(piece.upper() for piece in answer),
+    "a pipe": lambda answer: answer.map(str.upper),
+    "two": lambda answer: Answer(answer.text.upper()).map(str),
+}
+
+
+@pytest.mark.parametrize("change", [one for one in CHANGES if one != "a false served model"])
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_was_paid_for_counts_whatever_a_wrapper_makes_of_the_answer(
+    host: Host, change: str, streams: bool
+) -> None:
+    facts = Completion("", "x", "m", served_model="m-1", usage=Usage(3, 4, 0.5), finish_reason="length")
+    pieces = lambda prompt: iter(["a", "b", facts])  # noqa: E731
+    register_backend("first", Backend("first", pieces, stream=pieces), host=host)
+    register_backend("second", lambda prompt: replace(facts, text="ab"), host=host)
+    host.register(Changing(CHANGES[change]), "changing")
+    for backend in ("first", "second"):
+        request = Request("hi", backend=backend)
+        if streams:
+            _, answer = read(request, host)
+            completion = answer.completion
+        else:
+            completion = complete(request, host=host, settings=CHAIN)
+        assert completion is not None
+        assert (completion.text, completion.served_model, completion.finish_reason) == ("AB", "m-1", "length")
+        assert [one.usage for one in completion.attempts] == [completion.usage] == [Usage(3, 4, 0.5)]
+
+
+def test_a_backend_without_a_usage_of_its_own_costs_as_much_behind_a_wrapper(host: Host) -> None:
+    register_backend("first", lambda prompt: "an answer of some words", host=host)
+    plain = complete(Request("hi"), host=host, settings=CHAIN)
+    host.register(Changing(lambda answer: answer.text.upper()), "changing")
+    assert complete(Request("hi"), host=host, settings=CHAIN).usage == plain.usage != None  # noqa: E711
+
+
+def test_an_answer_without_a_backend_costs_nothing(host: Host) -> None:
+    class Cache:
+        @hookimpl(tryfirst=True)
+        def llm_complete(self) -> str:
+            return "from the cache"
+
+    register_backend("first", lambda prompt: "an answer", host=host)
+    host.register(Cache(), "cache")
+    host.register(Changing(lambda answer: answer.text.upper()), "changing")
+    assert complete(Request("hi"), host=host, settings=CHAIN).usage is None
+
+
+def test_a_backend_that_answers_again_is_well_also_behind_a_wrapper(host: Host) -> None:
+    heard: list[str | None] = []
+
+    class Breaker:
+        def is_open(self, backend: str) -> str | None:
+            return None
+
+        def record(self, attempt: Any) -> None:
+            heard.append(attempt.error)
+
+    health_of(host).breaker = Breaker()
+    register_backend("first", lambda prompt: "an answer", host=host)
+    host.register(Changing(lambda answer: answer.text.upper()), "changing")
+    complete(Request("hi"), host=host, settings=CHAIN)
+    assert heard == [None]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("asked", ["by the request", "by the configuration"])
+def test_a_strict_request_refuses_another_model_whatever_a_plug_in_makes_of_the_answer(
+    host: Host, change: str, streams: bool, asked: str
+) -> None:
+    facts = Completion("", model="other", served_model="other")
+    pieces = lambda prompt: iter(["a", "b", facts])  # noqa: E731
+    register_backend("first", Backend("first", pieces, stream=pieces), host=host)
+    register_backend("second", lambda prompt: replace(facts, text="ab"), host=host)
+    host.register(Changing(CHANGES[change]), "changing")
+    for backend in ("first", "second"):
+        by_request = asked == "by the request"
+        request = Request("hi", "wanted" if by_request else None, backend, strict=True)
+        model = None if by_request else "wanted"
+        settings = Settings(primary_backend=backend, primary_model=model)
+        why = "'wanted' was asked for, and 'other' answered"
+        with pytest.raises((NoAnswerError, CutAnswerError), match=why):  # noqa: PT012
+            if streams:
+                read(request, host, settings)
+            else:
+                complete(request, host=host, settings=settings)
