@@ -86,7 +86,7 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def _is_number(_checker: object, value: object) -> bool:
-    """Whether a value is a number with which can be calculated: nan, infinity and 10**400 are none."""
+    """Whether one can calculate with a value: not with nan, infinity or 10**400."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 

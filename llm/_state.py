@@ -39,7 +39,7 @@ def user_dir(kind: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def state_dir() -> str:
-    """Return this user's directory for state: the data of earlier runs, which is no cache."""
+    """Return this user's directory for state: the data of earlier runs, which cannot be made anew."""
     return user_dir("state")
 
 

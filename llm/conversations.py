@@ -72,7 +72,7 @@ class Turn:
         messages: what was sent besides earlier turns: a system prompt, the prompt.
         prompt: text of the prompt.
         answer: the answer, with thoughts; `None` if there is none.
-        error: why there is no answer, or no whole one.
+        error: why there is no answer, or only a part of one.
 
     """
 
@@ -355,7 +355,7 @@ class ConversationLog:
 
             self._redact = redactor()
         redact = self._redact
-        # Halves of characters, of an argument that is no UTF-8 for example, are no text for SQLite.
+        # Halves of characters, of an argument that is not UTF-8 for example, are not text for SQLite.
         return lambda text: redact(text).encode("utf-8", "replace").decode()
 
     @contextmanager

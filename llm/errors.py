@@ -108,7 +108,7 @@ class NameTakenError(PluginError, ValueError):
 
 
 class PluginCrashError(PluginError):
-    """A plug-in raised something that is no `Exception`: `GeneratorExit`, `asyncio.CancelledError` or its own."""
+    """A plug-in raised something other than an `Exception`: `GeneratorExit`, `asyncio.CancelledError` or its own."""
 
 
 class InvalidResultError(PluginError, TypeError):

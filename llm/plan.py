@@ -2,7 +2,7 @@
 
 What a model writes is not what a program prints: there are thoughts, prose, and blocks in several dialects. What runs
 has to be meant to run. Thoughts are dropped; words around a block may take it back ("do not run this"), so somebody has
-to read them; what is ambiguous, or says how a step is to run in a way that is not understood, is no plan.
+to read them; what is ambiguous, or says how a step is to run in a way that is not understood, is refused.
 """
 
 import json
@@ -135,7 +135,7 @@ def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
 def changes_only_itself(step: Step) -> bool:
     """Whether the last thing that a step does is to change its own shell: directory, variables, functions, options.
 
-    To go back to where it was is none: `cd x && make && cd ..`.
+    To go back to where it was does not count: `cd x && make && cd ..`.
     """
     import shlex
 

@@ -123,7 +123,7 @@ class HookContract:
         """Whether a plug-in's implementation with these options guards: without it nothing may be sent or run.
 
         Folding, wrapping and confining does, unless the plug-in says otherwise with `GUARDS`: a cache is a wrapper
-        without which all goes on, a budget refuses and is none.
+        without which all goes on, and a budget refuses without being one.
         """
         if self.passive or not self.propagates:
             return False
@@ -192,7 +192,7 @@ class Guard:
 
     Raises:
         PluginDefinitionError: the plug-in misspells a hook, asks for an argument that its hook does
-            not have, is `async`, or declares a wrapper that is none. All such faults are named at once.
+            not have, is `async`, or declares a wrapper that does not yield. All such faults are named at once.
 
     """
 

@@ -33,7 +33,7 @@ _MARGIN: Final = 0.003
 _LATER: Final = 0.002
 #: A server that does not name its limits, and answers within `_SLOW` seconds, gets few requests at a time for a number
 #: of answers, fewer if it is fast: what is under way when a limit is met is wasted. A slow one gets all at once, and so
-#: does a backend whose answers have no headers: it is no server.
+#: does a backend whose answers have no headers: there is no server behind it.
 _SLOW: Final = 0.4
 _FAST: Final = 0.1
 _CAREFUL: Final = 80
@@ -573,7 +573,7 @@ class Turn:
 def _guess(count: int, began: float, met: float, end: float, roundness: float) -> Window:
     """Return the limit of a server that took a number of requests, then none, and takes one at the end.
 
-    That is the number in all that time. But if it is no usual time, and a bucket of that number that fills within a
+    That is the number in all that time. But if it is not a usual time, and a bucket of that number that fills within a
     minute would have had one more by then, it is that; of a few seconds, nobody can say.
     """
     each = (_MINUTE + met - began) / count  # it filled meanwhile

@@ -142,7 +142,7 @@ class Cooldowns:
         return were
 
     def _read(self, *, quietly: bool = False) -> dict[str, Standing]:
-        """Return the failure records; one that makes no sense is none."""
+        """Return the failure records; one that makes no sense does not count."""
         try:
             if not self._took_over:
                 take_over(self._database, _OLD, _insert_old)

@@ -269,7 +269,7 @@ class Fallback:
                     try:
                         this, answer = self._ask(this) if this.call.turn is None else self._ask_in_turn(this)
                     except PLUGIN_FAULTS as error:
-                        cause = error  # handled below: what an observer of the failure raises is no part of it
+                        cause = error  # handled below: what an observer of the failure raises does not belong to it
                     else:
                         if answer is not None:
                             return this, answer
@@ -613,7 +613,7 @@ class Fallback:
         return Failure()
 
     def _record(self, attempt: Attempt, *, healthy: bool | None) -> None:
-        """Record an attempt; `healthy` is `None` where it is no sign of the backend's health."""
+        """Record an attempt; `healthy` is `None` where it does not bear on the backend's health."""
         self.attempts.append(attempt)
         if healthy is not None and self._health.breaker is not None:
             self._health.breaker.record(attempt)

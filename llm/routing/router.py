@@ -58,7 +58,7 @@ def send_prompt(
         NoAnswerError: every backend that was tried failed; the message gives each one's reason.
         ConfigError: the configuration cannot be used.
         PluginLoadError: a plug-in that the configuration requires is not there.
-        UsageError: the prompt is empty, or the timeout is no time.
+        UsageError: the prompt is empty, or the timeout is not a number of seconds.
 
     """
     if not isinstance(prompt, str):
@@ -246,7 +246,7 @@ def check_request(request: Request) -> None:
     """Refuse requests that no backend should get.
 
     Raises:
-        UsageError: the prompt is empty or no text, or a limit is none.
+        UsageError: the prompt is empty or not text, or a limit is not a number above 0.
 
     """
     messages: tuple[Any, ...] = request.messages  # a plug-in or a program need not keep to the types

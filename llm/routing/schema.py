@@ -21,7 +21,7 @@ _TYPES: Final = {
 _FENCE: Final = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _FIELD: Final = re.compile(r"([^\W\d][\w-]*)(?:\s+([a-z]+)(\[\])?)?(?:\s*:\s*(.+))?", re.DOTALL)
 
-#: More of a fault would be no help to a model, nor to a person.
+#: More of a fault would help neither a model nor a person.
 _LONGEST: Final = 500
 #: The fault of an answer that cannot be compared with its schema.
 _TOO_MUCH: Final = "it is nested too deeply, or has too large a number, for the schema"
@@ -62,7 +62,7 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
         name: where it was given, for errors.
 
     Raises:
-        UsageError: it is none of these, or no schema.
+        UsageError: it is none of these, or not a schema.
 
     """
     text = given

@@ -12,7 +12,7 @@ class Server(ThreadingHTTPServer):
 
     Attributes:
         mode: the status to answer with; `silent`: say nothing; `page`: a web page; `cut`: end in the middle;
-            `odd`: JSON that is no answer.
+            `odd`: JSON without an answer.
         requests: the bodies of the requests so far.
         paths: their paths, with queries.
 

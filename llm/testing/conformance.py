@@ -293,7 +293,7 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
 
 
 def _list(project: Mapping[str, Any], key: str) -> list[str]:
-    """Return a list of a `pyproject.toml`; empty if it is none, which the check of the metadata reports."""
+    """Return a list of a `pyproject.toml`; empty if it is something else, which the check of the metadata reports."""
     found = project.get(key, [])
     return found if isinstance(found, list) else []
 

@@ -49,10 +49,10 @@ class Limits:
         deadline: the moment it must have ended; `inf`: as long as text keeps coming.
         first_byte: the moment the head of its answer must have come.
         silence: seconds from the start to the first text, and from one text to the next. Blanks, comments
-            and interim answers are no text: a server can send those for ever.
+            and interim answers do not count as text: a server can send those for ever.
         read_timeout: seconds to wait for each byte; `None`: until one of the others ends it.
         progress: the moment from which the text after the latest one is waited for. Time that whoever reads the
-            answer takes for each text is no silence of the server.
+            answer takes for each text does not count as silence of the server.
         text_came: whether text came since the last wait began.
         asks_proxy: whether a proxy is being asked for a way to the server.
         heard: whether any byte has come, of a proxy or an interim answer too.

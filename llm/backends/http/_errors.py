@@ -41,7 +41,7 @@ _TOO_LONG: Final = re.compile(
 _LIMIT: Final = re.compile(
     r"(?i)(?:length|window|size|allowed|limit|exceed|than|>|<=|at most)\D{0,12}?([1-9][0-9,]{2,11})"
 )
-#: How servers say, whatever the status, that they do not like the prompt: that is no fault of the key.
+#: How servers say, whatever the status, that they do not like the prompt, which is not the fault of the key.
 _MODERATED: Final = re.compile(
     r"(?i)moderation|flagged|safety|guardrail|content[\s_-]?(?:policy|filter|management)|inappropriate content"
 )
@@ -373,12 +373,12 @@ def _json(text: str) -> Any:
 
 
 def server_words(text: str) -> str:
-    """Return the reason in a text that is no answer: an error's message, a page's title, or all of it."""
+    """Return the reason in a text that came in place of an answer: an error's message, a page's title, or all of it."""
     return words_in(_json(text)) or page_title(text) or text
 
 
 def page_title(text: str) -> str | None:
-    """Return the title of an HTML page; `None` if `text` is no HTML page, or one without a title."""
+    """Return the title of an HTML page; `None` if `text` is not an HTML page, or has no title."""
     if not is_page(text):
         return None
     import html
@@ -465,7 +465,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def _moment(date: str) -> float | None:
-    """Return the seconds since the epoch of a date in a header; `None`: it is none."""
+    """Return the seconds since the epoch of a date in a header; `None`: it is not a date."""
     from email.utils import parsedate_to_datetime
 
     try:
@@ -482,7 +482,7 @@ def _server_time(headers: Mapping[str, str], now: float | None) -> float:
 
 
 def _until(value: str, now: float) -> float | None:
-    """Return the seconds until a moment as headers give it; `None`: it is no such thing."""
+    """Return the seconds until a moment as headers give it; `None`: the text is not a moment."""
     if not re.fullmatch(r"\d{1,16}(\.\d{1,9})?", value):
         with suppress(ValueError, OverflowError):
             return max(0.0, datetime.fromisoformat(value).timestamp() - now)
@@ -495,7 +495,7 @@ def _until(value: str, now: float) -> float | None:
 
 
 def _span(text: str) -> float | None:
-    """Return the seconds of `6m0s`, `350ms` or `20 seconds`; `None`: it is no such thing."""
+    """Return the seconds of `6m0s`, `350ms` or `20 seconds`; `None`: the text is not a span of time."""
     seconds, known = 0.0, False
     for number, unit in _SPAN.findall(text):
         if unit.casefold() not in _UNITS:
@@ -565,7 +565,7 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
     for kinds, failure in table:
         if has(*kinds):
             return failure
-    # The system's own "connection timed out" has a number, and is no deadline of ours.
+    # The system's own "connection timed out" has a number, and is not one of our deadlines.
     timed_out = any(isinstance(cause, TimeoutError) and cause.errno is None for cause in causes)
     if limits.asks_proxy and (timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError)):
         wait = _rounded(limits.until - limits.start)

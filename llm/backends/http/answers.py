@@ -274,7 +274,7 @@ class AnswerReader:
                 raise ServedModelError(f"the model {self._model!r} was asked for, and {self._served!r} answers")
 
     def note_end(self, reason: object) -> None:
-        """Record why the answer ended; anything but a text is no reason."""
+        """Record why the answer ended; only a text counts as a reason."""
         if isinstance(reason, str) and reason:
             shown = reason if reason in _USUAL else self.endpoint.quote(reason)[:40]
             self.finish_reason = shown or self.finish_reason
@@ -294,7 +294,7 @@ class AnswerReader:
     def malformed(
         self, what: str, quote: bytes | str | None = None, verb: str = "answered with"
     ) -> MalformedResponseError:
-        """Return the error for an answer that is none, with a quotation."""
+        """Return the error for an answer that cannot be read, with a quotation."""
         text = quote.decode("utf-8", "replace") if isinstance(quote, bytes) else quote
         quoted = "" if text is None else f": {self.endpoint.quote(text)}"
         return MalformedResponseError(f"{self.endpoint.label} {verb} {what}{quoted}")
@@ -444,7 +444,7 @@ class AnswerReader:
             if self._shown:
                 if text:
                     yield text
-            # Blank text alone is no answer: it is shown with the first other text.
+            # Blank text alone does not count as an answer: it is shown with the first other text.
             elif not text or text.isspace():
                 blank += text
             else:
@@ -472,10 +472,10 @@ class AnswerReader:
         return "\N{REPLACEMENT CHARACTER}" if self._held else ""
 
     def _check_end(self, strays: str, came: bool) -> None:
-        """Refuse a stream that is none, or that ended before its answer did.
+        """Refuse what is not a stream, and a stream that ended before its answer did.
 
         Raises:
-            BackendError: it is.
+            BackendError: it is one of these.
 
         """
         if self.complaint is not None and self.finish_reason is None:
@@ -520,7 +520,7 @@ class AnswerReader:
             return None
 
     def _object(self, event: Event, document: Any) -> dict[str, Any]:
-        """Return the object that an event stands for whose JSON is none."""
+        """Return the object that an event stands for whose JSON is something else."""
         found = _unpacked(document)
         if isinstance(found, dict):
             return found

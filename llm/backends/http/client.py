@@ -105,7 +105,7 @@ class HTTPBackend(Backend):
         key_prefix: what stands before the key there.
         reserved: what options must not replace, and why.
         known_options: the types of options by name: `number`, `integer`, `boolean`, `text`, `list`, `object`, or
-            `anything`. One that looks like a known one, and is none, is reported; others are sent as they are.
+            `anything`. One that looks like a known one with a typing error is reported; others are sent as they are.
         base_url_env: environment variable that replaces `default_base_url`.
         base_url_key: the key of the configuration that has the address, for errors; of a server without a variable.
         default_base_url: where the service is.
@@ -309,7 +309,7 @@ class HTTPBackend(Backend):
 
         Args:
             kind: `whole` for a whole answer. In a stream the event's own name, `message` without one, `bare` for
-                JSON that is no event. An event `error` does not come here: it is an error in any format.
+                JSON outside of any event. An event `error` does not come here: it is an error in any format.
             document: a JSON object; of an event that has a name it may also be a text.
             answer: what was read before.
 
@@ -590,7 +590,7 @@ def models_in(document: Any, label: str) -> list[str]:
     """Return the names of the models in an answer to `GET {base}/models`, sorted.
 
     Raises:
-        MalformedResponseError: it is no list of models.
+        MalformedResponseError: it is not a list of models.
 
     """
     entries = document.get("data", document.get("models")) if isinstance(document, dict) else document
