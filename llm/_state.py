@@ -5,9 +5,9 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 NO_CACHE_VARIABLE: Final = "LLM_NO_CACHE"
 #: Bytes; more than anybody writes into a file of settings, keys or text.
@@ -281,6 +281,44 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """
     with replacing(path) as file:
         file.write(content)
+
+
+def cached(*names: str) -> Any:
+    """Return what `store_in_cache` wrote into a file of this user's caches; `None`: nothing that can be read."""
+    path = _cache_file(names)
+    if path is None or not os.path.exists(path):
+        return None
+    import json
+
+    try:
+        with open(path, encoding="utf-8", opener=open_private) as file:
+            return json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def store_in_cache(content: object, *names: str) -> None:
+    """Write JSON into a file of this user's caches; where that fails, it will be found out again."""
+    path = _cache_file(names)
+    if path is not None:
+        import json
+
+        with suppress(OSError):
+            write_atomically(path, json.dumps(content).encode())
+
+
+def remove_from_cache(*names: str) -> None:
+    """Remove a file of this user's caches, if it is there."""
+    path = _cache_file(names)
+    if path is not None:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _cache_file(names: Iterable[str]) -> str | None:
+    """Return the path of a file below the directory for caches; a name may hold anything printable."""
+    place = cache_dir()
+    return None if place is None else os.path.join(place, *(name.replace(os.sep, "%2F") for name in names)) + ".json"
 
 
 @contextmanager

@@ -1,11 +1,9 @@
 """Thoughts that models write into their answers, between tags: `<think>`, `[THINK]`, `◁think▷`."""
 
-import os
 import re
-from contextlib import suppress
 from typing import Final
 
-from llm._state import cache_dir, open_private, write_atomically
+from llm._state import cached, store_in_cache
 
 _NAMES: Final = "think|thinking|thoughts?|reasoning|reflection|scratchpad"
 
@@ -192,29 +190,11 @@ def begins_inside(model: str) -> bool:
 
 def note_begins_inside(model: str) -> None:
     """Remember in this user's cache that the answers of a model begin inside its thoughts."""
-    known, path = _seen(), _path()
-    if path is None or model in known:
-        return
-    with suppress(OSError):  # without a cache it is seen again
-        import json
-
-        write_atomically(path, json.dumps([*known, model][-_MOST:]).encode())
-
-
-def _path() -> str | None:
-    place = cache_dir()
-    return None if place is None else os.path.join(place, "thoughts.json")
+    known = _seen()
+    if model not in known:
+        store_in_cache([*known, model][-_MOST:], "thoughts")
 
 
 def _seen() -> list[str]:
-    path = _path()
-    if path is None or not os.path.exists(path):
-        return []
-    import json
-
-    try:
-        with open(path, encoding="utf-8", opener=open_private) as file:
-            known = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return []
+    known = cached("thoughts")
     return [str(one) for one in known] if isinstance(known, list) else []
