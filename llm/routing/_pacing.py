@@ -118,6 +118,143 @@ class _Lane:
     looked: float = 0.0
     sent: "deque[list[float]]" = field(default_factory=deque)
 
+    def wait(self, workers: int, now: float) -> float:
+        """Return how many seconds the next request has to wait, of those that so many workers send; 0: none."""
+        if self.hold > now:
+            return self.hold - now
+        if self.stock is not None and (wait := self.stock.wait(self.under_way, now)) > 0:
+            return wait
+        if not self.is_server and self.limited == 0:
+            self.most = math.inf
+        elif self.stock is None and self.limited == 0 and self.all_answers < _CAREFUL:
+            took = min(self.fastest, now - (now if self.first is None else self.first))
+            few = workers // 3 if self.fastest < _FAST else 3 * workers // 8
+            self.most = max(2, few) if took < _SLOW else math.inf
+            if self.under_way + 1 > self.most and self.fastest == math.inf:
+                return _SLOW - took  # without an answer until then, it is slow
+        if self.under_way + 1 > self.most:
+            return _MINUTE  # an answer wakes it
+        return 0.0
+
+    def begin(self, now: float) -> None:
+        """Count a request that is sent now."""
+        self.under_way += 1
+        if self.stock is not None:
+            self.stock.take(now)
+        if self.under_way == 1 and now > self.hold + 1 and now > self.latest + 1 + 2 * _seconds(self.learned):
+            self.anchor = None  # it was idle
+        self.latest = now
+        if self.first is None:
+            self.first = now
+        if self.began is None:
+            # As the server counts it, if the request comes when the server wanted it.
+            self.began = self.hold if now - self.hold < _PROMPT else now
+
+    def answered(self, turn: "Turn", sent: float, now: float) -> None:
+        """Let the number of requests under way, and their pace, grow with an answer."""
+        if self.untold is not None and sent > self.limited:
+            count, since, met = self.untold
+            self.learned, self.untold = _guess(count, since, met, sent, 1.0), None
+        self.refusals = 0
+        if self.began is not None and sent >= self.began:  # else it was taken before the last refusal
+            self.answers += 1
+        self.all_answers += 1
+        self.is_server = turn.has_headers
+        self.fastest = min(self.fastest, now - sent)
+        self.proven[turn.level] = self.proven.get(turn.level, 0) + 1
+        if self.anchor is not None and sent > self.anchor.sent:
+            self.anchor.answers += 1
+        if self.most < self.goal:
+            grown = self.most + _GROWTH if self.limited == 0 else max(self.most, self.answers)
+            self.most = min(self.goal, grown)
+        elif self.all_answers % _STEADY == 0:
+            self.most += 1
+        if self.learned is None:
+            return
+        enough = max(_STEADY, 4 * self.learned.most) if self.sure else _SURE
+        if self.answers and self.answers % enough == 0:
+            self.learned = self.learned._replace(seconds=_FASTER * self.learned.seconds)
+
+    def refused(self, turn: "Turn", sent: float, now: float, asked: float | None) -> float:
+        """Slow down, once for all that were under way; return the moment before which nothing is to be sent, or 0."""
+        if sent < self.limited:
+            return 0.0 if asked is None else now + _later(asked)
+        if self.stock is not None:
+            is_crowd = self.stock.now_left(now) >= 1  # it says that it takes more
+        else:  # as many at a time hardly ever worked, or did not the last time
+            worked = sum(number for level, number in self.proven.items() if level >= turn.level)
+            is_crowd = worked < 2 * turn.level or (turn.level >= self.crowd / 2 and not self.refusals)
+        self.refusals += 1
+        self.limited = now
+        self.most = 1.0
+        if is_crowd and turn.level > 1:
+            wait = asked or 0.0
+            self.crowd = turn.level
+            self.most = self.crowd - 1 if asked is None else 1.0
+        elif self.stock is not None:
+            wait = max(0.0, self.stock.renewed - now, _PERIODS[0]) if asked is None else asked
+            self.stock.left, self.stock.at, self.stock.renewed = 0.0, now, now + wait
+        else:
+            wait = self._learn(sent, now, asked)
+        self.goal = self.crowd - 1
+        return now + _later(wait) if wait else 0.0
+
+    def _learn(self, sent: float, now: float, asked: float | None) -> float:
+        """Learn the pace that a server takes from a refusal, and return how many seconds to wait."""
+        began, count = self.began or sent, self.answers
+        self.began, self.answers = None, 0
+        anchor = self.anchor
+        end = now + (asked or 0.0)
+        is_whole = asked is not None and (asked == int(asked) or abs(end - round(end)) < _WHOLE)  # seconds, or a date
+        if anchor is not None and anchor.answers:
+            # It was used up then, and is used up now.
+            taken = anchor.answers
+            span = end - anchor.end if asked is not None else (sent - anchor.sent) * taken / (taken + 0.5)
+            each = max(0.001, _later(span) / taken)
+            self.sure = taken >= _SURE or (asked is not None and not is_whole)
+            if not self.sure and abs(each - anchor.minute) < each / 2:
+                each, self.sure = anchor.minute, True  # what it took first is what it takes in a minute, it seems
+            size = max(1, count)
+            self.learned = Window(size, size * each)
+            return each if asked is None else asked
+        self.anchor = _Anchor(sent, end, (_MINUTE + sent - began) / max(1, count))
+        if asked is None:
+            if self.learned is not None:
+                self.learned = self.learned._replace(seconds=2 * self.learned.seconds)
+                return self.learned.seconds / self.learned.most
+            first = self.sent[0][0] if self.sent else sent
+            if count:
+                self.untold = count, first, sent
+            ends = [first + period for period in _PERIODS] + [(now // _MINUTE + 1) * _MINUTE]
+            ends.append(now + (_PERIODS[0] if self.refusals == 1 else _MINUTE))
+            return min(end for end in ends if end > now + 0.3) - now
+        if count:
+            self.sure = True
+            self.learned = _guess(count, began, sent, end, 0.95 * is_whole)
+        return asked
+
+    def heed(self, turn: "Turn", found: tuple[float, float] | None, now: float) -> None:
+        """Learn from an answer how much is left of the server's limits, and for how many seconds."""
+        turn.has_headers = True
+        if found is None or turn.sent is None:
+            self.stock = None  # it names none any more
+            return
+        left, seconds = found
+        others = self.under_way - 1
+        if self.stock is None:
+            self.stock = _Stock(left - others, now, now + seconds, (left, seconds), turn.sent, lowest=left)
+            self.most = self.goal
+        elif turn.sent >= self.stock.heeded:  # an older one has nothing new
+            self.stock.heeded = turn.sent
+            self.stock.update(left, seconds, others, now)
+
+    def resume(self, hold: float, learned: Window | None, now: float) -> None:
+        """Begin anew after a wait that another process learned of, at the pace that it learned, if it did."""
+        self.hold = hold
+        self.most, self.goal = 1.0, self.crowd - 1
+        self.began, self.answers, self.limited = None, 0, now
+        self.learned = learned or self.learned
+
 
 @dataclass(eq=False)
 class _Anchor:
@@ -265,178 +402,58 @@ class Pacer:
     def try_begin(self, turn: "Turn") -> float:
         """Begin a turn and return 0, or return how many seconds it has to wait unless an answer comes before."""
         with self._changed:
-            lane, now = self._lanes.setdefault(turn.key, _Lane()), self._clock()
-            wait = self._wait(turn, lane, now)
-            if wait > 0:
-                return wait
-            turn.sent = now
-            lane.under_way += 1
-            turn.level = lane.under_way
-            if lane.stock is not None:
-                lane.stock.take(now)
-            if lane.under_way == 1 and now > lane.hold + 1 and now > lane.latest + 1 + 2 * _seconds(lane.learned):
-                lane.anchor = None  # it was idle
-            lane.latest = now
-            if lane.first is None:
-                lane.first = now
-            if lane.began is None:
-                # As the server counts it, if the request comes when the server wanted it.
-                lane.began = lane.hold if now - lane.hold < _PROMPT else now
-            return 0.0
-
-    def _wait(self, turn: "Turn", lane: _Lane, now: float) -> float:
-        """Return how many seconds a turn has to wait at least; 0: it begins, and is counted."""
-        self._look(turn.key, lane, now)
-        if lane.hold > now:
-            return lane.hold - now
-        if lane.stock is not None and (wait := lane.stock.wait(lane.under_way, now)) > 0:
+            lane, now = self._lane(turn), self._clock()
+            self._look(turn.key, lane, now)
+            wait = lane.wait(self.workers, now) or self._count(turn, lane, now)
+            if wait == 0:
+                lane.begin(now)
+                turn.sent, turn.level = now, lane.under_way
             return wait
-        if not lane.is_server and lane.limited == 0:
-            lane.most = math.inf
-        elif lane.stock is None and lane.limited == 0 and lane.all_answers < _CAREFUL:
-            took = min(lane.fastest, now - (now if lane.first is None else lane.first))
-            few = self.workers // 3 if lane.fastest < _FAST else 3 * self.workers // 8
-            lane.most = max(2, few) if took < _SLOW else math.inf
-            if lane.under_way + 1 > lane.most and lane.fastest == math.inf:
-                return _SLOW - took  # without an answer until then, it is slow
-        if lane.under_way + 1 > lane.most:
-            return _MINUTE  # an answer wakes it
-        windows = (*turn.windows, *((lane.learned,) if lane.learned is not None else ()))
-        return self._count(turn, lane, windows, now)
-
-    def end(
-        self, turn: "Turn", *, is_answered: bool, is_refused: bool, retry_after: float | None, tokens: int | None
-    ) -> None:
-        """End a turn; one that did not begin was not sent.
-
-        Args:
-            turn: the turn.
-            is_answered: whether there is an answer.
-            is_refused: whether a limit of the server is reached.
-            retry_after: seconds that it asks to wait.
-            tokens: what the request took, if that is known.
-
-        """
-        with self._changed:
-            lane = self._lanes.setdefault(turn.key, _Lane())
-            if turn.sent is None:
-                return
-            sent, turn.sent = turn.sent, None
-            now = self._clock()
-            if is_refused:
-                self._refused(turn, lane, sent, now, retry_after)
-            elif is_answered:
-                self._answered(turn, lane, sent, now)
-            lane.under_way -= 1
-            if tokens is not None and any(window.tokens for window in turn.windows):
-                self._correct(turn, tokens)
-            self._changed.notify_all()
-
-    def _answered(self, turn: "Turn", lane: _Lane, sent: float, now: float) -> None:
-        """Let the number of requests under way, and their pace, grow with an answer."""
-        if lane.untold is not None and sent > lane.limited:
-            count, since, met = lane.untold
-            lane.learned, lane.untold = _guess(count, since, met, sent, 1.0), None
-        lane.refusals = 0
-        if lane.began is not None and sent >= lane.began:  # else it was taken before the last refusal
-            lane.answers += 1
-        lane.all_answers += 1
-        lane.is_server = turn.has_headers
-        lane.fastest = min(lane.fastest, now - sent)
-        lane.proven[turn.level] = lane.proven.get(turn.level, 0) + 1
-        if lane.anchor is not None and sent > lane.anchor.sent:
-            lane.anchor.answers += 1
-        if lane.most < lane.goal:
-            grown = lane.most + _GROWTH if lane.limited == 0 else max(lane.most, lane.answers)
-            lane.most = min(lane.goal, grown)
-        elif lane.all_answers % _STEADY == 0:
-            lane.most += 1
-        if lane.learned is None:
-            return
-        enough = max(_STEADY, 4 * lane.learned.most) if lane.sure else _SURE
-        if lane.answers and lane.answers % enough == 0:
-            lane.learned = lane.learned._replace(seconds=_FASTER * lane.learned.seconds)
-
-    def _refused(self, turn: "Turn", lane: _Lane, sent: float, now: float, asked: float | None) -> None:
-        """Hold all workers back, and slow down, once for all that were under way."""
-        if sent < lane.limited:
-            if asked is not None:
-                self._hold(turn.key, lane, now + _later(asked))
-            return
-        if lane.stock is not None:
-            is_crowd = lane.stock.now_left(now) >= 1  # it says that it takes more
-        else:  # as many at a time hardly ever worked, or did not the last time
-            worked = sum(number for level, number in lane.proven.items() if level >= turn.level)
-            is_crowd = worked < 2 * turn.level or (turn.level >= lane.crowd / 2 and not lane.refusals)
-        lane.refusals += 1
-        lane.limited = now
-        lane.most = 1.0
-        if is_crowd and turn.level > 1:
-            wait = asked or 0.0
-            lane.crowd = turn.level
-            lane.most = lane.crowd - 1 if asked is None else 1.0
-        elif lane.stock is not None:
-            wait = max(0.0, lane.stock.renewed - now, _PERIODS[0]) if asked is None else asked
-            lane.stock.left, lane.stock.at, lane.stock.renewed = 0.0, now, now + wait
-        else:
-            wait = self._learn(lane, sent, now, asked)
-        lane.goal = lane.crowd - 1
-        if wait:
-            self._hold(turn.key, lane, now + _later(wait))
-
-    def _learn(self, lane: _Lane, sent: float, now: float, asked: float | None) -> float:
-        """Learn the pace that a server takes from a refusal, and return how many seconds to wait."""
-        began, count = lane.began or sent, lane.answers
-        lane.began, lane.answers = None, 0
-        anchor = lane.anchor
-        end = now + (asked or 0.0)
-        is_whole = asked is not None and (asked == int(asked) or abs(end - round(end)) < _WHOLE)  # seconds, or a date
-        if anchor is not None and anchor.answers:
-            # It was used up then, and is used up now.
-            taken = anchor.answers
-            span = end - anchor.end if asked is not None else (sent - anchor.sent) * taken / (taken + 0.5)
-            each = max(0.001, _later(span) / taken)
-            lane.sure = taken >= _SURE or (asked is not None and not is_whole)
-            if not lane.sure and abs(each - anchor.minute) < each / 2:
-                each, lane.sure = anchor.minute, True  # what it took first is what it takes in a minute, it seems
-            size = max(1, count)
-            lane.learned = Window(size, size * each)
-            return each if asked is None else asked
-        lane.anchor = _Anchor(sent, end, (_MINUTE + sent - began) / max(1, count))
-        if asked is None:
-            if lane.learned is not None:
-                lane.learned = lane.learned._replace(seconds=2 * lane.learned.seconds)
-                return lane.learned.seconds / lane.learned.most
-            first = lane.sent[0][0] if lane.sent else sent
-            if count:
-                lane.untold = count, first, sent
-            ends = [first + period for period in _PERIODS] + [(now // _MINUTE + 1) * _MINUTE]
-            ends.append(now + (_PERIODS[0] if lane.refusals == 1 else _MINUTE))
-            return min(end for end in ends if end > now + 0.3) - now
-        if count:
-            lane.sure = True
-            lane.learned = _guess(count, began, sent, end, 0.95 * is_whole)
-        return asked
 
     def heed(self, turn: "Turn", headers: Mapping[str, str]) -> None:
         """Learn from the headers of an answer how much is left of the server's limits."""
         from llm.backends.http._errors import limits_left
 
         with self._changed:
-            lane, now = self._lanes.setdefault(turn.key, _Lane()), self._clock()
-            turn.has_headers = True
-            found = limits_left(headers, turn.tokens, now)
-            if found is None or turn.sent is None:
-                lane.stock = None  # it names none any more
-                return
-            left, seconds = found
-            others = lane.under_way - 1
-            if lane.stock is None:
-                lane.stock = _Stock(left - others, now, now + seconds, (left, seconds), turn.sent, lowest=left)
-                lane.most = lane.goal
-            elif turn.sent >= lane.stock.heeded:  # an older one has nothing new
-                lane.stock.heeded = turn.sent
-                lane.stock.update(left, seconds, others, now)
+            now = self._clock()
+            self._lane(turn).heed(turn, limits_left(headers, turn.tokens, now), now)
+
+    def answered(self, turn: "Turn", tokens: int | None) -> None:
+        """End a turn with an answer.
+
+        Args:
+            turn: the turn.
+            tokens: what the request took, if that is known.
+
+        """
+        with self._changed:
+            if (sent := self._ended(turn)) is not None:
+                self._lane(turn).answered(turn, sent, self._clock())
+                if tokens is not None and any(window.tokens for window in turn.windows):
+                    self._correct(turn, tokens)
+
+    def refused(self, turn: "Turn", asked: float | None) -> None:
+        """End a turn with a refusal: a limit of the server is reached, which asks to wait for some seconds."""
+        with self._changed:
+            if (sent := self._ended(turn)) is not None:
+                lane = self._lane(turn)
+                self._hold(turn.key, lane, lane.refused(turn, sent, self._clock(), asked))
+
+    def failed(self, turn: "Turn") -> None:
+        """End a turn without an answer."""
+        with self._changed:
+            self._ended(turn)
+
+    def _ended(self, turn: "Turn") -> float | None:
+        """Return when a request was sent that is under way no more; `None`: it was not sent, or has ended before."""
+        sent, turn.sent = turn.sent, None
+        if sent is not None:
+            self._lane(turn).under_way -= 1
+            self._changed.notify_all()
+        return sent
+
+    def _lane(self, turn: "Turn") -> _Lane:
+        return self._lanes.setdefault(turn.key, _Lane())
 
     def _hold(self, key: str, lane: _Lane, until: float) -> None:
         if until <= lane.hold:
@@ -463,14 +480,11 @@ class Pacer:
             ):
                 if not lane.hold < hold < now + LONGEST_HOLD or (first and hold <= now):
                     continue  # known, of another day's clock, or over
-                lane.hold = hold
-                lane.most, lane.goal = 1.0, lane.crowd - 1
-                lane.began, lane.answers, lane.limited = None, 0, now
-                if count is not None:
-                    lane.learned = Window(count, seconds)
+                lane.resume(hold, None if count is None else Window(count, seconds), now)
 
-    def _count(self, turn: "Turn", lane: _Lane, windows: tuple[Window, ...], now: float) -> float:
+    def _count(self, turn: "Turn", lane: _Lane, now: float) -> float:
         """Count a request in all windows, or return how many seconds it has to wait for the fullest."""
+        windows = turn.windows if lane.learned is None else (*turn.windows, lane.learned)
         longest = max((_MINUTE, *(window.seconds for window in windows)))
         if self._database is not None and windows:
             with suppress(OSError), self._database.changing() as connection:
@@ -559,15 +573,15 @@ class Turn:
 
     def answered(self, tokens: int | None = None) -> None:
         """End it with an answer, and count the tokens that it took."""
-        self._pacer.end(self, is_answered=True, is_refused=False, retry_after=None, tokens=tokens)
+        self._pacer.answered(self, tokens)
 
     def refused(self, retry_after: float | None) -> None:
         """End it: a limit of the server is reached, which asks to wait for some seconds."""
-        self._pacer.end(self, is_answered=False, is_refused=True, retry_after=retry_after, tokens=None)
+        self._pacer.refused(self, retry_after)
 
     def failed(self) -> None:
         """End it without an answer."""
-        self._pacer.end(self, is_answered=False, is_refused=False, retry_after=None, tokens=None)
+        self._pacer.failed(self)
 
 
 def _guess(count: int, began: float, met: float, end: float, roundness: float) -> Window:
