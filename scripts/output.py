@@ -22,6 +22,9 @@ import click
 if TYPE_CHECKING:
     from rich.segment import Segment
 
+    from llm._config_file import ConfigFault
+    from llm.errors import D0ttinoError
+
 #: Where a run of the program keeps its host, and its function that takes secrets out.
 HOST: Final = "d0ttino.host"
 _REDACT: Final = "d0ttino.redact"
@@ -432,6 +435,16 @@ def _ends_of_blocks(text: str) -> list[int]:
 def stdout_is_terminal() -> bool:
     """Whether a person sees what is printed on stdout, and not a program or a file."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def can_ask() -> bool:
+    """Whether there is a terminal to ask on, and to show the question."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def in_full(fault: "D0ttinoError | ConfigFault") -> str:
+    """Return the message of an error, and its hint on a line of its own."""
+    return f"{fault}\n{fault.hint}" if fault.hint else f"{fault}"
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

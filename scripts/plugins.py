@@ -7,7 +7,7 @@ to see whether it works, a new process does it.
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,7 +15,7 @@ try:  # `python -m` looks into the working directory first, where another packag
     from llm import __version__  # noqa: F401 - what is needed later needs it: better to fail here
     from llm.errors import D0ttinoError, UnknownNameError, UsageError
     from scripts.cli.base import Group
-    from scripts.cli.options import NameOf, as_json_option
+    from scripts.cli.options import NameOf, all_of, as_json_option
     from scripts.output import (
         print_error,
         print_json,
@@ -45,24 +45,21 @@ AUTHORED = ("backend", "recipe", "server", "guard", "cache", "policy", "command"
 LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "none")
 
 
-def install_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of every command that installs."""
-    for option in (
-        click.option("--yes", "-y", is_flag=True, help="Do not ask. Packages of d0ttino need no question."),
-        click.option("--dry-run", is_flag=True, help="Print what would be installed, and install nothing."),
-        click.option("--allow-build", "build", is_flag=True, help="Build source archives too, which runs their code."),
-        click.option(
-            "--load-timeout",
-            "seconds",
-            type=click.FloatRange(min=0, min_open=True),
-            default=60,
-            metavar="SECONDS",
-            help="Time limit for loading the plug-in (default 60).",
-        ),
-        as_json_option(),
-    ):
-        command = option(command)
-    return command
+#: The options of every command that installs.
+install_options: Final = all_of(
+    click.option("--yes", "-y", is_flag=True, help="Do not ask. Packages of d0ttino need no question."),
+    click.option("--dry-run", is_flag=True, help="Print what would be installed, and install nothing."),
+    click.option("--allow-build", "build", is_flag=True, help="Build source archives too, which runs their code."),
+    click.option(
+        "--load-timeout",
+        "seconds",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60,
+        metavar="SECONDS",
+        help="Time limit for loading the plug-in (default 60).",
+    ),
+    as_json_option(),
+)
 
 
 @click.group(cls=Group)
@@ -290,8 +287,8 @@ def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: 
 
     In VALUE, {server} is the address of a server with OpenAI's interface that misbehaves on cue, {secret} a key.
     """
+    from llm._installed import installed_plugins
     from llm.testing import conformance
-    from scripts.packages.inventory import installed
 
     environ = {}
     for variable in variables:
@@ -299,7 +296,7 @@ def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: 
         if not equals or not name:
             raise UsageError(f"{variable!r} is not NAME=VALUE", hint="for example --env 'ACME_BASE_URL={server}'")
         environ[name] = value
-    targets = [target] if target is not None else sorted({entry.distribution for entry in installed().entries})
+    targets = [target] if target is not None else sorted({entry.distribution for entry in installed_plugins().entries})
     with waiting("checking plug-ins") as change:
         reports = []
         for one in targets:

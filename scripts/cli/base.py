@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from llm._dataclasses import dataclass
-from llm.errors import ConfigError, D0ttinoError, NameTakenError, PluginError
+from llm.errors import ConfigError, D0ttinoError, NameTakenError, PluginError, UnknownNameError
 from scripts.cli.options import SHARED_OPTIONS, TREE, Shared, note_shared, shared
 from scripts.output import (
     CANNOT_WRITE,
@@ -33,10 +33,11 @@ from scripts.output import (
 )
 
 if TYPE_CHECKING:
+    from llm.contributions import RegisteredBackend
     from llm.conversations import ConversationLog
     from llm.hooks._monitor import Trace
     from llm.hooks._origin import Origin
-    from llm.host import Host
+    from llm.host import Catalog, Host
     from llm.routing.breaker import Cooldowns
 
     PluginCommands = dict[str, tuple[click.Command, Origin]]
@@ -70,7 +71,6 @@ def current_host(ctx: click.Context) -> "Host":
 def _process_host(ctx: click.Context, options: Shared) -> "Host":
     with import_phase(ctx, "framework"):
         from llm._state import directory_faults
-        from llm.errors import UnknownNameError
         from llm.hooks._entrypoints import Blocking
         from llm.host import current_host as process_host
         from scripts.packages import record
@@ -85,6 +85,20 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
         unknown = UnknownNameError("plug-in", name, host.blockable_names())
         print_warning(f"{unknown.message} to block. {unknown.hint}")
     return host
+
+
+def backends_of(host: "Host") -> "Catalog[RegisteredBackend]":
+    """Return the backends of a host; whatever plug-ins print meanwhile goes to stderr."""
+    with stdout_to_stderr():
+        return host.backends()
+
+
+def find_backend(host: "Host", name: str) -> "RegisteredBackend":
+    """Return the backend of one name."""
+    found = backends_of(host)
+    if name not in found:
+        raise UnknownNameError("backend", name, found, hint=host.why_missing())
+    return found[name]
 
 
 def no_plugin_implements(hook: str, ctx: click.Context) -> bool:

@@ -16,18 +16,18 @@ from llm.conversations import Conversation, LogError, enabled, new_id
 from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.thoughts import shown_of
 from llm.types import Attachment, Completion, Message, Request
-from scripts.cli.base import current_host, log, report, warn_of_problems
+from scripts.cli.base import backends_of, current_host, find_backend, log, report, warn_of_problems
 from scripts.cli.options import NameOf, attach_option, read_system, system_option, thoughts_option, values_option
 from scripts.cli.send import RequestCommand, close_conversation, continuing, read_attachment, request_options, show
 from scripts.output import (
     MarkdownAnswer,
     TextAnswer,
+    can_ask,
     print_message,
     print_note,
     print_warning,
     send_to_terminal,
     stdout_is_terminal,
-    stdout_to_stderr,
 )
 from scripts.render import line
 
@@ -115,8 +115,7 @@ class Chat:
     @property
     def backends(self) -> "Catalog[RegisteredBackend]":
         """The backends that can be chosen."""
-        with stdout_to_stderr():
-            return self._host.backends()
+        return backends_of(self._host)
 
     @property
     def models(self) -> list[str]:
@@ -384,10 +383,10 @@ COMMANDS: Final[Mapping[str, ChatCommand]] = {
 @click.argument("name", required=False, type=NameOf("conversation"))
 @click.option("-c", "--continue", "last", is_flag=True, help="Continue the last conversation.")
 @request_options
-@values_option()
-@system_option()
-@attach_option()
-@thoughts_option()
+@values_option
+@system_option
+@attach_option
+@thoughts_option
 @click.option("--raw", is_flag=True, help="Print answers unescaped: they may control the terminal.")
 @click.pass_context
 def chat(
@@ -408,11 +407,10 @@ def chat(
     line of standard input is a prompt, and the exit status is 1 if one of them failed.
     """
     host = current_host(ctx)
-    with stdout_to_stderr():
-        backends = host.backends()
+    backends_of(host)
     warn_of_problems(host)
-    if asked["backend"] is not None and asked["backend"] not in backends:
-        raise UnknownNameError("backend", asked["backend"], backends, hint=host.why_missing())
+    if asked["backend"] is not None:
+        find_backend(host, asked["backend"])
     system = read_system(system)
     attachments = tuple(map(read_attachment, attach))
     if last and name is not None:
@@ -431,7 +429,7 @@ def chat(
         close = close_conversation(name)
         if close is not None:
             print_note(f"this begins the conversation {name!r}; did you mean {close!r}?")
-    if on_terminal():
+    if can_ask():
         if earlier is not None:
             count = sum(message.role == "user" for message in earlier.messages)
             which = "the last conversation" if earlier.name is None else repr(earlier.name)
@@ -439,10 +437,10 @@ def chat(
         print_note("/help shows the commands; Ctrl-D ends the chat")
         if not enabled():
             print_note("the log is off: this is not recorded")
-    with suppress(Leave), chat.keyboard if on_terminal() else nullcontext():
-        for text in typed(chat.choices) if on_terminal() else lines_of_stdin():
+    with suppress(Leave), chat.keyboard if can_ask() else nullcontext():
+        for text in typed(chat.choices) if can_ask() else lines_of_stdin():
             chat.take(text)
-    return 1 if chat.failed and not on_terminal() else 0
+    return 1 if chat.failed and not can_ask() else 0
 
 
 # --- the terminal ---------------------------------------------------------------------------------------------------
@@ -462,11 +460,6 @@ _THEIRS: Final = ("PATH", "HOME", "WAYLAND_DISPLAY", "DISPLAY", "XAUTHORITY", "X
 
 #: Seconds that such a program may take.
 _PATIENCE: Final = 5.0
-
-
-def on_terminal() -> bool:
-    """Whether there is somebody to type, and a terminal that shows it."""
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def lines_of_stdin() -> Iterator[str]:

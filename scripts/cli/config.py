@@ -20,6 +20,7 @@ from llm.errors import D0ttinoError, UsageError
 from scripts.cli.base import Group, current_host
 from scripts.cli.options import as_json_option
 from scripts.output import (
+    in_full,
     print_error,
     print_json,
     print_line,
@@ -131,7 +132,7 @@ def _checked(ctx: click.Context, file: str) -> int:
     with stdout_to_stderr():
         mistakes = check(file, host.config_schemas())
     for mistake in mistakes:
-        print_error(f"{mistake}" + (f"\n{mistake.hint}" if mistake.hint else ""))
+        print_error(in_full(mistake))
     if not mistakes:
         print_line(f"{file}: no mistake")
     return 1 if mistakes else 0
@@ -183,7 +184,7 @@ def set_value(ctx: click.Context, key: str, value: str) -> None:
         with stdout_to_stderr():
             mistakes = check(file, current_host(ctx).config_schemas())
         for mistake in mistakes:
-            print_warning(f"{mistake}" + (f"\n{mistake.hint}" if mistake.hint else ""))
+            print_warning(in_full(mistake))
 
 
 def _steps(key: str) -> list[str]:

@@ -10,7 +10,17 @@ from llm._dataclasses import dataclass
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._faults import reason_of
-from scripts.cli.base import Command, Group, current_cooldowns, current_host, report, set_aside, warn_of_problems
+from scripts.cli.base import (
+    Command,
+    Group,
+    backends_of,
+    current_cooldowns,
+    current_host,
+    find_backend,
+    report,
+    set_aside,
+    warn_of_problems,
+)
 from scripts.cli.options import NameOf, as_json_option, read_text, routing_options
 from scripts.output import print_json, print_line, print_message, print_table, print_warning, stdout_to_stderr, waiting
 
@@ -37,8 +47,7 @@ def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     host = current_host(ctx)
-    with stdout_to_stderr():
-        offers = host.backends()
+    offers = backends_of(host)
     warn_of_problems(host, configuration=True)
     cooldowns = set_aside(ctx)
     found: Mapping[str, Any] = {}
@@ -75,11 +84,7 @@ def reset(ctx: click.Context, name: str | None) -> None:
     except OSError as error:
         raise D0ttinoError(f"cannot change {cooldowns.path}: {error.strerror or error}") from error
     if name is not None and not names:
-        host = current_host(ctx)
-        with stdout_to_stderr():
-            offers = host.backends()
-        if name not in offers:
-            raise UnknownNameError("backend", name, offers, hint=host.why_missing())
+        find_backend(current_host(ctx), name)
     print_line("\n".join(f"{one} is used again" for one in names) or "nothing was set aside")
 
 
@@ -264,12 +269,10 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
     list.
     """
     host = current_host(ctx)
-    with stdout_to_stderr():
-        offers = host.backends()
-    if backend is not None and backend not in offers:
-        warn_of_problems(host, configuration=True)
-        raise UnknownNameError("backend", backend, offers, hint=host.why_missing())
-    chosen = [one for one in offers.values() if (host.is_ready(one) if backend is None else one.name == backend)]
+    offers = backends_of(host)
+    warn_of_problems(host, configuration=True)
+    ready = (one for one in offers.values() if backend is None and host.is_ready(one))
+    chosen = ready if backend is None else [find_backend(host, backend)]
     words = (search or "").lower().split()
     rows = []
     for one in sorted(chosen, key=lambda one: one.name):

@@ -162,53 +162,54 @@ def as_json_option(help: str = "Print JSON.") -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
-def routing_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose the backend and the model."""
-    for option in (
-        click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
-        click.option(
-            "-m",
-            "--model",
-            metavar="NAME",
-            type=NameOf("model"),
-            help="Ask for this model: its name, SERVER/MODEL or an alias.",
-        ),
-        click.option("-b", "--backend", metavar="NAME", type=NameOf("backend"), help="Use this backend and no other."),
-    ):
-        function = option(function)
-    return function
+#: Instructions for the model.
+system_option: Final = click.option(
+    "-s", "--system", metavar="TEXT", help="Instructions for the model; @FILE reads that from a file."
+)
+
+#: Files that are sent with a prompt.
+attach_option: Final = click.option(
+    "-a", "--attach", multiple=True, metavar="FILE", help="Attach an image or a text file: a path or a URL."
+)
+
+#: Whether thoughts are part of the answer.
+thoughts_option: Final = click.option("--show-thoughts", is_flag=True, help="Also show the thoughts of a model.")
+
+#: Values for the backend.
+values_option: Final = click.option(
+    "-o",
+    "--option",
+    "options",
+    nargs=2,
+    multiple=True,
+    metavar="KEY VALUE",
+    help="Pass this option to the backend.",
+)
 
 
-def system_option() -> Callable[..., Any]:
-    """Return a decorator that adds the option `--system`."""
-    return click.option(
-        "-s", "--system", metavar="TEXT", help="Instructions for the model; @FILE reads that from a file."
-    )
+def all_of(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a decorator that adds several options, as decorators above each other do: the last one stands on top."""
+
+    def decorate(function: Any) -> Any:
+        for option in options:
+            function = option(function)
+        return function
+
+    return decorate
 
 
-def attach_option() -> Callable[..., Any]:
-    """Return a decorator that adds the option `--attach`."""
-    return click.option(
-        "-a", "--attach", multiple=True, metavar="FILE", help="Attach an image or a text file: a path or a URL."
-    )
-
-
-def thoughts_option() -> Callable[..., Any]:
-    """Return a decorator that adds the option `--show-thoughts`."""
-    return click.option("--show-thoughts", is_flag=True, help="Also show the thoughts of a model.")
-
-
-def values_option() -> Callable[..., Any]:
-    """Return a decorator that adds the option `--option`, values for the backend."""
-    return click.option(
-        "-o",
-        "--option",
-        "options",
-        nargs=2,
-        multiple=True,
-        metavar="KEY VALUE",
-        help="Pass this option to the backend.",
-    )
+#: The options that choose the backend and the model.
+routing_options: Final = all_of(
+    click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
+    click.option(
+        "-m",
+        "--model",
+        metavar="NAME",
+        type=NameOf("model"),
+        help="Ask for this model: its name, SERVER/MODEL or an alias.",
+    ),
+    click.option("-b", "--backend", metavar="NAME", type=NameOf("backend"), help="Use this backend and no other."),
+)
 
 
 def named_values(words: Iterable[str], option: str) -> dict[str, str]:

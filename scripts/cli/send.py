@@ -20,6 +20,7 @@ from scripts.cli.base import (
 )
 from scripts.cli.options import (
     NameOf,
+    all_of,
     as_json_option,
     attach_option,
     named_values,
@@ -129,38 +130,36 @@ def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") ->
     return options
 
 
-def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of routing, deadline and attempts; all are fields of `Request`."""
-    for option in (
-        click.option(
-            "--no-cooldown",
-            "cooldown",
-            is_flag=True,
-            callback=lambda _ctx, _option, given: not given,
-            help="Also try backends that are cooling down.",
-        ),
-        click.option(
-            "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Maximum number of attempts (default 6)."
-        ),
-        click.option(
-            "--timeout",
-            type=float,
-            metavar="SECONDS",
-            help="End after this time, all attempts included (default: an answer must begin within 120).",
-        ),
-        click.option("--strict", is_flag=True, help="Accept the first choice only, both backend and model."),
-        click.option("--fallback", is_flag=True, help="Let others answer if the backend named by --backend fails."),
-    ):
-        function = option(function)
-    return routing_options(function)
+#: The options of routing, deadline and attempts; all are fields of `Request`.
+request_options: Final = all_of(
+    click.option(
+        "--no-cooldown",
+        "cooldown",
+        is_flag=True,
+        callback=lambda _ctx, _option, given: not given,
+        help="Also try backends that are cooling down.",
+    ),
+    click.option(
+        "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Maximum number of attempts (default 6)."
+    ),
+    click.option(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="End after this time, all attempts included (default: an answer must begin within 120).",
+    ),
+    click.option("--strict", is_flag=True, help="Accept the first choice only, both backend and model."),
+    click.option("--fallback", is_flag=True, help="Let others answer if the backend named by --backend fails."),
+    routing_options,
+)
 
 
 @click.command(cls=RequestCommand)
 @click.argument("words", metavar="PROMPT", nargs=-1)
 @request_options
-@values_option()
-@system_option()
-@attach_option()
+@values_option
+@system_option
+@attach_option
 @click.option(
     "-c",
     "--continue",
@@ -184,7 +183,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--stream/--no-stream", default=None, help="Print the answer as it comes; by default if stdout is a terminal."
 )
-@thoughts_option()
+@thoughts_option
 @click.option("--raw", is_flag=True, help="Print the answer unescaped: it may control the terminal.")
 @as_json_option("Print the answer and its provider as JSON.")
 @click.pass_context

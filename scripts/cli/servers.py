@@ -24,17 +24,18 @@ from llm._keys import (
 from llm._keys import path as keys_path
 from llm.config import Settings, load_settings
 from llm.errors import BackendError, D0ttinoError, UnknownNameError, UsageError
-from scripts.cli.base import Command, Group, current_host, warn_of_problems
+from scripts.cli.base import Command, Group, backends_of, current_host, find_backend, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
 from scripts.output import (
     TextAnswer,
+    can_ask,
+    in_full,
     print_json,
     print_line,
     print_message,
     print_note,
     print_table,
     print_warning,
-    stdout_to_stderr,
     waiting,
 )
 
@@ -112,8 +113,8 @@ def try_server(ctx: click.Context, name: str) -> int:
 
     _known(name, load_settings())
     host = current_host(ctx)
-    with stdout_to_stderr(), waiting(f"asking {name}"):
-        found = check(host, host.backends()[name])
+    with waiting(f"asking {name}"):
+        found = check(host, find_backend(host, name))
     warn_of_problems(host)
     print_line(f"{name}: {found.words}")
     return 0 if found.ok else 1
@@ -283,7 +284,7 @@ def list_keys(ctx: click.Context, as_json: bool) -> None:
     try:
         check_store()
     except D0ttinoError as error:
-        print_warning(f"stored keys are not known: {error.message}" + (f"\n{error.hint}" if error.hint else ""))
+        print_warning(f"stored keys are not known: {in_full(error)}")
     users = _users(host)
     rows = []
     for name in sorted(stored_names() | users.keys()):
@@ -332,8 +333,7 @@ def try_key(ctx: click.Context, name: str) -> int:
         if name in stored_names():
             raise D0ttinoError(f"no backend uses the key {name!r}", hint="`ai-cli servers add` takes --key NAME")
         raise UnknownNameError("key", name, users.keys() | stored_names())
-    with stdout_to_stderr():
-        offers = host.backends()
+    offers = backends_of(host)
     found = checked(host, [offers[one] for one in users[name][1]])
     warn_of_problems(host, configuration=True)
     for backend, result in found.items():
@@ -343,8 +343,7 @@ def try_key(ctx: click.Context, name: str) -> int:
 
 def _users(host: "Host") -> dict[str, tuple[str, list[str]]]:
     """Return variable and backends of each key that backends use."""
-    with stdout_to_stderr():
-        offers = host.backends()
+    offers = backends_of(host)
     stored = stored_names()
     found: dict[str, tuple[str, list[str]]] = {}
     for backend in offers.values():
@@ -392,7 +391,7 @@ def init(ctx: click.Context) -> None:
 
     Nothing is changed before the last question is answered; Ctrl-C ends it without a trace.
     """
-    if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty():
+    if not can_ask():
         raise UsageError(
             "init asks questions, and there is no terminal",
             hint="do the same with `ai-cli servers add`, `ai-cli keys set` and `ai-cli config set`",
@@ -444,9 +443,7 @@ def _choices(host: "Host") -> Iterator[_Choice]:
             "" if server["configured"] else server["base_url"],
             models=models,
         )
-    with stdout_to_stderr():
-        backends = host.backends()
-    for name, backend in backends.items():
+    for name, backend in backends_of(host).items():
         if not backend.origin.builtin:
             key = "" if host.is_ready(backend) else next(iter(backend.key_names), "")
             words = f"{name}: {backend.description or 'a backend'} [{backend.origin}]"

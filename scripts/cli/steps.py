@@ -3,16 +3,16 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from llm._dataclasses import dataclass
 from llm.errors import UnknownNameError, UsageError
-from scripts.cli.base import Command, current_host, warn_of_problems
-from scripts.cli.options import ARGUMENTS, FileName, NameOf, as_json_option, named_values, read_text
-from scripts.output import clean, print_answer, print_message, print_warning, stdout_to_stderr
+from scripts.cli.base import Command, backends_of, current_host, warn_of_problems
+from scripts.cli.options import ARGUMENTS, FileName, NameOf, all_of, as_json_option, named_values, read_text
+from scripts.output import can_ask, clean, print_answer, print_message, print_warning, stdout_to_stderr
 from scripts.render import line
 
 if TYPE_CHECKING:
@@ -51,36 +51,33 @@ class StepOptions:
 JOIN_HELP: Final = "Run a step that only changes its shell (cd, export) together with those after it; join code blocks."
 
 
-def step_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that run steps."""
-    for option in (
-        click.option("--transcript", type=FileName(), help="Append the output of the steps to this file."),
-        click.option("--log", type=FileName(), help="Append the steps and their results to this file as JSON lines."),
-        as_json_option("Print the results of the steps as JSON."),
-        click.option("--shell", metavar="SHELL", help="Run command lines with this shell instead of /bin/sh."),
-        click.option(
-            "--keep-env", multiple=True, metavar="NAME", help="Give this variable to steps, although it looks secret."
-        ),
-        click.option("--env", multiple=True, metavar="NAME=VALUE", help="Give this variable to steps."),
-        click.option("--cwd", metavar="DIRECTORY", help="Run the steps there."),
-        click.option("--step-timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
-        click.option(
-            "--resume",
-            is_flag=False,
-            flag_value="",
-            metavar="[RUN]",
-            type=NameOf("unfinished run"),
-            help="Continue a run that failed or broke off.",
-        ),
-        click.option("--from", "first", type=click.IntRange(1), default=1, metavar="N", help="Begin with step N."),
-        click.option("--join", is_flag=True, help=JOIN_HELP),
-        click.option("--keep-going", is_flag=True, help="Continue after a failed step."),
-        click.option("--allow-dangerous", is_flag=True, help="With --yes, run steps that look dangerous as well."),
-        click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),
-        click.option("-y", "--yes", is_flag=True, help="Run without asking."),
-    ):
-        function = option(function)
-    return function
+#: The options of commands that run steps.
+step_options: Final = all_of(
+    click.option("--transcript", type=FileName(), help="Append the output of the steps to this file."),
+    click.option("--log", type=FileName(), help="Append the steps and their results to this file as JSON lines."),
+    as_json_option("Print the results of the steps as JSON."),
+    click.option("--shell", metavar="SHELL", help="Run command lines with this shell instead of /bin/sh."),
+    click.option(
+        "--keep-env", multiple=True, metavar="NAME", help="Give this variable to steps, although it looks secret."
+    ),
+    click.option("--env", multiple=True, metavar="NAME=VALUE", help="Give this variable to steps."),
+    click.option("--cwd", metavar="DIRECTORY", help="Run the steps there."),
+    click.option("--step-timeout", type=float, metavar="SECONDS", help="End a step that takes longer."),
+    click.option(
+        "--resume",
+        is_flag=False,
+        flag_value="",
+        metavar="[RUN]",
+        type=NameOf("unfinished run"),
+        help="Continue a run that failed or broke off.",
+    ),
+    click.option("--from", "first", type=click.IntRange(1), default=1, metavar="N", help="Begin with step N."),
+    click.option("--join", is_flag=True, help=JOIN_HELP),
+    click.option("--keep-going", is_flag=True, help="Continue after a failed step."),
+    click.option("--allow-dangerous", is_flag=True, help="With --yes, run steps that look dangerous as well."),
+    click.option("--dry-run", is_flag=True, help="Print the steps and run nothing."),
+    click.option("-y", "--yes", is_flag=True, help="Run without asking."),
+)
 
 
 def known_shell(shell: str | None) -> str | None:
@@ -212,7 +209,6 @@ def _run(
 ) -> int:
     from llm.config import load_settings
     from scripts.shell import step_environment
-    from scripts.steps.prompts import can_ask
     from scripts.steps.runner import StepRunner, refused
 
     with stdout_to_stderr():
@@ -228,8 +224,7 @@ def _run(
                 "nothing was run, because steps look dangerous:" + "".join(f"\n  {reason}" for reason in reasons),
                 hint="add --allow-dangerous to run them, or leave out --yes to be asked",
             )
-    with stdout_to_stderr():  # a plug-in that was imported for the recipe is asked anew
-        backends = host.backends()
+    backends = backends_of(host)  # a plug-in that was imported for the recipe is asked anew
     runner = StepRunner(
         host,
         plan.recipe,

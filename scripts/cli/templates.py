@@ -12,7 +12,7 @@ from llm._state import read_named, user_dir
 from llm.errors import ConfigError, UnknownNameError, UsageError
 from scripts.cli.base import Group
 from scripts.cli.options import as_json_option
-from scripts.output import print_json, print_line, print_message, print_table, print_warning
+from scripts.output import in_full, print_json, print_line, print_message, print_table, print_warning
 
 #: A name may have blanks in it: columns of a table do.
 _BLANK: Final = re.compile(r"\{\{\s*([^\W\d](?:[^{}\n]*[^{}\s])?)\s*\}\}")
@@ -188,7 +188,7 @@ def list_templates(as_json: bool) -> int:
         try:
             found = read_template(name)
         except (ConfigError, UsageError) as error:
-            print_warning(f"{error.message}" + (f"\n{error.hint}" if error.hint else ""))
+            print_warning(in_full(error))
             faults += 1
         else:
             rows.append({"name": name, "description": found.description, "variables": found.blanks, "path": found.path})

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from llm._installed import installed_plugins
 from llm._state import NotPrivateError, make_private, state_dir
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages import environment, guards, record
-from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, sort
+from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, same, sort
 from scripts.packages.installer import find_installer
 from scripts.packages.inventory import (
     TIMEOUT_SECONDS,
@@ -21,10 +22,9 @@ from scripts.packages.inventory import (
     Row,
     State,
     check_one,
-    installed,
     take,
 )
-from scripts.packages.plan import Plan, Wanted, find_place, same, work_out
+from scripts.packages.plan import Plan, Wanted, find_place, work_out
 from scripts.packages.record import InstallError, Recorded
 from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 
@@ -447,14 +447,16 @@ def recorded_missing(prefix: str | None = None) -> list[Recorded]:
         RecordError: the record is damaged, or cannot be read.
 
     """
-    return [one for one in record.missing(installed().names, prefix) if installed_version(one.distribution) is None]
+    return [
+        one for one in record.missing(installed_plugins().names, prefix) if installed_version(one.distribution) is None
+    ]
 
 
 def frozen() -> list[Recorded]:
     """Return the installed distributions with plug-ins, and where each came from."""
     known = record.read()
     found = []
-    for name in dict.fromkeys(entry.distribution for entry in installed().entries):
+    for name in dict.fromkeys(entry.distribution for entry in installed_plugins().entries):
         version = installed_version(name)
         if version is not None:
             one = known.get(canonical(name), Recorded(name, version, source=name))

@@ -27,6 +27,11 @@ UNKNOWN: Final = "unknown"
 OUR_PACKAGES: Final = ("llm", "scripts")
 
 
+def same(one: str, other: str) -> bool:
+    """Return whether two names name one distribution."""
+    return canonical(one) == canonical(other)
+
+
 class Sort(StrEnum):
     """A kind of environment, by how plug-ins get into it so that they stay."""
 

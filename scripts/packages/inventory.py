@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llm import DISTRIBUTION, __version__
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
-from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, Installed, canonical
+from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical
 from llm.hooks._manifest import FILE, EnvironmentCache, Manifest, Manifests
 from scripts.output import waiting
 from scripts.packages import record
-from scripts.packages.environment import installed_version
+from scripts.packages.environment import installed_version, same
 from scripts.packages.record import InstallError, Recorded
 from scripts.packages.registry import PLUGIN, Kind, Package, Registry
 
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
 #: Packages of the built-in plug-ins that are named as their modules, by what they contribute.
 _BUILTIN: Mapping[str, str] = {"backend": "llm.backends.plugins.", "recipe": "scripts.recipes.plugins."}
-
-
-def installed() -> Installed:
-    """Return the entry points of installed distributions, and those distributions that are damaged."""
-    return installed_plugins()
 
 
 def builtin_names(kind: str) -> list[str]:
@@ -46,16 +41,6 @@ def manifests_of(entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
     manifests = Manifests.read()
     found = {entry: manifests.get(entry) for entry in entries}
     return {entry: one for entry, one in found.items() if one is not None and one.is_unchanged}
-
-
-def remember(manifests: Mapping[EntryPoint, Manifest]) -> None:
-    """Store the manifests of entry points."""
-    Manifests.read().store(manifests)
-
-
-def forget() -> None:
-    """Remove all manifests, so that plug-ins are loaded the next time."""
-    Manifests.read().clear()
 
 
 def faults(host: "Host") -> Iterator[tuple[str, str]]:
@@ -121,7 +106,7 @@ def check() -> Check:
     try:
         return _load()
     except CheckError:
-        entries = installed().entries
+        entries = installed_plugins().entries
         learned: dict[EntryPoint, Manifest] = {}
         warnings: list[str] = []
         fatal: dict[EntryPoint, Manifest] = {}
@@ -136,7 +121,7 @@ def check() -> Check:
                 warnings.extend(alone.warnings)
         if not fatal:
             raise
-        remember(fatal)
+        Manifests.read().store(fatal)
         return Check({**learned, **fatal}, {}, tuple(warnings))
 
 
@@ -148,10 +133,10 @@ def check_one(distribution: str, seconds: float = TIMEOUT_SECONDS) -> Check:
 def learn_anew() -> Mapping[EntryPoint, Manifest]:
     """Forget all but which plug-ins guard, load all of them, and return what each contributes."""
     before = Manifests.read()
-    forget()
+    Manifests.read().clear()
     learned = check().learned
     failed = {entry: one for entry, one in learned.items() if one.failure is not None}
-    remember({entry: one._replace(guards=before.guards_of(entry)) for entry, one in failed.items()})
+    Manifests.read().store({entry: one._replace(guards=before.guards_of(entry)) for entry, one in failed.items()})
     return learned
 
 
@@ -188,7 +173,7 @@ def report(distribution: str = "") -> None:
     from llm.hooks._origin import Tier
     from llm.host import create_host
 
-    entries = installed().entries
+    entries = installed_plugins().entries
     if distribution:
         entries = [entry for entry in entries if canonical(entry.distribution) == canonical(distribution)]
     host = create_host(entries)
@@ -346,11 +331,6 @@ class Inventory:
         return [row for row in self.rows if row.installed and same(row.package, distribution)]
 
 
-def same(one: str, other: str) -> bool:
-    """Return whether two names name one distribution."""
-    return canonical(one) == canonical(other)
-
-
 def described(row: Row, registry: Registry, kind: Kind) -> dict[str, Any]:
     """Return a row as JSON-ready data, with the facts of the registry."""
     package = registry.of(kind).get(row.name) if row.registered else None
@@ -374,7 +354,7 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
             each was loaded.
 
     """
-    distributions, found_entries, faults = installed()
+    distributions, found_entries, faults = installed_plugins()
     entries = tuple(found_entries)
     loaded = {} if checked is None else checked.learned
     before = manifests_of(found_entries)

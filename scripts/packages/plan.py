@@ -11,7 +11,7 @@ from typing import Final
 from llm import DISTRIBUTION, __version__
 from llm.errors import UsageError
 from llm.hooks._entrypoints import canonical
-from scripts.packages.environment import OUR_PACKAGES, installed_version, owners
+from scripts.packages.environment import OUR_PACKAGES, installed_version, owners, same
 from scripts.packages.installer import Chosen, Installer
 from scripts.packages.record import InstallError, Recorded
 from scripts.packages.registry import KINDS, Kind, Package
@@ -111,11 +111,6 @@ class Plan:
             if one.requires:
                 yield f"  needs {', '.join(map(shown, one.requires))}"
             yield from (f"  {entry}" for entry in one.entry_points)
-
-
-def same(one: str, other: str) -> bool:
-    """Return whether two names name one distribution."""
-    return canonical(one) == canonical(other)
 
 
 def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: bool, build: bool) -> Plan:

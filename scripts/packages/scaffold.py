@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm import DISTRIBUTION, __version__
-from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+from llm._installed import BACKEND_GROUP, RECIPE_GROUP, installed_plugins
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks._entrypoints import canonical
-from scripts.packages.inventory import builtin_names, installed
+from scripts.packages.inventory import builtin_names
 
 if TYPE_CHECKING:
     import jinja2
@@ -165,7 +165,7 @@ def _fault_of_module(module: str) -> str | None:
 def _fault_of_plugin(name: str, short: str, kind: str) -> str | None:
     from scripts.cli.program import COMMANDS
 
-    distributions, entries, _ = installed()
+    distributions, entries, _ = installed_plugins()
     if canonical(name) in distributions or canonical(name) == DISTRIBUTION:
         return f"the package {name} is installed already"
     builtin = {

@@ -414,11 +414,6 @@ def _key_by_key(show: Callable[[], None]) -> Iterator[Callable[[], bytes]]:
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def can_ask() -> bool:
-    """Whether there is a terminal to ask on, and to show the question."""
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
-
-
 def edit(step: Step) -> Step:
     """Return a step with the command that the user makes of it, in `$VISUAL`, `$EDITOR`, or on a line.
 
