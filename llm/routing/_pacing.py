@@ -463,8 +463,9 @@ class Pacer:
             count, seconds = (None, None) if lane.learned is None else lane.learned[:2]
             with suppress(OSError):  # the ledger reports it; here, other processes learn it by themselves
                 self._database.execute(
-                    "INSERT INTO pacing VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key) DO UPDATE SET hold = max(hold, ?2),"
-                    " count = coalesce(?3, count), seconds = coalesce(?4, seconds)",
+                    "INSERT INTO pacing VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+                    " hold = max(hold, excluded.hold),"
+                    " count = coalesce(excluded.count, count), seconds = coalesce(excluded.seconds, seconds)",
                     (key, until, count, seconds),
                     make=True,
                 )

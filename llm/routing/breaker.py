@@ -138,7 +138,8 @@ class Cooldowns:
 
         """
         were = [name for name in self.set_aside() if backend in {None, name}]
-        self._database.execute("DELETE FROM cooldowns WHERE ?1 IS NULL OR backend = ?1", (backend,))
+        which, values = ("", ()) if backend is None else (" WHERE backend = ?", (backend,))
+        self._database.execute(f"DELETE FROM cooldowns{which}", values)  # noqa: S608 - of constants
         return were
 
     def _read(self, *, quietly: bool = False) -> dict[str, Standing]:
