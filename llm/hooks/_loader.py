@@ -7,6 +7,7 @@ at once, one by one, each failure recorded with its culprit.
 
 import contextlib
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -228,19 +229,26 @@ class Loader:
         # The import of this project's own is a phase of making the host.
         own = entry.tier is Tier.BUILTIN
         span = contextlib.nullcontext() if own else load_span(entry.origin(entry.name), reason)
-        with contextlib.redirect_stdout(sys.stderr), span:
+        shared = contextlib.nullcontext() if own else _restored(functools.partial(self._report_changes, entry))
+        with shared, contextlib.redirect_stdout(sys.stderr), span:
             named = self._adapt(entry, load(entry))
         # A module that only registers: the one that is named, not a package that holds it, which several
         # distributions may share.
         path = f"{entry.module}.{entry.attribute}" if entry.attribute else entry.module
-        shared = sys.modules.get(path) if named is None else named
-        owner = entry if shared is None else self._named.setdefault(id(shared), (entry, shared))[0]
+        thing = sys.modules.get(path) if named is None else named
+        owner = entry if thing is None else self._named.setdefault(id(thing), (entry, thing))[0]
         if owner.distribution != entry.distribution:
             raise PluginLoadError(
                 f"names {entry.value}, which the entry point of {owner.distribution} {owner.version} names already",
                 hint="remove one of the two distributions",
             )
         return named
+
+    def _report_changes(self, entry: EntryPoint, changed: list[str]) -> None:
+        """Record that importing an entry point changed what all code of the process shares."""
+        message = f"its import changed {', '.join(changed)}; that was undone"
+        hint = f"do it in a function, when it is needed; {read_on(BROKEN)}"
+        self._manager.problems.add(Problem(ProblemKind.CONFLICT, entry.origin(entry.name), message, hint=hint))
 
     def _register(
         self, entry: EntryPoint, named: object, registrations: Mapping[EntryPoint, list[Registration]]
@@ -320,6 +328,79 @@ class Loader:
             with contextlib.suppress(NameTakenError):
                 name = f"{entry.name}@{entry.distribution}"
                 self._manager.register(_Refusal(guards, failure), name, origin=problem.origin)
+
+
+#: What ends a program, or tells it of its children and its terminal: commands and steps rely on how these are handled.
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE", "SIGQUIT", "SIGCHLD", "SIGTSTP", "SIGTTOU", "SIGTTIN")
+_STREAMS = ("stdin", "stdout", "stderr")
+
+
+@contextlib.contextmanager
+def _restored(report: Callable[[list[str]], None]) -> Iterator[None]:
+    """Restore what all code of the process shares when a plug-in was imported, and report what it had changed.
+
+    Additions stay: another directory on the search path, or another variable of the environment, hurts nobody.
+    """
+    import signal
+
+    process = os.getpid()
+    streams = {name: getattr(sys, name) for name in _STREAMS}
+    search = list(sys.path)
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS if hasattr(signal, name)}
+    limit, mask, directory = sys.getrecursionlimit(), _umask(), _directory()
+    try:
+        yield
+    finally:
+        if os.getpid() != process:  # a child that the plug-in forked: two would answer, and write the same files
+            os._exit(0)
+        changed = [f"sys.{name}" for name, stream in streams.items() if _replaced(name, stream)]
+        if lost := [path for path in search if path not in sys.path]:
+            sys.path[:] = [*search, *(path for path in sys.path if path not in search)]
+            changed.append(f"sys.path (it took out {', '.join(map(repr, lost[:3]))}{', ...' if lost[3:] else ''})")
+        for name, handler in handlers.items():
+            if signal.getsignal(getattr(signal, name)) is not handler:
+                with contextlib.suppress(ValueError, TypeError):  # not the main thread; a handler of C code
+                    signal.signal(getattr(signal, name), handler)
+                    changed.append(f"the handling of {name}")
+        if sys.getrecursionlimit() < limit:
+            sys.setrecursionlimit(limit)
+            changed.append("the limit of recursion")
+        if _umask() != mask:
+            os.umask(mask)
+            changed.append("the umask")
+        if directory is not None and _directory() != directory:
+            with contextlib.suppress(OSError):
+                os.chdir(directory)
+                changed.append("the working directory")
+        if changed:
+            report(changed)
+
+
+def _replaced(name: str, stream: Any) -> bool:
+    """Put back a standard stream that is another object now, or closed; return whether it was so."""
+    replaced = getattr(sys, name) is not stream
+    if closed := getattr(stream, "closed", False):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            # Python's own streams leave their descriptor open.
+            number, mode = _STREAMS.index(name), "r" if name == "stdin" else "w"
+            stream = open(  # noqa: SIM115 - it stays open
+                number, mode, 1, encoding=stream.encoding, errors=stream.errors, closefd=False
+            )
+    setattr(sys, name, stream)
+    return closed or replaced
+
+
+def _umask() -> int:
+    mask = os.umask(0o77)  # there is no way to read it alone
+    os.umask(mask)
+    return mask
+
+
+def _directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return None
 
 
 class _Refusal:

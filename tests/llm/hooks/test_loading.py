@@ -1,10 +1,13 @@
 """Every form in which a distribution may bring a plug-in, and every way in which one may be broken."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
+from typing import Any, Final
 
 import pytest
 
@@ -15,9 +18,12 @@ from llm.router import complete
 from llm.testing import installed, write_distribution
 from llm.types import Completion, Request
 from scripts.recipes import discover_recipes
+from tests.scripts.terminal import AI_CLI
 
 BACKENDS = "llm.plugins"
 RECIPES = "d0ttino.recipes"
+
+CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "timeout": 60, "check": False}
 
 #: The form that the documentation begins with, word for word.
 FIRST_FORM = """
@@ -513,3 +519,56 @@ def test_an_object_among_the_modules_that_only_claims_to_be_one(monkeypatch: pyt
 
     monkeypatch.setitem(sys.modules, "_lib", Lib())
     assert "sample" in create_host(entries=()).backends()
+
+
+#: What imports change, and the words of the report.
+SHARED_BY_ALL = {
+    "import os, signal, sys\nos.chdir('/')\nos.umask(0o777)\nsys.path.clear()\nsys.setrecursionlimit(150)\n"
+    "for one in (2, 15, 17): signal.signal(one, signal.SIG_IGN)\n"
+    "def run(prompt): return 'response'": [
+        "the working directory",
+        "the umask",
+        "sys.path (",
+        "the limit of recursion",
+        "the handling of SIGINT, the handling of SIGTERM, the handling of SIGCHLD",
+    ],
+    "import sys\nsys.stderr.close()\nraise RuntimeError('at the end')": ["sys.stderr", "at the end"],
+    "import io, sys\nsys.stdout.close()\nsys.stdin = None\nsys.stderr = io.StringIO()\n"
+    "def run(prompt): return 'response'": ["sys.stdin", "sys.stderr"],
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("source", SHARED_BY_ALL)
+def test_what_an_import_changes_for_all_is_undone_and_reported(tmp_path: Path, source: str) -> None:
+    write(tmp_path, {BACKENDS: {"my_backend": "my_package:run"}}, my_package=source)
+    (tmp_path / "prompts.txt").write_text("hi\n")
+    batch = [*AI_CLI, "batch", "prompts.txt", "-b", "sample", "--output", "answers.jsonl"]
+    done = subprocess.run(batch, env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path, **CAPTURED)
+    assert "1 answered" in done.stderr
+    assert "plug-in my_backend (my-package 1.0): its import changed" in done.stderr
+    assert not [words for words in SHARED_BY_ALL[source] if words not in done.stderr], done.stderr
+    assert (tmp_path / "answers.jsonl").stat().st_mode & 0o400
+
+
+@pytest.mark.e2e
+def test_a_child_that_an_import_forks_does_not_answer_as_well(tmp_path: Path) -> None:
+    source = "import os\nif os.fork(): os.wait()\ndef run(prompt): return 'response'\n"
+    write(tmp_path, {BACKENDS: {"my_backend": "my_package:run"}}, my_package=source)
+    send = [*AI_CLI, "send", "-b", "my_backend", "hi"]
+    done = subprocess.run(send, env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path, **CAPTURED)
+    assert (done.stdout, done.stderr) == ("response\n", "")
+
+
+def test_what_an_import_adds_for_all_stays_and_is_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("ADDED", raising=False)
+    source = "import os, sys\nsys.path.append('/added')\nos.environ['ADDED'] = '1'\ndef run(prompt): return 'response'"
+    write(tmp_path, {BACKENDS: {"my_backend": "my_package:run"}}, my_package=source)
+    with installed(tmp_path) as host:
+        assert ask(host).text == "response"
+        assert not list(host.problems)
+        assert "/added" in sys.path
+    monkeypatch.delenv("ADDED")
