@@ -320,13 +320,16 @@ def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: 
 def freeze(as_json: bool) -> None:
     """Print the plug-ins and recipes that are installed, one a line; `install --from` reads it."""
     from scripts.packages.changes import frozen
+    from scripts.packages.environment import is_version
 
     found = frozen()
     if as_json:
         print_json([one._asdict() for one in found])
         return
     for one in found:
-        if not one.source:
+        if not is_version(one.version):
+            print_warning(f"{one.distribution} is left out: its metadata has no version; see `ai-cli doctor`")
+        elif not one.source:
             print_line(one.distribution)
         elif "://" in one.source or one.source.startswith("/"):
             print_line(f"{'-e ' if one.editable else ''}{one.source}")

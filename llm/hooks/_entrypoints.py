@@ -4,9 +4,11 @@ The metadata is read at each start, from the files themselves: it takes some 10 
 points, and a cache of it could name plug-ins that are not installed, or hide one that is.
 """
 
+import errno
 import importlib
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +32,9 @@ _FIELDS: Final = (b"name", b"version")
 
 #: Bytes read at a time: more than almost any metadata file has.
 _CHUNK: Final = 1 << 16
+
+#: More bytes than this are no metadata, but a device without an end, or a damaged file system.
+_MOST: Final = 1 << 24
 
 
 class EntryPoint(NamedTuple):
@@ -163,7 +168,8 @@ class _Search:
         try:
             names = os.listdir(directory)
         except NotADirectoryError:
-            self._ask_importlib([directory])
+            if os.path.isfile(directory):  # a device would be read until the memory is full
+                self._ask_importlib([directory])
             return
         except (OSError, ValueError):
             return
@@ -209,7 +215,7 @@ class _Search:
         where = f"{directory}{os.sep}{place}"
         name = version = None
         try:
-            name, version = _header(where)
+            name, version = identity(where)
             if not name or not declared:
                 raise ValueError(_NAMELESS if not name else "its entry_points.txt cannot be read")  # noqa: TRY301
             for group, entry, value in _parse(declared.decode("utf-8")):
@@ -274,12 +280,12 @@ def _name_in(place: str) -> str:
     return canonical(place.rpartition(".")[0].partition("-")[0])
 
 
-def _header(where: str) -> tuple[str | None, str | None]:
-    """Return name and version of a metadata directory, as far as it has them."""
-    for file in ("METADATA", "PKG-INFO"):
+def identity(where: str) -> tuple[str | None, str | None]:
+    """Return name and version of a metadata directory, or of an old file in the place of one, as far as it has them."""
+    for path in (f"{where}{os.sep}METADATA", f"{where}{os.sep}PKG-INFO", where):
         try:
-            content = _read(f"{where}{os.sep}{file}")
-        except (FileNotFoundError, NotADirectoryError):
+            content = _read(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         lines = content.split(b"\n", 3)
         # Nearly all are written so, and each start reads one per plug-in.
@@ -307,12 +313,16 @@ def _is_text(content: bytes) -> bool:
 
 def _read(path: str) -> bytes:
     """Return the content of a file, with fewer system calls than `open` takes: each start reads two per plug-in."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))  # a pipe is not waited for
     try:
         content = os.read(handle, _CHUNK)
         if len(content) == _CHUNK:  # a shorter one is all there is: these are plain files
             while more := os.read(handle, _CHUNK):
                 content += more
+                if len(content) > _MOST:
+                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        elif not content and not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", path)
         return content
     finally:
         os.close(handle)
@@ -349,16 +359,18 @@ def agreement(metadata: str) -> tuple[float, int, int]:
     import csv
     import hashlib
 
+    from llm._state import open_named, read_named
+
     place = os.path.dirname(metadata)
     rows: list[list[str]] = []
     matches = time = 0
     own = f"{os.path.basename(metadata)}/"
-    record = os.path.join(metadata, "RECORD")
-    with suppress(OSError, ValueError, csv.Error), open(record, encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if len(row) == 3 and row[1] and not row[0].startswith(own)]
+    with suppress(OSError, ValueError, csv.Error):
+        record = read_named(os.path.join(metadata, "RECORD")).decode().splitlines()
+        rows = [row for row in csv.reader(record) if len(row) == 3 and row[1] and not row[0].startswith(own)]
     for path, checksum, _ in rows:
         algorithm, _, expected = checksum.partition("=")
-        with suppress(OSError, ValueError), open(os.path.join(place, path), "rb") as content:
+        with suppress(OSError, ValueError), open(os.path.join(place, path), "rb", opener=open_named) as content:
             digest = hashlib.file_digest(content, algorithm).digest()
             matches += base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == expected
     with suppress(OSError):

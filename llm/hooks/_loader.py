@@ -330,7 +330,7 @@ class Loader:
                 self._manager.register(_Refusal(guards, failure), name, origin=problem.origin)
 
 
-#: What ends a program, or tells it of its children and its terminal: commands and steps rely on how these are handled.
+#: What ends a program, or is about its children and its terminal: commands and steps rely on how these are handled.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE", "SIGQUIT", "SIGCHLD", "SIGTSTP", "SIGTTOU", "SIGTTIN")
 _STREAMS = ("stdin", "stdout", "stderr")
 

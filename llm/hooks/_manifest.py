@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-from llm._state import cache_dir, check_private, open_private, write_atomically
+from llm._state import cache_dir, check_private, open_private, read_named, write_atomically
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._origin import Tier
 
@@ -348,12 +348,11 @@ def _is_editable(metadata: str) -> bool:
     if metadata.lower().endswith(".egg-info"):
         return True
     try:
-        with open(os.path.join(metadata, "direct_url.json"), encoding="utf-8") as file:
-            source = json.load(file)
+        source = json.loads(read_named(os.path.join(metadata, "direct_url.json")))
         return bool(source.get("dir_info", {}).get("editable"))
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return True  # not known
 
 

@@ -342,8 +342,9 @@ class _Counted(Iterator[str]):
         self.is_whole = line.endswith(b"\n")
         if not line:
             raise StopIteration
+        encoding = "utf-8" if self.read else "utf-8-sig"
         self.read += len(line)
-        return line.decode()
+        return line.decode(encoding)
 
 
 def json_lines(file: BinaryIO, name: str, is_sound: Any) -> Iterator[tuple[dict[str, Any], int, int]]:

@@ -1,5 +1,6 @@
 """Results of a batch: written as they come, to a stream or to a file that a later run completes."""
 
+import codecs
 import fcntl
 import io
 import itertools
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
 from llm._state import replacing
-from llm.errors import UsageError
+from llm.errors import D0ttinoError, UsageError
 from scripts.batch.layouts import Layout, Result, Stored, Table, json_line, json_lines
 from scripts.batch.rows import Line, parquet
 
@@ -122,11 +123,12 @@ class ResultsFile(Results):
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
-        path = path.resolve()
+        path = Path(os.path.realpath(path))  # `resolve` raises something else for links in a circle
         super().__init__(open(path, "a+b"), layout, path)  # noqa: SIM115 - closed by `__exit__`
         self._name = str(path)
         self._late_name = f"{path}.part"
         self._late: BinaryIO | None = None
+        self._sizes: dict[BinaryIO, int] = {}
         self._done = _Numbers()
         self._last = 0
         self._in_order = True
@@ -186,8 +188,26 @@ class ResultsFile(Results):
     def _add_late(self, position: int, result: Result) -> None:
         self._in_order = False
         with self._naming():
-            self._late_file().write(json_line({"row": position, "result": self._layout.encoded(result).decode()}))
-            self._late_file().flush()
+            late = self._late_file()
+            self._check_unchanged(late, self._late_name)
+            late.write(json_line({"row": position, "result": self._layout.encoded(result).decode()}))
+            late.flush()
+            self._sizes[late] = os.fstat(late.fileno()).st_size
+
+    def _write(self, content: bytes) -> None:
+        self._check_unchanged(self._file, self._name)
+        super()._write(content)
+        self._sizes[self._file] = os.fstat(self._file.fileno()).st_size
+
+    def _check_unchanged(self, file: BinaryIO, name: str) -> None:
+        """Refuse to write to a file that another program changed or took away meanwhile: answers would be lost."""
+        found = os.fstat(file.fileno())
+        if found.st_nlink == 0 or self._sizes.setdefault(file, found.st_size) != found.st_size:
+            what = "removed or replaced" if found.st_nlink == 0 else "changed"
+            raise D0ttinoError(
+                f"another program has {what} {name}; the batch ended, as its answers would be lost",
+                hint="the same command goes on with what is there",
+            )
 
     def _late_file(self) -> BinaryIO:
         if self._late is None:
@@ -200,13 +220,17 @@ class ResultsFile(Results):
         """Note the answers of earlier runs, and cut off half a result at the end of each file."""
         self._file.seek(0)
         header = self._layout.header()
-        self._has_begun = self._file.read(len(header)) == header != b""
-        end = len(header) if self._has_begun else 0
+        start = self._file.read(len(codecs.BOM_UTF8) + len(header) + 1)
+        # A spreadsheet that saved the file may have put a mark before it, and other line ends.
+        begins = [mark + header[:-1] + end for mark in (b"", codecs.BOM_UTF8) for end in (b"\n", b"\r\n")]
+        end = next((len(one) for one in begins if header and start.startswith(one)), 0)
+        self._has_begun = end > 0
         for one in self._stored():
             end = one.end
             self._note_order(one.position)
             self._note(one)
         self._cut(end)
+        self._sizes[self._file] = os.fstat(self._file.fileno()).st_size
         if self.needs_all and os.path.exists(self._late_name):
             self._in_order = False
             end = 0
@@ -293,6 +317,7 @@ class ParquetResults(ResultsFile):
         self._add_late(result.line.index, result)
 
     def _write(self, _content: bytes) -> None:
+        self._check_unchanged(self._file, self._name)
         self._in_order = self._in_order and os.path.getsize(self._name) > 0
 
     def _cut(self, end: int) -> None:

@@ -54,7 +54,7 @@ _MARKS: Final = (
 #: How files begin that people take for tables, and what to do with them.
 _OTHERS: Final = (
     (b"PK\x03\x04", "a spreadsheet or another archive", "save it as CSV"),
-    (b"\x1f\x8b", "compressed", "gunzip -c FILE | ai-cli batch - --format csv"),
+    (b"\x1f\x8b", "compressed", "gunzip -c FILE | ai-cli batch - --format {format}"),
     (b"PAR1", "a Parquet file", "--format parquet"),
 )
 
@@ -304,7 +304,10 @@ def _decoded(file: BinaryIO, encoding: str | None, name: str, newline: str) -> i
     start = buffered.peek(4)[:4]
     for mark, what, hint in _OTHERS:
         if start.startswith(mark):
-            raise UsageError(f"{name} is {what}", hint=hint)
+            format = next(
+                (word for word in reversed(name.lower().split(".")) if word in {"jsonl", "tsv", "txt"}), "csv"
+            )
+            raise UsageError(f"{name} is {what}", hint=hint.format(format=format))
     if encoding is None:
         encoding = next((found for mark, found in _MARKS if start.startswith(mark)), "utf-8")
     if encoding.casefold() in {"utf-8", "utf8"}:
@@ -345,7 +348,7 @@ def _keys(line: str) -> tuple[str, ...]:
 
 def _document(line: str) -> dict[str, Any]:
     try:
-        document = json.loads(line)
+        document = json.loads(line, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the line is not JSON: {error}") from None
     if isinstance(document, str):
@@ -353,6 +356,14 @@ def _document(line: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError("the line is neither a string nor an object with a prompt")
     return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
+        raise UsageError(f"the key {twice!r} is there twice")
+    return found
 
 
 def parquet() -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm import DISTRIBUTION
 from llm.errors import ConfigError, UnknownNameError
 from llm.hooks._entrypoints import VARIABLE
 from llm.hooks._faults import ProblemKind
@@ -20,10 +21,9 @@ from scripts.cli.options import as_json_option
 from scripts.output import print_json, print_line, stdout_to_stderr, waiting
 
 if TYPE_CHECKING:
-    from importlib.metadata import Distribution
-
     from llm.config import Settings
     from llm.host import Host
+    from scripts.packages.environment import Metadata
 
 #: This interpreter, as a shell takes it: commands that mend must not depend on `PATH`.
 PYTHON: Final = shlex.quote(sys.executable)
@@ -100,8 +100,9 @@ def blocked_names(host: "Host") -> Iterator[Fault]:
         yield f"{guess.message} to block. {guess.hint}", (fix,)
 
 
-def packages(_host: "Host") -> Iterator[Fault]:
+def packages(host: "Host") -> Iterator[Fault]:
     """Find other distributions that own a package of ours: imports then get whichever comes first."""
+    yield from _odd_metadata(host)
     root = Path(__file__).parents[2]
     for package, owners in _other_owners(["llm", "scripts"]).items():
         for other in owners:
@@ -119,30 +120,44 @@ def packages(_host: "Host") -> Iterator[Fault]:
             )
 
 
+def _odd_metadata(host: "Host") -> Iterator[Fault]:
+    """Find distributions with plug-ins whose metadata no installer understands, or that pass for another one."""
+    from llm.hooks._entrypoints import canonical
+    from scripts.packages.environment import is_version
+
+    for entry in {entry.metadata: entry for entry in host.entries if entry.metadata}.values():
+        directory = Path(entry.metadata)
+        faults = []
+        if not is_version(entry.version):
+            faults.append(f"{entry.version!r} is not a version" if entry.version else "it has no version")
+        if canonical(entry.distribution) != canonical(directory.stem.partition("-")[0]):
+            faults.append(f"it names {entry.distribution!r}, and not the distribution of its directory")
+        for fault in faults:
+            message = f"the metadata in {directory} is damaged: {fault}; an installer neither upgrades nor removes it"
+            yield message, (_remove(directory),)
+
+
 def _other_owners(packages: Sequence[str]) -> dict[str, list[str]]:
-    """Return for each top-level package the distributions, but for this one, that own it; damaged ones are left out."""
-    import importlib.metadata
-    from contextlib import suppress
+    """Return for each top-level package the distributions, but for this one, that own it."""
+    from scripts.packages.environment import metadata
 
     owners: dict[str, set[str]] = {package: set() for package in packages}
-    for distribution in importlib.metadata.distributions():
-        with suppress(Exception):  # `packages_distributions` would raise it
-            for package in _top_levels(distribution).intersection(packages):
-                owners[package].add(str(distribution.metadata["Name"]))
-    return {package: sorted(name for name in names if name.lower() != "d0ttino") for package, names in owners.items()}
+    for one in metadata():
+        for package in _top_levels(one).intersection(packages):
+            owners[package].add(one.name)
+    return {package: sorted(names - {DISTRIBUTION}) for package, names in owners.items()}
 
 
-def _top_levels(distribution: "Distribution") -> set[str]:
+def _top_levels(one: "Metadata") -> set[str]:
     """Return the names of the packages and modules that a distribution owns."""
-    import csv
+    from llm._state import read_named
 
-    declared = (distribution.read_text("top_level.txt") or "").split()
-    if declared:
-        return set(declared)
-    # Not `Distribution.files`, which makes a path of each of tens of thousands of lines.
-    record = distribution.read_text("RECORD")
-    paths = [row[0] for row in csv.reader(record.splitlines()) if row] if record else map(str, distribution.files or ())
-    return {path.partition("/")[0].removesuffix(".py") for path in paths if path.endswith(".py")}
+    try:
+        declared = read_named(one.path / "top_level.txt").decode(errors="replace").split()
+    except OSError:
+        declared = []
+    paths = [] if declared else one.listed() or []
+    return set(declared) or {path.partition("/")[0].removesuffix(".py") for path in paths if path.endswith(".py")}
 
 
 def left_behind(_host: "Host") -> Iterator[Fault]:

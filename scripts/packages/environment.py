@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
-from llm._state import check_private, make_private, state_dir, write_atomically
+from llm._state import check_private, make_private, read_named, state_dir, write_atomically
 from llm.errors import D0ttinoError
-from llm.hooks._entrypoints import METADATA_SUFFIXES, agreement, canonical
+from llm.hooks._entrypoints import METADATA_SUFFIXES, agreement, canonical, identity
 from scripts.packages import record
 
 if TYPE_CHECKING:
@@ -88,19 +88,23 @@ class Metadata:
 
     def files(self) -> list[Path] | None:
         """Return the files that it lists as the distribution's own; `None` if it has no list."""
+        rows = self.listed() or []
+        return [Path(os.path.normpath(self.path.parent / row)) for row in rows] or None
+
+    def listed(self) -> list[str] | None:
+        """Return these files as they stand in the list: most lists have tens of thousands."""
         import csv
 
         try:
-            text = (self.path / "RECORD").read_text(encoding="utf-8")
-            rows = [row[0] for row in csv.reader(text.splitlines()) if row and row[0]]
+            text = read_named(self.path / "RECORD").decode()
+            return [row[0] for row in csv.reader(text.splitlines()) if row and row[0]]
         except (OSError, ValueError, csv.Error):
             return None
-        return [Path(os.path.normpath(self.path.parent / row)) for row in rows] or None
 
     def plugs(self) -> bool:
         """Return whether it declares a plug-in or a recipe, as far as that can be read."""
         try:
-            text = (self.path / "entry_points.txt").read_text(encoding="utf-8", errors="replace")
+            text = read_named(self.path / "entry_points.txt").decode(errors="replace")
         except OSError:
             return False
         return any(group in text for group in (BACKEND_GROUP, RECIPE_GROUP))
@@ -163,7 +167,9 @@ def metadata(wanted: str | None = None) -> Iterator[Metadata]:
             by_file = canonical(short)
             if wanted is not None and not (by_file == wanted or (leftover and wanted.endswith(by_file))):
                 continue
-            name_there, version = _identity(where)
+            name_there, version = None, None
+            with suppress(OSError, ValueError):
+                name_there, version = identity(str(where))
             installed = suffix == "dist-info" or place in own or (where / "installed-files.txt").exists()
             found = by_file if leftover or not name_there else canonical(name_there)
             yield Metadata(where, found, version or UNKNOWN, leftover, installed)
@@ -178,16 +184,15 @@ def _has_identity(path: Path) -> bool:
     return any((path / name).exists() for name in ("METADATA", "PKG-INFO", "RECORD", "entry_points.txt"))
 
 
-def _identity(path: Path) -> tuple[str | None, str | None]:
-    import importlib.metadata
+def is_version(text: str | None) -> bool:
+    """Return whether an installer takes a text for a version."""
+    from packaging.version import InvalidVersion, Version
 
     try:
-        found = importlib.metadata.Distribution.at(path).metadata
-        # [key] of a field that is missing is a warning from Python 3.12 on.
-        name, version = (next(iter(found.get_all(key) or ()), None) for key in ("Name", "Version"))
-    except Exception:  # noqa: BLE001 - a file that somebody wrote: what reading it raises is not known
-        return None, None
-    return name, version
+        Version(text or "")
+    except InvalidVersion:
+        return False
+    return True
 
 
 def sites() -> set[Path]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -92,6 +93,56 @@ def test_a_second_run_asks_again_for_what_failed_and_puts_it_in_its_place(host: 
     assert [row[2] for row in rows()] == ["answer", 'SAY GOOD, "REALLY"', "SAY TWO\nLINES", "SAY BAD X", "SAY NEW"]
     assert "2 answered, 0 failed, 2 done before" in result.stderr
     assert not Path("out.csv.part").exists()
+
+
+def test_results_that_a_spreadsheet_saved_are_completed(host: Host, asked: list[str]) -> None:
+    arguments = reviews()
+    run(host, *arguments, "--output", "out.csv")
+    saved = rows()
+    with Path("out.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, lineterminator="\r\n").writerows(saved)
+    with Path("in.csv").open("a") as file:
+        file.write("10,new\n")
+    asked.clear()
+    assert "2 done before" in run(host, *arguments, "--output", "out.csv").stderr
+    assert len(asked) == 2
+    found = rows()
+    assert [row[0] for row in found] == ["id", "7", "7", "9", "10"]
+    assert found[-1][2] == "SAY NEW"
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
+@pytest.mark.parametrize("change", ["removed or replaced", "changed"])
+def test_a_batch_ends_where_another_program_takes_its_results_away(
+    host: Host, asked: list[str], output: str, change: str
+) -> None:
+    def meddle(prompt: str) -> str:
+        asked.append(prompt)
+        if prompt == "50":
+            os.unlink(output) if change == "removed or replaced" else os.truncate(output, 3)
+        return prompt
+
+    register_backend("meddle", meddle, host=host)
+    Path("in.txt").write_text("".join(f"{number}\n" for number in range(200)))
+    result = run(host, "in.txt", "-b", "meddle", "--workers", "1", "--output", output)
+    assert result.exit_code == 1
+    assert f"another program has {change}" in result.stderr
+    assert len(asked) < 200
+
+
+def test_results_cannot_go_through_links_in_a_circle(host: Host) -> None:
+    Path("out.csv").symlink_to("out.csv")
+    result = run(host, *reviews(), "--output", "out.csv")
+    assert result.exit_code == 1
+    assert "Too many levels of symbolic links" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_row_that_has_a_key_twice_is_a_failure(host: Host, asked: list[str]) -> None:
+    Path("in.jsonl").write_text('{"prompt": "a", "prompt": "b"}\n{"prompt": "c"}\n')
+    result = run(host, "in.jsonl", "-b", "echo")
+    assert "line 1: the key 'prompt' is there twice" in result.stderr
+    assert asked == ["c"]
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 3))
@@ -250,7 +301,8 @@ def test_long_fields_and_odd_encodings_come_through(host: Host) -> None:
     ("name", "content", "words"),
     [
         ("in.xlsx", b"PK\x03\x04...", "in.xlsx is a spreadsheet or another archive\n  save it as CSV"),
-        ("in.csv.gz", b"\x1f\x8b\x08", "in.csv.gz is compressed\n  gunzip -c FILE | ai-cli batch"),
+        ("in.csv.gz", b"\x1f\x8b\x08", "in.csv.gz is compressed\n  gunzip -c FILE | ai-cli batch - --format csv"),
+        ("in.jsonl.gz", b"\x1f\x8b\x08", "gunzip -c FILE | ai-cli batch - --format jsonl"),
         ("in.csv", b"PAR1", "in.csv is a Parquet file\n  --format parquet"),
         ("in.json", b'[\n{"prompt": "a"}\n]\n', "in.json is one JSON document"),
         ("in.parquet", b"id,text\n", "in.parquet is not a Parquet file"),

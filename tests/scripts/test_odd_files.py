@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from llm._state import cache_dir, open_named, read_named, state_dir, user_dir, write_atomically
 from llm.errors import D0ttinoError
+from llm.hooks._entrypoints import installed
 from llm.hooks._manifest import FILE, EnvironmentCache
 from llm.testing import host_with
 from llm.types import Step, StepContext
@@ -316,3 +318,71 @@ def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(tmp_path: Pat
         assert str(path) in done.stdout + done.stderr, words
         assert "pipe" in done.stdout + done.stderr or "ordinary" in done.stderr, words
         assert "Traceback" not in done.stderr
+
+
+# --- the metadata of distributions ----------------------------------------------------------------------------------
+
+
+def _pipe(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+
+
+def _endless(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    file.symlink_to("/dev/zero")
+
+
+def _deep(file: Path) -> None:
+    file.write_text("[" * 100_000)
+
+
+def _no_version(file: Path) -> None:
+    file.write_text("Metadata-Version: 2.1\nName: my-package\nVersion: not one\n")
+
+
+def _other_name(file: Path) -> None:
+    file.write_text("Metadata-Version: 2.1\nName: d0ttino\nVersion: 1.0\n")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("name", "damage", "finding"),
+    [
+        ("entry_points.txt", _pipe, "its entry_points.txt cannot be read"),
+        ("entry_points.txt", _endless, "its entry_points.txt cannot be read"),
+        ("METADATA", _pipe, "it is damaged: OSError: [Errno 22] it is not a file"),
+        ("METADATA", _endless, "it is damaged: OSError: [Errno 27] File too large"),
+        ("METADATA", _no_version, "is damaged: 'not one' is not a version"),
+        ("METADATA", _other_name, "is damaged: it names 'd0ttino', and not the distribution of its directory"),
+        ("RECORD", _pipe, None),
+        ("direct_url.json", _pipe, None),
+        ("direct_url.json", _deep, None),
+    ],
+)
+def test_metadata_of_any_content_is_not_waited_for_and_ends_no_command(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], finding: str | None
+) -> None:
+    write(tmp_path, {BACKENDS: {"mine": "my_package:run"}}, my_package="def run(prompt): return 'mine'")
+    (metadata,) = tmp_path.glob("*.dist-info")
+    damage(metadata / name)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    commands = [["send", "-b", "sample", "hi"], ["plugins", "freeze"], ["doctor"]]
+    command = f"""
+from scripts.ai_cli import cli
+for words in {commands}:
+    try:
+        cli(words)
+    except SystemExit:
+        pass
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", command], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Sample answer to: hi" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert (finding or "ok  leftovers") in done.stdout
+
+
+def test_a_device_on_the_path_is_no_archive() -> None:
+    assert installed([BACKENDS], ["/dev/zero"]).entries == []

@@ -560,9 +560,7 @@ def test_a_child_that_an_import_forks_does_not_answer_as_well(tmp_path: Path) ->
     assert (done.stdout, done.stderr) == ("response\n", "")
 
 
-def test_what_an_import_adds_for_all_stays_and_is_not_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_import_adds_for_all_stays_and_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("ADDED", raising=False)
     source = "import os, sys\nsys.path.append('/added')\nos.environ['ADDED'] = '1'\ndef run(prompt): return 'response'"
