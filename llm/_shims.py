@@ -6,7 +6,7 @@ from typing import Any
 
 from llm._installed import RECIPE_GROUP
 from llm._validate import registered_backend, registered_recipe
-from llm.contributions import Backend, Recipe, is_own, lacks_run, stream_of
+from llm.contributions import Backend, Recipe, is_own, lacks_run, stream_of, whole_of
 from llm.errors import PluginDefinitionError
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._faults import FORMS, locate
@@ -55,7 +55,7 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
         for question in ("check", "list_models", "identity"):
             if is_own(owner, question):
                 facts.setdefault(question, getattr(owner, question))
-        stream = stream_of(owner) if call == owner.run else None
+        stream = stream_of(owner) if call == whole_of(owner) else None
     backend = Backend(name, call, stream=stream, **facts)
     registered_backend(backend, Origin(f"backend:{name}"))  # its faults belong to the call that registers it
     return Registration.now("backend", name, _BackendPlugin(backend), run, module)
@@ -115,7 +115,7 @@ def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable
     if isinstance(run, base):
         if lacks_run(run):
             raise PluginDefinitionError(f"{type(run).__qualname__} does not define run")
-        return run.run, run
+        return whole_of(run) if isinstance(run, Backend) else run.run, run
     if not callable(run) or isinstance(run, type):
         raise PluginDefinitionError(
             f"{run!r} cannot be called", hint=f"give a function, a bound method, or a {base.__name__}"

@@ -27,7 +27,7 @@ _NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_model
 
 
 class Backend:
-    """Answers prompts: `Backend("name", run)`, or a subclass that defines `run`.
+    """Answers prompts: `Backend("name", run)`, or a subclass that defines `run`, `stream` or both.
 
     `run` gets what its signature names: the prompt alone, or also `model` (`str | None`), `options`
     (a mapping of further named values), `request` (the whole `llm.Request`, with messages and attachments) and
@@ -368,8 +368,8 @@ def completer_of(
         PluginDefinitionError: it cannot be called with a prompt alone.
 
     """
-    name, whole, stream = backend.name, backend.run, stream_of(backend)
-    ways = {False: _Way(whole)}
+    name, stream = backend.name, stream_of(backend)
+    ways = {False: _Way(whole_of(backend))}
     ways[True] = ways[False] if stream is None else _Way(stream)
     where = f"backend {name!r}"
 
@@ -477,11 +477,17 @@ def stream_of(backend: Backend) -> Callable[..., Any] | None:
     return None
 
 
+def whole_of(backend: Backend) -> Callable[..., Any]:
+    """Return the `run` of a backend, or its `stream` if it has no other: the host joins the pieces then."""
+    return backend.stream if not is_own(backend, "run") and is_own(backend, "stream") else backend.run
+
+
 def is_own(backend: Backend, question: str) -> bool:
-    """Whether a backend defines `check` or `list_models` itself, as a method or as an argument."""
+    """Whether a backend defines something itself, as a method or as an argument."""
     return question in vars(backend) or getattr(type(backend), question) is not getattr(Backend, question)
 
 
 def lacks_run(owner: Backend | Recipe) -> bool:
-    """Whether an object defines no `run`, neither as a method nor as an argument."""
-    return "run" not in vars(owner) and type(owner).run in {Backend.run, Recipe.run}
+    """Whether an object defines no `run`, as a method or as an argument; of a backend, a `stream` does as well."""
+    run = whole_of(owner) if isinstance(owner, Backend) else owner.run
+    return getattr(run, "__func__", None) in {Backend.run, Recipe.run}

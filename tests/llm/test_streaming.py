@@ -575,3 +575,26 @@ def test_a_strict_request_refuses_another_model_whatever_a_plug_in_makes_of_the_
                 read(request, host, settings)
             else:
                 complete(request, host=host, settings=settings)
+
+
+class Pieces(Backend):
+    def stream(self, prompt: str, model: str | None = None) -> Iterator[str | Completion]:
+        yield from (f"{letter}." for letter in prompt)
+        yield Completion("", model=model, served_model="pieces-1", usage=Usage(1, 2))
+
+
+@pytest.mark.parametrize("backend", [Pieces("pieces"), Backend("pieces", stream=Pieces().stream)])
+@pytest.mark.parametrize("registered", [True, False])
+def test_a_backend_with_a_stream_alone_answers_whole_as_well(backend: Backend, registered: bool) -> None:
+    host = host_with()
+    if registered:
+        register_backend("pieces", backend, host=host)
+    else:
+        host.register(type("Plugin", (), {"llm_backends": hookimpl(lambda self: backend)})(), "plugin")
+    request = Request("ab", "m", backend="pieces")
+    whole = complete(request, host=host)
+    assert (whole.text, whole.model, whole.served_model, whole.usage) == ("a.b.", "m", "pieces-1", Usage(1, 2))
+    answer = stream(request, host=host)
+    assert list(answer) == ["a.", "b."]
+    assert answer.completion is not None
+    assert answer.completion.text == whole.text

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
@@ -139,12 +138,6 @@ class LiteLLM(Backend):
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
-
-    def run(self, prompt: str, *, request: Request, call: Call) -> Completion:
-        """Return an answer; see `stream`."""
-        *texts, end = self.stream(prompt, request=request, call=call)
-        assert isinstance(end, Completion)
-        return replace(end, text="".join(map(str, texts)))
 
     def identity(self) -> str:
         """Return the environment and the default model."""

@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -56,12 +55,6 @@ class LlmCliBackend(Backend):
     def __init__(self, name: str = "llm-cli", command: str = "llm") -> None:
         super().__init__(name)
         self.command = command
-
-    def run(self, prompt: str, *, request: Request, call: Call) -> Completion:
-        """Return the answer of `llm prompt`; see `stream`."""
-        *texts, end = self.stream(prompt, request=request, call=call)
-        assert isinstance(end, Completion)
-        return replace(end, text="".join(map(str, texts)))
 
     def stream(self, prompt: str, *, request: Request, call: Call) -> Iterator[str | Completion]:
         """Yield the text that `llm prompt` prints as it comes, and then what it says it used.
