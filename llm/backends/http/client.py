@@ -355,12 +355,10 @@ class HTTPBackend(Backend):
 
         model = model or self.default_model
         plain = self.sent_options(options)
-        content = _encoded(self.body(request, model, plain, stream))
-        endpoint, send = self._request("POST", self.path, call, content, stream=stream)
-        limits = self._limits(call)
+        ask = partial(self._send, model=model, options=plain, call=call, stream=stream)
+        endpoint, limits, pieces = ask(request)
         if call is None or call.turn is None:
             self._pace()
-        pieces = self._found(self._exchanged(endpoint, send, limits), model)
         thoughts = request.metadata.get("thoughts") is True
         reader = AnswerReader(
             endpoint, model, strict, limits.note_text, limits.hurry, thoughts, self.read, self._counted
@@ -370,18 +368,25 @@ class HTTPBackend(Backend):
             if reader.notices:
                 pieces = _with_hint(pieces, reader.notices)
         if request.metadata.get("schema") is not None:
-            pieces = self._by_schema(pieces, request, model, plain, call, reader, stream)
+            pieces = self._by_schema(pieces, request, model, reader, lambda plain: ask(plain)[2])
         return reader, pieces
+
+    def _send(
+        self, request: Request, *, model: str | None, options: Mapping[str, Any], call: Call | None, stream: bool
+    ) -> "tuple[Endpoint, Limits, Iterator[bytes]]":
+        """Return the answer to a request in pieces; it is sent with the first one."""
+        content = _encoded(self.body(request, model, options, stream))
+        endpoint, send = self._request("POST", self.path, call, content, stream=stream)
+        limits = self._limits(call)
+        return endpoint, limits, self._found(self._exchanged(endpoint, send, limits), model)
 
     def _by_schema(
         self,
         pieces: Iterator[bytes],
         request: Request,
         model: str | None,
-        options: Mapping[str, Any],
-        call: Call | None,
         reader: "AnswerReader",
-        stream: bool,
+        ask: Callable[[Request], Iterator[bytes]],
     ) -> Iterator[bytes]:
         """Yield the answer to a request with a schema; a service that takes none gets the schema in the prompt."""
         from llm.routing.schema import instruction
@@ -404,9 +409,7 @@ class HTTPBackend(Backend):
         words = instruction(schema)
         if words not in (request.system or ""):
             request = request.with_system("\n\n".join(filter(None, (request.system, words))))
-        content = _encoded(self.body(replace(request, metadata=metadata), model, options, stream))
-        endpoint, send = self._request("POST", self.path, call, content, stream=stream)
-        yield from self._found(self._exchanged(endpoint, send, self._limits(call)), model)
+        yield from ask(replace(request, metadata=metadata))
 
     def _fetch(self, path: str, call: Call) -> Any:
         """Return the JSON that a service answers to GET.
