@@ -1,9 +1,9 @@
 """`dataclass` without code that is generated for each class, and without the import of `dataclasses`.
 
-The one of the standard library compiles six methods for each class, and a command declares twenty classes: that was a
-quarter of its start. Here all classes share the functions below, and only one of which many values are made gets a
-constructor of its own. `fields`, `replace`, `asdict` and the like of `dataclasses` work with them: what these look at
-is made when they first do.
+The one of the standard library compiles six methods for each class, and a command declares thirty classes: that was a
+third of its start. Here all classes share the functions below, and only the constructor is compiled, when the first
+value is made. `fields`, `replace`, `asdict` and the like of `dataclasses` work with them: what these look at is made
+when they first do.
 """
 
 from collections.abc import Callable, Mapping, Set
@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace  # what checkers know: constructors, fields, `replace`
-    from inspect import Signature
 
 __all__ = ["dataclass", "field", "hash_of", "replace"]
 
 C = TypeVar("C", bound=type[Any])
 
 _MISSING: Final[Any] = object()
-
-#: A class gets a compiled constructor with this many values: compiling takes as long as making 50 without one.
-_MANY: Final = 20
 
 
 class _Field:
@@ -52,8 +48,7 @@ if not TYPE_CHECKING:
                 setattr(cls, name, _Late(name, cls, special, frozen))
             methods = {"replace": replace}  # for `copy.replace`
             if "__init__" not in vars(cls):
-                methods["init"] = _initializer(cls, names, special)
-                cls.__signature__ = _LateSignature(cls)
+                cls.__init__ = _LateConstructor(cls, names, special)
             if eq:
                 methods["eq"], methods["hash"] = _comparison(names, special)
             if repr:
@@ -106,93 +101,30 @@ class _Late:
         return vars(twin)[self._name]
 
 
-def _initializer(cls: type[Any], names: tuple[str, ...], special: dict[str, _Field]) -> Callable[..., None]:
-    """Return the `__init__` of a class."""
-    defaults = {name: vars(cls).get(name, _MISSING) for name in names}
-    factories = {name: one.factory for name, one in special.items() if one.factory is not _MISSING}
-    required = {name for name in names if defaults[name] is _MISSING and name not in factories}  # they come first
-    count = len(names)
-    finish = getattr(cls, "__post_init__", None)
-    made = 0
+class _LateConstructor:
+    """The `__init__` of a class, compiled as one would write it by hand when somebody first asks for it."""
 
-    def __init__(self: Any, /, *args: Any, **given: Any) -> None:  # noqa: N807 - a method
-        nonlocal made
-        made += 1
-        if made >= _MANY and vars(cls)["__init__"] is __init__:
-            setattr(cls, "__init__", _compiled(cls, names, defaults, factories))  # noqa: B010 - of a class, for mypy
-        chosen = dict(zip(names, args), **given)  # noqa: B905 - further ones are refused below
-        values = {**defaults, **chosen}
-        for name, factory in factories.items():
-            if name not in chosen:
-                values[name] = factory()
-        if (
-            len(values) != count
-            or len(chosen) != len(args) + len(given)
-            or (len(args) < len(required) and not chosen.keys() >= required)
-        ):
-            raise _refusal(cls, args, given)
-        self.__dict__.update(values)
-        if finish is not None:
-            finish(self)
-
-    return __init__
-
-
-def _compiled(
-    cls: type[Any], names: tuple[str, ...], defaults: dict[str, Any], factories: dict[str, Any]
-) -> Callable[..., None]:
-    """Return the `__init__` of a class as one would write it by hand."""
-    known = {name: value for name, value in defaults.items() if value is not _MISSING}
-    known |= dict.fromkeys(factories, _MISSING)
-    parameters = ", ".join(f"{name}=known[{name!r}]" if name in known else name for name in names)
-    values = ", ".join(
-        f"{name}=factories[{name!r}]() if {name} is missing else {name}" if name in factories else f"{name}={name}"
-        for name in names
-    )
-    lines = [f"def __init__(self, {parameters}):", f"    self.__dict__.update({values})"]
-    if hasattr(cls, "__post_init__"):
-        lines.append("    self.__post_init__()")
-    scope = {"known": known, "factories": factories, "missing": _MISSING}
-    exec("\n".join(lines), scope)  # noqa: S102 - of names that a class declares
-    init: Any = scope["__init__"]
-    init.__module__, init.__qualname__ = cls.__module__, cls.__qualname__  # for errors about its arguments
-    return init  # type: ignore[no-any-return]
-
-
-class _LateSignature:
-    """The signature of a class whose `__init__` takes anything, made when somebody asks for it."""
-
-    def __init__(self, cls: type[Any]) -> None:
+    def __init__(self, cls: type[Any], names: tuple[str, ...], special: dict[str, _Field]) -> None:
         self._cls = cls
+        self._names = names
+        self._factories = {name: one.factory for name, one in special.items() if one.factory is not _MISSING}
 
-    def __get__(self, instance: object, owner: type[Any]) -> "Signature":
-        init = next(one for one in owner.__mro__ if "__init__" in vars(one))
-        if instance is not None or init is not self._cls:  # a subclass with an `__init__` of its own
-            raise AttributeError("__signature__")
-        return _signature(owner)
-
-
-def _signature(cls: type[Any]) -> "Signature":
-    from dataclasses import MISSING, fields
-    from inspect import Parameter, Signature
-
-    def parameter(one: Any) -> Parameter:
-        default = Parameter.empty if one.default is MISSING else one.default
-        if one.default_factory is not MISSING:
-            default = one.default_factory
-        return Parameter(one.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=one.type)
-
-    return Signature(list(map(parameter, fields(cls))), return_annotation=None)
-
-
-def _refusal(cls: type[Any], args: tuple[Any, ...], given: dict[str, Any]) -> TypeError:
-    """Return the error for arguments that are not those of a class."""
-    unknown = given.keys() - set(cls.__match_args__)
-    try:
-        _signature(cls).bind(*args, **given)
-    except TypeError as error:
-        reason = f"got an unexpected keyword argument {min(unknown)!r}" if unknown else str(error)
-    return TypeError(f"{cls.__qualname__}() {reason}")
+    def __get__(self, instance: object, owner: type[Any]) -> Any:
+        cls, names, factories = self._cls, self._names, self._factories
+        values = ", ".join(
+            f"{name}=factories[{name!r}]() if {name} is missing else {name}" if name in factories else f"{name}={name}"
+            for name in names
+        )
+        last = "\n self.__post_init__()" if hasattr(cls, "__post_init__") else ""
+        scope = {"factories": factories, "missing": _MISSING}
+        exec(f"def __init__(self, {', '.join(names)}):\n self.__dict__.update({values}){last}", scope)  # noqa: S102 - of names that a class declares
+        init: Any = scope["__init__"]
+        init.__module__, init.__qualname__ = cls.__module__, cls.__qualname__  # for errors about its arguments
+        defaults = {name: vars(cls).get(name, _MISSING) for name in names}
+        init.__defaults__ = tuple(one for name, one in defaults.items() if one is not _MISSING or name in factories)
+        init.__annotations__ = {**cls.__annotations__, "return": None}
+        setattr(cls, "__init__", init)  # noqa: B010 - of a class, for mypy
+        return init if instance is None else init.__get__(instance, owner)
 
 
 def _comparison(

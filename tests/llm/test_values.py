@@ -265,13 +265,13 @@ def test_a_frozen_class_behaves_like_one_of_the_standard_library(act: Callable[[
     assert repr(ours).replace("Frozen(", "Generated(") == repr(theirs)
 
 
-@pytest.mark.parametrize(("made", "too_many"), [(0, "too many positional"), (100, "takes from 2 to 4 positional")])
-def test_a_frozen_class_names_what_it_was_not_given(made: int, too_many: str) -> None:
+@pytest.mark.parametrize("made", [0, 100])
+def test_a_frozen_class_names_what_it_was_not_given(made: int) -> None:
     kind = frozen(made)
     for arguments, named, message in (
         ((), {}, "'one'"),
         ((1,), {"one": 1}, "multiple values .* 'one'"),
-        ((1, "b", [], 4), {}, too_many),
+        ((1, "b", [], 4), {}, "takes from 2 to 4 positional"),
         ((), {"four": 4}, r"Frozen\(\) got an unexpected keyword argument 'four'"),
     ):
         with pytest.raises(TypeError, match=message):
