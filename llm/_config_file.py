@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from llm._dataclasses import dataclass
@@ -161,13 +161,17 @@ class ConfigFileError(ConfigError):
 
     def __init__(self, faults: Sequence[ConfigFault]) -> None:
         first, *others = faults
-        more = "; ".join(map(str, others[:3])) + (f"; and {len(others) - 3} more" if len(others) > 3 else "")
+        more = "; ".join(f"{one} ({one.hint})" if one.hint else str(one) for one in others[:3]) + (
+            f"; and {len(others) - 3} more" if len(others) > 3 else ""
+        )
         super().__init__(str(first), hint=" ".join(filter(None, (first.hint, more and f"Also: {more}."))) or None)
         self.faults = tuple(faults)
 
 
-def faults_in(file: str, found: bytes, *, toml: bool, plugin_schemas: Mapping[str, Any]) -> list[ConfigFault]:
-    """Return every mistake in what a configuration file holds, in the order of its lines."""
+def faults_in(
+    file: str, found: bytes, *, toml: bool, plugin_schemas: Mapping[str, Any], plugins: Collection[str] = ()
+) -> list[ConfigFault]:
+    """Return every mistake in what a configuration file holds, in the order of its lines; see `llm.config.check`."""
     try:
         document = parse(found, toml=toml)
     except RepeatedKeyError:
@@ -176,10 +180,17 @@ def faults_in(file: str, found: bytes, *, toml: bool, plugin_schemas: Mapping[st
         return [_not_parsed(error, found, file, "TOML" if toml else "JSON")]
     source = _Source(file, found.decode("utf-8-sig"), toml)
     faults = list(_faults(source, document, schema(), ()))
+    import difflib
+
     sections = document.get("plugins") if isinstance(document, dict) else None
     for name, section in sections.items() if isinstance(sections, dict) else ():
         if name in plugin_schemas and isinstance(section, dict):
             faults.extend(_faults(source, section, plugin_schemas[name], ("plugins", name)))
+        # A plug-in that is not installed may have a section; one with a typing error in its name has one in vain.
+        close = [] if name in plugins else difflib.get_close_matches(name, plugins, n=1, cutoff=0.8)
+        if close:
+            hint = f"Did you mean {close[0]!r}?"
+            faults.append(source.fault(f"plugins: there is no plug-in named {name!r}", ("plugins", name), hint))
     return sorted(dict.fromkeys(faults), key=lambda fault: fault.line or 0)
 
 

@@ -98,9 +98,11 @@ def _adapted(entry: EntryPoint, named: object) -> object:
     if callable(named) and not isinstance(named, type):
         register = recipe_registration if entry.group == RECIPE_GROUP else backend_registration
         return register(entry.name, named, entry.module)
+    kind = Recipe if entry.group == RECIPE_GROUP else Backend
+    has_run = callable(getattr(named, "run", None))
+    hint = "name a module, a function, a Backend or Recipe, or an object with @hookimpl methods"
     raise PluginDefinitionError(
-        f"{entry.value} is {type(named).__name__!r} and not a plug-in",
-        hint="name a module, a function, a Backend or Recipe, or an object with @hookimpl methods",
+        f"{entry.value} is {type(named).__name__!r} and not a plug-in", hint=_subclass(kind) if has_run else hint
     )
 
 
@@ -117,10 +119,14 @@ def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable
             raise PluginDefinitionError(f"{type(run).__qualname__} does not define run")
         return whole_of(run) if isinstance(run, Backend) else run.run, run
     if not callable(run) or isinstance(run, type):
-        raise PluginDefinitionError(
-            f"{run!r} cannot be called", hint=f"give a function, a bound method, or a {base.__name__}"
-        )
+        has_run = callable(getattr(run, "run", None))
+        hint = _subclass(base) if has_run else f"give a function, a bound method, or a {base.__name__}"
+        raise PluginDefinitionError(f"{run!r} cannot be called", hint=hint)
     return run, getattr(run, "__self__", None)
+
+
+def _subclass(base: type) -> str:
+    return f"it has a method `run`: make it a subclass of llm.{base.__name__}"
 
 
 def given(**facts: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -199,12 +199,15 @@ def default_path(environ: Mapping[str, str]) -> str:
     return old if os.path.exists(old) and not os.path.exists(path) else path
 
 
-def check(path: str, plugin_schemas: Mapping[str, Any] | None = None) -> "list[ConfigFault]":
+def check(
+    path: str, plugin_schemas: Mapping[str, Any] | None = None, plugins: Collection[str] = ()
+) -> "list[ConfigFault]":
     """Return every mistake in a configuration file, in the order of its lines.
 
     Args:
         path: the file's path.
         plugin_schemas: JSON Schemas of plug-ins for their sections, by the plug-in's name.
+        plugins: names of plug-ins that sections may have; one that is nearly of such a name is a mistake.
 
     """
     from llm._config_file import ConfigFault, content, faults_in
@@ -213,7 +216,7 @@ def check(path: str, plugin_schemas: Mapping[str, Any] | None = None) -> "list[C
         found, toml = content(path)
     except OSError as error:
         return [ConfigFault(f"the file cannot be read: {error.strerror}", path)]
-    return faults_in(path, found, toml=toml, plugin_schemas=plugin_schemas or {})
+    return faults_in(path, found, toml=toml, plugin_schemas=plugin_schemas or {}, plugins=plugins)
 
 
 def file_error(faults: "list[ConfigFault]") -> ConfigError:

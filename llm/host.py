@@ -270,6 +270,8 @@ class Host(PluginManager):
         names = list(names)
         if not names:
             return
+        import difflib
+
         failed = {p.origin.plugin: p.message for p in self.problems if p.kind is ProblemKind.FAILED}
         blocked = {blocked.origin.plugin: blocked.by for blocked in self.blocked}
         installed = [entry for entry in self.entries if entry not in self._left_out]
@@ -280,11 +282,16 @@ class Host(PluginManager):
             why = next((failed[one.name] for one in entries if one.name in failed), failed.get(name))
             if entries and why is None:
                 continue
-            if why is None:
-                why = f"it is left out because of {blocked[name]}" if name in blocked else "it is not installed"
+            hint = "install it (`ai-cli plugins install`)"
+            if why is None and name in blocked:
+                why, hint = f"it is left out because of {blocked[name]}", f"leave out {blocked[name]}"
+            elif why is not None:
+                hint = "`ai-cli plugins list` has its state"
+            elif close := difflib.get_close_matches(name, self.section_names(), n=1):
+                hint = f"did you mean {close[0]!r}? Else {hint}"
             raise PluginLoadError(
-                f"the plug-in {name!r} is required, and {why}",
-                hint="install it (`ai-cli plugins install`), or take it out of required_plugins in the configuration",
+                f"the plug-in {name!r} is required, and {why or 'it is not installed'}",
+                hint=f"{hint}, or take it out of required_plugins in the configuration",
             )
 
     def adopt(self, registration: Registration) -> None:
@@ -556,6 +563,11 @@ class Host(PluginManager):
             if CONFIGURE in guard.implementations and schema is not None:
                 found.update({name: schema for name in _section_names(guard.origin) if name not in found})
         return found
+
+    def section_names(self) -> set[str]:
+        """Return the names that sections of installed plug-ins may have in the configuration."""
+        of_entries = {name for entry in self.entries for name in (entry.name, entry.distribution)}
+        return of_entries | {name for guard in self.guards() for name in _section_names(guard.origin)}
 
     def _settings_of(self, origin: Origin, plugin: object) -> "PluginSettings":
         """Return the settings of a plug-in: the section of its entry point, its own name or its distribution."""

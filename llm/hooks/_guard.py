@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, overload
 from pluggy import HookimplMarker, HookspecMarker
 
 from llm._dataclasses import dataclass
-from llm.errors import PLUGIN_FAULTS, PluginDefinitionError, PluginError, attributed, one_line
+from llm.errors import PLUGIN_FAULTS, ConfigError, PluginDefinitionError, PluginError, attributed, one_line
 from llm.hooks._faults import (
     Problem,
     ProblemKind,
@@ -374,8 +374,11 @@ def _without_defaults(function: Function) -> inspect.Signature:
 
 def _record(error: BaseException, hook: str, origin: Origin, problems: ProblemLog) -> None:
     note_fault(origin, error)
-    message = with_place(f"{hook} raised {one_line(error)}", error)
-    hint = reason_of(error)[1] or read_on(hook)
+    hint = reason_of(error)[1]
+    if isinstance(error, ConfigError):  # the user's mistake, and not the plug-in's
+        message = f"it is not configured: {error.message}"
+    else:
+        message, hint = with_place(f"{hook} raised {one_line(error)}", error), hint or read_on(hook)
     problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, hint=hint, error=error))
 
 

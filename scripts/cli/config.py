@@ -130,7 +130,7 @@ def _checked(ctx: click.Context, file: str) -> int:
     """Print every mistake in a file, and return the exit status for that."""
     host = current_host(ctx)
     with stdout_to_stderr():
-        mistakes = check(file, host.config_schemas())
+        mistakes = check(file, host.config_schemas(), host.section_names())
     for mistake in mistakes:
         print_error(in_full(mistake))
     if not mistakes:
@@ -182,7 +182,8 @@ def set_value(ctx: click.Context, key: str, value: str) -> None:
     print_line(f"{key} is set in {file}")
     if above[:1] == ["plugins"]:  # it is written all the same: a section may need several keys
         with stdout_to_stderr():
-            mistakes = check(file, current_host(ctx).config_schemas())
+            host = current_host(ctx)
+            mistakes = check(file, host.config_schemas(), host.section_names())
         for mistake in mistakes:
             print_warning(in_full(mistake))
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from llm import DISTRIBUTION
-from llm.errors import ConfigError, UnknownNameError
+from llm.errors import ConfigError, PluginLoadError, UnknownNameError
 from llm.hooks._entrypoints import VARIABLE
 from llm.hooks._faults import ProblemKind
 from scripts.cli.base import Command, current_host
@@ -189,9 +190,17 @@ def installed_before(_host: "Host") -> Iterator[Fault]:
 
 
 def guards(host: "Host") -> Iterator[Fault]:
-    """Find guards of steps that were at work in the last run, and are not now."""
+    """Find guards of steps that were at work in the last run, and are not now, and required plug-ins that are not."""
+    from llm.config import load_settings
     from scripts.packages import guards, record
 
+    with suppress(ConfigError):  # found above
+        settings = load_settings()
+        for name in settings.required_plugins:
+            try:
+                host.require([name])
+            except PluginLoadError as error:
+                yield f"{error.message} ({error.hint})", (_edit(settings.path),)
     try:
         for one in guards.lost(host):
             yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guard.distribution}",)
@@ -215,7 +224,7 @@ def configuration(host: "Host") -> Iterator[Fault]:
     from llm.config import ENVIRONMENT, check, load_settings
 
     file = config_path()
-    mistakes = check(file, host.config_schemas()) if os.path.isfile(file) else []
+    mistakes = check(file, host.config_schemas(), host.section_names()) if os.path.isfile(file) else []
     for mistake in mistakes:
         yield f"{mistake} ({mistake.hint})" if mistake.hint else str(mistake), (_edit(file),)
     try:

@@ -43,6 +43,11 @@ def after(fix: str) -> dict[str, str]:
     return found
 
 
+class Anything:
+    @hookimpl
+    def llm_completed(self) -> None: ...
+
+
 @pytest.fixture
 def host() -> Host:
     return host_with()
@@ -284,6 +289,27 @@ def llm_backends(): return []
         messages = [fault["message"] for fault in faults(host)]
     assert sorted(message.removeprefix(f"{path}:").partition(":")[0] for message in messages) == ["1", "2", "4", "5"]
     assert any("'levle' (Did you mean 'level'?" in message for message in messages)
+
+
+def test_a_section_with_a_typing_error_in_the_name_of_its_plug_in(host: Host, tmp_path: Path) -> None:
+    host.register(Anything(), "shouter")
+    file = tmp_path / "config.toml"
+    file.write_text("[plugins.nobody-has-this]\n\n[plugins.shouter]\n\n[plugins.shuter]\nvolume = 3\n")
+    (fault,) = faults(host, LLM_CONFIG_PATH=str(file))
+    assert fault["message"] == f"{file}:5: plugins: there is no plug-in named 'shuter' (Did you mean 'shouter'?)"
+    checked = CliRunner().invoke(cli, ["config", "check"], obj=host, env={"LLM_CONFIG_PATH": str(file)})
+    assert (checked.exit_code, "Did you mean 'shouter'?" in checked.stderr) == (1, True)
+
+
+def test_a_required_plug_in_that_is_not_there(host: Host, tmp_path: Path) -> None:
+    host.register(Anything(), "watch-dog")
+    file = tmp_path / "config.toml"
+    file.write_text('required_plugins = ["watch-dog", "watch-dgo"]\n')
+    (fault,) = faults(host, LLM_CONFIG_PATH=str(file))
+    assert fault["check"] == "guards"
+    assert "the plug-in 'watch-dgo' is required, and it is not installed (did you mean 'watch-dog'?" in fault["message"]
+    sent = CliRunner().invoke(cli, ["send", "hi"], obj=host, env={"LLM_CONFIG_PATH": str(file)})
+    assert (sent.exit_code, "did you mean 'watch-dog'?" in sent.stderr) == (1, True)
 
 
 def test_config_set_warns_of_a_value_that_the_plug_in_does_not_take(tmp_path: Path) -> None:

@@ -286,8 +286,30 @@ def test_a_required_plugin_that_is_there_is_enough(tmp_path: Path) -> None:
             complete(Request("hi", backend="shout"), host=host, settings=Settings(required_plugins=("absent",)))
         without = Host()
         without.load_plugins(host.entries, Blocking({"shout": "--no-plugin shout"}))
-        with pytest.raises(PluginLoadError, match="'shout' is required, and it is left out because of --no-plugin"):
+        why = "'shout' is required, and it is left out because of --no-plugin"
+        with pytest.raises(PluginLoadError, match=why) as caught:
             complete(Request("hi", backend="sample"), host=without, settings=Settings(required_plugins=("shout",)))
+        assert "leave out --no-plugin shout" in str(caught.value.hint)
+
+
+def test_a_mistake_in_the_configuration_is_not_blamed_on_the_plugin_that_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("primry_backend = 'x'\n")
+    monkeypatch.setenv("LLM_CONFIG_PATH", str(file))
+
+    class Plugin:
+        @hookimpl
+        def llm_configure(self) -> None: ...
+
+        @hookimpl
+        def llm_completed(self) -> None: ...
+
+    host = host_with(Plugin())
+    use(host, "llm_completed")
+    (problem,) = host.problems
+    assert problem.message == f"it is not configured: {file}:1: there is no key named 'primry_backend'"
 
 
 def test_a_second_thread_waits_until_it_is_configured() -> None:

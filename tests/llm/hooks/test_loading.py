@@ -355,6 +355,11 @@ BROKEN = {
         "from llm.backends.plugin_sdk import register_backend\nregister_backend('x', lambda: '')",
         ["cannot be called with a prompt"],
     ),
+    "a class of its own with run": (
+        "from llm.backends.plugin_sdk import register_backend\nclass Mine:\n    def run(self, prompt): return ''\n"
+        "register_backend('x', Mine)",
+        ["cannot be called", "make it a subclass of llm.Backend"],
+    ),
     "unusable name": (
         "from llm.backends.plugin_sdk import register_backend\nregister_backend('a b', lambda prompt: '')",
         ["must be a name", "'a b'"],
@@ -383,6 +388,7 @@ def test_a_broken_plugin_is_named_and_the_others_go_on(tmp_path: Path, source: s
         ("mod:missing", "no attribute and no submodule 'missing'"),
         ("mod:number", "not a plug-in"),
         ("mod:Plain", "not a plug-in"),
+        ("mod:Duck", "make it a subclass of llm.Backend"),
         ("no_such_module", "No module named 'no_such_module'"),
         ("mod:Unfinished", "Unfinished does not define run"),
     ],
@@ -392,12 +398,14 @@ def test_an_entry_point_that_names_nothing_usable(tmp_path: Path, value: str, wo
     from llm.backends.plugin_sdk import Backend
     number = 3
     class Plain: pass
+    class Duck:
+        def run(self, prompt): return prompt
     class Unfinished(Backend): pass
     """
     write(tmp_path, {BACKENDS: {"bad": value}}, mod=source)
     with installed(tmp_path) as host:
         (problem,) = failures(host)
-        assert words in problem.message
+        assert words in str(problem)
 
 
 def test_a_missing_dependency_of_a_submodule_is_not_hidden(tmp_path: Path) -> None:
