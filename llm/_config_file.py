@@ -161,9 +161,8 @@ class ConfigFileError(ConfigError):
 
     def __init__(self, faults: Sequence[ConfigFault]) -> None:
         first, *others = faults
-        more = "; ".join(f"{one} ({one.hint})" if one.hint else str(one) for one in others[:3]) + (
-            f"; and {len(others) - 3} more" if len(others) > 3 else ""
-        )
+        more = "; ".join(f"{one} ({one.hint})" if one.hint else str(one) for one in others[:3])
+        more += f"; and {len(others) - 3} more" if len(others) > 3 else ""
         super().__init__(str(first), hint=" ".join(filter(None, (first.hint, more and f"Also: {more}."))) or None)
         self.faults = tuple(faults)
 
@@ -186,7 +185,7 @@ def faults_in(
     for name, section in sections.items() if isinstance(sections, dict) else ():
         if name in plugin_schemas and isinstance(section, dict):
             faults.extend(_faults(source, section, plugin_schemas[name], ("plugins", name)))
-        # A plug-in that is not installed may have a section; one with a typing error in its name has one in vain.
+        # A plug-in that is not installed may have a section; one whose name has a typing error is a mistake.
         close = [] if name in plugins else difflib.get_close_matches(name, plugins, n=1, cutoff=0.8)
         if close:
             hint = f"Did you mean {close[0]!r}?"

@@ -1,5 +1,6 @@
 """Faults of plug-ins that the host survives: their log, and the place in the plug-in where each happened."""
 
+import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from types import TracebackType
@@ -107,13 +108,21 @@ def place_of(error: BaseException) -> str | None:
             return error.place
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
-    found = None
+    # A library that it calls is not its own code: that is the package of its module, else the first that is no library
+    # of Python.
+    passed: list[tuple[str, str]] = []
     frame: TracebackType | None = error.__traceback__
     while frame is not None:
         if not is_framework(frame.tb_frame):
-            found = f"{frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno}"
+            place = f"{frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno}"
+            passed.append((_package(frame.tb_frame.f_globals.get("__name__")), place))
         frame = frame.tb_next
-    return found
+    origin = origin_of(error)
+    packages = [package for package, _ in passed]
+    own = _package(origin.module) if origin is not None else ""
+    if own not in packages:
+        own = next((one for one in packages if one not in sys.stdlib_module_names), packages[0] if packages else "")
+    return next((place for package, place in reversed(passed) if package == own), None)
 
 
 def with_place(message: str, error: BaseException) -> str:
@@ -162,6 +171,10 @@ def shown(error: BaseException, origin: Origin | None = None) -> str:
                 lines += ["\nWhich led to this exception:\n\n"] if lines else []
                 lines += traceback.format_exception(type(one), one, began, chain=False)
     return "".join(lines or traceback.format_exception(error)).rstrip("\n")
+
+
+def _package(module: object) -> str:
+    return module.partition(".")[0] if isinstance(module, str) else ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

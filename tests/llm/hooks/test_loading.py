@@ -356,8 +356,7 @@ BROKEN = {
         ["cannot be called with a prompt"],
     ),
     "a class of its own with run": (
-        "from llm.backends.plugin_sdk import register_backend\nclass Mine:\n    def run(self, prompt): return ''\n"
-        "register_backend('x', Mine)",
+        "from llm.backends.plugin_sdk import register_backend\nclass Mine: run = len\nregister_backend('x', Mine)",
         ["cannot be called", "make it a subclass of llm.Backend"],
     ),
     "unusable name": (

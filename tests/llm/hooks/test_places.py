@@ -91,6 +91,62 @@ def test_a_wrong_result_names_the_function_that_returned_it(place: Path) -> None
         assert shown(caught.value) == (f"{file}, line {line('STEP')}", "see `ai-cli docs llm_run_step`")
 
 
+DEEP = """\
+import json
+
+from llm import Backend, hookimpl
+
+from acme_deep import helper
+
+
+def run(prompt):
+    if "stream" in prompt:
+        return (json.loads(one) for one in ["{"])  # PIECE
+    return helper.read("{")
+
+
+class Plugin:
+    @hookimpl
+    def llm_backends(self):
+        return Backend("deep", run)
+
+    @hookimpl
+    def llm_completed(self):
+        helper.read("{")
+"""
+HELPER = "import json\n\ndef read(text):\n    return json.loads(text)\n"
+
+
+def test_an_exception_within_a_library_names_the_line_of_the_plug_in_that_called_it(tmp_path: Path) -> None:
+    write_distribution(
+        tmp_path,
+        "acme-deep",
+        entry_points={"llm.plugins": {"deep": "acme_deep:Plugin"}},
+        files={"acme_deep/__init__.py": DEEP, "acme_deep/helper.py": HELPER},
+    )
+    read = f"{tmp_path / 'acme_deep' / 'helper.py'}, line 4"
+    number = next(number for number, text in enumerate(DEEP.splitlines(), 1) if text.endswith("# PIECE"))
+    with installed(tmp_path) as host:
+        assert failed(host, Request("hi", backend="deep")).place == read
+        for stream in (False, True):
+            place = failed(host, Request("stream", backend="deep"), stream=stream).place
+            assert place == f"{tmp_path / 'acme_deep' / '__init__.py'}, line {number}"
+        (problem,) = host.problems
+        assert problem.message.endswith(f"({read})")
+
+
+def test_an_import_that_fails_within_a_library_names_the_line_of_the_plug_in(tmp_path: Path) -> None:
+    write_distribution(
+        tmp_path,
+        "acme-import",
+        entry_points={"llm.plugins": {"import": "acme_import"}},
+        files={"acme_import.py": "x = 1\nimport acme_library\n", "acme_library.py": "\n\n1 / 0\n"},
+    )
+    with installed(tmp_path) as host:
+        (problem,) = host.problems
+        assert problem.message.endswith(f"({tmp_path / 'acme_import.py'}, line 2)")
+
+
 def failed(host: Host, request: Request, *, stream: bool = False) -> Any:
     from llm import stream as streamed
 
