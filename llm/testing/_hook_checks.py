@@ -232,6 +232,16 @@ def _mixed_up(probe: Probe) -> None:
     for what, (backend, request) in variants.items():
         if first is not None and ask(backend, request) == first:
             probe.find(f"it gives the answer of another {what}", WORDS["key of a cache"], place)
+    stub: Any = probe.host.get_plugin(STUB)
+    stub.plugin.taken = 0
+    if first is None or ask(STUB, Request("the same")) is None or stub.plugin.taken:
+        return  # it is not a cache
+    for turn in range(2):
+        stub.plugin.taken = 0
+        ask(STUB, Request("the same", metadata={"conversation": f"{turn:016x}", "earlier": 0, "turn": turn}))
+    if stub.plugin.taken:
+        probe.find("it does not answer a request again that differs in the notes of the log of conversations alone",
+                   WORDS["notes of the log"], place, warn=True)  # fmt: skip
 
 
 def _text_of(probe: Probe, answer: Answer) -> None:

@@ -59,6 +59,8 @@ STUB: Final = "conformance-stub"
 
 #: Seconds after which a user wonders what is going on.
 PATIENCE: Final = 2.0
+#: Seconds that a line sleeps which has slept that long before: its time counts in full, and is not spent again.
+NAP: Final = 0.05
 
 PROMPTS: Final = {
     "an empty prompt": "",
@@ -130,6 +132,7 @@ WORDS: Final = {
     "shared default": "default to None, and make a new one in the function: all calls and threads share this one",
     "requires": "add it to dependencies in [project]",
     "key of a cache": "put everything into the key that the answer depends on: backend, model, messages, options",
+    "notes of the log": "leave conversation, conversation_name, earlier and turn of Request.metadata out of the key",
     "server once": "ask once: the router tries again, for all backends",
     "show": "leave the key out of messages; declare its variable in secret_env",
 }
@@ -147,6 +150,8 @@ class Probe:
         entries: its entry points.
         texts: all of its words, and where, for the search for secrets.
         slept: where it slept last.
+        sleepers: the lines that slept long.
+        spared: the seconds of their later sleeps that were not spent.
         slow: backends that take so long that they are asked no more than necessary.
         doing: the words for what it does now, while it must neither run commands nor write files.
         project: the `pyproject.toml` of a directory that is checked.
@@ -161,6 +166,8 @@ class Probe:
         self.environ = dict(environ)
         self.texts: list[tuple[str, tuple[str | None, int | None]]] = []
         self.slept: tuple[str | None, int | None] = (None, None)
+        self.sleepers: set[tuple[str | None, int | None]] = set()
+        self.spared = 0.0
         self.slow: set[str] = set()
         self.doing = ""
         self.project: Path | None = None
@@ -271,9 +278,9 @@ class Probe:
     @contextmanager
     def timed(self, what: str, function: Any = None) -> Iterator[None]:
         """Report what takes too long for a command that waits for it."""
-        began, work, self.slept = time.monotonic(), time.process_time(), (None, None)
+        began, work, self.slept = time.monotonic() + self.spared, time.process_time(), (None, None)
         yield
-        took = time.monotonic() - began
+        took = time.monotonic() + self.spared - began
         if took > PATIENCE and (self.slept[0] is not None or time.process_time() - work > PATIENCE):
             place = self.slept if self.slept[0] is not None else place_of(function)
             self.find(f"{what} takes {took:.1f} s", WORDS["slow"], place)
@@ -677,6 +684,14 @@ def watch(probe: Probe) -> None:
         place = caller(probe, sys._getframe(1))
         if place[0] is not None:
             probe.slept = place
+        # A thread that a plug-in leaves behind has to be there when it is looked for.
+        is_main = threading.current_thread() is threading.main_thread()
+        line = probe.frame(sys._getframe(1)) if is_main else (None, None)
+        if line in probe.sleepers and probe.check != "deadlines":  # which needs sleeps as they are
+            probe.spared += max(0.0, seconds - NAP)
+            seconds = min(seconds, NAP)
+        elif line[0] is not None and seconds > PATIENCE:
+            probe.sleepers.add(line)
         sleep(seconds)
 
     os.environ.__class__ = Environ

@@ -68,8 +68,11 @@ def distributions(files: Iterable[str]) -> set[str]:
 @pytest.fixture
 def environment(installed: Installed, index: Index) -> Iterator[Environment]:
     environment = Environment(installed, index)
+    # What the bundled policy requires.
+    index.add(wheel("regex", "9999", {"regex/__init__.py": "from re import *\n"}, plugins={}))
     before = environment.files()
     yield environment
+    installed.run("python", "-m", "pip", "uninstall", "-q", "--yes", "regex")
     for name in distributions(environment.files()) - distributions(before):
         environment.plugins("remove", name.replace("_", "-"))
     assert environment.files() == before

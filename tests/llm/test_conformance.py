@@ -295,6 +295,14 @@ def test_a_directory_without_a_package_is_refused(text: str | None, words: str, 
     assert words in caught.value.message
 
 
+def test_a_line_that_sleeps_long_is_waited_for_once(tmp_path: Path) -> None:
+    # The check of threads calls the hook eight times: 20 seconds, of which it has 15.
+    package(tmp_path, Fault("", "", hook("import time\n@hookimpl\ndef llm_prepare(request): time.sleep(2.5)  # HERE")))
+    report = conformance.check(tmp_path, checks=["threads", "requests"], seconds=15)
+    assert [one.status for one in report.results] == ["passed", "failed"]
+    assert {one.message[:18] for one in report.findings} == {"llm_prepare takes "}
+
+
 def test_a_server_that_only_its_author_knows_is_named_by_a_variable(tmp_path: Path) -> None:
     source = FAULTS["status is lost"].source.replace("ACME_URL", "ACME_PLACE")
     package(tmp_path, Fault("", "", source))

@@ -257,6 +257,7 @@ CACHES = {
             "option": "(backend.name, repr(request.messages), request.model)",
         }.items()
     },
+    "key with the turn of the log": Fault("requests", "notes of the log", module_cache("(backend.name, repr(request))"), severity="warning"),
     "dict": Fault("requests", "must return", plugin("@hookimpl(tryfirst=True)  # HERE\ndef llm_complete(request): return {'text': 'x'}")),
     "bytes": Fault("requests", "must return", plugin("@hookimpl(tryfirst=True)  # HERE\ndef llm_complete(request): return b'x'")),
     "pieces of bytes": Fault("requests", "bytes", plugin("@hookimpl(tryfirst=True)  # HERE\ndef llm_complete(request): return iter([b'x'])")),
