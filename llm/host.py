@@ -15,7 +15,7 @@ from llm._shims import adapt
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
-from llm.hooks._faults import Problem, ProblemKind, with_place
+from llm.hooks._faults import Problem, ProblemKind, read_on, with_place
 from llm.hooks._guard import CONFIGURE, HookContract, HookKind, hookimpl
 from llm.hooks._loader import Loader
 from llm.hooks._manager import PluginManager
@@ -255,7 +255,7 @@ class Host(PluginManager):
     def _record_fault(self, hook: str, error: BaseException) -> None:
         origin, message = origin_of(error), with_place(f"{hook} raised {type(error).__name__}", error)
         if origin is not None:
-            self.problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, error=error))
+            self.problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, hint=read_on(hook), error=error))
 
     def require(self, names: Iterable[str]) -> None:
         """Refuse to go on without the plug-ins that the configuration requires.

@@ -471,12 +471,17 @@ class Group(Command, click.Group):
             raise
         except Exception as error:
             name = ctx.invoked_subcommand or ""
-            _, origin = ctx.meta.get(_PLUGIN_COMMANDS, {}).get(name, (None, None))
+            command, origin = ctx.meta.get(_PLUGIN_COMMANDS, {}).get(name, (None, None))
             if origin is None:
                 raise
             from llm.errors import one_line
+            from llm.hooks._faults import place_of, place_of_function, read_on
 
-            fault = PluginError(f"the command {name!r} of plug-in {origin} failed: {one_line(error)}", origin=origin)
+            place = place_of(error) or place_of_function(command.callback)
+            what = f"the command {name!r} of plug-in {origin} failed: {one_line(error)}" + (
+                f" ({place})" if place else ""
+            )
+            fault = PluginError(what, origin=origin, hint=read_on("llm_commands"))
             fault.__cause__ = error
             report(fault, ctx)
             raise click.exceptions.Exit(fault.exit_code) from error
@@ -529,7 +534,9 @@ class _Collector(click.Group):
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         name = name or cmd.name
         if name in self._taken:
-            raise NameTakenError(f"{name!r} is {self._taken[name]}", hint="give yours another name")
+            raise NameTakenError(
+                f"{name!r} is {self._taken[name]}", hint="give yours another name; see `ai-cli docs llm_commands`"
+            )
         super().add_command(cmd, name)
 
 

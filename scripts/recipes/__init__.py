@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm._dataclasses import dataclass
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError
-from llm.hooks._faults import reason_of, with_place
+from llm.hooks._faults import place_of, read_on, reason_of, with_place
 from llm.hooks._origin import origin_of
 from llm.host import current_host
 from llm.types import Step
@@ -61,9 +61,12 @@ class DiscoveredRecipe:
         try:
             return self.host.recipes()[self.name].steps(goal, values)
         except PLUGIN_FAULTS as error:
-            message = with_place(reason_of(error)[0], error)
+            reason, hint = reason_of(error)
+            message, hint = with_place(reason, error), hint or (read_on("recipes") if place_of(error) else None)
             origin = origin_of(error) or self.host.recipes()[self.name].origin
-            raise RecipeError(f"recipe {self.name!r} of plug-in {origin} failed: {message}", origin=origin) from error
+            raise RecipeError(
+                f"recipe {self.name!r} of plug-in {origin} failed: {message}", origin=origin, hint=hint
+            ) from error
 
 
 def discover_recipes(host: "Host | None" = None) -> dict[str, DiscoveredRecipe]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llm._dataclasses import dataclass, field
 from llm.errors import PLUGIN_FAULTS, D0ttinoError
-from llm.hooks._faults import reason_of
+from llm.hooks._faults import place_of, read_on, reason_of, with_place
 from llm.hooks._origin import Origin, origin_of
 from llm.types import Step, StepContext, StepResult
 from scripts.output import print_error, print_message, print_note, redact, stdout_to_stderr
@@ -177,7 +177,7 @@ class StepRunner:
                     "llm_prepare_step", step, context=self._context(step, number, total)
                 )
         except PLUGIN_FAULTS as error:
-            raise _step_error(error, number) from error
+            raise _step_error(error, number, "llm_prepare_step") from error
         return PreparedStep(prepared, changed_by, edited)
 
     def _choose(self, step: Step, number: int, total: int) -> tuple[Decision, PreparedStep]:
@@ -226,7 +226,7 @@ class StepRunner:
             if result is None:
                 failure = StepError(f"no plug-in ran step {number}")
         except PLUGIN_FAULTS as error:
-            failure = _step_error(error, number)
+            failure = _step_error(error, number, "llm_run_step")
             failure.__cause__ = error
         outcome.duration = time.perf_counter() - started
         if result is not None:
@@ -274,12 +274,14 @@ def refused(steps: Sequence[Step], numbers: Collection[int]) -> Iterator[str]:
             yield f"step {number} {' and '.join(reasons)}"
 
 
-def _step_error(error: BaseException, number: int) -> StepError:
+def _step_error(error: BaseException, number: int, hook: str) -> StepError:
     origin = origin_of(error)
     hint = None
     if isinstance(error, OSError) and error.strerror and not isinstance(error, D0ttinoError):
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:
         message, hint = reason_of(error)
+    if place_of(error) is not None:  # a fault of its code, and no refusal
+        message, hint = with_place(message, error), hint or read_on(hook)
     who = f"plug-in {origin}" if origin else "the shell"
     return StepError(f"step {number} did not run: {who}: {message}", origin=origin, hint=hint)

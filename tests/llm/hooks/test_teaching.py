@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from llm import Request, complete
-from llm.errors import D0ttinoError
+from llm.errors import D0ttinoError, PluginError
 from llm.host import Host
 from llm.testing import installed, write_distribution
+from scripts.ai_cli import cli
 
 HEAD = "from llm import *\nfrom llm import hookimpl\nfrom llm.backends.plugin_sdk import register_backend, register_recipe\n"
 OK = "@hookimpl\ndef llm_backends(): return Backend('faulty', str.upper)\n"
+COMMAND = "@hookimpl\ndef llm_commands(cli):\n    @cli.command()\n    def faulty():\n        'Help.'\n    "
 
 FAULTS = {
     "import": "import nothing_there  # HERE\n",
@@ -38,6 +41,25 @@ FAULTS = {
     "backend bug": HEAD + "def run(prompt): return 1 / 0  # HERE\nregister_backend('faulty', run)\n",
     "backend rubbish": HEAD + "def run(prompt): return 5  # HERE\nregister_backend('faulty', run)\n",
     "pieces bug": HEAD + "def run(prompt):\n    yield 'a'\n    1 / 0  # HERE\nregister_backend('faulty', run)\n",
+    "llm_options": HEAD + "@hookimpl\ndef llm_options(): 1 / 0  # HERE\n" + OK,
+    "options rubbish": HEAD + "@hookimpl  # HERE\ndef llm_options(): return '--x'\n" + OK,
+    "llm_commands": HEAD + "@hookimpl\ndef llm_commands(cli): 1 / 0  # HERE\n",
+    "command rubbish": HEAD + "@hookimpl\ndef llm_commands(cli): cli.add_command(3)  # HERE\n",
+    "command taken": HEAD
+    + "import click\n@hookimpl\ndef llm_commands(cli): cli.add_command(click.Command('send'))  # HERE\n",
+    "command bug": HEAD + COMMAND + "    1 / 0  # HERE\n",
+    "command argument": HEAD
+    + "import click\n@hookimpl\ndef llm_commands(cli):\n    @cli.command()  # HERE\n    def faulty(word):\n        'Help.'\n",
+    "llm_prepare_step": HEAD + "@hookimpl\ndef llm_prepare_step(): 1 / 0  # HERE\n",
+    "step rubbish": HEAD + "@hookimpl  # HERE\ndef llm_prepare_step(): return 5\n",
+    "llm_run_step": HEAD + "@hookimpl\ndef llm_run_step(): 1 / 0  # HERE\n",
+    "run rubbish": HEAD + "@hookimpl  # HERE\ndef llm_run_step(): return 'done'\n",
+    "run wrapper": HEAD + "@hookimpl(wrapper=True)\ndef llm_run_step():\n    yield\n    1 / 0  # HERE\n",
+    "llm_step_ended": HEAD + "@hookimpl\ndef llm_step_ended(): 1 / 0  # HERE\n",
+    "llm_redact": HEAD + "@hookimpl\ndef llm_redact(text): 1 / 0  # HERE\n" + OK,
+    "llm_key": HEAD + "@hookimpl\ndef llm_key(): 1 / 0  # HERE\n" + OK,
+    "recipe bug": HEAD + "def run(goal): return 1 / 0  # HERE\nregister_recipe('faulty', run)\n",
+    "recipe step rubbish": HEAD + "def run(goal): return [3]  # HERE\nregister_recipe('faulty', run)\n",
     "recipe rubbish": HEAD + "def run(goal): return 'date'  # HERE\nregister_recipe('faulty', run)\n",
 }
 
@@ -64,7 +86,18 @@ def words_of(host: Host) -> Iterator[str]:
             yield f"{error.message} ({error.hint})"
     for recipe in host.recipes().values():
         if recipe.name == "faulty":
-            with pytest.raises(D0ttinoError) as caught:
+            try:
                 recipe.steps("goal", {})
-            yield f"{caught.value.message} ({caught.value.place}) ({caught.value.hint})"  # type: ignore[attr-defined]
+            except PluginError as error:
+                yield f"{error.message} ({error.place}) ({error.hint})"
+            except ZeroDivisionError:
+                pass  # as its author raised it
+    for words in (
+        ["--help"],
+        ["faulty"],
+        ["send", "hi", "-b", "openrouter"],
+        ["recipe", "echo", "x", "--yes"],
+        ["recipe", "faulty", "x", "--yes"],
+    ):
+        yield from CliRunner().invoke(cli, words, obj=host).output.split("\nwarning: ")
     yield from map(str, host.problems)
