@@ -23,7 +23,7 @@ from llm.types import Completion, Request
 from scripts.batch.layouts import OpenAI, Records, Result, Table, columns_for
 from scripts.batch.results import Results, results_in
 from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
-from scripts.cli.base import current_host, enable_state, find_backend, warn_of_problems
+from scripts.cli.base import current_host, enable_state, find_backend, start_trace, warn_of_problems
 from scripts.cli.options import named_values, read_system, system_option, values_option
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
 from scripts.cli.templates import Template, read_template
@@ -393,6 +393,8 @@ def batch(
                 executor = stack.enter_context(executor_for(where, host))
             for note in getattr(executor, "notes", ()):
                 print_note(str(note))
+            if start_trace(ctx) is not None:
+                print_note(f"the trace has the hooks of this process only, and none of {where}; leave out --on for all")
 
         def send(requests: Iterator[Request]) -> None:
             with (

@@ -252,6 +252,13 @@ def test_the_command_answers_in_processes() -> None:
 
 
 @pytest.mark.e2e
+def test_a_trace_without_the_hooks_of_processes_is_noted() -> None:
+    write(["one"])
+    _, err = start("-b", "pid", "--on", "processes:1", "--trace=trace.jsonl").communicate(timeout=60)
+    assert "note: the trace has the hooks of this process only, and none of processes:1" in err
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("whom", ["all, as a terminal does", "the program alone"])
 def test_ctrl_c_ends_it_and_loses_nothing_that_was_answered(whom: str) -> None:
     prompts = [str(number) for number in range(1, 60)]
