@@ -119,7 +119,7 @@ class _Lane:
     sent: "deque[list[float]]" = field(default_factory=deque)
 
     def wait(self, workers: int, now: float) -> float:
-        """Return how many seconds the next request has to wait, of those that so many workers send; 0: none."""
+        """Return how many seconds the next request has to wait, of those that this number of workers send; 0: none."""
         if self.hold > now:
             return self.hold - now
         if self.stock is not None and (wait := self.stock.wait(self.under_way, now)) > 0:
@@ -176,7 +176,7 @@ class _Lane:
             self.learned = self.learned._replace(seconds=_FASTER * self.learned.seconds)
 
     def refused(self, turn: "Turn", sent: float, now: float, asked: float | None) -> float:
-        """Slow down, once for all that were under way; return the moment before which nothing is to be sent, or 0."""
+        """Slow down, once for all that were under way; return the moment before which nothing must be sent, or 0."""
         if sent < self.limited:
             return 0.0 if asked is None else now + _later(asked)
         if self.stock is not None:

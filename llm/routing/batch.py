@@ -534,7 +534,7 @@ class _Chunks(_Office):
         self.wake.put(None)
 
     def _adapt(self, count: int, seconds: float) -> None:
-        """Choose the size of the next chunks; one that was not full says nothing about larger ones."""
+        """Choose the size of the next chunks; one that was not full is not a measure for larger ones."""
         fitting = int(count * _CHUNK_TIME / max(seconds, 1e-6))
         if fitting < count or count >= self._size:
             self._size = max(self._workers, min(fitting, 2 * self._size, _CHUNK_FACTOR * self._workers))
