@@ -79,8 +79,7 @@ def recipes() -> None:
 cli.add_command(recipes)
 
 
-def _add_commands(group: Group, kind: Kind) -> None:
-    """Add the commands that there are for each kind."""
+def _add_list(group: Group, kind: Kind) -> None:
     one, many = kind.noun, f"{kind.noun}s"
 
     @group.command(
@@ -130,6 +129,8 @@ def _add_commands(group: Group, kind: Kind) -> None:
         print_table(head, [(*cell, *also) for cell, also in zip(cells, more, strict=True)])
         return 0
 
+
+def _add_install(group: Group, kind: Kind) -> None:
     @group.command("install")
     @click.argument("name", required=False, type=NameOf("package"))
     @click.option("-e", "--editable", metavar="DIR", help="Use the source in DIR where it is.")
@@ -155,10 +156,13 @@ def _add_commands(group: Group, kind: Kind) -> None:
         return _install(kind, asked, _commands(ctx, kind), many=file is not None, upgrade=upgrade, **options)
 
     install.help = (
-        f"Install the {one} NAME: a name of the registry, a package of the package index, a directory or a wheel.\n\n"
-        "The plan is shown first, and needs a yes. What cannot be loaded afterwards is taken "
-        "out again."
+        f"Install the {kind.noun} NAME: a name of the registry, a package of the package index, a directory or a "
+        "wheel.\n\nThe plan is shown first, and needs a yes. What cannot be loaded afterwards is taken out again."
     )
+
+
+def _add_upgrade(group: Group, kind: Kind) -> None:
+    one, many = kind.noun, f"{kind.noun}s"
 
     @group.command("upgrade", help=f"Install the newest version of the {one} NAME, from where it came from.")
     @click.argument("name", required=False, type=NameOf("package"))
@@ -182,13 +186,10 @@ def _add_commands(group: Group, kind: Kind) -> None:
         )
 
 
-def _add_other_commands(group: Group, kind: Kind) -> None:
-    """Add the commands that install nothing, but for `list`."""
-    one, many = kind.noun, f"{kind.noun}s"
-
+def _add_remove(group: Group, kind: Kind) -> None:
     for verb in ("remove", "uninstall"):
 
-        @group.command(verb, help=f"Remove the package of the {one} NAME.")
+        @group.command(verb, help=f"Remove the package of the {kind.noun} NAME.")
         @click.argument("name", type=NameOf("package"))
         @as_json_option()
         @click.pass_context
@@ -196,6 +197,10 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
             from scripts.packages.changes import remove as remove_package
 
             _print_change(remove_package(kind, name, _registry(), _commands(ctx, kind)), as_json)
+
+
+def _add_lookups(group: Group, kind: Kind) -> None:
+    one, many = kind.noun, f"{kind.noun}s"
 
     @group.command("info", help=f"Show what is known of the {one} NAME: its packages, and its entry in the registry.")
     @click.argument("name", type=NameOf("package"))
@@ -239,8 +244,8 @@ def _add_other_commands(group: Group, kind: Kind) -> None:
 
 
 for _group, _kind in ((cli, PLUGIN), (recipes, RECIPE)):
-    _add_commands(_group, _kind)
-    _add_other_commands(_group, _kind)
+    for _add in (_add_list, _add_install, _add_upgrade, _add_remove, _add_lookups):
+        _add(_group, _kind)
 
 
 @cli.command("new")

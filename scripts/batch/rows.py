@@ -299,7 +299,7 @@ class _Lines(Iterator[str]):
 
 
 def _decoded(file: BinaryIO, encoding: str | None, name: str, newline: str) -> io.TextIOWrapper:
-    """Return a file as text; bytes that are no text come out as surrogates, which their row is refused for."""
+    """Return a file as text; other bytes come out as surrogates, for which their row is refused."""
     buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(cast("Any", file))
     start = buffered.peek(4)[:4]
     for mark, what, hint in _OTHERS:

@@ -48,7 +48,7 @@ _COOLDOWNS: Final = "d0ttino.cooldowns"
 _PLUGIN_COMMANDS: Final = "d0ttino.plugin_commands"
 _LOG: Final = "llm.conversations"
 
-#: Values of `LLM_TRACE` that are no file.
+#: Values of `LLM_TRACE` that name no file.
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
 _ON: Final = frozenset({"1", "true", "yes", "on"})
 

@@ -291,7 +291,7 @@ class Chat:
         goal = self._conversation.messages[-2].text
         read = read_plan(completion, join=argument == "join")
         source = source_of(completion)
-        plan = Plan("do", source, goal, with_confirmations(read.steps), {})
+        plan = Plan("do", source, goal, with_confirmations(read.steps))
         with self.keyboard.released():
             status = run_steps(self._host, plan, StepOptions(join=argument == "join"))
         if status:

@@ -243,7 +243,7 @@ def check(host: "Host", backend: "RegisteredBackend") -> Checked:
 
 
 def call_for(host: "Host") -> "Call":
-    """Return the call of a question that is no prompt."""
+    """Return the call of a question besides prompts, with a deadline of its own."""
     from llm.types import Call
 
     deadline = monotonic() + _PATIENCE

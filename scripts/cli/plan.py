@@ -69,7 +69,7 @@ def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
             "nothing was run: the answer has words besides the steps, and they may take them back",
             hint="read them; without --yes you are asked for each step",
         )
-    return run_steps(host, Plan("do", source_of(completion), goal, with_confirmations(read.steps), {}), options)
+    return run_steps(host, Plan("do", source_of(completion), goal, with_confirmations(read.steps)), options)
 
 
 def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":

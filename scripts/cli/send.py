@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from llm.hooks._origin import Origin
     from llm.host import Host
+    from llm.router import NoAnswerError
     from llm.routing.fallback import RetryPolicy
     from llm.types import Attachment, Attempt, Completion, Request, Route
     from scripts.cli.templates import Template
@@ -384,8 +385,7 @@ def ask(request: "Request", host: "Host") -> "Completion":
         with stdout_to_stderr(), waiting("waiting for an answer") as change:
             completion = complete(request, host=host, retries=_retries(change))
     except NoAnswerError as error:
-        _report_notices(error.route)
-        _report_refusals(error.attempts)
+        _report_failure(error)
         raise
     finally:
         warn_of_problems(host)
@@ -407,14 +407,12 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, note_if_who
 
     """
     from llm.router import NoAnswerError, stream
-    from llm.thoughts import ThoughtFilter, begins_inside
 
     enable_state(host)
     enable_log(host)
     texts = None
-    asked = f"{request.backend or ''}/{request.model or ''}"
-    thoughts = None if request.metadata.get("thoughts") else ThoughtFilter(inside=begins_inside(asked))
-    begun = reported = False
+    reported = False
+    shown = _Shown(answer, request)
     try:
         with stdout_to_stderr(), waiting("waiting for an answer") as change:
             texts = stream(request, host=host, retries=_retries(change))
@@ -423,46 +421,69 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, note_if_who
         if reported:
             _report_way(texts.route, texts.failed, texts.backend, texts.origin, texts.fell_back)
         while text is not None:
-            begun = begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
-            if thoughts is not None:
-                shown, known = thoughts.shown, thoughts.began_inside
-                text = thoughts.feed(text)
-                if thoughts.began_inside and not known:
-                    _report_thoughts(asked, answer if shown else None)
-            answer.write(text)
+            shown.write(text)
             with stdout_to_stderr():
                 text = next(texts, None)
     except NoAnswerError as error:
-        _report_notices(error.route)
-        _report_refusals(error.attempts)
+        _report_failure(error)
         raise
     finally:
         if texts is not None:
             with stdout_to_stderr():
                 texts.close()
-        rest = "" if thoughts is None or not begun else thoughts.finish()
-        only_thoughts = thoughts is not None and thoughts.dropped and not thoughts.shown
-        if begun and not only_thoughts:
-            answer.write(rest)
-            answer.end()
+        shown.end()
         warn_of_problems(host)
         if texts is not None and texts.completion is not None:
             _report_differences(texts.completion, request, attempts=not reported)
             if note_if_whole and texts.whole_because is not None:
                 print_note(f"the answer came in one piece: {texts.whole_because}")
-    if only_thoughts:
+    if shown.has_only_thoughts:
         raise EmptyAnswerError(_THOUGHTS_ONLY)
     return texts.completion
 
 
-def _report_thoughts(asked: str, answer: "ShownAnswer | None") -> None:
-    """Note that answers begin inside thoughts, so that the next one's are not shown; `answer` has shown some."""
-    from llm.thoughts import note_begins_inside
+class _Shown:
+    """An answer as it is printed: without thoughts, unless these are wanted."""
 
-    note_begins_inside(asked)
-    if answer is not None:
-        answer.end()
-        print_note("all above is what the model thought: its server does not mark where that begins")
+    def __init__(self, answer: "ShownAnswer", request: "Request") -> None:
+        from llm.thoughts import ThoughtFilter, begins_inside
+
+        self._answer = answer
+        self._asked = f"{request.backend or ''}/{request.model or ''}"
+        is_wanted = request.metadata.get("thoughts")
+        self._thoughts = None if is_wanted else ThoughtFilter(inside=begins_inside(self._asked))
+        self._begun = False
+
+    @property
+    def has_only_thoughts(self) -> bool:
+        """Whether nothing but thoughts came."""
+        return self._thoughts is not None and bool(self._thoughts.dropped and not self._thoughts.shown)
+
+    def write(self, text: str) -> None:
+        """Print a piece."""
+        self._begun = self._begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
+        if self._thoughts is not None:
+            has_shown, known = self._thoughts.shown, self._thoughts.began_inside
+            text = self._thoughts.feed(text)
+            if self._thoughts.began_inside and not known:
+                self._report_inside(has_shown=bool(has_shown))
+        self._answer.write(text)
+
+    def end(self) -> None:
+        """Print the rest."""
+        rest = "" if self._thoughts is None or not self._begun else self._thoughts.finish()
+        if self._begun and not self.has_only_thoughts:
+            self._answer.write(rest)
+            self._answer.end()
+
+    def _report_inside(self, *, has_shown: bool) -> None:
+        """Note that answers begin inside thoughts, so that the next one's are not shown."""
+        from llm.thoughts import note_begins_inside
+
+        note_begins_inside(self._asked)
+        if has_shown:
+            self._answer.end()
+            print_note("all above is what the model thought: its server does not mark where that begins")
 
 
 def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
@@ -474,6 +495,11 @@ def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
 def _report_wait(attempt: "Attempt", seconds: float) -> None:
     if seconds >= _LONG_WAIT:
         print_note(f"{attempt}; trying again in {seconds:.0f} s")
+
+
+def _report_failure(error: "NoAnswerError") -> None:
+    _report_notices(error.route)
+    _report_refusals(error.attempts)
 
 
 def _report_notices(route: "Route") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from llm._dataclasses import dataclass
+from llm._dataclasses import dataclass, field, replace
 from llm.errors import UnknownNameError, UsageError
 from scripts.cli.base import Command, backends_of, current_host, warn_of_problems
 from scripts.cli.options import ARGUMENTS, FileName, NameOf, all_of, as_json_option, named_values, read_text
@@ -121,7 +121,7 @@ class Plan:
     source: str
     goal: str
     steps: tuple["Step", ...]
-    secrets: Mapping[str, str]
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_steps(host: "Host", plan: Plan, options: StepOptions, asker: "Asker | None" = None) -> int:
@@ -148,7 +148,7 @@ def run_steps(host: "Host", plan: Plan, options: StepOptions, asker: "Asker | No
     if options.first > len(steps):
         raise UsageError(f"--from {options.first}: there are only {len(steps)} steps")
     left_out = dict.fromkeys(range(1, options.first), "before --from")
-    return _run(host, plan, steps, left_out, surroundings, options, None, asker)
+    return _Run(host, replace(plan, steps=steps), options, surroundings, left_out, asker=asker).go()
 
 
 def warn_of_lost_state(steps: "Sequence[Step]") -> None:
@@ -192,68 +192,158 @@ def resume(host: "Host", options: StepOptions, recipe: str | None, goal: str | N
         positive(options.step_timeout),
     )
     print_message(f"run {stored.id} of {header['recipe']!r} {stored.state}; it goes on with step {stored.next_step}")
-    plan = Plan(header["recipe"], f"run {stored.id} of {header['recipe']}", header["goal"], steps, {})
-    left_out = dict.fromkeys(stored.done, DONE_BEFORE)
-    return _run(host, plan, tuple(map(surroundings.around, steps)), left_out, surroundings, options, stored)
+    steps = tuple(map(surroundings.around, steps))
+    plan = Plan(header["recipe"], f"run {stored.id} of {header['recipe']}", header["goal"], steps)
+    return _Run(host, plan, options, surroundings, dict.fromkeys(stored.done, DONE_BEFORE), stored).go()
 
 
-def _run(
-    host: "Host",
-    plan: Plan,
-    steps: "tuple[Step, ...]",
-    left_out: Mapping[int, str],
-    surroundings: "Surroundings",
-    options: StepOptions,
-    stored: "StoredRun | None",
-    asker: "Asker | None" = None,
-) -> int:
-    from llm.config import load_settings
-    from scripts.shell import step_environment
-    from scripts.steps.runner import StepRunner, refused
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A run of steps, or what is shown in its place.
 
-    with stdout_to_stderr():
-        host.require(load_settings().required_plugins)
-        _miss_guards(host)
-    to_run = [number for number in range(1, len(steps) + 1) if number not in left_out]
-    askable = asker is not None or can_ask()
-    printing = options.dry_run or not (options.yes or askable)
-    if options.yes and not options.allow_dangerous and not printing:
-        reasons = list(refused(steps, to_run))
+    Attributes:
+        host: the host to ask.
+        plan: the steps, with all that they left out.
+        options: how to run them.
+        surroundings: what the user gives all of them.
+        left_out: numbers of steps that are not run, and why.
+        stored: the run that it continues.
+        asker: asks for each step in place of the terminal.
+
+    """
+
+    host: "Host"
+    plan: Plan
+    options: StepOptions
+    surroundings: "Surroundings"
+    left_out: Mapping[int, str]
+    stored: "StoredRun | None" = None
+    asker: "Asker | None" = None
+
+    def go(self) -> int:
+        """Run or print the steps, and return the exit status."""
+        from llm.config import load_settings
+
+        options, steps = self.options, self.plan.steps
+        with stdout_to_stderr():
+            self.host.require(load_settings().required_plugins)
+            _miss_guards(self.host)
+        to_run = [number for number in range(1, len(steps) + 1) if number not in self.left_out]
+        askable = self.asker is not None or can_ask()
+        if options.dry_run or not (options.yes or askable):
+            self._print(self._runner(asks=False), to_run)
+            if options.dry_run:
+                return 0
+            print_message("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
+            return 2
+        if options.yes and not options.allow_dangerous:
+            self._refuse_dangerous(to_run)
+        runner = self._runner(asks=askable)
+        with stdout_to_stderr() if options.as_json else contextlib.nullcontext():
+            run_id, status = self._recorded(runner)
+        if options.as_json:
+            outcomes = [outcome.to_json() for outcome in runner.outcomes]
+            print_answer(clean({"run": run_id, "recipe": self.plan.recipe, "status": status, "steps": outcomes}))
+        return status
+
+    def _refuse_dangerous(self, to_run: "Sequence[int]") -> None:
+        from scripts.steps.runner import refused
+
+        reasons = list(refused(self.plan.steps, to_run))
         if reasons:
             raise UsageError(
                 "nothing was run, because steps look dangerous:" + "".join(f"\n  {reason}" for reason in reasons),
                 hint="add --allow-dangerous to run them, or leave out --yes to be asked",
             )
-    backends = backends_of(host)  # a plug-in that was imported for the recipe is asked anew
-    runner = StepRunner(
-        host,
-        plan.recipe,
-        step_environment(backends, keep=surroundings.keep_env),
-        surroundings,
-        (asker or _question(host, plan.source)) if askable and not printing else None,
-        yes=options.yes,
-        allow_dangerous=options.allow_dangerous,
-        keep_going=options.keep_going,
-    )
-    if printing:
-        _print(runner, steps, to_run, as_json=options.as_json)
-        if options.dry_run:
-            return 0
-        print_message("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
-        return 2
-    with contextlib.ExitStack() as stack:
-        if options.as_json:
-            stack.enter_context(stdout_to_stderr())
-        run_id, status = _recorded(host, runner, plan, steps, left_out, options, stored)
-    if options.as_json:
-        document = {
-            "run": run_id,
-            "recipe": plan.recipe,
-            "status": status,
-            "steps": [outcome.to_json() for outcome in runner.outcomes],
-        }
-        print_answer(clean(document))
-    return status
+
+    def _runner(self, *, asks: bool) -> "StepRunner":
+        from scripts.shell import step_environment
+        from scripts.steps.runner import StepRunner
+
+        backends = backends_of(self.host)  # a plug-in that was imported for the recipe is asked anew
+        return StepRunner(
+            self.host,
+            self.plan.recipe,
+            step_environment(backends, keep=self.surroundings.keep_env),
+            self.surroundings,
+            (self.asker or _question(self.host, self.plan.source)) if asks else None,
+            yes=self.options.yes,
+            allow_dangerous=self.options.allow_dangerous,
+            keep_going=self.options.keep_going,
+        )
+
+    def _print(self, runner: "StepRunner", numbers: "Sequence[int]") -> None:
+        """Print steps as they would run.
+
+        Raises:
+            StepError: a plug-in refuses one.
+
+        """
+        from scripts.steps.prompts import own_facts, print_steps
+        from scripts.steps.records import step_json
+
+        given, steps = self.surroundings, self.plan.steps
+        prepared = [runner.prepare(steps[number - 1], number, len(steps)) for number in numbers]
+        if self.options.as_json:
+            print_answer([step_json(one.step) | one.to_json() for one in prepared])
+        else:
+            facts = [[*own_facts(one.step, given.cwd, given.shell, given.timeout), *one.facts] for one in prepared]
+            print_steps([one.step for one in prepared], facts)
+
+    def _recorded(self, runner: "StepRunner") -> tuple[str | None, int]:
+        """Run the steps and record their results; return the id of the run, and its exit status."""
+        from llm.errors import D0ttinoError
+        from scripts.steps.records import Journal, Log, Record, Transcript, new_record
+
+        plan, options = self.plan, self.options
+        known = {**os.environ, **plan.secrets, **self.surroundings.env}
+        for step in plan.steps:
+            known |= step.env
+        # Most of what is written of a step is written of the others as well: the directory, the plug-in.
+        redact = functools.lru_cache(maxsize=64)(self.host.redactor(known))
+        log = None if options.log is None else Journal(options.log, redact)
+        transcript = None if options.transcript is None else Transcript(options.transcript, len(plan.steps))
+        record = new_record(redact) if self.stored is None else Record(self.stored.path, redact)
+        status: int | None = None
+        try:
+            if record is not None and self.stored is None:
+                record.header(plan.recipe, plan.goal, self.surroundings, plan.steps)
+            run_log = None if log is None else Log(log, plan.recipe, record.id if record else None)
+            runner.listeners = [listener for listener in (record, run_log, transcript) if listener is not None]
+            runner.output = None if transcript is None else transcript.write
+            status = runner.run(plan.steps, self.left_out)
+        except D0ttinoError as error:
+            status = error.exit_code
+            raise
+        except click.Abort:
+            status = 130
+            raise
+        finally:
+            for file in (log, transcript):
+                if file is not None:
+                    file.close()
+            if record is not None:
+                record.close(status)
+            self._sum_up(runner, record)
+        return record.id if record is not None else None, status
+
+    def _sum_up(self, runner: "StepRunner", record: "Record | None") -> None:
+        """Print a summary of the run, unless it was a single step that succeeded."""
+        from scripts.steps.records import summary
+
+        recipe, total = self.plan.recipe, len(self.plan.steps)
+        done = {one.number for one in runner.outcomes if not one.failed and one.skipped != "quit"}
+        if total > 1 or len(done) < total:
+            print_message(summary(runner.outcomes, total))
+        if len(done) == total or record is None:
+            return
+        if record.withheld <= done:
+            command = recipe if recipe == "do" else "recipe"
+            print_message(f"to go on with the rest: ai-cli {command} --resume {record.id}")
+        elif recipe != "do":
+            first = next(number for number in range(1, total + 1) if number not in done)
+            why = f"step {min(record.withheld - done)} has a secret"
+            print_message(f"to go on with the rest, run it again with --from {first}: {why}")
 
 
 def _miss_guards(host: "Host") -> None:
@@ -271,87 +361,6 @@ def _question(host: "Host", source: str) -> "Question":
     from scripts.steps.prompts import Question, describe, edit
 
     return Question(source, lambda step: describe(step, host), edit)
-
-
-def _recorded(
-    host: "Host",
-    runner: "StepRunner",
-    plan: Plan,
-    steps: "Sequence[Step]",
-    left_out: Mapping[int, str],
-    options: StepOptions,
-    stored: "StoredRun | None",
-) -> tuple[str | None, int]:
-    """Run the steps and record their results; return the id of the run, and its exit status."""
-    from llm.errors import D0ttinoError
-    from scripts.steps.records import Journal, Log, Record, Transcript, new_record, summary
-
-    known = {**os.environ, **plan.secrets, **runner.surroundings.env}
-    for step in steps:
-        known |= step.env
-    # Most of what is written of a step is written of the others as well: the directory, the plug-in.
-    redact = functools.lru_cache(maxsize=64)(host.redactor(known))
-    log = None if options.log is None else Journal(options.log, redact)
-    transcript = None if options.transcript is None else Transcript(options.transcript, len(steps))
-    record = Record(stored.path, redact) if stored is not None else new_record(redact)
-    status: int | None = None
-    try:
-        if record is not None and stored is None:
-            record.header(plan.recipe, plan.goal, runner.surroundings, steps)
-        run_log = None if log is None else Log(log, plan.recipe, record.id if record else None)
-        runner.listeners = [listener for listener in (record, run_log, transcript) if listener is not None]
-        runner.output = None if transcript is None else transcript.write
-        status = runner.run(steps, left_out)
-    except D0ttinoError as error:
-        status = error.exit_code
-        raise
-    except click.Abort:
-        status = 130
-        raise
-    finally:
-        for file in (log, transcript):
-            if file is not None:
-                file.close()
-        if record is not None:
-            record.close(status)
-        _sum_up(summary(runner.outcomes, len(steps)), runner, steps, record)
-    return record.id if record is not None else None, status
-
-
-def _sum_up(line: str, runner: "StepRunner", steps: "Sequence[Step]", record: "Record | None") -> None:
-    """Print a summary of the run, unless it was a single step that succeeded."""
-    done = [outcome for outcome in runner.outcomes if not outcome.failed and outcome.skipped != "quit"]
-    if len(steps) > 1 or len(done) < len(steps):
-        print_message(line)
-    if len(done) == len(steps) or record is None:
-        return
-    numbers = {outcome.number for outcome in done}
-    first = next(number for number in range(1, len(steps) + 1) if number not in numbers)
-    if record.withheld <= numbers:
-        command = runner.recipe if runner.recipe == "do" else "recipe"
-        print_message(f"to go on with the rest: ai-cli {command} --resume {record.id}")
-    elif runner.recipe != "do":
-        why = f"step {min(record.withheld - numbers)} has a secret"
-        print_message(f"to go on with the rest, run it again with --from {first}: {why}")
-
-
-def _print(runner: "StepRunner", steps: "Sequence[Step]", numbers: "Sequence[int]", *, as_json: bool) -> None:
-    """Print steps as they would run.
-
-    Raises:
-        StepError: a plug-in refuses one.
-
-    """
-    from scripts.steps.prompts import own_facts, print_steps
-    from scripts.steps.records import step_json
-
-    given = runner.surroundings
-    prepared = [runner.prepare(steps[number - 1], number, len(steps)) for number in numbers]
-    if as_json:
-        print_answer([step_json(one.step) | one.to_json() for one in prepared])
-    else:
-        facts = [[*own_facts(one.step, given.cwd, given.shell, given.timeout), *one.facts] for one in prepared]
-        print_steps([one.step for one in prepared], facts)
 
 
 class RecipeCommand(Command):

@@ -111,7 +111,7 @@ def check(host: "Host") -> list[LostGuard]:
 
 
 def active(host: "Host") -> list[RecordedGuard]:
-    """Return the guards of steps that are at work in a host, but for those that are no distribution's."""
+    """Return the guards of steps that are of installed distributions that are at work in a host."""
     origins = {origin for hook in HOOKS for origin, _ in host.implementations(hook)}
     return sorted(
         RecordedGuard(origin.plugin.partition("@")[0], origin.distribution or "", origin.version or "")

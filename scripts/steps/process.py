@@ -370,7 +370,7 @@ class Process:
 
 
 def process_table() -> Iterator[Process]:
-    """Yield every process that is no zombie."""
+    """Yield every process but zombies."""
     lines = _from_proc() if os.path.exists("/proc/self/stat") else _from_ps()
     return (process for process in lines if not process.state.startswith("Z"))
 
