@@ -346,6 +346,7 @@ class Pacer:
         rpm: requests that every server takes in a minute; `None`: only its own settings count.
         tpm: the same in tokens.
         workers: how many requests at most wait for a turn, or are under way.
+        process: the process that it counts for: in one that is forked, the requests under way are its parent's.
 
     """
 
@@ -353,6 +354,7 @@ class Pacer:
         self.rpm: int | None = None
         self.tpm: int | None = None
         self.workers = 8
+        self.process = os.getpid()
         self._database = database
         self._clock = clock
         self._lanes: dict[str, _Lane] = {}

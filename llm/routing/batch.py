@@ -1,5 +1,6 @@
 """Many prompts at a time: answered by threads or by other processes, given back in order, few of them in memory."""
 
+import os
 import queue
 import signal
 import threading
@@ -662,7 +663,7 @@ def _pacer_of(host: "Host", workers: int, rpm: int | None, tpm: int | None) -> "
     from llm.routing.fallback import health_of
 
     health = health_of(host)
-    if health.pacer is None:
+    if health.pacer is None or health.pacer.process != os.getpid():
         from llm._database import state_database
 
         health.pacer = Pacer(state_database() if has_state(host) else None)

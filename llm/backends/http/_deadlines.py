@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from math import inf
@@ -23,6 +23,7 @@ from requests.adapters import HTTPAdapter  # noqa: TID253
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from llm.errors import BackendError
 from llm.types import Cancellation
 
 #: How many connections to one host are kept for the next request: more than threads are likely to ask at once.
@@ -63,6 +64,7 @@ class Limits:
             Behind a proxy nobody knows that address.
         cancellation: the caller's wish to end it; `None`: it never comes.
         handle: a second handle on the connection of an exchange that can be cancelled.
+        process: the process whose exchange it is: one that was forked from it must not read the answer.
 
     """
 
@@ -81,6 +83,7 @@ class Limits:
     heed_peer: Callable[[str], object] | None = None
     cancellation: Cancellation | None = None
     handle: socket.socket | None = None
+    process: int = field(default_factory=os.getpid)
 
     @property
     def until(self) -> float:
@@ -119,7 +122,7 @@ class Limits:
 
     def shut_down(self) -> None:
         """End the connection; a thread that reads from it, or sends, wakes up. Any thread may do that."""
-        if self.handle is not None:
+        if self.handle is not None and self.process == os.getpid():
             with suppress(OSError):  # the other side was faster
                 self.handle.shutdown(socket.SHUT_RDWR)
 
@@ -151,6 +154,8 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
+        if self._limits.process != os.getpid():
+            raise BackendError("the answer is one to the process that this one was forked from")
         wait = self._limits.next_wait()
         if wait <= 0:
             raise TimeoutError("the time is over")

@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import pytest
 import requests
 
-from llm import Call, Candidate, Completion, Request, complete
+from llm import Call, Cancellation, Candidate, Completion, Request, complete, send_many, stream
 from llm.backends.http._deadlines import Limits
 from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendTimeoutError
 from llm.host import Host
-from llm.router import NoAnswerError
+from llm.router import CutAnswerError, NoAnswerError
 from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
 from tests.servers import (
@@ -558,6 +558,66 @@ def test_a_child_uses_no_connection_of_its_parent(serve: Any) -> None:
         assert service.run("parent again") == "parent again"
         assert server.connections == 5
     service.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_does_not_read_the_rest_of_its_parents_stream(host: Host, serve: Any) -> None:
+    forked = threading.Event()
+
+    def count(exchange: Exchange) -> None:
+        event = 'data: {{"choices": [{{"delta": {{"content": "{} "}}}}]}}\n\n'
+        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        exchange.connection.sendall((head + event.format("one")).encode())
+        forked.wait(MUCH_LATER)
+        exchange.connection.sendall((event.format("two") + "data: [DONE]\n\n").encode())
+
+    with serve(count):
+        cancellation = Cancellation()
+        texts = stream(Request("hi", backend="service"), host=host, cancellation=cancellation)
+        assert next(texts) == "one "
+        child = os.fork()
+        if child == 0:
+            wrong = 1
+            with suppress(BaseException):
+                try:
+                    next(texts)
+                except CutAnswerError as error:
+                    wrong = "forked" not in error.message
+                cancellation.cancel()
+            os._exit(wrong)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        forked.set()
+        assert list(texts) == ["two "]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_does_not_wait_for_the_batch_of_its_parent(host: Host, serve: Any) -> None:
+    asked, forked = threading.Semaphore(0), threading.Event()
+
+    def slowly(exchange: Exchange) -> None:
+        asked.release()
+        forked.wait(MUCH_LATER)
+        exchange.connection.sendall(ANSWER)
+
+    with serve(ANSWER, slowly, slowly, ANSWER) as server:  # a fast one gets two requests at a time
+        outcomes = send_many(["1", "2", "3"], backend="service", host=host)
+        reader = threading.Thread(target=list, args=(outcomes,), daemon=True)
+        reader.start()
+        for _ in range(2):
+            assert asked.acquire(timeout=MUCH_LATER)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            wrong = 1
+            with suppress(BaseException):
+                wrong = [one.text for one in send_many(["4"], backend="service", host=host)] != ["42"]
+            os._exit(wrong)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        forked.set()
+        reader.join(MUCH_LATER)
+        assert len(server.requests) == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
