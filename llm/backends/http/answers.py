@@ -381,6 +381,10 @@ class AnswerReader:
         except BackendError as error:
             error.usage = self.usage
             raise
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:  # an exchange, which holds its connection until then
+                close()
 
     def _document(self, body: bytes) -> Iterator[str]:
         first, *rest = re.split(rb"[\r\n]+", body.lstrip(b"\xef\xbb\xbf \t\r\n").rstrip(), maxsplit=1)
