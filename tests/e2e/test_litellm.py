@@ -15,6 +15,7 @@ import pytest
 
 from llm.backends.http._errors import Endpoint
 from llm.backends.http.answers import AnswerReader
+from llm.backends.http.openai import chat_text
 from llm.errors import BackendError, RefusalError, ToolCallError
 from llm.types import Completion, Usage
 from tests.e2e.conftest import INDEX
@@ -194,7 +195,7 @@ def read(shape: Any, *, streamed: bool) -> tuple[str, Completion]:
     whole, pieces = shape
     body = "".join(f"data: {piece}\n\n" for piece in pieces) + "data: [DONE]\n\n" if streamed else whole
     endpoint = Endpoint("Service", "https://api.example/v1/chat/completions", "", "", True)
-    *texts, end = AnswerReader(endpoint).read(iter([body.encode()]))
+    *texts, end = AnswerReader(endpoint, read=chat_text).read(iter([body.encode()]))
     assert isinstance(end, Completion)
     return "".join(map(str, texts)), end
 

@@ -361,7 +361,7 @@ class HTTPBackend(Backend):
             self._pace()
         thoughts = request.metadata.get("thoughts") is True
         reader = AnswerReader(
-            endpoint, model, strict, limits.note_text, limits.hurry, thoughts, self.read, self._counted
+            endpoint, model, strict, limits.note_text, limits.hurry, thoughts, read=self.read, priced=self._counted
         )
         if plain and self.known_options:
             reader.notices += _unknown_options(plain, self.known_options)
@@ -423,7 +423,7 @@ class HTTPBackend(Backend):
 
         endpoint, send = self._request("GET", path, call, None, stream=False)
         body = b"".join(HTTPBackend._exchanged(self, endpoint, send, self._limits(call)))
-        reader = AnswerReader(endpoint)
+        reader = AnswerReader(endpoint, read=self.read)
         try:
             document = reader.parsed(body)
         except BackendError as error:
@@ -586,7 +586,9 @@ class ChatCompletionsBackend(HTTPBackend):
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
         """Return the text of a chat completion, or of one event of it."""
-        return answer.chat_completion(kind, document)
+        from llm.backends.http.openai import chat_text
+
+        return chat_text(kind, document, answer)
 
 
 def models_in(document: Any, label: str) -> list[str]:

@@ -1,21 +1,34 @@
 """OpenAI's chat completions as JSON, from it and to it: for clients, servers with this interface, and batches."""
 
+import json
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from llm._dataclasses import replace
+from llm.backends.http._errors import is_failure, words_in
+from llm.backends.http.answers import WHOLE, AnswerReader, tool_names
 from llm.errors import UsageError
-from llm.types import Attachment, Completion, Message, Role
+from llm.types import Attachment, Completion, Message, Role, Usage
 
 __all__ = [
     "answer_format",
     "chat_completion",
+    "chat_text",
     "finish_reason",
     "message_from",
     "message_json",
     "usage_json",
 ]
+
+#: Names under which servers report tokens of prompt and answer.
+_TOKENS: Final = (
+    ("prompt_tokens", "input_tokens", "totalInputTokens"),
+    ("completion_tokens", "output_tokens", "totalOutputTokens"),
+)
+#: Types of the parts of a content that are the answer; others are thoughts, pictures and the like.
+_TEXT_PARTS: Final = ("text", "output_text")
 
 
 def message_json(message: Message, takes: str = "image/") -> dict[str, Any]:
@@ -125,3 +138,197 @@ def usage_json(completion: Completion) -> dict[str, int]:
     usage = completion.usage
     given, written = (0, 0) if usage is None else (usage.input_tokens, usage.output_tokens)
     return {"prompt_tokens": given, "completion_tokens": written, "total_tokens": given + written}
+
+
+def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
+    """Return the text of a chat completion, or of one event of it, and record its other facts; see `HTTPBackend`."""
+    if isinstance(document, str):  # LobeChat's own events
+        if kind == "stop":
+            answer.note_end(document)
+        texts = {"text": (document,), "reasoning": ("", document), "stop": ()}.get(kind)
+        return "" if texts is None else answer.part(*texts)
+    if kind == "usage" and "choices" not in document:
+        answer.usage = usage_of({"usage": document}) or answer.usage
+        return ""
+    if kind == "bare" and "choices" not in document and not document.get("error"):
+        raise (
+            answer.failure(document)
+            if words_in(document)
+            else answer.malformed("JSON without 'choices'", json.dumps(document))
+        )
+    answer.usage = usage_of(document) or answer.usage
+    more = document.get("x_groq")  # there Groq reports what ended a stream early
+    error = document.get("error") or (more.get("error") if isinstance(more, dict) else None)
+    if error and not _is_void(error):
+        raise answer.failure(document if document.get("error") else more)
+    choices = document.get("choices")
+    if not choices:
+        if is_failure(document):
+            raise answer.failure(document)
+        if words_in(document):
+            answer.complaint = document
+    answer.note_model(document.get("model"))
+    if kind == WHOLE:
+        return _whole_choice(choices, document, answer)
+    if not isinstance(choices, list) or not choices:
+        return ""  # the usage comes in an event without choices
+    choice = _first_choice(choices)
+    if choice is None:
+        _note_other(choices, answer)
+        return ""
+    if not isinstance(choice, dict):
+        raise answer.malformed("a choice that is not a JSON object", json.dumps(document), "sent")
+    # Some repeat the whole answer as a message at the end.
+    in_deltas = answer.memory["in deltas"] = answer.memory.get("in deltas") or bool(choice.get("delta"))
+    return _choice_text(choice, "delta" if in_deltas else "message", answer)
+
+
+def _note_other(choices: list[Any], answer: AnswerReader) -> None:
+    """Record the text of the choice with the lowest index: some servers have no choice 0."""
+    lowest = min((choice for choice in choices if isinstance(choice, dict)), key=_index, default=None)
+    if lowest is not None:
+        message = lowest.get("delta") or lowest.get("message")
+        text = content_text(message.get("content")) if isinstance(message, dict) else ""
+        answer.note_other(_index(lowest), text, lowest.get("finish_reason"))
+
+
+def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) -> str:
+    if not choices and answer.complaint is not None:
+        raise answer.failure(answer.complaint)
+    if not isinstance(choices, list):
+        other = answer.malformed("JSON without 'choices'", json.dumps(document))
+        other.hint = answer.endpoint.check
+        raise other
+    if not choices:
+        raise answer.malformed("no choices")
+    choice = _first_choice(choices) or choices[0]
+    if not isinstance(choice, dict) or not (
+        isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str) or choice.get("error")
+    ):
+        raise answer.malformed("a choice without message", json.dumps(document))
+    text = _choice_text(choice, "message", answer)
+    content = (choice.get("message") or {}).get("content")
+    if not text and content is not None and not isinstance(content, str | list):
+        answer.odd_content = type(content).__name__
+    return text
+
+
+def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> str:
+    """Return the text of a choice, and note why it ended."""
+    if choice.get("error"):
+        raise answer.failure(choice["error"])
+    if choice.get("finish_reason"):
+        answer.usage = usage_of(choice) or answer.usage  # some report it here
+        answer.note_end(choice["finish_reason"])
+    if isinstance(choice.get("native_finish_reason"), str):
+        answer.reason = choice["native_finish_reason"] or answer.reason
+    message = choice.get(member)
+    if not isinstance(message, dict):
+        text = choice.get("text")  # as the older interface has it
+        return answer.part(text) if isinstance(text, str) else ""
+    if message.get("error") and not _is_void(message["error"]):
+        raise answer.failure(message)
+    if isinstance(message.get("refusal"), str):
+        answer.refusal += message["refusal"]
+    if message.get("tool_calls") or message.get("function_call"):
+        answer.tools += tool_names(message) or ([] if answer.tools else ["a tool"])
+    if not any(message.values()):
+        return ""
+    content = message.get("content")
+    spoken = message.get("audio")
+    text = content_text(content) or content_text(spoken.get("transcript") if isinstance(spoken, dict) else None)
+    if not text and isinstance(content, list):
+        refusals = [part.get("refusal") for part in content if isinstance(part, dict)]
+        answer.refusal += "".join(one for one in refusals if isinstance(one, str))
+    return answer.part(text, thought_text(message) if answer.with_thoughts or not text else "")
+
+
+def _is_void(error: Any) -> bool:
+    """Whether what stands under `error` is there in each answer, and empty: `{"code": 0, "message": ""}`."""
+    return isinstance(error, dict) and not any(error.values())
+
+
+def _first_choice(choices: list[Any]) -> Any:
+    """Return the choice with index 0, wherever it stands; with `n: 2` others come too."""
+    for position, choice in enumerate(choices):
+        if (_index(choice, position) if isinstance(choice, dict) else position) == 0:
+            return choice
+    return None
+
+
+def _index(choice: dict[str, Any], position: int = 0) -> int:
+    """Return the index of a choice; some servers write it as text, or not at all."""
+    index = choice.get("index")
+    if isinstance(index, str) and index.isdecimal():
+        return int(index)
+    return int(index) if isinstance(index, int | float) and index == index // 1 else position
+
+
+def content_text(content: Any) -> str:
+    """Return a message's content, which is text, a part or a list of parts, as text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    return "".join(map(_part_text, parts))
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS or part.get("thought"):
+        return ""
+    text = part.get("text")
+    if isinstance(text, dict):
+        text = text.get("value")
+    return text if isinstance(text, str) else ""
+
+
+def thought_text(message: dict[str, Any]) -> str:
+    """Return the thoughts of a message that do not stand in its content's text."""
+    for field in ("reasoning_content", "reasoning", "thinking"):  # servers that have two say the same in both
+        if isinstance(message.get(field), str) and message[field]:
+            return str(message[field])
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    texts = (part.get("thinking") or (part.get("thought") and part.get("text")) for part in parts)
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def usage_of(document: dict[str, Any]) -> Usage | None:
+    """Return the usage that a server reports, or `None` if it reports none, or nonsense."""
+    usage = document.get("usage")
+    if not isinstance(usage, dict):
+        more = document.get("x_groq")
+        return usage_of(more) if isinstance(more, dict) and "x_groq" not in more else None
+    given, produced = (_count(usage, *names) for names in _TOKENS)
+    if given is not None and produced is None:
+        total = _count(usage, "total_tokens")
+        produced = None if total is None or total < given else total - given
+    if given is None or produced is None:
+        return None
+    more = usage.get("prompt_tokens_details")
+    told = {**usage, **more} if isinstance(more, dict) else usage
+    cached = _count(told, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens") or 0
+    written = _count(told, "cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens") or 0
+    cached = min(cached, given)
+    found = Usage(given, produced, cached_tokens=cached, cache_write_tokens=min(written, given - cached))
+    amount = _amount(usage.get("cost"))
+    if amount is None:
+        return found
+    details = usage.get("cost_details")
+    upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
+    # OpenRouter with a key of the user's own: its cost is its fee alone, and the provider asks for the rest.
+    own = _amount(upstream) if usage.get("is_byok") is True else None
+    return replace(found, cost=amount + (own or 0.0))
+
+
+def _count(usage: dict[str, Any], *names: str) -> int | None:
+    """Return a number of tokens; `None`: there is none, or nonsense."""
+    value = next((usage[name] for name in names if usage.get(name) is not None), None)
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    return number if type(number) is int and 0 <= number < 2**53 else None
+
+
+def _amount(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
+    return float(value) if known else None

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from llm.backends.http._errors import MAX_QUOTE, Endpoint
 from llm.backends.http.answers import AnswerReader
 from llm.backends.http.client import ChatCompletionsBackend, _KeyAuth, _option_value
+from llm.backends.http.openai import chat_text
 from llm.errors import (
     AuthenticationError,
     BackendConnectionError,
@@ -636,7 +637,7 @@ def test_any_body_is_a_text_or_a_backend_error(document: Any) -> None:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     endpoint = Endpoint("Service", URL, "SERVICE_BASE_URL", "SERVICE_API_KEY", True, (KEY,))
     try:
-        shown = AnswerReader(endpoint).whole([body]).text
+        shown = AnswerReader(endpoint, read=chat_text).whole([body]).text
     except BackendError as error:
         shown = str(error)
         limit = MAX_QUOTE + 100

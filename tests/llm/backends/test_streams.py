@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from llm import Call, Completion, Request, Usage
 from llm.backends.http._errors import Endpoint
 from llm.backends.http.answers import AnswerReader, Event, read_events
 from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http.openai import chat_text
 from llm.errors import (
     BackendConnectionError,
     BackendError,
@@ -35,6 +37,7 @@ from llm.errors import (
 )
 from tests.servers import Exchange, FaultServer, Reply, http_answer
 
+reader = partial(AnswerReader, read=chat_text)
 ENDPOINT = Endpoint("Service", "https://api.example/v1/chat/completions", "", "SERVICE_API_KEY", True, ("planted-key",))
 
 
@@ -117,7 +120,7 @@ def read(
     body: bytes, cuts: list[int] | None = None, model: str | None = None, strict: bool = False
 ) -> tuple[list[str], Completion]:
     """Return the texts of a streamed answer, and its end."""
-    *texts, end = AnswerReader(ENDPOINT, model, strict).read(iter(split(body, cuts or [])))
+    *texts, end = reader(ENDPOINT, model, strict).read(iter(split(body, cuts or [])))
     assert isinstance(end, Completion)
     assert all(isinstance(text, str) for text in texts)
     return [str(text) for text in texts], end
@@ -275,7 +278,7 @@ def test_answers_that_are_none(body: bytes, kind: type[D0ttinoError], message: s
     ],
 )
 def test_an_answer_that_breaks_off_has_given_its_text(rest: bytes, kind: type[BackendError], message: str) -> None:
-    texts, error = until_error(AnswerReader(ENDPOINT, None, False).read(iter([sse(chunk("Well"), done=False), rest])))
+    texts, error = until_error(reader(ENDPOINT, None, False).read(iter([sse(chunk("Well"), done=False), rest])))
     assert (texts, type(error), error.message) == (["Well"], kind, message)
 
 
@@ -308,7 +311,7 @@ def test_any_events_are_text_or_a_backend_error(documents: list[Any]) -> None:
 
 
 def test_a_strict_request_shows_nothing_of_another_model() -> None:
-    shown = AnswerReader(ENDPOINT, "large", True).read(iter([sse(chunk("a"))]))
+    shown = reader(ENDPOINT, "large", True).read(iter([sse(chunk("a"))]))
     with pytest.raises(ServedModelError):
         next(shown)
     assert read(sse(chunk("a")), model="m", strict=True)[0] == ["a"]
@@ -393,14 +396,14 @@ def test_bytes_that_are_not_utf8_are_replaced_in_a_whole_answer_too() -> None:
 @pytest.mark.parametrize("rest", [b'data: {"choi', b'data: {"choices": [{"delta": {"content": "more'])
 def test_an_event_that_is_cut_is_a_broken_connection_and_its_usage_stays(rest: bytes) -> None:
     body = sse(chunk("Well"), USAGE, done=False) + rest
-    texts, error = until_error(AnswerReader(ENDPOINT).read(iter(split(body, [50, 90]))))
+    texts, error = until_error(reader(ENDPOINT).read(iter(split(body, [50, 90]))))
     assert (texts, type(error), error.usage) == (["Well"], BackendConnectionError, Usage(5, 3, 0.25))
     assert error.message == "Service ended its answer before it was complete"
     assert error.transient
 
 
 def test_a_whole_answer_that_ends_in_the_middle_says_so() -> None:
-    _, error = until_error(AnswerReader(ENDPOINT).read(iter([b'{"choices": [{"message": {"content": "abc'])))
+    _, error = until_error(reader(ENDPOINT).read(iter([b'{"choices": [{"message": {"content": "abc'])))
     assert (type(error), error.hint) == (
         MalformedResponseError,
         "it ends in the middle: its server did not send all of it",
@@ -418,7 +421,7 @@ def test_a_whole_answer_that_ends_in_the_middle_says_so() -> None:
 @pytest.mark.parametrize("streamed", [True, False])
 def test_an_answer_of_thoughts_alone_says_so(document: dict[str, Any], streamed: bool) -> None:
     body = sse(document) if streamed else json.dumps(document).encode()
-    _, error = until_error(AnswerReader(ENDPOINT).read(iter([body])))
+    _, error = until_error(reader(ENDPOINT).read(iter([body])))
     assert error.message == "Service answered with thoughts and no text (finish_reason length)"
     assert "-o max_tokens" in str(error.hint)
 
@@ -451,7 +454,7 @@ def test_the_events_of_lobechat() -> None:
     )
     texts, end = read(body)
     assert ("".join(texts), end.usage, end.finish_reason) == ("42", Usage(5, 3), "stop")
-    *shown, _ = AnswerReader(ENDPOINT, thoughts=True).read(iter([body]))
+    *shown, _ = reader(ENDPOINT, thoughts=True).read(iter([body]))
     assert "".join(map(str, shown)) == "<think>\nhm\n</think>\n\n42"
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -10,6 +11,7 @@ from llm import Completion, Request, Usage, complete
 from llm.backends.http._errors import Endpoint, asked_wait, status_error
 from llm.backends.http.answers import AnswerReader
 from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http.openai import chat_text
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
 from llm.errors import (
@@ -29,6 +31,7 @@ from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
 from tests.servers import FaultServer, Reply, http_answer
 
+reader = partial(AnswerReader, read=chat_text)
 ENDPOINT = Endpoint("Service", "https://api.example/v1/chat/completions", "SERVICE_BASE_URL", "SERVICE_KEY", True, ())
 DONE = "data: [DONE]\n\n"
 
@@ -41,7 +44,7 @@ def read(body: str) -> tuple[str, Completion | BackendError]:
     """Return the text of an answer, and its end or error."""
     texts: list[str] = []
     try:
-        for part in AnswerReader(ENDPOINT).read([body[at : at + 7].encode() for at in range(0, len(body), 7)]):
+        for part in reader(ENDPOINT).read([body[at : at + 7].encode() for at in range(0, len(body), 7)]):
             if isinstance(part, Completion):
                 return "".join(texts), part
             texts.append(part)
@@ -525,7 +528,7 @@ def test_the_end_may_come_without_a_field(end: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
 def test_json_may_come_in_another_unicode(encoding: str) -> None:
     body = json.dumps({"choices": [{"message": {"content": "Grüße"}}]}, ensure_ascii=False).encode(encoding)
-    *texts, _ = AnswerReader(ENDPOINT).read([body])
+    *texts, _ = reader(ENDPOINT).read([body])
     assert texts == ["Grüße"]
 
 
