@@ -8,6 +8,7 @@ belongs; found here, at once, else the host would fail later, somewhere that kno
 
 import functools
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -43,6 +44,9 @@ from llm.types import (
 Inside: TypeAlias = "tuple[Any] | None"
 
 Stamped = TypeVar("Stamped", Route, StepResult)
+
+#: Objects that an implementation or a recipe may return: a generator without an end must not fill the memory.
+_MOST: Final = 100_000
 
 #: The fields of a route, the type of their items, and the words of an error for them.
 _ROUTE_ITEMS: Final[tuple[tuple[str, type, str], ...]] = (
@@ -239,6 +243,8 @@ def steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...]
         step = Step(item) if isinstance(item, str) else item
         if not isinstance(step, Step):
             raise _invalid(where, expected, item, origin, f"step {number} is ")
+        if number > _MOST:
+            raise _endless(where, expected, origin)
         _check_fields(step, f"{where}: step {number}", origin)
         steps.append(step)
     return tuple(steps)
@@ -287,7 +293,9 @@ def _items(result: Any, kinds: tuple[type, ...], hook: str, expected: str, origi
     items = [result] if isinstance(result, kinds) else result
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
         raise _invalid(hook, expected, result, origin)
-    found = list(items)
+    found = list(itertools.islice(items, _MOST + 1))
+    if len(found) > _MOST:
+        raise _endless(hook, expected, origin)
     for item in found:
         if not isinstance(item, kinds):
             raise _invalid(hook, expected, item, origin)
@@ -301,6 +309,12 @@ def _invalid(where: str, expected: str, result: Any, origin: Origin | None, pref
     if hasattr(result, "__await__"):
         got += ", which would have to be awaited; backends and recipes are called synchronously"
     return InvalidResultError(f"{where} must return {expected}; {prefix}{got.removeprefix('builtins.')}", origin=origin)
+
+
+def _endless(where: str, expected: str, origin: Origin | None) -> InvalidResultError:
+    return InvalidResultError(
+        f"{where} must return {expected}; it gave more than {_MOST:,}: has it no end?", origin=origin
+    )
 
 
 def is_name(value: object) -> bool:
@@ -363,7 +377,14 @@ def _is_seconds(value: object) -> bool:
 
 
 def _is_shell(value: object) -> bool:
-    return value is None or (_is_line(value) and str(value).strip() != "")
+    if not isinstance(value, str):
+        return value is None
+    import shlex
+
+    try:
+        return _is_line(value) and bool(shlex.split(value))
+    except ValueError:  # a quote is opened, and nowhere closed
+        return False
 
 
 def _is_parameters(value: object) -> bool:
@@ -379,6 +400,9 @@ def _is_parameters(value: object) -> bool:
 def _is_signal(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 128
 
+
+#: Characters of a value that an error shows.
+_SHORT: Final = 100
 
 #: Seconds that no timer takes any more: some 30 years.
 _FOREVER: Final = 1e9
@@ -426,7 +450,7 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
         "env": (_is_environment, "a mapping from names to text (str), without a NUL character"),
         "timeout": (_is_seconds, "a number of seconds above 0, or None"),
         "confirm": _FLAG,
-        "shell": (_is_shell, "the name of a shell, or None"),
+        "shell": (_is_shell, "the name of a shell and its options, as words of a shell, or None"),
     },
     StepResult: {"interrupted_by": (_is_signal, "the number of a signal, or 0"), "note": _TEXT},
 }
@@ -439,6 +463,23 @@ def fault_in(item: object, fields: Container[str] | None = None) -> str | None:
             continue
         value = getattr(item, field)
         if not check(value):
-            got = repr(value) if isinstance(value, str) and len(value) < 100 else type(value).__name__
-            return f"the {field} of a {type(item).__name__.removeprefix('Registered')} must be {expected}, not {got}"
+            name = type(item).__name__.removeprefix("Registered")
+            return f"the {field} of a {name} must be {expected}, not {_shown(value)}"
     return None
+
+
+def _shown(value: object) -> str:
+    """Return the words for a value that does not fit: itself where that is short, or its item at fault."""
+    kind = type(value).__name__
+    if isinstance(value, str) and len(value) < _SHORT:
+        return repr(value)
+    if type(value) in {int, float}:
+        return f"{kind} ({value!r:.{_SHORT}})"
+    if isinstance(value, tuple | list):
+        odd = next((item for item in value if not _is_line(item)), "")
+        found = repr(odd) if isinstance(odd, str) else type(odd).__name__
+        return f"a {kind} with {found}" if value else f"an empty {kind}"
+    if isinstance(value, Mapping):
+        odd = next((name for name, text in value.items() if not _is_environment({name: text})), None)
+        return kind if odd is None else f"a mapping in which {odd!r} is {type(value[odd]).__name__}"
+    return kind

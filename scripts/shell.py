@@ -1,5 +1,6 @@
 """The local shell: the environment, the arguments and the run of a step. It is the plug-in that is asked last."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,8 +70,13 @@ def working_directory(path: str | None) -> str:
             ) from None
         directory = os.path.normpath(path)
     if not os.path.isdir(directory):
-        raise UsageError(f"the working directory {directory} does not exist")
+        raise UsageError(no_directory(directory))
     return directory
+
+
+def no_directory(path: str) -> str:
+    """Return why steps cannot run in a directory."""
+    return f"the working directory {path} {'is not a directory' if os.path.exists(path) else 'does not exist'}"
 
 
 def step_environment(
@@ -168,19 +174,26 @@ def run_locally(step: Step, context: StepContext, *, open_files: bool = True) ->
             return child.run(words, env=context.env, cwd=step.cwd, **options)
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             if step.cwd is not None and not os.path.isdir(step.cwd):
-                raise D0ttinoError(f"the working directory {step.cwd} does not exist") from error
+                raise D0ttinoError(no_directory(step.cwd)) from error
             if error.filename == step.cwd:
                 raise
-            if isinstance(error, FileNotFoundError) or not _is_there(words[0], context.env):
+            if not _is_there(words[0], step.cwd, context.env):
                 return StepResult(NOT_FOUND, note=f"there is no program {words[0]!r}")
+            if isinstance(error, FileNotFoundError):
+                return StepResult(NOT_FOUND, note=f"the interpreter that {words[0]!r} names does not exist")
             return StepResult(NOT_EXECUTABLE, note=f"{words[0]!r} cannot be run")
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            return StepResult(
+                NOT_EXECUTABLE, note=f"{words[0]!r} cannot be run: its first line names no program ('#!')"
+            )
 
 
-def _is_there(program: str, env: Mapping[str, str]) -> bool:
+def _is_there(program: str, cwd: str | None, env: Mapping[str, str]) -> bool:
     """Whether there is a file for a program: a forbidden directory of PATH has the same error as a forbidden file."""
-    return "/" in program or any(
-        os.path.exists(os.path.join(directory, program)) for directory in os.get_exec_path(dict(env))
-    )
+    places = [""] if "/" in program else os.get_exec_path(dict(env))
+    return any(os.path.exists(os.path.join(cwd or "", directory, program)) for directory in places)
 
 
 @hookimpl(trylast=True)

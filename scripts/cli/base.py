@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -24,6 +25,7 @@ from scripts.output import (
     print_anything,
     print_error,
     print_message,
+    print_note,
     print_rows,
     print_warning,
     redact,
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from llm.routing.breaker import Cooldowns
 
     PluginCommands = dict[str, tuple[click.Command, Origin]]
+
+#: Seconds after which a user wonders why a command that has printed its answer does not end.
+_PATIENCE: Final = 1.0
 
 _TRACE: Final = "d0ttino.trace"
 _WARNED: Final = "d0ttino.warned"
@@ -261,6 +266,52 @@ def _print_click_error(error: click.ClickException) -> None:
     print_error(error.format_message())
 
 
+def _name_suspects() -> None:
+    """Name the plug-ins that were imported before a fault of the program: one may have changed what all code uses."""
+    with suppress(Exception):  # what it changed may be in the way here, too
+        from llm._installed import installed_plugins
+        from llm.hooks._origin import Tier
+
+        imported = {
+            f"{one.distribution} {one.version}"
+            for one in installed_plugins().entries
+            if one.tier is not Tier.BUILTIN and one.module in sys.modules
+        }
+        if imported:
+            print_note(f"imported plug-ins: {', '.join(sorted(imported))}; whether one is the cause shows --no-plugins")
+
+
+def _watch_threads() -> None:
+    """Name the threads of plug-ins for which Python waits before it ends, once that takes long."""
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return
+
+    def left() -> list[Any]:
+        return [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+
+    def report() -> None:
+        time.sleep(_PATIENCE)
+        names = ", ".join(f"{one.name}{_place_of(one.ident)}" for one in left())
+        if names:
+            print_note(f"the command is done, and waits for threads that a plug-in started: {names}; Ctrl-C ends it")
+
+    if left():
+        threading.Thread(target=report, daemon=True).start()
+
+
+def _place_of(thread: int | None) -> str:
+    """Return the line of a plug-in at which a thread is, in brackets; empty if it is in none."""
+    from llm.hooks._origin import is_framework
+
+    frame = sys._current_frames().get(thread or 0)
+    while frame is not None and (
+        is_framework(frame) or frame.f_code.co_filename.startswith(os.path.dirname(os.__file__))
+    ):
+        frame = frame.f_back
+    return "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
+
+
 class Command(click.Command):
     """A command of this project: it takes the shared options, and turns errors into messages."""
 
@@ -307,11 +358,13 @@ class Command(click.Command):
             from llm.hooks._faults import shown
 
             print_message(shown(error))
+            _name_suspects()
             status = 1
         failure = finish_stdout() or failure
         if failure is not None:
             print_error(f"cannot write to standard output: {failure}")
             status = status or 1
+        _watch_threads()
         sys.exit(0 if status is None else status if isinstance(status, int) else 1)
 
     def get_help_option_names(self, ctx: click.Context) -> list[str]:

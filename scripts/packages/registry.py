@@ -331,19 +331,28 @@ def _registry(place: str, content: bytes) -> Registry:
     document = parse(content)
     faults = faults_of(document)
     root = None if is_remote(place) else local_path(place).parent
-    ours = {(package.kind, package.name) for package in bundled().packages} if root is None else frozenset()
+    ours = {(package.kind, _folded(package.name)) for package in bundled().packages} if root is None else frozenset()
     packages = {}
     for kind, name, entry in entries(document):
         info = entry if isinstance(entry, dict) else {"package": entry}
         value = info.get("package")
         damage = faults.get((kind.section, name)) or _damage(info, root is None)
-        if damage is None and (kind, name) in ours:
+        if damage is None and not name.isprintable():  # marks of direction and the like, which no pattern of JSON names
+            damage = f"{name!r} has a character that cannot be used there"
+        if damage is None and (kind, _folded(name)) in ours:
             damage = f"{name!r} is the name of a bundled {kind.noun}, which a server cannot give to another package"
         text = (shown(value) if damage else value) if isinstance(value, str) else _cut(repr(value))
         packages[kind, name] = Package(
             kind, _printable(name), text, root, info=info if damage is None else {}, damage=damage
         )
     return Registry(shown(place), tuple(packages.values()))
+
+
+def _folded(name: str) -> str:
+    """Return the spelling in which names that people take for each other are equal: full-width or large letters."""
+    import unicodedata
+
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _stand_in(place: str) -> tuple[Registry, str]:

@@ -267,6 +267,20 @@ def _unchanged(request: Any) -> Any:
     return request
 
 
+#: Exceptions of requests, with more special ones first, and the words for them.
+_REASONS: Final = {
+    "ContentDecodingError": "its answer is not compressed in the way that it names",
+    "SSLError": "no safe connection to it can be made",
+    "ProxyError": "the proxy for it does not answer as one",
+    "InvalidProxyURL": "the address of the proxy for it is not a URL",
+    "InvalidURL": "its address, or that of a proxy or a redirect, is not a URL",
+    "InvalidHeader": "its answer is no HTTP that can be read",
+    "ConnectionError": "it ended the connection before its answer, or answered with no HTTP",
+    "ChunkedEncodingError": "its answer ended too early",
+    "ValueError": "its address, or that of a redirect, is not a URL",
+}
+
+
 def _reason(error: BaseException) -> str:
     """Return why a request failed, without the exceptions' own texts: they hold the URL and its secrets."""
     cause: BaseException | None = error
@@ -276,7 +290,9 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, TimeoutError):
             return f"it did not answer within {TIMEOUT_SECONDS} seconds"
         if isinstance(cause, OSError) and cause.strerror:
-            return f"it cannot be reached: {cause.strerror}"
+            through = " through a proxy" if type(error).__name__ == "ProxyError" else ""
+            return f"it cannot be reached{through}: {cause.strerror}"
         inner = [item for item in (*cause.args, getattr(cause, "reason", None)) if isinstance(item, BaseException)]
         cause = inner[0] if inner else cause.__cause__ or cause.__context__
-    return f"it cannot be fetched ({type(error).__name__})"
+    names = {one.__name__ for one in type(error).__mro__}
+    return next((words for name, words in _REASONS.items() if name in names), "its answer is no HTTP that can be read")

@@ -371,6 +371,16 @@ def test_a_list_needs_no_shell_and_says_what_is_missing() -> None:
     assert run(Step(["/etc/passwd"])).status == 126
 
 
+def test_a_file_that_cannot_be_run_is_not_called_missing(tmp_path: Path) -> None:
+    for name, content in (("lost", "#!/no/such/interpreter\n"), ("bare", "echo hi\n")):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    lost, bare = run(Step(["./lost"], cwd=str(tmp_path))), run(Step([f"{tmp_path}/bare"]))
+    assert (lost.status, lost.note) == (127, "the interpreter that './lost' names does not exist")
+    assert bare.status == 126
+    assert "its first line names no program" in bare.note
+
+
 def test_a_directory_that_may_not_be_entered_hides_no_missing_program(tmp_path: Path) -> None:
     closed, tools = tmp_path / "closed", tmp_path / "tools"
     closed.mkdir(mode=0)

@@ -1,10 +1,13 @@
 """`--debug` shows what happened in a plug-in's own code, and nothing of what called it."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from llm.testing import write_distribution
+from tests.scripts.terminal import AI_CLI
 from tests.scripts.test_streams import ai_cli
 
 BACKEND = """
@@ -83,3 +86,47 @@ def test_a_traceback_of_the_program_itself_is_whole(site: Path) -> None:
     shown = ai_cli(site, "send", "-b", "nobody", "hi", "--debug").stderr
     assert "scripts/cli/send.py" in shown
     assert "UnknownNameError" in shown
+
+
+@pytest.mark.e2e
+def test_a_fault_of_the_program_names_the_plugins_that_were_imported(tmp_path: Path) -> None:
+    source = "import json\njson.dumps = lambda *_, **__: 1 / 0\ndef run(prompt): return 'hi'\n"
+    write_distribution(
+        tmp_path, "meddler", entry_points={"llm.plugins": {"m": "meddler:run"}}, files={"meddler.py": source}
+    )
+    done = ai_cli(tmp_path, "send", "-b", "m", "hi", "--json")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "imported plug-ins: meddler 1.0; whether one is the cause shows --no-plugins" in done.stderr
+
+
+@pytest.mark.e2e
+def test_a_thread_that_a_plugin_leaves_is_named_while_the_command_waits_for_it(tmp_path: Path) -> None:
+    source = """
+import os
+import threading
+import time
+
+def linger():
+    while not os.path.exists("named"):
+        time.sleep(0.02)
+
+def run(prompt):
+    threading.Thread(target=linger, name="lingering").start()
+    return "hi"
+"""
+    write_distribution(tmp_path, "slow", entry_points={"llm.plugins": {"s": "slow:run"}}, files={"slow.py": source})
+    with subprocess.Popen(
+        [*AI_CLI, "send", "-b", "s", "hi"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        note = process.stderr.readline()
+        (tmp_path / "named").touch()
+        assert process.communicate(timeout=60)[0] == "hi\n"
+    assert f"threads that a plug-in started: lingering ({tmp_path}/slow.py, line " in note
+    assert process.returncode == 0

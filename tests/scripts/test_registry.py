@@ -146,6 +146,7 @@ BAD_ENTRIES = [
     ({"plugins": {"-x": "a"}}, "plugins.-x", "'-x' has a character"),
     ({"recipes": {"x y": "a"}}, "recipes.x y", "'x y' has a character"),
     ({"x\n": "a"}, "plugins.'x\\n'", "'x\\n' has a character"),
+    ({"x\u202ey": "a"}, "plugins.'x\\u202ey'", "'x\\u202ey' has a character"),
     ({"x": "a", "plugins": {"x": "b"}}, "plugins.x", "named here and in plugins"),
     (b'{"plugins": {"x": "a", "x": "b"}}', "plugins.x", "this name is there twice"),
     (b'{"x": "a", "y": "b", "x": "b"}', "plugins.x", "this name is there twice"),
@@ -403,6 +404,31 @@ class TestServer:
             assert "authorization" not in other.requests[0].headers
         with FaultServer(http_answer(status=302, headers={"Location": "/again"})) as server:
             assert "it redirects more than 5 times" in load(server.url).warnings[0]
+
+    @pytest.mark.parametrize(
+        ("headers", "words"),
+        [
+            ({"Location": "http://[::1"}, "its address, or that of a redirect, is not a URL"),
+            ({"Content-Encoding": "gzip"}, "its answer is not compressed in the way that it names"),
+            ({"Content-Length": "5, 6"}, "its answer is no HTTP that can be read"),
+            ({"X": "y" * 200_000}, "answered with no HTTP"),
+        ],
+    )
+    def test_an_answer_that_cannot_be_read_is_described(self, headers: dict[str, str], words: str) -> None:
+        with FaultServer(http_answer(GOOD, status=302 if "Location" in headers else 200, headers=headers)) as server:
+            (warning,) = load(server.url).warnings
+        assert words in warning
+
+    def test_a_proxy_that_is_down_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        (warning,) = load("http://127.0.0.1:2/r.json").warnings
+        assert "it cannot be reached through a proxy: Connection refused" in warning
+
+    @pytest.mark.parametrize("name", ["sample", "Sample", "\uff53ample"])
+    def test_no_spelling_of_a_bundled_name_is_given_to_another_package(self, name: str) -> None:
+        with FaultServer(http_answer({"plugins": {name: "evil"}})) as server:
+            (warning,) = load(server.url).warnings
+        assert "is the name of a bundled plug-in, which a server cannot give to another package" in warning
 
     def test_passwords_of_other_programs_are_not_used(self, clean_environment: Path) -> None:
         (clean_environment / ".netrc").write_text("machine 127.0.0.1 login me password hunter2\n")

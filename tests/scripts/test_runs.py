@@ -99,6 +99,7 @@ WRONG = {
     "no value": (["--env", "NAME"], "--env 'NAME' is not NAME=VALUE"),
     "no time": (["--step-timeout", "0"], "--step-timeout 0: give a number of seconds above 0"),
     "no directory": (["--cwd", "/nowhere/at/all"], "the working directory /nowhere/at/all does not exist"),
+    "a file": (["--cwd", "/etc/passwd"], "the working directory /etc/passwd is not a directory"),
     "no shell": (["--shell", "no-such-shell"], "--shell 'no-such-shell': there is no such program"),
     "no step": (["--from", "3"], "--from 3: there are only 2 steps"),
     "no run": (["--resume=no-such-run"], "there is no run named 'no-such-run'"),

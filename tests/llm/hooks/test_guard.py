@@ -1,6 +1,7 @@
 """Guards stand between the host and a hand-written plug-in: results, exceptions, wrappers."""
 
-from collections.abc import Callable, Generator
+import itertools
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -434,6 +435,43 @@ def test_a_wrong_field_is_told_when_it_is_returned(hook: str, result: Any, words
     assert complete(Request("hi", local=True), host=host).text == "Sample answer to: hi"
     (problem,) = host.problems
     assert (problem.origin.plugin, words in problem.message) == ("wrong", True)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Step([]), "not an empty tuple"),
+        (Step([""]), "not a tuple with ''"),
+        (Step(["echo", 3]), "not a tuple with int"),  # type: ignore[list-item]
+        (Step(["echo", "a\0"]), r"not a tuple with 'a\\x00'"),
+        (Step("true", env={"GOOD": "1", "ODD": None}), "not a mapping in which 'ODD' is NoneType"),  # type: ignore[dict-item]
+        (Step("true", env={"A=B": "secret"}), "not a mapping in which 'A=B' is str"),
+        (Step("true", timeout=0), r"not int \(0\)"),
+        (Step("true", timeout=float("nan")), r"not float \(nan\)"),
+        (Step("true", shell='bash "'), """not 'bash "'"""),
+    ],
+)
+def test_a_field_of_a_step_that_does_not_fit_is_shown(step: Step, words: str) -> None:
+    host = host_with()
+    register_recipe("wrong", lambda goal: [step], host=host)
+    with pytest.raises(RecipeError, match=words) as caught:
+        discover_recipes(host)["wrong"]("goal")
+    assert "secret" not in caught.value.message
+
+
+def test_what_has_no_end_is_refused() -> None:
+    class Endless:
+        @hookimpl
+        def llm_backends(self) -> Iterator[Backend]:
+            return (Backend(f"b{number}", str.upper) for number in itertools.count())
+
+    host = host_with(Endless())
+    register_recipe("endless", lambda goal: itertools.repeat("true"), host=host)
+    assert "b0" not in host.backends()
+    (problem,) = host.problems
+    assert "it gave more than 100,000: has it no end?" in problem.message
+    with pytest.raises(RecipeError, match=r"it gave more than 100,000: has it no end\?"):
+        discover_recipes(host)["endless"]("goal")
 
 
 @pytest.mark.parametrize("step", [Step(5), Step("true", 5)])  # type: ignore[arg-type]
