@@ -14,11 +14,11 @@ from llm.host import Host as Host
 from llm.host import create_host as create_host
 from llm.host import current_host as current_host
 from llm.parameters import Parameter as Parameter
+from llm.router import complete as complete
+from llm.router import send_prompt as send_prompt
+from llm.router import stream as stream
 from llm.routing.batch import Outcome as Outcome
 from llm.routing.batch import send_many as send_many
-from llm.routing.router import complete as complete
-from llm.routing.router import send_prompt as send_prompt
-from llm.routing.router import stream as stream
 from llm.tracing import trace as trace
 from llm.types import Answer as Answer
 from llm.types import Attachment as Attachment

@@ -1,7 +1,29 @@
-"""The public functions that send requests; see `llm.routing.router`."""
+"""Send one request: find out which model is meant, choose an order of backends, try each, return the completion."""
 
-from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError
-from llm.routing.router import AnswerStream, choose_route, complete, send_prompt, stream
+from collections.abc import Container, Generator, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from llm._dataclasses import replace
+from llm.config import Settings, load_settings
+from llm.contributions import RegisteredBackend
+from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
+from llm.hooks._origin import Origin
+from llm.host import Catalog, Host, current_host
+from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
+from llm.routing.fallback import Fallback, RetryPolicy, Try
+from llm.types import (
+    PART_TYPES,
+    Answer,
+    Attempt,
+    Cancellation,
+    Candidate,
+    Completion,
+    Message,
+    Rejection,
+    Request,
+    Route,
+)
 
 __all__ = [
     "AnswerStream",
@@ -13,3 +35,395 @@ __all__ = [
     "send_prompt",
     "stream",
 ]
+
+_RETRIES: Final = RetryPolicy()
+
+
+def send_prompt(
+    prompt: str,
+    *,
+    local: bool = False,
+    model: str | None = None,
+    backend: str | None = None,
+    timeout: float | None = None,
+    strict: bool = False,
+    fallback: bool = False,
+    host: Host | None = None,
+) -> str:
+    """Return the answer to a prompt; `complete` also names the plug-in that gave it.
+
+    Args:
+        prompt: the text to answer.
+        local: whether the prompt must not leave this machine.
+        model: the model to ask for; by default the policy's or the backend's choice.
+        backend: the one backend to use; by default the policy decides.
+        timeout: seconds that it may take in all; by default an answer must begin within 120.
+        strict: whether only the first backend, and the model asked for, may answer.
+        fallback: whether others may answer if `backend` fails.
+        host: the host to ask; by default this process's.
+
+    Raises:
+        UnknownNameError: there is no such backend.
+        NoAnswerError: every backend that was tried failed; the message gives each one's reason.
+        ConfigError: the configuration cannot be used.
+        PluginLoadError: a plug-in that the configuration requires is not there.
+        UsageError: the prompt is empty, or the timeout is not a number of seconds.
+
+    """
+    if not isinstance(prompt, str):
+        raise UsageError(f"the prompt must be text, not {type(prompt).__name__}")
+    request = Request(prompt, model, backend, local, timeout=timeout, strict=strict, fallback=fallback)
+    return complete(request, host=host).text
+
+
+def complete(
+    request: Request,
+    *,
+    host: Host | None = None,
+    settings: Settings | None = None,
+    retries: RetryPolicy | None = None,
+    cancellation: Cancellation | None = None,
+) -> Completion:
+    """Answer a request, and name the plug-in that answered.
+
+    Args:
+        request: the prompt and the caller's wishes.
+        host: the host to ask; by default this process's.
+        settings: the configuration; by default that of environment and file.
+        retries: how often and how long to try.
+        cancellation: ends it from another thread. An answer that is there by then is returned.
+
+    Returns:
+        The completion, with every attempt that was made and the decision that led there.
+
+    Raises:
+        CancelledError: it was cancelled.
+        UnknownNameError, NoAnswerError, ConfigError, PluginLoadError, UsageError: see `send_prompt`.
+
+    """
+    check_request(request)
+    host = current_host() if host is None else host
+    try:
+        fallback = _fallback(request, host, settings, retries, cancellation, streaming=False)
+        this, answer = fallback.first()
+        completion = fallback.answered(this, answer)
+    except D0ttinoError as error:
+        _completed(host, request, None, error)
+        raise
+    host.notify("llm_completed", request=request, completion=completion, error=None)
+    return completion
+
+
+def stream(
+    request: Request,
+    *,
+    host: Host | None = None,
+    settings: Settings | None = None,
+    retries: RetryPolicy | None = None,
+    cancellation: Cancellation | None = None,
+) -> "AnswerStream":
+    """Answer a request with the text as it comes.
+
+    Until the first text has come, this goes as with `complete`. After it nobody else is asked: an answer
+    that breaks off is kept, and marked as cut.
+
+    Args:
+        request: the prompt and the caller's wishes.
+        host: the host to ask; by default this process's.
+        settings: the configuration; by default that of environment and file.
+        retries: how often and how long to try.
+        cancellation: ends it from another thread, as `close` does.
+
+    Returns:
+        An iterator of texts; when it has ended, its `completion` names the plug-in that answered. Reading it raises
+        what `complete` raises, and `CutAnswerError` if the answer breaks off.
+
+    Raises:
+        UnknownNameError, NoCandidateError, ConfigError, PluginLoadError, UsageError: see `send_prompt`.
+
+    """
+    check_request(request)
+    host = current_host() if host is None else host
+    try:
+        cancellation = cancellation or Cancellation()
+        fallback = _fallback(request, host, settings, retries, cancellation, streaming=True)
+    except D0ttinoError as error:
+        _completed(host, request, None, error)
+        raise
+    return AnswerStream(request, host, fallback, cancellation)
+
+
+class AnswerStream(Iterator[str]):
+    """The texts of an answer, as they come. `stream` makes one.
+
+    Attributes:
+        backend: the backend that answers, once the first text was read.
+        origin: the plug-in that answers, once the first text was read.
+        fell_back: whether that is another candidate of the route than the first one.
+        completion: the whole answer and the plug-in that gave it, once the last text was read; of an answer that broke
+            off, what had come.
+        whole_because: why the answer came in one piece, if it did.
+
+    """
+
+    def __init__(self, request: Request, host: Host, fallback: Fallback, cancellation: Cancellation) -> None:
+        self.backend: str | None = None
+        self.origin: Origin | None = None
+        self.fell_back = False
+        self.completion: Completion | None = None
+        self.whole_because: str | None = None
+        self._request = request
+        self._host = host
+        self._fallback = fallback
+        self._cancellation = cancellation
+        self._texts = self._read()
+
+    @property
+    def route(self) -> Route:
+        """The candidates, and the reasons for them."""
+        return self._fallback.route
+
+    @property
+    def failed(self) -> list[Attempt]:
+        """The attempts that have failed until now, oldest first."""
+        return [attempt for attempt in self._fallback.attempts if attempt.error is not None]
+
+    def __iter__(self) -> Iterator[str]:
+        return self._texts
+
+    def __next__(self) -> str:
+        return next(self._texts)
+
+    def close(self) -> None:
+        """Read no further; what has come is the completion, marked as cut.
+
+        Any thread may do that. If another one waits for the next text, that one gets a `CancelledError`.
+        """
+        try:
+            self._texts.close()
+        except ValueError:  # another thread is reading it
+            self._cancellation.cancel("the stream was closed")
+
+    def _read(self) -> Generator[str, None, None]:
+        try:
+            this, answer = self._fallback.first()
+        except D0ttinoError as error:
+            _completed(self._host, self._request, None, error)
+            raise
+        self.backend, self.origin = this.candidate.backend, answer.origin
+        self.fell_back = this.candidate is not self.route.candidates[0]
+        if answer.is_whole:
+            self.whole_because = _why_whole(self._host, this.candidate.backend)
+            self._end(self._fallback.answered(this, answer))
+            yield answer.whole.text
+            return
+        in_time = this.call.deadline is None
+        try:
+            for text in answer:
+                if not in_time:
+                    self._fallback.check_time(this)
+                yield text
+            self._fallback.check_model(this, answer)
+        except PLUGIN_FAULTS as error:
+            raise self._cut(this, answer, error) from error
+        except GeneratorExit:
+            self._cut(this, answer, BackendError("nobody read it to its end"))
+            raise
+        except BaseException:
+            self._cut(this, answer, BackendError("it was interrupted"))
+            raise
+        finally:
+            with suppress(*PLUGIN_FAULTS):
+                answer.close()
+        self._end(self._fallback.answered(this, answer))
+
+    def _end(self, completion: Completion, error: D0ttinoError | None = None) -> None:
+        self.completion = completion
+        _completed(self._host, self._request, completion, error)
+
+    def _cut(self, this: Try, answer: Answer, error: BaseException) -> D0ttinoError:
+        completion = self._fallback.cut(this, answer.so_far, error)
+        attempt = completion.attempts[-1]
+        failure: D0ttinoError | None = self._fallback.cancelled(completion)
+        if failure is None:
+            failure = CutAnswerError(f"the answer was cut short: {attempt}", completion, hint=attempt.hint)
+        self._end(completion, failure)
+        return failure
+
+
+def check_request(request: Request) -> None:
+    """Refuse requests that no backend should get.
+
+    Raises:
+        UsageError: the prompt is empty or not text, or a limit is not a number above 0.
+
+    """
+    messages: tuple[Any, ...] = request.messages  # a plug-in or a program need not keep to the types
+    for message in messages:
+        if not isinstance(message, Message):
+            raise UsageError(f"the prompt must be text, not {type(message).__name__}", hint="or Message objects")
+        if message.role not in {"system", "user", "assistant"}:
+            raise UsageError(f"a message must be of the role system, user or assistant, not {message.role!r}")
+        for part in message.content:
+            if not isinstance(part, PART_TYPES):
+                raise UsageError(f"a message must hold text and attachments, not {type(part).__name__}")
+    prompt = request.prompt
+    if (not prompt or prompt.isspace()) and not any(message.attachments for message in request.messages):
+        raise UsageError("the prompt is empty", hint="give some text to answer")
+    timeout, attempts = request.timeout, request.max_attempts
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
+        raise UsageError("the timeout must be a number of seconds above 0")
+    if attempts is not None and not (isinstance(attempts, int) and attempts > 0):
+        raise UsageError("the number of attempts must be a whole number above 0")
+
+
+def choose_route(
+    request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings | None = None
+) -> Route:
+    """Ask the routing policies which backends to try, without trying any.
+
+    Args:
+        request: the prompt and the caller's wishes.
+        backends: the backends of the host.
+        host: the host to ask.
+        settings: the configuration; by default that of environment and file.
+
+    Raises:
+        UnknownNameError: the request names a backend that does not exist.
+        NoCandidateError: the policies leave no backend to try.
+        ConfigError: the configuration cannot be used.
+
+    """
+    settings = load_settings() if settings is None else settings
+    return _route(resolved(request, backends, settings), backends, host, settings)
+
+
+def _route(request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings) -> Route:
+    if request.backend is None:
+        route = _by_policies(request, backends, host, settings)
+        notice = None if request.model is None else near_miss(request, backends, settings)
+        if notice is not None:
+            route = replace(route, notices=(*route.notices, notice))
+        if not route.candidates:
+            raise no_candidate(route, host.why_missing())
+        return route
+    if request.backend not in backends:
+        raise UnknownNameError("backend", str(request.backend), backends, hint=host.why_missing())
+    if request.local:
+        _refuse_remote(backends[request.backend], settings)
+    asked = Candidate(request.backend, settings.model_of(request.backend), reason="asked for")
+    if not request.fallback or request.strict:
+        return Route((asked,))
+    route = _by_policies(request, backends, host, settings)
+    others = tuple(candidate for candidate in route.candidates if candidate.backend != asked.backend)
+    return replace(route, candidates=(asked, *others))
+
+
+def _fallback(
+    request: Request,
+    host: Host,
+    settings: Settings | None,
+    retries: RetryPolicy | None,
+    cancellation: Cancellation | None,
+    *,
+    streaming: bool,
+) -> Fallback:
+    backends = host.backends()
+    fault: ConfigError | None = None
+    if settings is None:
+        try:
+            settings = load_settings()
+        except ConfigError as error:
+            # Naming the backend needs no configuration: it adds a model and prices only. What guards stays required.
+            if request.backend is None or request.fallback or request.local:
+                raise
+            if request.backend not in backends:  # perhaps a server of the file
+                hint = f"The configuration is not used: {error.message}"
+                raise UnknownNameError("backend", request.backend, backends, hint=hint) from error
+            fault, settings = error, Settings()
+    if fault is None and settings.required_plugins:
+        host.require(settings.required_plugins)
+    request = resolved(request, backends, settings)
+    route = _route(request, backends, host, settings)
+    if fault is not None:
+        route = replace(route, notices=(f"the configuration is not used: {fault.message}",))
+    retries = _RETRIES if retries is None else retries
+    return Fallback(request, route, host, backends, settings, retries, stream=streaming, cancellation=cancellation)
+
+
+def _by_policies(request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings) -> Route:
+    route: Route | None = host.caller("llm_route")(request=request, backends=backends.active, settings=settings)
+    route = route or Route()
+    for candidate in route.candidates:
+        if candidate.backend not in backends:
+            return _without_unknown(route, backends)
+    return route
+
+
+def _without_unknown(route: Route, backends: Catalog[RegisteredBackend]) -> Route:
+    """Return the route with the backends that do not exist among the rejected ones."""
+    usable, rejected = [], list(route.rejected)
+    for candidate in route.candidates:
+        if candidate.backend in backends:
+            usable.append(candidate)
+        else:
+            unknown = UnknownNameError("backend", candidate.backend, backends)
+            reason = f"{unknown.message}, which the policy {route.origin} chose. {unknown.hint}"
+            rejected.append(Rejection(candidate.backend, reason))
+    return replace(route, candidates=tuple(usable), rejected=tuple(rejected))
+
+
+def _refuse_remote(backend: RegisteredBackend, settings: Settings) -> None:
+    if not backend.local and backend.name != settings.fallback_backend:
+        raise UsageError(
+            f"the backend {backend.name!r} was asked for, and also that the prompt stays on this machine: "
+            "it does not say that it runs here, and is not the configured fallback",
+            hint="leave out one of --local and --backend",
+        )
+
+
+def _why_whole(host: Host, backend: str) -> str:
+    if not host.backends()[backend].streams:
+        return f"the backend {backend!r} answers in one piece"
+    guards = [one.plugin_name for one in host.hook.llm_complete.get_hookimpls() if one.wrapper]
+    return f"a plug-in waited for all of the answer: {' or '.join(guards) or 'llm_complete'}"
+
+
+def _completed(host: Host, request: Request, completion: Completion | None, error: D0ttinoError | None) -> None:
+    host.notify("llm_completed", request=request, completion=completion, error=error)
+
+
+def resolved(request: Request, backends: Container[str], settings: Settings) -> Request:
+    """Return a request with the model, and perhaps the backend, that its `model` stands for.
+
+    An alias is looked up once. `SERVER/MODEL` names the backend too, if there is one of that name; if the request
+    names another one, or there is none, the whole is the name of a model.
+
+    Args:
+        request: the request as the caller gave it.
+        backends: the names of all backends.
+        settings: the user's configuration, with the aliases.
+
+    """
+    if request.model is None:
+        return request
+    model = settings.aliases.get(request.model, request.model)
+    server, slash, rest = model.partition("/")
+    if slash and rest and server in backends and request.backend in {None, server}:
+        return replace(request, backend=server, model=rest)
+    return request if model == request.model else replace(request, model=model)
+
+
+def near_miss(request: Request, backends: Iterable[str], settings: Settings) -> str | None:
+    """Return a notice for a model that looks like `SERVER/MODEL` or an alias with a typing error in it."""
+    if request.model is None or request.backend is not None:
+        return None
+    import difflib
+
+    server, slash, rest = request.model.partition("/")
+    known = {name: f"{name}/{rest}" for name in backends} if slash else {name: name for name in settings.aliases}
+    close = difflib.get_close_matches(server, known, n=1, cutoff=0.75)
+    if not close or close[0] == server:
+        return None
+    kind = "backend" if slash else "alias"
+    return f"there is no {kind} named {server!r}, so {request.model!r} is a model; did you mean {known[close[0]]!r}?"

@@ -258,7 +258,7 @@ class _Threads(_Office):
 
     def _answered(self, request: Request) -> Completion:
         """Answer a request; an answer that is to follow a schema is checked."""
-        from llm.routing.router import complete
+        from llm.router import complete
 
         ask = partial(
             complete,

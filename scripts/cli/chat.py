@@ -190,7 +190,7 @@ class Chat:
 
     def _choose_model(self, name: str) -> None:
         """Take a model, an alias or SERVER/MODEL, which chooses the backend as well: what is typed last counts."""
-        from llm.routing.router import near_miss, resolved
+        from llm.router import near_miss, resolved
 
         settings, backends = _settings(), self.backends
         asked = resolved(Request((), model=name), backends, settings)

@@ -28,8 +28,8 @@ from llm import (
 from llm.conversations import ConversationLog
 from llm.errors import BackendError, ConfigError
 from llm.host import Host
+from llm.router import NoAnswerError, choose_route
 from llm.routing.batch import executor_for
-from llm.routing.router import NoAnswerError, choose_route
 from llm.testing import host_with
 from scripts.ai_cli import cli
 from tests.docs.markdown import ROOT

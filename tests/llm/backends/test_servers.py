@@ -13,9 +13,8 @@ from llm.errors import BackendError
 from llm.hooks._manifest import Manifests
 from llm.host import Host, create_host
 from llm.redaction import MASK
-from llm.router import CutAnswerError, NoAnswerError, complete
+from llm.router import CutAnswerError, NoAnswerError, choose_route, complete, stream
 from llm.routing.fallback import RetryPolicy
-from llm.routing.router import choose_route, stream
 from llm.routing.schema import instruction
 from llm.types import Call, Request
 from tests.servers import FaultServer, chat_answer, http_answer
