@@ -14,18 +14,8 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 from llm._dataclasses import replace
-from llm.contributions import (
-    Backend,
-    Recipe,
-    RegisteredBackend,
-    RegisteredRecipe,
-    check_callable,
-    completer_of,
-    is_own,
-    lacks_run,
-)
-from llm.errors import InvalidResultError, PluginDefinitionError, PluginError, attributed
-from llm.hooks._faults import locate
+from llm.contributions import RegisteredBackend, RegisteredRecipe
+from llm.errors import InvalidResultError
 from llm.hooks._origin import Origin
 from llm.types import (
     Answer,
@@ -54,73 +44,6 @@ _ROUTE_ITEMS: Final[tuple[tuple[str, type, str], ...]] = (
     ("rejected", Rejection, "Rejection objects among the rejected"),
     ("notices", str, "text in its notices"),
 )
-
-
-def check_backends(result: Any, origin: Origin, inside: Inside = None) -> tuple[RegisteredBackend, ...]:
-    """Return the result of `llm_backends` as backends that carry their origin."""
-    return tuple(
-        item if inside and isinstance(item, RegisteredBackend) else registered_backend(item, origin)
-        for item in _items(result, (Backend, RegisteredBackend), "llm_backends", "Backend objects", origin)
-    )
-
-
-def check_recipes(result: Any, origin: Origin, inside: Inside = None) -> tuple[RegisteredRecipe, ...]:
-    """Return the result of `llm_recipes` as recipes that carry their origin."""
-    return tuple(
-        item if inside and isinstance(item, RegisteredRecipe) else registered_recipe(item, origin)
-        for item in _items(result, (Recipe, RegisteredRecipe), "llm_recipes", "Recipe objects", origin)
-    )
-
-
-def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
-    """Return an author's backend as the host knows it."""
-    _check_run(backend)
-    complete, streams = completer_of(backend, origin, answer_of)
-    found = RegisteredBackend(
-        backend.name,
-        backend.description,
-        _names(backend.models, "models"),
-        backend.local,
-        _names(backend.ready_env, "ready_env"),
-        _names(backend.secret_env, "secret_env"),
-        streams,
-        origin,
-        complete,
-        check=backend.check if is_own(backend, "check") else None,
-        list_models=backend.list_models if is_own(backend, "list_models") else None,
-        identity=backend.identity,
-        ready_files=_names(backend.ready_files, "ready_files"),
-    )
-    fault = fault_in(found)
-    if fault is not None:
-        raise PluginDefinitionError(fault)
-    return found
-
-
-def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
-    """Return an author's recipe as the host knows it; see `registered_backend`."""
-    _check_run(recipe)
-    run, where = recipe.run, f"recipe {recipe.name!r}"
-
-    def steps(goal: str, parameters: Mapping[str, Any]) -> tuple[Step, ...]:
-        try:
-            result = run(goal, **parameters)
-            try:
-                return steps_of(result, where, origin)
-            except PluginError as error:
-                locate(error, run, "recipes")
-                raise
-        except BaseException as error:  # noqa: BLE001 - raised again
-            raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
-
-    declared: Any = recipe.parameters
-    parameters = tuple(declared) if isinstance(declared, Iterable) and not isinstance(declared, str) else declared
-    found = RegisteredRecipe(recipe.name, recipe.description, parameters, origin, steps)
-    fault = fault_in(found) or next(filter(None, (one.fault() for one in found.parameters)), None)
-    if fault is not None:
-        raise PluginDefinitionError(fault)
-    check_callable(run, "goal", [parameter.name for parameter in found.parameters])
-    return found
 
 
 def check_route(result: Any, origin: Origin, inside: Inside = None) -> Route:
@@ -173,7 +96,7 @@ def check_options(result: Any, origin: Origin, _inside: Inside = None) -> list[t
     """Return the options of `llm_options`, each with its origin."""
     import click
 
-    options = _items(result, (click.Option,), "llm_options", "click.Option objects", origin)
+    options = items_of(result, (click.Option,), "llm_options", "click.Option objects", origin)
     return [(origin, option) for option in options]
 
 
@@ -275,21 +198,7 @@ def _stamped(result: Stamped, origin: Origin, inside: Inside) -> Stamped:
     return result if inside and result.origin is not None else replace(result, origin=origin)
 
 
-def _check_run(owner: Backend | Recipe) -> None:
-    if lacks_run(owner):
-        raise PluginDefinitionError(f"{type(owner).__qualname__} does not define run")
-    if not callable(owner.run):
-        raise PluginDefinitionError(f"the run of {type(owner).__qualname__} cannot be called")
-
-
-def _names(value: Any, field: str) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
-    if not all(isinstance(name, str) for name in names):
-        raise PluginDefinitionError(f"the {field} of a Backend must be a list of names (str), not {value!r}")
-    return names
-
-
-def _items(result: Any, kinds: tuple[type, ...], hook: str, expected: str, origin: Origin) -> list[Any]:
+def items_of(result: Any, kinds: tuple[type, ...], hook: str, expected: str, origin: Origin) -> list[Any]:
     items = [result] if isinstance(result, kinds) else result
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
         raise _invalid(hook, expected, result, origin)

@@ -1,16 +1,13 @@
 """Backends and recipes: the objects that plug-ins contribute, and these objects as a host knows them."""
 
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from llm._dataclasses import dataclass, field
-from llm.errors import PluginDefinitionError, PluginError, attributed
-from llm.hooks._faults import locate
 from llm.hooks._origin import Origin
-from llm.types import Answer, Attachment, Call, Completion, Request, Step
+from llm.types import Answer, Attachment, Call, Request, Step
 
 if TYPE_CHECKING:
     from llm.parameters import Parameter
@@ -343,151 +340,3 @@ class RegisteredRecipe:
             parameters = tuple(map(Parameter.from_json, facts["parameters"]))
         description = facts.get("description", "")
         return cls(facts["name"], description, parameters, origin, lambda *asked: load().steps(*asked))
-
-
-#: What a backend's `run` may ask for besides the prompt, by naming it.
-EXTRAS: Final[Mapping[str, Callable[[Request, Call], Any]]] = {
-    "model": lambda request, _call: request.model,
-    "options": lambda request, _call: request.options,
-    "request": lambda request, _call: request,
-    "call": lambda _request, call: call,
-}
-
-
-def completer_of(
-    backend: Backend, origin: Origin, answer_of: Callable[[Any, str, Origin, Completion], Answer]
-) -> tuple[Callable[[Request, Call], Answer], bool]:
-    """Return the function that asks a backend, and whether it streams.
-
-    Args:
-        backend: the author's object.
-        origin: its plug-in.
-        answer_of: `answer_of(result, where, origin, facts)` makes an `Answer` of the backend's result, or raises.
-
-    Raises:
-        PluginDefinitionError: it cannot be called with a prompt alone.
-
-    """
-    name, stream = backend.name, stream_of(backend)
-    ways = {False: _Way(whole_of(backend))}
-    ways[True] = ways[False] if stream is None else _Way(stream)
-    where = f"backend {name!r}"
-
-    # The latest facts: most requests to a backend differ in nothing but their text.
-    facts = Completion("", name, origin=origin)
-
-    def complete(request: Request, call: Call) -> Answer:
-        nonlocal facts
-        way = ways[call.stream]
-        plain = way.takes_request or request.is_plain
-        try:
-            prompt = request.prompt if plain else request.as_text
-            extras = {extra: EXTRAS[extra](request, call) for extra in way.extras} if way.extras else _NOTHING
-            result = way.function(prompt, **extras)
-            model = request.model if way.takes_model else None
-            mine = facts  # read once: another thread may put its own there
-            if mine.model != model or bool(mine.notices) is plain:
-                notices = () if plain else (_PLAIN_TEXT.format(name),)
-                mine = facts = Completion("", name, model, origin, notices=notices)
-            try:
-                return answer_of(result, where, origin, mine)
-            except PluginError as error:
-                locate(error, way.function, "guides/backends")
-                raise
-        except BaseException as error:  # noqa: BLE001 - raised again
-            raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
-
-    return complete, stream is not None
-
-
-class _Way:
-    """One of a backend's callables, and what it takes."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.extras = _extras_of(function)
-        self.takes_request = "request" in self.extras
-        self.takes_model = self.takes_request or "model" in self.extras
-
-
-_NOTHING: Final[Mapping[str, Any]] = {}
-_PLAIN_TEXT: Final = "the backend {!r} takes plain text only: it got the whole conversation as one text"
-
-
-def _extras_of(run: Callable[..., Any]) -> tuple[str, ...]:
-    """Return which of `EXTRAS` a backend's callable takes.
-
-    Raises:
-        PluginDefinitionError: it cannot be called with a prompt alone.
-
-    """
-    parameters = check_callable(run, "prompt")
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return ("model", "options")
-    return tuple(name for name in EXTRAS if name in parameters)
-
-
-def check_callable(
-    run: Callable[..., Any], argument: str, further: Iterable[str] = ()
-) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a callable that gets one positional argument.
-
-    Args:
-        run: what an author registers.
-        argument: the name of that argument, `prompt` or `goal`.
-        further: names of the arguments that it gets besides.
-
-    Raises:
-        PluginDefinitionError: it is async, or cannot be called so.
-
-    """
-    name = getattr(run, "__qualname__", repr(run))
-    call = getattr(run, "__call__", run)  # noqa: B004 - an object's __call__ may be the async one
-    if inspect.iscoroutinefunction(run) or inspect.isasyncgenfunction(run) or inspect.iscoroutinefunction(call):
-        raise PluginDefinitionError(f"{name} is async; backends and recipes are called synchronously")
-    try:
-        signature = inspect.signature(run)
-    except ValueError:  # some C functions have none
-        return {}
-    extras = {extra: None for extra in (*EXTRAS, *further) if extra in signature.parameters or extra in further}
-    try:
-        signature.bind(argument, **extras)
-    except TypeError as error:
-        raise PluginDefinitionError(
-            f"{name}{signature} cannot be called with a {argument}: {error}",
-            hint=f"define it as run({argument}) or give its other parameters default values",
-        ) from None
-    return signature.parameters
-
-
-def stream_of(backend: Backend) -> Callable[..., Any] | None:
-    """Return the `stream` of a backend that has one of its own, and no `run` that is more its own than that.
-
-    Overriding only `run` of a backend that streams means that `run` is called.
-    """
-    if "stream" in vars(backend):
-        return backend.stream
-    if "run" in vars(backend):
-        return None
-    for kind in type(backend).__mro__:
-        if kind is Backend or ("run" in vars(kind) and "stream" not in vars(kind)):
-            return None
-        if "stream" in vars(kind):
-            return backend.stream
-    return None
-
-
-def whole_of(backend: Backend) -> Callable[..., Any]:
-    """Return the `run` of a backend, or its `stream` if it has no other: the host joins the pieces then."""
-    return backend.stream if not is_own(backend, "run") and is_own(backend, "stream") else backend.run
-
-
-def is_own(backend: Backend, question: str) -> bool:
-    """Whether a backend defines something itself, as a method or as an argument."""
-    return question in vars(backend) or getattr(type(backend), question) is not getattr(Backend, question)
-
-
-def lacks_run(owner: Backend | Recipe) -> bool:
-    """Whether an object defines no `run`, as a method or as an argument; of a backend, a `stream` does as well."""
-    run = whole_of(owner) if isinstance(owner, Backend) else owner.run
-    return getattr(run, "__func__", None) in {Backend.run, Recipe.run}

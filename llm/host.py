@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from llm import DISTRIBUTION, __version__, _validate, hookspecs
 from llm._dataclasses import dataclass
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
-from llm._shims import adapt
+from llm._shims import adapt, check_backends, check_recipes
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
@@ -37,8 +37,8 @@ NOTHING_BLOCKED: Final = Blocking({})
 _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
     "llm_configure": (HookKind.NOTIFY, False, None),
     "llm_close": (HookKind.NOTIFY, False, None),
-    "llm_backends": (HookKind.COLLECT, False, _validate.check_backends),
-    "llm_recipes": (HookKind.COLLECT, False, _validate.check_recipes),
+    "llm_backends": (HookKind.COLLECT, False, check_backends),
+    "llm_recipes": (HookKind.COLLECT, False, check_recipes),
     "llm_commands": (HookKind.NOTIFY, False, None),
     "llm_route": (HookKind.FIRST, False, _validate.check_route),
     "llm_options": (HookKind.COLLECT, False, _validate.check_options),
