@@ -3,14 +3,11 @@
 import json
 import os
 import re
-import selectors
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
@@ -20,12 +17,12 @@ import click
 from llm import Backend, Completion, PluginSettings, Request, Usage, hookimpl
 from llm.backends.http.openai import answer_format, message_json
 from llm.backends.plugin_sdk import make_private, state_dir
+from llm.backends.worker import Worker
 from llm.errors import (
     AuthenticationError,
     BackendConnectionError,
     BackendError,
     BackendHTTPError,
-    BackendTimeoutError,
     ContextTooLongError,
 )
 from llm.redaction import looks_secret
@@ -50,82 +47,6 @@ PATIENCE = 120.0
 IDLE = 4
 
 
-class Worker:
-    """A process that answers one request after the other, in a process group of its own."""
-
-    def __init__(self, python: str) -> None:
-        environ = {name: value for name, value in os.environ.items() if name not in WITHHELD and is_for_it(name)}
-        script = str(Path(__file__).with_name("worker.py"))
-        try:
-            self._process = subprocess.Popen(
-                [python, "-u", "-I", script],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environ,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise BackendError(f"cannot start {python}: {error.strerror}", hint=INSTALL) from error
-        self._rest = b""
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._out, selectors.EVENT_READ)
-        try:
-            self.event(monotonic() + PATIENCE)
-        except BackendError as error:
-            self.end()
-            raise BackendError(f"{python} has no LiteLLM that can be imported", hint=INSTALL) from error
-
-    @property
-    def _out(self) -> int:
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
-
-    def ask(self, request: Mapping[str, Any]) -> None:
-        """Send a request."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-
-    def event(self, until: float) -> dict[str, Any]:
-        """Return the next event.
-
-        Raises:
-            BackendTimeoutError: it does not come in time.
-            BackendConnectionError: the process has ended.
-
-        """
-        while b"\n" not in self._rest:
-            if not self._selector.select(max(until - monotonic(), 0)):
-                raise BackendTimeoutError("LiteLLM did not answer in time")
-            data = os.read(self._out, 65536)
-            if not data:
-                raise BackendConnectionError("the process of LiteLLM ended")
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        event: dict[str, Any] = json.loads(line)
-        return event
-
-    @property
-    def is_well(self) -> bool:
-        """Whether it can take another request."""
-        return self._process.poll() is None and not self._rest
-
-    def kill(self) -> None:
-        """Kill the process, and whatever it started: who waits for an event sees its end. Any thread may do that."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def end(self) -> None:
-        """End the process, and whatever it started."""
-        self.kill()
-        self._selector.close()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
-        self._process.wait()
-
-
 class LiteLLM(Backend):
     """Asks LiteLLM, by a process that is kept for the next request: its import takes seconds."""
 
@@ -137,7 +58,6 @@ class LiteLLM(Backend):
         self.model: str | None = None
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
-        self._pid = os.getpid()
 
     def identity(self) -> str:
         """Return the environment and the default model."""
@@ -159,51 +79,45 @@ class LiteLLM(Backend):
         try:
             messages = [message_json(message, takes="") for message in request.messages]
             wanted = answer_format(request.metadata.get("schema"))
-            worker.ask({**request.options, "model": model, "messages": messages, **wanted})
-            thoughts, thinking, until = request.metadata.get("thoughts") is True, False, first_deadline(call)
-            with call.on_cancel(worker.kill):
-                while True:
-                    event = worker.event(until)
-                    until = min(monotonic() + (call.silence or PATIENCE), call.deadline or float("inf"))
-                    if "error" in event:
-                        whole = True
-                        raise error_of(event["error"])
-                    if "end" in event:
-                        whole = True
-                        break
-                    if thoughts and bool(event["thought"]) != thinking:
-                        thinking = not thinking
-                        yield OPEN if thinking else CLOSE
-                    yield (event["thought"] if thoughts else "") + event["text"]
+            worker.send(json.dumps({**request.options, "model": model, "messages": messages, **wanted}))
+            thoughts, thinking, heard = request.metadata.get("thoughts") is True, False, None
+            while True:
+                event = json.loads(worker.receive(call, heard, PATIENCE))
+                heard = monotonic()
+                whole = "error" in event or "end" in event
+                if "error" in event:
+                    raise error_of(event["error"])
+                if "end" in event:
+                    break
+                if thoughts and bool(event["thought"]) != thinking:
+                    thinking = not thinking
+                    yield OPEN if thinking else CLOSE
+                yield (event["thought"] if thoughts else "") + event["text"]
             if thinking:
                 yield CLOSE
             yield completion_of(event["end"], model)
-        except BrokenPipeError as error:
-            raise BackendConnectionError("the process of LiteLLM ended") from error
         finally:
-            if whole and worker.is_well and len(self._idle) < IDLE:
+            if whole and worker.is_idle and len(self._idle) < IDLE:
                 with self._lock:
                     self._idle.append(worker)
             else:
-                worker.end()  # it is still at work for somebody who does not wait any more
+                worker.close()  # it is still at work for somebody who does not wait any more
 
     def close(self) -> None:
         """End the processes."""
         with self._lock:
             idle, self._idle = self._idle, []
         for worker in idle:
-            worker.end()
+            worker.close()
 
     def _worker(self) -> Worker:
         with self._lock:
-            if self._pid != os.getpid():  # they are the parent's
-                self._idle, self._pid = [], os.getpid()
             while self._idle:
                 worker = self._idle.pop()
-                if worker.is_well:
+                if worker.is_idle:
                     return worker
-                worker.end()
-        return Worker(python())
+                worker.close()
+        return started(python())
 
 
 BACKEND = LiteLLM()
@@ -267,14 +181,29 @@ def python() -> str:
     return os.environ.get(VARIABLE) or str(home() / "bin" / "python")
 
 
+def started(interpreter: str) -> Worker:
+    """Start a process that has imported LiteLLM; it imports nothing of ours.
+
+    Raises:
+        BackendError: it cannot be started, or has no LiteLLM.
+
+    """
+    environ = {name: value for name, value in os.environ.items() if name not in WITHHELD and is_for_it(name)}
+    try:
+        worker = Worker([interpreter, "-u", "-I", str(Path(__file__).with_name("worker.py"))], environ)
+    except BackendError as error:
+        raise BackendError(error.message, hint=INSTALL) from error
+    try:
+        worker.receive(Call(), patience=PATIENCE)
+    except BackendError as error:
+        worker.close()
+        raise BackendError(f"{interpreter} has no LiteLLM that can be imported", hint=INSTALL) from error
+    return worker
+
+
 def is_for_it(name: str) -> bool:
     """Whether a variable goes to LiteLLM."""
     return not looks_secret(name) or KEYS.match(name) is not None
-
-
-def first_deadline(call: Call) -> float:
-    """Return until when the answer must have begun."""
-    return call.first_deadline or call.deadline or monotonic() + PATIENCE
 
 
 def error_of(fault: Mapping[str, Any]) -> BackendError:

@@ -3,13 +3,9 @@
 import json
 import os
 import re
-import selectors
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -18,6 +14,7 @@ from typing import Any
 from d0ttino_local import models
 from llm import Completion, Request
 from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.worker import Worker
 from llm.errors import BackendConnectionError, BackendError, BackendTimeoutError, ContextTooLongError
 from llm.redaction import gives_access
 from llm.types import Call
@@ -40,7 +37,7 @@ def threads_now(wanted: int | None = None) -> int:
     return max(1, min(MOST_THREADS, usable - int(os.getloadavg()[0])))
 
 
-class Worker:
+class Model(Worker):
     """A process that holds a model; see `d0ttino_local.worker`.
 
     Attributes:
@@ -49,27 +46,17 @@ class Worker:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        # A model needs no keys.
+        env = {name: value for name, value in os.environ.items() if not gives_access(name, value)}
+        super().__init__([sys.executable, "-P", str(Path(__file__).with_name("worker.py"))], env)
         self.settings = settings
-        self._owner = os.getpid()
         self._ready = False
-        self._rest = b""
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            # A model needs no keys.
-            env={name: value for name, value in os.environ.items() if not gives_access(name, value)},
-            start_new_session=True,
-        )
-        self._tell(json.dumps({**settings, "parent": self._owner}))
+        self.send(json.dumps({**settings, "parent": os.getpid()}))
 
     def fits(self, settings: Mapping[str, Any]) -> bool:
         """Whether it can answer a request with these settings."""
         same = all(self.settings[name] == settings[name] for name in ("path", "stamp"))
-        alive = self._owner == os.getpid() and self._process.poll() is None
-        return alive and same and self.settings["context"] >= settings["context"]
+        return self.is_alive and same and self.settings["context"] >= settings["context"]
 
     def answer(self, body: str, call: Call) -> Iterator[bytes]:
         """Yield the documents of an answer as a stream of events.
@@ -79,46 +66,27 @@ class Worker:
             BackendTimeoutError: the time is over.
 
         """
-        with call.on_cancel(self._process.kill):  # who waits for a line sees its end
-            self._load(call)
-            self._tell(body)
-            heard: float | None = None
-            while (line := self._line(call, heard)) != b"[DONE]":
-                heard = monotonic() if heard is not None or b'"content":"' in line else None
-                yield b"data: " + line + b"\n\n"
-
-    def _load(self, call: Call) -> None:
         if not self._ready:
             self._line(call, None)
             self._ready = True
-
-    def _tell(self, text: str) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # reading says why it ended
-            self._process.stdin.write(text.encode() + b"\n")
-            self._process.stdin.flush()
+        self.send(body)
+        heard: float | None = None
+        while (line := self._line(call, heard)) != b"[DONE]":
+            heard = monotonic() if heard is not None or b'"content":"' in line else None
+            yield b"data: " + line + b"\n\n"
 
     def _line(self, call: Call, heard: float | None) -> bytes:
-        """Return the next line that the process writes."""
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                wait = call.wait(heard)
-                if (wait is not None and wait <= 0) or not selector.select(wait):
-                    what = "was not done" if heard else "said nothing" if self._ready else "was not loaded"
-                    raise BackendTimeoutError(f"the model {what} in time", hint="--timeout SECONDS gives it more")
-                data = os.read(self._process.stdout.fileno(), 65536)
-                if not data:
-                    raise self._why_ended()
-                self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
+        try:
+            return self.receive(call, heard)
+        except BackendTimeoutError as error:
+            what = "was not done" if heard else "said nothing" if self._ready else "was not loaded"
+            message = f"the model {what} in time"
+            raise BackendTimeoutError(message, hint="--timeout SECONDS gives it more") from error
+        except BackendConnectionError as error:
+            raise self._why_ended() from error
 
     def _why_ended(self) -> BackendError:
-        status = self._process.wait()
-        self._complaints.seek(0)
-        said = self._complaints.read().decode("utf-8", "replace").splitlines()
+        said, status = self.complaints.splitlines(), self.status or 0
         name = os.path.basename(str(self.settings["path"]))
         if "No module named 'xllamacpp'" in (said[-1] if said else ""):
             return BackendError("xllamacpp is not installed", hint="install it: pip install xllamacpp")
@@ -128,16 +96,6 @@ class Worker:
         reason = next((line.partition("error loading model: ")[2] for line in said if "error loading" in line), "")
         reason = reason or next((line.rpartition(": ")[2] for line in reversed(said) if line.strip()), "")
         return BackendError(f"llama.cpp cannot load {name}: {reason}", hint="it has to be a GGUF file, all of it")
-
-    def close(self) -> None:
-        """End it, whatever it does."""
-        if self._owner == os.getpid():
-            self._process.kill()
-            self._process.wait()
-        for file in (self._process.stdin, self._process.stdout, self._complaints):
-            with suppress(BrokenPipeError):
-                if file is not None:
-                    file.close()
 
 
 class LocalBackend(ChatCompletionsBackend):
@@ -159,7 +117,7 @@ class LocalBackend(ChatCompletionsBackend):
     def __init__(self, name: str = "local") -> None:
         super().__init__(name)
         self.settings: Mapping[str, Any] = {}
-        self._worker: Worker | None = None
+        self._worker: Model | None = None
         self._lock = threading.Lock()
         self._turn: tuple[int, object] | None = None
 
@@ -253,10 +211,10 @@ class LocalBackend(ChatCompletionsBackend):
         self._turn = (thread, object())
         return self._turn
 
-    def _worker_for(self, wanted: Mapping[str, Any]) -> Worker:
+    def _worker_for(self, wanted: Mapping[str, Any]) -> Model:
         if self._worker is None or not self._worker.fits(wanted):
             self._end()
-            self._worker = Worker(dict(wanted))
+            self._worker = Model(dict(wanted))
         return self._worker
 
     def list_models(self, call: Call) -> list[str]:  # noqa: ARG002 - nobody is asked
