@@ -23,7 +23,7 @@ from requests.adapters import HTTPAdapter  # noqa: TID253
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from llm.errors import BackendError
+from llm.errors import BackendError, ConfigError
 from llm.types import Cancellation
 
 #: How many connections to one host are kept for the next request: more than threads are likely to ask at once.
@@ -32,12 +32,16 @@ KEPT_CONNECTIONS: Final = 100
 #: How many seconds the end of an answer may take after the server has said that it is complete.
 MOMENT: Final = 0.2
 
-#: What the environment says of proxies and certificates, as requests reads it.
+#: How many seconds more may come after the reason why an answer ended: its usage, and the end of the stream.
+AFTERMATH: Final = 5.0
+
+#: What names certificates to trust: requests reads the first two, Python and OpenSSL the others.
+_CERTIFICATES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+#: What the environment says of proxies and certificates.
 _ENVIRONMENT: Final = (
     *("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
     "REQUEST_METHOD",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
+    *_CERTIFICATES,
 )
 
 
@@ -65,6 +69,7 @@ class Limits:
         cancellation: the caller's wish to end it; `None`: it never comes.
         handle: a second handle on the connection of an exchange that can be cancelled.
         process: the process whose exchange it is: one that was forked from it must not read the answer.
+        passes_proxy: returns whether an address is asked without the proxy that the environment names.
 
     """
 
@@ -84,6 +89,7 @@ class Limits:
     cancellation: Cancellation | None = None
     handle: socket.socket | None = None
     process: int = field(default_factory=os.getpid)
+    passes_proxy: Callable[[str], bool] | None = None
 
     @property
     def until(self) -> float:
@@ -132,6 +138,10 @@ class Limits:
             self.handle.close()
             self.handle = None
 
+    def await_rest(self) -> None:
+        """Shorten the silence: the answer has ended, and servers that do not mark the end of a stream exist."""
+        self.silence = min(self.silence, AFTERMATH)
+
     def hurry(self) -> None:
         """Shorten the deadline: only trailing bytes are left."""
         self.deadline = min(self.deadline, monotonic() + MOMENT)
@@ -172,6 +182,17 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
+class _HeadFile(io.BufferedReader):
+    """A file for an answer, which knows whether it ended within a line or before one."""
+
+    ended = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self.ended = not line.endswith(b"\n")
+        return line
+
+
 class _TimedResponse(HTTPResponse):
     """An answer, also a proxy's to CONNECT, whose head and body are read in time."""
 
@@ -179,11 +200,15 @@ class _TimedResponse(HTTPResponse):
         limits, source = current_limits.get(), sock
         if limits is not None:
             # http.client wants nothing of the socket but the file to read from.
-            source = SimpleNamespace(makefile=lambda _: io.BufferedReader(_TimedReader(sock, limits)))
+            source = SimpleNamespace(makefile=lambda _: _HeadFile(_TimedReader(sock, limits)))
         super().__init__(source, *args, **kwargs)
 
     def begin(self) -> None:
+        file = self.fp
         super().begin()
+        if isinstance(file, _HeadFile) and file.ended:  # http.client takes a head that is cut for a whole one
+            self.close()
+            raise ConnectionResetError("the head of the answer is cut")
         # http.client takes every interim answer but 100 for the answer, and the answer for that of the next request.
         while 102 <= self.status < 200:
             self.headers = None  # type: ignore[assignment] # or it would not read on
@@ -302,6 +327,27 @@ class TimedSession(requests.Session):
         known, merged = self._merged
         if proxies or known != asked:
             merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
+            limits = current_limits.get()
+            if merged["proxies"] and limits is not None and limits.passes_proxy is not None:
+                merged["proxies"] = {} if limits.passes_proxy(url) else merged["proxies"]
+            if merged["verify"] is True or isinstance(merged["verify"], str):
+                merged["verify"] = _certificates() if url.lower().startswith("https:") else True
             if not proxies:
                 self._merged = (asked, merged)
         return dict(merged)
+
+
+def _certificates() -> str | bool:
+    """Return the file or directory of certificates that the environment names; `True`: those that requests has.
+
+    Raises:
+        ConfigError: it is not there.
+
+    """
+    variable = next((name for name in _CERTIFICATES if os.environ.get(name)), None)
+    if variable is None:
+        return True
+    place = os.environ[variable]
+    if not os.path.exists(place):
+        raise ConfigError(f"{variable} names {place}, which is not there", hint=f"correct {variable}, or unset it")
+    return place

@@ -21,6 +21,7 @@ from llm.errors import (
     ContextTooLongError,
     D0ttinoError,
     MalformedResponseError,
+    is_transient_status,
 )
 from llm.redaction import MASK, spellings
 
@@ -63,6 +64,13 @@ _MESSAGES: Final = (
 _NUMBERS: Final = ("code", "status", "status_code", "statusCode", "http_status_code", "raw_status_code")
 _CODES: Final = ("code", "type", "status", "errorType", "error_type")
 _BESIDE: Final = (*dict.fromkeys((*_NUMBERS, *_CODES)), "message", "detail", "metadata")
+
+#: Where the addresses of proxies are.
+_PROXIES: Final = "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+#: What a proxy answers to CONNECT, in the words of http.client.
+_NO_TUNNEL: Final = re.compile(r"Tunnel connection failed: ([0-9]{3})")
+#: How an answer begins that is TLS: an alert, or a handshake.
+_TLS: Final = re.compile("[\x15\x16]\x03[\0-\x04]")
 
 #: Paths below an address that has none itself.
 _WITHOUT_VERSION: Final = ("/chat/completions", "/models")
@@ -205,9 +213,16 @@ def is_failure(document: Mapping[str, Any]) -> bool:
     if document.get("success") is False or any(document.get(key) for key in ("detail", "errors", "error_type")):
         return True
     if _code(document) is not None or isinstance(document.get("base_resp"), dict):
-        return words_in(document) is not None
+        return words_in(document) is not None and not is_success(document)
     words = words_in(document) or ""
     return any(pattern.search(words) for pattern, _ in _BUSY)
+
+
+def is_success(document: Mapping[str, Any]) -> bool:
+    """Whether a document has the form of a failure, and a code that stands for none: `{"code": 0, "message": "ok"}`."""
+    held = document.get("base_resp")
+    told = [(held if isinstance(held, dict) else document).get(key) for key in _NUMBERS]
+    return any(str(code).casefold() in {"0", "200", "ok", "success"} for code in told if code is not None)
 
 
 def _code(error: Any) -> int | None:
@@ -266,6 +281,10 @@ def _refusal(
         hint = " and ".join(filter(None, (endpoint.check, "the model's name")))
         if endpoint.interface == "OpenAI-compatible" and urlsplit(endpoint.url).path in _WITHOUT_VERSION:
             hint += "; most servers have this interface below /v1"
+    elif status == 407:
+        hint = f"the proxy wants a user name and a password: {_PROXIES}"
+    elif status == 413:
+        hint = "it takes no request of this size: send less text, or smaller attachments"
     elif headers.get("Retry-After"):
         asked = endpoint.quote(headers["Retry-After"])
         hint = f"{endpoint.label} asks to wait before the next try (Retry-After: {asked})"
@@ -541,14 +560,13 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
         return any(isinstance(cause, kinds) for cause in causes)
 
     label, who = endpoint.label, f"{endpoint.label} at {endpoint.host}"
-    proxies = "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
     no_proxy = "the proxy that the environment names cannot be used"
     bad_header = f"a header for {label} holds a character that HTTP does not allow; nothing was sent"
     no_connection = f"no connection to {who} within {_rounded(connect_timeout)}"
     table: tuple[tuple[tuple[type[BaseException], ...], D0ttinoError], ...] = (
         (
             (outer.InvalidProxyURL, outer.InvalidSchema, inner.ProxySchemeUnknown),
-            ConfigError(no_proxy, hint=f"{proxies}; a SOCKS proxy needs the package PySocks"),
+            ConfigError(no_proxy, hint=f"{_PROXIES}; a SOCKS proxy needs the package PySocks"),
         ),
         (
             (outer.InvalidURL, inner.LocationValueError),
@@ -569,7 +587,7 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
     timed_out = any(isinstance(cause, TimeoutError) and cause.errno is None for cause in causes)
     if limits.asks_proxy and (timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError)):
         wait = _rounded(limits.until - limits.start)
-        return BackendTimeoutError(f"no way to {who} through the proxy within {wait}", hint=proxies)
+        return BackendTimeoutError(f"no way to {who} through the proxy within {wait}", hint=_PROXIES)
     if timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError):
         return BackendTimeoutError(f"{who} {_what_took_long(limits)}")
     reasons: tuple[tuple[type[BaseException], str], ...] = (  # the most specific first
@@ -578,7 +596,7 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
         (ConnectionRefusedError, "the connection was refused"),
         (http.client.IncompleteRead, ""),
         (ConnectionError, "the server closed the connection"),
-        (http.client.HTTPException, "what came back is not HTTP"),
+        (http.client.HTTPException, _odd_http(causes)),
         (BaseException, _system_words(causes)),
     )
     reason = endpoint.quote(next(words for kind, words in reasons if has(kind)))
@@ -586,8 +604,30 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
         said = f"the connection to {who} broke in the middle of the answer, after {_bytes(limits.received)}"
         return BackendConnectionError(f"{said}: {reason}" if reason else said)
     if has(outer.ProxyError):
-        return BackendConnectionError(f"no way to {who} through the proxy: {reason}", hint=proxies)
-    return BackendConnectionError(f"no answer from {who}: {reason}", hint=endpoint.check)
+        refused = _NO_TUNNEL.search(reason)
+        hint = f"it wants a user name and a password; {_PROXIES}" if refused and refused[1] == "407" else _PROXIES
+        no_way = BackendConnectionError(f"no way to {who} through the proxy: {reason}", hint=hint)
+        no_way.transient = refused is None or is_transient_status(int(refused[1]))
+        return no_way
+    checks = [endpoint.check] if endpoint.check else []
+    if has(ssl.SSLCertVerificationError):
+        checks.insert(0, "name the certificates to trust in SSL_CERT_FILE")
+    elif any(_TLS.match(getattr(cause, "line", "")) for cause in causes):
+        checks.insert(0, "begin the address with https://")
+    return BackendConnectionError(f"no answer from {who}: {reason}", hint="; ".join(checks) or None)
+
+
+def _odd_http(causes: list[BaseException]) -> str:
+    """Return what is wrong with the head of an answer."""
+    import http.client
+
+    for cause in causes:
+        if isinstance(cause, http.client.BadStatusLine):
+            line = str(vars(cause)["line"]).strip()
+            return "it speaks TLS, and was asked without" if _TLS.match(line) else f"what came back is not HTTP: {line}"
+        if type(cause) in {http.client.LineTooLong, http.client.HTTPException}:
+            return f"the head of its answer cannot be used: {cause}"
+    return "what came back is not HTTP"
 
 
 def _what_took_long(limits: "Limits") -> str:

@@ -13,6 +13,7 @@ from llm.backends.http._errors import Endpoint, is_page, page_title, reported_er
 from llm.errors import (
     BackendConnectionError,
     BackendError,
+    BackendTimeoutError,
     EmptyAnswerError,
     MalformedResponseError,
     RefusalError,
@@ -33,6 +34,8 @@ __all__ = ["WHOLE", "AnswerReader", "Endpoint"]
 #: What ends a stream.
 DONE: Final = "[DONE]"
 
+#: A tool without a name.
+A_TOOL: Final = "a tool"
 #: Reasons to end an answer that are nobody's secret: they need not be searched for one.
 _USUAL: Final = frozenset({"stop", "length", "tool_calls", "end_turn", "max_tokens"})
 #: Reasons that are failures.
@@ -45,15 +48,21 @@ WHOLE: Final = "whole"
 #: The kinds of events without a field `event`.
 _UNNAMED: Final = frozenset({"message", "bare"})
 
+#: Some servers write line breaks and tabs within texts as they are.
+_JSON: Final = json.JSONDecoder(strict=False)
 #: What `json.loads` does after it has looked at its arguments.
-_decoded: Final = json.JSONDecoder().decode
+_decoded: Final = _JSON.decode
 
+#: How data begin that gzip has compressed.
+_GZIP: Final = b"\x1f\x8b"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 #: What may stand before a field though it should not: blanks, NUL, and byte order marks of files that were joined.
 _CLUTTER: Final = re.compile(rb"(?:[ \t\0]|\xef\xbb\xbf)+")
 _FIELD: Final = re.compile(rb"(?i)(data|event|id|retry|error)?(?::|$)")
 #: Data that only keep a connection open.
 _SIGN_OF_LIFE: Final = re.compile(r"(?i)[\s:.\[\]]*(?:ping|pong|heart-?beat|keep-?alive|null)?[\s:.\[\]]*")
+#: Between events on one line, whose line break was lost.
+_LOST_BREAK: Final = re.compile(r"\s*(?:data:\s*)?")
 #: The name of the field, where a server before this one has framed the events already.
 _TWICE: Final = re.compile(r"^(?:data:\s*)+")
 _HIGH: Final = re.compile("[\ud800-\udbff]$")
@@ -140,10 +149,28 @@ def _is_object(lines: list[str]) -> bool:
     if len(lines) > 1 or not text.startswith(("{", "[{")) or not text.endswith(("}", "}]")):
         return False
     try:
-        json.loads(text)
+        _decoded(text)
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _on_one_line(text: str) -> list[str]:
+    """Return the objects that stand on one line, and what marks the end behind them; nothing, if more stands there."""
+    found: list[str] = []
+    at = 0
+    while at < len(text):
+        try:
+            document, end = _JSON.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            rest = text[at:].strip()
+            return [*found, rest] if rest.casefold() == DONE.casefold() else []
+        if not isinstance(document, dict):
+            return []
+        found.append(text[at:end])
+        gap = _LOST_BREAK.match(text, end)
+        at = end if gap is None else gap.end()
+    return found
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -180,6 +207,7 @@ class AnswerReader:
         strict: whether another model's answer is refused.
         on_text: called whenever a part of the answer has come, also a thought.
         on_done: called when the service has said that the answer is complete.
+        on_end: called when the service has said why the answer ended; more facts may come.
         thoughts: whether thoughts are part of the text, between tags.
         read: `read(kind, document, reader)`; see `HTTPBackend.read`.
         priced: returns the facts of the answer with its cost.
@@ -192,7 +220,7 @@ class AnswerReader:
         refusal: the service's words where the model refuses.
         tools: names of the tools that the model wants to call.
         notices: sentences for the user about the answer.
-        odd_content: type of a content that is not text.
+        odd_content: what a content is that is not text.
         reason: the words behind a `finish_reason` that is a failure.
         complaint: a document without an answer that has a message: a failure, unless an answer comes.
         with_thoughts: whether thoughts are wanted.
@@ -211,6 +239,7 @@ class AnswerReader:
         *,
         read: "Callable[[str, Any, AnswerReader], str]",
         priced: Callable[[Completion], Completion] = lambda facts: facts,
+        on_end: Callable[[], object] = lambda: None,
     ) -> None:
         self.endpoint = endpoint
         self.done = False
@@ -235,6 +264,7 @@ class AnswerReader:
         self._strict = strict
         self._on_text = on_text
         self._on_done = on_done
+        self._on_end = on_end
         self._served: str | None = None
         self._shown = False
         self._held = ""
@@ -271,6 +301,7 @@ class AnswerReader:
         if isinstance(reason, str) and reason:
             shown = reason if reason in _USUAL else self.endpoint.quote(reason)[:40]
             self.finish_reason = shown or self.finish_reason
+            self._on_end()
 
     def failure(self, error: Any) -> BackendError:
         """Return the error that a service reports within an answer.
@@ -322,7 +353,7 @@ class AnswerReader:
                 break
         try:
             # Some servers do not stream although they are asked to, and others always do.
-            if sign in {b"{", b"[", b"<", b""} or sign >= b"\x80":
+            if sign in {b"{", b"[", b"<", b"", _GZIP[:1]} or sign >= b"\x80":
                 yield from self._document(b"".join((*start, *body)))
             else:
                 yield from self._events(chain(start, body))
@@ -354,9 +385,11 @@ class AnswerReader:
         """Return the JSON of a body; raise a `BackendError` with what it is instead."""
         if not body.strip():
             raise self.malformed("an empty body")
+        if body.startswith(_GZIP):
+            raise self.malformed("data compressed by gzip that the header Content-Encoding does not name")
         fault, cut, text = "", False, body.decode(json.detect_encoding(body), "replace")
         try:
-            return json.loads(text)  # what is not UTF-8 in it is replaced, as in a stream
+            return _decoded(text)  # what is not UTF-8 in it is replaced, as in a stream
         except RecursionError:
             fault = "JSON that is nested too deeply"
         except ValueError as error:  # also a number of thousands of digits
@@ -387,7 +420,7 @@ class AnswerReader:
     def _events(self, pieces: Iterable[bytes]) -> Iterator[str]:
         blank, came = "", False
         strays: deque[str] = deque(maxlen=20)
-        events = read_events(pieces, strays)
+        events = read_events(self._until_end(pieces), strays)
         for event in events:
             came = True
             if event.data.strip() == DONE:
@@ -414,6 +447,14 @@ class AnswerReader:
             self._on_done()
             with suppress(BackendError):
                 deque(events, maxlen=0)
+
+    def _until_end(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces of a stream; once it is known why the answer ended, a broken connection takes nothing."""
+        try:
+            yield from pieces
+        except (BackendConnectionError, BackendTimeoutError):
+            if self.finish_reason is None or self._has_failed():
+                raise
 
     def _rest(self) -> str:
         """Return the withheld rest of an answer that has ended."""
@@ -443,6 +484,9 @@ class AnswerReader:
         try:
             document = _decoded(event.data)
         except (ValueError, RecursionError):
+            several = _on_one_line(event.data)
+            if len(several) > 1:
+                return "".join(self._event_text(event._replace(data=one)) for one in several)
             document = self._odd(event.data)
         kind = event.kind
         if kind not in _UNNAMED:
@@ -452,7 +496,7 @@ class AnswerReader:
                 self.done = True
                 return ""
             if kind == "tool_calls":  # LobeChat's
-                self.tools += tool_names({kind: document}) or ([] if self.tools else ["a tool"])
+                self.tools += tool_names({kind: document}) or ([] if self.tools else [A_TOOL])
             if not isinstance(document, dict | str):
                 return ""  # `event: ping` and the like
         elif type(document) is not dict:
@@ -468,7 +512,7 @@ class AnswerReader:
             self.done = True
             return {}
         try:
-            return json.loads(text)
+            return _decoded(text)
         except (ValueError, RecursionError):
             return None
 
@@ -503,8 +547,9 @@ class AnswerReader:
         if self.refusal.strip():
             self.notices.append(f"the model refuses: {self.endpoint.quote(self.refusal)}")
         if self.tools:
-            named = ", ".join(self.endpoint.quote(tool) for tool in dict.fromkeys(self.tools))
-            self.notices.append(f"the model also wants to call a tool, and none was called: {named}")
+            self.notices.append(f"the model also wants to call a tool, and none was called: {self._called()}")
+        if self.odd_content:
+            self.notices.append(f"the answer also holds {self.odd_content}, which is not shown")
         facts = Completion(
             "",
             model=self._model,
@@ -514,6 +559,9 @@ class AnswerReader:
             notices=tuple(self.notices),
         )
         return self._priced(facts)
+
+    def _called(self) -> str:
+        return ", ".join(self.endpoint.quote(tool) for tool in dict.fromkeys(self.tools))
 
     def _has_failed(self) -> bool:
         return _FAILURES.search(self.finish_reason or "") is not None
@@ -537,7 +585,8 @@ class AnswerReader:
                 f"{answered} no text: a filter of the server ended it (finish_reason {self.finish_reason})"
             )
         if self.tools:
-            return ToolCallError(f"{answered} a call of a tool and no text")
+            named = "" if self.tools == [A_TOOL] else f": {self._called()}"
+            return ToolCallError(f"{answered} a call of a tool and no text{named}")
         if self.odd_content:
             return EmptyAnswerError(f"{answered} content that is not text but {self.odd_content}")
         ended = f" (finish_reason {self.finish_reason})" if self.finish_reason else ""

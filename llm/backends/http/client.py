@@ -361,7 +361,15 @@ class HTTPBackend(Backend):
             self._pace()
         thoughts = request.metadata.get("thoughts") is True
         reader = AnswerReader(
-            endpoint, model, strict, limits.note_text, limits.hurry, thoughts, read=self.read, priced=self._counted
+            endpoint,
+            model,
+            strict,
+            limits.note_text,
+            limits.hurry,
+            thoughts,
+            read=self.read,
+            priced=self._counted,
+            on_end=limits.await_rest,
         )
         if plain and self.known_options:
             reader.notices += _unknown_options(plain, self.known_options)
@@ -514,6 +522,7 @@ class HTTPBackend(Backend):
         limits = Limits(start, deadline, first_byte, silence, self.read_timeout)
         limits.heed = None if call.turn is None else call.turn.heed
         limits.cancellation = call.cancellation
+        limits.passes_proxy = is_on_this_machine
         return limits
 
     def _endpoint(self, auth: "_KeyAuth", key_source: str, path: str) -> "Endpoint":
@@ -761,6 +770,8 @@ def _exchange(
             limits.heed(response.headers)
         with response:
             coding = _unknown_coding(response)
+            charset = _other_charset(response.headers.get("Content-Type", ""))
+            as_utf8 = None if charset is None else _Recoder(charset).recode
             if 200 <= response.status_code < 300:
                 if coding:
                     raise MalformedResponseError(
@@ -773,7 +784,9 @@ def _exchange(
                         raise MalformedResponseError(
                             f"{endpoint.label} sent an answer of more than {max_bytes:,} bytes; it was not read on"
                         )
-                    yield piece
+                    yield piece if as_utf8 is None else as_utf8(piece)
+                if as_utf8 is not None:
+                    yield as_utf8(b"", final=True)
                 return
             # As much as is needed, or comes: the status is what matters.
             body = bytearray()
@@ -783,7 +796,8 @@ def _exchange(
                     if not piece:
                         break
                     body += piece
-            failure = status_error(endpoint, response.status_code, bytes(body), response.headers)
+            told = bytes(body) if as_utf8 is None else as_utf8(bytes(body), final=True)
+            failure = status_error(endpoint, response.status_code, told, response.headers)
     except transport_faults() as error:
         failure = transport_error(endpoint, error, limits, connect_timeout)
     # Raised here, without what the library raised as its context: that refers to the request with its key.
@@ -808,3 +822,42 @@ def _unknown_coding(response: "Response") -> str | None:
     """Return how the body of an answer is compressed, if that cannot be undone."""
     told = [one.strip().lower() for one in response.headers.get("Content-Encoding", "").split(",")]
     return next((one for one in told if one in {"br", "zstd"} and one not in response.raw.CONTENT_DECODERS), None)
+
+
+def _other_charset(content_type: str) -> str | None:
+    """Return the charset in a content type, if it is known and not UTF-8."""
+    if "charset" not in content_type.lower():
+        return None
+    import codecs
+
+    named = re.search(r"(?i)charset\s*=\s*[\"']?([\w.:-]+)", content_type)
+    try:
+        "".encode(named[1] if named else "utf-8")  # an encoding of text
+        name = codecs.lookup(named[1] if named else "utf-8").name
+    except (LookupError, UnicodeError):
+        return None
+    return None if name in {"utf-8", "utf-8-sig", "ascii"} else name
+
+
+class _Recoder:
+    """Turns a body into UTF-8, piece by piece.
+
+    Of the charsets with one byte for a character many servers name one, and send UTF-8: they count from the first
+    byte on that is no UTF-8.
+    """
+
+    def __init__(self, charset: str) -> None:
+        import codecs
+
+        self._decoder = codecs.getincrementaldecoder(charset)("replace")
+        is_doubtful = charset.startswith(("iso8859", "cp125", "latin"))
+        self._checker = codecs.getincrementaldecoder("utf-8")() if is_doubtful else None
+
+    def recode(self, piece: bytes, final: bool = False) -> bytes:
+        if self._checker is not None:
+            begun, _ = self._checker.getstate()
+            try:
+                return self._checker.decode(piece, final).encode()
+            except UnicodeDecodeError:
+                self._checker, piece = None, begun + piece
+        return self._decoder.decode(piece, final).encode("utf-8", "replace")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from llm._dataclasses import replace
-from llm.backends.http._errors import is_failure, words_in
-from llm.backends.http.answers import WHOLE, AnswerReader, tool_names
-from llm.errors import UsageError
+from llm.backends.http._errors import is_failure, is_success, words_in
+from llm.backends.http.answers import A_TOOL, WHOLE, AnswerReader, tool_names
+from llm.errors import MalformedResponseError, UsageError
 from llm.types import Attachment, Completion, Message, Role, Usage
 
 __all__ = [
@@ -29,6 +29,24 @@ _TOKENS: Final = (
 )
 #: Types of the parts of a content that are the answer; others are thoughts, pictures and the like.
 _TEXT_PARTS: Final = ("text", "output_text")
+#: What other parts are called in notices.
+_OTHER_PARTS: Final = {
+    **dict.fromkeys(("image", "image_url", "output_image", "input_image"), "an image"),
+    **dict.fromkeys(("audio", "input_audio", "output_audio"), "audio"),
+}
+#: Where messages have thoughts; servers that have several of these say the same in each.
+_THOUGHTS: Final = (
+    *("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details", "thinking_blocks"),
+)
+#: Answers of other interfaces: members that they have, whose they are, and the remedy.
+_OTHER_INTERFACES: Final = (
+    (("message", "done"), "Ollama's own interface; the OpenAI-compatible one is below /v1"),
+    (("type", "role", "content"), "Anthropic's interface; `ai-cli plugins install anthropic` reads it"),
+    (("object", "output"), "OpenAI's Responses; chat completions have another path"),
+    (("candidates",), "Gemini's own interface; the OpenAI-compatible one is below /v1beta/openai"),
+    (("content", "stop"), "llama.cpp's own interface; the OpenAI-compatible one is below /v1"),
+    (("generated_text",), "Hugging Face's own interface; the OpenAI-compatible one is below /v1"),
+)
 
 
 def message_json(message: Message, takes: str = "image/") -> dict[str, Any]:
@@ -151,11 +169,7 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
         answer.usage = usage_of({"usage": document}) or answer.usage
         return ""
     if kind == "bare" and "choices" not in document and not document.get("error"):
-        raise (
-            answer.failure(document)
-            if words_in(document)
-            else answer.malformed("JSON without 'choices'", json.dumps(document))
-        )
+        raise answer.failure(document) if words_in(document) else _no_choices(document, answer)
     answer.usage = usage_of(document) or answer.usage
     more = document.get("x_groq")  # there Groq reports what ended a stream early
     error = document.get("error") or (more.get("error") if isinstance(more, dict) else None)
@@ -165,7 +179,7 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     if not choices:
         if is_failure(document):
             raise answer.failure(document)
-        if words_in(document):
+        if words_in(document) and not is_success(document):
             answer.complaint = document
     answer.note_model(document.get("model"))
     if kind == WHOLE:
@@ -183,6 +197,15 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     return _choice_text(choice, "delta" if in_deltas else "message", answer)
 
 
+def _no_choices(document: dict[str, Any], answer: AnswerReader) -> MalformedResponseError:
+    """Return the error for JSON that is not a chat completion; its hint names the interface that it belongs to."""
+    error = answer.malformed("JSON without 'choices'", json.dumps(document))
+    whose = next((words for keys, words in _OTHER_INTERFACES if all(map(document.get, keys))), None)
+    hints = (f"it is an answer of {whose}" if whose else None, answer.endpoint.check)
+    error.hint = "; ".join(filter(None, hints)) or None
+    return error
+
+
 def _note_other(choices: list[Any], answer: AnswerReader) -> None:
     """Record the text of the choice with the lowest index: some servers have no choice 0."""
     lowest = min((choice for choice in choices if isinstance(choice, dict)), key=_index, default=None)
@@ -196,9 +219,7 @@ def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) 
     if not choices and answer.complaint is not None:
         raise answer.failure(answer.complaint)
     if not isinstance(choices, list):
-        other = answer.malformed("JSON without 'choices'", json.dumps(document))
-        other.hint = answer.endpoint.check
-        raise other
+        raise _no_choices(document, answer)
     if not choices:
         raise answer.malformed("no choices")
     choice = _first_choice(choices) or choices[0]
@@ -219,7 +240,11 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
         raise answer.failure(choice["error"])
     if choice.get("finish_reason"):
         answer.usage = usage_of(choice) or answer.usage  # some report it here
-        answer.note_end(choice["finish_reason"])
+        end = choice["finish_reason"]
+        if isinstance(end, dict):  # SGLang's, with the words behind a failure
+            answer.reason = str(end.get("message") or "")
+            end = end.get("type")
+        answer.note_end(end)
     if isinstance(choice.get("native_finish_reason"), str):
         answer.reason = choice["native_finish_reason"] or answer.reason
     message = choice.get(member)
@@ -231,7 +256,7 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if isinstance(message.get("refusal"), str):
         answer.refusal += message["refusal"]
     if message.get("tool_calls") or message.get("function_call"):
-        answer.tools += tool_names(message) or ([] if answer.tools else ["a tool"])
+        answer.tools += tool_names(message) or ([] if answer.tools else [A_TOOL])
     if not any(message.values()):
         return ""
     content = message.get("content")
@@ -240,7 +265,19 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if not text and isinstance(content, list):
         refusals = [part.get("refusal") for part in content if isinstance(part, dict)]
         answer.refusal += "".join(one for one in refusals if isinstance(one, str))
+    answer.odd_content = _other_content(message, text) or answer.odd_content
     return answer.part(text, thought_text(message) if answer.with_thoughts or not text else "")
+
+
+def _other_content(message: dict[str, Any], text: str) -> str:
+    """Return what a message holds besides text: pictures stand in its content, or in a member of their own."""
+    if message.get("images"):
+        return "an image"
+    if message.get("audio") and not text:
+        return "audio"
+    content = message.get("content")
+    kinds = [part.get("type") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return next((_OTHER_PARTS[kind] for kind in kinds if isinstance(kind, str) and kind in _OTHER_PARTS), "")
 
 
 def _is_void(error: Any) -> bool:
@@ -285,13 +322,25 @@ def _part_text(part: Any) -> str:
 
 def thought_text(message: dict[str, Any]) -> str:
     """Return the thoughts of a message that do not stand in its content's text."""
-    for field in ("reasoning_content", "reasoning", "thinking"):  # servers that have two say the same in both
-        if isinstance(message.get(field), str) and message[field]:
-            return str(message[field])
+    for field in _THOUGHTS:
+        text = _nested_text(message.get(field))
+        if text:
+            return text
     content = message.get("content")
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    texts = (part.get("thinking") or (part.get("thought") and part.get("text")) for part in parts)
-    return "".join(text for text in texts if isinstance(text, str))
+    return "".join(_nested_text(part.get("thinking") or (part.get("thought") and part.get("text"))) for part in parts)
+
+
+def _nested_text(thoughts: Any, depth: int = 4) -> str:
+    """Return the text of thoughts: a text, an object with one, or a list of these."""
+    if isinstance(thoughts, str) or not depth:
+        return thoughts if isinstance(thoughts, str) else ""
+    if isinstance(thoughts, list):
+        return "".join(_nested_text(one, depth - 1) for one in thoughts)
+    if not isinstance(thoughts, dict):
+        return ""
+    members = (_nested_text(thoughts.get(key), depth - 1) for key in ("text", "summary", "content", "thinking"))
+    return next(filter(None, members), "")
 
 
 def usage_of(document: dict[str, Any]) -> Usage | None:
@@ -325,7 +374,9 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
 def _count(usage: dict[str, Any], *names: str) -> int | None:
     """Return a number of tokens; `None`: there is none, or nonsense."""
     value = next((usage[name] for name in names if usage.get(name) is not None), None)
-    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    number: Any = value
+    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and value.isdecimal()):
+        number = int(value) if len(str(value)) < 25 else None
     return number if type(number) is int and 0 <= number < 2**53 else None
 
 

@@ -319,7 +319,25 @@ def test_a_proxy_that_refuses(backend: Service, monkeypatch: pytest.MonkeyPatch)
         "no way to Service at api.example through the proxy: "
         "Tunnel connection failed: 407 Proxy Authentication Required"
     )
-    assert error.hint == "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+    assert error.hint == "it wants a user name and a password; check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+    assert not error.transient
+
+
+def test_a_proxy_that_cannot_make_a_way_may_make_one_later(backend: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultServer(http_answer(status=502)) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        error = failure(backend)
+    assert isinstance(error, BackendConnectionError)
+    assert error.transient
+
+
+def test_this_machine_is_asked_without_a_proxy(backend: Service, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Go: a prompt for this machine does not leave it, and no proxy could reach the server."""
+    with FaultServer(chat_answer("the proxy's")) as proxy, serve(chat_answer("42")):
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("all_proxy", proxy.url)
+        assert backend.run("hi") == "42"
+    assert proxy.requests == []
 
 
 @pytest.mark.parametrize("proxy", ["http://", "gopher://me:hunter2@127.0.0.1:1"])
@@ -680,8 +698,9 @@ def test_https_where_http_is_spoken(backend: Service, serve: Any, monkeypatch: p
 def test_a_file_of_certificates_that_is_not_there(backend: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/ca.pem")
     error = failure(backend)
-    assert type(error) is BackendConnectionError
-    assert "/nonexistent/ca.pem" in str(error)
+    assert isinstance(error, ConfigError)
+    assert str(error) == "REQUESTS_CA_BUNDLE names /nonexistent/ca.pem, which is not there"
+    assert error.hint == "correct REQUESTS_CA_BUNDLE, or unset it"
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -702,7 +721,16 @@ def reset_in_mid_body(exchange: Exchange) -> None:
     [
         (reset_at_once, "the server closed the connection"),
         (b"", "the server closed the connection"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "what came back is not HTTP"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "what came back is not HTTP: SSH-2.0-OpenSSH_9.6"),
+        (b"-ERR unknown \x1b[2J\r\n", "what came back is not HTTP: -ERR unknown \N{REPLACEMENT CHARACTER}[2J"),
+        (
+            b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 150 + b"\r\n",
+            "the head of its answer cannot be used: got more than 100 headers",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000 + b"\r\n\r\n",
+            "the head of its answer cannot be used: got more than 65536 bytes when reading header line",
+        ),
     ],
 )
 def test_a_connection_that_breaks(reply: Reply, reason: str, backend: Service, serve: Any) -> None:
@@ -711,6 +739,59 @@ def test_a_connection_that_breaks(reply: Reply, reason: str, backend: Service, s
     assert type(error) is BackendConnectionError
     assert str(error) == f"no answer from Service at {server.host}: {reason}"
     assert error.hint == "check SERVICE_BASE_URL"
+
+
+@pytest.mark.parametrize("alert", [b"\x15\x03\x01\x00\x02\x02\x0a", b"\x15\x03\x03\x00\x02\x02\x46"])
+def test_a_server_that_speaks_tls(alert: bytes, backend: Service, serve: Any) -> None:
+    with serve(alert) as server:
+        error = failure(backend)
+    assert str(error) == f"no answer from Service at {server.host}: it speaks TLS, and was asked without"
+    assert error.hint == "begin the address with https://; check SERVICE_BASE_URL"
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [
+        (407, "the proxy wants a user name and a password: check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"),
+        (413, "it takes no request of this size: send less text, or smaller attachments"),
+    ],
+)
+def test_statuses_that_need_a_remedy_of_their_own(status: int, hint: str, backend: Service, serve: Any) -> None:
+    with serve(http_answer(b"", status)):
+        assert failure(backend).hint == hint
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding"),
+    [
+        ("iso-8859-1", "latin-1"),
+        ('"windows-1252"', "cp1252"),
+        ("iso-8859-1", "utf-8"),  # said of UTF-8 by many
+        ("GBK", "gbk"),
+        ("Shift_JIS", "shift_jis"),
+        ("utf-16", "utf-16"),
+        ("no-such-charset", "utf-8"),
+        ("base64", "utf-8"),
+    ],
+)
+def test_the_charset_of_an_answer_is_heeded(charset: str, encoding: str, backend: Service, serve: Any) -> None:
+    text = {"gbk": "通信 你好", "shift_jis": "日本語"}.get(encoding, "Grüße, né") * 3000  # more than a piece
+    kind = f"application/json; charset={charset}"
+    body = json.dumps({"choices": [{"message": {"content": text}}]}, ensure_ascii=False)
+    said = json.dumps({"error": {"message": text[:9]}}, ensure_ascii=False)
+    with serve(
+        http_answer(body.encode(encoding), headers={"Content-Type": kind}),
+        http_answer(said.encode(encoding), 400, headers={"Content-Type": kind}),
+    ):
+        assert backend.run("hi") == text
+        assert text[:9] in failure(backend).message
+
+
+def test_compression_that_no_header_names_is_named(backend: Service, serve: Any) -> None:
+    with serve(http_answer(gzip.compress(json.dumps(ANSWER).encode()))):
+        error = failure(backend)
+    assert isinstance(error, MalformedResponseError)
+    assert str(error) == "Service answered with data compressed by gzip that the header Content-Encoding does not name"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import Call, Completion, Request, Usage
+from llm.backends.http import _deadlines
 from llm.backends.http._errors import Endpoint
 from llm.backends.http.answers import AnswerReader, Event, read_events
 from llm.backends.http.client import ChatCompletionsBackend
@@ -634,6 +635,32 @@ def test_a_stream_whose_connection_breaks(tail: Any, message: str, serve: Any, b
     assert (texts, type(error)) == (["Well"], BackendConnectionError)
     assert error.message.endswith(message)
     assert error.hint is None  # the address is right
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda exchange: exchange.reset(), id="reset"),
+        pytest.param(lambda _: None, id="closed within a chunk"),
+        pytest.param(lambda exchange: exchange.stopping.wait(30), id="stays open"),
+    ],
+)
+def test_an_answer_that_has_ended_is_whole_without_a_mark(
+    end: Any, serve: Any, backend: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_deadlines, "AFTERMATH", 0.2)
+
+    def answer(exchange: Exchange) -> None:
+        said = sse(chunk("whole"), chunk(None, finish_reason="stop"), done=False)
+        exchange.connection.sendall(chunked(said, 50).removesuffix(b"0\r\n\r\n"))
+        exchange.stopping.wait(0.05)  # so that what was sent is read
+        end(exchange)
+
+    with serve(answer):
+        *texts, last = backend.stream("hi", request=Request("hi"))
+    assert texts == ["whole"]
+    assert isinstance(last, Completion)
+    assert last.finish_reason == "stop"
 
 
 def test_a_stream_that_is_too_long(serve: Any) -> None:

@@ -557,3 +557,142 @@ def test_what_an_answer_says_aloud_is_its_text() -> None:
     assert (
         read(json.dumps({"choices": [{"message": {"content": None, "audio": {"transcript": "Hello"}}}]}))[0] == "Hello"
     )
+
+
+# Answers that were read wrong, by what real servers send
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param({"reasoning_details": [{"type": "reasoning.text", "text": "hmm"}]}, id="OpenRouter"),
+        pytest.param({"reasoning_details": [{"type": "reasoning.summary", "summary": "hmm"}]}, id="its summary"),
+        pytest.param({"thinking_blocks": [{"type": "thinking", "thinking": "hmm"}]}, id="LiteLLM"),
+        pytest.param({"reasoning_text": "hmm"}, id="Copilot"),
+        pytest.param({"reasoning": {"content": "hmm"}}, id="an object"),
+        pytest.param(
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}]}, id="Mistral's parts"
+        ),
+    ],
+)
+def test_thoughts_are_found_in_all_their_fields(message: dict[str, Any]) -> None:
+    thought = f"data: {json.dumps({'choices': [{'delta': message}]})}\n\n"
+    reader = AnswerReader(ENDPOINT, thoughts=True, read=chat_text)
+    *texts, _ = reader.read([(thought + piece("a", "stop") + DONE).encode()])
+    assert "".join(map(str, texts)) == "<think>\nhmm\n</think>\n\na"
+    assert read(thought + piece("a", "stop") + DONE)[0] == "a"
+    empty = read(thought + piece("", "stop") + DONE)[1]
+    assert isinstance(empty, EmptyAnswerError)
+    assert "thoughts and no text" in empty.message
+
+
+def test_thoughts_that_are_encrypted_are_none() -> None:
+    odd = {"reasoning_details": [{"type": "reasoning.encrypted", "data": "gAAA"}, None, 7], "thinking": {"text": [[]]}}
+    end = read(json.dumps({"choices": [{"message": {"content": "", **odd}}]}))[1]
+    assert isinstance(end, EmptyAnswerError)
+    assert end.message == "Service answered with no text"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"base_resp": {"status_code": 0, "status_msg": "success"}},
+        {"base_resp": {"status_code": "0", "status_msg": "success"}},
+        {"code": 0, "message": "Success"},
+        {"code": "200", "msg": "ok"},
+    ],
+)
+@pytest.mark.parametrize("reason", ["stop", None])
+def test_a_success_told_in_the_form_of_a_failure_is_none(last: Any, reason: str | None) -> None:
+    came, end = read(piece("a", reason) + f"data: {json.dumps(last)}\n\n" + DONE)
+    assert (came, isinstance(end, Completion)) == ("a", True)
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "what"),
+    [
+        ({"content": "", "images": [PICTURE]}, "an image"),
+        ({"content": [PICTURE]}, "an image"),
+        ({"content": None, "audio": {"id": "1", "data": "AAAA"}}, "audio"),
+    ],
+)
+def test_what_is_not_text_is_named(message: dict[str, Any], what: str) -> None:
+    for body in (
+        json.dumps({"choices": [{"message": message}]}),
+        f"data: {json.dumps({'choices': [{'delta': message}]})}\n\n{DONE}",
+    ):
+        end = read(body)[1]
+        assert isinstance(end, EmptyAnswerError)
+        assert end.message == f"Service answered with content that is not text but {what}"
+    came, end = read(f"data: {json.dumps({'choices': [{'delta': message}]})}\n\n{piece('a', 'stop')}{DONE}")
+    assert isinstance(end, Completion)
+    assert (came, end.notices) == ("a", (f"the answer also holds {what}, which is not shown",))
+
+
+def test_the_reason_of_an_end_may_be_an_object() -> None:
+    def told(reason: Any) -> tuple[str, Completion | BackendError]:
+        return read(f"data: {json.dumps({'choices': [{'delta': {'content': 'a'}, 'finish_reason': reason}]})}\n\n")
+
+    _, end = told({"type": "stop", "matched": 2})
+    assert isinstance(end, Completion)
+    assert end.finish_reason == "stop"
+    _, end = told({"type": "abort", "message": "the cache is full"})
+    assert isinstance(end, BackendError)
+    assert end.message == "Service ended its answer with an error in the middle (the cache is full)"
+
+
+def test_counts_of_tokens_may_be_texts() -> None:
+    end = read(
+        json.dumps(
+            {"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "3", "completion_tokens": "2"}}
+        )
+    )[1]
+    assert isinstance(end, Completion)
+    assert end.usage == Usage(3, 2)
+
+
+@pytest.mark.parametrize("char", ["\t", "\x01", "\x7f"])
+def test_a_control_character_in_json_is_no_harm(char: str) -> None:
+    body = '{"choices": [{"%s": {"content": "a' + char + 'b"}, "finish_reason": "stop"}]}'
+    assert read(body % "message")[0] == f"a{char}b"
+    assert read(f"data: {body % 'delta'}\n\n{DONE}")[0] == f"a{char}b"
+    assert read('{"choices": [{"message": {"content": "a\nb"}}]}')[0] == "a\nb"
+
+
+@pytest.mark.parametrize("between", ["", " ", "data: "])
+@pytest.mark.parametrize("end", ["", "[DONE]", "data: [DONE]"])
+def test_events_may_stand_on_one_line(between: str, end: str) -> None:
+    events = [piece("a").strip(), between + piece("b", "stop").strip().removeprefix("data: "), end]
+    assert read("".join(events) + "\n\n")[0] == "ab"
+    broken = read(f"{piece('a').strip()}{{\n\n")[1]
+    assert isinstance(broken, MalformedResponseError)
+
+
+def test_a_tool_that_is_called_is_named() -> None:
+    called = {"tool_calls": [{"function": {"name": "search", "arguments": "{}"}}]}
+    end = read(json.dumps({"choices": [{"message": called}]}))[1]
+    assert isinstance(end, ToolCallError)
+    assert end.message == "Service answered with a call of a tool and no text: search"
+
+
+@pytest.mark.parametrize(
+    ("document", "whose"),
+    [
+        ({"model": "m", "message": {"role": "assistant", "content": "Hi"}, "done": True}, "Ollama's own interface"),
+        ({"type": "message", "role": "assistant", "content": [{"type": "text", "text": "Hi"}]}, "Anthropic's"),
+        ({"object": "response", "output": [{"type": "message", "content": []}]}, "OpenAI's Responses"),
+        ({"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]}, "Gemini's own interface"),
+        ({"content": "Hi", "stop": True}, "llama.cpp's own interface"),
+        ({"generated_text": "Hi"}, "Hugging Face's own interface"),
+    ],
+)
+def test_an_answer_of_another_interface_is_named(document: dict[str, Any], whose: str) -> None:
+    for body in (json.dumps(document), f"{json.dumps(document)}\n{json.dumps(document)}\n"):
+        end = read(body)[1]
+        assert isinstance(end, MalformedResponseError)
+        assert "without 'choices'" in end.message
+        assert whose in (end.hint or "")
+        assert "SERVICE_BASE_URL" in (end.hint or "")
