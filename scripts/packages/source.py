@@ -274,7 +274,7 @@ _REASONS: Final = {
     "ProxyError": "the proxy for it does not answer as one",
     "InvalidProxyURL": "the address of the proxy for it is not a URL",
     "InvalidURL": "its address, or that of a proxy or a redirect, is not a URL",
-    "InvalidHeader": "its answer is no HTTP that can be read",
+    "InvalidHeader": "its answer is not HTTP that can be read",
     "ConnectionError": "it ended the connection before its answer, or answered with no HTTP",
     "ChunkedEncodingError": "its answer ended too early",
     "ValueError": "its address, or that of a redirect, is not a URL",
@@ -295,4 +295,4 @@ def _reason(error: BaseException) -> str:
         inner = [item for item in (*cause.args, getattr(cause, "reason", None)) if isinstance(item, BaseException)]
         cause = inner[0] if inner else cause.__cause__ or cause.__context__
     names = {one.__name__ for one in type(error).__mro__}
-    return next((words for name, words in _REASONS.items() if name in names), "its answer is no HTTP that can be read")
+    return next((words for name, words in _REASONS.items() if name in names), "its answer is not HTTP that can be read")

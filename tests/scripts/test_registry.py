@@ -410,7 +410,7 @@ class TestServer:
         [
             ({"Location": "http://[::1"}, "its address, or that of a redirect, is not a URL"),
             ({"Content-Encoding": "gzip"}, "its answer is not compressed in the way that it names"),
-            ({"Content-Length": "5, 6"}, "its answer is no HTTP that can be read"),
+            ({"Content-Length": "5, 6"}, "its answer is not HTTP that can be read"),
             ({"X": "y" * 200_000}, "answered with no HTTP"),
         ],
     )
