@@ -2,10 +2,12 @@
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from llm._dataclasses import dataclass, field
+from llm._state import cached, remove_from_cache, store_in_cache
 from llm.hooks._origin import Origin
 from llm.types import Answer, Attachment, Call, Request, Step
 
@@ -340,3 +342,64 @@ class RegisteredRecipe:
             parameters = tuple(map(Parameter.from_json, facts["parameters"]))
         description = facts.get("description", "")
         return cls(facts["name"], description, parameters, origin, lambda *asked: load().steps(*asked))
+
+
+#: Seconds after which a server is asked again.
+_FRESH: Final = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class ListedModels:
+    """The models of one backend, in this user's cache.
+
+    Attributes:
+        models: their names, sorted.
+        age: seconds since the server listed them; 0: now.
+
+    """
+
+    models: tuple[str, ...]
+    age: float = 0.0
+
+
+def models_of(backend: str, ask: Callable[[], Iterable[str]], *, refresh: bool = False) -> ListedModels:
+    """Return the models of a backend: those in the cache if they are no older than a day, else those it lists now.
+
+    Raises:
+        Exception: whatever `ask` raises; what is in the cache stays there, see `listed_models`.
+
+    """
+    known = None if refresh else listed_models(backend)
+    if known is not None and known.age < _FRESH:
+        return known
+    models = tuple(sorted(set(ask())))
+    store_in_cache([time.time(), models], "models", backend)
+    return ListedModels(models)
+
+
+def listed_models(backend: str) -> ListedModels | None:
+    """Return what the cache has of a backend, however old; `None` if it has nothing."""
+    try:
+        told, models = cached("models", backend)
+        return ListedModels(tuple(map(str, models)), max(0.0, time.time() - float(told)))
+    except (ValueError, TypeError):
+        return None
+
+
+def offered_models(backend: str, declared: Iterable[str]) -> list[str]:
+    """Return the models that a backend declares, and those in the cache."""
+    told = listed_models(backend)
+    return list(dict.fromkeys((*declared, *(told.models if told is not None else ()))))
+
+
+def forget_models(backend: str) -> None:
+    """Remove what the cache has of a backend."""
+    remove_from_cache("models", backend)
+
+
+def models_like(model: str, backend: str) -> list[str]:
+    """Return the models in the cache whose names are close to a given one."""
+    import difflib
+
+    known = listed_models(backend)
+    return [] if known is None else difflib.get_close_matches(model, known.models, n=3)

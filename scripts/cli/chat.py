@@ -322,9 +322,9 @@ def _settings() -> "Settings":
 
 
 def _models_of(backend: "RegisteredBackend") -> list[str]:
-    from llm.backends.http._models import offered
+    from llm.contributions import offered_models
 
-    return offered(backend.name, backend.models)
+    return offered_models(backend.name, backend.models)
 
 
 def _few(names: list[str]) -> str:

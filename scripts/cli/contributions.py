@@ -294,7 +294,7 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
 
 def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named: bool) -> dict[str, Any] | None:
     """Return the models of a backend; `None` if it has no list of them, and the user did not name it."""
-    from llm.backends.http._models import listed, models_of
+    from llm.contributions import listed_models, models_of
 
     name = backend.name
     try:
@@ -307,7 +307,7 @@ def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named:
                 found = models_of(name, lambda: ask(call_for(host)), refresh=refresh)
     except PLUGIN_FAULTS as error:
         message, hint = reason_of(error)
-        old = listed(name)
+        old = listed_models(name)
         known = "" if old is None else f"; its models of {_ago(old.age)} ago are listed"
         print_warning(f"{name} does not list its models: {message}{known}" + (f"\n{hint}" if hint else ""))
         return {

@@ -70,7 +70,7 @@ def add(
     name: str, address: str, replace: bool, key: str | None, headers: tuple[tuple[str, str], ...], **facts: Any
 ) -> None:
     """Add the server NAME at ADDRESS to the configuration file, whose comments stay."""
-    from llm.backends.http._models import forget
+    from llm.contributions import forget_models
 
     server = {"base_url": address, "api_key": key, **facts, "headers": dict(headers) or None}
     given = {field: value for field, value in server.items() if value is not None}
@@ -81,7 +81,7 @@ def add(
         known[name] = given
 
     path = _edit(change)
-    forget(name)
+    forget_models(name)
     print_line(f"the server {name} is in {path}; ask it with: ai-cli send -b {name} ...")
     if key is not None and not os.environ.get(variable_of(key)) and key_name(key) not in stored_names():
         print_note(f"the key {key} is not set: ai-cli keys set {key_name(key)}")
@@ -124,7 +124,7 @@ def try_server(ctx: click.Context, name: str) -> int:
 @click.argument("name", type=NameOf("server"))
 def remove_server(name: str) -> None:
     """Remove the server NAME from the configuration file."""
-    from llm.backends.http._models import forget
+    from llm.contributions import forget_models
 
     _known(name, load_settings())
 
@@ -132,7 +132,7 @@ def remove_server(name: str) -> None:
         del known[name]
 
     path = _edit(change)
-    forget(name)
+    forget_models(name)
     print_line(f"the server {name} is removed from {path}")
 
 

@@ -36,13 +36,13 @@ def _backends(ctx: click.Context) -> Mapping[str, str]:
 
 def _models(ctx: click.Context) -> Iterable[str]:
     """Return aliases, and the models that backends have listed or declare: none is asked now."""
-    from llm.backends.http._models import offered
     from llm.config import load_settings
+    from llm.contributions import offered_models
 
     chosen = ctx.params.get("backend")
     found = set(load_settings().aliases)
     for name, backend in current_host(ctx).backends().items():
-        models = set(offered(name, backend.models))
+        models = set(offered_models(name, backend.models))
         if chosen is None or chosen == name:
             found |= models if chosen == name else {f"{name}/{model}" for model in models}
     return found

@@ -469,9 +469,9 @@ class HTTPBackend(Backend):
         except BackendHTTPError as error:
             unknown = error.status == 404 or (error.status in {400, 422} and _NO_MODEL.search(error.message))
             if unknown and model is not None and self.name:
-                from llm.backends.http._models import like
+                from llm.contributions import models_like
 
-                known = like(model, self.name)
+                known = models_like(model, self.name)
                 ask = f"`ai-cli models -b {self.name}` lists those that it has"
                 close = f"did you mean {' or '.join(map(repr, known))}? " if known else ""
                 error.hint = f"{error.hint}; {close}{ask}" if error.hint else f"{close}{ask}"
