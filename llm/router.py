@@ -105,7 +105,7 @@ def complete(
     host = current_host() if host is None else host
     try:
         fallback = _fallback(request, host, settings, retries, cancellation, streaming=False)
-        this, answer = fallback.first()
+        this, answer = _first(fallback, request, host)
         completion = fallback.answered(this, answer)
     except D0ttinoError as error:
         _completed(host, request, None, error)
@@ -206,7 +206,7 @@ class AnswerStream(Iterator[str]):
 
     def _read(self) -> Generator[str, None, None]:
         try:
-            this, answer = self._fallback.first()
+            this, answer = _first(self._fallback, self._request, self._host)
         except D0ttinoError as error:
             _completed(self._host, self._request, None, error)
             raise
@@ -230,7 +230,7 @@ class AnswerStream(Iterator[str]):
             self._cut(this, answer, BackendError("nobody read it to its end"))
             raise
         except BaseException:
-            self._cut(this, answer, BackendError("it was interrupted"))
+            self._cut(this, answer, self._fallback.interrupted())
             raise
         finally:
             with suppress(*PLUGIN_FAULTS):
@@ -349,6 +349,15 @@ def _fallback(
         route = replace(route, notices=(f"the configuration is not used: {fault.message}",))
     retries = _RETRIES if retries is None else retries
     return Fallback(request, route, host, backends, settings, retries, stream=streaming, cancellation=cancellation)
+
+
+def _first(fallback: Fallback, request: Request, host: Host) -> tuple[Try, Answer]:
+    """Return the first answer; observers hear of a request that the user interrupts, as it may cost something."""
+    try:
+        return fallback.first()
+    except KeyboardInterrupt:
+        _completed(host, request, None, fallback.interrupted())
+        raise
 
 
 def _by_policies(request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings) -> Route:

@@ -369,6 +369,12 @@ class Fallback:
         error.attempts, error.completion = tuple(self.attempts), completion
         return error
 
+    def interrupted(self) -> CancelledError:
+        """Return the error for observers of a request that the user interrupted."""
+        error = CancelledError("it was interrupted")
+        error.attempts = tuple(self.attempts)
+        return error
+
     def check_time(self, this: Try) -> None:
         """End an answer that takes longer than the request allows for all of it.
 
@@ -486,7 +492,12 @@ class Fallback:
             self._cancellation.check()
         if this.request.strict:
             backend = self._strictly(this, backend)
-        answer: Answer | None = host.caller("llm_complete")(request=request, backend=backend, call=this.call)
+        answer: Answer | None
+        try:
+            answer = host.caller("llm_complete")(request=request, backend=backend, call=this.call)
+        except KeyboardInterrupt:
+            self.failed(this, self.interrupted())
+            raise
         if answer is not None:
             if self._stream:
                 answer.begin()

@@ -387,6 +387,22 @@ def test_ledger_and_trace_say_that_it_was_cancelled(host: Host, cancellation: Ca
     assert told["llm_completed"]["arguments"]["error"] == {"type": "CancelledError"}
 
 
+@pytest.mark.parametrize("way", [ask, read])
+def test_ctrl_c_is_recorded_as_well(host: Host, observer: Observer, way: Callable[..., Any]) -> None:
+    def run(prompt: str) -> str:
+        raise KeyboardInterrupt
+
+    host.register(Ledger(), "ledger")
+    register_backend("first", run, host=host)
+    with pytest.raises(KeyboardInterrupt):
+        way(host, Cancellation())
+    assert [(one.error, one.error_type) for one in observer.attempts] == [("it was interrupted", "CancelledError")]
+    ((completion, error),) = observer.ended
+    assert (completion, type(error)) == (None, CancelledError)
+    assert [(line["backend"], line["error_type"]) for line in entries()] == [("first", "CancelledError")]
+    assert observer.counted == []
+
+
 # --- backends of plug-ins -------------------------------------------------------------------------------------------
 
 
