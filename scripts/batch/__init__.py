@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -113,7 +114,23 @@ class BatchRun:
         self._sent = 0
         self._printed: set[str] = set()
 
-    def requests(self) -> Iterator[Request]:
+    def go(self, send: Callable[[Iterator[Request]], Outcomes], *, first_alone: bool) -> None:
+        """Send the rows, and write their results.
+
+        Args:
+            send: sends requests.
+            first_alone: whether the others wait for the first one: what a row costs is known then.
+
+        """
+        requests = self._requests()
+        for some in (islice(requests, 1), requests) if first_alone else (requests,):
+            with send(some) as outcomes, _ending_well(self, outcomes):
+                self._through(outcomes)
+            if self.interrupted:
+                return
+        self._results.finish()
+
+    def _requests(self) -> Iterator[Request]:
         """Yield the requests of the rows that are not done."""
         while self._spending.allows(len(self._under_way)) and (line := self._next_line()) is not None:
             if self._results.is_done(line):
@@ -128,7 +145,7 @@ class BatchRun:
             else:
                 self._write(Result(line, error=line.error))
 
-    def through(self, outcomes: Outcomes) -> None:
+    def _through(self, outcomes: Outcomes) -> None:
         """Write a result for each outcome, and for each row with a fault."""
         first = self._sent  # none of these is taken yet
         try:
@@ -149,10 +166,6 @@ class BatchRun:
         while self._under_way:
             _, line = self._under_way.popleft()
             self._write(Result(line, error=line.error))
-
-    def finish(self) -> None:
-        """Complete the results."""
-        self._results.finish()
 
     def print_summary(self) -> None:
         """Print the summary to stderr."""
@@ -396,29 +409,11 @@ def batch(
             if start_trace(ctx) is not None:
                 print_note(f"the trace has the hooks of this process only, and none of {where}; leave out --on for all")
 
-        def send(requests: Iterator[Request]) -> None:
-            with (
-                send_many(
-                    requests,
-                    max_workers=workers,
-                    host=host,
-                    executor=executor,
-                    rpm=rpm,
-                    tpm=tpm,
-                    on_note=print_warning,
-                ) as outcomes,
-                _ending_well(run, outcomes),
-            ):
-                run.through(outcomes)
-
-        requests = run.requests()
+        send = partial(
+            send_many, max_workers=workers, host=host, executor=executor, rpm=rpm, tpm=tpm, on_note=print_warning
+        )
         try:
-            if limit is not None:
-                send(islice(requests, 1))  # what a row costs is known when the others are sent
-            if not run.interrupted:
-                send(requests)
-            if not run.interrupted:
-                run.finish()
+            run.go(send, first_alone=limit is not None)
         except BrokenPipeError:
             return 1  # whoever read stdout has seen enough
         except D0ttinoError:

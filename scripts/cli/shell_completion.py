@@ -30,10 +30,6 @@ def names(kind: str, ctx: click.Context, incomplete: str) -> "list[CompletionIte
     ]
 
 
-def _backends(ctx: click.Context) -> Mapping[str, str]:
-    return {name: one.description for name, one in current_host(ctx).backends().items()}
-
-
 def _models(ctx: click.Context) -> Iterable[str]:
     """Return aliases, and the models that backends have listed or declare: none is asked now."""
     from llm.config import load_settings
@@ -46,10 +42,6 @@ def _models(ctx: click.Context) -> Iterable[str]:
         if chosen is None or chosen == name:
             found |= models if chosen == name else {f"{name}/{model}" for model in models}
     return found
-
-
-def _plug_ins(ctx: click.Context) -> Iterable[str]:
-    return current_host(ctx).blockable_names()
 
 
 def _packages(_ctx: click.Context) -> Mapping[str, str]:
@@ -76,14 +68,6 @@ def _templates(_ctx: click.Context) -> Iterable[str]:
     return template_names()
 
 
-def _conversations(_ctx: click.Context) -> Iterable[str]:
-    return log().names()
-
-
-def _hooks(ctx: click.Context) -> Iterable[str]:
-    return list(current_host(ctx).contracts)
-
-
 def _runs(*, unfinished: bool = False) -> Mapping[str, str]:
     from scripts.steps.records import stored_runs
 
@@ -103,13 +87,13 @@ def _topics(_ctx: click.Context) -> Iterable[str]:
 
 #: The kinds of names that a shell completes, and where they come from.
 NAMES: Final[Mapping[str, Callable[[click.Context], Iterable[str] | Mapping[str, str]]]] = {
-    "backend": _backends,
-    "conversation": _conversations,
-    "hook": _hooks,
+    "backend": lambda ctx: {name: one.description for name, one in current_host(ctx).backends().items()},
+    "conversation": lambda _ctx: log().names(),
+    "hook": lambda ctx: list(current_host(ctx).contracts),
     "key": _keys,
     "model": _models,
     "package": _packages,
-    "plug-in": _plug_ins,
+    "plug-in": lambda ctx: current_host(ctx).blockable_names(),
     "recipe": lambda ctx: {name: one.description for name, one in _recipes(ctx).items()},
     "run": lambda _ctx: _runs(),
     "server": _servers,
