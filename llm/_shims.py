@@ -57,9 +57,9 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
         for question in ("check", "list_models", "identity"):
             if _is_own(owner, question):
                 facts.setdefault(question, getattr(owner, question))
-        stream = _stream_of(owner) if call == whole_of(owner) else None
+        stream = _stream_of(owner) if call == _whole_of(owner) else None
     backend = Backend(name, call, stream=stream, **facts)
-    registered_backend(backend, Origin(f"backend:{name}"))  # its faults belong to the call that registers it
+    _registered_backend(backend, Origin(f"backend:{name}"))  # its faults belong to the call that registers it
     return Registration.now("backend", name, _BackendPlugin(backend), run, module)
 
 
@@ -70,7 +70,7 @@ def recipe_registration(name: str, run: Any, module: str, **facts: Any) -> Regis
         facts.setdefault("description", owner.description)
         facts.setdefault("parameters", owner.parameters)
     recipe = Recipe(name, call, **facts)
-    registered_recipe(recipe, Origin(f"recipe:{name}"))
+    _registered_recipe(recipe, Origin(f"recipe:{name}"))
     return Registration.now("recipe", name, _RecipePlugin(recipe), run, module)
 
 
@@ -119,7 +119,7 @@ def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable
     if isinstance(run, base):
         if _lacks_run(run):
             raise PluginDefinitionError(f"{type(run).__qualname__} does not define run")
-        return whole_of(run) if isinstance(run, Backend) else run.run, run
+        return _whole_of(run) if isinstance(run, Backend) else run.run, run
     if not callable(run) or isinstance(run, type):
         has_run = callable(getattr(run, "run", None))
         hint = _subclass(base) if has_run else f"give a function, a bound method, or a {base.__name__}"
@@ -143,7 +143,7 @@ def given(**facts: Any) -> dict[str, Any]:
 def check_backends(result: Any, origin: Origin, inside: Inside = None) -> tuple[RegisteredBackend, ...]:
     """Return the result of `llm_backends` as backends that carry their origin."""
     return tuple(
-        item if inside and isinstance(item, RegisteredBackend) else registered_backend(item, origin)
+        item if inside and isinstance(item, RegisteredBackend) else _registered_backend(item, origin)
         for item in items_of(result, (Backend, RegisteredBackend), "llm_backends", "Backend objects", origin)
     )
 
@@ -151,12 +151,12 @@ def check_backends(result: Any, origin: Origin, inside: Inside = None) -> tuple[
 def check_recipes(result: Any, origin: Origin, inside: Inside = None) -> tuple[RegisteredRecipe, ...]:
     """Return the result of `llm_recipes` as recipes that carry their origin."""
     return tuple(
-        item if inside and isinstance(item, RegisteredRecipe) else registered_recipe(item, origin)
+        item if inside and isinstance(item, RegisteredRecipe) else _registered_recipe(item, origin)
         for item in items_of(result, (Recipe, RegisteredRecipe), "llm_recipes", "Recipe objects", origin)
     )
 
 
-def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
+def _registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
     """Return an author's backend as the host knows it."""
     _check_run(backend)
     complete, streams = _completer_of(backend, origin)
@@ -181,8 +181,8 @@ def registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
     return found
 
 
-def registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
-    """Return an author's recipe as the host knows it; see `registered_backend`."""
+def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
+    """Return an author's recipe as the host knows it; see `_registered_backend`."""
     _check_run(recipe)
     run, where = recipe.run, f"recipe {recipe.name!r}"
 
@@ -233,7 +233,7 @@ _EXTRAS: Final[Mapping[str, Callable[[Request, Call], Any]]] = {
 def _completer_of(backend: Backend, origin: Origin) -> tuple[Callable[[Request, Call], Answer], bool]:
     """Return the function that asks a backend, and whether it streams."""
     name, stream = backend.name, _stream_of(backend)
-    ways = {False: _Way(whole_of(backend))}
+    ways = {False: _Way(_whole_of(backend))}
     ways[True] = ways[False] if stream is None else _Way(stream)
     where = f"backend {name!r}"
 
@@ -341,7 +341,7 @@ def _stream_of(backend: Backend) -> Callable[..., Any] | None:
     return None
 
 
-def whole_of(backend: Backend) -> Callable[..., Any]:
+def _whole_of(backend: Backend) -> Callable[..., Any]:
     """Return the `run` of a backend, or its `stream` if it has no other: the host joins the pieces then."""
     return backend.stream if not _is_own(backend, "run") and _is_own(backend, "stream") else backend.run
 
@@ -353,5 +353,5 @@ def _is_own(backend: Backend, question: str) -> bool:
 
 def _lacks_run(owner: Backend | Recipe) -> bool:
     """Whether an object defines no `run`, as a method or as an argument; of a backend, a `stream` does as well."""
-    run = whole_of(owner) if isinstance(owner, Backend) else owner.run
+    run = _whole_of(owner) if isinstance(owner, Backend) else owner.run
     return getattr(run, "__func__", None) in {Backend.run, Recipe.run}
