@@ -200,7 +200,7 @@ def _type(kind: type) -> str:
         (_call(name, value), _lower(_first_paragraph(value)))
         for name, value in vars(kind).items()
         if not name.startswith("_") and name not in _OF_THE_HOST
-        if isinstance(value, property | FunctionType)
+        if isinstance(value, property | FunctionType) and value.__doc__  # a default that is a lambda has none
     ]
     fields = dict(row for many in rows for row in many) | dict(members)
     parts.append(_table("attribute", fields.items()))

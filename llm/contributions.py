@@ -28,10 +28,9 @@ _NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_model
 class Backend:
     """Answers prompts: `Backend("name", run)`, or a subclass that defines `run`, `stream` or both.
 
-    `run` gets what its signature names: the prompt alone, or also `model` (`str | None`), `options`
-    (a mapping of further named values), `request` (the whole `llm.Request`, with messages and attachments) and
-    `call` (the `llm.Call`, with deadlines). A backend that does not take the request gets a conversation as plain
-    text. A subclass that an entry point names is instantiated without arguments.
+    `run` gets what its signature names: the prompt alone, or also `model` (`str | None`), `options` (a mapping of named
+    values), `request` (the whole `llm.Request`) and `call` (the `llm.Call`, with deadlines). One that does not take the
+    request gets a conversation as plain text. A subclass that an entry point names is instantiated without arguments.
 
     Args:
         name: what users and the configuration call it.
