@@ -177,10 +177,13 @@ class Database:
         self.close()
         if new:
             _make(self.path)
-        for path in (self.path, *(f"{self.path}{suffix}" for suffix in _BESIDE)):
-            if path == self.path or os.path.lexists(path):  # SQLite reads what is beside the file, and waits for a pipe
+        check_private(self.path)
+        check_ordinary(self.path)
+        for path in (f"{self.path}{suffix}" for suffix in _BESIDE):
+            if os.path.lexists(path):  # SQLite reads what is beside the file, and waits for a pipe
                 check_private(path)
-                check_ordinary(path)
+                with suppress(FileNotFoundError):  # another process closed the database, which removes it
+                    check_ordinary(path)
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             _patiently(lambda: self._prepare(connection))
