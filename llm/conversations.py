@@ -260,7 +260,7 @@ class ConversationLog:
             rows = database.execute(
                 f"SELECT {_FIELDS} FROM turns JOIN conversations ON conversation = conversations.id"  # noqa: S608 - of constants
                 f" WHERE {' AND '.join(conditions)} ORDER BY turns.id DESC LIMIT ?",
-                (*values, -1 if limit is None else limit),
+                (*values, -1 if limit is None else min(limit, 2**63 - 1)),
             ).fetchall()
         return [_turn(row) for row in reversed(rows)]
 

@@ -17,7 +17,15 @@ from typing import Any, Final, TypeVar, overload
 from pluggy import HookimplMarker, HookspecMarker
 
 from llm._dataclasses import dataclass
-from llm.errors import PLUGIN_FAULTS, ConfigError, PluginDefinitionError, PluginError, attributed, one_line
+from llm.errors import (
+    PLUGIN_FAULTS,
+    ConfigError,
+    D0ttinoError,
+    PluginDefinitionError,
+    PluginError,
+    attributed,
+    one_line,
+)
 from llm.hooks._faults import (
     Problem,
     ProblemKind,
@@ -377,6 +385,8 @@ def _record(error: BaseException, hook: str, origin: Origin, problems: ProblemLo
     hint = reason_of(error)[1]
     if isinstance(error, ConfigError):  # the user's mistake, and not the plug-in's
         message = f"it is not configured: {error.message}"
+    elif origin.builtin and isinstance(error, D0ttinoError):  # ours, and worded for the user
+        message = error.message
     else:
         message, hint = with_place(f"{hook} raised {one_line(error)}", error), hint or read_on(hook)
     problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, hint=hint, error=error))

@@ -68,7 +68,7 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
     text = given
     if os.path.exists(given):
         try:
-            text = read_named(given).decode()
+            text = read_named(given).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} {given}: {getattr(error, 'strerror', None) or error}") from error
     elif not given.lstrip().startswith("{"):
@@ -76,7 +76,7 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name}: {'' if text == given else given + ' '}is not JSON: {error}") from error
+        raise UsageError(f"{name}: {'it' if text == given else given} is not JSON: {error}") from error
     if not isinstance(schema, dict):
         raise UsageError(f"{name}: a JSON Schema is an object")
     if not isinstance(schema.get("$schema", ""), str):
@@ -170,7 +170,7 @@ def correction(fault: str) -> str:
 
 def check_answer(text: str, schema: dict[str, Any]) -> Checked:
     """Read an answer as JSON, and check it; thoughts and a code fence around it do not count."""
-    text = without_thoughts(text).strip()
+    text = without_thoughts(text).strip().removeprefix("\ufeff")
     blocks = _FENCE.findall(text)
     if len(blocks) == 1 and not text.startswith(("{", "[")):
         text = blocks[0].strip()

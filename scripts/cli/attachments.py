@@ -1,13 +1,14 @@
 """Files that are sent with a prompt: images and texts, from this machine or by their address."""
 
 import os
+import sys
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from llm import __version__
 from llm._state import open_named
-from llm.errors import UsageError
+from llm.errors import BackendTimeoutError, UsageError
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -25,7 +26,12 @@ _LONGEST: Final = 120.0
 _REDIRECTS: Final = 5
 
 #: How files begin. Images come first; others are named in errors.
-_IMAGES: Final = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+_IMAGES: Final = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
 _OTHERS: Final = (
     (b"%PDF-", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive, or a document in one"),
@@ -34,16 +40,50 @@ _OTHERS: Final = (
     (b"II*\0", "a TIFF image"),
     (b"MM\0*", "a TIFF image"),
     (b"\x7fELF", "a program"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"\0\0\1\0", "an icon"),
+    (b"ID3", "sound (MP3)"),
+    (b"\xff\xfb", "sound (MP3)"),
+    (b"OggS", "sound (Ogg)"),
+    (b"fLaC", "sound (FLAC)"),
+    (b"\x1aE\xdf\xa3", "a video (Matroska)"),
+    (b"\xfd7zXZ\0", "compressed with xz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"BZh", "compressed with bzip2"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+)
+#: What a file is whose bytes 4 to 8 are `ftyp`, by those behind them; others are videos.
+_FTYP: Final = {
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "a HEIC photo: convert it to JPEG"),
+    **dict.fromkeys((b"avif", b"avis"), "an AVIF image: convert it to PNG"),
+    b"M4A ": "sound (M4A)",
+}
+#: Marks of Unicode other than UTF-8 before a text; the longer ones begin with a shorter one.
+_MARKS: Final = (
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
 )
 
 
 def read_attachment(place: str) -> "str | Attachment":
     """Return a part of a message for an image or a text, whose type follows from its content.
 
+    Args:
+        place: a file, an address (also `file:` and `data:`), or `-` for standard input.
+
     Raises:
         UsageError: it cannot be read, is empty, too long, or neither an image nor text.
 
     """
+    scheme = place.partition(":")[0].lower()
+    if place == "-":
+        return _part(b"" if sys.stdin is None else sys.stdin.buffer.read(MOST + 1), place, "standard input")
+    if scheme == "data":
+        return _part(_held(place), f"{place[:40]}...", "data")
+    if scheme == "file":
+        place = _local(place)
     is_address = place.lower().startswith(("http://", "https://"))
     content = _fetched(place) if is_address else _read(place)
     name = os.path.basename(place.partition("?")[0].rstrip("/")) if is_address else os.path.basename(place)
@@ -61,16 +101,71 @@ def _part(content: bytes, place: str, name: str) -> "str | Attachment":
 
         return Attachment(kind, content, name=name)
     try:
-        text = content.decode("utf-8-sig")
+        text = decoded(content)
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        what = next((what for start, what in _OTHERS if content.startswith(start)), "neither an image nor UTF-8 text")
+        what = kind_of(content) or "neither an image nor UTF-8 text"
         raise UsageError(
             f"--attach {place}: it is {what}", hint="PNG, JPEG, GIF and WebP images are sent, and text in UTF-8"
         )
     # A part of its own, set apart from the prompt also where parts are joined.
     return f"\n\n--- {' '.join(name.split())} ---\n{text.removesuffix(chr(10))}\n--- end ---"
+
+
+def decoded(content: bytes) -> str:
+    """Return a text in UTF-8, or in the Unicode that its mark names, without that mark.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+
+    """
+    found = (name for mark, name in _MARKS if content.startswith(mark) and len(content) > len(mark))
+    return content.decode(next(found, "utf-8-sig"))
+
+
+def kind_of(content: bytes) -> str | None:
+    """Return what bytes are that are neither text nor an image to send; `None`: that is not known."""
+    if content[4:8] == b"ftyp":
+        return _FTYP.get(content[8:12], "a video")
+    if content[:4] == b"RIFF":
+        return {b"WAVE": "sound (WAV)", b"AVI ": "a video"}.get(content[8:12])
+    return next((what for start, what in _OTHERS if content.startswith(start)), None)
+
+
+def is_image(content: bytes) -> bool:
+    """Whether bytes are an image to send."""
+    return _image_type(content) is not None
+
+
+def _local(address: str) -> str:
+    """Return the path in an address `file:`."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    parts = urlsplit(address)
+    if parts.netloc not in {"", "localhost"}:
+        raise UsageError(f"--attach {address}: it is a file of another machine")
+    return url2pathname(parts.path)
+
+
+def _held(address: str) -> bytes:
+    """Return what an address `data:` holds."""
+    import binascii
+    from base64 import b64decode
+    from urllib.parse import unquote_to_bytes
+
+    head, comma, content = address.partition(",")
+    try:
+        if comma:
+            return (
+                b64decode(unquote_to_bytes(content), validate=True)
+                if head.endswith(";base64")
+                else unquote_to_bytes(content)
+            )
+    except binascii.Error:
+        pass
+    raise UsageError(f"--attach {address[:40]}...: it is not a complete address `data:`")
 
 
 def _image_type(content: bytes) -> str | None:
@@ -91,22 +186,27 @@ def _read(path: str) -> bytes:
 
 def _fetched(address: str) -> bytes:
     """Return what is at an address; a redirect leads to no place that the user, and only the user, can reach."""
-    import requests
+    from urllib.parse import urlsplit
 
     from llm.backends.http._deadlines import Limits, TimedSession, current_limits
-    from llm.backends.http._errors import transport_faults
+    from llm.backends.http._errors import Endpoint, transport_error, transport_faults
+    from llm.backends.http.client import is_on_this_machine
 
+    try:
+        host = urlsplit(address).netloc.rpartition("@")[2]
+    except ValueError as error:
+        raise UsageError(f"--attach {address}: {error}") from error
     start = monotonic()
-    limits = Limits(start, start + _LONGEST)
+    limits = Limits(start, start + _LONGEST, passes_proxy=is_on_this_machine)
     token = current_limits.set(limits)
     try:
         with TimedSession() as session:
             session.headers["User-Agent"] = f"d0ttino/{__version__}"
             return _followed(session, address, limits)
     except transport_faults() as error:
-        late = isinstance(error, requests.Timeout | TimeoutError) or limits.next_wait() <= 0
-        reason = "it took too long" if late else "it could not be fetched"
-        raise UsageError(f"--attach {address}: {reason} ({type(error).__name__})") from None
+        told = transport_error(Endpoint("the server", f"http://{host}", "", "", False), error, limits, _PATIENCE[0])
+        late = "it took too long: " if isinstance(told, BackendTimeoutError) else ""
+        raise UsageError(f"--attach {address}: {late}{told.message}", hint=told.hint) from None
     finally:
         current_limits.reset(token)
 

@@ -263,7 +263,11 @@ def _print_click_error(error: click.ClickException) -> None:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         usage = f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n"
         print_rows([usage])
-    print_error(error.format_message())
+    hint = None
+    if isinstance(error, click.NoSuchOption) and error.option_name[:2] != "--" and error.ctx is not None:
+        taken = next((one for one in error.ctx.command.params if isinstance(one, click.Argument)), None)
+        hint = None if taken is None else f"`--` stands before a {taken.human_readable_name} that begins with '-'"
+    print_error("\n".join(filter(None, (error.format_message(), hint))))
 
 
 def _name_suspects() -> None:

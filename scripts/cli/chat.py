@@ -498,6 +498,7 @@ def typed(choices: Callable[[str], Iterable[str]]) -> Iterator[str]:
             key_bindings=_keys(),
             completer=_completer(choices),
             complete_while_typing=False,
+            enable_suspend=True,
             prompt_continuation=lambda width, _number, _wrapped: "." * (width - 1) + " ",
         )
     while True:

@@ -55,7 +55,10 @@ def _known(conversation: str | None) -> None:
 
 
 def _show(turn: "Turn") -> None:
-    local = datetime.fromisoformat(turn.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        local = datetime.fromisoformat(turn.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError):  # the file is damaged
+        local = turn.time
     who = " ".join(filter(None, (turn.backend, turn.model)))
     print_line(line(f"[{turn.id}] {local}  {turn.name or turn.conversation}" + (f"  {who}" if who else "")))
     files = [f"({one.name or one.media_type})" for message in turn.messages for one in message.attachments]

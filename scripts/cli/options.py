@@ -285,8 +285,19 @@ def _explain_wait() -> None:
 
 
 def _decoded(content: bytes) -> str:
+    from scripts.cli.attachments import decoded, is_image, kind_of
+
     try:
         # As `$(...)` does it: the end of the last line is no part of the text. Nor is a mark before the first.
-        return content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+        return decoded(content).removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text: {error}", hint="--attach FILE sends an image") from error
+        if is_image(content):
+            raise UsageError("standard input is an image", hint="`--attach -` sends it") from error
+        what = kind_of(content)
+        said = f"{what}, and not text" if what else f"not UTF-8 text: {error}"
+        hint = (
+            "`--attach -` sends PNG, JPEG, GIF and WebP images"
+            if what
+            else "`iconv` makes UTF-8 of it; `--attach -` sends images"
+        )
+        raise UsageError(f"standard input is {said}", hint=hint) from error

@@ -304,6 +304,8 @@ def _request(
     """Return what the arguments of `send` ask for. What needs no waiting is checked before stdin is read."""
     from llm.types import Message, Request
 
+    if asked.get("model") == "":
+        raise UsageError("--model is empty", hint="`ai-cli models` lists those that there are")
     if template is not None:
         variables = named_values(given, "-p")
         asked["model"] = asked["model"] or template.model
@@ -317,6 +319,9 @@ def _request(
         prompt, written = template.filled(prompt, variables)
         system = written if system is None else system
     elif not words and not prompt and not parts:
+        joined = next((name for name, _ in options if "=" in name), None)
+        if joined is not None:
+            raise UsageError("there is no prompt", hint=f"-o takes two words: -o {joined.replace('=', ' ', 1)}")
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'PROMPT'")
     chosen = {**(template.options if template is not None else {}), **dict(options)}
     request = Request(Message("user", (prompt, *parts) if prompt or not parts else parts), options=chosen, **asked)
@@ -335,7 +340,12 @@ def read_prompt(words: tuple[str, ...]) -> str:
     alone = words == ("-",)
     prompt, piped = "" if alone else " ".join(words), read_text("-") if alone else read_piped()
     if "\0" in piped:
-        raise UsageError("standard input is not text: it holds NUL characters", hint="--attach FILE sends an image")
+        raise UsageError("standard input is not text: it holds NUL characters", hint="`--attach -` sends an image")
+    if not prompt.isascii():
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:  # bytes that Python could not decode
+            raise UsageError(f"the prompt is not UTF-8 text: {error.reason}", hint="see what `locale` prints") from None
     return f"{prompt}\n\n{piped}" if prompt and piped.strip() else prompt or piped
 
 

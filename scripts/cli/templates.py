@@ -153,7 +153,7 @@ def read_template(name: str) -> Template:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of a template", hint=f"templates are files in {templates_dir()}")
     try:
-        text = read_named(path).decode()
+        text = read_named(path).decode("utf-8-sig")
         found = tomllib.loads(text)
     except FileNotFoundError:
         hint = f"Templates are files in {templates_dir()}."

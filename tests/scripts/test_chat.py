@@ -23,11 +23,9 @@ from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
 from scripts.cli.chat import COMMANDS, history_path
+from tests.scripts.terminal import AI_CLI, Terminal
 from tests.scripts.test_prompts import Remembering
 from tests.servers import Exchange, FaultServer, chat_answer
-
-AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
-
 
 # Line by line
 
@@ -513,3 +511,22 @@ def test_answers_go_to_stdout_and_nothing_else() -> None:
         [*AI_CLI, "chat", "-b", "sample"], input="hi\n/help\n", capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "Sample answer to: hi\n")
+
+
+@pytest.mark.e2e
+def test_ctrl_z_suspends_the_chat_and_fg_goes_on() -> None:
+    shell = Terminal(command=["bash", "--norc", "--noprofile", "-i"], env={"PS1": "$ "})
+    shell.type(f"{' '.join(AI_CLI)} chat -b sample\n")
+    shell.expect("Ctrl-D ends the chat")
+    shell.expect("\x1b[?2004h")  # the prompt is there, and the terminal does not make signals of keys
+    shell.type("begun \x1a")
+    shell.expect("Stopped")
+    shell.type("fg\n")
+    shell.expect("begun")
+    shell.type("and ended\r")
+    shell.expect("Sample answer to: begun and ended")
+    shell.expect("\x1b[?2004h")
+    shell.type("\x04")
+    shell.expect("$ ")
+    shell.type("exit\n")
+    assert shell.status() == 0

@@ -1,6 +1,8 @@
 """`ai-cli send -c` goes on with a conversation, and `ai-cli logs` shows, finds and deletes what was said."""
 
 import json
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -157,3 +159,14 @@ def test_a_log_that_cannot_be_written_is_a_warning(host: Host) -> None:
     assert (result.exit_code, result.stdout) == (0, "ok\n")
     assert "warning: plug-in llm.conversations (built in)" in result.stderr
     assert "LLM_NO_LOGS=1 does without" in result.stderr
+    assert "raised" not in result.stderr
+
+
+@pytest.mark.parametrize("time", [9999999999999, -5, "2999-99-99", ""])
+def test_a_time_that_is_damaged_is_shown_as_it_is(host: Host, time: object) -> None:
+    send(host, "hi")
+    with closing(sqlite3.connect(log_path())) as database, database:
+        database.execute("UPDATE turns SET time = ?", (time,))
+    shown = run(host, "logs")
+    assert (shown.exit_code, "> hi" in shown.stdout) == (0, True)
+    assert run(host, "logs", "--number", "9" * 30).stdout == shown.stdout

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
 from scripts.cli.attachments import _check_peer, _check_redirect
-from tests.servers import Exchange, FaultServer, http_answer
+from tests.servers import Exchange, FaultServer, free_port, http_answer
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
@@ -123,6 +124,14 @@ def test_texts_become_parts_and_images_attachments(host: Host, tmp_path: Path) -
         (b"", "it is empty"),
         (b"%PDF-1.7 ...\xff", "it is a PDF document"),
         (b"\x00\x01", "it is neither an image nor UTF-8 text"),
+        ("Grüße".encode("latin-1"), "it is neither an image nor UTF-8 text"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "it is a HEIC photo: convert it to JPEG"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "it is an AVIF image: convert it to PNG"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "it is a video"),
+        (b"RIFF\0\0\0\0WAVEfmt \0", "it is sound (WAV)"),
+        (b"ID3\x04\0\0", "it is sound (MP3)"),
+        (b"SQLite format 3\0", "it is an SQLite database"),
+        (b"\x28\xb5\x2f\xfd\0\xff", "it is compressed with zstd"),
         (b"a" * (20 * 2**20 + 1), "it has more than 20 MiB"),
         (None, "No such file or directory"),
     ],
@@ -136,6 +145,86 @@ def test_what_cannot_be_attached(host: Host, tmp_path: Path, content: bytes | No
     assert result.exit_code == 2
     assert f"error: --attach {file}: {words}" in result.stderr
     assert not backend.requests
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_text_may_be_in_any_unicode_that_its_mark_names(host: Host, tmp_path: Path, encoding: str) -> None:
+    text = "Grüße"
+    (tmp_path / "note").write_bytes(text.encode(encoding))
+    backend = Remembering()
+    assert run(host, backend, "-a", str(tmp_path / "note"), "what is it").exit_code == 0
+    assert run(host, backend, "what is it", stdin=text.encode(encoding)).exit_code == 0
+    asked = [request.messages[0].text for request in backend.requests]
+    assert asked == [f"what is it\n\n--- note ---\n{text}\n--- end ---", f"what is it\n\n{text}"]
+
+
+def test_a_text_that_begins_like_an_image_is_text(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("GIF8 is old, BM is older", encoding="utf-8")
+    backend = Remembering()
+    assert run(host, backend, "-a", str(tmp_path / "note"), "what is it").exit_code == 0
+    assert "GIF8 is old" in backend.requests[0].messages[0].text
+
+
+def test_attachments_by_stdin_and_other_addresses(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "a b.png").write_bytes(PNG)
+    backend = Remembering()
+    encoded = f"data:image/png;base64,{b64encode(PNG).decode()}"
+    for place, stdin in (("-", PNG), (f"file://{tmp_path}/a%20b.png", b""), (encoded, b"")):
+        result = run(host, backend, "-a", place, "what is it", stdin=stdin)
+        assert (result.exit_code, result.stderr) == (0, "")
+        (image,) = backend.requests[-1].messages[0].attachments
+        assert (image.media_type, image.data) == ("image/png", PNG)
+    assert run(host, backend, "-a", "data:,a%20text", "what is it").exit_code == 0
+    assert "a text" in backend.requests[-1].messages[0].text
+    for place, words in (
+        ("-", "it is empty"),
+        ("file://elsewhere/a.png", "it is a file of another machine"),
+        ("data:image/png;base64,???", "it is not a complete address `data:`"),
+        ("data:image/png", "it is not a complete address `data:`"),
+    ):
+        result = run(host, backend, "-a", place, "what is it")
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (PNG, "standard input is an image\n  `--attach -` sends it"),
+        (b"%PDF-1.4\n\xe2", "standard input is a PDF document, and not text"),
+        (b"Gr\xfc\xdfe", "`iconv` makes UTF-8 of it"),
+    ],
+)
+def test_bytes_on_stdin_are_named(host: Host, content: bytes, words: str) -> None:
+    result = run(host, Remembering(), "what is it", stdin=content)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-5 and 3"], "`--` stands before a PROMPT that begins with '-'"),
+        (["-o", "temperature=0.5", "hi"], "-o takes two words: -o temperature 0.5"),
+        (["-m", "", "hi"], "--model is empty"),
+        (["caf\udce9"], "the prompt is not UTF-8 text"),
+    ],
+)
+def test_mistakes_on_the_command_line_have_their_remedy(host: Host, arguments: list[str], words: str) -> None:
+    backend = Remembering()
+    result = run(host, backend, *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not backend.requests
+
+
+def test_an_address_that_cannot_be_reached_has_its_reason(host: Host) -> None:
+    place = f"http://me:hidden@127.0.0.1:{free_port()}/a.png"
+    result = run(host, Remembering(), "-a", place, "what is it")
+    assert result.exit_code == 2
+    assert "no answer from the server at 127.0.0.1:" in result.stderr
+    assert "the connection was refused" in result.stderr
+    assert "[::1" in run(host, Remembering(), "-a", "http://[::1", "what is it").stderr
 
 
 def test_an_address_is_fetched_without_a_password(host: Host) -> None:
@@ -508,3 +597,15 @@ def test_a_pipe_that_stays_open_is_waited_for_with_a_word() -> None:
     child.sendline("go")
     child.expect_exact("Sample answer to: hi\r\n\r\npiped")
     child.expect(pexpect.EOF)
+
+
+def test_a_byte_order_mark_is_no_harm(host: Host, tmp_path: Path) -> None:
+    """Editors of Windows write one before whatever they save."""
+    file = tmp_path / "schema.json"
+    file.write_text('\ufeff{"type": "object"}', encoding="utf-8")
+    template("marked", "\ufeffprompt = '{{input}}'\n")
+    backend = Remembering('\ufeff{"a": 1}')
+    result = run(host, backend, "-t", "marked", "--schema", str(file), "hi")
+    assert (result.exit_code, result.stdout) == (0, '{"a": 1}\n')
+    assert backend.requests[0].messages[-1].text == "hi"
+    assert "error: --schema: it is not JSON" in run(host, backend, "--schema", '{"type":', "hi").stderr
