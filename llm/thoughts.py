@@ -1,4 +1,4 @@
-"""Thoughts that models write into their answers, between tags: `<think>`, `[THINK]`, `◁think▷`."""
+"""Thoughts that models write into their answers, between tags (`<think>`, `[THINK]`, `◁think▷`) or in channels."""
 
 import re
 from typing import Final
@@ -24,6 +24,18 @@ _BEGUN: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}/?\s{{0,3}}(?:[a-z]{{1,10}
 
 _FENCE: Final = r"^[ \t]*(?:`{3}|~{3})"
 
+#: What an answer begins with whose server passes on the model's own format: OpenAI's Harmony, and Cohere's.
+_FORMATS: Final = ("<|channel|>", "<|start|>", "<|START_THINKING|>", "<|START_RESPONSE|>")
+_MARK: Final = r"<\|(\w{1,30})\|>"
+_MARK_BEGUN: Final = r"<(?:\|(?:\w{1,30}\|?)?)?$"
+
+#: What follows each mark of these formats. A header ends with the mark `message`.
+_FOLLOWS: Final = {
+    **dict.fromkeys(("start", "channel", "constrain", "end", "return", "call"), "header"),
+    "START_THINKING": "thoughts",
+    **dict.fromkeys(("END_THINKING", "START_RESPONSE", "END_RESPONSE", "END_OF_TURN_TOKEN"), "text"),
+}
+
 #: So many models are remembered.
 _MOST: Final = 200
 
@@ -46,6 +58,8 @@ def without_thoughts(text: str) -> str:
     A tag that nobody opened ends thoughts as well: some servers leave the first one out. Thoughts
     that nobody closed go on to the end.
     """
+    served = _Served()
+    text = served.feed(text) + served.finish()
     kept: list[str] = []
     start = depth = counted = 0
     spoken_of: int | None = None  # where such a tag ended
@@ -79,11 +93,64 @@ def shown_of(text: str) -> str:
 
     Thoughts whose first tag the server left out are dropped as well.
     """
-    tag = _search(_THINK, text)
+    tag = None if text.lstrip().startswith(_FORMATS) else _search(_THINK, text)
     if tag is not None and tag[1] and text[: tag.start()][-1:] != "`":
         return text[tag.end() :].lstrip()
     thoughts = ThoughtFilter()
     return thoughts.feed(text) + thoughts.finish()
+
+
+class _Served:
+    """Reads the messages or phases of a model's own format, and gives out those that are the answer.
+
+    Attributes:
+        is_raw: whether the answer has such a format; `None`: that is not known yet.
+        dropped: whether there were thoughts.
+
+    """
+
+    def __init__(self) -> None:
+        self.is_raw: bool | None = None
+        self.dropped = False
+        self._held = self._header = ""
+        self._place = "text"
+
+    def feed(self, piece: str) -> str:
+        if self.is_raw is False:
+            return piece
+        text, self._held = self._held + piece, ""
+        if self.is_raw is None:
+            begun = text.lstrip()
+            if not begun.startswith(_FORMATS) and any(one.startswith(begun) for one in _FORMATS):
+                self._held = text
+                return ""
+            self.is_raw = begun.startswith(_FORMATS)
+            if not self.is_raw:
+                return text
+            text = begun
+        begun_mark = re.search(_MARK_BEGUN, text)
+        if begun_mark is not None:
+            text, self._held = text[: begun_mark.start()], begun_mark[0]
+        # Texts and the names of marks take turns.
+        return "".join(self._take(part, bool(number % 2)) for number, part in enumerate(re.split(_MARK, text)))
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        return held if self._place == "text" else ""
+
+    def _take(self, text: str, is_mark: bool) -> str:
+        if is_mark and text == "message":
+            channel = self._header.split()[:1]
+            self._place = "text" if channel in ([], ["final"]) else "thoughts"
+        elif is_mark and text in _FOLLOWS:
+            self._place = _FOLLOWS[text]
+            self._header = self._header if text == "constrain" else ""
+        else:
+            text = f"<|{text}|>" if is_mark else text
+            self._header += text if self._place == "header" else ""
+            return text if self._place == "text" else ""
+        self.dropped |= self._place == "thoughts"
+        return ""
 
 
 class ThoughtFilter:
@@ -106,6 +173,7 @@ class ThoughtFilter:
         self.dropped = False
         self.shown = False
         self.began_inside = False
+        self._served = _Served()
         self._waiting: list[str] | None = [] if inside else None
         self._held = ""
         self._blank = ""
@@ -117,6 +185,14 @@ class ThoughtFilter:
 
     def feed(self, piece: str) -> str:
         """Return what can be shown by now."""
+        piece = self._served.feed(piece)
+        if self._served.is_raw:
+            self._waiting = None
+            if self._served.dropped and not self.dropped:
+                self.dropped = self._skip_blank = True
+        return self._feed(piece)
+
+    def _feed(self, piece: str) -> str:
         text, self._held = self._held + piece, ""
         if self._waiting is not None:
             if _search(_THINK, text) is not None:
@@ -157,9 +233,12 @@ class ThoughtFilter:
 
     def finish(self) -> str:
         """Return the rest."""
+        return self._feed(self._served.finish()) + self._finish()
+
+    def _finish(self) -> str:
         if self._waiting is not None:
             text, self._waiting, self._held = "".join((*self._waiting, self._held)), None, ""
-            return self.feed(text) + self.finish()
+            return self._feed(text) + self._finish()
         held, self._held = self._held, ""
         rest = "" if self._depth else self._take(held)
         return rest if self.shown or self.dropped else rest + self._blank

@@ -24,6 +24,15 @@ ANSWERS = {
     "if a < th": "if a < th",
     "  indented\n": "  indented\n",
     "\n \n": "\n \n",
+    "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Hello<|return|>": "Hello",
+    "<|start|>assistant<|channel|>analysis<|message|>a <b> < </think><|end|>"
+    "<|start|>assistant<|channel|>commentary to=functions.x <|constrain|>json<|message|>{}<|call|>"
+    "<|start|>assistant<|channel|>final <|constrain|>JSON<|message|>\n1 <|x|> < 2\n<|end|>": "1 <|x|> < 2\n",
+    "<|channel|>final<|message|>Hello": "Hello",
+    "<|channel|>analysis<|message|>never ended": "",
+    "\n<|START_THINKING|>hm\n<|END_THINKING|><|START_RESPONSE|>Hello <|END_RESPONSE|>": "Hello ",
+    "It begins with `<|channel|>analysis<|message|>`.": "It begins with `<|channel|>analysis<|message|>`.",
+    "<|chan": "<|chan",
 }
 
 
@@ -32,12 +41,20 @@ def test_what_a_reader_is_shown(answer: str) -> None:
     assert shown_of(answer) == ANSWERS[answer]
 
 
-@given(st.sampled_from(sorted(ANSWERS)), st.lists(st.integers(0, 60), max_size=8))
+@given(st.sampled_from(sorted(ANSWERS)), st.lists(st.integers(0, 240), max_size=8))
 def test_pieces_change_nothing(answer: str, cuts: list[int]) -> None:
     places = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
     thoughts = ThoughtFilter()
     shown = [thoughts.feed(answer[start:end]) for start, end in pairwise(places)]
     assert "".join([*shown, thoughts.finish()]) == ANSWERS[answer]
+
+
+def test_the_format_of_a_model_that_a_server_passes_on() -> None:
+    for answer in (one for one in ANSWERS if one.lstrip().startswith("<|")):
+        assert without_thoughts(answer).strip() == ANSWERS[answer].strip()
+    thoughts = ThoughtFilter(inside=True)
+    assert thoughts.feed("<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>Hel") == "Hel"
+    assert (thoughts.dropped, thoughts.began_inside) == (True, False)
 
 
 def test_a_first_tag_that_the_server_left_out() -> None:
@@ -47,7 +64,7 @@ def test_a_first_tag_that_the_server_left_out() -> None:
 UNOPENED = "hm, `</think>` is a tag\nlet me see\n</think>\n\nHello <b>\n"
 
 
-@given(st.lists(st.integers(0, 60), max_size=8))
+@given(st.lists(st.integers(0, 240), max_size=8))
 def test_a_first_tag_that_is_missing_in_a_stream(cuts: list[int]) -> None:
     places = sorted({0, len(UNOPENED), *(cut for cut in cuts if cut < len(UNOPENED))})
     pieces = [UNOPENED[start:end] for start, end in pairwise(places)]
