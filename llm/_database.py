@@ -36,7 +36,7 @@ _REMOTE: Final = frozenset(
     | {"fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
 )
 
-_STATE_VERSION: Final = 2
+_STATE_VERSION: Final = 3
 #: The tables of `state.db`: attempts are the usage ledger, cooldowns the circuit breaker's, pacing and sends the
 #: pacer's, taken the names of older files whose content is in here.
 _STATE: Final = """
@@ -51,6 +51,9 @@ CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pacing (key TEXT PRIMARY KEY, hold REAL NOT NULL, count REAL, seconds REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sends (id INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL, tokens INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS sends_by_key ON sends (key, at);
+ALTER TABLE attempts ADD COLUMN cached_tokens INTEGER;
+ALTER TABLE attempts ADD COLUMN cache_write_tokens INTEGER;
+ALTER TABLE attempts ADD COLUMN reasoning_tokens INTEGER;
 """
 
 

@@ -254,7 +254,8 @@ def _is_optional_usage(value: object) -> bool:
     if not isinstance(value, Usage):
         return False
     cost_known = value.cost is None or (type(value.cost) in {int, float} and 0 <= value.cost < float("inf"))
-    counts = (value.input_tokens, value.output_tokens, value.cached_tokens, value.cache_write_tokens)
+    prompts = (value.input_tokens, value.cached_tokens, value.cache_write_tokens)
+    counts = (*prompts, value.output_tokens, value.reasoning_tokens)
     return cost_known and all(type(count) is int and count >= 0 for count in counts)
 
 

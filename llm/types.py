@@ -453,6 +453,7 @@ class Usage:
             them have a price of their own that is not known.
         cached_tokens: tokens of the prompt that came out of the server's cache.
         cache_write_tokens: tokens of the prompt that went into it.
+        reasoning_tokens: tokens of the answer that were thoughts, as far as the server counts them.
 
     """
 
@@ -462,6 +463,7 @@ class Usage:
     estimated: bool = False
     cached_tokens: int = 0
     cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -478,6 +480,7 @@ class Usage:
             "estimated": self.estimated,
             "cached_tokens": self.cached_tokens,
             "cache_write_tokens": self.cache_write_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
         }
 
 
@@ -489,6 +492,7 @@ _NO_USAGE: Final[FrozenMapping[str, Any]] = FrozenMapping(
     estimated=False,
     cached_tokens=None,
     cache_write_tokens=None,
+    reasoning_tokens=None,
 )
 
 

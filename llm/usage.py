@@ -36,6 +36,7 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "output_tokens": (int, type(None)),
     "cost": (int, float, type(None)),
     "estimated": (bool,),
+    **dict.fromkeys(("cached_tokens", "cache_write_tokens", "reasoning_tokens"), (int, type(None))),
 }
 
 
@@ -195,8 +196,8 @@ def _insert_lines(connection: "sqlite3.Connection", content: bytes) -> None:
     insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES ({', '.join('?' * (len(_FIELDS) + 1))})"  # noqa: S608 - of constants
     for line in content.splitlines():
         try:
-            entry = _entry(json.loads(line))
-        except (ValueError, RecursionError):
+            entry = _entry({**dict.fromkeys(_FIELDS), **json.loads(line)})
+        except (ValueError, TypeError, RecursionError):
             continue
         if entry is not None:
             connection.execute(insert, (moment(entry["time"]), *(entry[name] for name in _FIELDS)))
@@ -216,6 +217,9 @@ class Sum:
         failed: number of attempts without an answer.
         input_tokens: tokens of the prompts.
         output_tokens: tokens of the answers.
+        cached_tokens: tokens of the prompts that came out of servers' caches.
+        cache_write_tokens: tokens of the prompts that went into them.
+        reasoning_tokens: tokens of the answers that were thoughts.
         cost: sum of the known costs; `None` if no cost is known.
         estimated: number of attempts with estimated tokens.
         unpriced: number of attempts with known tokens but unknown cost.
@@ -225,6 +229,7 @@ class Sum:
     # No dataclass, which is compiled anew in each process: commands that send import this module, and sum nothing.
     def __init__(self) -> None:
         self.attempts = self.failed = self.input_tokens = self.output_tokens = self.estimated = self.unpriced = 0
+        self.cached_tokens = self.cache_write_tokens = self.reasoning_tokens = 0
         self.cost: float | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -233,6 +238,9 @@ class Sum:
         self.failed += entry["error_type"] is not None
         self.input_tokens += entry["input_tokens"] or 0
         self.output_tokens += entry["output_tokens"] or 0
+        self.cached_tokens += entry["cached_tokens"] or 0
+        self.cache_write_tokens += entry["cache_write_tokens"] or 0
+        self.reasoning_tokens += entry["reasoning_tokens"] or 0
         self.estimated += entry["estimated"]
         if entry["cost"] is not None:
             self.cost = (self.cost or 0.0) + entry["cost"]

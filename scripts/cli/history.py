@@ -210,26 +210,39 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
     if not sums:
         print_message("nothing was recorded" + ("" if since is None else f" since {since}"))
         return
-    header = (*(key.upper() for key in by), "ATTEMPTS", "FAILED", "INPUT", "OUTPUT", "COST")
     everything = Sum()
     for _, total in sums:
         everything.join(total)
-    rows = [(*(value or "-" for value in values), *_cells(total)) for values, total in sums]
+    # Few servers count these.
+    left_out = {"CACHED"} if not everything.cached_tokens else set()
+    left_out |= {"THOUGHTS"} if not everything.reasoning_tokens else set()
+    all_cells = [((*(value or "-" for value in values),), _cells(total)) for values, total in sums]
     if len(sums) > 1:
-        rows.append(("total", *[""] * (len(by) - 1), *_cells(everything)))
-    print_table(header, rows)
+        all_cells.append((("total", *[""] * (len(by) - 1)), _cells(everything)))
+    columns = [name for name in all_cells[0][1] if name not in left_out]
+    rows = [(*names, *(cells[name] for name in columns)) for names, cells in all_cells]
+    print_table((*(key.upper() for key in by), *columns), rows)
     if everything.unpriced:
         print_note(f"the cost of {everything.unpriced} of them is not known; `ai-cli docs settings` has prices")
 
 
-def _cells(total: "Sum") -> tuple[str, ...]:
+def _cells(total: "Sum") -> dict[str, str]:
+    """Return the cells of a sum, by the heads of their columns."""
     about = "~" if total.estimated else ""
 
     def tokens(count: int) -> str:
         return f"{about}{count}" if count else "0"
 
     cost = "-" if total.cost is None else f"{about if total.cost else ''}{_amount(total.cost)}"
-    return str(total.attempts), str(total.failed), tokens(total.input_tokens), tokens(total.output_tokens), cost
+    return {
+        "ATTEMPTS": str(total.attempts),
+        "FAILED": str(total.failed),
+        "INPUT": tokens(total.input_tokens),
+        "CACHED": tokens(total.cached_tokens),
+        "OUTPUT": tokens(total.output_tokens),
+        "THOUGHTS": tokens(total.reasoning_tokens),
+        "COST": cost,
+    }
 
 
 def _amount(cost: float) -> str:

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ def test_attempts_are_summed_by_backend_model_and_day() -> None:
         "attempts": 3,
         "failed": 1,
         "input_tokens": 300,
+        "cached_tokens": 0,
+        "cache_write_tokens": 0,
+        "reasoning_tokens": 0,
         "output_tokens": 60,
         "cost": 0.75,
         "estimated": 0,
@@ -191,7 +195,8 @@ def test_an_older_file_is_taken_over_once_without_its_damaged_lines() -> None:
     ledger().append([attempt("new")])
     assert [entry["backend"] for entry in entries()] == ["big", "small", "new"]
     first = next(entries())
-    assert {**first, "id": None} == {**line, "time": NOON, "id": None}
+    not_counted_then = dict.fromkeys(("cached_tokens", "cache_write_tokens", "reasoning_tokens"))
+    assert {**first, "id": None} == {**line, **not_counted_then, "time": NOON, "id": None}
     kept = old.with_name("usage.jsonl.old")
     assert kept.is_file()
     kept.rename(old)  # as if a process was killed in between
@@ -320,3 +325,17 @@ def test_processes_that_are_killed_at_any_moment_lose_nothing_that_they_wrote() 
     for number, count in enumerate(written):
         # All of a request's attempts or none; the last one may have been written and not yet told.
         assert sums[(str(number),)].attempts in {3 * count, 3 * count + 3}
+
+
+def test_a_ledger_of_the_version_before_gets_the_columns_that_it_lacks() -> None:
+    path = Path(ledger_path())
+    ledger().append([attempt()])
+    with closing(sqlite3.connect(path)) as database:
+        for column in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
+            database.execute(f"ALTER TABLE attempts DROP COLUMN {column}")
+        database.execute("PRAGMA user_version = 2")
+        database.commit()
+    host = host_with(Ledger(path))
+    host.close()
+    Ledger(path).append([Attempt("big", "m", None, 0.5, usage=Usage(9, 8, cached_tokens=7, reasoning_tokens=6))])
+    assert [(one["cached_tokens"], one["reasoning_tokens"]) for one in entries(path)] == [(None, None), (7, 6)]

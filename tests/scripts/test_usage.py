@@ -56,6 +56,20 @@ def test_the_user_chooses_what_to_sum_by_and_since_when() -> None:
     ]
 
 
+def test_tokens_of_caches_and_thoughts_have_columns_where_there_are_any() -> None:
+    spent("big", "m1", Usage(1000, 500, 0.25, cached_tokens=600, cache_write_tokens=100, reasoning_tokens=400))
+    spent("small", "m2", Usage(7, 3))
+    assert run("usage").stdout.splitlines() == [
+        "BACKEND  MODEL  ATTEMPTS  FAILED  INPUT  CACHED  OUTPUT  THOUGHTS  COST",
+        "big      m1     1         0       1000   600     500     400       0.25",
+        "small    m2     1         0       7      0       3       0         -",
+        "total           2         0       1007   600     503     400       0.25",
+    ]
+    big, small = json.loads(run("usage", "--json").stdout)
+    assert [big[name] for name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens")] == [600, 100, 400]
+    assert small["cached_tokens"] == 0
+
+
 def test_nothing_recorded_is_said_on_stderr() -> None:
     assert run("usage").stdout == ""
     assert "nothing was recorded" in run("usage").stderr

@@ -355,12 +355,20 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
         produced = None if total is None or total < given else total - given
     if given is None or produced is None:
         return None
-    more = usage.get("prompt_tokens_details")
-    told = {**usage, **more} if isinstance(more, dict) else usage
+    told = dict(usage)
+    for part in ("prompt_tokens_details", "completion_tokens_details"):
+        more = usage.get(part)
+        told |= more if isinstance(more, dict) else {}
     cached = _count(told, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens") or 0
     written = _count(told, "cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens") or 0
     cached = min(cached, given)
-    found = Usage(given, produced, cached_tokens=cached, cache_write_tokens=min(written, given - cached))
+    found = Usage(
+        given,
+        produced,
+        cached_tokens=cached,
+        cache_write_tokens=min(written, given - cached),
+        reasoning_tokens=min(_count(told, "reasoning_tokens") or 0, produced),
+    )
     amount = _amount(usage.get("cost"))
     if amount is None:
         return found

@@ -166,6 +166,16 @@ def test_tokens_of_a_cache_have_prices_of_their_own(told: dict[str, Any], config
             assert usage.cost == pytest.approx(cost / 1_000_000)
 
 
+@pytest.mark.parametrize("told", [{"completion_tokens_details": {"reasoning_tokens": 150}}, {"reasoning_tokens": 999}])
+def test_tokens_of_thoughts_are_those_that_the_server_counts(told: dict[str, Any], configure: Configure) -> None:
+    tokens = {"prompt_tokens": 1000, "completion_tokens": 200, **told}
+    with FaultServer(http_answer({"choices": [{"message": {"content": "42"}}], "usage": tokens})) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"')
+        usage = complete(Request("hi", backend="one"), host=host).usage
+    assert usage is not None
+    assert usage.reasoning_tokens == min(200, told.get("reasoning_tokens", 150))
+
+
 def test_prices_count_where_a_server_tells_no_tokens(configure: Configure) -> None:
     text = "a" * 400
     part = json.dumps({"choices": [{"delta": {"content": text}}]})
