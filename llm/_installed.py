@@ -28,15 +28,20 @@ DEFAULT_PLUGINS: Final = (
 )
 
 
-def installed_plugins(path: Iterable[str] | None = None) -> Installed:
-    """Return the entry points of installed plug-ins, by default those on `sys.path`; see `installed`."""
-    return installed((BACKEND_GROUP, RECIPE_GROUP), path)
+def installed_plugins(path: Iterable[str] | None = None, manifests: Manifests | None = None) -> Installed:
+    """Return the entry points of installed plug-ins, by default those on `sys.path`; see `installed`.
+
+    With manifests, they are found faster.
+    """
+    headers = {} if manifests is None else manifests.headers()
+    return installed((BACKEND_GROUP, RECIPE_GROUP), path, headers)
 
 
 def nobody_implements(hook: str) -> bool:
     """Return whether it is known of every installed plug-in that it does not implement a hook."""
-    _, entries, damages = installed_plugins()
-    current = Manifests.read().current(entries)
+    manifests = Manifests.read()
+    _, entries, damages = installed_plugins(manifests=manifests)
+    current = manifests.current(entries)
     everything_is_known = not needing_import(entries, current) and not damages
     unheard = os.environ.get(VARIABLE, "")  # names to be blocked are only checked with a host
     return everything_is_known and not unheard and not any(hook in manifest.hooks for manifest in current.values())

@@ -10,7 +10,7 @@ import functools
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 from llm._dataclasses import replace
@@ -334,6 +334,7 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
         "ready_env": _NAMES,
         "ready_files": _NAMES,
         "secret_env": _NAMES,
+        "streams": _FLAG,
     },
     RegisteredRecipe: {
         "name": _NAME,
@@ -366,11 +367,9 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
 }
 
 
-def fault_in(item: object, fields: Container[str] | None = None) -> str | None:
-    """Return the first fault in the fields of an object that a plug-in made, by default in all of them, or `None`."""
+def fault_in(item: object) -> str | None:
+    """Return the first fault in the fields of an object that a plug-in made, or `None`."""
     for field, (check, expected) in _FIELDS[type(item)].items():
-        if fields is not None and field not in fields:
-            continue
         value = getattr(item, field)
         if not check(value):
             name = type(item).__name__.removeprefix("Registered")
@@ -393,3 +392,19 @@ def _shown(value: object) -> str:
         odd = next((name for name, text in value.items() if not _is_environment({name: text})), None)
         return kind if odd is None else f"a mapping in which {odd!r} is {type(value[odd]).__name__}"
     return kind
+
+
+def are_facts(kind: type[RegisteredBackend | RegisteredRecipe], facts: Mapping[str, Any]) -> bool:
+    """Whether `kind.from_facts` makes an object without a fault of facts, which need not be made to see that."""
+    checks = _FIELDS[kind]
+    if "parameters" in facts:
+        from llm.parameters import Parameter
+
+        try:
+            facts = {**facts, "parameters": [Parameter.from_json(one) for one in facts["parameters"]]}
+        except (TypeError, ValueError, AttributeError, LookupError):
+            return False
+    for field, value in facts.items():  # noqa: SIM110 - a plain loop: each start looks at all there are
+        if field not in checks or not checks[field][0](value):
+            return False
+    return True

@@ -3,21 +3,21 @@
 import functools
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm import DISTRIBUTION, __version__, _validate, hookspecs
-from llm._dataclasses import dataclass
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt, check_backends, check_recipes
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
 from llm.hooks._faults import Problem, ProblemKind, read_on, with_place
-from llm.hooks._guard import CONFIGURE, HookContract, HookKind, hookimpl
-from llm.hooks._loader import Loader
+from llm.hooks._guard import CONFIGURE, Guard, HookContract, HookKind, hookimpl
+from llm.hooks._loader import KnownPlugin, Loader
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, Manifests
 from llm.hooks._origin import Blocked, Origin, Tier, attribute, origin_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llm.config import PluginSettings
 
 State = TypeVar("State")
-Contribution = TypeVar("Contribution", RegisteredBackend, RegisteredRecipe)
+Contribution = TypeVar("Contribution", bound=RegisteredBackend | RegisteredRecipe)
 
 NOTHING_BLOCKED: Final = Blocking({})
 
@@ -53,6 +53,9 @@ _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
     "llm_run_step": (HookKind.FIRST, True, _validate.check_step_result),
     "llm_step_ended": (HookKind.NOTIFY, False, None),
 }
+#: What plug-ins contribute, as a host knows it.
+_KINDS: Final[Mapping[str, Any]] = {"backend": RegisteredBackend, "recipe": RegisteredRecipe}
+
 #: Hooks whose built-in implementation may have no answer: not every key is in its store.
 _UNSURE: Final = frozenset({"llm_key", "llm_executor"})
 
@@ -83,37 +86,64 @@ def contracts() -> list[HookContract]:
     ]
 
 
-@dataclass(frozen=True)
+class _Offer(Generic[Contribution]):
+    """One backend or recipe of a host; that of a plug-in that is not imported becomes an object when it is used."""
+
+    def __init__(self, name: str, plugin: str, secret_env: Iterable[str], make: Callable[[], Contribution]) -> None:
+        self.name = name
+        self.plugin = plugin
+        self.secret_env = secret_env
+        self._make = make
+
+    @functools.cached_property
+    def made(self) -> Contribution:
+        return self._make()
+
+
 class Catalog(Mapping[str, Contribution], Generic[Contribution]):
     """All backends, or all recipes, of a host.
 
-    As a mapping it holds, by name, the one that is in use.
+    As a mapping it holds, by name, the one that is in use. What is only listed costs no object.
 
-    Attributes:
-        active: those that are in use, in the order in which they are asked.
-        shadowed: by name, those that another plug-in's hides.
+    Args:
+        offers: by name, those that are in use, in the order in which they are asked.
+        hidden: those that another plug-in's hides.
 
     """
 
-    active: tuple[Contribution, ...]
-    shadowed: Mapping[str, tuple[Contribution, ...]]
+    def __init__(self, offers: Mapping[str, _Offer[Contribution]], hidden: Sequence[_Offer[Contribution]]) -> None:
+        self._offers = offers
+        self._hidden = hidden
 
     @functools.cached_property
-    def by_name(self) -> dict[str, Contribution]:
-        """Those that are in use, by name, as a plain dict."""
-        return {one.name: one for one in self.active}
+    def secret_env(self) -> frozenset[str]:
+        """The environment variables that any of them, hidden ones too, declares as secret."""
+        return frozenset(name for one in (*self._offers.values(), *self._hidden) for name in one.secret_env)
+
+    @functools.cached_property
+    def active(self) -> tuple[Contribution, ...]:
+        """Those that are in use, in the order in which they are asked."""
+        return tuple(self.values())
+
+    @functools.cached_property
+    def shadowed(self) -> Mapping[str, tuple[Contribution, ...]]:
+        """By name, those that another plug-in's hides."""
+        found: dict[str, tuple[Contribution, ...]] = {}
+        for one in self._hidden:
+            found[one.name] = (*found.get(one.name, ()), one.made)
+        return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self.by_name
+        return name in self._offers
 
     def __getitem__(self, name: str) -> Contribution:
-        return self.by_name[name]
+        return self._offers[name].made
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.by_name)
+        return iter(self._offers)
 
     def __len__(self) -> int:
-        return len(self.active)
+        return len(self._offers)
 
 
 class _Dispatch:
@@ -163,7 +193,7 @@ class Host(PluginManager):
         self._left_out: set[EntryPoint] = set()
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
-        self._expected: dict[str, dict[EntryPoint, list[Any]]] = {}
+        self._declared: dict[str, list[tuple[EntryPoint, _Offer[Any]]]] = {}
         self._manifests: Manifests | None = None
         self._places: dict[str, int] = {}
         self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: ())
@@ -199,16 +229,12 @@ class Host(PluginManager):
             names: canonical names of the distributions.
 
         """
-        for entry in self.entries:
-            if canonical(entry.distribution) in names and entry not in self._left_out:
-                with suppress(PluginLoadError):
-                    self._loader.load(entry, "it guarded before")
+        wanted = [entry for entry in self.entries if canonical(entry.distribution) in names]
+        self._import([entry for entry in wanted if entry not in self._left_out], "it guarded before")
 
-    def secret_names(self) -> set[str]:
+    def secret_names(self) -> frozenset[str]:
         """Return the environment variables that backends declare as secret; no trace records the question."""
-        backends = Context().run(self.backends)
-        everyone = [*backends.active, *(one for many in backends.shadowed.values() for one in many)]
-        return {name for backend in everyone for name in backend.secret_env}
+        return Context().run(self.backends).secret_env
 
     def key(self, name: str) -> str | None:
         """Return a key from the first store that has it; an environment variable wins, and is not looked at here.
@@ -335,7 +361,7 @@ class Host(PluginManager):
     def plugin_names(self) -> list[str]:
         """Return the full names of all plug-ins, also of those that are not imported yet, or blocked."""
         names = [name for name, _ in self.list_name_plugin()]
-        names += [origin.plugin for _, origin, _ in self._loader.known_plugins()]
+        names += [one.name for one in self._loader.known_plugins()]
         return names + [blocked.origin.plugin for blocked in self.blocked]
 
     def implementations(self, hook: str) -> list[tuple[Origin, Mapping[str, Any]]]:
@@ -345,14 +371,20 @@ class Host(PluginManager):
             For each, its plug-in and the options of its `@hookimpl`; wrappers come first, the outermost before.
 
         """
-        found = [
-            (guard.origin, guard.implementations[hook]) for guard in self.guards() if hook in guard.implementations
-        ]
-        found.reverse()
-        for _, origin, plugin in self._loader.known_plugins():
-            if hook in plugin.hooks:
-                found.append((origin, plugin.hooks[hook]))
-        found.sort(key=lambda one: self._precedence(one[0]))
+        return [(one.origin, options) for one, options in self._asked(hook)]
+
+    def _asked(self, hook: str) -> list[tuple[Guard | KnownPlugin, Mapping[str, Any]]]:
+        """Return the plug-ins that implement a hook and their options, in the order in which they are asked."""
+        guards = [guard for guard in reversed(self.guards()) if hook in guard.implementations]
+        guards.sort(key=self._precedence)
+        known = [one for one in self._loader.known_plugins() if hook in one.manifest.hooks]
+        found: list[tuple[Guard | KnownPlugin, Mapping[str, Any]]] = []
+        for guard in guards:  # among those that are known, which are in order: there may be many of them
+            before = bisect_left(known, self._precedence(guard), key=self._precedence)
+            found += [(one, one.manifest.hooks[hook]) for one in known[:before]]
+            found.append((guard, guard.implementations[hook]))
+            del known[:before]
+        found += [(one, one.manifest.hooks[hook]) for one in known]
         if not any(options for _, options in found):
             return found
         # In pluggy, of those that want to be last the last registered is last.
@@ -415,7 +447,7 @@ class Host(PluginManager):
             return by is not None
 
         def is_blocked(entry: EntryPoint, plugin: str) -> bool:
-            return entry.tier is Tier.BUILTIN and is_blocked_builtin(entry, plugin)
+            return entry.builtin and is_blocked_builtin(entry, plugin)
 
         current = {} if manifests is None else manifests.current(everything)
         guards_of: Callable[[EntryPoint], tuple[str, ...]] = (
@@ -461,45 +493,63 @@ class Host(PluginManager):
         if catalog is None or generation != self.generation:
             known = self._known(kind, hook)  # first: it may import a plug-in
             generation = self.generation
-            catalog = self._sorted_out(kind, hook, [*self._registered(hook), *known])
+            registered = [
+                _Offer(one.name, one.origin.plugin, getattr(one, "secret_env", ()), functools.partial(_itself, one))
+                for many in getattr(self.hook, hook)()
+                for one in many
+            ]
+            catalog = self._sorted_out(kind, hook, [*registered, *known])
             self._catalogs[hook] = (generation, catalog)
         return catalog
 
-    def _registered(self, hook: str) -> list[Any]:
-        return [one for many in getattr(self.hook, hook)() for one in many]
-
-    def _known(self, kind: str, hook: str) -> list[Any]:
+    def _known(self, kind: str, hook: str) -> list[_Offer[Any]]:
         """Return the backends or recipes of plug-ins that are not imported yet.
 
         Imported are those whose contributions the configuration decides on, those with a manifest that makes no sense,
         and all if a wrapper wants to see what they contribute.
         """
-        wrapped = self._is_wrapped(hook)
-        why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
-        known_plugins = self._loader.known_plugins()
-        waiting = [entry for entry, _, one in known_plugins if (wrapped or one.configured) and hook in one.hooks]
-        for entry in dict.fromkeys(waiting):
-            with suppress(PluginLoadError):
-                self._loader.load(entry, why)
-        if kind not in self._expected:
-            found: dict[EntryPoint, list[Any]] = {}
-            self._expected[kind] = found
-            for entry, origin, plugin in self._loader.known_plugins():
-                for one, facts in plugin.contributions:
-                    if one == kind:
-                        find = functools.partial(self._find, kind, entry, origin.plugin, facts["name"])
-                        found.setdefault(entry, []).append(_from_facts(kind, facts, origin, find))
-            for entry in [entry for entry, many in found.items() if None in many]:
-                with suppress(PluginLoadError):
-                    self._loader.load(entry, "its manifest makes no sense")
-        known = self._loader.known
-        return [one for entry, many in self._expected[kind].items() if entry in known for one in many]
-
-    def _is_wrapped(self, hook: str) -> bool:
-        known = [plugin.hooks[hook] for _, _, plugin in self._loader.known_plugins() if hook in plugin.hooks]
-        return any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
-            options.get("wrapper") for options in known if options
+        waiting = [one for one in self._loader.known_plugins() if hook in one.manifest.hooks]
+        wrapped = any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
+            one.manifest.hooks[hook].get("wrapper") for one in waiting
         )
+        why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
+        self._import([one.entry for one in waiting if wrapped or one.manifest.configured], why)
+        if kind not in self._declared:
+            senseless = [one.entry for one, facts in self._facts(kind) if not _validate.are_facts(_KINDS[kind], facts)]
+            self._import(senseless, "its manifest makes no sense")
+            self._declared[kind] = [
+                (
+                    known.entry,
+                    _Offer(
+                        facts["name"],
+                        known.name,
+                        facts.get("secret_env", ()),
+                        functools.partial(self._from_facts, kind, known, facts),
+                    ),
+                )
+                for known, facts in self._facts(kind)
+            ]
+        return [offer for entry, offer in self._declared[kind] if entry in self._loader.known]
+
+    def _facts(self, kind: str) -> list[tuple[KnownPlugin, Mapping[str, Any]]]:
+        """Return the recorded facts of the backends or recipes of plug-ins that are not imported yet."""
+        return [
+            (plugin, facts)
+            for plugin in self._loader.known_plugins()
+            for one, facts in plugin.manifest.contributions
+            if one == kind
+        ]
+
+    def _import(self, entries: Iterable[EntryPoint], reason: str) -> None:
+        """Import plug-ins, each once; failures go to `problems`."""
+        for entry in dict.fromkeys(entries):
+            with suppress(PluginLoadError):
+                self._loader.load(entry, reason)
+
+    def _from_facts(self, kind: str, known: KnownPlugin, facts: Mapping[str, Any]) -> Any:
+        """Return the backend or recipe that a manifest describes."""
+        find = functools.partial(self._find, kind, known.entry, known.name, facts["name"])
+        return _KINDS[kind].from_facts(facts, known.origin, find)
 
     def _find(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> Any:
         """Return a backend or recipe of a plug-in that is imported now.
@@ -510,8 +560,8 @@ class Host(PluginManager):
         """
         self._loader.load(entry, f"its {kind} {name!r} is used")
         catalog: Catalog[Any] = self.backends() if kind == "backend" else self.recipes()
-        for one in (*catalog.active, *catalog.shadowed.get(name, ())):
-            if (one.name, one.origin.plugin) == (name, plugin):
+        for one in filter(None, (catalog.get(name), *catalog.shadowed.get(name, ()))):
+            if one.origin.plugin == plugin:
                 return one
         error = PluginLoadError(
             f"{entry} no longer registers the {kind} {name!r}", hint="try again: it is imported at once the next time"
@@ -521,42 +571,42 @@ class Host(PluginManager):
         attribute(error, entry.origin(plugin))
         raise error
 
-    def _precedence(self, origin: Origin) -> tuple[Any, ...]:
+    def _precedence(self, plugin: Guard | KnownPlugin) -> tuple[Any, ...]:
         """Sort key of a plug-in; built-in ones go by their place in the list, whichever was imported first."""
+        origin = plugin.origin
         place = self._places.get(origin.module or "", 0) if origin.builtin else 0
-        return (*origin.precedence, place)
+        return origin.precedence, place
 
-    def _sorted_out(self, kind: str, hook: str, found: Iterable[Any]) -> Catalog[Any]:
+    def _sorted_out(self, kind: str, hook: str, found: Iterable[_Offer[Any]]) -> Catalog[Any]:
         # In the order in which plug-ins are asked, also those that are not imported yet.
-        place = {origin.plugin: number for number, (origin, _) in enumerate(self.implementations(hook))}
-        active: dict[str, Any] = {}
-        shadowed: dict[str, tuple[Any, ...]] = {}
-        for one in sorted(found, key=lambda one: place.get(one.origin.plugin, len(place))):
-            winner = active.setdefault(one.name, one)
+        place = {one.name: number for number, (one, _) in enumerate(self._asked(hook))}
+        offers: dict[str, _Offer[Any]] = {}
+        hidden: list[_Offer[Any]] = []
+        for one in sorted(found, key=lambda one: place.get(one.plugin, len(place))):
+            winner = offers.setdefault(one.name, one)
             if winner is one:
                 continue
-            shadowed[one.name] = (*shadowed.get(one.name, ()), one)
+            hidden.append(one)
             # A server of the configuration that takes the name of a built-in backend is what the user wants.
-            if one.origin.tier is winner.origin.tier and not one.origin.builtin:
+            origin, other = one.made.origin, winner.made.origin
+            if origin.tier is other.tier and not origin.builtin:
                 self.problems.add(
                     Problem(
                         ProblemKind.CONFLICT,
-                        one.origin,
-                        f"the {kind} {one.name!r} is also provided by {winner.origin}, which is in use",
+                        origin,
+                        f"the {kind} {one.name!r} is also provided by {other}, which is in use",
                         hint="remove or disable one of the two",
                     )
                 )
-        return Catalog(tuple(active.values()), shadowed)
+        return Catalog(offers, hidden)
 
     def config_schemas(self) -> dict[str, Any]:
         """Return the JSON Schemas of plug-ins for their sections of the configuration, by the section's name.
 
         Plug-ins that implement `llm_configure` are imported for that; one that cannot be is among the problems.
         """
-        for entry, _, plugin in self._loader.known_plugins():
-            if CONFIGURE in plugin.hooks:
-                with suppress(PluginLoadError):
-                    self._loader.load(entry, "the configuration is checked")
+        known = self._loader.known_plugins()
+        self._import([one.entry for one in known if CONFIGURE in one.manifest.hooks], "the configuration is checked")
         found: dict[str, Any] = {}
         for guard in self.guards():
             schema = getattr(guard.plugin, "CONFIG_SCHEMA", None)
@@ -592,16 +642,6 @@ def _section_names(origin: Origin) -> list[str]:
     return [name for name in (entry, origin.plugin, origin.distribution) if name]
 
 
-def _from_facts(kind: str, facts: Mapping[str, Any], origin: Origin, find: Callable[[], Any]) -> Any:
-    """Return the backend or recipe that a manifest describes; `None` if these facts are none."""
-    made: Any = RegisteredBackend if kind == "backend" else RegisteredRecipe
-    try:
-        known = made.from_facts(facts, origin, find)
-        return None if _validate.fault_in(known, facts) else known
-    except (TypeError, ValueError, AttributeError, LookupError):
-        return None
-
-
 def _redacted(manifest: Manifest, redact: Callable[[str], str]) -> Manifest:
     """Return a manifest without secrets in the words of its plug-ins."""
     plugins = tuple(
@@ -616,8 +656,12 @@ def _redacted(manifest: Manifest, redact: Callable[[str], str]) -> Manifest:
     return manifest._replace(plugins=plugins, failure=manifest.failure and redact(manifest.failure))
 
 
-def _rank(one: tuple[Origin, Mapping[str, Any]]) -> tuple[bool, int]:
-    """Sort key of an implementation beside its origin: wrappers before the others, and their own wishes."""
+def _itself(one: Contribution) -> Contribution:
+    return one
+
+
+def _rank(one: tuple[object, Mapping[str, Any]]) -> tuple[bool, int]:
+    """Sort key of options beside their plug-in: wrappers before the others, and their own wishes."""
     options = one[1]
     return not options.get("wrapper"), 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
 
@@ -643,8 +687,8 @@ def create_host(
     host = Host()
     if entries is None:
         with phase("search for installed plug-ins") as search:
-            _, entries, damages = installed_plugins()
             manifests = Manifests.read() if manifests is None else manifests
+            _, entries, damages = installed_plugins(manifests=manifests)
             for damage in damages:
                 host.add_damaged(damage, blocking)
             if search is not None:

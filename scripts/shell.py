@@ -3,12 +3,11 @@
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._dataclasses import dataclass, field, replace
-from llm.contributions import RegisteredBackend
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks._guard import hookimpl
 from llm.redaction import gives_access
@@ -16,7 +15,7 @@ from llm.types import Step, StepContext, StepResult
 from scripts.output import print_note
 
 if TYPE_CHECKING:
-    from llm.host import Catalog
+    pass
 
 #: Exit statuses of a program that is not there or cannot be run, as those of a shell.
 NOT_FOUND = 127
@@ -80,16 +79,14 @@ def no_directory(path: str) -> str:
 
 
 def step_environment(
-    backends: "Catalog[RegisteredBackend]", environ: Mapping[str, str] | None = None, keep: Iterable[str] = ()
+    secrets: Container[str], environ: Mapping[str, str] | None = None, keep: Iterable[str] = ()
 ) -> dict[str, str]:
     """Return the environment for steps: this one, without secrets.
 
-    Left out is what any backend declares, also one that another backend of the same name shadows, and
-    what gives access to something by its name or value (`gives_access`: `..._TOKEN`, a URL with a password).
+    Left out is what backends declare (`Catalog.secret_env`), and what gives access to something by its name or value
+    (`gives_access`: `..._TOKEN`, a URL with a password).
     """
     environ = os.environ if environ is None else environ
-    offers = (tuple(backends.values()), *backends.shadowed.values())
-    secrets = {name for infos in offers for info in infos for name in info.secret_env}
     kept = frozenset(keep)
     return {
         name: value

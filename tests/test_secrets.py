@@ -367,10 +367,10 @@ HARMLESS = {
 
 @pytest.mark.parametrize(("name", "value"), GIVE_ACCESS.items())
 def test_variables_that_give_access_do_not_reach_steps(name: str, value: str) -> None:
-    backends = host_with().backends()
-    assert step_environment(backends, {name: value}) == {}
-    assert step_environment(backends, {name: value}, keep=[name]) == {name: value}
+    secrets = host_with().secret_names()
+    assert step_environment(secrets, {name: value}) == {}
+    assert step_environment(secrets, {name: value}, keep=[name]) == {name: value}
 
 
 def test_other_variables_reach_steps() -> None:
-    assert step_environment(host_with().backends(), HARMLESS) == HARMLESS
+    assert step_environment(host_with().secret_names(), HARMLESS) == HARMLESS

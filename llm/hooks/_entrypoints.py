@@ -17,18 +17,23 @@ from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from llm._dataclasses import dataclass
-from llm.hooks._origin import Origin, Tier
+from llm.hooks._origin import BUILTIN, Origin, Tier
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
 #: Endings of the directories in which installers keep the metadata of a distribution.
-METADATA_SUFFIXES: Final = (".dist-info", ".egg-info")
+METADATA_KINDS: Final = frozenset({"dist-info", "egg-info"})
 
 _NAMELESS: Final = "its metadata has no name"
 
 #: The fields of metadata that are read, in small letters.
 _FIELDS: Final = (b"name", b"version")
+
+#: By metadata directory, time and size of a METADATA file, and the name and version in it.
+Headers = Mapping[str, tuple[int, int, str, str | None]]
+
+_UNKNOWN: Final[Headers] = {}
 
 #: Bytes read at a time: more than almost any metadata file has.
 _CHUNK: Final = 1 << 16
@@ -47,6 +52,8 @@ class EntryPoint(NamedTuple):
         value: `package.module` or `package.module:attribute`.
         version: the distribution's version.
         metadata: directory that holds the distribution's metadata; empty if it is in none.
+        changed: time of the last change of its METADATA file, in ns since the epoch; 0 if it has none.
+        size: bytes of that file.
         tier: built in, or installed.
 
     """
@@ -57,10 +64,17 @@ class EntryPoint(NamedTuple):
     value: str
     version: str | None = None
     metadata: str = ""
+    changed: int = 0
+    size: int = 0
     tier: Tier = Tier.ENTRY_POINT
 
     def __str__(self) -> str:
         return f"{self.group}: {self.name} = {self.value}"
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it belongs to this project."""
+        return self.tier is BUILTIN
 
     @property
     def module(self) -> str:
@@ -74,7 +88,7 @@ class EntryPoint(NamedTuple):
 
     def origin(self, plugin: str, module: str | None = None) -> Origin:
         """Return the origin of the plug-in named `plugin` of this entry point."""
-        entry_point = None if self.tier is Tier.BUILTIN else str(self)
+        entry_point = None if self.tier is BUILTIN else str(self)
         return Origin(plugin, self.tier, self.distribution, self.version, entry_point, module or self.module)
 
     def owns(self, module: str) -> int:
@@ -129,12 +143,13 @@ def canonical(distribution: str) -> str:
     return distribution.lower() if distribution.isalnum() else re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Installed:
+def installed(groups: Iterable[str], path: Iterable[str] | None = None, headers: Headers = _UNKNOWN) -> Installed:
     """Return the entry points of all distributions on a path, without importing any.
 
     Args:
         groups: names of the entry-point groups.
         path: directories to look in; by default `sys.path`.
+        headers: what is known of METADATA files, which are read only if they changed.
 
     Returns:
         Entry points sorted by (distribution, group, name), and damaged distributions. Of a distribution
@@ -142,7 +157,7 @@ def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Insta
 
     """
     wanted = frozenset(groups)
-    search = _Search(wanted)
+    search = _Search(wanted, headers)
     for directory in dict.fromkeys(map(_absolute, sys.path if path is None else path)):
         search.look_in(directory)
     if path is None and any(
@@ -155,10 +170,11 @@ def installed(groups: Iterable[str], path: Iterable[str] | None = None) -> Insta
 class _Search:
     """A search through the directories of a path."""
 
-    def __init__(self, groups: frozenset[str]) -> None:
+    def __init__(self, groups: frozenset[str], headers: Headers) -> None:
         self.entries: list[EntryPoint] = []
         self.damages: list[Damage] = []
         self._groups = groups
+        self._headers = headers
         self._signs = [f"[{group}".encode() for group in groups]
         # A distribution of an earlier directory hides those of its name in later ones, whatever it declares.
         self.names: set[str] = set()
@@ -174,31 +190,34 @@ class _Search:
         except (OSError, ValueError):
             return
         is_egg = directory.lower().endswith(".egg")
-        places = [name for name in names if name.lower().endswith(METADATA_SUFFIXES) or (is_egg and name == "EGG-INFO")]
         by_name: dict[str, list[str]] = {}
-        for place in places:
-            if not place.startswith("~"):  # a leftover of an interrupted upgrade: pip ignores it as well
-                by_name.setdefault(_name_in(place), []).append(place)
+        for place in names:
+            stem, dot, ending = place.rpartition(".")
+            # What begins with "~" is a leftover of an interrupted upgrade: pip ignores it as well.
+            if ending.lower() in METADATA_KINDS and place[0] != "~" and (dot or (is_egg and place == "EGG-INFO")):
+                name = canonical(stem.partition("-")[0])
+                by_name.setdefault(name, []).append(f"{directory}{os.sep}{place}")
         for name, rivals in by_name.items():
             if name in self.names:
                 continue
-            found = {place: self._declared(f"{directory}{os.sep}{place}") for place in rivals}
+            found = {where: self._declared(where) for where in rivals}
             best = rivals[0]
             if rivals[1:] and any(declared is not None for declared in found.values()):
-                best = max(rivals, key=lambda place: agreement(f"{directory}{os.sep}{place}"))
+                best = max(rivals, key=agreement)
             declared = found[best]
             if declared is not None:
-                self._add(directory, best, declared)
+                self._add(name, best, declared)
         self.names.update(by_name)
 
     def ask_finders(self) -> None:
         """Add the entry points of distributions that only a finder of the program knows."""
         self._ask_importlib(None)
 
-    def _declared(self, place: str) -> bytes | None:
+    def _declared(self, where: str) -> bytes | None:
         """Return the entry points that a distribution declares, if some may be in a group of ours."""
-        path = f"{place}{os.sep}entry_points.txt"
-        if not os.access(path, os.F_OK):  # most have none, and an exception for each takes longer than all else
+        path = f"{where}{os.sep}entry_points.txt"
+        # Most have none, and an exception for each takes longer than all else.
+        if where not in self._headers and not os.access(path, os.F_OK):
             return None
         try:
             content = _read(path)
@@ -211,17 +230,22 @@ class _Search:
                 return content
         return None if _is_text(content) else b""  # damaged: it may declare anything
 
-    def _add(self, directory: str, place: str, declared: bytes) -> None:
-        where = f"{directory}{os.sep}{place}"
+    def _add(self, canonical_name: str, where: str, declared: bytes) -> None:
         name = version = None
         try:
-            name, version = identity(where)
+            changed, size = stamp_of(f"{where}{os.sep}METADATA") or (0, 0)
+            known = self._headers.get(where)
+            if known is not None and known[:2] == (changed, size) and canonical(known[2]) == canonical_name:
+                _, _, name, version = known
+            else:
+                name, version = identity(where)
             if not name or not declared:
                 raise ValueError(_NAMELESS if not name else "its entry_points.txt cannot be read")  # noqa: TRY301
             for group, entry, value in _parse(declared.decode("utf-8")):
                 if group in self._groups:
-                    self.entries.append(EntryPoint(name, group, entry, value, version, where))
+                    self.entries.append(EntryPoint(name, group, entry, value, version, where, changed, size))
         except (OSError, ValueError) as error:
+            directory, place = os.path.split(where)
             stem, _, rest = place.rpartition(".")[0].partition("-")
             hint = f"install it again; it is in {directory}" if name else f"install it again, or remove {where}"
             reason = f"{type(error).__name__}: {error}" if isinstance(error, OSError | UnicodeError) else str(error)
@@ -275,11 +299,6 @@ class _Search:
         return True
 
 
-def _name_in(place: str) -> str:
-    """Return the canonical name in the name of a metadata directory: `My_package-1.0.dist-info`."""
-    return canonical(place.rpartition(".")[0].partition("-")[0])
-
-
 def identity(where: str) -> tuple[str | None, str | None]:
     """Return name and version of a metadata directory, or of an old file in the place of one, as far as it has them."""
     for path in (f"{where}{os.sep}METADATA", f"{where}{os.sep}PKG-INFO", where):
@@ -301,6 +320,15 @@ def identity(where: str) -> tuple[str | None, str | None]:
                 fields[key] = value.strip(b" \t\r").decode("utf-8")
         return fields.get(b"name"), fields.get(b"version")
     return None, None
+
+
+def stamp_of(path: str) -> tuple[int, int] | None:
+    """Return modification time in ns and size of a file; `None` if it cannot be looked at."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _is_text(content: bytes) -> bool:
@@ -331,12 +359,10 @@ def _read(path: str) -> bytes:
 def _parse(text: str) -> Iterator[tuple[str, str, str]]:
     """Yield group, name and value of each entry point in the text of `entry_points.txt`."""
     group = ""
-    for written in text.splitlines():
-        line = written.strip()
-        first = line[:1]
-        if first in {"", "#", ";"}:
+    for line in map(str.strip, text.splitlines()):
+        if not line or line[0] in "#;":
             continue
-        if first == "[" and line.endswith("]"):
+        if line[0] == "[" and line[-1] == "]":
             group = line[1:-1].strip()
             continue
         name, _, value = line.partition("=")

@@ -255,6 +255,11 @@ class Guard:
             elif contract.name == CLOSE:
                 self._close = guarded
 
+    @property
+    def name(self) -> str:
+        """The name under which the plug-in is registered."""
+        return self.origin.plugin
+
     def join(self) -> None:
         """Take part in the life: the plug-in is registered."""
         if self._configure is not None:

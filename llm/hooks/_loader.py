@@ -10,9 +10,9 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, load
@@ -20,7 +20,7 @@ from llm.hooks._faults import BROKEN, FORMS, Problem, ProblemKind, place_of_func
 from llm.hooks._guard import Guard, hookimpl, marked_functions
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
-from llm.hooks._origin import Origin, Tier, attribute
+from llm.hooks._origin import Origin, attribute
 from llm.hooks._registration import Registration, all_registrations, owner_of, unique
 from llm.hooks._trace import load_span
 
@@ -31,6 +31,26 @@ _NOT_CALLED = CONTRIBUTING | {"llm_configure", "llm_close"}
 
 #: `adapt(entry, named)` returns a `Registration`, a plug-in object, or `None` for a module that only registers.
 Adapt = Callable[[EntryPoint, object], object]
+
+
+class KnownPlugin(NamedTuple):
+    """A plug-in that is not imported yet.
+
+    Attributes:
+        entry: its entry point.
+        name: the name under which it will be registered.
+        manifest: what it contributed when it was last loaded.
+
+    """
+
+    entry: EntryPoint
+    name: str
+    manifest: PluginManifest
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+        return self.entry.origin(self.name, self.manifest.module)
 
 
 class Loader:
@@ -46,7 +66,7 @@ class Loader:
         after_failure: called when one with a current manifest could not be imported: the manifest is none any more.
 
     Attributes:
-        known: entry points that were not imported yet, with their manifests.
+        known: entry points that were not imported yet, each with its plug-ins as they are asked: `known_plugins`.
         imported: entry points that this imported, with the time in ns since the epoch at which that began.
 
     """
@@ -75,8 +95,10 @@ class Loader:
         # The object as well: the number of one that is gone would soon be another's.
         self._named: dict[int, tuple[EntryPoint, object]] = {}
         importing = needing_import(self._entries, manifests)
-        self.known = {entry: manifests[entry] for entry in self._entries if entry not in importing}
-        self._known_plugins: list[tuple[EntryPoint, Origin, PluginManifest]] | None = None
+        self._manifests = manifests
+        self.known: dict[EntryPoint, list[KnownPlugin]] = {
+            entry: [] for entry in self._entries if entry not in importing
+        }
         self.imported: dict[EntryPoint, int] = {}
 
     def load_all(self) -> None:
@@ -100,15 +122,9 @@ class Loader:
         """Whether a plug-in has this name, or will have it once it is imported."""
         return self._manager.has_plugin(plugin) or plugin in self._taken
 
-    def known_plugins(self) -> Sequence[tuple[EntryPoint, Origin, PluginManifest]]:
-        """Return entry point, origin and manifest of each plug-in that is not imported yet, as they are asked."""
-        if self._known_plugins is None:
-            self._known_plugins = [
-                (entry, entry.origin(self.name_of(entry, plugin.plugin), plugin.module), plugin)
-                for entry, manifest in self.known.items()
-                for plugin in reversed(manifest.plugins)  # the last registered is asked first, as in pluggy
-            ]
-        return self._known_plugins
+    def known_plugins(self) -> list[KnownPlugin]:
+        """Return the plug-ins that are not imported yet, as they are asked."""
+        return [one for many in self.known.values() for one in many]
 
     def load(self, entry: EntryPoint, reason: str) -> None:
         """Import an entry point and register its plug-ins, unless that was done."""
@@ -169,17 +185,15 @@ class Loader:
         stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
         return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps, lasts and can_last)
 
-    def _expect(self, entry: EntryPoint, manifest: Manifest) -> None:
+    def _expect(self, entry: EntryPoint) -> None:
         """Have an entry point with a current manifest imported when it is used."""
-        wanted = tuple([one for one in manifest.plugins if not self._is_blocked(entry, one.plugin)])
-        if len(wanted) < len(manifest.plugins):
-            self.known[entry] = manifest._replace(plugins=wanted)
-            self._known_plugins = None
-        for plugin in wanted:
-            self.name_of(entry, plugin.plugin)
-            pending = plugin.hooks.keys() - _NOT_CALLED
-            if pending:
-                self._manager.before_call(pending, functools.partial(self._load_quietly, entry))
+        for plugin in self._manifests[entry].plugins:
+            if not self._is_blocked(entry, plugin.plugin):
+                known = KnownPlugin(entry, self.name_of(entry, plugin.plugin), plugin)
+                self.known[entry].insert(0, known)  # the last registered is asked first, as in pluggy
+                for hook in plugin.hooks:
+                    if hook not in _NOT_CALLED:
+                        self._manager.before_call(hook, functools.partial(self._load_quietly, entry))
 
     def _load_quietly(self, entry: EntryPoint) -> None:
         # Its failure is recorded; where it guards, an implementation that refuses stands in its place.
@@ -187,7 +201,7 @@ class Loader:
             self.load(entry, "one of its hooks is called")
 
     def _load(
-        self, entries: list[EntryPoint], reason: str, expect: Callable[[EntryPoint, Manifest], object] | None = None
+        self, entries: list[EntryPoint], reason: str, expect: Callable[[EntryPoint], object] | None = None
     ) -> None:
         """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first.
 
@@ -210,8 +224,7 @@ class Loader:
             finally:
                 self._importing = None
                 self.known.pop(entry, None)
-                self._known_plugins = None
-            if entry.module not in imported or entry.tier is Tier.BUILTIN or entry in self._errors:
+            if entry.module not in imported or entry.builtin or entry in self._errors:
                 self.imported[entry] = start
         registrations: dict[EntryPoint, list[Registration]] = {}
         for registration in all_registrations() if named else ():
@@ -219,17 +232,18 @@ class Loader:
             if owner is not None:
                 registrations.setdefault(owner, []).append(registration)
         for entry in reversed(self._entries if expect is not None else entries):
-            if expect is not None and (manifest := self.known.get(entry)) is not None:
-                expect(entry, manifest)
+            if expect is not None and entry in self.known:
+                expect(entry)
             elif entry in named:
                 self._register(entry, named[entry], registrations)
 
     def _import(self, entry: EntryPoint, reason: str) -> object:
         # Plug-ins that print while they are imported must not end up in a command's answer.
         # The import of this project's own is a phase of making the host.
-        own = entry.tier is Tier.BUILTIN
-        span = contextlib.nullcontext() if own else load_span(entry.origin(entry.name), reason)
-        shared = contextlib.nullcontext() if own else _restored(functools.partial(self._report_changes, entry))
+        span = contextlib.nullcontext() if entry.builtin else load_span(entry.origin(entry.name), reason)
+        shared = (
+            contextlib.nullcontext() if entry.builtin else _restored(functools.partial(self._report_changes, entry))
+        )
         with shared, contextlib.redirect_stdout(sys.stderr), span:
             named = self._adapt(entry, load(entry))
         # A module that only registers: the one that is named, not a package that holds it, which several

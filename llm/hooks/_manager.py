@@ -53,7 +53,7 @@ class PluginManager(pluggy.PluginManager):
         self._guards: dict[int, Guard] = {}
         self._lives: dict[tuple[str | None, str | None], Life] = {}
         self._implemented: tuple[int, set[str]] = (-1, set())
-        self._first: tuple[int, str, str] | None = None
+        self._first: tuple[int, str, str, str] | None = None
         self._pending: dict[str, list[Callable[[], object]]] = {}
         self.add_hookspecs(hookspecs)
 
@@ -158,10 +158,9 @@ class PluginManager(pluggy.PluginManager):
         """Return the life of a plug-in that implements hooks of its own life; those of one entry point share theirs."""
         return self._lives.setdefault(_life_key(origin), Life())
 
-    def before_call(self, hooks: Iterable[str], load: Callable[[], object]) -> None:
-        """Have `load()` called before the next call of one of the hooks: it registers their implementations."""
-        for hook in hooks:
-            self._pending.setdefault(hook, []).append(load)
+    def before_call(self, hook: str, load: Callable[[], object]) -> None:
+        """Have `load()` called before the next call of a hook: it registers implementations of it."""
+        self._pending.setdefault(hook, []).append(load)
 
     def caller(self, hook: str) -> pluggy.HookCaller:
         """Return the caller of a hook, with every implementation registered.

@@ -18,8 +18,7 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from llm._state import cache_dir, check_private, open_private, read_named, write_atomically
-from llm.hooks._entrypoints import EntryPoint
-from llm.hooks._origin import Tier
+from llm.hooks._entrypoints import EntryPoint, Headers, stamp_of
 
 
 class EnvironmentCache:
@@ -77,7 +76,7 @@ class EnvironmentCache:
                 check_private(directory)
                 if not os.path.isdir(directory):
                     _forget_gone(os.path.dirname(directory))
-                document = json.dumps([self._stamp, content]).encode()
+                document = json.dumps([self._stamp, content], separators=(",", ":")).encode()
                 write_atomically(self.path, b"\n".join((_checksum(document), document)))
 
     def remove(self) -> None:
@@ -109,7 +108,7 @@ def _forget_gone(environments: str) -> None:
 
 
 #: The name of the file, and a number that grows when the layout of its content changes.
-FILE: Final = ("manifests.json", 2)
+FILE: Final = ("manifests.json", 3)
 
 #: Time stamps lag behind the clock: kernels take them from their last tick, and some file systems keep whole
 #: seconds only. A file changed so shortly before it was read may change once more without a sign.
@@ -118,6 +117,9 @@ _COARSE_NS: Final = 2_000_000_000
 
 #: Distribution, group, name.
 _Slot = tuple[str, str, str]
+#: The fields of an entry point that its record begins with, all but the tier; and of a record with its manifest.
+_IDENTITY: Final = 8
+_WIDTH: Final = _IDENTITY + 5
 
 
 class PluginManifest(NamedTuple):
@@ -146,8 +148,8 @@ class Manifest(NamedTuple):
         plugins: its plug-ins, in the order in which they were registered.
         failure: why it could not be loaded; `None` if it could.
         guards: hooks that it guards, also if it cannot be loaded now: requests or steps wait for it.
-        stamps: by path, modification time in ns and size of the files that it depends on.
-        lasts: whether it holds as long as these files stay as they are.
+        stamps: by path, modification time in ns and size of the files of modules that it depends on.
+        lasts: whether it holds as long as these files, and the metadata of its distribution, stay as they are.
 
     """
 
@@ -169,17 +171,31 @@ class Manifest(NamedTuple):
     def to_json(self) -> list[Any]:
         """Return the manifest as JSON-ready data."""
         plugins = [list(plugin) for plugin in self.plugins]
-        return [plugins, self.failure, list(self.guards), dict(self.stamps), self.lasts]
+        return [self.lasts, self.failure, list(self.guards), dict(self.stamps), plugins]
 
     @classmethod
     def from_json(cls, data: Any) -> "Manifest":
         """Return what `to_json` wrote."""
-        plugins, failure, guards, stamps, lasts = data
+        lasts, failure, guards, stamps, plugins = data
         if not (failure is None or isinstance(failure, str)) or not isinstance(lasts, bool):
             raise TypeError
-        made = tuple([_plugin_of(*plugin) for plugin in plugins])
+        made = []
+        # The file may be another program's: nothing in it is certain. Loops here and below are plain ones: each start
+        # runs them for each installed plug-in.
+        for plugin, module, hooks, contributions, configured in plugins:
+            if not (isinstance(plugin, str) and isinstance(module, str)):
+                raise TypeError
+            for options in hooks.values():
+                if not isinstance(options, dict):
+                    raise TypeError
+            provided = []
+            for kind, facts in contributions:
+                if not (isinstance(kind, str) and isinstance(facts["name"], str)):
+                    raise TypeError
+                provided.append((kind, facts))
+            made.append(PluginManifest(plugin, module, hooks, tuple(provided), configured is True))
         known = {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()}
-        return cls(made, failure, tuple(map(str, guards)), known, lasts)
+        return cls(tuple(made), failure, tuple(map(str, guards)), known, lasts)
 
     @property
     def is_current(self) -> bool:
@@ -189,26 +205,10 @@ class Manifest(NamedTuple):
     @property
     def is_unchanged(self) -> bool:
         """Whether the files that it depends on are as they were."""
-        # Loops here and below are plain ones: each start runs them for each installed plug-in.
         for path, stamp in self.stamps.items():  # noqa: SIM110
-            if _stamp(path) != stamp:
+            if stamp_of(path) != stamp:
                 return False
         return True
-
-
-def _plugin_of(plugin: Any, module: Any, hooks: Any, contributions: Any, configured: Any) -> PluginManifest:
-    """Return a plug-in as `Manifest.to_json` wrote it. The file may be another program's: nothing in it is certain."""
-    if not (isinstance(plugin, str) and isinstance(module, str)):
-        raise TypeError
-    for options in hooks.values():
-        if not isinstance(options, dict):
-            raise TypeError
-    provided = []
-    for kind, facts in contributions:
-        if not (isinstance(kind, str) and isinstance(facts["name"], str)):
-            raise TypeError
-        provided.append((kind, facts))
-    return PluginManifest(plugin, module, hooks, tuple(provided), configured is True)
 
 
 class Manifests:
@@ -224,12 +224,21 @@ class Manifests:
         file = EnvironmentCache(*FILE)
         content = file.read()
         records = {}
-        for one in content if isinstance(content, list) else ():
-            if isinstance(one, list) and len(one) == 6:
-                distribution, group, name, *record = one
+        for record in content if isinstance(content, list) else ():
+            if isinstance(record, list) and len(record) == _WIDTH:
+                distribution, group, name = record[:3]
                 if isinstance(distribution, str) and isinstance(group, str) and isinstance(name, str):
                     records[distribution, group, name] = record
         return cls(file, records)
+
+    def headers(self) -> Headers:
+        """Return what is known of the METADATA files of distributions."""
+        found = {}
+        for record in self._records.values():
+            version, metadata, lasts = record[4], record[5], record[_IDENTITY]
+            if lasts is True and isinstance(metadata, str) and (version is None or isinstance(version, str)):
+                found[metadata] = (record[6], record[7], record[0], version)
+        return found
 
     @property
     def path(self) -> str | None:
@@ -237,12 +246,12 @@ class Manifests:
         return self._file.path
 
     def get(self, entry: EntryPoint) -> Manifest | None:
-        """Return the manifest of an entry point as it was last loaded; `None` if it never was in this version."""
+        """Return the manifest of an entry point as it was last loaded; `None` if it never was with this metadata."""
         record = self._records.get(entry[:3])
-        if record is None or record[0] != (entry.version or "") or record[1] != entry.value:
+        if record is None or record[3:_IDENTITY] != list(entry[3:_IDENTITY]):
             return None
         try:
-            return Manifest.from_json(record[2])
+            return Manifest.from_json(record[_IDENTITY:])
         except (TypeError, ValueError, AttributeError, LookupError):
             return None
 
@@ -253,7 +262,7 @@ class Manifests:
     def guards_of(self, entry: EntryPoint) -> tuple[str, ...]:
         """Return the hooks that an entry point guarded when it was last loaded, in whichever version."""
         try:
-            return tuple(map(str, self._records[entry[:3]][2][2]))
+            return tuple(map(str, self._records[entry[:3]][_IDENTITY + 2]))
         except (TypeError, LookupError):
             return ()
 
@@ -288,7 +297,7 @@ class Manifests:
     def _renew(self, records: dict[_Slot, list[Any]]) -> None:
         if records != self._records:
             self._records = records
-            self._file.write([[*slot, *record] for slot, record in sorted(records.items(), key=lambda item: item[0])])
+            self._file.write([records[slot] for slot in sorted(records)])
 
 
 def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, Manifest]) -> set[EntryPoint]:
@@ -305,7 +314,7 @@ def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, M
     for entry in entries:
         module, distribution = entry.module, entry.distribution
         owner = owners.setdefault(module, distribution)
-        if entry.tier is not Tier.BUILTIN and (module in sys.modules or (unknown and entry in unknown)):
+        if not entry.builtin and (module in sys.modules or (unknown and entry in unknown)):
             needing.add(distribution)
         if owner != distribution:
             needing |= {owner, distribution}
@@ -315,20 +324,18 @@ def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, M
 def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> tuple[dict[str, tuple[int, int]], bool]:
     """Return the stamps of the files that an imported entry point depends on, and whether they last."""
     paths = list(_files(entry, tuple(modules)))
-    stamps = {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
+    stamps = {path: stamp for path in paths if (stamp := stamp_of(path)) is not None}
     lasts = bool(paths) and len(stamps) == len(set(paths))
     end = time.time_ns()
-    for mtime_ns, _ in stamps.values():
-        lag = _TICK_NS if mtime_ns % 1_000_000_000 else _COARSE_NS
-        lasts = lasts and not start - lag <= mtime_ns <= end + _TICK_NS
-    if entry.tier is not Tier.BUILTIN:
+    changes = [changed for changed, _ in stamps.values()]
+    if not entry.builtin:
         home = os.path.dirname(entry.metadata)
         below = all(os.path.abspath(path).startswith(home + os.sep) for path in paths)
-        metadata = os.path.join(entry.metadata, "METADATA")
-        stamp = _stamp(metadata)
-        lasts = lasts and bool(home) and below and stamp is not None and not _is_editable(entry.metadata)
-        if stamp is not None:
-            stamps[metadata] = stamp
+        lasts = lasts and bool(home) and below and entry.changed > 0 and not _is_editable(entry.metadata)
+        changes.append(entry.changed)
+    for changed in changes:
+        lag = _TICK_NS if changed % 1_000_000_000 else _COARSE_NS
+        lasts = lasts and not start - lag <= changed <= end + _TICK_NS
     return stamps, lasts
 
 
@@ -356,15 +363,7 @@ def _is_editable(metadata: str) -> bool:
         return True  # not known
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return found.st_mtime_ns, found.st_size
-
-
 def _record(entry: EntryPoint, manifest: Manifest) -> list[Any]:
     """Return a manifest as reading the file gives it, where tuples are lists."""
-    record: list[Any] = json.loads(json.dumps([entry.version or "", entry.value, manifest.to_json()]))
+    record: list[Any] = json.loads(json.dumps([*entry[:_IDENTITY], *manifest.to_json()]))
     return record

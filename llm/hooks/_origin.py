@@ -32,7 +32,7 @@ class Tier(IntEnum):
 
 
 #: Python 3.11 takes long to find a member of an enumeration, and this one is asked for at each hook call.
-_BUILTIN: Final = Tier.BUILTIN
+BUILTIN: Final = Tier.BUILTIN
 
 
 class Origin(NamedTuple):
@@ -58,12 +58,13 @@ class Origin(NamedTuple):
     @property
     def builtin(self) -> bool:
         """Whether the plug-in belongs to this project."""
-        return self.tier is _BUILTIN
+        return self.tier is BUILTIN
 
     @property
-    def precedence(self) -> tuple[int, str, str]:
+    def precedence(self) -> tuple[int, str, str, str]:
         """Sort key: what sorts first is asked first, and has the name when two plug-ins want it."""
-        return (-self.tier, self.distribution or "", self.entry_point or "")
+        entry, _, value = (self.entry_point or "").partition(" = ")  # in the order of entry points
+        return (-self.tier, self.distribution or "", entry, value)
 
     @property
     def source(self) -> str:

@@ -229,7 +229,7 @@ class Fallback:
         self.route = route
         self.attempts: list[Attempt] = []
         self._host = host
-        self._backends = backends.by_name
+        self._backends = backends
         self._settings = settings
         self._retries = retries
         self._stream = stream

@@ -260,11 +260,11 @@ class _Run:
         from scripts.shell import step_environment
         from scripts.steps.runner import StepRunner
 
-        backends = backends_of(self.host)  # a plug-in that was imported for the recipe is asked anew
+        secrets = backends_of(self.host).secret_env  # a plug-in that was imported for the recipe is asked anew
         return StepRunner(
             self.host,
             self.plan.recipe,
-            step_environment(backends, keep=self.surroundings.keep_env),
+            step_environment(secrets, keep=self.surroundings.keep_env),
             self.surroundings,
             (self.asker or _question(self.host, self.plan.source)) if asks else None,
             yes=self.options.yes,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm._state import check_private, make_private, read_named, state_dir, write_atomically
 from llm.errors import D0ttinoError
-from llm.hooks._entrypoints import METADATA_SUFFIXES, agreement, canonical, identity
+from llm.hooks._entrypoints import METADATA_KINDS, agreement, canonical, identity
 from scripts.packages import record
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def metadata(wanted: str | None = None) -> Iterator[Metadata]:
             continue
         for name in names:
             stem, dot, suffix = name.rpartition(".")
-            if dot + suffix not in METADATA_SUFFIXES:
+            if not dot or suffix not in METADATA_KINDS:
                 continue
             where = place / name
             leftover = name.startswith("~") or (where.is_dir() and not _has_identity(where))

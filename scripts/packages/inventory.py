@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llm import DISTRIBUTION, __version__
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
-from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical
+from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, Installed, canonical
 from llm.hooks._manifest import FILE, EnvironmentCache, Manifest, Manifests
 from scripts.output import waiting
 from scripts.packages import record
@@ -36,11 +36,12 @@ def builtin_names(kind: str) -> list[str]:
     return sorted(name.removeprefix(_BUILTIN[kind]) for name in DEFAULT_PLUGINS if name.startswith(_BUILTIN[kind]))
 
 
-def manifests_of(entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
-    """Return the manifest of each entry point that was loaded, unless its files were edited since."""
+def installed_and_known() -> tuple[Installed, dict[EntryPoint, Manifest]]:
+    """Return what is installed, and the manifest of each entry point that was loaded and not edited since."""
     manifests = Manifests.read()
-    found = {entry: manifests.get(entry) for entry in entries}
-    return {entry: one for entry, one in found.items() if one is not None and one.is_unchanged}
+    found = installed_plugins(manifests=manifests)
+    known = {entry: manifests.get(entry) for entry in found.entries}
+    return found, {entry: one for entry, one in known.items() if one is not None and one.is_unchanged}
 
 
 def faults(host: "Host") -> Iterator[tuple[str, str]]:
@@ -354,10 +355,9 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
             each was loaded.
 
     """
-    distributions, found_entries, faults = installed_plugins()
+    (distributions, found_entries, faults), before = installed_and_known()
     entries = tuple(found_entries)
     loaded = {} if checked is None else checked.learned
-    before = manifests_of(found_entries)
     known = {entry: loaded.get(entry, before.get(entry)) for entry in entries}
     answering = {} if checked is None else checked.answering.get(kind.offers, {})
     blocking = Blocking.of()

@@ -287,7 +287,7 @@ def write(directory: Path, chosen: list[list[Plugin]]) -> None:
             entry_points.setdefault(plugin.group, {})[plugin.entry_name] = value
         write_distribution(directory, f"dist{number}", entry_points=entry_points, files=files)
     hour_ago = os.stat(directory).st_mtime_ns - 3600 * 10**9
-    for path in directory.rglob("*.py"):
+    for path in directory.rglob("*"):
         os.utime(path, ns=(hour_ago, hour_ago))
         importlib.invalidate_caches()
 

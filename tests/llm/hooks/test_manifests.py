@@ -210,6 +210,35 @@ class TestEdits:
         (source.parent / "third-1.0.dist-info" / "METADATA").write_text("Name: third\nVersion: 1.0\nSummary: new\n")
         assert self.names(source) is None
 
+    def test_a_new_version_is_seen_though_another_one_is_known(self, source: Path) -> None:
+        self.learn(source)
+        metadata = source.parent / "third-1.0.dist-info" / "METADATA"
+        before = metadata.stat()
+        metadata.write_text(metadata.read_text().replace("1.0", "1.1"))
+        os.utime(metadata, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        assert metadata.stat().st_size == before.st_size
+        (entry,) = installed_plugins([str(source.parent)], Manifests.read()).entries
+        assert entry.version == "1.1"
+        assert self.names(source) is None
+
+    def test_entry_points_are_read_each_time_and_metadata_if_they_changed(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.learn(source)
+        opened: list[str] = []
+        real = os.open
+
+        def noted(path: str, *how: int) -> int:
+            opened.append(os.path.basename(path))
+            return real(path, *how)
+
+        known = Manifests.read()
+        monkeypatch.setattr(os, "open", noted)
+        (entry,) = installed_plugins([str(source.parent)], known).entries
+        assert opened == ["entry_points.txt"]
+        assert installed_plugins([str(source.parent)]).entries == [entry]
+        assert opened[1:] == ["entry_points.txt", "METADATA"]
+
     def test_a_load_without_an_edit_writes_nothing(self, source: Path, file: Path) -> None:
         self.learn(source)
         before = file.stat()
@@ -309,6 +338,7 @@ class TestTime:
         age(tmp_path)
         return tmp_path / "third_a.py"
 
+    @pytest.mark.parametrize("file", ["third_a.py", "third-1.0.dist-info/METADATA"])
     @pytest.mark.parametrize(
         ("changed", "lasts"),
         [
@@ -328,8 +358,10 @@ class TestTime:
             (10**15 + HOUR + 1, True),
         ],
     )
-    def test_of_its_change(self, source: Path, monkeypatch: pytest.MonkeyPatch, changed: int, lasts: bool) -> None:
-        os.utime(source, ns=(changed, changed))
+    def test_of_its_change(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch, changed: int, lasts: bool, file: str
+    ) -> None:
+        os.utime(source.parent / file, ns=(changed, changed))
         monkeypatch.setattr(time, "time_ns", lambda: 10**15)
         load(source.parent)
         assert (set(current(source.parent)) == {"a"}) is lasts
@@ -489,7 +521,7 @@ def test_no_content_makes_anything_load_that_is_not_installed_or_hides_what_is(
     (record,) = [one for one in json.loads(file.read_bytes().partition(b"\n")[2])[1] if one[0] == "third"]
     content = mutated([record], data.draw) if data.draw(st.integers(0, 5)) else data.draw(json_values)
     if isinstance(content, list):
-        content = [*content, ["intruder", "llm.plugins", "intruder", "1.0", "intruder", record[5]]]
+        content = [*content, ["intruder", "llm.plugins", "intruder", "intruder", *record[4:]]]
     write(file, content)
     host = load(site)
     assert [entry.name for entry in host.entries] == ["a"]
@@ -511,25 +543,23 @@ def test_no_content_makes_anything_load_that_is_not_installed_or_hides_what_is(
     [
         lambda record: record.pop(),
         lambda record: record.append(None),
-        lambda record: record.__setitem__(5, None),
-        lambda record: record[5].__setitem__(0, None),
-        lambda record: record[5].__setitem__(0, [1]),
-        lambda record: record[5].__setitem__(1, 1),
-        lambda record: record[5].__setitem__(2, None),
-        lambda record: record[5].__setitem__(3, None),
-        lambda record: record[5].__setitem__(3, {}),
-        lambda record: record[5][0][0].__setitem__(0, None),
-        lambda record: record[5][0][0].__setitem__(1, 1),
-        lambda record: record[5][0][0].__setitem__(2, {"llm_backends": None}),
-        lambda record: record[5][0][0].__setitem__(3, [["backend", {}]]),
-        lambda record: record[5][0][0].__setitem__(3, [["backend", {"name": 1}]]),
-        lambda record: record[5][0][0].__setitem__(3, [["backend", {"name": "-a"}]]),
-        lambda record: record[5][0][0].__setitem__(3, [["backend", {"name": "b", "models": 1}]]),
-        lambda record: record[5][0][0].__setitem__(3, [["backend", {"name": "b", "more": 1}]]),
-        lambda record: record[5][0][0].__setitem__(3, [["recipe", {"name": "b", "description": 1}]]),
-        lambda record: record[5][0][0].__setitem__(
-            3, [["recipe", {"name": "b", "description": "", "parameters": [1]}]]
-        ),
+        lambda record: record.__setitem__(8, None),
+        lambda record: record.__setitem__(12, None),
+        lambda record: record.__setitem__(12, [1]),
+        lambda record: record.__setitem__(9, 1),
+        lambda record: record.__setitem__(10, None),
+        lambda record: record.__setitem__(11, None),
+        lambda record: record.__setitem__(11, {}),
+        lambda record: record[12][0].__setitem__(0, None),
+        lambda record: record[12][0].__setitem__(1, 1),
+        lambda record: record[12][0].__setitem__(2, {"llm_backends": None}),
+        lambda record: record[12][0].__setitem__(3, [["backend", {}]]),
+        lambda record: record[12][0].__setitem__(3, [["backend", {"name": 1}]]),
+        lambda record: record[12][0].__setitem__(3, [["backend", {"name": "-a"}]]),
+        lambda record: record[12][0].__setitem__(3, [["backend", {"name": "b", "models": 1}]]),
+        lambda record: record[12][0].__setitem__(3, [["backend", {"name": "b", "more": 1}]]),
+        lambda record: record[12][0].__setitem__(3, [["recipe", {"name": "b", "description": 1}]]),
+        lambda record: record[12][0].__setitem__(3, [["recipe", {"name": "b", "description": "", "parameters": [1]}]]),
     ],
 )
 def test_a_record_that_is_no_manifest_counts_as_none(spoil: Any, site: Path, file: Path) -> None:

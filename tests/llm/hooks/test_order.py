@@ -5,7 +5,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 from llm import hookimpl
 from llm._installed import installed_plugins
 from llm.backends.plugin_sdk import register_backend
+from llm.contributions import RegisteredBackend
 from llm.errors import InvalidResultError, PluginDefinitionError
 from llm.hooks._manifest import Manifests
 from llm.hooks._monitor import CallOutcome
@@ -305,13 +306,13 @@ def learn(directory: Path) -> None:
         host.learn()
 
 
-def test_a_known_plugin_that_is_not_used_is_not_registered_with_pluggy(
+def test_a_known_plugin_that_is_not_used_is_not_registered_with_pluggy_and_its_backend_is_no_object(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(200):
         source = f"""
         from llm.backends.plugin_sdk import register_backend, hookimpl
-        register_backend('b{number}', lambda prompt: '{number}')
+        register_backend('b{number}', lambda prompt: '{number}', secret_env=['SECRET_{number}'])
         @hookimpl
         def llm_step_ended(): ...
         """
@@ -324,13 +325,23 @@ def test_a_known_plugin_that_is_not_used_is_not_registered_with_pluggy(
         registered.append(name)
         return register(manager, plugin, name)
 
+    made: list[str] = []
+    from_facts = RegisteredBackend.from_facts
+
+    def making(facts: Mapping[str, Any], *more: Any) -> RegisteredBackend:
+        made.append(facts["name"])
+        return from_facts(facts, *more)
+
     monkeypatch.setattr(pluggy.PluginManager, "register", counted)
+    monkeypatch.setattr(RegisteredBackend, "from_facts", making)
     with known(tmp_path) as host:
         assert {f"b{number}" for number in range(200)} < set(host.backends())
         assert not [name for name in registered if name and name.startswith(("p", "backend:b"))]
         registered.clear()
         assert complete(Request("hi", backend="b7"), host=host).text == "7"
         assert {"p7", "backend:b7"} == {name for name in registered if name and name.startswith(("p", "backend:b"))}
+        assert "SECRET_199" in host.secret_names()
+        assert made == ["b7"]
 
 
 def test_a_request_makes_as_many_calls_with_a_thousand_backends_as_with_one() -> None:
