@@ -181,7 +181,8 @@ def test_versions_are_those_of_this_environment() -> None:
     ("metadata", "version"),
     [
         (b"Name: third\nVersion: 2\n", "2"),
-        (b"Name: third\nVersion: 2\nAuthor: \xff\n", "unknown"),
+        (b"Name: third\nVersion: 2\nAuthor: \xff\n", "2"),
+        (b"Name: third\nVersion: \xff\n", "unknown"),
         (b"Name: third\n", "unknown"),
         (b"", "unknown"),
         (None, None),
