@@ -19,6 +19,9 @@ from scripts.packages.source import shown
 
 _GROUPS: Final = frozenset(kind.group for kind in KINDS)
 
+#: Modules that Python imports whenever it starts, where they are installed.
+_CUSTOMIZE: Final = frozenset({"sitecustomize", "usercustomize"})
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -111,6 +114,7 @@ class Plan:
             if one.requires:
                 yield f"  needs {', '.join(map(shown, one.requires))}"
             yield from (f"  {entry}" for entry in one.entry_points)
+            yield from (f"  runs whenever Python starts: {name}" for name in _run_at_start(one.files))
 
 
 def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: bool, build: bool) -> Plan:
@@ -201,6 +205,7 @@ def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candida
                     one = _checked(one, Path(place))
                     with zipfile.ZipFile(place) as archive:
                         files = archive.namelist()  # installers take all of them, also those that its RECORD leaves out
+                    _check_names(Path(place).name, files)
                 found.append(_candidate(one, distribution, files))
         except InstallError:
             raise
@@ -234,11 +239,32 @@ def _candidate(chosen: Chosen, distribution: "object", names: Iterable[str]) -> 
     scripts = Path(sysconfig.get_path("scripts"))
     paths = map(Path, map(os.path.normpath, names))  # `a/../llm/x.py` is in `llm` as well
     files = [_target(file) for file in paths if file.parts and ".." not in file.parts]
-    files += [scripts / one.name for one in declared if one.group in {"console_scripts", "gui_scripts"}]
+    commands = [one.name for one in declared if one.group in {"console_scripts", "gui_scripts"}]
+    if odd := next((name for name in commands if os.path.basename(name) != name), None):
+        raise InstallError(f"{chosen.name} has a command that leads out of the environment: {odd}")
+    files += [scripts / name for name in commands]
     requires = [one for one in distribution.requires or () if "extra ==" not in one]
     plugs = any(one.group in _GROUPS for one in declared)
     before = installed_version(chosen.name)
     return Candidate(chosen, before, tuple(entry_points), plugs, tuple(requires), tuple(files))
+
+
+def _check_names(wheel: str, names: Sequence[str]) -> None:
+    """Refuse a wheel with a file outside of the environment, or with two of a name: which one counts is not known."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InstallError(f"{wheel} has the file {name} twice")
+        seen.add(name)
+        if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):
+            raise InstallError(f"{wheel} has a file that leads out of the environment: {name}")
+
+
+def _run_at_start(files: Iterable[Path]) -> list[str]:
+    """Return the names of those files that Python itself runs whenever it starts in the environment."""
+    sites = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    tops = {file.relative_to(site).parts[0] for site in sites for file in files if file.is_relative_to(site)}
+    return sorted(top for top in tops if top.endswith(".pth") or top.removesuffix(".py") in _CUSTOMIZE)
 
 
 def _target(file: Path) -> Path:
@@ -273,9 +299,11 @@ def _objections(plan: Plan) -> Iterator[str]:
             yield f"it would replace {name} {one.before}, which others use too, by {version}"
         for file in one.files:
             site = next((site for site in sites if file.is_relative_to(site)), None)
-            top = file.relative_to(site).parts[0] if site else ""
-            if top.removesuffix(".py") in OUR_PACKAGES:
-                yield f"{name} {version} would overwrite the package {top.removesuffix('.py')!r} of d0ttino"
+            top = file.relative_to(site).parts[0].partition(".")[0] if site else ""
+            if top.casefold() in OUR_PACKAGES:  # many file systems know no small and capital letters
+                yield f"{name} {version} would overwrite the package {top!r} of d0ttino"
+            elif site is None and file not in owned and os.path.lexists(file):
+                yield f"{name} {version} would overwrite {file}, which is of the environment itself"
             elif canonical(owned.get(file, name)) not in {canonical(name), *changed}:
                 yield f"{name} {version} would overwrite {file} of {owned[file]}"
     yield from _broken(plan)

@@ -168,6 +168,10 @@ def test_a_slip_of_the_finger_does_not_lead_to_a_package_of_an_index(environment
         (None, {"unlisted": {"bad/../llm/types.py": ""}}, "would overwrite the package 'llm' of d0ttino"),
         (None, {"unlisted": {"bad-1.0.data/scripts/ai-cli": ""}}, "bin/ai-cli of d0ttino"),
         (None, {"commands": {"ai-cli": "bad:run"}}, "bin/ai-cli of d0ttino"),
+        (None, {"commands": {"python": "bad:run"}}, "bin/python, which is of the environment itself"),
+        ({"bad-1.0.data/scripts/python3": ""}, {}, "bin/python3, which is of the environment itself"),
+        ({"bad-1.0.data/data/pyvenv.cfg": ""}, {}, "pyvenv.cfg, which is of the environment itself"),
+        ({"LLM/types.py": ""}, {}, "would overwrite the package 'LLM' of d0ttino"),
         (None, {"plugins": {}}, "it has no plug-in and no recipe"),
         (None, {"requires": ["click==8.0"]}, "it would replace click"),
         (None, {"requires": ["llm"]}, "llm 0.36 would overwrite the package 'llm' of d0ttino"),
@@ -188,6 +192,32 @@ def test_what_would_do_harm_is_refused_before_anything_is_changed(
     said = environment.fails("install", "bad>=0", "--yes")
     assert "error: bad is not installed: " in said
     assert message in said
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({"../outside.py": ""}, {}, "has a file that leads out of the environment: ../outside.py"),
+        ({"a/../../../outside.py": ""}, {}, "has a file that leads out of the environment: a/../../../outside.py"),
+        ({"/tmp/outside.py": ""}, {}, "has a file that leads out of the environment: /tmp/outside.py"),
+        (None, {"commands": {"../outside": "bad:run"}}, "has a command that leads out of the environment: ../outside"),
+        (None, {"unlisted": {"bad.py": "other = 1"}}, "has the file bad.py twice"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_wheel_with_files_that_lead_elsewhere_is_refused(
+    environment: Environment, files: dict[str, str] | None, options: dict[str, object], message: str
+) -> None:
+    environment.index.add(wheel("bad", "1.0", {"bad.py": ANSWERS, **(files or {})}, **options))  # type: ignore[arg-type]
+    assert message in environment.fails("install", "bad>=0", "--yes")
+
+
+def test_what_python_runs_whenever_it_starts_is_shown(environment: Environment) -> None:
+    files = {"starter.py": ANSWERS, "starter.pth": "import os\n", "sitecustomize.py": ""}
+    environment.index.add(wheel("starter", "1.0", files))
+    shown = environment.plugins("install", "starter>=0", "--dry-run").stdout
+    assert "  runs whenever Python starts: sitecustomize.py\n" in shown
+    assert "  runs whenever Python starts: starter.pth\n" in shown
 
 
 @pytest.mark.parametrize(
