@@ -95,12 +95,13 @@ class PluginManager(pluggy.PluginManager):
         before: list[tuple[str, Any]] = []
         if self._first is not None and precedence > self._first:
             registered: list[tuple[str, Any]] = self.list_name_plugin()
-            hooks = guard.implementations.keys()
-            before = [
-                (known, one)
-                for known, one in registered
-                if one.origin.precedence < precedence and not hooks.isdisjoint(one.implementations)
-            ]
+            hooks = set(guard.implementations)
+            earlier = [pair for pair in registered if pair[1].origin.precedence < precedence]
+            for known, one in sorted(earlier, key=lambda pair: pair[1].origin.precedence, reverse=True):
+                # One that is moved gets to the front of all its hooks, also of those that this plug-in has not.
+                if not hooks.isdisjoint(one.implementations):
+                    before.append((known, one))
+                    hooks |= one.implementations.keys()
         else:
             self._first = precedence
         for _, other in before:

@@ -410,3 +410,24 @@ def test_a_plugin_that_comes_late_moves_only_those_that_implement_its_hooks(monk
     host.register(Appends("late"), "late", origin=Origin("late", Tier.ENTRY_POINT, "c", "1.0", "x: c = c"))
     assert moved == ["guard"]
     assert folded(host)[1] == ["guard", "late"]
+
+
+def test_a_plugin_that_is_moved_for_one_hook_keeps_its_place_in_the_others() -> None:
+    asked: list[str] = []
+
+    def plugin(name: str, *hooks: str) -> object:
+        return type(name, (), {hook: hookimpl(lambda self: asked.append(name), specname=hook) for hook in hooks})()
+
+    host = host_with()
+    for name, hooks in (
+        ("first", ["llm_completed"]),
+        ("second", ["llm_completed", "llm_attempted"]),
+        ("third", ["llm_attempted"]),
+    ):
+        origin = Origin(name, Tier.ENTRY_POINT, name, "1.0", f"llm.plugins: {name} = {name}")
+        host.register(plugin(name, *hooks), name, origin=origin)
+    host.caller("llm_completed")(request=None, completion=None, error=None)
+    assert asked == ["first", "second"]
+    asked.clear()
+    host.caller("llm_attempted")(request=None, attempt=None)
+    assert asked == ["second", "third"]
