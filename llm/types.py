@@ -769,7 +769,7 @@ def _joined(own: Completion, inner: Completion | None) -> Completion:
 class Answer:
     """The answer of one backend, lazy: read whole by `text`, or piece by piece as it comes by iterating.
 
-    Pieces that were read stay: it can be read again, and by several readers.
+    Pieces that were read stay: it can be read again, and by several readers, one thread at a time.
 
     Args:
         pieces: the text, or an iterable of texts; its last item may be a `Completion` with model, usage and

@@ -510,6 +510,7 @@ def _around(steps: Generator[None, Any, Any], inside: list[Any] | None = None) -
             "the wrapper did not yield; one that answers by itself is marked tryfirst instead of wrapper"
         ) from None
     resume: Callable[[], Any]
+    inner = None
     try:
         inner = yield
     except BaseException as error:  # noqa: BLE001 - it is the wrapper's to handle
@@ -521,6 +522,10 @@ def _around(steps: Generator[None, Any, Any], inside: list[Any] | None = None) -
     try:
         resume()
     except StopIteration as stop:
+        if stop.value is None and inner is not None:
+            raise PluginDefinitionError(
+                "the wrapper returned None in place of the result", hint="end it with `return (yield)`"
+            ) from None
         return stop.value
     steps.close()
     raise PluginDefinitionError("the wrapper yields more than once")

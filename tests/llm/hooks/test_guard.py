@@ -506,3 +506,18 @@ def test_a_text_is_masked_whole_where_a_plugin_fails_to_take_secrets_out() -> No
     (problem,) = host.problems
     assert "llm_redact raised RuntimeError" in str(problem)
     assert "PLANTED" not in str(problem)
+
+
+def test_a_wrapper_that_forgets_to_return_the_answer_is_the_one_to_blame() -> None:
+    class Forgetful:
+        @hookimpl(wrapper=True)
+        def llm_complete(self) -> Generator[None, Any, None]:
+            yield
+
+    host = host_with()
+    host.register(Forgetful(), "forgetful")
+    with pytest.raises(NoAnswerError, match="the wrapper returned None in place of the result") as caught:
+        complete(Request("hi", backend="sample"), host=host)
+    (attempt,) = caught.value.attempts
+    assert attempt.origin is not None
+    assert (attempt.origin.plugin, attempt.hint) == ("forgetful", "end it with `return (yield)`")
