@@ -22,7 +22,7 @@ def made(module: str, name: str = "made", during: EntryPoint | None = None) -> R
     return Registration("backend", name, object(), str.upper, module, during, 0)
 
 
-A, B = entry("a", "pkg"), entry("b", "pkg")
+A, B, A_RECIPE = entry("a", "pkg"), entry("b", "pkg"), entry("a", "pkg", group=RECIPES)
 DEEP, DEEPER = entry("deep", "pkg.sub"), entry("deeper", "pkg.sub:mod")
 ELSEWHERE = entry("elsewhere", "other", "e")
 OWN = entry("own", "pkg", "d0ttino", "", Tier.BUILTIN)
@@ -46,6 +46,9 @@ OWN = entry("own", "pkg", "d0ttino", "", Tier.BUILTIN)
         (made("pkg", "c", during=A), [A, B], A),
         (made("pkg", "c"), [A, B], A),
         (made("pkg", "c"), [B, A], B),
+        # Of two that have its name, the one of the first group, whichever is being imported.
+        (made("pkg", "a"), [A, A_RECIPE], A_RECIPE),
+        (made("pkg", "a", during=A), [A_RECIPE, A], A_RECIPE),
         # This project's own modules stay its own.
         (made("pkg", "a", during=A), [A, OWN], OWN),
         # A module that no entry point names: whoever is being imported.
@@ -101,6 +104,7 @@ def test_one_that_fails_at_its_last_registration_is_rolled_back(tmp_path: Path) 
     source = """
     from llm.backends.plugin_sdk import register_backend
     register_backend("first", lambda prompt: "")
+    register_backend("middle", lambda prompt: "")
     register_backend("second", lambda prompt: "")
     """
     write(tmp_path, {BACKENDS: {"half": "half"}}, name="half-dist", half=source)
@@ -111,11 +115,21 @@ def test_one_that_fails_at_its_last_registration_is_rolled_back(tmp_path: Path) 
         host = type(found)()
         host.register(second.plugin, "somebody else's")
         host.load_plugins(found.entries)
-        assert "first" not in host.backends()
-        assert not host.has_plugin("backend:first")
+        for name in ("first", "middle"):
+            assert name not in host.backends()
+            assert not host.has_plugin(f"backend:{name}")
         assert host.has_plugin("somebody else's")
         (problem,) = failures(host)
         assert "registered already, by somebody else's" in problem.message
+
+
+def test_one_that_contributes_nothing_is_reported_beside_another_of_its_distribution(tmp_path: Path) -> None:
+    works = "from llm.backends.plugin_sdk import register_backend\nregister_backend('works', str.upper)"
+    write(tmp_path, {BACKENDS: {"empty": "empty", "works": "works"}}, name="two-dist", empty="x = 1", works=works)
+    with installed(tmp_path) as host:
+        assert ask(host, "works").text == "HI"
+        (problem,) = failures(host)
+        assert (problem.origin.plugin, "contributes nothing" in problem.message) == ("empty", True)
 
 
 def test_one_that_fails_leaves_its_names_to_others(tmp_path: Path) -> None:
