@@ -131,9 +131,10 @@ def test_a_full_disk_is_an_error_in_one_line(tmp_path: Path, arguments: list[str
     assert "Exception ignored" not in result.stderr
 
 
-def test_bytes_that_are_no_text_come_out_as_they_went_in(tmp_path: Path) -> None:
+def test_a_prompt_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     result = ai_cli(tmp_path, "send", "-b", "sample", os.fsdecode(b"a\xff"))
-    assert (result.returncode, os.fsencode(result.stdout)) == (0, b"Sample answer to: a\xff\n")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "the prompt is not UTF-8 text" in result.stderr
 
 
 def test_half_a_character_is_shown_escaped(tmp_path: Path) -> None:

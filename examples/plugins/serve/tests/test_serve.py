@@ -292,6 +292,7 @@ def test_a_client_that_leaves_while_it_waits_ends_the_request_and_nobody_else_is
         listener.settimeout(60)
         env = {"OPENROUTER_API_KEY": "k", "OPENROUTER_BASE_URL": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}
         env |= {"LLM_PRIMARY_BACKEND": "openrouter", "LLM_FALLBACK_BACKEND": "spell", "LLM_ROUTING_MODE": "remote"}
+        env["XDG_STATE_HOME"] = str(tmp_path / "state")
         with running(tmp_path, **env) as other:
             client = http.client.HTTPConnection(other.address, other.port, timeout=60)
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
