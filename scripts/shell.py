@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from llm._dataclasses import dataclass, field, replace
 from llm.errors import D0ttinoError, UsageError
@@ -13,9 +13,6 @@ from llm.hooks._guard import hookimpl
 from llm.redaction import gives_access
 from llm.types import Step, StepContext, StepResult
 from scripts.output import print_note
-
-if TYPE_CHECKING:
-    pass
 
 #: Exit statuses of a program that is not there or cannot be run, as those of a shell.
 NOT_FOUND = 127
