@@ -25,6 +25,7 @@ def wheel(
     commands: Mapping[str, str] | None = None,
     requires: Iterable[str] = (),
     unlisted: Mapping[str, str] | None = None,
+    missing: Iterable[str] = (),
 ) -> tuple[str, bytes]:
     """Return the file name and the content of a wheel.
 
@@ -36,6 +37,7 @@ def wheel(
         commands: its console scripts.
         requires: its requirements.
         unlisted: further files, which its RECORD leaves out.
+        missing: files that its RECORD lists, and that it does not have.
 
     """
     module = name.replace("-", "_")
@@ -62,7 +64,7 @@ def wheel(
             file.writestr(path, text)
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
             rows.append(f"{path},sha256={digest},{len(text.encode())}\n")
-        file.writestr(f"{info}/RECORD", "".join([*rows, f"{info}/RECORD,,\n"]))
+        file.writestr(f"{info}/RECORD", "".join([*rows, *(f"{path},,\n" for path in missing), f"{info}/RECORD,,\n"]))
     return f"{module}-{version}-py3-none-any.whl", archive.getvalue()
 
 

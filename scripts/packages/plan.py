@@ -199,13 +199,13 @@ def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candida
             for distribution in importlib.metadata.distributions(path=[place]):
                 name = canonical(str(distribution.metadata["Name"]))
                 one = left.pop(name)
-                files = list(map(str, distribution.files or ()))
+                listed = files = list(map(str, distribution.files or ()))
                 if Path(place).is_file():
                     wheels[name] = Path(place)
                     one = _checked(one, Path(place))
                     with zipfile.ZipFile(place) as archive:
                         files = archive.namelist()  # installers take all of them, also those that its RECORD leaves out
-                    _check_names(Path(place).name, files)
+                    _check_names(Path(place).name, files, listed)
                 found.append(_candidate(one, distribution, files))
         except InstallError:
             raise
@@ -249,8 +249,15 @@ def _candidate(chosen: Chosen, distribution: "object", names: Iterable[str]) -> 
     return Candidate(chosen, before, tuple(entry_points), plugs, tuple(requires), tuple(files))
 
 
-def _check_names(wheel: str, names: Sequence[str]) -> None:
-    """Refuse a wheel with a file outside of the environment, or with two of a name: which one counts is not known."""
+def _check_names(wheel: str, names: Sequence[str], listed: Sequence[str]) -> None:
+    """Refuse a wheel whose files would be somebody else's when it is installed or removed.
+
+    Args:
+        wheel: its name.
+        names: the files that it has. Of two with a name, which one counts is not known.
+        listed: the files that its RECORD lists: all of them go when it is removed.
+
+    """
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -258,6 +265,9 @@ def _check_names(wheel: str, names: Sequence[str]) -> None:
         seen.add(name)
         if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):
             raise InstallError(f"{wheel} has a file that leads out of the environment: {name}")
+    held = set(map(os.path.normpath, names))
+    if (other := next((name for name in listed if os.path.normpath(name) not in held), None)) is not None:
+        raise InstallError(f"{wheel} lists the file {other}, which it does not have: removing it would remove another's")
 
 
 def _run_at_start(files: Iterable[Path]) -> list[str]:

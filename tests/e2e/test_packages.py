@@ -203,6 +203,8 @@ def test_what_would_do_harm_is_refused_before_anything_is_changed(
         ({"/tmp/outside.py": ""}, {}, "has a file that leads out of the environment: /tmp/outside.py"),
         (None, {"commands": {"../outside": "bad:run"}}, "has a command that leads out of the environment: ../outside"),
         (None, {"unlisted": {"bad.py": "other = 1"}}, "has the file bad.py twice"),
+        (None, {"missing": ["click/core.py"]}, "lists the file click/core.py, which it does not have"),
+        (None, {"missing": ["../../../bin/python"]}, "lists the file ../../../bin/python, which it does not have"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
