@@ -289,8 +289,7 @@ def _as_text(message: Message) -> str:
 class Cancellation:
     """Cancels calls: `complete(request, cancellation=one)`, and `one.cancel()` in any other thread or signal handler.
 
-    A call that is cancelled ends with a `CancelledError`: nothing is sent any more, the connection of a backend over
-    HTTP is closed, and other backends see it in `Call.cancelled`. It cannot be taken back.
+    A cancelled call ends with a `CancelledError`: no backend is asked any more, and connections are closed.
 
     Attributes:
         reason: why it was cancelled; `None`: it was not.

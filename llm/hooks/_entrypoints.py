@@ -1,7 +1,7 @@
 """Entry points: reading those that installed distributions declare, and importing one.
 
-The metadata is read at each start, from the files themselves: it takes some 10 us for each distribution with entry
-points, and a cache of it could name plug-ins that are not installed, or hide one that is.
+They are read at each start, from the files themselves: it takes some 10 us for each distribution with entry points,
+and a cache of them could name plug-ins that are not installed, or hide one that is.
 """
 
 import errno

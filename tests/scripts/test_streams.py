@@ -137,6 +137,11 @@ def test_a_prompt_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     assert "the prompt is not UTF-8 text" in result.stderr
 
 
+def test_bytes_that_are_no_text_come_out_as_they_went_in(tmp_path: Path) -> None:
+    result = ai_cli(tmp_path, "recipe", "echo", os.fsdecode(b"a\xff"), "--yes")
+    assert (result.returncode, os.fsencode(result.stdout)) == (0, b"a\xff\n")
+
+
 def test_half_a_character_is_shown_escaped(tmp_path: Path) -> None:
     source = "def run(prompt): return '\\ud800!'"
     write_distribution(tmp_path, "half", entry_points={"llm.plugins": {"half": "half:run"}}, files={"half.py": source})
