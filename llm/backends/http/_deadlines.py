@@ -347,7 +347,9 @@ def _certificates() -> str | bool:
     variable = next((name for name in _CERTIFICATES if os.environ.get(name)), None)
     if variable is None:
         return True
-    place = os.environ[variable]
-    if not os.path.exists(place):
-        raise ConfigError(f"{variable} names {place}, which is not there", hint=f"correct {variable}, or unset it")
+    named = os.environ[variable]
+    places = named.split(os.pathsep) if variable == "SSL_CERT_DIR" else [named]  # OpenSSL takes a list there
+    place = next(filter(os.path.exists, places), None)
+    if place is None:
+        raise ConfigError(f"{variable} names {named}, which is not there", hint=f"correct {variable}, or unset it")
     return place
