@@ -137,7 +137,9 @@ class Loader:
                     hint="call it from a function instead of at the top of the module",
                 )
             if entry in self.known:
-                self._load([entry], reason)
+                # All that name the same object: else, whose plug-in that is would depend on which is used first.
+                same = [one for one in self.known if (one.distribution, one.value) == (entry.distribution, entry.value)]
+                self._load(same, reason)
                 if entry in self._errors:
                     self._after_failure()
                     raise self._errors[entry]

@@ -410,15 +410,19 @@ def test_known_plugins_are_what_imported_ones_are(
         assert lazy.get(key) == eager.get(key), key
 
 
-def test_a_module_that_two_groups_name_is_owned_by_one_of_them_for_everybody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["a", "sample"])
+def test_a_module_that_two_groups_name_is_owned_by_one_of_them_for_everybody(
+    tmp_path: Path, name: str, seed: int
+) -> None:
     both = [
-        Plugin("cannot be configured", "a", "a", BACKEND_GROUP),
+        Plugin("cannot be configured", name, "a", BACKEND_GROUP),
         Plugin("names another's", "a", "a", "d0ttino.recipes"),
     ]
     write(tmp_path, [both])
     eager = learned(tmp_path, Random(0))
     with host_of(tmp_path) as host:
-        assert seen_of(host, Random(1)) == eager
+        assert seen_of(host, Random(seed)) == eager
 
 
 def test_what_a_wrapper_takes_out_is_there_again_without_it(tmp_path: Path) -> None:

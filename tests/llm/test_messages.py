@@ -169,7 +169,8 @@ def slow_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
     write_distribution(
         tmp_path, "slow", entry_points={"llm.plugins": {"slow": "slow_mod"}}, files={"slow_mod.py": SLOW}
     )
-    os.utime(tmp_path / "slow_mod.py", (10**9, 10**9))
+    for file in (tmp_path / "slow_mod.py", tmp_path / "slow-1.0.dist-info" / "METADATA"):
+        os.utime(file, (10**9, 10**9))
     with installed(tmp_path) as first:
         manifests = Manifests.read()
         manifests.store(first.manifests())
