@@ -267,7 +267,9 @@ def _check_names(wheel: str, names: Sequence[str], listed: Sequence[str]) -> Non
             raise InstallError(f"{wheel} has a file that leads out of the environment: {name}")
     held = set(map(os.path.normpath, names))
     if (other := next((name for name in listed if os.path.normpath(name) not in held), None)) is not None:
-        raise InstallError(f"{wheel} lists the file {other}, which it does not have: removing it would remove another's")
+        raise InstallError(
+            f"{wheel} lists the file {other}, which it does not have: removing it would remove another's"
+        )
 
 
 def _run_at_start(files: Iterable[Path]) -> list[str]:

@@ -197,10 +197,13 @@ def _in_time(url: str) -> tuple[bytes, str | None]:
     thread.join(TIMEOUT_SECONDS)
     if not outcome:
         raise RegistryError(f"it did not answer within {TIMEOUT_SECONDS} seconds")
-    found = outcome[0]
-    if isinstance(found, BaseException):
+    found = outcome.pop()
+    if not isinstance(found, BaseException):
+        return found
+    try:
         raise found
-    return found
+    finally:
+        del found  # its traceback has this frame, and holds the connection of an answer that nobody could read
 
 
 def _download(url: str) -> tuple[bytes, str | None]:

@@ -192,7 +192,7 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     anywhere = [one for one in places(content) if one[:1] in {(), (mine,)}]
     hooks = next(one[:-1] for one in anywhere if one[-1:] == ("llm_prepare_step",))
     holds(hooks, {})
-    holds((mine, 5, 0), [])
+    holds((mine, 12), [])
     fixed(given(st.sampled_from(anywhere), VALUES)(holds))()
 
 

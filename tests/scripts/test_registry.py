@@ -1,8 +1,10 @@
 """The plug-in registry: what a document may hold, where it comes from, and what stands in for a bad one."""
 
 import contextlib
+import gc
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -418,6 +420,23 @@ class TestServer:
         with FaultServer(http_answer(GOOD, status=302 if "Location" in headers else 200, headers=headers)) as server:
             (warning,) = load(server.url).warnings
         assert words in warning
+
+    def test_the_connection_of_an_answer_that_cannot_be_read_is_closed_without_the_collector(self) -> None:
+        def descriptors() -> int:
+            return len(os.listdir("/dev/fd"))
+
+        gc.collect()
+        gc.disable()
+        try:
+            before = descriptors()
+            with FaultServer(http_answer(GOOD, headers={"Content-Length": "5, 6"})) as server:
+                assert load(server.url).warnings
+            end = time.monotonic() + 30
+            while descriptors() > before and time.monotonic() < end:  # the server ends on its own
+                time.sleep(0.01)
+            assert descriptors() <= before
+        finally:
+            gc.enable()
 
     def test_a_proxy_that_is_down_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
