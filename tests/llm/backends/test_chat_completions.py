@@ -708,10 +708,10 @@ def test_of_a_list_of_directories_with_certificates_one_has_to_be_there(
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SERVICE_BASE_URL", "https://127.0.0.1:1/v1")
-    monkeypatch.setenv("SSL_CERT_DIR", f"/nonexistent:{tmp_path}")
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}/lost:{tmp_path}")
     assert isinstance(failure(backend), BackendConnectionError)
-    monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent:/neither")
-    assert str(failure(backend)) == "SSL_CERT_DIR names /nonexistent:/neither, which is not there"
+    monkeypatch.setenv("SSL_CERT_DIR", "lost:gone")
+    assert str(failure(backend)) == "SSL_CERT_DIR names lost:gone, which is not there"
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
