@@ -25,8 +25,6 @@ from scripts.cli.options import NameOf, as_json_option, read_text, routing_optio
 from scripts.output import print_json, print_line, print_message, print_table, print_warning, stdout_to_stderr, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from llm.contributions import RegisteredBackend, RegisteredRecipe
     from llm.host import Catalog, Host
     from llm.types import Call, Route
@@ -271,8 +269,9 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
     host = current_host(ctx)
     offers = backends_of(host)
     warn_of_problems(host, configuration=True)
-    ready = (one for one in offers.values() if backend is None and host.is_ready(one))
-    chosen = ready if backend is None else [find_backend(host, backend)]
+    chosen = (
+        [one for one in offers.values() if host.is_ready(one)] if backend is None else [find_backend(host, backend)]
+    )
     words = (search or "").lower().split()
     rows = []
     for one in sorted(chosen, key=lambda one: one.name):
@@ -288,7 +287,8 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
             for name in row["models"]:
                 print_line(f"{row['backend']}/{name}")
         if not any(row["models"] for row in rows):
-            print_message("no model is listed" + (f" whose name holds {search!r}" if words else ""))
+            of_words = f" whose name holds {search!r}" if words else ""
+            print_message(f"no model is listed{of_words}; `ai-cli backends` shows which backends are ready")
     return 1 if any(row["error"] and row["age"] is None for row in rows) else 0
 
 
