@@ -3,6 +3,7 @@
 Built-in backends are imported at each start, so that what only a request needs is imported by the request.
 """
 
+import functools
 import json
 import os
 import re
@@ -595,9 +596,15 @@ class ChatCompletionsBackend(HTTPBackend):
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
         """Return the text of a chat completion, or of one event of it."""
-        from llm.backends.http.openai import chat_text
+        return _chat_text()(kind, document, answer)
 
-        return chat_text(kind, document, answer)
+
+@functools.cache
+def _chat_text() -> "Callable[[str, Any, AnswerReader], str]":
+    """Return the function that reads chat completions; importing it for each event took a sixth of a stream's time."""
+    from llm.backends.http.openai import chat_text
+
+    return chat_text
 
 
 def models_in(document: Any, label: str) -> list[str]:

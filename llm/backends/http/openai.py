@@ -265,7 +265,8 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if not text and isinstance(content, list):
         refusals = [part.get("refusal") for part in content if isinstance(part, dict)]
         answer.refusal += "".join(one for one in refusals if isinstance(one, str))
-    answer.odd_content = _other_content(message, text) or answer.odd_content
+    if type(content) is not str or not text or "images" in message:  # nearly every event of a stream has text alone
+        answer.odd_content = _other_content(message, text) or answer.odd_content
     return answer.part(text, thought_text(message) if answer.with_thoughts or not text else "")
 
 
@@ -287,6 +288,8 @@ def _is_void(error: Any) -> bool:
 
 def _first_choice(choices: list[Any]) -> Any:
     """Return the choice with index 0, wherever it stands; with `n: 2` others come too."""
+    if isinstance(choices[0], dict) and choices[0].get("index") == 0:  # nearly always
+        return choices[0]
     for position, choice in enumerate(choices):
         if (_index(choice, position) if isinstance(choice, dict) else position) == 0:
             return choice
