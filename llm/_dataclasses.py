@@ -1,11 +1,12 @@
 """`dataclass` without code that is generated for each class, and without the import of `dataclasses`.
 
 The one of the standard library compiles six methods for each class, and a command declares thirty classes: that was a
-third of its start. Here all classes share the functions below, and only the constructor is compiled, when the first
-value is made. `fields`, `replace`, `asdict` and the like of `dataclasses` work with them: what these look at is made
-when they first do.
+third of its start. Here all classes share the functions below, and only the constructor is compiled, once a class has
+some twenty values. `fields`, `replace`, `asdict` and the like of `dataclasses` work with them: what these look at is
+made when they first do.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Set
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -18,6 +19,9 @@ __all__ = ["dataclass", "field", "hash_of", "replace"]
 C = TypeVar("C", bound=type[Any])
 
 _MISSING: Final[Any] = object()
+
+#: With this many values, a class gets a compiled constructor: compiling takes as long as making 50 without one.
+_MANY: Final = 20
 
 
 class _Field:
@@ -102,29 +106,53 @@ class _Late:
 
 
 class _LateConstructor:
-    """The `__init__` of a class, compiled as one would write it by hand when somebody first asks for it."""
+    """The `__init__` of a class, compiled as one would write it by hand once that is worth it, or it is looked at."""
 
     def __init__(self, cls: type[Any], names: tuple[str, ...], special: dict[str, _Field]) -> None:
         self._cls = cls
         self._names = names
         self._factories = {name: one.factory for name, one in special.items() if one.factory is not _MISSING}
+        self._defaults = {name: vars(cls).get(name, _MISSING) for name in names}
+        self._required = {name for name in names if self._defaults[name] is _MISSING} - self._factories.keys()
+        self._finish = getattr(cls, "__post_init__", None)
+        self._left = _MANY
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
+        self._left -= 1
+        if instance is None or self._left < 0:
+            init = self._compiled()
+            return init if instance is None else init.__get__(instance, owner)
+        return functools.partial(self._fill, instance)
+
+    def _fill(self, instance: Any, /, *args: Any, **given: Any) -> None:
+        chosen = dict(zip(self._names, args), **given)  # noqa: B905 - further ones are refused below
+        values = {**self._defaults, **chosen}
+        for name, factory in self._factories.items():
+            if values[name] is _MISSING:
+                values[name] = factory()
+        is_whole = len(values) == len(self._names) and chosen.keys() >= self._required
+        if not is_whole or len(chosen) != len(args) + len(given):
+            self._compiled()(instance, *args, **given)  # for Python's own error
+            return
+        instance.__dict__.update(values)
+        if self._finish is not None:
+            self._finish(instance)
+
+    def _compiled(self) -> Any:
         cls, names, factories = self._cls, self._names, self._factories
         values = ", ".join(
             f"{name}=factories[{name!r}]() if {name} is missing else {name}" if name in factories else f"{name}={name}"
             for name in names
         )
-        last = "\n self.__post_init__()" if hasattr(cls, "__post_init__") else ""
+        last = "" if self._finish is None else "\n self.__post_init__()"
         scope = {"factories": factories, "missing": _MISSING}
         exec(f"def __init__(self, {', '.join(names)}):\n self.__dict__.update({values}){last}", scope)  # noqa: S102 - of names that a class declares
         init: Any = scope["__init__"]
         init.__module__, init.__qualname__ = cls.__module__, cls.__qualname__  # for errors about its arguments
-        defaults = {name: vars(cls).get(name, _MISSING) for name in names}
-        init.__defaults__ = tuple(one for name, one in defaults.items() if one is not _MISSING or name in factories)
+        init.__defaults__ = tuple(one for name, one in self._defaults.items() if name not in self._required)
         init.__annotations__ = {**cls.__annotations__, "return": None}
         setattr(cls, "__init__", init)  # noqa: B010 - of a class, for mypy
-        return init if instance is None else init.__get__(instance, owner)
+        return init
 
 
 def _comparison(
