@@ -41,6 +41,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
         "TERM": "xterm",
         "LC_ALL": "C.UTF-8",
         "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
+        # A pytest that a test runs removes what it finds of earlier runs, which may be gigabytes.
+        "PYTEST_DEBUG_TEMPROOT": tmp_path_factory.getbasetemp(),
     }.items():
         monkeypatch.setenv(name, str(value))
     return home

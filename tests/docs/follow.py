@@ -12,8 +12,10 @@ from pathlib import Path
 from llm.testing import write_distribution
 from tests.docs.markdown import Block, Command, commands
 
-#: What differs from run to run.
+#: Numbers that differ from run to run.
 _TIMES = re.compile(r'("(?:duration|ms|started)": )[\d.e+-]+')
+#: The end of pytest's last line after a run of a minute or more.
+_MINUTES = re.compile(r"(?<=\ds) \(\d+:\d\d:\d\d\)$", re.MULTILINE)
 
 
 class Reader:
@@ -30,7 +32,8 @@ class Reader:
         self.project = directory / "project"
         self.home = directory / "home"
         self.site = directory / "site"
-        for place in (self.project, self.home, self.site):
+        self.temporary = directory / "temporary"
+        for place in (self.project, self.home, self.site, self.temporary):
             place.mkdir(parents=True)
 
     def follow(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, Command, str]]:
@@ -76,6 +79,8 @@ class Reader:
             "PYTHONPATH": f"{self.project}:{self.site}",
             "LANG": "C.UTF-8",
             "COLUMNS": "80",
+            # A run of pytest removes what earlier ones left there, which may be gigabytes of another test run.
+            "TMPDIR": str(self.temporary),
         }
 
     def _pip(self, words: list[str]) -> None:
@@ -97,7 +102,7 @@ class Reader:
 def matches(printed: str, expected: str) -> bool:
     """Return whether output is as a page shows it; `...` on the page stands for any text."""
     pattern = ".*?".join(map(re.escape, _TIMES.sub(r"\g<1>0", expected).split("...")))
-    return re.fullmatch(pattern, _TIMES.sub(r"\g<1>0", printed), re.DOTALL) is not None
+    return re.fullmatch(pattern, _TIMES.sub(r"\g<1>0", _MINUTES.sub("", printed)), re.DOTALL) is not None
 
 
 def by_project(blocks: Iterable[Block]) -> dict[str, list[Block]]:

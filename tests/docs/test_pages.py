@@ -135,7 +135,15 @@ $ two
 def test_an_ellipsis_stands_for_any_text_and_durations_do_not_count() -> None:
     assert matches("took 3.1 s\n", "took ... s\n")
     assert matches('{"duration": 0.5}', '{"duration": 1e-05}')
+    assert matches("3 passed in 144.35s (0:02:24)\n", "3 passed in ...s\n")
     assert not matches("took 3.1 s\n", "took ... ms\n")
+
+
+@pytest.mark.e2e
+def test_commands_leave_the_temporary_files_of_other_runs_alone(tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    reader.write("test_it.py", "def test_place(tmp_path):\n    print(tmp_path)\n")
+    assert str(reader.temporary) in reader.run("python -m pytest -q -s")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/plugins.md", "docs/recipes.md", "docs/managing.md"])
