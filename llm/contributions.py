@@ -369,7 +369,7 @@ def models_of(backend: str, ask: Callable[[], Iterable[str]], *, refresh: bool =
 
     """
     known = None if refresh else listed_models(backend)
-    if known is not None and known.age < _FRESH:
+    if known is not None and known.models and known.age < _FRESH:  # the first one may come at any moment
         return known
     models = tuple(sorted(set(ask())))
     store_in_cache([time.time(), models], "models", backend)

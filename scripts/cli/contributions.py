@@ -186,12 +186,14 @@ class Checked:
         ok: whether it would answer; `None`: it cannot be asked.
         reason: why not.
         hint: what to do about that.
+        answered: whether the service itself gave the reason, in place of a failure to ask it.
 
     """
 
     ok: bool | None
     reason: str = ""
     hint: str = ""
+    answered: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON-ready data."""
@@ -202,8 +204,10 @@ class Checked:
         """It in a few words."""
         if self.ok is None:
             return "ready, as far as can be known"
+        if self.ok:
+            return "answers"
         hint = f" ({self.hint})" if self.hint else ""
-        return "answers" if self.ok else f"does not answer: {self.reason}{hint}"
+        return f"{'cannot be used' if self.answered else 'does not answer'}: {self.reason}{hint}"
 
 
 def checked(host: "Host", backends: "Iterable[RegisteredBackend]") -> Mapping[str, Checked]:
@@ -237,7 +241,7 @@ def check(host: "Host", backend: "RegisteredBackend") -> Checked:
     except PLUGIN_FAULTS as error:
         message, hint = reason_of(error)
         return Checked(False, message, hint or "")
-    return Checked(True) if reason is None else Checked(False, str(reason))
+    return Checked(True) if reason is None else Checked(False, str(reason), answered=True)
 
 
 def call_for(host: "Host") -> "Call":
@@ -273,10 +277,12 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
         [one for one in offers.values() if host.is_ready(one)] if backend is None else [find_backend(host, backend)]
     )
     words = (search or "").lower().split()
-    rows = []
+    rows, empty = [], []
     for one in sorted(chosen, key=lambda one: one.name):
         row = _listed(host, one, refresh=refresh, named=backend is not None)
         if row is not None:
+            if not row["models"] and row["error"] is None:
+                empty.append(row["backend"])
             row["models"] = [name for name in row["models"] if all(word in name.lower() for word in words)]
             rows.append(row)
     warn_of_problems(host, configuration=True)
@@ -288,7 +294,12 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
                 print_line(f"{row['backend']}/{name}")
         if not any(row["models"] for row in rows):
             of_words = f" whose name holds {search!r}" if words else ""
-            print_message(f"no model is listed{of_words}; `ai-cli backends` shows which backends are ready")
+            from llm.backends.http.client import NO_MODELS
+
+            for name in empty:
+                print_message(f"{name}: {NO_MODELS}")
+            if not empty:
+                print_message(f"no model is listed{of_words}; `ai-cli backends` shows which backends are ready")
     return 1 if any(row["error"] and row["age"] is None for row in rows) else 0
 
 

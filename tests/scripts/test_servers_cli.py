@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llm import Backend, hookimpl
+from llm.backends.http.client import NO_MODELS
 from llm.host import create_host
 from scripts.ai_cli import cli
 from tests.servers import FaultServer, chat_answer, free_port, http_answer
@@ -149,6 +150,25 @@ def test_models_are_cached_and_the_cache_serves_when_the_server_is_gone(run: Run
     assert row["models"] == ["llama3.2:latest", "qwen3:4b"]
     assert "no answer from the server 'one'" in row["error"]
     assert "its models of less than a minute ago are listed" in done.stderr
+
+
+@pytest.mark.parametrize("body", ['{"object": "list", "data": null}', '{"models": []}', '{"models": null}', "[]"])
+def test_a_server_without_a_model_answers_and_what_to_do_next_is_named(body: str, run: Run) -> None:
+    wants_one = http_answer({"error": {"message": "model is required"}}, status=400)
+    with FaultServer(*[http_answer(body)] * 3, wants_one, MODELS) as server:
+        run("servers", "add", "fresh", server.url)
+        tried, checked, listed = run("servers", "test", "fresh"), run("backends", "--check"), run("models")
+        sent = run("send", "-b", "fresh", "hi")
+        pulled = run("models")
+    assert (tried.exit_code, tried.stdout) == (1, f"fresh: cannot be used: {NO_MODELS}\n")
+    assert "ollama pull" in NO_MODELS
+    assert f"cannot be used: {NO_MODELS}" in next(
+        line for line in checked.stdout.splitlines() if line.startswith("fresh")
+    )
+    assert (listed.exit_code, listed.stdout) == (0, "")
+    assert f"fresh: {NO_MODELS}" in listed.stderr
+    assert "name one with -m; `ai-cli models -b fresh` lists" in sent.stderr
+    assert pulled.stdout == "fresh/llama3.2:latest\nfresh/qwen3:4b\n"
 
 
 def test_models_that_nobody_tells_are_an_error(run: Run) -> None:

@@ -82,6 +82,12 @@ _NO_MODEL: Final = re.compile(
     r"(?i)(?:invalid|unknown|no such|unsupported) model|not a valid model|does not exist"
     r"|model\b.{0,80}\b(?:unknown|not (?:found|exist|supported|available))"
 )
+#: How they say that a request has to name one.
+_WANTS_MODEL: Final = re.compile(r"(?i)\b(?:missing|provide|specify|no)\b.{0,40}\bmodel\b|\bmodel\b.{0,40}\brequired")
+#: Why a server that answers cannot answer a prompt, and what to do about it.
+NO_MODELS: Final = "it lists no models: download or load one there (with Ollama: `ollama pull NAME`)"
+#: With which status services refuse a member of a request's body.
+_NOT_ACCEPTED: Final = frozenset({400, 404, 422, 501})
 #: How services say that they take no schema.
 _NO_SCHEMA: Final = re.compile(r"(?i)response.?format|json.?schema|structured|schema|grammar|guided")
 
@@ -252,7 +258,9 @@ class HTTPBackend(Backend):
         """Ask the service for its models, and return why it would not answer; an exception is a reason, too."""
         served = self.list_models(call)
         model = self.default_model
-        if model is None or not served or model in served or f"{model}:latest" in served:
+        if not served:
+            return NO_MODELS
+        if model is None or model in served or f"{model}:latest" in served:
             return None
         import difflib
 
@@ -405,7 +413,7 @@ class HTTPBackend(Backend):
             try:
                 yield from pieces
             except BackendHTTPError as error:
-                if error.status not in {400, 404, 422, 501} or not _NO_SCHEMA.search(error.message):
+                if error.status not in _NOT_ACCEPTED or not _NO_SCHEMA.search(error.message):
                     raise
                 refused.add(model)
                 reader.notices.append(f"asked once more with the schema in the prompt alone: {error.message}")
@@ -476,6 +484,8 @@ class HTTPBackend(Backend):
                 ask = f"`ai-cli models -b {self.name}` lists those that it has"
                 close = f"did you mean {' or '.join(map(repr, known))}? " if known else ""
                 error.hint = f"{error.hint}; {close}{ask}" if error.hint else f"{close}{ask}"
+            elif model is None and self.name and error.status in _NOT_ACCEPTED and _WANTS_MODEL.search(error.message):
+                error.hint = f"name one with -m; `ai-cli models -b {self.name}` lists those that it has"
             raise
 
     def _pace(self) -> None:
@@ -614,7 +624,10 @@ def models_in(document: Any, label: str) -> list[str]:
         MalformedResponseError: it is not a list of models.
 
     """
-    entries = document.get("data", document.get("models")) if isinstance(document, dict) else document
+    entries = document
+    if isinstance(document, dict):
+        told = [document[key] for key in ("data", "models") if key in document]
+        entries = next((one for one in told if one is not None), [] if told else None)  # Ollama's own null is none
     if not isinstance(entries, list):
         raise MalformedResponseError(f"{label} answered with no list of models")
     names = [one.get("id", one.get("name")) if isinstance(one, dict) else one for one in entries]
