@@ -16,8 +16,8 @@ import click
 
 from llm import __version__
 from llm.testing import host_with
+from scripts.cli import COMMANDS, cli
 from scripts.cli.options import SHARED_OPTIONS
-from scripts.cli.program import COMMANDS, cli
 
 DOCS: Final = Path(__file__).parent
 REFERENCE: Final = DOCS / "reference"

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import NoReturn
 
-    from scripts.cli.program import COMMANDS, cli
+    from scripts.cli import COMMANDS, cli
 
 __all__ = ["COMMANDS", "cli", "collect_late", "end_for_collision", "keep_for_good", "main", "main_send"]
 
@@ -16,7 +16,7 @@ def main() -> None:
     _end_quietly_on_interrupt()
     collect_late()
     try:
-        from scripts.cli.program import cli
+        from scripts.cli import cli
     except Exception as error:  # noqa: BLE001 - another package `llm` raises whatever it likes
         end_for_collision(error)
     keep_for_good()
@@ -139,9 +139,9 @@ def __getattr__(name: str) -> object:
     """Import the commands when they are asked for."""
     if name not in {"cli", "COMMANDS"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from scripts.cli import program
+    from scripts import cli as commands
 
-    found: object = getattr(program, name)
+    found: object = getattr(commands, name)
     return found
 
 

@@ -158,7 +158,7 @@ def completion(shell: str, install: bool) -> None:
 def _script(shell: str, program: str) -> str:
     from click.shell_completion import get_completion_class
 
-    from scripts.cli.program import cli
+    from scripts.cli import cli
 
     kind = get_completion_class(shell)
     assert kind is not None

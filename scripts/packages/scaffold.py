@@ -163,7 +163,7 @@ def _fault_of_module(module: str) -> str | None:
 
 
 def _fault_of_plugin(name: str, short: str, kind: str) -> str | None:
-    from scripts.cli.program import COMMANDS
+    from scripts.cli import COMMANDS
 
     distributions, entries, _ = installed_plugins()
     if canonical(name) in distributions or canonical(name) == DISTRIBUTION:
