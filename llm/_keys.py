@@ -40,7 +40,7 @@ def checked_name(name: str) -> str:
 def checked_key(key: str, name: str) -> str:
     """Return a key without the space around it."""
     key = key.strip()
-    if not key.isprintable() or any(ord(char) > 0xFF for char in key):
+    if not key.isprintable() or max(key, default="") > "\xff":
         raise ConfigError(
             f"{name} holds a character that no API key can have",
             hint="copy the key again: line breaks and typographic characters are not part of it",

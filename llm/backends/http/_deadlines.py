@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from math import inf
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import requests  # noqa: TID253 - this module itself is imported by requests only
 from requests.adapters import HTTPAdapter  # noqa: TID253
@@ -37,12 +38,12 @@ AFTERMATH: Final = 5.0
 
 #: What names certificates to trust: requests reads the first two, Python and OpenSSL the others.
 _CERTIFICATES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
-#: What the environment says of proxies and certificates.
-_ENVIRONMENT: Final = (
-    *("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
-    "REQUEST_METHOD",
-    *_CERTIFICATES,
-)
+#: What the environment says of proxies and certificates, by the scheme of the address that is asked.
+_PROXIES: Final = ("ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "REQUEST_METHOD")
+_ENVIRONMENT: Final = {
+    "http": ("HTTP_PROXY", "http_proxy", *_PROXIES),
+    "https": ("HTTPS_PROXY", "https_proxy", *_PROXIES, *_CERTIFICATES),
+}
 
 
 @dataclass(slots=True)
@@ -313,17 +314,11 @@ class TimedSession(requests.Session):
         # requests asks even if it shall not follow, and then reads the whole body, however long it is.
         return None
 
-    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
-        # requests merges what a session and each request have, in eight steps; these headers are all that this one has.
-        prepared = request.prepare()
-        for name, value in self.headers.items():
-            prepared.headers.setdefault(name, str(value))
-        return prepared
-
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         # requests looks through the whole environment for each request, which takes a third of the time
         # of a short one.
-        asked = (url, stream, verify, cert, *map(os.environ.get, _ENVIRONMENT))
+        scheme = "https" if url.lower().startswith("https:") else "http"
+        asked = (url, stream, verify, cert, *map(os.environ.get, _ENVIRONMENT[scheme]))
         known, merged = self._merged
         if proxies or known != asked:
             merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
@@ -331,10 +326,53 @@ class TimedSession(requests.Session):
             if merged["proxies"] and limits is not None and limits.passes_proxy is not None:
                 merged["proxies"] = {} if limits.passes_proxy(url) else merged["proxies"]
             if merged["verify"] is True or isinstance(merged["verify"], str):
-                merged["verify"] = _certificates() if url.lower().startswith("https:") else True
+                merged["verify"] = _certificates() if scheme == "https" else True
             if not proxies:
                 self._merged = (asked, merged)
         return dict(merged)
+
+
+class Outgoing(NamedTuple):
+    """A request that is ready to be sent.
+
+    Attributes:
+        session: what sends it.
+        method: `GET` or `POST`.
+        url: where it is sent.
+        headers: its headers, but for those of the session.
+        content: its body.
+        auth: adds the key, as requests asks for.
+
+    """
+
+    session: TimedSession
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    content: bytes | None
+    auth: Callable[[requests.PreparedRequest], requests.PreparedRequest]
+
+    def send(self, timeout: tuple[float, float]) -> requests.Response:
+        """Send it and return the answer, of which only the head has been read; redirects are not followed.
+
+        It is `Session.request` without a fifth of its time: an address is prepared once, and there are no headers to
+        merge, no cookies to keep and no redirects to look for.
+        """
+        prepared = requests.PreparedRequest()
+        prepared.method, prepared.url = self.method, _prepared_url(self.url)
+        prepared.prepare_headers({**self.session.headers, **self.headers})
+        prepared.prepare_body(self.content, None)
+        prepared.prepare_auth(self.auth)
+        settings = self.session.merge_environment_settings(prepared.url, {}, True, None, None)
+        return self.session.get_adapter(self.url).send(prepared, timeout=timeout, **settings)
+
+
+@lru_cache(maxsize=64)
+def _prepared_url(url: str) -> str | None:
+    """Return an address as requests sends it; to look at one takes it a tenth of a short call."""
+    prepared = requests.PreparedRequest()
+    prepared.prepare_url(url, None)
+    return prepared.url
 
 
 def _certificates() -> str | bool:

@@ -31,9 +31,9 @@ from llm.errors import (
 from llm.types import Call, Cancellation, Completion, FrozenMapping, Request
 
 if TYPE_CHECKING:
-    from requests import PreparedRequest, Response, Session
+    from requests import PreparedRequest, Response
 
-    from llm.backends.http._deadlines import Limits
+    from llm.backends.http._deadlines import Limits, Outgoing, TimedSession
     from llm.backends.http._errors import Endpoint
     from llm.backends.http.answers import AnswerReader
 
@@ -393,9 +393,9 @@ class HTTPBackend(Backend):
     ) -> "tuple[Endpoint, Limits, Iterator[bytes]]":
         """Return the answer to a request in pieces; it is sent with the first one."""
         content = _encoded(self.body(request, model, options, stream))
-        endpoint, send = self._request("POST", self.path, call, content, stream=stream)
+        endpoint, outgoing = self._request("POST", self.path, call, content, stream=stream)
         limits = self._limits(call)
-        return endpoint, limits, self._found(self._exchanged(endpoint, send, limits), model)
+        return endpoint, limits, self._found(self._exchanged(endpoint, outgoing, limits), model)
 
     def _by_schema(
         self,
@@ -438,8 +438,8 @@ class HTTPBackend(Backend):
         from llm.backends.http._errors import is_failure
         from llm.backends.http.answers import AnswerReader
 
-        endpoint, send = self._request("GET", path, call, None, stream=False)
-        body = b"".join(HTTPBackend._exchanged(self, endpoint, send, self._limits(call)))
+        endpoint, outgoing = self._request("GET", path, call, None, stream=False)
+        body = b"".join(HTTPBackend._exchanged(self, endpoint, outgoing, self._limits(call)))
         reader = AnswerReader(endpoint, read=self.read)
         try:
             document = reader.parsed(body)
@@ -450,14 +450,14 @@ class HTTPBackend(Backend):
             raise reader.failure(document)
         return document
 
-    def _exchanged(self, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits") -> Iterator[bytes]:
+    def _exchanged(self, endpoint: "Endpoint", outgoing: "Outgoing", limits: "Limits") -> Iterator[bytes]:
         """Send a request, and yield its answer as it comes. Override this for a service with several addresses."""
-        pieces = _exchange(send, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
+        pieces = _exchange(outgoing, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
         return pieces if limits.cancellation is None else _until_cancelled(pieces, limits, limits.cancellation)
 
     def _request(
         self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool
-    ) -> "tuple[Endpoint, Callable[..., Response]]":
+    ) -> "tuple[Endpoint, Outgoing]":
         key, source = self._key(call)
         auth = _KeyAuth(key, self.key_header, self.key_prefix)
         endpoint = self._endpoint(auth, source, path)
@@ -468,8 +468,9 @@ class HTTPBackend(Backend):
             **self.fixed_headers,
             **self.headers(),
         }
-        session = self._open_session()
-        return endpoint, partial(session.request, method, endpoint.url, data=content, headers=headers, auth=auth)
+        from llm.backends.http._deadlines import Outgoing
+
+        return endpoint, Outgoing(self._open_session(), method, endpoint.url, headers, content, auth)
 
     def _found(self, pieces: Iterator[bytes], model: str | None) -> Iterator[bytes]:
         """Yield the pieces of an answer; where the service has no such model, name those like it."""
@@ -555,7 +556,7 @@ class HTTPBackend(Backend):
     def _label(self) -> str:
         return self.label or type(self).__name__
 
-    def _open_session(self) -> "Session":
+    def _open_session(self) -> "TimedSession":
         process = os.getpid()
         session = self._sessions.get(process)
         if session is not None:
@@ -569,12 +570,12 @@ class HTTPBackend(Backend):
             return self._sessions[process]
 
     @property
-    def _sessions(self) -> "dict[int, Session]":
+    def _sessions(self) -> "dict[int, TimedSession]":
         """Sessions by process: after a fork, what parent and child read from one connection would mix.
 
         Those of a parent stay unused: to close them could wait for a lock that nobody opens any more.
         """
-        sessions: dict[int, Session] = self.__dict__.setdefault("_sessions_by_process", {})
+        sessions: dict[int, TimedSession] = self.__dict__.setdefault("_sessions_by_process", {})
         return sessions
 
 
@@ -770,7 +771,7 @@ def _warn_of_plain_http(url: str, label: str, name: str) -> None:
 
 
 def _exchange(
-    send: "Callable[..., Response]", endpoint: "Endpoint", limits: "Limits", connect_timeout: float, max_bytes: int
+    outgoing: "Outgoing", endpoint: "Endpoint", limits: "Limits", connect_timeout: float, max_bytes: int
 ) -> Iterator[bytes]:
     """Send a request and yield the body of an answer with a status that is a success, as it comes."""
     from llm.backends.http._deadlines import current_limits
@@ -782,7 +783,7 @@ def _exchange(
     try:
         token = current_limits.set(limits)
         try:
-            response = send(timeout=(connect_timeout, wait), allow_redirects=False, stream=True)
+            response = outgoing.send((connect_timeout, wait))
         finally:
             current_limits.reset(token)
         limits.answered = True

@@ -8,9 +8,8 @@ them is there shows when it is asked.
 import json
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 from llm._dataclasses import replace
@@ -20,9 +19,7 @@ from llm.errors import AuthenticationError, BackendError
 from llm.types import Call
 
 if TYPE_CHECKING:
-    from requests import Response
-
-    from llm.backends.http._deadlines import Limits
+    from llm.backends.http._deadlines import Limits, Outgoing
     from llm.backends.http._errors import Endpoint
 
 _ACCESS_CODE: Final = "LOBECHAT_ACCESS_CODE"
@@ -72,17 +69,6 @@ _WAYS: Final = (
 )
 
 
-class _Send(partial["Response"]):
-    """Sends a request, and knows the access code."""
-
-    access_code: str
-
-    def __new__(cls, send: "partial[Response]", access_code: str) -> "_Send":
-        made = super().__new__(cls, send.func, *send.args, **send.keywords)
-        made.access_code = access_code
-        return made
-
-
 class LobeChatBackend(ChatCompletionsBackend):
     """Answers prompts through LobeChat."""
 
@@ -105,23 +91,21 @@ class LobeChatBackend(ChatCompletionsBackend):
             raise
 
     def _request(self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool) -> Any:
-        endpoint, send = super()._request(method, path, call, content, stream=stream)
+        endpoint, outgoing = super()._request(method, path, call, content, stream=stream)
         code = os.environ.get(_ACCESS_CODE, "").strip()
         if not code and call is not None and call.key is not None:
             code = (call.key(_ACCESS_CODE.lower()) or "").strip()
-        return replace(endpoint, secrets=(*endpoint.secrets, code)), _Send(cast("partial[Response]", send), code)
+        # The last secret is the access code: `_by` takes it from there.
+        return replace(endpoint, secrets=(*endpoint.secrets, code)), outgoing
 
-    def _exchanged(self, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits") -> Iterator[bytes]:
+    def _exchanged(self, endpoint: "Endpoint", outgoing: "Outgoing", limits: "Limits") -> Iterator[bytes]:
         """Ask by OpenAI's interface; where there is none, by LobeChat's own routes."""
         begun = False
         missing: BackendError | None = None
         refused: BackendError | None = None
         for way in self._ways(endpoint.url):
             try:
-                asked = (
-                    super()._exchanged(endpoint, send, limits) if way is None else self._by(way, endpoint, send, limits)
-                )
-                for piece in asked:
+                for piece in super()._exchanged(endpoint, self._by(way, endpoint, outgoing), limits):
                     begun = True
                     yield piece
             except BackendError as error:
@@ -152,18 +136,16 @@ class LobeChatBackend(ChatCompletionsBackend):
         known: dict[str, _Way | None] = self.__dict__.setdefault("_known_ways", {})
         return known
 
-    def _by(
-        self, way: _Way, endpoint: "Endpoint", send: "Callable[..., Response]", limits: "Limits"
-    ) -> Iterator[bytes]:
-        """Ask by one of LobeChat's own routes."""
-        asked: Any = send
-        headers, auth = asked.keywords["headers"], asked.keywords["auth"]
-        login = {"accessCode": asked.access_code, "apiKey": "".join(auth.secrets)}
+    def _by(self, way: _Way | None, endpoint: "Endpoint", outgoing: "Outgoing") -> "Outgoing":
+        """Return a request as one of LobeChat's own routes takes it."""
+        if way is None:
+            return outgoing
+        auth: Any = outgoing.auth
+        access_code, key = endpoint.secrets[-1], "".join(auth.secrets)
+        login = way.login({name: value for name, value in (("accessCode", access_code), ("apiKey", key)) if value})
         root = endpoint.url.removesuffix(_USUAL)
         url = f"{root}{way.path}{quote(os.environ.get(_PROVIDER, '').strip() or 'openai', safe='')}"
-        text = way.login({key: value for key, value in login.items() if value})
-        keywords = {**asked.keywords, "headers": {**headers, "X-lobe-chat-auth": text}}
-        return super()._exchanged(endpoint, partial(asked.func, "POST", url, **keywords), limits)
+        return outgoing._replace(url=url, headers={**outgoing.headers, "X-lobe-chat-auth": login})
 
 
 register_backend("lobechat", LobeChatBackend)
