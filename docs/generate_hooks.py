@@ -17,7 +17,7 @@ from types import FunctionType
 from typing import Final
 
 from llm import config, contributions, hookspecs, types
-from llm.hooks import _origin
+from llm.hooks import Origin
 from llm.hooks._guard import CLOSE, CONFIGURE, HookKind
 from llm.testing import host_with
 
@@ -61,7 +61,7 @@ _TYPES: Final = (
     types.StepContext,
     types.StepResult,
     config.PluginSettings,
-    _origin.Origin,
+    Origin,
 )
 _WRITTEN: Final = (
     "<!-- Written by docs/generate_hooks.py from llm/hookspecs.py and docs/examples. Do not edit it here. -->\n"

@@ -24,7 +24,7 @@ _HOMES: Final = {
     **dict.fromkeys(("Backend", "Recipe", "RegisteredBackend", "RegisteredRecipe"), "llm.contributions"),
     "PluginSettings": "llm.config",
     "hookimpl": "llm.hooks._guard",
-    **dict.fromkeys(("Origin", "origin_of"), "llm.hooks._origin"),
+    **dict.fromkeys(("Origin", "origin_of"), "llm.hooks"),
     **dict.fromkeys(("Host", "create_host", "current_host"), "llm.host"),
     "Parameter": "llm.parameters",
     **dict.fromkeys(("Outcome", "send_many"), "llm.routing.batch"),

@@ -8,8 +8,8 @@ from llm.contributions import Backend as Backend
 from llm.contributions import Recipe as Recipe
 from llm.contributions import RegisteredBackend as RegisteredBackend
 from llm.contributions import RegisteredRecipe as RegisteredRecipe
-from llm.hooks._origin import Origin as Origin
-from llm.hooks._origin import origin_of as origin_of
+from llm.hooks import Origin as Origin
+from llm.hooks import origin_of as origin_of
 from llm.host import Host as Host
 from llm.host import create_host as create_host
 from llm.host import current_host as current_host

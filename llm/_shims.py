@@ -8,11 +8,10 @@ from typing import Any, Final
 from llm._installed import RECIPE_GROUP
 from llm._validate import Inside, answer_of, fault_in, items_of, steps_of
 from llm.contributions import Backend, Recipe, RegisteredBackend, RegisteredRecipe
-from llm.errors import PluginDefinitionError, PluginError, attributed
+from llm.errors import FORMS, PluginDefinitionError, PluginError, attributed, locate
+from llm.hooks import Origin
 from llm.hooks._entrypoints import EntryPoint
-from llm.hooks._faults import FORMS, locate
 from llm.hooks._guard import hookimpl, marked_functions
-from llm.hooks._origin import Origin
 from llm.hooks._registration import Registration
 from llm.types import Answer, Call, Completion, Request, Step
 

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from llm._dataclasses import replace
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import InvalidResultError
-from llm.hooks._origin import Origin
+from llm.hooks import Origin
 from llm.types import (
     Answer,
     Candidate,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from llm._dataclasses import dataclass, field
 from llm._state import cached, remove_from_cache, store_in_cache
-from llm.hooks._origin import Origin
+from llm.hooks import Origin
 from llm.types import Answer, Attachment, Call, Request, Step
 
 if TYPE_CHECKING:

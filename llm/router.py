@@ -8,7 +8,7 @@ from llm._dataclasses import replace
 from llm.config import Settings, load_settings
 from llm.contributions import RegisteredBackend
 from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
-from llm.hooks._origin import Origin
+from llm.hooks import Origin
 from llm.host import Catalog, Host, current_host
 from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
 from llm.routing.fallback import Fallback, RetryPolicy, Try

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from llm import __version__
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import D0ttinoError
+from llm.hooks import phase
 from llm.hooks._monitor import HookSpan, ImplementationCall, LoadSpan, PhaseSpan, Span, Trace, collecting
-from llm.hooks._trace import phase
 from llm.types import Answer, Attempt, Call, Candidate, Completion, Request, Route, Step, StepContext, StepResult
 
 if TYPE_CHECKING:

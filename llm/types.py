@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from llm._dataclasses import dataclass, field, hash_of, replace
 from llm.errors import CancelledError, InvalidResultError, attributed
-from llm.hooks._origin import Origin, place_in
+from llm.hooks import Origin, place_in
 
 K = TypeVar("K")
 V_co = TypeVar("V_co", covariant=True)

@@ -1,4 +1,175 @@
-"""The hook framework: plug-ins, their origins, and the manager that calls them.
+"""The hook framework, and its words: the origins of plug-ins, and reports to the traces of a context.
 
-It knows pluggy. It knows nothing about language models, HTTP or shells: `llm.host` adds those.
+It knows pluggy. It knows nothing about language models, HTTP or shells: `llm.host` adds those. What a trace holds is in
+`llm.hooks._monitor`; without one, nothing of that is imported.
 """
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from enum import IntEnum
+from types import FrameType
+from typing import Any, Final, NamedTuple
+
+#: Programs and plug-ins import the few names that are API from `llm`.
+__all__ = ()
+
+#: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
+#: wrappers can still catch what they know.
+_ORIGIN: Final = "__d0ttino_origin__"
+
+
+_ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+#: Directories of this project's code, and within them those of the built-in plug-ins, which are plug-ins all the same.
+_PACKAGES: Final = tuple(os.path.join(_ROOT, name, "") for name in ("llm", "scripts"))
+_PLUGINS: Final = (
+    os.path.join(_ROOT, "llm", "backends", "plugins", ""),
+    os.path.join(_ROOT, "scripts", "recipes", "plugins", ""),
+)
+_CALLERS: Final = frozenset({"click", "concurrent", "contextlib", "importlib", "pluggy", "threading"})
+
+
+class Tier(IntEnum):
+    """The precedence of a plug-in; a higher tier is asked first and wins a name."""
+
+    BUILTIN = 0
+    ENTRY_POINT = 1
+    PROGRAM = 2
+
+    # The one of enumerations is written in Python, and runs whenever an entry point is looked up.
+    __hash__ = int.__hash__
+
+
+#: Python 3.11 takes long to find a member of an enumeration, and this one is asked for at each hook call.
+BUILTIN: Final = Tier.BUILTIN
+
+
+class Origin(NamedTuple):
+    """The plug-in behind something, and the distribution behind that plug-in.
+
+    Attributes:
+        plugin: the name under which the plug-in is registered, `backend:sample` for example.
+        tier: built in, from an installed distribution's entry point, or registered by the program.
+        distribution: name of the installed distribution; `None` for a program's own plug-in.
+        version: that distribution's version.
+        entry_point: `group: name = value`, as the distribution declares it.
+        module: dotted name of the module that the plug-in lives in, if known.
+
+    """
+
+    plugin: str
+    tier: Tier = Tier.PROGRAM
+    distribution: str | None = None
+    version: str | None = None
+    entry_point: str | None = None
+    module: str | None = None
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the plug-in belongs to this project."""
+        return self.tier is BUILTIN
+
+    @property
+    def precedence(self) -> tuple[int, str, str, str]:
+        """Sort key: what sorts first is asked first, and has the name when two plug-ins want it."""
+        entry, _, value = (self.entry_point or "").partition(" = ")  # in the order of entry points
+        return (-self.tier, self.distribution or "", entry, value)
+
+    @property
+    def source(self) -> str:
+        """The provider in words: `acme-internal-greeter 1.0`, `built in` or `this program`."""
+        if self.builtin:
+            return "built in"
+        if self.distribution is not None:
+            return f"{self.distribution} {self.version}" if self.version else self.distribution
+        return f"this program, module {self.module}" if self.module else "this program"
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.source})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the origin as JSON-ready data, with the same keys wherever it is printed."""
+        return {
+            "plugin": self.plugin,
+            "distribution": self.distribution,
+            "version": self.version,
+            "entry_point": self.entry_point,
+            "builtin": self.builtin,
+        }
+
+
+class Blocked(NamedTuple):
+    """A plug-in that was left out.
+
+    Attributes:
+        origin: the plug-in. It was not imported.
+        by: the option or environment variable that blocks it.
+
+    """
+
+    origin: Origin
+    by: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: blocked by {self.by}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON-ready data."""
+        return {**self.origin.to_json(), "by": self.by}
+
+
+def attribute(error: BaseException, origin: Origin) -> None:
+    """Record on an exception the plug-in that raised it; the innermost plug-in, recorded first, stays."""
+    if not hasattr(error, _ORIGIN):
+        # Not setattr: an exception that is a frozen dataclass refuses that, and its reason would be lost.
+        object.__setattr__(error, _ORIGIN, origin)
+
+
+def origin_of(error: BaseException) -> Origin | None:
+    """Return the plug-in that raised an exception, or `None` if no plug-in did."""
+    origin = getattr(error, _ORIGIN, None)
+    return origin if isinstance(origin, Origin) else None
+
+
+def is_framework(frame: FrameType) -> bool:
+    """Whether a frame runs code of this project or of what calls plug-ins for it, as pluggy and click do."""
+    name = frame.f_globals.get("__name__") or ""
+    filename = frame.f_code.co_filename
+    if filename.startswith("<frozen") or name.partition(".")[0] in _CALLERS:
+        return True
+    return filename.startswith(_PACKAGES) and not filename.startswith(_PLUGINS)
+
+
+def place_in(pieces: object) -> str | None:
+    """Return `file, line N` at which a generator of a plug-in stands; `None` for another object."""
+    frame = getattr(pieces, "gi_frame", None)
+    if not isinstance(frame, FrameType) or is_framework(frame):
+        return None
+    return f"{frame.f_code.co_filename}, line {frame.f_lineno}"
+
+
+#: The traces that collect in this context, outermost first.
+active_traces: ContextVar[tuple[Any, ...]] = ContextVar("d0ttino_traces", default=())
+#: The span that is open in this context.
+open_span: ContextVar[Any] = ContextVar("d0ttino_span", default=None)
+
+
+def load_span(origin: Origin, reason: str) -> AbstractContextManager[object]:
+    """Record the import of an entry point, if a trace collects."""
+    traces = active_traces.get()
+    found: AbstractContextManager[object] = traces[-1].load(origin, reason) if traces else nullcontext()
+    return found
+
+
+def phase(name: str, reason: str = "") -> AbstractContextManager[Any]:
+    """Record a part of making a host, if a trace collects; its span is `None` if none does."""
+    traces = active_traces.get()
+    found: AbstractContextManager[Any] = traces[-1].phase(name, reason) if traces else nullcontext()
+    return found
+
+
+def note_fault(origin: Origin, error: BaseException) -> None:
+    """Record on the open hook call that an implementation failed, although the call goes on."""
+    span = open_span.get()
+    if span is not None:
+        span.note_fault(origin, error)

@@ -17,7 +17,7 @@ from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from llm._dataclasses import dataclass
-from llm.hooks._origin import BUILTIN, Origin, Tier
+from llm.hooks import BUILTIN, Origin, Tier
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution

@@ -23,21 +23,18 @@ from llm.errors import (
     D0ttinoError,
     PluginDefinitionError,
     PluginError,
-    attributed,
-    one_line,
-)
-from llm.hooks._faults import (
     Problem,
     ProblemKind,
     ProblemLog,
+    attributed,
     locate,
+    one_line,
     place_of_function,
     read_on,
     reason_of,
     with_place,
 )
-from llm.hooks._origin import Origin, Tier
-from llm.hooks._trace import note_fault
+from llm.hooks import Origin, Tier, note_fault
 
 Function = Callable[..., Any]
 ResultCheck = Callable[..., Any]

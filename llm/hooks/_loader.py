@@ -14,15 +14,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from llm.errors import PLUGIN_FAULTS, D0ttinoError, NameTakenError, PluginLoadError
+from llm.errors import (
+    BROKEN,
+    FORMS,
+    PLUGIN_FAULTS,
+    D0ttinoError,
+    NameTakenError,
+    PluginLoadError,
+    Problem,
+    ProblemKind,
+    place_of_function,
+    read_on,
+    reason_of,
+    with_place,
+)
+from llm.hooks import Origin, attribute, load_span
 from llm.hooks._entrypoints import EntryPoint, load
-from llm.hooks._faults import BROKEN, FORMS, Problem, ProblemKind, place_of_function, read_on, reason_of, with_place
 from llm.hooks._guard import Guard, hookimpl, marked_functions
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
-from llm.hooks._origin import Origin, attribute
 from llm.hooks._registration import Registration, all_registrations, owner_of, unique
-from llm.hooks._trace import load_span
 
 #: Hooks that ask for contributions; a manifest has their answers.
 CONTRIBUTING = frozenset({"llm_backends", "llm_recipes"})

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
 
-from llm.errors import NameTakenError
-from llm.hooks._faults import ProblemLog
+from llm.errors import NameTakenError, ProblemLog
+from llm.hooks import Origin, Tier, attribute
 from llm.hooks._guard import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME, Guard, HookContract, HookKind, Life
-from llm.hooks._origin import Origin, Tier, attribute
 
 if TYPE_CHECKING:
     from llm.hooks._monitor import CallMonitor

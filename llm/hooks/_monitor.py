@@ -17,8 +17,7 @@ from typing import Any, Final, cast
 
 import pluggy
 
-from llm.hooks._origin import Blocked, Origin, origin_of
-from llm.hooks._trace import active_traces, open_span
+from llm.hooks import Blocked, Origin, active_traces, open_span, origin_of
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from llm._dataclasses import dataclass
 from llm.errors import NameTakenError
+from llm.hooks import Origin, Tier
 from llm.hooks._entrypoints import EntryPoint, loading
-from llm.hooks._origin import Origin, Tier
 
 _NAMESPACE_KEY: Final = "__d0ttino_registrations__"
 _order = count()

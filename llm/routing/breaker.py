@@ -208,7 +208,7 @@ def enable_state(host: "Host", cooldowns: Cooldowns) -> None:
 
     """
     from llm import DISTRIBUTION, __version__, usage
-    from llm.hooks._origin import Origin, Tier
+    from llm.hooks import Origin, Tier
     from llm.routing.fallback import health_of
 
     health = health_of(host)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
-from llm.errors import D0ttinoError, UsageError
-from llm.hooks._faults import read_on
+from llm.errors import D0ttinoError, UsageError, read_on
 from llm.types import Attempt, Completion, Route
 
 #: Names that leave the choice to the server.

@@ -21,9 +21,10 @@ from llm.errors import (
     ContextTooLongError,
     ServedModelError,
     is_transient_status,
+    place_of,
+    reason_of,
 )
-from llm.hooks._faults import place_of, reason_of
-from llm.hooks._origin import Origin, origin_of
+from llm.hooks import Origin, origin_of
 from llm.host import Catalog, Host
 from llm.routing.errors import NoAnswerError, is_served, no_answer
 from llm.routing.policy import estimated_tokens

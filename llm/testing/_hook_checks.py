@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from llm.contributions import RegisteredRecipe
 from llm.errors import BackendError, D0ttinoError, InvalidResultError, one_line
+from llm.hooks import Origin
 from llm.hooks._guard import HookKind
-from llm.hooks._origin import Origin
 from llm.redaction import looks_secret
 from llm.testing._probe import (
     HEAVY,

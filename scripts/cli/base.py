@@ -37,8 +37,8 @@ from scripts.output import (
 if TYPE_CHECKING:
     from llm.contributions import RegisteredBackend
     from llm.conversations import ConversationLog
+    from llm.hooks import Origin
     from llm.hooks._monitor import Trace
-    from llm.hooks._origin import Origin
     from llm.host import Catalog, Host
     from llm.routing.breaker import Cooldowns
 
@@ -147,7 +147,7 @@ def import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object
     """Record an import in the run's trace, if there is one."""
     if ctx.meta.get(_TRACE) is None:
         return nullcontext()
-    from llm.hooks._trace import phase
+    from llm.hooks import phase
 
     return phase(f"import of the {what}")
 
@@ -155,7 +155,7 @@ def import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object
 def report(error: D0ttinoError, ctx: click.Context) -> None:
     """Print an error to stderr with its hint, and with `--debug` its traceback."""
     if shared(ctx).debug:
-        from llm.hooks._faults import shown
+        from llm.errors import shown
 
         print_message(shown(error))
     print_error(error.message)
@@ -181,7 +181,7 @@ def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
         if id(problem) not in warned:
             warned.add(id(problem))
             if problem.error is not None and shared(ctx).debug:
-                from llm.hooks._faults import shown
+                from llm.errors import shown
 
                 print_message(shown(problem.error, problem.origin))
             print_warning(str(problem))
@@ -218,7 +218,7 @@ def enable_log(host: "Host") -> None:
 
     if enabled() and not host.has_plugin(_LOG):
         from llm import DISTRIBUTION, __version__
-        from llm.hooks._origin import Origin, Tier
+        from llm.hooks import Origin, Tier
 
         host.register(log(), _LOG, origin=Origin(_LOG, Tier.BUILTIN, DISTRIBUTION, __version__, module=_LOG))
 
@@ -274,7 +274,7 @@ def _name_suspects() -> None:
     """Name the plug-ins that were imported before a fault of the program: one may have changed what all code uses."""
     with suppress(Exception):  # what it changed may be in the way here, too
         from llm._installed import installed_plugins
-        from llm.hooks._origin import Tier
+        from llm.hooks import Tier
 
         imported = {
             f"{one.distribution} {one.version}"
@@ -306,7 +306,7 @@ def _watch_threads() -> None:
 
 def _place_of(thread: int | None) -> str:
     """Return the line of a plug-in at which a thread is, in brackets; empty if it is in none."""
-    from llm.hooks._origin import is_framework
+    from llm.hooks import is_framework
 
     frame = sys._current_frames().get(thread or 0)
     while frame is not None and (
@@ -359,7 +359,7 @@ class Command(click.Command):
                 print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             status = 1
         except Exception as error:  # noqa: BLE001 - a traceback as Python writes it would show secrets
-            from llm.hooks._faults import shown
+            from llm.errors import shown
 
             print_message(shown(error))
             _name_suspects()
@@ -531,8 +531,7 @@ class Group(Command, click.Group):
             command, origin = ctx.meta.get(_PLUGIN_COMMANDS, {}).get(name, (None, None))
             if origin is None:
                 raise
-            from llm.errors import one_line
-            from llm.hooks._faults import place_of, place_of_function, read_on
+            from llm.errors import one_line, place_of, place_of_function, read_on
 
             place = place_of(error) or place_of_function(command.callback)
             what = f"the command {name!r} of plug-in {origin} failed: {one_line(error)}" + (
@@ -599,7 +598,7 @@ class _Collector(click.Group):
 
 def _commands_of_plugins(host: "Host", builtin: Set[str]) -> "PluginCommands":
     """Ask plug-ins for their commands, one after the other, to attribute each command; faults go to the host."""
-    from llm.hooks._faults import Problem, ProblemKind
+    from llm.errors import Problem, ProblemKind
 
     found: PluginCommands = {}
     taken = dict.fromkeys(builtin, "a built-in command")

@@ -8,8 +8,7 @@ import click
 
 from llm._dataclasses import dataclass
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
-from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError, UsageError
-from llm.hooks._faults import reason_of
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError, UsageError, reason_of
 from scripts.cli.base import (
     Command,
     Group,

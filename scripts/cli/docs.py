@@ -13,7 +13,7 @@ from scripts.cli.options import NameOf, as_json_option
 from scripts.output import MarkdownAnswer, print_json, print_line, print_table, print_text, stdout_is_terminal
 
 if TYPE_CHECKING:
-    from llm.hooks._origin import Origin
+    from llm.hooks import Origin
     from llm.host import Host
 
 _HEADING: Final = re.compile(r"(#{1,4}) (.+)")

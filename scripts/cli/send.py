@@ -46,7 +46,7 @@ from scripts.output import (
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from llm.hooks._origin import Origin
+    from llm.hooks import Origin
     from llm.host import Host
     from llm.router import NoAnswerError
     from llm.routing.fallback import RetryPolicy
@@ -113,7 +113,7 @@ def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") ->
         host = current_host(ctx)
         if not host.is_implemented("llm_options"):
             return added
-        from llm.hooks._faults import Problem, ProblemKind
+        from llm.errors import Problem, ProblemKind
 
         taken = {name for parameter in own for name in (parameter.name, *parameter.opts, *parameter.secondary_opts)}
         with stdout_to_stderr():

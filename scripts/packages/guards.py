@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm._dataclasses import dataclass
 from llm._state import locked, state_dir, write_atomically
-from llm.errors import PluginLoadError
+from llm.errors import PluginLoadError, Problem, ProblemKind
+from llm.hooks import Tier
 from llm.hooks._entrypoints import canonical
-from llm.hooks._faults import Problem, ProblemKind
-from llm.hooks._origin import Tier
 from scripts.packages.record import PROGRAM, RecordError, read_record
 
 if TYPE_CHECKING:

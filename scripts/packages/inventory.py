@@ -170,8 +170,8 @@ def report(distribution: str = "") -> None:
     """Load installed plug-ins and write what they contribute to stdout, as JSON; `check` reads it."""
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever plug-ins print goes to stderr
-    from llm.hooks._faults import ProblemKind
-    from llm.hooks._origin import Tier
+    from llm.errors import ProblemKind
+    from llm.hooks import Tier
     from llm.host import create_host
 
     entries = installed_plugins().entries

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llm._dataclasses import dataclass
-from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError
-from llm.hooks._faults import place_of, read_on, reason_of, with_place
-from llm.hooks._origin import origin_of
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, UnknownNameError, place_of, read_on, reason_of, with_place
+from llm.hooks import origin_of
 from llm.host import current_host
 from llm.types import Step
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 from llm._dataclasses import dataclass, field
 from llm._state import check_private, make_private, open_private, state_dir
 from llm.errors import UnknownNameError, UsageError
-from llm.hooks._origin import Origin
+from llm.hooks import Origin
 from llm.redaction import MASK, looks_secret
 from llm.types import Step
 from scripts.output import clean, print_warning, redact

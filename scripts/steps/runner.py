@@ -7,9 +7,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llm._dataclasses import dataclass, field
-from llm.errors import PLUGIN_FAULTS, D0ttinoError
-from llm.hooks._faults import place_of, read_on, reason_of, with_place
-from llm.hooks._origin import Origin, origin_of
+from llm.errors import PLUGIN_FAULTS, D0ttinoError, place_of, read_on, reason_of, with_place
+from llm.hooks import Origin, origin_of
 from llm.types import Step, StepContext, StepResult
 from scripts.output import print_error, print_message, print_note, redact, stdout_to_stderr
 from scripts.shell import Surroundings

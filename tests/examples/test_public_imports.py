@@ -74,7 +74,7 @@ def test_plug_ins_import_public_names(place: str) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("scripts.cli.base", "Command"), ("llm.hooks._origin", "Origin"), ("llm.types", "_x"), ("llm", "nothing")],
+    [("scripts.cli.base", "Command"), ("llm.hooks", "Origin"), ("llm.types", "_x"), ("llm", "nothing")],
 )
 def test_what_is_not_public_is_found(module: str, name: str) -> None:
     assert fault(module, name) is not None

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP, installed_plugins
+from llm.hooks import origin_of
 from llm.hooks._manifest import Manifests
 from llm.hooks._monitor import LoadSpan, Trace, collecting
-from llm.hooks._origin import origin_of
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, complete, stream
 from llm.testing import write_distribution

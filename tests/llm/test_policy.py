@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Limits, RoutingMode, Settings
 from llm.contributions import RegisteredBackend
+from llm.hooks import Origin, Tier
 from llm.hooks._guard import hookimpl
-from llm.hooks._origin import Origin, Tier
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, NoCandidateError, choose_route, complete, send_prompt
 from llm.types import Candidate, Completion, Rejection, Request, Route

@@ -13,9 +13,9 @@ from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
 from llm.contributions import Backend, RegisteredBackend
 from llm.errors import BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
+from llm.hooks import Origin, Tier
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._guard import hookimpl
-from llm.hooks._origin import Origin, Tier
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, NoCandidateError, complete, send_prompt
 from llm.types import Candidate, Completion, Request

@@ -216,16 +216,17 @@ def test_tracing_costs_nothing_while_it_is_off() -> None:
     assert count_calls(lambda: call_complete(host)) == never_traced < traced
     # pluggy's own frames, the boundary's guard and check, and the plug-in: nothing of the trace's.
     import llm.hooks._monitor
-    import llm.hooks._trace
+    from llm.hooks import load_span, note_fault, phase
 
-    files = {llm.hooks._monitor.__file__, llm.hooks._trace.__file__}
+    reports = {one.__code__ for one in (load_span, note_fault, phase)}
     seen = set()
-    sys.setprofile(lambda frame, _event, _arg: seen.add(frame.f_code.co_filename))
+    sys.setprofile(lambda frame, _event, _arg: seen.add(frame.f_code))
     try:
         call_complete(host)
     finally:
         sys.setprofile(None)
-    assert not seen & files
+    assert not seen & reports
+    assert llm.hooks._monitor.__file__ not in {code.co_filename for code in seen}
 
 
 # Records ------------------------------------------------------------------------------------------

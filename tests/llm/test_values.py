@@ -18,7 +18,7 @@ import scripts
 from llm import _dataclasses
 from llm.config import Limits, RoutingMode, Settings
 from llm.errors import BackendHTTPError, ContextTooLongError, D0ttinoError, UnknownNameError
-from llm.hooks._origin import Origin, Tier, attribute, origin_of
+from llm.hooks import Origin, Tier, attribute, origin_of
 from llm.routing.batch import Outcome
 from llm.routing.errors import CutAnswerError, NoAnswerError
 from llm.types import (

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from llm.errors import ProblemKind
 from llm.hooks import _entrypoints
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint
-from llm.hooks._faults import ProblemKind
 from llm.host import create_host
 from llm.testing import installed, write_distribution
 

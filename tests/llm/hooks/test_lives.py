@@ -10,9 +10,9 @@ from llm import hookimpl
 from llm.backends.plugin_sdk import Backend
 from llm.config import Settings, load_settings
 from llm.errors import ConfigError, NameTakenError, PluginLoadError
+from llm.hooks import origin_of
 from llm.hooks._entrypoints import Blocking
 from llm.hooks._manifest import Manifests
-from llm.hooks._origin import origin_of
 from llm.host import Host
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with

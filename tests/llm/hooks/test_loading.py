@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import pytest
 
-from llm.hooks._faults import Problem, ProblemKind
-from llm.hooks._origin import Tier
+from llm.errors import Problem, ProblemKind
+from llm.hooks import Tier
 from llm.host import Host, create_host
 from llm.router import complete
 from llm.testing import installed, write_distribution

@@ -21,9 +21,9 @@ from llm._installed import installed_plugins
 from llm.backends.plugin_sdk import register_backend
 from llm.contributions import RegisteredBackend
 from llm.errors import InvalidResultError, PluginDefinitionError
+from llm.hooks import Origin, Tier, origin_of
 from llm.hooks._manifest import Manifests
 from llm.hooks._monitor import CallOutcome
-from llm.hooks._origin import Origin, Tier, origin_of
 from llm.host import Host, create_host
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from llm.hooks import Tier
 from llm.hooks._entrypoints import EntryPoint
-from llm.hooks._origin import Tier
 from llm.hooks._registration import Registration, owner_of
 from llm.testing import installed
 from tests.llm.hooks.test_loading import BACKENDS, RECIPES, ask, failures, write
