@@ -10,7 +10,7 @@ from llm.contributions import RegisteredBackend
 from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.hooks import Origin
 from llm.host import Catalog, Host, current_host
-from llm.routing.errors import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
+from llm.routing import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
 from llm.routing.fallback import Fallback, RetryPolicy, Try
 from llm.types import (
     PART_TYPES,

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from llm.errors import CancelledError, D0ttinoError, UsageError, one_line
-from llm.routing.errors import LostWorkerError
+from llm.routing import LostWorkerError
 from llm.types import Cancellation, Completion, Request
 
 if TYPE_CHECKING:

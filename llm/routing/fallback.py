@@ -26,7 +26,7 @@ from llm.errors import (
 )
 from llm.hooks import Origin, origin_of
 from llm.host import Catalog, Host
-from llm.routing.errors import NoAnswerError, is_served, no_answer
+from llm.routing import NoAnswerError, is_served, no_answer
 from llm.routing.policy import estimated_tokens
 from llm.types import Answer, Attempt, Call, Cancellation, Candidate, Completion, Rejection, Request, Route, Usage
 

@@ -528,7 +528,7 @@ def _report_way(
     route: "Route", failed: "Sequence[Attempt]", backend: str | None, origin: "Origin | None", fell_back: bool
 ) -> None:
     """Print notes on the route, the attempts that failed and the backend that answers."""
-    from llm.routing.errors import summaries
+    from llm.routing import summaries
 
     _report_notices(route)
     _report_refusals(failed)
@@ -545,7 +545,7 @@ def _report_way(
 
 def _report_differences(completion: "Completion", request: "Request", *, attempts: bool = True) -> None:
     """Print notes on what differs from the request; on its attempts as well, unless they were reported before."""
-    from llm.routing.errors import leaves_choice
+    from llm.routing import leaves_choice
 
     if attempts:
         failed = completion.attempts[:-1]

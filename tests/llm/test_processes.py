@@ -18,8 +18,8 @@ from llm import Request, send_many
 from llm.errors import UnknownNameError, UsageError
 from llm.hooks._entrypoints import Blocking
 from llm.host import create_host
+from llm.routing import LostWorkerError
 from llm.routing.batch import Outcome, executor_for
-from llm.routing.errors import LostWorkerError
 from llm.routing.processes import Processes
 from llm.testing import host_with, write_distribution
 from llm.usage import Ledger, entries, ledger_path

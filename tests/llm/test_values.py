@@ -19,8 +19,8 @@ from llm import _dataclasses
 from llm.config import Limits, RoutingMode, Settings
 from llm.errors import BackendHTTPError, ContextTooLongError, D0ttinoError, UnknownNameError
 from llm.hooks import Origin, Tier, attribute, origin_of
+from llm.routing import CutAnswerError, NoAnswerError
 from llm.routing.batch import Outcome
-from llm.routing.errors import CutAnswerError, NoAnswerError
 from llm.types import (
     Attachment,
     Attempt,

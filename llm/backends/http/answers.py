@@ -21,7 +21,7 @@ from llm.errors import (
     ToolCallError,
     WebPageError,
 )
-from llm.routing.errors import is_served
+from llm.routing import is_served
 from llm.thoughts import CLOSE, OPEN
 from llm.types import Completion, Usage, is_filter
 

@@ -11,7 +11,7 @@ import click
 
 from llm import Answer, Completion, PluginSettings, RegisteredBackend, Request, hookimpl
 from llm.backends.plugin_sdk import cache_dir, check_private, make_private, open_private
-from llm.routing.errors import is_served
+from llm.routing import is_served
 from scripts.plugin_sdk import print_line, print_warning
 
 if TYPE_CHECKING:
