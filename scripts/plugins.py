@@ -329,7 +329,7 @@ def freeze(as_json: bool) -> None:
 
     found = frozen()
     if as_json:
-        print_json([one._asdict() for one in found])
+        print_json([vars(one) for one in found])
         return
     for one in found:
         if not is_version(one.version):
@@ -350,14 +350,14 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
 
     An upgrade of the tool, a new Python or a new virtual environment takes plug-ins away.
     """
-    from scripts.packages import record
+    from scripts.packages import recorded, recorded_elsewhere
     from scripts.packages.changes import recorded_missing, repair
     from scripts.packages.changes import restore as restore_package
 
     repair(print_message)
     missing = recorded_missing(environment)
-    if not missing and environment is None and not record.read():
-        for place in record.others():
+    if not missing and environment is None and not recorded():
+        for place in recorded_elsewhere():
             print_message(
                 f"nothing is recorded of this environment; `restore --environment {place}` takes what was in that one"
             )

@@ -78,14 +78,14 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
         from llm._state import directory_faults
         from llm.hooks._entrypoints import Blocking
         from llm.host import current_host as process_host
-        from scripts.packages import record
+        from scripts.packages import warnings_of_loss
 
     host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
     for kind in ("cache", "state"):
         for _, fault in directory_faults(kind):
             print_warning(f"{fault}; `ai-cli doctor` says how to mend that")
-    for warning in record.warnings(entry.distribution for entry in host.entries):
-        print_warning(str(warning))
+    for warning in warnings_of_loss(entry.distribution for entry in host.entries):
+        print_warning(warning)
     for name in host.unknown_blocked:
         unknown = UnknownNameError("plug-in", name, host.blockable_names())
         print_warning(f"{unknown.message} to block. {unknown.hint}")

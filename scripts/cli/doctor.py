@@ -177,21 +177,21 @@ def left_behind(_host: "Host") -> Iterator[Fault]:
 
 def installed_before(_host: "Host") -> Iterator[Fault]:
     """Find plug-ins that the user installed here, and that are gone."""
-    from scripts.packages import record
+    from scripts.packages import INSTALLED, RecordError
     from scripts.packages.changes import recorded_missing
 
     try:
         for one in recorded_missing():
             fixes = f"{PYTHON} -m scripts.plugins restore", f"{PYTHON} -m scripts.plugins remove {one.distribution}"
             yield f"{one.distribution} {one.version} was installed here, and is not any more", fixes
-    except record.RecordError as error:
-        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(record.path()),)
+    except RecordError as error:
+        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(INSTALLED.path),)
 
 
 def guards(host: "Host") -> Iterator[Fault]:
     """Find guards of steps that were at work in the last run, and are not now, and required plug-ins that are not."""
     from llm.config import load_settings
-    from scripts.packages import guards, record
+    from scripts.packages import RecordError, guards
 
     with suppress(ConfigError):  # found above
         settings = load_settings()
@@ -203,14 +203,14 @@ def guards(host: "Host") -> Iterator[Fault]:
     try:
         for one in guards.lost(host):
             yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guard.distribution}",)
-    except record.RecordError as error:
-        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(guards.path()),)
+    except RecordError as error:
+        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(guards.GUARDS.path),)
 
 
 def installer(_host: "Host") -> Iterator[Fault]:
     """Find out whether plug-ins can be installed."""
+    from scripts.packages import InstallError
     from scripts.packages.installer import find_installer
-    from scripts.packages.record import InstallError
 
     try:
         find_installer()
@@ -318,8 +318,8 @@ def _export(names: Iterable[str]) -> str:
 
 
 def _uninstall(distribution: str) -> str:
+    from scripts.packages import InstallError
     from scripts.packages.installer import find_installer
-    from scripts.packages.record import InstallError
 
     try:
         command = find_installer().uninstall_command

@@ -348,12 +348,12 @@ class _Run:
 
 def _miss_guards(host: "Host") -> None:
     """Print a warning for each guard of the last run that is not at work now."""
-    from scripts.packages import guards, record
+    from scripts.packages import RecordError, guards
 
     try:
         for lost in guards.check(host):
             print_warning(str(lost))
-    except record.RecordError as error:
+    except RecordError as error:
         print_warning(f"cannot check for missing guards of steps: {error}")
 
 

@@ -11,7 +11,7 @@ from llm._installed import installed_plugins
 from llm._state import NotPrivateError, make_private, state_dir
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
-from scripts.packages import environment, guards, record
+from scripts.packages import InstallError, Recorded, environment, forget, guards, lost, one_at_a_time, record, recorded
 from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, same, sort
 from scripts.packages.installer import find_installer
 from scripts.packages.inventory import (
@@ -25,7 +25,6 @@ from scripts.packages.inventory import (
     take,
 )
 from scripts.packages.plan import Plan, Wanted, find_place, work_out
-from scripts.packages.record import InstallError, Recorded
 from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 
 #: `Change.done` of one that could not be done, of one that would be, and of one that the user did not want.
@@ -161,7 +160,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
     """
     _refuse_where_it_would_be_lost(wanted)
     options.may_ask(wanted)
-    with record.one_at_a_time(), tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
+    with one_at_a_time(), tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
         _roll_back(options.report)
         installer = find_installer()
         plan = work_out(wanted, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
@@ -182,8 +181,8 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
         else:
             change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds, "is"))
             one = wanted.record(before)
-            if one not in [known._replace(sha256="") for known in _recorded()]:
-                record.add(one)
+            if one not in [replace(known, sha256="") for known in _recorded()]:
+                record(one)
         return change
 
 
@@ -195,7 +194,7 @@ def repair(report: Callable[[str], None]) -> None:
 
     """
     if environment.interrupted():
-        with record.one_at_a_time():
+        with one_at_a_time():
             _roll_back(report)
 
 
@@ -215,7 +214,7 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
             effects = _verified(distribution, version, registry, options.seconds)
             hashes = plan.candidates[0].chosen.hashes if not wanted.place else frozenset()
             sha256 = next(iter(hashes)) if len(hashes) == 1 else ""
-            record.add(wanted.record(version)._replace(sha256=sha256))
+            record(replace(wanted.record(version), sha256=sha256))
     except BaseException as error:
         back = f"{distribution} {change.version} is there as before" if change.version else "nothing is left of it"
         if isinstance(error, InstallError):
@@ -282,7 +281,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         RecordError: another command is changing this environment.
 
     """
-    with record.one_at_a_time():
+    with one_at_a_time():
         _roll_back(lambda _: None)
         inventory = take(kind, registry)
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
@@ -292,14 +291,14 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
             known = gone or guard
             if known is None:
                 raise _not_removable(inventory, name, registry, commands)
-            record.drop(known.distribution)
+            forget(known.distribution)
             return Change(
                 name, kind.noun, known.distribution, known.version, "forgot", ("it was not installed any more",)
             )
         version = installed_version(distribution)
         brought = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
         left = _take_out(distribution)
-        record.drop(distribution)
+        forget(distribution)
         guards.forget(distribution)
         rows = {each: take(each, registry).rows for each in KINDS}
         effects = [_left_over(each, row, rows[each]) for each, row in brought if row.state is State.INSTALLED]
@@ -447,25 +446,23 @@ def recorded_missing(prefix: str | None = None) -> list[Recorded]:
         RecordError: the record is damaged, or cannot be read.
 
     """
-    return [
-        one for one in record.missing(installed_plugins().names, prefix) if installed_version(one.distribution) is None
-    ]
+    return [one for one in lost(installed_plugins().names, prefix) if installed_version(one.distribution) is None]
 
 
 def frozen() -> list[Recorded]:
     """Return the installed distributions with plug-ins, and where each came from."""
-    known = record.read()
+    known = recorded()
     found = []
     for name in dict.fromkeys(entry.distribution for entry in installed_plugins().entries):
         version = installed_version(name)
         if version is not None:
             one = known.get(canonical(name), Recorded(name, version, source=name))
-            found.append(one._replace(version=version))
+            found.append(replace(one, version=version))
     return found
 
 
 def _recorded() -> list[Recorded]:
-    return list(record.read().values())
+    return list(recorded().values())
 
 
 def _has(one: Recorded, name: str, registry: Registry) -> bool:

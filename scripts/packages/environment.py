@@ -15,7 +15,7 @@ from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm._state import check_private, make_private, read_named, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import METADATA_KINDS, agreement, canonical, identity
-from scripts.packages import record
+from scripts.packages import Recorded, forget, record, recorded
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -252,7 +252,7 @@ def roll_back() -> list[str]:
     try:
         journal: dict[str, Any] = json.loads((directory / _JOURNAL).read_bytes())
         new, old = dict(journal["new"]), list(journal["old"])
-        recorded = {name: one and record.Recorded(**one) for name, one in journal["recorded"].items()}
+        before = {name: one and Recorded(**one) for name, one in journal["recorded"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         _forget(directory)  # killed before anything was changed
         return []
@@ -265,11 +265,11 @@ def roll_back() -> list[str]:
     for number, path in enumerate(old):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(directory / str(number), path)
-    for name, before in recorded.items():
-        if before is None:
-            record.drop(name)
+    for name, installation in before.items():
+        if installation is None:
+            forget(name)
         else:
-            record.add(before)
+            record(installation)
     _forget(directory)
     importlib.invalidate_caches()
     return list(new)
@@ -338,11 +338,11 @@ def _store(directory: Path, new: Mapping[str, Iterable[Path]]) -> None:
     old = [str(file) for file in (*files, *(Path(sys.prefix, name) for name in _RECEIPTS)) if file.is_file()]
     for number, path in enumerate(old):
         shutil.copy2(path, directory / str(number))
-    known = record.read()
+    known = recorded()
     journal = {
         "new": {name: list(map(str, files)) for name, files in new.items()},
         "old": old,
-        "recorded": {name: one and one._asdict() for name, one in ((name, known.get(canonical(name))) for name in new)},
+        "recorded": {name: one and vars(one) for name, one in ((name, known.get(canonical(name))) for name in new)},
     }
     write_atomically(directory / _JOURNAL, json.dumps(journal).encode())
 

@@ -4,31 +4,28 @@ One file for all environments, by their prefix. An upgrade of the tool makes its
 plug-ins; a guard that is gone says nothing of itself.
 """
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from llm._dataclasses import dataclass
-from llm._state import locked, state_dir, write_atomically
 from llm.errors import PluginLoadError, Problem, ProblemKind
 from llm.hooks import Tier
 from llm.hooks._entrypoints import canonical
-from scripts.packages.record import PROGRAM, RecordError, read_record
+from scripts.packages import PROGRAM, Record, RecordError
+from scripts.packages import recorded as recorded_installations
 
 if TYPE_CHECKING:
     from llm.host import Host
-
-_FILE: Final = "guards.json"
-_VERSION: Final = 1
 
 #: The hooks of those that change, refuse or run steps.
 HOOKS: Final = ("llm_prepare_step", "llm_run_step")
 
 
-class RecordedGuard(NamedTuple):
+@dataclass(frozen=True)
+class RecordedGuard:
     """A plug-in that guarded steps.
 
     Attributes:
@@ -44,6 +41,10 @@ class RecordedGuard(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.plugin} ({self.distribution} {self.version})"
+
+
+#: The guards of each environment's last run.
+GUARDS: Final = Record("guards.json", RecordedGuard)
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,6 @@ class LostGuard:
         return f"{self.message}: {then}" if then else self.message
 
 
-def path() -> str:
-    """Return where the record is."""
-    return os.path.join(state_dir(), _FILE)
-
-
 def check(host: "Host") -> list[LostGuard]:
     """Record the guards of steps that are at work now, and return those of the last run that are not.
 
@@ -102,10 +98,10 @@ def check(host: "Host") -> list[LostGuard]:
                 hint=problem.hint or f"mend it, or `{PROGRAM} remove {guard.distribution}`",
             )
     kept = [one.guard for one in missed if not one.once]
-    now = sorted({*here, *kept})
-    if now != sorted(_read().get(sys.prefix, ())):
-        with suppress(OSError):  # the next run reports it
-            _change(lambda environments: {**environments, sys.prefix: now})
+    now = sorted({*here, *kept}, key=str)
+    if now != sorted(GUARDS.read().get(sys.prefix, ()), key=str):
+        with suppress(RecordError):  # the next run reports it
+            GUARDS.change(lambda environments: {**environments, sys.prefix: now})
     return missed
 
 
@@ -113,9 +109,12 @@ def active(host: "Host") -> list[RecordedGuard]:
     """Return the guards of steps that are of installed distributions that are at work in a host."""
     origins = {origin for hook in HOOKS for origin, _ in host.implementations(hook)}
     return sorted(
-        RecordedGuard(origin.plugin.partition("@")[0], origin.distribution or "", origin.version or "")
-        for origin in origins
-        if origin.tier is Tier.ENTRY_POINT
+        (
+            RecordedGuard(origin.plugin.partition("@")[0], origin.distribution or "", origin.version or "")
+            for origin in origins
+            if origin.tier is Tier.ENTRY_POINT
+        ),
+        key=str,
     )
 
 
@@ -136,9 +135,9 @@ def recorded() -> list[RecordedGuard]:
         RecordError: the record is damaged, or cannot be read.
 
     """
-    environments = _read()
+    environments = GUARDS.read()
     places = [sys.prefix] if sys.prefix in environments else [one for one in environments if not os.path.isdir(one)]
-    return sorted({guard for prefix in places for guard in environments[prefix]})
+    return sorted({guard for prefix in places for guard in environments[prefix]}, key=str)
 
 
 def forget(name: str) -> RecordedGuard | None:
@@ -151,17 +150,14 @@ def forget(name: str) -> RecordedGuard | None:
     found = [guard for guard in recorded() if canonical(name) in {canonical(guard.distribution), guard.plugin}]
     if found:
         gone = {canonical(guard.distribution) for guard in found}
-        try:
-            _change(
-                lambda environments: {
-                    prefix: [guard for guard in guards if canonical(guard.distribution) not in gone]
-                    if prefix == sys.prefix or not os.path.isdir(prefix)
-                    else guards
-                    for prefix, guards in environments.items()
-                }
-            )
-        except OSError as error:
-            raise RecordError(f"{path()} cannot be written: {error.strerror or error}") from error
+        GUARDS.change(
+            lambda environments: {
+                prefix: [guard for guard in guards if canonical(guard.distribution) not in gone]
+                if prefix == sys.prefix or not os.path.isdir(prefix)
+                else guards
+                for prefix, guards in environments.items()
+            }
+        )
     return found[0] if found else None
 
 
@@ -185,10 +181,8 @@ def _lost(host: "Host", here: Iterable[RecordedGuard], before: Iterable[Recorded
 
 
 def _can_be_restored(name: str) -> bool:
-    from scripts.packages import record
-
     with suppress(RecordError):
-        return name in record.read()
+        return name in recorded_installations()
     return False
 
 
@@ -199,29 +193,3 @@ def _failures(host: "Host") -> dict[str, Problem]:
         for problem in host.problems
         if problem.kind is ProblemKind.FAILED and problem.origin.tier is Tier.ENTRY_POINT
     }
-
-
-def _read() -> dict[str, list[RecordedGuard]]:
-    return read_record(path(), _guards_of) or {}
-
-
-def _guards_of(data: Any) -> dict[str, list[RecordedGuard]]:
-    if data["version"] != _VERSION:
-        raise ValueError(f"it was written by another version (its format is {data['version']!r})")
-    return {prefix: [_guard_of(one) for one in guards] for prefix, guards in data["environments"].items()}
-
-
-def _guard_of(data: Any) -> RecordedGuard:
-    guard = RecordedGuard(**data)
-    if not all(isinstance(value, str) for value in guard):
-        raise ValueError(f"{data!r} is not a guard")
-    return guard
-
-
-def _change(change: Callable[[dict[str, list[RecordedGuard]]], dict[str, list[RecordedGuard]]]) -> None:
-    with locked(path()):
-        environments = {
-            prefix: [guard._asdict() for guard in guards] for prefix, guards in change(_read()).items() if guards
-        }
-        document = {"version": _VERSION, "environments": environments}
-        write_atomically(path(), json.dumps(document, indent=1).encode())

@@ -18,8 +18,8 @@ from typing import Any, Final
 from llm.hooks._entrypoints import canonical
 from llm.redaction import gives_access
 from scripts.output import print_message, waiting
+from scripts.packages import InstallError
 from scripts.packages.environment import Sort, installed_version, sort
-from scripts.packages.record import InstallError
 from scripts.packages.source import shown
 
 
@@ -245,7 +245,7 @@ class Installer:
                     env=child_environment(without),
                     text=True,
                     errors="backslashreplace",
-                    close_fds=False,  # it holds the lock of `record.one_at_a_time` too: it goes on when this is killed
+                    close_fds=False,  # it holds the lock of `one_at_a_time` too: it goes on when this is killed
                 ) as process,
             ):
                 try:

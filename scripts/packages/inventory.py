@@ -19,9 +19,8 @@ from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, Installed, canonical
 from llm.hooks._manifest import FILE, EnvironmentCache, Manifest, Manifests
 from scripts.output import waiting
-from scripts.packages import record
+from scripts.packages import PROGRAM, InstallError, Recorded, RecordError, lost
 from scripts.packages.environment import installed_version, same
-from scripts.packages.record import InstallError, Recorded
 from scripts.packages.registry import PLUGIN, Kind, Package, Registry
 
 if TYPE_CHECKING:
@@ -479,13 +478,13 @@ def _to_be_had(
 
 
 def _lost(distributions: Collection[str]) -> dict[str, Recorded]:
-    with suppress(record.RecordError):  # `doctor` reports it
-        return {canonical(one.distribution): one for one in record.missing(distributions)}
+    with suppress(RecordError):  # `doctor` reports it
+        return {canonical(one.distribution): one for one in lost(distributions)}
     return {}
 
 
 def _missing_row(kind: Kind, name: str, one: Recorded) -> Row:
-    reason = f"{one.version} was installed here; `{record.PROGRAM} restore` installs it again"
+    reason = f"{one.version} was installed here; `{PROGRAM} restore` installs it again"
     return Row(kind.noun, name, one.distribution, None, State.MISSING, reason)
 
 

@@ -11,9 +11,9 @@ from typing import Final
 from llm import DISTRIBUTION, __version__
 from llm.errors import UsageError
 from llm.hooks._entrypoints import canonical
+from scripts.packages import InstallError, Recorded
 from scripts.packages.environment import OUR_PACKAGES, installed_version, owners, same
 from scripts.packages.installer import Chosen, Installer
-from scripts.packages.record import InstallError, Recorded
 from scripts.packages.registry import KINDS, Kind, Package
 from scripts.packages.source import shown
 

@@ -144,7 +144,7 @@ def make(kind: type[D0ttinoError], origin: Origin) -> D0ttinoError:
         "RecordError": lambda: cast("Any", kind)("runs/1", "it is empty"),
         "ConfigFileError": lambda: kind([importlib.import_module("llm._config_file").ConfigFault("bad", "f.toml", 3)]),  # type: ignore[arg-type]
     }
-    if kind.__name__ in special and kind.__module__ != "scripts.packages.record":
+    if kind.__name__ in special and kind.__module__ != "scripts.packages":
         made: D0ttinoError = special[kind.__name__]()
         return made
     if issubclass(kind, NoAnswerError):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.packages import InstallError
 from scripts.packages.environment import installed_version
 from scripts.packages.installer import Chosen, Installer, child_environment, find_installer
-from scripts.packages.record import InstallError
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from llm.hooks._entrypoints import installed
 from llm.hooks._manifest import FILE, EnvironmentCache
 from llm.testing import host_with
 from llm.types import Step, StepContext
+from scripts import packages
 from scripts.ai_cli import cli
-from scripts.packages import guards, record, source
+from scripts.packages import guards, source
 from tests.llm.hooks.test_loading import BACKENDS, write
 from tests.llm.hooks.test_order import known, learn
 from tests.scripts.terminal import AI_CLI
@@ -88,13 +89,13 @@ def use_cooldown() -> None:
 
 def use_installed() -> None:
     for look in (
-        record.read,
-        record.others,
-        lambda: record.missing(["x"]),
-        lambda: record.add(record.Recorded("a", "1")),
+        packages.recorded,
+        packages.recorded_elsewhere,
+        lambda: packages.lost(["x"]),
+        lambda: packages.record(packages.Recorded("a", "1")),
     ):
         refused_at_most(look)
-    list(record.warnings(["x"]))
+    list(packages.warnings_of_loss(["x"]))
 
 
 def use_guards() -> None:
@@ -123,8 +124,8 @@ def copy_path() -> str:
 FILES: dict[str, tuple[Any, Callable[[], str], Callable[[], None]]] = {
     "ledger": (LEDGER, lambda: os.path.join(state_dir(), "usage.jsonl"), use_ledger),
     "cooldown": (COOLDOWN, lambda: os.path.join(state_dir(), "cooldown.json"), use_cooldown),
-    "installed": (INSTALLED, record.path, use_installed),
-    "guards": (GUARDS, guards.path, use_guards),
+    "installed": (INSTALLED, lambda: packages.INSTALLED.path, use_installed),
+    "guards": (GUARDS, lambda: guards.GUARDS.path, use_guards),
     "copy": (COPY, copy_path, use_copy),
 }
 
