@@ -460,7 +460,7 @@ def _other_server() -> _Choice:
 
 
 def _address(given: str) -> str:
-    if not given.strip().startswith(("http://", "https://")):
+    if not given.strip().lower().startswith(("http://", "https://")):
         raise click.UsageError("an address begins with http:// or https://")
     return given.strip()
 

@@ -4,9 +4,11 @@ A timeout of a socket counts anew with each byte: a server that sends one a seco
 hours. Here each wait ends at a moment. Imported when the first request is sent.
 """
 
+import errno
 import io
 import os
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -109,6 +111,12 @@ class Limits:
             self.progress, self.text_came = now, False
         left = self.until - now
         return left if self.read_timeout is None else min(left, self.read_timeout)
+
+    def begin_again(self) -> None:
+        """Begin a further exchange for the same answer, within the same deadlines."""
+        self.answered = self.heard = False
+        self.received = 0
+        self.progress = monotonic()
 
     def note_text(self) -> None:
         """Note that text came: the silence begins anew."""
@@ -233,7 +241,12 @@ class _Timed(HTTPConnection):
         limits = current_limits.get()
         if limits is not None and self.sock is not None:  # it was kept open
             limits.watch(self.sock)
-        super().request(*args, **kwargs)
+        try:
+            super().request(*args, **kwargs)
+        except ssl.SSLEOFError as error:
+            # As without TLS: a server may answer (413, 401) and close before it has read the body. urllib3 reads the
+            # answer after a broken pipe.
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
 
     @property
     def sock(self) -> Any:

@@ -51,6 +51,12 @@ _BAD_KEY: Final = re.compile(
     r"(?i)\b(?:invalid|incorrect|wrong|expired|missing) (?:\w+ )?api[\s_-]?(?:key|secret)"
     r"|\bapi[\s_-]?(?:secret )?key\b.{0,30}\b(?:not valid|invalid|incorrect|expired|missing)|\blogin fail"
 )
+#: How servers say that they do not answer from here, which is not the fault of the key either.
+_REGION: Final = re.compile(
+    r"(?i)\b(?:countr|region|territor|location|geo)\w*.{0,60}\b(?:not|un)\s?(?:supported|available|allowed|permitted)"
+    r"|\b(?:not |un)(?:supported|available|allowed|permitted)\b.{0,60}\b(?:countr|region|territor|location)"
+    r"|\b(?:blocked|restricted|forbidden)\b.{0,40}\b(?:countr|region|territor|location)"
+)
 #: How LobeChat and its like ask for something else than a key.
 _OTHER_LOGIN: Final = re.compile(
     r"(?i)access[\s_-]?(?:code|password)|\"errorType\": ?\"(?:unauthorized|invalidclerkuser)"
@@ -81,6 +87,7 @@ _STATUSES: Final = (
     (re.compile(r"insufficient\w*(quota|balance|credit|fund)|billing|payment|creditsexhausted"), 402),
     (re.compile("context(length|window|size)|promptistoolong|requesttoolarge|tokensexceeded"), 413),
     (re.compile("contentfilter"), 400),
+    (re.compile("unsupported(country|region|location)|(country|region|location)notsupported"), 451),
     (re.compile("ratelimit|toomanyrequests|throttl|resourceexhausted|slowdown"), 429),
     (re.compile("overload|unavailable|capacity|busy"), 503),
     (re.compile("timeout|timedout|deadlineexceeded"), 504),
@@ -102,6 +109,12 @@ _BUSY: Final = (
     (re.compile(r"(?i)\b(?:try|retry)(?: again)? (?:later|in \d)"), 503),
 )
 _NO_QUOTA: Final = re.compile(r"(?i)quota|billing|credits?\b|balance")
+#: Refusals that are not the fault of the key: with which status, in which words, and what to do.
+_NOT_THE_KEY: Final = (
+    ({400, 403, 422}, _MODERATED, "a filter before the model does not like the prompt: change it"),
+    ({400, 403, 451}, _REGION, "it does not answer from this country or region, whatever the key"),
+    ({403}, _NO_QUOTA, "the account has no credit or quota left: see the service's own page of it"),
+)
 #: "try again in 1m30.5s", `"retryDelay": "20s"`.
 _WAIT: Final = re.compile(
     r"(?i)(?:try again|retry)[\s_-]?(?:after|in|delay)?\W{1,4}((?:\d+(?:\.\d+)?\s*[a-z]+\s*){1,4})"
@@ -117,7 +130,10 @@ _UNITS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Whom a backend asks, and the names that its errors use; `url` holds no user name, password or query."""
+    """Whom a backend asks, and the names that its errors use; `url` holds no user name, password or query.
+
+    `query` is sent behind the address, and shown nowhere.
+    """
 
     label: str
     url: str
@@ -126,6 +142,7 @@ class Endpoint:
     has_key: bool
     secrets: tuple[str, ...] = field(default=(), repr=False)
     interface: str = "OpenAI-compatible"
+    query: str = field(default="", repr=False)
 
     @property
     def host(self) -> str:
@@ -256,8 +273,9 @@ def _refusal(
     # Some report a limit of requests so.
     slow_down = (status in {400, 403} and meaning in {429, 503}) or (status == 403 and bool(_BUSY[0][0].search(words)))
     moderated = status in {400, 403, 422} and _MODERATED.search(words) is not None
+    excuse = next((hint for codes, pattern, hint in _NOT_THE_KEY if status in codes and pattern.search(words)), None)
     bad_key = status == 401 or (status in {400, 403} and (meaning == 401 or _BAD_KEY.search(words) is not None))
-    if not slow_down and (bad_key or (status == 403 and not moderated and meaning not in {402, 404})):
+    if not slow_down and (bad_key or (status == 403 and excuse is None and meaning not in {402, 404, 451})):
         hint = f"check {endpoint.api_key_env}" if endpoint.api_key_env else None
         what = "the API key" if bad_key else "the request"
         if _OTHER_LOGIN.search(words):
@@ -276,7 +294,7 @@ def _refusal(
         limit = _LIMIT.search(words)
         error.limit = int(limit[1].replace(",", "")) if limit else None
         return error
-    hint = "a filter before the model does not like the prompt: change it" if moderated else None
+    hint = excuse
     if status == 404:
         hint = " and ".join(filter(None, (endpoint.check, "the model's name")))
         if endpoint.interface == "OpenAI-compatible" and urlsplit(endpoint.url).path in _WITHOUT_VERSION:

@@ -86,8 +86,23 @@ _NO_MODEL: Final = re.compile(
 _WANTS_MODEL: Final = re.compile(r"(?i)\b(?:missing|provide|specify|no)\b.{0,40}\bmodel\b|\bmodel\b.{0,40}\brequired")
 #: Why a server that answers cannot answer a prompt, and what to do about it.
 NO_MODELS: Final = "it lists no models: download or load one there (with Ollama: `ollama pull NAME`)"
+#: What may stand behind the '?' of an address, and what looks like a secret there.
+_QUERY: Final = re.compile(r"[\w.-]+=[\w.~%:+,-]*(?:&[\w.-]+=[\w.~%:+,-]*)*", re.ASCII)
+_SECRET_QUERY: Final = re.compile(
+    r"(?i)(?:^|&)[^=&]*(?:key|token|secret|pass|auth|sig|cred|code|session)[^=&]*=|=(?:sk|pk|rk)-"
+)
 #: With which status services refuse a member of a request's body.
 _NOT_ACCEPTED: Final = frozenset({400, 404, 422, 501})
+#: Members of a body that some services do not take, and what those take in their place.
+_OTHER_NAMES: Final[Mapping[str, str | None]] = {
+    "stream_options": None,
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": "max_tokens",
+}
+_UNKNOWN_MEMBER: Final = re.compile(
+    r"(?i)unsupported param|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs|fields)"
+    r"|not (?:permitted|allowed|supported)"
+)
 #: How services say that they take no schema.
 _NO_SCHEMA: Final = re.compile(r"(?i)response.?format|json.?schema|structured|schema|grammar|guided")
 
@@ -364,7 +379,8 @@ class HTTPBackend(Backend):
 
         model = model or self.default_model
         plain = self.sent_options(options)
-        ask = partial(self._send, model=model, options=plain, call=call, stream=stream)
+        notices: list[str] = []
+        ask = partial(self._send, model=model, options=plain, call=call, stream=stream, notices=notices)
         endpoint, limits, pieces = ask(request)
         if call is None or call.turn is None:
             self._pace()
@@ -380,22 +396,53 @@ class HTTPBackend(Backend):
             priced=self._counted,
             on_end=limits.await_rest,
         )
+        reader.notices = notices
         if plain and self.known_options:
-            reader.notices += _unknown_options(plain, self.known_options)
-            if reader.notices:
-                pieces = _with_hint(pieces, reader.notices)
+            notices += _unknown_options(plain, self.known_options)
+            if notices:
+                pieces = _with_hint(pieces, list(notices))
         if request.metadata.get("schema") is not None:
-            pieces = self._by_schema(pieces, request, model, reader, lambda plain: ask(plain)[2])
+            pieces = self._by_schema(pieces, request, model, reader, lambda plain: ask(plain, again=limits)[2])
         return reader, pieces
 
     def _send(
-        self, request: Request, *, model: str | None, options: Mapping[str, Any], call: Call | None, stream: bool
+        self,
+        request: Request,
+        *,
+        model: str | None,
+        options: Mapping[str, Any],
+        call: Call | None,
+        stream: bool,
+        notices: list[str],
+        again: "Limits | None" = None,
     ) -> "tuple[Endpoint, Limits, Iterator[bytes]]":
-        """Return the answer to a request in pieces; it is sent with the first one."""
-        content = _encoded(self.body(request, model, options, stream))
-        endpoint, outgoing = self._request("POST", self.path, call, content, stream=stream)
-        limits = self._limits(call)
-        return endpoint, limits, self._found(self._exchanged(endpoint, outgoing, limits), model)
+        """Return the answer to a request in pieces; it is sent with the first one.
+
+        A further exchange for the same answer has the limits of the first, which whoever reads the answer reports to.
+        """
+        body = _instead(self.body(request, model, options, stream), self._refused_members.get(model, {}))
+        endpoint, outgoing = self._request("POST", self.path, call, _encoded(body), stream=stream)
+        limits = again or self._limits(call)
+
+        def in_other_words(error: BackendHTTPError) -> Iterator[bytes] | None:
+            """Return the answer to the same in other words; `None`: the error is about something else."""
+            name, other = _refused_member(body, error)
+            known = self._refused_members.setdefault(model, {})
+            if not name or other in known:  # it takes neither of the two
+                return None
+            known[name] = other
+            if other is not None:
+                notices.append(f"asked once more with {other!r} in place of {name!r}: {error.message}")
+            ask = partial(self._send, model=model, options=options, call=call, stream=stream, notices=notices)
+            return ask(request, again=limits)[2]
+
+        if again is not None:
+            again.begin_again()
+        return (
+            endpoint,
+            limits,
+            self._found(self._exchanged(endpoint, outgoing, limits), model, options, in_other_words),
+        )
 
     def _by_schema(
         self,
@@ -470,13 +517,30 @@ class HTTPBackend(Backend):
         }
         from llm.backends.http._deadlines import Outgoing
 
-        return endpoint, Outgoing(self._open_session(), method, endpoint.url, headers, content, auth)
+        url = f"{endpoint.url}?{endpoint.query}" if endpoint.query else endpoint.url
+        return endpoint, Outgoing(self._open_session(), method, url, headers, content, auth)
 
-    def _found(self, pieces: Iterator[bytes], model: str | None) -> Iterator[bytes]:
-        """Yield the pieces of an answer; where the service has no such model, name those like it."""
+    @property
+    def _refused_members(self) -> dict[str | None, dict[str, str | None]]:
+        """By model the members of a body that the service does not take, and those to send in their place."""
+        refused: dict[str | None, dict[str, str | None]] = self.__dict__.setdefault("_refused_by_model", {})
+        return refused
+
+    def _found(
+        self,
+        pieces: Iterator[bytes],
+        model: str | None,
+        options: Mapping[str, Any],
+        in_other_words: Callable[[BackendHTTPError], Iterator[bytes] | None],
+    ) -> Iterator[bytes]:
+        """Yield the pieces of an answer; a refusal of the model or of an option gets its remedy."""
         try:
             yield from pieces
         except BackendHTTPError as error:
+            others = in_other_words(error) if error.status in _NOT_ACCEPTED else None
+            if others is not None:
+                yield from others
+                return
             unknown = error.status == 404 or (error.status in {400, 422} and _NO_MODEL.search(error.message))
             if unknown and model is not None and self.name:
                 from llm.contributions import models_like
@@ -487,6 +551,11 @@ class HTTPBackend(Backend):
                 error.hint = f"{error.hint}; {close}{ask}" if error.hint else f"{close}{ask}"
             elif model is None and self.name and error.status in _NOT_ACCEPTED and _WANTS_MODEL.search(error.message):
                 error.hint = f"name one with -m; `ai-cli models -b {self.name}` lists those that it has"
+            elif error.status in {400, 422}:
+                named = (one for one in options if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", error.message))
+                for name in named:
+                    remedy = f"change the option {name!r} (`-o`, or `options` in the configuration), or leave it out"
+                    error.hint = f"{error.hint}; {remedy}" if error.hint else remedy
             raise
 
     def _pace(self) -> None:
@@ -545,12 +614,12 @@ class HTTPBackend(Backend):
         secrets += tuple(text for name, text in self.fixed_headers.items() if looks_secret(name.replace("-", "_")))
         name = self.base_url_env or self.base_url_key or f"the base URL of {self._label}"
         address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
-        base = _checked_address(address, name, self.default_base_url, self.api_key_env)
+        base, query = _checked_address(address, name, self.default_base_url, self.api_key_env)
         url = (base.removesuffix(self.path) if self.path else base) + path  # some give the whole address
         if auth.secrets:
             _warn_of_plain_http(url, self._label, name)
         variable = self.base_url_env or self.base_url_key
-        return Endpoint(self._label, url, variable, key_source, bool(auth.secrets), secrets, self.interface)
+        return Endpoint(self._label, url, variable, key_source, bool(auth.secrets), secrets, self.interface, query)
 
     @property
     def _label(self) -> str:
@@ -672,6 +741,31 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         raise UsageError(f"JSON cannot hold these options: {error}") from None
 
 
+def _instead(body: dict[str, Any], refused: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return a body without the members that a service does not take; some have another name there."""
+    body = dict(body) if refused else body
+    for name, other in refused.items():
+        if name in body:
+            value = body.pop(name)
+            if other is not None:
+                body.setdefault(other, value)
+    return body
+
+
+def _refused_member(body: Mapping[str, Any], error: BackendHTTPError) -> tuple[str, str | None]:
+    """Return a member of the body that the service refuses, and its other name; empty: it is about something else.
+
+    Only members that have another name, or that the user did not ask for: without an option of the user's the answer
+    would be another one.
+    """
+    for name, other in _OTHER_NAMES.items():
+        if name not in body or (other is not None and other in body) or not re.search(rf"\b{name}\b", error.message):
+            continue
+        if other is None or re.search(rf"\b{other}\b", error.message) or _UNKNOWN_MEMBER.search(error.message):
+            return name, other
+    return "", None
+
+
 def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
     """Return a notice for each option that looks like a known one with a typing error."""
     notices = []
@@ -720,8 +814,8 @@ def _not_json(constant: str) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> str:
-    """Return a base URL without slashes at its end; errors never show it: it may hold a secret."""
+def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> tuple[str, str]:
+    """Return a base URL without slashes at its end, and its query; errors never show it: it may hold a secret."""
     from urllib.parse import urlsplit
 
     try:
@@ -738,9 +832,14 @@ def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> str:
     if "@" in parts.netloc:
         hint = f"put the key into {api_key_env}" if api_key_env else None
         raise ConfigError(f"{name} must not hold a user name or password", hint=hint)
-    if "?" in url or "#" in url:
-        raise ConfigError(f"{name} must end with its path, without '?' or '#'")
-    return url.rstrip("/")
+    base, _, query = url.partition("?")
+    # Azure wants `?api-version=...` with each request. A key would be in the logs of each proxy and server.
+    if "#" in url or ("?" in url and (not _QUERY.fullmatch(query) or _SECRET_QUERY.search(query))):
+        raise ConfigError(
+            f"{name} must end with its path, without '?' or '#'",
+            hint="after a '?', parameters as `api-version=2024-10-21` may stand, and no key",
+        )
+    return base.rstrip("/"), query
 
 
 def is_on_this_machine(address: str) -> bool:

@@ -272,6 +272,9 @@ def test_a_key_that_no_header_can_hold(key: str, backend: Service, monkeypatch: 
         ("https://example/v1?key=sk-planted", "must end with its path, without '?' or '#'"),
         ("https://example/v1#sk-planted", "must end with its path, without '?' or '#'"),
         ("https://example?", "must end with its path, without '?' or '#'"),
+        ("https://example/v1?api-version=1&code=planted", "must end with its path, without '?' or '#'"),
+        ("https://example/v1?sig=planted", "must end with its path, without '?' or '#'"),
+        ("https://example/v1?v=sk-planted", "must end with its path, without '?' or '#'"),
     ],
 )
 def test_a_base_url_that_cannot_be_used(

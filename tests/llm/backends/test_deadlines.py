@@ -337,6 +337,29 @@ def test_an_answer_over_tls_ends_on_time_too(certificate: Path, host: Host, monk
     assert 0 < told_seconds("did not finish its answer within {} s", error.message) <= SHORT
 
 
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_an_answer_that_comes_before_the_body_was_read_is_shown(
+    over_tls: bool, certificate: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def refuse(connection: socket.socket) -> None:
+        # What waits to be sent would be lost with the reset of a connection that is closed with bytes unread.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with context.wrap_socket(connection, server_side=True) if over_tls else connection as spoken:
+            spoken.recv(1)
+            spoken.sendall(http_answer({"error": {"message": "far too much"}}, status=413))
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with tls_server(refuse) as url:
+        monkeypatch.setenv("SERVICE_BASE_URL", url if over_tls else url.replace("https:", "http:"))
+        error = ask(host, options={"filler": "x" * 12_000_000})
+    assert isinstance(error, NoAnswerError)
+    assert "answered HTTP 413" in error.message
+    assert "far too much" in error.message
+
+
 def test_a_server_that_never_ends_the_handshake(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     with tls_server(lambda connection: time.sleep(2 * SHORT)) as url:
         monkeypatch.setenv("SERVICE_BASE_URL", url)

@@ -426,3 +426,105 @@ def test_who_asks_for_a_server_of_a_broken_configuration_hears_why(configure: Co
     assert "warning" not in done.stderr
     listed = subprocess.run([*command[:3], "backends"], capture_output=True, text=True)
     assert "config.toml:2: servers.one.base_url must be an address" in listed.stderr
+
+
+# --- servers that do not take all that OpenAI's takes ---
+
+
+def refusal(words: str, status: int = 400) -> bytes:
+    return http_answer({"error": {"message": words}}, status=status)
+
+
+STREAM = http_answer(
+    'data: {"choices": [{"index": 0, "delta": {"content": "42"}}]}\n\ndata: [DONE]\n\n',
+    headers={"Content-Type": "text/event-stream"},
+)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        refusal("Unrecognized request argument supplied: stream_options"),
+        refusal("stream_options: Extra inputs are not permitted", 422),
+        http_answer(
+            json.dumps({"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}), 422
+        ),
+    ],
+)
+def test_a_server_that_takes_no_stream_options_is_asked_once_more_without_them(
+    refused: bytes, configure: Configure
+) -> None:
+    with FaultServer(refused, STREAM) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"\nmodel = "m"')
+        for _ in range(2):
+            answer = stream(Request("hi", backend="one"), host=host)
+            assert "".join(answer) == "42"
+            assert answer.completion is not None
+            assert (len(answer.completion.attempts), answer.completion.notices) == (1, ())
+    assert ["stream_options" in one.json() for one in server.requests] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("option", "other", "words"),
+    [
+        (
+            "max_tokens",
+            "max_completion_tokens",
+            "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+        ),
+        ("max_completion_tokens", "max_tokens", "body.max_completion_tokens: Extra inputs are not permitted"),
+    ],
+)
+def test_a_limit_of_tokens_has_the_name_that_the_server_takes(
+    option: str, other: str, words: str, configure: Configure
+) -> None:
+    with FaultServer(refusal(words), chat_answer("42")) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"\nmodel = "m"')
+        asked = Request("hi", backend="one", options={option: "7"})
+        first, second = complete(asked, host=host), complete(asked, host=host)
+    assert (first.text, second.text) == ("42", "42")
+    assert f"asked once more with {other!r} in place of {option!r}" in first.notices[0]
+    assert [(one.json().get(option), one.json().get(other)) for one in server.requests] == [
+        (7, None),
+        (None, 7),
+        (None, 7),
+    ]
+
+
+def test_a_server_that_takes_neither_name_is_asked_twice_at_most(configure: Configure) -> None:
+    words = "unknown field: max_tokens, max_completion_tokens"
+    with FaultServer(refusal(words)) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"\nmodel = "m"')
+        with pytest.raises(NoAnswerError, match="unknown field"):
+            complete(Request("hi", backend="one", options={"max_tokens": 7}), host=host)
+    assert len(server.requests) == 2
+
+
+def test_an_option_of_the_users_is_not_left_out_but_named(configure: Configure) -> None:
+    words = "Unsupported value: 'temperature' does not support 0.7 with this model"
+    with FaultServer(refusal(words)) as server:
+        host = configure(f'[servers.one]\nbase_url = "{server.url}"\nmodel = "m"')
+        with pytest.raises(NoAnswerError) as caught:
+            complete(Request("hi", backend="one", options={"temperature": 0.7, "top_p": 1}), host=host)
+    assert len(server.requests) == 1
+    assert caught.value.hint is not None
+    assert "change the option 'temperature'" in caught.value.hint
+    assert "top_p" not in caught.value.hint
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/chat/completions"])
+def test_an_address_may_have_a_version_of_the_interface_behind_its_path(ending: str, configure: Configure) -> None:
+    with FaultServer(http_answer({"data": [{"id": "m"}]}), chat_answer("42"), refusal("no", 404)) as server:
+        url = server.url.replace("http://", "HTTP://")
+        host = configure(f'[servers.azure]\nbase_url = "{url}/openai/deployments/d{ending}?api-version=2024-10-21"')
+        backend = host.backends()["azure"]
+        assert backend.list_models is not None
+        assert list(backend.list_models(Call())) == ["m"]
+        assert complete(Request("hi", backend="azure"), host=host).text == "42"
+        with pytest.raises(NoAnswerError) as caught:
+            complete(Request("hi", backend="azure"), host=host)
+    assert "2024-10-21" not in f"{caught.value.message}{caught.value.hint}"
+    assert [one.target for one in server.requests] == [
+        "/openai/deployments/d/models?api-version=2024-10-21",
+        *["/openai/deployments/d/chat/completions?api-version=2024-10-21"] * 2,
+    ]
