@@ -22,7 +22,7 @@ DEFAULT_PLUGINS: Final = (
     "llm.backends.plugins.lobechat",
     "llm.backends.plugins.mindbridge",
     "llm.routing.processes",
-    "scripts.shell",
+    "scripts.steps",
     "scripts.recipes.plugins.echo",
     "scripts.recipes.plugins.sample",
 )

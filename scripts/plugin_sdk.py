@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         print_warning,
     )
     from scripts.recipes import discover_recipes, find_recipe
-    from scripts.shell import arguments, run_locally
+    from scripts.steps import arguments, run_locally
     from scripts.steps.prompts import Decision, question_rows
 
 __all__ = [
@@ -59,7 +59,7 @@ _HOMES: Final = {
     **dict.fromkeys(("RequestCommand", "ask", "request_options"), "scripts.cli.send"),
     **dict.fromkeys(("Plan", "StepOptions", "run_steps"), "scripts.cli.steps"),
     **dict.fromkeys(("discover_recipes", "find_recipe"), "scripts.recipes"),
-    **dict.fromkeys(("arguments", "run_locally"), "scripts.shell"),
+    **dict.fromkeys(("arguments", "run_locally"), "scripts.steps"),
     **dict.fromkeys(("Decision", "question_rows"), "scripts.steps.prompts"),
 }
 

@@ -16,7 +16,7 @@ from llm.host import Host
 from llm.redaction import MASK, looks_secret, redactor
 from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli
-from scripts.shell import step_environment
+from scripts.steps import step_environment
 
 #: Environment, and the core of each secret in it. Some have characters that URLs, JSON and `repr` write otherwise.
 PLANTED = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llm.host import Host
     from llm.parameters import Parameter
     from llm.types import Step
-    from scripts.shell import Surroundings
+    from scripts.steps import Surroundings
     from scripts.steps.prompts import Question
     from scripts.steps.records import Record, StoredRun
     from scripts.steps.runner import Asker, StepRunner
@@ -86,7 +86,7 @@ def known_shell(shell: str | None) -> str | None:
         return None
     import shutil
 
-    from scripts.shell import shell_words
+    from scripts.steps import shell_words
 
     try:
         words = shell_words(shell)
@@ -126,7 +126,7 @@ class Plan:
 
 def run_steps(host: "Host", plan: Plan, options: StepOptions, asker: "Asker | None" = None) -> int:
     """Run steps, or print them where nothing may run; return the exit status."""
-    from scripts.shell import Surroundings, working_directory
+    from scripts.steps import Surroundings, working_directory
 
     surroundings = Surroundings(
         working_directory(options.cwd),
@@ -167,7 +167,7 @@ def warn_of_lost_state(steps: "Sequence[Step]") -> None:
 
 def resume(host: "Host", options: StepOptions, recipe: str | None, goal: str | None) -> int:
     """Go on with a recorded run; return the exit status."""
-    from scripts.shell import Surroundings, working_directory
+    from scripts.steps import Surroundings, working_directory
     from scripts.steps.records import DONE_BEFORE, find_run
 
     given = [name for name, value in (("--cwd", options.cwd), ("--from", options.first != 1)) if value]
@@ -257,7 +257,7 @@ class _Run:
             )
 
     def _runner(self, *, asks: bool) -> "StepRunner":
-        from scripts.shell import step_environment
+        from scripts.steps import step_environment
         from scripts.steps.runner import StepRunner
 
         secrets = backends_of(self.host).secret_env  # a plug-in that was imported for the recipe is asked anew

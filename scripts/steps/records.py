@@ -15,7 +15,7 @@ from llm.hooks import Origin
 from llm.redaction import MASK, looks_secret
 from llm.types import Step
 from scripts.output import clean, print_warning, redact
-from scripts.shell import Surroundings
+from scripts.steps import Surroundings
 
 
 @dataclass(frozen=False, eq=False)

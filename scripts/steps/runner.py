@@ -11,7 +11,7 @@ from llm.errors import PLUGIN_FAULTS, D0ttinoError, place_of, read_on, reason_of
 from llm.hooks import Origin, origin_of
 from llm.types import Step, StepContext, StepResult
 from scripts.output import print_error, print_message, print_note, redact, stdout_to_stderr
-from scripts.shell import Surroundings
+from scripts.steps import Surroundings
 from scripts.steps.danger import dangers
 from scripts.steps.job_control import RunEnded, Switchboard
 from scripts.steps.prompts import Decision, own_facts, show_step

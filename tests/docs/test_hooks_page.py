@@ -242,7 +242,7 @@ def llm_run_step(host: Host, *_: Any) -> None:
     run = host.caller("llm_run_step")
     result = run(step=Step("test $(nice) -ge 10 || exit 4; exit 3"), context=CONTEXT)
     assert (result.status, result.origin.plugin) == (3, "example")
-    assert run(step=Step("exit 5", cwd="."), context=CONTEXT).origin.plugin == "scripts.shell"
+    assert run(step=Step("exit 5", cwd="."), context=CONTEXT).origin.plugin == "scripts.steps"
 
 
 @exercise

@@ -15,7 +15,7 @@ import pytest
 
 from llm.testing import write_distribution
 from llm.types import Step, StepContext, StepResult
-from scripts import shell
+from scripts.steps import llm_run_step
 from scripts.steps import process as child_module
 from scripts.steps.process import process_table
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
@@ -28,7 +28,7 @@ FOR_A_WHILE = "for i in $(seq 400); do sleep 0.05; done"
 
 def run(step: Step, **env: str) -> StepResult:
     """Run a step as the local shell does, in this process."""
-    return shell.llm_run_step(step, StepContext("mine", 1, 1, {**os.environ, **env}))
+    return llm_run_step(step, StepContext("mine", 1, 1, {**os.environ, **env}))
 
 
 def ai_cli(directory: Path, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[Any]":
@@ -348,7 +348,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, f"rmdir {place}", "echo never")
     result = ai_cli(path, "--yes", cwd=place)
     assert (result.returncode, result.stdout) == (1, "")
-    assert f"step 2 did not run: plug-in scripts.shell (built in): the working directory {place}" in result.stderr
+    assert f"step 2 did not run: plug-in scripts.steps (built in): the working directory {place}" in result.stderr
     place.mkdir()
     script = f"rmdir {place}; exec {' '.join(AI_CLI)} recipe mine goal --yes"
     gone = subprocess.run(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm.types import Step, StepContext
-from scripts import shell
+from scripts.steps import llm_run_step
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
 pytestmark = pytest.mark.e2e
@@ -149,13 +149,13 @@ def test_a_step_leaves_the_handlers_of_the_program_as_they_were() -> None:
         return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
     before = handlers()
-    assert shell.llm_run_step(Step("exit 4"), StepContext("mine", 1, 1, dict(os.environ))).status == 4
+    assert llm_run_step(Step("exit 4"), StepContext("mine", 1, 1, dict(os.environ))).status == 4
     assert handlers() == before
 
 
 def test_a_step_runs_in_any_thread() -> None:
     context, statuses = StepContext("mine", 1, 1, dict(os.environ)), []
-    thread = threading.Thread(target=lambda: statuses.append(shell.llm_run_step(Step("exit 4"), context).status))
+    thread = threading.Thread(target=lambda: statuses.append(llm_run_step(Step("exit 4"), context).status))
     thread.start()
     thread.join()
     assert statuses == [4]

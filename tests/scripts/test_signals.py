@@ -15,8 +15,7 @@ import pytest
 
 from llm.testing import host_with
 from llm.types import Step, StepContext
-from scripts import shell
-from scripts.shell import Surroundings
+from scripts.steps import Surroundings, llm_run_step
 from scripts.steps.job_control import RunEnded, Switchboard, handled
 from scripts.steps.runner import StepRunner
 from tests.scripts.terminal import AI_CLI, write_recipe
@@ -139,7 +138,7 @@ def test_handlers_are_put_in_place_once_for_all_steps(monkeypatch: pytest.Monkey
 def test_a_step_in_a_run_is_ended_by_its_own_handlers() -> None:
     step, context = Step("kill -TERM $PPID; sleep 600"), StepContext("mine", 1, 1, dict(os.environ))
     with Switchboard():
-        result = shell.llm_run_step(step, context)
+        result = llm_run_step(step, context)
     assert (result.status, result.interrupted_by) == (128 + signal.SIGTERM, signal.SIGTERM)
 
 
@@ -154,7 +153,7 @@ def test_a_signal_that_another_thread_gets_ends_a_step_as_well(tmp_path: Path) -
 
     thread = threading.Thread(target=get_signal)
     thread.start()
-    result = shell.llm_run_step(step, StepContext("mine", 1, 1, dict(os.environ)))
+    result = llm_run_step(step, StepContext("mine", 1, 1, dict(os.environ)))
     thread.join()
     assert (result.status, result.interrupted_by) == (128 + signal.SIGTERM, signal.SIGTERM)
 
@@ -165,7 +164,7 @@ def test_a_program_that_is_told_of_signals_is_told_of_those_of_a_step() -> None:
         theirs.setblocking(False)
         before = signal.set_wakeup_fd(theirs.fileno())
         try:
-            shell.llm_run_step(Step("true"), StepContext("mine", 1, 1, dict(os.environ)))
+            llm_run_step(Step("true"), StepContext("mine", 1, 1, dict(os.environ)))
             assert signal.set_wakeup_fd(theirs.fileno()) == theirs.fileno()
         finally:
             signal.set_wakeup_fd(before)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from llm.types import Step, StepContext
-from scripts import shell
+from scripts.steps import llm_run_step
 from tests.counting import count_calls
 
 Make = Callable[[str | list[str]], Step]
 
 
 def run(step: Step, **env: str) -> int:
-    return shell.llm_run_step(step, StepContext("mine", 1, 1, {**os.environ, **env})).status
+    return llm_run_step(step, StepContext("mine", 1, 1, {**os.environ, **env})).status
 
 
 @pytest.fixture(params=["spawned", "elsewhere", "by name"])
@@ -45,7 +45,7 @@ def test_a_step_gets_its_environment_and_no_other(make: Make, monkeypatch: pytes
     monkeypatch.setenv("D0TTINO_OF_THE_PROGRAM", "1")
     step = make('test -z "$D0TTINO_OF_THE_PROGRAM" && test "$D0TTINO_OF_THE_STEP" = "ä b"')
     environment = {"PATH": os.environ["PATH"], "D0TTINO_OF_THE_STEP": "ä b"}
-    assert shell.llm_run_step(step, StepContext("mine", 1, 1, environment)).status == 0
+    assert llm_run_step(step, StepContext("mine", 1, 1, environment)).status == 0
 
 
 def test_a_step_runs_in_its_directory_and_in_a_group_of_its_own(make: Make) -> None:
@@ -60,7 +60,7 @@ def test_what_cannot_be_started_says_why(make: Make, tmp_path: Path) -> None:
     assert run(make([str(path)])) == 126
     assert run(make([str(tmp_path / "missing")])) == 127
     path.chmod(0o700)
-    result = shell.llm_run_step(make([str(path)]), StepContext("mine", 1, 1, dict(os.environ)))
+    result = llm_run_step(make([str(path)]), StepContext("mine", 1, 1, dict(os.environ)))
     assert result.status == 126
     assert "its first line names no program" in result.note
 
@@ -70,8 +70,8 @@ def test_a_start_looks_at_no_variable_one_by_one() -> None:
 
     def calls(variables: int) -> int:
         context = StepContext("mine", 1, 1, {f"VARIABLE_{number}": "value" for number in range(variables)})
-        shell.llm_run_step(step, context)
-        return count_calls(lambda: shell.llm_run_step(step, context))
+        llm_run_step(step, context)
+        return count_calls(lambda: llm_run_step(step, context))
 
     # Waiting for the step takes a few calls more or less.
     assert calls(500) < calls(5) + 100

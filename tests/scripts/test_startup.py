@@ -40,7 +40,7 @@ ALL_BUILTINS = {
     "llm.backends.plugins.sample",
     "llm.routing.policy",
     "scripts.recipes.plugins.echo",
-    "scripts.shell",
+    "scripts.steps",
 }
 PROCESSES = {"subprocess", "tempfile", "shutil"}
 PATHS = {"pathlib", "platformdirs", "urllib.parse"}
@@ -64,7 +64,7 @@ CASES = {
     | PATHS
     | GENERATING,
     "ai-cli recipe echo goal --yes": {"llm.hooks._monitor"}
-    | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.shell"}
+    | ALL_BUILTINS - {"scripts.recipes.plugins.echo", "scripts.steps"}
     | PROCESSES - {"subprocess"}
     | PATHS
     | GENERATING

@@ -176,7 +176,7 @@ def test_what_the_configuration_requires_has_to_be_there_for_steps_too(tmp_path:
 GUARDS = {
     "prepares": "@hookimpl\ndef llm_prepare_step(step): return None",
     "wraps": "@hookimpl(wrapper=True)\ndef llm_run_step(): return (yield)",
-    "runs": "@hookimpl\ndef llm_run_step(step, context):\n    from scripts.shell import run_locally\n"
+    "runs": "@hookimpl\ndef llm_run_step(step, context):\n    from scripts.steps import run_locally\n"
     "    return run_locally(step, context)",
 }
 

@@ -135,7 +135,7 @@ def test_the_log_tells_what_ran_and_only_its_owner_reads_it(tmp_path: Path) -> N
         ("mine", 1, "echo one", 0),
         ("mine", 2, "exit 4", 4),
     ] * 2
-    assert all(record["duration"] >= 0 and record["plugin"] == "scripts.shell" for record in records)
+    assert all(record["duration"] >= 0 and record["plugin"] == "scripts.steps" for record in records)
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 

@@ -164,7 +164,7 @@ def test_what_cannot_be_answered_is_status_2(host: Host, arguments: tuple[str, .
 def test_a_recipe_and_who_runs_its_steps(host: Host) -> None:
     found = facts(host, "recipe", "mine")
     assert (found["plugin"], found["builtin"]) == ("recipe:mine", False)
-    assert [name.partition(" ")[0] for name in found["steps_are_offered_to"]] == ["runner", "scripts.shell"]
+    assert [name.partition(" ")[0] for name in found["steps_are_offered_to"]] == ["runner", "scripts.steps"]
     text = why(host, "recipe", "mine").stdout
     assert text.startswith("the steps of 'mine' would come from recipe:mine (this program")
     assert "each step is offered to, in this order:\n  runner (this program" in text
