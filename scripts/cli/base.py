@@ -392,7 +392,23 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, after the shared options among them are noted."""
-        return super().parse_args(ctx, self._spelt_out(ctx, note_shared(ctx, args)))
+        arguments = self._spelt_out(ctx, note_shared(ctx, args))
+        try:
+            return super().parse_args(ctx, list(arguments))
+        except click.UsageError as error:
+            # One with too many arguments has no class of its own.
+            too_many = type(error) is click.UsageError and self.make_parser(ctx).parse_args(arguments)[1]
+            meant = too_many and self.meant(ctx, too_many)
+            if not meant:
+                raise
+            raise click.UsageError(f"{error.message}. Did you mean `{meant}`?", ctx) from error
+
+    def meant(self, ctx: click.Context, words: list[str]) -> str | None:
+        """Return the command line for words that are none here, but in other programs: `help`, `version`, `list`."""
+        first = words[0]
+        if any(f"--{first}" in option.opts for option in self.get_params(ctx)):
+            return f"{ctx.command_path} --{first}"
+        return ctx.command_path if first == "list" else None
 
     def _spelt_out(self, ctx: click.Context, arguments: list[str]) -> list[str]:
         """Return arguments with `--backend` for `-b`.
@@ -551,10 +567,18 @@ class Group(Command, click.Group):
         except click.UsageError as error:
             import difflib
 
-            close = difflib.get_close_matches(args[0], self.list_commands(ctx))
+            meant = self.meant(ctx, args)
+            close = [f"`{meant}`"] if meant else difflib.get_close_matches(args[0], self.list_commands(ctx))
             if not close or "Did you mean" in error.message:
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from error
+
+    def meant(self, ctx: click.Context, words: list[str]) -> str | None:
+        """Return the command line for words that are no command here; after `help`, a command has its own."""
+        if words[0] == "help" and words[1:] and words[1] in self.list_commands(ctx):
+            return f"{ctx.command_path} {words[1]} --help"
+        lists_itself = self.invoke_without_command and not self.no_args_is_help
+        return super().meant(ctx, words) if lists_itself or words[0] != "list" else None
 
     def _from_plugins(self, ctx: click.Context) -> "PluginCommands":
         """Return the commands that plug-ins add; they are asked once in a run."""

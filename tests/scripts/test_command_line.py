@@ -74,6 +74,35 @@ def test_a_missing_command_is_an_error() -> None:
     assert "Missing command" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("recipes list", "ai-cli recipes"),
+        ("models list -b sample", "ai-cli models"),
+        ("backends list", "ai-cli backends"),
+        ("logs list", "ai-cli logs"),
+        ("models refresh", "ai-cli models --refresh"),
+        ("backends check", "ai-cli backends --check"),
+        ("doctor help", "ai-cli doctor --help"),
+        ("plugins help", "ai-cli plugins --help"),
+        ("help", "ai-cli --help"),
+        ("help plugins", "ai-cli plugins --help"),
+        ("help nothing", "ai-cli --help"),
+        ("version", "ai-cli --version"),
+        ("recipes mine", None),
+        ("config list", None),
+        ("list", None),
+        ("completion bash zsh", None),
+    ],
+)
+def test_a_word_of_other_programs_leads_to_the_command(host: Host, typed: str, meant: str | None) -> None:
+    result = CliRunner().invoke(cli, typed.split(), obj=host, prog_name="ai-cli")
+    assert (result.exit_code, result.stdout) == (2, "")
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith(("error: No such command", "error: Got unexpected extra argument"))
+    assert error.partition("Did you mean ")[2] == (f"`{meant}`?" if meant else "")
+
+
 # Colours and tables
 
 
