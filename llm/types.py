@@ -471,28 +471,7 @@ class Usage:
 
     def to_json(self) -> dict[str, Any]:
         """Return the usage as JSON-ready data."""
-        return {
-            "tokens": self.tokens,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cost": self.cost,
-            "estimated": self.estimated,
-            "cached_tokens": self.cached_tokens,
-            "cache_write_tokens": self.cache_write_tokens,
-            "reasoning_tokens": self.reasoning_tokens,
-        }
-
-
-_NO_USAGE: Final[FrozenMapping[str, Any]] = FrozenMapping(
-    tokens=None,
-    input_tokens=None,
-    output_tokens=None,
-    cost=None,
-    estimated=False,
-    cached_tokens=None,
-    cache_write_tokens=None,
-    reasoning_tokens=None,
-)
+        return {"tokens": self.tokens, **vars(self)}
 
 
 @dataclass(frozen=True)
@@ -590,6 +569,7 @@ class Attempt:
 
     def to_json(self) -> dict[str, Any]:
         """Return the attempt as JSON-ready data."""
+        unknown = {**dict.fromkeys(Usage().to_json()), "estimated": False}
         return {
             "backend": self.backend,
             "model": self.model,
@@ -604,7 +584,7 @@ class Attempt:
             "status": self.status,
             "retry_after": self.retry_after,
             "served_model": self.served_model,
-            **(_NO_USAGE if self.usage is None else self.usage.to_json()),
+            **(unknown if self.usage is None else self.usage.to_json()),
         }
 
 
@@ -718,27 +698,8 @@ _UNFINISHED: Final = {
 }
 #: Their words for a whole one, as far as they are known. Another word may mean anything: that is reported.
 _FINISHED: Final = frozenset(
-    [
-        "",
-        "null",
-        "none",
-        "stop",
-        "stop_sequence",
-        "end_turn",
-        "eos",
-        "eos_token",
-        "end",
-        "done",
-        "finished",
-        "complete",
-        "completed",
-        "tool_calls",
-        "tool-calls",
-        "tool_call",
-        "tool_use",
-        "function_call",
-        "finish_reason_unspecified",
-    ]
+    {"", "null", "none", "stop", "stop_sequence", "end_turn", "eos", "eos_token", "end", "done", "finished", "complete"}
+    | {"completed", "tool_calls", "tool-calls", "tool_call", "tool_use", "function_call", "finish_reason_unspecified"}
 )
 
 
@@ -836,7 +797,7 @@ class Answer:
     @property
     def completion(self) -> Completion | None:
         """The whole answer once it has ended, without the facts that only the router knows; `None` before."""
-        return None if self.facts is None else replace(self.facts, text=self.so_far, origin=self.origin)
+        return None if self.facts is None else self.whole
 
     @property
     def whole(self) -> Completion:

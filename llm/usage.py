@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NO_USAGE_VARIABLE: Final = "LLM_NO_USAGE"
 
+_TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+
 #: Fields of a row besides its time, and their types.
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "backend": (str,),
@@ -165,8 +167,8 @@ def entries(
 
 
 def _fields(attempt: "Attempt") -> list[Any]:
-    data = attempt.to_json()
-    return [*({**data, "model": attempt.served_model or attempt.model}[name] for name in _FIELDS)]
+    data = {**attempt.to_json(), "model": attempt.served_model or attempt.model}
+    return [data[name] for name in _FIELDS]
 
 
 def _entry(entry: Any) -> dict[str, Any] | None:
@@ -236,11 +238,8 @@ class Sum:
         """Add one attempt, an entry of the ledger."""
         self.attempts += 1
         self.failed += entry["error_type"] is not None
-        self.input_tokens += entry["input_tokens"] or 0
-        self.output_tokens += entry["output_tokens"] or 0
-        self.cached_tokens += entry["cached_tokens"] or 0
-        self.cache_write_tokens += entry["cache_write_tokens"] or 0
-        self.reasoning_tokens += entry["reasoning_tokens"] or 0
+        for name in _TOKENS:
+            setattr(self, name, getattr(self, name) + (entry[name] or 0))
         self.estimated += entry["estimated"]
         if entry["cost"] is not None:
             self.cost = (self.cost or 0.0) + entry["cost"]

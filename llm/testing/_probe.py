@@ -73,20 +73,8 @@ PROMPTS: Final = {
 
 #: Modules that take long to import.
 HEAVY: Final = frozenset(
-    {
-        "aiohttp",
-        "anthropic",
-        "boto3",
-        "google",
-        "httpx",
-        "langchain",
-        "litellm",
-        "numpy",
-        "openai",
-        "pandas",
-        "pydantic",
-    }
-    | {"requests", "scipy", "sklearn", "tensorflow", "tiktoken", "torch", "transformers"}
+    {"aiohttp", "anthropic", "boto3", "google", "httpx", "langchain", "litellm", "numpy", "openai", "pandas"}
+    | {"pydantic", "requests", "scipy", "sklearn", "tensorflow", "tiktoken", "torch", "transformers"}
 )
 
 #: What to do about a fault.
@@ -212,19 +200,14 @@ class Probe:
         with suppress(Exception):
             text = f"{error} {getattr(error, 'hint', None) or ''}"
             self.texts.append((text, self.place(error)))
-        place = self.place(error)
+        place, lines = self.place(error), text.count("\n")
         if self.owns(place[0] or ""):
-            kind = type(error).__name__
+            subject = f"the message of its {type(error).__name__}"
             if any(ord(one) < 32 and one not in "\t\n\r" for one in text):
-                self.find(f"the message of its {kind} has control characters", WORDS["message"], place)
-            elif len(text) > 2000:
-                self.find(
-                    f"the message of its {kind} is {len(text)} characters long", WORDS["message"], place, warn=True
-                )
-            elif text.count("\n") > 10:
-                self.find(
-                    f"the message of its {kind} has {text.count(chr(10))} lines", WORDS["message"], place, warn=True
-                )
+                self.find(f"{subject} has control characters", WORDS["message"], place)
+            elif len(text) > 2000 or lines > 10:
+                size = f"is {len(text)} characters long" if len(text) > 2000 else f"has {lines} lines"
+                self.find(f"{subject} {size}", WORDS["message"], place, warn=True)
         return one_line(error)
 
     # --- whose code it is ---------------------------------------------------------------------------------------
@@ -265,12 +248,12 @@ class Probe:
             for file in (sorted(Path(root).rglob("*.py")) if os.path.isdir(root) else [root])
         ]  # fmt: skip
 
-    def line_of(self, pattern: str, *, flags: int = 0) -> tuple[str | None, int | None]:
+    def line_of(self, pattern: str) -> tuple[str | None, int | None]:
         """Return the first line of its own code that has a pattern."""
         for file in self.files():
             with suppress(OSError), open(file, encoding="utf-8", errors="replace") as lines:
                 for number, line in enumerate(lines, 1):
-                    if re.search(pattern, line, flags):
+                    if re.search(pattern, line):
                         return file, number
         return None, None
 
@@ -587,6 +570,13 @@ def caller(probe: Probe, frame: FrameType | None) -> tuple[str | None, int | Non
     return None, None
 
 
+def _report(probe: Probe, message: str, mend: str) -> None:
+    """Report what the caller of the function that calls this does, if that is the plug-in."""
+    place = caller(probe, sys._getframe(2))
+    if place[0] is not None:
+        probe.find(message, mend, place)
+
+
 class _Stream:
     """Standard input or output, which reports its use by the plug-in."""
 
@@ -610,9 +600,7 @@ class _Stream:
         return int(self._stream.write(text))
 
     def _read(self, *arguments: Any) -> Any:
-        place = caller(self._probe, sys._getframe(1))
-        if place[0] is not None:
-            self._probe.find("it reads stdin", WORDS["stdin"], place)
+        _report(self._probe, "it reads stdin", WORDS["stdin"])
         return self._stream.read(*arguments)
 
     read = readline = readlines = __next__ = _read
@@ -643,19 +631,14 @@ def watch(probe: Probe) -> None:
         if event in {"socket.connect", "socket.getaddrinfo"}:
             connect(arguments, lookup=event == "socket.getaddrinfo")
         elif event in {"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec"} and probe.doing:
-            place = caller(probe, sys._getframe(1))
-            if place[0] is not None:
-                probe.find(f"it runs a command {probe.doing}", WORDS["late"], place)
+            _report(probe, f"it runs a command {probe.doing}", WORDS["late"])
         elif event == "open" and probe.doing and isinstance(arguments[0], str):
-            writes = arguments[2] & (os.O_WRONLY | os.O_RDWR) if isinstance(arguments[2], int) else 0
-            place = caller(probe, sys._getframe(1)) if writes else (None, None)
-            if place[0] is not None and not arguments[0].startswith("/dev/"):
-                probe.find(f"it writes the file {arguments[0]} {probe.doing}", WORDS["late"], place)
+            writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if writes and not arguments[0].startswith("/dev/"):
+                _report(probe, f"it writes the file {arguments[0]} {probe.doing}", WORDS["late"])
         elif event == "os.chdir" and probe.check != "import":
-            place = caller(probe, sys._getframe(1))
-            if place[0] is not None:
-                what = "the working directory"
-                probe.find(f"it changes {what} when it is used", f"leave {what} as it is: all plug-ins share it", place)
+            what = "the working directory"
+            _report(probe, f"it changes {what} when it is used", f"leave {what} as it is: all plug-ins share it")
 
     class Environ(type(os.environ)):  # type: ignore[misc]
         """The environment, which records the variables that the plug-in reads, and reports those that it sets."""
@@ -668,9 +651,8 @@ def watch(probe: Probe) -> None:
             return found
 
         def __setitem__(self, name: str, value: str) -> None:
-            place = caller(probe, sys._getframe(1)) if probe.check != "import" else (None, None)
-            if place[0] is not None:
-                probe.find("it changes the environment when it is used", WORDS["environ"], place)
+            if probe.check != "import":
+                _report(probe, "it changes the environment when it is used", WORDS["environ"])
             super().__setitem__(name, value)
 
     def ended(status: int) -> NoReturn:  # noqa: ARG001 - any ends it
