@@ -397,6 +397,7 @@ def batch(
         source = stack.enter_context(_opened(file))
         rows, lines, schema = _lines(source, file, asked)
         results = stack.enter_context(_results(output, source, _layout(rows, output, schema, asked)))
+        _report_other_answers(results, lines.asked(), output)
         stack.enter_context(stdout_to_stderr())
         progress = stack.enter_context(Progress(rows.count, spending, every))
         run = BatchRun(lines, results, spending, progress)
@@ -516,6 +517,21 @@ def _results(output: str | None, source: BinaryIO, layout: "Layout") -> Iterator
         return
     with Results(open(descriptor, "wb"), layout) as results:
         yield results
+
+
+def _report_other_answers(results: Results, asked: dict[str, Any], output: str | None) -> None:
+    """Print which answers of earlier runs do not follow from the options of this one."""
+    try:
+        others = results.note_asked(asked)
+    except OSError as error:
+        print_note(f"how these answers are asked for is not recorded: {error.strerror or error}")
+        return
+    if others:
+        print_warning(
+            f"{output} has answers that were asked for otherwise, and they stay:\n"
+            + "\n".join(others)
+            + "\ngive another file to --output to have all rows answered as now"
+        )
 
 
 @contextmanager

@@ -13,11 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
-from llm._state import replacing
+from llm._state import make_private, open_private, replacing, state_dir, write_atomically
 from llm.errors import D0ttinoError, UsageError
 from scripts.batch.layouts import Layout, Result, Stored, Table, json_line, json_lines
-from scripts.batch.rows import Line, parquet
+from scripts.batch.rows import Line, checksum, parquet
+from scripts.output import clean
 
+#: What answers follow from besides backend, model and row, and what it is called.
+_ASKED: Final = {
+    "prompt": "--prompt or template",
+    "system": "system prompt",
+    "parameters": "value of a blank",
+    "options": "value of an option",
+    "schema": "schema",
+}
+#: How many changes of that are recorded, and how many ranges of rows are named.
+_MOST_RUNS: Final = 200
+_NAMED: Final = 4
 #: Rows of a Parquet file that are encoded at a time.
 _ENCODED: Final = 1024
 
@@ -63,6 +75,10 @@ class Results:
         """Write a result at once, so that it is not lost if this process is killed."""
         with self._naming():
             self._write(self._layout.encoded(result))
+
+    def note_asked(self, _asked: dict[str, Any]) -> list[str]:
+        """Record what the answers of this run follow from; return how earlier ones were asked for otherwise."""
+        return []
 
     def finish(self) -> None:
         """Complete the results of a run."""
@@ -160,6 +176,45 @@ class ResultsFile(Results):
                 hint="give another file to --output, or the input that made this one: it may only grow at its end",
             )
         return digest != 0
+
+    def note_asked(self, asked: dict[str, Any]) -> list[str]:
+        """Record what the answers of this run follow from; return how earlier ones were asked for otherwise.
+
+        Raises:
+            OSError: it cannot be recorded.
+
+        """
+        record = os.path.join(state_dir(), "batches", f"{checksum(self._name)}.json")
+        done = _ranges(self._done)
+        runs = _runs_in(record) if done else []
+        if done and not runs:
+            runs = [{"asked": None, "before": []}]
+        if not runs or runs[-1]["asked"] != asked:
+            runs.append({"asked": asked, "before": done})
+            if len(runs) > _MOST_RUNS:
+                runs = [{"asked": None, "before": []}, *runs[-_MOST_RUNS + 1 :]]
+            make_private(os.path.dirname(record))
+            write_atomically(record, json.dumps({"file": self._name, "runs": runs}).encode())
+        return list(self._asked_otherwise(runs, asked))
+
+    def _asked_otherwise(self, runs: list[dict[str, Any]], asked: dict[str, Any]) -> Iterator[str]:
+        """Yield which rows have answers that were asked for otherwise, and how."""
+        # The run that answered each row: the last one before a run that found it done.
+        runs_of = bytearray([len(runs) - 1]) * len(self._done)
+        for number in range(len(runs) - 1, 0, -1):
+            for first, last in runs[number]["before"]:
+                runs_of[first : last + 1] = bytes([number - 1]) * (min(last + 1, len(runs_of)) - first)
+        rows: dict[str, _Numbers] = {}
+        for position, number in enumerate(runs_of):
+            before = runs[number]["asked"]
+            if self._done[position] and before is not None and before != asked:
+                rows.setdefault(_difference(before, asked), _Numbers())[position] = 1
+        kind = "line" if self._layout.is_named else "row"
+        for words, numbers in rows.items():
+            ranges = _ranges(numbers)
+            named = ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges[:_NAMED])
+            more = f" and {len(ranges) - _NAMED} more ranges" if len(ranges) > _NAMED else ""
+            yield f"{kind}{'s' if len(ranges) > 1 or ranges[0][0] < ranges[0][1] else ''} {named}{more}: {words}"
 
     def add(self, result: Result) -> None:
         """Append a result."""
@@ -360,6 +415,49 @@ class ParquetResults(ResultsFile):
             if not late[further]:
                 return  # the row before it is still to come
             yield json.loads(self._late_result(late[further]))
+
+
+def _ranges(numbers: _Numbers) -> list[list[int]]:
+    """Return the positions that have a number, as ranges from first to last."""
+    found: list[list[int]] = []
+    for position in range(len(numbers)):
+        if not numbers[position]:
+            continue
+        if found and found[-1][1] == position - 1:
+            found[-1][1] = position
+        else:
+            found.append([position, position])
+    return found
+
+
+def _runs_in(record: str) -> list[dict[str, Any]]:
+    """Return how the runs asked that wrote a file of results; nothing if nobody knows."""
+    try:
+        with open(record, "rb", opener=open_private) as file:
+            runs = json.load(file)["runs"]
+        sound = all(
+            isinstance(one["asked"], dict | None)
+            and all(type(first) is int and type(last) is int and 0 < first <= last for first, last in one["before"])
+            for one in runs
+        )
+    except FileNotFoundError:
+        return []
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return []  # damaged: it is written anew
+    return runs if sound and len(runs) <= _MOST_RUNS else []
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return in words how answers were asked for, as far as it is not as now."""
+    words = []
+    if before.get("backend") != now.get("backend"):
+        words.append(f"backend {clean(before.get('backend') or 'by the configuration')}")
+    if before.get("model") != now.get("model"):
+        words.append(f"model {clean(before.get('model') or 'by default')}")
+    for name, called in _ASKED.items():
+        if before.get(name) != now.get(name):
+            words.append(f"{'another' if name in before and name in now else 'no' if name in now else 'a'} {called}")
+    return ", ".join(words)
 
 
 def _nonzero(digest: int) -> int:

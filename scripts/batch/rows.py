@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, BinaryIO, Final, cast
 
+from llm.config import load_settings
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.routing.schema import by_schema
 from llm.types import Message, Request
@@ -455,6 +456,21 @@ class Prompts:
             for name in needed:
                 if name not in self._defaults:
                     self._check_column(name)
+
+    def asked(self) -> dict[str, Any]:
+        """Return what the answers follow from besides the rows: backend and model, and checksums of all else."""
+        settings = load_settings()
+        backend = self._common.backend or settings.primary_backend
+        configured = settings.primary_model if backend is not None and backend == settings.primary_backend else None
+        rest = {
+            "prompt": self._prompt,
+            "system": self._system,
+            "parameters": dict(self._given),
+            "options": dict(self._common.options),
+            "schema": self._schema,
+        }
+        sums = {name: checksum(json.dumps(value, sort_keys=True, default=str)) for name, value in rest.items() if value}
+        return {"backend": backend, "model": self._common.model or configured, **sums}
 
     def __iter__(self) -> Iterator[Line]:
         for row in self._source:

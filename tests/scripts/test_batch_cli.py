@@ -97,6 +97,83 @@ def texts(path: str = "out.jsonl") -> list[str | None]:
     return [record["text"] for record in records(path)]
 
 
+# --- answers that were asked for otherwise -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", "out.csv", "out.parquet"])
+def test_answers_that_were_asked_for_otherwise_stay_and_are_named(host: Host, asked: list[str], output: str) -> None:
+    Path("in.csv").write_text("prompt\none\ntwo\nx\n")
+    common = ("in.csv", "--output", output)
+    first = run(host, *common, "-b", "picky")
+    assert (first.exit_code, "otherwise" in first.stderr) == (1, False)
+    before = Path(output).read_bytes()
+    assert "otherwise" not in run(host, *common, "-b", "picky").stderr
+    second = run(host, *common, "-b", "echo", "-m", "m", "-s", "Be short.")
+    assert second.exit_code == 0
+    assert f"{output} has answers that were asked for otherwise, and they stay" in second.stderr
+    numbers = "lines 2-3" if output == "out.jsonl" else "rows 1-2"
+    assert f"  {numbers}: backend picky, model by default, no system prompt\n" in second.stderr
+    assert "give another file to --output" in second.stderr
+    assert asked == ["one", "two", "x", "x"]
+    third = run(host, *common, "-b", "picky")
+    number = "line 4" if output == "out.jsonl" else "row 3"
+    assert f"  {number}: backend echo, model m, a system prompt\n" in third.stderr
+    assert "picky" not in third.stderr
+    if output == "out.csv":
+        answered = before.partition(b"x,")[0]
+        assert answered == b"prompt,answer,error\none,ONE,\ntwo,TWO,\n"
+        assert Path(output).read_bytes().startswith(answered)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--prompt", "Say {{prompt}}"], "no --prompt or template"),
+        (["--option", "temperature", "1"], "no value of an option"),
+        (["--schema", "answer str"], "no schema"),
+        (["-m", "other"], "model by default"),
+    ],
+)
+def test_each_kind_of_change_is_named(host: Host, options: list[str], words: str) -> None:
+    Path("in.csv").write_text("prompt\none\n")
+    columns = ("--columns", "prompt,answer")
+    run(host, "in.csv", "-b", "echo", "--output", "out.csv", *columns)
+    assert f"  row 1: {words}\n" in run(host, "in.csv", "-b", "echo", "--output", "out.csv", *columns, *options).stderr
+
+
+def test_a_new_file_at_an_old_place_has_no_old_answers(host: Host) -> None:
+    write("one")
+    run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
+    Path("out.jsonl").unlink()
+    assert "otherwise" not in run(host, "in.jsonl", "-b", "sample", "--output", "out.jsonl").stderr
+    assert "otherwise" not in run(host, "in.jsonl", "-b", "sample", "--output", "out.jsonl").stderr
+
+
+def test_the_primary_backend_counts_as_one_that_is_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("one")
+    run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
+    monkeypatch.setenv("LLM_PRIMARY_BACKEND", "echo")
+    assert "otherwise" not in run(host, "in.jsonl", "--output", "out.jsonl").stderr
+    monkeypatch.setenv("LLM_PRIMARY_BACKEND", "sample")
+    assert "  line 1: backend echo\n" in run(host, "in.jsonl", "--output", "out.jsonl").stderr
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["[]", "{", '{"runs": [7]}', '{"runs": [{"asked": 7, "before": [[1]]}]}', "[" * 100_000],
+)
+def test_a_damaged_record_of_how_was_asked_ends_no_batch(host: Host, clean_environment: Path, damage: str) -> None:
+    write("one")
+    run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
+    (record,) = (clean_environment / ".local" / "state" / "d0ttino" / "batches").iterdir()
+    record.write_text(damage)
+    write("one", "two")
+    for backend in ("sample", "echo"):
+        result = run(host, "in.jsonl", "-b", backend, "--output", "out.jsonl")
+        assert (result.exit_code, "Traceback" in result.stderr) == (0, False)
+    assert "  line 2: backend sample\n" in result.stderr
+
+
 # --- lines and results -------------------------------------------------------------------------------
 
 
