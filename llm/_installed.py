@@ -33,8 +33,7 @@ def installed_plugins(path: Iterable[str] | None = None, manifests: Manifests | 
 
     With manifests, they are found faster.
     """
-    headers = {} if manifests is None else manifests.headers()
-    return installed((BACKEND_GROUP, RECIPE_GROUP), path, headers)
+    return installed((BACKEND_GROUP, RECIPE_GROUP), path, None if manifests is None else manifests.directories)
 
 
 def nobody_implements(hook: str) -> bool:

@@ -482,7 +482,7 @@ class Host(PluginManager):
     def learn(self) -> dict[EntryPoint, Manifest]:
         """Record the manifests of the entry points that this host imported, and return them."""
         learned = Context().run(self.manifests)
-        if learned and self._manifests is not None:
+        if self._manifests is not None:
             self._manifests.store(learned)
         return learned
 

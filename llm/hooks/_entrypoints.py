@@ -1,20 +1,21 @@
 """Entry points: reading those that installed distributions declare, and importing one.
 
-They are read at each start, from the files themselves: it takes some 10 us for each distribution with entry points,
-and a cache of them could name plug-ins that are not installed, or hide one that is.
+What a directory held is believed as long as it lists the same distributions, and each of their `entry_points.txt` is
+the same file, of the same time and size: so each start lists directories and looks at files, and reads those that
+changed.
 """
 
 import errno
 import importlib
 import os
-import re
 import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.machinery import PathFinder
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm._dataclasses import dataclass
 from llm.hooks import BUILTIN, Origin, Tier
@@ -30,10 +31,23 @@ _NAMELESS: Final = "its metadata has no name"
 #: The fields of metadata that are read, in small letters.
 _FIELDS: Final = (b"name", b"version")
 
-#: By metadata directory, time and size of a METADATA file, and the name and version in it.
-Headers = Mapping[str, tuple[int, int, str, str | None]]
+#: By directory, JSON-ready: the groups that were asked for, the names of its metadata directories as it lists them, the
+#: canonical names of its distributions, for each metadata directory what is known of it, and a hash of the stamps of
+#: the files that this is from. `None` is known of one without `entry_points.txt`, `[]` of one that declares nothing in
+#: these groups; of another, the file with its name and version, these, and group, name and value of each entry point.
+Directories = dict[str, list[Any]]
 
-_UNKNOWN: Final[Headers] = {}
+#: The files of which the first has the name and the version of a distribution.
+_METADATA: Final = "METADATA"
+_PKG_INFO: Final = "PKG-INFO"
+
+#: Time stamps lag behind the clock: kernels take them from their last tick, and some file systems keep whole
+#: seconds only. A file changed so shortly before it was read may change once more without a sign.
+_TICK_NS: Final = 50_000_000
+_COARSE_NS: Final = 2_000_000_000
+
+#: How files are opened; a pipe is not waited for.
+_READING: Final = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 
 #: Bytes read at a time: more than almost any metadata file has.
 _CHUNK: Final = 1 << 16
@@ -139,25 +153,30 @@ class Installed(NamedTuple):
 
 def canonical(distribution: str) -> str:
     """Return the spelling of a distribution's name in which equal names are equal text (PEP 503)."""
-    # Most are spelt so already, and a path may hold a thousand.
-    return distribution.lower() if distribution.isalnum() else re.sub(r"[-_.]+", "-", distribution).lower()
+    name = distribution.lower()
+    if not name.isalnum():  # most are spelt so already, and a path may hold a thousand
+        name = name.replace("_", "-").replace(".", "-")
+        while "--" in name:
+            name = name.replace("--", "-")
+    return name
 
 
-def installed(groups: Iterable[str], path: Iterable[str] | None = None, headers: Headers = _UNKNOWN) -> Installed:
+def installed(
+    groups: Iterable[str], path: Iterable[str] | None = None, directories: Directories | None = None
+) -> Installed:
     """Return the entry points of all distributions on a path, without importing any.
 
     Args:
         groups: names of the entry-point groups.
         path: directories to look in; by default `sys.path`.
-        headers: what is known of METADATA files, which are read only if they changed.
+        directories: what is known of directories; what is found out goes into it.
 
     Returns:
         Entry points sorted by (distribution, group, name), and damaged distributions. Of a distribution
         that is on the path twice, the first counts, as for imports.
 
     """
-    wanted = frozenset(groups)
-    search = _Search(wanted, headers)
+    search = _Search(sorted(groups), {} if directories is None else directories)
     for directory in dict.fromkeys(map(_absolute, sys.path if path is None else path)):
         search.look_in(directory)
     if path is None and any(
@@ -170,11 +189,11 @@ def installed(groups: Iterable[str], path: Iterable[str] | None = None, headers:
 class _Search:
     """A search through the directories of a path."""
 
-    def __init__(self, groups: frozenset[str], headers: Headers) -> None:
+    def __init__(self, groups: list[str], directories: Directories) -> None:
         self.entries: list[EntryPoint] = []
         self.damages: list[Damage] = []
         self._groups = groups
-        self._headers = headers
+        self._directories = directories
         self._signs = [f"[{group}".encode() for group in groups]
         # A distribution of an earlier directory hides those of its name in later ones, whatever it declares.
         self.names: set[str] = set()
@@ -182,32 +201,92 @@ class _Search:
     def look_in(self, directory: str) -> None:
         """Add the entry points of one directory or archive."""
         try:
-            names = os.listdir(directory)
+            places = [place for place in os.listdir(directory) if place[-5:].lower() == "-info"]
         except NotADirectoryError:
             if os.path.isfile(directory):  # a device would be read until the memory is full
                 self._ask_importlib([directory])
             return
         except (OSError, ValueError):
             return
+        if places and not self._recall(directory, places):
+            self._read(directory, places)
+
+    def _read(self, directory: str, places: list[str]) -> None:
+        """Add the entry points of one directory, from its files."""
+        start = time.time_ns()
         is_egg = directory.lower().endswith(".egg")
         by_name: dict[str, list[str]] = {}
-        for place in names:
-            stem, dot, ending = place.rpartition(".")
+        for place in places:
+            _, dot, ending = place.rpartition(".")
             # What begins with "~" is a leftover of an interrupted upgrade: pip ignores it as well.
             if ending.lower() in METADATA_KINDS and place[0] != "~" and (dot or (is_egg and place == "EGG-INFO")):
-                name = canonical(stem.partition("-")[0])
-                by_name.setdefault(name, []).append(f"{directory}{os.sep}{place}")
+                by_name.setdefault(_name_in(place), []).append(f"{directory}{os.sep}{place}")
+        entries: list[EntryPoint] = []
+        lasts = True
         for name, rivals in by_name.items():
-            if name in self.names:
-                continue
-            found = {where: self._declared(where) for where in rivals}
-            best = rivals[0]
-            if rivals[1:] and any(declared is not None for declared in found.values()):
-                best = max(rivals, key=agreement)
-            declared = found[best]
+            where = rivals[0]
+            declared = self._declared(where)
+            if len(rivals) > 1:
+                found = {where: declared, **{rival: self._declared(rival) for rival in rivals[1:]}}
+                if any(one is not None for one in found.values()):
+                    where = max(rivals, key=agreement)
+                    declared = found[where]
+                    lasts = False
             if declared is not None:
-                self._add(name, best, declared)
-        self.names.update(by_name)
+                damage = self._parse_all(where, declared, entries)
+                if damage is not None:
+                    lasts = False
+                    if name not in self.names:
+                        self.damages.append(damage)
+        self._directories.pop(directory, None)
+        if entries and lasts:
+            self._record(directory, places, list(by_name), entries, start)
+        self._add(by_name, entries)
+
+    def _add(self, names: Iterable[str], entries: list[EntryPoint]) -> None:
+        """Add distributions and entry points of one directory, but for those that an earlier one hides."""
+        if not self.names.isdisjoint(names):
+            entries = [entry for entry in entries if _name_in(os.path.basename(entry.metadata)) not in self.names]
+        self.names.update(names)
+        self.entries += entries
+
+    def _recall(self, directory: str, places: list[str]) -> bool:
+        """Add what a directory held, if all of it is as it was; return whether that is so."""
+        known = self._directories.get(directory)
+        if known is None:
+            return False
+        try:
+            groups, listed, names, contents, expected = known
+            if groups != self._groups or listed != os.sep.join(places):
+                return False
+            found, stamps = _look_at(directory, places, contents)
+            if hash(stamps) != expected:
+                return False
+            self._add(names.split(os.sep), found)
+        except (OSError, ValueError, TypeError, AttributeError, LookupError):
+            return False
+        return True
+
+    def _record(
+        self, directory: str, places: list[str], names: Iterable[str], entries: list[EntryPoint], start: int
+    ) -> None:
+        """Record what a directory holds, unless a file in it may change once more without a sign."""
+        contents: list[list[Any] | None] = []
+        for place in places:
+            where = f"{directory}{os.sep}{place}"
+            declared = [entry for entry in entries if entry.metadata == where]
+            if declared:
+                kind = _METADATA if os.access(f"{where}{os.sep}{_METADATA}", os.F_OK) else _PKG_INFO
+                values = [[entry.group, entry.name, entry.value] for entry in declared]
+                contents.append([kind, declared[0].distribution, declared[0].version, values])
+            else:
+                contents.append([] if os.access(f"{where}{os.sep}entry_points.txt", os.F_OK) else None)
+        found, stamps = _look_at(directory, places, contents)
+        end = time.time_ns()
+        # Files may have come and gone meanwhile.
+        if sorted(found) == sorted(entries) and all(is_settled(changed, start, end) for changed in stamps[::3]):
+            joined = (os.sep.join(places), os.sep.join(names))
+            self._directories[directory] = [self._groups, *joined, contents, hash(stamps)]
 
     def ask_finders(self) -> None:
         """Add the entry points of distributions that only a finder of the program knows."""
@@ -217,7 +296,7 @@ class _Search:
         """Return the entry points that a distribution declares, if some may be in a group of ours."""
         path = f"{where}{os.sep}entry_points.txt"
         # Most have none, and an exception for each takes longer than all else.
-        if where not in self._headers and not os.access(path, os.F_OK):
+        if not os.access(path, os.F_OK):
             return None
         try:
             content = _read(path)
@@ -230,34 +309,30 @@ class _Search:
                 return content
         return None if _is_text(content) else b""  # damaged: it may declare anything
 
-    def _add(self, canonical_name: str, where: str, declared: bytes) -> None:
+    def _parse_all(self, where: str, declared: bytes, entries: list[EntryPoint]) -> Damage | None:
+        """Add what a distribution declares to entry points; return its damage if it has one."""
         name = version = None
         try:
-            changed, size = stamp_of(f"{where}{os.sep}METADATA") or (0, 0)
-            known = self._headers.get(where)
-            if known is not None and known[:2] == (changed, size) and canonical(known[2]) == canonical_name:
-                _, _, name, version = known
-            else:
-                name, version = identity(where)
+            changed, size = stamp_of(f"{where}{os.sep}{_METADATA}") or (0, 0)
+            name, version = identity(where)
             if not name or not declared:
                 raise ValueError(_NAMELESS if not name else "its entry_points.txt cannot be read")  # noqa: TRY301
             for group, entry, value in _parse(declared.decode("utf-8")):
                 if group in self._groups:
-                    self.entries.append(EntryPoint(name, group, entry, value, version, where, changed, size))
+                    entries.append(EntryPoint(name, group, entry, value, version, where, changed, size))
         except (OSError, ValueError) as error:
             directory, place = os.path.split(where)
             stem, _, rest = place.rpartition(".")[0].partition("-")
             hint = f"install it again; it is in {directory}" if name else f"install it again, or remove {where}"
             reason = f"{type(error).__name__}: {error}" if isinstance(error, OSError | UnicodeError) else str(error)
-            self.damages.append(
-                Damage(
-                    name or canonical(stem),
-                    version or rest.partition("-py")[0] or None,
-                    f"it is damaged: {reason}",
-                    hint,
-                    error,
-                )
+            return Damage(
+                name or canonical(stem),
+                version or rest.partition("-py")[0] or None,
+                f"it is damaged: {reason}",
+                hint,
+                error,
             )
+        return None
 
     def _ask_importlib(self, path: list[str] | None) -> None:
         """Add the entry points of archives and foreign finders, which only `importlib.metadata` can read."""
@@ -299,15 +374,20 @@ class _Search:
         return True
 
 
+def _name_in(place: str) -> str:
+    """Return the canonical name of the distribution of a metadata directory, given the name of that."""
+    return canonical(place.rpartition(".")[0].partition("-")[0])
+
+
 def identity(where: str) -> tuple[str | None, str | None]:
     """Return name and version of a metadata directory, or of an old file in the place of one, as far as it has them."""
-    for path in (f"{where}{os.sep}METADATA", f"{where}{os.sep}PKG-INFO", where):
+    for path in (f"{where}{os.sep}{_METADATA}", f"{where}{os.sep}{_PKG_INFO}", where):
         try:
             content = _read(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         lines = content.split(b"\n", 3)
-        # Nearly all are written so, and each start reads one per plug-in.
+        # Nearly all are written so.
         if len(lines) > 3 and lines[1].startswith(b"Name: ") and lines[2].startswith(b"Version: "):
             lines = lines[1:3]
         else:
@@ -331,6 +411,54 @@ def stamp_of(path: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
+def _look_at(
+    directory: str, places: Iterable[str], contents: Iterable[list[Any] | None]
+) -> tuple[list[EntryPoint], tuple[int, ...]]:
+    """Return the entry points that are known of a directory, and time, size and inode of each file that they are from.
+
+    The inode, as in an image all files may be of one time.
+
+    Raises:
+        OSError: a file is missing, or there is one that was not.
+
+    """
+    entries: list[EntryPoint] = []
+    stamps: list[int] = []
+    for place, content in zip(places, contents, strict=True):
+        where = f"{directory}{os.sep}{place}"
+        path = f"{where}{os.sep}entry_points.txt"
+        if content is None:
+            if os.access(path, os.F_OK):  # for most, which have none: an exception for each would take long
+                raise FileExistsError(path)
+            continue
+        found = os.stat(path)
+        stamps += (found.st_mtime_ns, found.st_size, found.st_ino)
+        if content:
+            kind, distribution, version, declared = content
+            found = os.stat(f"{where}{os.sep}{kind}")
+            stamp = found.st_mtime_ns, found.st_size
+            stamps += (*stamp, found.st_ino)
+            changed, size = stamp if kind == _METADATA else (0, 0)
+            if kind != _METADATA and os.access(f"{where}{os.sep}{_METADATA}", os.F_OK):
+                raise FileExistsError(where)
+            for group, name, value in declared:
+                entries.append(EntryPoint(distribution, group, name, value, version, where, changed, size))
+    return entries, tuple(stamps)
+
+
+def is_settled(changed: int, start: int, end: int) -> bool:
+    """Whether a file that was read between two moments will show its next change.
+
+    Args:
+        changed: its modification time in ns since the epoch.
+        start: when reading began, likewise.
+        end: when it ended.
+
+    """
+    lag = _TICK_NS if changed % 1_000_000_000 else _COARSE_NS
+    return not start - lag <= changed <= end + _TICK_NS
+
+
 def _is_text(content: bytes) -> bool:
     try:
         content.decode("utf-8")
@@ -340,8 +468,8 @@ def _is_text(content: bytes) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """Return the content of a file, with fewer system calls than `open` takes: each start reads two per plug-in."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))  # a pipe is not waited for
+    """Return the content of a file, with fewer system calls than `open` takes."""
+    handle = os.open(path, _READING)
     try:
         content = os.read(handle, _CHUNK)
         if len(content) == _CHUNK:  # a shorter one is all there is: these are plain files

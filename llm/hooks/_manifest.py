@@ -3,8 +3,8 @@
 A manifest holds as long as the metadata of its distribution and the files of the modules that its entry point names
 or that registered something are what they were. A plug-in in an editable installation is imported each time, which is
 what its author wants. What a plug-in registers has to follow from its own code. Manifests are a shortcut and nothing
-more: entry points themselves are always read from the metadata, so that no cache can name a plug-in that is not
-installed, or hide one.
+more: which entry points there are is seen in directories and metadata at each start (`_entrypoints`), so that no cache
+can name a plug-in that is not installed, or hide one.
 """
 
 import json
@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from llm._state import cache_dir, check_private, open_private, read_named, write_atomically
-from llm.hooks._entrypoints import EntryPoint, Headers, stamp_of
+from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, stamp_of
 
 
 class EnvironmentCache:
@@ -108,12 +108,7 @@ def _forget_gone(environments: str) -> None:
 
 
 #: The name of the file, and a number that grows when the layout of its content changes.
-FILE: Final = ("manifests.json", 3)
-
-#: Time stamps lag behind the clock: kernels take them from their last tick, and some file systems keep whole
-#: seconds only. A file changed so shortly before it was read may change once more without a sign.
-_TICK_NS: Final = 50_000_000
-_COARSE_NS: Final = 2_000_000_000
+FILE: Final = ("manifests.json", 4)
 
 #: Distribution, group, name.
 _Slot = tuple[str, str, str]
@@ -212,33 +207,32 @@ class Manifest(NamedTuple):
 
 
 class Manifests:
-    """The manifests of this Python environment; `read` makes one."""
+    """The manifests of this Python environment; `read` makes one.
 
-    def __init__(self, file: EnvironmentCache, records: dict[_Slot, list[Any]]) -> None:
+    Attributes:
+        directories: what is known of directories with installed distributions; written with the next `store`.
+
+    """
+
+    def __init__(self, file: EnvironmentCache, records: dict[_Slot, list[Any]], directories: Directories) -> None:
+        self.directories = directories
         self._file = file
         self._records = records
+        self._written = dict(directories)
 
     @classmethod
     def read(cls) -> "Manifests":
         """Return the user's manifests; none if there are none that can be used."""
         file = EnvironmentCache(*FILE)
         content = file.read()
+        listed, directories = content if isinstance(content, list) and len(content) == 2 else ([], {})
         records = {}
-        for record in content if isinstance(content, list) else ():
+        for record in listed if isinstance(listed, list) else ():
             if isinstance(record, list) and len(record) == _WIDTH:
                 distribution, group, name = record[:3]
                 if isinstance(distribution, str) and isinstance(group, str) and isinstance(name, str):
                     records[distribution, group, name] = record
-        return cls(file, records)
-
-    def headers(self) -> Headers:
-        """Return what is known of the METADATA files of distributions."""
-        found = {}
-        for record in self._records.values():
-            version, metadata, lasts = record[4], record[5], record[_IDENTITY]
-            if lasts is True and isinstance(metadata, str) and (version is None or isinstance(version, str)):
-                found[metadata] = (record[6], record[7], record[0], version)
-        return found
+        return cls(file, records, directories if isinstance(directories, dict) else {})
 
     @property
     def path(self) -> str | None:
@@ -293,11 +287,12 @@ class Manifests:
         """Remove everything."""
         self._file.remove()
         self._records = {}
+        self.directories.clear()
 
     def _renew(self, records: dict[_Slot, list[Any]]) -> None:
-        if records != self._records:
-            self._records = records
-            self._file.write([records[slot] for slot in sorted(records)])
+        if records != self._records or self.directories != self._written:
+            self._records, self._written = records, dict(self.directories)
+            self._file.write([[records[slot] for slot in sorted(records)], self.directories])
 
 
 def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, Manifest]) -> set[EntryPoint]:
@@ -333,10 +328,7 @@ def stamps_of(entry: EntryPoint, modules: Iterable[str], start: int) -> tuple[di
         below = all(os.path.abspath(path).startswith(home + os.sep) for path in paths)
         lasts = lasts and bool(home) and below and entry.changed > 0 and not _is_editable(entry.metadata)
         changes.append(entry.changed)
-    for changed in changes:
-        lag = _TICK_NS if changed % 1_000_000_000 else _COARSE_NS
-        lasts = lasts and not start - lag <= changed <= end + _TICK_NS
-    return stamps, lasts
+    return stamps, lasts and all(is_settled(changed, start, end) for changed in changes)
 
 
 def _files(entry: EntryPoint, modules: tuple[str, ...]) -> Iterator[str]:

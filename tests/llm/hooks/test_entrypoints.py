@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,6 +144,135 @@ def test_missing_fields_are_no_reason_for_warnings(tmp_path: Path) -> None:
         warnings.simplefilter("error")  # Python 3.12 and later warn of a key that is missing
         _, (entry,), _ = _entrypoints.installed(GROUPS, [str(tmp_path)])
     assert (entry.distribution, entry.version) == ("my-dist", None)
+
+
+# --- what is known of a directory -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Return a directory with distributions of several kinds, which is an hour old."""
+    write(tmp_path, "my-dist", {"llm.plugins": {"a": "a_module"}, "d0ttino.recipes": {"b": "b_module:run"}})
+    write(tmp_path, "other", {"llm.plugins": {"c": "c_module"}})
+    write(tmp_path, "tool", FOREIGN)
+    write(tmp_path, "library", {})
+    egg = tmp_path / "old.egg-info"
+    egg.mkdir()
+    (egg / "PKG-INFO").write_text("Name: old\nVersion: 3\n")
+    (egg / "entry_points.txt").write_text("[llm.plugins]\nd = d_module\n")
+    for path in tmp_path.rglob("*"):
+        make_older(path)
+    return tmp_path
+
+
+def make_older(path: Path) -> None:
+    then = path.stat().st_mtime_ns - 3600 * 10**9
+    os.utime(path, ns=(then, then))
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    """Change a file in place; it keeps its size, and its time but for a nanosecond."""
+    before = path.stat()
+    path.write_text(path.read_text().replace(old, new))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert (path.stat().st_size, path.stat().st_ino) == (before.st_size, before.st_ino)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Put a file with the same size and time in the place of one, as an image does in which all are of one time."""
+    before = path.stat()
+    other = path.with_name("new")
+    other.write_text(path.read_text().replace(old, new))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def install_new(mixed: Path) -> None:
+    write(mixed, "new", {"llm.plugins": {"n": "n_module"}})
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "an installation": install_new,
+    "a removal": lambda mixed: shutil.rmtree(mixed / "other-1.0.dist-info"),
+    "a removal of what is no plug-in": lambda mixed: shutil.rmtree(mixed / "library-1.0.dist-info"),
+    "an upgrade": lambda mixed: (mixed / "other-1.0.dist-info").rename(mixed / "other-2.0.dist-info"),
+    "an edited value": lambda mixed: rewrite(mixed / "other-1.0.dist-info/entry_points.txt", "c_m", "d_m"),
+    "a replaced value": lambda mixed: replace(mixed / "other-1.0.dist-info/entry_points.txt", "c_m", "d_m"),
+    "an edited version": lambda mixed: rewrite(mixed / "other-1.0.dist-info/METADATA", "1.0", "1.1"),
+    "an edited version of an egg": lambda mixed: rewrite(mixed / "old.egg-info/PKG-INFO", "3", "4"),
+    "a METADATA before it": lambda mixed: (mixed / "old.egg-info/METADATA").write_text("Name: old\nVersion: 5\n"),
+    "no entry points any more": lambda mixed: (mixed / "other-1.0.dist-info/entry_points.txt").unlink(),
+    "no metadata any more": lambda mixed: (mixed / "other-1.0.dist-info/METADATA").unlink(),
+    "entry points of a library": lambda mixed: (mixed / "library-1.0.dist-info/entry_points.txt").write_text(
+        "[llm.plugins]\nl = l_module\n"
+    ),
+    "another group of a tool": lambda mixed: (mixed / "tool-1.0.dist-info/entry_points.txt").write_text(
+        "[llm.plugins]\nt = t_module\n"
+    ),
+    "damage": lambda mixed: (mixed / "other-1.0.dist-info/entry_points.txt").write_bytes(b"[llm.plugins]\nc = \xff\n"),
+}
+
+
+def search(mixed: Path, directories: _entrypoints.Directories | None) -> tuple[set[str], list[EntryPoint], list[str]]:
+    names, entries, damages = _entrypoints.installed(GROUPS, [str(mixed)], directories)
+    return names, entries, [str(damage) for damage in damages]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_change_of_a_known_directory_is_seen(mixed: Path, change: str) -> None:
+    directories: _entrypoints.Directories = {}
+    before = search(mixed, directories)
+    assert list(directories) == [str(mixed)]
+    assert search(mixed, json.loads(json.dumps(directories))) == before
+    CHANGES[change](mixed)
+    after = search(mixed, json.loads(json.dumps(directories)))
+    assert after == search(mixed, None)
+    assert after != before
+
+
+def test_a_known_directory_is_not_read(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories: _entrypoints.Directories = {}
+    before = search(mixed, directories)
+    monkeypatch.setattr(os, "open", None)
+    assert search(mixed, directories) == before
+
+
+def test_a_known_directory_is_hidden_by_an_earlier_one_like_any_other(mixed: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    write(first, "other", {"llm.plugins": {"x": "x_module"}})
+    directories: _entrypoints.Directories = {}
+    for known in ({}, directories, directories):
+        _, entries, _ = _entrypoints.installed(GROUPS, [str(first), str(mixed)], known)
+        assert [entry.name for entry in entries] == ["b", "a", "d", "x"]
+    assert str(mixed) in directories
+    assert [entry.name for entry in search(mixed, directories)[1]] == ["b", "a", "d", "c"]
+
+
+@pytest.mark.parametrize("path", ["other-1.0.dist-info/entry_points.txt", "other-1.0.dist-info/METADATA"])
+def test_a_directory_with_a_file_that_changed_just_now_is_not_known(mixed: Path, path: str) -> None:
+    (mixed / path).touch()
+    directories: _entrypoints.Directories = {}
+    search(mixed, directories)
+    assert directories == {}
+
+
+def test_other_groups_are_not_known(mixed: Path) -> None:
+    directories: _entrypoints.Directories = {}
+    search(mixed, directories)
+    _, (entry,), _ = _entrypoints.installed(["console_scripts"], [str(mixed)], directories)
+    assert entry.name == "tool"
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("value", [None, 1, [], {}, [[1]], [{}], [["METADATA", "other", "1.0", None]]])
+def test_a_spoilt_record_of_a_directory_counts_as_none(mixed: Path, place: int, value: Any) -> None:
+    directories: _entrypoints.Directories = {}
+    before = search(mixed, directories)
+    directories[str(mixed)][place] = value
+    assert search(mixed, directories) == before
+    directories[str(mixed)] = directories[str(mixed)][:place]
+    assert search(mixed, directories) == before
 
 
 def test_a_host_keeps_it_as_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
