@@ -17,6 +17,7 @@ from llm.types import Answer, Call, Completion, Message, Request, Step
 
 if TYPE_CHECKING:
     from llm import hookimpl
+    from llm._database import Database
     from llm.host import Host
     from llm.parameters import Parameter
 else:  # `llm` has the types of its attributes, `hookimpl.llm_prepare` for one
@@ -27,6 +28,7 @@ __all__ = [
     "Backend",
     "Call",
     "Completion",
+    "Database",
     "Message",
     "Parameter",
     "Recipe",
@@ -116,12 +118,16 @@ def register_recipe(
 
 
 def __getattr__(name: str) -> Any:
-    """Import late what few recipes need."""
-    if name != "Parameter":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llm.parameters import Parameter
+    """Import late what few plug-ins need."""
+    if name == "Parameter":
+        from llm.parameters import Parameter
 
-    return Parameter
+        return Parameter
+    if name == "Database":
+        from llm._database import Database
+
+        return Database
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def quote(text: str) -> str:

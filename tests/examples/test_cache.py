@@ -210,7 +210,7 @@ def test_an_answer_expires_and_the_file_stays_below_its_size(
     assert ask(host, "39").plugin == "cache"
 
 
-@pytest.mark.parametrize("damage", [b"no database", b"SQLite format 3\0" + b"\xff" * 5000, b""])
+@pytest.mark.parametrize("damage", [b"no database", b"SQLite format 3\0" + b"\xff" * 5000])
 def test_a_damaged_file_costs_a_warning_and_is_made_anew(
     host: Host, counting: Counting, file: Path, capfd: pytest.CaptureFixture[str], damage: bytes
 ) -> None:
@@ -223,6 +223,13 @@ def test_a_damaged_file_costs_a_warning_and_is_made_anew(
     assert "warning: the cache is not used: " in capfd.readouterr().err
     ask(host, "again")
     assert ask(host, "again").plugin == "cache"
+
+
+def test_an_empty_file_is_filled(host: Host, counting: Counting, file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file.parent.mkdir(parents=True, mode=0o700)
+    file.touch(0o600)
+    assert (ask(host).plugin != "cache", ask(host).plugin) == (True, "cache")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_file_that_others_could_have_written_is_not_used(

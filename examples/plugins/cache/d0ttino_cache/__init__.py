@@ -4,24 +4,18 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import click
 
 from llm import Answer, Completion, PluginSettings, RegisteredBackend, Request, hookimpl
-from llm.backends.plugin_sdk import cache_dir, check_private, make_private, open_private
+from llm.backends.plugin_sdk import Database, cache_dir
 from llm.routing import is_served
 from scripts.plugin_sdk import print_line, print_warning
 
-if TYPE_CHECKING:
-    import sqlite3
-
 __version__ = "0.1.0"
 
-#: Codes of SQLite for a file that is no database, a damaged one, or one without our table.
-DAMAGED = frozenset({1, 11, 26})
-TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, time REAL, used REAL, text TEXT, facts TEXT)"
+TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, time REAL, used REAL, text TEXT, facts TEXT);"
 
 
 class Cache:
@@ -73,13 +67,14 @@ class Cache:
         notice = f"from the cache: {known.pop('by')} said so on {stored}; --no-cache asks anew"
         return Completion(text, notices=(notice,), **known)
 
-    def _found(self, database: "sqlite3.Connection", key: str) -> tuple[str, str, float] | None:
+    def _found(self, database: Database, key: str) -> tuple[str, str, float] | None:
         now = time.time()
         found = "SELECT text, facts, time, used FROM answers WHERE key = ? AND time > ?"
-        row = database.execute(found, (key, now - self.days * 86400)).fetchone()
-        if row is not None and row[3] < now - 3600:  # what is used often need not be written each time
-            database.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
-        return None if row is None else row[:3]
+        for *row, used in database.execute(found, (key, now - self.days * 86400)):
+            if used < now - 3600:  # what is used often need not be written each time
+                database.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
+            return tuple(row)
+        return None
 
     @hookimpl(specname="llm_complete", wrapper=True, trylast=True)
     def store(self, request: Request, backend: RegisteredBackend) -> Generator[None, Answer | None, Answer | None]:
@@ -102,17 +97,16 @@ class Cache:
         too_long = len(said.text) > self.megabytes * 1e6 / 4
         return bool(said.text.strip()) and not (said.cut or said.why_unfinished or refused or too_long)
 
-    def _store(self, database: "sqlite3.Connection", key: str, said: Completion) -> None:
+    def _store(self, database: Database, key: str, said: Completion) -> None:
         facts = {name: getattr(said, name) for name in ("model", "served_model", "finish_reason")}
         now = time.time()
         values = (key, now, now, said.text, json.dumps({**facts, "by": str(said.origin)}))
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("DELETE FROM answers WHERE time < ?", (now - self.days * 86400,))
-        database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", values)
-        while size_of(database) > self.megabytes * 1e6:
-            oldest = "SELECT key FROM answers ORDER BY used LIMIT 1 + (SELECT count(*) FROM answers) / 10"
-            database.execute(f"DELETE FROM answers WHERE key IN ({oldest})")  # noqa: S608 - no value is in it
-        database.execute("COMMIT")
+        with database.changing() as transaction:
+            transaction.execute("DELETE FROM answers WHERE time < ?", (now - self.days * 86400,))
+            transaction.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", values)
+            while size_of(database) > self.megabytes * 1e6:
+                oldest = "SELECT key FROM answers ORDER BY used LIMIT 1 + (SELECT count(*) FROM answers) / 10"
+                transaction.execute(f"DELETE FROM answers WHERE key IN ({oldest})")  # noqa: S608 - no value is in it
 
 
 def key_of(request: Request, backend: RegisteredBackend) -> str | None:
@@ -127,58 +121,30 @@ def path_of() -> str | None:
     return None if directory is None else os.path.join(directory, "answers.db")
 
 
-def in_database(action: "Callable[[sqlite3.Connection], Any]") -> Any:
+def in_database(action: Callable[[Database], Any]) -> Any:
     """Return what an action on the database returns; `None` after a fault, which costs an answer its place only."""
-    import sqlite3
-
     path = path_of()
     if path is None:
         return None
     try:
-        if not os.path.exists(path):
-            make(path)
-        check_private(path)
-        with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
-            database.execute("PRAGMA synchronous = NORMAL")
-            return action(database)
-    except (sqlite3.Error, OSError) as error:
-        print_warning(f"the cache is not used: {error}")
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
-            for damaged in (path, f"{path}-wal", f"{path}-shm"):
-                with suppress(OSError):
-                    os.unlink(damaged)
+        # Opened anew each time: a file that others could have written since is not used.
+        return action(Database(path, TABLE, pragmas=["PRAGMA auto_vacuum = FULL"]))
+    except OSError as error:
+        print_warning(f"the cache is not used: {error.strerror}")
         return None
 
 
-def make(path: str) -> None:
-    """Make the database for its owner alone, under another name first: no process sees a part of it."""
-    import sqlite3
-
-    make_private(os.path.dirname(path))
-    temporary = f"{path}.{os.urandom(8).hex()}"
-    os.close(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-    try:
-        with closing(sqlite3.connect(temporary)) as database:
-            for statement in ("PRAGMA auto_vacuum = FULL", "PRAGMA journal_mode = WAL", TABLE):
-                database.execute(statement)
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
-
-
-def size_of(database: "sqlite3.Connection") -> float:
+def size_of(database: Database) -> float:
     """Return how many bytes answers take in the database."""
-    pages, free, size = (
-        database.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count", "page_size")
-    )
+    names = ("page_count", "freelist_count", "page_size")
+    pages, free, size = (database.execute(f"PRAGMA {name}", make=True)[0][0] for name in names)
     return float((pages - free) * size)
 
 
-def summed(database: "sqlite3.Connection", *, clear: bool) -> str:
+def summed(database: Database, *, clear: bool) -> str:
     """Return how many answers there are, after all were forgotten if that is wanted."""
     if clear:
         database.execute("DELETE FROM answers")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    (count,) = database.execute("SELECT count(*) FROM answers").fetchone()
+    ((count,),) = database.execute("SELECT count(*) FROM answers", make=True)
     return f"{count} answer{'s' * (count != 1)}, {size_of(database) / 1e6:.1f} MB,"
