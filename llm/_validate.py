@@ -17,18 +17,7 @@ from llm._dataclasses import replace
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import InvalidResultError
 from llm.hooks import Origin
-from llm.types import (
-    Answer,
-    Candidate,
-    Completion,
-    Message,
-    Rejection,
-    Request,
-    Route,
-    Step,
-    StepResult,
-    Usage,
-)
+from llm.types import Answer, Candidate, Completion, Message, Rejection, Request, Route, Step, StepResult, Usage
 
 #: What a wrapper goes around, alone in a tuple; `None`: the result is no wrapper's.
 Inside: TypeAlias = "tuple[Any] | None"

@@ -212,6 +212,11 @@ class Describe:
         self._redact = redact
         self._show_texts = show_texts
         name, text = self.name, self._text
+
+        def named(*fields: str) -> Callable[[Any], Record]:
+            return lambda one: {field: name(getattr(one, field)) for field in fields}
+
+        candidate, reasoned = named("backend", "model", "reason"), named("backend", "reason")
         self._by_type: Mapping[type, Callable[[Any], Record]] = {
             Request: lambda request: {
                 "prompt": text(request.prompt),
@@ -228,34 +233,21 @@ class Describe:
                 "plugin": completion.plugin,
             },
             Route: lambda route: {
-                "candidates": [
-                    {"backend": name(one.backend), "model": name(one.model), "reason": name(one.reason)}
-                    for one in route.candidates[:_MAX_ITEMS]
-                ],
-                "rejected": [
-                    {"backend": name(one.backend), "reason": name(one.reason)} for one in route.rejected[:_MAX_ITEMS]
-                ],
+                "candidates": list(map(candidate, route.candidates[:_MAX_ITEMS])),
+                "rejected": list(map(reasoned, route.rejected[:_MAX_ITEMS])),
             },
-            Candidate: lambda one: {"backend": name(one.backend), "reason": name(one.reason)},
+            Candidate: reasoned,
             Answer: lambda answer: {
                 "text": text(answer.so_far),
                 "plugin": answer.origin and answer.origin.plugin,
                 "model": answer.completion and name(answer.completion.model),
             },
-            Attempt: lambda attempt: {
-                "backend": name(attempt.backend),
-                "model": name(attempt.model),
-                "error": name(attempt.error),
-            },
+            Attempt: named("backend", "model", "error"),
             Call: lambda call: {"attempt": call.attempt, "stream": call.stream},
-            RegisteredBackend: lambda backend: {"name": name(backend.name)},
-            RegisteredRecipe: lambda recipe: {"name": name(recipe.name)},
+            RegisteredBackend: named("name"),
+            RegisteredRecipe: named("name"),
             Step: lambda step: {"command": text(step.command_line)},
-            StepContext: lambda context: {
-                "recipe": name(context.recipe),
-                "number": context.number,
-                "total": context.total,
-            },
+            StepContext: lambda one: {"recipe": name(one.recipe), "number": one.number, "total": one.total},
             StepResult: lambda result: {"status": result.status},
         }
 

@@ -4,17 +4,7 @@
 """
 
 import os
-from collections.abc import (
-    Callable,
-    Generator,
-    ItemsView,
-    Iterable,
-    Iterator,
-    KeysView,
-    Mapping,
-    Sequence,
-    ValuesView,
-)
+from collections.abc import Callable, Generator, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic, perf_counter_ns
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar

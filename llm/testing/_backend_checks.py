@@ -30,17 +30,7 @@ from llm.testing._probe import (
     place_of,
     samples_of,
 )
-from llm.types import (
-    Answer,
-    Attachment,
-    Call,
-    Completion,
-    Message,
-    Request,
-    Step,
-    StepContext,
-    StepResult,
-)
+from llm.types import Answer, Attachment, Call, Completion, Message, Request, Step, StepContext, StepResult
 
 #: Seconds that a call gets, and that it may take longer than its deadline.
 DEADLINE: Final = 0.5

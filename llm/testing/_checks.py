@@ -23,14 +23,7 @@ from llm.testing._backend_checks import (
 )
 from llm.testing._hook_checks import closing, commands, observers, recipes, requests, steps, wrappers
 from llm.testing._package_checks import configuration, contract, entry_points, imports, metadata, names
-from llm.testing._probe import (
-    EXIT,
-    WORDS,
-    Probe,
-    report_changes,
-    surroundings,
-    watch,
-)
+from llm.testing._probe import EXIT, WORDS, Probe, report_changes, surroundings, watch
 
 _CHECKS: Final[Mapping[str, Callable[[Probe], str | None]]] = {
     "entry points": entry_points,

@@ -18,50 +18,15 @@ from llm.errors import BackendError, D0ttinoError, InvalidResultError, one_line
 from llm.hooks import Origin
 from llm.hooks._guard import HookKind
 from llm.redaction import looks_secret
-from llm.testing._probe import (
-    HEAVY,
-    PROMPTS,
-    SECRET,
-    STUB,
-    WORDS,
-    Probe,
-    is_typed,
-    place_of,
-    samples_of,
-)
-from llm.types import (
-    Answer,
-    Attempt,
-    Call,
-    Completion,
-    Message,
-    Request,
-    Route,
-    Step,
-    StepContext,
-    StepResult,
-)
+from llm.testing._probe import HEAVY, PROMPTS, SECRET, STUB, WORDS, Probe, is_typed, place_of, samples_of
+from llm.types import Answer, Attempt, Call, Completion, Message, Request, Route, Step, StepContext, StepResult
 
 #: Goals that try to get out of whatever a recipe puts them into.
 GOALS: Final = tuple(
     form.format("leave-a-mark")
     for form in (
-        "x; {0}",
-        "$({0})",
-        "`{0}`",
-        "x\n{0}\n",
-        "x | {0}",
-        "x && {0}",
-        "& {0} &",
-        "'; {0}; '",
-        "' $({0}) '",
-        '"; {0}; "',
-        '" $({0}) "',
-        "x) ; {0} ; (",
-        "${{x:=$({0})}}",
-        "\\'; {0} #",
-        "x\r{0}; {0}",
-        "EOF\n{0}\n",
+        *("x; {0}", "$({0})", "`{0}`", "x\n{0}\n", "x | {0}", "x && {0}", "& {0} &", "'; {0}; '", "' $({0}) '"),
+        *('"; {0}; "', '" $({0}) "', "x) ; {0} ; (", "${{x:=$({0})}}", "\\'; {0} #", "x\r{0}; {0}", "EOF\n{0}\n"),
     )
 )
 

@@ -15,15 +15,7 @@ from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.errors import PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, canonical, load
 from llm.host import _ProcessHost
-from llm.testing._probe import (
-    HEAVY,
-    WORDS,
-    Probe,
-    place_of,
-    report_changes,
-    root_of,
-    surroundings,
-)
+from llm.testing._probe import HEAVY, WORDS, Probe, place_of, report_changes, root_of, surroundings
 
 
 def metadata(probe: Probe) -> str | None:

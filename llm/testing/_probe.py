@@ -26,11 +26,7 @@ from llm.hooks._entrypoints import canonical
 from llm.hooks._guard import Guard, hookimpl
 from llm.host import Host, create_host
 from llm.redaction import looks_secret
-from llm.types import (
-    Call,
-    Completion,
-    Request,
-)
+from llm.types import Call, Completion, Request
 
 #: What all code of a process shares, and how a line that changes it looks.
 SHARED: Final = {
