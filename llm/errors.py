@@ -1,15 +1,13 @@
-"""One family of exceptions, the origin of those that plug-ins raise, and the problems that a host survives.
+"""One family of exceptions; the origin of those that plug-ins raise, and their place in the code of the plug-in.
 
 The command line prints each as one message, without a traceback.
 """
 
 import sys
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from types import TracebackType
 from typing import Any, Final
 
-from llm._dataclasses import dataclass
 from llm.hooks import Origin, attribute, is_framework, origin_of
 
 #: Exceptions that may come out of a guarded call of a plug-in. `KeyboardInterrupt` is the user's; `attributed` has
@@ -273,72 +271,6 @@ def one_line(error: BaseException) -> str:
         text = f"(its message raised {type(inner).__name__})"
     first = text.splitlines()[0] if text else ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-class ProblemKind(StrEnum):
-    """The sort of a problem: decides how a list shows the plug-in."""
-
-    FAILED = "failed"  # the plug-in is not in use
-    CONFLICT = "conflict"  # it is in use, but not under every name it asked for
-    FAULT = "fault"  # one call of one of its hooks went wrong
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that went wrong, and the plug-in at fault.
-
-    Attributes:
-        kind: its sort.
-        origin: the plug-in at fault.
-        message: the fault in one line.
-        hook: the hook whose call went wrong, for a fault.
-        hint: what to do next, if there is something.
-        error: the exception behind it, with its traceback, if there was one.
-
-    """
-
-    kind: ProblemKind
-    origin: Origin
-    message: str
-    hook: str | None = None
-    hint: str | None = None
-    error: BaseException | None = None
-
-    def __str__(self) -> str:
-        text = f"plug-in {self.origin}: {self.message}"
-        return f"{text} ({self.hint})" if self.hint else text
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the problem as JSON-ready data."""
-        return {
-            "kind": self.kind.value,
-            **self.origin.to_json(),
-            "hook": self.hook,
-            "message": self.message,
-            "hint": self.hint,
-        }
-
-
-class ProblemLog:
-    """The problems of one manager, each recorded once however often it happens."""
-
-    def __init__(self) -> None:
-        self._problems: dict[tuple[object, ...], Problem] = {}
-
-    def add(self, problem: Problem) -> None:
-        """Record a problem, unless the log has it.
-
-        Faults of one hook with the same type of error count as one: their messages may hold the
-        prompt, so an observer that always fails would otherwise fill the memory.
-        """
-        what = problem.message if problem.hook is None else (problem.hook, type(problem.error))
-        self._problems.setdefault((problem.origin.plugin, problem.origin.entry_point, what), problem)
-
-    def __iter__(self) -> Iterator[Problem]:
-        return iter(list(self._problems.values()))
-
-    def __len__(self) -> int:
-        return len(self._problems)
 
 
 def reason_of(error: BaseException) -> tuple[str, str | None]:

@@ -13,10 +13,10 @@ from llm import DISTRIBUTION, __version__, _validate, hookspecs
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._shims import adapt, check_backends, check_recipes
 from llm.contributions import RegisteredBackend, RegisteredRecipe
-from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError, Problem, ProblemKind, read_on, with_place
+from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError, read_on, with_place
 from llm.hooks import Blocked, Origin, Tier, attribute, origin_of, phase
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
-from llm.hooks._guard import CONFIGURE, Guard, HookContract, HookKind, hookimpl
+from llm.hooks._guard import CONFIGURE, Guard, HookContract, HookKind, Problem, ProblemKind, hookimpl
 from llm.hooks._loader import KnownPlugin, Loader
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, Manifests

@@ -5,8 +5,8 @@ It knows pluggy. It knows nothing about language models, HTTP or shells: `llm.ho
 """
 
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
 from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, NamedTuple
@@ -148,28 +148,28 @@ def place_in(pieces: object) -> str | None:
     return f"{frame.f_code.co_filename}, line {frame.f_lineno}"
 
 
-#: The traces that collect in this context, outermost first.
-active_traces: ContextVar[tuple[Any, ...]] = ContextVar("d0ttino_traces", default=())
-#: The span that is open in this context.
-open_span: ContextVar[Any] = ContextVar("d0ttino_span", default=None)
-
-
 def load_span(origin: Origin, reason: str) -> AbstractContextManager[object]:
     """Record the import of an entry point, if a trace collects."""
-    traces = active_traces.get()
+    traces = _collecting("active_traces")
     found: AbstractContextManager[object] = traces[-1].load(origin, reason) if traces else nullcontext()
     return found
 
 
 def phase(name: str, reason: str = "") -> AbstractContextManager[Any]:
     """Record a part of making a host, if a trace collects; its span is `None` if none does."""
-    traces = active_traces.get()
+    traces = _collecting("active_traces")
     found: AbstractContextManager[Any] = traces[-1].phase(name, reason) if traces else nullcontext()
     return found
 
 
 def note_fault(origin: Origin, error: BaseException) -> None:
     """Record on the open hook call that an implementation failed, although the call goes on."""
-    span = open_span.get()
+    span = _collecting("open_span")
     if span is not None:
         span.note_fault(origin, error)
+
+
+def _collecting(name: str) -> Any:
+    """Return the value of a variable of `llm.hooks._monitor`; `None`: nobody imported that, and no trace collects."""
+    variable = getattr(sys.modules.get("llm.hooks._monitor"), name, None)
+    return None if variable is None else variable.get()

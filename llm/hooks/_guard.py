@@ -3,14 +3,14 @@
 A plain pluggy call names neither whose result it returned nor whose exception it raised, and one
 exception ends the whole call. A guard knows the `Origin` of its plug-in: it turns the result into the type
 that the hook promises, marks an exception with the plug-in that raised it, and for hooks where one failure
-must not stop the others, records it instead.
+must not stop the others, records it as a `Problem` instead.
 """
 
 import functools
 import inspect
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from enum import Enum
+from enum import Enum, StrEnum
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final, TypeVar, overload
 
@@ -23,9 +23,6 @@ from llm.errors import (
     D0ttinoError,
     PluginDefinitionError,
     PluginError,
-    Problem,
-    ProblemKind,
-    ProblemLog,
     attributed,
     locate,
     one_line,
@@ -136,6 +133,72 @@ class HookContract:
         if isinstance(declared, bool):
             return declared
         return self.kind is HookKind.FOLD or self.confines or bool(options.get("wrapper"))
+
+
+class ProblemKind(StrEnum):
+    """The sort of a problem: decides how a list shows the plug-in."""
+
+    FAILED = "failed"  # the plug-in is not in use
+    CONFLICT = "conflict"  # it is in use, but not under every name it asked for
+    FAULT = "fault"  # one call of one of its hooks went wrong
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that went wrong, and the plug-in at fault.
+
+    Attributes:
+        kind: its sort.
+        origin: the plug-in at fault.
+        message: the fault in one line.
+        hook: the hook whose call went wrong, for a fault.
+        hint: what to do next, if there is something.
+        error: the exception behind it, with its traceback, if there was one.
+
+    """
+
+    kind: ProblemKind
+    origin: Origin
+    message: str
+    hook: str | None = None
+    hint: str | None = None
+    error: BaseException | None = None
+
+    def __str__(self) -> str:
+        text = f"plug-in {self.origin}: {self.message}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the problem as JSON-ready data."""
+        return {
+            "kind": self.kind.value,
+            **self.origin.to_json(),
+            "hook": self.hook,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+
+class ProblemLog:
+    """The problems of one manager, each recorded once however often it happens."""
+
+    def __init__(self) -> None:
+        self._problems: dict[tuple[object, ...], Problem] = {}
+
+    def add(self, problem: Problem) -> None:
+        """Record a problem, unless the log has it.
+
+        Faults of one hook with the same type of error count as one: their messages may hold the
+        prompt, so an observer that always fails would otherwise fill the memory.
+        """
+        what = problem.message if problem.hook is None else (problem.hook, type(problem.error))
+        self._problems.setdefault((problem.origin.plugin, problem.origin.entry_point, what), problem)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(list(self._problems.values()))
+
+    def __len__(self) -> int:
+        return len(self._problems)
 
 
 class Life:

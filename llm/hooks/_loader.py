@@ -21,8 +21,6 @@ from llm.errors import (
     D0ttinoError,
     NameTakenError,
     PluginLoadError,
-    Problem,
-    ProblemKind,
     place_of_function,
     read_on,
     reason_of,
@@ -30,7 +28,7 @@ from llm.errors import (
 )
 from llm.hooks import Origin, attribute, load_span
 from llm.hooks._entrypoints import EntryPoint, load
-from llm.hooks._guard import Guard, hookimpl, marked_functions
+from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions
 from llm.hooks._manager import PluginManager
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
 from llm.hooks._registration import Registration, all_registrations, owner_of, unique

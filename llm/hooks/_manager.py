@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
 
-from llm.errors import NameTakenError, ProblemLog
+from llm.errors import NameTakenError
 from llm.hooks import Origin, Tier, attribute
-from llm.hooks._guard import HOOK_PREFIX, HOOKIMPL_ATTRIBUTE, PROJECT_NAME, Guard, HookContract, HookKind, Life
+from llm.hooks._guard import (
+    HOOK_PREFIX,
+    HOOKIMPL_ATTRIBUTE,
+    PROJECT_NAME,
+    Guard,
+    HookContract,
+    HookKind,
+    Life,
+    ProblemLog,
+)
 
 if TYPE_CHECKING:
     from llm.hooks._monitor import CallMonitor

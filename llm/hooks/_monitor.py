@@ -10,6 +10,7 @@ import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from time import perf_counter_ns
@@ -17,7 +18,12 @@ from typing import Any, Final, cast
 
 import pluggy
 
-from llm.hooks import Blocked, Origin, active_traces, open_span, origin_of
+from llm.hooks import Blocked, Origin, origin_of
+
+#: The traces that collect in this context, outermost first.
+active_traces: ContextVar[tuple["Trace", ...]] = ContextVar("d0ttino_traces", default=())
+#: The span that is open in this context.
+open_span: ContextVar["Span | None"] = ContextVar("d0ttino_span", default=None)
 
 
 @dataclass(slots=True)

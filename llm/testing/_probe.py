@@ -20,10 +20,10 @@ from typing import Any, Final, NoReturn
 
 from llm._installed import installed_plugins
 from llm.contributions import Backend, RegisteredBackend, RegisteredRecipe
-from llm.errors import BackendError, D0ttinoError, InvalidResultError, PluginError, ProblemKind, one_line
+from llm.errors import BackendError, D0ttinoError, InvalidResultError, PluginError, one_line
 from llm.hooks import Origin, is_framework
 from llm.hooks._entrypoints import canonical
-from llm.hooks._guard import Guard, hookimpl
+from llm.hooks._guard import Guard, ProblemKind, hookimpl
 from llm.host import Host, create_host
 from llm.redaction import looks_secret
 from llm.types import Call, Completion, Request

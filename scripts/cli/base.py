@@ -622,7 +622,7 @@ class _Collector(click.Group):
 
 def _commands_of_plugins(host: "Host", builtin: Set[str]) -> "PluginCommands":
     """Ask plug-ins for their commands, one after the other, to attribute each command; faults go to the host."""
-    from llm.errors import Problem, ProblemKind
+    from llm.hooks._guard import Problem, ProblemKind
 
     found: PluginCommands = {}
     taken = dict.fromkeys(builtin, "a built-in command")

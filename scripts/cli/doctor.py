@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from llm import DISTRIBUTION
-from llm.errors import ConfigError, PluginLoadError, ProblemKind, UnknownNameError
+from llm.errors import ConfigError, PluginLoadError, UnknownNameError
 from llm.hooks._entrypoints import VARIABLE
+from llm.hooks._guard import ProblemKind
 from scripts.cli.base import Command, current_host
 from scripts.cli.config import config_path
 from scripts.cli.options import as_json_option

@@ -113,7 +113,7 @@ def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") ->
         host = current_host(ctx)
         if not host.is_implemented("llm_options"):
             return added
-        from llm.errors import Problem, ProblemKind
+        from llm.hooks._guard import Problem, ProblemKind
 
         taken = {name for parameter in own for name in (parameter.name, *parameter.opts, *parameter.secondary_opts)}
         with stdout_to_stderr():

@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from llm._dataclasses import dataclass
-from llm.errors import PluginLoadError, Problem, ProblemKind
+from llm.errors import PluginLoadError
 from llm.hooks import Tier
 from llm.hooks._entrypoints import canonical
+from llm.hooks._guard import Problem, ProblemKind
 from scripts.packages import PROGRAM, Record, RecordError
 from scripts.packages import recorded as recorded_installations
 

@@ -169,8 +169,8 @@ def report(distribution: str = "") -> None:
     """Load installed plug-ins and write what they contribute to stdout, as JSON; `check` reads it."""
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever plug-ins print goes to stderr
-    from llm.errors import ProblemKind
     from llm.hooks import Tier
+    from llm.hooks._guard import ProblemKind
     from llm.host import create_host
 
     entries = installed_plugins().entries

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from llm.errors import ProblemKind
 from llm.hooks import _entrypoints
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint
+from llm.hooks._guard import ProblemKind
 from llm.host import create_host
 from llm.testing import installed, write_distribution
 

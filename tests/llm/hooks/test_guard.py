@@ -11,8 +11,9 @@ from llm import hookimpl
 from llm.backends.plugin_sdk import register_backend, register_recipe
 from llm.config import RoutingMode, Settings
 from llm.contributions import Backend, Recipe, RegisteredBackend
-from llm.errors import BackendError, InvalidResultError, NameTakenError, PluginDefinitionError, ProblemKind
+from llm.errors import BackendError, InvalidResultError, NameTakenError, PluginDefinitionError
 from llm.hooks import origin_of
+from llm.hooks._guard import ProblemKind
 from llm.host import Host
 from llm.router import NoAnswerError, complete
 from llm.testing import host_with

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import pytest
 
-from llm.errors import Problem, ProblemKind
 from llm.hooks import Tier
+from llm.hooks._guard import Problem, ProblemKind
 from llm.host import Host, create_host
 from llm.router import complete
 from llm.testing import installed, write_distribution
