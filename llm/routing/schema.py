@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +12,7 @@ from llm._dataclasses import replace
 from llm._state import read_named
 from llm.errors import BackendError, UsageError
 from llm.thoughts import without_thoughts
-from llm.types import Attempt, Completion, Message, Request
+from llm.types import Attempt, Call, Completion, Message, Request
 
 _TYPES: Final = {
     **dict.fromkeys(("str", "string", "text"), "string"),
@@ -23,6 +25,12 @@ _FIELD: Final = re.compile(r"([^\W\d][\w-]*)(?:\s+([a-z]+)(\[\])?)?(?:\s*:\s*(.+
 
 #: More of a fault would help neither a model nor a person.
 _LONGEST: Final = 500
+#: What may take for ever in a schema: regular expressions, and schemas that are used twice by one that is used twice.
+_ENDLESS: Final = re.compile(r'"(?:pattern|patternProperties|\$ref|\$dynamicRef|\$recursiveRef)":')
+#: Seconds for the check of such an answer, and the program that makes it, one for each thread.
+_PATIENCE: Final = 10.0
+_CHECKER: Final = "from llm.routing.schema import serve_checks; serve_checks()"
+_CHECKERS: Final = threading.local()
 #: The fault of an answer that cannot be compared with its schema.
 _TOO_MUCH: Final = "it is nested too deeply, or has too large a number, for the schema"
 
@@ -86,12 +94,41 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
 
     try:
         validator_for(schema).check_schema(schema)
+        _check_references(schema, name)
     except SchemaError as error:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
         raise UsageError(f"{name}: it is not a JSON Schema: {place} {error.message[:_LONGEST]}") from error
     except RecursionError as error:
         raise UsageError(f"{name}: it is nested too deeply") from error
     return schema
+
+
+def _check_references(schema: dict[str, Any], name: str) -> None:
+    """Refuse a reference to a schema that is not in this one: nothing is fetched, and an answer would be paid for."""
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable, Unretrievable
+    from referencing.jsonschema import DRAFT202012, UnknownDialect
+
+    try:
+        root = Resource.from_contents(schema, default_specification=DRAFT202012)
+    except UnknownDialect:
+        return  # what its words mean is not known: the check of an answer takes them as those of 2020-12
+    registry = Registry().with_resource(root.id() or "", root)
+    pending = [(root, registry.resolver_with_root(root))]
+    while pending:
+        resource, resolver = pending.pop()
+        contents: Any = resource.contents
+        for word in ("$ref", "$dynamicRef"):
+            place = contents.get(word) if isinstance(contents, dict) else None
+            if isinstance(place, str):
+                try:
+                    resolver.lookup(place)
+                except (Unresolvable, Unretrievable) as error:
+                    raise UsageError(
+                        f"{name}: it refers to a schema that is not in it: {place}",
+                        hint="schemas are not fetched: copy that one below `$defs`, and refer to `#/$defs/NAME`",
+                    ) from error
+        pending += [(each, resolver.in_subresource(each)) for each in resource.subresources()]
 
 
 def _of_fields(given: str, name: str) -> dict[str, Any]:
@@ -178,6 +215,64 @@ def check_answer(text: str, schema: dict[str, Any]) -> Checked:
         data = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         return Checked(text, None, f"it is not JSON: {error}" if text else "it is empty")
+    may_not_end = _ENDLESS.search(json.dumps(schema)) is not None
+    return Checked(text, data, _fault_within_time(text, schema) if may_not_end else fault_in(data, schema))
+
+
+def _fault_within_time(text: str, schema: dict[str, Any]) -> str | None:
+    """Return what `fault_in` does, from a process of its own: nothing else ends a regular expression.
+
+    Raises:
+        SchemaAnswerError: it did not end in time.
+
+    """
+    checker: _Checker | None = getattr(_CHECKERS, "one", None)
+    if checker is None or not checker.worker.is_idle:
+        checker = _CHECKERS.one = _Checker()
+    checker.worker.send(json.dumps([text, schema]))
+    try:
+        found: dict[str, Any] = json.loads(checker.worker.receive(Call(), patience=_PATIENCE))
+    except BackendError as error:
+        checker.end()
+        raise SchemaAnswerError(
+            f"the answer could not be compared with the schema within {_PATIENCE:g} s",
+            hint=f"a pattern such as (a+)+ or a schema within itself has no end; the answer was: {text[:_LONGEST]}",
+        ) from error
+    if found["refused"]:
+        raise UsageError(found["refused"])
+    fault: str | None = found["fault"]
+    return fault
+
+
+class _Checker:
+    """A process that compares answers with schemas, until its thread or this process ends."""
+
+    def __init__(self) -> None:
+        from weakref import finalize
+
+        from llm.backends.worker import Worker
+
+        # It needs no key, and no module of the directory that the user works in.
+        env = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        self.worker = Worker([sys.executable, "-P", "-c", _CHECKER], env)
+        self.end = finalize(self, self.worker.close)
+
+
+def serve_checks() -> None:
+    """Answer each line of stdin, an answer and its schema, with a line that has the fault of the answer."""
+    for line in sys.stdin:
+        text, schema = json.loads(line)
+        told: dict[str, str | None] = {"fault": None, "refused": None}
+        try:
+            told["fault"] = fault_in(json.loads(text, parse_constant=_refuse), schema)
+        except UsageError as error:
+            told["refused"] = error.message
+        print(json.dumps(told), flush=True)
+
+
+def fault_in(data: Any, schema: dict[str, Any]) -> str | None:
+    """Return why data is not as a schema wants it; `None` if it is."""
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
     from referencing import Registry
@@ -190,15 +285,13 @@ def check_answer(text: str, schema: dict[str, Any]) -> Checked:
     except Unresolvable as error:
         raise UsageError(f"the schema of the answer: it refers to a schema that is not in it: {error}") from error
     except (RecursionError, ValueError, ArithmeticError):  # a schema may refer to itself, and a number be infinite
-        return Checked(text, data, _TOO_MUCH)
+        return _TOO_MUCH
     except BaseException as error:
         # The same, where the recursion ends within the part of jsonschema that is Rust; no module exports the class.
         if type(error).__name__ != "PanicException":
             raise
-        return Checked(text, data, _TOO_MUCH)
-    if fault is None:
-        return Checked(text, data, None)
-    return Checked(text, data, f"{fault.json_path}: {fault.message[:_LONGEST]}")
+        return _TOO_MUCH
+    return None if fault is None else f"{fault.json_path}: {fault.message[:_LONGEST]}"
 
 
 def _refuse(constant: str) -> Any:

@@ -475,6 +475,60 @@ def test_what_is_no_schema(host: Host, schema: str, words: str) -> None:
     assert words in result.stderr
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"properties": {"a": {"pattern": "^(a+)+$"}}}',
+        '{"patternProperties": {"^(b+)+$": {"type": "integer"}}}',
+        json.dumps(
+            {
+                "$ref": "#/$defs/0",
+                "$defs": {str(n): {"anyOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(50)}
+                | {"50": {"type": "integer"}},
+            }
+        ),
+    ],
+)
+def test_a_schema_whose_check_does_not_end_is_bounded_and_the_answer_is_shown(
+    host: Host, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm.routing.schema._PATIENCE", 2.0)
+    backend = Remembering(json.dumps({"a": "a" * 60 + "!", "b" * 60 + "!": "x"}))
+    result = run(host, backend, "--schema", schema, "who")
+    assert (result.exit_code, result.stdout, len(backend.requests)) == (1, "", 1)
+    assert "error: the answer could not be compared with the schema within 2 s" in result.stderr
+    assert '{"a": "aaaa' in result.stderr
+
+
+def test_a_schema_with_patterns_and_references_is_checked_with_those(host: Host, tmp_path: Path) -> None:
+    schema = {
+        "$id": "https://example.com/a",
+        "properties": {"code": {"$ref": "a#/$defs/code"}, "rest": {"$ref": "b"}},
+        "$defs": {"code": {"pattern": "^[A-Z]+$"}, "b": {"$id": "b", "type": "integer"}},
+        "required": ["code"],
+    }
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    backend = Remembering('{"code": "ab"}', '{"code": "AB", "rest": 7}')
+    result = run(host, backend, "--schema", str(file), "who")
+    assert (result.exit_code, result.stdout) == (0, '{"code": "AB", "rest": 7}\n')
+    assert "$.code: 'ab' does not match '^[A-Z]+$'" in backend.told[-1][1]
+
+
+@pytest.mark.parametrize(
+    "place", ["{url}/x", "file:///etc/hostname", "#/$defs/none", "other.json", "https://json-schema.org/schema"]
+)
+def test_a_schema_of_another_place_is_not_fetched_and_nobody_is_asked(host: Host, place: str) -> None:
+    with FaultServer(http_answer({"type": "object"})) as server:
+        place = place.format(url=server.url)
+        schema = {"properties": {"a": {"items": {"anyOf": [{"$ref": place}]}}}}
+        backend = Remembering("{}")
+        result = run(host, backend, "--schema", json.dumps(schema), "who")
+    assert (result.exit_code, backend.requests, server.requests) == (2, [], [])
+    assert f"it refers to a schema that is not in it: {place}" in result.stderr
+    assert "copy that one below `$defs`" in result.stderr
+
+
 # Templates
 
 
