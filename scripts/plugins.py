@@ -111,7 +111,7 @@ def _add_list(group: Group, kind: Kind) -> None:
 
         checked = check() if load else None
         for warning in checked.warnings if checked else ():
-            _warn(warning)
+            print_warning(warning)
         filtered = bool(words or states or provides)
         rows = [row for row in take(kind, _registry(), checked).rows if row.matches(words, states, provides)]
         if as_json:
@@ -196,7 +196,8 @@ def _add_remove(group: Group, kind: Kind) -> None:
         def remove(ctx: click.Context, name: str, as_json: bool) -> None:
             from scripts.packages.changes import remove as remove_package
 
-            _print_change(remove_package(kind, name, _registry(), _commands(ctx, kind)), as_json)
+            change = remove_package(kind, name, _registry(), _commands(ctx, kind))
+            _report([change], as_json, many=False, nothing="")
 
 
 def _add_lookups(group: Group, kind: Kind) -> None:
@@ -361,7 +362,7 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
             print_message(
                 f"nothing is recorded of this environment; `restore --environment {place}` takes what was in that one"
             )
-    registry = load_registry(_warn)
+    registry = load_registry(print_warning)
     return _each(
         [(one.distribution, partial(restore_package, one, registry)) for one in missing],
         as_json=as_json,
@@ -509,21 +510,13 @@ def _text(row: dict[str, Any]) -> str:
 
 
 def _registry(*, exact: bool = False) -> Registry:
-    return load_registry(_warn, exact=exact)
-
-
-def _warn(text: str) -> None:
-    print_warning(text)
+    return load_registry(print_warning, exact=exact)
 
 
 def _commands(ctx: click.Context, kind: Kind) -> str:
     """Return how the commands for plug-ins are called here, for hints."""
     group = ctx.parent if kind is PLUGIN or ctx.parent is None else ctx.parent.parent
     return PROGRAM if group is None else group.command_path
-
-
-def _print_change(change: "Change", as_json: bool) -> None:
-    _report([change], as_json, many=False, nothing="")
 
 
 if __name__ == "__main__":

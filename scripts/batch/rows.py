@@ -15,6 +15,7 @@ from llm.config import load_settings
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.routing.schema import by_schema
 from llm.types import Message, Request
+from scripts.cli.attachments import MARKS
 from scripts.cli.templates import INPUT, Template, blanks_in, fill
 
 #: The formats by the end of a file's name; all else is JSON lines.
@@ -44,13 +45,6 @@ _CHAT: Final = "/v1/chat/completions"
 
 #: Characters that a field of a table may have. More is a quote that is nowhere closed.
 _LONGEST_FIELD: Final = 64 * 2**20
-
-_MARKS: Final = (
-    (b"\xff\xfe\0\0", "utf-32"),
-    (b"\0\0\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
 
 #: How files begin that people take for tables, and what to do with them.
 _OTHERS: Final = (
@@ -310,7 +304,7 @@ def _decoded(file: BinaryIO, encoding: str | None, name: str, newline: str) -> i
             )
             raise UsageError(f"{name} is {what}", hint=hint.format(format=format))
     if encoding is None:
-        encoding = next((found for mark, found in _MARKS if start.startswith(mark)), "utf-8")
+        encoding = next((found for mark, found in MARKS if start.startswith(mark)), "utf-8")
     if encoding.casefold() in {"utf-8", "utf8"}:
         encoding = "utf-8-sig"
     try:

@@ -59,7 +59,7 @@ _FTYP: Final = {
     b"M4A ": "sound (M4A)",
 }
 #: Marks of Unicode other than UTF-8 before a text; the longer ones begin with a shorter one.
-_MARKS: Final = (
+MARKS: Final = (
     (b"\xff\xfe\0\0", "utf-32"),
     (b"\0\0\xfe\xff", "utf-32"),
     (b"\xff\xfe", "utf-16"),
@@ -120,7 +120,7 @@ def decoded(content: bytes) -> str:
         UnicodeDecodeError: it is neither.
 
     """
-    found = (name for mark, name in _MARKS if content.startswith(mark) and len(content) > len(mark))
+    found = (name for mark, name in MARKS if content.startswith(mark) and len(content) > len(mark))
     return content.decode(next(found, "utf-8-sig"))
 
 

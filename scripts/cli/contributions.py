@@ -422,7 +422,7 @@ def _of_send(host: "Host", route: "Route", model: str | None, reasons: Mapping[s
             "guards": _plugins(host, "llm_prepare"),
             "asked_before": _plugins(host, "llm_complete")[:-1],  # the last is the host's own: it asks the backend
             "wrappers": _plugins(host, "llm_complete", wrappers=True),
-            "not_ready": _missing(host, backends[candidate.backend]),
+            "not_ready": [] if host.is_ready(info := backends[candidate.backend]) else list(info.ready_env),
             "set_aside": reasons.get(candidate.backend),
         }
         for candidate in route.candidates
@@ -492,10 +492,6 @@ def _provider(offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", 
 def _plugins(host: "Host", hook: str, *, wrappers: bool = False) -> list[str]:
     """Return the plug-ins that implement a hook, in the order in which they are asked."""
     return [str(origin) for origin, options in host.implementations(hook) if bool(options.get("wrapper")) is wrappers]
-
-
-def _missing(host: "Host", info: "RegisteredBackend") -> list[str]:
-    return [] if host.is_ready(info) else list(info.ready_env)
 
 
 def _to_change(host: "Host", backends: "Catalog[RegisteredBackend]", route: "Route") -> Iterator[str]:

@@ -310,7 +310,7 @@ class _Run:
                 record.header(plan.recipe, plan.goal, self.surroundings, plan.steps)
             run_log = None if log is None else Log(log, plan.recipe, record.id if record else None)
             runner.listeners = [listener for listener in (record, run_log, transcript) if listener is not None]
-            runner.output = None if transcript is None else transcript.write
+            runner.output = None if transcript is None else transcript.append
             status = runner.run(plan.steps, self.left_out)
         except D0ttinoError as error:
             status = error.exit_code

@@ -5,7 +5,7 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
 from llm._state import cache_dir, open_named, open_private, write_atomically
@@ -256,7 +256,7 @@ def _answer(session: "requests.Session", url: str, etag: str | None) -> "request
             timeout=TIMEOUT_SECONDS,
             stream=True,
             allow_redirects=False,
-            auth=credentials if same_server and any(credentials) else _unchanged,
+            auth=credentials if same_server and any(credentials) else lambda request: request,
             headers={"Accept-Encoding": "identity", **({"If-None-Match": etag} if etag else {})},
         )
         if not response.is_redirect:
@@ -264,10 +264,6 @@ def _answer(session: "requests.Session", url: str, etag: str | None) -> "request
         url = urljoin(url, response.headers["location"])
         response.close()
     raise RegistryError(f"it redirects more than {REDIRECT_LIMIT} times")
-
-
-def _unchanged(request: Any) -> Any:
-    return request
 
 
 #: Exceptions of requests, with more special ones first, and the words for them.

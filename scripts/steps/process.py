@@ -257,7 +257,7 @@ class Child:
         """Return what each signal does while the process runs."""
         handlers: dict[int, Handler] = {signal.SIGINT: self._on_interrupt, **dict.fromkeys(ENDING, self._on_end)}
         if self._sentinel is not None:
-            handlers |= {INTERRUPTED: self._on_sentinel, signal.SIGCONT: lambda _number, _frame: self._continued()}
+            handlers |= {INTERRUPTED: lambda *_: self.interrupt(), signal.SIGCONT: lambda *_: self._continued()}
         return handlers
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
@@ -266,9 +266,6 @@ class Child:
         if count == 0 and self._group is not None:
             self.send(signal.SIGINT)
             self.send(signal.SIGCONT)
-
-    def _on_sentinel(self, _number: int, _frame: FrameType | None) -> None:
-        self.interrupt()
 
     def _on_end(self, number: int, _frame: FrameType | None) -> None:
         self._received.append(number)

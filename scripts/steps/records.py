@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from llm._dataclasses import dataclass, field
 from llm._state import check_private, make_private, open_private, state_dir
@@ -101,41 +101,38 @@ def _how(outcome: Outcome) -> str:
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-class Journal:
-    """A file to which one JSON object after the other is appended.
+class _Appended:
+    """A file to which bytes are appended; it is created with mode 0600.
 
     If writing fails, a disk being full for example, one warning is printed, and no more is written.
 
     Args:
-        path: the file; it is created with mode 0600.
-        redact: takes secrets out of a text.
-        what: what the file is, for messages.
+        path: the file.
+        what: what it is, for messages.
 
     Raises:
         UsageError: it cannot be opened.
 
     """
 
-    def __init__(self, path: str, redact: Callable[[str], str], what: str = "log") -> None:
-        self.path = path
-        self._redact = redact
-        self._what = what
+    def __init__(self, path: str, what: str) -> None:
+        self._name = f"the {what} {path}"
         try:
-            # A command need not be UTF-8: what cannot be written so becomes JSON's own escape, `\udcff`.
-            self._stream = open(  # noqa: SIM115
-                path, "a", buffering=1, encoding="utf-8", errors="backslashreplace", opener=open_private
-            )
+            self._stream = open(path, "ab", opener=open_private)  # noqa: SIM115
         except OSError as error:
-            raise UsageError(f"cannot write the {what} {path}: {error.strerror}") from error
+            raise UsageError(f"cannot write {self._name}: {error.strerror}") from error
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append one object, without secrets."""
+    def append(self, data: bytes) -> None:
+        """Append bytes."""
         if self._stream.closed:
             return
         try:
-            self._stream.write(_encode(clean(record, self._redact)) + "\n")
+            self._stream.write(data)
+            self._stream.flush()
         except OSError as error:
-            self._give_up(error)
+            print_warning(f"cannot write {self._name}: {error.strerror}")
+            with suppress(OSError):
+                self._stream.close()
 
     def fileno(self) -> int:
         """Return the file's descriptor."""
@@ -146,15 +143,30 @@ class Journal:
         try:
             self._stream.close()
         except OSError as error:
-            self._warn(error)
+            print_warning(f"cannot write {self._name}: {error.strerror}")
 
-    def _give_up(self, error: OSError) -> None:
-        self._warn(error)
-        with suppress(OSError):
-            self._stream.close()
 
-    def _warn(self, error: OSError) -> None:
-        print_warning(f"cannot write the {self._what} {self.path}: {error.strerror}")
+class Journal(_Appended):
+    """A file to which one JSON object after the other is appended, without secrets.
+
+    Args:
+        path: the file.
+        redact: takes secrets out of a text.
+        what: what the file is, for messages.
+
+    Raises:
+        UsageError: it cannot be opened.
+
+    """
+
+    def __init__(self, path: str, redact: Callable[[str], str], what: str = "log") -> None:
+        super().__init__(path, what)
+        self._redact = redact
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one object."""
+        # A command need not be UTF-8: what cannot be written so becomes JSON's own escape, `\udcff`.
+        self.append(f"{_encode(clean(record, self._redact))}\n".encode(errors="backslashreplace"))
 
 
 class Log:
@@ -180,11 +192,11 @@ class Log:
         self._journal.write({"recipe": self._recipe, **outcome.to_json(), **self._run})
 
 
-class Transcript:
-    """A listener of the runner that writes a heading for each step; what the step writes goes below it.
+class Transcript(_Appended):
+    """A listener of the runner that writes a heading for each step; what the step writes is appended below it.
 
     Args:
-        path: the file, to which is appended; it is created with mode 0600.
+        path: the file.
         total: how many steps there are.
 
     Raises:
@@ -193,37 +205,16 @@ class Transcript:
     """
 
     def __init__(self, path: str, total: int) -> None:
-        self._path = path
+        super().__init__(path, "transcript")
         self._total = total
-        try:
-            self._stream: BinaryIO | None = open(path, "ab", buffering=0, opener=open_private)  # noqa: SIM115
-        except OSError as error:
-            raise UsageError(f"cannot write the transcript {path}: {error.strerror}") from error
 
     def began(self, number: int, step: Step) -> None:
         """Write a heading."""
         heading = f"[{number}/{self._total}] {redact(step.command_line)}\n"
-        self.write(heading.encode("utf-8", "surrogateescape"))
+        self.append(heading.encode("utf-8", "surrogateescape"))
 
     def ended(self, outcome: Outcome) -> None:
         """Write nothing: the log has the ends of steps."""
-
-    def write(self, data: bytes) -> None:
-        """Write what a step wrote. After a failure, which is a warning, nothing more is written."""
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(data)
-        except OSError as error:
-            print_warning(f"cannot write the transcript {self._path}: {error.strerror}")
-            self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            with suppress(OSError):
-                stream.close()
 
 
 #: So many runs are kept.

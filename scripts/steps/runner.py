@@ -185,7 +185,9 @@ class StepRunner:
         while True:
             reasons = () if self.allow_dangerous and (self.yes or self._all_the_rest) else dangers(prepared.step)
             if not reasons and (self.yes or self._all_the_rest):
-                show_step(prepared.step, number, total, [*self._own_facts(prepared.step), *prepared.facts])
+                given = self.surroundings
+                facts = own_facts(prepared.step, given.cwd, given.shell, given.timeout)
+                show_step(prepared.step, number, total, [*facts, *prepared.facts])
                 return Decision.RUN, prepared
             if self.yes or self.question is None:
                 raise StepError(
@@ -199,10 +201,6 @@ class StepRunner:
             if answer is not Decision.EDIT:
                 return answer, prepared
             prepared = self.prepare(edited, number, total, edited=True)
-
-    def _own_facts(self, step: Step) -> list[str]:
-        given = self.surroundings
-        return own_facts(step, given.cwd, given.shell, given.timeout)
 
     def _context(self, step: Step, number: int, total: int) -> StepContext:
         # Nobody can change what a guard has judged: a new step takes `llm_prepare_step`.
