@@ -372,7 +372,12 @@ def _explained(source: _Source, error: Any, above: KeyPath) -> Iterator[ConfigFa
         yield source.fault(f"{prefix}the name {value!r} must be {_expected(error, above)}", (*path, value))
     else:
         subject = dotted(path) or "the file"
-        yield source.fault(f"{subject} must be {_expected(error, above)}, not {_shown(value, part)}", path)
+        why = _why_not(value, part[word]) if word == "pattern" and value and not above else None
+        found = f": {why}" if why else f", not {_shown(value, part)}"
+        yield source.fault(f"{subject} must be {_expected(error, above)}{found}", path)
+
+
+_CHARACTERS: Final = {" ": "a blank", "\n": "a line break", "\r": "a line break", "\t": "a tab"}
 
 
 def _expected(error: Any, above: KeyPath) -> str:
@@ -385,6 +390,26 @@ def _expected(error: Any, above: KeyPath) -> str:
     if word == "enum":
         return f"one of {', '.join(map(str, part[word]))}"
     return f"as {word} of its schema says ({_clipped(part[word])})"
+
+
+def _why_not(text: str, pattern: str) -> str | None:
+    """Return why a text does not match a pattern of our own, without the text: it may be secret."""
+    if text != text.strip():
+        return "it begins or ends with a blank"
+    is_address = "://" in pattern
+    if is_address and re.match(r"(?i)https?://[^/?#]", text) is None:
+        scheme = re.match("(?i)([a-z][a-z0-9+.-]{0,9})://", text)
+        if scheme is None:
+            return "neither is at its beginning"
+        is_known = scheme[1].lower() in {"http", "https"}
+        return f"{'no host follows' if is_known else 'it begins with'} {scheme[0]}"
+    if text.startswith("sk-") and "sk-" in pattern:
+        return "it looks like the key itself; `ai-cli keys set NAME` stores that"
+    odd = next((char for char in text if re.search(pattern, f"{'http://a' if is_address else 'a'}{char}") is None), "")
+    if odd:
+        shown = repr(odd) if odd.isprintable() else f"the character U+{ord(odd):04X}"
+        return f"it has {_CHARACTERS.get(odd, shown)}"
+    return f"it begins with {text[0]!r}" if re.search(pattern, text[0]) is None else f"it has {len(text)} characters"
 
 
 def _shown(value: Any, part: Mapping[str, Any]) -> str:

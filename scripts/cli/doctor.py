@@ -85,8 +85,11 @@ def plug_ins(host: "Host") -> Iterator[Fault]:
         if isinstance(getattr(problem.error, "faults", None), tuple):
             continue  # mistakes in the configuration file, which is checked as a whole
         origin = problem.origin
+        if origin.builtin and isinstance(problem.error, ConfigError):
+            continue  # the same, of a file that cannot be read
         hint = f" ({problem.hint})" if problem.hint else ""
-        fixes = [_disable(origin.distribution or origin.plugin)]
+        # d0ttino itself is a distribution too: with it, all that is built in would be out of use.
+        fixes = [_disable(origin.plugin if origin.builtin else origin.distribution or origin.plugin)]
         if origin.distribution is not None and problem.kind is not ProblemKind.FAULT:
             fixes.insert(0, f"{PYTHON} -m scripts.plugins remove {shlex.quote(origin.distribution)}")
         yield f"{origin}: {problem.message}{hint}", tuple(fixes)
@@ -234,7 +237,7 @@ def configuration(host: "Host") -> Iterator[Fault]:
             return
         hint = f" ({error.hint})" if error.hint else ""
         variable = error.message.partition(" ")[0]
-        fix = f"unset {variable}" if variable in os.environ else _edit(None)
+        fix = f"unset {variable}" if variable in os.environ else _readable(file) or _edit(None)
         yield f"{error.message}{hint}", (fix,)
         return
     variables = {key: variable for variable, key in ENVIRONMENT.items()}
@@ -251,6 +254,13 @@ def configuration(host: "Host") -> Iterator[Fault]:
             exports = (f"export {one}=..." for one in info.ready_env)
             fixes = (*stored, *exports) or (_edit(settings.path),)
             yield f"{key} is {name!r}, which needs {needs}", fixes
+
+
+def _readable(file: str) -> str | None:
+    """Return the command after which a file can be read; `None`: it can, or is not there."""
+    if os.path.lexists(file) and not os.path.isfile(file):
+        return f"mv {_quote(file)} {_quote(file + '.old')}"
+    return f"chmod u+r {_quote(file)}" if os.path.isfile(file) and not os.access(file, os.R_OK) else None
 
 
 def directories(_host: "Host") -> Iterator[Fault]:

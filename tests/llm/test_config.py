@@ -259,6 +259,44 @@ def test_a_file_that_cannot_be_used_is_named_with_the_key(write: Write, document
         assert re.match(rf"(:1)?: {re.escape(said)}", caught.value.message.removeprefix(environ["LLM_CONFIG_PATH"]))
 
 
+ADDRESS = "base_url must be an address that begins with http:// or https://"
+KEY_NAME = "api_key must be the name of a key, not the key: at most 40 letters, digits, '_', '.' and '-'"
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ({"base_url": "localhost:11434/v1"}, f"{ADDRESS}: neither is at its beginning"),
+        ({"base_url": "https:/planted"}, f"{ADDRESS}: neither is at its beginning"),
+        ({"base_url": "ftp://planted"}, f"{ADDRESS}: it begins with ftp://"),
+        ({"base_url": "http://?planted"}, f"{ADDRESS}: no host follows http://"),
+        ({"base_url": "http://planted 1"}, f"{ADDRESS}: it has a blank"),
+        ({"base_url": "http://planted\n1"}, f"{ADDRESS}: it has a line break"),
+        ({"base_url": " http://planted"}, f"{ADDRESS}: it begins or ends with a blank"),
+        ({"base_url": ""}, f"{ADDRESS}, not empty text"),
+        ({"base_url": 7}, f"{ADDRESS}, not a number"),
+        ({"base_url": "http://a", "api_key": "sk-planted"}, f"{KEY_NAME}: it looks like the key itself"),
+        ({"base_url": "http://a", "api_key": "planted/1"}, f"{KEY_NAME}: it has '/'"),
+        ({"base_url": "http://a", "api_key": "-planted"}, f"{KEY_NAME}: it begins with '-'"),
+        ({"base_url": "http://a", "api_key": "planted" * 7}, f"{KEY_NAME}: it has 49 characters"),
+        (
+            {"base_url": "http://a", "headers": {"X": "planted\x00"}},
+            "headers.X must be text on one line: it has the ch",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_named_and_the_text_is_not_shown(write: Write, server: object, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write({"servers": {"a": server}}))
+    assert f": servers.a.{words}" in caught.value.message
+    assert "planted" not in f"{caught.value.message}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("address", ["HTTP://localhost:1/v1", "Https://a/v1"])
+def test_an_address_may_begin_with_capitals(write: Write, address: str) -> None:
+    assert load_settings(write({"servers": {"a": {"base_url": address}}})).servers["a"]["base_url"] == address
+
+
 @pytest.mark.parametrize(
     ("document", "said", "guess"),
     [

@@ -269,6 +269,23 @@ def test_a_configuration_file_is_to_be_edited(host: Host, content: str, words: s
     assert faults(host) == []
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_configuration_file_that_cannot_be_read_is_one_fault_with_its_own_remedy(
+    clean_environment: Path, is_file: bool
+) -> None:
+    file = clean_environment / ".config" / "d0ttino" / "config.toml"
+    file.parent.mkdir(parents=True)
+    if not is_file:
+        file.mkdir()
+    elif os.geteuid() == 0:
+        pytest.skip("this user may read everything")
+    else:
+        file.touch(0o200)
+    (fault,) = faults(create_host(entries=()))
+    assert (fault["check"], "cannot read" in fault["message"]) == ("configuration", True)
+    assert fault["fixes"] == [f"chmod u+r {file}" if is_file else f"mv {file} {file}.old"]
+
+
 def test_every_mistake_of_the_configuration_is_found_at_once(tmp_path: Path) -> None:
     code = """
 from llm import hookimpl
