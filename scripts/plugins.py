@@ -97,12 +97,7 @@ def _add_list(group: Group, kind: Kind) -> None:
         help="List installed ones that contribute this: backend, recipe, or the name of a hook.",
     )
     @click.option("--check", "load", is_flag=True, help="Load every plug-in first, in a new process.")
-    @click.option(
-        "-v",
-        "--verbose",
-        is_flag=True,
-        help="Show each entry point, its contributions and its registry.",
-    )
+    @click.option("-v", "--verbose", is_flag=True, help="Show each entry point, its contributions and its registry.")
     @as_json_option()
     def list_(
         words: tuple[str, ...], states: str | None, provides: str | None, load: bool, verbose: bool, as_json: bool

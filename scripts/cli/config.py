@@ -7,15 +7,7 @@ from typing import Any, Final
 
 import click
 
-from llm.config import (
-    CONFIG_PATH_VARIABLE,
-    ENVIRONMENT,
-    Settings,
-    check,
-    default_path,
-    file_error,
-    load_settings,
-)
+from llm.config import CONFIG_PATH_VARIABLE, ENVIRONMENT, Settings, check, default_path, file_error, load_settings
 from llm.errors import D0ttinoError, UsageError
 from scripts.cli.base import Group, current_host
 from scripts.cli.options import as_json_option
@@ -68,8 +60,7 @@ def show(as_json: bool) -> None:
         print_json(rows)
         return
     print_table(
-        ("KEY", "VALUE", "FROM"),
-        [(str(row["key"]), _written(row["value"]), str(row["source"])) for row in rows],
+        ("KEY", "VALUE", "FROM"), [(str(row["key"]), _written(row["value"]), str(row["source"])) for row in rows]
     )
 
 

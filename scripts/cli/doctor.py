@@ -6,9 +6,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -46,10 +46,6 @@ class Finding:
     ok: bool
     message: str
     fixes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the finding as JSON-ready data."""
-        return {"check": self.check, "ok": self.ok, "message": self.message, "fixes": list(self.fixes)}
 
 
 #: What is wrong, and the commands of which each one mends it.
@@ -401,7 +397,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     with stdout_to_stderr(), waiting("examining the installation"):
         findings = examine(host)
     if as_json:
-        print_json([finding.to_json() for finding in findings])
+        print_json(list(map(asdict, findings)))
     else:
         for finding in findings:
             mark, color, space = ("ok", "green", "  ") if finding.ok else ("BAD", "red", " ")

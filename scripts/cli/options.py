@@ -177,13 +177,7 @@ thoughts_option: Final = click.option("--show-thoughts", is_flag=True, help="Als
 
 #: Values for the backend.
 values_option: Final = click.option(
-    "-o",
-    "--option",
-    "options",
-    nargs=2,
-    multiple=True,
-    metavar="KEY VALUE",
-    help="Pass this option to the backend.",
+    "-o", "--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass this option to the backend."
 )
 
 

@@ -152,8 +152,7 @@ def find(ports: tuple[int, ...], as_json: bool) -> int:
         print_message(f"no server answers on the ports {', '.join(map(str, ports or _USUAL))} of this machine")
     else:
         print_table(
-            ("SERVER", "MODELS", "COMMAND"),
-            [(row["base_url"], _few(row["models"]), _command(row)) for row in rows],
+            ("SERVER", "MODELS", "COMMAND"), [(row["base_url"], _few(row["models"]), _command(row)) for row in rows]
         )
     return 0 if rows else 1
 

@@ -14,16 +14,7 @@ from llm.hooks._entrypoints import canonical
 from scripts.packages import InstallError, Recorded, environment, forget, guards, lost, one_at_a_time, record, recorded
 from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, same, sort
 from scripts.packages.installer import find_installer
-from scripts.packages.inventory import (
-    TIMEOUT_SECONDS,
-    Check,
-    CheckError,
-    Inventory,
-    Row,
-    State,
-    check_one,
-    take,
-)
+from scripts.packages.inventory import TIMEOUT_SECONDS, Check, CheckError, Inventory, Row, State, check_one, take
 from scripts.packages.plan import Plan, Wanted, find_place, work_out
 from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 

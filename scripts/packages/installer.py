@@ -294,8 +294,7 @@ def find_installer() -> Installer:
         python = ("--python", sys.executable)
         return Installer("uv", (uv, "pip", "install", *python), (uv, "pip", "uninstall", "--quiet", *python))
     raise InstallError(
-        "this environment has no pip, and there is no uv",
-        hint=f"add pip to it with: {sys.executable} -m ensurepip",
+        "this environment has no pip, and there is no uv", hint=f"add pip to it with: {sys.executable} -m ensurepip"
     )
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -289,22 +289,10 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as JSON-ready data."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "package": self.package,
-            "version": self.version,
-            "state": self.state.value,
-            "reason": self.reason,
-            "shadows": list(self.shadows),
-            "hooks": list(self.hooks),
-            "contributes": list(self.contributes),
-            "builtin": self.package == DISTRIBUTION,
-            "installed": self.installed,
-            "entry_point": self.entry_point,
-            "in_registry": self.registered,
-            "registry": self.registry,
-        }
+        facts = asdict(self)
+        del facts["damaged"]
+        more = {"builtin": self.package == DISTRIBUTION, "installed": self.installed, "in_registry": self.registered}
+        return facts | more
 
 
 @dataclass(frozen=True)
@@ -337,11 +325,7 @@ def described(row: Row, registry: Registry, kind: Kind) -> dict[str, Any]:
     info = package.info if package is not None else {}
     keys = ("description", "homepage", "source", "requires-d0ttino", "yanked")
     more = {key: info.get(key) for key in keys}
-    return {
-        **row.to_json(),
-        "requirement": package.value if package is not None else None,
-        **more,
-    }
+    return {**row.to_json(), "requirement": package.value if package is not None else None, **more}
 
 
 def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:

@@ -101,12 +101,7 @@ class Child:
         self._over = False
 
     def run(
-        self,
-        arguments: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: str | None = None,
-        **options: Any,
+        self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None = None, **options: Any
     ) -> StepResult:
         """Start the process, wait until it ends, and return how it ended."""
         if self._output is None:

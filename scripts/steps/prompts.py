@@ -34,12 +34,7 @@ if TYPE_CHECKING:
 
 
 def own_facts(
-    step: Step,
-    cwd: str | None = None,
-    shell: str | None = None,
-    timeout: float | None = None,
-    *,
-    masked: bool = True,
+    step: Step, cwd: str | None = None, shell: str | None = None, timeout: float | None = None, *, masked: bool = True
 ) -> list[str]:
     """Return what decides how a step runs besides its command, but for what holds for the whole run.
 

@@ -275,7 +275,7 @@ _LINE: Final[dict[str, Any]] = {
         **{key: {"type": "number"} for key in ("started", "duration", "timeout")},
         "env": _VARIABLES,
         "changed_by": _TEXTS,
-    },
+    }
 }
 #: What a record need not say.
 _DEFAULTS: Final[dict[str, Any]] = {"env": {}, "withheld_env": [], "keep_env": [], "withheld": []}
