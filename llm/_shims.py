@@ -12,7 +12,7 @@ from llm.errors import FORMS, PluginDefinitionError, PluginError, attributed, lo
 from llm.hooks import Origin
 from llm.hooks._entrypoints import EntryPoint
 from llm.hooks._guard import hookimpl, marked_functions
-from llm.hooks._registration import Registration
+from llm.hooks._manager import Registration
 from llm.types import Answer, Call, Completion, Request, Step
 
 

@@ -18,9 +18,8 @@ from llm.hooks import Blocked, Origin, Tier, attribute, origin_of, phase
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
 from llm.hooks._guard import CONFIGURE, Guard, HookContract, HookKind, Problem, ProblemKind, hookimpl
 from llm.hooks._loader import KnownPlugin, Loader
-from llm.hooks._manager import PluginManager
+from llm.hooks._manager import PluginManager, Registration, all_registrations, forget, owner_of
 from llm.hooks._manifest import Manifest, Manifests
-from llm.hooks._registration import Registration, all_registrations, forget, owner_of
 from llm.types import Answer, Call, Request
 
 if TYPE_CHECKING:

@@ -29,9 +29,8 @@ from llm.errors import (
 from llm.hooks import Origin, attribute, load_span
 from llm.hooks._entrypoints import EntryPoint, load
 from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions
-from llm.hooks._manager import PluginManager
+from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
-from llm.hooks._registration import Registration, all_registrations, owner_of, unique
 
 #: Hooks that ask for contributions; a manifest has their answers.
 CONTRIBUTING = frozenset({"llm_backends", "llm_recipes"})

@@ -8,7 +8,7 @@ import pytest
 
 from llm.hooks import Tier
 from llm.hooks._entrypoints import EntryPoint
-from llm.hooks._registration import Registration, owner_of
+from llm.hooks._manager import Registration, owner_of
 from llm.testing import installed
 from tests.llm.hooks.test_loading import BACKENDS, RECIPES, ask, failures, write
 from tests.llm.hooks.test_order import known, learn
