@@ -40,7 +40,9 @@ def nobody_implements(hook: str) -> bool:
     """Return whether it is known of every installed plug-in that it does not implement a hook."""
     manifests = Manifests.read()
     _, entries, damages = installed_plugins(manifests=manifests)
-    current = manifests.current(entries)
-    everything_is_known = not needing_import(entries, current) and not damages
+    hooks = manifests.unchanged(entries)
+    if len(hooks) < len(entries):
+        hooks |= {entry: manifest.hooks for entry, manifest in manifests.current(entries).items()}
+    everything_is_known = not needing_import(entries, hooks) and not damages
     unheard = os.environ.get(VARIABLE, "")  # names to be blocked are only checked with a host
-    return everything_is_known and not unheard and not any(hook in manifest.hooks for manifest in current.values())
+    return everything_is_known and not unheard and not any(hook in may for may in hooks.values())

@@ -253,19 +253,12 @@ class _Search:
     def _recall(self, directory: str, places: list[str]) -> bool:
         """Add what a directory held, if all of it is as it was; return whether that is so."""
         known = self._directories.get(directory)
-        if known is None:
+        if not isinstance(known, list) or known[:2] != [self._groups, os.sep.join(places)]:
             return False
-        try:
-            groups, listed, names, contents, expected = known
-            if groups != self._groups or listed != os.sep.join(places):
-                return False
-            found, stamps = _look_at(directory, places, contents)
-            if hash(stamps) != expected:
-                return False
-            self._add(names.split(os.sep), found)
-        except (OSError, ValueError, TypeError, AttributeError, LookupError):
-            return False
-        return True
+        found = recalled(directory, known)
+        if found:
+            self._add(known[2].split(os.sep), found)
+        return bool(found)
 
     def _record(
         self, directory: str, places: list[str], names: Iterable[str], entries: list[EntryPoint], start: int
@@ -409,6 +402,16 @@ def stamp_of(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def recalled(directory: str, known: list[Any]) -> list[EntryPoint]:
+    """Return the entry points that are known of a directory; none if its files are not as they were."""
+    try:
+        _, listed, names, contents, expected = known
+        found, stamps = _look_at(directory, listed.split(os.sep), contents)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError):
+        return []
+    return found if hash(stamps) == expected and isinstance(names, str) else []
 
 
 def _look_at(

@@ -7,18 +7,20 @@ more: which entry points there are is seen in directories and metadata at each s
 can name a plug-in that is not installed, or hide one.
 """
 
+import functools
 import json
 import os
 import sys
 import time
 from binascii import crc32
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from llm._state import cache_dir, check_private, open_private, read_named, write_atomically
-from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, stamp_of
+from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, recalled, stamp_of
 
 
 class EnvironmentCache:
@@ -41,6 +43,7 @@ class EnvironmentCache:
         self._stamp = [sys.prefix, sys.implementation.cache_tag, layout]
         owner = _checksum(os.fsencode("\0".join(map(str, self._stamp[:2])))).decode()
         self.path = None if directory is None else os.path.join(directory, "environments", owner, name)
+        self._details = b""
 
     def read(self) -> Any:
         """Return what was written last; `None` if there is nothing that can be used."""
@@ -62,21 +65,38 @@ class EnvironmentCache:
         if checksum != _checksum(document):
             raise ValueError("it is damaged")
         try:
+            document, _, details = document.partition(b"\n")
             stamp, content = json.loads(document)
         except (TypeError, RecursionError) as error:
             raise ValueError("it is damaged") from error
-        # The directory is named by a checksum as well, which another environment may share.
-        return content if stamp == self._stamp else None
+        if stamp != self._stamp:  # the directory is named by a checksum as well, which another environment may share
+            return None
+        self._details = details
+        return content
 
-    def write(self, content: Any) -> None:
-        """Write JSON-ready data; a directory that cannot be written is passed over."""
+    def details(self) -> Any:
+        """Return what was written beside what was read last; `None` if nothing was."""
+        try:
+            return json.loads(self._details or b"null")
+        except (ValueError, RecursionError):
+            return None
+
+    def write(self, content: Any, details: Any = None) -> None:
+        """Write JSON-ready data; a directory that cannot be written is passed over.
+
+        Args:
+            content: what each `read` returns.
+            details: what is parsed when it is asked for.
+
+        """
         if self.path is not None:
             with suppress(OSError):
                 directory = os.path.dirname(self.path)
                 check_private(directory)
                 if not os.path.isdir(directory):
                     _forget_gone(os.path.dirname(directory))
-                document = json.dumps([self._stamp, content], separators=(",", ":")).encode()
+                parts = (json.dumps(one, separators=(",", ":")).encode() for one in ([self._stamp, content], details))
+                document = b"\n".join(parts)
                 write_atomically(self.path, b"\n".join((_checksum(document), document)))
 
     def remove(self) -> None:
@@ -99,7 +119,7 @@ def _forget_gone(environments: str) -> None:
     for path in glob.glob(os.path.join(glob.escape(environments), "*", "*.json")):
         try:
             with open(path, "rb") as file:
-                prefix = json.loads(file.read().partition(b"\n")[2])[0][0]
+                prefix = json.loads(file.read().split(b"\n", 2)[1])[0][0]
             os.stat(prefix)
         except FileNotFoundError:
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)
@@ -209,30 +229,38 @@ class Manifest(NamedTuple):
 class Manifests:
     """The manifests of this Python environment; `read` makes one.
 
+    The file has two parts, so that the second, with the manifests, is only parsed where one is asked for. The first
+    has the directories, and of each in a few words whether all manifests in it hold: see `unchanged`.
+
     Attributes:
         directories: what is known of directories with installed distributions; written with the next `store`.
 
     """
 
-    def __init__(self, file: EnvironmentCache, records: dict[_Slot, list[Any]], directories: Directories) -> None:
+    def __init__(self, file: EnvironmentCache, directories: Directories, summaries: dict[str, Any]) -> None:
         self.directories = directories
         self._file = file
-        self._records = records
         self._written = dict(directories)
+        self._summaries = summaries
 
     @classmethod
     def read(cls) -> "Manifests":
         """Return the user's manifests; none if there are none that can be used."""
         file = EnvironmentCache(*FILE)
         content = file.read()
-        listed, directories = content if isinstance(content, list) and len(content) == 2 else ([], {})
+        directories, summaries = content if isinstance(content, list) and len(content) == 2 else ({}, {})
+        return cls(file, *(one if isinstance(one, dict) else {} for one in (directories, summaries)))
+
+    @functools.cached_property
+    def _records(self) -> dict[_Slot, list[Any]]:
         records = {}
-        for record in listed if isinstance(listed, list) else ():
+        details = self._file.details()
+        for record in details if isinstance(details, list) else ():
             if isinstance(record, list) and len(record) == _WIDTH:
                 distribution, group, name = record[:3]
                 if isinstance(distribution, str) and isinstance(group, str) and isinstance(name, str):
                     records[distribution, group, name] = record
-        return cls(file, records, directories if isinstance(directories, dict) else {})
+        return records
 
     @property
     def path(self) -> str | None:
@@ -242,12 +270,7 @@ class Manifests:
     def get(self, entry: EntryPoint) -> Manifest | None:
         """Return the manifest of an entry point as it was last loaded; `None` if it never was with this metadata."""
         record = self._records.get(entry[:3])
-        if record is None or record[3:_IDENTITY] != list(entry[3:_IDENTITY]):
-            return None
-        try:
-            return Manifest.from_json(record[_IDENTITY:])
-        except (TypeError, ValueError, AttributeError, LookupError):
-            return None
+        return None if record is None else _manifest_in(record, entry)
 
     def holds(self, entry: EntryPoint, manifest: Manifest) -> bool:
         """Whether the record of an entry point equals a manifest."""
@@ -260,12 +283,65 @@ class Manifests:
         except (TypeError, LookupError):
             return ()
 
+    def unchanged(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Sequence[str]]:
+        """Return which of the entry points of known directories would contribute the same again.
+
+        One comparison decides for all of a directory; where it fails, `current` has to look at each.
+
+        Returns:
+            Each, with hooks of which it may implement some; no plug-in of its directory implements others.
+
+        """
+        found: dict[EntryPoint, Sequence[str]] = {}
+        directories: dict[str, tuple[set[_Slot], Sequence[str]] | None] = {}
+        for entry in entries:
+            directory = entry.metadata.rpartition(os.sep)[0]
+            if directory not in directories:
+                directories[directory] = self._summary(directory)
+            summary = directories[directory]
+            if summary is not None and entry[:3] not in summary[0]:
+                found[entry] = summary[1]
+        return found
+
+    def _summary(self, directory: str) -> tuple[set[_Slot], Sequence[str]] | None:
+        """Return exceptions and hooks of a directory whose other manifests hold; `None` if that has to be looked at."""
+        known = self.directories.get(directory)
+        if known is None or known is not self._written.get(directory):
+            return None
+        stamps: list[int] = []
+        try:
+            paths, expected, exceptions, hooks = self._summaries[directory]
+            for path in paths:
+                found = os.stat(f"{directory}{os.sep}{path}")
+                stamps += (found.st_mtime_ns, found.st_size)
+            return ({tuple(slot) for slot in exceptions}, hooks) if hash(tuple(stamps)) == expected else None
+        except (OSError, ValueError, TypeError, LookupError):
+            return None
+
+    def _summarized(self, directory: str, records: Mapping[_Slot, list[Any]]) -> list[Any]:
+        """Return what `_summary` reads."""
+        stamps: dict[str, tuple[int, int]] = {}
+        exceptions = []
+        hooks: set[str] = set()
+        for entry in recalled(directory, self.directories[directory]):
+            record = records.get(entry[:3])
+            manifest = None if record is None else _manifest_in(record, entry)
+            if manifest is None or manifest.failure is not None or not manifest.lasts or not manifest.stamps:
+                exceptions.append(entry[:3])
+            else:
+                stamps.update(manifest.stamps)
+                hooks.update(manifest.hooks)
+        paths = [os.path.relpath(path, directory) for path in stamps]
+        return [paths, hash(tuple(chain.from_iterable(stamps.values()))), exceptions, sorted(hooks)]
+
     def current(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
         """Return the manifests of entry points that were loaded, and would contribute the same again."""
+        entries = list(entries)
+        unchanged = self.unchanged(entries)
         found = {}
         for entry in entries:
             manifest = self.get(entry)
-            if manifest is not None and manifest.failure is None and manifest.is_current:
+            if manifest is not None and manifest.failure is None and (entry in unchanged or manifest.is_current):
                 found[entry] = manifest
         return found
 
@@ -288,14 +364,30 @@ class Manifests:
         self._file.remove()
         self._records = {}
         self.directories.clear()
+        self._summaries = {}
 
     def _renew(self, records: dict[_Slot, list[Any]]) -> None:
-        if records != self._records or self.directories != self._written:
-            self._records, self._written = records, dict(self.directories)
-            self._file.write([[records[slot] for slot in sorted(records)], self.directories])
+        if records == self._records and self.directories == self._written:
+            return
+        self._records = records
+        for directory in [one for one in self.directories if not os.path.isdir(one)]:
+            del self.directories[directory]
+        self._written = dict(self.directories)
+        self._summaries = {one: self._summarized(one, records) for one in self.directories}
+        self._file.write([self.directories, self._summaries], [records[slot] for slot in sorted(records)])
 
 
-def needing_import(entries: Iterable[EntryPoint], current: Mapping[EntryPoint, Manifest]) -> set[EntryPoint]:
+def _manifest_in(record: list[Any], entry: EntryPoint) -> Manifest | None:
+    """Return the manifest in a record; `None` if that is of other metadata."""
+    if record[3:_IDENTITY] != list(entry[3:_IDENTITY]):
+        return None
+    try:
+        return Manifest.from_json(record[_IDENTITY:])
+    except (TypeError, ValueError, AttributeError, LookupError):
+        return None
+
+
+def needing_import(entries: Iterable[EntryPoint], current: Container[EntryPoint]) -> set[EntryPoint]:
     """Return the entry points that have to be imported at once.
 
     That goes by distribution: what one of its modules registers may depend on which of them came first. A module that

@@ -177,12 +177,13 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     with known(tmp_path) as host:
         guards.check(host)
     file = EnvironmentCache(*FILE)
-    content = file.read()
+    summary = file.read()
+    content = file.details()
     mine = next(number for number, slot in enumerate(content) if slot[0] == "mine-dist")
     builtins = set(host_with().backends())
 
     def holds(place: tuple[Any, ...], value: Any) -> None:
-        file.write(changed(content, place, value))
+        file.write(summary, changed(content, place, value))
         with known(tmp_path) as host:
             assert set(host.backends()) >= builtins
             host.recipes()

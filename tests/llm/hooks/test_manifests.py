@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import stat
 import sys
 import time
@@ -16,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm._installed import installed_plugins
+from llm._installed import installed_plugins, nobody_implements
 from llm.errors import PluginLoadError
 from llm.hooks._entrypoints import EntryPoint
-from llm.hooks._manifest import Manifest, Manifests, PluginManifest
+from llm.hooks._manifest import FILE, EnvironmentCache, Manifest, Manifests, PluginManifest
 from llm.host import Host, create_host
 from llm.testing import installed, write_distribution
 
@@ -323,6 +324,108 @@ class TestEdits:
         assert current(site) == {}
 
 
+class TestSummary:
+    """One comparison shows that all plug-ins of a directory are as they were; only those that differ are looked at."""
+
+    @pytest.fixture
+    def site(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        site = tmp_path / "site"
+        monkeypatch.setattr(sys, "path", [str(site), *(path for path in sys.path if path)])
+        for name in ("third_a", "third_b"):
+            write_distribution(
+                site,
+                name,
+                entry_points={"llm.plugins": {name: name}},
+                files={f"{name}.py": f"{REGISTER}register_backend({name!r}, lambda prompt: '')\n"},
+            )
+        write_distribution(
+            site, "broken", entry_points={"llm.plugins": {"broken": "third_broken"}}, files={"third_broken.py": "1 / 0"}
+        )
+        self.learn(site)
+        return site
+
+    def learn(self, site: Path) -> None:
+        """Load everything as a process does it that finds it on its path."""
+        age(site)
+        for name in [name for name in sys.modules if name.startswith("third")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        create_host().learn()
+        for name in [name for name in sys.modules if name.startswith("third")]:
+            del sys.modules[name]
+
+    def seen(self, site: Path) -> tuple[dict[str, list[str]], list[str]]:
+        """Return the hooks of entry points that the summary vouches for, and names of those that are current."""
+        manifests = Manifests.read()
+        entries = installed_plugins([str(site)], manifests).entries
+        unchanged = {entry.name: list(hooks) for entry, hooks in manifests.unchanged(entries).items()}
+        return unchanged, sorted(entry.name for entry in manifests.current(entries))
+
+    def mend(self, site: Path) -> None:
+        (site / "third_broken.py").write_text("from llm import hookimpl\n@hookimpl\ndef llm_attempted(): pass\n")
+        self.learn(site)
+
+    def test_it_vouches_for_all_but_those_that_have_to_be_imported(self, site: Path) -> None:
+        hooks = ["llm_backends"]
+        assert self.seen(site) == ({"third_a": hooks, "third_b": hooks}, ["third_a", "third_b"])
+        self.mend(site)
+        hooks = ["llm_attempted", "llm_backends"]
+        assert self.seen(site)[0] == {"broken": hooks, "third_a": hooks, "third_b": hooks}
+
+    def test_it_does_not_vouch_for_an_editable_installation(self, site: Path) -> None:
+        editable = '{"url": "file:///x", "dir_info": {"editable": true}}'
+        (site / "third_b-1.0.dist-info" / "direct_url.json").write_text(editable)
+        (site / "third_b-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: third_b\nVersion: 1.1\n")
+        self.learn(site)
+        assert self.seen(site) == ({"third_a": ["llm_backends"]}, ["third_a"])
+
+    def test_an_edit_of_one_leaves_the_others_current(self, site: Path) -> None:
+        (site / "third_b.py").write_text(f"{REGISTER}register_backend('edited', lambda prompt: '')\n")
+        assert self.seen(site) == ({}, ["third_a"])
+        self.learn(site)
+        assert self.seen(site)[1] == ["third_a", "third_b"]
+
+    def test_a_new_distribution_leaves_the_others_current(self, site: Path) -> None:
+        write_distribution(site, "new", entry_points={"llm.plugins": {"new": "third_new"}}, files={"third_new.py": ""})
+        age(site / "new-1.0.dist-info")
+        assert self.seen(site) == ({}, ["third_a", "third_b"])
+
+    def test_a_directory_that_was_read_anew_is_not_vouched_for(self, site: Path) -> None:
+        metadata = site / "third_b-1.0.dist-info" / "METADATA"
+        metadata.write_text("Metadata-Version: 2.1\nName: third_b\nVersion: 2.0\n")
+        age(metadata.parent)
+        assert self.seen(site) == ({}, ["third_a"])
+
+    @pytest.mark.parametrize("spoil", [None, 1, [], {}, [[], 0, [], []], [["third_a.py"], 0, [], []], [None, 0, 1, 2]])
+    def test_a_spoilt_summary_vouches_for_nobody(self, site: Path, file: Path, spoil: Any) -> None:
+        cache = EnvironmentCache(*FILE)
+        directories, summaries = cache.read()
+        summaries[str(site)] = spoil
+        cache.write([directories, summaries], cache.details())
+        assert self.seen(site) == ({}, ["third_a", "third_b"])
+
+    def test_whether_somebody_implements_a_hook_needs_no_manifest(
+        self, site: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert not nobody_implements("llm_commands")  # one cannot be loaded: it may
+        self.mend(site)
+        with monkeypatch.context() as patch:
+            patch.setattr(EnvironmentCache, "details", None)
+            assert nobody_implements("llm_commands")
+            assert not nobody_implements("llm_attempted")
+        edited = "from llm import hookimpl\n@hookimpl\ndef llm_commands(cli): pass\n"
+        (site / "third_b.py").write_text(edited)
+        assert not nobody_implements("llm_commands")
+        self.learn(site)
+        assert not nobody_implements("llm_commands")
+
+    def test_a_directory_that_is_gone_is_forgotten(self, site: Path) -> None:
+        assert str(site) in Manifests.read().directories
+        shutil.rmtree(site)
+        Manifests.read().store({ENTRY: MANIFEST})
+        assert str(site) not in Manifests.read().directories
+
+
 class TestTime:
     """A file that changed so shortly before it was read that it may change once more without a sign is not trusted.
 
@@ -401,14 +504,14 @@ def test_environments_that_are_gone_are_forgotten(file: Path, monkeypatch: pytes
 
 def test_two_environments_whose_checksums_are_the_same_do_not_mix(file: Path) -> None:
     Manifests.read().store({ENTRY: MANIFEST})
-    stamp, content = json.loads(file.read_bytes().partition(b"\n")[2])
-    write(file, content, ["/another/prefix", *stamp[1:]])
+    stamp, _ = json.loads(file.read_bytes().split(b"\n")[1])
+    write(file, records_in(file), ["/another/prefix", *stamp[1:]])
     assert Manifests.read().get(ENTRY) is None
 
 
 def records_in(file: Path) -> list[Any]:
     """Return the records in a file."""
-    records: list[Any] = json.loads(file.read_bytes().partition(b"\n")[2])[1][0]
+    records: list[Any] = json.loads(file.read_bytes().split(b"\n")[2])
     return records
 
 
@@ -416,8 +519,8 @@ def write(file: Path, content: Any, stamp: list[Any] | None = None) -> None:
     """Write a file as it would be written with this content."""
     if stamp is None:
         Manifests.read().store({ENTRY: MANIFEST})
-        stamp = json.loads(file.read_bytes().partition(b"\n")[2])[0]
-    document = json.dumps([stamp, content]).encode()
+        stamp = json.loads(file.read_bytes().split(b"\n")[1])[0]
+    document = b"\n".join((json.dumps([stamp, [{}, {}]]).encode(), json.dumps(content).encode()))
     file.write_bytes(b"%08x\n%s" % (crc32(document), document))
 
 
@@ -531,7 +634,7 @@ def test_no_content_makes_anything_load_that_is_not_installed_or_hides_what_is(
     content = mutated([record], data.draw) if data.draw(st.integers(0, 5)) else data.draw(json_values)
     if isinstance(content, list):
         content = [*content, ["intruder", "llm.plugins", "intruder", "intruder", *record[4:]]]
-    write(file, [content, {}])
+    write(file, content)
     host = load(site)
     assert [entry.name for entry in host.entries] == ["a"]
     assert {one.origin.distribution for one in host.recipes().values()} <= {"d0ttino", "third"}
@@ -575,7 +678,7 @@ def test_a_record_that_is_no_manifest_counts_as_none(spoil: Any, site: Path, fil
     load(site)
     (record,) = [one for one in records_in(file) if one[0] == "third"]
     spoil(record)
-    write(file, [[record], {}])
+    write(file, [record])
     host = load(site)
     host.recipes()
     assert "a" in host.backends()
