@@ -15,7 +15,7 @@ try:  # `python -m` looks into the working directory first, where another packag
     from llm import __version__  # noqa: F401 - what is needed later needs it: better to fail here
     from llm.errors import D0ttinoError, UnknownNameError, UsageError
     from scripts.cli.base import Group
-    from scripts.cli.options import NameOf, all_of, as_json_option
+    from scripts.cli.options import NameOf, all_of, as_json_option, open_input
     from scripts.output import (
         print_error,
         print_json,
@@ -133,21 +133,21 @@ def _add_install(group: Group, kind: Kind) -> None:
     @click.option(
         "--from",
         "file",
-        type=click.File(),
         metavar="FILE",
         help="Install each line of FILE, as `freeze` prints them; `-` reads standard input.",
     )
     @install_options
     @click.pass_context
     def install(
-        ctx: click.Context, /, name: str | None, editable: str | None, upgrade: bool, file: Any, **options: Any
+        ctx: click.Context, /, name: str | None, editable: str | None, upgrade: bool, file: str | None, **options: Any
     ) -> int:
         if (name is not None) + (editable is not None) + (file is not None) != 1:
             raise click.UsageError("Missing argument 'NAME', or one of '--editable' and '--from' in its place.")
         if file is None:
             asked = [(str(name or editable), editable is not None, "")]
         else:
-            asked = [_line(line) for line in file if line.partition("#")[0].strip()]
+            with open_input(file) as lines:
+                asked = [_line(line) for line in lines if line.partition("#")[0].strip()]
         return _install(kind, asked, _commands(ctx, kind), many=file is not None, upgrade=upgrade, **options)
 
     install.help = (

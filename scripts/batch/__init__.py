@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import click
 
 from llm._dataclasses import replace
+from llm._state import open_named
 from llm.config import load_settings
 from llm.errors import D0ttinoError, EmptyAnswerError, UsageError
 from llm.routing.batch import Outcome, Outcomes, executor_for, send_many
@@ -471,7 +472,7 @@ def _check(host: "Host", backend: str | None) -> None:
 @contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
     if file != "-":
-        with open(file, "rb") as source:
+        with open(file, "rb", opener=open_named) as source:
             yield source
     elif sys.stdin is None:
         raise UsageError("standard input is closed", hint="name a file instead of -")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
-from llm._state import make_private, open_private, replacing, state_dir, write_atomically
+from llm._state import make_private, open_named, open_private, replacing, state_dir, write_atomically
 from llm.errors import D0ttinoError, UsageError
 from scripts.batch.layouts import Layout, Result, Stored, Table, json_line, json_lines
 from scripts.batch.rows import Line, checksum, parquet
@@ -471,4 +471,4 @@ def results_in(path: Path, layout: Layout) -> Results:
         if is_once:
             raise UsageError("a Parquet file cannot be written to a pipe or a device")
         return ParquetResults(path, layout)
-    return Results(open(path, "wb"), layout, path) if is_once else ResultsFile(path, layout)
+    return Results(open(path, "wb", opener=open_named), layout, path) if is_once else ResultsFile(path, layout)

@@ -9,7 +9,7 @@ import click
 
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from scripts.cli.base import Command, Group, log
-from scripts.cli.options import NameOf, as_json_option
+from scripts.cli.options import NameOf, as_json_option, open_input
 from scripts.output import print_json, print_line, print_message, print_note, print_table, print_warning
 from scripts.render import line
 
@@ -261,10 +261,11 @@ def trace(file: str, hooks: tuple[str, ...], chrome: bool) -> None:
     from scripts.cli.trace_view import chrome_trace, show_tree
 
     try:
-        with click.open_file(file, encoding="utf-8", errors="replace") as lines:
+        with open_input(file, errors="replace") as lines:
             records, problems = read_records(lines, file)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", hint="write one with --trace=FILE") from error
+    except UsageError as error:
+        error.hint = "write one with --trace=FILE"
+        raise
     for problem in problems:
         print_warning(str(problem))
     try:

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from llm._dataclasses import dataclass, field
-from llm._state import read_named
+from llm._state import open_named, read_named
 from llm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -230,6 +231,28 @@ def read_system(given: str | None, option: str = "--system") -> str | None:
         raise UsageError(f"{option}: cannot read {given[1:]}: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{option}: {given[1:]} is not UTF-8 text: {error}") from error
+
+
+@contextmanager
+def open_input(file: str, errors: str = "strict") -> Iterator[Iterable[str]]:
+    """Open the lines of a text that the user named, `-` for standard input, without a wait for the other end of a pipe.
+
+    Raises:
+        UsageError: it cannot be read, or is not UTF-8, also within the block.
+
+    """
+    try:
+        if file != "-":
+            with open(file, encoding="utf-8-sig", errors=errors, opener=open_named) as lines:
+                yield lines
+        elif sys.stdin is None:
+            raise UsageError("standard input is closed", hint="name a file instead of -")
+        else:
+            yield sys.stdin.buffer.read().decode("utf-8-sig", errors).splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def read_text(argument: str) -> str:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shlex
 import socket
 import sqlite3
 import subprocess
@@ -294,7 +295,11 @@ PLACES: dict[str, list[list[str]]] = {
         ["send", "-b", "sample", "--schema", "{here}/named", "hi"],
         ["send", "-b", "sample", "--trace={here}/named", "hi"],
         ["batch", "-b", "sample", "--prompt", "@{here}/named", "{here}/rows.jsonl"],
+        ["batch", "-b", "sample", "{here}/named"],
+        ["batch", "-b", "sample", "{here}/rows.jsonl", "--prompt", "{{{{text}}}}", "--output", "{here}/named"],
         ["plugins", "list"],
+        ["plugins", "install", "--from", "{here}/named"],
+        ["trace", "{here}/named"],
     ],
     "{here}/package/pyproject.toml": [["plugins", "check", "{here}/package"]],
 }
@@ -320,6 +325,35 @@ def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(tmp_path: Pat
         assert str(path) in done.stdout + done.stderr, words
         assert "pipe" in done.stdout + done.stderr or "ordinary" in done.stderr, words
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.e2e
+def test_a_substituted_process_is_read_and_written_as_a_file_is(tmp_path: Path) -> None:
+    program = " ".join(map(shlex.quote, AI_CLI))
+    script = f"""set -e
+        {program} send -b sample --trace=trace hi > answer
+        {program} batch -b sample <(echo '"one"') --output >(cat > written)
+        {program} trace <(cat trace) > tree
+        {program} plugins install --from <(echo '# nothing')
+        cat trace | {program} trace - | cmp - tree
+        while [ ! -s written ]; do :; done
+        """
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert json.loads((tmp_path / "written").read_text())["text"] == "Sample answer to: one"
+    assert "llm_complete" in (tmp_path / "tree").read_text()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("words", [["trace"], ["plugins", "install", "--from"], ["batch", "-b", "sample"]])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
+def test_what_is_no_text_has_a_message(tmp_path: Path, words: list[str], content: bytes | None) -> None:
+    file = tmp_path / "named"
+    if content is not None:
+        file.write_bytes(content)
+    done = subprocess.run([*AI_CLI, *words, str(file)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode != 0, "Traceback" in done.stderr) == (True, False)
+    assert str(file) in done.stderr
 
 
 # --- the metadata of distributions ----------------------------------------------------------------------------------
