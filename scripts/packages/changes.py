@@ -18,6 +18,8 @@ from scripts.packages.inventory import TIMEOUT_SECONDS, Check, CheckError, Inven
 from scripts.packages.plan import Plan, Wanted, find_place, work_out
 from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 
+#: How many files of others are named that a package would have taken along.
+_NAMED: Final = 10
 #: `Change.done` of one that could not be done, of one that would be, and of one that the user did not want.
 FAILED: Final = "failed"
 PLANNED: Final = "would install"
@@ -197,6 +199,9 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
     wheels = _durable(plan) if sort() in {Sort.UV_TOOL, Sort.PIPX} else plan.wheels
     try:
         with environment.undone_on_failure(new), tempfile.TemporaryDirectory(prefix="d0ttino-") as notes:
+            for name in new:  # what is replaced is removed first
+                for text in _spared(one for one in metadata_of(name) if one.installed and not one.leftover):
+                    options.report(text)
             if chosen:
                 installer.install(chosen, wheels, Path(notes))
             if wanted.editable and wanted.place is not None:
@@ -301,6 +306,7 @@ def _take_out(distribution: str) -> list[str]:
     found = [one for one in metadata_of(distribution) if one.installed or one.leftover]
     main = [one for one in found if not one.leftover]
     whole = len(main) == 1 and main[0].version != UNKNOWN
+    spared = _spared(main)
     installer = find_installer() if whole or sort() in {Sort.UV_TOOL, Sort.PIPX} else None
     if installer is not None:
         installer.uninstall(
@@ -322,7 +328,25 @@ def _take_out(distribution: str) -> list[str]:
             f"{distribution} is damaged, and has no record of its files: {places}",
             hint="install it again and remove it then, or remove that directory and the package beside it by hand",
         )
-    return list(filter(None, left)) if len(found) > 1 or not whole else []
+    return [*spared, *(filter(None, left) if len(found) > 1 or not whole else [])]
+
+
+def _spared(found: Iterable[Metadata]) -> list[str]:
+    """Keep an installer from removing files that a distribution lists and does not own; return which stay."""
+    told = []
+    for one in found:
+        try:
+            others = environment.disown(one)
+        except OSError as error:
+            raise InstallError(
+                f"{one.path / 'RECORD'} lists files of others, and cannot be changed: {error.strerror}"
+            ) from error
+        for number, (file, whose) in enumerate(others.items()):
+            if number == _NAMED:
+                told.append(f"{len(others) - _NAMED} more files of others stay")
+                break
+            told.append(f"{file} stays: it is {whose if ' ' in whose else f'a file of {whose}'}")
+    return told
 
 
 def _erased(one: Metadata) -> str | None:

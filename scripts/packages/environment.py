@@ -1,9 +1,13 @@
 """Installed distributions and their files, and putting them back when a change fails or its process was killed."""
 
 import importlib
+import io
 import json
 import os
+import re
+import stat
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
-from llm._state import check_private, make_private, read_named, state_dir, write_atomically
+from llm._state import check_private, make_private, read_named, replacing, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import METADATA_KINDS, agreement, canonical, identity
 from scripts.packages import Recorded, forget, record, recorded
@@ -275,6 +279,58 @@ def roll_back() -> list[str]:
     return list(new)
 
 
+def disown(one: Metadata) -> dict[Path, str]:
+    """Take those files off a distribution's list that are not its own, so that no installer removes them with it.
+
+    Returns:
+        These files, and whose each is.
+
+    Raises:
+        OSError: the list cannot be written.
+
+    """
+    import csv
+
+    record = one.path / "RECORD"
+    listed = one.listed()
+    if listed is None or not _is_ours(one.path):
+        return {}
+    others = _of_others(one.name, one.files() or ())
+    if others:
+        with replacing(record) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+            os.fchmod(file.fileno(), stat.S_IMODE(record.stat().st_mode))
+            rows = csv.reader(read_named(record).decode().splitlines())
+            own = (row for row in rows if row and Path(os.path.normpath(one.path.parent / row[0])) not in others)
+            csv.writer(text, lineterminator="\n").writerows(own)
+    return others
+
+
+def _of_others(name: str, files: Iterable[Path]) -> dict[Path, str]:
+    """Return those of a distribution's listed files that are not its own, and whose each is."""
+    owned = {
+        file: other.name
+        for other in metadata()
+        if other.installed and not other.leftover and other.name != canonical(name)
+        for file in other.files() or ()
+    }
+    scripts, library = Path(sysconfig.get_path("scripts")), Path(sysconfig.get_path("stdlib"))
+    users = Path(sysconfig.get_path("data", f"{os.name}_user"))  # the commands of `pip install --user` are below it
+    of_user = Path(sysconfig.get_path("purelib", f"{os.name}_user")) in sites()
+    found: dict[Path, str] = {}
+    for file in files:
+        if file in owned:
+            found[file] = owned[file]
+        elif not _is_ours(file) and not (of_user and file.is_relative_to(users)):
+            found[file] = "outside this environment"
+        elif (
+            file == Path(sys.prefix, "pyvenv.cfg")
+            or (file.parent == scripts and re.match(r"(?i)python|activate|deactivate", file.name))
+            or (file.is_relative_to(library) and not any(file.is_relative_to(site) for site in sites()))
+        ):
+            found[file] = "part of the environment itself"
+    return found
+
+
 def erase(one: Metadata) -> list[Path]:
     """Remove a distribution by its own record, and return the files that were removed.
 
@@ -298,11 +354,12 @@ def erase(one: Metadata) -> list[Path]:
 
 
 def _delete(files: Iterable[Path], name: str) -> list[Path]:
-    owned = {file: owner for file, owner in owners().items() if owner != canonical(name)}
+    files = list(files)
+    others = _of_others(name, files)
     gone: list[Path] = []
     parents: set[Path] = set()
     for file in files:
-        if file in owned or not _is_ours(file):
+        if file in others:
             continue
         with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             file.unlink()

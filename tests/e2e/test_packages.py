@@ -473,6 +473,37 @@ def test_what_is_damaged_is_removed_by_its_record(environment: Environment, cont
     assert not list(environment.site.glob("damaged*"))
 
 
+@pytest.mark.parametrize("command", [["remove", "greedy"], ["upgrade", "greedy", "--yes"]])
+def test_files_of_others_on_the_list_of_a_package_stay_and_are_named(
+    environment: Environment, tmp_path: Path, command: list[str]
+) -> None:
+    environment.index.add(wheel("neighbour", files={"neighbour/__init__.py": ANSWERS}))
+    environment.index.add(wheel("greedy", commands={"greedy": "greedy:run"}))
+    assert environment.plugins("install", "neighbour", "--yes").returncode == 0
+    assert environment.plugins("install", "greedy", "--yes").returncode == 0
+    theirs = tmp_path / "theirs"
+    theirs.write_text("mine")
+    others = [environment.site / "neighbour/__init__.py", environment.installed.directory / "pyvenv.cfg", theirs]
+    record = environment.site / "greedy-1.0.dist-info/RECORD"
+    with record.open("a") as file:  # as another installer may have written it
+        file.writelines(f"{os.path.relpath(one, environment.site)},,\n" for one in others)
+        file.write("greedy/../neighbour/__init__.py,,\n")
+    environment.index.add(wheel("greedy", "2.0"))
+    before = {one: one.read_bytes() for one in others}
+    done = environment.plugins(*command)
+    assert done.returncode == 0, done.stderr
+    assert {one: one.read_bytes() for one in others} == before
+    shown = done.stdout + done.stderr
+    assert f"{others[0]} stays: it is a file of neighbour" in shown
+    assert f"{others[1]} stays: it is part of the environment itself" in shown
+    assert f"{others[2]} stays: it is outside this environment" in shown
+    if command[0] == "remove":
+        assert not list(environment.site.glob("greedy*"))
+        assert not (environment.installed.directory / "bin/greedy").exists()
+    else:
+        assert environment.plugins("list").stdout.count("greedy") >= 1
+
+
 def test_an_editable_package_with_its_source_below_src_is_removed(environment: Environment, tmp_path: Path) -> None:
     (tmp_path / "src/author_plugin").mkdir(parents=True)
     (tmp_path / "src/author_plugin/__init__.py").write_text(f'"""A package."""\n__version__ = "1.0"\n{ANSWERS}')
