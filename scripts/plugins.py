@@ -404,7 +404,8 @@ def sync(as_json: bool, **options: Any) -> int:
 
 
 def _install(kind: Kind, asked: Iterable[tuple[str, bool, str]], commands: str, *, many: bool, **options: Any) -> int:
-    from scripts.packages.changes import find, install
+    from scripts.packages.changes import install
+    from scripts.packages.plan import find
 
     registry = _registry(exact=True)
 

@@ -9,14 +9,14 @@ from typing import Final
 
 from llm._installed import installed_plugins
 from llm._state import NotPrivateError, make_private, state_dir
-from llm.errors import D0ttinoError, UnknownNameError, UsageError
+from llm.errors import D0ttinoError, UnknownNameError
 from llm.hooks._entrypoints import canonical
 from scripts.packages import InstallError, Recorded, environment, forget, guards, lost, one_at_a_time, record, recorded
 from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, same, sort
 from scripts.packages.installer import find_installer
 from scripts.packages.inventory import TIMEOUT_SECONDS, Check, CheckError, Inventory, Row, State, check_one, take
-from scripts.packages.plan import Plan, Wanted, find_place, work_out
-from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
+from scripts.packages.plan import Plan, Wanted, again, name_of, of_record, of_registry, other_kind, work_out
+from scripts.packages.registry import KINDS, RECIPE, Kind, Package, Registry
 
 #: How many files of others are named that a package would have taken along.
 _NAMED: Final = 10
@@ -78,71 +78,6 @@ class Options:
     seconds: float = TIMEOUT_SECONDS
 
 
-def find(
-    kind: Kind, text: str, registry: Registry, commands: str, *, editable: bool = False, sha256: str = ""
-) -> Wanted:
-    """Return what an argument of `install` means: a name of the registry, a path, or a package of an index.
-
-    Args:
-        kind: plug-in or recipe.
-        text: the argument.
-        registry: where to look names up.
-        commands: how the commands for plug-ins are called, for hints.
-        editable: whether it is a directory whose source is used where it is.
-        sha256: the checksum that a package of an index must have; any, if empty.
-
-    Raises:
-        UnknownNameError: it is neither in the registry nor a requirement, or close to a name of the registry.
-        RegistryError: the entry cannot be used.
-
-    """
-    place = Path(text).resolve() if editable else find_place(text)
-    if place is not None:
-        name = project_name(place) if place.is_dir() else _wheel_name(place)
-        return Wanted(kind, text, name, place=place, editable=editable)
-    known = registry.of(kind)
-    package = known.get(text) or next(
-        (one for one in registry.packages if one.damage is None and same(_name(one), text)), None
-    )
-    if package is not None:
-        return of_registry(package, text)
-    if any(row.name == text and row.state is State.BUILT_IN for row in take(kind, registry).rows):
-        raise UsageError(f"the {kind.noun} {text!r} is built in: there is nothing to install")
-    unknown = UnknownNameError(kind.noun, text, known, hint=_other_kind(kind, text, registry, commands, "install"))
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    try:
-        requirement = Requirement(text)
-    except InvalidRequirement:
-        raise unknown from None
-    if requirement.name.lower().endswith(ARCHIVES):  # pip would take a file of that name, and build it
-        raise UsageError(
-            f"{text} looks like the name of a file",
-            hint="a source archive is unpacked first, and its directory installed",
-        )
-    if requirement.name == text and any(word in str(unknown.hint) for word in ("Did you mean", "There is a")):
-        # A slip of the finger must not lead to a stranger's package.
-        unknown.hint = f"{unknown.hint} The package of this name in a package index is meant by: '{text}>=0'"
-        raise unknown
-    return Wanted(kind, text, requirement.name, requirement=text, sha256=frozenset([sha256] if sha256 else []))
-
-
-def of_registry(package: Package, name: str | None = None) -> Wanted:
-    """Return what installing an entry of a registry means.
-
-    Raises:
-        RegistryError: the entry cannot be used.
-
-    """
-    distribution = package.distribution()
-    name = package.name if name is None else name
-    if package.is_path:
-        return Wanted(package.kind, name, distribution, place=package.directory(), package=package)
-    return Wanted(
-        package.kind, name, distribution, requirement=package.requirement(), package=package, sha256=package.sha256
-    )
-
-
 def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
     """Install a package, load it in a new process, and return what the user now has.
 
@@ -174,7 +109,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
         else:
             change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds, "is"))
             one = wanted.record(before)
-            if one not in [replace(known, sha256="") for known in _recorded()]:
+            if one not in [replace(known, sha256="") for known in recorded().values()]:
                 record(one)
         return change
 
@@ -234,7 +169,7 @@ def upgrade(distribution: str, registry: Registry, options: Options) -> Change:
     """Install the newest version of a plug-in, from where it came from."""
     if installed_version(distribution) is None:
         raise InstallError(f"{distribution} is not installed")
-    return install(_again(distribution, registry, exact=False), registry, replace(options, upgrade=True))
+    return install(again(distribution, registry), registry, replace(options, upgrade=True))
 
 
 def restore(recorded: Recorded, registry: Registry, options: Options) -> Change:
@@ -244,7 +179,7 @@ def restore(recorded: Recorded, registry: Registry, options: Options) -> Change:
         InstallError: see `install`.
 
     """
-    return install(_of_record(recorded, exact=True), registry, options)
+    return install(of_record(recorded, exact=True), registry, options)
 
 
 def sync(registry: Registry, options: Options) -> Iterator[Change]:
@@ -282,7 +217,8 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         inventory = take(kind, registry)
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
         if distribution is None:
-            gone = next((one for one in _recorded() if same(one.distribution, name) or _has(one, name, registry)), None)
+            found = recorded().values()
+            gone = next((one for one in found if same(one.distribution, name) or _has(one, name, registry)), None)
             guard = guards.forget(gone.distribution if gone is not None else name)
             known = gone or guard
             if known is None:
@@ -419,38 +355,6 @@ def _durable(plan: Plan) -> dict[str, Path]:
     }
 
 
-def _again(distribution: str, registry: Registry, *, exact: bool) -> Wanted:
-    """Return what installing a distribution once more means: by the record, the registry, or its own metadata."""
-    recorded = {one.distribution: one for one in _recorded()}
-    one = next((one for name, one in recorded.items() if same(name, distribution)), None)
-    if one is not None:
-        return _of_record(one, exact=exact)
-    package = next((one for one in registry.packages if one.fault() is None and same(_name(one), distribution)), None)
-    return of_registry(package) if package else Wanted(PLUGIN, distribution, distribution, requirement=distribution)
-
-
-def _of_record(one: Recorded, *, exact: bool) -> Wanted:
-    return replace(_source_of(one, exact=exact), name=one.name or one.distribution)
-
-
-def _source_of(one: Recorded, *, exact: bool) -> Wanted:
-    name = one.distribution
-    if not one.source:
-        package = next((each for each in bundled().packages if same(_name(each), name)), None)
-        if package is None:
-            raise InstallError(f"{name} came with d0ttino, and does not any more")
-        return of_registry(package)
-    place = find_place(one.source)
-    if place is not None:
-        return Wanted(PLUGIN, name, name, place=place, editable=one.editable)
-    is_url = " @ " in one.source
-    requirement = f"{name}=={one.version}" if exact and not is_url else one.source
-    if not exact and not is_url:
-        requirement = name  # the bounds of what was asked for once do not keep a newer version out
-    sha256 = frozenset([one.sha256] if exact and one.sha256 else [])
-    return Wanted(PLUGIN, name, name, requirement=requirement, sha256=sha256)
-
-
 def recorded_missing(prefix: str | None = None) -> list[Recorded]:
     """Return what is recorded of an environment and is not installed in this one.
 
@@ -476,21 +380,9 @@ def frozen() -> list[Recorded]:
     return found
 
 
-def _recorded() -> list[Recorded]:
-    return list(recorded().values())
-
-
 def _has(one: Recorded, name: str, registry: Registry) -> bool:
-    names = (package.name for package in registry.packages if same(_name(package), one.distribution))
+    names = (package.name for package in registry.packages if same(name_of(package), one.distribution))
     return name in {one.name, *names}
-
-
-def _name(package: Package) -> str:
-    return "" if package.fault() else package.distribution()
-
-
-def _wheel_name(wheel: Path) -> str:
-    return wheel.name.partition("-")[0].replace("_", "-")
 
 
 def _effect(kind: Kind, row: Row) -> str:
@@ -529,7 +421,7 @@ def _installed_distribution(inventory: Inventory, name: str, package: Package | 
         # What is too damaged to be listed: no name, or only a leftover.
         *(one.name for one in metadata_of(wanted) if (one.installed or one.leftover) and one.plugs()),
         # The registry may have forgotten the name that it was installed by.
-        *(one.distribution for one in _recorded() if one.name == name and installed_version(one.distribution)),
+        *(one.distribution for one in recorded().values() if one.name == name and installed_version(one.distribution)),
     ]
     return found[0] if found else None
 
@@ -544,13 +436,5 @@ def _not_removable(inventory: Inventory, name: str, registry: Registry, commands
     if package:
         why = "is not a plug-in and stays" if installed_version(package) else "is not installed"
         return InstallError(f"nothing to remove: {package}, which the registry names for {name!r}, {why}")
-    hint = _other_kind(inventory.kind, name, registry, commands, "remove")
+    hint = other_kind(inventory.kind, name, registry, commands, "remove")
     return UnknownNameError(noun, name, inventory.names(), hint=hint)
-
-
-def _other_kind(kind: Kind, name: str, registry: Registry, commands: str, verb: str) -> str | None:
-    other = RECIPE if kind is PLUGIN else PLUGIN
-    if name not in registry.of(other):
-        return None
-    group = f"{commands} {other.section}" if other is RECIPE else commands
-    return f"There is a {other.noun} of that name: {group} {verb} {name}"

@@ -331,8 +331,8 @@ def _of_others(name: str, files: Iterable[Path]) -> dict[Path, str]:
     return found
 
 
-def erase(one: Metadata) -> list[Path]:
-    """Remove a distribution by its own record, and return the files that were removed.
+def erase(one: Metadata) -> None:
+    """Remove a distribution by its own record.
 
     Only what lies in this environment and is no other distribution's is removed, and its metadata always.
 
@@ -343,27 +343,25 @@ def erase(one: Metadata) -> list[Path]:
     import shutil
 
     if not _is_ours(one.path):
-        return []
-    gone = [] if one.leftover else _delete(one.files() or (), one.name)
+        return
+    if not one.leftover:
+        _delete(one.files() or (), one.name)
     if one.path.is_dir() and not one.path.is_symlink():
         shutil.rmtree(one.path)
     else:
         one.path.unlink(missing_ok=True)
     importlib.invalidate_caches()
-    return gone
 
 
-def _delete(files: Iterable[Path], name: str) -> list[Path]:
+def _delete(files: Iterable[Path], name: str) -> None:
     files = list(files)
     others = _of_others(name, files)
-    gone: list[Path] = []
     parents: set[Path] = set()
     for file in files:
         if file in others:
             continue
         with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             file.unlink()
-            gone.append(file)
         parents.add(file.parent)
         if file.suffix == ".py":
             for compiled in file.parent.glob(f"__pycache__/{file.stem}.*.pyc*"):
@@ -378,7 +376,6 @@ def _delete(files: Iterable[Path], name: str) -> list[Path]:
                 directory.rmdir()
             except OSError:
                 break  # something else is in there
-    return gone
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,20 +1,21 @@
-"""The changes of an installation, computed, checked and shown before anything is changed."""
+"""What is to be installed, and the changes of its installation: computed, checked and shown before they are made."""
 
 import hashlib
 import os
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from llm import DISTRIBUTION, __version__
-from llm.errors import UsageError
+from llm.errors import UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
-from scripts.packages import InstallError, Recorded
+from scripts.packages import InstallError, Recorded, recorded
 from scripts.packages.environment import OUR_PACKAGES, installed_version, owners, same
 from scripts.packages.installer import Chosen, Installer
-from scripts.packages.registry import KINDS, Kind, Package
+from scripts.packages.inventory import State, take
+from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
 from scripts.packages.source import shown
 
 _GROUPS: Final = frozenset(kind.group for kind in KINDS)
@@ -348,6 +349,120 @@ def _is_older(one: str, other: str) -> bool:
         return Version(one) < Version(other)
     except InvalidVersion:
         return False
+
+
+# --- what is wanted ------------------------------------------------------------------------------------------------
+
+
+def find(
+    kind: Kind, text: str, registry: Registry, commands: str, *, editable: bool = False, sha256: str = ""
+) -> Wanted:
+    """Return what an argument of `install` means: a name of the registry, a path, or a package of an index.
+
+    Args:
+        kind: plug-in or recipe.
+        text: the argument.
+        registry: where to look names up.
+        commands: how the commands for plug-ins are called, for hints.
+        editable: whether it is a directory whose source is used where it is.
+        sha256: the checksum that a package of an index must have; any, if empty.
+
+    Raises:
+        UnknownNameError: it is neither in the registry nor a requirement, or close to a name of the registry.
+        RegistryError: the entry cannot be used.
+
+    """
+    place = Path(text).resolve() if editable else find_place(text)
+    if place is not None:
+        name = project_name(place) if place.is_dir() else place.name.partition("-")[0].replace("_", "-")
+        return Wanted(kind, text, name, place=place, editable=editable)
+    known = registry.of(kind)
+    package = known.get(text) or next(
+        (one for one in registry.packages if one.damage is None and same(name_of(one), text)), None
+    )
+    if package is not None:
+        return of_registry(package, text)
+    if any(row.name == text and row.state is State.BUILT_IN for row in take(kind, registry).rows):
+        raise UsageError(f"the {kind.noun} {text!r} is built in: there is nothing to install")
+    unknown = UnknownNameError(kind.noun, text, known, hint=other_kind(kind, text, registry, commands, "install"))
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        raise unknown from None
+    if requirement.name.lower().endswith(ARCHIVES):  # pip would take a file of that name, and build it
+        raise UsageError(
+            f"{text} looks like the name of a file",
+            hint="a source archive is unpacked first, and its directory installed",
+        )
+    if requirement.name == text and any(word in str(unknown.hint) for word in ("Did you mean", "There is a")):
+        # A slip of the finger must not lead to a stranger's package.
+        unknown.hint = f"{unknown.hint} The package of this name in a package index is meant by: '{text}>=0'"
+        raise unknown
+    return Wanted(kind, text, requirement.name, requirement=text, sha256=frozenset([sha256] if sha256 else []))
+
+
+def of_registry(package: Package, name: str | None = None) -> Wanted:
+    """Return what installing an entry of a registry means.
+
+    Raises:
+        RegistryError: the entry cannot be used.
+
+    """
+    distribution = package.distribution()
+    name = package.name if name is None else name
+    if package.is_path:
+        return Wanted(package.kind, name, distribution, place=package.directory(), package=package)
+    return Wanted(
+        package.kind, name, distribution, requirement=package.requirement(), package=package, sha256=package.sha256
+    )
+
+
+def again(distribution: str, registry: Registry) -> Wanted:
+    """Return what upgrading a distribution means: by the record, the registry, or its name."""
+    one = recorded().get(canonical(distribution))
+    if one is not None:
+        return of_record(one, exact=False)
+    package = next((one for one in registry.packages if one.fault() is None and same(name_of(one), distribution)), None)
+    return of_registry(package) if package else Wanted(PLUGIN, distribution, distribution, requirement=distribution)
+
+
+def of_record(one: Recorded, *, exact: bool) -> Wanted:
+    """Return what installing what was recorded means; exact: in the recorded version."""
+    return replace(_source_of(one, exact=exact), name=one.name or one.distribution)
+
+
+def _source_of(one: Recorded, *, exact: bool) -> Wanted:
+    name = one.distribution
+    if not one.source:
+        package = next((each for each in bundled().packages if same(name_of(each), name)), None)
+        if package is None:
+            raise InstallError(f"{name} came with d0ttino, and does not any more")
+        return of_registry(package)
+    place = find_place(one.source)
+    if place is not None:
+        return Wanted(PLUGIN, name, name, place=place, editable=one.editable)
+    is_url = " @ " in one.source
+    requirement = f"{name}=={one.version}" if exact and not is_url else one.source
+    if not exact and not is_url:
+        requirement = name  # the bounds of what was asked for once do not keep a newer version out
+    sha256 = frozenset([one.sha256] if exact and one.sha256 else [])
+    return Wanted(PLUGIN, name, name, requirement=requirement, sha256=sha256)
+
+
+def other_kind(kind: Kind, name: str, registry: Registry, commands: str, verb: str) -> str | None:
+    """Return the hint that a name is one of the other kind; `None` if it is not."""
+    other = RECIPE if kind is PLUGIN else PLUGIN
+    if name not in registry.of(other):
+        return None
+    group = f"{commands} {other.section}" if other is RECIPE else commands
+    return f"There is a {other.noun} of that name: {group} {verb} {name}"
+
+
+def name_of(package: Package) -> str:
+    """Return the distribution of an entry of a registry; empty if that cannot be used."""
+    return "" if package.fault() else package.distribution()
 
 
 def find_place(text: str) -> Path | None:
