@@ -119,7 +119,8 @@ class _LateConstructor:
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
         self._left -= 1
-        if instance is None or self._left < 0:
+        is_looked_at = instance is None or isinstance(instance, type)  # `inspect` binds it to the class since 3.13
+        if is_looked_at or self._left < 0:
             init = self._compiled()
             return init if instance is None else init.__get__(instance, owner)
         return functools.partial(self._fill, instance)

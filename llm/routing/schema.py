@@ -261,14 +261,16 @@ class _Checker:
 
 def serve_checks() -> None:
     """Answer each line of stdin, an answer and its schema, with a line that has the fault of the answer."""
-    for line in sys.stdin:
-        text, schema = json.loads(line)
-        told: dict[str, str | None] = {"fault": None, "refused": None}
-        try:
-            told["fault"] = fault_in(json.loads(text, parse_constant=_refuse), schema)
-        except UsageError as error:
-            told["refused"] = error.message
-        print(json.dumps(told), flush=True)
+    with open(1, "w", encoding="utf-8", closefd=False) as answers:  # a pipe, that nobody prints to
+        for line in sys.stdin:
+            text, schema = json.loads(line)
+            told: dict[str, str | None] = {"fault": None, "refused": None}
+            try:
+                told["fault"] = fault_in(json.loads(text, parse_constant=_refuse), schema)
+            except UsageError as error:
+                told["refused"] = error.message
+            answers.write(f"{json.dumps(told)}\n")
+            answers.flush()
 
 
 def fault_in(data: Any, schema: dict[str, Any]) -> str | None:
