@@ -17,6 +17,7 @@ from llm._dataclasses import replace
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import InvalidResultError
 from llm.hooks import Origin
+from llm.hooks._entrypoints import look_alike
 from llm.types import Answer, Candidate, Completion, Message, Rejection, Request, Route, Step, StepResult, Usage
 
 #: What a wrapper goes around, alone in a tuple; `None`: the result is no wrapper's.
@@ -216,9 +217,10 @@ def _endless(where: str, expected: str, origin: Origin | None) -> InvalidResultE
 
 
 def is_name(value: object) -> bool:
-    """Whether a value can be the name of a backend or a recipe: printable, without spaces or a leading `-`."""
+    """Whether a value can be the name of a backend or a recipe: printable, of one script, no spaces or leading `-`."""
     # The only blank that is printable is the space.
-    return isinstance(value, str) and value != "" and value[0] != "-" and value.isprintable() and " " not in value
+    plain = isinstance(value, str) and value != "" and value[0] != "-" and value.isprintable() and " " not in value
+    return plain and look_alike(str(value)) is None
 
 
 def _is_text(value: object) -> bool:
@@ -307,7 +309,10 @@ _SHORT: Final = 100
 _FOREVER: Final = 1e9
 
 _Check = tuple[Callable[[object], bool], str]
-_NAME: Final[_Check] = (is_name, "a name: printable text without spaces that does not begin with '-'")
+_NAME: Final[_Check] = (
+    is_name,
+    "a name: printable text without spaces, in letters of one script, that does not begin with '-'",
+)
 _TEXT: Final[_Check] = (_is_text, "text (str)")
 _OPTIONAL_TEXT: Final[_Check] = (_is_optional_text, "text (str) or None")
 _OPTIONAL_USAGE: Final[_Check] = (_is_optional_usage, "a Usage with numbers that are not negative, or None")
@@ -370,7 +375,7 @@ def _shown(value: object) -> str:
     """Return the words for a value that does not fit: itself where that is short, or its item at fault."""
     kind = type(value).__name__
     if isinstance(value, str) and len(value) < _SHORT:
-        return repr(value)
+        return repr(value) if look_alike(value) is None else ascii(value)
     if type(value) in {int, float}:
         return f"{kind} ({value!r:.{_SHORT}})"
     if isinstance(value, tuple | list):

@@ -161,6 +161,41 @@ def canonical(distribution: str) -> str:
     return name
 
 
+#: Letters of other scripts that look like Latin ones; a name of these alone passes for another one.
+_LIKE_LATIN: Final = frozenset(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456\u0458\u0501\u04cf\u04bb\u051b\u051d\u0432\u043a\u043c\u043d\u0442"
+    "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0423"
+    "\u03bf\u03bd\u03c1\u03b1\u03b9\u03ba\u03c5\u03c7\u03b3\u03b7\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7"
+    "\u0585\u057d\u0578\u0570\u0581"
+)
+#: Scripts that are written together, and with Latin letters, and marks that nobody sees.
+_EAST_ASIAN: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
+_UNSEEN: Final = frozenset(
+    map(chr, (0x34F, 0x115F, 0x1160, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10)))
+)
+
+
+def look_alike(name: str) -> str | None:
+    """Return why people would take a name for another one, with the name in escapes; `None`: they would not."""
+    if name.isascii():
+        return None
+    import unicodedata
+
+    letters = [char for char in name if char.isalpha()]
+    scripts = dict.fromkeys(unicodedata.name(char, "?").split(" ")[0] for char in letters)
+    foreign = [script for script in scripts if script not in _EAST_ASIAN]
+    why = None
+    if not _UNSEEN.isdisjoint(name):
+        why = "has characters that nobody sees"
+    elif unicodedata.normalize("NFKC", name) != name:
+        why = "has characters that stand for others"
+    elif len(foreign) > 1:
+        why = f"mixes {' and '.join(script.capitalize() for script in foreign)} letters"
+    elif letters and all(char in _LIKE_LATIN for char in letters):
+        why = f"has {foreign[0].capitalize()} letters alone that look like Latin ones"
+    return why and f"the name {name!a} {why}"
+
+
 def installed(
     groups: Iterable[str], path: Iterable[str] | None = None, directories: Directories | None = None
 ) -> Installed:

@@ -27,7 +27,7 @@ from llm.errors import (
     with_place,
 )
 from llm.hooks import Origin, attribute, load_span
-from llm.hooks._entrypoints import EntryPoint, load
+from llm.hooks._entrypoints import EntryPoint, load, look_alike
 from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions
 from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
 from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
@@ -248,6 +248,8 @@ class Loader:
                 self._register(entry, named[entry], registrations)
 
     def _import(self, entry: EntryPoint, reason: str) -> object:
+        if (fault := look_alike(entry.name)) is not None:
+            raise PluginLoadError(f"is not used: {fault}", hint="give it a name in letters of one script")
         # Plug-ins that print while they are imported must not end up in a command's answer.
         # The import of this project's own is a phase of making the host.
         span = contextlib.nullcontext() if entry.builtin else load_span(entry.origin(entry.name), reason)

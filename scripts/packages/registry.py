@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm._state import read_named
+from llm.hooks._entrypoints import look_alike
 from scripts.packages.source import (
     RegistryError,
     bundled_directory,
@@ -339,6 +340,8 @@ def _registry(place: str, content: bytes) -> Registry:
         damage = faults.get((kind.section, name)) or _damage(info, root is None)
         if damage is None and not name.isprintable():  # marks of direction and the like, which no pattern of JSON names
             damage = f"{name!r} has a character that cannot be used there"
+        if damage is None and (kind, _folded(name)) not in ours:
+            damage = look_alike(name)
         if damage is None and (kind, _folded(name)) in ours:
             damage = f"{name!r} is the name of a bundled {kind.noun}, which a server cannot give to another package"
         text = (shown(value) if damage else value) if isinstance(value, str) else _cut(repr(value))

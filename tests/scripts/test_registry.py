@@ -443,6 +443,30 @@ class TestServer:
         (warning,) = load("http://127.0.0.1:2/r.json").warnings
         assert "it cannot be reached through a proxy: Connection refused" in warning
 
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("p\u043elicy", "mixes Latin and Cyrillic letters"),
+            ("\u0441\u0430\u0441\u04bb\u0435", "has Cyrillic letters alone that look like Latin ones"),
+            ("\u03bf\u03c1\u03b1", "has Greek letters alone"),
+            ("cache\ufe0f", "has characters that nobody sees"),
+            ("\U0001d4ec\U0001d4ea\U0001d4ec\U0001d4f1\U0001d4ee2", "has characters that stand for others"),
+            ("\u044f\u043d\u0434\u0435\u043a\u0441", None),
+            ("\u6a21\u578b-gpt", None),
+            ("\u03bb-calculus".replace("calculus", "\u03c4\u03ad\u03c3\u03c4"), None),
+            ("\u00e9t\u00e9", None),
+        ],
+    )
+    def test_a_name_that_passes_for_another_one_is_refused_in_escapes(self, name: str, why: str | None) -> None:
+        with FaultServer(http_answer({"plugins": {name: "fine"}})) as server:
+            loaded = load(server.url)
+        fault = loaded.registry.of(PLUGIN)[name].fault()
+        if why is None:
+            assert fault is None
+        else:
+            assert why in str(fault)
+            assert ascii(name)[1:-1] in str(fault)
+
     @pytest.mark.parametrize("name", ["sample", "Sample", "\uff53ample"])
     def test_no_spelling_of_a_bundled_name_is_given_to_another_package(self, name: str) -> None:
         with FaultServer(http_answer({"plugins": {name: "evil"}})) as server:

@@ -577,3 +577,33 @@ def test_what_an_import_adds_for_all_stays_and_is_not_reported(tmp_path: Path, m
         assert not list(host.problems)
         assert "/added" in sys.path
     monkeypatch.delenv("ADDED")
+
+
+@pytest.mark.parametrize("name", ["p\u043elicy", "\u0441\u0430\u0441\u04bb\u0435", "policy\ufe0f", "\uff50olicy"])
+def test_a_name_that_passes_for_another_one_is_not_used_and_shown_in_escapes(tmp_path: Path, name: str) -> None:
+    code = "from llm import Backend, hookimpl\n@hookimpl\ndef llm_backends(): return Backend({!r}, str)\n"
+    for number, (entry, backend) in enumerate([(name, "fine"), ("plain", name)]):
+        write_distribution(
+            tmp_path,
+            f"dist-{number}",
+            entry_points={"llm.plugins": {entry: f"look_alike_{number}"}},
+            files={f"look_alike_{number}.py": code.format(backend)},
+        )
+    with installed(tmp_path) as host:
+        assert not {"fine", name} & set(host.backends())
+        by_entry, by_backend = sorted(map(str, host.problems), key=lambda text: "must be" in text)
+    assert f"is not used: the name {name!a} " in by_entry
+    assert "in letters of one script" in by_entry
+    assert "the name of a Backend must be a name: printable text without spaces, in letters of one script" in by_backend
+    assert f"not {name!a}" in by_backend
+
+
+@pytest.mark.parametrize("name", ["\u044f\u043d\u0434\u0435\u043a\u0441", "\u6a21\u578b-gpt", "caf\u00e9"])
+def test_a_name_of_one_script_is_used(tmp_path: Path, name: str) -> None:
+    code = f"from llm import Backend, hookimpl\n@hookimpl\ndef llm_backends(): return Backend({name!r}, str)\n"
+    write_distribution(
+        tmp_path, "dist", entry_points={"llm.plugins": {name: "one_script"}}, files={"one_script.py": code}
+    )
+    with installed(tmp_path) as host:
+        assert name in host.backends()
+        assert not list(host.problems)
