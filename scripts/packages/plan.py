@@ -1,4 +1,4 @@
-"""What is to be installed, and the changes of its installation: computed, checked and shown before they are made."""
+"""What an installation is of, and what it changes: computed, checked and shown before anything is changed."""
 
 import hashlib
 import os

@@ -355,6 +355,7 @@ class Outgoing(NamedTuple):
         headers: its headers, but for those of the session.
         content: its body.
         auth: adds the key, as requests asks for.
+        cert: the files of the certificate to show, and of its key.
 
     """
 
@@ -364,6 +365,7 @@ class Outgoing(NamedTuple):
     headers: Mapping[str, str]
     content: bytes | None
     auth: Callable[[requests.PreparedRequest], requests.PreparedRequest]
+    cert: tuple[str, str] | None = None
 
     def send(self, timeout: tuple[float, float]) -> requests.Response:
         """Send it and return the answer, of which only the head has been read; redirects are not followed.
@@ -376,7 +378,7 @@ class Outgoing(NamedTuple):
         prepared.prepare_headers({**self.session.headers, **self.headers})
         prepared.prepare_body(self.content, None)
         prepared.prepare_auth(self.auth)
-        settings = self.session.merge_environment_settings(prepared.url, {}, True, None, None)
+        settings = self.session.merge_environment_settings(prepared.url, {}, True, None, self.cert)
         return self.session.get_adapter(self.url).send(prepared, timeout=timeout, **settings)
 
 

@@ -630,6 +630,8 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
     checks = [endpoint.check] if endpoint.check else []
     if has(ssl.SSLCertVerificationError):
         checks.insert(0, "name the certificates to trust in SSL_CERT_FILE")
+    elif "certificate required" in reason:
+        checks.insert(0, "it wants a certificate of yours: `client_cert` of the server in the configuration")
     elif any(_TLS.match(getattr(cause, "line", "")) for cause in causes):
         checks.insert(0, "begin the address with https://")
     return BackendConnectionError(f"no answer from {who}: {reason}", hint="; ".join(checks) or None)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from llm import __version__
 from llm._dataclasses import replace
+from llm._state import open_named
 from llm.contributions import Backend
 from llm.errors import (
     BackendError,
@@ -135,6 +136,7 @@ class HTTPBackend(Backend):
         api_key_name: name of the key in stores; by default it follows from the variable.
         api_key_required: whether the service answers nobody without a key.
         default_model: the model to ask for if the request names none; `None` leaves it to the service.
+        client_cert: the files with the certificate to show to the service and with its key, which has no password.
         fixed_headers: headers to send with each request; those with a secret are kept out of errors.
         fixed_options: members of each request's body; the options of a request win over them.
         requests_per_minute: requests that this process sends within a minute; `None`: no limit.
@@ -163,6 +165,7 @@ class HTTPBackend(Backend):
     api_key_name: str = ""
     api_key_required: bool = False
     default_model: str | None = None
+    client_cert: tuple[str, str] | None = None
     fixed_headers: Mapping[str, str] = _NOTHING
     fixed_options: Mapping[str, Any] = _NOTHING
     requests_per_minute: int | None = None
@@ -518,7 +521,8 @@ class HTTPBackend(Backend):
         from llm.backends.http._deadlines import Outgoing
 
         url = f"{endpoint.url}?{endpoint.query}" if endpoint.query else endpoint.url
-        return endpoint, Outgoing(self._open_session(), method, url, headers, content, auth)
+        cert = None if self.client_cert is None else _certificate_files(self.client_cert, self._label)
+        return endpoint, Outgoing(self._open_session(), method, url, headers, content, auth, cert)
 
     @property
     def _refused_members(self) -> dict[str | None, dict[str, str | None]]:
@@ -840,6 +844,26 @@ def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> tuple
             hint="after a '?', parameters as `api-version=2024-10-21` may stand, and no key",
         )
     return base.rstrip("/"), query
+
+
+def _certificate_files(files: tuple[str, str], label: str) -> tuple[str, str]:
+    """Return the files of a certificate and its key; requests would name neither, and OpenSSL ask for a password."""
+    certificate, key = map(os.path.expanduser, files)
+    for file, what, mark in (
+        (certificate, "certificate", b"-BEGIN CERTIFICATE"),
+        (key, "key of the certificate", b"PRIVATE KEY-"),
+    ):
+        try:
+            with open(file, "rb", opener=open_named) as opened:
+                content = opened.read(1024 * 1024)
+        except OSError as error:
+            raise ConfigError(f"the {what} for {label} cannot be read: {file}: {error.strerror}") from error
+        if mark not in content:
+            raise ConfigError(f"the {what} for {label} is not in {file}", hint="it has to be in PEM format")
+        if b"ENCRYPTED" in content:
+            hint = "`openssl pkey -in FILE -out OTHER` decrypts it; only you should be able to read it then"
+            raise ConfigError(f"the {what} for {label} is encrypted, in {file}", hint=hint)
+    return certificate, key
 
 
 def is_on_this_machine(address: str) -> bool:

@@ -58,9 +58,19 @@ def server_backend(name: str, server: Mapping[str, Any]) -> "Backend":
         api_key_name=key_name(server["api_key"]) if variable else "",
         api_key_required=bool(variable),
         default_model=model,
+        key_header=server.get("key_header", "Authorization"),
+        key_prefix="" if "key_header" in server else "Bearer ",
+        client_cert=_certificate(server),
         fixed_headers=server.get("headers", {}),
         fixed_options=server.get("options", {}),
         total_timeout=server.get("timeout"),
         requests_per_minute=server.get("rpm"),
         tokens_per_minute=server.get("tpm"),
     )
+
+
+def _certificate(server: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the files of a certificate and of its key."""
+    if "client_cert" not in server:
+        return None
+    return server["client_cert"], server.get("client_key", server["client_cert"])

@@ -21,7 +21,7 @@ from llm.backends.http.client import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendTimeoutError
-from llm.host import Host
+from llm.host import Host, create_host
 from llm.router import CutAnswerError, NoAnswerError
 from llm.routing.fallback import RetryPolicy
 from llm.testing import host_with
@@ -358,6 +358,59 @@ def test_an_answer_that_comes_before_the_body_was_read_is_shown(
     assert isinstance(error, NoAnswerError)
     assert "answered HTTP 413" in error.message
     assert "far too much" in error.message
+
+
+def test_a_server_that_wants_a_certificate_gets_the_configured_one(
+    certificate: Path, tmp_path: Path, clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.load_verify_locations(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    seen = []
+
+    def answer(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secure:
+            received = read_request(secure.makefile("rb"))
+            if received is not None:
+                seen.append((secure.getpeercert() is not None, received.headers))
+                secure.sendall(ANSWER)
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("WORK_API_KEY", KEY)
+    text = certificate.read_text()
+    first, cut, key = text.partition("-----BEGIN PRIVATE KEY")
+    (tmp_path / "cert.pem").write_text(first)
+    (tmp_path / "key.pem").write_text(f"{cut}{key}")
+    (tmp_path / "locked.pem").write_text(f"{cut}{key}".replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"))
+    config = clean_environment / ".config" / "d0ttino" / "config.toml"
+    config.parent.mkdir(parents=True)
+
+    def asked(more: str) -> Completion | NoAnswerError:
+        config.write_text(f'[servers.work]\nbase_url = "{url}"\napi_key = "work"\nkey_header = "api-key"\n{more}')
+        policy = RetryPolicy(per_backend=1)
+        try:
+            return complete(Request("hi", backend="work"), host=create_host(entries=()), retries=policy)
+        except NoAnswerError as error:
+            return error
+
+    with tls_server(answer) as url:
+        for named in (
+            f'client_cert = "{certificate}"',
+            f'client_cert = "{tmp_path}/cert.pem"\nclient_key = "{tmp_path}/key.pem"',
+        ):
+            assert isinstance(asked(named), Completion)
+        assert "`client_cert` of the server" in str(getattr(asked(""), "hint", ""))
+        for named, words in (
+            ("none.pem", f"cannot be read: {tmp_path}/none.pem: No such file"),
+            ("cert.pem", f"the key of the certificate for the server 'work' is not in {tmp_path}/cert.pem"),
+            ("locked.pem", f"is encrypted, in {tmp_path}/locked.pem"),
+        ):
+            error = asked(f'client_cert = "{certificate}"\nclient_key = "{tmp_path}/{named}"')
+            assert isinstance(error, NoAnswerError)
+            assert words in error.message
+    assert [(with_certificate, headers["api-key"]) for with_certificate, headers in seen] == [(True, KEY)] * 2
+    assert not any("authorization" in headers for _, headers in seen)
 
 
 def test_a_server_that_never_ends_the_handshake(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
