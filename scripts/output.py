@@ -107,8 +107,17 @@ def print_message(text: str) -> None:
     kind, colon, rest = shown.partition(":")
     if colon and kind in _COLORS:
         shown = _marked(kind + colon, _COLORS[kind]) + rest
-    with _Waiting.paused():
+    with _Waiting.paused(), writing_to_stderr():
         click.echo(shown, err=True)
+
+
+@contextmanager
+def writing_to_stderr() -> Iterator[None]:
+    """Let stderr lead nowhere once it cannot be written: a message that is lost must not end what it is about."""
+    try:
+        yield
+    except OSError:
+        _lead_nowhere(_STDERR)
 
 
 def print_line(text: str = "", *, mark: str = "", color: str | None = None) -> None:
@@ -560,10 +569,21 @@ def finish_stdout() -> str | None:
     except OSError as error:
         # Whoever read it has seen enough, as `head` does: that is no failure worth a word.
         broken_pipe = isinstance(error, BrokenPipeError)
-        with suppress(OSError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), _STDOUT)
+        _lead_nowhere(_STDOUT)
         return None if broken_pipe else why_unwritten(error)
     return None
+
+
+def finish_stderr() -> None:
+    """Write what is still to be written to stderr; where that fails, Python would end with a status of its own."""
+    with writing_to_stderr():
+        if sys.stderr is not None:
+            sys.stderr.flush()
+
+
+def _lead_nowhere(descriptor: int) -> None:
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
 
 
 def why_unwritten(error: OSError) -> str:

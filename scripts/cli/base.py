@@ -21,6 +21,7 @@ from scripts.output import (
     CANNOT_WRITE,
     HOST,
     fill_closed,
+    finish_stderr,
     finish_stdout,
     print_anything,
     print_error,
@@ -32,6 +33,7 @@ from scripts.output import (
     stdout_to_stderr,
     waiting,
     why_unwritten,
+    writing_to_stderr,
 )
 
 if TYPE_CHECKING:
@@ -262,7 +264,8 @@ def _print_click_error(error: click.ClickException) -> None:
         return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         usage = f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n"
-        print_rows([usage])
+        with writing_to_stderr():
+            print_rows([usage])
     hint = None
     if isinstance(error, click.NoSuchOption) and error.option_name[:2] != "--" and error.ctx is not None:
         taken = next((one for one in error.ctx.command.params if isinstance(one, click.Argument)), None)
@@ -349,7 +352,8 @@ class Command(click.Command):
             status = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             if sys.stderr.isatty():
-                print_rows([""])  # behind a question, or a ^C
+                with writing_to_stderr():
+                    print_rows([""])  # behind a question, or a ^C
             print_message("aborted")
             status = 130
         except OSError as error:
@@ -368,6 +372,7 @@ class Command(click.Command):
         if failure is not None:
             print_error(f"cannot write to standard output: {failure}")
             status = status or 1
+        finish_stderr()
         _watch_threads()
         sys.exit(0 if status is None else status if isinstance(status, int) else 1)
 

@@ -118,6 +118,35 @@ def test_what_is_no_command_is_left_out_and_told(loud: Path) -> None:
     assert ai_cli(loud, "odd").returncode == 2
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("arguments", "status", "shown"),
+    [
+        (["send", "-b", "sample", "hi"], 0, "Sample answer to: hi\n"),
+        (["send", "-b", "nobody", "hi"], 2, ""),
+        (["send", "--nope"], 2, ""),
+        (["batch", "rows.txt", "-b", "sample", "--columns", "answer"], 0, '{"answer": "Sample answer to: one"}\n'),
+        (["trace", "nowhere"], 2, ""),
+        (["recipe", "nowhere", "goal"], 2, ""),
+    ],
+)
+def test_messages_that_cannot_be_written_change_neither_answer_nor_status(
+    tmp_path: Path, arguments: list[str], status: int, shown: str
+) -> None:
+    (tmp_path / "rows.txt").write_text("one\n")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*AI_CLI, *arguments],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stdout) == (status, shown)
+
+
 @pytest.mark.parametrize(
     "arguments", [["send", "-b", "sample", "hi"], ["--help"], ["backends", "--json"], ["--version"]]
 )
