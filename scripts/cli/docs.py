@@ -66,7 +66,7 @@ def docs(topic: tuple[str, ...]) -> None:
 
 def pages() -> dict[str, str]:
     """Return the text of each page by its name, without comments."""
-    from scripts.packages.source import bundled_directory
+    from scripts.packages import bundled_directory
 
     root = bundled_directory() / "docs"
     paths = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.md"))}

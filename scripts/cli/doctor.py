@@ -336,7 +336,8 @@ def _uninstall(distribution: str) -> str:
 
 
 def _fault_of_copy(path: Path) -> str | None:
-    from scripts.packages.source import RegistryError, read_copy
+    from scripts.packages import RegistryError
+    from scripts.packages.registry import read_copy
 
     try:
         read_copy(path)

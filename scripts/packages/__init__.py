@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm._dataclasses import dataclass
 from llm._state import locked, open_private, state_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import canonical
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -25,6 +28,10 @@ _VERSION: Final = 1
 
 class InstallError(D0ttinoError):
     """A package could not be installed or removed, or what was installed does not work."""
+
+
+class RegistryError(D0ttinoError):
+    """A plug-in registry, or an entry of it, cannot be used."""
 
 
 class RecordError(D0ttinoError):
@@ -219,3 +226,17 @@ def warnings_of_loss(installed: Iterable[str]) -> Iterator[str]:
         if gone:
             names = ", ".join(f"{one.distribution} {one.version}" for one in gone)
             yield f"installed before, and not there any more: {names}; `{PROGRAM} restore` installs what is missing"
+
+
+def bundled_directory() -> "Path":
+    """Return the directory with the bundled registry, its schema and the packages that it names.
+
+    A wheel has them in `scripts/bundled`, a checkout at its top level.
+    """
+    from pathlib import Path
+
+    here = Path(__file__).resolve().parents[1]
+    for directory in (here / "bundled", here.parent):
+        if (directory / "plugin-registry.json").is_file():
+            return directory
+    raise RegistryError("this installation has no plugin-registry.json", hint="install d0ttino again")

@@ -20,7 +20,7 @@ from llm.redaction import gives_access
 from scripts.output import print_message, waiting
 from scripts.packages import InstallError
 from scripts.packages.environment import Sort, installed_version, sort
-from scripts.packages.source import shown
+from scripts.packages.registry import shown
 
 
 @dataclass(frozen=True, slots=True)

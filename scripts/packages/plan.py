@@ -15,8 +15,18 @@ from scripts.packages import InstallError, Recorded, recorded
 from scripts.packages.environment import OUR_PACKAGES, installed_version, owners, same
 from scripts.packages.installer import Chosen, Installer
 from scripts.packages.inventory import State, take
-from scripts.packages.registry import ARCHIVES, KINDS, PLUGIN, RECIPE, Kind, Package, Registry, bundled, project_name
-from scripts.packages.source import shown
+from scripts.packages.registry import (
+    ARCHIVES,
+    KINDS,
+    PLUGIN,
+    RECIPE,
+    Kind,
+    Package,
+    Registry,
+    bundled,
+    project_name,
+    shown,
+)
 
 _GROUPS: Final = frozenset(kind.group for kind in KINDS)
 

@@ -26,7 +26,7 @@ from llm.testing import host_with
 from llm.types import Step, StepContext
 from scripts import packages
 from scripts.ai_cli import cli
-from scripts.packages import guards, source
+from scripts.packages import guards, registry
 from tests.llm.hooks.test_loading import BACKENDS, write
 from tests.llm.hooks.test_order import known, learn
 from tests.scripts.terminal import AI_CLI
@@ -107,9 +107,9 @@ def use_guards() -> None:
 
 
 def use_copy() -> None:
-    source.stored_copy(PLACE)
+    registry.stored_copy(PLACE)
     path = next(Path(cache_dir() or "", "registries").iterdir())
-    refused_at_most(lambda: source.read_copy(path))
+    refused_at_most(lambda: registry.read_copy(path))
 
 
 def refused_at_most(look: Callable[[], object]) -> None:
@@ -118,7 +118,7 @@ def refused_at_most(look: Callable[[], object]) -> None:
 
 
 def copy_path() -> str:
-    source.store_copy(PLACE, b"{}", None)
+    registry.store_copy(PLACE, b"{}", None)
     return str(next(Path(cache_dir() or "", "registries").iterdir()))
 
 

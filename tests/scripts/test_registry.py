@@ -15,9 +15,18 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from packaging.requirements import Requirement
 
-import scripts.packages.source
-from scripts.packages.registry import PLUGIN, RECIPE, Registry, _registry, faults_of, load_registry, parse
-from scripts.packages.source import RegistryError, bundled_directory, shown
+import scripts.packages.registry
+from scripts.packages import RegistryError, bundled_directory
+from scripts.packages.registry import (
+    PLUGIN,
+    RECIPE,
+    Registry,
+    _registry,
+    faults_of,
+    load_registry,
+    parse,
+    shown,
+)
 from tests.servers import Exchange, FaultServer, http_answer
 
 GOOD = {"plugins": {"mine": "acme-internal-greeter>=1"}, "recipes": {"clean": "acme-internal-recipes"}}
@@ -562,7 +571,7 @@ class TestServer:
         ids=["silent", "silent body", "header", "headers", "body", "interim answers"],
     )
     def test_a_slow_server_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch, start: bytes, piece: bytes) -> None:
-        monkeypatch.setattr(scripts.packages.source, "TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr(scripts.packages.registry, "TIMEOUT_SECONDS", 0.3)
 
         def slow(exchange: Exchange) -> None:
             exchange.connection.sendall(start)
