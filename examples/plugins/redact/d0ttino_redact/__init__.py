@@ -103,10 +103,10 @@ class Redact:
         def hide(text: str) -> str:
             return pattern.sub(partial(_in_place_of, name=taken.of), text)
 
-        messages = tuple(Message(one.role, [_hidden(part, hide) for part in one.content]) for one in request.messages)
-        options, metadata = _mapped(request.options, hide), dict(request.metadata)
+        messages = tuple(Message(one.role, _hidden(one.content, hide)) for one in request.messages)
+        options, metadata = _hidden(request.options, hide), dict(request.metadata)
         if "schema" in metadata:
-            metadata["schema"] = _mapped(metadata["schema"], hide)
+            metadata["schema"] = _hidden(metadata["schema"], hide)
         if not taken.originals:
             return None
         return replace(request, messages=messages, options=options, metadata={**metadata, TAKEN: taken})
@@ -141,22 +141,18 @@ def _in_place_of(found: re.Match[str], name: Callable[[str, str], str]) -> str:
     return whole[:start] + name(kind.replace("_", "-"), found[kind]) + whole[end:]
 
 
-def _hidden(part: str | Attachment, hide: Callable[[str], str]) -> str | Attachment:
-    """Return a part of a message without secrets. What is not text, an image for example, stays as it is."""
-    if isinstance(part, str):
-        return hide(part)
-    data = part.data
-    with suppress(UnicodeDecodeError):
-        data = None if data is None else hide(data.decode("utf-8")).encode("utf-8")
-    return replace(part, data=data, url=None if part.url is None else hide(part.url), name=hide(part.name))
-
-
-def _mapped(value: Any, hide: Callable[[str], str]) -> Any:
+def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
+    """Return a part of a request without secrets. What is not text, an image for example, stays as it is."""
     if isinstance(value, str):
         return hide(value)
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            return hide(value.decode()).encode()
+    if isinstance(value, Attachment):
+        return replace(value, **{name: _hidden(getattr(value, name), hide) for name in ("data", "url", "name")})
     if isinstance(value, Mapping):
-        return {key: _mapped(inner, hide) for key, inner in value.items()}
-    return [_mapped(inner, hide) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _hidden(inner, hide) for key, inner in value.items()}
+    return [_hidden(inner, hide) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def restored(pieces: Iterator[str], originals: Mapping[str, str]) -> Iterator[str]:
