@@ -159,6 +159,8 @@ class _Dispatch:
         answer.asked = True
         if call.cancellation is not None:
             answer.heed(call.cancellation)
+        if answer.facts is None:
+            answer.bound(call)
         if call.stream:
             answer.begin()
         elif answer.facts is None:

@@ -10,7 +10,7 @@ from time import monotonic, perf_counter_ns
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from llm._dataclasses import dataclass, field, hash_of, replace
-from llm.errors import CancelledError, InvalidResultError, attributed
+from llm.errors import BackendTimeoutError, CancelledError, InvalidResultError, attributed
 from llm.hooks import Origin, place_in
 
 K = TypeVar("K")
@@ -378,6 +378,7 @@ class Call:
         turn: its turn among many requests: a backend over HTTP hands `turn.heed` the headers of each answer, which may
             report what is left of the server's limits; `None`: requests are not paced.
         cancellation: the caller's wish to end it, which may come at any time; `None`: it never comes.
+        clock: returns the present moment.
 
     """
 
@@ -389,6 +390,7 @@ class Call:
     key: Callable[[str], str | None] | None = field(default=None, repr=False, compare=False)
     turn: "Turn | None" = field(default=None, repr=False, compare=False)
     cancellation: Cancellation | None = field(default=None, repr=False, compare=False)
+    clock: Callable[[], float] = field(default=monotonic, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
@@ -716,6 +718,10 @@ def _joined(own: Completion, inner: Completion | None) -> Completion:
     )
 
 
+#: Seconds after the end of its time at which an answer is read no further.
+_MOMENT: Final = 0.5
+
+
 class Answer:
     """The answer of one backend, lazy: read whole by `text`, or piece by piece as it comes by iterating.
 
@@ -739,7 +745,11 @@ class Answer:
 
     asked: bool = False
 
-    _cancellation: Cancellation | None = None  # on the class: most have none
+    # On the class: most have none.
+    _cancellation: Cancellation | None = None
+    _until: float | None = None
+    _deadline: float | None = None
+    _clock: Callable[[], float] = staticmethod(monotonic)
 
     def __init__(
         self,
@@ -758,7 +768,8 @@ class Answer:
         self._maker: Origin | None = origin
         if isinstance(pieces, str):
             self.facts = facts or _NO_FACTS
-            self._read.append(pieces)
+            # Of a class of the plug-in's, the plain text: its methods may do as they like.
+            self._read.append(pieces if type(pieces) is str else str.__str__(pieces))
         elif isinstance(pieces, Completion):
             self.origin = pieces.origin or origin
             self.facts = pieces
@@ -866,6 +877,16 @@ class Answer:
         """Read no further once a call is cancelled: reading then raises `CancelledError`; the host asks for it."""
         self._cancellation = cancellation
 
+    def bound(self, call: Call) -> None:
+        """Read no further once the time of a call is over; the host asks for it, as a generator may have no end.
+
+        A backend that heeds the time itself has the better words for it, so it gets a moment more.
+        """
+        self._clock = call.clock
+        if call.deadline is not None:
+            self._deadline = call.deadline + _MOMENT
+        self._until = self._deadline if call.first_deadline is None else call.first_deadline + _MOMENT
+
     def close(self) -> None:
         """Read no further, whatever is still to come."""
         pieces, self._pieces = self._pieces, None
@@ -881,6 +902,13 @@ class Answer:
             return False
         if self._cancellation is not None and self._cancellation.reason is not None:
             self._error = CancelledError(self._cancellation.reason)
+            self.close()
+            raise self._error
+        if self._until is not None and self._clock() >= self._until:
+            begun = "did not end" if self.so_far else "did not begin"
+            late = BackendTimeoutError(f"its answer {begun} within the time of the request")
+            maker = self._maker or self.origin
+            self._error = late if maker is None else attributed(late, maker)
             self.close()
             raise self._error
         start = perf_counter_ns() if self._watchers else 0
@@ -906,13 +934,15 @@ class Answer:
             self.origin = piece.origin or self.origin
             return False
         self._read.append(piece)
+        if self._until is not None and piece:
+            self._until = self._deadline
         return True
 
     def _checked(self, piece: Any) -> "str | Completion":
         if isinstance(piece, Completion):
             return self._facts_of(piece)
         if isinstance(piece, str):
-            return piece
+            return str.__str__(piece)
         error = InvalidResultError(
             "an answer must have pieces of text (str), and a Completion at most as the last: "
             f"{type(piece).__qualname__} is neither"

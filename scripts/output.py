@@ -519,7 +519,16 @@ def stdout_to_stderr() -> Iterator[None]:
     if sys.stdout is not None:
         sys.stdout.flush()
     with redirect_stdout(sys.stderr), descriptor_to_stderr():
-        yield
+        try:
+            yield
+        finally:
+            _reopen_stderr()
+
+
+def _reopen_stderr() -> None:
+    """Open stderr again if a plug-in closed it, which it may have taken for its own stdout."""
+    if sys.stderr is not None and getattr(sys.stderr, "closed", False):
+        sys.stderr = open(_STDERR, "w", encoding="utf-8", errors=_ERRORS, closefd=False)  # noqa: SIM115 - as Python's own
 
 
 @contextmanager
@@ -575,7 +584,14 @@ def finish_stdout() -> str | None:
 
 
 def finish_stderr() -> None:
-    """Write what is still to be written to stderr; where that fails, Python would end with a status of its own."""
+    """Write what is still to be written to stderr; where that fails, Python would end with a status of its own.
+
+    What plug-ins print while the process ends goes there, too: stdout has the answer, and nothing else.
+    """
+    if sys.stdout is not None and sys.stdout is sys.__stdout__ and sys.stderr is not None:
+        sys.stdout = sys.stderr
+        with suppress(OSError):
+            os.dup2(_STDERR, _STDOUT)
     with writing_to_stderr():
         if sys.stderr is not None:
             sys.stderr.flush()

@@ -472,6 +472,7 @@ class Fallback:
             self._host.key,
             None if self._retries.pacer is None else self._turn(self._retries.pacer, candidate),
             self._cancellation,
+            self._clock,
         )
         return Try(candidate, request, call, now)
 

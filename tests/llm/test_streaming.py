@@ -598,3 +598,36 @@ def test_a_backend_with_a_stream_alone_answers_whole_as_well(backend: Backend, r
     assert list(answer) == ["a.", "b."]
     assert answer.completion is not None
     assert answer.completion.text == whole.text
+
+
+@pytest.mark.parametrize("piece", ["a", ""])
+def test_a_generator_without_an_end_ends_with_the_time_of_the_request(host: Host, piece: str) -> None:
+    ended = []
+
+    def endless(prompt: str) -> Iterator[str]:
+        try:
+            while True:
+                yield piece
+        finally:
+            ended.append(prompt)
+
+    register_backend("endless", endless, host=host)
+    with pytest.raises(NoAnswerError, match=f"its answer did not {'end' if piece else 'begin'} within the time"):
+        complete(Request("hi", backend="endless", timeout=0.1), host=host, retries=RetryPolicy(per_backend=1))
+    assert ended == ["hi"]
+
+
+def test_an_answer_of_a_class_of_its_own_is_taken_as_plain_text(host: Host) -> None:
+    class Odd(str):
+        __slots__ = ()
+
+        def __len__(self) -> int:
+            raise RuntimeError
+
+        __str__ = __repr__ = __len__  # type: ignore[assignment]
+
+    register_backend("whole", lambda _: Odd("text"), host=host)
+    register_backend("pieces", lambda _: iter([Odd("te"), Odd("xt")]), host=host)
+    for name in ("whole", "pieces"):
+        text = complete(Request("hi", backend=name), host=host).text
+        assert (type(text), text) == (str, "text")

@@ -236,3 +236,31 @@ def test_ai_calls_itself_ai() -> None:
     ]
     assert shown[0].startswith("Usage: ai [OPTIONS] PROMPT")
     assert shown[1].startswith("ai, version ")
+
+
+ENDINGS = """
+import atexit, os, sys
+from llm.backends.plugin_sdk import register_backend
+
+def late(prompt):
+    atexit.register(lambda: (print("late"), sys.stdout.flush(), os.system("echo later")))
+    return "the answer"
+
+def closes(prompt):
+    sys.stdout.close()
+    sys.stderr.close()
+    return "the answer"
+
+register_backend("late", late)
+register_backend("closes", closes)
+"""
+
+
+@pytest.mark.parametrize("name", ["late", "closes"])
+def test_what_a_plugin_does_to_the_streams_leaves_the_answer_alone(tmp_path: Path, name: str) -> None:
+    entry_points = {"llm.plugins": {"endings": "endings"}}
+    write_distribution(tmp_path, "endings", entry_points=entry_points, files={"endings.py": ENDINGS})
+    result = ai_cli(tmp_path, "send", "-b", name, "hi")
+    assert (result.returncode, result.stdout) == (0, "the answer\n")
+    if name == "late":
+        assert result.stderr.split() == ["late", "later"]
