@@ -279,6 +279,10 @@ def roll_back() -> list[str]:
     return list(new)
 
 
+#: Names of interpreters and of what enters and leaves an environment.
+_OF_ENVIRONMENT: Final = re.compile(r"(?i)pythonw?[\d.]*t?(?:\.exe)?|(?:de)?activate(?:_this)?(?:\.\w+)?")
+
+
 def disown(one: Metadata) -> dict[Path, str]:
     """Take those files off a distribution's list that are not its own, so that no installer removes them with it.
 
@@ -324,7 +328,7 @@ def _of_others(name: str, files: Iterable[Path]) -> dict[Path, str]:
             found[file] = "outside this environment"
         elif (
             file == Path(sys.prefix, "pyvenv.cfg")
-            or (file.parent == scripts and re.match(r"(?i)python|activate|deactivate", file.name))
+            or (file.parent == scripts and _OF_ENVIRONMENT.fullmatch(file.name))
             or (file.is_relative_to(library) and not any(file.is_relative_to(site) for site in sites()))
         ):
             found[file] = "part of the environment itself"

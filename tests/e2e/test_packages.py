@@ -478,7 +478,9 @@ def test_files_of_others_on_the_list_of_a_package_stay_and_are_named(
     environment: Environment, tmp_path: Path, command: list[str]
 ) -> None:
     environment.index.add(wheel("neighbour", files={"neighbour/__init__.py": ANSWERS}))
-    environment.index.add(wheel("greedy", commands={"greedy": "greedy:run"}))
+    own = {f"greedy-1.0.data/scripts/{name}": "#!python\n" for name in ("pythonize", "activate-all")}
+    files = {"greedy.py": "def run(prompt): return prompt\n", **own}
+    environment.index.add(wheel("greedy", files=files, commands={"greedy": "greedy:run"}))
     assert environment.plugins("install", "neighbour", "--yes").returncode == 0
     assert environment.plugins("install", "greedy", "--yes").returncode == 0
     theirs = tmp_path / "theirs"
@@ -496,6 +498,8 @@ def test_files_of_others_on_the_list_of_a_package_stay_and_are_named(
     shown = done.stdout + done.stderr
     assert f"{others[0]} stays: it is a file of neighbour" in shown
     assert f"{others[1]} stays: it is part of the environment itself" in shown
+    left = {file.name for file in (environment.installed.directory / "bin").iterdir()}
+    assert left.isdisjoint({"pythonize", "activate-all"})
     assert f"{others[2]} stays: it is outside this environment" in shown
     if command[0] == "remove":
         assert not list(environment.site.glob("greedy*"))
