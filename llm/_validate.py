@@ -251,8 +251,14 @@ def _is_optional_usage(value: object) -> bool:
 
 
 def _is_line(value: object) -> bool:
-    """Whether a value can be given to another program: text without a NUL."""
-    return isinstance(value, str) and "\0" not in value
+    """Whether a value can be given to another program: text without a NUL, or half of a character."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_command(value: object) -> bool:
@@ -348,11 +354,14 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
     Step: {
         "command": (
             _is_command,
-            "text (str), or a list of words (str) that begins with a program, without a NUL character",
+            (
+                "text (str), or a list of words (str) that begins with a program, without a NUL character or a lone "
+                "surrogate"
+            ),
         ),
         "description": _TEXT,
         "cwd": (_is_directory, "the path of a directory, or None"),
-        "env": (_is_environment, "a mapping from names to text (str), without a NUL character"),
+        "env": (_is_environment, "a mapping from names to text (str), without a NUL character or a lone surrogate"),
         "timeout": (_is_seconds, "a number of seconds above 0, or None"),
         "confirm": _FLAG,
         "shell": (_is_shell, "the name of a shell and its options, as words of a shell, or None"),

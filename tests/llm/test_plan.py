@@ -75,6 +75,10 @@ def test_a_block_with_a_nul_is_no_plan() -> None:
     assert "NUL" in refusal("echo a\0b")
 
 
+def test_half_a_character_in_a_step_is_no_plan() -> None:
+    assert "cannot be run" in refusal(json.dumps([{"command": "echo \ud800"}]), "json")
+
+
 def test_prompts_are_taken_off() -> None:
     assert commands("# look\n$ echo one\n\n$ echo two", "console") == ["echo one", "echo two"]
 

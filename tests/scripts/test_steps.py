@@ -196,6 +196,10 @@ RECIPE_FAULTS = {
     "returns text": ("return 'rm -rf /'", "must return a list of command lines"),
     "returns a number among steps": ("return ['true', 3]", "step 2 is int"),
     "returns a NUL": ("return ['a\\0b']", "NUL"),
+    "returns half a character": (
+        "return ['a\\ud800b']",
+        "without a NUL character or a lone surrogate, not 'a\\ud800b'",
+    ),
     "raises an error without a message": (f"{_NO_MESSAGE}\n    raise Mine('the reason')", "the reason"),
 }
 
