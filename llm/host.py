@@ -19,7 +19,7 @@ from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, know
 from llm.hooks._guard import CONFIGURE, Guard, HookContract, HookKind, Problem, ProblemKind, hookimpl
 from llm.hooks._loader import KnownPlugin, Loader
 from llm.hooks._manager import PluginManager, Registration, all_registrations, forget, owner_of
-from llm.hooks._manifest import Manifest, Manifests
+from llm.hooks._manifest import CONTRIBUTING, Manifest, Manifests, Offers
 from llm.types import Answer, Call, Request
 
 if TYPE_CHECKING:
@@ -83,6 +83,9 @@ def contracts() -> list[HookContract]:
     ]
 
 
+_NO_OFFERS: Final = Offers(frozenset(), frozenset())
+
+
 class _Offer(Generic[Contribution]):
     """One backend or recipe of a host; that of a plug-in that is not imported becomes an object when it is used."""
 
@@ -105,17 +108,35 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
     Args:
         offers: by name, those that are in use, in the order in which they are asked.
         hidden: those that another plug-in's hides.
+        deferred: what is known of those that nobody has asked for yet; their names are in neither of the two.
+        whole: returns the catalog that has them as well.
 
     """
 
-    def __init__(self, offers: Mapping[str, _Offer[Contribution]], hidden: Sequence[_Offer[Contribution]]) -> None:
+    def __init__(
+        self,
+        offers: Mapping[str, _Offer[Contribution]],
+        hidden: Sequence[_Offer[Contribution]],
+        deferred: Offers = _NO_OFFERS,
+        whole: "Callable[[], Catalog[Contribution]] | None" = None,
+    ) -> None:
         self._offers = offers
         self._hidden = hidden
+        self._deferred = deferred
+        self._whole = whole
+
+    def _all(self) -> Mapping[str, _Offer[Contribution]]:
+        """Return also those that were deferred."""
+        if self._whole is not None:
+            whole = self._whole()
+            self._offers, self._hidden, self._whole = whole._all(), whole._hidden, None
+        return self._offers
 
     @functools.cached_property
     def secret_env(self) -> frozenset[str]:
         """The environment variables that any of them, hidden ones too, declares as secret."""
-        return frozenset(name for one in (*self._offers.values(), *self._hidden) for name in one.secret_env)
+        offers = (*self._offers.values(), *self._hidden)
+        return self._deferred.secret_env.union(name for one in offers for name in one.secret_env)
 
     @functools.cached_property
     def active(self) -> tuple[Contribution, ...]:
@@ -131,16 +152,16 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
         return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._offers
+        return name in self._offers or name in self._deferred.names
 
     def __getitem__(self, name: str) -> Contribution:
-        return self._offers[name].made
+        return (self._all() if name in self._deferred.names else self._offers)[name].made
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._offers)
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._offers)
+        return len(self._all())
 
 
 class _Dispatch:
@@ -192,7 +213,8 @@ class Host(PluginManager):
         self._left_out: set[EntryPoint] = set()
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
-        self._declared: dict[str, list[tuple[EntryPoint, _Offer[Any]]]] = {}
+        self._declared: dict[tuple[str, bool], list[tuple[EntryPoint, _Offer[Any]]]] = {}
+        self._deferred: dict[str, Offers] = {}
         self._manifests: Manifests | None = None
         self._places: dict[str, int] = {}
         self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: ())
@@ -370,13 +392,13 @@ class Host(PluginManager):
             For each, its plug-in and the options of its `@hookimpl`; wrappers come first, the outermost before.
 
         """
-        return [(one.origin, options) for one, options in self._asked(hook)]
+        return [(one.origin, options) for one, options in self._asked(hook, deferred=hook in CONTRIBUTING)]
 
-    def _asked(self, hook: str) -> list[tuple[Guard | KnownPlugin, Mapping[str, Any]]]:
+    def _asked(self, hook: str, *, deferred: bool) -> list[tuple[Guard | KnownPlugin, Mapping[str, Any]]]:
         """Return the plug-ins that implement a hook and their options, in the order in which they are asked."""
         guards = [guard for guard in reversed(self.guards()) if hook in guard.implementations]
         guards.sort(key=self._precedence)
-        known = [one for one in self._loader.known_plugins() if hook in one.manifest.hooks]
+        known = [one for one in self._loader.known_plugins(deferred=deferred) if hook in one.manifest.hooks]
         found: list[tuple[Guard | KnownPlugin, Mapping[str, Any]]] = []
         for guard in guards:  # among those that are known, which are in order: there may be many of them
             before = bisect_left(known, self._precedence(guard), key=self._precedence)
@@ -448,11 +470,13 @@ class Host(PluginManager):
         def is_blocked(entry: EntryPoint, plugin: str) -> bool:
             return entry.builtin and is_blocked_builtin(entry, plugin)
 
-        current = {} if manifests is None else manifests.current(everything)
+        self._deferred = {} if manifests is None else manifests.offers(wanted)
+        current = {} if manifests is None else manifests.current(own if self._deferred else everything)
         guards_of: Callable[[EntryPoint], tuple[str, ...]] = (
             (lambda _entry: ()) if manifests is None else manifests.guards_of
         )
-        self._loader = Loader(self, everything, adapt, is_blocked, current, guards_of, self.learn)
+        deferred = (wanted, manifests.current) if manifests is not None and self._deferred else ()
+        self._loader = Loader(self, everything, adapt, is_blocked, current, guards_of, self.learn, *deferred)
         self._loader.load_all()
 
     def add_damaged(self, damage: Damage, blocking: Blocking = NOTHING_BLOCKED) -> None:
@@ -497,26 +521,41 @@ class Host(PluginManager):
                 for many in getattr(self.hook, hook)()
                 for one in many
             ]
-            catalog = self._sorted_out(kind, hook, [*registered, *known])
+            found = [*registered, *known]
+            if not self._loader.deferred:
+                catalog = self._sorted_out(kind, hook, found)
+            elif self._deferred[kind].names.isdisjoint(one.name for one in found):
+                whole = functools.partial(self._whole, kind, hook)
+                catalog = self._sorted_out(kind, hook, found, self._deferred[kind], whole)
+            else:
+                return self._whole(kind, hook)
             self._catalogs[hook] = (generation, catalog)
         return catalog
 
+    def _whole(self, kind: str, hook: str) -> Catalog[Any]:
+        """Return all backends or recipes, also of plug-ins that nobody has asked for yet."""
+        self._loader.known_plugins()
+        self._catalogs.pop(hook, None)
+        return self._catalog(kind, hook)
+
     def _known(self, kind: str, hook: str) -> list[_Offer[Any]]:
-        """Return the backends or recipes of plug-ins that are not imported yet.
+        """Return the backends or recipes of plug-ins that are not imported yet, but for those that are deferred.
 
         Imported are those whose contributions the configuration decides on, those with a manifest that makes no sense,
         and all if a wrapper wants to see what they contribute.
         """
-        waiting = [one for one in self._loader.known_plugins() if hook in one.manifest.hooks]
+        waiting = [one for one in self._loader.known_plugins(deferred=False) if hook in one.manifest.hooks]
         wrapped = any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
             one.manifest.hooks[hook].get("wrapper") for one in waiting
         )
+        if wrapped and self._loader.deferred:
+            waiting = [one for one in self._loader.known_plugins() if hook in one.manifest.hooks]
         why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
         self._import([one.entry for one in waiting if wrapped or one.manifest.configured], why)
-        if kind not in self._declared:
+        if (kind, self._loader.deferred) not in self._declared:
             senseless = [one.entry for one, facts in self._facts(kind) if not _validate.are_facts(_KINDS[kind], facts)]
             self._import(senseless, "its manifest makes no sense")
-            self._declared[kind] = [
+            self._declared[kind, self._loader.deferred] = [
                 (
                     known.entry,
                     _Offer(
@@ -528,13 +567,14 @@ class Host(PluginManager):
                 )
                 for known, facts in self._facts(kind)
             ]
-        return [offer for entry, offer in self._declared[kind] if entry in self._loader.known]
+        declared = self._declared[kind, self._loader.deferred]
+        return [offer for entry, offer in declared if entry in self._loader.known]
 
     def _facts(self, kind: str) -> list[tuple[KnownPlugin, Mapping[str, Any]]]:
         """Return the recorded facts of the backends or recipes of plug-ins that are not imported yet."""
         return [
             (plugin, facts)
-            for plugin in self._loader.known_plugins()
+            for plugin in self._loader.known_plugins(deferred=False)
             for one, facts in plugin.manifest.contributions
             if one == kind
         ]
@@ -576,9 +616,9 @@ class Host(PluginManager):
         place = self._places.get(origin.module or "", 0) if origin.builtin else 0
         return origin.precedence, place
 
-    def _sorted_out(self, kind: str, hook: str, found: Iterable[_Offer[Any]]) -> Catalog[Any]:
+    def _sorted_out(self, kind: str, hook: str, found: Iterable[_Offer[Any]], *deferred: Any) -> Catalog[Any]:
         # In the order in which plug-ins are asked, also those that are not imported yet.
-        place = {one.name: number for number, (one, _) in enumerate(self._asked(hook))}
+        place = {one.name: number for number, (one, _) in enumerate(self._asked(hook, deferred=False))}
         offers: dict[str, _Offer[Any]] = {}
         hidden: list[_Offer[Any]] = []
         for one in sorted(found, key=lambda one: place.get(one.plugin, len(place))):
@@ -597,7 +637,7 @@ class Host(PluginManager):
                         hint="remove or disable one of the two",
                     )
                 )
-        return Catalog(offers, hidden)
+        return Catalog(offers, hidden, *deferred)
 
     def config_schemas(self) -> dict[str, Any]:
         """Return the JSON Schemas of plug-ins for their sections of the configuration, by the section's name.

@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -30,10 +30,8 @@ from llm.hooks import Origin, attribute, load_span
 from llm.hooks._entrypoints import EntryPoint, load, look_alike
 from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions
 from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
-from llm.hooks._manifest import Manifest, PluginManifest, needing_import, stamps_of
+from llm.hooks._manifest import CONTRIBUTING, Manifest, PluginManifest, needing_import, stamps_of
 
-#: Hooks that ask for contributions; a manifest has their answers.
-CONTRIBUTING = frozenset({"llm_backends", "llm_recipes"})
 #: Hooks that are not called before their plug-in is imported for something else.
 _NOT_CALLED = CONTRIBUTING | {"llm_configure", "llm_close"}
 
@@ -72,6 +70,9 @@ class Loader:
         manifests: the current manifests of entry points.
         guards_of: returns the hooks that an entry point guarded when it was last loaded.
         after_failure: called when one with a current manifest could not be imported: the manifest is none any more.
+        deferred: entry points that are known to do nothing but contribute; their manifests are not looked at before
+            somebody asks for one of these plug-ins.
+        current: returns the current manifests of entry points.
 
     Attributes:
         known: entry points that were not imported yet, each with its plug-ins as they are asked: `known_plugins`.
@@ -88,6 +89,8 @@ class Loader:
         manifests: Mapping[EntryPoint, Manifest],
         guards_of: Callable[[EntryPoint], tuple[str, ...]],
         after_failure: Callable[[], object] = lambda: None,
+        deferred: Collection[EntryPoint] = (),
+        current: Callable[[Iterable[EntryPoint]], Mapping[EntryPoint, Manifest]] = lambda _entries: {},
     ) -> None:
         self._manager = manager
         self._entries = list(entries)
@@ -102,8 +105,13 @@ class Loader:
         self._taken: set[str] = set()
         # The object as well: the number of one that is gone would soon be another's.
         self._named: dict[int, tuple[EntryPoint, object]] = {}
-        importing = needing_import(self._entries, manifests)
-        self._manifests = manifests
+        importing = needing_import(self._entries, {*manifests, *deferred})
+        if not importing.isdisjoint(deferred):
+            manifests, deferred = {**manifests, **current(deferred)}, ()
+            importing = needing_import(self._entries, manifests)
+        self._manifests = dict(manifests)
+        self._deferred = frozenset(deferred)
+        self._current = current
         self.known: dict[EntryPoint, list[KnownPlugin]] = {
             entry: [] for entry in self._entries if entry not in importing
         }
@@ -126,12 +134,25 @@ class Loader:
         if guard is None and not self._is_blocked(owner, registration.plugin_name):
             self._manager.register(registration.plugin, name, origin=owner.origin(name, registration.module))
 
+    @property
+    def deferred(self) -> bool:
+        """Whether there are plug-ins that nobody has asked for yet: they do nothing but contribute."""
+        return bool(self._deferred)
+
     def is_taken(self, plugin: str) -> bool:
         """Whether a plug-in has this name, or will have it once it is imported."""
+        self._expect_all()
         return self._manager.has_plugin(plugin) or plugin in self._taken
 
-    def known_plugins(self) -> list[KnownPlugin]:
-        """Return the plug-ins that are not imported yet, as they are asked."""
+    def known_plugins(self, *, deferred: bool = True) -> list[KnownPlugin]:
+        """Return the plug-ins that are not imported yet, as they are asked.
+
+        Args:
+            deferred: whether to return also those that nobody has asked for yet; from then on, they are not deferred.
+
+        """
+        if deferred:
+            self._expect_all()
         return [one for many in self.known.values() for one in many]
 
     def load(self, entry: EntryPoint, reason: str) -> None:
@@ -145,6 +166,8 @@ class Loader:
                     hint="call it from a function instead of at the top of the module",
                 )
             if entry in self.known:
+                if entry in self._deferred:
+                    self._expect_all()
                 # All that name the same object: else, whose plug-in that is would depend on which is used first.
                 same = [one for one in self.known if (one.distribution, one.value) == (entry.distribution, entry.value)]
                 self._load(same, reason)
@@ -160,7 +183,10 @@ class Loader:
         """
         name = self._names.get((entry, plugin))
         if name is None:
-            name = self._names[entry, plugin] = f"{plugin}@{entry.distribution}" if self.is_taken(plugin) else plugin
+            if not entry.builtin:  # those have the first choice
+                self._expect_all()
+            taken = self._manager.has_plugin(plugin) or plugin in self._taken
+            name = self._names[entry, plugin] = f"{plugin}@{entry.distribution}" if taken else plugin
             self._taken.add(name)
         return name
 
@@ -195,8 +221,24 @@ class Loader:
         stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
         return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps, lasts and can_last)
 
+    def _expect_all(self) -> None:
+        """Look at the manifests of those that were deferred."""
+        if not self._deferred:
+            return
+        with self._manager.lock:
+            deferred, self._deferred = self._deferred, frozenset()
+            self._manifests.update(self._current(deferred))
+            for entry in reversed(self._entries):
+                if entry in deferred and entry in self.known and entry in self._manifests:
+                    self._expect(entry)
+            changed = [entry for entry in self._entries if entry in deferred and entry not in self._manifests]
+            if changed:
+                self._load(changed, "its contributions were not known")
+
     def _expect(self, entry: EntryPoint) -> None:
         """Have an entry point with a current manifest imported when it is used."""
+        if entry in self._deferred:
+            return
         for plugin in self._manifests[entry].plugins:
             if not self._is_blocked(entry, plugin.plugin):
                 known = KnownPlugin(entry, self.name_of(entry, plugin.plugin), plugin)

@@ -13,14 +13,14 @@ import os
 import sys
 import time
 from binascii import crc32
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import chain
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from llm._state import cache_dir, check_private, open_private, read_named, write_atomically
-from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, recalled, stamp_of
+from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, opened, recalled, stamp_of
 
 
 class EnvironmentCache:
@@ -137,6 +137,12 @@ _IDENTITY: Final = 8
 _WIDTH: Final = _IDENTITY + 5
 
 
+#: Hooks that ask for contributions; a manifest has their answers.
+CONTRIBUTING: Final = frozenset({"llm_backends", "llm_recipes"})
+#: The kinds of contributions.
+_KINDS: Final = ("backend", "recipe")
+
+
 class PluginManifest(NamedTuple):
     """One plug-in of an entry point.
 
@@ -226,6 +232,36 @@ class Manifest(NamedTuple):
         return True
 
 
+class Offers(NamedTuple):
+    """All that plug-ins offer of one kind.
+
+    Attributes:
+        names: their names, each of which one plug-in alone has.
+        secret_env: the environment variables that they declare as secret.
+
+    """
+
+    names: frozenset[str]
+    secret_env: frozenset[str]
+
+
+class _Summary(NamedTuple):
+    """A directory of which one comparison has shown that it is as it was.
+
+    Attributes:
+        entries: its entry points.
+        exceptions: those whose manifests do not last.
+        hooks: the hooks that its other plug-ins implement.
+        offers: all that they offer, by kind; empty if that is not all that they do.
+
+    """
+
+    entries: Set[EntryPoint]
+    exceptions: set[_Slot]
+    hooks: Sequence[str]
+    offers: Mapping[str, Offers]
+
+
 class Manifests:
     """The manifests of this Python environment; `read` makes one.
 
@@ -237,30 +273,29 @@ class Manifests:
 
     """
 
-    def __init__(self, file: EnvironmentCache, directories: Directories, summaries: dict[str, Any]) -> None:
+    def __init__(
+        self, file: EnvironmentCache, directories: Directories, summaries: Mapping[str, Any], own: Any
+    ) -> None:
         self.directories = directories
         self._file = file
         self._written = dict(directories)
         self._summaries = summaries
+        self._seen: dict[str, _Summary | None] = {}
+        self._own = _by_slot(own)
 
     @classmethod
     def read(cls) -> "Manifests":
         """Return the user's manifests; none if there are none that can be used."""
         file = EnvironmentCache(*FILE)
         content = file.read()
-        directories, summaries = content if isinstance(content, list) and len(content) == 2 else ({}, {})
-        return cls(file, *(one if isinstance(one, dict) else {} for one in (directories, summaries)))
+        directories, summaries, own = content if isinstance(content, list) and len(content) == 3 else ({}, {}, [])
+        known, summaries = (one if isinstance(one, dict) else {} for one in (directories, summaries))
+        return cls(file, Directories(known), summaries, own)
 
     @functools.cached_property
     def _records(self) -> dict[_Slot, list[Any]]:
-        records = {}
-        details = self._file.details()
-        for record in details if isinstance(details, list) else ():
-            if isinstance(record, list) and len(record) == _WIDTH:
-                distribution, group, name = record[:3]
-                if isinstance(distribution, str) and isinstance(group, str) and isinstance(name, str):
-                    records[distribution, group, name] = record
-        return records
+        """The records of all entry points, but for those of this project."""
+        return _by_slot(self._file.details())
 
     @property
     def path(self) -> str | None:
@@ -269,17 +304,21 @@ class Manifests:
 
     def get(self, entry: EntryPoint) -> Manifest | None:
         """Return the manifest of an entry point as it was last loaded; `None` if it never was with this metadata."""
-        record = self._records.get(entry[:3])
+        record = self._record_of(entry)
         return None if record is None else _manifest_in(record, entry)
+
+    def _record_of(self, entry: EntryPoint) -> list[Any] | None:
+        return (self._own if entry.builtin else self._records).get(entry[:3])
 
     def holds(self, entry: EntryPoint, manifest: Manifest) -> bool:
         """Whether the record of an entry point equals a manifest."""
-        return self._records.get(entry[:3]) == _record(entry, manifest)
+        return self._record_of(entry) == _record(entry, manifest)
 
     def guards_of(self, entry: EntryPoint) -> tuple[str, ...]:
         """Return the hooks that an entry point guarded when it was last loaded, in whichever version."""
         try:
-            return tuple(map(str, self._records[entry[:3]][_IDENTITY + 2]))
+            record = self._record_of(entry)
+            return () if record is None else tuple(map(str, record[_IDENTITY + 2]))
         except (TypeError, LookupError):
             return ()
 
@@ -293,36 +332,59 @@ class Manifests:
 
         """
         found: dict[EntryPoint, Sequence[str]] = {}
-        directories: dict[str, tuple[set[_Slot], Sequence[str]] | None] = {}
         for entry in entries:
             directory = entry.metadata.rpartition(os.sep)[0]
-            if directory not in directories:
-                directories[directory] = self._summary(directory)
-            summary = directories[directory]
-            if summary is not None and entry[:3] not in summary[0]:
-                found[entry] = summary[1]
+            if directory not in self._seen:
+                self._seen[directory] = self._look_at(directory)
+            summary = self._seen[directory]
+            if summary is not None and entry in summary.entries and entry[:3] not in summary.exceptions:
+                found[entry] = summary.hooks
         return found
 
-    def _summary(self, directory: str) -> tuple[set[_Slot], Sequence[str]] | None:
-        """Return exceptions and hooks of a directory whose other manifests hold; `None` if that has to be looked at."""
-        known = self.directories.get(directory)
-        if known is None or known is not self._written.get(directory):
+    def offers(self, entries: Iterable[EntryPoint]) -> dict[str, Offers]:
+        """Return all that plug-ins offer, by `backend` and `recipe`; nothing if one does anything else, or changed.
+
+        The entry points must be all that their directories have, and no name may be in two of these.
+        """
+        unchanged = self.unchanged(entries := list(entries))
+        directories = {entry.metadata.rpartition(os.sep)[0] for entry in unchanged}
+        summaries = [summary for one in directories if (summary := self._seen[one]) is not None and summary.offers]
+        if not summaries or not len(unchanged) == len(entries) == sum(len(one.entries) for one in summaries):
+            return {}
+        found = {}
+        for kind in _KINDS:
+            many = [summary.offers[kind] for summary in summaries]
+            names = frozenset(chain.from_iterable(one.names for one in many))
+            if len(names) < sum(len(one.names) for one in many):
+                return {}
+            found[kind] = Offers(names, frozenset(chain.from_iterable(one.secret_env for one in many)))
+        return found
+
+    def _look_at(self, directory: str) -> "_Summary | None":
+        """Return the summary of a directory that it holds for; `None` if each manifest has to be looked at."""
+        entries = self.directories.recalled.get(directory)
+        if entries is None or self.directories.get(directory) is not self._written.get(directory):
             return None
         stamps: list[int] = []
         try:
-            paths, expected, exceptions, hooks = self._summaries[directory]
-            for path in paths:
-                found = os.stat(f"{directory}{os.sep}{path}")
-                stamps += (found.st_mtime_ns, found.st_size)
-            return ({tuple(slot) for slot in exceptions}, hooks) if hash(tuple(stamps)) == expected else None
+            paths, expected, exceptions, hooks, offers = self._summaries[directory]
+            with opened(directory) as at:
+                for path in paths:
+                    found = os.stat(path, dir_fd=at)
+                    stamps += (found.st_mtime_ns, found.st_size)
+            if hash(tuple(stamps)) != expected:
+                return None
+            known = {kind: Offers(*map(frozenset, offers[kind])) for kind in _KINDS} if offers else {}
+            return _Summary(entries, {tuple(slot) for slot in exceptions}, hooks, known)
         except (OSError, ValueError, TypeError, LookupError):
             return None
 
     def _summarized(self, directory: str, records: Mapping[_Slot, list[Any]]) -> list[Any]:
-        """Return what `_summary` reads."""
+        """Return what `_look_at` reads."""
         stamps: dict[str, tuple[int, int]] = {}
         exceptions = []
         hooks: set[str] = set()
+        plugins: list[PluginManifest] = []
         for entry in recalled(directory, self.directories[directory]):
             record = records.get(entry[:3])
             manifest = None if record is None else _manifest_in(record, entry)
@@ -331,8 +393,10 @@ class Manifests:
             else:
                 stamps.update(manifest.stamps)
                 hooks.update(manifest.hooks)
+                plugins += manifest.plugins
         paths = [os.path.relpath(path, directory) for path in stamps]
-        return [paths, hash(tuple(chain.from_iterable(stamps.values()))), exceptions, sorted(hooks)]
+        stamp = hash(tuple(chain.from_iterable(stamps.values())))
+        return [paths, stamp, exceptions, sorted(hooks), {} if exceptions else _offers_of(plugins)]
 
     def current(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
         """Return the manifests of entry points that were loaded, and would contribute the same again."""
@@ -351,30 +415,63 @@ class Manifests:
             entry: one._replace(guards=one.guards or self.guards_of(entry)) if one.failure is not None else one
             for entry, one in manifests.items()  # one that fails is a guard as long as it was one
         }
-        records = {**self._records, **{entry[:3]: _record(entry, one) for entry, one in kept.items()}}
-        self._renew(records)
+        own = {entry[:3]: _record(entry, one) for entry, one in kept.items() if entry.builtin}
+        records = {entry[:3]: _record(entry, one) for entry, one in kept.items() if not entry.builtin}
+        # What nobody has asked for is not parsed to find out that nothing is new.
+        if own or records or self.directories != self._written:
+            self._renew({**self._own, **own}, {**self._records, **records})
 
     def forget(self, entries: Iterable[EntryPoint]) -> None:
         """Remove the manifests of entry points, so that they are imported the next time."""
         slots = {entry[:3] for entry in entries}
-        self._renew({slot: record for slot, record in self._records.items() if slot not in slots})
+        own, records = (
+            {slot: record for slot, record in many.items() if slot not in slots} for many in (self._own, self._records)
+        )
+        self._renew(own, records)
 
     def clear(self) -> None:
         """Remove everything."""
         self._file.remove()
-        self._records = {}
+        self._own, self._records = {}, {}
         self.directories.clear()
         self._summaries = {}
 
-    def _renew(self, records: dict[_Slot, list[Any]]) -> None:
-        if records == self._records and self.directories == self._written:
+    def _renew(self, own: dict[_Slot, list[Any]], records: dict[_Slot, list[Any]]) -> None:
+        if (own, records, self.directories) == (self._own, self._records, self._written):
             return
-        self._records = records
+        self._own, self._records, self._seen = own, records, {}
         for directory in [one for one in self.directories if not os.path.isdir(one)]:
             del self.directories[directory]
         self._written = dict(self.directories)
         self._summaries = {one: self._summarized(one, records) for one in self.directories}
-        self._file.write([self.directories, self._summaries], [records[slot] for slot in sorted(records)])
+        own_records, others = ([many[slot] for slot in sorted(many)] for many in (own, records))
+        self._file.write([self.directories, self._summaries, own_records], others)
+
+
+def _by_slot(records: Any) -> dict[_Slot, list[Any]]:
+    """Return records by distribution, group and name; the file may be another program's: nothing in it is certain."""
+    found = {}
+    for record in records if isinstance(records, list) else ():
+        if isinstance(record, list) and len(record) == _WIDTH:
+            distribution, group, name = record[:3]
+            if isinstance(distribution, str) and isinstance(group, str) and isinstance(name, str):
+                found[distribution, group, name] = record
+    return found
+
+
+def _offers_of(plugins: Iterable[PluginManifest]) -> dict[str, tuple[list[str], list[str]]]:
+    """Return names and secret variables of all that plug-ins offer; nothing if they do more, or share a name."""
+    names: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    secrets: dict[str, set[str]] = {kind: set() for kind in _KINDS}
+    for plugin in plugins:
+        if plugin.configured or any(plugin.hooks.values()) or not CONTRIBUTING.issuperset(plugin.hooks):
+            return {}
+        for kind, facts in plugin.contributions:
+            names[kind].append(facts["name"])
+            secrets[kind].update(facts.get("secret_env", ()))
+    if any(len(set(many)) < len(many) for many in names.values()):
+        return {}
+    return {kind: (many, sorted(secrets[kind])) for kind, many in names.items()}
 
 
 def _manifest_in(record: list[Any], entry: EntryPoint) -> Manifest | None:

@@ -39,8 +39,11 @@ def installed_and_known() -> tuple[Installed, dict[EntryPoint, Manifest]]:
     """Return what is installed, and the manifest of each entry point that was loaded and not edited since."""
     manifests = Manifests.read()
     found = installed_plugins(manifests=manifests)
+    unchanged = manifests.unchanged(found.entries)
     known = {entry: manifests.get(entry) for entry in found.entries}
-    return found, {entry: one for entry, one in known.items() if one is not None and one.is_unchanged}
+    return found, {
+        entry: one for entry, one in known.items() if one is not None and (entry in unchanged or one.is_unchanged)
+    }
 
 
 def faults(host: "Host") -> Iterator[tuple[str, str]]:

@@ -85,7 +85,7 @@ def discover_recipes(host: "Host | None" = None) -> dict[str, DiscoveredRecipe]:
 def find_recipe(name: str, host: "Host | None" = None) -> DiscoveredRecipe:
     """Return the recipe of one name."""
     host = current_host() if host is None else host
-    recipes = discover_recipes(host)
+    recipes = host.recipes()
     if name not in recipes:
         raise UnknownNameError("recipe", name, recipes, hint=host.why_missing())
-    return recipes[name]
+    return DiscoveredRecipe(host, name)

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP, installed_plugins
 from llm.hooks import origin_of
-from llm.hooks._manifest import Manifests
+from llm.hooks._entrypoints import Blocking
+from llm.hooks._manifest import FILE, EnvironmentCache, Manifests
 from llm.hooks._monitor import LoadSpan, Trace, collecting
-from llm.host import Host, create_host
+from llm.host import NOTHING_BLOCKED, Host, create_host
 from llm.router import NoAnswerError, complete, stream
 from llm.testing import write_distribution
 from llm.tracing import trace
@@ -152,6 +153,15 @@ FORMS: Mapping[str, tuple[str, str]] = {
                 return 'OWN' if 'NAME' in answer.text else answer
         """,
     ),
+    "configured backend": (
+        ":Own",
+        """
+        class Own:
+            CONFIG_DECIDES = True
+            @hookimpl
+            def llm_backends(self): return Backend('NAME', lambda prompt: 'OWN')
+        """,
+    ),
     "preparation": (
         "",
         """
@@ -248,7 +258,10 @@ FORMS: Mapping[str, tuple[str, str]] = {
 CURIOUS = "wrapper of backends"
 
 #: The forms that are imported each time: what they contribute depends on more than their own files, or is faulty.
-IMPORTED = {"broken", "faulty", "nothing", "misspelt", "twice", "missing", "names another's"}
+IMPORTED = {"broken", "configured backend", "faulty", "nothing", "misspelt", "twice", "missing", "names another's"}
+
+#: The forms that do nothing but contribute.
+QUIET = {"shim", "shims", "function", "registered function", "method", "class", "instance", "recipe", "package"}
 
 #: What a "package" holds besides: a module that no entry point names.
 INNER = SDK + "def run(prompt): return 'inner OWN'\nregister_backend('NAME', run)"
@@ -266,6 +279,7 @@ class Plugin:
 
 names = st.sampled_from(["a", "b", "sample", "echo"])
 plugins = st.builds(Plugin, st.sampled_from(sorted(FORMS)), names, names, st.sampled_from(GROUPS))
+quiet_plugins = st.builds(Plugin, st.sampled_from(sorted(QUIET)), names, names, st.sampled_from(GROUPS))
 distributions = st.lists(st.lists(plugins, min_size=1, max_size=3), min_size=1, max_size=4)
 
 
@@ -293,12 +307,13 @@ def write(directory: Path, chosen: list[list[Plugin]]) -> None:
 
 
 @contextmanager
-def host_of(directory: Path) -> Iterator[Host]:
+def host_of(directory: Path, blocking: Blocking = NOTHING_BLOCKED) -> Iterator[Host]:
     """Yield a host in a process that has imported none of the plug-ins."""
     sys.path.insert(0, str(directory))
     importlib.invalidate_caches()
     try:
-        yield create_host(installed_plugins([str(directory)]).entries, manifests=Manifests.read())
+        manifests = Manifests.read()
+        yield create_host(installed_plugins([str(directory)], manifests).entries, blocking, manifests)
     finally:
         sys.path.remove(str(directory))
         for name in [name for name in sys.modules if name[0] == "d" and "_m" in name and name[1:2].isdigit()]:
@@ -408,6 +423,130 @@ def test_known_plugins_are_what_imported_ones_are(
         lazy = seen_of(host, orders[1])
     for key in {**eager, **lazy}:
         assert lazy.get(key) == eager.get(key), key
+
+
+@settings(max_examples=15)
+@given(
+    chosen=st.lists(st.lists(quiet_plugins, min_size=1, max_size=3), min_size=1, max_size=4),
+    orders=st.tuples(st.randoms(), st.randoms()),
+)
+def test_deferred_plugins_are_what_imported_ones_are(
+    chosen: list[list[Plugin]], orders: tuple[Random, Random], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("site")
+    write(directory, chosen)
+    eager = learned(directory, orders[0])
+    with host_of(directory) as host:
+        lazy = seen_of(host, orders[1])
+    assert lazy == eager
+
+
+class TestDeferred:
+    """Plug-ins that do nothing but contribute cost nothing but a look at their files until one is asked for."""
+
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> Path:
+        recipe = Plugin("recipe", "", "r", RECIPE_GROUP)
+        write(tmp_path, [[Plugin("shim", name, name, BACKEND_GROUP)] for name in ("a", "b")] + [[recipe]])
+        learned(tmp_path, Random(0))
+        return tmp_path
+
+    def looked_at(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Return a list that grows when manifests are parsed."""
+        parsed: list[str] = []
+        real = EnvironmentCache.details
+
+        def details(cache: EnvironmentCache) -> Any:
+            parsed.append("manifests")
+            return real(cache)
+
+        monkeypatch.setattr(EnvironmentCache, "details", details)
+        return parsed
+
+    def test_what_others_provide_is_used_without_their_manifests(
+        self, site: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        parsed = self.looked_at(monkeypatch)
+        with host_of(site) as host:
+            assert complete(Request("hi", backend="sample"), host=host).backend == "sample"
+            assert [name in host.backends() for name in ("a", "b", "c", "sample")] == [True, True, False, True]
+            assert host.recipes()["echo"].name == "echo"
+            assert host.implementations("llm_prepare") == []
+            assert parsed == []
+            assert host.backends()["b"].origin.distribution == "dist1"
+            assert parsed == ["manifests"]
+
+    @pytest.mark.parametrize("other", ["sample", "b"])
+    def test_a_name_that_somebody_else_has_as_well_makes_all_be_looked_at(self, tmp_path: Path, other: str) -> None:
+        write(tmp_path, [[Plugin("shim", "b", "a", BACKEND_GROUP)], [Plugin("shim", other, "b", BACKEND_GROUP)]])
+        eager = learned(tmp_path, Random(0))
+        with host_of(tmp_path) as host:
+            assert seen_of(host, Random(1)) == eager
+
+    def test_one_that_does_more_makes_all_be_looked_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write(tmp_path, [[Plugin("shim", "a", "a", BACKEND_GROUP)], [Plugin("preparation", "b", "b", BACKEND_GROUP)]])
+        eager = learned(tmp_path, Random(0))
+        parsed = self.looked_at(monkeypatch)
+        with host_of(tmp_path) as host:
+            assert parsed
+            assert seen_of(host, Random(1)) == eager
+
+    def test_one_that_is_blocked_makes_all_be_looked_at(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LLM_DISABLE_PLUGINS", "a")
+        with host_of(site, Blocking.of()) as host:
+            assert [name in host.backends() for name in ("a", "b")] == [False, True]
+            assert set(host.backends()) & {"a", "b"} == {"b"}
+
+    def test_what_an_earlier_directory_hides_is_not_there(self, site: Path, tmp_path: Path) -> None:
+        manifests = Manifests.read()
+        write(tmp_path / "first", [[Plugin("shim", "other", "other", BACKEND_GROUP)]])
+        entries = installed_plugins([str(tmp_path / "first"), str(site)], manifests).entries
+        assert [entry.name for entry in entries] == ["other", "b", "r"]
+        host = create_host([entry for entry in entries if entry.name != "other"], manifests=manifests)
+        assert "a" not in host.backends()
+
+    def test_a_conflict_is_reported_before_anybody_asks_for_the_name(self, tmp_path: Path) -> None:
+        write(tmp_path, [[Plugin("shim", "b", f"e{number}", BACKEND_GROUP)] for number in range(2)])
+        learned(tmp_path, Random(0))
+        with host_of(tmp_path) as host:
+            assert "sample" in host.backends()
+            assert "the backend 'b' is also provided by" in str(*host.problems)
+
+    def test_one_that_is_shadowed_is_listed_before_anybody_asks_for_the_name(self, tmp_path: Path) -> None:
+        write(tmp_path, [[Plugin("shim", "sample", "a", BACKEND_GROUP)]])
+        learned(tmp_path, Random(0))
+        with host_of(tmp_path) as host:
+            assert [one.origin.plugin for one in host.backends().shadowed["sample"]] == ["backend:sample"]
+
+    def test_the_configuration_may_decide_on_what_one_offers(self, tmp_path: Path) -> None:
+        write(tmp_path, [[Plugin("configured backend", "a", "a", BACKEND_GROUP)]])
+        learned(tmp_path, Random(0))
+        with host_of(tmp_path) as host:
+            assert "a" in host.backends()
+            assert "d0_m0" in sys.modules
+
+    def test_an_edit_of_one_is_seen_where_nobody_uses_it(self, site: Path) -> None:
+        edited = FORMS["guard that refuses"][1].replace("NAME", "sample")
+        (site / "d1_m0.py").write_text(SDK + dedent(edited))
+        with host_of(site) as host, pytest.raises(NoAnswerError):
+            complete(Request("hi", backend="sample"), host=host)
+
+    def test_the_name_of_one_is_taken(self, site: Path) -> None:
+        with host_of(site) as host:
+            namespace: dict[str, Any] = {"__name__": "program"}
+            exec(SDK + "register_backend('a', lambda prompt: 'program')", namespace)
+            (registration,) = namespace["__d0ttino_registrations__"].values()
+            host.adopt(registration)
+            assert "backend:a@program" in host.plugin_names()
+            assert host.backends()["a"].origin.source == "this program, module program"
+
+    def test_manifests_that_are_missing_are_made_anew(self, site: Path) -> None:
+        cache = EnvironmentCache(*FILE)
+        cache.write(cache.read(), [])
+        with host_of(site) as host:
+            assert {"a", "b"} <= set(host.backends())
+            assert "d1_m0" in sys.modules
+            assert list(host.problems) == []
 
 
 @pytest.mark.parametrize("seed", range(4))

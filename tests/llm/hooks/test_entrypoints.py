@@ -221,28 +221,34 @@ def search(mixed: Path, directories: _entrypoints.Directories | None) -> tuple[s
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_each_change_of_a_known_directory_is_seen(mixed: Path, change: str) -> None:
-    directories: _entrypoints.Directories = {}
+    directories = _entrypoints.Directories()
     before = search(mixed, directories)
     assert list(directories) == [str(mixed)]
-    assert search(mixed, json.loads(json.dumps(directories))) == before
+    assert search(mixed, _entrypoints.Directories(json.loads(json.dumps(directories)))) == before
     CHANGES[change](mixed)
-    after = search(mixed, json.loads(json.dumps(directories)))
+    after = search(mixed, _entrypoints.Directories(json.loads(json.dumps(directories))))
     assert after == search(mixed, None)
     assert after != before
 
 
 def test_a_known_directory_is_not_read(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directories: _entrypoints.Directories = {}
+    directories = _entrypoints.Directories()
     before = search(mixed, directories)
-    monkeypatch.setattr(os, "open", None)
+    real = os.open
+
+    def open_directory(path: str, flags: int) -> int:
+        assert path == str(mixed)
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", open_directory)
     assert search(mixed, directories) == before
 
 
 def test_a_known_directory_is_hidden_by_an_earlier_one_like_any_other(mixed: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     write(first, "other", {"llm.plugins": {"x": "x_module"}})
-    directories: _entrypoints.Directories = {}
-    for known in ({}, directories, directories):
+    directories = _entrypoints.Directories()
+    for known in (_entrypoints.Directories(), directories, directories):
         _, entries, _ = _entrypoints.installed(GROUPS, [str(first), str(mixed)], known)
         assert [entry.name for entry in entries] == ["b", "a", "d", "x"]
     assert str(mixed) in directories
@@ -252,13 +258,13 @@ def test_a_known_directory_is_hidden_by_an_earlier_one_like_any_other(mixed: Pat
 @pytest.mark.parametrize("path", ["other-1.0.dist-info/entry_points.txt", "other-1.0.dist-info/METADATA"])
 def test_a_directory_with_a_file_that_changed_just_now_is_not_known(mixed: Path, path: str) -> None:
     (mixed / path).touch()
-    directories: _entrypoints.Directories = {}
+    directories = _entrypoints.Directories()
     search(mixed, directories)
     assert directories == {}
 
 
 def test_other_groups_are_not_known(mixed: Path) -> None:
-    directories: _entrypoints.Directories = {}
+    directories = _entrypoints.Directories()
     search(mixed, directories)
     _, (entry,), _ = _entrypoints.installed(["console_scripts"], [str(mixed)], directories)
     assert entry.name == "tool"
@@ -267,7 +273,7 @@ def test_other_groups_are_not_known(mixed: Path) -> None:
 @pytest.mark.parametrize("place", range(5))
 @pytest.mark.parametrize("value", [None, 1, [], {}, [[1]], [{}], [["METADATA", "other", "1.0", None]]])
 def test_a_spoilt_record_of_a_directory_counts_as_none(mixed: Path, place: int, value: Any) -> None:
-    directories: _entrypoints.Directories = {}
+    directories = _entrypoints.Directories()
     before = search(mixed, directories)
     directories[str(mixed)][place] = value
     assert search(mixed, directories) == before

@@ -8,7 +8,7 @@ import stat
 import sys
 import time
 from binascii import crc32
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -233,7 +233,8 @@ class TestEdits:
         real = os.open
 
         def noted(path: str, *how: int) -> int:
-            opened.append(os.path.basename(path))
+            if not os.path.isdir(path):
+                opened.append(os.path.basename(path))
             return real(path, *how)
 
         known = Manifests.read()
@@ -396,12 +397,30 @@ class TestSummary:
         age(metadata.parent)
         assert self.seen(site) == ({}, ["third_a"])
 
-    @pytest.mark.parametrize("spoil", [None, 1, [], {}, [[], 0, [], []], [["third_a.py"], 0, [], []], [None, 0, 1, 2]])
-    def test_a_spoilt_summary_vouches_for_nobody(self, site: Path, file: Path, spoil: Any) -> None:
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda _summary: None,
+            lambda _summary: 1,
+            lambda _summary: [],
+            lambda _summary: {},
+            lambda summary: [[], *summary[1:]],
+            lambda summary: [["third_a.py"], *summary[1:]],
+            lambda summary: [summary[0], 0, *summary[2:]],
+            lambda summary: [*summary[:2], [1], *summary[3:]],
+            lambda summary: [*summary[:-1], 1],
+            lambda summary: [*summary[:-1], {"a": []}],
+            lambda summary: [*summary[:-1], {"backend": [], "recipe": []}],
+            lambda summary: [*summary[:-1], {"backend": [[[]], []], "recipe": 1}],
+        ],
+    )
+    def test_a_spoilt_summary_vouches_for_nobody(
+        self, site: Path, file: Path, spoil: Callable[[list[Any]], object]
+    ) -> None:
         cache = EnvironmentCache(*FILE)
-        directories, summaries = cache.read()
-        summaries[str(site)] = spoil
-        cache.write([directories, summaries], cache.details())
+        directories, summaries, own = cache.read()
+        summaries[str(site)] = spoil(summaries[str(site)])
+        cache.write([directories, summaries, own], cache.details())
         assert self.seen(site) == ({}, ["third_a", "third_b"])
 
     def test_whether_somebody_implements_a_hook_needs_no_manifest(
@@ -520,7 +539,7 @@ def write(file: Path, content: Any, stamp: list[Any] | None = None) -> None:
     if stamp is None:
         Manifests.read().store({ENTRY: MANIFEST})
         stamp = json.loads(file.read_bytes().split(b"\n")[1])[0]
-    document = b"\n".join((json.dumps([stamp, [{}, {}]]).encode(), json.dumps(content).encode()))
+    document = b"\n".join((json.dumps([stamp, [{}, {}, []]]).encode(), json.dumps(content).encode()))
     file.write_bytes(b"%08x\n%s" % (crc32(document), document))
 
 
