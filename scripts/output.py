@@ -460,16 +460,23 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows to stdout, in columns that are as wide as they need to be; on a terminal, its width is the limit."""
     from scripts import render
 
-    lines = [list(header), *([render.line(redact(cell)) for cell in row] for row in rows)]
+    rows = list(rows)
+    # Each text once: in a list of plug-ins, most are there several times.
+    shown = {cell: render.line(redact(cell)) for cell in {cell for row in rows for cell in row}}
+    lines = [list(header), *([shown[cell] for cell in row] for row in rows)]
     widths = [max(render.columns_of(line[column]) for line in lines) for column in range(len(header))]
     if stdout_is_terminal():
         from shutil import get_terminal_size
 
         widths = _fitted(widths, get_terminal_size().columns)
-    for number, line in enumerate(lines):
-        cells = (_cell(cell, width) for cell, width in zip(line, widths, strict=True))
-        text = "  ".join(cells).rstrip()
-        click.echo(text if number else click.style(text, bold=True))
+    texts = []
+    for line in lines:
+        cells = (
+            f"{cell:{width}}" if cell.isascii() and len(cell) <= width else _cell(cell, width)
+            for cell, width in zip(line, widths, strict=True)
+        )
+        texts.append("  ".join(cells).rstrip())
+    click.echo("\n".join([click.style(texts[0], bold=True), *texts[1:]]))
 
 
 def _fitted(widths: list[int], room: int) -> list[int]:

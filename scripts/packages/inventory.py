@@ -376,9 +376,10 @@ def _installed(
     One that was never loaded is taken to provide its entry point's name. One that provides none is listed under that
     name, unless it does nothing once imported, and another entry point of its distribution speaks for it.
     """
-    speaking = {entry.distribution for entry, learned in known.items() if learned and learned.names(kind.offers)}
+    provided = {entry: learned.names(kind.offers) if learned else [] for entry, learned in known.items()}
+    speaking = {entry.distribution for entry, names in provided.items() if names}
     for entry, learned in known.items():
-        names = learned.names(kind.offers) if learned else ()
+        names = provided[entry]
         failure = learned.failure if learned else None
         others = tuple(hook for hook in learned.hooks if hook not in _PROVIDING) if learned else ()
         unnamed = entry.group == kind.group and (failure or others or entry.distribution not in speaking)
@@ -395,9 +396,9 @@ def _installed(
 
 def _all_of(learned: Manifest | None, hooks: Iterable[str]) -> tuple[str, ...]:
     """Return all that an entry point contributes."""
-    offers = sorted({kind for plugin in learned.plugins for kind, _ in plugin.contributions}) if learned else ()
-    names = [f"{kind} {name}" for kind in offers for name in (learned.names(kind) if learned else ())]
-    return (*names, *hooks)
+    plugins = learned.plugins if learned else ()
+    offers = sorted([(kind, facts["name"]) for plugin in plugins for kind, facts in plugin.contributions])
+    return (*(f"{kind} {name}" for kind, name in offers), *hooks)
 
 
 def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> Iterator[tuple[Row, bool]]:
@@ -416,7 +417,7 @@ def _in_use_first(rows: Iterable[Row], answering: Mapping[str, str | None]) -> l
     for name, alike in by_name.items():
         # Sorting is stable: where it is not known who answers, they stay in the order in which they are asked.
         winner, *others = sorted(alike, key=lambda row: row.package != answering.get(name))
-        found.append(replace(winner, shadows=tuple(row.source for row in others)))
+        found.append(replace(winner, shadows=tuple(row.source for row in others)) if others else winner)
         found.extend(replace(row, state=State.SHADOWED, reason=winner.source) for row in others)
     return found
 
