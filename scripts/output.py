@@ -6,6 +6,7 @@ key: it is masked. Whatever goes to a terminal goes through `scripts.render`. Pl
 stdout, and an answer that cannot be written is an error.
 """
 
+import atexit
 import codecs
 import errno
 import os
@@ -595,13 +596,21 @@ def finish_stderr() -> None:
 
     What plug-ins print while the process ends goes there, too: stdout has the answer, and nothing else.
     """
-    if sys.stdout is not None and sys.stdout is sys.__stdout__ and sys.stderr is not None:
-        sys.stdout = sys.stderr
-        with suppress(OSError):
-            os.dup2(_STDERR, _STDOUT)
     with writing_to_stderr():
         if sys.stderr is not None:
             sys.stderr.flush()
+    atexit.unregister(_leave_stdout)
+    atexit.register(_leave_stdout)  # the last one is called first, and a program may run further commands before
+
+
+def _leave_stdout() -> None:
+    """Let stdout lead to stderr."""
+    if sys.stdout is not None and sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        sys.stdout = sys.stderr
+        with suppress(OSError):
+            os.dup2(_STDERR, _STDOUT)
 
 
 def _lead_nowhere(descriptor: int) -> None:
