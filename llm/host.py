@@ -127,8 +127,9 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
 
     def _all(self) -> Mapping[str, _Offer[Contribution]]:
         """Return also those that were deferred."""
-        if self._whole is not None:
-            whole = self._whole()
+        find = self._whole  # another thread may be faster
+        if find is not None:
+            whole = find()
             self._offers, self._hidden, self._whole = whole._all(), whole._hidden, None
         return self._offers
 
