@@ -108,7 +108,9 @@ def _add_list(group: Group, kind: Kind) -> None:
         for warning in checked.warnings if checked else ():
             print_warning(warning)
         filtered = bool(words or states or provides)
-        rows = [row for row in take(kind, _registry(), checked).rows if row.matches(words, states, provides)]
+        rows = list(take(kind, _registry(), checked).rows)
+        if filtered:
+            rows = [row for row in rows if row.matches(words, states, provides)]
         if as_json:
             print_json([row.to_json() for row in rows])
             return int(filtered and not rows)

@@ -416,8 +416,11 @@ def _in_use_first(rows: Iterable[Row], answering: Mapping[str, str | None]) -> l
     found = []
     for name, alike in by_name.items():
         # Sorting is stable: where it is not known who answers, they stay in the order in which they are asked.
+        if not alike[1:]:
+            found += alike
+            continue
         winner, *others = sorted(alike, key=lambda row: row.package != answering.get(name))
-        found.append(replace(winner, shadows=tuple(row.source for row in others)) if others else winner)
+        found.append(replace(winner, shadows=tuple(row.source for row in others)))
         found.extend(replace(row, state=State.SHADOWED, reason=winner.source) for row in others)
     return found
 
