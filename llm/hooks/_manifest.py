@@ -215,10 +215,8 @@ class Manifest(NamedTuple):
                     raise TypeError
                 provided.append((kind, facts))
             made.append(PluginManifest(plugin, module, hooks, tuple(provided), configured is True))
-        known = {}
-        for path, (changed, size) in stamps.items():
-            known[path] = changed, size
-        return cls(tuple(made), failure, tuple([str(guard) for guard in guards]) if guards else (), known, lasts)
+        known = {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()}
+        return cls(tuple(made), failure, tuple(map(str, guards)), known, lasts)
 
     @property
     def is_current(self) -> bool:
