@@ -179,10 +179,8 @@ class _Dispatch:
             call = call.turn.begin(call)
         answer = backend.complete(request, call)
         answer.asked = True
-        if call.cancellation is not None:
-            answer.heed(call.cancellation)
         if answer.facts is None:
-            answer.bound(call)
+            answer.heed(call)
         if call.stream:
             answer.begin()
         elif answer.facts is None:

@@ -363,9 +363,7 @@ class Cancellation:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a backend: what the host adds to a request.
-
-    Moments are as `time.monotonic()` counts.
+    """One call of a backend: what the host adds to a request. Moments are as `time.monotonic()` counts.
 
     Attributes:
         attempt: number of the attempt, from 1.
@@ -873,15 +871,12 @@ class Answer:
         """Have the time of each further wait for a piece reported, in nanoseconds."""
         self._watchers.append(watcher)
 
-    def heed(self, cancellation: Cancellation) -> None:
-        """Read no further once a call is cancelled: reading then raises `CancelledError`; the host asks for it."""
-        self._cancellation = cancellation
-
-    def bound(self, call: Call) -> None:
-        """Read no further once the time of a call is over; the host asks for it, as a generator may have no end.
+    def heed(self, call: Call) -> None:
+        """Read no further once a call is cancelled, or its time is over; the host asks for it.
 
         A backend that heeds the time itself has the better words for it, so it gets a moment more.
         """
+        self._cancellation = call.cancellation
         self._clock = call.clock
         if call.deadline is not None:
             self._deadline = call.deadline + _MOMENT

@@ -40,8 +40,8 @@ def recipes(probe: Probe) -> str | None:
     found = probe.recipes()
     for recipe in found:
         for what, goal in {"a plain goal": "goal", **PROMPTS}.items():
-            if "\0" in goal:
-                continue  # no command line can have it, so that nobody can type it
+            if not {"\0", "\ud800"}.isdisjoint(goal):
+                continue  # no command line can have these, so that nobody can type them
             try:
                 with (
                     probe.timed(f"the recipe {recipe.name}"),
