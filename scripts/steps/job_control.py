@@ -16,8 +16,8 @@ from typing import Any, Final, Self
 
 Handler = Callable[[int, FrameType | None], object]
 
-#: Waits until a signal has come, SIGCHLD among them.
-Pause = Callable[[], object]
+#: Waits until a signal has come, SIGCHLD among them: so many seconds at most, or as long as it takes.
+Pause = Callable[[float | None], object]
 
 #: Signals that end a run.
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
@@ -111,11 +111,11 @@ class Switchboard:
         """Waits until a signal has come; `None` where that is impossible."""
         return None if self._pipe is None else self._wait_for_signal
 
-    def _wait_for_signal(self) -> None:
+    def _wait_for_signal(self, seconds: float | None = None) -> None:
         if self._pipe is not None:
             poll = select.poll()
             poll.register(self._pipe[0], select.POLLIN)
-            poll.poll()
+            poll.poll(None if seconds is None else seconds * 1000)
             self._empty_pipe(self._pipe[0])
 
     def _empty_pipe(self, reader: int) -> None:

@@ -52,6 +52,9 @@ TIMED_OUT: Final = 124
 #: Seconds within which two interrupts are one: some programs signal a process and then its group.
 _AT_ONCE: Final = 0.2
 
+#: Seconds within which the signal of a process arrives that has ended.
+_MOMENT: Final = 1.0
+
 #: Seconds that a step gets to react to Ctrl-C before the user reads what a second one does.
 _PATIENCE: Final = 1.0
 
@@ -177,15 +180,20 @@ class Child:
     def _wait(self, pid: int, pause: Pause | None) -> int:
         """Wait until the process ends; return its status as `subprocess` writes it."""
         at_once = 0 if pause is None else os.WNOHANG
+        heard = False
         while True:
             found, status = os.waitpid(pid, os.WUNTRACED | os.WCONTINUED | at_once)
             if pause is not None and found == 0:
-                pause()
+                pause(None)
+                heard = True
             elif os.WIFSTOPPED(status):
                 self._stopped(os.WSTOPSIG(status))
             elif os.WIFCONTINUED(status):
                 self._continued()
             else:
+                if pause is not None and not heard:
+                    # The signal of its end may be on its way in another thread: it has to come while it has a handler.
+                    pause(_MOMENT)
                 return os.waitstatus_to_exitcode(status)
 
     def _ended(self) -> None:

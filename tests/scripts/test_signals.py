@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -156,6 +157,33 @@ def test_a_signal_that_another_thread_gets_ends_a_step_as_well(tmp_path: Path) -
     result = llm_run_step(step, StepContext("mine", 1, 1, dict(os.environ)))
     thread.join()
     assert (result.status, result.interrupted_by) == (128 + signal.SIGTERM, signal.SIGTERM)
+
+
+#: Each step's end is told to another thread, as this one blocks its signal.
+MANY_STEPS = """
+import os, signal, sys, threading, time
+from llm.types import Step, StepContext
+from scripts.steps import llm_run_step
+
+def wait():
+    while True:
+        time.sleep(0.0001)
+
+late = []
+sys.unraisablehook = late.append
+for _ in range(3):
+    threading.Thread(target=wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+for _ in range(3000):
+    llm_run_step(Step("true"), StepContext("mine", 1, 1, dict(os.environ)))
+print(len(late))
+"""
+
+
+@pytest.mark.e2e
+def test_no_signal_of_a_step_comes_when_nobody_takes_it_any_more() -> None:
+    done = subprocess.run([sys.executable, "-c", MANY_STEPS], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 def test_a_program_that_is_told_of_signals_is_told_of_those_of_a_step() -> None:
