@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 Handler = Callable[[int, FrameType | None], object]
 
-#: Waits until a signal has come, SIGCHLD among them: so many seconds at most, or as long as it takes.
+#: Waits until a signal has come, SIGCHLD among them: at most a number of seconds, or as long as it takes.
 Pause = Callable[[float | None], object]
 
 #: Signals that end a run.
