@@ -512,8 +512,11 @@ class Host(PluginManager):
 
     def _catalog(self, kind: str, hook: str) -> Catalog[Any]:
         generation, catalog = self._catalogs.get(hook, (None, None))
-        if catalog is None or generation != self.generation:
-            known = self._known(kind, hook)  # first: it may import a plug-in
+        if catalog is not None and generation == self.generation:
+            return catalog
+        with self.lock:  # while another thread imports a plug-in, that is neither known nor registered
+            deferred = self._loader.deferred
+            known = self._known(kind, hook, deferred)  # first: it may import a plug-in
             generation = self.generation
             registered = [
                 _Offer(one.name, one.origin.plugin, getattr(one, "secret_env", ()), functools.partial(_itself, one))
@@ -521,7 +524,7 @@ class Host(PluginManager):
                 for one in many
             ]
             found = [*registered, *known]
-            if not self._loader.deferred:
+            if not deferred:
                 catalog = self._sorted_out(kind, hook, found)
             elif self._deferred[kind].names.isdisjoint(one.name for one in found):
                 whole = functools.partial(self._whole, kind, hook)
@@ -537,7 +540,7 @@ class Host(PluginManager):
         self._catalogs.pop(hook, None)
         return self._catalog(kind, hook)
 
-    def _known(self, kind: str, hook: str) -> list[_Offer[Any]]:
+    def _known(self, kind: str, hook: str, deferred: bool) -> list[_Offer[Any]]:
         """Return the backends or recipes of plug-ins that are not imported yet, but for those that are deferred.
 
         Imported are those whose contributions the configuration decides on, those with a manifest that makes no sense,
@@ -551,10 +554,10 @@ class Host(PluginManager):
             waiting = [one for one in self._loader.known_plugins() if hook in one.manifest.hooks]
         why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
         self._import([one.entry for one in waiting if wrapped or one.manifest.configured], why)
-        if (kind, self._loader.deferred) not in self._declared:
+        if (kind, deferred) not in self._declared:
             senseless = [one.entry for one, facts in self._facts(kind) if not _validate.are_facts(_KINDS[kind], facts)]
             self._import(senseless, "its manifest makes no sense")
-            self._declared[kind, self._loader.deferred] = [
+            self._declared[kind, deferred] = [
                 (
                     known.entry,
                     _Offer(
@@ -566,7 +569,7 @@ class Host(PluginManager):
                 )
                 for known, facts in self._facts(kind)
             ]
-        declared = self._declared[kind, self._loader.deferred]
+        declared = self._declared[kind, deferred]
         return [offer for entry, offer in declared if entry in self._loader.known]
 
     def _facts(self, kind: str) -> list[tuple[KnownPlugin, Mapping[str, Any]]]:

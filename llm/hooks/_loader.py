@@ -111,6 +111,7 @@ class Loader:
             importing = needing_import(self._entries, manifests)
         self._manifests = dict(manifests)
         self._deferred = frozenset(deferred)
+        self._is_expecting = False
         self._current = current
         self.known: dict[EntryPoint, list[KnownPlugin]] = {
             entry: [] for entry in self._entries if entry not in importing
@@ -153,7 +154,7 @@ class Loader:
         """
         if deferred:
             self._expect_all()
-        return [one for many in self.known.values() for one in many]
+        return [one for many in list(self.known.values()) for one in many]  # another thread may import one
 
     def load(self, entry: EntryPoint, reason: str) -> None:
         """Import an entry point and register its plug-ins, unless that was done."""
@@ -226,7 +227,10 @@ class Loader:
         if not self._deferred:
             return
         with self._manager.lock:
-            deferred, self._deferred = self._deferred, frozenset()
+            deferred = self._deferred
+            if not deferred or self._is_expecting:
+                return
+            self._is_expecting = True
             self._manifests.update(self._current(deferred))
             for entry in reversed(self._entries):
                 if entry in deferred and entry in self.known and entry in self._manifests:
@@ -234,10 +238,11 @@ class Loader:
             changed = [entry for entry in self._entries if entry in deferred and entry not in self._manifests]
             if changed:
                 self._load(changed, "its contributions were not known")
+            self._deferred = frozenset()  # last: another thread must not take a part for all of them
 
     def _expect(self, entry: EntryPoint) -> None:
-        """Have an entry point with a current manifest imported when it is used."""
-        if entry in self._deferred:
+        """Have an entry point with a current manifest imported when it is used; one that is deferred, later."""
+        if entry in self._deferred and not self._is_expecting:
             return
         for plugin in self._manifests[entry].plugins:
             if not self._is_blocked(entry, plugin.plugin):

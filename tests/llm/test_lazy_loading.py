@@ -6,12 +6,14 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
 from textwrap import dedent
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -450,6 +452,25 @@ class TestDeferred:
         write(tmp_path, [[Plugin("shim", name, name, BACKEND_GROUP)] for name in ("a", "b")] + [[recipe]])
         learned(tmp_path, Random(0))
         return tmp_path
+
+    def test_threads_that_ask_for_them_at_once_all_get_theirs(self, tmp_path: Path) -> None:
+        write(tmp_path, [[Plugin("shim", name, name, BACKEND_GROUP)] for name in "abcdefgh"])
+        learned(tmp_path, Random(0))
+
+        def ask(host: Host, start: Barrier, name: str) -> str:
+            start.wait()
+            return complete(Request("hi", backend=name), host=host).text
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                for _ in range(40):
+                    with host_of(tmp_path) as host:
+                        asked = [pool.submit(ask, host, start, name) for start in [Barrier(8)] for name in "abcdefgh"]
+                        assert [one.result() for one in asked] == [f"d{number}_m0 hi" for number in range(8)]
+        finally:
+            sys.setswitchinterval(interval)
 
     def looked_at(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """Return a list that grows when manifests are parsed."""
