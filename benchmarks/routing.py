@@ -22,7 +22,7 @@ from statistics import median
 from time import perf_counter
 
 from llm import Request, send_prompt, stream
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.testing import host_with
 

@@ -38,7 +38,7 @@ import os
 from urllib.parse import quote, quote_plus, unquote
 
 from llm import Backend, Candidate, Completion, Recipe, Rejection, Route, Step, hookimpl
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 
 NAMES = [name for name in os.environ if "PLANTED" in os.environ[name]]

@@ -190,7 +190,7 @@ def _fetched(address: str) -> bytes:
 
     from llm.backends.http._deadlines import Limits, TimedSession, current_limits
     from llm.backends.http._errors import Endpoint, transport_error, transport_faults
-    from llm.backends.http.client import is_on_this_machine
+    from llm.backends.http import is_on_this_machine
 
     try:
         host = urlsplit(address).netloc.rpartition("@")[2]

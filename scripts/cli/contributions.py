@@ -293,7 +293,7 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
                 print_line(f"{row['backend']}/{name}")
         if not any(row["models"] for row in rows):
             of_words = f" whose name holds {search!r}" if words else ""
-            from llm.backends.http.client import NO_MODELS
+            from llm.backends.http import NO_MODELS
 
             for name in empty:
                 print_message(f"{name}: {NO_MODELS}")

@@ -187,7 +187,7 @@ def _models_at(port: int) -> list[str] | None:
     """
     from http.client import HTTPConnection, HTTPException
 
-    from llm.backends.http.client import models_in
+    from llm.backends.http import models_in
 
     connection = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llm import Attempt, Backend, Call, Cancellation, Completion, Request, complete, hookimpl, send_many, stream
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendError, BackendTimeoutError, CancelledError

@@ -11,7 +11,7 @@ import pytest
 import responses
 
 from llm import Attachment, Call, Message, Request, complete, hookimpl, stream
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import UsageError

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llm import Backend, hookimpl
-from llm.backends.http.client import NO_MODELS
+from llm.backends.http import NO_MODELS
 from llm.host import create_host
 from scripts.ai_cli import cli
 from tests.servers import FaultServer, chat_answer, free_port, http_answer

@@ -35,7 +35,7 @@ HEAVY = {
 FRAMEWORK = {"llm.host", "llm.hooks._loader", "llm.hooks._manager", "llm.types"}
 LEARNING = {"llm.hooks._monitor", "llm.redaction"}
 ALL_BUILTINS = {
-    "llm.backends.http.client",
+    "llm.backends.http",
     "llm.backends.plugins.openrouter",
     "llm.backends.plugins.sample",
     "llm.routing.policy",

@@ -1,1 +1,1007 @@
-"""The HTTP client for services with the OpenAI chat-completions protocol: see `client`."""
+"""The one HTTP client of all backends: `HTTPBackend`, and `ChatCompletionsBackend` for services like OpenAI's.
+
+Built-in backends are imported at each start, so that what only a request needs is imported by the request.
+"""
+
+import functools
+import json
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache, partial
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
+
+from llm import __version__
+from llm._dataclasses import replace
+from llm._state import open_named
+from llm.contributions import Backend
+from llm.errors import (
+    BackendError,
+    BackendHTTPError,
+    ConfigError,
+    D0ttinoError,
+    MalformedResponseError,
+    MissingKeyError,
+    UsageError,
+)
+from llm.types import Call, Cancellation, Completion, FrozenMapping, Request
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest, Response
+
+    from llm.backends.http._deadlines import Limits, Outgoing, TimedSession
+    from llm.backends.http._errors import Endpoint
+    from llm.backends.http.answers import AnswerReader
+
+#: Bytes that are read at once. What so few of them can become when they are decompressed is bounded too.
+PIECE: Final = 4096
+
+#: How much of an error's body is read.
+MAX_ERROR_BYTES: Final = 64 * 1024
+
+_NOTHING: Final[FrozenMapping[str, Any]] = FrozenMapping()
+
+#: What options must not replace, and why.
+_RESERVED: Final = {
+    "messages": "it holds the prompt",
+    "model": "the model is given separately: --model, or Request(model=...)",
+    "stream": "whether the answer comes in pieces is given separately: --stream, or llm.router.stream()",
+    "stream_options": "the backend sets it",
+}
+
+
+#: The options that servers with OpenAI's interface take, those of local servers among them.
+_OPTIONS: Final[FrozenMapping[str, str]] = FrozenMapping(
+    {
+        **dict.fromkeys(("temperature", "top_p", "min_p", "top_a", "presence_penalty", "frequency_penalty"), "number"),
+        **dict.fromkeys(("repetition_penalty", "repeat_penalty"), "number"),
+        **dict.fromkeys(("max_tokens", "max_completion_tokens", "min_tokens", "seed", "n", "top_k"), "integer"),
+        **dict.fromkeys(("top_logprobs", "num_ctx"), "integer"),
+        **dict.fromkeys(("logprobs", "store", "parallel_tool_calls", "ignore_eos", "cache_prompt"), "boolean"),
+        **dict.fromkeys(("reasoning_effort", "service_tier", "user", "verbosity", "grammar"), "text"),
+        **dict.fromkeys(("tools", "modalities"), "list"),
+        **dict.fromkeys(("logit_bias", "metadata", "chat_template_kwargs"), "object"),
+        **dict.fromkeys(("stop", "response_format", "tool_choice", "reasoning", "models", "provider"), "anything"),
+    }
+)
+#: What a value of each type is, and what it is called.
+_TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "number": ((int, float), "a number"),
+    "integer": ((int,), "a whole number"),
+    "boolean": ((bool,), "true or false"),
+    "text": ((str,), "text"),
+    "list": ((list, tuple), "a list"),
+    "object": ((Mapping,), "an object"),
+}
+#: How services say with another status than 404 that they have no such model.
+_NO_MODEL: Final = re.compile(
+    r"(?i)(?:invalid|unknown|no such|unsupported) model|not a valid model|does not exist"
+    r"|model\b.{0,80}\b(?:unknown|not (?:found|exist|supported|available))"
+)
+#: How they say that a request has to name one.
+_WANTS_MODEL: Final = re.compile(r"(?i)\b(?:missing|provide|specify|no)\b.{0,40}\bmodel\b|\bmodel\b.{0,40}\brequired")
+#: Why a server that answers cannot answer a prompt, and what to do about it.
+NO_MODELS: Final = "it lists no models: download or load one there (with Ollama: `ollama pull NAME`)"
+#: What may stand behind the '?' of an address, and what looks like a secret there.
+_QUERY: Final = re.compile(r"[\w.-]+=[\w.~%:+,-]*(?:&[\w.-]+=[\w.~%:+,-]*)*", re.ASCII)
+_SECRET_QUERY: Final = re.compile(
+    r"(?i)(?:^|&)[^=&]*(?:key|token|secret|pass|auth|sig|cred|code|session)[^=&]*=|=(?:sk|pk|rk)-"
+)
+#: With which status services refuse a member of a request's body.
+_NOT_ACCEPTED: Final = frozenset({400, 404, 422, 501})
+#: Members of a body that some services do not take, and what those take in their place.
+_OTHER_NAMES: Final[Mapping[str, str | None]] = {
+    "stream_options": None,
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": "max_tokens",
+}
+_UNKNOWN_MEMBER: Final = re.compile(
+    r"(?i)unsupported param|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs|fields)"
+    r"|not (?:permitted|allowed|supported)"
+)
+#: How services say that they take no schema.
+_NO_SCHEMA: Final = re.compile(r"(?i)response.?format|json.?schema|structured|schema|grammar|guided")
+
+
+class HTTPBackend(Backend):
+    """A service that answers over HTTP, in any format of JSON. It is made with what follows, or a subclass has it.
+
+    A format is two methods: `body` makes the body of a request, `read` takes the text out of what comes back. Keys,
+    deadlines, connections, errors and redaction are the same for all. The environment is read at each call. An
+    instance may be used by several threads; it keeps its connections open for the next call, until `close`.
+
+    Args:
+        name: what users and the configuration call it.
+        facts: further arguments of `Backend`, and any of the attributes below.
+
+    Attributes:
+        label: the service's name in errors.
+        path: where prompts are posted, below the base URL.
+        models_path: where the list of models is, below the base URL.
+        interface: what the format is called, in errors: `OpenAI-compatible`.
+        key_header: the header that holds the key.
+        key_prefix: what stands before the key there.
+        reserved: what options must not replace, and why.
+        known_options: the types of options by name: `number`, `integer`, `boolean`, `text`, `list`, `object`, or
+            `anything`. One that looks like a known one with a typing error is reported; others are sent as they are.
+        base_url_env: environment variable that replaces `default_base_url`.
+        base_url_key: the key of the configuration that has the address, for errors; of a server without a variable.
+        default_base_url: where the service is.
+        api_key_env: environment variable with the API key; empty: the service takes none.
+        api_key_name: name of the key in stores; by default it follows from the variable.
+        api_key_required: whether the service answers nobody without a key.
+        default_model: the model to ask for if the request names none; `None` leaves it to the service.
+        client_cert: the files with the certificate to show to the service and with its key, which has no password.
+        fixed_headers: headers to send with each request; those with a secret are kept out of errors.
+        fixed_options: members of each request's body; the options of a request win over them.
+        requests_per_minute: requests that this process sends within a minute; `None`: no limit.
+        tokens_per_minute: tokens that it uses within a minute; `None`: no limit.
+        connect_timeout: seconds to wait for a connection.
+        read_timeout: seconds to wait for each piece of the answer; `None`: as long as the request may take.
+        total_timeout: seconds for the whole answer; `None`: as long as the request may take.
+        silence_timeout: seconds to wait for the first text, and for each further one, if neither of the two
+            says how long the whole may take: a long answer that keeps coming is not cut.
+        max_answer_bytes: how long an answer may be, after decompression.
+
+    """
+
+    label: str = ""
+    path: str = ""
+    models_path: str = "/models"
+    interface: str = ""
+    key_header: str = "Authorization"
+    key_prefix: str = "Bearer "
+    reserved: Mapping[str, str] = _RESERVED
+    known_options: Mapping[str, str] = _NOTHING
+    base_url_env: str = ""
+    base_url_key: str = ""
+    default_base_url: str = ""
+    api_key_env: str = ""
+    api_key_name: str = ""
+    api_key_required: bool = False
+    default_model: str | None = None
+    client_cert: tuple[str, str] | None = None
+    fixed_headers: Mapping[str, str] = _NOTHING
+    fixed_options: Mapping[str, Any] = _NOTHING
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    connect_timeout: float = 10.0
+    read_timeout: float | None = None
+    total_timeout: float | None = None
+    silence_timeout: float = 120.0
+    max_answer_bytes: int = 16 * 1024 * 1024
+
+    # On the class, so that a subclass with an `__init__` of its own need not call ours; by process.
+    _locks: ClassVar[dict[int, threading.Lock]] = {}
+
+    def __init__(self, name: str | None = None, **facts: Any) -> None:
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, HTTPBackend)]
+        own = {key: facts.pop(key) for kind in kinds for key in kind.__annotations__ if key in facts}
+        super().__init__(name, **facts)
+        vars(self).update(own)
+
+    @overload
+    def run(self, prompt: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> str: ...
+
+    @overload
+    def run(
+        self,
+        prompt: str,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        request: Request,
+        call: Call | None = None,
+    ) -> Completion: ...
+
+    def run(
+        self,
+        prompt: str,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        request: Request | None = None,
+        call: Call | None = None,
+    ) -> str | Completion:
+        """Send a prompt and return the answer. One request is sent: trying again is the router's part.
+
+        Args:
+            prompt: the text to answer.
+            model: the model to ask for; by default `default_model`.
+            options: further members of the request's body (`temperature`, `max_tokens`). Text that is
+                a JSON number, `true`, `false`, `null`, list, object or quoted string is sent as that.
+            request: the whole conversation, in place of `prompt`. Of its metadata, `schema` (a JSON Schema) is asked
+                of the service, and with `thoughts` true the answer has thoughts as well, between `<think>` tags.
+            call: the deadlines.
+
+        Returns:
+            The text; with `request` a `Completion`, which also has the model that the service says
+            it served, and what was used.
+
+        Raises:
+            UsageError: an option cannot be sent.
+            ConfigError: the base URL, the key or the proxy in the environment cannot be used.
+            MissingKeyError: a key is required, and none is set.
+            AuthenticationError: the service refused the key.
+            ContextTooLongError: the prompt is too long for the model.
+            BackendHTTPError: the service answered with another status that is not a success.
+            MalformedResponseError: its answer is not a chat completion with text.
+            BackendConnectionError: it could not be reached, or the connection broke.
+            BackendTimeoutError: it took too long.
+            CancelledError: the call was cancelled; the connection is closed.
+
+        """
+        # The router itself looks whether a whole answer is of the model that was asked for.
+        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=False, stream=False)
+        completion = reader.whole(pieces)
+        return completion.text if request is None else completion
+
+    def stream(
+        self,
+        prompt: str,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        request: Request | None = None,
+        call: Call | None = None,
+    ) -> Iterator[str | Completion]:
+        """Send a prompt and return the answer as it comes, and then a `Completion` without text.
+
+        It is sent when the first piece is read. The `Completion` has the model that the service says it served, and
+        what was used. Arguments and errors are those of `run`; an answer that breaks off is a
+        `BackendConnectionError`.
+        """
+        strict = request is not None and request.strict
+        reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=strict, stream=True)
+        return reader.read(pieces)
+
+    def list_models(self, call: Call) -> list[str]:
+        """Ask the service which models it has.
+
+        Args:
+            call: deadlines, and the store of keys.
+
+        Raises:
+            BackendError: it does not answer, or with something else than a list of models.
+
+        """
+        return models_in(self._fetch(self.models_path, call), self._label)
+
+    def check(self, call: Call) -> str | None:
+        """Ask the service for its models, and return why it would not answer; an exception is a reason, too."""
+        served = self.list_models(call)
+        model = self.default_model
+        if not served:
+            return NO_MODELS
+        if model is None or model in served or f"{model}:latest" in served:
+            return None
+        import difflib
+
+        close = difflib.get_close_matches(model, served, n=1)
+        return f"it has no model {model!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+    def identity(self) -> str:
+        """Return the address, the default model and the fixed options."""
+        address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
+        return json.dumps([address, self.default_model, dict(self.fixed_options)], default=str)
+
+    def headers(self) -> Mapping[str, str]:
+        """Return further headers for a request. Override this to add some; it is called for each request.
+
+        A header that holds a secret should take it from a variable in `secret_env`: the values of those
+        are kept out of errors.
+        """
+        return {}
+
+    def close(self) -> None:
+        """Close the connections that are open. The backend may be used again."""
+        session = self._sessions.pop(os.getpid(), None)
+        if session is not None:
+            session.close()
+
+    def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+        """Return the body of a request.
+
+        Args:
+            request: the conversation.
+            model: the model to ask for; `None` leaves it to the service.
+            options: further members, those of `fixed_options` included; texts that are JSON are parsed.
+            stream: whether the answer is wanted as it comes.
+
+        Raises:
+            UsageError: the service takes no such request.
+
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define body")
+
+    def sent_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return options as `body` takes them, those of `fixed_options` included; texts that are JSON are parsed.
+
+        Raises:
+            UsageError: one would replace what is given in another way.
+
+        """
+        given = {**self.fixed_options, **(options or {})}
+        for name in self.reserved.keys() & given.keys():
+            raise UsageError(f"the option {name!r} cannot be set: {self.reserved[name]}")
+        return {name: _option_value(value, self.known_options.get(name, "")) for name, value in given.items()}
+
+    def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
+        """Return the text in a document of an answer, made by `answer.part`; record in `answer` what else it holds.
+
+        Args:
+            kind: `whole` for a whole answer. In a stream the event's own name, `message` without one, `bare` for
+                JSON outside of any event. An event `error` does not come here: it is an error in any format.
+            document: a JSON object; of an event that has a name it may also be a text.
+            answer: what was read before.
+
+        Raises:
+            BackendError: the document reports one: see `answer.failure`, `answer.malformed`.
+
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define read")
+
+    def _key(self, call: Call | None) -> tuple[str | None, str]:
+        """Return the API key, if there is one, and where it was found, for errors."""
+        variable = self.api_key_env
+        if not variable:
+            return None, ""
+        from llm._keys import checked_key, key_name
+
+        key = os.environ.get(variable, "").strip()
+        if key:
+            return checked_key(key, variable), variable
+        name = self.api_key_name or key_name(variable)
+        stored = call.key(name) if call is not None and call.key is not None else None
+        if stored:
+            return checked_key(stored, f"the key {name!r}"), f"the key {name!r}: `ai-cli keys set {name}`"
+        if self.api_key_required:
+            raise MissingKeyError(
+                f"{self._label} needs an API key, and {variable} is not set",
+                hint=f"set {variable}, or run `ai-cli keys set {name}`",
+            )
+        return None, variable
+
+    def _ask(
+        self,
+        request: Request,
+        model: str | None,
+        options: Mapping[str, Any] | None,
+        call: Call | None,
+        *,
+        strict: bool,
+        stream: bool,
+    ) -> "tuple[AnswerReader, Iterator[bytes]]":
+        """Return what reads the answer, and the answer in pieces; it is asked for with the first one."""
+        from llm.backends.http.answers import AnswerReader
+
+        model = model or self.default_model
+        plain = self.sent_options(options)
+        notices: list[str] = []
+        ask = partial(self._send, model=model, options=plain, call=call, stream=stream, notices=notices)
+        endpoint, limits, pieces = ask(request)
+        if call is None or call.turn is None:
+            self._pace()
+        thoughts = request.metadata.get("thoughts") is True
+        reader = AnswerReader(
+            endpoint,
+            model,
+            strict,
+            limits.note_text,
+            limits.hurry,
+            thoughts,
+            read=self.read,
+            priced=self._counted,
+            on_end=limits.await_rest,
+        )
+        reader.notices = notices
+        if plain and self.known_options:
+            notices += _unknown_options(plain, self.known_options)
+            if notices:
+                pieces = _with_hint(pieces, list(notices))
+        if request.metadata.get("schema") is not None:
+            pieces = self._by_schema(pieces, request, model, reader, lambda plain: ask(plain, again=limits)[2])
+        return reader, pieces
+
+    def _send(
+        self,
+        request: Request,
+        *,
+        model: str | None,
+        options: Mapping[str, Any],
+        call: Call | None,
+        stream: bool,
+        notices: list[str],
+        again: "Limits | None" = None,
+    ) -> "tuple[Endpoint, Limits, Iterator[bytes]]":
+        """Return the answer to a request in pieces; it is sent with the first one.
+
+        A further exchange for the same answer has the limits of the first, which whoever reads the answer reports to.
+        """
+        body = _instead(self.body(request, model, options, stream), self._refused_members.get(model, {}))
+        endpoint, outgoing = self._request("POST", self.path, call, _encoded(body), stream=stream)
+        limits = again or self._limits(call)
+
+        def in_other_words(error: BackendHTTPError) -> Iterator[bytes] | None:
+            """Return the answer to the same in other words; `None`: the error is about something else."""
+            name, other = _refused_member(body, error)
+            known = self._refused_members.setdefault(model, {})
+            if not name or other in known:  # it takes neither of the two
+                return None
+            known[name] = other
+            if other is not None:
+                notices.append(f"asked once more with {other!r} in place of {name!r}: {error.message}")
+            ask = partial(self._send, model=model, options=options, call=call, stream=stream, notices=notices)
+            return ask(request, again=limits)[2]
+
+        if again is not None:
+            again.begin_again()
+        return (
+            endpoint,
+            limits,
+            self._found(self._exchanged(endpoint, outgoing, limits), model, options, in_other_words),
+        )
+
+    def _by_schema(
+        self,
+        pieces: Iterator[bytes],
+        request: Request,
+        model: str | None,
+        reader: "AnswerReader",
+        ask: Callable[[Request], Iterator[bytes]],
+    ) -> Iterator[bytes]:
+        """Yield the answer to a request with a schema; a service that takes none gets the schema in the prompt."""
+        from llm.routing.schema import instruction
+
+        refused: set[str | None] = self.__dict__.setdefault("_takes_no_schema", set())
+        if model not in refused:
+            try:
+                yield from pieces
+            except BackendHTTPError as error:
+                if error.status not in _NOT_ACCEPTED or not _NO_SCHEMA.search(error.message):
+                    raise
+                refused.add(model)
+                reader.notices.append(f"asked once more with the schema in the prompt alone: {error.message}")
+            else:
+                return
+        else:
+            reader.notices.append(f"{self._label} takes no schema: it is in the prompt alone")
+        schema = request.metadata["schema"]
+        metadata = {name: value for name, value in request.metadata.items() if name != "schema"}
+        words = instruction(schema)
+        if words not in (request.system or ""):
+            request = request.with_system("\n\n".join(filter(None, (request.system, words))))
+        yield from ask(replace(request, metadata=metadata))
+
+    def _fetch(self, path: str, call: Call) -> Any:
+        """Return the JSON that a service answers to GET.
+
+        Raises:
+            BackendError: it does not answer, or with something else.
+
+        """
+        from llm.backends.http._errors import is_failure
+        from llm.backends.http.answers import AnswerReader
+
+        endpoint, outgoing = self._request("GET", path, call, None, stream=False)
+        body = b"".join(HTTPBackend._exchanged(self, endpoint, outgoing, self._limits(call)))
+        reader = AnswerReader(endpoint, read=self.read)
+        try:
+            document = reader.parsed(body)
+        except BackendError as error:
+            error.hint = error.hint or endpoint.check
+            raise
+        if isinstance(document, dict) and (document.get("error") or is_failure(document)):
+            raise reader.failure(document)
+        return document
+
+    def _exchanged(self, endpoint: "Endpoint", outgoing: "Outgoing", limits: "Limits") -> Iterator[bytes]:
+        """Send a request, and yield its answer as it comes. Override this for a service with several addresses."""
+        pieces = _exchange(outgoing, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
+        return pieces if limits.cancellation is None else _until_cancelled(pieces, limits, limits.cancellation)
+
+    def _request(
+        self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool
+    ) -> "tuple[Endpoint, Outgoing]":
+        key, source = self._key(call)
+        auth = _KeyAuth(key, self.key_header, self.key_prefix)
+        endpoint = self._endpoint(auth, source, path)
+        headers = {
+            "Accept": "text/event-stream" if stream else "application/json",
+            **({} if content is None else {"Content-Type": "application/json"}),
+            "User-Agent": f"d0ttino/{__version__}",
+            **self.fixed_headers,
+            **self.headers(),
+        }
+        from llm.backends.http._deadlines import Outgoing
+
+        url = f"{endpoint.url}?{endpoint.query}" if endpoint.query else endpoint.url
+        cert = None if self.client_cert is None else _certificate_files(self.client_cert, self._label)
+        return endpoint, Outgoing(self._open_session(), method, url, headers, content, auth, cert)
+
+    @property
+    def _refused_members(self) -> dict[str | None, dict[str, str | None]]:
+        """By model the members of a body that the service does not take, and those to send in their place."""
+        refused: dict[str | None, dict[str, str | None]] = self.__dict__.setdefault("_refused_by_model", {})
+        return refused
+
+    def _found(
+        self,
+        pieces: Iterator[bytes],
+        model: str | None,
+        options: Mapping[str, Any],
+        in_other_words: Callable[[BackendHTTPError], Iterator[bytes] | None],
+    ) -> Iterator[bytes]:
+        """Yield the pieces of an answer; a refusal of the model or of an option gets its remedy."""
+        try:
+            yield from pieces
+        except BackendHTTPError as error:
+            others = in_other_words(error) if error.status in _NOT_ACCEPTED else None
+            if others is not None:
+                yield from others
+                return
+            unknown = error.status == 404 or (error.status in {400, 422} and _NO_MODEL.search(error.message))
+            if unknown and model is not None and self.name:
+                from llm.contributions import models_like
+
+                known = models_like(model, self.name)
+                ask = f"`ai-cli models -b {self.name}` lists those that it has"
+                close = f"did you mean {' or '.join(map(repr, known))}? " if known else ""
+                error.hint = f"{error.hint}; {close}{ask}" if error.hint else f"{close}{ask}"
+            elif model is None and self.name and error.status in _NOT_ACCEPTED and _WANTS_MODEL.search(error.message):
+                error.hint = f"name one with -m; `ai-cli models -b {self.name}` lists those that it has"
+            elif error.status in {400, 422}:
+                named = (one for one in options if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", error.message))
+                for name in named:
+                    remedy = f"change the option {name!r} (`-o`, or `options` in the configuration), or leave it out"
+                    error.hint = f"{error.hint}; {remedy}" if error.hint else remedy
+            raise
+
+    def _pace(self) -> None:
+        """Refuse a request that would exceed the configured limits of a minute."""
+        if self.requests_per_minute is None and self.tokens_per_minute is None:
+            return
+        now, used = monotonic(), self._used
+        while used and used[0][0] < now - 60:
+            used.popleft()
+        for limit, spent, what in (
+            (self.requests_per_minute, sum(not tokens for _, tokens in used), "requests"),
+            (self.tokens_per_minute, sum(tokens for _, tokens in used), "tokens"),
+        ):
+            if limit is not None and spent >= limit:
+                wait = used[0][0] + 60 - now
+                raise BackendHTTPError(
+                    f"{self._label} takes {limit:,} {what} a minute, as configured, and they are used up",
+                    status=429,
+                    retry_after=wait,
+                )
+        used.append((now, 0))
+
+    def _counted(self, completion: Completion) -> Completion:
+        """Count the tokens of an answer against the limit of a minute."""
+        if self.tokens_per_minute is not None and completion.usage is not None and completion.usage.tokens:
+            self._used.append((monotonic(), completion.usage.tokens))
+        return completion
+
+    @property
+    def _used(self) -> "deque[tuple[float, int]]":
+        """Moment of each request within the last minute, with 0, and of each answer, with its tokens."""
+        used: deque[tuple[float, int]] = self.__dict__.setdefault("_used_lately", deque())
+        return used
+
+    def _limits(self, call: Call | None) -> "Limits":
+        from llm.backends.http._deadlines import Limits
+
+        start, call = monotonic(), call or Call()
+        deadline = inf if call.deadline is None else call.deadline
+        if self.total_timeout is not None:
+            deadline = min(deadline, start + self.total_timeout)
+        # A limit for the whole answer says all that is needed.
+        silence = (call.silence or self.silence_timeout) if deadline == inf else inf
+        first_byte = inf if call.first_deadline is None else call.first_deadline
+        limits = Limits(start, deadline, first_byte, silence, self.read_timeout)
+        limits.heed = None if call.turn is None else call.turn.heed
+        limits.cancellation = call.cancellation
+        limits.passes_proxy = is_on_this_machine
+        return limits
+
+    def _endpoint(self, auth: "_KeyAuth", key_source: str, path: str) -> "Endpoint":
+        from llm.backends.http._errors import Endpoint
+        from llm.redaction import looks_secret
+
+        secrets = auth.secrets + tuple(os.environ.get(name, "") for name in self.secret_env)
+        secrets += tuple(text for name, text in self.fixed_headers.items() if looks_secret(name.replace("-", "_")))
+        name = self.base_url_env or self.base_url_key or f"the base URL of {self._label}"
+        address = os.environ.get(self.base_url_env, "").strip() or self.default_base_url
+        base, query = _checked_address(address, name, self.default_base_url, self.api_key_env)
+        url = (base.removesuffix(self.path) if self.path else base) + path  # some give the whole address
+        if auth.secrets:
+            _warn_of_plain_http(url, self._label, name)
+        variable = self.base_url_env or self.base_url_key
+        return Endpoint(self._label, url, variable, key_source, bool(auth.secrets), secrets, self.interface, query)
+
+    @property
+    def _label(self) -> str:
+        return self.label or type(self).__name__
+
+    def _open_session(self) -> "TimedSession":
+        process = os.getpid()
+        session = self._sessions.get(process)
+        if session is not None:
+            return session
+        from llm.backends.http._deadlines import TimedSession
+
+        # Each process has a lock of its own too: a fork may find the parent's locked, for ever.
+        with self._locks.setdefault(process, threading.Lock()):
+            if process not in self._sessions:
+                self._sessions[process] = TimedSession()
+            return self._sessions[process]
+
+    @property
+    def _sessions(self) -> "dict[int, TimedSession]":
+        """Sessions by process: after a fork, what parent and child read from one connection would mix.
+
+        Those of a parent stay unused: to close them could wait for a lock that nobody opens any more.
+        """
+        sessions: dict[int, TimedSession] = self.__dict__.setdefault("_sessions_by_process", {})
+        return sessions
+
+
+class ChatCompletionsBackend(HTTPBackend):
+    """A service that answers `POST {base}/chat/completions` as OpenAI's does.
+
+    Attributes:
+        stream_usage: whether the service may be asked to report its usage at the end of a stream.
+
+    """
+
+    known_options = _OPTIONS
+    path = "/chat/completions"
+    interface = "OpenAI-compatible"
+    stream_usage: bool = True
+
+    def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+        """Return the body of a request. Override this for a service that wants more in it."""
+        from llm.backends.http.openai import answer_format, message_json
+
+        body: dict[str, Any] = {} if model is None else {"model": model}
+        messages = [message_json(message) for message in request.messages]
+        body |= {"messages": messages, **options, **answer_format(request.metadata.get("schema"))}
+        if stream:
+            body["stream"] = True
+            if self.stream_usage:
+                body["stream_options"] = {"include_usage": True}
+        return body
+
+    def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
+        """Return the text of a chat completion, or of one event of it."""
+        return _chat_text()(kind, document, answer)
+
+
+@functools.cache
+def _chat_text() -> "Callable[[str, Any, AnswerReader], str]":
+    """Return the function that reads chat completions; importing it for each event took a sixth of a stream's time."""
+    from llm.backends.http.openai import chat_text
+
+    return chat_text
+
+
+def models_in(document: Any, label: str) -> list[str]:
+    """Return the names of the models in an answer to `GET {base}/models`, sorted.
+
+    Raises:
+        MalformedResponseError: it is not a list of models.
+
+    """
+    entries = document
+    if isinstance(document, dict):
+        told = [document[key] for key in ("data", "models") if key in document]
+        entries = next((one for one in told if one is not None), [] if told else None)  # Ollama's own null is none
+    if not isinstance(entries, list):
+        raise MalformedResponseError(f"{label} answered with no list of models")
+    names = [one.get("id", one.get("name")) if isinstance(one, dict) else one for one in entries]
+    return sorted({name for name in names if isinstance(name, str) and name.isprintable() and name})
+
+
+class _KeyAuth:
+    """Puts the key into a request; with no key it does nothing.
+
+    Either way, being there keeps requests from looking for a password in `~/.netrc`. And an object shows no key
+    where a program prints local variables with a traceback.
+    """
+
+    __slots__ = ("_header", "_key", "_prefix")
+
+    def __init__(self, key: str | None, header: str = "Authorization", prefix: str = "Bearer ") -> None:
+        self._key = key
+        self._header = header
+        self._prefix = prefix
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key, if there is one."""
+        return (self._key,) if self._key else ()
+
+    def __call__(self, request: "PreparedRequest") -> "PreparedRequest":
+        """Add the header, as requests asks for."""
+        if self._key:
+            request.headers[self._header] = f"{self._prefix}{self._key}"
+        return request
+
+
+# What is sent
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """Return the body of a request as it is sent."""
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"JSON cannot hold these options: {error}") from None
+
+
+def _instead(body: dict[str, Any], refused: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return a body without the members that a service does not take; some have another name there."""
+    body = dict(body) if refused else body
+    for name, other in refused.items():
+        if name in body:
+            value = body.pop(name)
+            if other is not None:
+                body.setdefault(other, value)
+    return body
+
+
+def _refused_member(body: Mapping[str, Any], error: BackendHTTPError) -> tuple[str, str | None]:
+    """Return a member of the body that the service refuses, and its other name; empty: it is about something else.
+
+    Only members that have another name, or that the user did not ask for: without an option of the user's the answer
+    would be another one.
+    """
+    for name, other in _OTHER_NAMES.items():
+        if name not in body or (other is not None and other in body) or not re.search(rf"\b{name}\b", error.message):
+            continue
+        if other is None or re.search(rf"\b{other}\b", error.message) or _UNKNOWN_MEMBER.search(error.message):
+            return name, other
+    return "", None
+
+
+def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
+    """Return a notice for each option that looks like a known one with a typing error."""
+    notices = []
+    for name, value in options.items():
+        kinds, called = _TYPES.get(known.get(name, ""), ((object,), ""))
+        whole = isinstance(value, float) and value.is_integer() and int in kinds
+        fits = whole or (isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds or not called))
+        if value is not None and not fits:
+            raise UsageError(f"the option {name!r} must be {called}, not {value!r}")
+        if name not in known:
+            import difflib
+
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if close:
+                notices.append(f"the option {name!r} is not known; did you mean {close[0]!r}?")
+    return notices
+
+
+def _with_hint(pieces: Iterator[bytes], notices: list[str]) -> Iterator[bytes]:
+    """Yield the pieces of an answer; a failure names what was odd in the request."""
+    try:
+        yield from pieces
+    except BackendHTTPError as error:
+        error.hint = "; ".join(filter(None, (error.hint, *notices)))
+        raise
+
+
+def _option_value(value: Any, kind: str = "") -> Any:
+    """Return what an option of a type stands for: the command line knows text only, and services want numbers."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value, parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        return value
+    if kind == "text" and not isinstance(parsed, str):
+        return value  # `-o user 123`
+    return value if isinstance(parsed, float) and parsed in {inf, -inf} else parsed
+
+
+def _not_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+# Where it is sent
+
+
+@lru_cache(maxsize=64)
+def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> tuple[str, str]:
+    """Return a base URL without slashes at its end, and its query; errors never show it: it may hold a secret."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not url:
+        raise ConfigError(f"{name} is not set")
+    if not usable or not url.isprintable() or any(char in url for char in " \\"):
+        raise ConfigError(
+            f"{name} is not an http or https address", hint=f"give one like {usual or 'https://example.com/v1'}"
+        )
+    if "@" in parts.netloc:
+        hint = f"put the key into {api_key_env}" if api_key_env else None
+        raise ConfigError(f"{name} must not hold a user name or password", hint=hint)
+    base, _, query = url.partition("?")
+    # Azure wants `?api-version=...` with each request. A key would be in the logs of each proxy and server.
+    if "#" in url or ("?" in url and (not _QUERY.fullmatch(query) or _SECRET_QUERY.search(query))):
+        raise ConfigError(
+            f"{name} must end with its path, without '?' or '#'",
+            hint="after a '?', parameters as `api-version=2024-10-21` may stand, and no key",
+        )
+    return base.rstrip("/"), query
+
+
+def _certificate_files(files: tuple[str, str], label: str) -> tuple[str, str]:
+    """Return the files of a certificate and its key; requests would name neither, and OpenSSL ask for a password."""
+    certificate, key = map(os.path.expanduser, files)
+    for file, what, mark in (
+        (certificate, "certificate", b"-BEGIN CERTIFICATE"),
+        (key, "key of the certificate", b"PRIVATE KEY-"),
+    ):
+        try:
+            with open(file, "rb", opener=open_named) as opened:
+                content = opened.read(1024 * 1024)
+        except OSError as error:
+            raise ConfigError(f"the {what} for {label} cannot be read: {file}: {error.strerror}") from error
+        if mark not in content:
+            raise ConfigError(f"the {what} for {label} is not in {file}", hint="it has to be in PEM format")
+        if b"ENCRYPTED" in content:
+            hint = "`openssl pkey -in FILE -out OTHER` decrypts it; only you should be able to read it then"
+            raise ConfigError(f"the {what} for {label} is encrypted, in {file}", hint=hint)
+    return certificate, key
+
+
+def is_on_this_machine(address: str) -> bool:
+    """Whether the host of an address is this machine's loopback."""
+    import ipaddress
+    from urllib.parse import urlsplit
+
+    host = urlsplit(address).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+@lru_cache(maxsize=64)
+def _warn_of_plain_http(url: str, label: str, name: str) -> None:
+    """Log a warning, once for each address, if a key would go to another machine without encryption."""
+    import logging
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_on_this_machine(url):
+        logging.getLogger(__name__).warning(
+            "warning: the API key of %s goes to %s without encryption; use https in %s", label, parts.netloc, name
+        )
+
+
+# One exchange
+
+
+def _exchange(
+    outgoing: "Outgoing", endpoint: "Endpoint", limits: "Limits", connect_timeout: float, max_bytes: int
+) -> Iterator[bytes]:
+    """Send a request and yield the body of an answer with a status that is a success, as it comes."""
+    from llm.backends.http._deadlines import current_limits
+    from llm.backends.http._errors import status_error, transport_error, transport_faults
+
+    connect_timeout = limits.connect_timeout(connect_timeout)
+    wait = max(0.001, limits.next_wait())
+    failure: D0ttinoError
+    try:
+        token = current_limits.set(limits)
+        try:
+            response = outgoing.send((connect_timeout, wait))
+        finally:
+            current_limits.reset(token)
+        limits.answered = True
+        if limits.heed is not None:
+            limits.heed(response.headers)
+        with response:
+            coding = _unknown_coding(response)
+            charset = _other_charset(response.headers.get("Content-Type", ""))
+            as_utf8 = None if charset is None else _Recoder(charset).recode
+            if 200 <= response.status_code < 300:
+                if coding:
+                    raise MalformedResponseError(
+                        f"{endpoint.label} sent an answer compressed by {coding!r}, which was not asked for"
+                    )
+                # `iter_content` would wait until a piece is full, unless the answer is chunked.
+                while piece := response.raw.read1(PIECE, decode_content=True):
+                    limits.received += len(piece)
+                    if limits.received > max_bytes:
+                        raise MalformedResponseError(
+                            f"{endpoint.label} sent an answer of more than {max_bytes:,} bytes; it was not read on"
+                        )
+                    yield piece if as_utf8 is None else as_utf8(piece)
+                if as_utf8 is not None:
+                    yield as_utf8(b"", final=True)
+                return
+            # As much as is needed, or comes: the status is what matters.
+            body = bytearray()
+            with suppress(*transport_faults()):
+                while not coding and not response.is_redirect and len(body) <= MAX_ERROR_BYTES:
+                    piece = response.raw.read1(PIECE, decode_content=True)
+                    if not piece:
+                        break
+                    body += piece
+            told = bytes(body) if as_utf8 is None else as_utf8(bytes(body), final=True)
+            failure = status_error(endpoint, response.status_code, told, response.headers)
+    except transport_faults() as error:
+        failure = transport_error(endpoint, error, limits, connect_timeout)
+    # Raised here, without what the library raised as its context: that refers to the request with its key.
+    raise failure
+
+
+def _until_cancelled(pieces: Iterator[bytes], limits: "Limits", cancellation: Cancellation) -> Iterator[bytes]:
+    """Yield what an exchange yields; a cancellation shuts its connection down, and whatever comes of that is one."""
+    try:
+        with cancellation.on_cancel(limits.shut_down):
+            cancellation.check()
+            yield from pieces
+            cancellation.check()  # an answer without a length ends where its connection does
+    except BackendError:
+        cancellation.check()
+        raise
+    finally:
+        limits.release()
+
+
+def _unknown_coding(response: "Response") -> str | None:
+    """Return how the body of an answer is compressed, if that cannot be undone."""
+    told = [one.strip().lower() for one in response.headers.get("Content-Encoding", "").split(",")]
+    return next((one for one in told if one in {"br", "zstd"} and one not in response.raw.CONTENT_DECODERS), None)
+
+
+def _other_charset(content_type: str) -> str | None:
+    """Return the charset in a content type, if it is known and not UTF-8."""
+    if "charset" not in content_type.lower():
+        return None
+    import codecs
+
+    named = re.search(r"(?i)charset\s*=\s*[\"']?([\w.:-]+)", content_type)
+    try:
+        "".encode(named[1] if named else "utf-8")  # an encoding of text
+        name = codecs.lookup(named[1] if named else "utf-8").name
+    except (LookupError, UnicodeError):
+        return None
+    return None if name in {"utf-8", "utf-8-sig", "ascii"} else name
+
+
+class _Recoder:
+    """Turns a body into UTF-8, piece by piece.
+
+    Of the charsets with one byte for a character many servers name one, and send UTF-8: they count from the first
+    byte on that is no UTF-8.
+    """
+
+    def __init__(self, charset: str) -> None:
+        import codecs
+
+        self._decoder = codecs.getincrementaldecoder(charset)("replace")
+        is_doubtful = charset.startswith(("iso8859", "cp125", "latin"))
+        self._checker = codecs.getincrementaldecoder("utf-8")() if is_doubtful else None
+
+    def recode(self, piece: bytes, final: bool = False) -> bytes:
+        if self._checker is not None:
+            begun, _ = self._checker.getstate()
+            try:
+                return self._checker.decode(piece, final).encode()
+            except UnicodeDecodeError:
+                self._checker, piece = None, begun + piece
+        return self._decoder.decode(piece, final).encode("utf-8", "replace")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 from llm._dataclasses import replace
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.errors import AuthenticationError, BackendError
 from llm.types import Call

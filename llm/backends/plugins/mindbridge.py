@@ -1,6 +1,6 @@
 """MindBridge, over HTTP. `MINDBRIDGE_BASE_URL` is its address, if not the usual one."""
 
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.types import Call, FrozenMapping, Request
 

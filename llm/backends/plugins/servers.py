@@ -39,7 +39,7 @@ def server_backend(name: str, server: Mapping[str, Any]) -> "Backend":
     from urllib.parse import urlsplit
 
     from llm._keys import key_name, variable_of
-    from llm.backends.http.client import ChatCompletionsBackend, is_on_this_machine
+    from llm.backends.http import ChatCompletionsBackend, is_on_this_machine
 
     address = server["base_url"].rstrip("/")
     variable = variable_of(server["api_key"]) if "api_key" in server else ""

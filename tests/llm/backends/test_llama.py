@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm import Candidate, Request, complete, stream
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.host import Host

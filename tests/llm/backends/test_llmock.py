@@ -7,7 +7,7 @@ import pytest
 from llmock.pytest_plugin import LLMock
 
 from llm import Candidate, Completion, Request, complete, stream
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.host import Host

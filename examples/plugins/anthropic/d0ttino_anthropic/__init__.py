@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llm import Attachment, Message, Request, Usage
-from llm.backends.http.client import HTTPBackend
+from llm.backends.http import HTTPBackend
 from llm.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 from d0ttino_local import models
 from llm import Completion, Request
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.worker import Worker
 from llm.errors import BackendConnectionError, BackendError, BackendTimeoutError, ContextTooLongError
 from llm.redaction import gives_access

@@ -4,7 +4,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 
 __version__ = "0.1.0"
 

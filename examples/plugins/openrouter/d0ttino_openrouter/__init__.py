@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 import os
 
-from llm.backends.http.client import ChatCompletionsBackend
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.plugin_sdk import register_backend
 
 
