@@ -37,7 +37,7 @@ DEADLINE: Final = 0.5
 GRACE: Final = 1.5
 
 
-def readiness(probe: Probe) -> str | None:
+def check_readiness(probe: Probe) -> str | None:
     """Ask whether it is ready, without a network."""
     probe.network.clear()
     found = probe.backends()
@@ -51,7 +51,7 @@ def readiness(probe: Probe) -> str | None:
     return None if found else "it has no backend"
 
 
-def answers(probe: Probe) -> str | None:
+def check_answers(probe: Probe) -> str | None:
     """Ask each backend, whole and in pieces."""
     found = probe.backends()
     notes = [note for backend in found if (note := _answers(probe, backend))]
@@ -136,12 +136,12 @@ def _odd(probe: Probe, requests: Mapping[str, Request]) -> str | None:
     return None if found else "no backend answers here"
 
 
-def prompts(probe: Probe) -> str | None:
+def check_prompts(probe: Probe) -> str | None:
     """Send odd prompts."""
     return _odd(probe, {what: Request(text) for what, text in PROMPTS.items()})
 
 
-def conversations(probe: Probe) -> str | None:
+def check_conversations(probe: Probe) -> str | None:
     """Send conversations."""
     picture = Attachment("image/png", b"\x89PNG\r\n\x1a\n", name="dot.png")
     talk: list[str | Message] = [
@@ -162,7 +162,7 @@ def conversations(probe: Probe) -> str | None:
     )
 
 
-def deadlines(probe: Probe) -> str | None:
+def check_deadlines(probe: Probe) -> str | None:
     """Give each backend half a second, and a silent server."""
     found = [*_answering(probe), *(one for one in probe.backends() if one.name in probe.slow)]
     asked = len(probe.server.requests) if probe._server is not None else 0
@@ -205,7 +205,7 @@ def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None
                    WORDS["deadline"], place[0])  # fmt: skip
 
 
-def interrupts(probe: Probe) -> str | None:
+def check_interrupts(probe: Probe) -> str | None:
     """Press Ctrl-C at each of the first lines of its own code."""
     from llm.config import load_settings
 
@@ -263,7 +263,7 @@ def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
         probe.find(f"{what} swallows Ctrl-C", WORDS["interrupt"], first)
 
 
-def errors(probe: Probe) -> str | None:
+def check_errors(probe: Probe) -> str | None:
     """Have its server refuse."""
     if not _answering(probe) or probe._server is None or not probe.server.requests:
         return "no backend asks the server of the kit; --env can lead one there"
@@ -307,7 +307,7 @@ def _judge(probe: Probe, backend: RegisteredBackend, mode: int | str, result: Co
                    "set retry_after from the header Retry-After", place, warn=True)  # fmt: skip
 
 
-def threads(probe: Probe) -> str | None:
+def check_threads(probe: Probe) -> str | None:
     """Ask from eight threads at once."""
     found = _answering(probe)
     interval = sys.getswitchinterval()
@@ -381,7 +381,7 @@ def _hook_in_threads(probe: Probe, hook: str) -> None:
                    probe.place(failed[0]))  # fmt: skip
 
 
-def fork_and_pickle(probe: Probe) -> str | None:
+def check_fork_and_pickle(probe: Probe) -> str | None:
     """Ask in a child of the process, and pickle what it raised."""
     found = _answering(probe)
     for backend in found:
@@ -423,7 +423,7 @@ def _line_of_class(kind: type) -> int | None:
     return None
 
 
-def secrets(probe: Probe) -> str | None:
+def check_secrets(probe: Probe) -> str | None:
     """Look for the key in all of its output, and for keys that it does not declare."""
     found = probe.backends()
     declared = {name for one in found for name in one.secret_env}

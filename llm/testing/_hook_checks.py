@@ -35,7 +35,7 @@ GOALS: Final = tuple(
 _INTERPRETER: Final = re.compile(r"(python[\d.]*|perl|ruby|node|php)")
 
 
-def recipes(probe: Probe) -> str | None:
+def check_recipes(probe: Probe) -> str | None:
     """Have each recipe make steps of goals that try to get out of their quotes."""
     found = probe.recipes()
     for recipe in found:
@@ -129,7 +129,7 @@ def _script(step: Step) -> str | None:
     return None
 
 
-def requests(probe: Probe) -> str | None:
+def check_requests(probe: Probe) -> str | None:
     """Hand requests to its hooks for them."""
     hooks = [hook for hook in ("llm_prepare", "llm_route", "llm_complete") if probe.implementations(hook)]
     if not hooks:
@@ -221,7 +221,7 @@ def _text_of(probe: Probe, answer: Answer) -> None:
         probe.find(f"the answer of llm_complete raised {probe.say(error)}", WORDS["raise"], probe.place(error))
 
 
-def wrappers(probe: Probe) -> str | None:
+def check_wrappers(probe: Probe) -> str | None:
     """Send requests through its wrappers."""
     wrapped = [hook for hook in probe.host.contracts if probe.implementations(hook, wrappers=True)]
     for hook in wrapped:
@@ -280,7 +280,7 @@ def _wrapper(probe: Probe, function: Any) -> None:
                    place_of(function))  # fmt: skip
 
 
-def steps(probe: Probe) -> str | None:
+def check_steps(probe: Probe) -> str | None:
     """Hand steps to its hooks for them; those that run them get `exit 3` and the like."""
     hooks = [hook for hook in ("llm_prepare_step", "llm_run_step", "llm_step_ended") if probe.implementations(hook)]
     if not hooks:
@@ -366,7 +366,7 @@ def _children() -> list[int]:
     return [one for one in found if one != os.getpid()]
 
 
-def observers(probe: Probe) -> str | None:
+def check_observers(probe: Probe) -> str | None:
     """Call its other hooks with attempts and completions, and ask it for a key that it cannot have."""
     hooks = [
         hook
@@ -394,7 +394,7 @@ def observers(probe: Probe) -> str | None:
     return None if hooks else "it implements none of these hooks"
 
 
-def commands(probe: Probe) -> str | None:
+def check_commands(probe: Probe) -> str | None:
     """Ask `ai-cli` for the help of each command."""
     import subprocess
 
@@ -471,7 +471,7 @@ def _command(probe: Probe, name: str, command: Any, place: tuple[str | None, int
                                f"give it the argument {parameter.name}", place_of(function))  # fmt: skip
 
 
-def closing(probe: Probe) -> str | None:
+def check_closing(probe: Probe) -> str | None:
     """Close the host, twice, and look at what is left."""
     if not probe.entries:
         return "it has no entry point"

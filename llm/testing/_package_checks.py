@@ -18,7 +18,7 @@ from llm.host import _ProcessHost
 from llm.testing._probe import HEAVY, WORDS, Probe, place_of, report_changes, root_of, surroundings
 
 
-def metadata(probe: Probe) -> str | None:
+def check_metadata(probe: Probe) -> str | None:
     """Read the metadata of the distribution."""
     from importlib.metadata import PackageNotFoundError, distribution
 
@@ -208,7 +208,7 @@ def _classified(facts: Any) -> bool:
     return any(text.startswith("License") for text in facts.get_all("Classifier") or [])
 
 
-def entry_points(probe: Probe) -> str | None:
+def check_entry_points(probe: Probe) -> str | None:
     """Look at each entry point without importing its module."""
     from importlib.metadata import PackageNotFoundError, distribution
 
@@ -248,7 +248,7 @@ def entry_points(probe: Probe) -> str | None:
     return None
 
 
-def imports(probe: Probe) -> str | None:
+def check_import(probe: Probe) -> str | None:
     """Import the object of each entry point."""
     for entry in probe.entries:
         _import(probe, entry)
@@ -302,7 +302,7 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def contract(probe: Probe) -> str | None:
+def check_contract(probe: Probe) -> str | None:
     """Register everything, as a host does."""
     if not probe.entries:
         return "it has no entry point"
@@ -318,7 +318,7 @@ def contract(probe: Probe) -> str | None:
     return None
 
 
-def names(probe: Probe) -> str | None:
+def check_names(probe: Probe) -> str | None:
     """Compare names of backends and recipes with the built-in ones."""
     catalog = (("backend", probe.host.backends()), ("recipe", probe.host.recipes()))
     for kind, known in catalog:
@@ -329,7 +329,7 @@ def names(probe: Probe) -> str | None:
     return None
 
 
-def configuration(probe: Probe) -> str | None:
+def check_configuration(probe: Probe) -> str | None:
     """Configure without a section, and look at the schema."""
     plugins = [one for one in probe.host.guards() if probe.mine(one.origin) and "llm_configure" in one.implementations]
     for guard in plugins:

@@ -27,7 +27,7 @@ from typing import Any, Final
 from llm import __version__
 from llm._installed import installed_plugins
 from llm._state import read_named
-from llm.errors import D0ttinoError, UnknownNameError, UsageError
+from llm.errors import D0ttinoError, UnknownNameError, UsageError, one_line
 from llm.hooks._entrypoints import canonical
 from llm.redaction import gives_access
 
@@ -299,7 +299,7 @@ def _list(project: Mapping[str, Any], key: str) -> list[str]:
 
 
 #: The process finds the same `llm` as this one, and nothing in its working directory.
-_PROGRAM: Final = "import sys; sys.path[:0] = sys.argv[3:]; from llm.testing._checks import main; main()"
+_PROGRAM: Final = "import sys; sys.path[:0] = sys.argv[3:]; from llm.testing.conformance import main; main()"
 
 
 def _run(
@@ -408,3 +408,46 @@ def _death(name: str, status: int | None, trace: str, printed: str, roots: list[
     last = f": {printed.splitlines()[-1][:200]}" if printed else ""
     how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
     return Finding(name, f"it ends the whole process, with {how}{last}", "raise an exception instead", file, line)
+
+
+# The process that makes the checks
+
+
+def main() -> None:
+    """Make the checks that the command line names; the function of each has its name."""
+    import faulthandler
+
+    from llm.testing import _backend_checks, _hook_checks, _package_checks
+    from llm.testing._probe import EXIT, WORDS, Probe, report_changes, surroundings, watch
+
+    functions = {**vars(_package_checks), **vars(_backend_checks), **vars(_hook_checks)}
+    words = json.loads(os.environ.pop("D0TTINO_PROBE"))
+    with (
+        open(words["answers"], "w", encoding="utf-8") as stream,
+        open(words["faults"], "w", encoding="utf-8") as faults,
+    ):
+        faulthandler.enable(faults)
+        probe = Probe(sys.argv[1], stream, words["environ"])
+        project = words.get("project")
+        probe.project = Path(project) if project else None
+        watch(probe)
+        probe.write(roots=probe.roots)
+        for name in json.loads(sys.argv[2]):
+            probe.check = name
+            probe.write(began=name)
+            before = surroundings()
+            faulthandler.dump_traceback_later(words["seconds"], exit=True, file=faults)
+            try:
+                note = functions[f"check_{name.replace(' ', '_')}"](probe) or ""
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - of the plug-in, or of the kit
+                probe.find(f"the check was ended by {one_line(error)}", WORDS["raise"], probe.place(error))
+                note = ""
+            if name not in {"metadata", "entry points", "import"}:
+                report_changes(probe, before)
+            if name in {"interrupts", "threads"}:
+                probe.renew()  # what a host recorded of them, it would not record again
+            faulthandler.cancel_dump_traceback_later()
+            probe.write(ended=name, note=note)
+        stream.flush()
+        faults.flush()
+        EXIT(0)
