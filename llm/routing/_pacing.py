@@ -67,56 +67,30 @@ class Window(NamedTuple):
 
 @dataclass(eq=False)
 class _Lane:
-    """The requests to one backend with one credential.
+    """The requests to one backend with one credential."""
 
-    Attributes:
-        under_way: requests of this process that have no answer yet.
-        most: how many there may be.
-        goal: how many there may be soon, while `most` grows with each answer.
-        proven: how many were answered, by how many were under way when they were sent.
-        crowd: how many were under way when one was refused, so that they were too many.
-        hold: the moment before which no request is sent.
-        limited: the moment of the last refusal.
-        refusals: refusals in a row.
-        first: the moment of the first request.
-        latest: the moment of the latest one.
-        began: the moment of the first request since the last refusal; `None`: there was none.
-        answers: answers since.
-        all_answers: answers in all.
-        is_server: whether answers have headers, as far as there are answers.
-        fastest: seconds that the fastest one took.
-        learned: the pace that the server took.
-        sure: whether that is based on enough.
-        anchor: a refusal from which on the pace is measured.
-        untold: answers and their beginning before refusals that name no wait.
-        stock: the server's own account, if it gives one.
-        looked: the moment of the last look at what other processes learned.
-        sent: each request of the last time: its moment and its tokens.
-
-    """
-
-    under_way: int = 0
-    most: float = math.inf
-    goal: float = math.inf
-    proven: "dict[int, int]" = field(default_factory=dict)
-    crowd: float = math.inf
-    hold: float = 0.0
-    limited: float = 0.0
-    refusals: int = 0
-    first: float | None = None
+    under_way: int = 0  # requests of this process that have no answer yet
+    most: float = math.inf  # of them
+    goal: float = math.inf  # for `most`, which grows with each answer
+    proven: "dict[int, int]" = field(default_factory=dict)  # answers, by how many were under way when it was sent
+    crowd: float = math.inf  # were under way when one was refused, so that they were too many
+    hold: float = 0.0  # the moment before which no request is sent
+    limited: float = 0.0  # the moment of the last refusal
+    refusals: int = 0  # in a row
+    first: float | None = None  # the moments of the first and the latest request
     latest: float = 0.0
-    began: float | None = None
-    answers: int = 0
+    began: float | None = None  # the moment of the first request since the last refusal
+    answers: int = 0  # since then
     all_answers: int = 0
-    is_server: bool = True
-    fastest: float = math.inf
-    learned: Window | None = None
-    sure: bool = True
-    anchor: "_Anchor | None" = None
-    untold: tuple[int, float, float] | None = None
-    stock: "_Stock | None" = None
-    looked: float = 0.0
-    sent: "deque[list[float]]" = field(default_factory=deque)
+    is_server: bool = True  # its answers have headers, as far as there are any
+    fastest: float = math.inf  # seconds of an answer
+    learned: Window | None = None  # the pace that the server took
+    sure: bool = True  # that is based on enough
+    anchor: "_Anchor | None" = None  # a refusal from which on the pace is measured
+    untold: tuple[int, float, float] | None = None  # answers, and their beginning, before refusals that name no wait
+    stock: "_Stock | None" = None  # the server's own account, if it gives one
+    looked: float = 0.0  # the moment of the last look at what other processes learned
+    sent: "deque[list[float]]" = field(default_factory=deque)  # moment and tokens of each request of the last time
 
     def wait(self, workers: int, now: float) -> float:
         """Return how many seconds the next request has to wait, of those that this number of workers send; 0: none."""
@@ -141,8 +115,9 @@ class _Lane:
         self.under_way += 1
         if self.stock is not None:
             self.stock.take(now)
-        if self.under_way == 1 and now > self.hold + 1 and now > self.latest + 1 + 2 * _seconds(self.learned):
-            self.anchor = None  # it was idle
+        idle = 1 if self.learned is None else 1 + 2 * self.learned.seconds
+        if self.under_way == 1 and now > self.hold + 1 and now > self.latest + idle:
+            self.anchor = None
         self.latest = now
         if self.first is None:
             self.first = now
@@ -258,44 +233,25 @@ class _Lane:
 
 @dataclass(eq=False)
 class _Anchor:
-    """A refusal.
+    """A refusal."""
 
-    Attributes:
-        sent: the moment of its request.
-        end: the end of the wait that it asked for.
-        minute: seconds of each request if a minute's were taken before it.
-        answers: answers since.
-
-    """
-
-    sent: float
-    end: float
-    minute: float
-    answers: int = 0
+    sent: float  # the moment of its request
+    end: float  # of the wait that it asked for
+    minute: float  # seconds of each request if a minute's were taken before it
+    answers: int = 0  # since
 
 
 @dataclass(eq=False)
 class _Stock:
-    """The rest of a limit as the server names it, less what was sent since.
+    """The rest of a limit as the server names it, less what was sent since."""
 
-    Attributes:
-        left: requests that it takes.
-        at: the moment of that.
-        renewed: the moment at which all are there again.
-        refill: seconds after which there is one more; `None`: all of them come at once.
-        first: what was left, and the seconds until it is renewed, in the first answer.
-        heeded: the moment at which the request was sent whose answer named it.
-        lowest: the least that was left since `first`.
-
-    """
-
-    left: float
-    at: float
-    renewed: float
-    first: tuple[float, float]
-    heeded: float
-    refill: float | None = None
-    lowest: float = math.inf
+    left: float  # requests that it takes
+    at: float  # the moment of that
+    renewed: float  # the moment at which all are there again
+    first: tuple[float, float]  # what was left, and the seconds until it is renewed, in the first answer
+    heeded: float  # the moment at which the request was sent whose answer named it
+    refill: float | None = None  # seconds after which there is one more; `None`: all of them come at once
+    lowest: float = math.inf  # left since `first`
 
     def update(self, left: float, seconds: float, others: int, now: float) -> None:
         """Update it from an answer, while `others` are under way, which the server may have counted or not."""
@@ -355,10 +311,10 @@ class Pacer:
         self.tpm: int | None = None
         self.workers = 8
         self.process = os.getpid()
+        self.clock = clock
+        self.changed = threading.Condition()
         self._database = database
-        self._clock = clock
         self._lanes: dict[str, _Lane] = {}
-        self._changed = threading.Condition()
 
     def turn(
         self,
@@ -378,86 +334,14 @@ class Pacer:
             cancellation: the caller's wish to end it; a turn that did not begin does not begin then.
 
         """
-        minute = (
-            (min(filter(None, pair), default=None), of)
-            for pair, of in (((rpm, self.rpm), False), ((tpm, self.tpm), True))
-        )
-        windows = tuple(Window(limit, _MINUTE, of) for limit, of in minute if limit is not None)
-        return Turn(self, _key_of(backend), tokens, windows, cancellation)
+        limits = ((rpm, self.rpm, False), (tpm, self.tpm, True))
+        windows = tuple(Window(min(filter(None, (one, all_))), _MINUTE, of) for one, all_, of in limits if one or all_)
+        key = _key_of(backend)
+        return Turn(self, key, self._lanes.setdefault(key, _Lane()), tokens, windows, cancellation)
 
-    def begin(self, turn: "Turn") -> None:
-        """Wait for a turn.
-
-        Raises:
-            BackendHTTPError: it would take too long.
-            CancelledError: nobody wants the answer any more.
-
-        """
-        with self._changed:
-            while (wait := self.try_begin(turn)) > 0:
-                if wait > LONGEST_HOLD:
-                    raise _given_up(f"the server asks to wait {wait:.0f} s", wait)
-                if turn.cancellation is not None:
-                    turn.cancellation.check()
-                self._changed.wait(min(wait, 0.25))
-
-    def try_begin(self, turn: "Turn") -> float:
-        """Begin a turn and return 0, or return how many seconds it has to wait unless an answer comes before."""
-        with self._changed:
-            lane, now = self._lane(turn), self._clock()
-            self._look(turn.key, lane, now)
-            wait = lane.wait(self.workers, now) or self._count(turn, lane, now)
-            if wait == 0:
-                lane.begin(now)
-                turn.sent, turn.level = now, lane.under_way
-            return wait
-
-    def heed(self, turn: "Turn", headers: Mapping[str, str]) -> None:
-        """Learn from the headers of an answer how much is left of the server's limits."""
-        from llm.backends.http._errors import limits_left
-
-        with self._changed:
-            now = self._clock()
-            self._lane(turn).heed(turn, limits_left(headers, turn.tokens, now), now)
-
-    def answered(self, turn: "Turn", tokens: int | None) -> None:
-        """End a turn with an answer.
-
-        Args:
-            turn: the turn.
-            tokens: what the request took, if that is known.
-
-        """
-        with self._changed:
-            if (sent := self._ended(turn)) is not None:
-                self._lane(turn).answered(turn, sent, self._clock())
-                if tokens is not None and any(window.tokens for window in turn.windows):
-                    self._correct(turn, tokens)
-
-    def refused(self, turn: "Turn", asked: float | None) -> None:
-        """End a turn with a refusal: a limit of the server is reached, which asks to wait for some seconds."""
-        with self._changed:
-            if (sent := self._ended(turn)) is not None:
-                lane = self._lane(turn)
-                self._hold(turn.key, lane, lane.refused(turn, sent, self._clock(), asked))
-
-    def failed(self, turn: "Turn") -> None:
-        """End a turn without an answer."""
-        with self._changed:
-            self._ended(turn)
-
-    def _ended(self, turn: "Turn") -> float | None:
-        """Return when a request was sent that is under way no more; `None`: it was not sent, or has ended before."""
-        sent, turn.sent = turn.sent, None
-        if sent is not None:
-            self._lane(turn).under_way -= 1
-            self._changed.notify_all()
-        return sent
-
-    def _lane(self, turn: "Turn") -> _Lane:
-        return self._lanes.setdefault(turn.key, _Lane())
-
-    def _hold(self, key: str, lane: _Lane, until: float) -> None:
+    def hold(self, turn: "Turn", until: float) -> None:
+        """Send nothing before a moment, in any process."""
+        lane = turn.lane
         if until <= lane.hold:
             return
         lane.hold = until
@@ -468,30 +352,32 @@ class Pacer:
                     "INSERT INTO pacing VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
                     " hold = max(hold, excluded.hold),"
                     " count = coalesce(excluded.count, count), seconds = coalesce(excluded.seconds, seconds)",
-                    (key, until, count, seconds),
+                    (turn.key, until, count, seconds),
                     make=True,
                 )
 
-    def _look(self, key: str, lane: _Lane, now: float) -> None:
+    def look(self, turn: "Turn", now: float) -> None:
         """Learn what other processes did."""
+        lane = turn.lane
         if self._database is None or 0 <= now - lane.looked < _LOOK:
             return
         first, lane.looked = lane.looked == 0, now
         with suppress(OSError):
             for hold, count, seconds in self._database.execute(
-                "SELECT hold, count, seconds FROM pacing WHERE key = ?", (key,)
+                "SELECT hold, count, seconds FROM pacing WHERE key = ?", (turn.key,)
             ):
                 if not lane.hold < hold < now + LONGEST_HOLD or (first and hold <= now):
                     continue  # known, of another day's clock, or over
                 lane.resume(hold, None if count is None else Window(count, seconds), now)
 
-    def _count(self, turn: "Turn", lane: _Lane, now: float) -> float:
+    def count(self, turn: "Turn", now: float) -> float:
         """Count a request in all windows, or return how many seconds it has to wait for the fullest."""
+        lane = turn.lane
         windows = turn.windows if lane.learned is None else (*turn.windows, lane.learned)
         longest = max((_MINUTE, *(window.seconds for window in windows)))
         if self._database is not None and windows:
             with suppress(OSError), self._database.changing() as connection:
-                now = self._clock()  # again: others may have counted while this one waited for the database
+                now = self.clock()  # again: others may have counted while this one waited for the database
                 wait = 0.0
                 others = [(turn.key, *one) for one in lane.sent]  # from before there was a limit
                 connection.executemany("INSERT INTO sends (key, at, tokens) VALUES (?, ?, ?)", others)
@@ -522,7 +408,7 @@ class Pacer:
             lane.sent.append(turn.counted)
         return wait
 
-    def _correct(self, turn: "Turn", tokens: int) -> None:
+    def correct(self, turn: "Turn", tokens: int) -> None:
         """Count the tokens that a request took in place of what was expected."""
         if turn.counted is not None:
             turn.counted[1] = tokens
@@ -540,12 +426,18 @@ class Turn:
     """
 
     def __init__(
-        self, pacer: Pacer, key: str, tokens: int, windows: tuple[Window, ...], cancellation: "Cancellation | None"
+        self,
+        pacer: Pacer,
+        key: str,
+        lane: _Lane,
+        tokens: int,
+        windows: tuple[Window, ...],
+        cancellation: "Cancellation | None",
     ) -> None:
         self.key = key
+        self.lane = lane
         self.tokens = tokens
         self.windows = windows
-        self.cancellation = cancellation
         self.sent: float | None = None
         self.level = 0
         self.has_headers = False
@@ -553,15 +445,39 @@ class Turn:
         self.counted: list[float] | None = None
         self.waited = 0.0
         self._pacer = pacer
+        self._cancellation = cancellation
 
     def try_begin(self) -> float:
         """Begin it and return 0, or return how many seconds it has to wait unless an answer comes before."""
-        return self._pacer.try_begin(self)
+        pacer, lane = self._pacer, self.lane
+        with pacer.changed:
+            now = pacer.clock()
+            pacer.look(self, now)
+            wait = lane.wait(pacer.workers, now) or pacer.count(self, now)
+            if wait == 0:
+                lane.begin(now)
+                self.sent, self.level = now, lane.under_way
+            return wait
 
     def begin(self, call: "Call") -> "Call":
-        """Wait until the request may be sent, and return its call with deadlines that are later by that time."""
+        """Wait until the request may be sent, and return its call with deadlines that are later by that time.
+
+        Raises:
+            BackendHTTPError: it would take too long.
+            CancelledError: nobody wants the answer any more.
+
+        """
         started = time.monotonic()
-        self._pacer.begin(self)
+        with self._pacer.changed:
+            while (wait := self.try_begin()) > 0:
+                if wait > LONGEST_HOLD:
+                    words = f"it was not sent: the server asks to wait {wait:.0f} s"
+                    given_up = BackendHTTPError(words, status=429, retry_after=wait)
+                    given_up.transient = False
+                    raise given_up
+                if self._cancellation is not None:
+                    self._cancellation.check()
+                self._pacer.changed.wait(min(wait, 0.25))
         self.waited = time.monotonic() - started
         later = {
             name: moment + self.waited
@@ -571,20 +487,39 @@ class Turn:
         return replace(call, **later)
 
     def heed(self, headers: Mapping[str, str]) -> None:
-        """Learn from the headers of the server's answer."""
-        self._pacer.heed(self, headers)
+        """Learn from the headers of the server's answer how much is left of its limits."""
+        from llm.backends.http._errors import limits_left
+
+        with self._pacer.changed:
+            now = self._pacer.clock()
+            self.lane.heed(self, limits_left(headers, self.tokens, now), now)
 
     def answered(self, tokens: int | None = None) -> None:
         """End it with an answer, and count the tokens that it took."""
-        self._pacer.answered(self, tokens)
+        with self._pacer.changed:
+            if (sent := self._ended()) is not None:
+                self.lane.answered(self, sent, self._pacer.clock())
+                if tokens is not None and any(window.tokens for window in self.windows):
+                    self._pacer.correct(self, tokens)
 
     def refused(self, retry_after: float | None) -> None:
         """End it: a limit of the server is reached, which asks to wait for some seconds."""
-        self._pacer.refused(self, retry_after)
+        with self._pacer.changed:
+            if (sent := self._ended()) is not None:
+                self._pacer.hold(self, self.lane.refused(self, sent, self._pacer.clock(), retry_after))
 
     def failed(self) -> None:
         """End it without an answer."""
-        self._pacer.failed(self)
+        with self._pacer.changed:
+            self._ended()
+
+    def _ended(self) -> float | None:
+        """Return when the request was sent that is under way no more; `None`: it was not sent, or has ended before."""
+        sent, self.sent = self.sent, None
+        if sent is not None:
+            self.lane.under_way -= 1
+            self._pacer.changed.notify_all()
+        return sent
 
 
 def _guess(count: int, began: float, met: float, end: float, roundness: float) -> Window:
@@ -598,10 +533,6 @@ def _guess(count: int, began: float, met: float, end: float, roundness: float) -
     if met - began > _LONG_RUN and each / 2.5 <= end - met <= each + roundness and not is_usual:
         return Window(1, each)
     return Window(count, max(0.001, end - began))
-
-
-def _seconds(window: Window | None) -> float:
-    return 0.0 if window is None else window.seconds
 
 
 def _later(wait: float) -> float:
@@ -621,9 +552,3 @@ def _key_of(backend: "RegisteredBackend") -> str:
 
     values = [os.environ.get(name, "") for name in backend.secret_env]
     return f"{backend.name} {hashlib.sha256(repr(values).encode('utf-8', 'replace')).hexdigest()[:8]}"
-
-
-def _given_up(why: str, wait: float) -> BackendHTTPError:
-    error = BackendHTTPError(f"it was not sent: {why}", status=429, retry_after=wait)
-    error.transient = False
-    return error
