@@ -130,21 +130,12 @@ _SHOWN: Final = 40
 
 @dataclass(frozen=True)
 class ConfigFault:
-    """A mistake in a configuration file. As text it has the file, the line and the message.
+    """A mistake in a configuration file. As text it has the file, the line and the message."""
 
-    Attributes:
-        message: what is wrong, with the path of the key; it never holds text that may be secret.
-        file: the path of the file.
-        line: the line of the key, counted from 1; `None`: not known.
-        path: the key and those it is below, `models.large.max_tokens`; empty: the whole file.
-        hint: what to do next, a close match for example.
-
-    """
-
-    message: str
+    message: str  # with the path of the key, and without text that may be secret
     file: str
-    line: int | None = None
-    path: str = ""
+    line: int | None = None  # of the key, from 1; `None`: not known
+    path: str = ""  # the key and those it is below, `models.large.max_tokens`; empty: the whole file
     hint: str | None = None
 
     def __str__(self) -> str:
@@ -152,12 +143,7 @@ class ConfigFault:
 
 
 class ConfigFileError(ConfigError):
-    """A configuration file has mistakes.
-
-    Attributes:
-        faults: all of them; the message is that of the first.
-
-    """
+    """A configuration file has mistakes, its `faults`; the message is that of the first."""
 
     def __init__(self, faults: Sequence[ConfigFault]) -> None:
         first, *others = faults

@@ -62,22 +62,12 @@ def stored_names(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
 
 
 def check_store() -> None:
-    """Refuse a store that cannot be used.
-
-    Raises:
-        ConfigError: the file is damaged, another user can read it, or it is not a file.
-
-    """
+    """Refuse a store that cannot be used: it is damaged, another user can read it, or it is not a file."""
     _stored(path())
 
 
 def stored_key(name: str) -> str | None:
-    """Return a key of the store; `None`: it has no such key.
-
-    Raises:
-        ConfigError: the file cannot be used.
-
-    """
+    """Return a key of the store; `None`: it has no such key."""
     found = _stored(path())
     if name not in found:
         return None
@@ -97,13 +87,7 @@ def stored_key(name: str) -> str | None:
 
 
 def store_key(name: str, key: str) -> tuple[str, str | None]:
-    """Store a key, and return for people where, and why not in the system's keyring if that failed.
-
-    Raises:
-        ConfigError: the file cannot be used.
-        OSError: it cannot be written.
-
-    """
+    """Store a key, and return for people where, and why not in the system's keyring if that failed."""
     file = path()
     # Before the lock, for which others wait: a keyring may ask its user to unlock it.
     place, fault = _kept_by_keyring(name, key)
@@ -118,7 +102,7 @@ def store_key(name: str, key: str) -> tuple[str, str | None]:
 
 
 def remove_key(name: str) -> bool:
-    """Remove a key from the store, and return whether it was there; see `store_key`."""
+    """Remove a key from the store, and return whether it was there."""
     file = path()
     if name not in _stored(file):
         return False

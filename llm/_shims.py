@@ -278,12 +278,7 @@ _PLAIN_TEXT: Final = "the backend {!r} takes plain text only: it got the whole c
 
 
 def _extras_of(run: Callable[..., Any]) -> tuple[str, ...]:
-    """Return which of `_EXTRAS` a backend's callable takes.
-
-    Raises:
-        PluginDefinitionError: it cannot be called with a prompt alone.
-
-    """
+    """Return which of `_EXTRAS` a backend's callable takes."""
     parameters = _check_callable(run, "prompt")
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return ("model", "options")
@@ -293,17 +288,7 @@ def _extras_of(run: Callable[..., Any]) -> tuple[str, ...]:
 def _check_callable(
     run: Callable[..., Any], argument: str, further: Iterable[str] = ()
 ) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a callable that gets one positional argument.
-
-    Args:
-        run: what an author registers.
-        argument: the name of that argument, `prompt` or `goal`.
-        further: names of the arguments that it gets besides.
-
-    Raises:
-        PluginDefinitionError: it is async, or cannot be called so.
-
-    """
+    """Return the parameters of a callable that can be called with one positional argument, and further named ones."""
     name = getattr(run, "__qualname__", repr(run))
     call = getattr(run, "__call__", run)  # noqa: B004 - an object's __call__ may be the async one
     if inspect.iscoroutinefunction(run) or inspect.isasyncgenfunction(run) or inspect.iscoroutinefunction(call):

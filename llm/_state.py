@@ -173,11 +173,8 @@ def open_named(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int
     """Return the descriptor of a file that a user named, without a wait; fit for `open(..., opener=open_named)`.
 
     Only an ordinary file is read, as a pipe may never have a writer, and a device no end; `/dev/null` is empty, and
-    what this process has open already (`/dev/stdin`, `<(...)` of a shell) is what the user wants.
-
-    Raises:
-        OSError: it cannot be opened; `strerror` is a clause without the path, `it is a named pipe`.
-
+    what this process has open already (`/dev/stdin`, `<(...)` of a shell) is what the user wants. The `strerror` of an
+    error is a clause without the path: `it is a named pipe`.
     """
     try:
         handle = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, mode)
@@ -207,12 +204,7 @@ def _is_descriptor(path: str | os.PathLike[str]) -> bool:
 
 
 def check_ordinary(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that names something else than a file.
-
-    Raises:
-        OSError: it does; `strerror` is a clause without the path.
-
-    """
+    """Refuse a path that names something else than a file, by an `OSError` as those of `open_named`."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket"}
@@ -245,14 +237,7 @@ def is_off(variable: str) -> bool:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of `path` at the end of the `with` block, unless that fails.
-
-    Only its owner can read the new file.
-
-    Raises:
-        OSError: the file cannot be written.
-
-    """
+    """Open a file, for its owner alone, that takes the place of `path` at the end of the `with` block."""
     import tempfile
 
     directory, name = os.path.split(path)
@@ -273,12 +258,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file as a whole or not at all; only its owner can read it.
-
-    Raises:
-        OSError: the file cannot be written.
-
-    """
+    """Write a file as a whole or not at all; only its owner can read it."""
     with replacing(path) as file:
         file.write(content)
 
@@ -323,21 +303,14 @@ def _cache_file(names: Iterable[str]) -> str | None:
 
 @contextmanager
 def locked(path: str, *, inherited: bool = False, tidy: bool = False) -> Iterator[None]:
-    """Hold the lock of a file; the kernel releases it when a process dies.
+    """Hold the lock of a file that is to be changed; the kernel releases it when a process dies.
 
-    Args:
-        path: the file to change. Its lock is a file beside it, because a file that is replaced takes
-            its own lock with it.
-        inherited: whether processes that are started with `close_fds=False` meanwhile hold it too, until they end:
-            one that goes on when this one is killed still changes what is locked.
-        tidy: whether to remove the lock's file at the end: in a directory that its user looks into.
-
-    Raises:
-        OSError: the lock cannot be written, or another process does not release it.
-
+    With `inherited`, processes that are started with `close_fds=False` meanwhile hold it too, until they end. A `tidy`
+    lock leaves no file behind: its directory is one that its user looks into.
     """
     import fcntl
 
+    # A file beside it: one that is replaced takes its own lock with it.
     lock = f"{path}.lock"
     make_private(os.path.dirname(lock))
     handle = open_private(lock, os.O_RDWR | os.O_CREAT)

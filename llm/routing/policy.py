@@ -16,23 +16,7 @@ SAMPLE = "sample"
 
 
 class _Plan:
-    """The part of the order that does not depend on the prompt.
-
-    Args:
-        backends: every backend there is.
-        settings: the user's configuration.
-        model: the model that the request names.
-
-    Attributes:
-        known: the backends by name.
-        fallback: the configured fallback.
-        is_empty: whether the user configured no order.
-        is_local: whether prompts stay on this machine.
-        is_auto: whether the order depends on the prompt.
-        usable: the configured candidates that exist.
-        rejected: those that do not.
-
-    """
+    """The part of the order that does not depend on the prompt."""
 
     def __init__(self, backends: Sequence[RegisteredBackend], settings: Settings, model: str | None) -> None:
         self.known = {backend.name: backend for backend in backends}

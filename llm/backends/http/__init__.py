@@ -479,12 +479,7 @@ class HTTPBackend(Backend):
         yield from ask(replace(request, metadata=metadata))
 
     def _fetch(self, path: str, call: Call) -> Any:
-        """Return the JSON that a service answers to GET.
-
-        Raises:
-            BackendError: it does not answer, or with something else.
-
-        """
+        """Return the JSON that a service answers to GET."""
         from llm.backends.http._errors import is_failure
         from llm.backends.http.answers import AnswerReader
 

@@ -50,49 +50,31 @@ _ENVIRONMENT: Final = {
 
 @dataclass(slots=True)
 class Limits:
-    """The deadlines of one exchange, as `time.monotonic()` counts.
-
-    Attributes:
-        start: the moment it began.
-        deadline: the moment it must have ended; `inf`: as long as text keeps coming.
-        first_byte: the moment the head of its answer must have come.
-        silence: seconds from the start to the first text, and from one text to the next. Blanks, comments
-            and interim answers do not count as text: a server can send those for ever.
-        read_timeout: seconds to wait for each byte; `None`: until one of the others ends it.
-        progress: the moment from which the text after the latest one is waited for. Time that whoever reads the
-            answer takes for each text does not count as silence of the server.
-        text_came: whether text came since the last wait began.
-        asks_proxy: whether a proxy is being asked for a way to the server.
-        heard: whether any byte has come, of a proxy or an interim answer too.
-        answered: whether the head of the answer has come.
-        received: bytes of the body so far, after decompression.
-        heed: takes the headers of the answer, if somebody wants them.
-        heed_peer: takes the address that was connected to, before anything is sent; what it raises ends the exchange.
-            Behind a proxy nobody knows that address.
-        cancellation: the caller's wish to end it; `None`: it never comes.
-        handle: a second handle on the connection of an exchange that can be cancelled.
-        process: the process whose exchange it is: one that was forked from it must not read the answer.
-        passes_proxy: returns whether an address is asked without the proxy that the environment names.
-
-    """
+    """The deadlines of one exchange, as `time.monotonic()` counts."""
 
     start: float
-    deadline: float = inf
-    first_byte: float = inf
+    deadline: float = inf  # `inf`: as long as text keeps coming
+    first_byte: float = inf  # the moment the head of its answer must have come
+    # From the start to the first text, and from one text to the next. Blanks, comments and interim answers do not
+    # count as text: a server can send those for ever.
     silence: float = inf
-    read_timeout: float | None = None
+    read_timeout: float | None = None  # seconds to wait for each byte; `None`: until one of the others ends it
+    # The moment from which the text after the latest one is waited for. Time that whoever reads the answer takes for
+    # each text does not count as silence of the server.
     progress: float = 0.0
-    text_came: bool = False
-    asks_proxy: bool = False
-    heard: bool = False
-    answered: bool = False
-    received: int = 0
-    heed: Callable[[Mapping[str, str]], object] | None = None
+    text_came: bool = False  # since the last wait began
+    asks_proxy: bool = False  # for a way to the server
+    heard: bool = False  # any byte, of a proxy or an interim answer too
+    answered: bool = False  # the head of the answer has come
+    received: int = 0  # bytes of the body, after decompression
+    heed: Callable[[Mapping[str, str]], object] | None = None  # takes the headers of the answer
+    # Takes the address that was connected to, before anything is sent; what it raises ends the exchange. Behind a proxy
+    # nobody knows that address.
     heed_peer: Callable[[str], object] | None = None
     cancellation: Cancellation | None = None
-    handle: socket.socket | None = None
-    process: int = field(default_factory=os.getpid)
-    passes_proxy: Callable[[str], bool] | None = None
+    handle: socket.socket | None = None  # a second one on the connection of an exchange that can be cancelled
+    process: int = field(default_factory=os.getpid)  # one that was forked from it must not read the answer
+    passes_proxy: Callable[[str], bool] | None = None  # whether an address is asked without the environment's proxy
 
     @property
     def until(self) -> float:
@@ -123,12 +105,7 @@ class Limits:
         self.text_came = True
 
     def watch(self, connection: socket.socket) -> None:
-        """Get a handle on a connection, by which a cancellation can end whatever another thread waits for there.
-
-        Raises:
-            CancelledError: that has come already.
-
-        """
+        """Get a handle on a connection, by which a cancellation can end whatever another thread waits for there."""
         if self.cancellation is not None and self.handle is None:
             # A handle of its own is valid as long as we want: the socket's may be closed, or be another file's by then,
             # and TLS takes it away during its handshake.
@@ -346,26 +323,15 @@ class TimedSession(requests.Session):
 
 
 class Outgoing(NamedTuple):
-    """A request that is ready to be sent.
-
-    Attributes:
-        session: what sends it.
-        method: `GET` or `POST`.
-        url: where it is sent.
-        headers: its headers, but for those of the session.
-        content: its body.
-        auth: adds the key, as requests asks for.
-        cert: the files of the certificate to show, and of its key.
-
-    """
+    """A request that is ready to be sent."""
 
     session: TimedSession
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str]  # but for those of the session
     content: bytes | None
-    auth: Callable[[requests.PreparedRequest], requests.PreparedRequest]
-    cert: tuple[str, str] | None = None
+    auth: Callable[[requests.PreparedRequest], requests.PreparedRequest]  # adds the key, as requests asks for
+    cert: tuple[str, str] | None = None  # the files of the certificate to show, and of its key
 
     def send(self, timeout: tuple[float, float]) -> requests.Response:
         """Send it and return the answer, of which only the head has been read; redirects are not followed.
@@ -391,12 +357,7 @@ def _prepared_url(url: str) -> str | None:
 
 
 def _certificates() -> str | bool:
-    """Return the file or directory of certificates that the environment names; `True`: those that requests has.
-
-    Raises:
-        ConfigError: it is not there.
-
-    """
+    """Return the file or directory of certificates that the environment names; `True`: those that requests has."""
     variable = next((name for name in _CERTIFICATES if os.environ.get(name)), None)
     if variable is None:
         return True
