@@ -9,12 +9,12 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, overload
 
 from llm import __version__
 from llm._dataclasses import replace
@@ -383,100 +383,101 @@ class HTTPBackend(Backend):
         model = model or self.default_model
         plain = self.sent_options(options)
         notices: list[str] = []
-        ask = partial(self._send, model=model, options=plain, call=call, stream=stream, notices=notices)
-        endpoint, limits, pieces = ask(request)
+        if request.metadata.get("schema") is not None and model in self._learned.takes_no_schema:
+            notices.append(f"{self._label} takes no schema: it is in the prompt alone")
+            request = _with_schema_in_prompt(request)
+        question = _Question(request, model, plain, stream)
+        body = self._body(question)
+        endpoint, outgoing = self._request("POST", self.path, call, _encoded(body), stream=stream)
+        limits = self._limits(call)
         if call is None or call.turn is None:
             self._pace()
-        thoughts = request.metadata.get("thoughts") is True
+        odd = _unknown_options(plain, self.known_options) if self.known_options else []
         reader = AnswerReader(
             endpoint,
             model,
             strict,
             limits.note_text,
             limits.hurry,
-            thoughts,
+            thoughts=request.metadata.get("thoughts") is True,
             read=self.read,
             priced=self._counted,
             on_end=limits.await_rest,
         )
         reader.notices = notices
-        if plain and self.known_options:
-            notices += _unknown_options(plain, self.known_options)
-            if notices:
-                pieces = _with_hint(pieces, list(notices))
-        if request.metadata.get("schema") is not None:
-            pieces = self._by_schema(pieces, request, model, reader, lambda plain: ask(plain, again=limits)[2])
-        return reader, pieces
+        notices += odd
+        return reader, self._pieces(question, body, odd, notices, endpoint, outgoing, limits)
 
-    def _send(
+    def _body(self, question: "_Question") -> dict[str, Any]:
+        """Return the body for a question without the members that the service does not take."""
+        body = self.body(*question)
+        refused = self._learned.refused_members.get(question.model)
+        return _instead(body, refused) if refused else body
+
+    def _pieces(
         self,
-        request: Request,
-        *,
-        model: str | None,
-        options: Mapping[str, Any],
-        call: Call | None,
-        stream: bool,
+        question: "_Question",
+        body: Mapping[str, Any],
+        odd: Sequence[str],
         notices: list[str],
-        again: "Limits | None" = None,
-    ) -> "tuple[Endpoint, Limits, Iterator[bytes]]":
-        """Return the answer to a request in pieces; it is sent with the first one.
-
-        A further exchange for the same answer has the limits of the first, which whoever reads the answer reports to.
-        """
-        body = _instead(self.body(request, model, options, stream), self._refused_members.get(model, {}))
-        endpoint, outgoing = self._request("POST", self.path, call, _encoded(body), stream=stream)
-        limits = again or self._limits(call)
-
-        def in_other_words(error: BackendHTTPError) -> Iterator[bytes] | None:
-            """Return the answer to the same in other words; `None`: the error is about something else."""
-            name, other = _refused_member(body, error)
-            known = self._refused_members.setdefault(model, {})
-            if not name or other in known:  # it takes neither of the two
-                return None
-            known[name] = other
-            if other is not None:
-                notices.append(f"asked once more with {other!r} in place of {name!r}: {error.message}")
-            ask = partial(self._send, model=model, options=options, call=call, stream=stream, notices=notices)
-            return ask(request, again=limits)[2]
-
-        if again is not None:
-            again.begin_again()
-        return (
-            endpoint,
-            limits,
-            self._found(self._exchanged(endpoint, outgoing, limits), model, options, in_other_words),
-        )
-
-    def _by_schema(
-        self,
-        pieces: Iterator[bytes],
-        request: Request,
-        model: str | None,
-        reader: "AnswerReader",
-        ask: Callable[[Request], Iterator[bytes]],
+        endpoint: "Endpoint",
+        outgoing: "Outgoing",
+        limits: "Limits",
     ) -> Iterator[bytes]:
-        """Yield the answer to a request with a schema; a service that takes none gets the schema in the prompt."""
-        from llm.routing.schema import instruction
-
-        refused: set[str | None] = self.__dict__.setdefault("_takes_no_schema", set())
-        if model not in refused:
+        """Yield an answer as it comes; what the service does not take so is asked once more in other words."""
+        while True:
             try:
-                yield from pieces
+                yield from self._exchanged(endpoint, outgoing, limits)
             except BackendHTTPError as error:
-                if error.status not in _NOT_ACCEPTED or not _NO_SCHEMA.search(error.message):
+                again = self._in_other_words(question, body, error, notices)
+                if again is None:
+                    self._add_hints(error, question, odd)
                     raise
-                refused.add(model)
-                reader.notices.append(f"asked once more with the schema in the prompt alone: {error.message}")
             else:
                 return
-        else:
-            reader.notices.append(f"{self._label} takes no schema: it is in the prompt alone")
-        schema = request.metadata["schema"]
-        metadata = {name: value for name, value in request.metadata.items() if name != "schema"}
-        words = instruction(schema)
-        if words not in (request.system or ""):
-            request = request.with_system("\n\n".join(filter(None, (request.system, words))))
-        yield from ask(replace(request, metadata=metadata))
+            # The limits are those of the first exchange, which whoever reads the answer reports to.
+            question, body = again, self._body(again)
+            outgoing = outgoing._replace(content=_encoded(body))
+            limits.begin_again()
+
+    def _in_other_words(
+        self, question: "_Question", body: Mapping[str, Any], error: BackendHTTPError, notices: list[str]
+    ) -> "_Question | None":
+        """Return the question to ask after a refusal; `None`: that is about something else than the words."""
+        if error.status not in _NOT_ACCEPTED:
+            return None
+        name, other = _refused_member(body, error)
+        refused = self._learned.refused_members.setdefault(question.model, {})
+        if name and other not in refused:  # else it takes neither of the two
+            refused[name] = other
+            if other is not None:
+                notices.append(f"asked once more with {other!r} in place of {name!r}: {error.message}")
+            return question
+        if question.request.metadata.get("schema") is None or not _NO_SCHEMA.search(error.message):
+            return None
+        self._learned.takes_no_schema.add(question.model)
+        notices.append(f"asked once more with the schema in the prompt alone: {error.message}")
+        return question._replace(request=_with_schema_in_prompt(question.request))
+
+    def _add_hints(self, error: BackendHTTPError, question: "_Question", odd: Sequence[str]) -> None:
+        """Add to a refusal what its model or its options may have to do with it."""
+        model, hints = question.model, list(odd)
+        unknown = error.status == 404 or (error.status in {400, 422} and _NO_MODEL.search(error.message))
+        if unknown and model is not None and self.name:
+            from llm.contributions import models_like
+
+            known = models_like(model, self.name)
+            close = f"did you mean {' or '.join(map(repr, known))}? " if known else ""
+            hints.insert(0, f"{close}`ai-cli models -b {self.name}` lists those that it has")
+        elif model is None and self.name and error.status in _NOT_ACCEPTED and _WANTS_MODEL.search(error.message):
+            error.hint = f"name one with -m; `ai-cli models -b {self.name}` lists those that it has"
+        elif error.status in {400, 422}:
+            hints[:0] = [
+                f"change the option {name!r} (`-o`, or `options` in the configuration), or leave it out"
+                for name in question.options
+                if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", error.message)
+            ]
+        error.hint = "; ".join(filter(None, (error.hint, *hints))) or None
 
     def _fetch(self, path: str, call: Call) -> Any:
         """Return the JSON that a service answers to GET."""
@@ -519,49 +520,11 @@ class HTTPBackend(Backend):
         cert = None if self.client_cert is None else _certificate_files(self.client_cert, self._label)
         return endpoint, Outgoing(self._open_session(), method, url, headers, content, auth, cert)
 
-    @property
-    def _refused_members(self) -> dict[str | None, dict[str, str | None]]:
-        """By model the members of a body that the service does not take, and those to send in their place."""
-        refused: dict[str | None, dict[str, str | None]] = self.__dict__.setdefault("_refused_by_model", {})
-        return refused
-
-    def _found(
-        self,
-        pieces: Iterator[bytes],
-        model: str | None,
-        options: Mapping[str, Any],
-        in_other_words: Callable[[BackendHTTPError], Iterator[bytes] | None],
-    ) -> Iterator[bytes]:
-        """Yield the pieces of an answer; a refusal of the model or of an option gets its remedy."""
-        try:
-            yield from pieces
-        except BackendHTTPError as error:
-            others = in_other_words(error) if error.status in _NOT_ACCEPTED else None
-            if others is not None:
-                yield from others
-                return
-            unknown = error.status == 404 or (error.status in {400, 422} and _NO_MODEL.search(error.message))
-            if unknown and model is not None and self.name:
-                from llm.contributions import models_like
-
-                known = models_like(model, self.name)
-                ask = f"`ai-cli models -b {self.name}` lists those that it has"
-                close = f"did you mean {' or '.join(map(repr, known))}? " if known else ""
-                error.hint = f"{error.hint}; {close}{ask}" if error.hint else f"{close}{ask}"
-            elif model is None and self.name and error.status in _NOT_ACCEPTED and _WANTS_MODEL.search(error.message):
-                error.hint = f"name one with -m; `ai-cli models -b {self.name}` lists those that it has"
-            elif error.status in {400, 422}:
-                named = (one for one in options if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", error.message))
-                for name in named:
-                    remedy = f"change the option {name!r} (`-o`, or `options` in the configuration), or leave it out"
-                    error.hint = f"{error.hint}; {remedy}" if error.hint else remedy
-            raise
-
     def _pace(self) -> None:
         """Refuse a request that would exceed the configured limits of a minute."""
         if self.requests_per_minute is None and self.tokens_per_minute is None:
             return
-        now, used = monotonic(), self._used
+        now, used = monotonic(), self._learned.used
         while used and used[0][0] < now - 60:
             used.popleft()
         for limit, spent, what in (
@@ -580,14 +543,14 @@ class HTTPBackend(Backend):
     def _counted(self, completion: Completion) -> Completion:
         """Count the tokens of an answer against the limit of a minute."""
         if self.tokens_per_minute is not None and completion.usage is not None and completion.usage.tokens:
-            self._used.append((monotonic(), completion.usage.tokens))
+            self._learned.used.append((monotonic(), completion.usage.tokens))
         return completion
 
     @property
-    def _used(self) -> "deque[tuple[float, int]]":
-        """Moment of each request within the last minute, with 0, and of each answer, with its tokens."""
-        used: deque[tuple[float, int]] = self.__dict__.setdefault("_used_lately", deque())
-        return used
+    def _learned(self) -> "_Learned":
+        """Its memory, without an `__init__`: that of a subclass need not call ours."""
+        learned: _Learned = self.__dict__.setdefault("_learned_lately", _Learned())
+        return learned
 
     def _limits(self, call: Call | None) -> "Limits":
         from llm.backends.http._deadlines import Limits
@@ -732,6 +695,27 @@ class _KeyAuth:
 # What is sent
 
 
+class _Question(NamedTuple):
+    """A request as `HTTPBackend.body` takes it."""
+
+    request: Request
+    model: str | None
+    options: Mapping[str, Any]
+    stream: bool
+
+
+class _Learned:
+    """What a backend learned of its service."""
+
+    def __init__(self) -> None:
+        # Moment of each request within the last minute, with 0, and of each answer, with its tokens.
+        self.used: deque[tuple[float, int]] = deque()
+        # By model the members of a body that the service does not take, and those to send in their place.
+        self.refused_members: dict[str | None, dict[str, str | None]] = {}
+        # Models whose answers follow no schema that is not in their prompt.
+        self.takes_no_schema: set[str | None] = set()
+
+
 def _encoded(body: Mapping[str, Any]) -> bytes:
     """Return the body of a request as it is sent."""
     try:
@@ -740,9 +724,19 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         raise UsageError(f"JSON cannot hold these options: {error}") from None
 
 
+def _with_schema_in_prompt(request: Request) -> Request:
+    """Return a request that asks for an answer by its schema in the words of its system prompt alone."""
+    from llm.routing.schema import instruction
+
+    words = instruction(request.metadata["schema"])
+    if words not in (request.system or ""):
+        request = request.with_system("\n\n".join(filter(None, (request.system, words))))
+    return replace(request, metadata={name: value for name, value in request.metadata.items() if name != "schema"})
+
+
 def _instead(body: dict[str, Any], refused: Mapping[str, str | None]) -> dict[str, Any]:
     """Return a body without the members that a service does not take; some have another name there."""
-    body = dict(body) if refused else body
+    body = dict(body)
     for name, other in refused.items():
         if name in body:
             value = body.pop(name)
@@ -781,15 +775,6 @@ def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> li
             if close:
                 notices.append(f"the option {name!r} is not known; did you mean {close[0]!r}?")
     return notices
-
-
-def _with_hint(pieces: Iterator[bytes], notices: list[str]) -> Iterator[bytes]:
-    """Yield the pieces of an answer; a failure names what was odd in the request."""
-    try:
-        yield from pieces
-    except BackendHTTPError as error:
-        error.hint = "; ".join(filter(None, (error.hint, *notices)))
-        raise
 
 
 def _option_value(value: Any, kind: str = "") -> Any:
