@@ -188,9 +188,9 @@ def _fetched(address: str) -> bytes:
     """Return what is at an address; a redirect leads to no place that the user, and only the user, can reach."""
     from urllib.parse import urlsplit
 
+    from llm.backends.http import is_on_this_machine
     from llm.backends.http._deadlines import Limits, TimedSession, current_limits
     from llm.backends.http._errors import Endpoint, transport_error, transport_faults
-    from llm.backends.http import is_on_this_machine
 
     try:
         host = urlsplit(address).netloc.rpartition("@")[2]

@@ -18,9 +18,9 @@ import responses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm.backends.http import ChatCompletionsBackend, _KeyAuth, _option_value
 from llm.backends.http._errors import MAX_QUOTE, Endpoint
 from llm.backends.http.answers import AnswerReader
-from llm.backends.http import ChatCompletionsBackend, _KeyAuth, _option_value
 from llm.backends.http.openai import chat_text
 from llm.errors import (
     AuthenticationError,

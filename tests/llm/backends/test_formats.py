@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llm import Completion, Request, Usage
-from llm.backends.http.answers import WHOLE, AnswerReader
 from llm.backends.http import HTTPBackend
+from llm.backends.http.answers import WHOLE, AnswerReader
 from llm.errors import BackendError, BackendHTTPError, MalformedResponseError, ToolCallError, UsageError
 from llm.types import Call
 from tests.servers import FaultServer, http_answer

@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import Call, Completion, Request, Usage
-from llm.backends.http import _deadlines
+from llm.backends.http import ChatCompletionsBackend, _deadlines
 from llm.backends.http._errors import Endpoint
 from llm.backends.http.answers import AnswerReader, Event, read_events
-from llm.backends.http import ChatCompletionsBackend
 from llm.backends.http.openai import chat_text
 from llm.errors import (
     BackendConnectionError,

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import pytest
 
 from llm import Completion, Request, Usage, complete
+from llm.backends.http import ChatCompletionsBackend
 from llm.backends.http._errors import Endpoint, asked_wait, status_error
 from llm.backends.http.answers import AnswerReader
-from llm.backends.http import ChatCompletionsBackend
 from llm.backends.http.openai import chat_text
 from llm.backends.plugin_sdk import register_backend
 from llm.config import Settings
