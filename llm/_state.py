@@ -303,7 +303,7 @@ def _cache_file(names: Iterable[str]) -> str | None:
 
 @contextmanager
 def locked(path: str, *, inherited: bool = False, tidy: bool = False) -> Iterator[None]:
-    """Hold the lock of a file that is to be changed; the kernel releases it when a process dies.
+    """Hold the lock of a file while it is changed; the kernel releases it when a process dies.
 
     With `inherited`, processes that are started with `close_fds=False` meanwhile hold it too, until they end. A `tidy`
     lock leaves no file behind: its directory is one that its user looks into.
