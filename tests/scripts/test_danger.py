@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.types import Step
-from scripts.steps.danger import dangers
+from scripts.steps.runner import dangers
 
 
 @pytest.mark.parametrize(
