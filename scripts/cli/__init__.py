@@ -29,10 +29,10 @@ COMMANDS: Final = {
     "keys": Lazy("scripts.cli.servers:keys", "Store, list, test and remove keys.", "Set up"),
     "config": Lazy("scripts.cli.config:config", "Show, check and edit the configuration.", "Set up"),
     "plugins": Lazy("scripts.plugins:cli", "List, install and remove plug-ins.", "Set up"),
-    "hooks": Lazy("scripts.cli.docs:hooks", "List hooks and their implementations.", "Get help"),
-    "docs": Lazy("scripts.cli.docs:docs", "Find a page of the documentation.", "Get help"),
+    "hooks": Lazy("scripts.cli.help:hooks", "List hooks and their implementations.", "Get help"),
+    "docs": Lazy("scripts.cli.help:docs", "Find a page of the documentation.", "Get help"),
     "doctor": Lazy("scripts.cli.doctor:doctor", "Find what is wrong with this installation.", "Get help"),
-    "completion": Lazy("scripts.cli.shell_completion:completion", "Complete words with Tab.", "Get help"),
+    "completion": Lazy("scripts.cli.help:completion", "Complete words with Tab.", "Get help"),
 }
 
 

@@ -28,7 +28,7 @@ class NameOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 
     """A name of some kind of thing, which a shell completes.
 
     Args:
-        kind: what the name is of, see `scripts.cli.shell_completion.NAMES`.
+        kind: what the name is of, see `scripts.cli.help.NAMES`.
 
     """
 
@@ -42,7 +42,7 @@ class NameOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         from importlib import import_module
 
         # By its name, like a command: it asks the commands' own modules for names, which import this one.
-        found: list[CompletionItem] = import_module("scripts.cli.shell_completion").names(self.kind, ctx, incomplete)
+        found: list[CompletionItem] = import_module("scripts.cli.help").names(self.kind, ctx, incomplete)
         return found
 
 

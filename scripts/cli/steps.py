@@ -373,7 +373,7 @@ class RecipeCommand(Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the recipe's own parameters, then the options."""
-        from scripts.cli.shell_completion import named_recipe
+        from scripts.cli.help import named_recipe
 
         name = named_recipe(ctx)
         if name is not None:
@@ -406,7 +406,7 @@ class RecipeCommand(Command):
 
 def _complete_parameter(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Complete what a recipe's parameter is set to; imported late, for only a shell asks."""
-    from scripts.cli.shell_completion import complete_parameter
+    from scripts.cli.help import complete_parameter
 
     return complete_parameter(ctx, parameter, incomplete)
 

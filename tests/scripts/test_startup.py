@@ -68,7 +68,7 @@ CASES = {
     | PROCESSES - {"subprocess"}
     | PATHS
     | GENERATING
-    | {"hashlib", "llm.parameters", "scripts.cli.shell_completion"},
+    | {"hashlib", "llm.parameters", "scripts.cli.help"},
 }
 
 
