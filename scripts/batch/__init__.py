@@ -26,9 +26,9 @@ from scripts.batch.layouts import OpenAI, Records, Result, Table, columns_for
 from scripts.batch.results import Results, results_in
 from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
 from scripts.cli.base import current_host, enable_state, find_backend, start_trace, warn_of_problems
+from scripts.cli.config import Template, read_template
 from scripts.cli.options import named_values, read_system, system_option, values_option
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
-from scripts.cli.templates import Template, read_template
 from scripts.output import print_error, print_message, print_note, print_warning, stdout_is_closed, stdout_to_stderr
 
 if TYPE_CHECKING:

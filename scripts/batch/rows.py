@@ -16,7 +16,7 @@ from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from llm.routing.schema import by_schema
 from llm.types import Message, Request
 from scripts.cli.attachments import MARKS
-from scripts.cli.templates import INPUT, Template, blanks_in, fill
+from scripts.cli.config import INPUT, Template, blanks_in, fill
 
 #: The formats by the end of a file's name; all else is JSON lines.
 _BY_NAME: Final = {

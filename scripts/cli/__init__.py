@@ -12,7 +12,7 @@ COMMANDS: Final = {
     "send": Lazy("scripts.cli.send:send", "Send a prompt and print the answer.", "Ask"),
     "chat": Lazy("scripts.cli.chat:chat", "Talk with a model, in a conversation that is recorded.", "Ask"),
     "batch": Lazy("scripts.batch:batch", "Answer the prompts of a file.", "Ask"),
-    "templates": Lazy("scripts.cli.templates:templates", "List and show templates of prompts.", "Ask"),
+    "templates": Lazy("scripts.cli.config:templates", "List and show templates of prompts.", "Ask"),
     "recipe": Lazy("scripts.cli.steps:recipe", "Run the shell steps of a recipe.", "Run steps"),
     "do": Lazy("scripts.cli.plan:do", "Have a model plan shell steps, and run them.", "Run steps"),
     "plan": Lazy("scripts.cli.plan:plan", "Have a model plan shell steps, and print them.", "Run steps"),

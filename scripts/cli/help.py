@@ -256,7 +256,7 @@ def _keys(_ctx: click.Context) -> Iterable[str]:
 
 
 def _templates(_ctx: click.Context) -> Iterable[str]:
-    from scripts.cli.templates import template_names
+    from scripts.cli.config import template_names
 
     return template_names()
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from llm.router import NoAnswerError
     from llm.routing.fallback import RetryPolicy
     from llm.types import Attachment, Attempt, Completion, Request, Route
-    from scripts.cli.templates import Template
+    from scripts.cli.config import Template
 
     class ShownAnswer(Protocol):
         """Prints an answer as it comes."""
@@ -219,7 +219,7 @@ def send(
         earlier, words = _continued(conversation, words)
     filled = None
     if template is not None:
-        from scripts.cli.templates import read_template
+        from scripts.cli.config import read_template
 
         filled = read_template(template)
     try:

@@ -24,7 +24,7 @@ from llm.types import Completion, Request
 from llm.usage import entries, ledger_path
 from scripts.ai_cli import cli
 from scripts.batch.rows import Prompts, Source
-from scripts.cli.templates import Template
+from scripts.cli.config import Template
 
 AI_CLI = [sys.executable, "-m", "scripts.ai_cli"]
 

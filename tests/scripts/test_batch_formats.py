@@ -24,7 +24,7 @@ from llm.testing import host_with, write_distribution
 from llm.types import Attachment, Completion, Request, Usage
 from scripts.ai_cli import cli
 from scripts.batch.rows import Prompts, Source
-from scripts.cli.templates import Template
+from scripts.cli.config import Template
 
 REVIEWS = 'id,text\n7,"Good, ""really"""\n7,"two\nlines"\n9,bad x\n'
 
