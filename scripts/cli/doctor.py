@@ -191,7 +191,7 @@ def installed_before(_host: "Host") -> Iterator[Fault]:
 def guards(host: "Host") -> Iterator[Fault]:
     """Find guards of steps that were at work in the last run, and are not now, and required plug-ins that are not."""
     from llm.config import load_settings
-    from scripts.packages import RecordError, guards
+    from scripts.packages import GUARDS, RecordError, lost_guards
 
     with suppress(ConfigError):  # found above
         settings = load_settings()
@@ -201,10 +201,10 @@ def guards(host: "Host") -> Iterator[Fault]:
             except PluginLoadError as error:
                 yield f"{error.message} ({error.hint})", (_edit(settings.path),)
     try:
-        for one in guards.lost(host):
+        for one in lost_guards(host):
             yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guard.distribution}",)
     except RecordError as error:
-        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(guards.GUARDS.path),)
+        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(GUARDS.path),)
 
 
 def installer(_host: "Host") -> Iterator[Fault]:

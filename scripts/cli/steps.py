@@ -348,10 +348,10 @@ class _Run:
 
 def _miss_guards(host: "Host") -> None:
     """Print a warning for each guard of the last run that is not at work now."""
-    from scripts.packages import RecordError, guards
+    from scripts.packages import RecordError, check_guards
 
     try:
-        for lost in guards.check(host):
+        for lost in check_guards(host):
             print_warning(str(lost))
     except RecordError as error:
         print_warning(f"cannot check for missing guards of steps: {error}")

@@ -1,6 +1,7 @@
-"""Packages of plug-ins, and the record of those that the user installed: outside the environment, to outlive it.
+"""Packages of plug-ins, and the records of those that the user installed and of those that guarded the last run.
 
-Tools that upgrade d0ttino make its environment anew at the same place. Each record is one file for all environments.
+The records are outside the environment, to outlive it: tools that upgrade d0ttino make it anew at the same place, often
+without the plug-ins, and a guard that is gone says nothing of itself. Each is one file for all environments.
 """
 
 import json
@@ -12,11 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm._dataclasses import dataclass
 from llm._state import locked, open_private, state_dir, write_atomically
-from llm.errors import D0ttinoError
+from llm.errors import D0ttinoError, PluginLoadError
+from llm.hooks import Tier
 from llm.hooks._entrypoints import canonical
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from llm.hooks._guard import Problem
+    from llm.host import Host
 
 T = TypeVar("T")
 
@@ -240,3 +245,182 @@ def bundled_directory() -> "Path":
         if (directory / "plugin-registry.json").is_file():
             return directory
     raise RegistryError("this installation has no plugin-registry.json", hint="install d0ttino again")
+
+
+# --- guards of steps -------------------------------------------------------------------------------------------------
+
+#: The hooks of those that change, refuse or run steps.
+_STEP_HOOKS: Final = ("llm_prepare_step", "llm_run_step")
+
+
+@dataclass(frozen=True)
+class RecordedGuard:
+    """A plug-in that guarded steps.
+
+    Attributes:
+        plugin: its name.
+        distribution: its distribution.
+        version: the distribution's version.
+
+    """
+
+    plugin: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.distribution} {self.version})"
+
+
+#: The guards of each environment's last run.
+GUARDS: Final = Record("guards.json", RecordedGuard)
+
+
+@dataclass(frozen=True)
+class LostGuard:
+    """A guard of the last run that is not at work now.
+
+    Attributes:
+        guard: the guard.
+        why: the reason, fit for "the guard ... ".
+        remedies: commands: the first gets it back, the last says that it is not wanted any more.
+        once: whether that is said once only: its distribution is there, and does something else now.
+
+    """
+
+    guard: RecordedGuard
+    why: str
+    remedies: tuple[str, ...] = ()
+    once: bool = False
+
+    @property
+    def message(self) -> str:
+        """What is wrong, in one line."""
+        return f"{self.guard} guarded steps in the last run, and {self.why}"
+
+    def __str__(self) -> str:
+        then = " or ".join(f"`{remedy}`" for remedy in self.remedies)
+        return f"{self.message}: {then}" if then else self.message
+
+
+def check_guards(host: "Host") -> list[LostGuard]:
+    """Record the guards of steps that are at work now, and return those of the last run that are not.
+
+    Raises:
+        RecordError: the record is damaged, or cannot be read.
+
+    """
+    before = recorded_guards()
+    here = active_guards(host)
+    unsure = {canonical(guard.distribution) for guard in before if guard not in here}
+    if unsure:  # a manifest says that they guard no more: only the plug-ins themselves can say that
+        host.import_distributions(unsure)
+        here = active_guards(host)
+    missed = list(_lost(host, here, before))
+    failed = _failures(host)
+    for guard in before:
+        problem = failed.get(canonical(guard.distribution))
+        if problem is not None and guard not in here:
+            raise PluginLoadError(
+                f"{guard} cannot be loaded: {problem.message}; it guards, so no step runs without it",
+                origin=problem.origin,
+                hint=problem.hint or f"mend it, or `{PROGRAM} remove {guard.distribution}`",
+            )
+    kept = [one.guard for one in missed if not one.once]
+    now = sorted({*here, *kept}, key=str)
+    if now != sorted(GUARDS.read().get(sys.prefix, ()), key=str):
+        with suppress(RecordError):  # the next run reports it
+            GUARDS.change(lambda environments: {**environments, sys.prefix: now})
+    return missed
+
+
+def active_guards(host: "Host") -> list[RecordedGuard]:
+    """Return the guards of steps that are of installed distributions that are at work in a host."""
+    origins = {origin for hook in _STEP_HOOKS for origin, _ in host.implementations(hook)}
+    return sorted(
+        (
+            RecordedGuard(origin.plugin.partition("@")[0], origin.distribution or "", origin.version or "")
+            for origin in origins
+            if origin.tier is Tier.ENTRY_POINT
+        ),
+        key=str,
+    )
+
+
+def lost_guards(host: "Host") -> list[LostGuard]:
+    """Return the guards of the last run that are not at work in a host; nothing is recorded.
+
+    Raises:
+        RecordError: the record is damaged, or cannot be read.
+
+    """
+    return list(_lost(host, active_guards(host), recorded_guards()))
+
+
+def recorded_guards() -> list[RecordedGuard]:
+    """Return the guards of the last run: in this environment, or before its first in those that are gone.
+
+    Raises:
+        RecordError: the record is damaged, or cannot be read.
+
+    """
+    environments = GUARDS.read()
+    places = [sys.prefix] if sys.prefix in environments else [one for one in environments if not os.path.isdir(one)]
+    return sorted({guard for prefix in places for guard in environments[prefix]}, key=str)
+
+
+def forget_guards(name: str) -> RecordedGuard | None:
+    """Forget the guards of a distribution: the user does not want them any more.
+
+    Returns:
+        One of them; `None` if none was recorded.
+
+    """
+    found = [guard for guard in recorded_guards() if canonical(name) in {canonical(guard.distribution), guard.plugin}]
+    if found:
+        gone = {canonical(guard.distribution) for guard in found}
+        GUARDS.change(
+            lambda environments: {
+                prefix: [guard for guard in guards if canonical(guard.distribution) not in gone]
+                if prefix == sys.prefix or not os.path.isdir(prefix)
+                else guards
+                for prefix, guards in environments.items()
+            }
+        )
+    return found[0] if found else None
+
+
+def _lost(host: "Host", here: Iterable[RecordedGuard], before: Iterable[RecordedGuard]) -> Iterator[LostGuard]:
+    at_work = {(guard.plugin, canonical(guard.distribution)) for guard in here}
+    failed = _failures(host)
+    installed = {canonical(entry.distribution) for entry in host.entries}
+    blocked = {canonical(one.origin.distribution or ""): one.by for one in host.blocked}
+    for guard in before:
+        name = canonical(guard.distribution)
+        if (guard.plugin, name) in at_work or name in failed:
+            continue
+        if name in blocked:
+            yield LostGuard(guard, f"is left out because of {blocked[name]}")
+        elif name in installed:
+            yield LostGuard(guard, "does not guard them any more", once=True)
+        else:
+            back = "restore" if name in _known_installations() else f"install {guard.distribution}"
+            remedies = f"{PROGRAM} {back}", f"{PROGRAM} remove {guard.distribution}"
+            yield LostGuard(guard, "is not installed any more", remedies)
+
+
+def _known_installations() -> dict[str, Recorded]:
+    with suppress(RecordError):
+        return recorded()
+    return {}
+
+
+def _failures(host: "Host") -> "dict[str, Problem]":
+    """Return what went wrong with distributions that cannot be loaded, by their canonical names."""
+    from llm.hooks._guard import ProblemKind
+
+    return {
+        canonical(problem.origin.distribution or ""): problem
+        for problem in host.problems
+        if problem.kind is ProblemKind.FAILED and problem.origin.tier is Tier.ENTRY_POINT
+    }

@@ -11,7 +11,17 @@ from llm._installed import installed_plugins
 from llm._state import NotPrivateError, make_private, state_dir
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.hooks._entrypoints import canonical
-from scripts.packages import InstallError, Recorded, environment, forget, guards, lost, one_at_a_time, record, recorded
+from scripts.packages import (
+    InstallError,
+    Recorded,
+    environment,
+    forget,
+    forget_guards,
+    lost,
+    one_at_a_time,
+    record,
+    recorded,
+)
 from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, same, sort
 from scripts.packages.installer import find_installer
 from scripts.packages.inventory import TIMEOUT_SECONDS, Check, CheckError, Inventory, Row, State, check_one, take
@@ -219,7 +229,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         if distribution is None:
             found = recorded().values()
             gone = next((one for one in found if same(one.distribution, name) or _has(one, name, registry)), None)
-            guard = guards.forget(gone.distribution if gone is not None else name)
+            guard = forget_guards(gone.distribution if gone is not None else name)
             known = gone or guard
             if known is None:
                 raise _not_removable(inventory, name, registry, commands)
@@ -231,7 +241,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         brought = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
         left = _take_out(distribution)
         forget(distribution)
-        guards.forget(distribution)
+        forget_guards(distribution)
         rows = {each: take(each, registry).rows for each in KINDS}
         effects = [_left_over(each, row, rows[each]) for each, row in brought if row.state is State.INSTALLED]
         return Change(name, kind.noun, distribution, version, "removed", (*filter(None, effects), *left))

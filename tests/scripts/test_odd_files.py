@@ -26,7 +26,7 @@ from llm.testing import host_with
 from llm.types import Step, StepContext
 from scripts import packages
 from scripts.ai_cli import cli
-from scripts.packages import guards, registry
+from scripts.packages import registry
 from tests.llm.hooks.test_loading import BACKENDS, write
 from tests.llm.hooks.test_order import known, learn
 from tests.scripts.terminal import AI_CLI
@@ -101,7 +101,12 @@ def use_installed() -> None:
 
 def use_guards() -> None:
     host = host_with()
-    for look in (guards.recorded, lambda: guards.check(host), lambda: guards.lost(host), lambda: guards.forget("d")):
+    for look in (
+        packages.recorded_guards,
+        lambda: packages.check_guards(host),
+        lambda: packages.lost_guards(host),
+        lambda: packages.forget_guards("d"),
+    ):
         refused_at_most(look)
     ai("recipe", "echo", "x", "--dry-run")
 
@@ -126,7 +131,7 @@ FILES: dict[str, tuple[Any, Callable[[], str], Callable[[], None]]] = {
     "ledger": (LEDGER, lambda: os.path.join(state_dir(), "usage.jsonl"), use_ledger),
     "cooldown": (COOLDOWN, lambda: os.path.join(state_dir(), "cooldown.json"), use_cooldown),
     "installed": (INSTALLED, lambda: packages.INSTALLED.path, use_installed),
-    "guards": (GUARDS, lambda: guards.GUARDS.path, use_guards),
+    "guards": (GUARDS, lambda: packages.GUARDS.path, use_guards),
     "copy": (COPY, copy_path, use_copy),
 }
 
@@ -176,7 +181,7 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     write(tmp_path, {BACKENDS: {"mine": "mine_module"}}, name="mine-dist", mine_module=code)
     learn(tmp_path)
     with known(tmp_path) as host:
-        guards.check(host)
+        packages.check_guards(host)
     file = EnvironmentCache(*FILE)
     summary = file.read()
     content = file.details()
@@ -188,7 +193,7 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
         with known(tmp_path) as host:
             assert set(host.backends()) >= builtins
             host.recipes()
-            guards.check(host)
+            packages.check_guards(host)
             with pytest.raises(PermissionError, match="guarded"):
                 host.fold("llm_prepare_step", Step("true"), context=StepContext("mine", 1, 1, {}))
 
