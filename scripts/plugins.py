@@ -184,9 +184,12 @@ def _add_upgrade(group: Group, kind: Kind) -> None:
 
 
 def _add_remove(group: Group, kind: Kind) -> None:
-    for verb in ("remove", "uninstall"):
+    for verb, does in (
+        ("remove", f"Remove the package of the {kind.noun} NAME."),
+        ("uninstall", "Do the same as `remove`."),
+    ):
 
-        @group.command(verb, help=f"Remove the package of the {kind.noun} NAME.")
+        @group.command(verb, help=does)
         @click.argument("name", type=NameOf("package"))
         @as_json_option()
         @click.pass_context

@@ -51,6 +51,7 @@ def cli(ctx: click.Context, version: bool, verbose: bool) -> None:
     """Send prompts to language models and run shell recipes, by plug-ins.
 
     `ai-cli send "hello"` is answered without a key and a network; `ai-cli init` chooses another backend.
+    `ai-cli COMMAND --help` shows the options of a command.
     """
     if version:
         click.echo(f"ai-cli, version {__version__}")

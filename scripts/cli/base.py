@@ -54,6 +54,7 @@ _WARNED: Final = "d0ttino.warned"
 _COOLDOWNS: Final = "d0ttino.cooldowns"
 _PLUGIN_COMMANDS: Final = "d0ttino.plugin_commands"
 _LOG: Final = "llm.conversations"
+_EVERYWHERE: Final = "Options of every command"
 
 #: Values of `LLM_TRACE` that name no file.
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
@@ -453,17 +454,25 @@ class Command(click.Command):
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options, then those of every command."""
-        own: list[tuple[str, str]] = []
+        """Write the commands of a group, the command's own options, and those of every command."""
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         everywhere: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
             if row is not None and (row[1] or isinstance(parameter, click.Option)):  # arguments: the usage line
+                own = sections.setdefault(getattr(parameter, "section", "Options"), [])
                 (everywhere if parameter in SHARED_OPTIONS else own).append(row)
-        for title, rows in (("Options", own), ("Options of every command", everywhere)):
+        if ctx.parent is None:
+            sections[_EVERYWHERE] = everywhere
+        for title, rows in sections.items():
             _write_section(formatter, title, rows)
-        if isinstance(self, click.Group):
-            self.format_commands(ctx, formatter)
+        if ctx.parent is not None:
+            # One line: where a command has few options of its own, these would hide them.
+            formatter.write_paragraph()
+            title = click.style(f"{_EVERYWHERE}, see `{ctx.find_root().command_path} --help`:", bold=True)
+            formatter.write(f"{title}\n  {' '.join(name for name, _ in everywhere)}\n")
 
 
 def _write_section(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:
@@ -574,6 +583,10 @@ class Group(Command, click.Group):
 
             meant = self.meant(ctx, args)
             close = [f"`{meant}`"] if meant else difflib.get_close_matches(args[0], self.list_commands(ctx))
+            if "send" in self._lazy and (" " in args[0] or not close):
+                import shlex
+
+                close = [f"`{ctx.command_path} send {shlex.join(args)}`"]  # as programs without a `send` take prompts
             if not close or "Did you mean" in error.message:
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from error

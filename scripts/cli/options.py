@@ -193,6 +193,12 @@ def all_of(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+class RoutingOption(click.Option):
+    """An option of routing, deadline or attempts; the help of a command lists these behind its own."""
+
+    section: Final = "Routing"
+
+
 #: The options that choose the backend and the model.
 routing_options: Final = all_of(
     click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),

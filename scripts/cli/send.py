@@ -20,6 +20,7 @@ from scripts.cli.base import (
 )
 from scripts.cli.options import (
     NameOf,
+    RoutingOption,
     all_of,
     as_json_option,
     attach_option,
@@ -136,21 +137,34 @@ request_options: Final = all_of(
     click.option(
         "--no-cooldown",
         "cooldown",
+        cls=RoutingOption,
         is_flag=True,
         callback=lambda _ctx, _option, given: not given,
         help="Also try backends that are cooling down.",
     ),
     click.option(
-        "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Maximum number of attempts (default 6)."
+        "--max-attempts",
+        cls=RoutingOption,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Maximum number of attempts (default 6).",
     ),
     click.option(
         "--timeout",
+        cls=RoutingOption,
         type=float,
         metavar="SECONDS",
         help="End after this time, all attempts included (default: an answer must begin within 120).",
     ),
-    click.option("--strict", is_flag=True, help="Accept the first choice only, both backend and model."),
-    click.option("--fallback", is_flag=True, help="Let others answer if the backend named by --backend fails."),
+    click.option(
+        "--strict", cls=RoutingOption, is_flag=True, help="Accept the first choice only, both backend and model."
+    ),
+    click.option(
+        "--fallback",
+        cls=RoutingOption,
+        is_flag=True,
+        help="Let others answer if the backend named by --backend fails.",
+    ),
     routing_options,
 )
 

@@ -212,7 +212,7 @@ def _plain(value: Any) -> Any:
 
 def _known(name: str, settings: Settings) -> None:
     if name not in settings.servers:
-        raise UnknownNameError("server", name, settings.servers)
+        raise UnknownNameError("server", name, settings.servers, hint="`ai-cli servers add NAME ADDRESS` adds one.")
 
 
 def _edit(change: Callable[[Any], None]) -> str:
@@ -242,7 +242,8 @@ def keys() -> None:
 @keys.command("set")
 @click.argument("name")
 @click.argument("rest", nargs=-1, metavar="")
-def set_key(name: str, rest: tuple[str, ...]) -> None:
+@click.pass_context
+def set_key(ctx: click.Context, name: str, rest: tuple[str, ...]) -> None:
     """Store the key NAME: it is asked for without echo, or read from standard input."""
     if rest:
         raise UsageError(
@@ -272,6 +273,8 @@ def set_key(name: str, rest: tuple[str, ...]) -> None:
     print_message(f"the key {name} is {where}")
     if os.environ.get(variable, "").strip():
         print_note(f"{variable} is set, and wins over it")
+    if name not in _users(current_host(ctx)):
+        print_note(f"no backend uses it; `ai-cli servers add {name} ADDRESS --key {name}` adds one that does")
 
 
 @keys.command("list")

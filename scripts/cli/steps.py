@@ -439,8 +439,12 @@ def recipe(ctx: click.Context, /, name: str | None, goal: str | None, given: tup
             raise UsageError("--param does not go with --resume: the run goes on with the steps that it had")
         return resume(host, options, name, goal)
     if name is None or goal is None:
-        missing = "NAME" if name is None else "GOAL"
-        raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint=f"'{missing}'")
+        missing, next_step = (
+            ("NAME", "`ai-cli recipes` lists the recipes")
+            if name is None
+            else ("GOAL", f"`ai-cli recipe {name} --help` explains it")
+        )
+        raise click.MissingParameter(f"{next_step}.", ctx, param_type="argument", param_hint=f"'{missing}'")
     if "\0" in goal:
         raise UsageError("the goal holds a NUL character")
     return run_steps(host, _planned(host, name, goal, given), options)

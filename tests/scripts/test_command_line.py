@@ -43,16 +43,26 @@ def config_file() -> Path:
 def test_help_has_sections_and_cuts_no_sentence(host: Host) -> None:
     shown = CliRunner().invoke(cli, ["-h"], obj=host, prog_name="ai-cli").stdout
     assert [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
-        "Options:",
-        "Options of every command:",
         "Ask:",
         "Run steps:",
         "Look back:",
         "Set up:",
         "Get help:",
+        "Options:",
+        "Options of every command:",
     ]
     assert "..." not in shown.partition("Ask:")[2]
     assert shown == CliRunner().invoke(cli, ["--help"], obj=host, prog_name="ai-cli").stdout
+
+
+def test_the_help_of_a_command_begins_with_its_own_options(host: Host) -> None:
+    shown = CliRunner().invoke(cli, ["send", "--help"], obj=host, prog_name="ai-cli").stdout
+    titles = ("Options:", "Routing:", "Options of every command, see `ai-cli --help`:")
+    own, routing, everywhere = (shown.index(f"\n{title}\n") for title in titles)
+    assert (
+        own < shown.index("--template") < routing < shown.index("--max-attempts") < everywhere < shown.index("--trace")
+    )
+    assert shown.count("\n") < 60
 
 
 @pytest.mark.parametrize("arguments", [["send", "-h"], ["plugins", "list", "-h"], ["config", "-h"]])
@@ -91,7 +101,8 @@ def test_a_missing_command_is_an_error() -> None:
         ("version", "ai-cli --version"),
         ("recipes mine", None),
         ("config list", None),
-        ("list", None),
+        ("list", "ai-cli send list"),
+        ("tell me more -m small", "ai-cli send tell me more -m small"),
         ("completion bash zsh", None),
     ],
 )
@@ -101,6 +112,12 @@ def test_a_word_of_other_programs_leads_to_the_command(host: Host, typed: str, m
     error = result.stderr.splitlines()[-1]
     assert error.startswith(("error: No such command", "error: Got unexpected extra argument"))
     assert error.partition("Did you mean ")[2] == (f"`{meant}`?" if meant else "")
+
+
+def test_a_prompt_in_place_of_a_command_leads_to_send(host: Host) -> None:
+    result = CliRunner().invoke(cli, ["send it, please"], obj=host, prog_name="ai-cli")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].endswith("Did you mean `ai-cli send 'send it, please'`?")
 
 
 # Colours and tables

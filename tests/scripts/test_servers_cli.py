@@ -302,6 +302,12 @@ def test_a_stored_key_makes_a_backend_ready(run: Run) -> None:
     assert run("keys", "remove", "openrouter").exit_code == 2
 
 
+def test_a_key_that_nothing_uses_is_stored_with_the_next_step(run: Run) -> None:
+    unused = run("keys", "set", "one", stdin="planted")
+    assert (unused.exit_code, "ai-cli servers add one ADDRESS --key one" in unused.stderr) == (0, True)
+    assert "servers add" not in run("keys", "set", "openrouter", stdin="planted").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "words"),
     [
