@@ -376,6 +376,7 @@ class _Choice:
         address: where its server is, if it has to be added.
         key: the name of the key that it needs, if it needs one.
         models: the models that it is known to have.
+        default_model: whether it answers without a model.
 
     """
 
@@ -384,6 +385,7 @@ class _Choice:
     address: str = ""
     key: str = ""
     models: tuple[str, ...] = ()
+    default_model: bool = True
 
 
 @click.command(cls=Command)
@@ -445,12 +447,15 @@ def _choices(host: "Host") -> Iterator[_Choice]:
             "" if server["configured"] else server["base_url"],
             models=models,
         )
-    for name, backend in backends_of(host).items():
+    backends = backends_of(host)
+    for name, backend in backends.items():
         if not backend.origin.builtin:
             key = "" if host.is_ready(backend) else next(iter(backend.key_names), "")
             words = f"{name}: {backend.description or 'a backend'} [{backend.origin}]"
             yield _Choice(words, name, key=key, models=backend.models)
     yield _Choice("OpenRouter: models of all makers, with one key", "openrouter", key="openrouter")
+    address = "" if "openai" in backends else "https://api.openai.com/v1"
+    yield _Choice("OpenAI: its models, with its key", "openai", address, key="openai", default_model=False)
     yield _Choice("another server that speaks OpenAI's protocol, by its address", "")
     yield _Choice("none yet: `sample` answers without a model, a key and a network", "sample")
 
@@ -495,7 +500,10 @@ def _asked_model(choice: _Choice) -> str:
             print_message(f"  {number}. {model}")
         chosen: int = click.prompt("Model", type=click.IntRange(1, len(shown)), default=1, err=True)
         return shown[chosen - 1]
-    given: str = click.prompt("Model (empty: its default)", default="", err=True, show_default=False)
+    if choice.default_model:
+        given: str = click.prompt("Model (empty: its default)", default="", err=True, show_default=False)
+    else:
+        given = click.prompt("Model", err=True)
     return given.strip()
 
 

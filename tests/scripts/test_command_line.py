@@ -416,6 +416,25 @@ def test_init_offers_installed_backends_and_names_the_one_before(tmp_path: Path)
 
 
 @pytest.mark.e2e
+def test_init_asks_for_a_model_until_there_is_one_where_the_server_has_no_default() -> None:
+    terminal = Terminal("init", env={"TERM": "dumb"})
+    before = terminal.expect("Number [1]: ")
+    number = next(line for line in before.splitlines() if "OpenAI:" in line).split(".")[0].strip()
+    terminal.type(f"{number}\n")
+    terminal.expect("Key for openai (not shown; empty: none): ")
+    terminal.type("planted-key\n")
+    terminal.expect("Model: ")
+    terminal.type("\n")
+    terminal.expect("Model: ")
+    terminal.type("\x03")
+    if terminal.child.expect_exact(["aborted\r\n", pexpect.TIMEOUT], timeout=5):
+        terminal.type("\x03")  # readline misses a signal that comes before it waits
+    assert terminal.status() == 130
+    assert not config_file().exists()
+    assert not (config_file().parent / "keys.json").exists()
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("key", ["\x03", "\x04"])
 def test_ctrl_c_and_ctrl_d_in_init_change_nothing(key: str) -> None:
     terminal = Terminal("init", env={"TERM": "dumb"})
