@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from errno import ENOENT
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._database import Database, moment
@@ -50,6 +49,8 @@ CREATE TRIGGER turn_changed AFTER UPDATE ON turns BEGIN
     INSERT INTO words (rowid, prompt, answer) VALUES (new.id, new.prompt, new.answer);
 END;
 """
+
+_HAS_SEARCH: Final = "SELECT 1 FROM sqlite_master WHERE name = 'words'"
 
 _FIELDS: Final = "turns.id, conversation, name, time, backend, model, messages, prompt, answer, error"
 
@@ -247,21 +248,18 @@ class ConversationLog:
             LogError: the file cannot be read.
 
         """
-        if not os.path.exists(self.path):
-            return []
         conditions, values = ["1"], list[Any]()
         if conversation is not None:
             conditions.append("(name = ? OR conversation = ?)")
             values += [conversation, conversation]
-        with self._open() as database:
-            for condition, value in _search_conditions(database, search):
-                conditions.append(condition)
-                values.append(value)
-            rows = database.execute(
-                f"SELECT {_FIELDS} FROM turns JOIN conversations ON conversation = conversations.id"  # noqa: S608 - of constants
-                f" WHERE {' AND '.join(conditions)} ORDER BY turns.id DESC LIMIT ?",
-                (*values, -1 if limit is None else min(limit, 2**63 - 1)),
-            ).fetchall()
+        for condition, value in self._search_conditions(search):
+            conditions.append(condition)
+            values.append(value)
+        rows = self._rows(
+            f"SELECT {_FIELDS} FROM turns JOIN conversations ON conversation = conversations.id"  # noqa: S608 - of constants
+            f" WHERE {' AND '.join(conditions)} ORDER BY turns.id DESC LIMIT ?",
+            (*values, -1 if limit is None else min(limit, 2**63 - 1)),
+        )
         return [_turn(row) for row in reversed(rows)]
 
     def find(self, name: str | None = None) -> Conversation | None:
@@ -271,19 +269,17 @@ class ConversationLog:
             LogError: the file cannot be read.
 
         """
-        if not os.path.exists(self.path):
-            return None
         condition = "continues" if name is None else "name = ? OR conversations.id = ?"
-        with self._open() as database:
-            row = database.execute(
-                "SELECT conversations.id, name FROM conversations JOIN turns ON conversation = conversations.id"  # noqa: S608 - of constants
-                f" WHERE {condition} ORDER BY turns.id DESC LIMIT 1",
-                () if name is None else (name, name),
-            ).fetchone()
-        if row is None:
+        rows = self._rows(
+            "SELECT conversations.id, name FROM conversations JOIN turns ON conversation = conversations.id"  # noqa: S608 - of constants
+            f" WHERE {condition} ORDER BY turns.id DESC LIMIT 1",
+            () if name is None else (name, name),
+        )
+        if not rows:
             return None
+        ((identity, name),) = rows
         system, messages = None, list[Message]()
-        for turn in self.turns(conversation=row[0]):
+        for turn in self.turns(conversation=identity):
             if turn.answer is None:
                 continue
             from llm.thoughts import shown_of
@@ -291,7 +287,7 @@ class ConversationLog:
             system = next((one.text for one in turn.messages if one.role == "system"), system)
             messages += [one for one in turn.messages if one.role != "system"]
             messages.append(Message("assistant", shown_of(turn.answer)))
-        return Conversation(row[0], row[1], system, tuple(messages))
+        return Conversation(identity, name, system, tuple(messages))
 
     def names(self) -> list[str]:
         """Return the names of the conversations that have one, sorted.
@@ -300,10 +296,7 @@ class ConversationLog:
             LogError: the file cannot be read.
 
         """
-        if not os.path.exists(self.path):
-            return []
-        with self._open() as database:
-            rows = database.execute("SELECT name FROM conversations WHERE name IS NOT NULL ORDER BY name").fetchall()
+        rows = self._rows("SELECT name FROM conversations WHERE name IS NOT NULL ORDER BY name")
         return [str(row[0]) for row in rows]
 
     def delete(
@@ -342,11 +335,10 @@ class ConversationLog:
             if before is not None:
                 count += database.execute("DELETE FROM turns WHERE time < ?", (moment(before),)).rowcount
             database.execute("DELETE FROM conversations WHERE id NOT IN (SELECT conversation FROM turns)")
-            if _has_search(database):
+            if database.execute(_HAS_SEARCH).fetchall():
                 database.execute("INSERT INTO words (words) VALUES ('optimize')")
-        with self._open() as database:
-            database.execute("VACUUM")
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._rows("VACUUM")
+        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return count
 
     def _cleaner(self) -> Callable[[str], str]:
@@ -365,24 +357,26 @@ class ConversationLog:
             with self._database.changing() as database:
                 yield database
         except OSError as error:
-            raise self._fault(error.strerror or str(error), True) from error
+            why = f"{error.strerror or error}; the log lacks this turn ({NO_LOGS_VARIABLE}=1 does without)"
+            raise LogError(f"cannot write {self.path}: {why}") from error
 
-    @contextmanager
-    def _open(self) -> "Iterator[sqlite3.Connection]":
+    def _rows(self, select: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        """Return rows of the log; one that is not there has none."""
         try:
-            with self._database.using(make=False) as database:
-                if database is None:
-                    raise FileNotFoundError(ENOENT, "it was removed")
-                yield database
+            return self._database.execute(select, values)
         except OSError as error:
-            raise self._fault(error.strerror or str(error), False) from error
+            why = error.strerror or error
+            raise LogError(f"cannot read {self.path}: {why}", hint="move it away to begin a new log") from error
 
-    def _fault(self, why: str, writing: bool) -> LogError:
-        if writing:
-            return LogError(
-                f"cannot write {self.path}: {why}; the log lacks this turn ({NO_LOGS_VARIABLE}=1 does without)"
-            )
-        return LogError(f"cannot read {self.path}: {why}", hint="move it away to begin a new log")
+    def _search_conditions(self, search: str | None) -> Iterator[tuple[str, str]]:
+        words = (search or "").split()
+        if words and self._rows(_HAS_SEARCH):
+            quoted = " ".join('"' + word.replace('"', '""') + '"*' for word in words)
+            yield "turns.id IN (SELECT rowid FROM words WHERE words MATCH ?)", quoted
+            return
+        for word in words:
+            escaped = word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+            yield "(prompt || ' ' || coalesce(answer, '')) LIKE ? ESCAPE '\\'", f"%{escaped}%"
 
 
 def _conversation_id(database: "sqlite3.Connection", given: str | None, name: str | None) -> str:
@@ -397,21 +391,6 @@ def _conversation_id(database: "sqlite3.Connection", given: str | None, name: st
         (identity, name, given is not None),
     )
     return identity
-
-
-def _has_search(database: "sqlite3.Connection") -> bool:
-    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone() is not None
-
-
-def _search_conditions(database: "sqlite3.Connection", search: str | None) -> Iterator[tuple[str, str]]:
-    words = (search or "").split()
-    if words and _has_search(database):
-        quoted = " ".join('"' + word.replace('"', '""') + '"*' for word in words)
-        yield "turns.id IN (SELECT rowid FROM words WHERE words MATCH ?)", quoted
-        return
-    for word in words:
-        escaped = word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        yield "(prompt || ' ' || coalesce(answer, '')) LIKE ? ESCAPE '\\'", f"%{escaped}%"
 
 
 def _turn(row: tuple[Any, ...]) -> Turn:
