@@ -5,13 +5,14 @@ import queue
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, cast
 
 from llm.errors import CancelledError, D0ttinoError, UsageError, one_line
 from llm.routing import LostWorkerError
@@ -157,31 +158,39 @@ class Outcomes(Iterator[Outcome]):
             self._taken += 1
 
 
-class _Office(Protocol):
+class _Office(ABC):
     """The workers, and the state that they share, without a reference to the reader: they end when nobody reads."""
 
-    closed: bool
-    ready: dict[int, Outcome | BaseException]
-    # Holds nothing but wake-ups: an interruption while one is taken out must not lose an outcome.
-    wake: "queue.SimpleQueue[None]"
+    def __init__(self, on_note: Callable[[str], object]) -> None:
+        self._on_note = on_note
+        self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.closed = False
+        self.ready: dict[int, Outcome | BaseException] = {}
+        # Holds nothing but wake-ups: an interruption while one is taken out must not lose an outcome.
+        self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     @property
+    @abstractmethod
     def ahead(self) -> int:
         """How many prompts may be under way."""
 
+    @abstractmethod
     def add(self, number: int, request: Request) -> None:
         """Have a prompt answered."""
 
-    def catch_up(self) -> None:
-        """Do what has to be done in the reader's thread."""
-
-    def flush(self) -> None:
-        """Hold nothing back: the reader waits."""
-
+    @abstractmethod
     def end(self) -> None:
         """Let workers end with what they are doing."""
 
-    def settle(self) -> None:
+    def catch_up(self) -> None:
+        """Do what has to be done in the reader's thread."""
+        while not self._notes.empty():
+            self._on_note(self._notes.get())
+
+    def flush(self) -> None:  # noqa: B027 - threads hold nothing back
+        """Hold nothing back: the reader waits."""
+
+    def settle(self) -> None:  # noqa: B027 - threads are asked nothing more
         """Wait for a moment for what workers have answered."""
 
 
@@ -198,9 +207,8 @@ class _Threads(_Office):
     ) -> None:
         from llm.routing.fallback import RetryPolicy
 
+        super().__init__(on_note)
         self._host = host
-        self._on_note = on_note
-        self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._quiet_until = 0.0
         self._retries = RetryPolicy(pacer=pacer, on_hold=self._note)
         self._cancellation = Cancellation()
@@ -208,9 +216,6 @@ class _Threads(_Office):
         self._max_workers = max_workers
         self._workers = self._under_way = 0
         self._jobs: queue.SimpleQueue[tuple[int, Request, Context] | None] = queue.SimpleQueue()
-        self.closed = False
-        self.ready = {}
-        self.wake = queue.SimpleQueue()
 
     @property
     def ahead(self) -> int:
@@ -224,18 +229,10 @@ class _Threads(_Office):
             threading.Thread(target=self._work, name=f"send_many-{self._workers}", daemon=True).start()
         self._jobs.put((number, request, copy_context()))
 
-    def catch_up(self) -> None:
-        while not self._notes.empty():
-            self._on_note(self._notes.get())
-
-    def flush(self) -> None: ...
-
     def end(self) -> None:
         for _ in range(self._workers):
             self._jobs.put(None)
         self._cancellation.cancel("the batch was ended")
-
-    def settle(self) -> None: ...
 
     def _work(self) -> None:
         """Answer prompts until there are no more."""
@@ -288,60 +285,35 @@ class _Threads(_Office):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What prompts in another process have to find there: plain data.
+    """What prompts in another process have to find there: plain data."""
 
-    Attributes:
-        blocked: the plug-ins that the user does not want, and what blocks each.
-        all_blocked: what blocks every plug-in that is not built in.
-        enable_state: whether the circuit breaker and the usage ledger of this user count.
-        settings: the configuration; `None`: that of environment and file.
-        rpm: requests that each server takes in a minute.
-        tpm: the same in tokens.
-        refused: the backends whose credentials were refused to other workers, and why each is not used any more.
-
-    """
-
-    blocked: tuple[tuple[str, str], ...] = ()
-    all_blocked: str | None = None
-    enable_state: bool = False
-    settings: "Settings | None" = field(default=None, compare=False)
-    rpm: int | None = field(default=None, compare=False)
-    tpm: int | None = field(default=None, compare=False)
+    blocked: tuple[tuple[str, str], ...] = ()  # the plug-ins that the user does not want, and what blocks each
+    all_blocked: str | None = None  # what blocks every plug-in that is not built in
+    enable_state: bool = False  # whether the circuit breaker and the usage ledger of this user count
+    settings: "Settings | None" = field(default=None, compare=False)  # `None`: those of environment and file
+    rpm: int | None = field(default=None, compare=False)  # requests that each server takes in a minute
+    tpm: int | None = field(default=None, compare=False)  # the same in tokens
+    # Backends whose credentials were refused to other workers, and why each is not used any more.
     refused: "Mapping[str, str]" = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A chunk of prompts for another process: plain data.
-
-    Attributes:
-        requests: the prompts.
-        workers: how many of them are answered at a time, by threads.
-        surroundings: what they have to find there.
-
-    """
+    """A chunk of prompts for another process: plain data."""
 
     requests: tuple[Request, ...]
-    workers: int
+    workers: int  # threads that answer them
     surroundings: Surroundings
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answers of a chunk: plain data.
+    """The answers of a chunk: plain data."""
 
-    Attributes:
-        answers: by position in the chunk, the completion or the error. An interrupted chunk lacks some.
-        seconds: how long it took.
-        notes: lines for the user about plug-ins and state there.
-        refused: the backends whose credentials were refused, and why each is not used any more.
-
-    """
-
-    answers: Mapping[int, Completion | D0ttinoError]
+    answers: Mapping[int, Completion | D0ttinoError]  # by position in the chunk; an interrupted one lacks some
     seconds: float
-    notes: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # for the user, about plug-ins and state there
+    refused: Mapping[str, str] = field(default_factory=dict)  # see `Surroundings`
 
 
 def answer(job: Job, on_start: Callable[[Callable[[], None]], object] | None = None) -> Done:
@@ -363,7 +335,7 @@ def answer(job: Job, on_start: Callable[[Callable[[], None]], object] | None = N
     for name, why in there.refused.items():
         if name in backends:
             health.refused.setdefault(credential_of(backends[name]), why)
-    answers: dict[int, Completion | D0ttinoError] = {}
+    ended: list[Outcome] = []
     told: list[str] = []
     outcomes = send_many(
         job.requests,
@@ -377,19 +349,12 @@ def answer(job: Job, on_start: Callable[[Callable[[], None]], object] | None = N
     with outcomes, _ended_by_sigint(outcomes):
         if on_start is not None:
             on_start(outcomes.close)
-        for outcome in outcomes:
-            _add_answer(outcome, answers)
-        for outcome in outcomes.take_finished():
-            _add_answer(outcome, answers)
+        ended.extend(outcomes)
+        ended += outcomes.take_finished()
+    answers = {one.number: cast("Completion | D0ttinoError", one.completion or one.error) for one in ended}
     told += [*notes, *(str(problem) for problem in host.problems)]
     refused = {name: why for (name, _), why in health.refused.items()}
     return Done(answers, time.monotonic() - started, tuple(dict.fromkeys(told)), refused)
-
-
-def _add_answer(outcome: Outcome, answers: dict[int, Completion | D0ttinoError]) -> None:
-    found = outcome.completion or outcome.error
-    assert found is not None  # it is one or the other
-    answers[outcome.number] = found
 
 
 @contextmanager
@@ -440,11 +405,10 @@ class _Chunks(_Office):
     def __init__(
         self, executor: "Executor", workers: int, surroundings: Surroundings, on_note: Callable[[str], object]
     ) -> None:
+        super().__init__(on_note)
         self._executor = executor
         self._workers = workers
         self._surroundings = surroundings
-        self._on_note = on_note
-        self._notes: deque[str] = deque()
         self._noted: set[str] = set()
         self._refused: dict[str, str] = {}
         self._size = workers
@@ -453,9 +417,6 @@ class _Chunks(_Office):
         self._running: dict[Future[Done], int] = {}
         self._length = 0
         self._lost: deque[tuple[Sequence[tuple[int, Request]], int, BaseException]] = deque()
-        self.closed = False
-        self.ready = {}
-        self.wake = queue.SimpleQueue()
 
     @property
     def ahead(self) -> int:
@@ -471,8 +432,7 @@ class _Chunks(_Office):
 
     def catch_up(self) -> None:
         self._send_lost()
-        while self._notes:
-            self._on_note(self._notes.popleft())
+        super().catch_up()
 
     def add(self, number: int, request: Request) -> None:
         now = time.monotonic()
@@ -558,7 +518,7 @@ class _Chunks(_Office):
     def _note(self, note: str) -> None:
         if note not in self._noted:
             self._noted.add(note)
-            self._notes.append(note)
+            self._notes.put(note)
 
 
 def _length(request: Request) -> int:
