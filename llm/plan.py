@@ -71,16 +71,10 @@ class PlanError(D0ttinoError):
 
 
 class ReadPlan(NamedTuple):
-    """A plan as it stands in an answer.
-
-    Attributes:
-        steps: the steps.
-        prose: the words around them, without thoughts; they may warn of the steps, or take them back.
-
-    """
+    """A plan as it stands in an answer."""
 
     steps: tuple[Step, ...]
-    prose: str
+    prose: str  # the words around them, without thoughts; they may warn of the steps, or take them back
 
 
 class _Block(NamedTuple):

@@ -33,20 +33,12 @@ FORGOTTEN: Final = 3600.0
 
 
 class Standing(NamedTuple):
-    """The failure record of one backend.
+    """The failure record of one backend."""
 
-    Attributes:
-        failures: how often in a row it failed.
-        times: how often in a row it was set aside; 0: it is not.
-        last: when it failed last, in seconds since the epoch. While it is set aside, failures do not count.
-        error: name of the class of its last error, with the server's status if there was one.
-
-    """
-
-    failures: int
-    times: int
-    last: float
-    error: str
+    failures: int  # in a row
+    times: int  # that it was set aside in a row; 0: it is not
+    last: float  # failure, in seconds since the epoch; while it is set aside, failures do not count
+    error: str  # name of the class of its last error, with the server's status if there was one
 
     @property
     def until(self) -> float:
@@ -227,13 +219,7 @@ def has_state(host: "Host") -> bool:
 
 
 def described(standing: Standing, left: float) -> str:
-    """Return the facts that commands print of a backend that is set aside.
-
-    Args:
-        standing: how it stands.
-        left: for how many seconds more it is set aside.
-
-    """
+    """Return the facts that commands print of a backend that is set aside for some seconds more."""
     return (
         f"set aside for {math.ceil(left)} s more after {standing.failures} failures in a row, "
         f"the last one {standing.error}"

@@ -99,20 +99,12 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class Failure:
-    """The consequence of an exception for the next attempt.
+    """The consequence of an exception for the next attempt."""
 
-    Attributes:
-        transient: whether the same attempt may succeed a little later.
-        status: the HTTP status behind it, if there is one.
-        retry_after: how many seconds the server asks to wait.
-        refused: whether the credential was refused.
-
-    """
-
-    transient: bool = False
-    status: int | None = None
-    retry_after: float | None = None
-    refused: bool = False
+    transient: bool = False  # the same attempt may succeed a little later
+    status: int | None = None  # the HTTP status behind it
+    retry_after: float | None = None  # seconds that the server asks to wait
+    refused: bool = False  # the credential was
 
     @property
     def limited(self) -> bool:
@@ -132,19 +124,13 @@ class Breaker(Protocol):
 
 
 class Health:
-    """The health of a host's backends as far as this process knows it.
-
-    Attributes:
-        breaker: the circuit breaker, if there is one.
-        refused: why a credential that a server refused is not used again; see `credential_of`.
-        pacer: gives requests their turn; there is one once many were sent.
-
-    """
+    """The health of a host's backends as far as this process knows it."""
 
     def __init__(self) -> None:
         self.breaker: Breaker | None = None
+        # Why a credential that a server refused is not used again; see `credential_of`.
         self.refused: dict[tuple[str, int], str] = {}
-        self.pacer: Pacer | None = None
+        self.pacer: Pacer | None = None  # there is one once many requests were sent
         self._worked: set[str] = set()
         self._refusals: dict[str, int] = {}
 
@@ -175,38 +161,18 @@ def credential_of(backend: RegisteredBackend) -> tuple[str, int]:
 
 
 class Try(NamedTuple):
-    """An attempt under way.
-
-    Attributes:
-        candidate: the candidate that is asked.
-        request: the request before plug-ins prepared it: with its model.
-        call: deadlines, and the number of the attempt.
-        began: the moment, as the clock of `retries` counts.
-        prepared_by: the plug-ins that changed the request.
-        notices: sentences for the user about it.
-
-    """
+    """An attempt under way."""
 
     candidate: Candidate
-    request: Request
+    request: Request  # before plug-ins prepared it: with its model
     call: Call
-    began: float
+    began: float  # the moment, as the clock of `retries` counts
     prepared_by: tuple[Origin, ...] = ()
     notices: tuple[str, ...] = ()
 
 
 class Fallback:
     """Tries the candidates of a route until one answers.
-
-    Args:
-        request: the request.
-        route: the candidates.
-        host: the host whose plug-ins are asked.
-        backends: its backends.
-        settings: the configuration, if it is known.
-        retries: how often and how long to try.
-        stream: whether the text is wanted as it comes.
-        cancellation: the caller's wish to end it; `None`: it never comes.
 
     Attributes:
         attempts: the attempts so far.
@@ -299,12 +265,8 @@ class Fallback:
                 facts.model,
                 answer.origin,
                 now - this.began,
-                None,
-                None,
-                None,
-                None,
-                usage,
-                facts.served_model,
+                usage=usage,
+                served_model=facts.served_model,
                 ended=time(),
             ),
             healthy=True if asked else None,
@@ -348,7 +310,7 @@ class Fallback:
             hint,
             failure.status,
             usage,
-            getattr(error, "served_model", None) if isinstance(error, ServedModelError) else None,
+            error.served_model if isinstance(error, ServedModelError) else None,
             failure.retry_after,
             place_of(error),
             time(),

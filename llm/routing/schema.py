@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from llm._dataclasses import replace
 from llm._state import read_named
@@ -44,21 +44,6 @@ class SchemaAnswerError(BackendError):
     """
 
     attempts: tuple[Attempt, ...] = ()
-
-
-class Checked(NamedTuple):
-    """An answer that was checked.
-
-    Attributes:
-        text: its JSON.
-        data: what that holds.
-        fault: why it is not as the schema wants it; `None` if it is.
-
-    """
-
-    text: str
-    data: Any
-    fault: str | None
 
 
 def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
@@ -175,24 +160,27 @@ def complete_checked(
     """
     schema = request.metadata["schema"]
     completion = complete(request)
-    checked = check_answer(completion.text, schema)
-    if checked.fault is not None:
-        on_fault(completion, checked.fault)
-        more = (Message("assistant", completion.text), Message("user", correction(checked.fault)))
+    text, fault = _checked(completion.text, schema)
+    if fault is not None:
+        on_fault(completion, fault)
+        correction = (
+            f"That is not what the JSON Schema wants: {fault}\nAnswer again, with the corrected JSON and nothing else."
+        )
+        more = (Message("assistant", completion.text), Message("user", correction))
         facts = {**request.metadata, "earlier": request.metadata.get("earlier", 0) + 2}  # the prompt and its answer
         second = complete(replace(request, messages=request.messages + more, metadata=facts))
-        checked = check_answer(second.text, schema)
+        text, fault = _checked(second.text, schema)
         both = completion.attempts + second.attempts
         completion = replace(second, attempts=both, duration=completion.duration + second.duration)
-    if checked.fault is not None:
+    if fault is not None:
         error = SchemaAnswerError(
-            f"the answer is not as the schema wants it: {checked.fault}",
+            f"the answer is not as the schema wants it: {fault}",
             origin=completion.origin,
-            hint=f"it was: {checked.text[:_LONGEST]}" if checked.text else None,
+            hint=f"it was: {text[:_LONGEST]}" if text else None,
         )
         error.attempts = completion.attempts
         raise error
-    return replace(completion, text=checked.text)
+    return replace(completion, text=text)
 
 
 def instruction(schema: dict[str, Any]) -> str:
@@ -200,13 +188,8 @@ def instruction(schema: dict[str, Any]) -> str:
     return f"Answer with JSON that follows this JSON Schema, and with nothing else:\n{json.dumps(schema)}"
 
 
-def correction(fault: str) -> str:
-    """Return the words that ask a model for a better answer."""
-    return f"That is not what the JSON Schema wants: {fault}\nAnswer again, with the corrected JSON and nothing else."
-
-
-def check_answer(text: str, schema: dict[str, Any]) -> Checked:
-    """Read an answer as JSON, and check it; thoughts and a code fence around it do not count."""
+def _checked(text: str, schema: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the JSON of an answer, without thoughts and a code fence, and why it is not as the schema wants it."""
     text = without_thoughts(text).strip().removeprefix("\ufeff")
     blocks = _FENCE.findall(text)
     if len(blocks) == 1 and not text.startswith(("{", "[")):
@@ -214,9 +197,9 @@ def check_answer(text: str, schema: dict[str, Any]) -> Checked:
     try:
         data = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        return Checked(text, None, f"it is not JSON: {error}" if text else "it is empty")
+        return text, f"it is not JSON: {error}" if text else "it is empty"
     may_not_end = _ENDLESS.search(json.dumps(schema)) is not None
-    return Checked(text, data, _fault_within_time(text, schema) if may_not_end else fault_in(data, schema))
+    return text, _fault_within_time(text, schema) if may_not_end else fault_in(data, schema)
 
 
 def _fault_within_time(text: str, schema: dict[str, Any]) -> str | None:
