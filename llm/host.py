@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm import DISTRIBUTION, __version__, _validate, hookspecs
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
-from llm._shims import adapt, check_backends, check_recipes
+from llm._validate import adapt, check_backends, check_recipes
 from llm.contributions import RegisteredBackend, RegisteredRecipe
 from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError, read_on, with_place
 from llm.hooks import Blocked, Origin, Tier, attribute, origin_of, phase

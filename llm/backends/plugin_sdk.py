@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from llm._shims import backend_registration, given, recipe_registration
 from llm._state import cache_dir, check_private, make_private, open_private, read_named, state_dir, user_dir
+from llm._validate import backend_registration, given, recipe_registration
 from llm.contributions import Backend, Recipe, RegisteredBackend
 from llm.hooks._manager import Registration, record
 from llm.types import Answer, Call, Completion, Message, Request, Step

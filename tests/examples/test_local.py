@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner
 
 from llm import Completion, Message, Request, Usage, complete
-from llm._shims import backend_registration
+from llm._validate import backend_registration
 from llm.errors import (
     BackendConnectionError,
     BackendError,
