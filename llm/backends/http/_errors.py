@@ -65,6 +65,7 @@ _OTHER_LOGIN: Final = re.compile(
 #: Where errors have their message, and what may stand beside an `error` that is a text.
 _MESSAGES: Final = (
     *("message", "detail", "msg", "error_message", "error_msg", "errorMessage", "error_description", "status_msg"),
+    *("err", "errmsg", "err_msg", "retmsg", "reason"),
 )
 #: Where they have a status, and where a code in words, from the precise to the general.
 _NUMBERS: Final = ("code", "status", "status_code", "statusCode", "http_status_code", "raw_status_code")
@@ -87,9 +88,9 @@ _STATUSES: Final = (
     (re.compile(r"insufficient\w*(quota|balance|credit|fund)|billing|payment|creditsexhausted"), 402),
     (re.compile("context(length|window|size)|promptistoolong|requesttoolarge|tokensexceeded"), 413),
     (re.compile("contentfilter"), 400),
-    (re.compile("unsupported(country|region|location)|(country|region|location)notsupported"), 451),
-    (re.compile("ratelimit|toomanyrequests|throttl|resourceexhausted|slowdown"), 429),
-    (re.compile("overload|unavailable|capacity|busy"), 503),
+    (re.compile("unsupported(country|region|location)|(country|region|location)notsupport"), 451),
+    (re.compile("ratelimit|toomanyrequests|throttl|resourceexhausted|slowdown|concurren"), 429),
+    (re.compile("overload|unavailable|capacity|busy|loading"), 503),
     (re.compile("timeout|timedout|deadlineexceeded"), 504),
     (re.compile("servererror|internal|badgateway|apierror|upstreamerror|providererror"), 500),
     (re.compile("apikey|authenticat|unauthori|accesscode"), 401),
@@ -99,14 +100,17 @@ _STATUSES: Final = (
 )
 #: The same for words, which mean less: only of an error without any code.
 _BUSY: Final = (
-    (re.compile(r"(?i)rate[\s_-]?limit(?:ed|s|ing)?\b|too many requests|\bslow down\b"), 429),
+    (re.compile(r"(?i)rate[\s_-]?limit(?:ed|s|ing)?\b|too many requests|\bslow down\b|\bconcurren"), 429),
     (
         re.compile(
             r"(?i)overloaded|\bat (?:full |max\w* )?capacity|(?:temporarily|service) unavailable|\bis \w* ?busy"
+            r"|\bloading model|\bmodel\b.{0,40}\bloading\b|queue is full|no (?:\w+ )?instances? (?:\w+ )?available"
         ),
         503,
     ),
-    (re.compile(r"(?i)\b(?:try|retry)(?: again)? (?:later|in \d)"), 503),
+    (re.compile(r"(?i)\bbad gateway\b|upstream connect error"), 502),
+    (re.compile(r"(?i)\b(?:request|gateway|upstream)\b.{0,20}\b(?:timed out|time-?out)"), 504),
+    (re.compile(r"(?i)\b(?:try|retry)(?: again)? (?:later|in \d)|\bplease (?:try again|retry)\b"), 503),
 )
 _NO_QUOTA: Final = re.compile(r"(?i)quota|billing|credits?\b|balance")
 #: Refusals that are not the fault of the key: with which status, in which words, and what to do.
@@ -250,6 +254,8 @@ def _code(error: Any) -> int | None:
         code = error.get(key)
         if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
             code = int(code)
+        if isinstance(code, int | str) and re.fullmatch("(429|50[0-4])[0-9]{2,3}", str(code)):
+            code = int(str(code)[:3])  # FastChat's 42903, and the like
         if type(code) is int and 400 <= code < 600:
             return code
     return None
@@ -365,7 +371,9 @@ def _error_in(document: Any) -> Any:
     if not isinstance(first, dict):
         return first
     errors = first.get("errors")
-    return first.get("error") or (errors if isinstance(errors, list) else None) or first.get("base_resp") or first
+    inner = (held.get("error") for key in ("response", "data") if isinstance(held := first.get(key), dict))
+    told = (first.get("error"), errors if isinstance(errors, list) else None, first.get("base_resp"), *inner)
+    return next(filter(None, told), first)
 
 
 def words_in(document: Any, depth: int = 5) -> str | None:

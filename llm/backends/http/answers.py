@@ -50,8 +50,8 @@ _UNNAMED: Final = frozenset({"message", "bare"})
 
 #: Some servers write line breaks and tabs within texts as they are.
 _JSON: Final = json.JSONDecoder(strict=False)
-#: What `json.loads` does after it has looked at its arguments.
-_decoded: Final = _JSON.decode
+#: Python refuses whole numbers of thousands of digits, in whatever member nobody looks at.
+_LONG_NUMBERS: Final = json.JSONDecoder(strict=False, parse_int=float)
 
 #: How data begin that gzip has compressed.
 _GZIP: Final = b"\x1f\x8b"
@@ -68,6 +68,16 @@ _TWICE: Final = re.compile(r"^(?:data:\s*)+")
 _HIGH: Final = re.compile("[\ud800-\udbff]$")
 _PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HALF: Final = re.compile("[\ud800-\udfff]")
+
+
+def _decoded(text: str) -> Any:
+    """Return the JSON of a text."""
+    try:
+        return _JSON.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return _LONG_NUMBERS.decode(text)
 
 
 # Server-sent events, as servers really send them, however the network splits them
@@ -132,6 +142,7 @@ def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> It
             elif name == b"error":
                 yield Event(value, "error")
         elif bare or text.startswith(("{", "[{", DONE)):
+            text = text.rstrip("\0")
             bare.append(text)
             if len(bare) == 1 and text.rstrip().endswith(("}", "}]", DONE)):
                 yield Event(text, "bare")
@@ -223,6 +234,7 @@ class AnswerReader:
         odd_content: what a content is that is not text.
         reason: the words behind a `finish_reason` that is a failure.
         complaint: a document without an answer that has a message: a failure, unless an answer comes.
+        foreign: the error for a document in a form that `read` does not know, unless any text comes.
         with_thoughts: whether thoughts are wanted.
         memory: for `read`, what the next document has to be read with.
 
@@ -251,6 +263,7 @@ class AnswerReader:
         self.odd_content = ""
         self.reason = ""
         self.complaint: Any = None
+        self.foreign: BackendError | None = None
         self._other = ""
         self._other_index: int | None = None
         self._other_end: Any = None
@@ -297,7 +310,9 @@ class AnswerReader:
                 raise ServedModelError(f"the model {self._model!r} was asked for, and {self._served!r} answers")
 
     def note_end(self, reason: object) -> None:
-        """Record why the answer ended; only a text counts as a reason."""
+        """Record why the answer ended; a text or a number counts as a reason."""
+        if isinstance(reason, int) and not isinstance(reason, bool):
+            reason = str(reason)  # a number of an enumeration that a gateway did not translate
         if isinstance(reason, str) and reason:
             shown = reason if reason in _USUAL else self.endpoint.quote(reason)[:40]
             self.finish_reason = shown or self.finish_reason
@@ -392,7 +407,7 @@ class AnswerReader:
             return _decoded(text)  # what is not UTF-8 in it is replaced, as in a stream
         except RecursionError:
             fault = "JSON that is nested too deeply"
-        except ValueError as error:  # also a number of thousands of digits
+        except ValueError as error:
             cut = isinstance(error, json.JSONDecodeError) and _is_cut(text, error)
             if "\N{REPLACEMENT CHARACTER}" in body.decode("utf-8", "replace"):
                 fault = "bytes that are not UTF-8"
@@ -474,10 +489,13 @@ class AnswerReader:
         """
         if self.complaint is not None and self.finish_reason is None:
             raise self.failure(self.complaint)
-        if not self.done and self.finish_reason is None:
+        if self.foreign is not None and not (self._shown or self._thought or self.tools or self.refusal):
+            raise self.foreign
+        if self.finish_reason is None and (not self.done or (self._shown and strays.strip())):
             raise self._broken_off(strays, came)
         if (not self._shown or (self._thinks and not self._held)) and not self._has_failed():
-            raise self._failure_in_words(strays) or self._why_empty()
+            odd = self.malformed("what is not JSON", strays) if strays.strip() and self.finish_reason is None else None
+            raise self._failure_in_words(strays) or odd or self._why_empty()
 
     def _event_text(self, event: Event) -> str:
         """Return the text of one event; its format records the other facts."""
@@ -490,15 +508,17 @@ class AnswerReader:
             document = self._odd(event.data)
         kind = event.kind
         if kind not in _UNNAMED:
-            if kind == "error":
+            if is_fault(kind):
                 raise self.failure(document or event.data)
             if kind in _ENDS and not (isinstance(document, dict) and document.get("choices")):
                 self.done = True
                 return ""
             if kind == "tool_calls":  # LobeChat's
                 self.tools += tool_names({kind: document}) or ([] if self.tools else [A_TOOL])
-            if not isinstance(document, dict | str):
-                return ""  # `event: ping` and the like
+            if not isinstance(document, dict | str):  # `event: ping` and the like
+                if not _SIGN_OF_LIFE.fullmatch(event.data):
+                    self.foreign = self.foreign or self.malformed("an event that is not JSON", event.data, "sent")
+                return ""
         elif type(document) is not dict:
             if _SIGN_OF_LIFE.fullmatch(event.data):
                 return self.part()
@@ -564,7 +584,7 @@ class AnswerReader:
         return ", ".join(self.endpoint.quote(tool) for tool in dict.fromkeys(self.tools))
 
     def _has_failed(self) -> bool:
-        return _FAILURES.search(self.finish_reason or "") is not None
+        return is_fault(self.finish_reason or "")
 
     def _joined(self, text: str) -> str:
         """Return the text without half a character at its end, which may come with the next event."""
@@ -604,6 +624,11 @@ def _unpacked(document: Any) -> Any:
 def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
     """Whether JSON is wrong because it ends too early."""
     return error.pos >= len(text.rstrip()) > 0 or error.msg.startswith("Unterminated string")
+
+
+def is_fault(reason: str) -> bool:
+    """Whether a reason to end an answer is a failure."""
+    return _FAILURES.search(reason) is not None
 
 
 def tool_names(message: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from llm._dataclasses import replace
 from llm.backends.http._errors import is_failure, is_success, words_in
-from llm.backends.http.answers import A_TOOL, WHOLE, AnswerReader, tool_names
+from llm.backends.http.answers import A_TOOL, WHOLE, AnswerReader, is_fault, tool_names
 from llm.errors import MalformedResponseError, UsageError
 from llm.types import Attachment, Completion, Message, Role, Usage
 
@@ -22,6 +22,10 @@ __all__ = [
     "usage_json",
 ]
 
+#: Members of events without text: of these nobody can tell what interface they belong to.
+_COMMON: Final = frozenset(
+    {"id", "object", "created", "model", "usage", "provider", "system_fingerprint", "service_tier"}
+)
 #: Names under which servers report tokens of prompt and answer.
 _TOKENS: Final = (
     ("prompt_tokens", "input_tokens", "totalInputTokens"),
@@ -41,8 +45,11 @@ _THOUGHTS: Final = (
 #: Answers of other interfaces: members that they have, whose they are, and the remedy.
 _OTHER_INTERFACES: Final = (
     (("message", "done"), "Ollama's own interface; the OpenAI-compatible one is below /v1"),
+    (("response", "done"), "Ollama's own interface; the OpenAI-compatible one is below /v1"),
     (("type", "role", "content"), "Anthropic's interface; `ai-cli plugins install anthropic` reads it"),
+    (("type", "message"), "Anthropic's interface; `ai-cli plugins install anthropic` reads it"),
     (("object", "output"), "OpenAI's Responses; chat completions have another path"),
+    (("type", "response"), "OpenAI's Responses; chat completions have another path"),
     (("candidates",), "Gemini's own interface; the OpenAI-compatible one is below /v1beta/openai"),
     (("content", "stop"), "llama.cpp's own interface; the OpenAI-compatible one is below /v1"),
     (("generated_text",), "Hugging Face's own interface; the OpenAI-compatible one is below /v1"),
@@ -161,13 +168,17 @@ def usage_json(completion: Completion) -> dict[str, int]:
 def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     """Return the text of a chat completion, or of one event of it, and record its other facts; see `HTTPBackend`."""
     if isinstance(document, str):  # LobeChat's own events
-        if kind == "stop":
-            answer.note_end(document)
+        if kind == "stop" and (document != "message_stop" or not answer.finish_reason):  # it comes behind the reason
+            answer.note_end("stop" if document == "message_stop" else document)
         texts = {"text": (document,), "reasoning": ("", document), "stop": ()}.get(kind)
         return "" if texts is None else answer.part(*texts)
     if kind == "usage" and "choices" not in document:
         answer.usage = usage_of({"usage": document}) or answer.usage
         return ""
+    if kind in {"content_part", "reasoning_part"}:
+        text = content_text(document.get("content")) if document.get("partType", "text") == "text" else ""
+        answer.odd_content = answer.odd_content or ("" if text else _OTHER_PARTS["image"])
+        return answer.part(*(("", text) if kind == "reasoning_part" else (text,)))
     if kind == "bare" and "choices" not in document and not document.get("error"):
         raise answer.failure(document) if words_in(document) else _no_choices(document, answer)
     answer.usage = usage_of(document) or answer.usage
@@ -181,6 +192,8 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
             raise answer.failure(document)
         if words_in(document) and not is_success(document):
             answer.complaint = document
+        if "choices" not in document and document.keys() - _COMMON:
+            answer.foreign = answer.foreign or _no_choices(document, answer)
     answer.note_model(document.get("model"))
     if kind == WHOLE:
         return _whole_choice(choices, document, answer)
@@ -200,7 +213,7 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
 def _no_choices(document: dict[str, Any], answer: AnswerReader) -> MalformedResponseError:
     """Return the error for JSON that is not a chat completion; its hint names the interface that it belongs to."""
     error = answer.malformed("JSON without 'choices'", json.dumps(document))
-    whose = next((words for keys, words in _OTHER_INTERFACES if all(map(document.get, keys))), None)
+    whose = next((words for keys, words in _OTHER_INTERFACES if document.keys() >= set(keys)), None)
     hints = (f"it is an answer of {whose}" if whose else None, answer.endpoint.check)
     error.hint = "; ".join(filter(None, hints)) or None
     return error
@@ -208,11 +221,15 @@ def _no_choices(document: dict[str, Any], answer: AnswerReader) -> MalformedResp
 
 def _note_other(choices: list[Any], answer: AnswerReader) -> None:
     """Record the text of the choice with the lowest index: some servers have no choice 0."""
-    lowest = min((choice for choice in choices if isinstance(choice, dict)), key=_index, default=None)
+    lowest = _lowest(choices)
     if lowest is not None:
         message = lowest.get("delta") or lowest.get("message")
         text = content_text(message.get("content")) if isinstance(message, dict) else ""
         answer.note_other(_index(lowest), text, lowest.get("finish_reason"))
+
+
+def _lowest(choices: list[Any]) -> dict[str, Any] | None:
+    return min((choice for choice in choices if isinstance(choice, dict)), key=_index, default=None)
 
 
 def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) -> str:
@@ -222,7 +239,7 @@ def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) 
         raise _no_choices(document, answer)
     if not choices:
         raise answer.malformed("no choices")
-    choice = _first_choice(choices) or choices[0]
+    choice = _first_choice(choices) or _lowest(choices) or choices[0]
     if not isinstance(choice, dict) or not (
         isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str) or choice.get("error")
     ):
@@ -247,6 +264,8 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
         answer.note_end(end)
     if isinstance(choice.get("native_finish_reason"), str):
         answer.reason = choice["native_finish_reason"] or answer.reason
+        if is_fault(answer.reason):  # OpenRouter makes "stop" of those that it does not know
+            answer.note_end(answer.reason)
     message = choice.get(member)
     if not isinstance(message, dict):
         text = choice.get("text")  # as the older interface has it
@@ -291,7 +310,7 @@ def _first_choice(choices: list[Any]) -> Any:
     if isinstance(choices[0], dict) and choices[0].get("index") == 0:  # nearly always
         return choices[0]
     for position, choice in enumerate(choices):
-        if (_index(choice, position) if isinstance(choice, dict) else position) == 0:
+        if (_index(choice, position) if isinstance(choice, dict) else len(choices) - 1) == 0:
             return choice
     return None
 
@@ -299,7 +318,7 @@ def _first_choice(choices: list[Any]) -> Any:
 def _index(choice: dict[str, Any], position: int = 0) -> int:
     """Return the index of a choice; some servers write it as text, or not at all."""
     index = choice.get("index")
-    if isinstance(index, str) and index.isdecimal():
+    if isinstance(index, str) and index.isdecimal() and len(index) < 10:
         return int(index)
     return int(index) if isinstance(index, int | float) and index == index // 1 else position
 

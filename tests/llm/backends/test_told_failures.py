@@ -66,6 +66,8 @@ BROKEN = {"code": 500, "message": "the disk is full"}
         pytest.param("event: error\ndata: the disk is full\n\n", id="event error, words"),
         pytest.param(json.dumps({"error": BROKEN}) + "\n", id="bare JSON"),
         pytest.param(json.dumps({"error": BROKEN}, indent=2), id="bare JSON in lines"),
+        pytest.param(json.dumps({"error": BROKEN}) + "\0\n", id="bare JSON and NUL"),
+        pytest.param('event: failure\ndata: {"reason": "the disk is full"}\n\n', id="event failure"),
         pytest.param(json.dumps({"detail": "the disk is full"}) + "\n", id="bare JSON without error"),
         pytest.param(f"data: {json.dumps({'type': 'error', **BROKEN})}\n\n", id="type error"),
         pytest.param(f"data: {json.dumps({'object': 'error', **BROKEN})}\n\n", id="object error"),
@@ -73,6 +75,7 @@ BROKEN = {"code": 500, "message": "the disk is full"}
         pytest.param("the disk is full\n", id="plain words"),
         pytest.param("<html><title>the disk is full</title></html>\n", id="a page"),
         pytest.param(piece("", "error", native_finish_reason="the disk is full"), id="finish_reason"),
+        pytest.param(piece("", "stop", native_finish_reason="error: the disk is full"), id="native_finish_reason"),
         *(
             pytest.param(f"data: {json.dumps(shape)}\n\n", id=name)
             for name, shape in {
@@ -84,6 +87,9 @@ BROKEN = {"code": 500, "message": "the disk is full"}
                 "status beside": {"status": 500, "error": "Internal Server Error", "message": "the disk is full"},
                 "base_resp": {"choices": None, "base_resp": {"status_code": 1000, "status_msg": "the disk is full"}},
                 "in a list": [{"error": BROKEN}],
+                "err": {"err": "the disk is full"},
+                "in a response": {"type": "response.failed", "response": {"error": BROKEN}},
+                "in data": {"data": {"error": BROKEN}},
                 "in a message": {"choices": [{"delta": {"content": "", "error": "the disk is full"}}]},
                 "metadata.raw, nested": {
                     "error": {
@@ -98,7 +104,7 @@ BROKEN = {"code": 500, "message": "the disk is full"}
 @pytest.mark.parametrize("text", ["", "Half of"])
 def test_a_failure_keeps_its_reason(signal: str, text: str) -> None:
     """Also where the server ends the stream as if nothing had happened."""
-    for end in ("", "" if "<html" in signal or signal.startswith("the disk") else f"\n{DONE}"):
+    for end in ("", f"\n{DONE}"):
         came, error = read(f": ping\n\n{piece(text) if text else ''}{signal}{end}")
         assert came == text
         assert isinstance(error, BackendError)
@@ -115,8 +121,10 @@ def test_an_answer_that_ends_with_an_error_may_pass(word: str, text: str) -> Non
         assert (error.message, error.transient) == ("Service ended its answer with an error in the middle", True)
 
 
-@pytest.mark.parametrize(("said", "kept"), [("odd_reason", "odd_reason"), ("not a word!", "not a word!"), ("", None)])
-def test_other_reasons_reach_the_completion(said: str, kept: str | None) -> None:
+@pytest.mark.parametrize(
+    ("said", "kept"), [("odd_reason", "odd_reason"), ("not a word!", "not a word!"), ("", None), (2, "2"), (True, None)]
+)
+def test_other_reasons_reach_the_completion(said: Any, kept: str | None) -> None:
     came, end = read(piece("a", said) + DONE)
     assert (came, isinstance(end, Completion) and end.finish_reason) == ("a", kept)
 
@@ -133,6 +141,10 @@ def test_other_reasons_reach_the_completion(said: str, kept: str | None) -> None
         {"status": 429, "error": "Too Many Requests"},
         {"error": "rate_limit_exceeded", "message": "no"},
         [{"error": {"code": 429, "message": "no", "status": "RESOURCE_EXHAUSTED"}}],
+        {"object": "error", "code": 42903, "message": "no"},
+        {"error": {"message": "Model is loading"}},
+        {"error": {"message": "concurrency limit exceeded"}},
+        {"error": {"message": "no", "type": "queue_overload"}},
         "Too many requests, try again in 5 s",
     ],
 )
@@ -295,6 +307,21 @@ def test_what_a_failure_used_is_known(body: str) -> None:
 # LobeChat's own events
 
 
+def test_events_of_lobechat_for_other_providers() -> None:
+    part = 'event: content_part\ndata: {"content": "Hello", "partType": "text"}\n\n'
+    thought = 'event: reasoning_part\ndata: {"content": "hm", "partType": "text"}\n\n'
+    for reason in ("stop", "max_tokens"):  # what Anthropic's end is made of has the reason first
+        came, end = read(f'{thought}{part}event: stop\ndata: "{reason}"\n\nevent: stop\ndata: "message_stop"\n\n')
+        assert (came, isinstance(end, Completion) and end.finish_reason) == ("Hello", reason)
+    end = read(f'{part}event: stop\ndata: "message_stop"\n\n')[1]
+    assert isinstance(end, Completion)
+    assert end.why_unfinished is None
+    picture = 'event: content_part\ndata: {"content": "AAAA", "partType": "image"}\n\nevent: stop\ndata: "stop"\n\n'
+    came, end = read(part + picture)
+    assert isinstance(end, Completion)
+    assert (came, end.notices) == ("Hello", ("the answer also holds an image, which is not shown",))
+
+
 def test_events_of_lobechat() -> None:
     said = (
         'id: 1\nevent: reasoning\ndata: "hm"\n\nid: 1\nevent: text\ndata: "Hello"\n\nevent: text\ndata: " there."\n\n'
@@ -309,6 +336,7 @@ def test_events_of_lobechat() -> None:
     )
     assert (came, str(error)) == ("Hello there.", "Service answered with an error: no such model")
     assert isinstance(read('event: other\ndata: "Hello"\n\n')[1], BackendConnectionError)
+    assert isinstance(read("event: text\ndata: Hello\n\n")[1], MalformedResponseError)
     assert isinstance(read('data: "Hello"\n\n')[1], MalformedResponseError)
 
 
@@ -506,6 +534,23 @@ def test_an_answer_that_a_filter_ended_says_so(reason: str) -> None:
     assert "a filter of the server ended it" in failure.message
 
 
+@pytest.mark.parametrize("number", ["1" * 5000, f'"{"1" * 5000}"'])
+def test_a_number_of_thousands_of_digits_costs_no_answer(number: str) -> None:
+    more = f'"usage": {{"prompt_tokens": {number}, "completion_tokens": 1}}, "created": {number}'
+    for body in (
+        f'{{"choices": [{{"index": {number}, "message": {{"content": "ab"}}}}], {more}}}',
+        f'data: {{"choices": [{{"index": {number}, "delta": {{"content": "ab"}}}}], {more}}}\n\n{DONE}',
+    ):
+        came, end = read(body)
+        assert (came, isinstance(end, Completion) and end.usage) == ("ab", None)
+
+
+@pytest.mark.parametrize("choices", [[{"index": 2}, {"index": 1}], [None, {"index": 0}], [None, {"index": None}]])
+def test_of_whole_answers_the_lowest_index_counts(choices: list[Any]) -> None:
+    told = [choice and {**choice, "message": {"content": f"{choice.get('index')}"}} for choice in choices]
+    assert read(json.dumps({"choices": told}))[0] == str((choices[1] or {}).get("index"))
+
+
 def test_the_index_of_a_choice_may_be_any_number() -> None:
     for other in (1.0, "1", True):
         mixed = [piece(text, None, index=index) for text, index in (("a", 0), ("X", other), ("b", 0.0))]
@@ -692,10 +737,14 @@ def test_a_tool_that_is_called_is_named() -> None:
         ({"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]}, "Gemini's own interface"),
         ({"content": "Hi", "stop": True}, "llama.cpp's own interface"),
         ({"generated_text": "Hi"}, "Hugging Face's own interface"),
+        ({"model": "m", "response": "Hi", "done": False}, "Ollama's own interface"),
+        ({"type": "message_start", "message": {"role": "assistant"}}, "Anthropic's"),
+        ({"type": "response.created", "response": {}}, "OpenAI's Responses"),
     ],
 )
 def test_an_answer_of_another_interface_is_named(document: dict[str, Any], whose: str) -> None:
-    for body in (json.dumps(document), f"{json.dumps(document)}\n{json.dumps(document)}\n"):
+    named = f"event: {document.get('type', 'message')}\ndata: {json.dumps(document)}\n\n"
+    for body in (json.dumps(document), f"{json.dumps(document)}\n{json.dumps(document)}\n", named, named + DONE):
         end = read(body)[1]
         assert isinstance(end, MalformedResponseError)
         assert "without 'choices'" in end.message
