@@ -22,6 +22,9 @@ __all__ = [
     "usage_json",
 ]
 
+#: Events of LobeChat with a text, and those that are objects.
+_PARTS: Final = frozenset({"text", "reasoning", "content_part", "reasoning_part"})
+_OBJECTS: Final = frozenset({"content_part", "reasoning_part", "usage"})
 #: Members of events without text: of these nobody can tell what interface they belong to.
 _COMMON: Final = frozenset(
     {"id", "object", "created", "model", "usage", "provider", "system_fingerprint", "service_tier"}
@@ -167,18 +170,8 @@ def usage_json(completion: Completion) -> dict[str, int]:
 
 def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     """Return the text of a chat completion, or of one event of it, and record its other facts; see `HTTPBackend`."""
-    if isinstance(document, str):  # LobeChat's own events
-        if kind == "stop" and (document != "message_stop" or not answer.finish_reason):  # it comes behind the reason
-            answer.note_end("stop" if document == "message_stop" else document)
-        texts = {"text": (document,), "reasoning": ("", document), "stop": ()}.get(kind)
-        return "" if texts is None else answer.part(*texts)
-    if kind == "usage" and "choices" not in document:
-        answer.usage = usage_of({"usage": document}) or answer.usage
-        return ""
-    if kind in {"content_part", "reasoning_part"}:
-        text = content_text(document.get("content")) if document.get("partType", "text") == "text" else ""
-        answer.odd_content = answer.odd_content or ("" if text else _OTHER_PARTS["image"])
-        return answer.part(*(("", text) if kind == "reasoning_part" else (text,)))
+    if isinstance(document, str) or (kind in _OBJECTS and "choices" not in document):
+        return _lobechat_text(kind, document, answer)
     if kind == "bare" and "choices" not in document and not document.get("error"):
         raise answer.failure(document) if words_in(document) else _no_choices(document, answer)
     answer.usage = usage_of(document) or answer.usage
@@ -208,6 +201,22 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     # Some repeat the whole answer as a message at the end.
     in_deltas = answer.memory["in deltas"] = answer.memory.get("in deltas") or bool(choice.get("delta"))
     return _choice_text(choice, "delta" if in_deltas else "message", answer)
+
+
+def _lobechat_text(kind: str, document: Any, answer: AnswerReader) -> str:
+    """Return the text of one of LobeChat's own events."""
+    if kind == "usage":
+        answer.usage = usage_of({"usage": document}) or answer.usage
+    elif kind == "stop" and isinstance(document, str):
+        if document != "message_stop" or not answer.finish_reason:  # Anthropic's, behind the reason
+            answer.note_end("stop" if document == "message_stop" else document)
+    elif kind in _PARTS:
+        text = document
+        if isinstance(document, dict):
+            text = content_text(document.get("content")) if document.get("partType", "text") == "text" else ""
+            answer.odd_content = answer.odd_content or ("" if text else _OTHER_PARTS["image"])
+        return answer.part(*(("", text) if kind.startswith("reasoning") else (text,)))
+    return ""
 
 
 def _no_choices(document: dict[str, Any], answer: AnswerReader) -> MalformedResponseError:
