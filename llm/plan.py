@@ -23,14 +23,19 @@ _INSTRUCTIONS: Final = (
 )
 
 #: The first line of a code block: its indentation, the fence, and the language.
-_FENCE: Final = re.compile(r"((?:[ \t]*(?:[-*+]|\d+[.)])(?=[ \t]))?[ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*")
+_FENCE: Final = re.compile(
+    r"((?:[ \t]*(?:[-*+]|\d+[.)])(?=[ \t]))?[ \t]*)(`{3,}|~{3,})[ \t]*(?:\{\.)?([\w+#.-]*)[^`\n]*"
+)
+
+#: What stands around an answer whose server passes on tokens of the model's own format, or the tags of its answer.
+_AROUND: Final = re.compile(r"\A(?:\ufeff|\s*<answer>[ \t]*\n?)+|\s*(?:</answer>|<\|[a-z_]{1,20}\|>|</s>)+\s*\Z")
 
 #: What a shell prints before a command: `$ `, `user@host:~$ `, `[root@host ~]# `.
 _PROMPT: Final = re.compile(r"(?:(?:\[?[\w.-]+@[\w.-]+[: ][^\s$%#]*|\w*sh-[\d.]+)[$%#]|[$%]) +")
 
 #: Languages of blocks that are commands for a shell, and of those that may hold output as well.
-_SHELLS: Final = frozenset({"sh", "bash", "shell", "zsh", "console", "shell-session", "terminal"})
-_CONSOLES: Final = frozenset({"console", "shell-session", "terminal"})
+_CONSOLES: Final = frozenset({"console", "shell-session", "shellsession", "sh-session", "bash-session", "terminal"})
+_SHELLS: Final = frozenset({"sh", "bash", "shell", "shellscript", "zsh", "ksh", "dash", "ash"}) | _CONSOLES
 
 #: Keys of an item that say how it runs, as models spell them, and the field of a `Step` that does it.
 _FIELDS: Final = {
@@ -112,7 +117,8 @@ def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
     text = completion.text
     if (items := _array(text)) is not None:
         return ReadPlan(_from_array(items, completion), "")
-    text = without_thoughts(text).replace("\r\n", "\n")
+    text = _AROUND.sub("", without_thoughts(text).replace("\r\n", "\n"))
+    text = text if "\n" in text else text.replace("\r", "\n")
     if not text.strip():
         _refuse(completion, "it holds thoughts only")
     if (items := _array(text)) is not None:
@@ -195,13 +201,14 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _array(text: str) -> list[Any] | None:
-    """Return the items of a text that is a JSON array, or an object that holds one as `steps`."""
+    """Return the items of a text that is a JSON array, an object that holds one as `steps`, or a single step."""
     try:
-        data = json.loads(text, object_pairs_hook=_object)
+        data = json.loads(text, object_pairs_hook=_object, strict=False)
     except (ValueError, RecursionError):
         return None
-    if isinstance(data, dict) and set(data) == {"steps"}:
-        data = data["steps"]
+    if isinstance(data, dict):
+        held = next(iter(data.values())) if len(data) == 1 and set(data) <= {"steps", "plan", "commands"} else None
+        data = [data] if "command" in data else held
     return data if isinstance(data, list) else None
 
 

@@ -182,6 +182,12 @@ def test_tags_in_a_command_of_an_array_are_text() -> None:
         f"````\n{ARRAY}\n````",
         f"```JSON\n{ARRAY}\n`````",
         f'{{"steps": {ARRAY}}}',
+        f'{{"plan": {ARRAY}}}',
+        ARRAY.strip().removeprefix("[").removesuffix("]"),
+        f"\ufeff```json\r{ARRAY}\r```",
+        f"{ARRAY}<|im_end|>",
+        f"{ARRAY}</s>\n",
+        f"<think>hm</think>\n<answer>\n{ARRAY}\n</answer>",
     ],
 )
 def test_an_array_is_found_in_each_kind_of_block(text: str) -> None:
@@ -194,6 +200,9 @@ def test_an_array_is_found_in_each_kind_of_block(text: str) -> None:
         ("```sh\r\necho planned\r\n```", ["echo planned"]),
         ("  ~~~ bash\n  echo one\n    echo two\n  ~~~", ["echo one", "echo two"]),
         ("```sh\ntrue\n```", ["true"]),
+        ("```{.sh}\ntrue\n```<|return|>", ["true"]),
+        ("```shellscript\ntrue\n```", ["true"]),
+        ('[{"command": "one\ntwo"}]', ["one\ntwo"]),
         ("```sh\n42\n```", ["42"]),
         ('["true"]', ["true"]),
         ("```sh\necho '```'\n```", ["echo '```'"]),
