@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m scripts.plugins"
 
-_VERBOSE = ("ENTRY POINT", "BRINGS", "REGISTRY")
+_VERBOSE = ("ENTRY POINT", "CONTRIBUTES", "REGISTRY")
 
 #: The kinds of plug-ins that `new` writes, and the licences; scripts.packages.scaffold has what each is made of.
 AUTHORED = ("backend", "recipe", "server", "guard", "cache", "policy", "command", "runner")
@@ -219,8 +219,14 @@ def _add_lookups(group: Group, kind: Kind) -> None:
             return
         for row in rows:
             for key, value in row.items():
-                if value not in (None, [], False, ""):
-                    text = ", ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else value
+                if value not in (None, [], (), False, ""):
+                    text = (
+                        ", ".join(map(str, value))
+                        if isinstance(value, (list, tuple))
+                        else "yes"
+                        if value is True
+                        else value
+                    )
                     print_line(f"{key.replace('_', ' ')}: {text}")
             if row is not rows[-1]:
                 print_line()

@@ -230,7 +230,7 @@ class TestList:
         ]
         assert [row["registry"] for row in rows] == [str(environment.registry), None]
         lines = [line.split() for line in environment.run("list", "-v").stdout.splitlines()]
-        assert lines[0] == ["PLUG-IN", "PACKAGE", "VERSION", "STATE", "ENTRY", "POINT", "BRINGS", "REGISTRY"]
+        assert lines[0] == ["PLUG-IN", "PACKAGE", "VERSION", "STATE", "ENTRY", "POINT", "CONTRIBUTES", "REGISTRY"]
         entry = ["llm.plugins:", "mine", "=", "both:run"]
         assert ["mine", "both", "1.0", "installed", *entry, "backend", "mine", str(environment.registry)] in lines
         entry = ["llm.plugins:", "strict", "=", "both:Policy"]
@@ -252,6 +252,7 @@ class TestList:
         assert none.stderr == "no plug-in has 'attic' and 'nowhere' in its name, package or description\n"
         info = environment.run("info", "other").stdout.splitlines()
         assert "homepage: https://example.org" in info
+        assert not [line for line in info if line.endswith(("()", "[]", "None"))]
         assert f"registry: {environment.registry}" in info
         unknown = environment.run("info", "othr")
         assert unknown.returncode == 2
