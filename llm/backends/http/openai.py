@@ -25,7 +25,7 @@ __all__ = [
 #: Events of LobeChat with a text, and those that are objects.
 _PARTS: Final = frozenset({"text", "reasoning", "content_part", "reasoning_part"})
 _OBJECTS: Final = frozenset({"content_part", "reasoning_part", "usage"})
-#: Members of events without text: of these nobody can tell what interface they belong to.
+#: Members of events without text that several interfaces have.
 _COMMON: Final = frozenset(
     {"id", "object", "created", "model", "usage", "provider", "system_fingerprint", "service_tier"}
 )
