@@ -63,8 +63,15 @@ _LONGEST_STATE: Final = 5_000
 #: Commands that change the shell that runs them and nothing else.
 _STATE: Final = frozenset(
     {"cd", "pushd", "popd", "export", "unset", "source", ".", "set", "shopt", "alias", "unalias", "umask", "ulimit"}
-    | {"trap", "hash", "declare", "typeset", "readonly", "local", "deactivate", "workon"}
+    | {"trap", "hash", "declare", "typeset", "readonly", "local", "deactivate", "workon", "$_"}
 )
+#: Nothing of that is taken back by where they print, what follows a failure, or the words of a compound command.
+_ASIDE: Final = re.compile(
+    r"\d*&?>>?[ \t]*(?:&\d|/dev/null)|\|\|[ \t]*(?:exit|return|true|:)(?:[ \t]+\d+)?[ \t]*(?=[;\n}]|$)"
+)
+_OUTPUT: Final = re.compile(r"\$\([^()]*\)")
+_BEFORE: Final = frozenset({"{", "then", "do", "else", "command", "builtin", "eval"})
+_BEHIND: Final = (["}"], ["fi"], ["done"], ["true"], [":"])
 _STATE_OF_TOOLS: Final = frozenset(
     {("conda", "activate"), ("mamba", "activate"), ("nvm", "use"), ("pyenv", "shell"), ("rbenv", "shell")}
     | {("module", "load"), ("sdk", "use")}
@@ -142,7 +149,8 @@ def changes_only_itself(step: Step) -> bool:
     if not isinstance(step.command, str) or len(step.command) > _LONGEST_STATE:
         return False
     try:
-        lexer = shlex.shlex(step.command.replace("\n", " ; "), posix=True, punctuation_chars=True)
+        script = _OUTPUT.sub("$_", _OUTPUT.sub("$_", _ASIDE.sub("", step.command)))
+        lexer = shlex.shlex(script.replace("\n", " ; "), posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         words = list(lexer)
     except ValueError:
@@ -151,15 +159,15 @@ def changes_only_itself(step: Step) -> bool:
     changes, went = False, 0
     for word in [*words, ";"]:
         if word in {";", "&&"}:
-            if command:
+            if command and command not in _BEHIND:
                 back = command in (["cd", ".."], ["cd", "-"], ["popd"]) and went > 0
                 changes = _is_state(command) and not back
                 went += (command[0] in {"cd", "pushd"}) - 2 * back if command[0] != "popd" else -1
             command = []
         elif not word.strip("|&;<>()"):
             return False
-        else:
-            command.append(word)
+        elif command or word not in _BEFORE:
+            command += [word] if command or "=" in word else word.split()  # a script for `eval`
     return changes
 
 

@@ -298,6 +298,15 @@ def test_a_key_that_stands_there_twice_is_refused(answer: str) -> None:
         "trap 'rm x' EXIT",
         "conda activate x",
         'export PATH="a b:$PATH"',
+        "cd x || exit 1",
+        "cd x > /dev/null 2>&1",
+        "cd $(git rev-parse --show-toplevel)",
+        "{ cd x; }",
+        "if [ -d x ]; then cd x; fi",
+        "command cd x",
+        'eval "cd x"',
+        'eval "$(ssh-agent -s)"',
+        "export A=1 && true",
     ],
 )
 def test_a_step_that_changes_only_its_own_shell(command: str) -> None:
@@ -306,7 +315,11 @@ def test_a_step_that_changes_only_its_own_shell(command: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["cd x && make", "(cd x)", "A=1 make", "ls", "cd x | cat", "export A=1 > file", "echo cd x", "'", "cd x & y"],
+    [
+        *("for d in *; do cd $d; make; done", "if cd x; then make; fi", "command -v git", "make || exit 1"),
+        *('eval "make"', "$(go env GOPATH)/bin/x", "cd x > log", "{ make; }"),
+        *("cd x && make", "(cd x)", "A=1 make", "ls", "cd x | cat", "export A=1 > file", "echo cd x", "'", "cd x & y"),
+    ],
 )
 def test_a_step_that_does_more(command: str) -> None:
     assert not changes_only_itself(Step(command))
