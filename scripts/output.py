@@ -133,23 +133,8 @@ def _marked(mark: str, color: str | None) -> str:
 
 
 def print_rows(rows: Iterable[str], *, err: bool = True) -> None:
-    """Print rows that `render.rows` returned."""
+    """Print rows that are fit for a terminal; styles in them are for a terminal only."""
     click.echo("\n".join(rows), err=err)
-
-
-def print_styled(lines: Sequence[tuple[str, str]], width: int, *, err: bool = True) -> None:
-    """Print lines that are rendered, each with a style of `rich`, in colour if they go to a terminal."""
-    ctx = click.get_current_context(silent=True)
-    color = ctx.color if ctx is not None else None
-    if not (color or (color is None and (sys.stderr if err else sys.stdout).isatty())):
-        click.echo("\n".join(text for text, _ in lines), err=err)
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=err, width=width, highlight=False, force_terminal=True)
-    for text, style in lines:
-        console.print(Text(text, style=style), no_wrap=True, overflow="crop", crop=True)
 
 
 class _Waiting:
@@ -351,9 +336,13 @@ class MarkdownAnswer:
         self._text = ""
 
     def _print(self, text: str) -> None:
+        from rich.segment import SegmentLines
+
         lines = self._block(text)
         for line in lines:
-            click.echo(self._styled(line), color=True)
+            with self._console.capture() as capture:
+                self._console.print(SegmentLines([line]), end="")
+            click.echo(capture.get(), color=True)
         self._below = self._below or bool(lines)
 
     def _block(self, text: str) -> "list[list[Segment]]":
@@ -364,11 +353,6 @@ class MarkdownAnswer:
             return []
         block = lines[shown[0] : shown[-1] + 1]
         return [[], *block] if self._below else block
-
-    def _styled(self, line: "Sequence[Segment]") -> str:
-        with self._console.capture() as capture:
-            self._console.print(_Laid([line]), end="")
-        return capture.get().rstrip("\n")
 
     def _lines(self, text: str) -> "list[list[Segment]]":
         from markdown_it import MarkdownIt
@@ -388,6 +372,8 @@ class MarkdownAnswer:
         return [[Segment(render.visible(part.text), part.style) for part in line if not part.control] for line in lines]
 
     def _draw(self) -> None:
+        from rich.segment import SegmentLines
+
         if self._live is None:
             from rich.live import Live
 
@@ -400,27 +386,14 @@ class MarkdownAnswer:
                 vertical_overflow="crop",
             )
             self._live.start()
-        self._live.update(_Laid(self._block(self._text)[-max(self._console.height - 2, 1) :]), refresh=True)
+        shown = self._block(self._text)[-max(self._console.height - 2, 1) :]
+        self._live.update(SegmentLines(shown, new_lines=True), refresh=True)
         self._drawn = time.monotonic()
 
     def _stop(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-class _Laid:
-    """Lines of segments that are laid out, for rich."""
-
-    def __init__(self, lines: "Sequence[Sequence[Segment]]") -> None:
-        self._lines = lines
-
-    def __rich_console__(self, _console: Any, _options: Any) -> "Iterator[Segment]":
-        from rich.segment import Segment
-
-        for line in self._lines:
-            yield from line
-            yield Segment.line()
 
 
 def _ends_of_blocks(text: str) -> list[int]:
@@ -501,9 +474,9 @@ def _cell(text: str, width: int) -> str:
     columns = render.columns_of(text)
     if columns <= width:
         return text + " " * (width - columns)
-    while text and render.columns_of(text) > width - 1:
-        text = text[:-1]
-    return text + "…" + " " * (width - 1 - render.columns_of(text))
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, width - 1) + "…"
 
 
 def fill_closed() -> None:

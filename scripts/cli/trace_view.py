@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
+import click
+
 from llm._state import open_named
 from llm.hooks._monitor import Trace, collecting
 from llm.tracing import Describe, records
 from scripts.cli.options import TREE
-from scripts.output import print_styled, print_warning
+from scripts.output import print_rows, print_warning
 from scripts.render import line as rendered
 
 Record = Mapping[str, Any]
 #: Spans by the span in which they happened; the outermost ones are under `None`.
 Children = Mapping[int | None, Sequence[Record]]
 
-#: Mark, word and rich style of each outcome.
+#: Mark, word and style of each outcome.
 OUTCOMES: Final = {
     "answered": ("✓", "answered", "green"),
     "passed": ("·", "passed", "dim"),
@@ -87,7 +89,7 @@ class Line:
     Attributes:
         text: its text.
         time: duration in microseconds; `None` if nothing ran.
-        style: a rich style.
+        style: a colour, `bold` or `dim`.
         below: the lines one level down.
 
     """
@@ -109,7 +111,12 @@ def show_tree(found: Sequence[Record], hooks: Collection[str] = (), *, err: bool
     lines = list(draw(tree(found, hooks), width))
     if "utf" not in (stream.encoding or "").lower():
         lines = [(text.translate(_ASCII).encode("ascii", "replace").decode(), style) for text, style in lines]
-    print_styled(lines, width, err=err)
+    print_rows((_styled(*line) for line in lines), err=err)
+
+
+def _styled(text: str, style: str) -> str:
+    kinds = ("bold", "dim")
+    return click.style(text, **{style: True} if style in kinds else {"fg": style}) if style else text
 
 
 def draw(root: Line, width: int) -> Iterator[tuple[str, str]]:
