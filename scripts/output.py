@@ -430,6 +430,11 @@ def in_full(fault: "D0ttinoError | ConfigFault") -> str:
     return f"{fault}\n{fault.hint}" if fault.hint else f"{fault}"
 
 
+def few(words: Sequence[str], most: int) -> str:
+    """Return the first of some words, and how many more there are."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows to stdout, in columns that are as wide as they need to be; on a terminal, its width is the limit."""
     from scripts import render

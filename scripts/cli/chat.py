@@ -4,14 +4,15 @@ import os
 import signal
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from llm._dataclasses import replace
 from llm._state import make_private, open_private, state_dir
+from llm.contributions import offered_models
 from llm.conversations import Conversation, LogError, enabled, new_id
 from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.thoughts import shown_of
@@ -23,6 +24,7 @@ from scripts.output import (
     MarkdownAnswer,
     TextAnswer,
     can_ask,
+    few,
     print_message,
     print_note,
     print_warning,
@@ -44,6 +46,21 @@ if TYPE_CHECKING:
 
 #: Takes a choice back: `/model -`.
 _NONE: Final = "-"
+
+#: The commands of a chat, how each is typed, and what it does; `Chat` has a method of each name.
+COMMANDS: Final = {
+    "help": ("/help", "show this"),
+    "model": ("/model [NAME]", "ask for this model; -: as configured"),
+    "backend": ("/backend [NAME]", "use this backend; -: as configured"),
+    "system": ("/system [TEXT]", "instructions for the model; @FILE reads that from a file"),
+    "attach": ("/attach FILE", "send an image or a text with the next prompt; also a URL"),
+    "save": ("/save FILE", "write the conversation to a new file"),
+    "undo": ("/undo", "take back the last prompt and its answer"),
+    "retry": ("/retry", "send the last prompt again"),
+    "copy": ("/copy", "copy the last answer to the clipboard"),
+    "run": ("/run [join]", "run the shell commands of the last answer, each after a question"),
+    "quit": ("/quit", "end the chat"),
+}
 
 
 class Leave(Exception):  # noqa: N818 - no error
@@ -121,12 +138,14 @@ class Chat:
     def models(self) -> list[str]:
         """The models of the chosen backend, as far as it has listed them."""
         backend = self.backends.get(self.request.backend or "")
-        return [] if backend is None else _models_of(backend)
+        return [] if backend is None else offered_models(backend.name, backend.models)
 
     @property
     def model_names(self) -> list[str]:
         """All that `/model` takes: models of the chosen backend, aliases, and models as SERVER/MODEL."""
-        others = (f"{one.name}/{model}" for one in self.backends.active for model in _models_of(one))
+        others = (
+            f"{one.name}/{model}" for one in self.backends.active for model in offered_models(one.name, one.models)
+        )
         return [*self.models, *_settings().aliases, *others]
 
     def choices(self, command: str) -> Iterable[str]:
@@ -140,7 +159,7 @@ class Chat:
         if name not in COMMANDS:
             hint = "//... sends a prompt that begins with /"
             raise UnknownNameError("command", f"/{name}", [f"/{known}" for known in COMMANDS], hint=hint)
-        COMMANDS[name].do(self, argument.strip())
+        getattr(self, name)(argument.strip())
 
     def _ask(self, prompt: Message) -> None:
         """Send a prompt, print the answer as it comes, and add both to the conversation."""
@@ -171,9 +190,9 @@ class Chat:
 
     def help(self, _argument: str) -> None:
         """Print the commands."""
-        width = max(len(one.usage) for one in COMMANDS.values())
-        for one in COMMANDS.values():
-            print_message(f"{one.usage.ljust(width)}  {one.help}")
+        width = max(len(usage) for usage, _ in COMMANDS.values())
+        for usage, about in COMMANDS.values():
+            print_message(f"{usage.ljust(width)}  {about}")
         print_message(
             "Alt-Enter, or a backslash at the end of a line: another line. Ctrl-C ends an answer, Ctrl-D the chat."
         )
@@ -185,7 +204,7 @@ class Chat:
         elif argument:
             self._choose_model(argument)
         models = self.models
-        known = f" (known: {_few(models)})" if models and not argument else ""
+        known = f" (known: {few(models, 20)})" if models and not argument else ""
         print_message(f"model: {self.request.model or 'as configured'}{known}")
 
     def _choose_model(self, name: str) -> None:
@@ -321,17 +340,6 @@ def _settings() -> "Settings":
         return Settings()
 
 
-def _models_of(backend: "RegisteredBackend") -> list[str]:
-    from llm.contributions import offered_models
-
-    return offered_models(backend.name, backend.models)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
-
-
 class _Remembering:
     """Prints an answer, and remembers what came of it."""
 
@@ -347,36 +355,6 @@ class _Remembering:
     def end(self) -> None:
         """Print the rest."""
         self._answer.end()
-
-
-class ChatCommand(NamedTuple):
-    """A command of the chat.
-
-    Attributes:
-        usage: how it is typed.
-        help: what it does.
-        do: does it, with the text behind its name.
-
-    """
-
-    usage: str
-    help: str
-    do: Callable[[Chat, str], None]
-
-
-COMMANDS: Final[Mapping[str, ChatCommand]] = {
-    "help": ChatCommand("/help", "show this", Chat.help),
-    "model": ChatCommand("/model [NAME]", "ask for this model; -: as configured", Chat.model),
-    "backend": ChatCommand("/backend [NAME]", "use this backend; -: as configured", Chat.backend),
-    "system": ChatCommand("/system [TEXT]", "instructions for the model; @FILE reads that from a file", Chat.system),
-    "attach": ChatCommand("/attach FILE", "send an image or a text with the next prompt; also a URL", Chat.attach),
-    "save": ChatCommand("/save FILE", "write the conversation to a new file", Chat.save),
-    "undo": ChatCommand("/undo", "take back the last prompt and its answer", Chat.undo),
-    "retry": ChatCommand("/retry", "send the last prompt again", Chat.retry),
-    "copy": ChatCommand("/copy", "copy the last answer to the clipboard", Chat.copy),
-    "run": ChatCommand("/run [join]", "run the shell commands of the last answer, each after a question", Chat.run),
-    "quit": ChatCommand("/quit", "end the chat", Chat.quit),
-}
 
 
 @click.command(cls=RequestCommand)
@@ -420,7 +398,7 @@ def chat(
         print_note("there is no conversation to go on with")
     conversation = earlier or Conversation(new_id(), name)
     if system is not None:
-        conversation = Conversation(conversation.id, conversation.name, system, conversation.messages)
+        conversation = replace(conversation, system=system)
     if show_thoughts:
         asked["metadata"] = {**asked["metadata"], "thoughts": True}
     request = Request((), options=dict(options), **asked)
@@ -482,7 +460,7 @@ def typed(choices: Callable[[str], Iterable[str]]) -> Iterator[str]:
     """Yield what the user types at the terminal, until Ctrl-D. It is on stderr: stdout is for answers.
 
     Args:
-        choices: returns the words that may follow a command of the chat; the commands themselves, if it is empty.
+        choices: see `Chat.choices`.
 
     """
     from prompt_toolkit import PromptSession

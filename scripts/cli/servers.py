@@ -29,6 +29,7 @@ from scripts.cli.options import NameOf, as_json_option
 from scripts.output import (
     TextAnswer,
     can_ask,
+    few,
     in_full,
     print_json,
     print_line,
@@ -152,7 +153,8 @@ def find(ports: tuple[int, ...], as_json: bool) -> int:
         print_message(f"no server answers on the ports {', '.join(map(str, ports or _USUAL))} of this machine")
     else:
         print_table(
-            ("SERVER", "MODELS", "COMMAND"), [(row["base_url"], _few(row["models"]), _command(row)) for row in rows]
+            ("SERVER", "MODELS", "COMMAND"),
+            [(row["base_url"], few(row["models"], 3) or "none", _command(row)) for row in rows],
         )
     return 0 if rows else 1
 
@@ -173,11 +175,6 @@ def on_this_machine(ports: Iterable[int] = ()) -> list[dict[str, Any]]:
 
 def _command(row: Mapping[str, Any]) -> str:
     return "configured" if row["configured"] else f"ai-cli servers add {row['name']} {row['base_url']}"
-
-
-def _few(models: list[str]) -> str:
-    more = f" and {len(models) - 3} more" if len(models) > 3 else ""
-    return (", ".join(models[:3]) or "none") + more
 
 
 def _models_at(port: int) -> list[str] | None:
@@ -203,11 +200,8 @@ def _models_at(port: int) -> list[str] | None:
 
 def _shown(server: Mapping[str, Any]) -> dict[str, Any]:
     """Return a server as JSON-ready data; of its headers, which may hold secrets, the names alone."""
-    return {key: sorted(value) if key == "headers" else _plain(value) for key, value in server.items()}
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
+    plain = {key: dict(value) if isinstance(value, Mapping) else value for key, value in server.items()}
+    return {key: sorted(value) if key == "headers" else value for key, value in plain.items()}
 
 
 def _known(name: str, settings: Settings) -> None:
@@ -264,17 +258,22 @@ def set_key(ctx: click.Context, name: str, rest: tuple[str, ...]) -> None:
     key = checked_key(given, "what was given")
     if not key:
         raise UsageError("no key was given; nothing was changed")
+    print_message(f"the key {name} is {_stored(name, key)}")
+    if os.environ.get(variable, "").strip():
+        print_note(f"{variable} is set, and wins over it")
+    if name not in _users(current_host(ctx)):
+        print_note(f"no backend uses it; `ai-cli servers add {name} ADDRESS --key {name}` adds one that does")
+
+
+def _stored(name: str, key: str) -> str:
+    """Store a key, and return where."""
     try:
         where, fault = store_key(name, key)
     except OSError as error:
         raise D0ttinoError(f"cannot write {keys_path()}: {error.strerror or error}") from error
     if fault is not None:
         print_warning(f"the system's keyring does not take the key: {fault}")
-    print_message(f"the key {name} is {where}")
-    if os.environ.get(variable, "").strip():
-        print_note(f"{variable} is set, and wins over it")
-    if name not in _users(current_host(ctx)):
-        print_note(f"no backend uses it; `ai-cli servers add {name} ADDRESS --key {name}` adds one that does")
+    return where
 
 
 @keys.command("list")
@@ -290,15 +289,8 @@ def list_keys(ctx: click.Context, as_json: bool) -> None:
     users = _users(host)
     rows = []
     for name in sorted(stored_names() | users.keys()):
-        variable = users[name][0] if name in users else variable_of(name)
-        rows.append(
-            {
-                "name": name,
-                "variable": variable,
-                "from": _source(name, variable),
-                "backends": users.get(name, ("", []))[1],
-            }
-        )
+        variable, backends = users.get(name) or (variable_of(name), [])
+        rows.append({"name": name, "variable": variable, "from": _source(name, variable), "backends": backends})
     warn_of_problems(host, configuration=True)
     if as_json:
         print_json(rows)
@@ -400,6 +392,10 @@ def init(ctx: click.Context) -> None:
             "init asks questions, and there is no terminal",
             hint="do the same with `ai-cli servers add`, `ai-cli keys set` and `ai-cli config set`",
         )
+    from llm.types import Request
+    from scripts.cli.config import edit_document
+    from scripts.cli.send import show
+
     before = load_settings().primary_backend  # a file with mistakes is not changed
     choices = list(_choices(current_host(ctx)))
     print_message("Where shall answers come from?")
@@ -410,12 +406,8 @@ def init(ctx: click.Context) -> None:
         choice = _other_server()
     key = _asked_key(choice)
     model = _asked_model(choice)
-
     if key:
-        where, fault = store_key(choice.key, key)
-        if fault is not None:
-            print_warning(f"the system's keyring does not take the key: {fault}")
-        print_message(f"the key is {where}")
+        print_message(f"the key is {_stored(choice.key, key)}")
 
     def change(document: Any) -> None:
         if choice.address:
@@ -426,13 +418,11 @@ def init(ctx: click.Context) -> None:
         if model:
             document["primary_model"] = model
 
-    from scripts.cli.config import edit_document
-
     path = edit_document(change)
     instead = f" in place of {before}" if before not in {None, choice.backend} else ""
     print_message(f"primary backend{instead}: {choice.backend}, in {path}; `ai-cli config edit` changes it")
     print_message(f'\n$ ai-cli send "{_FIRST_PROMPT}"')
-    _send_first(ctx, choice.backend)
+    show(Request(_FIRST_PROMPT, backend=choice.backend), current_host(ctx), TextAnswer(), note_if_whole=False)
 
 
 def _choices(host: "Host") -> Iterator[_Choice]:
@@ -505,11 +495,3 @@ def _asked_model(choice: _Choice) -> str:
     else:
         given = click.prompt("Model", err=True)
     return given.strip()
-
-
-def _send_first(ctx: click.Context, backend: str) -> None:
-    """Send a first prompt to the backend that was chosen, and print its answer."""
-    from llm.types import Request
-    from scripts.cli.send import show
-
-    show(Request(_FIRST_PROMPT, backend=backend), current_host(ctx), TextAnswer(), note_if_whole=False)

@@ -182,7 +182,7 @@ def test_help_names_every_command_in_a_column_of_its_own(host: Host) -> None:
     lines = chat(host, "/help").stderr.splitlines()
     shown = [line for line in lines if line.lstrip().startswith("/")]
     assert [line.split()[0] for line in shown] == [f"/{name}" for name in COMMANDS]
-    assert len({line.index(one.help) for line, one in zip(shown, COMMANDS.values(), strict=True)}) == 1
+    assert len({line.index(about) for line, (_, about) in zip(shown, COMMANDS.values(), strict=True)}) == 1
 
 
 # On a terminal
