@@ -15,7 +15,7 @@ try:  # `python -m` looks into the working directory first, where another packag
     from llm import __version__  # noqa: F401 - what is needed later needs it: better to fail here
     from llm.errors import D0ttinoError, UnknownNameError, UsageError
     from scripts.cli.base import Group
-    from scripts.cli.options import NameOf, all_of, as_json_option, open_input
+    from scripts.cli.options import NameOf, all_of, as_json_option, named_values, open_input
     from scripts.output import (
         print_error,
         print_json,
@@ -302,12 +302,7 @@ def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: 
     from llm._installed import installed_plugins
     from llm.testing import conformance
 
-    environ = {}
-    for variable in variables:
-        name, equals, value = variable.partition("=")
-        if not equals or not name:
-            raise UsageError(f"{variable!r} is not NAME=VALUE", hint="for example --env 'ACME_BASE_URL={server}'")
-        environ[name] = value
+    environ = named_values(variables, "--env", hint="for example --env 'ACME_BASE_URL={server}'")
     targets = [target] if target is not None else sorted({entry.distribution for entry in installed_plugins().entries})
     with waiting("checking plug-ins") as change:
         reports = []

@@ -213,13 +213,13 @@ routing_options: Final = all_of(
 )
 
 
-def named_values(words: Iterable[str], option: str) -> dict[str, str]:
+def named_values(words: Iterable[str], option: str, hint: str | None = None) -> dict[str, str]:
     """Return `NAME=VALUE` words of an option as a mapping."""
     found = {}
     for word in words:
         name, is_given, value = word.partition("=")
         if not is_given or not name or "\0" in word:
-            raise UsageError(f"{option} {word!r} is not NAME=VALUE")
+            raise UsageError(f"{option} {word!r} is not NAME=VALUE", hint=hint)
         found[name] = value
     return found
 

@@ -228,7 +228,9 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
         if distribution is None:
             found = recorded().values()
-            gone = next((one for one in found if same(one.distribution, name) or _has(one, name, registry)), None)
+            gone = next(
+                (one for one in found if same(one.distribution, name) or name in _names_of(one, registry)), None
+            )
             guard = forget_guards(gone.distribution if gone is not None else name)
             known = gone or guard
             if known is None:
@@ -390,9 +392,8 @@ def frozen() -> list[Recorded]:
     return found
 
 
-def _has(one: Recorded, name: str, registry: Registry) -> bool:
-    names = (package.name for package in registry.packages if same(name_of(package), one.distribution))
-    return name in {one.name, *names}
+def _names_of(one: Recorded, registry: Registry) -> set[str]:
+    return {one.name, *(package.name for package in registry.packages if same(name_of(package), one.distribution))}
 
 
 def _effect(kind: Kind, row: Row) -> str:

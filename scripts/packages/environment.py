@@ -199,13 +199,16 @@ def is_version(text: str | None) -> bool:
     return True
 
 
-def sites() -> set[Path]:
-    """Return the directories into which installers put packages."""
-    import site
-    import sysconfig
+def libraries() -> set[Path]:
+    """Return the directories of this environment into which installers put packages."""
+    return {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
 
-    user = [Path(site.getusersitepackages())] if site.ENABLE_USER_SITE else []
-    return {*(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")), *user}
+
+def sites() -> set[Path]:
+    """Return the directories into which installers put packages, the user's as well."""
+    import site
+
+    return libraries() | ({Path(site.getusersitepackages())} if site.ENABLE_USER_SITE else set())
 
 
 _JOURNAL: Final = "journal.json"

@@ -6,17 +6,16 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llm import DISTRIBUTION, __version__
 from llm.errors import UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages import InstallError, Recorded, recorded
-from scripts.packages.environment import OUR_PACKAGES, installed_version, owners, same
+from scripts.packages.environment import OUR_PACKAGES, installed_version, libraries, owners, same
 from scripts.packages.installer import Chosen, Installer
 from scripts.packages.inventory import State, take
 from scripts.packages.registry import (
-    ARCHIVES,
     KINDS,
     PLUGIN,
     RECIPE,
@@ -24,11 +23,16 @@ from scripts.packages.registry import (
     Package,
     Registry,
     bundled,
+    is_archive,
     project_name,
     shown,
 )
 
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
 _GROUPS: Final = frozenset(kind.group for kind in KINDS)
+_COMMANDS: Final = frozenset({"console_scripts", "gui_scripts"})
 
 #: Modules that Python imports whenever it starts, where they are installed.
 _CUSTOMIZE: Final = frozenset({"sitecustomize", "usercustomize"})
@@ -234,23 +238,17 @@ def _checked(chosen: Chosen, wheel: Path) -> Chosen:
     found = _sha256(wheel)
     if chosen.hashes and found not in chosen.hashes and chosen.url.partition("#")[0].endswith(".whl"):
         raise InstallError(f"{wheel.name} has the sha256 {found}, not {' or '.join(sorted(chosen.hashes))}")
-    return Chosen(chosen.name, chosen.version, chosen.url, frozenset([found]), chosen.direct, chosen.yanked)
+    return replace(chosen, hashes=frozenset([found]))
 
 
-def _candidate(chosen: Chosen, distribution: "object", names: Iterable[str]) -> Candidate:
-    from importlib.metadata import Distribution
-
-    assert isinstance(distribution, Distribution)
+def _candidate(chosen: Chosen, distribution: "Distribution", names: Iterable[str]) -> Candidate:
     declared = list(distribution.entry_points)
-    entry_points = [
-        f"{one.group}: {one.name} = {one.value}"
-        for one in declared
-        if one.group in _GROUPS or one.group in {"console_scripts", "gui_scripts"}
-    ]
+    told = [one for one in declared if one.group in _GROUPS | _COMMANDS]
+    entry_points = [f"{one.group}: {one.name} = {one.value}" for one in told]
     scripts = Path(sysconfig.get_path("scripts"))
     paths = map(Path, map(os.path.normpath, names))  # `a/../llm/x.py` is in `llm` as well
     files = [_target(file) for file in paths if file.parts and ".." not in file.parts]
-    commands = [one.name for one in declared if one.group in {"console_scripts", "gui_scripts"}]
+    commands = [one.name for one in told if one.group in _COMMANDS]
     if odd := next((name for name in commands if os.path.basename(name) != name), None):
         raise InstallError(f"{chosen.name} has a command that leads out of the environment: {odd}")
     files += [scripts / name for name in commands]
@@ -285,7 +283,7 @@ def _check_names(wheel: str, names: Sequence[str], listed: Sequence[str]) -> Non
 
 def _run_at_start(files: Iterable[Path]) -> list[str]:
     """Return the names of those files that Python itself runs whenever it starts in the environment."""
-    sites = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    sites = libraries()
     tops = {file.relative_to(site).parts[0] for site in sites for file in files if file.is_relative_to(site)}
     return sorted(top for top in tops if top.endswith(".pth") or top.removesuffix(".py") in _CUSTOMIZE)
 
@@ -308,7 +306,7 @@ def _objections(plan: Plan) -> Iterator[str]:
         yield f"it has no plug-in and no recipe: it has no entry point of the groups {' and '.join(sorted(_GROUPS))}"
     changed = {canonical(one.chosen.name) for one in plan.candidates}
     owned = owners()
-    sites = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    sites = libraries()
     for one in plan.candidates:
         name, version = one.chosen.name, one.chosen.version
         if same(name, DISTRIBUTION):
@@ -401,7 +399,7 @@ def find(
         requirement = Requirement(text)
     except InvalidRequirement:
         raise unknown from None
-    if requirement.name.lower().endswith(ARCHIVES):  # pip would take a file of that name, and build it
+    if is_archive(requirement.name):  # pip would take a file of that name, and build it
         raise UsageError(
             f"{text} looks like the name of a file",
             hint="a source archive is unpacked first, and its directory installed",

@@ -29,24 +29,6 @@ URL_VARIABLE: Final = "PLUGIN_REGISTRY_URL"
 PLUGINS: Final = "plugins"
 RECIPES: Final = "recipes"
 
-#: pip takes a name that ends like this, and a file of that name, for the file.
-ARCHIVES: Final = (
-    ".zip",
-    ".whl",
-    ".tar",
-    ".tgz",
-    ".tbz",
-    ".txz",
-    ".tlz",
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".lzma",
-    ".egg",
-    ".pybundle",
-)
-
-
 #: For the whole download: names, connecting, redirects, headers and content together.
 TIMEOUT_SECONDS: Final = 10
 SIZE_LIMIT: Final = 1024 * 1024
@@ -200,6 +182,11 @@ class Registry:
         return {package.name: package for package in self.packages if package.kind == kind}
 
 
+def is_archive(name: str) -> bool:
+    """Return whether pip takes a name, and a file of that name, for the file: by its end."""
+    return re.search(r"(?i)\.(?:zip|whl|tar|t[bglx]z|gz|bz2|xz|lzma|egg|pybundle)\Z", name) is not None
+
+
 def project_name(directory: Path) -> str:
     """Return the name that a package's `pyproject.toml` gives."""
     import tomllib
@@ -343,10 +330,10 @@ def _registry(place: str, content: bytes) -> Registry:
         damage = faults.get((kind.section, name)) or _damage(info, root is None)
         if damage is None and not name.isprintable():  # marks of direction and the like, which no pattern of JSON names
             damage = f"{name!r} has a character that cannot be used there"
-        if damage is None and (kind, _folded(name)) not in ours:
-            damage = look_alike(name)
-        if damage is None and (kind, _folded(name)) in ours:
+        elif damage is None and (kind, _folded(name)) in ours:
             damage = f"{name!r} is the name of a bundled {kind.noun}, which a server cannot give to another package"
+        elif damage is None:
+            damage = look_alike(name)
         text = (shown(value) if damage else value) if isinstance(value, str) else _cut(repr(value))
         packages[kind, name] = Package(
             kind, _printable(name), text, root, info=info if damage is None else {}, damage=damage
@@ -390,7 +377,7 @@ def _damage(info: Mapping[str, Any], remote: bool) -> str | None:
         return _cut(str(error).splitlines()[0])
     url = requirement.url or source
     damage = None
-    if requirement.name.lower().endswith(ARCHIVES):
+    if is_archive(requirement.name):
         damage = f"{value!r} looks like the name of a file, which an installer might take instead"
     elif version and not requirement.specifier.contains(version, prereleases=True):
         damage = f"version: {version} is not among {requirement.specifier}"
