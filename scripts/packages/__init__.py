@@ -1,7 +1,8 @@
 """Packages of plug-ins, and the records of those that the user installed and of those that guarded the last run.
 
 The records are outside the environment, to outlive it: tools that upgrade d0ttino make it anew at the same place, often
-without the plug-ins, and a guard that is gone says nothing of itself. Each is one file for all environments.
+without the plug-ins, and a guard that is gone says nothing of itself. Each is one file for all environments. Whatever
+reads or changes one raises `RecordError` if it is damaged, or cannot be read or written.
 """
 
 import json
@@ -62,12 +63,7 @@ class Record(Generic[T]):
         return os.path.join(state_dir(), self._file)
 
     def read(self) -> dict[str, list[T]]:
-        """Return the entries, by the prefixes of environments.
-
-        Raises:
-            RecordError: it is damaged, or cannot be read.
-
-        """
+        """Return the entries, by the prefixes of environments."""
         try:
             with open(self.path, "rb", opener=open_private) as content:
                 return self._entries(json.load(content))
@@ -79,12 +75,7 @@ class Record(Generic[T]):
             raise RecordError(f"{self.path} is damaged", hint=f"remove it, or mend it: {error}") from error
 
     def change(self, change: Callable[[dict[str, list[T]]], dict[str, list[T]]]) -> None:
-        """Put what a function returns in the place of the entries that it is given.
-
-        Raises:
-            RecordError: it is damaged, or cannot be read or written.
-
-        """
+        """Put what a function returns in the place of the entries that it is given."""
         try:
             with locked(self.path):
                 data = {prefix: [vars(one) for one in found] for prefix, found in change(self.read()).items() if found}
@@ -142,9 +133,6 @@ def recorded(prefix: str | None = None) -> dict[str, Recorded]:
     Args:
         prefix: the environment; by default this one.
 
-    Raises:
-        RecordError: the record is damaged, or cannot be read.
-
     """
     return {canonical(one.distribution): one for one in INSTALLED.read().get(prefix or sys.prefix, ())}
 
@@ -161,9 +149,6 @@ def lost(installed: Iterable[str], prefix: str | None = None) -> list[Recorded]:
         installed: names of the distributions that are installed.
         prefix: the environment; by default this one.
 
-    Raises:
-        RecordError: the record is damaged, or cannot be read.
-
     """
     known = recorded(prefix)
     there = set(map(canonical, installed)) if known else set()
@@ -171,22 +156,12 @@ def lost(installed: Iterable[str], prefix: str | None = None) -> list[Recorded]:
 
 
 def record(one: Recorded) -> None:
-    """Record an installation.
-
-    Raises:
-        RecordError: the record cannot be written.
-
-    """
+    """Record an installation."""
     _replace(one.distribution, one)
 
 
 def forget(distribution: str) -> bool:
-    """Forget an installation, and return whether it was recorded.
-
-    Raises:
-        RecordError: the record cannot be written.
-
-    """
+    """Forget an installation, and return whether it was recorded."""
     known = canonical(distribution) in recorded()
     if known:
         _replace(distribution)
@@ -304,12 +279,7 @@ class LostGuard:
 
 
 def check_guards(host: "Host") -> list[LostGuard]:
-    """Record the guards of steps that are at work now, and return those of the last run that are not.
-
-    Raises:
-        RecordError: the record is damaged, or cannot be read.
-
-    """
+    """Record the guards of steps that are at work now, and return those of the last run that are not."""
     before = recorded_guards()
     here = active_guards(host)
     unsure = {canonical(guard.distribution) for guard in before if guard not in here}
@@ -348,22 +318,12 @@ def active_guards(host: "Host") -> list[RecordedGuard]:
 
 
 def lost_guards(host: "Host") -> list[LostGuard]:
-    """Return the guards of the last run that are not at work in a host; nothing is recorded.
-
-    Raises:
-        RecordError: the record is damaged, or cannot be read.
-
-    """
+    """Return the guards of the last run that are not at work in a host; nothing is recorded."""
     return list(_lost(host, active_guards(host), recorded_guards()))
 
 
 def recorded_guards() -> list[RecordedGuard]:
-    """Return the guards of the last run: in this environment, or before its first in those that are gone.
-
-    Raises:
-        RecordError: the record is damaged, or cannot be read.
-
-    """
+    """Return the guards of the last run: in this environment, or before its first in those that are gone."""
     environments = GUARDS.read()
     places = [sys.prefix] if sys.prefix in environments else [one for one in environments if not os.path.isdir(one)]
     return sorted({guard for prefix in places for guard in environments[prefix]}, key=str)

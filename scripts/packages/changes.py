@@ -183,12 +183,7 @@ def upgrade(distribution: str, registry: Registry, options: Options) -> Change:
 
 
 def restore(recorded: Recorded, registry: Registry, options: Options) -> Change:
-    """Install what was recorded, from the same source and in the same version.
-
-    Raises:
-        InstallError: see `install`.
-
-    """
+    """Install what was recorded, from the same source and in the same version."""
     return install(of_record(recorded, exact=True), registry, options)
 
 
@@ -372,9 +367,6 @@ def recorded_missing(prefix: str | None = None) -> list[Recorded]:
 
     Args:
         prefix: the environment; by default this one.
-
-    Raises:
-        RecordError: the record is damaged, or cannot be read.
 
     """
     return [one for one in lost(installed_plugins().names, prefix) if installed_version(one.distribution) is None]

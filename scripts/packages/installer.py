@@ -52,7 +52,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Installer:
-    """A program that installs packages.
+    """A program that installs packages. If it fails, that is an `InstallError`, and its own message went to stderr.
 
     Attributes:
         name: what people call it.
@@ -73,9 +73,6 @@ class Installer:
             directory: where notes can be written.
             upgrade: whether a newer version replaces one that satisfies it.
             build: whether source archives may be built, which runs their code.
-
-        Raises:
-            InstallError: it cannot be satisfied; the installer's own message went to stderr.
 
         """
         more = (*(["--upgrade"] if upgrade else []), *([] if build else [self._only_wheels]))
@@ -98,9 +95,6 @@ class Installer:
 
         Returns:
             Where `importlib.metadata` finds them: wheels, or one directory into which they were unpacked.
-
-        Raises:
-            InstallError: it failed; the installer's own message went to stderr.
 
         """
         if not chosen:
@@ -153,9 +147,6 @@ class Installer:
             wheels: the files of those that are on this machine already, by canonical name.
             directory: where notes can be written.
 
-        Raises:
-            InstallError: it failed; the installer's own message went to stderr.
-
         """
         what = f"install {', '.join(one.name for one in chosen)}"
         known = [(one, wheels.get(canonical(one.name))) for one in chosen]
@@ -180,21 +171,11 @@ class Installer:
             )
 
     def install_editable(self, source: Path) -> None:
-        """Install a package so that its source is used where it is.
-
-        Raises:
-            InstallError: it failed; the installer's own message went to stderr.
-
-        """
+        """Install a package so that its source is used where it is."""
         self._run((*self.install_command, "--quiet", "-e", str(source)), f"install {source.name}")
 
     def uninstall(self, distribution: str) -> None:
-        """Remove a distribution.
-
-        Raises:
-            InstallError: it failed; the installer's own message went to stderr.
-
-        """
+        """Remove a distribution."""
         kind = sort()
         if kind is Sort.UV_TOOL and _in_receipt(distribution):
             self._run(_uv_tool_command([], without=distribution), f"remove {distribution}")

@@ -190,7 +190,7 @@ _RESET_COLOURS: Final = "\x1b]104\x1b\\\x1b]110\x1b\\\x1b]111\x1b\\"
 
 
 class Question:
-    """Asks on the terminal.
+    """Asks on the terminal; `click.Abort` ends it where the user interrupts, or ends the input.
 
     Args:
         recipe: who gives the steps, for the person who is asked.
@@ -212,18 +212,10 @@ class Question:
     ) -> tuple[Decision, Step]:
         """Show a step and ask what to do with it. One that does not fit on the screen has to be viewed before it runs.
 
-        Args:
-            step: the step.
-            number: its position, from 1.
-            total: how many steps there are.
-            dangers: why it looks dangerous, each fit for "it ...".
-            facts: further facts of it.
+        The arguments are those of `question_rows`.
 
         Returns:
             The answer, and the step: another one if it was edited.
-
-        Raises:
-            click.Abort: the user interrupted, or ended the input.
 
         """
         viewed = False
@@ -253,12 +245,7 @@ class Question:
                 return answer, step
 
     def after_interrupt(self, number: int) -> Decision:
-        """Ask whether to go on after a step that the user interrupted.
-
-        Raises:
-            click.Abort: the user interrupted, or ended the input.
-
-        """
+        """Ask whether to go on after a step that the user interrupted."""
         return self._ask(_INTERRUPTED_QUESTION.format(number=number), _INTERRUPTED_KEYS)
 
     def _ask(self, question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) -> Decision:
@@ -349,9 +336,6 @@ def ask(question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) 
 
     What was typed before the question does not count, and neither do several keys at once: text that
     is pasted, or a key that sends more than a character.
-
-    Raises:
-        click.Abort: the user interrupted, or ended the input.
 
     """
 

@@ -102,16 +102,13 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class _Appended:
-    """A file to which bytes are appended; it is created with mode 0600.
+    """A file to which bytes are appended; it is created with mode 0600. If it cannot be opened, that is a `UsageError`.
 
     If writing fails, a disk being full for example, one warning is printed, and no more is written.
 
     Args:
         path: the file.
         what: what it is, for messages.
-
-    Raises:
-        UsageError: it cannot be opened.
 
     """
 
@@ -154,9 +151,6 @@ class Journal(_Appended):
         redact: takes secrets out of a text.
         what: what the file is, for messages.
 
-    Raises:
-        UsageError: it cannot be opened.
-
     """
 
     def __init__(self, path: str, redact: Callable[[str], str], what: str = "log") -> None:
@@ -198,9 +192,6 @@ class Transcript(_Appended):
     Args:
         path: the file.
         total: how many steps there are.
-
-    Raises:
-        UsageError: it cannot be opened.
 
     """
 
@@ -491,12 +482,7 @@ def stored_runs(on_fault: Callable[[RecordError], object] | None = None) -> Iter
 
 
 def run_of_id(name: str) -> StoredRun:
-    """Return the run of one id.
-
-    Raises:
-        RecordError: its record cannot be used.
-
-    """
+    """Return the run of one id."""
     ids = list(map(_id_of, _names(runs_directory())))
     if name not in ids:
         raise UnknownNameError("run", name, ids, hint="`ai-cli runs` lists them.")
