@@ -83,12 +83,12 @@ def plug_ins(host: "Host") -> Iterator[Fault]:
         origin = problem.origin
         if origin.builtin and isinstance(problem.error, ConfigError):
             continue  # the same, of a file that cannot be read
-        hint = f" ({problem.hint})" if problem.hint else ""
         # d0ttino itself is a distribution too: with it, all that is built in would be out of use.
-        fixes = [_disable(origin.plugin if origin.builtin else origin.distribution or origin.plugin)]
+        disabled = origin.plugin if origin.builtin else origin.distribution or origin.plugin
+        fixes = [_export(dict.fromkeys((*_listed(), disabled)))]
         if origin.distribution is not None and problem.kind is not ProblemKind.FAULT:
             fixes.insert(0, f"{PYTHON} -m scripts.plugins remove {shlex.quote(origin.distribution)}")
-        yield f"{origin}: {problem.message}{hint}", tuple(fixes)
+        yield f"{origin}: {_in_line(problem.message, problem.hint)}", tuple(fixes)
 
 
 def blocked_names(host: "Host") -> Iterator[Fault]:
@@ -185,7 +185,7 @@ def installed_before(_host: "Host") -> Iterator[Fault]:
             fixes = f"{PYTHON} -m scripts.plugins restore", f"{PYTHON} -m scripts.plugins remove {one.distribution}"
             yield f"{one.distribution} {one.version} was installed here, and is not any more", fixes
     except RecordError as error:
-        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(INSTALLED.path),)
+        yield _in_line(error.message, error.hint), (_remove(INSTALLED.path),)
 
 
 def guards(host: "Host") -> Iterator[Fault]:
@@ -199,12 +199,12 @@ def guards(host: "Host") -> Iterator[Fault]:
             try:
                 host.require([name])
             except PluginLoadError as error:
-                yield f"{error.message} ({error.hint})", (_edit(settings.path),)
+                yield _in_line(error.message, error.hint), (_edit(settings.path),)
     try:
         for one in lost_guards(host):
             yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guard.distribution}",)
     except RecordError as error:
-        yield f"{error.message}: {error.hint}" if error.hint else error.message, (_remove(GUARDS.path),)
+        yield _in_line(error.message, error.hint), (_remove(GUARDS.path),)
 
 
 def installer(_host: "Host") -> Iterator[Fault]:
@@ -225,16 +225,15 @@ def configuration(host: "Host") -> Iterator[Fault]:
     file = config_path()
     mistakes = check(file, host.config_schemas(), host.section_names()) if os.path.isfile(file) else []
     for mistake in mistakes:
-        yield f"{mistake} ({mistake.hint})" if mistake.hint else str(mistake), (_edit(file),)
+        yield _in_line(str(mistake), mistake.hint), (_edit(file),)
     try:
         settings = load_settings()
     except ConfigError as error:
         if mistakes:
             return
-        hint = f" ({error.hint})" if error.hint else ""
         variable = error.message.partition(" ")[0]
         fix = f"unset {variable}" if variable in os.environ else _readable(file) or _edit(None)
-        yield f"{error.message}{hint}", (fix,)
+        yield _in_line(error.message, error.hint), (fix,)
         return
     variables = {key: variable for variable, key in ENVIRONMENT.items()}
     for name, key in _named(settings).items():
@@ -298,7 +297,9 @@ def _make_own(path: str, kind: str) -> str:
 def caches(host: "Host") -> Iterator[Fault]:
     """Find files in the cache that are none of it, or that are out of date."""
     from llm._state import cache_dir, directory_faults
+    from scripts.packages import RegistryError
     from scripts.packages.inventory import faults
+    from scripts.packages.registry import read_copy
 
     directory = cache_dir()
     if directory is None or any(directory_faults("cache")):
@@ -306,17 +307,19 @@ def caches(host: "Host") -> Iterator[Fault]:
     for path, fault in faults(host):
         yield f"{path} {fault}", (_remove(path),)
     for copy in sorted(Path(directory).glob("registries/*.json")):
-        reason = _fault_of_copy(copy)
-        if reason is not None:
+        try:
+            read_copy(copy)
+        except (OSError, RegistryError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.message
             yield f"{copy}, the copy of a registry, cannot be used: {reason}", (_remove(copy),)
+
+
+def _in_line(message: str, hint: str | None) -> str:
+    return f"{message} ({hint})" if hint else message
 
 
 def _listed() -> list[str]:
     return [name for name in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if name]
-
-
-def _disable(name: str) -> str:
-    return _export(dict.fromkeys((*_listed(), name)))
 
 
 def _export(names: Iterable[str]) -> str:
@@ -333,19 +336,6 @@ def _uninstall(distribution: str) -> str:
     except InstallError:
         command = (sys.executable, "-m", "pip", "uninstall")
     return shlex.join((*command, distribution))
-
-
-def _fault_of_copy(path: Path) -> str | None:
-    from scripts.packages import RegistryError
-    from scripts.packages.registry import read_copy
-
-    try:
-        read_copy(path)
-    except OSError as error:
-        return error.strerror
-    except RegistryError as error:
-        return error.message
-    return None
 
 
 def _named(settings: "Settings") -> dict[str, str]:

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from llm.host import Host
-    from llm.parameters import Parameter
     from llm.types import Step
     from scripts.steps import Surroundings
-    from scripts.steps.prompts import Question
     from scripts.steps.records import Record, StoredRun
     from scripts.steps.runner import Asker, StepRunner
 
@@ -258,15 +256,19 @@ class _Run:
 
     def _runner(self, *, asks: bool) -> "StepRunner":
         from scripts.steps import step_environment
+        from scripts.steps.prompts import Question, describe, edit
         from scripts.steps.runner import StepRunner
 
+        asker = self.asker
+        if asks and asker is None:
+            asker = Question(self.plan.source, lambda step: describe(step, self.host), edit)
         secrets = backends_of(self.host).secret_env  # a plug-in that was imported for the recipe is asked anew
         return StepRunner(
             self.host,
             self.plan.recipe,
             step_environment(secrets, keep=self.surroundings.keep_env),
             self.surroundings,
-            (self.asker or _question(self.host, self.plan.source)) if asks else None,
+            asker if asks else None,
             yes=self.options.yes,
             allow_dangerous=self.options.allow_dangerous,
             keep_going=self.options.keep_going,
@@ -293,7 +295,7 @@ class _Run:
     def _recorded(self, runner: "StepRunner") -> tuple[str | None, int]:
         """Run the steps and record their results; return the id of the run, and its exit status."""
         from llm.errors import D0ttinoError
-        from scripts.steps.records import Journal, Log, Record, Transcript, new_record
+        from scripts.steps.records import Log, Record, Transcript, new_record
 
         plan, options = self.plan, self.options
         known = {**os.environ, **plan.secrets, **self.surroundings.env}
@@ -301,15 +303,16 @@ class _Run:
             known |= step.env
         # Most of what is written of a step is written of the others as well: the directory, the plug-in.
         redact = functools.lru_cache(maxsize=64)(self.host.redactor(known))
-        log = None if options.log is None else Journal(options.log, redact)
+        log = None if options.log is None else Log(options.log, redact, plan.recipe)
         transcript = None if options.transcript is None else Transcript(options.transcript, len(plan.steps))
         record = new_record(redact) if self.stored is None else Record(self.stored.path, redact)
         status: int | None = None
         try:
             if record is not None and self.stored is None:
                 record.header(plan.recipe, plan.goal, self.surroundings, plan.steps)
-            run_log = None if log is None else Log(log, plan.recipe, record.id if record else None)
-            runner.listeners = [listener for listener in (record, run_log, transcript) if listener is not None]
+            if log is not None and record is not None:
+                log.run = record.id
+            runner.listeners = [listener for listener in (record, log, transcript) if listener is not None]
             runner.output = None if transcript is None else transcript.append
             status = runner.run(plan.steps, self.left_out)
         except D0ttinoError as error:
@@ -323,7 +326,7 @@ class _Run:
                 if file is not None:
                     file.close()
             if record is not None:
-                record.close(status)
+                record.finish(status)
             self._sum_up(runner, record)
         return record.id if record is not None else None, status
 
@@ -355,12 +358,6 @@ def _miss_guards(host: "Host") -> None:
             print_warning(str(lost))
     except RecordError as error:
         print_warning(f"cannot check for missing guards of steps: {error}")
-
-
-def _question(host: "Host", source: str) -> "Question":
-    from scripts.steps.prompts import Question, describe, edit
-
-    return Question(source, lambda step: describe(step, host), edit)
 
 
 class RecipeCommand(Command):
@@ -456,17 +453,13 @@ def _planned(host: "Host", name: str, goal: str, given: tuple[str, ...]) -> Plan
     try:
         with stdout_to_stderr():
             found = find_recipe(name, host)
-            values = _values(found.parameters, given)
+            values: dict[str, Any] = {}
+            if found.parameters or given:
+                from llm.parameters import given_values
+
+                values = dict(given_values(found.parameters, given))
             steps = found.steps(goal, values)
     finally:
         warn_of_problems(host)
     source = f"recipe {name} [{host.recipes()[name].origin}]"
     return Plan(name, source, goal, steps, {key: str(value) for key, value in values.items()})
-
-
-def _values(parameters: "tuple[Parameter, ...]", given: tuple[str, ...]) -> dict[str, Any]:
-    if not parameters and not given:
-        return {}
-    from llm.parameters import given_values
-
-    return dict(given_values(parameters, given))

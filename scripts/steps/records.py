@@ -102,9 +102,10 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class _Appended:
-    """A file to which bytes are appended; it is created with mode 0600. If it cannot be opened, that is a `UsageError`.
+    """A listener of the runner with a file to which bytes are appended; it is created with mode 0600.
 
-    If writing fails, a disk being full for example, one warning is printed, and no more is written.
+    A file that cannot be opened is a `UsageError`. If writing fails later, as on a full disk, one warning is printed,
+    and no more is written.
 
     Args:
         path: the file.
@@ -130,6 +131,12 @@ class _Appended:
             print_warning(f"cannot write {self._name}: {error.strerror}")
             with suppress(OSError):
                 self._stream.close()
+
+    def began(self, number: int, step: Step) -> None:
+        """Write that a step is about to run; nothing, unless that belongs into the file."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Write the result of a step; nothing, unless that belongs into the file."""
 
     def fileno(self) -> int:
         """Return the file's descriptor."""
@@ -163,31 +170,31 @@ class Journal(_Appended):
         self.append(f"{_encode(clean(record, self._redact))}\n".encode(errors="backslashreplace"))
 
 
-class Log:
-    """What the user asked for with `--log`: a line for each step.
+class Log(Journal):
+    """The file of `--log`: a line for each step.
 
     Args:
-        journal: where to write.
+        path: the file.
+        redact: takes secrets out of a text.
         recipe: name of the recipe.
+
+    Attributes:
         run: id of the run's record, if it has one.
 
     """
 
-    def __init__(self, journal: Journal, recipe: str, run: str | None) -> None:
-        self._journal = journal
+    def __init__(self, path: str, redact: Callable[[str], str], recipe: str) -> None:
+        super().__init__(path, redact)
+        self.run: str | None = None
         self._recipe = recipe
-        self._run = {} if run is None else {"run": run}
-
-    def began(self, _number: int, _step: Step) -> None:
-        """Write nothing: a log has the ends of steps."""
 
     def ended(self, outcome: Outcome) -> None:
         """Write the result of a step."""
-        self._journal.write({"recipe": self._recipe, **outcome.to_json(), **self._run})
+        self.write({"recipe": self._recipe, **outcome.to_json(), **({} if self.run is None else {"run": self.run})})
 
 
 class Transcript(_Appended):
-    """A listener of the runner that writes a heading for each step; what the step writes is appended below it.
+    """The file of `--transcript`: a heading for each step; what the step writes is appended below it.
 
     Args:
         path: the file.
@@ -203,9 +210,6 @@ class Transcript(_Appended):
         """Write a heading."""
         heading = f"[{number}/{self._total}] {redact(step.command_line)}\n"
         self.append(heading.encode("utf-8", "surrogateescape"))
-
-    def ended(self, outcome: Outcome) -> None:
-        """Write nothing: the log has the ends of steps."""
 
 
 #: So many runs are kept.
@@ -386,8 +390,8 @@ def step_of_json(data: dict[str, Any]) -> Step:
     return Step(**{**data, "command": command if isinstance(command, str) else tuple(command)})
 
 
-class Record:
-    """The record of a run that is at work: a listener of the runner. It holds no secrets.
+class Record(Journal):
+    """The record of a run that is at work. It holds no secrets.
 
     Attributes:
         withheld: numbers of the steps that hold a secret, so that they cannot be run from the record.
@@ -395,15 +399,14 @@ class Record:
     """
 
     def __init__(self, path: str, redact: Callable[[str], str]) -> None:
-        self._redact = redact
-        self._journal = Journal(path, redact, "record")
+        super().__init__(path, redact, "record")
         self.id = _id_of(path)
         self.withheld: frozenset[int] = frozenset()
         try:
             # Released by the system when this process ends, however it ends.
-            fcntl.flock(self._journal.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._journal.close()
+            self.close()
             raise UsageError(f"run {self.id} is still at work") from None
 
     def header(self, recipe: str, goal: str, surroundings: Surroundings, steps: Sequence[Step]) -> None:
@@ -413,7 +416,7 @@ class Record:
         withheld = [number for number, (one, two) in enumerate(zip(plain, kept, strict=True), 1) if one != two]
         self.withheld = frozenset(withheld)
         env = surroundings.env
-        self._journal.write(
+        self.write(
             {
                 "version": _VERSION,
                 "recipe": recipe,
@@ -428,22 +431,21 @@ class Record:
             }
         )
 
-    def began(self, number: int, _step: Step) -> None:
+    def began(self, number: int, step: Step) -> None:  # noqa: ARG002 - the header has it
         """Write that a step is about to run."""
-        self._journal.write({"began": number, "at": time.time()})
+        self.write({"began": number, "at": time.time()})
 
     def ended(self, outcome: Outcome) -> None:
         """Write the result of a step, unless that is known from an earlier run."""
         if outcome.skipped != DONE_BEFORE:
             anew = outcome.edited or outcome.changed_by
-            what = outcome.to_json() if anew else {"step": outcome.number, **outcome.facts()}
-            self._journal.write(what)
+            self.write(outcome.to_json() if anew else {"step": outcome.number, **outcome.facts()})
 
-    def close(self, status: int | None) -> None:
-        """Write how the run ended."""
+    def finish(self, status: int | None) -> None:
+        """Write how the run ended; `None`: nobody knows."""
         if status is not None:
-            self._journal.write({"ended": status, "at": time.time()})
-        self._journal.close()
+            self.write({"ended": status, "at": time.time()})
+        self.close()
 
 
 #: Why a step of a resumed run is left out.
