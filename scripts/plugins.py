@@ -267,6 +267,7 @@ def new(name: str, kind: str, directory: str, licence: str | None, author: str |
 
     Existing files stay as they are. The tests of the new package pass.
     """
+    from importlib.util import find_spec
     from pathlib import Path
 
     from scripts.packages import scaffold
@@ -282,7 +283,8 @@ def new(name: str, kind: str, directory: str, licence: str | None, author: str |
     if licence is None:
         print_note("it has no licence; `--license MIT` would give it one")
     install, test = f"ai-cli plugins install -e {made.path} --yes", f"python -m pytest {made.path}"
-    for line in (install, test, made.use, f"ai-cli plugins check {made.plugin}"):
+    tests = () if find_spec("pytest") else ("python -m pip install pytest",)
+    for line in (install, *tests, test, made.use, f"ai-cli plugins check {made.plugin}"):
         print_message(f"next: {line}")
 
 

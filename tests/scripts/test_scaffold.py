@@ -1,5 +1,6 @@
 """`ai-cli plugins new`: names, places, and the licence. What it writes is tested in tests/e2e/test_new.py."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -108,6 +109,19 @@ def test_what_cannot_be_written_leaves_nothing_behind(here: Path) -> None:
     assert result.stderr.startswith("error: cannot write file/below")
     assert "Traceback" not in result.stderr
     assert [path.name for path in here.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_next_steps_begin_with_what_is_missing(
+    installed: bool, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    hides = None if installed else "pytest"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == hides else found(name))
+    steps = [line for line in new("acme-greeter").stderr.splitlines() if line.startswith("next: ")]
+    assert steps[0] == "next: ai-cli plugins install -e acme-greeter --yes"
+    missing = ["next: python -m pip install pytest"]
+    assert steps[1:-2] == [*([] if installed else missing), "next: python -m pytest acme-greeter"]
 
 
 def test_another_place_is_made(here: Path) -> None:
