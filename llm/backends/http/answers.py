@@ -107,48 +107,41 @@ def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> It
     kind = later = ""  # the kind of this event, and one that came behind its data: its own, or the next one's
     for line in chain.from_iterable(_lines(pieces)):
         if not bare and line.startswith(b"data:"):  # nearly every line that is not empty
+            name, value = b"data", line[5:].decode("utf-8", "replace").removeprefix(" ")
+        else:
+            field = _FIELD.match(line) if line else None
+            if line and not field and not bare and (clutter := _CLUTTER.match(line)):
+                line = line[clutter.end() :]  # noqa: PLW2901 - the same line, as it should be
+                field = _FIELD.match(line) if line else None
+            if bare and (field or not line):
+                yield Event("\n".join(bare), "bare")
+                bare = []
+            if not line:
+                if data:
+                    yield Event("\n".join(data), later or kind or "message")
+                data, kind, later = [], "", ""
+                continue
+            text = line.decode("utf-8", "replace")
+            if not field:
+                if bare or text.startswith(("{", "[{", DONE)):
+                    text = text.rstrip("\0")
+                    bare.append(text)
+                    if len(bare) == 1 and text.rstrip().endswith(("}", "}]", DONE)):
+                        yield Event(text, "bare")
+                        bare = []
+                elif strays is not None:
+                    strays.append(text)
+                continue
+            name, value = (field[1] or b"").lower(), text.partition(":")[2].removeprefix(" ")
+        if name == b"data":
             if data and _is_object(data):
                 yield Event(data[0], kind or "message")
                 data, kind, later = [], later, ""
-            data.append(line[5:].decode("utf-8", "replace").removeprefix(" "))
-            continue
-        if not line and not bare:
-            if data:
-                yield Event("\n".join(data), later or kind or "message")
-            data, kind, later = [], "", ""
-            continue
-        field = _FIELD.match(line)
-        clutter = None if field or bare else _CLUTTER.match(line)
-        if clutter:
-            line = line[clutter.end() :]  # noqa: PLW2901 - the same line, as it should be
-            field = _FIELD.match(line)
-        text = line.decode("utf-8", "replace")
-        if bare and (not line or field):
-            yield Event("\n".join(bare), "bare")
-            bare = []
-        if not line:
-            if data:
-                yield Event("\n".join(data), later or kind or "message")
-            data, kind, later = [], "", ""
-        elif field:
-            value, name = text.partition(":")[2].removeprefix(" "), (field[1] or b"").lower()
-            if name == b"data":
-                if data and _is_object(data):
-                    yield Event(data[0], kind or "message")
-                    data, kind, later = [], later, ""
-                data.append(value)
-            elif name == b"event":
-                kind, later = (kind, value) if data else (value, "")
-            elif name == b"error":
-                yield Event(value, "error")
-        elif bare or text.startswith(("{", "[{", DONE)):
-            text = text.rstrip("\0")
-            bare.append(text)
-            if len(bare) == 1 and text.rstrip().endswith(("}", "}]", DONE)):
-                yield Event(text, "bare")
-                bare = []
-        elif strays is not None:
-            strays.append(text)
+            data.append(value)
+        elif name == b"event":
+            kind, later = (kind, value) if data else (value, "")
+        elif name == b"error":
+            yield Event(value, "error")
     for rest, of in ((bare, "bare"), (data, later or kind or "message")):
         if rest:
             yield LastEvent("\n".join(rest), of)
