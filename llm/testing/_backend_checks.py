@@ -20,11 +20,13 @@ from llm.redaction import looks_secret
 from llm.testing._probe import (
     ADDRESS_NAME,
     EXIT,
+    NOWHERE,
     PROMPTS,
     SECRET,
     STUB,
     WORDS,
     Late,
+    Place,
     Probe,
     is_typed,
     place_of,
@@ -91,9 +93,9 @@ def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
     return None
 
 
-def _stream_place(probe: Probe, backend: RegisteredBackend) -> tuple[str | None, int | None]:
+def _stream_place(probe: Probe, backend: RegisteredBackend) -> Place:
     """Return where a backend answers in pieces: the last line of its own that ran."""
-    last: list[tuple[str | None, int | None]] = [(None, None)]
+    last: list[Place] = [NOWHERE]
 
     def trace(frame: FrameType, event: str, _argument: Any) -> Any:
         if event == "call" and probe.owns(frame.f_code.co_filename):
@@ -165,7 +167,7 @@ def check_conversations(probe: Probe) -> str | None:
 def check_deadlines(probe: Probe) -> str | None:
     """Give each backend half a second, and a silent server."""
     found = [*_answering(probe), *(one for one in probe.backends() if one.name in probe.slow)]
-    asked = len(probe.server.requests) if probe._server is not None else 0
+    asked = probe.asked
     for backend in found:
         for stream in (False, True):
             if asked:
@@ -179,7 +181,7 @@ def check_deadlines(probe: Probe) -> str | None:
 
 
 def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None:
-    place: list[tuple[str | None, int | None]] = []
+    place: list[Place] = []
 
     def ring(_number: int, frame: FrameType | None) -> NoReturn:
         place.append(probe.frame(frame))
@@ -265,18 +267,18 @@ def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
 
 def check_errors(probe: Probe) -> str | None:
     """Have its server refuse."""
-    if not _answering(probe) or probe._server is None or not probe.server.requests:
+    if not _answering(probe) or not probe.asked:
         return "no backend asks the server of the kit; --env can lead one there"
     for backend in probe.backends():
-        asked = len(probe.server.requests)
-        if isinstance(probe.attempt(backend, "hi"), BaseException) or len(probe.server.requests) == asked:
+        asked = probe.asked
+        if isinstance(probe.attempt(backend, "hi"), BaseException) or probe.asked == asked:
             continue
         for mode in (401, 404, 429, 500, 503, "page", "cut", "odd"):
-            asked = len(probe.server.requests)
+            asked = probe.asked
             probe.server.mode = mode
             result = probe.attempt(backend, "hi")
             probe.server.mode = 200
-            times = len(probe.server.requests) - asked
+            times = probe.asked - asked
             if mode in {429, 500, 503} and times > 1:
                 place = probe.place(result) if isinstance(result, BaseException) else place_of(backend.complete)
                 probe.find(f"at status {mode}, the backend {backend.name} asks its server {times} times",
@@ -429,7 +431,7 @@ def check_secrets(probe: Probe) -> str | None:
     declared = {name for one in found for name in one.secret_env}
     for backend in found:
         probe.attempt(backend, "hi")
-        if probe._server is not None:
+        if probe.asked:
             probe.server.mode = 402
             probe.attempt(backend, "hi")
             probe.server.mode = 200
@@ -443,9 +445,9 @@ def check_secrets(probe: Probe) -> str | None:
                 return None
     said = next((place for text, place in probe.texts if SECRET in text), None)
     if said is not None or any(SECRET in one.description for one in found):
-        probe.find("it shows the key in what it prints or says of itself", WORDS["show"], said or (None, None))
-    if probe._server is not None and any(SECRET in path for path in probe.server.paths):
-        place = next((_stream_place(probe, one) for one in found), (None, None))
+        probe.find("it shows the key in what it prints or says of itself", WORDS["show"], said or NOWHERE)
+    if probe.asked and any(SECRET in path for path in probe.server.paths):
+        place = next((_stream_place(probe, one) for one in found), NOWHERE)
         probe.find("it sends the key in the address, which servers and proxies log",
                    "send it in the header Authorization", place)  # fmt: skip
     for recipe in probe.recipes():

@@ -18,7 +18,7 @@ from llm.errors import BackendError, D0ttinoError, InvalidResultError, one_line
 from llm.hooks import Origin
 from llm.hooks._guard import HookKind
 from llm.redaction import looks_secret
-from llm.testing._probe import HEAVY, PROMPTS, SECRET, STUB, WORDS, Probe, is_typed, place_of, samples_of
+from llm.testing._probe import HEAVY, PROMPTS, SECRET, STUB, WORDS, Place, Probe, is_typed, place_of, samples_of
 from llm.types import Answer, Attempt, Call, Completion, Message, Request, Route, Step, StepContext, StepResult
 
 #: Goals that try to get out of whatever a recipe puts them into.
@@ -136,7 +136,8 @@ def check_requests(probe: Probe) -> str | None:
         return "it implements no hook for requests"
     from llm.config import load_settings
 
-    backends = [one for one in probe.host.backends().active if one.name.startswith(STUB)]
+    everybody, settings = probe.host.backends(), load_settings()
+    stubs = [one for one in everybody.active if one.name.startswith(STUB)]
     samples = [Request(text) for text in PROMPTS.values()] + [
         Request("hi"),
         Request(["first", Message("assistant", "answer"), "second"]).with_system("Be brief."),
@@ -145,29 +146,22 @@ def check_requests(probe: Probe) -> str | None:
     ]
     for request in samples:
         before = len(probe.errors)
-        for backend in backends:
+        for backend in stubs:
             probe.call("llm_prepare", request=request, backend=backend)
             for answer in probe.call("llm_complete", request=request, backend=backend, call=Call()):
                 if isinstance(answer, Answer):
                     _text_of(probe, answer)
         for error in probe.errors[before:]:
             if SECRET in str(error):
-                probe.find(
-                    f"its {type(error).__name__} repeats a secret of the prompt", WORDS["show"], probe.place(error)
-                )
-        probe.call("llm_route", request=request, backends=(), settings=load_settings())
-        routes = probe.call(
-            "llm_route", request=request, backends=probe.host.backends().active, settings=load_settings()
-        )
-        for route in routes:
-            unknown = [
-                one.backend for one in getattr(route, "candidates", ()) if one.backend not in probe.host.backends()
-            ]
-            if isinstance(route, Route) and unknown:
-                function = probe.implementations("llm_route")[0].function
-                probe.find(
-                    f"llm_route names {unknown[0]!r}, which is not a backend", WORDS["route"], place_of(function)
-                )
+                subject = f"its {type(error).__name__}"
+                probe.find(f"{subject} repeats a secret of the prompt", WORDS["show"], probe.place(error))
+        probe.call("llm_route", request=request, backends=(), settings=settings)
+        for route in probe.call("llm_route", request=request, backends=everybody.active, settings=settings):
+            named = [one.backend for one in route.candidates] if isinstance(route, Route) else []
+            unknown = next((name for name in named if name not in everybody), None)
+            if unknown is not None:
+                place = probe.place_of_hook("llm_route")
+                probe.find(f"llm_route names {unknown!r}, which is not a backend", WORDS["route"], place)
                 return None
     if "llm_complete" in hooks:
         _mixed_up(probe)
@@ -176,7 +170,7 @@ def check_requests(probe: Probe) -> str | None:
 
 def _mixed_up(probe: Probe) -> None:
     """Ask for the same with one difference: a cache must not give the answer of another request."""
-    place = place_of(probe.implementations("llm_complete")[0].function)
+    place = probe.place_of_hook("llm_complete")
     talk = Request(["first", Message("assistant", "answer"), "the same"])
     variants = {
         "backend": (f"{STUB}-local", Request("the same")),
@@ -303,7 +297,7 @@ def check_steps(probe: Probe) -> str | None:
         for prepared in probe.call("llm_prepare_step", step=step, context=context):
             if prepared is not None and prepared.command == step.command and prepared.confirm < step.confirm:
                 probe.find("llm_prepare_step takes away the question of a step", "leave confirm as it is",
-                           place_of(probe.implementations("llm_prepare_step")[0].function))  # fmt: skip
+                           probe.place_of_hook("llm_prepare_step"))  # fmt: skip
         probe.call("llm_step_ended", step=step, context=context, result=StepResult(0))
     if "llm_run_step" in hooks:
         _run_steps(probe, context, written, typed)
@@ -386,11 +380,11 @@ def check_observers(probe: Probe) -> str | None:
     for executor in probe.call("llm_executor", where="conformance-nowhere"):
         if executor is not None:
             probe.find("llm_executor takes a place that it cannot know", "return None: another plug-in may know it",
-                       place_of(probe.implementations("llm_executor")[0].function))  # fmt: skip
+                       probe.place_of_hook("llm_executor"))  # fmt: skip
     for key in probe.call("llm_key", name="conformance-nobody-has-this"):
         if key is not None:
             probe.find("llm_key returns a key of a name that it cannot have", "return None: another store may have it",
-                       place_of(probe.implementations("llm_key")[0].function))  # fmt: skip
+                       probe.place_of_hook("llm_key"))  # fmt: skip
     return None if hooks else "it implements none of these hooks"
 
 
@@ -439,7 +433,7 @@ def check_commands(probe: Probe) -> str | None:
     return None
 
 
-def _command(probe: Probe, name: str, command: Any, place: tuple[str | None, int | None]) -> None:
+def _command(probe: Probe, name: str, command: Any, place: Place) -> None:
     """Look at one command: its name, its help, and whether its function takes its parameters."""
     import click
 

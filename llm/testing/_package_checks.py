@@ -15,7 +15,7 @@ from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.errors import PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, canonical, load
 from llm.host import _ProcessHost
-from llm.testing._probe import HEAVY, WORDS, Probe, place_of, report_changes, root_of, surroundings
+from llm.testing._probe import HEAVY, WORDS, Place, Probe, place_of, report_changes, root_of, surroundings
 
 
 def check_metadata(probe: Probe) -> str | None:
@@ -78,15 +78,14 @@ def check_metadata(probe: Probe) -> str | None:
     return None
 
 
-def _line(probe: Probe, key: str) -> tuple[str | None, int | None]:
+def _line(probe: Probe, key: str) -> Place:
     """Return the line of `pyproject.toml` that has a key, or that of `[project]`."""
     if probe.project is None:
         return None, None
     lines = probe.project.read_text(encoding="utf-8").splitlines()
     found = [number for number, line in enumerate(lines, 1) if line.replace(" ", "").startswith((f"{key}=", key + "]"))]
-    return str(probe.project), (found or [n for n, line in enumerate(lines, 1) if line.strip() == "[project]"] or [1])[
-        0
-    ]
+    found += [number for number, line in enumerate(lines, 1) if line.strip() == "[project]"]
+    return str(probe.project), [*found, 1][0]
 
 
 def _project(probe: Probe) -> None:
@@ -215,10 +214,8 @@ def check_entry_points(probe: Probe) -> str | None:
     if probe.damages:
         return "its metadata cannot be read"
     with suppress(PackageNotFoundError):
-        for group in {entry.group for entry in distribution(probe.distribution).entry_points} - {
-            BACKEND_GROUP,
-            RECIPE_GROUP,
-        }:
+        groups = {entry.group for entry in distribution(probe.distribution).entry_points}
+        for group in groups - {BACKEND_GROUP, RECIPE_GROUP}:
             close = difflib.get_close_matches(group, (BACKEND_GROUP, RECIPE_GROUP), n=1, cutoff=0.7)
             if close or re.search(r"\bllm\b|d0ttino", group):
                 other = close[0] if close else BACKEND_GROUP

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType, FunctionType, ModuleType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 from llm._installed import installed_plugins
 from llm.contributions import Backend, RegisteredBackend, RegisteredRecipe
@@ -122,25 +122,17 @@ WORDS: Final = {
 }
 
 
+#: A file and a line of it.
+Place: TypeAlias = tuple[str | None, int | None]
+NOWHERE: Final[Place] = (None, None)
+
+
 class Late(BaseException):
     """The time of a call is over."""
 
 
 class Probe:
-    """One distribution, and everything that was seen of it.
-
-    Attributes:
-        roots: files and directories of its own code.
-        entries: its entry points.
-        texts: all of its words, and where, for the search for secrets.
-        slept: where it slept last.
-        sleepers: the lines that slept long.
-        spared: the seconds of their later sleeps that were not spent.
-        slow: backends that take so long that they are asked no more than necessary.
-        doing: the words for what it does now, while it must neither run commands nor write files.
-        project: the `pyproject.toml` of a directory that is checked.
-
-    """
+    """One distribution, and everything that was seen of it."""
 
     def __init__(self, distribution: str, answers: io.TextIOBase, environ: Mapping[str, str]) -> None:
         self.distribution = distribution
@@ -148,25 +140,26 @@ class Probe:
         self.check = ""
         self.found: list[dict[str, Any]] = []
         self.environ = dict(environ)
-        self.texts: list[tuple[str, tuple[str | None, int | None]]] = []
-        self.slept: tuple[str | None, int | None] = (None, None)
-        self.sleepers: set[tuple[str | None, int | None]] = set()
-        self.spared = 0.0
-        self.slow: set[str] = set()
-        self.doing = ""
-        self.project: Path | None = None
+        self.texts: list[tuple[str, Place]] = []  # all of its words, and where, for the search for secrets
+        self.slept: Place = NOWHERE  # where it slept last
+        self.sleepers: set[Place] = set()  # the lines that slept long
+        self.spared = 0.0  # the seconds of their later sleeps that were not spent
+        self.slow: set[str] = set()  # backends that take so long that they are asked no more than necessary
+        self.doing = ""  # the words for what it does now, while it must neither run commands nor write files
+        self.project: Path | None = None  # the `pyproject.toml` of a directory that is checked
         self.secret_names: set[str] = set()
         self.network: list[tuple[str, str | None, int | None]] = []
         self.blocked = True
-        self.reads: dict[str, tuple[str | None, int | None]] = {}
+        self.reads: dict[str, Place] = {}
         found = installed_plugins()
         self.everything = found.entries
         self.damages = [one for one in found.damages if canonical(one.distribution) == canonical(distribution)]
         self.entries = [one for one in found.entries if canonical(one.distribution) == canonical(distribution)]
+        # Files and directories of its own code.
         self.roots = [root for root in map(root_of, {entry.module.partition(".")[0] for entry in self.entries}) if root]
+        self.errors: list[BaseException] = []
         self._host: Host | None = None
         self._server: Server | None = None
-        self.errors: list[BaseException] = []
 
     # --- what it says -------------------------------------------------------------------------------------------
 
@@ -174,9 +167,7 @@ class Probe:
         self.answers.write(_ENCODE(words) + "\n")
         self.answers.flush()
 
-    def find(
-        self, message: str, mend: str, place: tuple[str | None, int | None] = (None, None), *, warn: bool = False
-    ) -> None:
+    def find(self, message: str, mend: str, place: Place = NOWHERE, *, warn: bool = False) -> None:
         """Record a finding; a place that stands in the message is taken out of it."""
         match = _PLACE.search(message)
         if match and not self.owns(place[0] or ""):
@@ -212,7 +203,7 @@ class Probe:
     def owns(self, file: str) -> bool:
         return any(file == root or file.startswith(root + os.sep) for root in self.roots)
 
-    def frame(self, frame: FrameType | None) -> tuple[str | None, int | None]:
+    def frame(self, frame: FrameType | None) -> Place:
         """Return the innermost place in the plug-in's own code of a stack."""
         while frame is not None:
             if self.owns(frame.f_code.co_filename):
@@ -220,14 +211,14 @@ class Probe:
             frame = frame.f_back
         return None, None
 
-    def place(self, error: BaseException, function: Any = None) -> tuple[str | None, int | None]:
+    def place(self, error: BaseException, function: Any = None) -> Place:
         """Return the place in the plug-in's own code that raised an exception, else that of a function."""
         if isinstance(error, SyntaxError) and error.filename:
             return error.filename, error.lineno
         if isinstance(error, PluginError) and error.place:
             file, _, line = error.place.rpartition(", line ")
             return file, int(line)
-        found: tuple[str | None, int | None] = (None, None)
+        found = NOWHERE
         one: BaseException | None = error
         while one is not None and found[0] is None:
             trace = one.__traceback__
@@ -245,7 +236,7 @@ class Probe:
             for file in (sorted(Path(root).rglob("*.py")) if os.path.isdir(root) else [root])
         ]  # fmt: skip
 
-    def line_of(self, pattern: str) -> tuple[str | None, int | None]:
+    def line_of(self, pattern: str) -> Place:
         """Return the first line of its own code that has a pattern."""
         for file in self.files():
             with suppress(OSError), open(file, encoding="utf-8", errors="replace") as lines:
@@ -257,7 +248,7 @@ class Probe:
     @contextmanager
     def timed(self, what: str, function: Any = None) -> Iterator[None]:
         """Report what takes too long for a command that waits for it."""
-        began, work, self.slept = time.monotonic() + self.spared, time.process_time(), (None, None)
+        began, work, self.slept = time.monotonic() + self.spared, time.process_time(), NOWHERE
         yield
         took = time.monotonic() + self.spared - began
         if took > PATIENCE and (self.slept[0] is not None or time.process_time() - work > PATIENCE):
@@ -299,6 +290,11 @@ class Probe:
             self._server = Server()
         return self._server
 
+    @property
+    def asked(self) -> int:
+        """How many requests that server got."""
+        return 0 if self._server is None else len(self._server.requests)
+
     def mine(self, origin: Origin | None) -> bool:
         return origin is not None and canonical(origin.distribution or "") == canonical(self.distribution)
 
@@ -323,9 +319,9 @@ class Probe:
     def recipes(self) -> list[RegisteredRecipe]:
         return [one for one in self.host.recipes().values() if self.mine(one.origin)]
 
-    def recipe_place(self, recipe: RegisteredRecipe) -> tuple[str | None, int | None]:
+    def recipe_place(self, recipe: RegisteredRecipe) -> Place:
         """Return the function that makes the steps: the first of its own that is called."""
-        first: list[tuple[str | None, int | None]] = []
+        first: list[Place] = []
 
         def trace(frame: FrameType, event: str, _argument: Any) -> None:
             if event == "call" and self.owns(frame.f_code.co_filename):
@@ -338,7 +334,7 @@ class Probe:
             pass
         finally:
             sys.settrace(None)
-        return first[0] if first else (None, None)
+        return first[0] if first else NOWHERE
 
     def implementations(self, hook: str, *, wrappers: bool = False) -> list[Any]:
         """Return its implementations of a hook, as pluggy has them."""
@@ -347,6 +343,10 @@ class Probe:
             for one in self.host.caller(hook).get_hookimpls()
             if isinstance(one.plugin, Guard) and self.mine(one.plugin.origin) and one.wrapper is wrappers
         ]
+
+    def place_of_hook(self, hook: str) -> Place:
+        """Return its first implementation of a hook."""
+        return place_of(self.implementations(hook)[0].function)
 
     def ask(self, backend: RegisteredBackend, request: Request | str, *, stream: bool = False) -> Completion:
         """Return what a backend answers; in pieces, its texts are joined by U+241F.
@@ -404,7 +404,7 @@ class Probe:
         for problem in list(self.host.problems)[known:]:
             if not self.mine(problem.origin):
                 continue
-            place = self.place(problem.error, function) if problem.error is not None else (None, None)
+            place = self.place(problem.error, function) if problem.error is not None else NOWHERE
             if place[0] is None and function is not None:
                 place = place_of(function)
             self.find(problem.message, problem.hint or WORDS["raise"], place, warn=problem.kind is ProblemKind.CONFLICT)
@@ -548,11 +548,11 @@ def root_of(name: str) -> str | None:
     return spec.origin
 
 
-def place_of(function: Any) -> tuple[str | None, int | None]:
+def place_of(function: Any) -> Place:
     """Return file and first line of a function."""
     function = inspect.unwrap(getattr(function, "__func__", function))
     code = getattr(function, "__code__", None)
-    return (None, None) if code is None else (code.co_filename, code.co_firstlineno)
+    return NOWHERE if code is None else (code.co_filename, code.co_firstlineno)
 
 
 def is_typed(error: BaseException) -> bool:
@@ -639,7 +639,7 @@ def _replaced(probe: Probe) -> Iterator[tuple[str, str, FunctionType]]:
 _QUIET: Final = frozenset({"interrupts", "threads"})
 
 
-def caller(probe: Probe, frame: FrameType | None) -> tuple[str | None, int | None]:
+def caller(probe: Probe, frame: FrameType | None) -> Place:
     """Return the place of the plug-in's code that does something, unless it has this project do it."""
     while frame is not None and probe.check not in _QUIET:
         if probe.owns(frame.f_code.co_filename):
@@ -747,7 +747,7 @@ def watch(probe: Probe) -> None:
             probe.slept = place
         # A thread that a plug-in leaves behind has to be there when it is looked for.
         is_main = threading.current_thread() is threading.main_thread()
-        line = probe.frame(sys._getframe(1)) if is_main else (None, None)
+        line = probe.frame(sys._getframe(1)) if is_main else NOWHERE
         if line in probe.sleepers and probe.check != "deadlines":  # which needs sleeps as they are
             probe.spared += max(0.0, seconds - NAP)
             seconds = min(seconds, NAP)
