@@ -7,14 +7,8 @@ from llm._dataclasses import dataclass
 from llm.errors import UnknownNameError, UsageError
 
 _TRUTHS: Final = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
 }
 
 

@@ -101,17 +101,11 @@ def shown_of(text: str) -> str:
 
 
 class _Served:
-    """Reads the messages or phases of a model's own format, and gives out those that are the answer.
-
-    Attributes:
-        is_raw: whether the answer has such a format; `None`: that is not known yet.
-        dropped: whether there were thoughts.
-
-    """
+    """Reads the messages or phases of a model's own format, and gives out those that are the answer."""
 
     def __init__(self) -> None:
-        self.is_raw: bool | None = None
-        self.dropped = False
+        self.is_raw: bool | None = None  # the answer has such a format; `None`: that is not known yet
+        self.dropped = False  # there were thoughts
         self._held = self._header = ""
         self._place = "text"
 

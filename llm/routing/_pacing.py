@@ -292,25 +292,13 @@ class _Stock:
 
 
 class Pacer:
-    """Gives requests their turn.
-
-    Args:
-        database: shares what is learned with other processes; `None`: it stays here.
-        clock: returns the time in seconds since the epoch, which processes share.
-
-    Attributes:
-        rpm: requests that every server takes in a minute; `None`: only its own settings count.
-        tpm: the same in tokens.
-        workers: how many requests at most wait for a turn, or are under way.
-        process: the process that it counts for: in one that is forked, the requests under way are its parent's.
-
-    """
+    """Gives requests their turn; a database shares what it learns with other processes, as its clock has to be."""
 
     def __init__(self, database: "Database | None" = None, *, clock: Callable[[], float] = time.time) -> None:
-        self.rpm: int | None = None
-        self.tpm: int | None = None
-        self.workers = 8
-        self.process = os.getpid()
+        self.rpm: int | None = None  # requests that every server takes in a minute; `None`: only its settings count
+        self.tpm: int | None = None  # the same in tokens
+        self.workers = 8  # so many requests at most wait for a turn, or are under way
+        self.process = os.getpid()  # in one that is forked, the requests under way are its parent's
         self.clock = clock
         self.changed = threading.Condition()
         self._database = database
@@ -324,15 +312,9 @@ class Pacer:
         tpm: int | None,
         cancellation: "Cancellation | None" = None,
     ) -> "Turn":
-        """Return the turn of a request, which begins when it is about to be sent.
+        """Return the turn of a request for some tokens, which begins when it is about to be sent.
 
-        Args:
-            backend: the backend to ask.
-            tokens: about how many tokens it takes.
-            rpm: requests that this backend takes in a minute, by its settings.
-            tpm: the same in tokens.
-            cancellation: the caller's wish to end it; a turn that did not begin does not begin then.
-
+        The settings of the backend may have limits of their own, `rpm` and `tpm`.
         """
         limits = ((rpm, self.rpm, False), (tpm, self.tpm, True))
         windows = tuple(Window(min(filter(None, (one, all_))), _MINUTE, of) for one, all_, of in limits if one or all_)
@@ -418,12 +400,7 @@ class Pacer:
 
 
 class Turn:
-    """The turn of one request; a `Call` has it.
-
-    Attributes:
-        waited: how many seconds it waited until it began.
-
-    """
+    """The turn of one request; a `Call` has it."""
 
     def __init__(
         self,
@@ -443,7 +420,7 @@ class Turn:
         self.has_headers = False
         self.row: int | None = None
         self.counted: list[float] | None = None
-        self.waited = 0.0
+        self.waited = 0.0  # seconds until it began
         self._pacer = pacer
         self._cancellation = cancellation
 
@@ -460,13 +437,7 @@ class Turn:
             return wait
 
     def begin(self, call: "Call") -> "Call":
-        """Wait until the request may be sent, and return its call with deadlines that are later by that time.
-
-        Raises:
-            BackendHTTPError: it would take too long.
-            CancelledError: nobody wants the answer any more.
-
-        """
+        """Wait until the request may be sent, and return its call with deadlines that are later by that time."""
         started = time.monotonic()
         with self._pacer.changed:
             while (wait := self.try_begin()) > 0:

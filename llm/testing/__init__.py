@@ -19,7 +19,7 @@ def test_my_plugin_answers(tmp_path):
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,7 @@ def write_distribution(
     version: str = "1.0",
     entry_points: Mapping[str, Mapping[str, str]],
     files: Mapping[str, str],
+    metadata: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Write an installed distribution into a directory, as an installer leaves it.
 
@@ -62,17 +63,19 @@ def write_distribution(
         version: its version.
         entry_points: group to name to value.
         files: path to contents of its modules.
+        metadata: further fields of its metadata, `("Requires-Dist", "d0ttino")` for example.
 
     """
-    metadata = directory / f"{name.replace('-', '_')}-{version}.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    place = directory / f"{name.replace('-', '_')}-{version}.dist-info"
+    place.mkdir(parents=True)
+    fields = [("Metadata-Version", "2.1"), ("Name", name), ("Version", version), *metadata]
+    (place / "METADATA").write_text("".join(f"{key}: {value}\n" for key, value in fields), encoding="utf-8")
     lines = [
         line
         for group, entries in entry_points.items()
         for line in (f"[{group}]", *(f"{entry} = {value}" for entry, value in entries.items()))
     ]
-    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (place / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for path, contents in files.items():
         file = directory / path
         file.parent.mkdir(parents=True, exist_ok=True)

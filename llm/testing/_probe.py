@@ -349,12 +349,7 @@ class Probe:
         return place_of(self.implementations(hook)[0].function)
 
     def ask(self, backend: RegisteredBackend, request: Request | str, *, stream: bool = False) -> Completion:
-        """Return what a backend answers; in pieces, its texts are joined by U+241F.
-
-        Raises:
-            BaseException: whatever it raises.
-
-        """
+        """Return what a backend answers; whatever it raises passes."""
         request = Request(request) if isinstance(request, str) else request
         self.blocked = False
         try:
@@ -451,23 +446,17 @@ class _Stub:
 
 
 class Server(ThreadingHTTPServer):
-    """A server with OpenAI's interface that misbehaves on cue: it answers chat completions with the last message.
-
-    Attributes:
-        mode: the status to answer with; `silent`: say nothing; `page`: a web page; `cut`: end in the middle;
-            `odd`: JSON without an answer.
-        requests: the bodies of the requests so far.
-        paths: their paths, with queries.
-
-    """
+    """A server with OpenAI's interface that misbehaves on cue: it answers chat completions with the last message."""
 
     daemon_threads = True
+    # The status to answer with; `silent`: say nothing; `page`: a web page; `cut`: end in the middle; `odd`: JSON
+    # without an answer.
     mode: int | str = 200
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.requests: list[Any] = []
-        self.paths: list[str] = []
+        self.requests: list[Any] = []  # their bodies
+        self.paths: list[str] = []  # with queries
         threading.Thread(target=self.serve_forever, daemon=True, name="server of the kit").start()
 
     @property

@@ -30,6 +30,7 @@ from llm._state import read_named
 from llm.errors import D0ttinoError, UnknownNameError, UsageError, one_line
 from llm.hooks._entrypoints import canonical
 from llm.redaction import gives_access
+from llm.testing import write_distribution
 
 __all__ = ["CHECKS", "Finding", "Report", "Result", "check", "suite"]
 
@@ -271,7 +272,7 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
     name, groups = project.get("name"), project.get("entry-points", {})
     if not isinstance(name, str) or not isinstance(groups, dict):
         raise UsageError(f"{file} names no package in [project]", hint="install it, and check it by its name")
-    version = str(project.get("version", "0"))
+    name, version = (" ".join(str(one).split()) for one in (name, project.get("version", "0")))
     fields = [("Summary", project.get("description")), ("Requires-Python", project.get("requires-python"))]
     fields += [("Requires-Dist", requirement) for requirement in _list(project, "dependencies")]
     dynamic = _list(project, "dynamic")
@@ -279,15 +280,8 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
     fields = [one for one in fields if isinstance(one[1], str)]
     licence = project.get("license")
     fields += [("License", str(licence))] if licence else []
-    metadata = staging / f"{name.replace('-', '_')}-{version}.dist-info"
-    metadata.mkdir()
-    fields = [("Metadata-Version", "2.1"), ("Name", name), ("Version", version), *fields]
-    lines = [f"{key}: {' '.join(str(value).split())}\n" for key, value in fields if value]
-    (metadata / "METADATA").write_text("".join(lines), encoding="utf-8")
-    with open(metadata / "entry_points.txt", "w", encoding="utf-8") as declared:
-        for group, many in groups.items():
-            declared.write(f"[{group}]\n")
-            declared.writelines(f"{entry} = {value}\n" for entry, value in many.items())
+    lines = [(key, " ".join(value.split())) for key, value in fields if value]
+    write_distribution(staging, name, version=version, entry_points=groups, files={}, metadata=lines)
     source = directory / "src" if (directory / "src").is_dir() else directory
     return name, version if "version" in project else None, [str(staging), str(source)]
 

@@ -197,14 +197,7 @@ def status_error(
 
 
 def reported_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | None = None) -> BackendError:
-    """Return the error inside an answer whose status is a success.
-
-    Args:
-        endpoint: whom the backend asked.
-        error: the error, in whatever form it comes.
-        document: what has it as its `error`, and perhaps its code beside it.
-
-    """
+    """Return the error inside an answer whose status is a success; the document has perhaps its code beside it."""
     if document is not None and not isinstance(error, dict | list):
         beside = {key: document[key] for key in _BESIDE if document.get(key)}
         named = {"message": error, "type": "" if " " in error else error} if isinstance(error, str) else {"code": error}
@@ -439,7 +432,9 @@ def is_page(text: str) -> bool:
 
 # How long it asks to wait
 
-#: What limits are of, in the names of headers.
+#: What limits are of in the names of headers: those of OpenAI and its like (`X-RateLimit-Remaining-Requests`), of
+#: Anthropic (`anthropic-ratelimit-requests-remaining`), of others (`X-RateLimit-Remaining`), and of the HTTP working
+#: group, which also has all in one (`RateLimit`).
 _KINDS: Final = ("", "-Requests", "-Tokens", "-Input-Tokens", "-Output-Tokens")
 _LIMIT_NAMES: Final = ("X-RateLimit-{}{}", "Anthropic-RateLimit{1}-{0}", "RateLimit-{}{}")
 _FIELDS: Final = {"remaining": "r", "reset": "t"}
@@ -461,16 +456,7 @@ def asked_wait(headers: Mapping[str, str], words: str = "", now: float | None = 
 
 
 def limits_left(headers: Mapping[str, str], tokens: int, now: float | None = None) -> tuple[float, float] | None:
-    """Return the tightest limit in headers: requests left, and seconds until it is renewed.
-
-    Args:
-        headers: those of OpenAI and its like (`X-RateLimit-Remaining-Requests`), of Anthropic
-            (`anthropic-ratelimit-requests-remaining`), of others (`X-RateLimit-Remaining`), or of the HTTP working
-            group (`RateLimit`).
-        tokens: what a request takes. A limit of tokens that is less counts as no request left.
-        now: seconds since the epoch; by default those of this machine.
-
-    """
+    """Return the tightest limit in headers: requests of a number of tokens, and seconds until it is renewed."""
     if not any("ratelimit" in name.casefold() for name in headers):
         return None  # nearly always, and each answer is asked
     told = _limits_in(headers, _server_time(headers, now))

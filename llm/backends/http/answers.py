@@ -474,12 +474,7 @@ class AnswerReader:
         return "\N{REPLACEMENT CHARACTER}" if self._held else ""
 
     def _check_end(self, strays: str, came: bool) -> None:
-        """Refuse what is not a stream, and a stream that ended before its answer did.
-
-        Raises:
-            BackendError: it is one of these.
-
-        """
+        """Refuse what is not a stream, and a stream that ended before its answer did."""
         if self.complaint is not None and self.finish_reason is None:
             raise self.failure(self.complaint)
         if self.foreign is not None and not (self._shown or self._thought or self.tools or self.refusal):
