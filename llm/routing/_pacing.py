@@ -297,7 +297,7 @@ class Pacer:
     def __init__(self, database: "Database | None" = None, *, clock: Callable[[], float] = time.time) -> None:
         self.rpm: int | None = None  # requests that every server takes in a minute; `None`: only its settings count
         self.tpm: int | None = None  # the same in tokens
-        self.workers = 8  # so many requests at most wait for a turn, or are under way
+        self.workers = 8  # the most requests that wait for a turn, or are under way
         self.process = os.getpid()  # in one that is forked, the requests under way are its parent's
         self.clock = clock
         self.changed = threading.Condition()
