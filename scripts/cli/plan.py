@@ -11,7 +11,7 @@ from llm.plan import ReadPlan, join_steps, plan_prompt, read_plan
 from llm.types import Completion, Request
 from scripts.cli.base import current_host
 from scripts.cli.options import as_json_option, read_text
-from scripts.cli.send import REQUEST_FIELDS, RequestCommand, ask, request_options
+from scripts.cli.send import REQUEST_FIELDS, RequestCommand, ask, read_prompt, request_options
 from scripts.cli.steps import JOIN_HELP, Plan, StepOptions, resume, run_steps, step_options, warn_of_lost_state
 from scripts.output import print_answer, print_note
 from scripts.render import hides_something
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 @as_json_option("Print the steps as JSON.")
 @click.pass_context
 def plan(ctx: click.Context, /, goal: str, as_json: bool, join: bool, **asked: Any) -> None:
-    """Ask a backend for the shell steps that reach GOAL and print them; nothing is run."""
+    """Ask a backend for the shell steps that reach GOAL and print them; nothing is run.
+
+    What is piped in is sent behind the goal.
+    """
     from scripts.steps.prompts import print_steps
     from scripts.steps.records import step_json
 
-    completion = _ask(current_host(ctx), read_text(goal), asked)
+    completion = _ask(current_host(ctx), read_prompt((goal,)), asked)
     read = read_plan(completion, join=join)
     steps = join_steps(read.steps) if join else read.steps
     _print_prose(completion, read)
@@ -51,17 +54,19 @@ def plan(ctx: click.Context, /, goal: str, as_json: bool, join: bool, **asked: A
 def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
     """Ask a backend for the shell steps that reach GOAL, and run them like those of a recipe.
 
+    What is piped in is sent behind the goal.
+
     Read each step before you say yes: a language model wrote it.
     """
     asked = {name: chosen.pop(name) for name in REQUEST_FIELDS}
     options = StepOptions(**chosen)
     host = current_host(ctx)
-    goal = None if goal is None else read_text(goal)
     if options.resume is not None:
-        return resume(host, options, "do", goal)
+        return resume(host, options, "do", None if goal is None else read_text(goal))
     if goal is None:
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'GOAL'")
-    completion = _ask(host, goal, asked)
+    prompt = read_prompt((goal,))
+    completion = _ask(host, prompt, asked)
     read = read_plan(completion, join=options.join)
     _print_prose(completion, read)
     if read.prose and options.yes and not options.dry_run:
@@ -69,7 +74,11 @@ def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
             "nothing was run: the answer has words besides the steps, and they may take them back",
             hint="read them; without --yes you are asked for each step",
         )
-    return run_steps(host, Plan("do", source_of(completion), goal, with_confirmations(read.steps)), options)
+    return run_steps(
+        host,
+        Plan("do", source_of(completion), prompt if goal == "-" else goal, with_confirmations(read.steps)),
+        options,
+    )
 
 
 def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":

@@ -206,6 +206,15 @@ def test_recipes_are_listed(host: Host) -> None:
 PLAN = '[{"command": "echo one", "description": "says\\nit"}, "echo two"]'
 
 
+@pytest.mark.parametrize("command", [["plan"], ["do", "--dry-run"], ["send"]])
+def test_what_is_piped_to_a_command_is_sent_behind_its_text(host: Host, command: list[str]) -> None:
+    sent = []
+    register_backend("planner", lambda prompt: sent.append(prompt) or PLAN, host=host)
+    piped = CliRunner().invoke(cli, [*command, "-b", "planner", "repair it"], obj=host, input="it is broken\n")
+    assert piped.exit_code == 0
+    assert sent[0].endswith("repair it\n\nit is broken")
+
+
 @pytest.mark.parametrize(
     "answer",
     [PLAN, f"Here you are:\n```json\n{PLAN}\n```\nGood luck!", "```sh\n$ echo one\n# a remark\n\necho \\\ntwo\n```"],
