@@ -208,8 +208,13 @@ PLAN = '[{"command": "echo one", "description": "says\\nit"}, "echo two"]'
 
 @pytest.mark.parametrize("command", [["plan"], ["do", "--dry-run"], ["send"]])
 def test_what_is_piped_to_a_command_is_sent_behind_its_text(host: Host, command: list[str]) -> None:
-    sent = []
-    register_backend("planner", lambda prompt: sent.append(prompt) or PLAN, host=host)
+    sent: list[str] = []
+
+    def planner(prompt: str) -> str:
+        sent.append(prompt)
+        return PLAN
+
+    register_backend("planner", planner, host=host)
     piped = CliRunner().invoke(cli, [*command, "-b", "planner", "repair it"], obj=host, input="it is broken\n")
     assert piped.exit_code == 0
     assert sent[0].endswith("repair it\n\nit is broken")
