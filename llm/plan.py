@@ -209,14 +209,13 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _array(text: str) -> list[Any] | None:
-    """Return the items of a text that is a JSON array, an object that holds one as `steps`, or a single step."""
+    """Return the items of a text that is a JSON array, or an object that holds one as `steps`."""
     try:
         data = json.loads(text, object_pairs_hook=_object, strict=False)
     except (ValueError, RecursionError):
         return None
     if isinstance(data, dict):
-        held = next(iter(data.values())) if len(data) == 1 and set(data) <= {"steps", "plan", "commands"} else None
-        data = [data] if "command" in data else held
+        data = next(iter(data.values())) if len(data) == 1 and set(data) <= {"steps", "plan", "commands"} else None
     return data if isinstance(data, list) else None
 
 

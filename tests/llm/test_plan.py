@@ -183,7 +183,6 @@ def test_tags_in_a_command_of_an_array_are_text() -> None:
         f"```JSON\n{ARRAY}\n`````",
         f'{{"steps": {ARRAY}}}',
         f'{{"plan": {ARRAY}}}',
-        ARRAY.strip().removeprefix("[").removesuffix("]"),
         f"\ufeff```json\r{ARRAY}\r```",
         f"{ARRAY}<|im_end|>",
         f"{ARRAY}</s>\n",
