@@ -100,8 +100,7 @@ class Metadata:
         import csv
 
         try:
-            text = read_named(self.path / "RECORD").decode()
-            return [row[0] for row in csv.reader(text.splitlines()) if row and row[0]]
+            return listed_files(read_named(self.path / "RECORD").decode())
         except (OSError, ValueError, csv.Error):
             return None
 
@@ -112,6 +111,14 @@ class Metadata:
         except OSError:
             return False
         return any(group in text for group in (BACKEND_GROUP, RECIPE_GROUP))
+
+
+def listed_files(record: str) -> list[str]:
+    """Return the files that a RECORD lists."""
+    import csv
+
+    # Since Python 3.12, `Distribution.files` leaves out those that are not there.
+    return [row[0] for row in csv.reader(record.splitlines()) if row and row[0]]
 
 
 def metadata_of(distribution: str) -> list[Metadata]:

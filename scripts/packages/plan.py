@@ -12,7 +12,7 @@ from llm import DISTRIBUTION, __version__
 from llm.errors import UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages import InstallError, Recorded, recorded
-from scripts.packages.environment import OUR_PACKAGES, installed_version, libraries, owners, same
+from scripts.packages.environment import OUR_PACKAGES, installed_version, libraries, listed_files, owners, same
 from scripts.packages.installer import Chosen, Installer
 from scripts.packages.inventory import State, take
 from scripts.packages.registry import (
@@ -214,7 +214,7 @@ def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candida
             for distribution in importlib.metadata.distributions(path=[place]):
                 name = canonical(str(distribution.metadata["Name"]))
                 one = left.pop(name)
-                listed = files = list(map(str, distribution.files or ()))
+                listed = files = listed_files(distribution.read_text("RECORD") or "")
                 if Path(place).is_file():
                     wheels[name] = Path(place)
                     one = _checked(one, Path(place))
