@@ -14,15 +14,19 @@ from tests.e2e.conftest import INDEX
 
 
 def environment(
-    places: pytest.TempPathFactory, *requirements: str, prepare: Callable[[Path], object] = lambda _: None
+    places: pytest.TempPathFactory,
+    *requirements: str,
+    imports: str = "",
+    prepare: Callable[[Path], object] = lambda _: None,
 ) -> Path:
     """Return a virtual environment with packages from the index, made once for a run of the tests.
 
-    Skips the test, with pip's last words, where it cannot be made: without a network, for example.
+    Skips the test, with the last words of pip or Python, where it cannot be made: without a network, for example.
 
     Args:
         places: the fixture `tmp_path_factory`.
         requirements: what pip installs.
+        imports: a module that must be importable in it: some need libraries of the system.
         prepare: called with its directory of packages, once.
 
     """
@@ -37,6 +41,8 @@ def environment(
             pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install", "--quiet"]
             _run([*pip, *requirements], requirements)
             (site,) = place.glob("lib/*/site-packages")
+            if imports:
+                _run([str(place / "bin" / "python"), "-c", f"import {imports}"], requirements)
             prepare(site)
             (place / "done").touch()
     return place

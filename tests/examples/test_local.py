@@ -300,7 +300,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def prepare(site: Path) -> None:
         (site / "ours.pth").write_text(sysconfig.get_path("purelib"))
 
-    return environment(tmp_path_factory, *REQUIREMENTS, prepare=prepare) / "bin" / "python"
+    return environment(tmp_path_factory, *REQUIREMENTS, imports="xllamacpp", prepare=prepare) / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
@@ -372,6 +372,24 @@ def test_a_file_that_is_no_model_is_told(
     broken.write_bytes(tiny.read_bytes()[:-4096] if content is None else content)
     with pytest.raises(BackendError, match=message):
         ask(plugin, broken)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("ImportError('libgomp.so.1: cannot open shared object file')", "cannot be imported: libgomp.so.1: cannot open"),
+        ("""ModuleNotFoundError("No module named 'xllamacpp'")""", "xllamacpp is not installed"),
+    ],
+)
+def test_a_library_that_is_missing_is_not_blamed_on_the_model(
+    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, message: str
+) -> None:
+    (tmp_path / "xllamacpp.py").write_text(f"raise {error}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(MODEL)
+    with pytest.raises(BackendError, match=message):
+        ask(plugin, model)
 
 
 @pytest.mark.e2e

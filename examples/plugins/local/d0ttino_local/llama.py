@@ -88,8 +88,14 @@ class Model(Worker):
     def _why_ended(self) -> BackendError:
         said, status = self.complaints.splitlines(), self.status or 0
         name = os.path.basename(str(self.settings["path"]))
-        if "No module named 'xllamacpp'" in (said[-1] if said else ""):
+        last = said[-1] if said else ""
+        if "No module named 'xllamacpp'" in last:
             return BackendError("xllamacpp is not installed", hint="install it: pip install xllamacpp")
+        if last.startswith("ImportError: "):  # small images of systems come without OpenMP
+            return BackendError(
+                f"xllamacpp cannot be imported: {last.removeprefix('ImportError: ')}",
+                hint="a library of the system is missing: libgomp.so.1 is in the package libgomp1, or libgomp",
+            )
         if self._ready:
             how = f"signal {-status}" if status < 0 else f"status {status}"
             return BackendConnectionError(f"the process with {name} ended in the middle, with {how}")
