@@ -61,9 +61,9 @@ class Lab:
         (base / "bin").mkdir()
         python = base / "bin/python3"
         shutil.copy(os.path.realpath(getattr(sys, "_base_executable", sys.executable)), python)
-        if sysconfig.get_config_var("Py_ENABLE_SHARED"):
-            place, name = map(sysconfig.get_config_var, ("LIBDIR", "INSTSONAME"))
-            shutil.copy(Path(place, name), base / "lib")
+        libpython = Path(*map(str, map(sysconfig.get_config_var, ("LIBDIR", "INSTSONAME"))))
+        if libpython.is_file():  # Debian's interpreter does without the one that its configuration names
+            shutil.copy(libpython, base / "lib")
         shared = {"LD_LIBRARY_PATH": str(base / "lib")}
         somebody = NOBODY if os.geteuid() == 0 else ()
         if self.run(*somebody, python, "-c", "", **shared).returncode:
