@@ -377,7 +377,10 @@ def test_a_file_that_is_no_model_is_told(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        ("ImportError('libgomp.so.1: cannot open shared object file')", "cannot be imported: libgomp.so.1: cannot open"),
+        (
+            "ImportError('libgomp.so.1: cannot open shared object file')",
+            "cannot be imported: libgomp.so.1: cannot open",
+        ),
         ("""ModuleNotFoundError("No module named 'xllamacpp'")""", "xllamacpp is not installed"),
     ],
 )
