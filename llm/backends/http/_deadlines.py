@@ -7,6 +7,7 @@ hours. Here each wait ends at a moment. Imported when the first request is sent.
 import errno
 import io
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -38,6 +39,12 @@ MOMENT: Final = 0.2
 #: How many seconds more may come after the reason why an answer ended: its usage, and the end of the stream.
 AFTERMATH: Final = 5.0
 
+#: After so many seconds in which a server has not read on, see whether it has answered already.
+_STALL: Final = 0.5
+_SENT_AT_ONCE: Final = 65536
+#: How an answer begins that another one follows.
+_INTERIM: Final = re.compile(rb"(?s)HTTP/1\.1 1(?!.*\nHTTP/1\.[01] [2-5])")
+
 #: What names certificates to trust: requests reads the first two, Python and OpenSSL the others.
 _CERTIFICATES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 #: What the environment says of proxies and certificates, by the scheme of the address that is asked.
@@ -67,6 +74,7 @@ class Limits:
     heard: bool = False  # any byte, of a proxy or an interim answer too
     answered: bool = False  # the head of the answer has come
     received: int = 0  # bytes of the body, after decompression
+    early: bytes = b""  # came before the request was sent, and is to be read before what comes next
     heed: Callable[[Mapping[str, str]], object] | None = None  # takes the headers of the answer
     # Takes the address that was connected to, before anything is sent; what it raises ends the exchange. Behind a proxy
     # nobody knows that address.
@@ -97,7 +105,7 @@ class Limits:
     def begin_again(self) -> None:
         """Begin a further exchange for the same answer, within the same deadlines."""
         self.answered = self.heard = False
-        self.received = 0
+        self.received, self.early = 0, b""
         self.progress = monotonic()
 
     def note_text(self) -> None:
@@ -152,6 +160,10 @@ class _TimedReader(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int | None:
         if self._limits.process != os.getpid():
             raise BackendError("the answer is one to the process that this one was forked from")
+        if self._limits.early:
+            size = min(len(buffer), len(self._limits.early))
+            buffer[:size], self._limits.early = self._limits.early[:size], self._limits.early[size:]
+            return size
         wait = self._limits.next_wait()
         if wait <= 0:
             raise TimeoutError("the time is over")
@@ -190,7 +202,8 @@ class _TimedResponse(HTTPResponse):
         super().__init__(source, *args, **kwargs)
 
     def begin(self) -> None:
-        file = self.fp
+        file, limits = self.fp, current_limits.get()
+        is_early = limits is not None and limits.early != b""
         super().begin()
         if isinstance(file, _HeadFile) and file.ended:  # http.client takes a head that is cut for a whole one
             self.close()
@@ -199,6 +212,7 @@ class _TimedResponse(HTTPResponse):
         while 102 <= self.status < 200:
             self.headers = None  # type: ignore[assignment] # or it would not read on
             super().begin()
+        self.will_close = self.will_close or is_early  # the server would take the next request for the rest of this one
 
 
 class _Timed(HTTPConnection):
@@ -224,6 +238,34 @@ class _Timed(HTTPConnection):
             # As without TLS: a server may answer (413, 401) and close before it has read the body. urllib3 reads the
             # answer after a broken pipe.
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
+
+    def send(self, data: Any) -> None:
+        limits = current_limits.get()
+        if limits is None or not isinstance(self.sock, socket.socket) or not isinstance(data, bytes):
+            super().send(data)
+            return
+        rest = memoryview(data)
+        while rest:
+            left = limits.connect_timeout()
+            self.sock.settimeout(min(left, _STALL))
+            try:
+                rest = rest[self.sock.send(rest[:_SENT_AT_ONCE]) :]
+            except TimeoutError:
+                if self._is_answered(limits):  # urllib3 reads the answer after a broken pipe
+                    raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
+                if left <= _STALL:
+                    raise
+
+    def _is_answered(self, limits: Limits) -> bool:
+        """Whether the server has answered, or hung up, instead of reading on."""
+        self.sock.setblocking(False)
+        try:
+            came = self.sock.recv(65536)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        limits.early += came
+        limits.heard = limits.heard or bool(came)
+        return not came or _INTERIM.match(limits.early) is None
 
     @property
     def sock(self) -> Any:

@@ -338,23 +338,30 @@ def test_an_answer_over_tls_ends_on_time_too(certificate: Path, host: Host, monk
 
 
 @pytest.mark.parametrize("over_tls", [False, True])
+@pytest.mark.parametrize("holds", [False, True])
 def test_an_answer_that_comes_before_the_body_was_read_is_shown(
-    over_tls: bool, certificate: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+    over_tls: bool, holds: bool, certificate: Path, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
+    seen = threading.Event()
 
     def refuse(connection: socket.socket) -> None:
         # What waits to be sent would be lost with the reset of a connection that is closed with bytes unread.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with context.wrap_socket(connection, server_side=True) if over_tls else connection as spoken:
             spoken.recv(1)
+            if holds:
+                spoken.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
             spoken.sendall(http_answer({"error": {"message": "far too much"}}, status=413))
+            if holds:
+                seen.wait(40)  # longer than the client has time
 
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with tls_server(refuse) as url:
         monkeypatch.setenv("SERVICE_BASE_URL", url if over_tls else url.replace("https:", "http:"))
         error = ask(host, options={"filler": "x" * 12_000_000})
+        seen.set()
     assert isinstance(error, NoAnswerError)
     assert "answered HTTP 413" in error.message
     assert "far too much" in error.message
