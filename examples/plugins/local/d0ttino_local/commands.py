@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from d0ttino_local import models
+from d0ttino_local.models import size
 
 
 @click.group()
@@ -101,8 +102,3 @@ def test(model: str | None) -> None:
     speed, threads = count / max(seconds, 1e-9), threads_now(backend.settings.get("threads"))
     begun = f"{end.served_model}: first token after {first - start:.2f} s"
     click.echo(f"{begun}, then {speed:.0f} tokens a second, with {threads} threads")
-
-
-def size(number: int) -> str:
-    """Return a size for people."""
-    return f"{number / 2**20:,.0f} MiB"

