@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -32,7 +32,6 @@ from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
 from scripts.output import print_error, print_message, print_note, print_warning, stdout_is_closed, stdout_to_stderr
 
 if TYPE_CHECKING:
-    from llm.host import Host
     from scripts.batch.layouts import Layout
 
 #: The exit status of a batch that `--limit-cost` ended.
@@ -254,8 +253,6 @@ class Progress:
         self._count = count
         self._spending = spending
         self._every = every
-        self._total: int | None = None
-        self._is_counted = False
         self._done = self._sent = 0
         self._failures: Counter[str] = Counter()
         self._bar: Any = None
@@ -271,7 +268,7 @@ class Progress:
             columns = (BarColumn(), TextColumn("{task.description}", markup=False))
             console = Console(file=sys.stderr)
             self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task(self._words(), total=self._of())
+            self._task = self._bar.add_task(self._words(), total=self._total)
             self._bar.start()
         return self
 
@@ -297,14 +294,12 @@ class Progress:
             self._printed_at = now
             print_note(self._words())
 
-    def _of(self) -> int | None:
-        if not self._is_counted:
-            self._is_counted = True
-            self._total = self._count()
-        return self._total
+    @cached_property
+    def _total(self) -> int | None:
+        return self._count()
 
     def _words(self) -> str:
-        total = self._of()
+        total = self._total
         words = [f"{self._done}" if total is None else f"{self._done}/{total}"]
         then, sent = self._moments[0]
         rate = (self._sent - sent) / max(time.monotonic() - then, 1e-6)
@@ -390,7 +385,8 @@ def batch(
     The exit status is 1 if a row failed, and 3 if --limit-cost ended it.
     """
     host = current_host(ctx)
-    _check(host, asked["backend"])
+    # What would fail every line is refused now: a wrong setting, or an unknown backend.
+    load_settings() if asked["backend"] is None else find_backend(host, asked["backend"])
     enable_state(host)
     output = None if output == "-" else output
     spending = Spending(limit)
@@ -459,14 +455,6 @@ def _delimiter(given: str | None) -> str | None:
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise UsageError(f"--delimiter {given!r} is not one character", hint="--delimiter tab is a tab")
     return delimiter
-
-
-def _check(host: "Host", backend: str | None) -> None:
-    """Refuse options and settings that would fail every line."""
-    if backend is None:
-        load_settings()
-    else:
-        find_backend(host, backend)
 
 
 @contextmanager

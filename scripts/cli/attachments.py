@@ -257,12 +257,7 @@ def _check_redirect(address: str, before: str, target: str) -> None:
 
 
 def _check_peer(address: str, url: str, first: list[str], peer: str) -> None:
-    """Refuse a connection behind a redirect to what is not public: the name may mean another place than when checked.
-
-    Raises:
-        UsageError: it is such a one.
-
-    """
+    """Refuse a connection behind a redirect to what is not public: its name may mean another place by then."""
     from urllib.parse import urlsplit
 
     asked, now = urlsplit(address), urlsplit(url)

@@ -34,14 +34,7 @@ _HEADING: Final = re.compile(r"(#{1,4}) (.+)")
 
 
 class _Section(NamedTuple):
-    """A part of a page.
-
-    Attributes:
-        page: name of the page, `guides/backends`.
-        title: its heading, without marks.
-        text: it, with the heading and with what stands below it.
-
-    """
+    """A part of a page, `guides/backends` for example: a heading, and the text from there on."""
 
     page: str
     title: str

@@ -197,18 +197,7 @@ def resume(host: "Host", options: StepOptions, recipe: str | None, goal: str | N
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A run of steps, or what is shown in its place.
-
-    Attributes:
-        host: the host to ask.
-        plan: the steps, with all that they left out.
-        options: how to run them.
-        surroundings: what the user gives all of them.
-        left_out: numbers of steps that are not run, and why.
-        stored: the run that it continues.
-        asker: asks for each step in place of the terminal.
-
-    """
+    """A run of steps, or what is shown in its place; the numbers in `left_out` are not run, for the reasons there."""
 
     host: "Host"
     plan: Plan
@@ -275,12 +264,7 @@ class _Run:
         )
 
     def _print(self, runner: "StepRunner", numbers: "Sequence[int]") -> None:
-        """Print steps as they would run.
-
-        Raises:
-            StepError: a plug-in refuses one.
-
-        """
+        """Print steps as they would run."""
         from scripts.steps.prompts import own_facts, print_steps
         from scripts.steps.records import step_json
 

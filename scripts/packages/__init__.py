@@ -128,12 +128,7 @@ INSTALLED: Final = Record("plugins.json", Recorded)
 
 
 def recorded(prefix: str | None = None) -> dict[str, Recorded]:
-    """Return what was installed in an environment, by canonical name of the distribution.
-
-    Args:
-        prefix: the environment; by default this one.
-
-    """
+    """Return what was installed in an environment, by default this one, by canonical name of the distribution."""
     return {canonical(one.distribution): one for one in INSTALLED.read().get(prefix or sys.prefix, ())}
 
 
@@ -143,13 +138,7 @@ def recorded_elsewhere() -> list[str]:
 
 
 def lost(installed: Iterable[str], prefix: str | None = None) -> list[Recorded]:
-    """Return what is recorded of an environment and is not installed in this one.
-
-    Args:
-        installed: names of the distributions that are installed.
-        prefix: the environment; by default this one.
-
-    """
+    """Return what is recorded of an environment, by default this one, and is not among the installed distributions."""
     known = recorded(prefix)
     there = set(map(canonical, installed)) if known else set()
     return [one for name, one in known.items() if name not in there]
@@ -230,14 +219,7 @@ _STEP_HOOKS: Final = ("llm_prepare_step", "llm_run_step")
 
 @dataclass(frozen=True)
 class RecordedGuard:
-    """A plug-in that guarded steps.
-
-    Attributes:
-        plugin: its name.
-        distribution: its distribution.
-        version: the distribution's version.
-
-    """
+    """A plug-in that guarded steps."""
 
     plugin: str
     distribution: str
@@ -330,12 +312,7 @@ def recorded_guards() -> list[RecordedGuard]:
 
 
 def forget_guards(name: str) -> RecordedGuard | None:
-    """Forget the guards of a distribution: the user does not want them any more.
-
-    Returns:
-        One of them; `None` if none was recorded.
-
-    """
+    """Forget the guards of a distribution, which the user does not want any more; return one if any was recorded."""
     found = [guard for guard in recorded_guards() if canonical(name) in {canonical(guard.distribution), guard.plugin}]
     if found:
         gone = {canonical(guard.distribution) for guard in found}

@@ -1,4 +1,7 @@
-"""Installing, upgrading, restoring and removing plug-ins as transactions. This process imports none of them."""
+"""Installing, upgrading, restoring and removing plug-ins as transactions. This process imports none of them.
+
+Whatever changes the environment raises `RecordError` while another command is changing it.
+"""
 
 import shutil
 import tempfile
@@ -93,7 +96,6 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
 
     Raises:
         RegistryError: its entry in the registry cannot be used.
-        RecordError: another command is changing this environment.
 
     """
     _refuse_where_it_would_be_lost(wanted)
@@ -125,12 +127,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
 
 
 def repair(report: Callable[[str], None]) -> None:
-    """Undo the installation that was killed, if there is one; before anybody looks at what is installed.
-
-    Raises:
-        RecordError: another command is changing this environment.
-
-    """
+    """Undo the installation that was killed, if there is one; before anybody looks at what is installed."""
     if environment.interrupted():
         with one_at_a_time():
             _roll_back(report)
@@ -214,7 +211,6 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
     Raises:
         InstallError: it is not installed, it is built in, or removing it failed.
         UnknownNameError: nothing has that name.
-        RecordError: another command is changing this environment.
 
     """
     with one_at_a_time():
@@ -363,12 +359,7 @@ def _durable(plan: Plan) -> dict[str, Path]:
 
 
 def recorded_missing(prefix: str | None = None) -> list[Recorded]:
-    """Return what is recorded of an environment and is not installed in this one.
-
-    Args:
-        prefix: the environment; by default this one.
-
-    """
+    """Return what is recorded of an environment, by default this one, and is not installed in this one."""
     return [one for one in lost(installed_plugins().names, prefix) if installed_version(one.distribution) is None]
 
 

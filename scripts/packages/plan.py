@@ -259,22 +259,16 @@ def _candidate(chosen: Chosen, distribution: "Distribution", names: Iterable[str
 
 
 def _check_names(wheel: str, names: Sequence[str], listed: Sequence[str]) -> None:
-    """Refuse a wheel whose files would be somebody else's when it is installed or removed.
-
-    Args:
-        wheel: its name.
-        names: the files that it has. Of two with a name, which one counts is not known.
-        listed: the files that its RECORD lists: all of them go when it is removed.
-
-    """
+    """Refuse a wheel whose files would be somebody else's when it is installed or removed."""
     seen: set[str] = set()
     for name in names:
-        if name in seen:
+        if name in seen:  # which of the two counts depends on the installer
             raise InstallError(f"{wheel} has the file {name} twice")
         seen.add(name)
         if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):
             raise InstallError(f"{wheel} has a file that leads out of the environment: {name}")
     held = set(map(os.path.normpath, names))
+    # Whatever a RECORD lists goes when the distribution is removed.
     if (other := next((name for name in listed if os.path.normpath(name) not in held), None)) is not None:
         raise InstallError(
             f"{wheel} lists the file {other}, which it does not have: removing it would remove another's"
@@ -412,12 +406,7 @@ def find(
 
 
 def of_registry(package: Package, name: str | None = None) -> Wanted:
-    """Return what installing an entry of a registry means.
-
-    Raises:
-        RegistryError: the entry cannot be used.
-
-    """
+    """Return what installing an entry of a registry means; one that cannot be used is a `RegistryError`."""
     distribution = package.distribution()
     name = package.name if name is None else name
     if package.is_path:

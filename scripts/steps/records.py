@@ -173,11 +173,6 @@ class Journal(_Appended):
 class Log(Journal):
     """The file of `--log`: a line for each step.
 
-    Args:
-        path: the file.
-        redact: takes secrets out of a text.
-        recipe: name of the recipe.
-
     Attributes:
         run: id of the run's record, if it has one.
 
@@ -194,13 +189,7 @@ class Log(Journal):
 
 
 class Transcript(_Appended):
-    """The file of `--transcript`: a heading for each step; what the step writes is appended below it.
-
-    Args:
-        path: the file.
-        total: how many steps there are.
-
-    """
+    """The file of `--transcript`: a heading for each step; what the step writes is appended below it."""
 
     def __init__(self, path: str, total: int) -> None:
         super().__init__(path, "transcript")
