@@ -113,18 +113,15 @@ def _add_list(group: Group, kind: Kind) -> None:
             rows = [row for row in rows if row.matches(words, states, provides)]
         if as_json:
             print_json([row.to_json() for row in rows])
-            return int(filtered and not rows)
-        if filtered and not rows:
+        elif filtered and not rows:
             print_message(f"no {one} matches; without WORDS and options, all are listed")
-            return 1
-        cells = [(row.name, row.package, row.version or "-", row.status) for row in rows]
-        more = [
-            (row.entry_point or "-", ", ".join(row.contributes) or "-", row.registry or "-") if verbose else ()
-            for row in rows
-        ]
-        head = (one.upper(), "PACKAGE", "VERSION", "STATE", *(_VERBOSE if verbose else ()))
-        print_table(head, [(*cell, *also) for cell, also in zip(cells, more, strict=True)])
-        return 0
+        else:
+            cells: list[tuple[str, ...]] = [(row.name, row.package, row.version or "-", row.status) for row in rows]
+            if verbose:
+                more = [(row.entry_point, ", ".join(row.contributes), row.registry) for row in rows]
+                cells = [(*cell, *(one or "-" for one in also)) for cell, also in zip(cells, more, strict=True)]
+            print_table((one.upper(), "PACKAGE", "VERSION", "STATE", *(_VERBOSE if verbose else ())), cells)
+        return int(filtered and not rows)
 
 
 def _add_install(group: Group, kind: Kind) -> None:

@@ -14,19 +14,15 @@ from llm.types import Completion
 from scripts.batch.rows import Line, Source, checksum, text_of
 from scripts.output import clean
 
-#: What a column of results can hold besides columns of the input and fields of a schema.
-FACTS: Final = (
-    "answer",
-    "error",
-    "backend",
-    "model",
-    "finish_reason",
-    "cost",
-    "input_tokens",
-    "output_tokens",
-    "seconds",
-    "line",
-)
+#: What a column of results can hold besides columns of the input and fields of a schema, and its type in Parquet.
+FACTS: Final = {
+    **dict.fromkeys(("answer", "error", "backend", "model", "finish_reason"), "string"),
+    "cost": "float64",
+    "input_tokens": "int64",
+    "output_tokens": "int64",
+    "seconds": "float64",
+    "line": "int64",
+}
 
 #: Types of a JSON Schema, and those of a Parquet column.
 _ARROW: Final = {"integer": "int64", "number": "float64", "boolean": "bool", "string": "string"}
@@ -57,12 +53,11 @@ class Result:
         if completion is None:
             return None
         if name in {"cost", "input_tokens", "output_tokens"}:
-            return None if completion.usage is None else getattr(completion.usage, name)
-        if name == "model":
-            return completion.served_model or completion.model
+            return getattr(completion.usage, name, None)
         return {
             "answer": completion.text,
             "backend": completion.backend,
+            "model": completion.served_model or completion.model,
             "finish_reason": completion.finish_reason,
             "seconds": round(completion.duration, 3),
         }[name]
@@ -425,15 +420,8 @@ def columns_for(source: Source, chosen: Sequence[str], schema: Mapping[str, Any]
     fields = schema.get("properties", {}) if schema is not None else {}
     taken = {name: Column(name, "input", name, source.types.get(name, "string")) for name in source.columns}
     found = dict(taken)
-    types = {
-        "cost": "float64",
-        "seconds": "float64",
-        "input_tokens": "int64",
-        "output_tokens": "int64",
-        "line": "int64",
-    }
     added = [Column(name, "data", name, _arrow_type(shape)) for name, shape in fields.items()]
-    for column in [*added, *(Column(name, "fact", name, types.get(name, "string")) for name in FACTS)]:
+    for column in [*added, *(Column(name, "fact", name, kind) for name, kind in FACTS.items())]:
         name, number = column.name, 2
         while name in found:
             name, number = f"{column.name}_{number}", number + 1

@@ -341,12 +341,7 @@ def blanks_in(*texts: str | None) -> list[str]:
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Return a text with its blanks filled, in one pass: what a value holds is not filled again.
-
-    Raises:
-        KeyError: a blank has no value.
-
-    """
+    """Return a text with its blanks filled, in one pass: what a value holds is not filled again."""
     return _BLANK.sub(lambda blank: values[blank[1]], text)
 
 

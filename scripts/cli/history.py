@@ -214,12 +214,11 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
     for _, total in sums:
         everything.join(total)
     # Few servers count these.
-    left_out = {"CACHED"} if not everything.cached_tokens else set()
-    left_out |= {"THOUGHTS"} if not everything.reasoning_tokens else set()
+    rare = {"CACHED": everything.cached_tokens, "THOUGHTS": everything.reasoning_tokens}
     all_cells = [((*(value or "-" for value in values),), _cells(total)) for values, total in sums]
     if len(sums) > 1:
         all_cells.append((("total", *[""] * (len(by) - 1)), _cells(everything)))
-    columns = [name for name in all_cells[0][1] if name not in left_out]
+    columns = [name for name in all_cells[0][1] if rare.get(name, True)]
     rows = [(*names, *(cells[name] for name in columns)) for names, cells in all_cells]
     print_table((*(key.upper() for key in by), *columns), rows)
     if everything.unpriced:

@@ -177,7 +177,8 @@ class Installer:
     def uninstall(self, distribution: str) -> None:
         """Remove a distribution."""
         kind = sort()
-        if kind is Sort.UV_TOOL and _in_receipt(distribution):
+        noted = [canonical(one.get("name", "")) for one in _receipt()] if kind is Sort.UV_TOOL else []
+        if canonical(distribution) in noted:
             self._run(_uv_tool_command([], without=distribution), f"remove {distribution}")
         elif kind is Sort.PIPX:
             self._run((_program("pipx"), "uninject", "d0ttino", distribution), f"remove {distribution}")
@@ -378,10 +379,6 @@ def _receipt() -> list[dict[str, Any]]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InstallError(f"the receipt of this uv tool cannot be read: {error}") from error
     return requirements
-
-
-def _in_receipt(distribution: str) -> bool:
-    return any(canonical(one.get("name", "")) == canonical(distribution) for one in _receipt())
 
 
 def _uv_tool_command(more: list[str], without: str | None = None) -> tuple[str, ...]:

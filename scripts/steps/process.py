@@ -8,7 +8,9 @@ On a terminal a step is a job, as in a shell. `Child` makes a process group for 
   the step can touch the terminal: nobody gets SIGTTOU in between.
 - **Ctrl-Z** stops the group; `Child` sees the stop, takes the terminal back and stops this job as well (`suspend`), so
   that the user's shell gets its prompt. SIGCONT lends the terminal again.
-- **A pipeline** (`ai-cli ... | less`) shares one group: the step stays in it, as another program may need the keyboard.
+- **A pipeline** (`ai-cli ... | less`) shares one group: the step stays in it, as another program may need the keyboard,
+  and the terminal sends Ctrl-C to all. The same holds in a thread, which cannot handle signals.
+- **Without a terminal**, a step has a group of its own, to which this process passes SIGINT on.
 - **Ending** a step (timeout, second Ctrl-C, SIGTERM, SIGHUP) goes through the process table (`Family`), as
   descendants may have left the group: SIGTERM, a grace period, SIGKILL.
 - **Signals to this process** are handled once for a whole run (`job_control.Switchboard`); each step connects
@@ -61,18 +63,6 @@ _PATIENCE: Final = 1.0
 
 class Child:
     """A process that a step is.
-
-    Where it stands depends on how this program was started:
-
-    - On a terminal, it is in a process group of its own that has the terminal, as a job of a shell. Ctrl-C
-      goes to the group; a sentinel in it reports it to this process.
-    - Without a terminal, it is in a process group of its own, to which this process passes SIGINT on.
-    - In a pipeline on a terminal, it stays in this process's group: another program of the pipeline may
-      need the keyboard (`| less`), and the terminal sends Ctrl-C to all. The same holds in a thread, which
-      cannot handle signals.
-
-    A second interrupt, SIGTERM, SIGHUP and a timeout end all of its processes: SIGTERM, a grace period,
-    SIGKILL.
 
     Args:
         timeout: seconds after which it is ended; `None`: never.
