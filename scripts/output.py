@@ -213,7 +213,7 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
     """
     ctx = click.get_current_context(silent=True)
     meta = ctx.find_root().meta if ctx is not None else {}
-    if _WAITING in meta or not _is_alive(sys.stderr):
+    if _WAITING in meta or not _is_alive(sys.stderr):  # of two waits within each other, the outer one is shown
         yield lambda _what: None
         return
     line = meta[_WAITING] = _Waiting(what)
@@ -320,7 +320,7 @@ class MarkdownAnswer:
         """Print a piece."""
         self._text += piece
         ends = _ends_of_blocks(self._text)
-        if ends:
+        if ends:  # printed for good: what is drawn anew must fit on the screen
             self._stop()
             for start, end in pairwise((0, *ends)):
                 self._print(self._text[start:end])
@@ -604,5 +604,5 @@ def why_unwritten(error: OSError) -> str:
 def _any_text(error: UnicodeError) -> tuple[str | bytes, int]:
     try:
         return codecs.lookup_error("surrogateescape")(error)
-    except UnicodeError:
+    except UnicodeError:  # half a surrogate pair, of JSON for example: no byte came in for it
         return codecs.lookup_error("backslashreplace")(error)

@@ -119,10 +119,11 @@ class BatchRun:
 
         Args:
             send: sends requests.
-            first_alone: whether the others wait for the first one: what a row costs is known then.
+            first_alone: whether the others wait for the first one.
 
         """
         requests = self._requests()
+        # With a limit, the rest is sent only when the cost of one row is known.
         for some in (islice(requests, 1), requests) if first_alone else (requests,):
             with send(some) as outcomes, _ending_well(self, outcomes):
                 self._through(outcomes)
@@ -151,7 +152,7 @@ class BatchRun:
         try:
             for outcome in outcomes:
                 number, line = self._under_way.popleft()
-                while number is None:
+                while number is None:  # rows with a fault have no outcome, and get their results in their turn
                     self._write(Result(line, error=line.error))
                     number, line = self._under_way.popleft()
                 self._take(line, outcome)

@@ -149,6 +149,7 @@ class ResultsFile(Results):
         self._last = 0
         self._in_order = True
         try:
+            # Two runs would each answer the rows that the other has under way, and be paid for twice.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()
         except BaseException as error:
@@ -461,7 +462,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _nonzero(digest: int) -> int:
-    return digest or 1
+    return digest or 1  # 0 stands for "no answer" in `_Numbers`
 
 
 def results_in(path: Path, layout: Layout) -> Results:

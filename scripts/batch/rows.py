@@ -193,6 +193,7 @@ class Source:
     # --- tables ---
 
     def _of_table(self) -> Iterator[Row]:
+        # Python's own limit is shorter than documents are; it is one for all readers of the process.
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
         lines = _Lines(self._lines())
         first = next(lines, "")
@@ -306,7 +307,7 @@ def _decoded(file: BinaryIO, encoding: str | None, name: str, newline: str) -> i
     if encoding is None:
         encoding = next((found for mark, found in MARKS if start.startswith(mark)), "utf-8")
     if encoding.casefold() in {"utf-8", "utf8"}:
-        encoding = "utf-8-sig"
+        encoding = "utf-8-sig"  # spreadsheets write a mark before UTF-8 too, which is no part of the first name
     try:
         return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline=newline)
     except LookupError:

@@ -326,6 +326,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.context_settings.setdefault("help_option_names", ["-h", "--help"])
+        # A command of a plug-in may have an option of such a name itself.
         own = {name for parameter in self.params for name in parameter.opts}
         self._help: click.Option | None = None
         self.params.extend(option for option in SHARED_OPTIONS if own.isdisjoint(option.opts))
@@ -369,6 +370,7 @@ class Command(click.Command):
             print_message(shown(error))
             _name_suspects()
             status = 1
+        # Python would do it when it ends, and complain in its own words, with a status of its own.
         failure = finish_stdout() or failure
         if failure is not None:
             print_error(f"cannot write to standard output: {failure}")

@@ -610,7 +610,9 @@ class Keyboard:
         import termios
 
         quiet = [*self._before]
+        # As the prompt has them, so that keys typed ahead come to it as they would there: Enter as \r, Ctrl-S as a key.
         quiet[0] &= ~(termios.ICRNL | termios.IXON)
+        # ISIG stays: Ctrl-C ends the answer.
         quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
         termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
 

@@ -214,7 +214,7 @@ def edit_document(change: Callable[[Any], None]) -> str:
 
     from llm._config_file import faults_in, quickly_checked
 
-    path = os.path.realpath(config_path())
+    path = os.path.realpath(config_path())  # a link stays one, as dotfile managers make them
     try:
         with locked(path, tidy=True):
             content = b""

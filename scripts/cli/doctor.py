@@ -54,6 +54,7 @@ Fault = tuple[str, tuple[str, ...]]
 
 def examine(host: "Host") -> list[Finding]:
     """Run every check and return what each found; a check that finds several faults gives several."""
+    # Asked first: what fails then is among the host's problems.
     host.backends()
     host.recipes()
     checks: dict[str, Callable[[Host], Iterator[Fault]]] = {

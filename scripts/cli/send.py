@@ -453,7 +453,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, note_if_who
         raise
     finally:
         if texts is not None:
-            with stdout_to_stderr():
+            with stdout_to_stderr():  # wrappers of plug-ins end with it, and may print
                 texts.close()
         shown.end()
         warn_of_problems(host)

@@ -74,7 +74,7 @@ def _put_out(found: Iterable[Record], target: str) -> None:
         show_tree(list(found))
         return
     descriptor = open_named(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:  # commands need not be UTF-8
         for record in found:
             stream.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
 

@@ -278,6 +278,7 @@ def check_guards(host: "Host") -> list[LostGuard]:
                 origin=problem.origin,
                 hint=problem.hint or f"mend it, or `{PROGRAM} remove {guard.distribution}`",
             )
+    # One that is missed stays recorded, or the warning would come only once.
     kept = [one.guard for one in missed if not one.once]
     now = sorted({*here, *kept}, key=str)
     if now != sorted(GUARDS.read().get(sys.prefix, ()), key=str):
@@ -307,6 +308,7 @@ def lost_guards(host: "Host") -> list[LostGuard]:
 def recorded_guards() -> list[RecordedGuard]:
     """Return the guards of the last run: in this environment, or before its first in those that are gone."""
     environments = GUARDS.read()
+    # A new environment may have replaced one that is gone, and misses its guards.
     places = [sys.prefix] if sys.prefix in environments else [one for one in environments if not os.path.isdir(one)]
     return sorted({guard for prefix in places for guard in environments[prefix]}, key=str)
 

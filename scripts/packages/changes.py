@@ -138,6 +138,7 @@ def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options)
     distribution = wanted.distribution
     new = {one.chosen.name: one.files for one in plan.candidates}
     chosen = [one.chosen for one in plan.candidates if not (wanted.editable and same(one.chosen.name, distribution))]
+    # uv and pipx note where a wheel was, and their next upgrade installs it from there again.
     wheels = _durable(plan) if sort() in {Sort.UV_TOOL, Sort.PIPX} else plan.wheels
     try:
         with environment.undone_on_failure(new), tempfile.TemporaryDirectory(prefix="d0ttino-") as notes:
@@ -231,6 +232,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
                 name, kind.noun, known.distribution, known.version, "forgot", ("it was not installed any more",)
             )
         version = installed_version(distribution)
+        # Asked now: afterwards nobody knows what it contributed.
         brought = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
         left = _take_out(distribution)
         forget(distribution)
@@ -347,7 +349,7 @@ def _roll_back(report: Callable[[str], None]) -> None:
 
 
 def _durable(plan: Plan) -> dict[str, Path]:
-    """Copy wheels to where a tool's next upgrade finds them: it installs again what it noted."""
+    """Copy the wheels of the user's own packages to a directory that stays."""
     kept = Path(state_dir(), "wheels")
     make_private(kept)
     local = plan.wanted.distribution if plan.wanted.place is not None else None

@@ -146,6 +146,7 @@ def installed_version(distribution: str) -> str | None:
     alike = [one for one in metadata_of(distribution) if not one.leftover and one.installed]
     if not alike:
         return None
+    # Python takes the first directory of the path; within one, installers may have left two.
     first = [one for one in alike if one.path.parent == alike[0].path.parent]
     return max(first, key=_trust).version if first[1:] else first[0].version
 
@@ -382,6 +383,7 @@ def _delete(files: Iterable[Path], name: str) -> None:
                 compiled.unlink(missing_ok=True)
             parents.add(file.parent / "__pycache__")
     roots = {Path(sys.prefix), *sites()}
+    # From below to above: a directory can go once those in it are gone.
     for parent in sorted(parents, key=lambda path: -len(path.parts)):
         for directory in (parent, *parent.parents):
             if directory in roots or not _is_ours(directory):
@@ -407,6 +409,7 @@ def _store(directory: Path, new: Mapping[str, Iterable[Path]]) -> None:
     for number, path in enumerate(old):
         shutil.copy2(path, directory / str(number))
     known = recorded()
+    # The journal comes last: without it, nothing was changed yet, and nothing is undone.
     journal = {
         "new": {name: list(map(str, files)) for name, files in new.items()},
         "old": old,

@@ -155,6 +155,7 @@ def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: 
     fetched.mkdir()
     places = installer.fetch([one for one in chosen if canonical(one.name) not in local], fetched, build=build)
     candidates, wheels = _read([*places, *([str(wheel)] if wheel else [])], chosen)
+    # First what was asked for: others read its version and its checksum there.
     candidates.sort(key=lambda one: not same(one.chosen.name, wanted.distribution))
     plan = Plan(wanted, tuple(candidates), wheels)
     objections = list(dict.fromkeys(_objections(plan)))

@@ -322,6 +322,7 @@ def _registry(place: str, content: bytes) -> Registry:
     document = parse(content)
     faults = faults_of(document)
     root = None if is_remote(place) else local_path(place).parent
+    # A file is the user's own: it may name another package for a bundled plug-in, and a server may not.
     ours = {(package.kind, _folded(package.name)) for package in bundled().packages} if root is None else frozenset()
     packages = {}
     for kind, name, entry in entries(document):
@@ -612,7 +613,7 @@ def _download(url: str) -> tuple[bytes, str | None]:
             requests.Session() as session,
             _answer(session, url, copy and copy[1]) as response,
         ):
-            if response.status_code == 304 and copy is not None:
+            if response.status_code == 304 and copy is not None:  # our ETag is still that of the document
                 return copy
             if response.status_code != 200:
                 raise RegistryError(f"the server answered with status {response.status_code}")

@@ -102,6 +102,7 @@ def write(name: str, kind: str, parent: Path, licence: str, author: str) -> Made
     words = _words(name, module, short, kind, licence, author)
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, as a directory cannot be renamed into another file system.
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent, ignore_cleanup_errors=True) as draft:
             made = Path(draft) / name
             files = []

@@ -253,7 +253,7 @@ def suspend() -> bool:
     }
     try:
         os.kill(0, signal.SIGTSTP)
-        time.sleep(0.05)
+        time.sleep(0.05)  # another thread may get the signal, a moment later
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

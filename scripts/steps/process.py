@@ -322,7 +322,8 @@ def start(
     """Start a process as a shell does: with the descriptors that this process was given, and none that it opened."""
     place: dict[str, Any] = {}
     if not own_session and not options and "/" in arguments[0] and _is_here(cwd) and hasattr(os, "posix_spawn"):
-        # `subprocess` would look at each variable of the environment in Python.
+        # `subprocess` would look at each variable of the environment in Python. This one changes no directory, and
+        # looks for no program on PATH.
         if group is not None:
             place["setpgroup"] = group
         return os.posix_spawn(arguments[0], list(arguments), env, setsigdef=_RESTORED, **place)

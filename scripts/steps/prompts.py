@@ -384,7 +384,7 @@ def _key_by_key(show: Callable[[], None]) -> Iterator[Callable[[], bytes]]:
 
     handler = signal.signal(signal.SIGCONT, set_again)
     try:
-        tty.setcbreak(descriptor, termios.TCSAFLUSH)
+        tty.setcbreak(descriptor, termios.TCSAFLUSH)  # what was typed before the question is no answer to it
         show()
         yield lambda: os.read(descriptor, 1024)
     finally:

@@ -512,6 +512,7 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
 def _read(path: str) -> StoredRun:
     """Return a run. A line that was cut off, as a full disk leaves it, is left out."""
     try:
+        # One damaged byte spoils a text at most, and not the record.
         with open(path, encoding="utf-8", errors="replace", opener=open_private) as stream:
             running = _is_locked(stream.fileno())
             lines = list(map(_object, stream))
@@ -589,7 +590,7 @@ def _names(directory: str) -> list[str]:
 
 
 def _forget_oldest(directory: str) -> None:
-    names = _names(directory)
+    names = _names(directory)  # which begin with their time
     for name in names[: max(0, len(names) - _KEPT + 1)]:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
