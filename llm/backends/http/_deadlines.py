@@ -39,7 +39,7 @@ MOMENT: Final = 0.2
 #: How many seconds more may come after the reason why an answer ended: its usage, and the end of the stream.
 AFTERMATH: Final = 5.0
 
-#: After so many seconds in which a server has not read on, see whether it has answered already.
+#: Seconds in which a server has not read on, after which to see whether it has answered already.
 _STALL: Final = 0.5
 _SENT_AT_ONCE: Final = 65536
 #: How an answer begins that another one follows.
@@ -74,7 +74,7 @@ class Limits:
     heard: bool = False  # any byte, of a proxy or an interim answer too
     answered: bool = False  # the head of the answer has come
     received: int = 0  # bytes of the body, after decompression
-    early: bytes = b""  # came before the request was sent, and is to be read before what comes next
+    early: bytes = b""  # came before the request was sent, and is read before what comes next
     heed: Callable[[Mapping[str, str]], object] | None = None  # takes the headers of the answer
     # Takes the address that was connected to, before anything is sent; what it raises ends the exchange. Behind a proxy
     # nobody knows that address.
