@@ -212,21 +212,17 @@ def check_ordinary(path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {what}, and not a file", path)
 
 
-def read_named(path: str | os.PathLike[str], most: int = MOST) -> bytes:
+def read_named(path: str | os.PathLike[str]) -> bytes:
     """Return the content of a file that a user named, see `open_named`.
 
-    Args:
-        path: the file.
-        most: how many bytes it may have.
-
     Raises:
-        OSError: it cannot be read, or has more.
+        OSError: it cannot be read, or is too large.
 
     """
     with open(path, "rb", opener=open_named) as file:
-        found = file.read(most + 1)
-    if len(found) > most:
-        raise OSError(errno.EFBIG, f"it is larger than {most // 2**20} MiB", path)
+        found = file.read(MOST + 1)
+    if len(found) > MOST:
+        raise OSError(errno.EFBIG, f"it is larger than {MOST // 2**20} MiB", path)
     return found
 
 

@@ -159,6 +159,8 @@ class ConversationLog:
         redact: takes secrets out of a text; by default those of the environment.
         now: returns the time of day, with its time zone.
 
+    Its methods raise a `LogError` if the file cannot be read or written.
+
     """
 
     def __init__(
@@ -178,12 +180,7 @@ class ConversationLog:
 
     @hookimpl
     def llm_completed(self, request: "Request", completion: "Completion | None", error: Exception | None) -> None:
-        """Record a request that ended.
-
-        Raises:
-            LogError: the file cannot be written.
-
-        """
+        """Record a request that ended."""
         if completion is None:
             self._write(request, None, None, request.model, str(error))
         else:
@@ -191,12 +188,7 @@ class ConversationLog:
             self._write(request, completion.text, completion.backend, model, None if error is None else str(error))
 
     def begin(self, request: "Request") -> int:
-        """Record a request that has not ended, and return the number of its turn.
-
-        Raises:
-            LogError: the file cannot be written.
-
-        """
+        """Record a request that has not ended, and return the number of its turn."""
         return self._write(request, None, None, request.model, "it did not end")
 
     def _write(
@@ -244,9 +236,6 @@ class ConversationLog:
             conversation: name or id of a conversation.
             limit: return the latest N; `None`: all.
 
-        Raises:
-            LogError: the file cannot be read.
-
         """
         conditions, values = ["1"], list[Any]()
         if conversation is not None:
@@ -263,12 +252,7 @@ class ConversationLog:
         return [_turn(row) for row in reversed(rows)]
 
     def find(self, name: str | None = None) -> Conversation | None:
-        """Return the conversation of a name or id, or the last one that can be continued; `None`: there is none.
-
-        Raises:
-            LogError: the file cannot be read.
-
-        """
+        """Return the conversation of a name or id, or the last one that can be continued; `None`: there is none."""
         condition = "continues" if name is None else "name = ? OR conversations.id = ?"
         rows = self._rows(
             "SELECT conversations.id, name FROM conversations JOIN turns ON conversation = conversations.id"  # noqa: S608 - of constants
@@ -290,12 +274,7 @@ class ConversationLog:
         return Conversation(identity, name, system, tuple(messages))
 
     def names(self) -> list[str]:
-        """Return the names of the conversations that have one, sorted.
-
-        Raises:
-            LogError: the file cannot be read.
-
-        """
+        """Return the names of the conversations that have one, sorted."""
         rows = self._rows("SELECT name FROM conversations WHERE name IS NOT NULL ORDER BY name")
         return [str(row[0]) for row in rows]
 
@@ -314,9 +293,6 @@ class ConversationLog:
             conversation: name or id of a conversation to delete.
             before: delete what is older.
             everything: delete all.
-
-        Raises:
-            LogError: the file cannot be written.
 
         """
         if not os.path.exists(self.path):

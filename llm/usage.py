@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._database import DamagedError, moment, state_database, state_path, take_over
+from llm._dataclasses import dataclass
 from llm._state import is_off
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks._guard import hookimpl
@@ -64,7 +65,8 @@ class LedgerError(D0ttinoError):
 class Ledger:
     """A plug-in that records each attempt of a request in a database. The commands of `ai-cli` register it.
 
-    A program that wants the same: `host.register(Ledger())`.
+    A program that wants the same: `host.register(Ledger())`. Its methods raise a `LedgerError` if the database cannot
+    be written.
 
     Args:
         path: the database; by default the one that `ai-cli usage` reads.
@@ -82,12 +84,7 @@ class Ledger:
 
     @hookimpl
     def llm_completed(self, completion: "Completion | None", error: Exception | None) -> None:
-        """Record the attempts of a request that ended.
-
-        Raises:
-            LedgerError: the database cannot be written.
-
-        """
+        """Record the attempts of a request that ended."""
         attempts = getattr(error, "attempts", ()) if completion is None else completion.attempts
         if attempts:
             self.append(attempts)
@@ -98,12 +95,7 @@ class Ledger:
         self._database.close()
 
     def append(self, attempts: "Iterable[Attempt]") -> None:
-        """Record attempts, all of them or none: other processes do the same meanwhile.
-
-        Raises:
-            LedgerError: the database cannot be written.
-
-        """
+        """Record attempts, all of them or none: other processes do the same meanwhile."""
         time = moment(self._now())
         rows = [(time, *_fields(one)) for one in attempts]
         # One statement, and so one transaction.
@@ -211,28 +203,20 @@ KEYS: Final = ("backend", "model", "day")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
+@dataclass(frozen=False)
 class Sum:
-    """Usage and cost of some attempts together.
+    """Usage and cost of some attempts together."""
 
-    Attributes:
-        attempts: number of attempts.
-        failed: number of attempts without an answer.
-        input_tokens: tokens of the prompts.
-        output_tokens: tokens of the answers.
-        cached_tokens: tokens of the prompts that came out of servers' caches.
-        cache_write_tokens: tokens of the prompts that went into them.
-        reasoning_tokens: tokens of the answers that were thoughts.
-        cost: sum of the known costs; `None` if no cost is known.
-        estimated: number of attempts with estimated tokens.
-        unpriced: number of attempts with known tokens but unknown cost.
-
-    """
-
-    # No dataclass, which is compiled anew in each process: commands that send import this module, and sum nothing.
-    def __init__(self) -> None:
-        self.attempts = self.failed = self.input_tokens = self.output_tokens = self.estimated = self.unpriced = 0
-        self.cached_tokens = self.cache_write_tokens = self.reasoning_tokens = 0
-        self.cost: float | None = None
+    attempts: int = 0
+    failed: int = 0  # without an answer
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: int = 0  # attempts with estimated tokens
+    unpriced: int = 0  # attempts with known tokens but unknown cost
+    cached_tokens: int = 0  # of the prompts, out of servers' caches
+    cache_write_tokens: int = 0  # of the prompts, into them
+    reasoning_tokens: int = 0  # of the answers, which were thoughts
+    cost: float | None = None  # as far as it is known
 
     def add(self, entry: dict[str, Any]) -> None:
         """Add one attempt, an entry of the ledger."""
