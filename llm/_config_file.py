@@ -185,6 +185,7 @@ def _not_parsed(error: Exception, found: bytes, file: str, kind: str) -> ConfigF
     line = int(number[1]) if number else None
     if "at end of document" in said:
         line = found.rstrip().count(b"\n") + 1
+    # tomllib's "Cannot overwrite a value", "Cannot declare ... twice" and the like.
     hint = "A key or a table stands there twice." if said.startswith("Cannot") else None
     return ConfigFault(f"this is not {kind}: {error}", file, line, hint=hint)
 
@@ -261,7 +262,8 @@ def _places_in_json(text: str) -> Iterator[tuple[KeyPath, int]]:
 
 
 def _places_in_toml(text: str) -> Iterator[tuple[KeyPath, int]]:
-    """Yield path and line of each key and table of a TOML text that can be parsed, statement by statement."""
+    """Yield path and line of each key and table of a TOML text that can be parsed."""
+    # Statement by statement: tomllib names no lines.
     table: KeyPath = ()
     arrays: dict[KeyPath, int] = {}  # the position reached in each array of tables
     statement, first, tries = "", 1, 0

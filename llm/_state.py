@@ -96,6 +96,7 @@ def check_private(path: str | os.PathLike[str]) -> None:
             break
         _check(place, found)
         there = True
+    # Whoever may write to a directory above could put another one in its place; in a sticky one as /tmp, nobody can.
     above = os.path.dirname(top)
     while True:
         with suppress(FileNotFoundError):

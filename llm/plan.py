@@ -39,17 +39,8 @@ _SHELLS: Final = frozenset({"sh", "bash", "shell", "shellscript", "zsh", "ksh", 
 
 #: Keys of an item that say how it runs, as models spell them, and the field of a `Step` that does it.
 _FIELDS: Final = {
-    "command": "command",
-    "description": "description",
-    "cwd": "cwd",
-    "env": "env",
-    "timeout": "timeout",
-    "shell": "shell",
-    "confirm": "confirm",
-    "dangerous": "confirm",
-    "destructive": "confirm",
-    "needs_confirmation": "confirm",
-    "requires_confirmation": "confirm",
+    **{name: name for name in ("command", "description", "cwd", "env", "timeout", "shell", "confirm")},
+    **dict.fromkeys(("dangerous", "destructive", "needs_confirmation", "requires_confirmation"), "confirm"),
 }
 
 #: Keys that are for a reader.

@@ -209,6 +209,7 @@ class ThoughtFilter:
                 self._skip_blank = True
                 continue
             out.append(self._take(before))
+            # One in code or backticks, or behind one in the middle of a line, is spoken of.
             opened = self._opened or self._in_code or self._line.endswith("`")
             if tag[1] and not self.dropped and not opened:
                 out.clear()

@@ -138,6 +138,7 @@ class Message:
 
     def __init__(self, role: Role, content: str | Attachment | Iterable[str | Attachment] = ()) -> None:
         parts = (content,) if isinstance(content, PART_TYPES) else tuple(content)
+        # Past the guard of a frozen class, all fields at once.
         self.__dict__.update(role=role, content=parts)
 
     @property
@@ -340,7 +341,7 @@ class Cancellation:
 
         """
         with self._lock:
-            mark = object()
+            mark = object()  # a callback may be there twice, and need not be hashable
             self._callbacks[mark] = callback
             if self.reason is not None:
                 self.cancel(self.reason)
@@ -669,15 +670,7 @@ class Completion:
 
 #: What words of servers for an answer that a filter ended have in them: `content_filter: SAFETY`, `BLOCKLIST`.
 _FILTERS: Final = (
-    "filter",
-    "guardrail",
-    "safety",
-    "recitation",
-    "prohibited",
-    "sensitive",
-    "blocklist",
-    "spii",
-    "policy",
+    *("filter", "guardrail", "safety", "recitation", "prohibited", "sensitive", "blocklist", "spii", "policy"),
 )
 _LIMITS: Final = ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded")
 #: Words of servers for an answer that is not whole, and their meaning.

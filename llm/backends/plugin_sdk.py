@@ -86,6 +86,7 @@ def register_backend(
     """
     facts = given(description=description, models=models, local=local, ready_env=ready_env, secret_env=secret_env)
     facts |= given(ready_files=ready_files)
+    # Whose backend it is shows by the module that calls.
     namespace = sys._getframe(1).f_globals
     _announce(backend_registration(name, run, _module(namespace), **facts), namespace, host)
 

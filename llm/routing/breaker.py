@@ -166,6 +166,7 @@ class Cooldowns:
                     standing = Standing(0, 0, now, error)
                 for name, old in before.items():
                     if now - old.until > FORGOTTEN:
+                        # Not if another process has counted a failure since it was read.
                         connection.execute("DELETE FROM cooldowns WHERE backend = ? AND last = ?", (name, old.last))
                 values = (backend, *standing.after_failure(now, error))
                 connection.execute("INSERT OR REPLACE INTO cooldowns VALUES (?, ?, ?, ?, ?)", values)

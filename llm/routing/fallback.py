@@ -429,6 +429,7 @@ class Fallback:
             len(self.attempts) + 1,
             self._stream,
             None if request.timeout is None else self._deadline,
+            # Half of what is left, so that those behind it get their turn.
             (now + self._deadline) / 2 if others else self._deadline,
             self._timeout,
             self._host.key,
