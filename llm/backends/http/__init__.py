@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import lru_cache
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
 
 from llm import __version__
 from llm._dataclasses import replace
@@ -176,9 +176,6 @@ class HTTPBackend(Backend):
     silence_timeout: float = 120.0
     max_answer_bytes: int = 16 * 1024 * 1024
 
-    # On the class, so that a subclass with an `__init__` of its own need not call ours; by process.
-    _locks: ClassVar[dict[int, threading.Lock]] = {}
-
     def __init__(self, name: str | None = None, **facts: Any) -> None:
         kinds = [kind for kind in type(self).__mro__ if issubclass(kind, HTTPBackend)]
         own = {key: facts.pop(key) for kind in kinds for key in kind.__annotations__ if key in facts}
@@ -300,7 +297,8 @@ class HTTPBackend(Backend):
 
     def close(self) -> None:
         """Close the connections that are open. The backend may be used again."""
-        session = self._sessions.pop(os.getpid(), None)
+        memory = self._memory
+        session, memory.session = memory.session, None
         if session is not None:
             session.close()
 
@@ -383,7 +381,7 @@ class HTTPBackend(Backend):
         model = model or self.default_model
         plain = self.sent_options(options)
         notices: list[str] = []
-        if request.metadata.get("schema") is not None and model in self._learned.takes_no_schema:
+        if request.metadata.get("schema") is not None and model in self._memory.takes_no_schema:
             notices.append(f"{self._label} takes no schema: it is in the prompt alone")
             request = _with_schema_in_prompt(request)
         question = _Question(request, model, plain, stream)
@@ -411,7 +409,7 @@ class HTTPBackend(Backend):
     def _body(self, question: "_Question") -> dict[str, Any]:
         """Return the body for a question without the members that the service does not take."""
         body = self.body(*question)
-        refused = self._learned.refused_members.get(question.model)
+        refused = self._memory.refused_members.get(question.model)
         return _instead(body, refused) if refused else body
 
     def _pieces(
@@ -447,7 +445,7 @@ class HTTPBackend(Backend):
         if error.status not in _NOT_ACCEPTED:
             return None
         name, other = _refused_member(body, error)
-        refused = self._learned.refused_members.setdefault(question.model, {})
+        refused = self._memory.refused_members.setdefault(question.model, {})
         if name and other not in refused:  # else it takes neither of the two
             refused[name] = other
             if other is not None:
@@ -455,7 +453,7 @@ class HTTPBackend(Backend):
             return question
         if question.request.metadata.get("schema") is None or not _NO_SCHEMA.search(error.message):
             return None
-        self._learned.takes_no_schema.add(question.model)
+        self._memory.takes_no_schema.add(question.model)
         notices.append(f"asked once more with the schema in the prompt alone: {error.message}")
         return question._replace(request=_with_schema_in_prompt(question.request))
 
@@ -524,7 +522,7 @@ class HTTPBackend(Backend):
         """Refuse a request that would exceed the configured limits of a minute."""
         if self.requests_per_minute is None and self.tokens_per_minute is None:
             return
-        now, used = monotonic(), self._learned.used
+        now, used = monotonic(), self._memory.used
         while used and used[0][0] < now - 60:
             used.popleft()
         for limit, spent, what in (
@@ -543,14 +541,18 @@ class HTTPBackend(Backend):
     def _counted(self, completion: Completion) -> Completion:
         """Count the tokens of an answer against the limit of a minute."""
         if self.tokens_per_minute is not None and completion.usage is not None and completion.usage.tokens:
-            self._learned.used.append((monotonic(), completion.usage.tokens))
+            self._memory.used.append((monotonic(), completion.usage.tokens))
         return completion
 
     @property
-    def _learned(self) -> "_Learned":
-        """Its memory, without an `__init__`: that of a subclass need not call ours."""
-        learned: _Learned = self.__dict__.setdefault("_learned_lately", _Learned())
-        return learned
+    def _memory(self) -> "_Memory":
+        """Its memory in this process: after a fork, what parent and child read from one connection would mix.
+
+        The parent's stays unused in a child: its lock may be closed for ever, and to close a connection could wait for
+        another. It is made here, as the `__init__` of a subclass need not call ours.
+        """
+        memories: dict[int, _Memory] = self.__dict__.setdefault("_memory_by_process", {})
+        return memories.get(os.getpid()) or memories.setdefault(os.getpid(), _Memory())
 
     def _limits(self, call: Call | None) -> "Limits":
         from llm.backends.http._deadlines import Limits
@@ -588,26 +590,13 @@ class HTTPBackend(Backend):
         return self.label or type(self).__name__
 
     def _open_session(self) -> "TimedSession":
-        process = os.getpid()
-        session = self._sessions.get(process)
-        if session is not None:
-            return session
         from llm.backends.http._deadlines import TimedSession
 
-        # Each process has a lock of its own too: a fork may find the parent's locked, for ever.
-        with self._locks.setdefault(process, threading.Lock()):
-            if process not in self._sessions:
-                self._sessions[process] = TimedSession()
-            return self._sessions[process]
-
-    @property
-    def _sessions(self) -> "dict[int, TimedSession]":
-        """Sessions by process: after a fork, what parent and child read from one connection would mix.
-
-        Those of a parent stay unused: to close them could wait for a lock that nobody opens any more.
-        """
-        sessions: dict[int, TimedSession] = self.__dict__.setdefault("_sessions_by_process", {})
-        return sessions
+        memory = self._memory
+        with memory.lock:
+            if memory.session is None:
+                memory.session = TimedSession()
+            return memory.session
 
 
 class ChatCompletionsBackend(HTTPBackend):
@@ -704,10 +693,12 @@ class _Question(NamedTuple):
     stream: bool
 
 
-class _Learned:
-    """What a backend learned of its service."""
+class _Memory:
+    """What a backend remembers between requests: its connections, and what it learned of the service."""
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.session: TimedSession | None = None
         # Moment of each request within the last minute, with 0, and of each answer, with its tokens.
         self.used: deque[tuple[float, int]] = deque()
         # By model the members of a body that the service does not take, and those to send in their place.
