@@ -208,10 +208,13 @@ def _items_of(result: Any, kinds: tuple[type, ...], hook: str, expected: str, or
 def _invalid(where: str, expected: str, result: Any, origin: Origin | None, prefix: str = "") -> InvalidResultError:
     if inspect.iscoroutine(result):
         result.close()  # it will never be awaited: say so once, here
-    got = "None" if result is None else f"{type(result).__module__}.{type(result).__qualname__}"
+    got = (
+        "None" if result is None else f"{type(result).__module__}.{type(result).__qualname__}".removeprefix("builtins.")
+    )
     if hasattr(result, "__await__"):
         got += ", which would have to be awaited; backends and recipes are called synchronously"
-    return InvalidResultError(f"{where} must return {expected}; {prefix}{got.removeprefix('builtins.')}", origin=origin)
+    got = f"; {prefix}{got}" if prefix else f", not {got}"
+    return InvalidResultError(f"{where} must return {expected}{got}", origin=origin)
 
 
 def _endless(where: str, expected: str, origin: Origin | None) -> InvalidResultError:
@@ -604,7 +607,9 @@ def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
 
 def _check_run(owner: Backend | Recipe) -> None:
     if _lacks_run(owner):
-        raise PluginDefinitionError(f"{type(owner).__qualname__} does not define run")
+        kind = type(owner).__qualname__
+        hint = f'write {kind}("name", run)' if type(owner) in {Backend, Recipe} else None
+        raise PluginDefinitionError(f"{kind} does not define run", hint=hint)
     if not callable(owner.run):
         raise PluginDefinitionError(f"the run of {type(owner).__qualname__} cannot be called")
 

@@ -475,16 +475,22 @@ async def _later() -> list[str]:
 BAD_POLICIES: Mapping[str, tuple[Callable[..., Any], str]] = {
     "raises": (raises(ZeroDivisionError("division by zero")), "llm_route raised ZeroDivisionError: division by zero"),
     "exits": (raises(SystemExit(3)), "llm_route raised SystemExit: 3"),
-    "a name": (always("third"), "must return a Route or a list of backend names; str"),
-    "a number": (always(3), "must return a Route or a list of backend names; int"),
-    "bytes": (always(b"third"), "must return backend names or Candidate objects in its list; int"),
-    "a set": (always({"third"}), "must return a Route or a list of backend names; set"),
-    "an iterator": (generated, "must return a Route or a list of backend names; list_iterator"),
+    "a name": (always("third"), "must return a Route or a list of backend names, not str"),
+    "a number": (always(3), "must return a Route or a list of backend names, not int"),
+    "bytes": (always(b"third"), "must return backend names or Candidate objects in its list, not int"),
+    "a set": (always({"third"}), "must return a Route or a list of backend names, not set"),
+    "an iterator": (generated, "must return a Route or a list of backend names, not list_iterator"),
     "a coroutine": (lambda *_: _later(), "coroutine, which would have to be awaited"),
-    "a list of numbers": (always([1]), "must return backend names or Candidate objects in its list; int"),
-    "infos": (lambda _, backends, __: backends, "Candidate objects in its list; llm.contributions.RegisteredBackend"),
-    "None in the list": (always(["third", None]), "must return backend names or Candidate objects in its list; None"),
-    "names in a Route": (always(Route(("third",))), "Candidate objects in its list; str"),  # type: ignore[arg-type]
+    "a list of numbers": (always([1]), "must return backend names or Candidate objects in its list, not int"),
+    "infos": (
+        lambda _, backends, __: backends,
+        "Candidate objects in its list, not llm.contributions.RegisteredBackend",
+    ),
+    "None in the list": (
+        always(["third", None]),
+        "must return backend names or Candidate objects in its list, not None",
+    ),
+    "names in a Route": (always(Route(("third",))), "Candidate objects in its list, not str"),  # type: ignore[arg-type]
 }
 
 

@@ -266,25 +266,24 @@ BAD_RUNS: Mapping[str, tuple[Callable[[str], Any], str, str]] = {
     "returns None": (
         lambda prompt: None,
         "InvalidResultError",
-        "backend 'first' must return text (str), a Completion or pieces of text; None",
+        "backend 'first' must return text (str), a Completion or pieces of text, not None",
     ),
     "returns bytes": (
         lambda prompt: b"hi",
         "InvalidResultError",
-        "backend 'first' must return text (str), a Completion or pieces of text; bytes",
+        "backend 'first' must return text (str), a Completion or pieces of text, not bytes",
     ),
     "returns a number": (
         lambda prompt: 3,
         "InvalidResultError",
-        "backend 'first' must return text (str), a Completion or pieces of text; int",
+        "backend 'first' must return text (str), a Completion or pieces of text, not int",
     ),
     "returns a coroutine": (
         lambda prompt: _coroutine(),
         "InvalidResultError",
         (
-            "backend 'first' must return text (str), a Completion or pieces of text; coroutine, which would have to be "
-            "awaited; "
-            "backends and recipes are called synchronously"
+            "backend 'first' must return text (str), a Completion or pieces of text, not coroutine, which would "
+            "have to be awaited; backends and recipes are called synchronously"
         ),
     ),
 }
@@ -323,6 +322,7 @@ def test_a_backend_that_nobody_answers_for_is_told_from_one_that_fails(host: Hos
         origin,
         f"llm_backends raised PluginDefinitionError: Backend does not define run ({__file__}, line {line})",
     )
+    assert problem.hint == 'write Backend("name", run)'
 
 
 def test_when_all_fail_one_error_lists_each_with_plugin_and_reason(host: Host) -> None:
@@ -644,7 +644,7 @@ FAILING_WRAPPERS = [
     (
         returns_rubbish,
         answering("it"),
-        "llm_complete must return text (str), a Completion or pieces of text; int",
+        "llm_complete must return text (str), a Completion or pieces of text, not int",
         True,
     ),
     (translates, failing(RuntimeError("down")), "LookupError: translated", True),

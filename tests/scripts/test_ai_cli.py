@@ -86,7 +86,7 @@ def test_when_all_fail_each_is_listed_with_its_plugin_and_reason(host: Host) -> 
     assert "none of 2 backends answered" in result.stderr
     assert "one [backend:one" in result.stderr
     assert "RuntimeError: out of order" in result.stderr
-    assert "backend 'two' must return text (str), a Completion or pieces of text; None" in result.stderr
+    assert "backend 'two' must return text (str), a Completion or pieces of text, not None" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -199,7 +199,7 @@ def test_without_implementations_the_value_is_handed_back() -> None:
     ("result", "words"),
     [
         (ValueError("not this one"), "ValueError: not this one"),
-        ("text", "llm_prepare must return a Request; str"),
+        ("text", "llm_prepare must return a Request, not str"),
         (Request([3]), "llm_prepare must return a Request of Message objects"),  # type: ignore[list-item]
         (SystemExit(3), "SystemExit: 3"),
     ],
