@@ -204,11 +204,8 @@ def check(
 ) -> "list[ConfigFault]":
     """Return every mistake in a configuration file, in the order of its lines.
 
-    Args:
-        path: the file's path.
-        plugin_schemas: JSON Schemas of plug-ins for their sections, by the plug-in's name.
-        plugins: names of plug-ins that sections may have; one that is nearly of such a name is a mistake.
-
+    The schemas of plug-ins for their sections come by the plug-in's name. A section whose name is nearly that of one of
+    the plug-ins is a mistake.
     """
     from llm._config_file import ConfigFault, content, faults_in
 

@@ -125,12 +125,7 @@ def enabled() -> bool:
 
 
 def switch(*, on: bool) -> None:
-    """Let conversations be recorded or not, from now on.
-
-    Raises:
-        OSError: that cannot be stored.
-
-    """
+    """Let conversations be recorded or not, from now on."""
     if not on:
         write_atomically(_switch_path(), b"")
         return
@@ -286,15 +281,7 @@ class ConversationLog:
         before: datetime | None = None,
         everything: bool = False,
     ) -> int:
-        """Delete turns, and return how many; nothing of their text stays in the file.
-
-        Args:
-            turns: their numbers.
-            conversation: name or id of a conversation to delete.
-            before: delete what is older.
-            everything: delete all.
-
-        """
+        """Delete turns by number, conversation or age, and return how many; nothing of their text stays in the file."""
         if not os.path.exists(self.path):
             return 0
         with self._changing() as database:
@@ -370,12 +357,7 @@ def _conversation_id(database: "sqlite3.Connection", given: str | None, name: st
 
 
 def _turn(row: tuple[Any, ...]) -> Turn:
-    """Return a turn.
-
-    Raises:
-        LogError: the row does not hold what was written.
-
-    """
+    """Return a turn; a row need not hold what was written."""
     names = (one.rpartition(".")[2] for one in _FIELDS.split(", "))
     values: dict[str, Any] = dict(zip(names, row, strict=True))
     try:

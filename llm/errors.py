@@ -341,13 +341,7 @@ def locate(error: PluginError, function: Any, topic: str) -> None:
 
 
 def shown(error: BaseException, origin: Origin | None = None) -> str:
-    """Return an exception as Python prints it; one that a plug-in raised, from the plug-in's own code on.
-
-    Args:
-        error: the exception; those that it was raised from count as well.
-        origin: the plug-in at fault, if the exception does not say so itself.
-
-    """
+    """Return an exception as Python prints it; one that a plug-in raised, from the plug-in's own code on."""
     import traceback
 
     chain = list(_chain(error))

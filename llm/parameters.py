@@ -96,12 +96,7 @@ class Parameter:
         return None
 
     def value_of(self, text: str) -> Any:
-        """Return the value that a text stands for.
-
-        Raises:
-            UsageError: the text stands for none.
-
-        """
+        """Return the value that a text stands for, if it is one that the parameter can have."""
         try:
             value = _TYPES[self.type][1](text)
         except (ValueError, KeyError):
@@ -109,12 +104,7 @@ class Parameter:
         return self.checked(value)
 
     def checked(self, value: Any) -> Any:
-        """Return a value if it is one that the parameter can have.
-
-        Raises:
-            UsageError: it is not.
-
-        """
+        """Return a value if it is one that the parameter can have."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not self._is_of_type(value) or (self.choices and value not in self.choices):

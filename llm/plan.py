@@ -98,19 +98,11 @@ def goal_of(prompt: str) -> str | None:
 
 
 def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
-    """Read the answer to `plan_prompt`.
+    """Read the answer to `plan_prompt`, in which the steps of several blocks are alternatives unless `join` is true.
 
-    A JSON array is read as it was asked for, alone or as the only code block. Models that answer
-    with one block of shell commands instead are understood as well: a step for each line, or one step
-    if a command in it has several lines.
-
-    Args:
-        completion: the answer.
-        join: whether the steps of several blocks are one plan.
-
-    Raises:
-        PlanError: the answer is neither.
-
+    A JSON array is read as it was asked for, alone or as the only code block. Models that answer with one block of
+    shell commands instead are understood as well: a step for each line, or one step if a command in it has several
+    lines.
     """
     text = completion.text
     if (items := _array(text)) is not None:
@@ -163,12 +155,7 @@ def changes_only_itself(step: Step) -> bool:
 
 
 def join_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Return steps of which those that change only themselves are one with all that follow: one shell runs them.
-
-    Raises:
-        D0ttinoError: a step that would be joined runs in a way of its own.
-
-    """
+    """Return steps of which those that change only themselves are one with all that follow: one shell runs them."""
     first = next((at for at, step in enumerate(steps[:-1]) if changes_only_itself(step)), None)
     if first is None:
         return tuple(steps)

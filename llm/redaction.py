@@ -89,11 +89,6 @@ def gives_access(name: str, value: str) -> bool:
 
     More than `looks_secret` it finds passwords and keys in URLs (`DATABASE_URL`, a proxy, a registry), keys of
     well-known services under any name, and what clouds and databases take for a login.
-
-    Args:
-        name: name of the variable.
-        value: its value.
-
     """
     written = name.upper()
     return (
@@ -173,10 +168,6 @@ def spellings(secret: str) -> set[str]:
     """Return every way in which a text may write a secret.
 
     That is as it is, as `repr` and JSON write it, and as it stands in a URL and is read from one.
-
-    Args:
-        secret: the secret; of an empty one there are none.
-
     """
     from urllib.parse import quote, quote_plus, unquote
 

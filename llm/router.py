@@ -280,20 +280,7 @@ def check_request(request: Request) -> None:
 def choose_route(
     request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings | None = None
 ) -> Route:
-    """Ask the routing policies which backends to try, without trying any.
-
-    Args:
-        request: the prompt and the caller's wishes.
-        backends: the backends of the host.
-        host: the host to ask.
-        settings: the configuration; by default that of environment and file.
-
-    Raises:
-        UnknownNameError: the request names a backend that does not exist.
-        NoCandidateError: the policies leave no backend to try.
-        ConfigError: the configuration cannot be used.
-
-    """
+    """Ask the routing policies which backends to try, without trying any; the errors are those of `complete`."""
     settings = load_settings() if settings is None else settings
     return _route(resolved(request, backends, settings), backends, host, settings)
 
@@ -407,12 +394,6 @@ def resolved(request: Request, backends: Container[str], settings: Settings) -> 
 
     An alias is looked up once. `SERVER/MODEL` names the backend too, if there is one of that name; if the request
     names another one, or there is none, the whole is the name of a model.
-
-    Args:
-        request: the request as the caller gave it.
-        backends: the names of all backends.
-        settings: the user's configuration, with the aliases.
-
     """
     if request.model is None:
         return request

@@ -80,13 +80,7 @@ class TraceFileError(D0ttinoError):
 
 
 def records(trace: Trace, describe: "Describe") -> Iterator[Record]:
-    """Yield all records of a trace that has ended.
-
-    Args:
-        trace: the trace; times count from its start, in microseconds.
-        describe: decides how much of a value is shown.
-
-    """
+    """Yield all records of a trace that has ended; times count from its start, in microseconds."""
     ago = timedelta(microseconds=(perf_counter_ns() - trace.start) // 1000)
     yield {
         "record": "trace",
@@ -103,14 +97,7 @@ def records(trace: Trace, describe: "Describe") -> Iterator[Record]:
 
 
 def read_records(lines: Iterable[str], name: str) -> tuple[list[Record], list[str]]:
-    """Read a trace file.
-
-    Args:
-        lines: its lines.
-        name: its name in errors.
-
-    Returns:
-        Its records, and a sentence for each fault; a file that was cut short can be read up to the cut.
+    """Return the records of a trace file, and a sentence for each fault; one that was cut short counts up to the cut.
 
     Raises:
         TraceFileError: it is not a trace file, or a newer version's.
@@ -200,13 +187,7 @@ def _us(nanoseconds: int) -> float:
 
 
 class Describe:
-    """Describes values for a trace.
-
-    Args:
-        redact: takes secrets out of a text.
-        show_texts: whether prompts, answers, goals and commands are shown, shortened.
-
-    """
+    """Describes values for a trace without secrets; prompts, answers, goals and commands are shown on request."""
 
     def __init__(self, redact: Callable[[str], str], show_texts: bool = False) -> None:
         self._redact = redact

@@ -244,17 +244,7 @@ class Sum:
 def summed(
     entries: Iterable[dict[str, Any]], by: Sequence[str], since: datetime | None = None
 ) -> list[tuple[tuple[str, ...], Sum]]:
-    """Sum attempts.
-
-    Args:
-        entries: entries of the ledger.
-        by: some of `KEYS`. A day is one of this machine's time zone.
-        since: leave out earlier attempts.
-
-    Returns:
-        The values of `by` and their sum, sorted.
-
-    """
+    """Return the sums of entries for each combination of some `KEYS`, sorted; days are those of the local time zone."""
     sums: dict[tuple[str, ...], Sum] = {}
     for entry in entries:
         if since is None or entry["time"] >= since:
@@ -263,16 +253,7 @@ def summed(
 
 
 def point_in_time(text: str, now: datetime) -> datetime:
-    """Return the point in time of a date, a date with a time, or a number of hours, days or weeks ago (`7d`).
-
-    Args:
-        text: the user's words.
-        now: the current time, in the user's time zone.
-
-    Raises:
-        UsageError: the text is none of these.
-
-    """
+    """Return the point in time of a date, a date with a time, or a number of hours, days or weeks ago (`7d`)."""
     number, unit = text[:-1], text[-1:]
     try:
         if unit in _UNITS and number.isdecimal():

@@ -52,14 +52,7 @@ class LostWorkerError(D0ttinoError):
 
 
 def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> NoAnswerError:
-    """Return the error for a request that nobody answered.
-
-    Args:
-        attempts: those that were made.
-        route: the candidates, and those that were left out.
-        why_untried: why the candidates that are neither were not tried.
-
-    """
+    """Return the error for a request that nobody answered, with the reason why some candidates were not even tried."""
     if not attempts:
         return no_candidate(route)
     tried = summaries(attempts)
@@ -103,15 +96,10 @@ def summaries(attempts: Sequence[Attempt]) -> list[str]:
 
 
 def is_served(asked: str | None, served: str | None) -> bool:
-    """Whether a served model is the one asked for, or one that it stands for.
+    """Whether a served model is the one asked for, or one that it stands for; `None` is any.
 
     `gpt-4o` stands for `gpt-4o-2024-08-06`, `claude-opus-4-5` for `claude-opus-4-5-20251101`, `vendor/m:free` for
     `vendor/m`, `m-latest` for `m-2503`, and `openrouter/auto` for any.
-
-    Args:
-        asked: the model asked for; `None`: any.
-        served: the model that the server says it used; `None`: it does not say.
-
     """
     if asked is None or served is None or asked == served or leaves_choice(asked):
         return True

@@ -319,12 +319,8 @@ class Done:
 def answer(job: Job, on_start: Callable[[Callable[[], None]], object] | None = None) -> Done:
     """Answer a chunk of prompts with the host of this process. An executor calls it in its workers.
 
-    In the main thread, SIGINT ends it early, with what is answered until then.
-
-    Args:
-        job: the chunk.
-        on_start: called with a function that ends it early as well, from any thread.
-
+    In the main thread, SIGINT ends it early, with what is answered until then; so does the function that `on_start`
+    gets, from any thread.
     """
     from llm.routing.fallback import credential_of, health_of
 
@@ -532,17 +528,7 @@ def _log(note: str) -> None:
 
 
 def executor_for(where: str, host: "Host") -> "Executor":
-    """Return the executor whose workers are at a place; whoever asks for it shuts it down.
-
-    Args:
-        where: the place: `processes:4`, or one that a plug-in knows.
-        host: the host whose plug-ins are asked.
-
-    Raises:
-        UsageError: no plug-in knows it.
-        Exception: what the plug-in raises that knows it.
-
-    """
+    """Return the executor whose workers are at a place, `processes:4` for one; whoever asks for it shuts it down."""
     found: Executor | None = host.caller("llm_executor")(where=where)
     if found is None:
         raise UsageError(

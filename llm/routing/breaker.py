@@ -120,15 +120,7 @@ class Cooldowns:
         }
 
     def reset(self, backend: str | None = None) -> list[str]:
-        """Forget the failures of a backend, or of all.
-
-        Returns:
-            The names of those that were set aside.
-
-        Raises:
-            OSError: the database cannot be changed.
-
-        """
+        """Forget the failures of a backend, or of all, and return the names of those that were set aside."""
         were = [name for name in self.set_aside() if backend in {None, name}]
         which, values = ("", ()) if backend is None else (" WHERE backend = ?", (backend,))
         self._database.execute(f"DELETE FROM cooldowns{which}", values)  # noqa: S608 - of constants
@@ -193,13 +185,7 @@ _LEDGER: Final = "llm.usage"
 
 
 def enable_state(host: "Host", cooldowns: Cooldowns) -> None:
-    """Enable the circuit breaker and the usage ledger on a host, unless opted out.
-
-    Args:
-        host: the host.
-        cooldowns: the circuit breaker, unless the host has one.
-
-    """
+    """Enable the usage ledger and a circuit breaker, unless there is one, on a host; the user may opt out of both."""
     from llm import DISTRIBUTION, __version__, usage
     from llm.hooks import Origin, Tier
     from llm.routing.fallback import health_of

@@ -210,13 +210,7 @@ class Fallback:
         self._too_small = self._waits = 0
 
     def first(self) -> tuple[Try, Answer]:
-        """Return the first attempt that does not fail, and its answer: whole, or one that has begun.
-
-        Raises:
-            NoAnswerError: all fail.
-            CancelledError: the request was cancelled.
-
-        """
+        """Return the first attempt that does not fail, and its answer: whole, or one that has begun."""
         cause = None
         try:
             candidates = self._allowed()
@@ -320,12 +314,7 @@ class Fallback:
         return failure
 
     def cancelled(self, completion: Completion | None = None) -> CancelledError | None:
-        """Return the error that ends the request if it was cancelled.
-
-        Args:
-            completion: what came of the answer, if something did.
-
-        """
+        """Return the error that ends the request if it was cancelled, with what came of the answer."""
         if self._cancellation is None or self._cancellation.reason is None:
             return None
         error = CancelledError(self._cancellation.reason)
@@ -339,22 +328,12 @@ class Fallback:
         return error
 
     def check_time(self, this: Try) -> None:
-        """End an answer that takes longer than the request allows for all of it.
-
-        Raises:
-            BackendTimeoutError: it does.
-
-        """
+        """End an answer that takes longer than the request allows for all of it."""
         if this.call.deadline is not None and self._clock() > this.call.deadline:
             raise BackendTimeoutError(f"it took longer than {self._timeout:g} s")
 
     def check_model(self, this: Try, answer: Answer) -> None:
-        """Refuse an answer of another model than the one asked for, if the request is strict.
-
-        Raises:
-            ServedModelError: another model answered.
-
-        """
+        """Refuse an answer of another model than the one asked for, if the request is strict."""
         if not self.request.strict or answer.facts is None:
             return
         served = answer.facts.served_model

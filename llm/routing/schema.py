@@ -146,13 +146,8 @@ def complete_checked(
 ) -> Completion:
     """Answer a request of `by_schema`, and check the answer; a wrong one is asked for once more, with its fault.
 
-    Args:
-        request: the request.
-        complete: answers a request.
-        on_fault: called with a first answer that is wrong, and its fault.
-
-    Returns:
-        The answer, whose text is the JSON alone, with the attempts of both.
+    `on_fault` gets a first answer that is wrong, and its fault. The text of the answer is the JSON alone, and its
+    attempts are those of both.
 
     Raises:
         SchemaAnswerError: the second answer is wrong as well.
@@ -203,12 +198,7 @@ def _checked(text: str, schema: dict[str, Any]) -> tuple[str, str | None]:
 
 
 def _fault_within_time(text: str, schema: dict[str, Any]) -> str | None:
-    """Return what `fault_in` does, from a process of its own: nothing else ends a regular expression.
-
-    Raises:
-        SchemaAnswerError: it did not end in time.
-
-    """
+    """Return what `fault_in` does, from a process of its own: nothing else ends a regular expression."""
     checker: _Checker | None = getattr(_CHECKERS, "one", None)
     if checker is None or not checker.worker.is_idle:
         checker = _CHECKERS.one = _Checker()

@@ -128,13 +128,7 @@ def answer_format(schema: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def chat_completion(completion: Completion, model: str | None = None) -> dict[str, Any]:
-    """Return an answer as a server sends it.
-
-    Args:
-        completion: the answer.
-        model: the name of its model, if no server reported one.
-
-    """
+    """Return an answer as a server sends it; `model` is the name of its model where no server reported one."""
     return {
         "id": f"chatcmpl-{os.urandom(16).hex()}",
         "object": "chat.completion",
