@@ -584,11 +584,9 @@ class Group(Command, click.Group):
             import difflib
 
             meant = self.meant(ctx, args)
+            if not meant and "send" in self._lazy:
+                meant = self._for_a_prompt(ctx, args, error)
             close = [f"`{meant}`"] if meant else difflib.get_close_matches(args[0], self.list_commands(ctx))
-            if "send" in self._lazy and (" " in args[0] or not close):
-                import shlex
-
-                close = [f"`{ctx.command_path} send {shlex.join(args)}`"]  # as programs without a `send` take prompts
             if not close or "Did you mean" in error.message:
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from error
@@ -599,6 +597,29 @@ class Group(Command, click.Group):
             return f"{ctx.command_path} {words[1]} --help"
         lists_itself = self.invoke_without_command and not self.no_args_is_help
         return super().meant(ctx, words) if lists_itself or words[0] != "list" else None
+
+    def _for_a_prompt(self, ctx: click.Context, words: list[str], error: click.UsageError) -> str | None:
+        """Return the command line for a backend, or a prompt, in the place of a command.
+
+        Raises:
+            UsageError: a bundled plug-in that is not installed has this name; those with a command name it so.
+
+        """
+        import difflib
+        import shlex
+
+        from scripts.packages.registry import PLUGIN, bundled
+
+        host, typed = current_host(ctx), shlex.join(words)
+        if words[0] in backends_of(host):
+            return f"{ctx.command_path} send -b {typed}"
+        if words[0] in bundled().of(PLUGIN) and words[0] not in {entry.name for entry in host.entries}:
+            install = f"`{ctx.command_path} plugins install {words[0]}`"
+            raise click.UsageError(
+                f"{error.message} The plug-in of this name is not installed: {install}", ctx
+            ) from error
+        is_close = " " not in words[0] and difflib.get_close_matches(words[0], self.list_commands(ctx))
+        return None if is_close else f"{ctx.command_path} send {typed}"
 
     def _from_plugins(self, ctx: click.Context) -> "PluginCommands":
         """Return the commands that plug-ins add; they are asked once in a run."""

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.host import Host
-from llm.testing import host_with, write_distribution
+from llm.testing import host_with, installed, write_distribution
 from scripts.ai_cli import cli
 from scripts.cli.base import Command, Group
 from tests.scripts.terminal import AI_CLI, Terminal
@@ -103,6 +103,7 @@ def test_a_missing_command_is_an_error() -> None:
         ("config list", None),
         ("list", "ai-cli send list"),
         ("tell me more -m small", "ai-cli send tell me more -m small"),
+        ("sample -s brief hi", "ai-cli send -b sample -s brief hi"),
         ("completion bash zsh", None),
     ],
 )
@@ -118,6 +119,16 @@ def test_a_prompt_in_place_of_a_command_leads_to_send(host: Host) -> None:
     result = CliRunner().invoke(cli, ["send it, please"], obj=host, prog_name="ai-cli")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines()[-1].endswith("Did you mean `ai-cli send 'send it, please'`?")
+
+
+def test_the_command_of_a_plugin_that_is_not_installed_leads_to_its_installation(host: Host, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["serve", "--port", "1"], obj=host, prog_name="ai-cli")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].endswith("is not installed: `ai-cli plugins install serve`")
+    write_distribution(tmp_path, "d0ttino-serve", entry_points={"llm.plugins": {"serve": "it"}}, files={"it.py": ""})
+    with installed(tmp_path) as there:
+        result = CliRunner().invoke(cli, ["serve"], obj=there, prog_name="ai-cli")
+    assert "plugins install" not in result.stderr
 
 
 # Colours and tables

