@@ -504,11 +504,35 @@ def stdout_to_stderr() -> Iterator[None]:
     """Send to stderr whatever is written to stdout meanwhile: by plug-ins, and by what they start."""
     if sys.stdout is not None:
         sys.stdout.flush()
-    with redirect_stdout(sys.stderr), descriptor_to_stderr():
+    with _kept_alive(), redirect_stdout(sys.stderr), descriptor_to_stderr():
         try:
             yield
         finally:
             _reopen_stderr()
+
+
+@contextmanager
+def _kept_alive() -> Iterator[None]:
+    """Let plug-ins neither end this process meanwhile, nor have it twice: both lost the answer, or ran a step again."""
+    process, ends = os.getpid(), {name: getattr(os, name) for name in ("_exit", "execv", "execve")}
+
+    def instead(name: str) -> Callable[..., Any]:
+        def refuse(*given: Any) -> Any:
+            if os.getpid() == process:
+                raise SystemExit(f"os.{name} ends the whole process")
+            return ends[name](*given)
+
+        return refuse
+
+    for name in ends:
+        setattr(os, name, instead(name))
+    try:
+        yield
+    finally:
+        for name, end in ends.items():
+            setattr(os, name, end)
+        if os.getpid() != process:  # a child that a plug-in forked and did not end
+            os._exit(0)
 
 
 def _reopen_stderr() -> None:
@@ -521,7 +545,7 @@ def _reopen_stderr() -> None:
 def descriptor_to_stderr() -> Iterator[None]:
     """Let the descriptor of stdout lead to stderr meanwhile."""
     try:
-        kept = os.dup(_STDOUT)
+        kept, file = os.dup(_STDOUT), os.fstat(_STDOUT)
     except OSError:  # it is closed: there is nothing to keep clean
         yield
         return
@@ -530,6 +554,8 @@ def descriptor_to_stderr() -> Iterator[None]:
             os.dup2(_STDERR, _STDOUT)
         yield
     finally:
+        if not os.path.samestat(file, os.fstat(kept)):  # a plug-in closed all files, and another has the number now
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.dup2(kept, _STDOUT)
         os.close(kept)
 

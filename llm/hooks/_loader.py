@@ -417,8 +417,9 @@ def _restored(report: Callable[[list[str]], None]) -> Iterator[None]:
     import signal
 
     process = os.getpid()
+    modules = dict(sys.modules)
     streams = {name: getattr(sys, name) for name in _STREAMS}
-    search = list(sys.path)
+    searches = {name: list(getattr(sys, name)) for name in ("path", "meta_path", "path_hooks")}
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS if hasattr(signal, name)}
     limit, mask, directory = sys.getrecursionlimit(), _umask(), _directory()
     try:
@@ -427,9 +428,14 @@ def _restored(report: Callable[[list[str]], None]) -> Iterator[None]:
         if os.getpid() != process:  # a child that the plug-in forked: two would answer, and write the same files
             os._exit(0)
         changed = [f"sys.{name}" for name, stream in streams.items() if _replaced(name, stream)]
-        if lost := [path for path in search if path not in sys.path]:
-            sys.path[:] = [*search, *(path for path in sys.path if path not in search)]
-            changed.append(f"sys.path (it took out {', '.join(map(repr, lost[:3]))}{', ...' if lost[3:] else ''})")
+        if gone := modules.keys() - sys.modules.keys():
+            sys.modules.update(modules)
+            changed.append(f"sys.modules (it took out {_some(sorted(gone))})")
+        for name, search in searches.items():
+            now = getattr(sys, name)
+            if lost := [one for one in search if one not in now]:
+                now[:] = [*search, *(one for one in now if one not in search)]
+                changed.append(f"sys.{name} (it took out {_some(lost)})")
         for name, handler in handlers.items():
             if signal.getsignal(getattr(signal, name)) is not handler:
                 with contextlib.suppress(ValueError, TypeError):  # not the main thread; a handler of C code
@@ -447,6 +453,11 @@ def _restored(report: Callable[[list[str]], None]) -> Iterator[None]:
                 changed.append("the working directory")
         if changed:
             report(changed)
+
+
+def _some(lost: list[Any]) -> str:
+    names = (repr(one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)) for one in lost[:3])
+    return f"{', '.join(names)}{', ...' if lost[3:] else ''}"
 
 
 def _replaced(name: str, stream: Any) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -320,6 +321,18 @@ def _place_of(thread: int | None) -> str:
     return "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
 
 
+def _show_warning(
+    message: object,
+    category: type,
+    filename: str,
+    lineno: int,
+    file: Any = None,  # noqa: ARG001
+    line: Any = None,  # noqa: ARG001
+) -> None:
+    """Print a warning of Python's as others: a plug-in or its library gave it, perhaps with a key in it."""
+    print_warning(f"{category.__name__}: {message} ({filename}, line {lineno})")
+
+
 class Command(click.Command):
     """A command of this project: it takes the shared options, and turns errors into messages."""
 
@@ -340,15 +353,17 @@ class Command(click.Command):
             return run(*args, standalone_mode=False, **extra)
         failure = None
         # Outside the command, the program's own handler ends it without a word.
-        outside = signal.getsignal(signal.SIGINT)
+        outside, show = signal.getsignal(signal.SIGINT), warnings.showwarning
         fill_closed()
         print_anything()
         try:
             try:
                 _handle_interrupts(signal.default_int_handler, outside)
+                warnings.showwarning = _show_warning
                 status = run(*args, standalone_mode=False, **extra)
             finally:
                 _handle_interrupts(outside, signal.default_int_handler)
+                warnings.showwarning = show
         except click.ClickException as error:
             _print_click_error(error)
             status = error.exit_code

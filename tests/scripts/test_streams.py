@@ -211,6 +211,40 @@ def test_a_step_runs_with_closed_files_and_none_of_ours_stands_in_their_place(tm
     assert '"status": 0' in (tmp_path / "log").read_text(encoding="utf-8")
 
 
+#: What a backend or a recipe may do to its process, and what stands on stderr.
+HOSTILE = {
+    "os.fork()": "",
+    "os._exit(0)": "os._exit ends the whole process",
+    "os.execvp('true', ['true'])": "os.execv ends the whole process",
+    "os.closerange(3, 256); open(os.devnull)": "cannot write to standard output: it is closed",
+    "warnings.warn(os.environ['SOME_API_KEY'] + chr(27))": "warning: UserWarning: ***\\x1b (",
+}
+
+
+@pytest.mark.parametrize("act", HOSTILE)
+def test_a_plugin_cannot_lose_or_double_an_answer_or_a_step(
+    act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "import os, warnings\nfrom llm.backends.plugin_sdk import register_backend, register_recipe\n"
+        f"def act(text):\n    {act}\n    return ['echo ' + text]\n"
+        "register_recipe('hostile', act)\nregister_backend('hostile', lambda text: act(text)[0])\n"
+    )
+    write_distribution(
+        tmp_path, "hostile", entry_points={"llm.plugins": {"hostile": "hostile"}}, files={"hostile.py": source}
+    )
+    monkeypatch.setenv("SOME_API_KEY", "s3cret-s3cret")
+    for arguments, stdout in (
+        (["send", "-b", "hostile", "once"], "echo once\n"),
+        (["recipe", "hostile", "once", "--yes"], "once\n"),
+    ):
+        done = ai_cli(tmp_path, *arguments)
+        harmless = act.startswith(("os.fork", "warnings"))
+        assert (done.stdout, done.returncode) == ((stdout, 0) if harmless else ("", 1)), done.stderr
+        assert HOSTILE[act] in done.stderr
+        assert "s3cret" not in done.stderr
+
+
 def test_an_answer_that_nobody_can_get_is_an_error() -> None:
     command = f"exec {' '.join(AI_CLI)} send -b sample hi >&-"
     result = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)

@@ -539,6 +539,7 @@ SHARED_BY_ALL = {
         "the limit of recursion",
         "the handling of SIGINT, the handling of SIGTERM, the handling of SIGCHLD",
     ],
+    "import sys\nsys.modules.clear()\nsys.meta_path.clear()": ["sys.modules (it took out '", "sys.meta_path ("],
     "import sys\nsys.stderr.close()\nraise RuntimeError('at the end')": ["sys.stderr", "at the end"],
     "import io, sys\nsys.stdout.close()\nsys.stdin = None\nsys.stderr = io.StringIO()\n"
     "def run(prompt): return 'response'": ["sys.stdin", "sys.stderr"],
