@@ -515,8 +515,7 @@ def _callable_of(run: Any, base: type[Backend] | type[Recipe]) -> tuple[Callable
     if isinstance(run, type) and issubclass(run, base):
         run = run()
     if isinstance(run, base):
-        if _lacks_run(run):
-            raise PluginDefinitionError(f"{type(run).__qualname__} does not define run")
+        _check_run(run)
         return _whole_of(run) if isinstance(run, Backend) else run.run, run
     if not callable(run) or isinstance(run, type):
         has_run = callable(getattr(run, "run", None))
@@ -606,7 +605,9 @@ def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
 
 
 def _check_run(owner: Backend | Recipe) -> None:
-    if _lacks_run(owner):
+    """Refuse an object that defines no `run`, as a method or as an argument; of a backend, a `stream` does as well."""
+    run = _whole_of(owner) if isinstance(owner, Backend) else owner.run
+    if getattr(run, "__func__", None) in {Backend.run, Recipe.run}:
         kind = type(owner).__qualname__
         hint = f'write {kind}("name", run)' if type(owner) in {Backend, Recipe} else None
         raise PluginDefinitionError(f"{kind} does not define run", hint=hint)
@@ -734,9 +735,3 @@ def _whole_of(backend: Backend) -> Callable[..., Any]:
 def _is_own(backend: Backend, question: str) -> bool:
     """Whether a backend defines something itself, as a method or as an argument."""
     return question in vars(backend) or getattr(type(backend), question) is not getattr(Backend, question)
-
-
-def _lacks_run(owner: Backend | Recipe) -> bool:
-    """Whether an object defines no `run`, as a method or as an argument; of a backend, a `stream` does as well."""
-    run = _whole_of(owner) if isinstance(owner, Backend) else owner.run
-    return getattr(run, "__func__", None) in {Backend.run, Recipe.run}

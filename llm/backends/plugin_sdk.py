@@ -7,7 +7,7 @@ contributes one `Backend` or `Recipe`. An author who outgrows them writes the sa
 
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llm._state import cache_dir, check_private, make_private, open_private, read_named, state_dir, user_dir
 from llm._validate import backend_registration, given, recipe_registration
@@ -47,6 +47,9 @@ __all__ = [
     "state_dir",
     "user_dir",
 ]
+
+#: Few plug-ins need these.
+_LATE: Final = {"Database": "llm._database", "Parameter": "llm.parameters"}
 
 
 def register_backend(
@@ -119,16 +122,11 @@ def register_recipe(
 
 
 def __getattr__(name: str) -> Any:
-    """Import late what few plug-ins need."""
-    if name == "Parameter":
-        from llm.parameters import Parameter
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return Parameter
-    if name == "Database":
-        from llm._database import Database
-
-        return Database
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)
 
 
 def quote(text: str) -> str:

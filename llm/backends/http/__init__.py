@@ -1,6 +1,6 @@
 """The one HTTP client of all backends: `HTTPBackend`, and `ChatCompletionsBackend` for services like OpenAI's.
 
-Built-in backends are imported at each start, so that what only a request needs is imported by the request.
+Lists of backends import it too, so that what only a request needs is imported by the request.
 """
 
 import functools
