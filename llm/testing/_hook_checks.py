@@ -67,10 +67,8 @@ def check_recipes(probe: Probe) -> str | None:
 
 
 def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
-    """Run the steps in a shell that can do nothing but leave a mark, and look whether a goal left one."""
+    """Look whether a recipe quotes its goal and its parameters."""
     import shutil
-    import subprocess
-    import tempfile
 
     bash = shutil.which("bash")
     if bash is None:
@@ -92,31 +90,33 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
                 steps = recipe.steps("goal" if given else goal, {**samples_of(recipe), **given})
             except Exception:  # noqa: BLE001, S112 - it was reported, or refuses the goal
                 continue
-            for number, step in enumerate(steps, 1):
-                script = _script(step)
-                if script is None:
-                    continue
-                with tempfile.TemporaryDirectory() as place:
-                    mark = os.path.join(place, "mark")
-                    tools = os.path.join(place, "tools")
-                    os.mkdir(tools)
-                    with open(os.path.join(tools, "leave-a-mark"), "w", encoding="utf-8") as tool:
-                        tool.write(f"#!/bin/sh\n: > {mark}\n")
-                    os.chmod(tool.name, 0o700)
-                    for shell in ("sh", "bash"):
-                        with open(os.path.join(tools, shell), "w", encoding="utf-8") as tool:
-                            tool.write(f'#!{bash}\nexec {bash} --restricted --noprofile --norc "$@"\n')
-                        os.chmod(tool.name, 0o700)
-                    preface = "command_not_found_handle() { return 0; }; enable -n kill exec read wait trap ulimit;\n"
-                    with suppress(subprocess.TimeoutExpired):
-                        subprocess.run([bash, "--restricted", "--noprofile", "--norc", "-c", preface + script],
-                                       cwd=place, env={"PATH": tools}, stdin=subprocess.DEVNULL, capture_output=True,
-                                       timeout=5, check=False)  # fmt: skip
-                    if os.path.exists(mark):
-                        what = f"the parameter {next(iter(given))}" if given else "the goal"
-                        probe.find(f"step {number} of the recipe {recipe.name} runs what is in {what}: {goal!r}",
-                                   WORDS["quote"], probe.recipe_place(recipe))  # fmt: skip
-                        return
+            for number, script in enumerate(map(_script, steps), 1):
+                if script is not None and _leaves_mark(bash, script):
+                    what = f"the parameter {next(iter(given))}" if given else "the goal"
+                    probe.find(f"step {number} of the recipe {recipe.name} runs what is in {what}: {goal!r}",
+                               WORDS["quote"], probe.recipe_place(recipe))  # fmt: skip
+                    return
+
+
+def _leaves_mark(bash: str, script: str) -> bool:
+    """Run a script in a shell that can do nothing but leave a mark, and return whether it did."""
+    import subprocess
+    import tempfile
+
+    restricted = [bash, "--restricted", "--noprofile", "--norc"]
+    shell = f'#!{bash}\nexec {" ".join(restricted)} "$@"\n'
+    preface = "command_not_found_handle() { return 0; }; enable -n kill exec read wait trap ulimit;\n"
+    with tempfile.TemporaryDirectory() as place:
+        mark, tools = os.path.join(place, "mark"), os.path.join(place, "tools")
+        os.mkdir(tools)
+        for name, program in {"leave-a-mark": f"#!/bin/sh\n: > {mark}\n", "sh": shell, "bash": shell}.items():
+            with open(os.path.join(tools, name), "w", encoding="utf-8") as tool:
+                tool.write(program)
+            os.chmod(tool.name, 0o700)
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run([*restricted, "-c", preface + script], cwd=place, env={"PATH": tools},
+                           stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)  # fmt: skip
+        return os.path.exists(mark)
 
 
 def _script(step: Step) -> str | None:
