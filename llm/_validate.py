@@ -415,34 +415,15 @@ def are_facts(kind: type[RegisteredBackend | RegisteredRecipe], facts: Mapping[s
 # Backends and recipes: from a callable, a class or an instance to what a host registers
 
 
-class _BackendPlugin:
-    """The plug-in that `register_backend` makes."""
+class _OneObject:
+    """The plug-in that `register_backend` or `register_recipe` makes: one hook, which contributes one object."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    def __dir__(self) -> list[str]:
-        return ["llm_backends"]  # a host with a thousand of them looks at every name
-
-    @hookimpl
-    def llm_backends(self) -> list[Backend]:
-        """Contribute the backend."""
-        return [self._backend]
-
-
-class _RecipePlugin:
-    """The plug-in that `register_recipe` makes."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, hook: str, contributed: Backend | Recipe) -> None:
+        self._hook = hook
+        setattr(self, hook, hookimpl(lambda: [contributed]))
 
     def __dir__(self) -> list[str]:
-        return ["llm_recipes"]
-
-    @hookimpl
-    def llm_recipes(self) -> list[Recipe]:
-        """Contribute the recipe."""
-        return [self._recipe]
+        return [self._hook]  # a host with a thousand of them looks at every name
 
 
 def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Registration:
@@ -458,7 +439,7 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
         stream = _stream_of(owner) if call == _whole_of(owner) else None
     backend = Backend(name, call, stream=stream, **facts)
     _registered_backend(backend, Origin(f"backend:{name}"))  # its faults belong to the call that registers it
-    return Registration.now("backend", name, _BackendPlugin(backend), run, module)
+    return Registration.now("backend", name, _OneObject("llm_backends", backend), run, module)
 
 
 def recipe_registration(name: str, run: Any, module: str, **facts: Any) -> Registration:
@@ -469,7 +450,7 @@ def recipe_registration(name: str, run: Any, module: str, **facts: Any) -> Regis
         facts.setdefault("parameters", owner.parameters)
     recipe = Recipe(name, call, **facts)
     _registered_recipe(recipe, Origin(f"recipe:{name}"))
-    return Registration.now("recipe", name, _RecipePlugin(recipe), run, module)
+    return Registration.now("recipe", name, _OneObject("llm_recipes", recipe), run, module)
 
 
 def adapt(entry: EntryPoint, named: object) -> object:

@@ -14,6 +14,7 @@ from llm.routing import CutAnswerError, NoAnswerError, NoCandidateError, no_cand
 from llm.routing.fallback import Fallback, RetryPolicy, Try
 from llm.types import (
     PART_TYPES,
+    ROLES,
     Answer,
     Attempt,
     Cancellation,
@@ -262,7 +263,7 @@ def check_request(request: Request) -> None:
     for message in messages:
         if not isinstance(message, Message):
             raise UsageError(f"the prompt must be text, not {type(message).__name__}", hint="or Message objects")
-        if message.role not in {"system", "user", "assistant"}:
+        if message.role not in ROLES:
             raise UsageError(f"a message must be of the role system, user or assistant, not {message.role!r}")
         for part in message.content:
             if not isinstance(part, PART_TYPES):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Generator, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic, perf_counter_ns
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 from llm._dataclasses import dataclass, field, hash_of, replace
 from llm.errors import BackendTimeoutError, CancelledError, InvalidResultError, attributed
@@ -97,6 +97,7 @@ def _copied(value: Any) -> Any:
 
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
+ROLES: Final = get_args(Role)
 
 _NOTHING: Final[FrozenMapping[str, Any]] = FrozenMapping()
 

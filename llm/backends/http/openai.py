@@ -10,7 +10,7 @@ from llm._dataclasses import replace
 from llm.backends.http._errors import is_failure, is_success, words_in
 from llm.backends.http.answers import A_TOOL, WHOLE, AnswerReader, is_fault, tool_names
 from llm.errors import MalformedResponseError, UsageError
-from llm.types import Attachment, Completion, Message, Role, Usage
+from llm.types import ROLES, Attachment, Completion, Message, Role, Usage
 
 __all__ = [
     "answer_format",
@@ -98,7 +98,7 @@ def message_from(data: Any) -> Message:
     """
     role = data.get("role") if isinstance(data, dict) else None
     role = "system" if role == "developer" else role
-    if role not in {"system", "user", "assistant"}:
+    if role not in ROLES:
         raise UsageError(f"a message's `role` must be system, user or assistant, not {role!r}")
     content = data.get("content")
     return Message(cast("Role", role), [_part(part) for part in (content if isinstance(content, list) else [content])])
