@@ -281,7 +281,7 @@ def new(name: str, kind: str, directory: str, licence: str | None, author: str |
         print_note("it has no licence; `--license MIT` would give it one")
     install, test = f"ai-cli plugins install -e {made.path} --yes", f"python -m pytest {made.path}"
     tests = () if find_spec("pytest") else ("python -m pip install pytest",)
-    for line in (install, *tests, test, made.use, f"ai-cli plugins check {made.plugin}"):
+    for line in (install, *tests, test, made.use, f"ai-cli plugins check {made.plugin}", made.guide):
         print_message(f"next: {line}")
 
 

@@ -26,6 +26,7 @@ class Form(NamedTuple):
     Attributes:
         summary: the description of its package.
         use: a command that shows it at work, without `ai-cli`.
+        guide: the topic of the documentation on such plug-ins.
         configuration: an example of its section in the configuration file.
         group: the group of its entry point.
         is_class: whether the entry point names a class with hook implementations, not the module.
@@ -34,6 +35,7 @@ class Form(NamedTuple):
 
     summary: str
     use: str
+    guide: str
     configuration: str = ""
     group: str = BACKEND_GROUP
     is_class: bool = False
@@ -41,24 +43,26 @@ class Form(NamedTuple):
 
 #: `{}` stands for the name of the plug-in.
 KINDS: Final[Mapping[str, Form]] = {
-    "backend": Form("The backend {}", 'send -b {} "one two three"'),
-    "recipe": Form("The recipe {}", "recipe {} . --dry-run", group=RECIPE_GROUP),
-    "server": Form("The server {} as a backend", "backends"),
+    "backend": Form("The backend {}", 'send -b {} "one two three"', "backends"),
+    "recipe": Form("The recipe {}", "recipe {} . --dry-run", "recipes", group=RECIPE_GROUP),
+    "server": Form("The server {} as a backend", "backends", "http-backends"),
     "guard": Form(
         "Keeps secrets from leaving and from running",
         'send -b openrouter "this is TOP SECRET"',
+        "wrappers",
         "patterns = ['TOP SECRET']",
         is_class=True,
     ),
     "cache": Form(
         "Answers prompts again that were answered before",
         'send "hi" --trace',
+        "wrappers",
         'path = "/var/tmp/answers.sqlite"',
         is_class=True,
     ),
-    "policy": Form("Answers short prompts on this machine", 'why send "hi"', "words = 20", is_class=True),
-    "command": Form("The command ai-cli {}", "{} hi -b sample"),
-    "runner": Form("Runs steps at low priority", "recipe sample hi --yes", "niceness = 10", is_class=True),
+    "policy": Form("Answers short prompts on this machine", 'why send "hi"', "llm_route", "words = 20", is_class=True),
+    "command": Form("The command ai-cli {}", "{} hi -b sample", "guides/commands"),
+    "runner": Form("Runs steps at low priority", "recipe sample hi --yes", "safety", "niceness = 10", is_class=True),
 }
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -72,6 +76,7 @@ class Made(NamedTuple):
         path: its directory.
         plugin: the name of the plug-in in it.
         use: the command that shows it at work.
+        guide: the command that prints the guide to such plug-ins.
         files: its files, relative to the directory.
 
     """
@@ -79,6 +84,7 @@ class Made(NamedTuple):
     path: Path
     plugin: str
     use: str
+    guide: str
     files: tuple[str, ...]
 
 
@@ -114,7 +120,7 @@ def write(name: str, kind: str, parent: Path, licence: str, author: str) -> Made
             made.rename(target)  # never over files: a directory takes the place of an empty one at most
     except OSError as error:
         raise D0ttinoError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
-    return Made(target, short, f"ai-cli {KINDS[kind].use.format(short)}", tuple(sorted(files)))
+    return Made(target, short, words["use"], words["guide"], tuple(sorted(files)))
 
 
 def author() -> str:
@@ -200,6 +206,7 @@ def _words(name: str, module: str, short: str, kind: str, licence: str, holder: 
         "variable": base.upper(),
         "summary": form.summary.format(short),
         "use": f"ai-cli {form.use.format(short)}",
+        "guide": f"ai-cli docs {form.guide}",
         "group": form.group,
         "configuration": section,
         "licence": "" if licence == "none" else licence,

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llm.testing import write_distribution
+from scripts.ai_cli import cli as ai_cli
 from scripts.packages.scaffold import KINDS, TEMPLATES
 from scripts.plugins import AUTHORED, LICENCES, cli
 
@@ -111,6 +112,15 @@ def test_what_cannot_be_written_leaves_nothing_behind(here: Path) -> None:
     assert [path.name for path in here.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_step_prints_the_guide_to_the_kind(kind: str, here: Path) -> None:
+    *_, last = new(f"acme-{kind}", kind).stderr.splitlines()
+    topic = last.removeprefix("next: ai-cli docs ")
+    page = CliRunner().invoke(ai_cli, ["docs", topic])
+    assert (page.exit_code, page.stdout[:1]) == (0, "#")
+    assert f"`ai-cli docs {topic}`" in (here / f"acme-{kind}" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_next_steps_begin_with_what_is_missing(
     installed: bool, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,7 +131,7 @@ def test_the_next_steps_begin_with_what_is_missing(
     steps = [line for line in new("acme-greeter").stderr.splitlines() if line.startswith("next: ")]
     assert steps[0] == "next: ai-cli plugins install -e acme-greeter --yes"
     missing = ["next: python -m pip install pytest"]
-    assert steps[1:-2] == [*([] if installed else missing), "next: python -m pytest acme-greeter"]
+    assert steps[1:-3] == [*([] if installed else missing), "next: python -m pytest acme-greeter"]
 
 
 def test_another_place_is_made(here: Path) -> None:
