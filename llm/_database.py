@@ -81,7 +81,6 @@ class Database:
         is_remote: whether other machines may see the file; `None`: that depends on its file system.
 
     Its methods raise `OSError` if the file cannot be used, and `DamagedError` if it was damaged.
-
     """
 
     def __init__(
@@ -126,7 +125,6 @@ class Database:
             statement: the statement.
             values: its parameters.
             make: whether to make the file if there is none; else there are no rows then.
-
         """
         with self.using(make) as connection:
             return [] if connection is None else connection.execute(statement, values).fetchall()
@@ -296,7 +294,6 @@ def state_database(path: str | os.PathLike[str] | None = None) -> Database:
 
     Args:
         path: the file; by default `state.db` in the user's state directory.
-
     """
     path = os.path.abspath(state_path() if path is None else path)
     with _sharing:

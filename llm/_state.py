@@ -80,7 +80,6 @@ def check_private(path: str | os.PathLike[str]) -> None:
     Raises:
         NotPrivateError: it or a directory on the way to it is another user's, writable by others, a link or a device.
         OSError: it cannot be looked at.
-
     """
     path = os.path.abspath(path)
     top = _top_of(path)
@@ -137,7 +136,6 @@ def make_private(directory: str | os.PathLike[str]) -> None:
 
     Raises:
         OSError: one cannot be made, or is not private.
-
     """
     directory = os.path.abspath(directory)
     check_private(directory)
@@ -159,7 +157,6 @@ def open_private(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     Raises:
         NotPrivateError: it is not, see `check_private`.
         OSError: it cannot be opened.
-
     """
     check_private(path)
     new = bool(flags & os.O_CREAT) and not os.path.lexists(path)
@@ -218,7 +215,6 @@ def read_named(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         OSError: it cannot be read, or is too large.
-
     """
     with open(path, "rb", opener=open_named) as file:
         found = file.read(MOST + 1)

@@ -42,7 +42,6 @@ class Limits:
         price_per_1k_tokens: in any one currency; `None`: not known.
         max_tokens: how long a prompt may be; `None`: not known.
         options: values for the backend, unless a request has its own.
-
     """
 
     price_per_1k_tokens: float | None = None
@@ -73,7 +72,6 @@ class Settings:
         servers: servers by name, each with the keys that `config.schema.json` describes; headers may
             hold secrets.
         path: the file that was read, if there is one.
-
     """
 
     primary_backend: str | None = None
@@ -156,7 +154,6 @@ class PluginSettings:
     Attributes:
         section: `[plugins.NAME]` of the configuration file; empty if there is none.
         path: the file, if there is one; errors name it.
-
     """
 
     section: FrozenMapping[str, Any] = _NOTHING
@@ -172,7 +169,6 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     Raises:
         ConfigError: the file or a variable holds something that cannot be used. The message names
             the place.
-
     """
     named, config_home, home, *variables = map((os.environ if environ is None else environ).get, _READ)
     if named:

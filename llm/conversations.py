@@ -74,7 +74,6 @@ class Turn:
         prompt: text of the prompt.
         answer: the answer, with thoughts; `None` if there is none.
         error: why there is no answer, or only a part of one.
-
     """
 
     id: int
@@ -105,7 +104,6 @@ class Conversation:
         name: what its user calls it.
         system: its system prompt.
         messages: prompts and answers, without thoughts.
-
     """
 
     id: str
@@ -155,7 +153,6 @@ class ConversationLog:
         now: returns the time of day, with its time zone.
 
     Its methods raise a `LogError` if the file cannot be read or written.
-
     """
 
     def __init__(
@@ -230,7 +227,6 @@ class ConversationLog:
             search: words, all of which prompt and answer have together; the last letters of each may be missing.
             conversation: name or id of a conversation.
             limit: return the latest N; `None`: all.
-
         """
         conditions, values = ["1"], list[Any]()
         if conversation is not None:

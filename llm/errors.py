@@ -31,7 +31,6 @@ class D0ttinoError(Exception):
         origin: the plug-in at fault, if one is.
         hint: what the user can do next, if there is something.
         exit_code: the exit status with which a command that fails this way ends.
-
     """
 
     exit_code = 1
@@ -97,7 +96,6 @@ class PluginError(D0ttinoError):
 
     Attributes:
         place: file and line of its function, where what that returned is at fault: `plugin.py, line 3`.
-
     """
 
     place: str | None = None
@@ -131,7 +129,6 @@ class BackendError(D0ttinoError):
         status: the HTTP status with which the server refused, if it did.
         retry_after: how many seconds the server asks to wait before the next attempt.
         usage: what the failed attempt used all the same (`llm.Usage`), if the server says so.
-
     """
 
     # On the class as well: a plug-in's own subclass may forget to call ours.
@@ -163,7 +160,6 @@ class CancelledError(D0ttinoError):
     Attributes:
         attempts: the attempts that were made (`llm.Attempt`); one that was under way is the last.
         completion: what had come of a streamed answer (`llm.Completion`); `None`: nothing.
-
     """
 
     attempts: tuple[Any, ...] = ()
@@ -205,7 +201,6 @@ class ContextTooLongError(BackendHTTPError):
 
     Attributes:
         limit: how many tokens the model takes, if the server says so.
-
     """
 
     limit: int | None = None
@@ -236,7 +231,6 @@ class ServedModelError(BackendError):
 
     Attributes:
         served_model: the model that the server says it used.
-
     """
 
     served_model: str | None = None

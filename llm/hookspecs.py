@@ -38,7 +38,6 @@ def llm_configure(settings: "PluginSettings") -> None:
     Args:
         settings: its `section` is `[plugins.NAME]` of the configuration file, as a mapping; empty if there is none. A
             `CONFIG_SCHEMA` (a JSON Schema) beside the implementation is checked before.
-
     """
 
 
@@ -59,7 +58,6 @@ def llm_backends() -> Iterable[Backend] | Backend | None:
 
     Returns:
         `Backend` objects, or one.
-
     """
 
 
@@ -69,7 +67,6 @@ def llm_recipes() -> Iterable[Recipe] | Recipe | None:
 
     Returns:
         `Recipe` objects, or one.
-
     """
 
 
@@ -81,7 +78,6 @@ def llm_commands(cli: "click.Group") -> None:
 
     Args:
         cli: the group to which `cli.add_command(...)` or `@cli.command()` adds.
-
     """
 
 
@@ -95,7 +91,6 @@ def llm_options() -> "Iterable[click.Option] | click.Option | None":
     Returns:
         `click.Option` objects, or one. A name or a spelling that a command has already is recorded as this plug-in's
         fault.
-
     """
 
 
@@ -111,7 +106,6 @@ def llm_key(name: str) -> str | None:
 
     Returns:
         The key; `None` leaves it to the next store.
-
     """
 
 
@@ -136,7 +130,6 @@ def llm_executor(where: str) -> "Executor | None":
 
     Raises:
         Exception: the place is this plug-in's, and cannot be used.
-
     """
 
 
@@ -158,7 +151,6 @@ def llm_redact(text: str) -> str | None:
 
     Raises:
         Exception: anything; then a mask stands in place of the whole text.
-
     """
 
 
@@ -177,7 +169,6 @@ def llm_route(
 
     Returns:
         A `Route`, or just the names of backends; `None` leaves it to the next policy.
-
     """
 
 
@@ -195,7 +186,6 @@ def llm_prepare(request: Request, backend: RegisteredBackend) -> Request | None:
 
     Raises:
         Exception: anything, to keep the request from this backend.
-
     """
 
 
@@ -220,7 +210,6 @@ def llm_complete(
 
     Raises:
         Exception: anything. It becomes the attempt's error, and the next backend is tried.
-
     """
 
 
@@ -231,7 +220,6 @@ def llm_attempted(request: Request, attempt: Attempt) -> None:
     Args:
         request: the request as the caller gave it.
         attempt: the backend, the time, and the error or the usage.
-
     """
 
 
@@ -243,7 +231,6 @@ def llm_completed(request: Request, completion: Completion | None, error: Except
         request: the request as the caller gave it.
         completion: the answer; `None` if there is none.
         error: why there is none, or why a streamed one was cut; `None` if there is a whole one.
-
     """
 
 
@@ -263,7 +250,6 @@ def llm_prepare_step(step: Step, context: StepContext) -> Step | None:
 
     Raises:
         Exception: anything, to refuse the step.
-
     """
 
 
@@ -280,7 +266,6 @@ def llm_run_step(step: Step, context: StepContext) -> StepResult | int | None:
 
     Raises:
         Exception: anything, to refuse the step; the recipe ends there.
-
     """
 
 
@@ -292,5 +277,4 @@ def llm_step_ended(step: Step, context: StepContext, result: StepResult) -> None
         step: the step.
         context: its surroundings.
         result: its end.
-
     """

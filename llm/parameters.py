@@ -36,7 +36,6 @@ class Parameter:
         default: what it is if the user does not give it; `None`: the recipe does not get it.
         required: whether the user has to give it.
         choices: the values that it can have; empty: any.
-
     """
 
     name: str
@@ -125,7 +124,6 @@ def given_values(parameters: Sequence[Parameter], words: Iterable[str]) -> dict[
     Raises:
         UnknownNameError: the recipe has no parameter of a name.
         UsageError: a value is missing, given twice, or not what the parameter takes.
-
     """
     known = {parameter.name: parameter for parameter in parameters}
     values: dict[str, Any] = {}
@@ -147,7 +145,6 @@ def settled(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> dict[
     Raises:
         UnknownNameError: the recipe has no parameter of a name.
         UsageError: a value is not what the parameter takes, or a required one is missing.
-
     """
     known = {parameter.name: parameter for parameter in parameters}
     for name in values:

@@ -119,7 +119,6 @@ def redactor(
         A function from text to text. What it replaces: the values of declared variables and of those
         whose names look like secrets, passwords and keys of URLs in any variable, and what has
         the form of a secret. Values of fewer than 6 characters are left alone.
-
     """
     environ = os.environ if environ is None else environ
     values = set(_secrets(frozenset(declared), environ))

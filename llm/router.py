@@ -69,7 +69,6 @@ def send_prompt(
         ConfigError: the configuration cannot be used.
         PluginLoadError: a plug-in that the configuration requires is not there.
         UsageError: the prompt is empty, or the timeout is not a number of seconds.
-
     """
     if not isinstance(prompt, str):
         raise UsageError(f"the prompt must be text, not {type(prompt).__name__}")
@@ -100,7 +99,6 @@ def complete(
     Raises:
         CancelledError: it was cancelled.
         UnknownNameError, NoAnswerError, ConfigError, PluginLoadError, UsageError: see `send_prompt`.
-
     """
     check_request(request)
     host = current_host() if host is None else host
@@ -141,7 +139,6 @@ def stream(
 
     Raises:
         UnknownNameError, NoCandidateError, ConfigError, PluginLoadError, UsageError: see `send_prompt`.
-
     """
     check_request(request)
     host = current_host() if host is None else host
@@ -164,7 +161,6 @@ class AnswerStream(Iterator[str]):
         completion: the whole answer and the plug-in that gave it, once the last text was read; of an answer that broke
             off, what had come.
         whole_because: why the answer came in one piece, if it did.
-
     """
 
     def __init__(self, request: Request, host: Host, fallback: Fallback, cancellation: Cancellation) -> None:
@@ -257,7 +253,6 @@ def check_request(request: Request) -> None:
 
     Raises:
         UsageError: the prompt is empty or not text, or a limit is not a number above 0.
-
     """
     messages: tuple[Any, ...] = request.messages  # a plug-in or a program need not keep to the types
     for message in messages:

@@ -160,7 +160,6 @@ class ThoughtFilter:
         dropped: whether there were any.
         shown: whether anything else than blanks was there.
         began_inside: whether thoughts ended that nobody had opened: what was shown before were thoughts.
-
     """
 
     def __init__(self, *, inside: bool = False) -> None:

@@ -43,7 +43,6 @@ def trace(host: "Host | None" = None) -> Iterator[Trace]:
 
     Raises:
         PluginLoadError: a plug-in calls this without `host` while it is being imported.
-
     """
     with collecting(Trace()) as collected:
         if host is None:
@@ -101,7 +100,6 @@ def read_records(lines: Iterable[str], name: str) -> tuple[list[Record], list[st
 
     Raises:
         TraceFileError: it is not a trace file, or a newer version's.
-
     """
     found: list[Record] = []
     problems: list[str] = []

@@ -26,7 +26,6 @@ class FrozenMapping(Mapping[K, V_co]):
     Args:
         items: what `dict` takes.
         **named: further items.
-
     """
 
     __slots__ = ("_items",)
@@ -111,7 +110,6 @@ class Attachment:
         data: its content; `None` where `url` is its address.
         url: its address.
         name: name of the file, for people.
-
     """
 
     media_type: str
@@ -131,7 +129,6 @@ class Message:
     Attributes:
         role: `system`, `user` or `assistant`.
         content: its parts in order: texts and attachments. A single text may be given as it is.
-
     """
 
     role: Role
@@ -178,7 +175,6 @@ class Request:
         metadata: named values for plug-ins and backends. A backend that can asks its server for an answer by
             `schema`, a JSON Schema; with `thoughts` true it puts the model's thoughts into the answer, between
             `<think>` tags.
-
     """
 
     messages: tuple[Message, ...]
@@ -285,7 +281,6 @@ class Cancellation:
 
     Attributes:
         reason: why it was cancelled; `None`: it was not.
-
     """
 
     def __init__(self) -> None:
@@ -307,7 +302,6 @@ class Cancellation:
 
         Args:
             reason: a sentence for the error.
-
         """
         with self._lock:
             if self.reason is None:
@@ -327,7 +321,6 @@ class Cancellation:
 
         Raises:
             CancelledError: it was.
-
         """
         if self.reason is not None:
             raise CancelledError(self.reason)
@@ -339,7 +332,6 @@ class Cancellation:
         Args:
             callback: ends what the block waits for, quickly; the thread that cancels calls it. It is called at once if
                 that was before.
-
         """
         with self._lock:
             mark = object()  # a callback may be there twice, and need not be hashable
@@ -379,7 +371,6 @@ class Call:
             report what is left of the server's limits; `None`: requests are not paced.
         cancellation: the caller's wish to end it, which may come at any time; `None`: it never comes.
         clock: returns the present moment.
-
     """
 
     attempt: int = 1
@@ -402,7 +393,6 @@ class Call:
 
         Args:
             callback: ends what the block waits for: closes a connection, kills a process.
-
         """
         return nullcontext() if self.cancellation is None else self.cancellation.on_cancel(callback)
 
@@ -411,7 +401,6 @@ class Call:
 
         Args:
             heard: the moment of the latest part of the answer; `None`: it has not begun.
-
         """
         if self.cancelled:
             return 0.0
@@ -445,7 +434,6 @@ class Usage:
         cached_tokens: tokens of the prompt that came out of the server's cache.
         cache_write_tokens: tokens of the prompt that went into it.
         reasoning_tokens: tokens of the answer that were thoughts, as far as the server counts them.
-
     """
 
     input_tokens: int = 0
@@ -474,7 +462,6 @@ class Candidate:
         backend: its name.
         model: the model to ask it for, unless the request names one.
         reason: why the policy put it here.
-
     """
 
     backend: str
@@ -490,7 +477,6 @@ class Rejection:
         backend: its name.
         reason: why.
         configured: whether the user named this backend, and gets a notice.
-
     """
 
     backend: str
@@ -507,7 +493,6 @@ class Route:
         rejected: the backends left out, with reasons.
         notices: lines for the user.
         origin: the policy; the host fills it in.
-
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -537,7 +522,6 @@ class Attempt:
         retry_after: seconds that the server asks to wait before the next attempt.
         place: file and line in the plug-in's code that raised an error that nobody expected.
         ended: the moment at which it ended, in seconds since the epoch; 0: not known.
-
     """
 
     backend: str
@@ -604,7 +588,6 @@ class Completion:
             was reached, `content_filter`; `None`: it does not say.
         prepared_by: the plug-ins that changed the request before it was sent, in order.
         notices: lines for the user about how it was answered.
-
     """
 
     text: str
@@ -732,7 +715,6 @@ class Answer:
         facts: model, usage and the like once it has ended, as a `Completion` whose text and origin are not used;
             `None` before.
         asked: whether a backend was asked for it, so that it costs something; the host fills it in.
-
     """
 
     asked: bool = False
@@ -776,7 +758,6 @@ class Answer:
 
         Raises:
             BaseException: whatever made the answer break off, with its origin.
-
         """
         while self.facts is None:
             self._read_on()
@@ -815,7 +796,6 @@ class Answer:
 
         Raises:
             BaseException: whatever made the answer fail before it began, with its origin.
-
         """
         while not self.so_far and self._read_on():
             pass
@@ -846,7 +826,6 @@ class Answer:
         Args:
             origin: the plug-in.
             anew: whether it takes the place of one that is recorded.
-
         """
         self.origin = origin if anew else self.origin or origin
         self._maker = origin if anew else self._maker or origin
@@ -955,7 +934,6 @@ class Step:
         timeout: seconds after which it is ended.
         confirm: whether it needs a yes of its own: "run all the rest" and `--yes` are not enough.
         shell: the shell that takes the command line; `bash` or `bash -eu` for example.
-
     """
 
     command: str | Sequence[str]
@@ -997,7 +975,6 @@ class StepContext:
         env: the environment that the step gets.
         output: takes a copy of what the step writes; `None`: nobody wants one.
         cwd: working directory of the run, which the user chose; the step may name another. `None`: nobody knows it.
-
     """
 
     recipe: str
@@ -1022,7 +999,6 @@ class StepResult:
         interrupted_by: number of the signal that this program got meanwhile. After SIGINT the user is asked
             whether to go on, after another one the run ends; 0: none came.
         note: further words on how it ended.
-
     """
 
     status: int

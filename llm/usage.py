@@ -71,7 +71,6 @@ class Ledger:
     Args:
         path: the database; by default the one that `ai-cli usage` reads.
         now: returns the time of day, with its time zone.
-
     """
 
     def __init__(
@@ -143,7 +142,6 @@ def entries(
 
     Raises:
         OSError: the database cannot be read.
-
     """
     database = state_database(path)
     take_over(database, _OLD, _insert_lines)

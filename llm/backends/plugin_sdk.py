@@ -85,7 +85,6 @@ def register_backend(
     Raises:
         PluginDefinitionError: the name or the callable cannot be used.
         NameTakenError: the name is registered already, by this module or by this program.
-
     """
     facts = given(description=description, models=models, local=local, ready_env=ready_env, secret_env=secret_env)
     facts |= given(ready_files=ready_files)
@@ -114,7 +113,6 @@ def register_recipe(
     Raises:
         PluginDefinitionError: the name or the callable cannot be used.
         NameTakenError: the name is registered already, by this module or by this program.
-
     """
     facts = given(description=description, parameters=parameters)
     namespace = sys._getframe(1).f_globals

@@ -26,7 +26,6 @@ class Worker:
 
     Raises:
         BackendError: it cannot be started.
-
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
@@ -90,7 +89,6 @@ class Worker:
         Raises:
             BackendTimeoutError: the line did not come in time.
             BackendConnectionError: the program has ended.
-
         """
         assert self._process.stdout is not None
         with call.on_cancel(self.kill), selectors.DefaultSelector() as selector:

@@ -21,7 +21,6 @@ class NoAnswerError(D0ttinoError):
     Attributes:
         attempts: each backend that was tried, with its reason.
         route: the decision that chose them, and what it left out.
-
     """
 
     def __init__(self, message: str, *, attempts: tuple[Attempt, ...], route: Route, hint: str | None = None) -> None:
@@ -39,7 +38,6 @@ class CutAnswerError(D0ttinoError):
 
     Attributes:
         completion: what had come until then.
-
     """
 
     def __init__(self, message: str, completion: Completion, *, hint: str | None = None) -> None:

@@ -53,7 +53,6 @@ class Outcome:
         request: the prompt and what was wanted for it.
         completion: the answer; `None` if there is none.
         error: why there is none; `None` if there is one.
-
     """
 
     number: int
@@ -67,7 +66,6 @@ class Outcome:
 
         Raises:
             D0ttinoError: there is none.
-
         """
         if self.completion is None:
             assert self.error is not None  # it is one or the other
@@ -585,7 +583,6 @@ def send_many(
 
     Raises:
         UsageError: `max_workers` is less than 1.
-
     """
     from llm.host import current_host
 

@@ -70,7 +70,6 @@ class Cooldowns:
         path: the database; by default that of the user's state.
         on_fault: gets one sentence when it cannot be used, at most once.
         clock: returns the time in seconds since the epoch.
-
     """
 
     def __init__(

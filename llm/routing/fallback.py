@@ -75,7 +75,6 @@ class RetryPolicy:
         pacer: gives requests their turn; `None`: they are sent at once. Their time does not run while they wait for it,
             and a refusal because of a server's limit costs them no attempt.
         on_hold: called with a sentence about a server that asks to wait for long.
-
     """
 
     timeout: float = 120.0
@@ -177,7 +176,6 @@ class Fallback:
     Attributes:
         attempts: the attempts so far.
         route: the route, with those that were left out among the rejected.
-
     """
 
     def __init__(

@@ -67,7 +67,6 @@ class Processes(Executor):
 
     Args:
         max_workers: how many processes there are at most.
-
     """
 
     def __init__(self, max_workers: int) -> None:

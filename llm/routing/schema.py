@@ -40,7 +40,6 @@ class SchemaAnswerError(BackendError):
 
     Attributes:
         attempts: every attempt that was made, for both answers.
-
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -56,7 +55,6 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
 
     Raises:
         UsageError: it is none of these, or not a schema.
-
     """
     text = given
     if os.path.exists(given):
@@ -151,7 +149,6 @@ def complete_checked(
 
     Raises:
         SchemaAnswerError: the second answer is wrong as well.
-
     """
     schema = request.metadata["schema"]
     completion = complete(request)

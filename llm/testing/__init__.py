@@ -38,7 +38,6 @@ def host_with(*plugins: object) -> Host:
 
     Raises:
         PluginDefinitionError: a plug-in does not keep to the hooks' contract.
-
     """
     host = create_host(entries=())
     for plugin in plugins:
@@ -64,7 +63,6 @@ def write_distribution(
         entry_points: group to name to value.
         files: path to contents of its modules.
         metadata: further fields of its metadata, `("Requires-Dist", "d0ttino")` for example.
-
     """
     place = directory / f"{name.replace('-', '_')}-{version}.dist-info"
     place.mkdir(parents=True)

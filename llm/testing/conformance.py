@@ -78,7 +78,6 @@ class Finding:
         file: the file at fault; `None`: it is not one file's.
         line: the line in it, from 1.
         severity: `error`, or `warning` for what costs users something and still works.
-
     """
 
     check: str
@@ -111,7 +110,6 @@ class Result:
         status: `passed`, `failed`, or `skipped` where there is nothing to check.
         findings: what it found; warnings alone do not fail it.
         note: why it was skipped.
-
     """
 
     check: str
@@ -128,7 +126,6 @@ class Report:
         distribution: its name.
         version: its version.
         results: the end of each check.
-
     """
 
     distribution: str
@@ -193,7 +190,6 @@ def check(
     Raises:
         UnknownNameError: nothing of that name is installed.
         UsageError: the directory has no package whose entry points are known.
-
     """
     with _subject(target) as (distribution, version, path):
         project = str(Path(target).absolute() / "pyproject.toml") if path else ""
@@ -219,7 +215,6 @@ def suite(target: str | Path, *, environ: Mapping[str, str] | None = None, skip:
         target: see `check`.
         environ: see `check`.
         skip: names of checks to leave out.
-
     """
     import pytest
 

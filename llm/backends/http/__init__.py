@@ -147,7 +147,6 @@ class HTTPBackend(Backend):
         silence_timeout: seconds to wait for the first text, and for each further one, if neither of the two
             says how long the whole may take: a long answer that keeps coming is not cut.
         max_answer_bytes: how long an answer may be, after decompression.
-
     """
 
     label: str = ""
@@ -231,7 +230,6 @@ class HTTPBackend(Backend):
             BackendConnectionError: it could not be reached, or the connection broke.
             BackendTimeoutError: it took too long.
             CancelledError: the call was cancelled; the connection is closed.
-
         """
         # The router itself looks whether a whole answer is of the model that was asked for.
         reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=False, stream=False)
@@ -265,7 +263,6 @@ class HTTPBackend(Backend):
 
         Raises:
             BackendError: it does not answer, or with something else than a list of models.
-
         """
         return models_in(self._fetch(self.models_path, call), self._label)
 
@@ -313,7 +310,6 @@ class HTTPBackend(Backend):
 
         Raises:
             UsageError: the service takes no such request.
-
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define body")
 
@@ -322,7 +318,6 @@ class HTTPBackend(Backend):
 
         Raises:
             UsageError: one would replace what is given in another way.
-
         """
         given = {**self.fixed_options, **(options or {})}
         for name in self.reserved.keys() & given.keys():
@@ -340,7 +335,6 @@ class HTTPBackend(Backend):
 
         Raises:
             BackendError: the document reports one: see `answer.failure`, `answer.malformed`.
-
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define read")
 
@@ -604,7 +598,6 @@ class ChatCompletionsBackend(HTTPBackend):
 
     Attributes:
         stream_usage: whether the service may be asked to report its usage at the end of a stream.
-
     """
 
     known_options = _OPTIONS
@@ -643,7 +636,6 @@ def models_in(document: Any, label: str) -> list[str]:
 
     Raises:
         MalformedResponseError: it is not a list of models.
-
     """
     entries = document
     if isinstance(document, dict):

@@ -230,7 +230,6 @@ class AnswerReader:
         foreign: the error for a document in a form that `read` does not know, unless any text comes.
         with_thoughts: whether thoughts are wanted.
         memory: for `read`, what the next document has to be read with.
-
     """
 
     def __init__(
@@ -295,7 +294,6 @@ class AnswerReader:
 
         Raises:
             ServedModelError: it is another one than was asked for, and the request is strict.
-
         """
         if self._served is None:
             self._served = model if isinstance(model, str) and model else None
@@ -316,7 +314,6 @@ class AnswerReader:
 
         Args:
             error: an object with a message and a code, words, or an object that holds such an `error`.
-
         """
         held = error.get("error") if isinstance(error, dict) else None
         if isinstance(held, dict) and error.get("request_id"):

@@ -68,7 +68,6 @@ def message_json(message: Message, takes: str = "image/") -> dict[str, Any]:
 
     Raises:
         UsageError: an attachment is of another type.
-
     """
     if not message.attachments:
         return {"role": message.role, "content": message.text}
@@ -94,7 +93,6 @@ def message_from(data: Any) -> Message:
 
     Raises:
         UsageError: it is not a message of texts and images.
-
     """
     role = data.get("role") if isinstance(data, dict) else None
     role = "system" if role == "developer" else role
