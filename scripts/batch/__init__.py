@@ -2,7 +2,9 @@
 
 import csv
 import os
+import select
 import signal
+import stat
 import sys
 import threading
 import time
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 #: The exit status of a batch that `--limit-cost` ended.
 LIMIT_REACHED: Final = 3
+
+#: Milliseconds in which a program has to write to a named pipe.
+_WRITER_WAIT: Final = 500
 
 #: Number of failures printed to stderr; all of them are in the results.
 _MOST_ERRORS: Final = 20
@@ -461,12 +466,26 @@ def _delimiter(given: str | None) -> str | None:
 @contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
     if file != "-":
-        with open(file, "rb", opener=open_named) as source:
+        with open(file, "rb", opener=_open_or_pipe) as source:
             yield source
     elif sys.stdin is None:
         raise UsageError("standard input is closed", hint="name a file instead of -")
     else:
         yield sys.stdin.buffer
+
+
+def _open_or_pipe(path: str, flags: int) -> int:
+    """Open a file, or a named pipe that a program writes to; nobody waits for one that never comes."""
+    if stat.S_ISFIFO(os.stat(path).st_mode):
+        # Once only: a writer that waited for a reader is ended by a reader that goes.
+        pipe = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        writer = select.poll()
+        writer.register(pipe, select.POLLIN)  # the end of a pipe counts only if there was a writer
+        if writer.poll(_WRITER_WAIT):
+            os.set_blocking(pipe, True)
+            return pipe
+        os.close(pipe)
+    return open_named(path, flags)
 
 
 def _layout(rows: Source, output: str | None, schema: dict[str, Any] | None, asked: dict[str, Any]) -> "Layout":

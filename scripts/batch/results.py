@@ -17,7 +17,7 @@ from llm._state import make_private, open_named, open_private, replacing, state_
 from llm.errors import D0ttinoError, UsageError
 from scripts.batch.layouts import Layout, Result, Stored, Table, json_line, json_lines
 from scripts.batch.rows import Line, checksum, parquet
-from scripts.output import clean
+from scripts.output import clean, print_note
 
 #: What answers follow from besides backend, model and row, and what it is called.
 _ASKED: Final = {
@@ -432,7 +432,7 @@ def _ranges(numbers: _Numbers) -> list[list[int]]:
 
 
 def _runs_in(record: str) -> list[dict[str, Any]]:
-    """Return how the runs asked that wrote a file of results; nothing if nobody knows."""
+    """Return how the runs asked that wrote a file of results; nothing if nobody knows. Damage is reported."""
     try:
         with open(record, "rb", opener=open_private) as file:
             runs = json.load(file)["runs"]
@@ -444,8 +444,11 @@ def _runs_in(record: str) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (ValueError, LookupError, TypeError, RecursionError):
-        return []  # damaged: it is written anew
-    return runs if sound and len(runs) <= _MOST_RUNS else []
+        sound = False
+    if sound and len(runs) <= _MOST_RUNS:
+        return list(runs)
+    print_note(f"how the earlier answers were asked for cannot be read, and counts as unknown: {record} is damaged")
+    return []
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

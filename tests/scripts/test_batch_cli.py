@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,7 +174,19 @@ def test_a_damaged_record_of_how_was_asked_ends_no_batch(host: Host, clean_envir
     for backend in ("sample", "echo"):
         result = run(host, "in.jsonl", "-b", backend, "--output", "out.jsonl")
         assert (result.exit_code, "Traceback" in result.stderr) == (0, False)
+        assert (f"counts as unknown: {record} is damaged" in " ".join(result.stderr.split())) == (backend == "sample")
     assert "  line 2: backend sample\n" in result.stderr
+
+
+def test_a_named_pipe_is_read_if_a_program_writes_to_it(host: Host) -> None:
+    os.mkfifo("in.jsonl")
+    writer = threading.Thread(target=lambda: Path("in.jsonl").write_text('"one"\n"two"\n'), daemon=True)
+    writer.start()
+    assert [json.loads(line)["text"] for line in run(host, "in.jsonl", "-b", "echo").stdout.splitlines()] == [
+        "one",
+        "two",
+    ]
+    assert "it is a named pipe, and not a file: in.jsonl" in run(host, "in.jsonl", "-b", "echo").stderr
 
 
 # --- lines and results -------------------------------------------------------------------------------
