@@ -61,31 +61,18 @@ class LogError(D0ttinoError):
 
 @dataclass(frozen=True)
 class Turn:
-    """A prompt and its answer.
-
-    Attributes:
-        id: its number.
-        conversation: id of its conversation.
-        name: name of that, if it has one.
-        time: when it was recorded, in UTC, as ISO 8601.
-        backend: the backend that answered; `None` if none did.
-        model: the model that answered, or was asked for.
-        messages: what was sent besides earlier turns: a system prompt, the prompt.
-        prompt: text of the prompt.
-        answer: the answer, with thoughts; `None` if there is none.
-        error: why there is no answer, or only a part of one.
-    """
+    """A prompt and its answer."""
 
     id: int
-    conversation: str
+    conversation: str  # its id, and its name if it has one
     name: str | None
-    time: str
-    backend: str | None
-    model: str | None
-    messages: tuple[Message, ...]
+    time: str  # when it was recorded, in UTC, as ISO 8601
+    backend: str | None  # that answered
+    model: str | None  # that answered, or was asked for
+    messages: tuple[Message, ...]  # what was sent besides earlier turns: a system prompt, the prompt
     prompt: str
-    answer: str | None
-    error: str | None
+    answer: str | None  # with thoughts
+    error: str | None  # why there is no answer, or only a part of one
 
     def to_json(self) -> dict[str, Any]:
         """Return the turn as JSON-ready data; of attachments without their content."""
@@ -97,19 +84,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation that can be continued.
-
-    Attributes:
-        id: what the log calls it.
-        name: what its user calls it.
-        system: its system prompt.
-        messages: prompts and answers, without thoughts.
-    """
+    """A conversation that can be continued."""
 
     id: str
     name: str | None = None
     system: str | None = None
-    messages: tuple[Message, ...] = ()
+    messages: tuple[Message, ...] = ()  # prompts and answers, without thoughts
 
 
 def log_path() -> str:

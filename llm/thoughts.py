@@ -155,17 +155,12 @@ class ThoughtFilter:
 
     Args:
         inside: whether to expect that: nothing is shown then until thoughts or the whole answer have ended.
-
-    Attributes:
-        dropped: whether there were any.
-        shown: whether anything else than blanks was there.
-        began_inside: whether thoughts ended that nobody had opened: what was shown before were thoughts.
     """
 
     def __init__(self, *, inside: bool = False) -> None:
-        self.dropped = False
-        self.shown = False
-        self.began_inside = False
+        self.dropped = False  # there were any
+        self.shown = False  # anything else than blanks was there
+        self.began_inside = False  # thoughts ended that nobody had opened: what was shown before were thoughts
         self._served = _Served()
         self._waiting: list[str] | None = [] if inside else None
         self._held = ""

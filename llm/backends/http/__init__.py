@@ -389,12 +389,10 @@ class HTTPBackend(Backend):
             endpoint,
             model,
             strict,
-            limits.note_text,
-            limits.hurry,
+            limits,
             thoughts=request.metadata.get("thoughts") is True,
             read=self.read,
             priced=self._counted,
-            on_end=limits.await_rest,
         )
         reader.notices = notices
         notices += odd

@@ -108,10 +108,6 @@ class Limits:
         self.received, self.early = 0, b""
         self.progress = monotonic()
 
-    def note_text(self) -> None:
-        """Note that text came: the silence begins anew."""
-        self.text_came = True
-
     def watch(self, connection: socket.socket) -> None:
         """Get a handle on a connection, by which a cancellation can end whatever another thread waits for there."""
         if self.cancellation is not None and self.handle is None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm._dataclasses import replace
 from llm.backends.http._errors import Endpoint, is_page, page_title, reported_error, server_words
@@ -24,6 +24,9 @@ from llm.errors import (
 from llm.routing import is_served
 from llm.thoughts import CLOSE, OPEN
 from llm.types import Completion, Usage, is_filter
+
+if TYPE_CHECKING:
+    from llm.backends.http._deadlines import Limits
 
 #: Most characters of plain words that are taken for a failure, and not for a page or a file.
 _LONGEST_WORDS: Final = 500
@@ -209,9 +212,7 @@ class AnswerReader:
         endpoint: the service, for errors.
         model: the model that was asked for.
         strict: whether another model's answer is refused.
-        on_text: called whenever a part of the answer has come, also a thought.
-        on_done: called when the service has said that the answer is complete.
-        on_end: called when the service has said why the answer ended; more facts may come.
+        limits: the deadlines of the exchange, which depend on what has come; `None`: there are none.
         thoughts: whether thoughts are part of the text, between tags.
         read: `read(kind, document, reader)`; see `HTTPBackend.read`.
         priced: returns the facts of the answer with its cost.
@@ -237,13 +238,11 @@ class AnswerReader:
         endpoint: Endpoint,
         model: str | None = None,
         strict: bool = False,
-        on_text: Callable[[], object] = lambda: None,
-        on_done: Callable[[], object] = lambda: None,
+        limits: "Limits | None" = None,
         thoughts: bool = False,
         *,
         read: "Callable[[str, Any, AnswerReader], str]",
         priced: Callable[[Completion], Completion] = lambda facts: facts,
-        on_end: Callable[[], object] = lambda: None,
     ) -> None:
         self.endpoint = endpoint
         self.done = False
@@ -267,9 +266,7 @@ class AnswerReader:
         self._thought = False
         self._model = model
         self._strict = strict
-        self._on_text = on_text
-        self._on_done = on_done
-        self._on_end = on_end
+        self._limits = limits
         self._served: str | None = None
         self._shown = False
         self._held = ""
@@ -278,7 +275,8 @@ class AnswerReader:
 
     def part(self, text: str = "", thought: str = "") -> str:
         """Return what is shown of a text and of the thoughts before it; without either it is a sign of life."""
-        self._on_text()
+        if self._limits is not None:
+            self._limits.text_came = True
         if thought:
             self._thought = True
         if not self.with_thoughts:
@@ -307,7 +305,8 @@ class AnswerReader:
         if isinstance(reason, str) and reason:
             shown = reason if reason in _USUAL else self.endpoint.quote(reason)[:40]
             self.finish_reason = shown or self.finish_reason
-            self._on_end()
+            if self._limits is not None:  # more facts may come
+                self._limits.await_rest()
 
     def failure(self, error: Any) -> BackendError:
         """Return the error that a service reports within an answer.
@@ -334,7 +333,7 @@ class AnswerReader:
             return
         if index != self._other_index:
             self._other_index, self._other = index, ""
-        self._on_text()
+        self.part()
         self._other += text
         self._other_end = reason or self._other_end
 
@@ -449,7 +448,8 @@ class AnswerReader:
         self._check_end("\n".join(strays), came)
         if self.done:
             # Only a connection of which nothing is left to be read can be used again.
-            self._on_done()
+            if self._limits is not None:
+                self._limits.hurry()
             with suppress(BackendError):
                 deque(events, maxlen=0)
 
