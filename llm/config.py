@@ -248,7 +248,7 @@ def _load(path: str, version: tuple[int, ...] | None, *variables: str | None) ->
         if value:  # set but empty counts as not set
             values[key] = _from_variable(key, value, variable)
     return Settings(
-        **{key: _CONVERSIONS.get(key, _same)(value) for key, value in values.items()},
+        **{key: _CONVERSIONS[key](value) if key in _CONVERSIONS else value for key, value in values.items()},
         path=None if version is None else path,
     )
 
@@ -283,10 +283,6 @@ def _from_variable(key: str, text: str, variable: str) -> Any:
     if isinstance(number, str) or number < 0:
         raise ConfigError(f"{variable} must be a whole number, 0 or more, not {number!r}")
     return number
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _candidate(link: Any) -> Candidate:

@@ -11,17 +11,12 @@ _TRUTHS: Final = {
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
 
-
-def _truth(text: str) -> bool:
-    return _TRUTHS[text.lower()]
-
-
 #: The types that a parameter can have: what users call them, and what makes a value of a text.
 _TYPES: Final[Mapping[type, tuple[str, Callable[[str], Any]]]] = {
     str: ("text", str),
     int: ("an integer", int),
     float: ("a number", float),
-    bool: ("true or false", _truth),
+    bool: ("true or false", lambda text: _TRUTHS[text.lower()]),
 }
 
 

@@ -43,6 +43,7 @@ def check_metadata(probe: Probe) -> str | None:
     except InvalidVersion:
         probe.find(f"{facts['Version']!r} is not a version", "set version in [project], 1.0 for example",
                    _line(probe, "version"))  # fmt: skip
+    licences = [text for text in facts.get_all("Classifier") or [] if text.startswith("License")]
     needed = []
     for text in facts.get_all("Requires-Dist") or []:
         try:
@@ -59,7 +60,7 @@ def check_metadata(probe: Probe) -> str | None:
          True),
         (not facts["Requires-Python"], "it does not say which Python it needs",
          'add requires-python = ">=3.11" to [project]', "name", True),
-        (not (facts["License"] or facts["License-Expression"] or _classified(facts)), "it has no licence",
+        (not (facts["License"] or facts["License-Expression"] or licences), "it has no licence",
          'add license = "MIT" to [project]: nobody may use it else', "name", True),
     ]  # fmt: skip
     with suppress(InvalidSpecifier):
@@ -201,10 +202,6 @@ def _changes(function: ast.AST, name: str) -> bool:
         if isinstance(target, ast.Name) and target.id == name:
             return True
     return False
-
-
-def _classified(facts: Any) -> bool:
-    return any(text.startswith("License") for text in facts.get_all("Classifier") or [])
 
 
 def check_entry_points(probe: Probe) -> str | None:
