@@ -741,7 +741,7 @@ def _refused_member(body: Mapping[str, Any], error: BackendHTTPError) -> tuple[s
 
 
 def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
-    """Return a notice for each option that looks like a known one with a typing error."""
+    """Return a notice for each option that looks like a known one with a typing error; refuse values of other types."""
     notices = []
     for name, value in options.items():
         kinds, called = _TYPES.get(known.get(name, ""), ((object,), ""))
