@@ -30,7 +30,7 @@ from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
 from scripts.cli.base import current_host, enable_state, find_backend, start_trace, warn_of_problems
 from scripts.cli.config import Template, read_template
 from scripts.cli.options import named_values, read_system, system_option, values_option
-from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options
+from scripts.cli.send import REQUEST_FIELDS, RequestCommand, request_options, schema_of
 from scripts.output import print_error, print_message, print_note, print_warning, stdout_is_closed, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -443,11 +443,7 @@ def _lines(source: BinaryIO, file: str, asked: dict[str, Any]) -> "tuple[Source,
     template = Template("--prompt") if asked["template"] is None else read_template(asked["template"])
     prompt, system = read_system(asked["prompt"], "--prompt"), read_system(asked["system"])
     template = replace(template, prompt=prompt or template.prompt, system=system or template.system)
-    schema = template.answer_schema
-    if asked["schema"] is not None:
-        from llm.routing.schema import read_schema
-
-        schema = read_schema(asked["schema"])
+    schema = schema_of(asked["schema"], template)
     fields = {name: asked[name] for name in REQUEST_FIELDS}
     fields["model"] = fields["model"] or template.model
     fields["backend"] = fields["backend"] or template.backend

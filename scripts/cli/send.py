@@ -245,7 +245,7 @@ def send(
         raise UsageError(f"there is no prompt: {earlier.name!r} names a conversation", hint=hint) from None
     if show_thoughts:
         request = replace(request, metadata={**request.metadata, "thoughts": True})
-    shape = _schema(schema, filled)
+    shape = schema_of(schema, filled)
     if shape is not None:
         _print_checked(request, shape, host, as_json=as_json)
     elif not as_json and (sys.stdout.isatty() if stream is None else stream):
@@ -363,7 +363,7 @@ def read_prompt(words: tuple[str, ...]) -> str:
     return f"{prompt}\n\n{piped}" if prompt and piped.strip() else prompt or piped
 
 
-def _schema(given: str | None, template: "Template | None") -> dict[str, Any] | None:
+def schema_of(given: str | None, template: "Template | None") -> dict[str, Any] | None:
     """Return the schema of the answer: that of the command line, else that of the template."""
     if given is None:
         return None if template is None else template.answer_schema

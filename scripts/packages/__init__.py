@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from llm._dataclasses import dataclass
@@ -169,19 +169,16 @@ def _replace(distribution: str, *instead: Recorded) -> None:
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
     """Lock this environment against changes by other processes, also while an installer that this starts runs."""
-    try:
-        holding = locked(os.path.join(state_dir(), "plugins-change"), inherited=True)
-        holding.__enter__()
-    except TimeoutError as error:
-        raise RecordError(
-            "another command is installing or removing plug-ins", hint="try again when it has ended"
-        ) from error
-    except OSError as error:
-        raise _unwritable(error) from error
-    try:
+    with ExitStack() as holding:
+        try:
+            holding.enter_context(locked(os.path.join(state_dir(), "plugins-change"), inherited=True))
+        except TimeoutError as error:
+            raise RecordError(
+                "another command is installing or removing plug-ins", hint="try again when it has ended"
+            ) from error
+        except OSError as error:
+            raise _unwritable(error) from error
         yield
-    finally:
-        holding.__exit__(None, None, None)
 
 
 def warnings_of_loss(installed: Iterable[str]) -> Iterator[str]:
