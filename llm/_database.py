@@ -185,6 +185,7 @@ class Database:
                 check_private(path)
                 with suppress(FileNotFoundError):  # another process closed the database, which removes it
                     check_ordinary(path)
+        # Transactions begin and end where `changing` does; that threads take turns, its lock sees to.
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             _patiently(lambda: self._prepare(connection))

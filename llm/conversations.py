@@ -143,7 +143,7 @@ class ConversationLog:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.path = log_path() if path is None else os.fspath(path)
-        pragmas = ("PRAGMA secure_delete = ON",)
+        pragmas = ("PRAGMA secure_delete = ON",)  # else deleted texts stay in the file until something overwrites them
         self._database = Database(
             self.path, _TABLES, version=_VERSION, optional=_SEARCH, pragmas=pragmas, sets_aside=False
         )

@@ -348,6 +348,7 @@ class Cancellation:
         """Wait until it is cancelled, or for some seconds; return whether it is cancelled."""
         from threading import Lock
 
+        # No Event: a signal handler that sets one may wait for a lock that its own thread holds.
         over = Lock()
         over.acquire()
         with self.on_cancel(over.release):

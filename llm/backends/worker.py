@@ -31,6 +31,7 @@ class Worker:
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         self._owner = os.getpid()
         self._rest = b""
+        # A pipe that nobody reads would get full, and stop the program.
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         try:
             self._process = subprocess.Popen(

@@ -225,6 +225,7 @@ class _Threads(_Office):
             self._workers += 1
             # Daemons: an interrupted program does not wait for servers that do not answer.
             threading.Thread(target=self._work, name=f"send_many-{self._workers}", daemon=True).start()
+        # With the context of the caller: its trace, for one, sees what the worker does.
         self._jobs.put((number, request, copy_context()))
 
     def end(self) -> None:
@@ -436,7 +437,7 @@ class _Chunks(_Office):
         if (
             len(self._next) >= self._size
             or self._length > _CHUNK_LENGTH
-            or not self._running
+            or not self._running  # nobody is at work
             or now - self._since > _CHUNK_AGE
         ):
             self.flush()

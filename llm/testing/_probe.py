@@ -559,6 +559,7 @@ def samples_of(recipe: RegisteredRecipe) -> dict[str, Any]:
     }
 
 
+#: The real one: where a plug-in calls it, `watch` has put another in its place.
 EXIT: Final = os._exit
 
 

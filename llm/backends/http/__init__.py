@@ -559,7 +559,7 @@ class HTTPBackend(Backend):
         limits = Limits(start, deadline, first_byte, silence, self.read_timeout)
         limits.heed = None if call.turn is None else call.turn.heed
         limits.cancellation = call.cancellation
-        limits.passes_proxy = is_on_this_machine
+        limits.passes_proxy = is_on_this_machine  # a proxy elsewhere would ask its own machine
         return limits
 
     def _endpoint(self, auth: "_KeyAuth", key_source: str, path: str) -> "Endpoint":
@@ -862,7 +862,7 @@ def _exchange(
     from llm.backends.http._errors import status_error, transport_error, transport_faults
 
     connect_timeout = limits.connect_timeout(connect_timeout)
-    wait = max(0.001, limits.next_wait())
+    wait = max(0.001, limits.next_wait())  # urllib3 refuses 0
     failure: D0ttinoError
     try:
         token = current_limits.set(limits)
