@@ -7,7 +7,7 @@ to read them; what is ambiguous, or says how a step is to run in a way that is n
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from llm.errors import D0ttinoError
@@ -207,25 +207,16 @@ def _blocks(text: str, completion: Completion) -> tuple[list[_Block], str]:
         if fence is None:
             prose.append(line)
             continue
-        body = list(_until(lines, fence[2]))
-        if body[-1] is not None:
+        body, indent = "", len(fence[1])
+        for inner in lines:
+            words = inner.strip()
+            if len(words) >= len(fence[2]) and not words.strip(fence[2][0]):
+                break
+            body += inner[min(indent, len(inner) - len(inner.lstrip(" \t"))) :] + "\n"
+        else:
             _refuse(completion, "its code block does not end")
-        indent = len(fence[1])
-        inner = [one[min(indent, len(one) - len(one.lstrip(" \t"))) :] for one in body if one is not None]
-        blocks.append(_Block(fence[3].lower(), "".join(f"{one}\n" for one in inner)))
+        blocks.append(_Block(fence[3].lower(), body))
     return blocks, "\n".join(prose).strip()
-
-
-def _until(lines: Iterator[str], fence: str) -> Iterator[str | None]:
-    """Yield the lines of a block, and `None` where its fence ends it."""
-    line = ""
-    for line in lines:
-        words = line.strip()
-        if len(words) >= len(fence) and not words.strip(fence[0]):
-            yield None
-            return
-        yield line
-    yield line
 
 
 def _from_block(block: _Block, completion: Completion) -> tuple[Step, ...]:

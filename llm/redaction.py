@@ -160,7 +160,7 @@ def _secrets(declared: frozenset[str], environ: Mapping[str, str]) -> Iterator[s
             found.extend(line.strip() for line in lines if len(lines) > 1 and len(line.strip()) >= _SHORTEST_LINE)
         for secret in found:
             if len(secret) >= _SHORTEST:
-                yield from (text for text in spellings(secret) if len(text) >= _SHORTEST)
+                yield from spellings(secret)
 
 
 def spellings(secret: str) -> set[str]:

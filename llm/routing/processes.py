@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
@@ -144,18 +145,16 @@ class _Lane:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while (item := self._tasks.get()) is not None:
             future, task = item
+            end: Callable[[], object] | None = None
             if future.set_running_or_notify_cancel():
                 try:
-                    result = self._call(task)
+                    end = partial(future.set_result, self._call(task))
                 except BaseException as error:  # noqa: BLE001 - it is the future's
-                    self._finished()
-                    future.set_exception(error)
-                else:
-                    self._finished()
-                    future.set_result(result)
-            else:
-                self._finished()
-            del item, future, task
+                    end = partial(future.set_exception, error)
+            self._finished()  # before whoever waits for the end submits the next one
+            if end is not None:
+                end()
+            del item, future, task, end
         self._end()
 
     def _call(self, task: _Task) -> Any:
