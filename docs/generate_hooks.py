@@ -202,9 +202,59 @@ def _type(kind: type) -> str:
         if not name.startswith("_") and name not in _OF_THE_HOST
         if isinstance(value, property | FunctionType) and value.__doc__  # a default that is a lambda has none
     ]
+    types = _types_of(kind)
     fields = dict(row for many in rows for row in many) | dict(members)
-    parts.append(_table("attribute", fields.items()))
+    table = [f"| `{name}` | {_code(types.get(name, ''))} | {_line(meaning)} |" for name, meaning in fields.items()]
+    parts.append("\n".join(["| attribute | type | meaning |", "|---|---|---|", *table, ""]))
     return "\n".join(parts)
+
+
+def _types_of(kind: type) -> dict[str, str]:
+    """Return the types of a class's arguments and fields, with their defaults, and of its members' results."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(node, ast.ClassDef)
+    types: dict[str, str] = {}
+    for one in ast.walk(node):
+        if isinstance(one, ast.AnnAssign):
+            target = one.target
+            name = (
+                target.id if isinstance(target, ast.Name) else target.attr if isinstance(target, ast.Attribute) else ""
+            )
+            default = one.value if isinstance(target, ast.Name) else None  # in `__init__` it is no default
+            types.setdefault(name, _typed(one.annotation, default))
+    for one in node.body:
+        if not isinstance(one, ast.FunctionDef):
+            continue
+        if one.name == "__init__":
+            arguments = [*one.args.args[1:], *one.args.kwonlyargs]
+            given = [*one.args.defaults, *one.args.kw_defaults]
+            defaults = [None] * (len(arguments) - len(given)) + given
+            for argument, default in zip(arguments, defaults, strict=True):
+                types[argument.arg] = _typed(argument.annotation, default)
+        elif isinstance(member := vars(kind)[one.name], property | FunctionType):
+            is_context = any(ast.unparse(mark) == "contextmanager" for mark in one.decorator_list)
+            returned = "AbstractContextManager[None]" if is_context else _typed(one.returns, None)
+            types[_call(one.name, member)] = returned
+    return types
+
+
+def _typed(annotation: ast.expr | None, default: ast.expr | None) -> str:
+    """Return a type as it is written, with a default where that is short."""
+    if annotation is None:
+        return ""
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) in {"ClassVar", "Final"}:
+        annotation = annotation.slice
+    text = ast.unparse(annotation).replace("'", "")
+    if isinstance(default, ast.Call):
+        default = next((one.value for one in default.keywords if one.arg == "default"), default)
+    if default is None:
+        return text
+    short = isinstance(default, ast.Constant) or (isinstance(default, ast.Tuple) and not default.elts)
+    return f"{text} = {ast.unparse(default) if short else '...'}"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|") if text else ""
 
 
 def _call(name: str, value: property | FunctionType) -> str:
