@@ -20,7 +20,6 @@ from llm.types import Cancellation, Completion, Request
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
-    from types import TracebackType
 
     from llm.config import Settings
     from llm.host import Host
@@ -96,9 +95,7 @@ class Outcomes(Iterator[Outcome]):
     def __enter__(self) -> "Outcomes":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: "TracebackType | None"
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:
