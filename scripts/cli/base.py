@@ -589,6 +589,19 @@ class Group(Command, click.Group):
             report(fault, ctx)
             raise click.exceptions.Exit(fault.exit_code) from error
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; suggest `send` for an option of its own: programs without a `send` take it here."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            send = self.get_command(ctx, "send") if "send" in self._lazy else None
+            if send is None or not any(error.option_name in one.opts for one in send.params):
+                raise
+            import shlex
+
+            meant = f"{ctx.command_path} send {shlex.join(args)}"
+            raise click.UsageError(f"{error.message} Did you mean `{meant}`?", ctx) from error
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -633,6 +646,10 @@ class Group(Command, click.Group):
             raise click.UsageError(
                 f"{error.message} The plug-in of this name is not installed: {install}", ctx
             ) from error
+        groups = ((name, self.get_command(ctx, name)) for name in self._lazy)
+        below = [name for name, one in groups if isinstance(one, Group) and words[0] in one.list_commands(ctx)]
+        if below:  # `install`, `list`
+            return "` or `".join(f"{ctx.command_path} {name} {typed}" for name in below)
         is_close = " " not in words[0] and difflib.get_close_matches(words[0], self.list_commands(ctx))
         return None if is_close else f"{ctx.command_path} send {typed}"
 

@@ -101,7 +101,8 @@ def test_a_missing_command_is_an_error() -> None:
         ("version", "ai-cli --version"),
         ("recipes mine", None),
         ("config list", None),
-        ("list", "ai-cli send list"),
+        ("install acme", "ai-cli plugins install acme"),
+        ("set one two", "ai-cli keys set one two` or `ai-cli config set one two"),
         ("tell me more -m small", "ai-cli send tell me more -m small"),
         ("sample -s brief hi", "ai-cli send -b sample -s brief hi"),
         ("completion bash zsh", None),
@@ -119,6 +120,15 @@ def test_a_prompt_in_place_of_a_command_leads_to_send(host: Host) -> None:
     result = CliRunner().invoke(cli, ["send it, please"], obj=host, prog_name="ai-cli")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines()[-1].endswith("Did you mean `ai-cli send 'send it, please'`?")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("-m small hi", "ai-cli send -m small hi"), ("--nothing hi", None)])
+def test_an_option_of_send_without_it_leads_there(host: Host, typed: str, meant: str | None) -> None:
+    result = CliRunner().invoke(cli, typed.split(), obj=host, prog_name="ai-cli")
+    assert (result.exit_code, result.stdout) == (2, "")
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("error: No such option")
+    assert (f"`{meant}`" in error) == (meant is not None)
 
 
 def test_the_command_of_a_plugin_that_is_not_installed_leads_to_its_installation(host: Host, tmp_path: Path) -> None:
