@@ -387,7 +387,6 @@ def test_thoughts_in_fields_of_their_own(streamed: str, host: Host, monkeypatch:
             assert result.stdout == shown
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_raw_answers_are_printed_as_they_are_on_a_terminal() -> None:
     with FaultServer(http_answer({"choices": [{"message": {"content": "\x1b[1mbold"}}]})) as server:
         for option, shown in (([], "\\x1b[1mbold\r\n"), (["--raw"], "\x1b[1mbold\r\n")):

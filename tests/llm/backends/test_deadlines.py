@@ -608,7 +608,6 @@ def test_threads_share_the_connections_of_one_session(serve: Any, host: Host) ->
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_uses_no_connection_of_its_parent(serve: Any) -> None:
     """Each asks for its own number: on a shared connection some would get the answer of another."""
 
@@ -647,7 +646,6 @@ def test_a_child_uses_no_connection_of_its_parent(serve: Any) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_does_not_read_the_rest_of_its_parents_stream(host: Host, serve: Any) -> None:
     forked = threading.Event()
 
@@ -678,7 +676,6 @@ def test_a_child_does_not_read_the_rest_of_its_parents_stream(host: Host, serve:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_does_not_wait_for_the_batch_of_its_parent(host: Host, serve: Any) -> None:
     asked, forked = threading.Semaphore(0), threading.Event()
 
@@ -707,7 +704,6 @@ def test_a_child_does_not_wait_for_the_batch_of_its_parent(host: Host, serve: An
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_while_another_thread_opens_a_session(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service()
     opening, forked = threading.Event(), threading.Event()

@@ -85,7 +85,6 @@ def test_all_that_it_started_ends_with_it(worker: Worker) -> None:
         sleep(0.01)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_neither_uses_nor_ends_it(worker: Worker) -> None:
     child = os.fork()
     if child == 0:
