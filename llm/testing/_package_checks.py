@@ -34,14 +34,14 @@ def check_metadata(probe: Probe) -> str | None:
         _project(probe)
     _traps(probe)
     try:
-        facts = distribution(probe.distribution).metadata
+        facts: Any = distribution(probe.distribution).metadata
     except PackageNotFoundError:
         probe.find("it has no metadata that can be read", "build it again with a PEP 517 backend")
         return None
     try:
-        Version(facts["Version"] or "")
+        Version(facts.get("Version") or "")
     except InvalidVersion:
-        probe.find(f"{facts['Version']!r} is not a version", "set version in [project], 1.0 for example",
+        probe.find(f"{facts.get('Version')!r} is not a version", "set version in [project], 1.0 for example",
                    _line(probe, "version"))  # fmt: skip
     licences = [text for text in facts.get_all("Classifier") or [] if text.startswith("License")]
     needed = []
@@ -56,15 +56,15 @@ def check_metadata(probe: Probe) -> str | None:
          "dependencies", False),
         ("llm" in needed, "it requires llm, which is another project with a package llm", "require d0ttino instead",
          "dependencies", False),
-        (not facts["Summary"], "it has no description", 'add description = "..." to [project]: lists show it', "name",
-         True),
-        (not facts["Requires-Python"], "it does not say which Python it needs",
+        (not facts.get("Summary"), "it has no description", 'add description = "..." to [project]: lists show it',
+         "name", True),
+        (not facts.get("Requires-Python"), "it does not say which Python it needs",
          'add requires-python = ">=3.11" to [project]', "name", True),
-        (not (facts["License"] or facts["License-Expression"] or licences), "it has no licence",
+        (not (facts.get("License") or facts.get("License-Expression") or licences), "it has no licence",
          'add license = "MIT" to [project]: nobody may use it else', "name", True),
     ]  # fmt: skip
     with suppress(InvalidSpecifier):
-        python = SpecifierSet(facts["Requires-Python"] or "")
+        python = SpecifierSet(facts.get("Requires-Python") or "")
         running = ".".join(map(str, sys.version_info[:3]))
         findings += [
             (bool(python) and python.contains("3.10"), "it promises to work with Python 3.10",
@@ -211,8 +211,9 @@ def check_entry_points(probe: Probe) -> str | None:
     if probe.damages:
         return "its metadata cannot be read"
     with suppress(PackageNotFoundError):
-        groups = {entry.group for entry in distribution(probe.distribution).entry_points}
-        for group in groups - {BACKEND_GROUP, RECIPE_GROUP}:
+        # As text: since Python 3.15, `entry_points` raises for all of them where one names no object.
+        text = distribution(probe.distribution).read_text("entry_points.txt") or ""
+        for group in {*re.findall(r"(?m)^\s*\[(.+)\]\s*$", text)} - {BACKEND_GROUP, RECIPE_GROUP}:
             close = difflib.get_close_matches(group, (BACKEND_GROUP, RECIPE_GROUP), n=1, cutoff=0.7)
             if close or re.search(r"\bllm\b|d0ttino", group):
                 other = close[0] if close else BACKEND_GROUP
