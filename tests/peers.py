@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,3 +56,9 @@ def _run(command: list[str], requirements: tuple[str, ...]) -> None:
     if ended.returncode:
         last = ended.stdout.strip().splitlines()[-1:] or [f"status {ended.returncode}"]
         pytest.skip(f"NOT TESTED: no environment with {', '.join(requirements)}: {last[0]}")
+
+
+def sandbox_works() -> bool:
+    """Return whether bwrap is installed and may make namespaces: in many containers it may not."""
+    tried = ["bwrap", "--ro-bind", "/", "/", "--unshare-net", "true"]
+    return shutil.which("bwrap") is not None and subprocess.run(tried, capture_output=True).returncode == 0

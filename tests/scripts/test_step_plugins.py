@@ -17,6 +17,7 @@ import llm
 from llm.errors import D0ttinoError
 from llm.testing import write_distribution
 from llm.types import Step, StepContext
+from tests.peers import sandbox_works
 from tests.scripts.terminal import AI_CLI, Terminal, write_recipe
 
 pytestmark = pytest.mark.e2e
@@ -215,15 +216,7 @@ def test_a_pipe_in_the_place_of_a_policy_allows_nothing(tmp_path: Path) -> None:
     assert "policy.toml: OSError: [Errno 22] it is a named pipe" in result.stderr
 
 
-def _sandbox_works() -> bool:
-    return (
-        shutil.which("bwrap") is not None
-        and subprocess.run(["bwrap", "--ro-bind", "/", "/", "--unshare-net", "true"], capture_output=True).returncode
-        == 0
-    )
-
-
-needs_bwrap = pytest.mark.skipif(not _sandbox_works(), reason="bwrap is not installed, or may not make namespaces")
+needs_bwrap = pytest.mark.skipif(not sandbox_works(), reason="bwrap is not installed, or may not make namespaces")
 
 
 @needs_bwrap
