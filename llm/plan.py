@@ -28,7 +28,8 @@ _FENCE: Final = re.compile(
 )
 
 #: What stands around an answer whose server passes on tokens of the model's own format, or the tags of its answer.
-_AROUND: Final = re.compile(r"\A(?:\ufeff|\s*<answer>[ \t]*\n?)+|\s*(?:</answer>|<\|[a-z_]{1,20}\|>|</s>)+\s*\Z")
+_BEFORE_IT: Final = re.compile(r"\ufeff?\s*(?:<answer>[ \t]*\n?)?")
+_BEHIND_IT: Final = re.compile(r"(?:</answer>|<\|[a-z_]{1,20}\|>|</s>)\Z")
 
 #: What a shell prints before a command: `$ `, `user@host:~$ `, `[root@host ~]# `.
 _PROMPT: Final = re.compile(r"(?:(?:\[?[\w.-]+@[\w.-]+[: ][^\s$%#]*|\w*sh-[\d.]+)[$%#]|[$%]) +")
@@ -107,7 +108,7 @@ def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
     text = completion.text
     if (items := _array(text)) is not None:
         return ReadPlan(_from_array(items, completion), "")
-    text = _AROUND.sub("", without_thoughts(text).replace("\r\n", "\n"))
+    text = _bare(without_thoughts(text).replace("\r\n", "\n"))
     text = text if "\n" in text else text.replace("\r", "\n")
     if not text.strip():
         _refuse(completion, "it holds thoughts only")
@@ -175,6 +176,16 @@ def _is_state(command: Sequence[str]) -> bool:
     while words and re.match(r"\w+\+?=", words[0]):
         del words[0]
     return not words or words[0] in _STATE or tuple(words[:2]) in _STATE_OF_TOOLS
+
+
+def _bare(text: str) -> str:
+    """Return an answer without what stands around it."""
+    for _ in range(4):
+        text = text.rstrip()
+        end = _BEHIND_IT.search(text[-30:])
+        text = text[: len(text) - len(end[0])] if end else text
+    start = _BEFORE_IT.match(text)
+    return text[start.end() :] if start and start[0].strip("\ufeff \t\r\n") else text.removeprefix("\ufeff")
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -372,3 +372,11 @@ def test_a_command_may_speak_of_thoughts(command: str) -> None:
     assert [step.command_line for step in read(begun_inside).steps] == ["ls"]
     with pytest.raises(PlanError, match="it is not a JSON array"):
         read("Sure <think> so:\n```sh\nrm x\n```\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["</s>" * 200_000 + "x", " " * 300_000 + "x", "\n" * 300_000 + "</s>", "<answer>" * 50_000]
+)
+def test_what_stands_around_an_answer_is_found_in_a_moment(text: str) -> None:
+    with pytest.raises(PlanError):
+        read(text)
