@@ -110,7 +110,7 @@ def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> It
     kind = later = ""  # the kind of this event, and one that came behind its data: its own, or the next one's
     for line in chain.from_iterable(_lines(pieces)):
         if not bare and line.startswith(b"data:"):  # nearly every line that is not empty
-            name, value = b"data", line[5:].decode("utf-8", "replace").removeprefix(" ")
+            value = line[5:].decode("utf-8", "replace").removeprefix(" ")
         else:
             field = _FIELD.match(line) if line else None
             if line and not field and not bare and (clutter := _CLUTTER.match(line)):
@@ -136,15 +136,16 @@ def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> It
                     strays.append(text)
                 continue
             name, value = (field[1] or b"").lower(), text.partition(":")[2].removeprefix(" ")
-        if name == b"data":
-            if data and _is_object(data):
-                yield Event(data[0], kind or "message")
-                data, kind, later = [], later, ""
-            data.append(value)
-        elif name == b"event":
-            kind, later = (kind, value) if data else (value, "")
-        elif name == b"error":
-            yield Event(value, "error")
+            if name == b"event":
+                kind, later = (kind, value) if data else (value, "")
+            elif name == b"error":
+                yield Event(value, "error")
+            if name != b"data":
+                continue
+        if data and _is_object(data):
+            yield Event(data[0], kind or "message")
+            data, kind, later = [], later, ""
+        data.append(value)
     for rest, of in ((bare, "bare"), (data, later or kind or "message")):
         if rest:
             yield LastEvent("\n".join(rest), of)
@@ -485,7 +486,7 @@ class AnswerReader:
     def _event_text(self, event: Event) -> str:
         """Return the text of one event; its format records the other facts."""
         try:
-            document = _decoded(event.data)
+            document = _JSON.decode(event.data)  # each event comes by; what else there is, `_odd` reads
         except (ValueError, RecursionError):
             several = _on_one_line(event.data)
             if len(several) > 1:
