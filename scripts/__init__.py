@@ -3,6 +3,10 @@
 import os
 import sys
 
+#: The file in the state directory that records the packages that the user installed. Most commands ask only whether
+#: there is one, and import no more for that.
+INSTALLED_FILE = "plugins.json"
+
 # Many projects have a directory of this name. `python -m scripts.release` of theirs goes on working beside ours.
 __path__ += [
     place

@@ -17,6 +17,7 @@ import click
 
 from llm._dataclasses import dataclass
 from llm.errors import ConfigError, D0ttinoError, NameTakenError, PluginError, UnknownNameError
+from scripts import INSTALLED_FILE
 from scripts.cli.options import SHARED_OPTIONS, TREE, Shared, note_shared, shared
 from scripts.output import (
     CANNOT_WRITE,
@@ -79,17 +80,19 @@ def current_host(ctx: click.Context) -> "Host":
 
 def _process_host(ctx: click.Context, options: Shared) -> "Host":
     with import_phase(ctx, "framework"):
-        from llm._state import directory_faults
+        from llm._state import directory_faults, state_dir
         from llm.hooks._entrypoints import Blocking
         from llm.host import current_host as process_host
-        from scripts.packages import warnings_of_loss
 
     host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
     for kind in ("cache", "state"):
         for _, fault in directory_faults(kind):
             print_warning(f"{fault}; `ai-cli doctor` says how to mend that")
-    for warning in warnings_of_loss(entry.distribution for entry in host.entries):
-        print_warning(warning)
+    if os.path.exists(os.path.join(state_dir(), INSTALLED_FILE)):
+        from scripts.packages import warnings_of_loss
+
+        for warning in warnings_of_loss(entry.distribution for entry in host.entries):
+            print_warning(warning)
     for name in host.unknown_blocked:
         unknown = UnknownNameError("plug-in", name, host.blockable_names())
         print_warning(f"{unknown.message} to block. {unknown.hint}")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+import scripts
 from llm._dataclasses import dataclass
 from llm._state import locked, open_private, state_dir, write_atomically
 from llm.errors import D0ttinoError, PluginLoadError
@@ -124,7 +125,7 @@ class Recorded:
 
 
 #: What the user installed.
-INSTALLED: Final = Record("plugins.json", Recorded)
+INSTALLED: Final = Record(scripts.INSTALLED_FILE, Recorded)
 
 
 def recorded(prefix: str | None = None) -> dict[str, Recorded]:
