@@ -301,16 +301,15 @@ class Chat:
     def run(self, argument: str) -> None:
         """Run the shell steps of the last answer, after a question for each."""
         from llm.plan import read_plan
-        from scripts.cli.plan import source_of, with_confirmations
-        from scripts.cli.steps import Plan, StepOptions, run_steps
+        from scripts.cli.plan import plan_of
+        from scripts.cli.steps import StepOptions, run_steps
 
         if argument not in {"", "join"}:
             raise UsageError("/run takes nothing but `join`, which runs the steps of several blocks")
         completion = self._last()
         goal = self._conversation.messages[-2].text
         read = read_plan(completion, join=argument == "join")
-        source = source_of(completion)
-        plan = Plan("do", source, goal, with_confirmations(read.steps))
+        plan = plan_of(completion, goal, read)
         with self.keyboard.released():
             status = run_steps(self._host, plan, StepOptions(join=argument == "join"))
         if status:

@@ -18,7 +18,6 @@ from scripts.render import hides_something
 
 if TYPE_CHECKING:
     from llm.host import Host
-    from llm.types import Step
 
 
 @click.command(cls=RequestCommand)
@@ -74,11 +73,7 @@ def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
             "nothing was run: the answer has words besides the steps, and they may take them back",
             hint="read them; without --yes you are asked for each step",
         )
-    return run_steps(
-        host,
-        Plan("do", source_of(completion), prompt if goal == "-" else goal, with_confirmations(read.steps)),
-        options,
-    )
+    return run_steps(host, plan_of(completion, prompt if goal == "-" else goal, read), options)
 
 
 def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":
@@ -87,17 +82,18 @@ def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":
     return ask(Request(plan_prompt(goal), **asked), host)
 
 
-def source_of(completion: "Completion") -> str:
-    """Return who wrote a plan, for people."""
+def plan_of(completion: "Completion", goal: str, read: ReadPlan) -> Plan:
+    """Return the steps of an answer as they are run."""
+    # A command with characters that cannot be seen needs a yes of its own: no model has a reason for them.
+    steps = (replace(step, confirm=step.confirm or hides_something(step.command_line)) for step in read.steps)
+    return Plan("do", _source_of(completion), goal, tuple(steps))
+
+
+def _source_of(completion: "Completion") -> str:
     return f"{completion.backend} [{completion.origin}]"
 
 
 def _print_prose(completion: "Completion", read: ReadPlan) -> None:
     """Print the words around the steps: they may be a warning, a refusal or a question."""
     if read.prose:
-        print_note(f"{source_of(completion)} says besides the steps:\n{read.prose}")
-
-
-def with_confirmations(steps: "tuple[Step, ...]") -> "tuple[Step, ...]":
-    """Let a command with characters that cannot be seen need a yes of its own: no model has a reason for them."""
-    return tuple(replace(step, confirm=step.confirm or hides_something(step.command_line)) for step in steps)
+        print_note(f"{_source_of(completion)} says besides the steps:\n{read.prose}")

@@ -50,11 +50,12 @@ IDLE = 4
 class LiteLLM(Backend):
     """Asks LiteLLM, by a process that is kept for the next request: its import takes seconds."""
 
+    name = "litellm"
     description: ClassVar[str] = "every model of LiteLLM, in a process of its own"
     ready_env = (VARIABLE,)
 
-    def __init__(self, name: str = "litellm") -> None:
-        super().__init__(name)
+    def __init__(self) -> None:
+        super().__init__()
         self.model: str | None = None
         self._idle: list[Worker] = []
         self._lock = threading.Lock()

@@ -9,12 +9,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any
+from typing import IO
 
 from llm import Attachment, Backend, Completion, PluginSettings, Request, Usage, hookimpl
 from llm.backends.plugin_sdk import register_backend
@@ -49,12 +49,10 @@ _STATUS = re.compile(r"\b(?:Error code|status code|HTTP)\W{1,3}([45]\d\d)\b", re
 class LlmCliBackend(Backend):
     """Runs `llm prompt` for each request, in a process group of its own that ends with the request."""
 
+    name = "llm-cli"
     description = "every model of simonw/llm, by its command"
     ready_env = (VARIABLE,)  # it is asked where it is named, or where this names its command
-
-    def __init__(self, name: str = "llm-cli", command: str = "llm") -> None:
-        super().__init__(name)
-        self.command = command
+    command = "llm"
 
     def stream(self, prompt: str, *, request: Request, call: Call) -> Iterator[str | Completion]:
         """Yield the text that `llm prompt` prints as it comes, and then what it says it used.
@@ -242,5 +240,4 @@ register_backend("llm-cli", backend)
 @hookimpl
 def llm_configure(settings: PluginSettings) -> None:
     """Take the command from `[plugins.llm-cli]`."""
-    command: Mapping[str, Any] = settings.section
-    backend.command = command.get("command", "llm")
+    backend.command = settings.section.get("command", "llm")

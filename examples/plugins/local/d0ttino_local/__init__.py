@@ -21,7 +21,7 @@ CONFIG_SCHEMA = {
     "additionalProperties": False,
 }
 
-backend = LocalBackend("local")
+backend = LocalBackend()
 register_backend("local", backend)
 
 

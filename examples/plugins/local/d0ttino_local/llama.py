@@ -107,6 +107,7 @@ class Model(Worker):
 class LocalBackend(ChatCompletionsBackend):
     """Answers by a model in a file."""
 
+    name = "local"
     description = "a model on this machine, by llama.cpp: no server, no key, no network"
     label = "The local model"
     local = True
@@ -120,8 +121,8 @@ class LocalBackend(ChatCompletionsBackend):
         else "~/.local/share/d0ttino/models/*.gguf",
     )
 
-    def __init__(self, name: str = "local") -> None:
-        super().__init__(name)
+    def __init__(self) -> None:
+        super().__init__()
         self.settings: Mapping[str, Any] = {}
         self._worker: Model | None = None
         self._lock = threading.Lock()
