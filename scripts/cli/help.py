@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from llm.hooks import Origin
     from llm.host import Catalog, Host
 
+#: So many parts are listed of those that have words in their text alone.
+_MOST_MENTIONED: Final = 8
+
 _HEADING: Final = re.compile(r"(#{1,4}) (.+)")
 
 
@@ -46,14 +49,14 @@ class _Section(NamedTuple):
 def docs(topic: tuple[str, ...]) -> None:
     """Print the page, or the part of a page, that TOPIC names; without TOPIC, list the pages.
 
-    TOPIC is the name of a page (routing), a heading (hooks, llm_prepare), or words of one.
+    TOPIC is the name of a page (routing), a heading (hooks, llm_prepare), words of one, or of the text below it.
     """
     texts = pages()
     if not topic:
         print_table(("PAGE", "TITLE"), [(name, _sections(name, text)[0].title) for name, text in texts.items()])
         return
     words = " ".join(topic)
-    found = _found(words, texts)
+    found = _found(words, texts) or _mentioned(words, texts)
     if not found:
         import difflib
 
@@ -99,6 +102,19 @@ def _found(words: str, pages: dict[str, str]) -> list[_Section]:
     sections = [section for name, text in pages.items() for section in _sections(name, text)]
     exact = [section for section in sections if _plain(section.title) == wanted or _anchor(section.title) == wanted]
     return exact or [section for section in sections if all(word in _plain(section.title) for word in wanted.split())]
+
+
+def _mentioned(words: str, pages: dict[str, str]) -> list[_Section]:
+    """Return the smallest parts whose text has all words, those with the most of them in it first."""
+    wanted = [word.replace("-", "") for word in words.lower().split()]
+    texts = [(one, _plain(one.text).replace("-", "")) for page, text in pages.items() for one in _sections(page, text)]
+    having = [(one, text) for one, text in texts if all(word in text for word in wanted)]
+    smallest = [
+        (sum(map(text.count, wanted)) / len(text), one)
+        for one, text in having
+        if not any(other is not one and other.page == one.page and other.text in one.text for other, _ in having)
+    ]
+    return [one for _, one in sorted(smallest, key=lambda pair: -pair[0])][:_MOST_MENTIONED]
 
 
 def _plain(title: str) -> str:

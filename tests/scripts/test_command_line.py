@@ -484,6 +484,15 @@ def test_a_part_of_a_page() -> None:
     assert "## llm_complete" not in part
 
 
+def test_words_of_the_text_below_a_heading_find_it() -> None:
+    rows = run("docs", "install", "ollama").stdout.splitlines()
+    assert rows[0].split() == ["PAGE", "HEADING"]
+    assert 1 < len(rows) <= 9
+    assert any(row.startswith("guides/coming-from ") for row in rows)
+    assert run("docs", "mods", "archived").stdout.startswith("## mods\n")
+    assert run("docs", "mods", "zyzzyva").exit_code == 2
+
+
 def test_an_unknown_topic_gets_close_matches() -> None:
     result = run("docs", "enviroment")
     assert (result.exit_code, result.stdout) == (2, "")
