@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from llm.hooks._entrypoints import VARIABLE, Installed, installed
-from llm.hooks._manifest import Manifests, needing_import
+from llm.hooks._manifest import CONTRIBUTING, Manifests, needing_import
 
 #: The entry-point groups: a bare callable is a backend in the first, a recipe in the second.
 BACKEND_GROUP: Final = "llm.plugins"
@@ -40,9 +40,9 @@ def nobody_implements(hook: str) -> bool:
     """Return whether it is known of every installed plug-in that it does not implement a hook."""
     manifests = Manifests.read()
     _, entries, damages = installed_plugins(manifests=manifests)
-    hooks = manifests.unchanged(entries)
-    if len(hooks) < len(entries):
-        hooks |= {entry: manifest.hooks for entry, manifest in manifests.current(entries).items()}
-    everything_is_known = not needing_import(entries, hooks) and not damages
+    indexed = set(manifests.index(entries).names["plug-in"].values())
+    current = manifests.current(entry for entry in entries if entry not in indexed)
+    everything_is_known = not needing_import(entries, indexed | current.keys()) and not damages
     unheard = os.environ.get(VARIABLE, "")  # names to be blocked are only checked with a host
-    return everything_is_known and not unheard and not any(hook in may for may in hooks.values())
+    implemented = set(CONTRIBUTING if indexed else ()).union(*(one.hooks for one in current.values()))
+    return everything_is_known and not unheard and hook not in implemented

@@ -19,7 +19,7 @@ from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, know
 from llm.hooks._guard import CONFIGURE, Guard, HookContract, HookKind, Problem, ProblemKind, hookimpl
 from llm.hooks._loader import KnownPlugin, Loader
 from llm.hooks._manager import PluginManager, Registration, all_registrations, forget, owner_of
-from llm.hooks._manifest import CONTRIBUTING, Manifest, Manifests, Offers
+from llm.hooks._manifest import CONTRIBUTING, Manifest, Manifests
 from llm.types import Answer, Call, Request
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ _CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
 #: What plug-ins contribute, as a host knows it.
 _KINDS: Final[Mapping[str, Any]] = {"backend": RegisteredBackend, "recipe": RegisteredRecipe}
 
+#: More threads than this never ask plug-ins for the same at once: each of them waits for the next.
+_MOST_THREADS: Final = 256
+
 #: Hooks whose built-in implementation may have no answer: not every key is in its store.
 _UNSURE: Final = frozenset({"llm_key", "llm_executor"})
 
@@ -83,9 +86,6 @@ def contracts() -> list[HookContract]:
     ]
 
 
-_NO_OFFERS: Final = Offers(frozenset(), frozenset())
-
-
 class _Offer(Generic[Contribution]):
     """One backend or recipe of a host; that of a plug-in that is not imported becomes an object when it is used."""
 
@@ -108,8 +108,10 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
     Args:
         offers: by name, those that are in use, in the order in which they are asked.
         hidden: those that another plug-in's hides.
-        deferred: what is known of those that nobody has asked for yet; their names are in neither of the two.
-        whole: returns the catalog that has them as well.
+        indexed: names of further ones, each of which one plug-in alone has, with the entry point of that.
+        find: `find(name, entry)` returns one of these.
+        whole: returns the catalog that has them among its offers.
+        secret_env: the environment variables that they declare as secret.
 
     """
 
@@ -117,27 +119,28 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
         self,
         offers: Mapping[str, _Offer[Contribution]],
         hidden: Sequence[_Offer[Contribution]],
-        deferred: Offers = _NO_OFFERS,
-        whole: "Callable[[], Catalog[Contribution]] | None" = None,
+        indexed: Mapping[str, EntryPoint],
+        find: Callable[[str, EntryPoint], Contribution],
+        whole: "Callable[[], Catalog[Contribution]]",
+        secret_env: frozenset[str],
     ) -> None:
         self._offers = offers
         self._hidden = hidden
-        self._deferred = deferred
-        self._whole = whole
+        self._indexed = indexed
+        self._find = find
+        self._found: dict[str, Contribution] = {}
+        self._find_whole = whole
+        self._secret_env = secret_env
 
+    @functools.cached_property
     def _all(self) -> Mapping[str, _Offer[Contribution]]:
-        """Return also those that were deferred."""
-        find = self._whole  # another thread may be faster
-        if find is not None:
-            whole = find()
-            self._offers, self._hidden, self._whole = whole._all(), whole._hidden, None
-        return self._offers
+        return self._find_whole()._offers if self._indexed else self._offers
 
     @functools.cached_property
     def secret_env(self) -> frozenset[str]:
         """The environment variables that any of them, hidden ones too, declares as secret."""
         offers = (*self._offers.values(), *self._hidden)
-        return self._deferred.secret_env.union(name for one in offers for name in one.secret_env)
+        return self._secret_env.union(name for one in offers for name in one.secret_env)
 
     @functools.cached_property
     def active(self) -> tuple[Contribution, ...]:
@@ -153,16 +156,20 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
         return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._offers or name in self._deferred.names
+        return name in self._offers or name in self._indexed
 
     def __getitem__(self, name: str) -> Contribution:
-        return (self._all() if name in self._deferred.names else self._offers)[name].made
+        if name not in self._indexed:
+            return self._offers[name].made
+        if name not in self._found:
+            self._found[name] = self._find(name, self._indexed[name])
+        return self._found[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return iter(self._all)
 
     def __len__(self) -> int:
-        return len(self._all())
+        return len(self._all)
 
 
 class _Dispatch:
@@ -212,11 +219,11 @@ class Host(PluginManager):
         self._left_out: set[EntryPoint] = set()
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
-        self._declared: dict[tuple[str, bool], list[tuple[EntryPoint, _Offer[Any]]]] = {}
-        self._deferred: dict[str, Offers] = {}
-        self._manifests: Manifests | None = None
+        self._declared: dict[tuple[str, str], list[_Offer[Any]]] = {}
+        self._asking: list[tuple[str, int]] = []
+        self._manifests = Manifests()
         self._places: dict[str, int] = {}
-        self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, {}, lambda _entry: ())
+        self._loader = Loader(self, (), adapt, lambda _entry, _plugin: False, self._manifests)
         self.register(_Dispatch(self), "llm.host", origin=Origin("llm.host", Tier.BUILTIN, DISTRIBUTION, __version__))
 
     def backends(self) -> Catalog[RegisteredBackend]:
@@ -391,13 +398,13 @@ class Host(PluginManager):
             For each, its plug-in and the options of its `@hookimpl`; wrappers come first, the outermost before.
 
         """
-        return [(one.origin, options) for one, options in self._asked(hook, deferred=hook in CONTRIBUTING)]
+        return [(one.origin, options) for one, options in self._asked(hook, indexed=hook in CONTRIBUTING)]
 
-    def _asked(self, hook: str, *, deferred: bool) -> list[tuple[Guard | KnownPlugin, Mapping[str, Any]]]:
+    def _asked(self, hook: str, *, indexed: bool) -> list[tuple[Guard | KnownPlugin, Mapping[str, Any]]]:
         """Return the plug-ins that implement a hook and their options, in the order in which they are asked."""
         guards = [guard for guard in reversed(self.guards()) if hook in guard.implementations]
         guards.sort(key=self._precedence)
-        known = [one for one in self._loader.known_plugins(deferred=deferred) if hook in one.manifest.hooks]
+        known = [one for one in self._loader.known_plugins(indexed=indexed) if hook in one.manifest.hooks]
         found: list[tuple[Guard | KnownPlugin, Mapping[str, Any]]] = []
         for guard in guards:  # among those that are known, which are in order: there may be many of them
             before = bisect_left(known, self._precedence(guard), key=self._precedence)
@@ -446,7 +453,7 @@ class Host(PluginManager):
         """
         self.entries = sorted(entries)
         self.blocking = blocking
-        self._manifests = manifests
+        self._manifests = Manifests() if manifests is None else manifests
         wanted = []
         for entry in self.entries:
             by = blocking.of_installed(entry)
@@ -469,13 +476,7 @@ class Host(PluginManager):
         def is_blocked(entry: EntryPoint, plugin: str) -> bool:
             return entry.builtin and is_blocked_builtin(entry, plugin)
 
-        self._deferred = {} if manifests is None else manifests.offers(wanted)
-        current = {} if manifests is None else manifests.current(own if self._deferred else everything)
-        guards_of: Callable[[EntryPoint], tuple[str, ...]] = (
-            (lambda _entry: ()) if manifests is None else manifests.guards_of
-        )
-        deferred = (wanted, manifests.current) if manifests is not None and self._deferred else ()
-        self._loader = Loader(self, everything, adapt, is_blocked, current, guards_of, self.learn, *deferred)
+        self._loader = Loader(self, everything, adapt, is_blocked, self._manifests, self.learn)
         self._loader.load_all()
 
     def add_damaged(self, damage: Damage, blocking: Blocking = NOTHING_BLOCKED) -> None:
@@ -506,80 +507,81 @@ class Host(PluginManager):
     def learn(self) -> dict[EntryPoint, Manifest]:
         """Record the manifests of the entry points that this host imported, and return them."""
         learned = Context().run(self.manifests)
-        if self._manifests is not None:
-            self._manifests.store(learned)
+        self._manifests.store(learned)
         return learned
 
     def _catalog(self, kind: str, hook: str) -> Catalog[Any]:
-        generation, catalog = self._catalogs.get(hook, (None, None))
-        if catalog is not None and generation == self.generation:
-            return catalog
-        with self.lock:  # while another thread imports a plug-in, that is neither known nor registered
-            deferred = self._loader.deferred
-            known = self._known(kind, hook, deferred)  # first: it may import a plug-in
-            generation = self.generation
-            registered = [
+        while True:
+            generation, catalog = self._catalogs.get(hook, (None, None))
+            if catalog is not None and generation == self.generation:
+                return catalog
+            with self.lock:  # while another thread imports a plug-in, that is neither known nor registered
+                known = self._known(kind, hook)
+                generation = self.generation
+                waiting = len(self._loader.known)
+            found = [*self._ask(kind, hook), *known]
+            indexed = self._loader.indexed(kind)
+            twice = [indexed[one.name] for one in found if one.name in indexed]
+            self._loader.look_at(twice)
+            # Another thread may have imported a plug-in, and moved others, while they were asked.
+            if not twice and len(self._loader.known) == waiting:
+                self._catalogs[hook] = (generation, self._sorted_out(kind, hook, found, indexed))
+                return self._catalogs[hook][1]
+
+    def _ask(self, kind: str, hook: str) -> list[_Offer[Any]]:
+        """Return what registered plug-ins contribute.
+
+        They may take threads to find out, which may ask this host; so no lock is held.
+        """
+        question = (hook, threading.get_ident())
+        if question in self._asking or len(self._asking) >= _MOST_THREADS:
+            raise PluginLoadError(
+                f"{hook} asks the host for its {kind}s, which asks {hook} again",
+                hint=f"ask for them where they are used; {read_on(hook)}",
+            )
+        self._asking.append(question)
+        try:
+            return [
                 _Offer(one.name, one.origin.plugin, getattr(one, "secret_env", ()), functools.partial(_itself, one))
                 for many in getattr(self.hook, hook)()
                 for one in many
             ]
-            found = [*registered, *known]
-            if not deferred:
-                catalog = self._sorted_out(kind, hook, found)
-            elif self._deferred[kind].names.isdisjoint(one.name for one in found):
-                whole = functools.partial(self._whole, kind, hook)
-                catalog = self._sorted_out(kind, hook, found, self._deferred[kind], whole)
-            else:
-                return self._whole(kind, hook)
-            self._catalogs[hook] = (generation, catalog)
-        return catalog
+        finally:
+            self._asking.remove(question)
 
-    def _whole(self, kind: str, hook: str) -> Catalog[Any]:
-        """Return all backends or recipes, also of plug-ins that nobody has asked for yet."""
-        self._loader.known_plugins()
-        self._catalogs.pop(hook, None)
-        return self._catalog(kind, hook)
-
-    def _known(self, kind: str, hook: str, deferred: bool) -> list[_Offer[Any]]:
-        """Return the backends or recipes of plug-ins that are not imported yet, but for those that are deferred.
+    def _known(self, kind: str, hook: str) -> list[_Offer[Any]]:
+        """Return the backends or recipes of plug-ins that are not imported yet, but for those that are only indexed.
 
         Imported are those whose contributions the configuration decides on, those with a manifest that makes no sense,
         and all if a wrapper wants to see what they contribute.
         """
-        waiting = [one for one in self._loader.known_plugins(deferred=False) if hook in one.manifest.hooks]
+        waiting = [one for one in self._loader.known_plugins(indexed=False) if hook in one.manifest.hooks]
         wrapped = any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
             one.manifest.hooks[hook].get("wrapper") for one in waiting
         )
-        if wrapped and self._loader.deferred:
+        if wrapped:
             waiting = [one for one in self._loader.known_plugins() if hook in one.manifest.hooks]
         why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
         self._import([one.entry for one in waiting if wrapped or one.manifest.configured], why)
-        if (kind, deferred) not in self._declared:
-            senseless = [one.entry for one, facts in self._facts(kind) if not _validate.are_facts(_KINDS[kind], facts)]
-            self._import(senseless, "its manifest makes no sense")
-            self._declared[kind, deferred] = [
-                (
-                    known.entry,
-                    _Offer(
-                        facts["name"],
-                        known.name,
-                        facts.get("secret_env", ()),
-                        functools.partial(self._from_facts, kind, known, facts),
-                    ),
-                )
-                for known, facts in self._facts(kind)
-            ]
-        declared = self._declared[kind, deferred]
-        return [offer for entry, offer in declared if entry in self._loader.known]
+        declared = [(one.entry, self._declared_by(kind, one)) for one in self._loader.known_plugins(indexed=False)]
+        return [offer for entry, offers in declared if entry in self._loader.known for offer in offers]
 
-    def _facts(self, kind: str) -> list[tuple[KnownPlugin, Mapping[str, Any]]]:
-        """Return the recorded facts of the backends or recipes of plug-ins that are not imported yet."""
-        return [
-            (plugin, facts)
-            for plugin in self._loader.known_plugins(deferred=False)
-            for one, facts in plugin.manifest.contributions
-            if one == kind
-        ]
+    def _declared_by(self, kind: str, known: KnownPlugin) -> list[_Offer[Any]]:
+        """Return the backends or recipes in the manifest of a plug-in, which is imported if that makes no sense."""
+        if (kind, known.name) not in self._declared:
+            many = [facts for one, facts in known.manifest.contributions if one == kind]
+            if not all(_validate.are_facts(_KINDS[kind], facts) for facts in many):
+                self._import([known.entry], "its manifest makes no sense")
+            self._declared[kind, known.name] = [
+                _Offer(
+                    facts["name"],
+                    known.name,
+                    facts.get("secret_env", ()),
+                    functools.partial(self._from_facts, kind, known, facts),
+                )
+                for facts in many
+            ]
+        return self._declared[kind, known.name]
 
     def _import(self, entries: Iterable[EntryPoint], reason: str) -> None:
         """Import plug-ins, each once; failures go to `problems`."""
@@ -604,13 +606,36 @@ class Host(PluginManager):
         for one in filter(None, (catalog.get(name), *catalog.shadowed.get(name, ()))):
             if one.origin.plugin == plugin:
                 return one
+        raise self._missing(kind, entry, plugin, name)
+
+    def _find_indexed(self, kind: str, hook: str, name: str, entry: EntryPoint) -> Any:
+        """Return a backend or recipe of which only the name was known.
+
+        Raises:
+            PluginLoadError: its plug-in does not provide it.
+
+        """
+        found = self._looked_at(kind, hook, [entry]).get(name)
+        if found is None:
+            self._loader.load(entry, f"its {kind} {name!r} is used")
+            found = self._catalog(kind, hook).get(name)
+        if found is None:
+            raise self._missing(kind, entry, entry.name, name)
+        return found
+
+    def _missing(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> PluginLoadError:
         error = PluginLoadError(
             f"{entry} no longer registers the {kind} {name!r}", hint="try again: it is imported at once the next time"
         )
-        if self._manifests is not None:
-            self._manifests.forget([entry])
+        self._manifests.forget([entry])
         attribute(error, entry.origin(plugin))
-        raise error
+        return error
+
+    def _looked_at(self, kind: str, hook: str, entries: Iterable[EntryPoint]) -> Catalog[Any]:
+        """Return a catalog that has what indexed entry points contribute among its offers."""
+        self._loader.look_at(entries)
+        self._catalogs.pop(hook, None)
+        return self._catalog(kind, hook)
 
     def _precedence(self, plugin: Guard | KnownPlugin) -> tuple[Any, ...]:
         """Sort key of a plug-in; built-in ones go by their place in the list, whichever was imported first."""
@@ -618,9 +643,11 @@ class Host(PluginManager):
         place = self._places.get(origin.module or "", 0) if origin.builtin else 0
         return origin.precedence, place
 
-    def _sorted_out(self, kind: str, hook: str, found: Iterable[_Offer[Any]], *deferred: Any) -> Catalog[Any]:
+    def _sorted_out(
+        self, kind: str, hook: str, found: Iterable[_Offer[Any]], indexed: Mapping[str, EntryPoint]
+    ) -> Catalog[Any]:
         # In the order in which plug-ins are asked, also those that are not imported yet.
-        place = {one.name: number for number, (one, _) in enumerate(self._asked(hook, deferred=False))}
+        place = {one.name: number for number, (one, _) in enumerate(self._asked(hook, indexed=False))}
         offers: dict[str, _Offer[Any]] = {}
         hidden: list[_Offer[Any]] = []
         for one in sorted(found, key=lambda one: place.get(one.plugin, len(place))):
@@ -639,7 +666,14 @@ class Host(PluginManager):
                         hint="remove or disable one of the two",
                     )
                 )
-        return Catalog(offers, hidden, *deferred)
+        return Catalog(
+            offers,
+            hidden,
+            indexed,
+            functools.partial(self._find_indexed, kind, hook),
+            functools.partial(self._looked_at, kind, hook, indexed.values()),
+            self._loader.indexed_secrets() if kind == "backend" else frozenset(),
+        )
 
     def config_schemas(self) -> dict[str, Any]:
         """Return the JSON Schemas of plug-ins for their sections of the configuration, by the section's name.

@@ -7,11 +7,13 @@ changed.
 
 import errno
 import importlib
+import json
 import os
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from binascii import crc32
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.machinery import PathFinder
@@ -19,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm._dataclasses import dataclass
+from llm.errors import PluginLoadError
 from llm.hooks import BUILTIN, Origin, Tier
 
 if TYPE_CHECKING:
@@ -131,22 +134,22 @@ class Damage:
     error: Exception | None = None
 
 
-class Directories(dict[str, list[Any]]):
-    """What is known of directories, JSON-ready, by path.
+class Directories(dict[str, str]):
+    """What is known of directories, as text, by path.
 
-    Of each, the groups that were asked for, the names of its metadata directories as it lists them, the canonical
-    names of its distributions, for each metadata directory what is known of it, and a hash of the stamps of the files
-    that this is from. `None` is known of one without `entry_points.txt`, `[]` of one that declares nothing in these
-    groups; of another, the file with its name and version, these, and group, name and value of each entry point.
+    A seal, and JSON: the groups that were asked for, the names of its metadata directories as it lists them, the
+    canonical names of its distributions, and for each metadata directory what is known of it. `None` is known of one
+    without `entry_points.txt`, `[]` of one that declares nothing in these groups; of another, the file with its name
+    and version, these, and group, name and value of each entry point.
 
     Attributes:
         recalled: the entry points of those that this process looked at, and found as they are known.
 
     """
 
-    def __init__(self, known: Mapping[str, list[Any]] = MappingProxyType({})) -> None:
+    def __init__(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(known)
-        self.recalled: dict[str, frozenset[EntryPoint]] = {}
+        self.recalled: dict[str, list[EntryPoint]] = {}
 
 
 class Installed(NamedTuple):
@@ -300,13 +303,12 @@ class _Search:
 
     def _recall(self, directory: str, places: list[str]) -> bool:
         """Add what a directory held, if all of it is as it was; return whether that is so."""
-        known = self._directories.get(directory)
-        if not isinstance(known, list) or known[:2] != [self._groups, os.sep.join(places)]:
-            return False
-        found = recalled(directory, known)
+        self._directories.recalled.pop(directory, None)
+        known = self._directories.get(directory, "")
+        names, found = recalled(directory, known, [self._groups, os.sep.join(places)])
         if found:
-            self._directories.recalled[directory] = frozenset(found)
-            self._add(known[2].split(os.sep), found)
+            self._directories.recalled[directory] = found
+            self._add(names, found)
         return bool(found)
 
     def _record(
@@ -327,8 +329,8 @@ class _Search:
         end = time.time_ns()
         # Files may have come and gone meanwhile.
         if sorted(found) == sorted(entries) and all(is_settled(changed, start, end) for changed in stamps[::3]):
-            joined = (os.sep.join(places), os.sep.join(names))
-            self._directories[directory] = [self._groups, *joined, contents, hash(stamps)]
+            record = json.dumps([self._groups, os.sep.join(places), os.sep.join(names), contents])
+            self._directories[directory] = f"{seal_of(record, stamps)} {record}"
 
     def ask_finders(self) -> None:
         """Add the entry points of distributions that only a finder of the program knows."""
@@ -453,14 +455,38 @@ def stamp_of(path: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def recalled(directory: str, known: list[Any]) -> list[EntryPoint]:
-    """Return the entry points that are known of a directory; none if its files are not as they were."""
+def recalled(
+    directory: str, known: str, listed: Sequence[object] | None = None
+) -> tuple[Sequence[str], list[EntryPoint]]:
+    """Return the names of distributions and the entry points that are known of a directory; none if that has changed.
+
+    Args:
+        directory: its path.
+        known: what `Directories` has of it.
+        listed: the groups, and the metadata directories as it lists them now; by default those that are known.
+
+    """
+    seal, _, record = known.partition(" ")
     try:
-        _, listed, names, contents, expected = known
-        found, stamps = _look_at(directory, listed.split(os.sep), contents)
-    except (OSError, ValueError, TypeError, AttributeError, LookupError):
-        return []
-    return found if hash(stamps) == expected and isinstance(names, str) else []
+        groups, places, names, contents = json.loads(record)
+        if listed is None or listed == [groups, places]:
+            found, stamps = _look_at(directory, places.split(os.sep), contents)
+            if seal == seal_of(record, stamps):
+                return names.split(os.sep), found
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        pass  # not as it was, or another program wrote it
+    return [], []
+
+
+def seal_of(record: str, stamps: Iterable[int]) -> str:
+    """Return a text that stands for a record, and for the state of the files that it is from.
+
+    Args:
+        record: JSON.
+        stamps: times and sizes of the files.
+
+    """
+    return str(hash((crc32(record.encode()), *stamps)))
 
 
 @contextmanager
@@ -619,10 +645,15 @@ def load(entry: EntryPoint) -> object:
     `package.module:name` may also name a submodule that nobody has imported yet.
 
     Raises:
+        PluginLoadError: its distribution does not declare it: a cache is wrong, or the distribution was replaced.
         AttributeError: the module has neither such an attribute nor such a submodule.
         BaseException: whatever importing the module raises.
 
     """
+    if entry.metadata:
+        declared = _read(f"{entry.metadata}{os.sep}entry_points.txt").decode("utf-8")
+        if (entry.group, entry.name, entry.value) not in _parse(declared):
+            raise PluginLoadError(f"{entry.distribution} does not declare it", hint="try again")
     with _loading(entry):
         found: object = importlib.import_module(entry.module)
         path = entry.module

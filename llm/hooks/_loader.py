@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from llm.hooks import Origin, attribute, load_span
 from llm.hooks._entrypoints import EntryPoint, load, look_alike
 from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions
 from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
-from llm.hooks._manifest import CONTRIBUTING, Manifest, PluginManifest, needing_import, stamps_of
+from llm.hooks._manifest import CONTRIBUTING, Manifest, Manifests, PluginManifest, needing_import, stamps_of
 
 #: Hooks that are not called before their plug-in is imported for something else.
 _NOT_CALLED = CONTRIBUTING | {"llm_configure", "llm_close"}
@@ -67,15 +67,12 @@ class Loader:
         entries: all entry points, sorted as they are asked.
         adapt: makes a plug-in of the object that an entry point names.
         is_blocked: whether the plug-in of a name of an entry point is left out.
-        manifests: the current manifests of entry points.
-        guards_of: returns the hooks that an entry point guarded when it was last loaded.
+        manifests: manifests of entry points.
         after_failure: called when one with a current manifest could not be imported: the manifest is none any more.
-        deferred: entry points that are known to do nothing but contribute; their manifests are not looked at before
-            somebody asks for one of these plug-ins.
-        current: returns the current manifests of entry points.
 
     Attributes:
-        known: entry points that were not imported yet, each with its plug-ins as they are asked: `known_plugins`.
+        known: entry points that were not imported yet, each with its plug-ins as they are asked. It has `None` in place
+            of them where the index has all that is asked of it, and nobody has looked at its manifest: `look_at`.
         imported: entry points that this imported, with the time in ns since the epoch at which that began.
 
     """
@@ -86,17 +83,14 @@ class Loader:
         entries: Iterable[EntryPoint],
         adapt: Adapt,
         is_blocked: Callable[[EntryPoint, str], bool],
-        manifests: Mapping[EntryPoint, Manifest],
-        guards_of: Callable[[EntryPoint], tuple[str, ...]],
+        manifests: Manifests,
         after_failure: Callable[[], object] = lambda: None,
-        deferred: Collection[EntryPoint] = (),
-        current: Callable[[Iterable[EntryPoint]], Mapping[EntryPoint, Manifest]] = lambda _entries: {},
     ) -> None:
         self._manager = manager
         self._entries = list(entries)
         self._adapt = adapt
         self._is_blocked = is_blocked
-        self._guards_of = guards_of
+        self._manifests = manifests
         self._after_failure = after_failure
         self._importing: EntryPoint | None = None
         self._errors: dict[EntryPoint, PluginLoadError] = {}
@@ -105,16 +99,13 @@ class Loader:
         self._taken: set[str] = set()
         # The object as well: the number of one that is gone would soon be another's.
         self._named: dict[int, tuple[EntryPoint, object]] = {}
-        importing = needing_import(self._entries, {*manifests, *deferred})
-        if not importing.isdisjoint(deferred):
-            manifests, deferred = {**manifests, **current(deferred)}, ()
-            importing = needing_import(self._entries, manifests)
-        self._manifests = dict(manifests)
-        self._deferred = frozenset(deferred)
-        self._is_expecting = False
-        self._current = current
-        self.known: dict[EntryPoint, list[KnownPlugin]] = {
-            entry: [] for entry in self._entries if entry not in importing
+        self._index = manifests.index(self._entries)
+        self._reserved = dict(self._index.names["plug-in"])
+        indexed = set(self._reserved.values())
+        self._current = manifests.current(entry for entry in self._entries if entry not in indexed)
+        importing = needing_import(self._entries, indexed | self._current.keys())
+        self.known: dict[EntryPoint, list[KnownPlugin] | None] = {
+            entry: None if entry in indexed else [] for entry in self._entries if entry not in importing
         }
         self.imported: dict[EntryPoint, int] = {}
 
@@ -125,6 +116,7 @@ class Loader:
             "its contributions were not known",
             self._expect,
         )
+        self._taken.update(self._reserved)
 
     def add(self, owner: EntryPoint, registration: Registration) -> None:
         """Register what an entry point registers after it was loaded, or load it first."""
@@ -135,26 +127,42 @@ class Loader:
         if guard is None and not self._is_blocked(owner, registration.plugin_name):
             self._manager.register(registration.plugin, name, origin=owner.origin(name, registration.module))
 
-    @property
-    def deferred(self) -> bool:
-        """Whether there are plug-ins that nobody has asked for yet: they do nothing but contribute."""
-        return bool(self._deferred)
-
     def is_taken(self, plugin: str) -> bool:
         """Whether a plug-in has this name, or will have it once it is imported."""
-        self._expect_all()
         return self._manager.has_plugin(plugin) or plugin in self._taken
 
-    def known_plugins(self, *, deferred: bool = True) -> list[KnownPlugin]:
+    def look_at(self, entries: Iterable[EntryPoint]) -> None:
+        """Read the manifests of entry points of which the index has had all that was asked."""
+        for entry in entries:
+            if self.known.get(entry, ()) is None:
+                with self._manager.lock:
+                    if self.known.get(entry, ()) is None:
+                        manifest = self._manifests.get(entry)
+                        if manifest is not None:
+                            self._expect(entry, manifest)
+                        else:
+                            with contextlib.suppress(PluginLoadError):  # recorded
+                                self.load(entry, "its contributions were not known")
+
+    def indexed(self, kind: str) -> dict[str, EntryPoint]:
+        """Return entry points whose manifests nobody has looked at, by the names of what they contribute."""
+        return {name: entry for name, entry in self._index.names[kind].items() if self.known.get(entry, ()) is None}
+
+    def indexed_secrets(self) -> frozenset[str]:
+        """Return the environment variables that these declare as secret."""
+        secrets = self._index.secret_env.items()
+        return frozenset(name for name, many in secrets if any(self.known.get(entry, ()) is None for entry in many))
+
+    def known_plugins(self, *, indexed: bool = True) -> list[KnownPlugin]:
         """Return the plug-ins that are not imported yet, as they are asked.
 
         Args:
-            deferred: whether to return also those that nobody has asked for yet; from then on, they are not deferred.
+            indexed: whether to look at the manifests of those that are only indexed.
 
         """
-        if deferred:
-            self._expect_all()
-        return [one for many in list(self.known.values()) for one in many]  # another thread may import one
+        if indexed:
+            self.look_at(list(self.known))
+        return [one for many in list(self.known.values()) for one in many or ()]  # another thread may import one
 
     def load(self, entry: EntryPoint, reason: str) -> None:
         """Import an entry point and register its plug-ins, unless that was done."""
@@ -167,8 +175,6 @@ class Loader:
                     hint="call it from a function instead of at the top of the module",
                 )
             if entry in self.known:
-                if entry in self._deferred:
-                    self._expect_all()
                 # All that name the same object: else, whose plug-in that is would depend on which is used first.
                 same = [one for one in self.known if (one.distribution, one.value) == (entry.distribution, entry.value)]
                 self._load(same, reason)
@@ -184,9 +190,12 @@ class Loader:
         """
         name = self._names.get((entry, plugin))
         if name is None:
-            if not entry.builtin:  # those have the first choice
-                self._expect_all()
-            taken = self._manager.has_plugin(plugin) or plugin in self._taken
+            holder = self._reserved.get(plugin)
+            taken = holder != entry and (
+                self.is_taken(plugin) or (holder is not None and not entry.builtin and holder > entry)
+            )
+            if not taken:
+                self._reserved.pop(plugin, None)
             name = self._names[entry, plugin] = f"{plugin}@{entry.distribution}" if taken else plugin
             self._taken.add(name)
         return name
@@ -202,7 +211,7 @@ class Loader:
 
         """
         if entry in self._errors:
-            return Manifest(failure=self._reasons[entry], guards=self._guards_of(entry), lasts=False)
+            return Manifest(failure=self._reasons[entry], guards=self._manifests.guards_of(entry), lasts=False)
         plugins = []
         guards: set[str] = set()
         for (owner, plugin), name in self._names.items():
@@ -222,35 +231,17 @@ class Loader:
         stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
         return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps, lasts and can_last)
 
-    def _expect_all(self) -> None:
-        """Look at the manifests of those that were deferred."""
-        if not self._deferred:
-            return
-        with self._manager.lock:
-            deferred = self._deferred
-            if not deferred or self._is_expecting:
-                return
-            self._is_expecting = True
-            self._manifests.update(self._current(deferred))
-            for entry in reversed(self._entries):
-                if entry in deferred and entry in self.known and entry in self._manifests:
-                    self._expect(entry)
-            changed = [entry for entry in self._entries if entry in deferred and entry not in self._manifests]
-            if changed:
-                self._load(changed, "its contributions were not known")
-            self._deferred = frozenset()  # last: another thread must not take a part for all of them
-
-    def _expect(self, entry: EntryPoint) -> None:
-        """Have an entry point with a current manifest imported when it is used; one that is deferred, later."""
-        if entry in self._deferred and not self._is_expecting:
-            return
-        for plugin in self._manifests[entry].plugins:
+    def _expect(self, entry: EntryPoint, manifest: Manifest) -> None:
+        """Have an entry point with a current manifest imported when it is used."""
+        plugins: list[KnownPlugin] = []
+        for plugin in manifest.plugins:
             if not self._is_blocked(entry, plugin.plugin):
-                known = KnownPlugin(entry, self.name_of(entry, plugin.plugin), plugin)
-                self.known[entry].insert(0, known)  # the last registered is asked first, as in pluggy
+                # The last registered is asked first, as in pluggy.
+                plugins.insert(0, KnownPlugin(entry, self.name_of(entry, plugin.plugin), plugin))
                 for hook in plugin.hooks:
                     if hook not in _NOT_CALLED:
                         self._manager.before_call(hook, functools.partial(self._load_quietly, entry))
+        self.known[entry] = plugins
 
     def _load_quietly(self, entry: EntryPoint) -> None:
         # Its failure is recorded; where it guards, an implementation that refuses stands in its place.
@@ -258,7 +249,7 @@ class Loader:
             self.load(entry, "one of its hooks is called")
 
     def _load(
-        self, entries: list[EntryPoint], reason: str, expect: Callable[[EntryPoint], object] | None = None
+        self, entries: list[EntryPoint], reason: str, expect: Callable[[EntryPoint, Manifest], object] | None = None
     ) -> None:
         """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first.
 
@@ -290,7 +281,8 @@ class Loader:
                 registrations.setdefault(owner, []).append(registration)
         for entry in reversed(self._entries if expect is not None else entries):
             if expect is not None and entry in self.known:
-                expect(entry)
+                if entry in self._current:
+                    expect(entry, self._current[entry])
             elif entry in named:
                 self._register(entry, named[entry], registrations)
 
@@ -396,7 +388,7 @@ class Loader:
         failure.__cause__ = error
         self._errors[entry] = failure
         self._reasons[entry] = message
-        guards = tuple(hook for hook in self._guards_of(entry) if hook in self._manager.contracts)
+        guards = tuple(hook for hook in self._manifests.guards_of(entry) if hook in self._manager.contracts)
         if guards:
             with contextlib.suppress(NameTakenError):
                 name = f"{entry.name}@{entry.distribution}"

@@ -7,96 +7,73 @@ more: which entry points there are is seen in directories and metadata at each s
 can name a plug-in that is not installed, or hide one.
 """
 
-import functools
 import json
 import os
 import sys
 import time
 from binascii import crc32
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from llm._state import cache_dir, check_private, open_private, read_named, write_atomically
-from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, opened, recalled, stamp_of
+from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, opened, recalled, seal_of, stamp_of
+
+#: Grows when the layout of the file changes; a file of another layout counts as none.
+_LAYOUT: Final = 5
 
 
-class EnvironmentCache:
-    """One file of data that hold for this Python environment only: its prefix and its interpreter.
+class ManifestFile:
+    """The file of manifests, which hold for this Python environment only: its prefix and its interpreter.
 
     It may be deleted at any time. A file that is damaged counts as none, and where it cannot be written nothing is
     lost but time.
-
-    Args:
-        name: name of the file.
-        layout: grows when the layout of its content changes; a file of another number counts as none.
 
     Attributes:
         path: where it is; `None` if caches are not used.
 
     """
 
-    def __init__(self, name: str, layout: int) -> None:
+    def __init__(self) -> None:
         directory = cache_dir()
-        self._stamp = [sys.prefix, sys.implementation.cache_tag, layout]
-        owner = _checksum(os.fsencode("\0".join(map(str, self._stamp[:2])))).decode()
-        self.path = None if directory is None else os.path.join(directory, "environments", owner, name)
-        self._details = b""
+        self._stamp = json.dumps([sys.prefix, sys.implementation.cache_tag, _LAYOUT])
+        owner = _checksum(os.fsencode(f"{sys.prefix}\0{sys.implementation.cache_tag}")).decode()
+        self.path = None if directory is None else os.path.join(directory, "environments", owner, "manifests.json")
 
-    def read(self) -> Any:
-        """Return what was written last; `None` if there is nothing that can be used."""
+    def read(self) -> list[list[str]]:
+        """Return the rows that were written last, each a list of texts; none if there are none that can be used."""
         try:
             return self.parse()
         except (OSError, ValueError):
-            return None
+            return []
 
-    def parse(self) -> Any:
-        """Return what was written last; `None` if nothing was, or for another environment."""
+    def parse(self) -> list[list[str]]:
+        """Return the rows that were written last; none if nothing was, or for another environment."""
         if self.path is None:
-            return None
+            return []
         try:
             with open(self.path, "rb", opener=open_private) as file:
                 checksum, _, document = file.read().partition(b"\n")
         except (FileNotFoundError, NotADirectoryError):
-            return None
-        # What is not as it was written is damaged; so nobody has to check what stands in it.
+            return []
         if checksum != _checksum(document):
             raise ValueError("it is damaged")
-        try:
-            document, _, details = document.partition(b"\n")
-            stamp, content = json.loads(document)
-        except (TypeError, RecursionError) as error:
-            raise ValueError("it is damaged") from error
-        if stamp != self._stamp:  # the directory is named by a checksum as well, which another environment may share
-            return None
-        self._details = details
-        return content
+        stamp, *rows = document.decode("ascii").split("\n")
+        # The directory is named by a checksum as well, which another environment may share.
+        return [row.split("\t") for row in rows] if stamp == self._stamp else []
 
-    def details(self) -> Any:
-        """Return what was written beside what was read last; `None` if nothing was."""
-        try:
-            return json.loads(self._details or b"null")
-        except (ValueError, RecursionError):
-            return None
-
-    def write(self, content: Any, details: Any = None) -> None:
-        """Write JSON-ready data; a directory that cannot be written is passed over.
-
-        Args:
-            content: what each `read` returns.
-            details: what is parsed when it is asked for.
-
-        """
+    def write(self, rows: Iterable[Iterable[str]]) -> None:
+        """Write rows of JSON; a directory that cannot be written is passed over."""
         if self.path is not None:
             with suppress(OSError):
                 directory = os.path.dirname(self.path)
                 check_private(directory)
                 if not os.path.isdir(directory):
                     _forget_gone(os.path.dirname(directory))
-                parts = (json.dumps(one, separators=(",", ":")).encode() for one in ([self._stamp, content], details))
-                document = b"\n".join(parts)
+                document = "\n".join([self._stamp, *map("\t".join, rows)]).encode()
                 write_atomically(self.path, b"\n".join((_checksum(document), document)))
 
     def remove(self) -> None:
@@ -119,7 +96,7 @@ def _forget_gone(environments: str) -> None:
     for path in glob.glob(os.path.join(glob.escape(environments), "*", "*.json")):
         try:
             with open(path, "rb") as file:
-                prefix = json.loads(file.read().split(b"\n", 2)[1])[0][0]
+                prefix = json.loads(file.read().split(b"\n", 2)[1])[0]
             os.stat(prefix)
         except FileNotFoundError:
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)
@@ -127,20 +104,10 @@ def _forget_gone(environments: str) -> None:
             continue  # not known, or it is in a place that this user cannot look into
 
 
-#: The name of the file, and a number that grows when the layout of its content changes.
-FILE: Final = ("manifests.json", 4)
-
-#: Distribution, group, name.
-_Slot = tuple[str, str, str]
-#: The fields of an entry point that its record begins with, all but the tier; and of a record with its manifest.
-_IDENTITY: Final = 8
-_WIDTH: Final = _IDENTITY + 5
-
-
 #: Hooks that ask for contributions; a manifest has their answers.
 CONTRIBUTING: Final = frozenset({"llm_backends", "llm_recipes"})
-#: The kinds of contributions.
-_KINDS: Final = ("backend", "recipe")
+#: What an index has names of.
+_NAMED: Final = ("plug-in", "backend", "recipe")
 
 
 class PluginManifest(NamedTuple):
@@ -181,6 +148,16 @@ class Manifest(NamedTuple):
     lasts: bool = True
 
     @property
+    def only_contributes(self) -> bool:
+        """Whether its plug-ins do nothing but contribute, always the same, and in no order of their own wish."""
+        return bool(self.plugins) and not any(
+            one.configured
+            or any(one.hooks.values())
+            or one.hooks.keys() != {f"llm_{kind}s" for kind, _ in one.contributions}
+            for one in self.plugins
+        )
+
+    @property
     def hooks(self) -> list[str]:
         """Names of the hooks that its plug-ins implement, sorted."""
         return sorted({hook for plugin in self.plugins for hook in plugin.hooks})
@@ -191,18 +168,20 @@ class Manifest(NamedTuple):
 
     def to_json(self) -> list[Any]:
         """Return the manifest as JSON-ready data."""
-        plugins = [list(plugin) for plugin in self.plugins]
-        return [self.lasts, self.failure, list(self.guards), dict(self.stamps), plugins]
+        return [self.plugins, self.failure, self.guards, self.stamps, self.lasts]
 
     @classmethod
     def from_json(cls, data: Any) -> "Manifest":
-        """Return what `to_json` wrote."""
-        lasts, failure, guards, stamps, plugins = data
+        """Return what `to_json` wrote.
+
+        Raises:
+            TypeError, ValueError, AttributeError, LookupError: somebody else wrote it.
+
+        """
+        plugins, failure, guards, stamps, lasts = data
         if not (failure is None or isinstance(failure, str)) or not isinstance(lasts, bool):
             raise TypeError
         made = []
-        # The file may be another program's: nothing in it is certain. Loops here and below are plain ones: each start
-        # runs them for each installed plug-in.
         for plugin, module, hooks, contributions, configured in plugins:
             if not (isinstance(plugin, str) and isinstance(module, str)):
                 raise TypeError
@@ -232,41 +211,25 @@ class Manifest(NamedTuple):
         return True
 
 
-class Offers(NamedTuple):
-    """All that plug-ins offer of one kind.
+class Index(NamedTuple):
+    """Entry points that do nothing but contribute, by names that one of them alone has.
 
     Attributes:
-        names: their names, each of which one plug-in alone has.
-        secret_env: the environment variables that they declare as secret.
+        names: by `plug-in`, `backend` and `recipe`, by name.
+        secret_env: those that declare an environment variable as secret, by its name.
 
     """
 
-    names: frozenset[str]
-    secret_env: frozenset[str]
-
-
-class _Summary(NamedTuple):
-    """A directory of which one comparison has shown that it is as it was.
-
-    Attributes:
-        entries: its entry points.
-        exceptions: those whose manifests do not last.
-        hooks: the hooks that its other plug-ins implement.
-        offers: all that they offer, by kind; empty if that is not all that they do.
-
-    """
-
-    entries: Set[EntryPoint]
-    exceptions: set[_Slot]
-    hooks: Sequence[str]
-    offers: Mapping[str, Offers]
+    names: dict[str, dict[str, EntryPoint]]
+    secret_env: dict[str, list[EntryPoint]]
 
 
 class Manifests:
-    """The manifests of this Python environment; `read` makes one.
+    """The manifests of this Python environment: those of `read`, or none.
 
-    The file has two parts, so that the second, with the manifests, is only parsed where one is asked for. The first
-    has the directories, and of each in a few words whether all manifests in it hold: see `unchanged`.
+    The file has a row for each manifest, which is parsed when it is asked for, and one for each directory with entry
+    points. That has an index of those that do nothing but contribute, and a seal of the files that all of this is from:
+    one comparison vouches for a directory. Nothing in the file is certain, as another program may have written it.
 
     Attributes:
         directories: what is known of directories with installed distributions; written with the next `store`.
@@ -274,140 +237,130 @@ class Manifests:
     """
 
     def __init__(
-        self, file: EnvironmentCache, directories: Directories, summaries: Mapping[str, Any], own: Any
+        self,
+        file: ManifestFile | None = None,
+        directories: Mapping[str, str] = {},
+        indices: Mapping[str, str] = {},
+        records: Mapping[str, str] = {},
     ) -> None:
-        self.directories = directories
+        self.directories = Directories(directories)
         self._file = file
-        self._written = dict(directories)
-        self._summaries = summaries
-        self._seen: dict[str, _Summary | None] = {}
-        self._own = _by_slot(own)
+        self._written = directories
+        self._indices = indices
+        self._records = records
 
     @classmethod
     def read(cls) -> "Manifests":
         """Return the user's manifests; none if there are none that can be used."""
-        file = EnvironmentCache(*FILE)
-        content = file.read()
-        directories, summaries, own = content if isinstance(content, list) and len(content) == 3 else ({}, {}, [])
-        known, summaries = (one if isinstance(one, dict) else {} for one in (directories, summaries))
-        return cls(file, Directories(known), summaries, own)
-
-    @functools.cached_property
-    def _records(self) -> dict[_Slot, list[Any]]:
-        """The records of all entry points, but for those of this project."""
-        return _by_slot(self._file.details())
+        file = ManifestFile()
+        directories: dict[str, str] = {}
+        indices: dict[str, str] = {}
+        records: dict[str, str] = {}
+        with suppress(ValueError):
+            for key, record, *index in file.read():
+                if index:
+                    directory = str(json.loads(key))
+                    directories[directory], indices[directory] = record, index[0]
+                else:
+                    records[key] = record
+        return cls(file, directories, indices, records)
 
     @property
     def path(self) -> str | None:
         """The file; `None` if caches are not used."""
-        return self._file.path
+        return None if self._file is None else self._file.path
 
     def get(self, entry: EntryPoint) -> Manifest | None:
         """Return the manifest of an entry point as it was last loaded; `None` if it never was with this metadata."""
-        record = self._record_of(entry)
-        return None if record is None else _manifest_in(record, entry)
-
-    def _record_of(self, entry: EntryPoint) -> list[Any] | None:
-        return (self._own if entry.builtin else self._records).get(entry[:3])
+        try:
+            identity, manifest = json.loads(self._records[_key(entry)])
+            return Manifest.from_json(manifest) if identity == list(_identity(entry)) else None
+        except _NOT_OURS:
+            return None
 
     def holds(self, entry: EntryPoint, manifest: Manifest) -> bool:
         """Whether the record of an entry point equals a manifest."""
-        return self._record_of(entry) == _record(entry, manifest)
+        return self._records.get(_key(entry)) == _record(entry, manifest)
 
     def guards_of(self, entry: EntryPoint) -> tuple[str, ...]:
         """Return the hooks that an entry point guarded when it was last loaded, in whichever version."""
         try:
-            record = self._record_of(entry)
-            return () if record is None else tuple(map(str, record[_IDENTITY + 2]))
-        except (TypeError, LookupError):
+            return Manifest.from_json(json.loads(self._records[_key(entry)])[1]).guards
+        except _NOT_OURS:
             return ()
 
-    def unchanged(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Sequence[str]]:
-        """Return which of the entry points of known directories would contribute the same again.
+    def index(self, entries: Iterable[EntryPoint]) -> Index:
+        """Return those of some entry points of which it is known, without their manifests, what they contribute.
 
-        One comparison decides for all of a directory; where it fails, `current` has to look at each.
-
-        Returns:
-            Each, with hooks of which it may implement some; no plug-in of its directory implements others.
-
+        They would contribute the same again, and do nothing else.
         """
-        found: dict[EntryPoint, Sequence[str]] = {}
-        for entry in entries:
-            directory = entry.metadata.rpartition(os.sep)[0]
-            if directory not in self._seen:
-                self._seen[directory] = self._look_at(directory)
-            summary = self._seen[directory]
-            if summary is not None and entry in summary.entries and entry[:3] not in summary.exceptions:
-                found[entry] = summary.hooks
+        wanted = set(entries)
+        found = Index({kind: {} for kind in _NAMED}, {})
+        for directory, here in self.directories.recalled.items():
+            with suppress(OSError, *_NOT_OURS):
+                one = self._index_of(directory, [entry if entry in wanted else None for entry in here])
+                if all(found.names[kind].keys().isdisjoint(one.names[kind]) for kind in _NAMED):
+                    for kind in _NAMED:
+                        found.names[kind].update(one.names[kind])
+                    for variable, many in one.secret_env.items():
+                        found.secret_env.setdefault(variable, []).extend(many)
         return found
 
-    def offers(self, entries: Iterable[EntryPoint]) -> dict[str, Offers]:
-        """Return all that plug-ins offer, by `backend` and `recipe`; nothing if one does anything else, or changed.
+    def _index_of(self, directory: str, entries: Sequence[EntryPoint | None]) -> Index:
+        """Return the index of a directory.
 
-        The entry points must be all that their directories have, and no name may be in two of these.
+        Raises:
+            LookupError: there is none, or a file that it is from has changed.
+
         """
-        unchanged = self.unchanged(entries := list(entries))
-        directories = {entry.metadata.rpartition(os.sep)[0] for entry in unchanged}
-        summaries = [summary for one in directories if (summary := self._seen[one]) is not None and summary.offers]
-        if not summaries or not len(unchanged) == len(entries) == sum(len(one.entries) for one in summaries):
-            return {}
-        found = {}
-        for kind in _KINDS:
-            many = [summary.offers[kind] for summary in summaries]
-            names = frozenset(chain.from_iterable(one.names for one in many))
-            if len(names) < sum(len(one.names) for one in many):
-                return {}
-            found[kind] = Offers(names, frozenset(chain.from_iterable(one.secret_env for one in many)))
-        return found
-
-    def _look_at(self, directory: str) -> "_Summary | None":
-        """Return the summary of a directory that it holds for; `None` if each manifest has to be looked at."""
-        entries = self.directories.recalled.get(directory)
-        if entries is None or self.directories.get(directory) is not self._written.get(directory):
-            return None
+        seal, _, text = self._indices[directory].partition(" ")
+        paths, places, secret_env = json.loads(text)
         stamps: list[int] = []
-        try:
-            paths, expected, exceptions, hooks, offers = self._summaries[directory]
-            with opened(directory) as at:
-                for path in paths:
-                    found = os.stat(path, dir_fd=at)
-                    stamps += (found.st_mtime_ns, found.st_size)
-            if hash(tuple(stamps)) != expected:
-                return None
-            known = {kind: Offers(*map(frozenset, offers[kind])) for kind in _KINDS} if offers else {}
-            return _Summary(entries, {tuple(slot) for slot in exceptions}, hooks, known)
-        except (OSError, ValueError, TypeError, LookupError):
-            return None
-
-    def _summarized(self, directory: str, records: Mapping[_Slot, list[Any]]) -> list[Any]:
-        """Return what `_look_at` reads."""
-        stamps: dict[str, tuple[int, int]] = {}
-        exceptions = []
-        hooks: set[str] = set()
-        plugins: list[PluginManifest] = []
-        for entry in recalled(directory, self.directories[directory]):
-            record = records.get(entry[:3])
-            manifest = None if record is None else _manifest_in(record, entry)
-            if manifest is None or manifest.failure is not None or not manifest.lasts or not manifest.stamps:
-                exceptions.append(entry[:3])
-            else:
-                stamps.update(manifest.stamps)
-                hooks.update(manifest.hooks)
-                plugins += manifest.plugins
-        paths = [os.path.relpath(path, directory) for path in stamps]
-        stamp = hash(tuple(chain.from_iterable(stamps.values())))
-        return [paths, stamp, exceptions, sorted(hooks), {} if exceptions else _offers_of(plugins)]
+        with opened(directory) as at:
+            for path in paths:
+                found = os.stat(path, dir_fd=at)
+                stamps += (found.st_mtime_ns, found.st_size)
+        if self.directories[directory] != self._written[directory] or seal != seal_of(text, stamps):
+            raise LookupError(directory)
+        return Index(
+            {
+                kind: {name: entry for name, place in places[kind].items() if (entry := entries[place]) is not None}
+                for kind in _NAMED
+            },
+            {
+                variable: [entry for place in many if (entry := entries[place]) is not None]
+                for variable, many in secret_env.items()
+            },
+        )
 
     def current(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
         """Return the manifests of entry points that were loaded, and would contribute the same again."""
-        entries = list(entries)
-        unchanged = self.unchanged(entries)
         found = {}
         for entry in entries:
             manifest = self.get(entry)
-            if manifest is not None and manifest.failure is None and (entry in unchanged or manifest.is_current):
+            if manifest is not None and manifest.failure is None and manifest.is_current:
                 found[entry] = manifest
         return found
+
+    def _indexed(self, directory: str) -> str:
+        """Return what `_index_of` reads: places of entry points by kind and name, and by secret variable."""
+        stamps: dict[str, tuple[int, int]] = {}
+        places: dict[str, dict[str, int]] = {kind: {} for kind in _NAMED}
+        secrets: dict[str, list[int]] = {}
+        _, entries = recalled(directory, self.directories[directory])
+        current = self.current(entries)
+        names = {entry: list(_names_of(one)) for entry, one in current.items() if one.only_contributes}
+        times = Counter(chain.from_iterable(names.values()))
+        for place, entry in enumerate(entries):
+            if entry in names and all(times[one] == 1 for one in names[entry]):
+                stamps.update(current[entry].stamps)
+                for kind, name in names[entry]:
+                    places[kind][name] = place
+                for facts in chain.from_iterable(plugin.contributions for plugin in current[entry].plugins):
+                    for variable in facts[1].get("secret_env", ()):
+                        secrets.setdefault(variable, []).append(place)
+        text = json.dumps([[os.path.relpath(path, directory) for path in stamps], places, secrets])
+        return f"{seal_of(text, chain.from_iterable(stamps.values()))} {text}"
 
     def store(self, manifests: Mapping[EntryPoint, Manifest]) -> None:
         """Record manifests in place of those of the same entry points; the file is written only if that changes it."""
@@ -415,73 +368,55 @@ class Manifests:
             entry: one._replace(guards=one.guards or self.guards_of(entry)) if one.failure is not None else one
             for entry, one in manifests.items()  # one that fails is a guard as long as it was one
         }
-        own = {entry[:3]: _record(entry, one) for entry, one in kept.items() if entry.builtin}
-        records = {entry[:3]: _record(entry, one) for entry, one in kept.items() if not entry.builtin}
-        # What nobody has asked for is not parsed to find out that nothing is new.
-        if own or records or self.directories != self._written:
-            self._renew({**self._own, **own}, {**self._records, **records})
+        self._renew({**self._records, **{_key(entry): _record(entry, one) for entry, one in kept.items()}})
 
     def forget(self, entries: Iterable[EntryPoint]) -> None:
         """Remove the manifests of entry points, so that they are imported the next time."""
-        slots = {entry[:3] for entry in entries}
-        own, records = (
-            {slot: record for slot, record in many.items() if slot not in slots} for many in (self._own, self._records)
-        )
-        self._renew(own, records)
+        keys = set(map(_key, entries))
+        self._renew({key: record for key, record in self._records.items() if key not in keys})
 
     def clear(self) -> None:
         """Remove everything."""
-        self._file.remove()
-        self._own, self._records = {}, {}
+        if self._file is not None:
+            self._file.remove()
+        self._records, self._written, self._indices = {}, {}, {}
         self.directories.clear()
-        self._summaries = {}
 
-    def _renew(self, own: dict[_Slot, list[Any]], records: dict[_Slot, list[Any]]) -> None:
-        if (own, records, self.directories) == (self._own, self._records, self._written):
+    def _renew(self, records: Mapping[str, str]) -> None:
+        if (records, self.directories) == (self._records, self._written):
             return
-        self._own, self._records, self._seen = own, records, {}
         for directory in [one for one in self.directories if not os.path.isdir(one)]:
             del self.directories[directory]
-        self._written = dict(self.directories)
-        self._summaries = {one: self._summarized(one, records) for one in self.directories}
-        own_records, others = ([many[slot] for slot in sorted(many)] for many in (own, records))
-        self._file.write([self.directories, self._summaries, own_records], others)
+        self._records, self._written = records, dict(self.directories)
+        self._indices = {one: self._indexed(one) for one in self.directories}
+        if self._file is not None:
+            rows = [(json.dumps(one), self.directories[one], self._indices[one]) for one in self.directories]
+            self._file.write([*rows, *sorted(records.items())])
 
 
-def _by_slot(records: Any) -> dict[_Slot, list[Any]]:
-    """Return records by distribution, group and name; the file may be another program's: nothing in it is certain."""
-    found = {}
-    for record in records if isinstance(records, list) else ():
-        if isinstance(record, list) and len(record) == _WIDTH:
-            distribution, group, name = record[:3]
-            if isinstance(distribution, str) and isinstance(group, str) and isinstance(name, str):
-                found[distribution, group, name] = record
-    return found
+#: What is raised where a row is not as it was written.
+_NOT_OURS: Final = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
-def _offers_of(plugins: Iterable[PluginManifest]) -> dict[str, tuple[list[str], list[str]]]:
-    """Return names and secret variables of all that plug-ins offer; nothing if they do more, or share a name."""
-    names: dict[str, list[str]] = {kind: [] for kind in _KINDS}
-    secrets: dict[str, set[str]] = {kind: set() for kind in _KINDS}
-    for plugin in plugins:
-        if plugin.configured or any(plugin.hooks.values()) or not CONTRIBUTING.issuperset(plugin.hooks):
-            return {}
+def _key(entry: EntryPoint) -> str:
+    return json.dumps(entry[:3])
+
+
+def _identity(entry: EntryPoint) -> tuple[object, ...]:
+    """Return the fields of an entry point that its manifest is for, besides those that are its key."""
+    return entry[3:8]
+
+
+def _record(entry: EntryPoint, manifest: Manifest) -> str:
+    return json.dumps([_identity(entry), manifest.to_json()])
+
+
+def _names_of(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of the plug-ins of a manifest and of all that they contribute."""
+    for plugin in manifest.plugins:
+        yield "plug-in", plugin.plugin
         for kind, facts in plugin.contributions:
-            names[kind].append(facts["name"])
-            secrets[kind].update(facts.get("secret_env", ()))
-    if any(len(set(many)) < len(many) for many in names.values()):
-        return {}
-    return {kind: (many, sorted(secrets[kind])) for kind, many in names.items()}
-
-
-def _manifest_in(record: list[Any], entry: EntryPoint) -> Manifest | None:
-    """Return the manifest in a record; `None` if that is of other metadata."""
-    if record[3:_IDENTITY] != list(entry[3:_IDENTITY]):
-        return None
-    try:
-        return Manifest.from_json(record[_IDENTITY:])
-    except (TypeError, ValueError, AttributeError, LookupError):
-        return None
+            yield kind, facts["name"]
 
 
 def needing_import(entries: Iterable[EntryPoint], current: Container[EntryPoint]) -> set[EntryPoint]:
@@ -542,9 +477,3 @@ def _is_editable(metadata: str) -> bool:
         return False
     except (OSError, ValueError, AttributeError, RecursionError):
         return True  # not known
-
-
-def _record(entry: EntryPoint, manifest: Manifest) -> list[Any]:
-    """Return a manifest as reading the file gives it, where tuples are lists."""
-    record: list[Any] = json.loads(json.dumps([*entry[:_IDENTITY], *manifest.to_json()]))
-    return record

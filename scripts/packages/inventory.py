@@ -9,15 +9,15 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm import DISTRIBUTION, __version__
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, Installed, canonical
-from llm.hooks._manifest import FILE, EnvironmentCache, Manifest, Manifests
+from llm.hooks._manifest import CONTRIBUTING, Manifest, ManifestFile, Manifests
 from scripts.output import waiting
 from scripts.packages import PROGRAM, InstallError, Recorded, RecordError, lost
 from scripts.packages.environment import installed_version, same
@@ -35,26 +35,53 @@ def builtin_names(kind: str) -> list[str]:
     return sorted(name.removeprefix(_BUILTIN[kind]) for name in DEFAULT_PLUGINS if name.startswith(_BUILTIN[kind]))
 
 
-def installed_and_known() -> tuple[Installed, dict[EntryPoint, Manifest]]:
-    """Return what is installed, and the manifest of each entry point that was loaded and not edited since."""
+class Contributed(NamedTuple):
+    """What an entry point contributes.
+
+    Attributes:
+        offers: kind (`backend`, `recipe`) and name of each object, sorted.
+        hooks: the hooks that its plug-ins implement, sorted.
+        failure: why it could not be loaded; `None` if it could.
+
+    """
+
+    offers: tuple[tuple[str, str], ...] = ()
+    hooks: tuple[str, ...] = ()
+    failure: str | None = None
+
+    @classmethod
+    def by(cls, manifest: Manifest) -> "Contributed":
+        """Return what a manifest has of it."""
+        offers = sorted((kind, facts["name"]) for plugin in manifest.plugins for kind, facts in plugin.contributions)
+        return cls(tuple(offers), tuple(manifest.hooks), manifest.failure)
+
+
+def installed_and_known() -> tuple[Installed, dict[EntryPoint, Contributed | None]]:
+    """Return what is installed, and what each entry point contributes if it was loaded and not edited since."""
     manifests = Manifests.read()
     found = installed_plugins(manifests=manifests)
-    unchanged = manifests.unchanged(found.entries)
-    known = {entry: manifests.get(entry) for entry in found.entries}
-    return found, {
-        entry: one for entry, one in known.items() if one is not None and (entry in unchanged or one.is_unchanged)
-    }
+    known: dict[EntryPoint, Contributed | None] = dict.fromkeys(found.entries)
+    names = manifests.index(found.entries).names
+    for kind, hook in (("backend", "llm_backends"), ("recipe", "llm_recipes")):
+        for name in sorted(names[kind]):
+            entry = names[kind][name]
+            offers, hooks, _ = known[entry] or Contributed()
+            known[entry] = Contributed((*offers, (kind, name)), hooks if hook in hooks else (*hooks, hook))
+    for entry, contributed in known.items():
+        if contributed is None and (manifest := manifests.get(entry)) is not None and manifest.is_unchanged:
+            known[entry] = Contributed.by(manifest)
+    return found, known
 
 
 def faults(host: "Host") -> Iterator[tuple[str, str]]:
     """Yield path and fault of the manifests' file where it is damaged, or contradicts the host."""
-    file = EnvironmentCache(*FILE)
+    file = ManifestFile()
     try:
-        content = file.parse()
+        rows = file.parse()
     except (OSError, ValueError) as error:
         yield str(file.path), f"cannot be used: {error}"
         return
-    if content is not None:
+    if rows:
         known, loaded = Manifests.read(), host.manifests()
         stale = [
             entry.name
@@ -194,10 +221,6 @@ def report(distribution: str = "") -> None:
         json.dump(data, stream)
 
 
-#: The hooks through which a plug-in provides the names that a list shows anyway.
-_PROVIDING = frozenset({"llm_backends", "llm_recipes"})
-
-
 class State(StrEnum):
     """The state of a row."""
 
@@ -211,8 +234,7 @@ class State(StrEnum):
     REFUSED = "refused"  # in the registry, in a way that cannot be installed
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One name, and one package that has it.
 
     Attributes:
@@ -292,7 +314,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as JSON-ready data."""
-        facts = asdict(self)
+        facts = self._asdict()
         del facts["damaged"]
         more = {"builtin": self.package == DISTRIBUTION, "installed": self.installed, "in_registry": self.registered}
         return facts | more
@@ -341,10 +363,9 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
             each was loaded.
 
     """
-    (distributions, found_entries, faults), before = installed_and_known()
-    entries = tuple(found_entries)
-    loaded = {} if checked is None else checked.learned
-    known = {entry: loaded.get(entry, before.get(entry)) for entry in entries}
+    (distributions, entries, faults), known = installed_and_known()
+    if checked is not None:
+        known |= {entry: Contributed.by(one) for entry, one in checked.learned.items() if entry in known}
     answering = {} if checked is None else checked.answering.get(kind.offers, {})
     blocking = Blocking.of()
     # In the order in which they are asked: installed ones by distribution, then the built-in ones.
@@ -360,45 +381,53 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
         rows.extend(
             _missing_row(kind, one.distribution, one) for name, one in lost.items() if name not in registry_names
         )
-    registered = {(package.name, canonical(distribution)) for package, distribution in packages}
+    registered = {package.name: canonical(distribution) for package, distribution in packages}
     rows = [
-        replace(row, registry=registry.place) if (row.name, canonical(row.package)) in registered else row
+        row._replace(registry=registry.place)
+        if row.name in registered and registered[row.name] == canonical(row.package)
+        else row
         for row in rows
     ]
-    return Inventory(kind, entries, tuple(sorted(rows, key=lambda row: row.name)))
+    return Inventory(kind, tuple(entries), tuple(sorted(rows, key=lambda row: row.name)))
 
 
 def _installed(
-    kind: Kind, known: Mapping[EntryPoint, Manifest | None], blocking: Blocking
+    kind: Kind, known: Mapping[EntryPoint, Contributed | None], blocking: Blocking
 ) -> Iterator[tuple[Row, bool]]:
     """Yield a row for each name of an installed plug-in, and whether it provides that name.
 
     One that was never loaded is taken to provide its entry point's name. One that provides none is listed under that
     name, unless it does nothing once imported, and another entry point of its distribution speaks for it.
     """
-    provided = {entry: learned.names(kind.offers) if learned else [] for entry, learned in known.items()}
-    speaking = {entry.distribution for entry, names in provided.items() if names}
-    for entry, learned in known.items():
-        names = provided[entry]
-        failure = learned.failure if learned else None
-        others = tuple(hook for hook in learned.hooks if hook not in _PROVIDING) if learned else ()
+    provided = [
+        (entry, found, [name for one, name in found.offers if one == kind.offers] if found else [])
+        for entry, found in known.items()
+    ]
+    speaking = {entry.distribution for entry, _, names in provided if names}
+    for entry, found, names in provided:
+        offers, hooks, failure = found or Contributed()
+        others = tuple(hook for hook in hooks if hook not in CONTRIBUTING)
         unnamed = entry.group == kind.group and (failure or others or entry.distribution not in speaking)
         disabled = blocking.of_installed(entry)
-        reason: str | None = f"by {disabled}" if disabled else failure
+        reason = f"by {disabled}" if disabled else failure
         state = State.DISABLED if disabled else State.FAILED if failure else State.INSTALLED
-        if not reason and not names and learned and learned.hooks:
-            reason = f"implements {', '.join(learned.hooks)}"
-        facts: dict[str, Any] = {"hooks": others if names else (), "contributes": _all_of(learned, others)}
+        if not reason and not names and hooks:
+            reason = f"implements {', '.join(hooks)}"
         for name in names or ((entry.name,) if unnamed else ()):
-            row = Row(kind.noun, name, entry.distribution, entry.version, state, reason, str(entry), **facts)
-            yield row, state is State.INSTALLED and (learned is None or bool(names))
-
-
-def _all_of(learned: Manifest | None, hooks: Iterable[str]) -> tuple[str, ...]:
-    """Return all that an entry point contributes."""
-    plugins = learned.plugins if learned else ()
-    offers = sorted([(kind, facts["name"]) for plugin in plugins for kind, facts in plugin.contributions])
-    return (*(f"{kind} {name}" for kind, name in offers), *hooks)
+            yield (
+                Row(
+                    kind.noun,
+                    name,
+                    entry.distribution,
+                    entry.version,
+                    state,
+                    reason,
+                    entry_point=str(entry),
+                    hooks=others if names else (),
+                    contributes=(*(f"{one} {offer}" for one, offer in offers), *others),
+                ),
+                state is State.INSTALLED and (found is None or bool(names)),
+            )
 
 
 def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> Iterator[tuple[Row, bool]]:
@@ -420,8 +449,8 @@ def _in_use_first(rows: Iterable[Row], answering: Mapping[str, str | None]) -> l
             found += alike
             continue
         winner, *others = sorted(alike, key=lambda row: row.package != answering.get(name))
-        found.append(replace(winner, shadows=tuple(row.source for row in others)))
-        found.extend(replace(row, state=State.SHADOWED, reason=winner.source) for row in others)
+        found.append(winner._replace(shadows=tuple(row.source for row in others)))
+        found.extend(row._replace(state=State.SHADOWED, reason=winner.source) for row in others)
     return found
 
 

@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm import Backend, hookimpl
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP, installed_plugins
 from llm.hooks import origin_of
-from llm.hooks._entrypoints import Blocking
-from llm.hooks._manifest import FILE, EnvironmentCache, Manifests
+from llm.hooks._entrypoints import Blocking, EntryPoint
+from llm.hooks._manifest import ManifestFile, Manifests
 from llm.hooks._monitor import LoadSpan, Trace, collecting
 from llm.host import NOTHING_BLOCKED, Host, create_host
 from llm.router import NoAnswerError, complete, stream
@@ -473,46 +474,65 @@ class TestDeferred:
             sys.setswitchinterval(interval)
 
     def looked_at(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Return a list that grows when manifests are parsed."""
-        parsed: list[str] = []
-        real = EnvironmentCache.details
+        """Return a list that has the name of each installed entry point whose manifest is read from now on."""
+        names: list[str] = []
+        real = Manifests.get
 
-        def details(cache: EnvironmentCache) -> Any:
-            parsed.append("manifests")
-            return real(cache)
+        def get(manifests: Manifests, entry: EntryPoint) -> Any:
+            if not entry.builtin:
+                names.append(entry.name)
+            return real(manifests, entry)
 
-        monkeypatch.setattr(EnvironmentCache, "details", details)
-        return parsed
+        monkeypatch.setattr(Manifests, "get", get)
+        return names
 
     def test_what_others_provide_is_used_without_their_manifests(
         self, site: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        parsed = self.looked_at(monkeypatch)
+        looked_at = self.looked_at(monkeypatch)
         with host_of(site) as host:
             assert complete(Request("hi", backend="sample"), host=host).backend == "sample"
             assert [name in host.backends() for name in ("a", "b", "c", "sample")] == [True, True, False, True]
             assert host.recipes()["echo"].name == "echo"
             assert host.implementations("llm_prepare") == []
-            assert parsed == []
+            assert looked_at == []
             assert host.backends()["b"].origin.distribution == "dist1"
-            assert parsed == ["manifests"]
+            assert looked_at == ["b"]
+            assert complete(Request("hi", backend="b"), host=host).text == "d1_m0 hi"
+            assert looked_at == ["b"]
+            assert "a" in list(host.backends())
+            assert looked_at == ["b", "a"]
 
     @pytest.mark.parametrize("other", ["sample", "b"])
-    def test_a_name_that_somebody_else_has_as_well_makes_all_be_looked_at(self, tmp_path: Path, other: str) -> None:
+    def test_a_name_that_somebody_else_has_as_well_makes_both_be_looked_at(self, tmp_path: Path, other: str) -> None:
         write(tmp_path, [[Plugin("shim", "b", "a", BACKEND_GROUP)], [Plugin("shim", other, "b", BACKEND_GROUP)]])
         eager = learned(tmp_path, Random(0))
         with host_of(tmp_path) as host:
             assert seen_of(host, Random(1)) == eager
 
-    def test_one_that_does_more_makes_all_be_looked_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write(tmp_path, [[Plugin("shim", "a", "a", BACKEND_GROUP)], [Plugin("preparation", "b", "b", BACKEND_GROUP)]])
+    @pytest.mark.parametrize("form", ["preparation", "wrapper", "guard that refuses", "configured backend", "broken"])
+    def test_one_that_does_more_leaves_the_others_deferred(
+        self, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path, [[Plugin("shim", "a", "a", BACKEND_GROUP)], [Plugin(form, "b", "b", BACKEND_GROUP)]])
         eager = learned(tmp_path, Random(0))
-        parsed = self.looked_at(monkeypatch)
+        looked_at = self.looked_at(monkeypatch)
         with host_of(tmp_path) as host:
-            assert parsed
+            assert "a" in host.backends()
+            assert looked_at == ["b"]
             assert seen_of(host, Random(1)) == eager
 
-    def test_one_that_is_blocked_makes_all_be_looked_at(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_editable_one_leaves_the_others_deferred(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        editable = '{"url": "file:///x", "dir_info": {"editable": true}}'
+        (site / "dist0-1.0.dist-info" / "direct_url.json").write_text(editable)
+        learned(site, Random(0))
+        looked_at = self.looked_at(monkeypatch)
+        with host_of(site) as host:
+            assert "d0_m0" in sys.modules
+            assert {"a", "b"} <= set(filter(host.backends().__contains__, "abc"))
+            assert looked_at == ["a"]
+
+    def test_one_that_is_blocked_is_not_there(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LLM_DISABLE_PLUGINS", "a")
         with host_of(site, Blocking.of()) as host:
             assert [name in host.backends() for name in ("a", "b")] == [False, True]
@@ -562,12 +582,79 @@ class TestDeferred:
             assert host.backends()["a"].origin.source == "this program, module program"
 
     def test_manifests_that_are_missing_are_made_anew(self, site: Path) -> None:
-        cache = EnvironmentCache(*FILE)
-        cache.write(cache.read(), [])
+        cache = ManifestFile()
+        cache.write(row for row in cache.read() if row[0].startswith('"'))
         with host_of(site) as host:
             assert {"a", "b"} <= set(host.backends())
             assert "d1_m0" in sys.modules
             assert list(host.problems) == []
+
+
+class TestAskingTheHost:
+    """Plug-ins that are asked for their backends may ask the host, in this thread or in others."""
+
+    def asked_in(self, ask: Callable[[Host], object], times: int = 1) -> tuple[Host, Any]:
+        """Return a host with a plug-in that asks it while it is itself asked for the first times, and that plug-in."""
+        host = create_host([])
+
+        class Asking:
+            asked = 0
+
+            @hookimpl
+            def llm_backends(self) -> Backend:
+                self.asked += 1
+                if self.asked <= times:
+                    ask(host)
+                return Backend("asking", lambda prompt: prompt)
+
+        plugin = Asking()
+        host.register(plugin, "asking")
+        return host, plugin
+
+    @staticmethod
+    def in_a_thread(ask: Callable[[], object]) -> object:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(ask).result()
+
+    def test_a_thread_that_it_waits_for_gets_what_others_provide(self) -> None:
+        host, plugin = self.asked_in(lambda host: self.in_a_thread(host.backends))
+        assert "asking" in host.backends()
+        assert list(host.problems) == []
+        assert plugin.asked == 2
+
+    def test_a_thread_that_it_waits_for_may_send_a_prompt(self, tmp_path: Path) -> None:
+        write(tmp_path, [[Plugin("shim", "a", "a", BACKEND_GROUP)]])
+        learned(tmp_path, Random(0))
+        answers: list[str] = []
+        with host_of(tmp_path) as host:
+
+            class Asking:
+                @hookimpl
+                def llm_backends(self) -> Backend:
+                    if not answers:
+                        answers.append("")
+                        ask = partial(complete, Request("hi", backend="a"), host=host)
+                        answers.append(TestAskingTheHost.in_a_thread(ask).text)  # type: ignore[attr-defined]
+                    return Backend("asking", lambda prompt: prompt)
+
+            host.register(Asking())
+            assert "asking" in host.backends()
+            assert answers == ["", "d0_m0 hi"]
+            assert list(host.problems) == []
+
+    def test_one_that_always_asks_for_backends_is_named(self) -> None:
+        host, _ = self.asked_in(lambda host: host.backends(), times=10**9)
+        assert "sample" in host.backends()
+        (problem,) = host.problems
+        assert problem.origin.plugin == "asking"
+        assert "llm_backends asks the host for its backends, which asks llm_backends again" in problem.message
+
+    def test_one_that_always_waits_for_a_thread_that_does_is_named(self) -> None:
+        host, _ = self.asked_in(lambda host: self.in_a_thread(host.backends), times=10**9)
+        assert "sample" in host.backends()
+        (problem,) = host.problems
+        assert problem.origin.plugin == "asking"
+        assert "asks llm_backends again" in problem.message
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -15,7 +15,7 @@ from textwrap import dedent
 
 import pytest
 
-from llm.hooks._manifest import FILE, EnvironmentCache
+from llm.hooks._manifest import ManifestFile
 from llm.testing import write_distribution
 
 pytestmark = pytest.mark.e2e
@@ -207,7 +207,7 @@ def spoilt(content: bytes) -> Iterator[bytes]:
 
 
 def test_a_file_that_was_spoilt_does_no_harm(site: Site) -> None:
-    path = Path(str(EnvironmentCache(*FILE).path))
+    path = Path(str(ManifestFile().path))
     original = path.read_bytes()
     for content in spoilt(original):
         path.write_bytes(content)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from llm._state import cache_dir, open_named, read_named, state_dir, user_dir, write_atomically
 from llm.errors import D0ttinoError
 from llm.hooks._entrypoints import installed
-from llm.hooks._manifest import FILE, EnvironmentCache
+from llm.hooks._manifest import ManifestFile
 from llm.testing import host_with
 from llm.types import Step, StepContext
 from scripts import packages
@@ -182,14 +182,19 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     learn(tmp_path)
     with known(tmp_path) as host:
         packages.check_guards(host)
-    file = EnvironmentCache(*FILE)
-    summary = file.read()
-    content = file.details()
-    mine = next(number for number, slot in enumerate(content) if slot[0] == "mine-dist")
+    file = ManifestFile()
+    rows = file.read()
+    content = [[json.loads(key), *json.loads(record)] for key, record, *index in rows if not index]
+    mine = next(number for number, slot in enumerate(content) if slot[0][0] == "mine-dist")
     builtins = set(host_with().backends())
 
     def holds(place: tuple[Any, ...], value: Any) -> None:
-        file.write(summary, changed(content, place, value))
+        spoilt = changed(content, place, value)
+        records = [
+            (json.dumps(key), json.dumps(record))
+            for key, *record in (one if isinstance(one, list) and one else [one] for one in spoilt or ())
+        ]
+        file.write([*(row for row in rows if len(row) == 3), *records])
         with known(tmp_path) as host:
             assert set(host.backends()) >= builtins
             host.recipes()
@@ -200,7 +205,7 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     anywhere = [one for one in places(content) if one[:1] in {(), (mine,)}]
     hooks = next(one[:-1] for one in anywhere if one[-1:] == ("llm_prepare_step",))
     holds(hooks, {})
-    holds((mine, 12), [])
+    holds((mine, 2, 0), [])
     fixed(given(st.sampled_from(anywhere), VALUES)(holds))()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from llm.errors import PluginLoadError
 from llm.hooks import _entrypoints
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint
 from llm.hooks._guard import ProblemKind
@@ -270,15 +271,33 @@ def test_other_groups_are_not_known(mixed: Path) -> None:
     assert entry.name == "tool"
 
 
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("value", [None, 1, [], {}, [[1]], [{}], [["METADATA", "other", "1.0", None]]])
-def test_a_spoilt_record_of_a_directory_counts_as_none(mixed: Path, place: int, value: Any) -> None:
+def test_a_spoilt_record_of_a_directory_counts_as_none(
+    mixed: Path, place: int, value: Any, sealed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directories = _entrypoints.Directories()
     before = search(mixed, directories)
-    directories[str(mixed)][place] = value
-    assert search(mixed, directories) == before
-    directories[str(mixed)] = directories[str(mixed)][:place]
-    assert search(mixed, directories) == before
+    seal, _, text = directories[str(mixed)].partition(" ")
+    record = json.loads(text)
+    for spoilt in ([*record[:place], value, *record[place + 1 :]], record[:place]):
+        with monkeypatch.context() as patch:
+            if sealed:
+                patch.setattr(_entrypoints, "seal_of", lambda _record, _stamps: seal)
+            known = _entrypoints.Directories({str(mixed): f"{seal} {json.dumps(spoilt)}"})
+            assert search(mixed, known) == before
+
+
+@pytest.mark.parametrize("text", ["", " ", "1", "1 [", "1 " + "[" * 100_000, "\x00"])
+def test_what_is_no_record_of_a_directory_counts_as_none(mixed: Path, text: str) -> None:
+    assert search(mixed, _entrypoints.Directories({str(mixed): text})) == search(mixed, None)
+
+
+def test_an_entry_point_that_its_distribution_does_not_declare_is_not_imported(mixed: Path) -> None:
+    entry = next(entry for entry in search(mixed, None)[1] if entry.name == "c")
+    with pytest.raises(PluginLoadError, match="other does not declare it"):
+        _entrypoints.load(entry._replace(value="json"))
 
 
 def test_a_host_keeps_it_as_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 
 from llm._installed import installed_plugins, nobody_implements
 from llm.errors import PluginLoadError
+from llm.hooks import _entrypoints, _manifest
 from llm.hooks._entrypoints import EntryPoint
-from llm.hooks._manifest import FILE, EnvironmentCache, Manifest, Manifests, PluginManifest
+from llm.hooks._manifest import Manifest, ManifestFile, Manifests, PluginManifest
 from llm.host import Host, create_host
+from llm.router import complete
 from llm.testing import installed, write_distribution
+from llm.types import Request
 
 ENTRY = EntryPoint("third", "llm.plugins", "shout", "third_module", "1.0")
 MANIFEST = Manifest(
@@ -355,81 +358,90 @@ class TestSummary:
         for name in [name for name in sys.modules if name.startswith("third")]:
             del sys.modules[name]
 
-    def seen(self, site: Path) -> tuple[dict[str, list[str]], list[str]]:
-        """Return the hooks of entry points that the summary vouches for, and names of those that are current."""
+    def seen(self, site: Path) -> tuple[list[str], list[str]]:
+        """Return the names of entry points that the index vouches for, and of those that are current."""
         manifests = Manifests.read()
         entries = installed_plugins([str(site)], manifests).entries
-        unchanged = {entry.name: list(hooks) for entry, hooks in manifests.unchanged(entries).items()}
-        return unchanged, sorted(entry.name for entry in manifests.current(entries))
+        index = manifests.index(entries)
+        assert set(index.names["backend"].values()) <= set(index.names["plug-in"].values())
+        vouched = sorted(entry.name for entry in set(index.names["plug-in"].values()))
+        return vouched, sorted(entry.name for entry in manifests.current(entries))
 
     def mend(self, site: Path) -> None:
         (site / "third_broken.py").write_text("from llm import hookimpl\n@hookimpl\ndef llm_attempted(): pass\n")
         self.learn(site)
 
-    def test_it_vouches_for_all_but_those_that_have_to_be_imported(self, site: Path) -> None:
-        hooks = ["llm_backends"]
-        assert self.seen(site) == ({"third_a": hooks, "third_b": hooks}, ["third_a", "third_b"])
+    def test_it_vouches_for_those_that_only_contribute(self, site: Path) -> None:
+        assert self.seen(site) == (["third_a", "third_b"], ["third_a", "third_b"])
         self.mend(site)
-        hooks = ["llm_attempted", "llm_backends"]
-        assert self.seen(site)[0] == {"broken": hooks, "third_a": hooks, "third_b": hooks}
+        assert self.seen(site) == (["third_a", "third_b"], ["broken", "third_a", "third_b"])
 
     def test_it_does_not_vouch_for_an_editable_installation(self, site: Path) -> None:
         editable = '{"url": "file:///x", "dir_info": {"editable": true}}'
         (site / "third_b-1.0.dist-info" / "direct_url.json").write_text(editable)
         (site / "third_b-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: third_b\nVersion: 1.1\n")
         self.learn(site)
-        assert self.seen(site) == ({"third_a": ["llm_backends"]}, ["third_a"])
+        assert self.seen(site) == (["third_a"], ["third_a"])
 
     def test_an_edit_of_one_leaves_the_others_current(self, site: Path) -> None:
         (site / "third_b.py").write_text(f"{REGISTER}register_backend('edited', lambda prompt: '')\n")
-        assert self.seen(site) == ({}, ["third_a"])
+        assert self.seen(site) == ([], ["third_a"])
         self.learn(site)
         assert self.seen(site)[1] == ["third_a", "third_b"]
 
     def test_a_new_distribution_leaves_the_others_current(self, site: Path) -> None:
         write_distribution(site, "new", entry_points={"llm.plugins": {"new": "third_new"}}, files={"third_new.py": ""})
         age(site / "new-1.0.dist-info")
-        assert self.seen(site) == ({}, ["third_a", "third_b"])
+        assert self.seen(site) == ([], ["third_a", "third_b"])
 
     def test_a_directory_that_was_read_anew_is_not_vouched_for(self, site: Path) -> None:
         metadata = site / "third_b-1.0.dist-info" / "METADATA"
         metadata.write_text("Metadata-Version: 2.1\nName: third_b\nVersion: 2.0\n")
         age(metadata.parent)
-        assert self.seen(site) == ({}, ["third_a"])
+        assert self.seen(site) == ([], ["third_a"])
 
+    @pytest.mark.parametrize("sealed", [False, True])
     @pytest.mark.parametrize(
         "spoil",
         [
-            lambda _summary: None,
-            lambda _summary: 1,
-            lambda _summary: [],
-            lambda _summary: {},
-            lambda summary: [[], *summary[1:]],
-            lambda summary: [["third_a.py"], *summary[1:]],
-            lambda summary: [summary[0], 0, *summary[2:]],
-            lambda summary: [*summary[:2], [1], *summary[3:]],
-            lambda summary: [*summary[:-1], 1],
-            lambda summary: [*summary[:-1], {"a": []}],
-            lambda summary: [*summary[:-1], {"backend": [], "recipe": []}],
-            lambda summary: [*summary[:-1], {"backend": [[[]], []], "recipe": 1}],
+            lambda _index: None,
+            lambda _index: 1,
+            lambda _index: [],
+            lambda _index: {},
+            lambda index: [[1], *index[1:]],
+            lambda index: [["third_c.py"], *index[1:]],
+            lambda index: [index[0], [], index[2]],
+            lambda index: [index[0], {}, index[2]],
+            lambda index: [index[0], {**index[1], "plug-in": 1}, index[2]],
+            lambda index: [index[0], {**index[1], "backend": {"a": 99}}, index[2]],
+            lambda index: [index[0], {**index[1], "backend": {"a": None}}, index[2]],
+            lambda index: [*index[:2], []],
+            lambda index: [*index[:2], {"a": 1}],
+            lambda index: [*index[:2], {"a": ["b"]}],
+            lambda index: [*index, {}],
         ],
     )
-    def test_a_spoilt_summary_vouches_for_nobody(
-        self, site: Path, file: Path, spoil: Callable[[list[Any]], object]
+    def test_a_spoilt_index_vouches_for_nobody(
+        self, site: Path, spoil: Callable[[Any], object], sealed: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        cache = EnvironmentCache(*FILE)
-        directories, summaries, own = cache.read()
-        summaries[str(site)] = spoil(summaries[str(site)])
-        cache.write([directories, summaries, own], cache.details())
-        assert self.seen(site) == ({}, ["third_a", "third_b"])
+        cache = ManifestFile()
+        rows = cache.read()
+        (row,) = [row for row in rows if row[0] == json.dumps(str(site))]
+        seal, _, text = row[2].partition(" ")
+        row[2] = f"{seal} {json.dumps(spoil(json.loads(text)))}"
+        cache.write(rows)
+        if sealed:
+            monkeypatch.setattr(_manifest, "seal_of", lambda _record, _stamps: seal)
+        assert self.seen(site) == ([], ["third_a", "third_b"])
 
     def test_whether_somebody_implements_a_hook_needs_no_manifest(
         self, site: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert not nobody_implements("llm_commands")  # one cannot be loaded: it may
         self.mend(site)
+        real = Manifests.read().get
         with monkeypatch.context() as patch:
-            patch.setattr(EnvironmentCache, "details", None)
+            patch.setattr(Manifests, "get", lambda _manifests, entry: real(entry) if entry.name == "broken" else 1 / 0)
             assert nobody_implements("llm_commands")
             assert not nobody_implements("llm_attempted")
         edited = "from llm import hookimpl\n@hookimpl\ndef llm_commands(cli): pass\n"
@@ -523,23 +535,29 @@ def test_environments_that_are_gone_are_forgotten(file: Path, monkeypatch: pytes
 
 def test_two_environments_whose_checksums_are_the_same_do_not_mix(file: Path) -> None:
     Manifests.read().store({ENTRY: MANIFEST})
-    stamp, _ = json.loads(file.read_bytes().split(b"\n")[1])
-    write(file, records_in(file), ["/another/prefix", *stamp[1:]])
+    stamp = json.loads(file.read_bytes().split(b"\n")[1])
+    write(file, map(row_of, records_in(file)), ["/another/prefix", *stamp[1:]])
     assert Manifests.read().get(ENTRY) is None
 
 
 def records_in(file: Path) -> list[Any]:
-    """Return the records in a file."""
-    records: list[Any] = json.loads(file.read_bytes().split(b"\n")[2])
-    return records
+    """Return the records in a file, each with its key."""
+    rows = [line.split("\t") for line in file.read_text().split("\n")[2:]]
+    return [[json.loads(row[0]), *json.loads(row[1])] for row in rows if len(row) == 2]
 
 
-def write(file: Path, content: Any, stamp: list[Any] | None = None) -> None:
-    """Write a file as it would be written with this content."""
+def row_of(record: Any) -> tuple[str, ...]:
+    """Return the row of such a record, also of one of another shape."""
+    key, *content = record if isinstance(record, list) and record else [record]
+    return json.dumps(key), json.dumps(content)
+
+
+def write(file: Path, rows: Any, stamp: list[Any] | None = None) -> None:
+    """Write a file as it would be written with these rows."""
     if stamp is None:
         Manifests.read().store({ENTRY: MANIFEST})
-        stamp = json.loads(file.read_bytes().split(b"\n")[1])[0]
-    document = b"\n".join((json.dumps([stamp, [{}, {}, []]]).encode(), json.dumps(content).encode()))
+        stamp = json.loads(file.read_bytes().split(b"\n")[1])
+    document = "\n".join([json.dumps(stamp), *map("\t".join, rows)]).encode()
     file.write_bytes(b"%08x\n%s" % (crc32(document), document))
 
 
@@ -649,11 +667,11 @@ def test_no_content_makes_anything_load_that_is_not_installed_or_hides_what_is(
 ) -> None:
     Manifests.read().clear()
     load(site)
-    (record,) = [one for one in records_in(file) if one[0] == "third"]
+    (record,) = [one for one in records_in(file) if one[0][0] == "third"]
     content = mutated([record], data.draw) if data.draw(st.integers(0, 5)) else data.draw(json_values)
     if isinstance(content, list):
-        content = [*content, ["intruder", "llm.plugins", "intruder", "intruder", *record[4:]]]
-    write(file, content)
+        content = [*content, [["intruder", "llm.plugins", "intruder"], ["intruder", *record[1][1:]], record[2]]]
+    write(file, map(row_of, content if isinstance(content, list) else [content]))
     host = load(site)
     assert [entry.name for entry in host.entries] == ["a"]
     assert {one.origin.distribution for one in host.recipes().values()} <= {"d0ttino", "third"}
@@ -669,35 +687,126 @@ def test_no_content_makes_anything_load_that_is_not_installed_or_hides_what_is(
     assert "intruder" not in sys.modules
 
 
+def known(directory: Path) -> Host:
+    """Make a host as a process does it that finds directory and manifests in the file."""
+    for name in [name for name in sys.modules if name.startswith("third")]:
+        del sys.modules[name]
+    manifests = Manifests.read()
+    host = create_host(installed_plugins([str(directory)], manifests).entries, manifests=manifests)
+    host.learn()
+    return host
+
+
+def respelt(text: str, draw: Any) -> str:
+    """Return a cell of a row with something else in it; the seal before its JSON stays."""
+    if not draw(st.integers(0, 5)):
+        return str(draw(st.text(st.characters(codec="ascii", exclude_characters="\t\n"), max_size=20)))
+    seal, space, content = text.partition(" ") if text[0] not in '"[' else ("", "", text)
+    return f"{seal}{space}{json.dumps(mutated(json.loads(content), draw))}"
+
+
+@pytest.fixture
+def rows(site: Path, file: Path) -> list[list[str]]:
+    """Return the rows that a process leaves behind that used what it found in the file."""
+    for _ in range(2):
+        known(site)
+    rows = ManifestFile().read()
+    assert len([row for row in rows if len(row) == 3]) == 1
+    return rows
+
+
+@pytest.mark.e2e
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_no_content_changes_which_plugins_there_are(data: st.DataObject, site: Path, rows: list[list[str]]) -> None:
+    spoilt = [list(row) for row in rows]
+    cells = [(row, place) for row in spoilt for place in range(len(row))]
+    for number in data.draw(st.lists(st.integers(0, len(cells) - 1), min_size=1, max_size=3, unique=True)):
+        row, place = cells[number]
+        row[place] = respelt(row[place], data.draw)
+    if not data.draw(st.integers(0, 5)):
+        data.draw(st.sampled_from(spoilt)).append("1")
+    ManifestFile().write(spoilt)
+    host = known(site)
+    assert [entry.name for entry in host.entries] == ["a"]
+    assert {one.origin.distribution for one in host.backends().values()} == {"d0ttino", "third"}
+    assert {one.origin.distribution for one in host.recipes().values()} <= {"d0ttino", "third"}
+    with suppress(PluginLoadError):  # another record of the same plug-in may say that it has this one no more
+        assert complete(Request("hi", backend="a"), host=host).text == "HI"
+    assert "intruder" not in sys.modules
+    known(site)
+    host = known(site)
+    assert complete(Request("hi", backend="a"), host=host).text == "HI"
+
+
+@pytest.mark.parametrize("cell", [1, 2])
+@pytest.mark.parametrize(("old", "new"), [('"a"', '"b"'), ('"third_a"', '"intruder"'), ('"third"', '"other"')])
+def test_a_row_with_the_seal_of_another_one_counts_as_none(
+    site: Path, rows: list[list[str]], cell: int, old: str, new: str
+) -> None:
+    (row,) = [row for row in rows if len(row) == 3]
+    if old in row[cell]:
+        row[cell] = row[cell].replace(old, new)
+        ManifestFile().write(rows)
+        host = known(site)
+        assert [(entry.distribution, entry.name, entry.value) for entry in host.entries] == [("third", "a", "third_a")]
+        assert complete(Request("hi", backend="a"), host=host).text == "HI"
+        assert "b" not in host.backends()
+
+
+@pytest.mark.parametrize("declared", [["llm.plugins", "intruder", "intruder"], ["llm.plugins", "a", "intruder"]])
+def test_who_seals_a_record_of_what_no_metadata_declares_has_it_not_imported(
+    site: Path, rows: list[list[str]], declared: list[str]
+) -> None:
+    (row,) = [row for row in rows if len(row) == 3]
+    _, _, text = row[1].partition(" ")
+    groups, places, names, contents = json.loads(text)
+    content = next(one for one in contents if one)
+    content[-1] = [declared]
+    text = json.dumps([groups, places, names, contents])
+    row[1] = f"{_entrypoints.seal_of(text, _entrypoints._look_at(str(site), places.split(os.sep), contents)[1])} {text}"
+    ManifestFile().write(rows)
+    host = known(site)
+    assert [entry.value for entry in host.entries] == ["intruder"]
+    with pytest.raises(PluginLoadError, match="does not declare it"):
+        host.loaded(host.backends()["a"])
+    assert "intruder" not in sys.modules
+    assert complete(Request("hi", backend="sample"), host=host).text
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda record: record.pop(),
         lambda record: record.append(None),
-        lambda record: record.__setitem__(8, None),
-        lambda record: record.__setitem__(12, None),
-        lambda record: record.__setitem__(12, [1]),
-        lambda record: record.__setitem__(9, 1),
-        lambda record: record.__setitem__(10, None),
-        lambda record: record.__setitem__(11, None),
-        lambda record: record.__setitem__(11, {}),
-        lambda record: record[12][0].__setitem__(0, None),
-        lambda record: record[12][0].__setitem__(1, 1),
-        lambda record: record[12][0].__setitem__(2, {"llm_backends": None}),
-        lambda record: record[12][0].__setitem__(3, [["backend", {}]]),
-        lambda record: record[12][0].__setitem__(3, [["backend", {"name": 1}]]),
-        lambda record: record[12][0].__setitem__(3, [["backend", {"name": "-a"}]]),
-        lambda record: record[12][0].__setitem__(3, [["backend", {"name": "b", "models": 1}]]),
-        lambda record: record[12][0].__setitem__(3, [["backend", {"name": "b", "more": 1}]]),
-        lambda record: record[12][0].__setitem__(3, [["recipe", {"name": "b", "description": 1}]]),
-        lambda record: record[12][0].__setitem__(3, [["recipe", {"name": "b", "description": "", "parameters": [1]}]]),
+        lambda record: record[2].pop(),
+        lambda record: record[2].append(None),
+        lambda record: record[2].__setitem__(4, None),
+        lambda record: record[2].__setitem__(0, None),
+        lambda record: record[2].__setitem__(0, [1]),
+        lambda record: record[2].__setitem__(1, 1),
+        lambda record: record[2].__setitem__(2, None),
+        lambda record: record[2].__setitem__(3, None),
+        lambda record: record[2].__setitem__(3, {}),
+        lambda record: record[2][0][0].__setitem__(0, None),
+        lambda record: record[2][0][0].__setitem__(1, 1),
+        lambda record: record[2][0][0].__setitem__(2, {"llm_backends": None}),
+        lambda record: record[2][0][0].__setitem__(3, [["backend", {}]]),
+        lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": 1}]]),
+        lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": "-a"}]]),
+        lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": "b", "models": 1}]]),
+        lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": "b", "more": 1}]]),
+        lambda record: record[2][0][0].__setitem__(3, [["recipe", {"name": "b", "description": 1}]]),
+        lambda record: record[2][0][0].__setitem__(
+            3, [["recipe", {"name": "b", "description": "", "parameters": [1]}]]
+        ),
     ],
 )
 def test_a_record_that_is_no_manifest_counts_as_none(spoil: Any, site: Path, file: Path) -> None:
     load(site)
-    (record,) = [one for one in records_in(file) if one[0] == "third"]
+    (record,) = [one for one in records_in(file) if one[0][0] == "third"]
     spoil(record)
-    write(file, [record])
+    write(file, [row_of(record)])
     host = load(site)
     host.recipes()
     assert "a" in host.backends()
