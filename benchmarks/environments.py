@@ -28,6 +28,15 @@ def run(prompt, model=None):
 register_backend("{{name}}", run)
 """
 
+#: A plug-in of this project that prepares requests, so each prompt imports it. It takes no time for that.
+PREPARING = """
+from llm import hookimpl
+
+@hookimpl
+def llm_prepare(request, backend):
+    return None
+"""
+
 #: The plug-ins of simonw/llm: a module without hooks does for `llm --version`.
 PEER_PLUGIN = f"import time\ntime.sleep({IMPORT})\n"
 
@@ -108,6 +117,12 @@ def write_plugins(directory: Path, count: int, group: str, template: str) -> Non
     for name in map("p{}".format, range(count)):
         (directory / f"{name}.py").write_text(template.format(name=name))
         _write_distribution(directory, name, f"[{group}]\n{name} = {name}\n")
+
+
+def write_preparing(directory: Path) -> None:
+    """Write a distribution with a plug-in that prepares requests."""
+    (directory / "preparing.py").write_text(PREPARING)
+    _write_distribution(directory, "preparing", "[llm.plugins]\npreparing = preparing\n")
 
 
 def write_others(directory: Path, count: int) -> None:

@@ -29,6 +29,7 @@ from environments import (
     say,
     write_others,
     write_plugins,
+    write_preparing,
 )
 from measuring import Command, Row, machine, medians, table
 
@@ -86,6 +87,12 @@ class Benchmark:
         self._many = Environment(directory / "many", wheel)
         write_plugins(self._many.site, PLUGINS, "llm.plugins", BACKEND)
         self._many.compile()
+        self._preparing = Environment(directory / "preparing", wheel)
+        self._mixed = Environment(directory / "mixed", wheel)
+        write_plugins(self._mixed.site, PLUGINS, "llm.plugins", BACKEND)
+        for environment in (self._preparing, self._mixed):
+            write_preparing(environment.site)
+            environment.compile()
         self._thousand = directory / "thousand"
         write_plugins(self._thousand, PLUGINS, "llm.plugins", BACKEND)
         write_others(self._thousand, DISTRIBUTIONS - PLUGINS)
@@ -102,6 +109,8 @@ class Benchmark:
             }
             if arguments == SEND:
                 measured["one"] = self._command(self._many, SEND_ONE, f"{ONE} answers")
+                measured["preparing"] = self._command(self._preparing, arguments, expected)
+                measured["mixed"] = self._command(self._mixed, arguments, expected)
             say(case)
             took = medians(measured, self._repeat)
             yield Row(case, took["none"], "ms", bound, FLOOR, took["floor"])
@@ -110,6 +119,8 @@ class Benchmark:
                 one = f"`{' '.join(SEND_ONE)}`, {PLUGINS} plug-ins, less 1 import of {IMPORT * 1000:g} ms"
                 rest = took["one"] - IMPORT * 1000
                 yield Row(one, rest, "ms", MOST_WITH_PLUGINS, f"{case}, none", took["none"])
+                mixed = f"{case}, {PLUGINS} plug-ins and one that prepares requests"
+                yield Row(mixed, took["mixed"], "ms", MOST_WITH_PLUGINS, "that one alone", took["preparing"])
 
     def imports(self) -> Iterator[Row]:
         """Count the plug-ins that commands import."""
