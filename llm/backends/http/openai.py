@@ -41,6 +41,8 @@ _OTHER_PARTS: Final = {
     **dict.fromkeys(("image", "image_url", "output_image", "input_image"), "an image"),
     **dict.fromkeys(("audio", "input_audio", "output_audio"), "audio"),
 }
+#: Members of a message that has text and nothing else.
+_PLAIN: Final = frozenset({"content", "role"})
 #: Where messages have thoughts; servers that have several of these say the same in each.
 _THOUGHTS: Final = (
     *("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details", "thinking_blocks"),
@@ -271,6 +273,14 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if not isinstance(message, dict):
         text = choice.get("text")  # as the older interface has it
         return answer.part(text) if isinstance(text, str) else ""
+    content = message.get("content")
+    if type(content) is str and content and message.keys() <= _PLAIN:  # nearly every event of a stream
+        return answer.part(content)
+    return _message_text(message, answer)
+
+
+def _message_text(message: dict[str, Any], answer: AnswerReader) -> str:
+    """Return the text of a message or a part of one, and note what else it holds."""
     if message.get("error") and not _is_void(message["error"]):
         raise answer.failure(message)
     if isinstance(message.get("refusal"), str):
@@ -285,7 +295,7 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
     if not text and isinstance(content, list):
         refusals = [part.get("refusal") for part in content if isinstance(part, dict)]
         answer.refusal += "".join(one for one in refusals if isinstance(one, str))
-    if type(content) is not str or not text or "images" in message:  # nearly every event of a stream has text alone
+    if type(content) is not str or not text or "images" in message:
         answer.odd_content = _other_content(message, text) or answer.odd_content
     return answer.part(text, thought_text(message) if answer.with_thoughts or not text else "")
 
