@@ -188,11 +188,11 @@ class ResultsFile(Results):
         record = os.path.join(state_dir(), "batches", f"{checksum(self._name)}.json")
         done = _ranges(self._done)
         runs = _runs_in(record) if done else []
-        if done and not runs:
+        if done and not runs:  # a file from elsewhere, or of before this was recorded
             runs = [{"asked": None, "before": []}]
         if not runs or runs[-1]["asked"] != asked:
             runs.append({"asked": asked, "before": done})
-            if len(runs) > _MOST_RUNS:
+            if len(runs) > _MOST_RUNS:  # those of the oldest are not compared any more
                 runs = [{"asked": None, "before": []}, *runs[-_MOST_RUNS + 1 :]]
             make_private(os.path.dirname(record))
             write_atomically(record, json.dumps({"file": self._name, "runs": runs}).encode())

@@ -132,7 +132,7 @@ def _sections(page: str, text: str) -> list[_Section]:
     headings = []
     fence = False
     for number, line in enumerate(lines):
-        fence ^= line.startswith("```")
+        fence ^= line.startswith("```")  # a comment in code looks like a heading
         match = None if fence else _HEADING.match(line)
         if match:
             headings.append((number, len(match[1]), match[2].replace("`", "").strip()))

@@ -224,7 +224,7 @@ class _Run:
             print_message("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
             return 2
         if options.yes and not options.allow_dangerous:
-            self._refuse_dangerous(to_run)
+            self._refuse_dangerous(to_run)  # before the first one runs, not amidst them
         runner = self._runner(asks=askable)
         with stdout_to_stderr() if options.as_json else contextlib.nullcontext():
             run_id, status = self._recorded(runner)

@@ -121,6 +121,7 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
         else:
             change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds, "is"))
             one = wanted.record(before)
+            # The checksum is that of the time when it was installed.
             if one not in [replace(known, sha256="") for known in recorded().values()]:
                 record(one)
         return change
@@ -246,8 +247,8 @@ def _take_out(distribution: str) -> list[str]:
     """Remove a distribution with its installer if that can, or else by its records; return what else went."""
     found = [one for one in metadata_of(distribution) if one.installed or one.leftover]
     main = [one for one in found if not one.leftover]
-    whole = len(main) == 1 and main[0].version != UNKNOWN
-    spared = _spared(main)
+    whole = len(main) == 1 and main[0].version != UNKNOWN  # else installers refuse, or remove one of several
+    spared = _spared(main)  # before an installer reads the lists
     installer = find_installer() if whole or sort() in {Sort.UV_TOOL, Sort.PIPX} else None
     if installer is not None:
         installer.uninstall(

@@ -147,6 +147,7 @@ def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: 
         chosen = [_of_wheel(wanted, wheel)]
     else:
         asked = str(wheel or wanted.place or wanted.requirement)
+        # The user's own source is built in any case.
         chosen = installer.resolve(asked, directory, upgrade=upgrade, build=build or wanted.editable)
     if wheel is not None:
         chosen = [_of_wheel(wanted, wheel), *(one for one in chosen if not same(one.name, wanted.distribution))]

@@ -160,6 +160,7 @@ class Child:
         if self._group == 0:
             self._group = pid
         self._pid = pid
+        # What came while it was being started, and had no process to go to.
         if self._ending:
             self._end()
         elif self._received:
@@ -226,13 +227,13 @@ class Child:
         return self._group if any(one.group == self._group for one in process_table()) else None
 
     def _stopped(self, number: int) -> None:
-        if self._ending:
+        if self._ending:  # stopped, it would not take notice of what is to end it
             self.send(signal.SIGCONT)
             return
         lent = self._terminal is not None and self._terminal.lent_to is not None
         if lent and self._terminal is not None:
             self._terminal.take_back(as_it_was=True)
-        by_itself = number == signal.SIGSTOP
+        by_itself = number == signal.SIGSTOP  # no key of a terminal sends that
         if self._terminal is not None and (self._sentinel is not None or by_itself) and suspend():
             by_itself = False
         if by_itself:
@@ -258,7 +259,7 @@ class Child:
         self.interrupt()
         if count == 0 and self._group is not None:
             self.send(signal.SIGINT)
-            self.send(signal.SIGCONT)
+            self.send(signal.SIGCONT)  # a stopped process gets the other one only when it goes on
 
     def _on_end(self, number: int, _frame: FrameType | None) -> None:
         self._received.append(number)
@@ -404,7 +405,7 @@ class Family:
         """Return the process ids of all that are alive. Who was seen once stays known when its parent ends."""
         table = [process for process in process_table() if process.pid != self._stranger]
         grown = True
-        while grown:
+        while grown:  # a child may stand before its parent in the table
             found = {one.pid for one in table if one.parent in self._known or one.group == self._group} - self._known
             self._known |= found
             grown = bool(found)
@@ -433,7 +434,7 @@ class Family:
         return False
 
     def _send(self, number: int) -> None:
-        outside = self.members()
+        outside = self.members()  # before the signal: without its parent, a descendant is not found
         if self._group is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, number)
@@ -537,7 +538,7 @@ class _Relay:
                     self._typed = self._typed[os.write(self._terminal, self._typed) :]
             if self._terminal in ready:
                 self._read_output()
-            elif self._wake in ready:
+            elif self._wake in ready:  # only now that no output is left
                 return
 
     def _read_keyboard(self) -> None:
@@ -558,7 +559,7 @@ class _Relay:
         except OSError:
             return
         self._output(data)
-        if not self._broken:
+        if not self._broken:  # the transcript goes on where nobody reads stdout any more
             try:
                 while data:
                     data = data[os.write(1, data) :]

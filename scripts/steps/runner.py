@@ -142,7 +142,7 @@ class StepRunner:
                     raise
                 failure = failure or refusal
                 continue
-            while answer is Decision.RUN:
+            while answer is Decision.RUN:  # again, if the user interrupted it and wants that
                 outcome, result, error = self._run_step(chosen, number, len(steps))
                 answer = self._afterwards(outcome, result)
                 if error is not None and not self.keep_going:
