@@ -49,13 +49,13 @@ def _end_quietly_on_interrupt() -> None:
         raise SystemExit(130) from None
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
-    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(130))
-    report = sys.unraisablehook
+    end, report = os._exit, sys.unraisablehook  # now: while a plug-in is at work, `os._exit` is an error of its own
+    signal.signal(signal.SIGINT, lambda _number, _frame: end(130))
 
     def end_or_report(problem: "sys.UnraisableHookArgs") -> None:
         # Ctrl-C came in a callback of Python's own, of the import lock for example, which would go on without it.
         if isinstance(problem.exc_value, KeyboardInterrupt):
-            os._exit(130)
+            end(130)
         report(problem)
 
     sys.unraisablehook = end_or_report
