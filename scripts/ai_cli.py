@@ -79,13 +79,13 @@ def keep_for_good() -> None:
 
 
 def end_for_collision(error: Exception) -> "NoReturn":
-    """End the process with a sentence, if `error` is due to another package `llm`; raise it again, if not.
+    """End the process with a sentence, if `error` is due to another or a missing package; raise it again, if not.
 
     Nothing of ours can be imported then, so this uses the standard library alone.
     """
     import sys
 
-    message = _collision()
+    message = _collision() or _not_installed(error)
     if message is None:
         raise error
     # Escaped here, as paths and names are somebody else's, and the renderer may be one of the files that are missing.
@@ -119,6 +119,19 @@ def _collision() -> str | None:
     if not (ours / "__init__.py").is_file():
         return f"files of d0ttino are missing in {ours}, as after removing another package 'llm': {again}"
     return None
+
+
+def _not_installed(error: Exception) -> str | None:
+    """Return how to install what a checkout needs, if `error` is that it was not installed."""
+    import sys
+
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing not in {"click", "pluggy"}:
+        return None
+    return (
+        f"{sys.executable} has no package {missing!r}, which d0ttino needs: install d0ttino, in its directory by "
+        "`python3 -m venv .venv && .venv/bin/pip install .`, and run `.venv/bin/ai-cli`"
+    )
 
 
 def _other_owners(ours: "Path") -> list[str]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import click
-
 try:  # `python -m` looks into the working directory first, where another package `llm` may be
+    import click
+
     from llm import __version__  # noqa: F401 - what is needed later needs it: better to fail here
     from llm.errors import D0ttinoError, UnknownNameError, UsageError
     from scripts.cli.base import Group

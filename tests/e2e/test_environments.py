@@ -216,6 +216,15 @@ def test_a_package_llm_in_the_working_directory_is_named(installed: Installed, t
     assert f"error: {tmp_path / 'llm'} hides the package 'llm' of d0ttino here" in result.stderr
 
 
+@pytest.mark.parametrize("module", ["scripts.plugins", "scripts.ai_cli"])
+def test_a_checkout_that_was_not_installed_names_how_to(module: str) -> None:
+    # Without site-packages: the standard library and the checkout.
+    result = subprocess.run([sys.executable, "-S", "-m", module, "list"], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert "has no package" in result.stderr
+    assert ".venv/bin/pip install ." in result.stderr
+
+
 def write_wheel(directory: Path) -> Path:
     from tests.packages import wheel as written
 
