@@ -47,9 +47,12 @@ def _end_quietly_on_interrupt() -> None:
         import sys
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    end, report = os._exit, sys.unraisablehook  # now: while a plug-in is at work, `os._exit` is an error of its own
+    if os.getpid() == 1:  # the first process of a container gets no signal without a handler: `docker stop` would wait
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _frame: end(128 + number))
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
-    end, report = os._exit, sys.unraisablehook  # now: while a plug-in is at work, `os._exit` is an error of its own
     signal.signal(signal.SIGINT, lambda _number, _frame: end(130))
 
     def end_or_report(problem: "sys.UnraisableHookArgs") -> None:

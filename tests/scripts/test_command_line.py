@@ -3,8 +3,11 @@
 import importlib.metadata
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -544,3 +547,36 @@ def test_options_of_one_letter_are_read_as_click_reads_them(kind: type[click.Com
     words = [] if kind is click.Group else [click.Argument(["words"], nargs=-1)]
     of_ours, of_theirs = (parsed(made("it", params=[*OPTIONS, *words], **more), arguments) for made in (ours, kind))
     assert of_ours == of_theirs
+
+
+# The first process of a container
+
+_CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--"]
+
+
+def _silent(exchange: Exchange) -> None:
+    exchange.stopping.wait(60)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_first_process_of_a_container_ends_on_a_signal(number: int) -> None:
+    if not shutil.which("unshare") or subprocess.run([*_CONTAINER, "true"], capture_output=True).returncode:
+        pytest.skip("NOT TESTED: this user may not make namespaces")
+    with FaultServer(_silent) as server:
+        program = subprocess.Popen(
+            [*_CONTAINER, *AI_CLI, "send", "-b", "mindbridge", "hi"],
+            env={**os.environ, "MINDBRIDGE_BASE_URL": server.url},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            while not server.requests and program.poll() is None:
+                time.sleep(0.02)
+            (first,) = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+            os.kill(int(first), number)
+            assert program.wait(30) == 128 + number
+        finally:
+            program.kill()
+            program.communicate()
