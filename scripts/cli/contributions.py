@@ -343,11 +343,13 @@ def why() -> None:
 
 
 @why.command()
-@click.argument("prompt")
+@click.argument("words", metavar="PROMPT", nargs=-1, required=True)
 @routing_options
 @as_json_option()
 @click.pass_context
-def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None, local: bool, as_json: bool) -> int:
+def send(
+    ctx: click.Context, words: tuple[str, ...], backend: str | None, model: str | None, local: bool, as_json: bool
+) -> int:
     """Explain which backends would be asked for PROMPT, in which order, and why.
 
     The routing policies are asked, no backend is. The exit status is 2 if none would be asked.
@@ -356,13 +358,15 @@ def send(ctx: click.Context, prompt: str, backend: str | None, model: str | None
     from llm.types import Request
 
     host = current_host(ctx)
-    text = read_text(prompt)
+    text = read_text(" ".join(words))
     if not text.strip():
         raise UsageError("the prompt is empty", hint="give some text to answer")
+    backends = backends_of(host)
+    warn_of_problems(host)  # before an unknown name ends it: its plug-in may be a broken one
     failure = None
     try:
         with stdout_to_stderr():
-            route = choose_route(Request(text, model, backend, local), host.backends(), host)
+            route = choose_route(Request(text, model, backend, local), backends, host)
     except NoCandidateError as error:
         route, failure = error.route, error
     warn_of_problems(host)

@@ -161,6 +161,17 @@ def test_what_cannot_be_answered_is_status_2(host: Host, arguments: tuple[str, .
     assert words in result.stderr
 
 
+def test_a_backend_whose_plugin_is_broken_is_unknown_and_the_reason_is_above(tmp_path: Path) -> None:
+    files = {"acme_broken.py": "import a_library_that_is_not_installed\n"}
+    write_distribution(tmp_path, "acme-broken", entry_points={"llm.plugins": {"broken": "acme_broken"}}, files=files)
+    with installed(tmp_path) as host:
+        shown = why(host, "send", "-b", "broken", "hi", "there")
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    reason, error = (line for line in shown.stderr.splitlines() if not line.startswith(" "))
+    assert "No module named 'a_library_that_is_not_installed'" in reason
+    assert error == "error: there is no backend named 'broken'"
+
+
 def test_a_recipe_and_who_runs_its_steps(host: Host) -> None:
     found = facts(host, "recipe", "mine")
     assert (found["plugin"], found["builtin"]) == ("recipe:mine", False)
