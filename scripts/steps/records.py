@@ -265,7 +265,7 @@ _LINE: Final[dict[str, Any]] = {
 _DEFAULTS: Final[dict[str, Any]] = {"env": {}, "withheld_env": [], "keep_env": [], "withheld": []}
 
 
-class RecordError(UsageError):
+class RunRecordError(UsageError):
     """A record of a run cannot be used."""
 
     def __init__(self, path: str, why: str) -> None:
@@ -454,7 +454,7 @@ def new_record(redact: Callable[[str], str]) -> Record | None:
         return None
 
 
-def stored_runs(on_fault: Callable[[RecordError], object] | None = None) -> Iterator[StoredRun]:
+def stored_runs(on_fault: Callable[[RunRecordError], object] | None = None) -> Iterator[StoredRun]:
     """Yield the runs that are recorded, the latest first.
 
     Args:
@@ -465,7 +465,7 @@ def stored_runs(on_fault: Callable[[RecordError], object] | None = None) -> Iter
     for name in reversed(_names(directory)):
         try:
             yield _read(os.path.join(directory, name))
-        except RecordError as error:
+        except RunRecordError as error:
             if on_fault is None:
                 print_warning(str(error))
             else:
@@ -490,7 +490,7 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
 
     Raises:
         UnknownNameError: there is none of that id.
-        RecordError: its record cannot be used.
+        RunRecordError: its record cannot be used.
 
     """
     if name:
@@ -517,9 +517,9 @@ def _read(path: str) -> StoredRun:
             running = _is_locked(stream.fileno())
             lines = list(map(_object, stream))
     except OSError as error:
-        raise RecordError(path, error.strerror or str(error)) from error
+        raise RunRecordError(path, error.strerror or str(error)) from error
     if not lines or not lines[0]:
-        raise RecordError(path, "its first line does not say what was to be run")
+        raise RunRecordError(path, "its first line does not say what was to be run")
     _check(path, lines)
     run = StoredRun(path, {**_DEFAULTS, **lines[0]}, running=running)
     for line in lines[1:]:
@@ -533,7 +533,7 @@ def _read(path: str) -> StoredRun:
 
 
 def _check(path: str, lines: Sequence[dict[str, Any]]) -> None:
-    """Raise `RecordError` for the first line that is not what a run writes: an editor, or another version, did."""
+    """Raise `RunRecordError` for the first line that is not what a run writes: an editor, or another version, did."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
@@ -541,16 +541,16 @@ def _check(path: str, lines: Sequence[dict[str, Any]]) -> None:
 
     version = lines[0].get("version", 1)
     if version != _VERSION:
-        raise RecordError(path, f"it was written by another version (its format is {version!r}, not {_VERSION})")
+        raise RunRecordError(path, f"it was written by another version (its format is {version!r}, not {_VERSION})")
     for number, (line, schema) in enumerate(zip(lines, [_HEADER, *[_LINE] * (len(lines) - 1)], strict=True), 1):
         error = best_match(Draft202012Validator(schema).iter_errors(line))
         if error is not None:
             where = "".join(f" {part!r}" for part in error.absolute_path)
-            raise RecordError(path, f"line {number}{where}: {error.message[:200]}")
+            raise RunRecordError(path, f"line {number}{where}: {error.message[:200]}")
     faults = (fault_in(step_of_json(step)) for step in lines[0]["steps"])
     fault = next(filter(None, faults), None)
     if fault is not None:
-        raise RecordError(path, fault)
+        raise RunRecordError(path, fault)
 
 
 def _object(line: str) -> dict[str, Any]:

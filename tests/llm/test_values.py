@@ -141,10 +141,10 @@ def make(kind: type[D0ttinoError], origin: Origin) -> D0ttinoError:
         "CutAnswerError": lambda: CutAnswerError("cut", Completion("x", "b", attempts=(attempt,))),
         "BackendHTTPError": lambda: BackendHTTPError("no luck", status=503, retry_after=2.0),
         "ContextTooLongError": lambda: ContextTooLongError("too long", status=413),
-        "RecordError": lambda: cast("Any", kind)("runs/1", "it is empty"),
+        "RunRecordError": lambda: cast("Any", kind)("runs/1", "it is empty"),
         "ConfigFileError": lambda: kind([importlib.import_module("llm._config_file").ConfigFault("bad", "f.toml", 3)]),  # type: ignore[arg-type]
     }
-    if kind.__name__ in special and kind.__module__ != "scripts.packages":
+    if kind.__name__ in special:
         made: D0ttinoError = special[kind.__name__]()
         return made
     if issubclass(kind, NoAnswerError):
