@@ -340,6 +340,9 @@ def _registry(place: str, content: bytes) -> Registry:
         packages[kind, name] = Package(
             kind, _printable(name), text, root, info=info if damage is None else {}, damage=damage
         )
+    if packages and not {PLUGINS, RECIPES} & document.keys() and all(one.damage for one in packages.values()):
+        # A server's error, which would count as a registry that lacks the name: the index then decides.
+        raise RegistryError(f"it names no package, neither in {PLUGINS!r} nor elsewhere: is it another document?")
     return Registry(shown(place), tuple(packages.values()))
 
 
