@@ -59,6 +59,11 @@ CANNOT_WRITE: Final = frozenset({errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.
 
 def redact(text: str) -> str:
     """Return a text without the secrets of this environment."""
+    return _redaction()(text)
+
+
+def _redaction() -> Callable[[str], str]:
+    """Return what redacts texts in this run."""
     ctx = click.get_current_context(silent=True)
     meta: dict[str, Any] = ctx.find_root().meta if ctx is not None else {}
     host = meta.get(HOST)
@@ -67,8 +72,8 @@ def redact(text: str) -> str:
     if function is None or made_with is not host:
         function = _redactor(host)
         meta[_REDACT] = (host, function)
-    shown: str = function(text)
-    return shown
+    found: Callable[[str], str] = function
+    return found
 
 
 def _redactor(host: Any) -> Callable[[str], str]:
@@ -441,7 +446,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     rows = list(rows)
     # Each text once: in a list of plug-ins, most are there several times.
-    shown = {cell: render.line(redact(cell)) for cell in {cell for row in rows for cell in row}}
+    redacted = _redaction()
+    shown = {cell: render.line(redacted(cell)) for cell in {cell for row in rows for cell in row}}
     lines = [list(header), *([shown[cell] for cell in row] for row in rows)]
     widths = [max(render.columns_of(line[column]) for line in lines) for column in range(len(header))]
     if stdout_is_terminal():
@@ -451,7 +457,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     texts = []
     for line in lines:
         cells = (
-            f"{cell:{width}}" if cell.isascii() and len(cell) <= width else _cell(cell, width)
+            cell.ljust(width) if cell.isascii() and len(cell) <= width else _cell(cell, width)
             for cell, width in zip(line, widths, strict=True)
         )
         texts.append("  ".join(cells).rstrip())

@@ -39,6 +39,9 @@ _FIELDS: Final = (b"name", b"version")
 _METADATA: Final = "METADATA"
 _PKG_INFO: Final = "PKG-INFO"
 
+#: The file of entry points in a metadata directory.
+_ENTRY_POINTS: Final = f"{os.sep}entry_points.txt"
+
 #: Time stamps lag behind the clock: kernels take them from their last tick, and some file systems keep whole
 #: seconds only. A file changed so shortly before it was read may change once more without a sign.
 _TICK_NS: Final = 50_000_000
@@ -324,12 +327,13 @@ class _Search:
                 values = [[entry.group, entry.name, entry.value] for entry in declared]
                 contents.append([kind, declared[0].distribution, declared[0].version, values])
             else:
-                contents.append([] if os.access(f"{where}{os.sep}entry_points.txt", os.F_OK) else None)
+                contents.append([] if os.access(where + _ENTRY_POINTS, os.F_OK) else None)
         found, stamps = _look_at(directory, places, contents)
         end = time.time_ns()
         # Files may have come and gone meanwhile.
         if sorted(found) == sorted(entries) and all(is_settled(changed, start, end) for changed in stamps[::3]):
-            record = json.dumps([self._groups, os.sep.join(places), os.sep.join(names), contents])
+            known = [self._groups, os.sep.join(places), os.sep.join(names), contents]
+            record = json.dumps(known, separators=(",", ":"))
             self._directories[directory] = f"{seal_of(record, stamps)} {record}"
 
     def ask_finders(self) -> None:
@@ -338,7 +342,7 @@ class _Search:
 
     def _declared(self, where: str) -> bytes | None:
         """Return the entry points that a distribution declares, if some may be in a group of ours."""
-        path = f"{where}{os.sep}entry_points.txt"
+        path = where + _ENTRY_POINTS
         # Most have none, and an exception for each takes longer than all else.
         if not os.access(path, os.F_OK):
             return None
@@ -519,7 +523,7 @@ def _look_at(
     stamps: list[int] = []
     with opened(directory) as at:
         for place, content in zip(places, contents, strict=True):
-            path = f"{place}{os.sep}entry_points.txt"
+            path = place + _ENTRY_POINTS
             if content is None:
                 if os.access(path, os.F_OK, dir_fd=at):  # for most, which have none: an exception for each takes long
                     raise FileExistsError(path)
@@ -651,7 +655,7 @@ def load(entry: EntryPoint) -> object:
 
     """
     if entry.metadata:
-        declared = _read(f"{entry.metadata}{os.sep}entry_points.txt").decode("utf-8")
+        declared = _read(entry.metadata + _ENTRY_POINTS).decode("utf-8")
         if (entry.group, entry.name, entry.value) not in _parse(declared):
             raise PluginLoadError(f"{entry.distribution} does not declare it", hint="try again")
     with _loading(entry):

@@ -1,8 +1,11 @@
 """Loading plug-ins: from entry points to registered plug-ins, now or when they are first used.
 
-An entry point with a current manifest costs a dictionary entry. It is imported, and its plug-ins are registered, before
-the first call of a hook that it implements, or when something that it contributes is used. All others are imported
-at once, one by one, each failure recorded with its culprit.
+An entry point is in one of three states, and goes from one to the next:
+
+- *indexed*: an index has the names of all that it contributes, and it does nothing else;
+- *known*: its manifest was read, at the start, or when somebody asked for one of these names, or for all there are;
+- *imported*, and its plug-ins registered: before the first call of a hook that it implements, or when something that it
+  contributes is used; at once, if its manifest is not current. A failure is recorded with its culprit.
 """
 
 import contextlib
@@ -11,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from llm.errors import (
@@ -30,7 +33,15 @@ from llm.hooks import Origin, attribute, load_span
 from llm.hooks._entrypoints import EntryPoint, load, look_alike
 from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions
 from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
-from llm.hooks._manifest import CONTRIBUTING, Manifest, Manifests, PluginManifest, needing_import, stamps_of
+from llm.hooks._manifest import (
+    CONTRIBUTING,
+    NO_INDEX,
+    Manifest,
+    Manifests,
+    PluginManifest,
+    needing_import,
+    stamps_of,
+)
 
 #: Hooks that are not called before their plug-in is imported for something else.
 _NOT_CALLED = CONTRIBUTING | {"llm_configure", "llm_close"}
@@ -71,8 +82,8 @@ class Loader:
         after_failure: called when one with a current manifest could not be imported: the manifest is none any more.
 
     Attributes:
-        known: entry points that were not imported yet, each with its plug-ins as they are asked. It has `None` in place
-            of them where the index has all that is asked of it, and nobody has looked at its manifest: `look_at`.
+        known: entry points that were not imported yet, each with its plug-ins as they are asked; `None` in place of
+            these: it is only indexed.
         imported: entry points that this imported, with the time in ns since the epoch at which that began.
 
     """
@@ -99,22 +110,22 @@ class Loader:
         self._taken: set[str] = set()
         # The object as well: the number of one that is gone would soon be another's.
         self._named: dict[int, tuple[EntryPoint, object]] = {}
-        self._index = manifests.index(self._entries)
-        self._reserved = dict(self._index.names["plug-in"])
-        indexed = set(self._reserved.values())
-        self._current = manifests.current(entry for entry in self._entries if entry not in indexed)
-        importing = needing_import(self._entries, indexed | self._current.keys())
-        self.known: dict[EntryPoint, list[KnownPlugin] | None] = {
-            entry: None if entry in indexed else [] for entry in self._entries if entry not in importing
-        }
+        self._index = NO_INDEX
+        #: Plug-ins of indexed entry points, by the names that they will have unless others need them first.
+        self._reserved: dict[str, EntryPoint] = {}
+        self.known: dict[EntryPoint, list[KnownPlugin] | None] = {}
         self.imported: dict[EntryPoint, int] = {}
 
     def load_all(self) -> None:
         """Register the plug-ins of all entry points; those with a current manifest are imported when they are used."""
+        self._index = self._manifests.index(self._entries)
+        self._reserved = dict(self._index.names["plug-in"])
+        indexed = set(self._reserved.values())
+        current = self._manifests.current(entry for entry in self._entries if entry not in indexed)
+        importing = needing_import(self._entries, indexed | current.keys())
+        self.known = {entry: None if entry in indexed else [] for entry in self._entries if entry not in importing}
         self._load(
-            [entry for entry in self._entries if entry not in self.known],
-            "its contributions were not known",
-            self._expect,
+            [entry for entry in self._entries if entry in importing], "its contributions were not known", current
         )
         self._taken.update(self._reserved)
 
@@ -131,27 +142,31 @@ class Loader:
         """Whether a plug-in has this name, or will have it once it is imported."""
         return self._manager.has_plugin(plugin) or plugin in self._taken
 
+    def is_indexed(self, entry: EntryPoint) -> bool:
+        """Whether nobody has asked for more of an entry point than the index has."""
+        return self.known.get(entry, ()) is None
+
     def look_at(self, entries: Iterable[EntryPoint]) -> None:
-        """Read the manifests of entry points of which the index has had all that was asked."""
-        for entry in entries:
-            if self.known.get(entry, ()) is None:
-                with self._manager.lock:
-                    if self.known.get(entry, ()) is None:
-                        manifest = self._manifests.get(entry)
-                        if manifest is not None:
-                            self._expect(entry, manifest)
-                        else:
-                            with contextlib.suppress(PluginLoadError):  # recorded
-                                self.load(entry, "its contributions were not known")
+        """Read the manifests of entry points that are only indexed; one that has none any more is imported."""
+        for entry in filter(self.is_indexed, entries):
+            with self._manager.lock:
+                manifest = self._manifests.get(entry)
+                if manifest is not None and self.is_indexed(entry):  # still, after a wait for another thread
+                    self._expect(entry, manifest)
+                elif manifest is None:
+                    try:
+                        self.load(entry, "its contributions were not known")
+                    except PluginLoadError:
+                        if self.is_indexed(entry):  # this is not about it: a module asks while it is being imported
+                            raise
 
     def indexed(self, kind: str) -> dict[str, EntryPoint]:
-        """Return entry points whose manifests nobody has looked at, by the names of what they contribute."""
-        return {name: entry for name, entry in self._index.names[kind].items() if self.known.get(entry, ()) is None}
+        """Return the entry points that are only indexed, by the names of what they contribute."""
+        return {name: entry for name, entry in self._index.names[kind].items() if self.is_indexed(entry)}
 
     def indexed_secrets(self) -> frozenset[str]:
         """Return the environment variables that these declare as secret."""
-        secrets = self._index.secret_env.items()
-        return frozenset(name for name, many in secrets if any(self.known.get(entry, ()) is None for entry in many))
+        return frozenset(name for name, many in self._index.secret_env.items() if any(map(self.is_indexed, many)))
 
     def known_plugins(self, *, indexed: bool = True) -> list[KnownPlugin]:
         """Return the plug-ins that are not imported yet, as they are asked.
@@ -161,8 +176,8 @@ class Loader:
 
         """
         if indexed:
-            self.look_at(list(self.known))
-        return [one for many in list(self.known.values()) for one in many or ()]  # another thread may import one
+            self.look_at(list(self.known))  # a list: another thread may import one
+        return [one for many in list(self.known.values()) for one in many or ()]
 
     def load(self, entry: EntryPoint, reason: str) -> None:
         """Import an entry point and register its plug-ins, unless that was done."""
@@ -191,9 +206,9 @@ class Loader:
         name = self._names.get((entry, plugin))
         if name is None:
             holder = self._reserved.get(plugin)
-            taken = holder != entry and (
-                self.is_taken(plugin) or (holder is not None and not entry.builtin and holder > entry)
-            )
+            # An indexed one gives up its name only to one behind it: built in, or registered before its turn.
+            is_behind = holder is not None and (entry.builtin or entry > holder)
+            taken = holder != entry and (self.is_taken(plugin) or (holder is not None and not is_behind))
             if not taken:
                 self._reserved.pop(plugin, None)
             name = self._names[entry, plugin] = f"{plugin}@{entry.distribution}" if taken else plugin
@@ -249,12 +264,12 @@ class Loader:
             self.load(entry, "one of its hooks is called")
 
     def _load(
-        self, entries: list[EntryPoint], reason: str, expect: Callable[[EntryPoint, Manifest], object] | None = None
+        self, entries: list[EntryPoint], reason: str, current: Mapping[EntryPoint, Manifest] = MappingProxyType({})
     ) -> None:
         """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first.
 
-        `expect` is called in its place for each one that is only known: whether a plug-in gets its plain name must
-        not depend on that.
+        Those with a current manifest become known in their place among them: whether a plug-in gets its plain name
+        must not depend on that.
         """
         named = {}
         start = time.time_ns()
@@ -279,12 +294,11 @@ class Loader:
             owner = owner_of(registration, self._entries)
             if owner is not None:
                 registrations.setdefault(owner, []).append(registration)
-        for entry in reversed(self._entries if expect is not None else entries):
-            if expect is not None and entry in self.known:
-                if entry in self._current:
-                    expect(entry, self._current[entry])
-            elif entry in named:
+        for entry in reversed(self._entries if current else entries):
+            if entry in named:
                 self._register(entry, named[entry], registrations)
+            elif entry in current and entry in self.known:
+                self._expect(entry, current[entry])
 
     def _import(self, entry: EntryPoint, reason: str) -> object:
         if (fault := look_alike(entry.name)) is not None:

@@ -43,14 +43,14 @@ class ManifestFile:
         owner = _checksum(os.fsencode(f"{sys.prefix}\0{sys.implementation.cache_tag}")).decode()
         self.path = None if directory is None else os.path.join(directory, "environments", owner, "manifests.json")
 
-    def read(self) -> list[list[str]]:
-        """Return the rows that were written last, each a list of texts; none if there are none that can be used."""
+    def read(self) -> list[str]:
+        """Return the rows that were written last; none if there are none that can be used."""
         try:
             return self.parse()
         except (OSError, ValueError):
             return []
 
-    def parse(self) -> list[list[str]]:
+    def parse(self) -> list[str]:
         """Return the rows that were written last; none if nothing was, or for another environment."""
         if self.path is None:
             return []
@@ -63,17 +63,17 @@ class ManifestFile:
             raise ValueError("it is damaged")
         stamp, *rows = document.decode("ascii").split("\n")
         # The directory is named by a checksum as well, which another environment may share.
-        return [row.split("\t") for row in rows] if stamp == self._stamp else []
+        return rows if stamp == self._stamp else []
 
-    def write(self, rows: Iterable[Iterable[str]]) -> None:
-        """Write rows of JSON; a directory that cannot be written is passed over."""
+    def write(self, rows: Iterable[str]) -> None:
+        """Write rows, each a line of ASCII; a directory that cannot be written is passed over."""
         if self.path is not None:
             with suppress(OSError):
                 directory = os.path.dirname(self.path)
                 check_private(directory)
                 if not os.path.isdir(directory):
                     _forget_gone(os.path.dirname(directory))
-                document = "\n".join([self._stamp, *map("\t".join, rows)]).encode()
+                document = "\n".join([self._stamp, *rows]).encode()
                 write_atomically(self.path, b"\n".join((_checksum(document), document)))
 
     def remove(self) -> None:
@@ -224,6 +224,9 @@ class Index(NamedTuple):
     secret_env: dict[str, list[EntryPoint]]
 
 
+NO_INDEX: Final = Index({kind: {} for kind in _NAMED}, {})
+
+
 class Manifests:
     """The manifests of this Python environment: those of `read`, or none.
 
@@ -256,13 +259,14 @@ class Manifests:
         directories: dict[str, str] = {}
         indices: dict[str, str] = {}
         records: dict[str, str] = {}
-        with suppress(ValueError):
-            for key, record, *index in file.read():
-                if index:
+        for row in file.read():
+            key, _, record = row.partition(_TAB)
+            if key[:1] == "[":
+                records[key] = record
+            else:
+                with suppress(ValueError):
                     directory = str(json.loads(key))
-                    directories[directory], indices[directory] = record, index[0]
-                else:
-                    records[key] = record
+                    directories[directory], _, indices[directory] = record.partition(_TAB)
         return cls(file, directories, indices, records)
 
     @property
@@ -359,7 +363,7 @@ class Manifests:
                 for facts in chain.from_iterable(plugin.contributions for plugin in current[entry].plugins):
                     for variable in facts[1].get("secret_env", ()):
                         secrets.setdefault(variable, []).append(place)
-        text = json.dumps([[os.path.relpath(path, directory) for path in stamps], places, secrets])
+        text = _json([[os.path.relpath(path, directory) for path in stamps], places, secrets])
         return f"{seal_of(text, chain.from_iterable(stamps.values()))} {text}"
 
     def store(self, manifests: Mapping[EntryPoint, Manifest]) -> None:
@@ -390,16 +394,24 @@ class Manifests:
         self._records, self._written = records, dict(self.directories)
         self._indices = {one: self._indexed(one) for one in self.directories}
         if self._file is not None:
-            rows = [(json.dumps(one), self.directories[one], self._indices[one]) for one in self.directories]
-            self._file.write([*rows, *sorted(records.items())])
+            rows = [(_json(one), self.directories[one], self._indices[one]) for one in self.directories]
+            self._file.write(map(_TAB.join, [*rows, *sorted(records.items())]))
 
 
 #: What is raised where a row is not as it was written.
 _NOT_OURS: Final = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
+#: What stands between the parts of a row, and in none of them.
+_TAB: Final = "\t"
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, separators=(",", ":"))
+
+
 def _key(entry: EntryPoint) -> str:
-    return json.dumps(entry[:3])
+    return _json(entry[:3])
 
 
 def _identity(entry: EntryPoint) -> tuple[object, ...]:
@@ -408,7 +420,7 @@ def _identity(entry: EntryPoint) -> tuple[object, ...]:
 
 
 def _record(entry: EntryPoint, manifest: Manifest) -> str:
-    return json.dumps([_identity(entry), manifest.to_json()])
+    return _json([_identity(entry), manifest.to_json()])
 
 
 def _names_of(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -293,7 +293,7 @@ class Row(NamedTuple):
             return f"disabled {self.reason}"
         more = [f"shadows {', '.join(self.shadows)}"] if self.shadows else []
         more += [f"also implements {', '.join(self.hooks)}"] if self.hooks else []
-        return ": ".join([self.state.value, *more, *([self.reason] if self.reason else [])])
+        return ": ".join([self.state, *more, *([self.reason] if self.reason else [])])
 
     def matches(self, words: Sequence[str], state: str | None, provides: str | None) -> bool:
         """Whether a list shows the row.
@@ -406,7 +406,7 @@ def _installed(
     speaking = {entry.distribution for entry, _, names in provided if names}
     for entry, found, names in provided:
         offers, hooks, failure = found or Contributed()
-        others = tuple(hook for hook in hooks if hook not in CONTRIBUTING)
+        others = () if CONTRIBUTING.issuperset(hooks) else tuple(hook for hook in hooks if hook not in CONTRIBUTING)
         unnamed = entry.group == kind.group and (failure or others or entry.distribution not in speaking)
         disabled = blocking.of_installed(entry)
         reason = f"by {disabled}" if disabled else failure
@@ -424,7 +424,7 @@ def _installed(
                     reason,
                     entry_point=str(entry),
                     hooks=others if names else (),
-                    contributes=(*(f"{one} {offer}" for one, offer in offers), *others),
+                    contributes=(*map(" ".join, offers), *others),
                 ),
                 state is State.INSTALLED and (found is None or bool(names)),
             )

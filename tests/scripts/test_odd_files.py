@@ -183,7 +183,7 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     with known(tmp_path) as host:
         packages.check_guards(host)
     file = ManifestFile()
-    rows = file.read()
+    rows = [row.split("\t") for row in file.read()]
     content = [[json.loads(key), *json.loads(record)] for key, record, *index in rows if not index]
     mine = next(number for number, slot in enumerate(content) if slot[0][0] == "mine-dist")
     builtins = set(host_with().backends())
@@ -191,10 +191,10 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     def holds(place: tuple[Any, ...], value: Any) -> None:
         spoilt = changed(content, place, value)
         records = [
-            (json.dumps(key), json.dumps(record))
+            (json.dumps(key, separators=(",", ":")), json.dumps(record))
             for key, *record in (one if isinstance(one, list) and one else [one] for one in spoilt or ())
         ]
-        file.write([*(row for row in rows if len(row) == 3), *records])
+        file.write(map("\t".join, [*(row for row in rows if len(row) == 3), *records]))
         with known(tmp_path) as host:
             assert set(host.backends()) >= builtins
             host.recipes()

@@ -425,11 +425,11 @@ class TestSummary:
         self, site: Path, spoil: Callable[[Any], object], sealed: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cache = ManifestFile()
-        rows = cache.read()
+        rows = [row.split("\t") for row in cache.read()]
         (row,) = [row for row in rows if row[0] == json.dumps(str(site))]
         seal, _, text = row[2].partition(" ")
         row[2] = f"{seal} {json.dumps(spoil(json.loads(text)))}"
-        cache.write(rows)
+        cache.write(map("\t".join, rows))
         if sealed:
             monkeypatch.setattr(_manifest, "seal_of", lambda _record, _stamps: seal)
         assert self.seen(site) == ([], ["third_a", "third_b"])
@@ -549,7 +549,7 @@ def records_in(file: Path) -> list[Any]:
 def row_of(record: Any) -> tuple[str, ...]:
     """Return the row of such a record, also of one of another shape."""
     key, *content = record if isinstance(record, list) and record else [record]
-    return json.dumps(key), json.dumps(content)
+    return json.dumps(key, separators=(",", ":")), json.dumps(content)
 
 
 def write(file: Path, rows: Any, stamp: list[Any] | None = None) -> None:
@@ -710,7 +710,7 @@ def rows(site: Path, file: Path) -> list[list[str]]:
     """Return the rows that a process leaves behind that used what it found in the file."""
     for _ in range(2):
         known(site)
-    rows = ManifestFile().read()
+    rows = [row.split("\t") for row in ManifestFile().read()]
     assert len([row for row in rows if len(row) == 3]) == 1
     return rows
 
@@ -726,7 +726,7 @@ def test_no_content_changes_which_plugins_there_are(data: st.DataObject, site: P
         row[place] = respelt(row[place], data.draw)
     if not data.draw(st.integers(0, 5)):
         data.draw(st.sampled_from(spoilt)).append("1")
-    ManifestFile().write(spoilt)
+    ManifestFile().write(map("\t".join, spoilt))
     host = known(site)
     assert [entry.name for entry in host.entries] == ["a"]
     assert {one.origin.distribution for one in host.backends().values()} == {"d0ttino", "third"}
@@ -747,7 +747,7 @@ def test_a_row_with_the_seal_of_another_one_counts_as_none(
     (row,) = [row for row in rows if len(row) == 3]
     if old in row[cell]:
         row[cell] = row[cell].replace(old, new)
-        ManifestFile().write(rows)
+        ManifestFile().write(map("\t".join, rows))
         host = known(site)
         assert [(entry.distribution, entry.name, entry.value) for entry in host.entries] == [("third", "a", "third_a")]
         assert complete(Request("hi", backend="a"), host=host).text == "HI"
@@ -765,7 +765,7 @@ def test_who_seals_a_record_of_what_no_metadata_declares_has_it_not_imported(
     content[-1] = [declared]
     text = json.dumps([groups, places, names, contents])
     row[1] = f"{_entrypoints.seal_of(text, _entrypoints._look_at(str(site), places.split(os.sep), contents)[1])} {text}"
-    ManifestFile().write(rows)
+    ManifestFile().write(map("\t".join, rows))
     host = known(site)
     assert [entry.value for entry in host.entries] == ["intruder"]
     with pytest.raises(PluginLoadError, match="does not declare it"):
