@@ -281,13 +281,16 @@ def _print_click_error(error: click.ClickException) -> None:
 def _name_suspects() -> None:
     """Name the plug-ins that were imported before a fault of the program: one may have changed what all code uses."""
     with suppress(Exception):  # what it changed may be in the way here, too
-        from llm._installed import installed_plugins
-        from llm.hooks import Tier
+        from importlib.metadata import entry_points
 
+        from llm._installed import BACKEND_GROUP, RECIPE_GROUP
+
+        # By the standard library alone: our own search needs more that may have been changed, json for example.
         imported = {
-            f"{one.distribution} {one.version}"
-            for one in installed_plugins().entries
-            if one.tier is not Tier.BUILTIN and one.module in sys.modules
+            f"{one.dist.name} {one.dist.version}"
+            for group in (BACKEND_GROUP, RECIPE_GROUP)
+            for one in entry_points(group=group)
+            if one.dist is not None and one.module in sys.modules
         }
         if imported:
             print_note(f"imported plug-ins: {', '.join(sorted(imported))}; whether one is the cause shows --no-plugins")
