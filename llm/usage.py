@@ -176,7 +176,7 @@ def _entry(entry: Any) -> dict[str, Any] | None:
 def _is_sound(value: Any, types: tuple[type, ...]) -> bool:
     if not isinstance(value, types):
         return False
-    return not isinstance(value, int | float) or 0 <= value < float("inf")
+    return not isinstance(value, int | float) or 0 <= value < 2**63  # SQLite takes no larger whole number
 
 
 #: The file of ledgers before there was a database: a JSON object in each line.

@@ -189,7 +189,8 @@ def test_an_older_file_is_taken_over_once_without_its_damaged_lines() -> None:
         "cost": 0.25,
         "estimated": False,
     }
-    given: tuple[Any, ...] = (line, {**line, "backend": "small"}, {**line, "cost": "1"}, [])
+    damaged: tuple[Any, ...] = ({**line, "cost": "1"}, {**line, "status": 2**63}, [])
+    given = (line, {**line, "backend": "small"}, *damaged)
     lines = [json.dumps(one).encode() for one in given]
     old.write_bytes(b"\n".join([*lines, b"[" * 100_000, b"\xff", lines[0][:50]]))
     ledger().append([attempt("new")])
