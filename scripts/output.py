@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -156,15 +156,12 @@ class _Waiting:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        turn = 0
-        wait = _PATIENCE
+        marks, wait = cycle(_SPINNER), _PATIENCE
         while not self._ended.wait(wait):
             wait = _TURN
             with self._lock:
-                if self._ended.is_set():
-                    return
-                self._draw(_SPINNER[turn % len(_SPINNER)])
-            turn += 1
+                if not self._ended.is_set():  # it may have ended while a message was written
+                    self._draw(next(marks))
 
     def _draw(self, mark: str) -> None:
         from shutil import get_terminal_size
