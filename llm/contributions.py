@@ -1,14 +1,16 @@
 """Backends and recipes: the objects that plug-ins contribute, and these objects as a host knows them."""
 
+import functools
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from llm._dataclasses import dataclass, field
 from llm._state import cached, remove_from_cache, store_in_cache
 from llm.hooks import Origin
+from llm.hooks._entrypoints import EntryPoint
 from llm.types import Answer, Attachment, Call, Request, Step
 
 if TYPE_CHECKING:
@@ -341,6 +343,109 @@ class RegisteredRecipe:
             parameters = tuple(map(Parameter.from_json, facts["parameters"]))
         description = facts.get("description", "")
         return cls(facts["name"], description, parameters, origin, lambda *asked: load().steps(*asked))
+
+
+Contribution = TypeVar("Contribution", bound=RegisteredBackend | RegisteredRecipe)
+
+
+class Offer(Generic[Contribution]):
+    """One backend or recipe of a host; that of a plug-in that is not imported becomes an object when it is used.
+
+    Args:
+        name: its name.
+        plugin: the name of its plug-in.
+        secret_env: the environment variables that it declares as secret.
+        make: returns the object.
+
+    """
+
+    def __init__(self, name: str, plugin: str, secret_env: Iterable[str], make: Callable[[], Contribution]) -> None:
+        self.name = name
+        self.plugin = plugin
+        self.secret_env = secret_env
+        self._make = make
+
+    @classmethod
+    def of(cls, one: Contribution) -> "Offer[Contribution]":
+        """Return that of an object which is there already."""
+        return cls(one.name, one.origin.plugin, getattr(one, "secret_env", ()), lambda: one)
+
+    @functools.cached_property
+    def made(self) -> Contribution:
+        """The object."""
+        return self._make()
+
+
+class Catalog(Mapping[str, Contribution], Generic[Contribution]):
+    """All backends, or all recipes, of a host.
+
+    As a mapping it holds, by name, the one that is in use. What is only listed costs no object.
+
+    Args:
+        offers: by name, those that are in use, in the order in which they are asked.
+        hidden: those that another plug-in's hides.
+        indexed: names of further ones, each of which one plug-in alone has, with the entry point of that.
+        find: `find(name, entry)` returns one of these.
+        whole: returns the catalog that has them among its offers.
+        secret_env: the environment variables that they declare as secret.
+
+    """
+
+    def __init__(
+        self,
+        offers: Mapping[str, Offer[Contribution]],
+        hidden: Sequence[Offer[Contribution]],
+        indexed: Mapping[str, EntryPoint],
+        find: Callable[[str, EntryPoint], Contribution],
+        whole: "Callable[[], Catalog[Contribution]]",
+        secret_env: frozenset[str],
+    ) -> None:
+        self._offers = offers
+        self._hidden = hidden
+        self._indexed = indexed
+        self._find = find
+        self._found: dict[str, Contribution] = {}
+        self._find_whole = whole
+        self._secret_env = secret_env
+
+    @functools.cached_property
+    def _all(self) -> Mapping[str, Offer[Contribution]]:
+        return self._find_whole()._offers if self._indexed else self._offers
+
+    @functools.cached_property
+    def secret_env(self) -> frozenset[str]:
+        """The environment variables that any of them, hidden ones too, declares as secret."""
+        offers = (*self._offers.values(), *self._hidden)
+        return self._secret_env.union(name for one in offers for name in one.secret_env)
+
+    @functools.cached_property
+    def active(self) -> tuple[Contribution, ...]:
+        """Those that are in use, in the order in which they are asked."""
+        return tuple(self.values())
+
+    @functools.cached_property
+    def shadowed(self) -> Mapping[str, tuple[Contribution, ...]]:
+        """By name, those that another plug-in's hides."""
+        found: dict[str, tuple[Contribution, ...]] = {}
+        for one in self._hidden:
+            found[one.name] = (*found.get(one.name, ()), one.made)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._offers or name in self._indexed
+
+    def __getitem__(self, name: str) -> Contribution:
+        if name not in self._indexed:
+            return self._offers[name].made
+        if name not in self._found:
+            self._found[name] = self._find(name, self._indexed[name])
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
 
 
 #: Seconds after which a server is asked again.

@@ -4,15 +4,15 @@ import functools
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llm import DISTRIBUTION, __version__, _validate, hookspecs
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
 from llm._validate import adapt, check_backends, check_recipes
-from llm.contributions import RegisteredBackend, RegisteredRecipe
+from llm.contributions import Catalog, Offer, RegisteredBackend, RegisteredRecipe
 from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError, read_on, with_place
 from llm.hooks import Blocked, Origin, Tier, attribute, origin_of, phase
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from llm.config import PluginSettings
 
 State = TypeVar("State")
-Contribution = TypeVar("Contribution", bound=RegisteredBackend | RegisteredRecipe)
 
 NOTHING_BLOCKED: Final = Blocking({})
 
@@ -86,92 +85,6 @@ def contracts() -> list[HookContract]:
     ]
 
 
-class _Offer(Generic[Contribution]):
-    """One backend or recipe of a host; that of a plug-in that is not imported becomes an object when it is used."""
-
-    def __init__(self, name: str, plugin: str, secret_env: Iterable[str], make: Callable[[], Contribution]) -> None:
-        self.name = name
-        self.plugin = plugin
-        self.secret_env = secret_env
-        self._make = make
-
-    @functools.cached_property
-    def made(self) -> Contribution:
-        return self._make()
-
-
-class Catalog(Mapping[str, Contribution], Generic[Contribution]):
-    """All backends, or all recipes, of a host.
-
-    As a mapping it holds, by name, the one that is in use. What is only listed costs no object.
-
-    Args:
-        offers: by name, those that are in use, in the order in which they are asked.
-        hidden: those that another plug-in's hides.
-        indexed: names of further ones, each of which one plug-in alone has, with the entry point of that.
-        find: `find(name, entry)` returns one of these.
-        whole: returns the catalog that has them among its offers.
-        secret_env: the environment variables that they declare as secret.
-
-    """
-
-    def __init__(
-        self,
-        offers: Mapping[str, _Offer[Contribution]],
-        hidden: Sequence[_Offer[Contribution]],
-        indexed: Mapping[str, EntryPoint],
-        find: Callable[[str, EntryPoint], Contribution],
-        whole: "Callable[[], Catalog[Contribution]]",
-        secret_env: frozenset[str],
-    ) -> None:
-        self._offers = offers
-        self._hidden = hidden
-        self._indexed = indexed
-        self._find = find
-        self._found: dict[str, Contribution] = {}
-        self._find_whole = whole
-        self._secret_env = secret_env
-
-    @functools.cached_property
-    def _all(self) -> Mapping[str, _Offer[Contribution]]:
-        return self._find_whole()._offers if self._indexed else self._offers
-
-    @functools.cached_property
-    def secret_env(self) -> frozenset[str]:
-        """The environment variables that any of them, hidden ones too, declares as secret."""
-        offers = (*self._offers.values(), *self._hidden)
-        return self._secret_env.union(name for one in offers for name in one.secret_env)
-
-    @functools.cached_property
-    def active(self) -> tuple[Contribution, ...]:
-        """Those that are in use, in the order in which they are asked."""
-        return tuple(self.values())
-
-    @functools.cached_property
-    def shadowed(self) -> Mapping[str, tuple[Contribution, ...]]:
-        """By name, those that another plug-in's hides."""
-        found: dict[str, tuple[Contribution, ...]] = {}
-        for one in self._hidden:
-            found[one.name] = (*found.get(one.name, ()), one.made)
-        return found
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._offers or name in self._indexed
-
-    def __getitem__(self, name: str) -> Contribution:
-        if name not in self._indexed:
-            return self._offers[name].made
-        if name not in self._found:
-            self._found[name] = self._find(name, self._indexed[name])
-        return self._found[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-
 class _Dispatch:
     """The host's own implementation of `llm_complete`, asked last: it calls the backend."""
 
@@ -219,7 +132,7 @@ class Host(PluginManager):
         self._left_out: set[EntryPoint] = set()
         self._catalogs: dict[str, tuple[int, Catalog[Any]]] = {}
         self._adopted: dict[str, tuple[str, Registration]] = {}
-        self._declared: dict[tuple[str, str], list[_Offer[Any]]] = {}
+        self._declared: dict[tuple[str, str], list[Offer[Any]]] = {}
         self._asking: list[tuple[str, int]] = []
         self._manifests = Manifests()
         self._places: dict[str, int] = {}
@@ -528,7 +441,7 @@ class Host(PluginManager):
                 self._catalogs[hook] = (generation, self._sorted_out(kind, hook, found, indexed))
                 return self._catalogs[hook][1]
 
-    def _ask(self, kind: str, hook: str) -> list[_Offer[Any]]:
+    def _ask(self, kind: str, hook: str) -> list[Offer[Any]]:
         """Return what registered plug-ins contribute.
 
         They may take threads to find out, which may ask this host; so no lock is held.
@@ -541,15 +454,11 @@ class Host(PluginManager):
             )
         self._asking.append(question)
         try:
-            return [
-                _Offer(one.name, one.origin.plugin, getattr(one, "secret_env", ()), functools.partial(_itself, one))
-                for many in getattr(self.hook, hook)()
-                for one in many
-            ]
+            return [Offer.of(one) for many in getattr(self.hook, hook)() for one in many]
         finally:
             self._asking.remove(question)
 
-    def _known(self, kind: str, hook: str) -> list[_Offer[Any]]:
+    def _known(self, kind: str, hook: str) -> list[Offer[Any]]:
         """Return the backends or recipes of plug-ins that are not imported yet, but for those that are only indexed.
 
         Imported are those whose contributions the configuration decides on, those with a manifest that makes no sense,
@@ -566,14 +475,14 @@ class Host(PluginManager):
         declared = [(one.entry, self._declared_by(kind, one)) for one in self._loader.known_plugins(indexed=False)]
         return [offer for entry, offers in declared if entry in self._loader.known for offer in offers]
 
-    def _declared_by(self, kind: str, known: KnownPlugin) -> list[_Offer[Any]]:
+    def _declared_by(self, kind: str, known: KnownPlugin) -> list[Offer[Any]]:
         """Return the backends or recipes in the manifest of a plug-in, which is imported if that makes no sense."""
         if (kind, known.name) not in self._declared:
             many = [facts for one, facts in known.manifest.contributions if one == kind]
             if not all(_validate.are_facts(_KINDS[kind], facts) for facts in many):
                 self._import([known.entry], "its manifest makes no sense")
             self._declared[kind, known.name] = [
-                _Offer(
+                Offer(
                     facts["name"],
                     known.name,
                     facts.get("secret_env", ()),
@@ -644,12 +553,12 @@ class Host(PluginManager):
         return origin.precedence, place
 
     def _sorted_out(
-        self, kind: str, hook: str, found: Iterable[_Offer[Any]], indexed: Mapping[str, EntryPoint]
+        self, kind: str, hook: str, found: Iterable[Offer[Any]], indexed: Mapping[str, EntryPoint]
     ) -> Catalog[Any]:
         # In the order in which plug-ins are asked, also those that are not imported yet.
         place = {one.name: number for number, (one, _) in enumerate(self._asked(hook, indexed=False))}
-        offers: dict[str, _Offer[Any]] = {}
-        hidden: list[_Offer[Any]] = []
+        offers: dict[str, Offer[Any]] = {}
+        hidden: list[Offer[Any]] = []
         for one in sorted(found, key=lambda one: place.get(one.plugin, len(place))):
             winner = offers.setdefault(one.name, one)
             if winner is one:
@@ -729,10 +638,6 @@ def _redacted(manifest: Manifest, redact: Callable[[str], str]) -> Manifest:
         for plugin in manifest.plugins
     )
     return manifest._replace(plugins=plugins, failure=manifest.failure and redact(manifest.failure))
-
-
-def _itself(one: Contribution) -> Contribution:
-    return one
 
 
 def _rank(one: tuple[object, Mapping[str, Any]]) -> tuple[bool, int]:

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from llm._dataclasses import replace
 from llm.config import Settings, load_settings
-from llm.contributions import RegisteredBackend
+from llm.contributions import Catalog, RegisteredBackend
 from llm.errors import PLUGIN_FAULTS, BackendError, ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.hooks import Origin
-from llm.host import Catalog, Host, current_host
+from llm.host import Host, current_host
 from llm.routing import CutAnswerError, NoAnswerError, NoCandidateError, no_candidate
 from llm.routing.fallback import Fallback, RetryPolicy, Try
 from llm.types import (

@@ -236,7 +236,7 @@ def installed(
     if path is None and any(
         hasattr(finder, "find_distributions") for finder in sys.meta_path if finder is not PathFinder
     ):
-        search.ask_finders()  # a program may have added one that finds distributions elsewhere
+        search.ask_importlib(None)  # a program may have added one that finds distributions elsewhere
     return Installed(search.names, sorted(search.entries), search.damages)
 
 
@@ -258,7 +258,7 @@ class _Search:
             places = [place for place in os.listdir(directory) if place[-5:].lower() == "-info"]
         except NotADirectoryError:
             if os.path.isfile(directory):  # a device would be read until the memory is full
-                self._ask_importlib([directory])
+                self.ask_importlib([directory])
             return
         except (OSError, ValueError):
             return
@@ -336,10 +336,6 @@ class _Search:
             record = json.dumps(known, separators=(",", ":"))
             self._directories[directory] = f"{seal_of(record, stamps)} {record}"
 
-    def ask_finders(self) -> None:
-        """Add the entry points of distributions that only a finder of the program knows."""
-        self._ask_importlib(None)
-
     def _declared(self, where: str) -> bytes | None:
         """Return the entry points that a distribution declares, if some may be in a group of ours."""
         path = where + _ENTRY_POINTS
@@ -382,7 +378,7 @@ class _Search:
             )
         return None
 
-    def _ask_importlib(self, path: list[str] | None) -> None:
+    def ask_importlib(self, path: list[str] | None) -> None:
         """Add the entry points of archives and foreign finders, which only `importlib.metadata` can read."""
         import importlib.metadata
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from llm._dataclasses import dataclass, replace
 from llm.config import Limits, Settings
-from llm.contributions import RegisteredBackend
+from llm.contributions import Catalog, RegisteredBackend
 from llm.errors import (
     PLUGIN_FAULTS,
     AuthenticationError,
@@ -25,7 +25,7 @@ from llm.errors import (
     reason_of,
 )
 from llm.hooks import Origin, origin_of
-from llm.host import Catalog, Host
+from llm.host import Host
 from llm.routing import NoAnswerError, is_served, no_answer
 from llm.routing.policy import estimated_tokens
 from llm.types import Answer, Attempt, Call, Cancellation, Candidate, Completion, Rejection, Request, Route, Usage

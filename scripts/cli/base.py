@@ -39,11 +39,11 @@ from scripts.output import (
 )
 
 if TYPE_CHECKING:
-    from llm.contributions import RegisteredBackend
+    from llm.contributions import Catalog, RegisteredBackend
     from llm.conversations import ConversationLog
     from llm.hooks import Origin
     from llm.hooks._monitor import Trace
-    from llm.host import Catalog, Host
+    from llm.host import Host
     from llm.routing.breaker import Cooldowns
 
     PluginCommands = dict[str, tuple[click.Command, Origin]]

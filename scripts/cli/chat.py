@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
     from llm.config import Settings
-    from llm.contributions import RegisteredBackend
-    from llm.host import Catalog, Host
+    from llm.contributions import Catalog, RegisteredBackend
+    from llm.host import Host
     from scripts.cli.send import ShownAnswer
 
 #: Takes a choice back: `/model -`.

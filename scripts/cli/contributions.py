@@ -24,8 +24,8 @@ from scripts.cli.options import NameOf, as_json_option, read_text, routing_optio
 from scripts.output import print_json, print_line, print_message, print_table, print_warning, stdout_to_stderr, waiting
 
 if TYPE_CHECKING:
-    from llm.contributions import RegisteredBackend, RegisteredRecipe
-    from llm.host import Catalog, Host
+    from llm.contributions import Catalog, RegisteredBackend, RegisteredRecipe
+    from llm.host import Host
     from llm.types import Call, Route
 
 #: The readiness of a backend whose plug-in is blocked.

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
-    from llm.contributions import RegisteredRecipe
+    from llm.contributions import Catalog, RegisteredRecipe
     from llm.hooks import Origin
-    from llm.host import Catalog, Host
+    from llm.host import Host
 
 #: So many parts are listed of those that have words in their text alone.
 _MOST_MENTIONED: Final = 8
