@@ -102,7 +102,7 @@ def _add_list(group: Group, kind: Kind) -> None:
     def list_(
         words: tuple[str, ...], states: str | None, provides: str | None, load: bool, verbose: bool, as_json: bool
     ) -> int:
-        from scripts.packages.inventory import check, take
+        from scripts.packages.inventory import State, check, take
 
         checked = check() if load else None
         for warning in checked.warnings if checked else ():
@@ -116,6 +116,7 @@ def _add_list(group: Group, kind: Kind) -> None:
         elif filtered and not rows:
             print_message(f"no {one} matches; without WORDS and options, all are listed")
         else:
+            rows.sort(key=lambda row: row.state in {State.AVAILABLE, State.REFUSED})  # what is here comes first
             cells: list[tuple[str, ...]] = [(row.name, row.package, row.version or "-", row.status) for row in rows]
             if verbose:
                 more = [(row.entry_point, ", ".join(row.contributes), row.registry) for row in rows]

@@ -87,6 +87,13 @@ class TestList:
         assert states["openrouter", "d0ttino-openrouter"] == "available"
         assert states["guard", "d0ttino-guard"] == "available"
 
+    def test_what_is_here_comes_before_what_is_available(self, environment: Environment) -> None:
+        environment.add("acme-zebra", MARKER, plugins={"zebra": "acme_zebra:run"})
+        lines = environment.run("list").stdout.splitlines()[1:]
+        available = [line.endswith(" available") for line in lines]
+        assert available == sorted(available)
+        assert any(line.startswith("zebra ") and line.endswith(" installed") for line in lines)
+
     def test_it_is_filtered(self, environment: Environment) -> None:
         module = "from llm import Backend, hookimpl\n@hookimpl\ndef llm_backends():\n    return Backend('mine', str)\n"
         environment.add("acme-mine", module, plugins={"mine": "acme_mine"})
