@@ -615,7 +615,7 @@ def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", conn
     if limits.answered:
         said = f"the connection to {who} broke in the middle of the answer, after {_bytes(limits.received)}"
         return BackendConnectionError(f"{said}: {reason}" if reason else said)
-    if has(outer.ProxyError):
+    if has(outer.ProxyError) or (limits.asks_proxy and not has(ssl.SSLError)):
         refused = _NO_TUNNEL.search(reason)
         hint = f"it wants a user name and a password; {_PROXIES}" if refused and refused[1] == "407" else _PROXIES
         no_way = BackendConnectionError(f"no way to {who} through the proxy: {reason}", hint=hint)

@@ -334,6 +334,18 @@ def test_a_proxy_that_cannot_make_a_way_may_make_one_later(backend: Service, mon
     assert error.transient
 
 
+@pytest.mark.parametrize("reply", [b"", b"\0\1\n", b"HTTP/1.1 " + b"x" * 70_000])
+def test_a_proxy_that_answers_nonsense_is_named(
+    backend: Service, reply: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultServer(reply) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.setenv("SERVICE_BASE_URL", "https://api.example")
+        error = failure(backend)
+    assert error.message.startswith("no way to Service at api.example through the proxy: ")
+    assert "HTTPS_PROXY" in (error.hint or "")
+
+
 def test_this_machine_is_asked_without_a_proxy(backend: Service, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by Go: a prompt for this machine does not leave it, and no proxy could reach the server."""
     with FaultServer(chat_answer("the proxy's")) as proxy, serve(chat_answer("42")):
