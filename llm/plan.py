@@ -179,7 +179,9 @@ def _is_state(command: Sequence[str]) -> bool:
 
 
 def _bare(text: str) -> str:
-    """Return an answer without what stands around it."""
+    """Return an answer without what stands around it; several in one text are left as they are."""
+    if text.count("<answer>") > 1:
+        return text
     for _ in range(4):
         text = text.rstrip()
         end = _BEHIND_IT.search(text[-30:])

@@ -212,7 +212,17 @@ def test_commands_are_found_in_each_kind_of_block(text: str, expected: list[str]
     assert [step.command_line for step in read(text).steps] == expected
 
 
-@pytest.mark.parametrize("text", ["true", "```\ntrue\n```", "`true`", "```sh\necho cut off", "```python\nprint()\n```"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>```sh\ntrue\n```</answer><answer>```sh\nfalse\n```</answer>",
+        "true",
+        "```\ntrue\n```",
+        "`true`",
+        "```sh\necho cut off",
+        "```python\nprint()\n```",
+    ],
+)
 def test_what_is_not_surely_a_plan_is_none(text: str) -> None:
     with pytest.raises(PlanError):
         read(text)
