@@ -445,19 +445,16 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     # Each text once: in a list of plug-ins, most are there several times.
     redacted = _redaction()
     shown = {cell: render.line(redacted(cell)) for cell in {cell for row in rows for cell in row}}
-    lines = [list(header), *([shown[cell] for cell in row] for row in rows)]
-    widths = [max(render.columns_of(line[column]) for line in lines) for column in range(len(header))]
+    lines = [header, *([shown[cell] for cell in row] for row in rows)]
+    is_ascii = "".join([*header, *shown.values()]).isascii()
+    needed = [max(map(len if is_ascii else render.columns_of, column)) for column in zip(*lines, strict=True)]
+    widths = needed
     if stdout_is_terminal():
         from shutil import get_terminal_size
 
-        widths = _fitted(widths, get_terminal_size().columns)
-    texts = []
-    for line in lines:
-        cells = (
-            cell.ljust(width) if cell.isascii() and len(cell) <= width else _cell(cell, width)
-            for cell, width in zip(line, widths, strict=True)
-        )
-        texts.append("  ".join(cells).rstrip())
+        widths = _fitted(needed, get_terminal_size().columns)
+    fill = str.ljust if is_ascii and widths == needed else _cell
+    texts = ["  ".join(map(fill, line, widths)).rstrip() for line in lines]
     click.echo("\n".join([click.style(texts[0], bold=True), *texts[1:]]))
 
 

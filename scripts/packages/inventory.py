@@ -287,6 +287,8 @@ class Row(NamedTuple):
     @property
     def status(self) -> str:
         """The state and what belongs to it, for people."""
+        if not (self.reason or self.shadows or self.hooks):
+            return str(self.state)
         if self.state is State.SHADOWED:
             return f"shadowed by {self.reason}"
         if self.state is State.DISABLED:
@@ -404,13 +406,14 @@ def _installed(
         for entry, found in known.items()
     ]
     speaking = {entry.distribution for entry, _, names in provided if names}
+    works = State.INSTALLED  # Python 3.11 takes long to find a member of an enumeration
     for entry, found, names in provided:
         offers, hooks, failure = found or Contributed()
         others = () if CONTRIBUTING.issuperset(hooks) else tuple(hook for hook in hooks if hook not in CONTRIBUTING)
         unnamed = entry.group == kind.group and (failure or others or entry.distribution not in speaking)
         disabled = blocking.of_installed(entry)
         reason = f"by {disabled}" if disabled else failure
-        state = State.DISABLED if disabled else State.FAILED if failure else State.INSTALLED
+        state = State.DISABLED if disabled else State.FAILED if failure else works
         if not reason and not names and hooks:
             reason = f"implements {', '.join(hooks)}"
         for name in names or ((entry.name,) if unnamed else ()):
@@ -426,7 +429,7 @@ def _installed(
                     hooks=others if names else (),
                     contributes=(*map(" ".join, offers), *others),
                 ),
-                state is State.INSTALLED and (found is None or bool(names)),
+                state is works and (found is None or bool(names)),
             )
 
 
