@@ -43,6 +43,10 @@ A_TOOL: Final = "a tool"
 _USUAL: Final = frozenset({"stop", "length", "tool_calls", "end_turn", "max_tokens"})
 #: Reasons that are failures.
 _FAILURES: Final = re.compile(r"(?i)error|fail|exception|overload|time_?out|abort|insufficient_system_resource")
+#: Kinds of events that are failures too, whatever interface they belong to: `response.failed`.
+_FAILED: Final = re.compile(r"(?i)(?:.*[._-])?(?:error|fail(?:ed|ure)|exception|abort(?:ed)?|time_?out)")
+#: A line with a field that is not known, which is to be passed over, as one without a field is not.
+_OTHER_FIELD: Final = re.compile(r"[\w.-]+:")
 #: Kinds of events that end a stream, if they hold no choice.
 _ENDS: Final = frozenset(("done", "end", "complete", "completed", "close"))
 
@@ -477,7 +481,8 @@ class AnswerReader:
             raise self.failure(self.complaint)
         if self.foreign is not None and not (self._shown or self._thought or self.tools or self.refusal):
             raise self.foreign
-        if self.finish_reason is None and (not self.done or (self._shown and strays.strip())):
+        told = any(is_fault(line) or not _OTHER_FIELD.match(line) for line in strays.split("\n") if line.strip())
+        if self.finish_reason is None and (not self.done or (self._shown and told)):
             raise self._broken_off(strays, came)
         if (not self._shown or (self._thinks and not self._held)) and not self._has_failed():
             odd = self.malformed("what is not JSON", strays) if strays.strip() and self.finish_reason is None else None
@@ -494,7 +499,7 @@ class AnswerReader:
             document = self._odd(event.data)
         kind = event.kind
         if kind not in _UNNAMED:
-            if is_fault(kind):
+            if _FAILED.fullmatch(kind):
                 raise self.failure(document or event.data)
             if kind in _ENDS and not (isinstance(document, dict) and document.get("choices")):
                 self.done = True

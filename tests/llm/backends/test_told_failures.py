@@ -564,6 +564,14 @@ def test_a_message_that_repeats_the_answer_is_shown_once() -> None:
     assert read(piece("a") + piece("b") + whole + DONE)[0] == "ab"
 
 
+@pytest.mark.parametrize(
+    "more", ['event: failover\ndata: {"to": "b"}\n\n', "x-time: 1\n\n", 'data: {"citations": []}\n\n']
+)
+def test_what_is_no_failure_takes_no_answer(more: str) -> None:
+    came, end = read(more + piece("a") + more + piece("b") + more + DONE)
+    assert (came, type(end)) == ("ab", Completion)
+
+
 @pytest.mark.parametrize("sign", ["data:\n\n", "data: ping\n\n", "data: [keep-alive]\n\n", "data: null\n\n", ": x\n\n"])
 def test_signs_of_life_are_no_text(sign: str) -> None:
     assert read(sign + piece("a") + sign + piece("b", "stop") + sign + DONE)[0] == "ab"
