@@ -589,6 +589,42 @@ class TestDeferred:
             assert "d1_m0" in sys.modules
             assert list(host.problems) == []
 
+    def test_the_secrets_of_one_are_known_without_its_manifest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path, [[Plugin("shim", name, name, BACKEND_GROUP)] for name in ("a", "b")])
+        for number, name in enumerate(("a", "b")):
+            code = f"register_backend('{name}', str.upper, secret_env=['BOTH', 'OF_{name.upper()}'])"
+            (tmp_path / f"d{number}_m0.py").write_text(SDK + code)
+            os.utime(tmp_path / f"d{number}_m0.py", (1.6e9, 1.6e9))
+        learned(tmp_path, Random(0))
+        looked_at = self.looked_at(monkeypatch)
+        with host_of(tmp_path) as host:
+            assert host.secret_names() >= {"BOTH", "OF_A", "OF_B"}
+            assert looked_at == []
+            assert host.backends()["a"].secret_env == ("BOTH", "OF_A")
+            assert host.secret_names() >= {"BOTH", "OF_A", "OF_B"}
+        monkeypatch.setenv("LLM_DISABLE_PLUGINS", "a")
+        with host_of(tmp_path, Blocking.of()) as host:
+            assert host.secret_names() >= {"BOTH", "OF_B"}
+            assert "OF_A" not in host.secret_names()
+
+    def test_a_module_that_asks_for_one_without_a_manifest_while_it_is_imported_is_told_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path, [[Plugin("shim", name, name, BACKEND_GROUP)] for name in ("a", "b")])
+        asking = "\nimport sys\nif hasattr(sys, 'host_in_test'): sys.host_in_test.backends()['a']\n"
+        with (tmp_path / "d1_m0.py").open("a") as module:
+            module.write(asking)
+        os.utime(tmp_path / "d1_m0.py", (1.6e9, 1.6e9))
+        learned(tmp_path, Random(0))
+        cache = ManifestFile()
+        cache.write(row for row in cache.read() if not row.startswith('["dist0"'))
+        with host_of(tmp_path) as host:
+            monkeypatch.setattr(sys, "host_in_test", host, raising=False)
+            with pytest.raises(NoAnswerError, match="uses the plug-in host while it is being imported"):
+                complete(Request("hi", backend="b"), host=host)
+
 
 class TestAskingTheHost:
     """Plug-ins that are asked for their backends may ask the host, in this thread or in others."""
