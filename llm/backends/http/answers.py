@@ -233,6 +233,7 @@ class AnswerReader:
         odd_content: what a content is that is not text.
         reason: the words behind a `finish_reason` that is a failure.
         complaint: a document without an answer that has a message: a failure, unless an answer comes.
+        counted: whether the latest document was the usage alone, which comes behind the end of an answer.
         foreign: the error for a document in a form that `read` does not know, unless any text comes.
         with_thoughts: whether thoughts are wanted.
         memory: for `read`, what the next document has to be read with.
@@ -259,6 +260,7 @@ class AnswerReader:
         self.odd_content = ""
         self.reason = ""
         self.complaint: Any = None
+        self.counted = False
         self.foreign: BackendError | None = None
         self._other = ""
         self._other_index: int | None = None
@@ -482,7 +484,7 @@ class AnswerReader:
         if self.foreign is not None and not (self._shown or self._thought or self.tools or self.refusal):
             raise self.foreign
         told = any(is_fault(line) or not _OTHER_FIELD.match(line) for line in strays.split("\n") if line.strip())
-        if self.finish_reason is None and (not self.done or (self._shown and told)):
+        if self.finish_reason is None and (not (self.done or self.counted) or (self._shown and told)):
             raise self._broken_off(strays, came)
         if (not self._shown or (self._thinks and not self._held)) and not self._has_failed():
             odd = self.malformed("what is not JSON", strays) if strays.strip() and self.finish_reason is None else None

@@ -174,6 +174,7 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     if error and not _is_void(error):
         raise answer.failure(document if document.get("error") else more)
     choices = document.get("choices")
+    answer.counted = choices == [] and usage_of(document) is not None
     if not choices:
         if is_failure(document):
             raise answer.failure(document)

@@ -572,6 +572,13 @@ def test_what_is_no_failure_takes_no_answer(more: str) -> None:
     assert (came, type(end)) == ("ab", Completion)
 
 
+def test_a_usage_alone_ends_an_answer_whose_server_gives_no_reason() -> None:
+    usage = f"data: {json.dumps({'choices': [], 'usage': {'prompt_tokens': 1, 'completion_tokens': 2}})}\n\n"
+    came, end = read(piece("a") + usage)
+    assert (came, isinstance(end, Completion) and end.usage) == ("a", Usage(1, 2))
+    assert isinstance(read(usage + piece("a"))[1], BackendConnectionError)
+
+
 @pytest.mark.parametrize("sign", ["data:\n\n", "data: ping\n\n", "data: [keep-alive]\n\n", "data: null\n\n", ": x\n\n"])
 def test_signs_of_life_are_no_text(sign: str) -> None:
     assert read(sign + piece("a") + sign + piece("b", "stop") + sign + DONE)[0] == "ab"
