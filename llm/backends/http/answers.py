@@ -45,7 +45,7 @@ _USUAL: Final = frozenset({"stop", "length", "tool_calls", "end_turn", "max_toke
 _FAILURES: Final = re.compile(r"(?i)error|fail|exception|overload|time_?out|abort|insufficient_system_resource")
 #: Kinds of events that are failures too, whatever interface they belong to: `response.failed`.
 _FAILED: Final = re.compile(r"(?i)(?:.*[._-])?(?:error|fail(?:ed|ure)|exception|abort(?:ed)?|time_?out)")
-#: A line with a field that is not known, which is to be passed over, as one without a field is not.
+#: A line with a field that is not known: clients pass over it, but not over a line without any field.
 _OTHER_FIELD: Final = re.compile(r"[\w.-]+:")
 #: Kinds of events that end a stream, if they hold no choice.
 _ENDS: Final = frozenset(("done", "end", "complete", "completed", "close"))
