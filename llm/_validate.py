@@ -323,6 +323,7 @@ _OPTIONAL_TEXT: Final[_Check] = (_is_of(str, NoneType), "text (str) or None")
 _OPTIONAL_USAGE: Final[_Check] = (_is_optional_usage, "a Usage with numbers that are not negative, or None")
 _NAMES: Final[_Check] = (_is_names, "a tuple of names (str)")
 _FLAG: Final[_Check] = (_is_of(bool), "True or False")
+_PARAMETERS: Final[_Check] = (_is_parameters, "a tuple of Parameter objects with different names")
 
 _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
     RegisteredBackend: {
@@ -334,11 +335,12 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
         "ready_files": _NAMES,
         "secret_env": _NAMES,
         "streams": _FLAG,
+        "options": _PARAMETERS,
     },
     RegisteredRecipe: {
         "name": _NAME,
         "description": _TEXT,
-        "parameters": (_is_parameters, "a tuple of Parameter objects with different names"),
+        "parameters": _PARAMETERS,
     },
     Candidate: {"backend": _TEXT, "model": _OPTIONAL_TEXT, "reason": _TEXT},
     Rejection: {"backend": _TEXT, "reason": _TEXT, "configured": _FLAG},
@@ -399,11 +401,12 @@ def _shown(value: object) -> str:
 def are_facts(kind: type[RegisteredBackend | RegisteredRecipe], facts: Mapping[str, Any]) -> bool:
     """Whether `kind.from_facts` makes an object without a fault of facts, which need not be made to see that."""
     checks = _FIELDS[kind]
-    if "parameters" in facts:
+    declared = facts.keys() & {"parameters", "options"}
+    if declared:
         from llm.parameters import Parameter
 
         try:
-            facts = {**facts, "parameters": [Parameter.from_json(one) for one in facts["parameters"]]}
+            facts = {**facts, **{key: [Parameter.from_json(one) for one in facts[key]] for key in declared}}
         except (TypeError, ValueError, AttributeError, LookupError):
             return False
     for field, value in facts.items():  # noqa: SIM110 - a plain loop: each start looks at all there are
@@ -431,7 +434,7 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
     call, owner = _callable_of(run, Backend)
     stream = None
     if isinstance(owner, Backend):
-        for field in ("description", "models", "local", "ready_env", "ready_files", "secret_env"):
+        for field in ("description", "models", "local", "ready_env", "ready_files", "secret_env", "options"):
             facts.setdefault(field, getattr(owner, field))
         for question in ("check", "list_models", "identity"):
             if _is_own(owner, question):
@@ -537,7 +540,8 @@ def check_recipes(result: Any, origin: Origin, inside: Inside = None) -> tuple[R
 def _registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
     """Return an author's backend as the host knows it."""
     _check_run(backend)
-    complete, streams = _completer_of(backend, origin)
+    options = _tuple_of(backend.options)
+    complete, streams = _completer_of(backend, origin, options)
     found = RegisteredBackend(
         backend.name,
         backend.description,
@@ -552,8 +556,9 @@ def _registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
         list_models=backend.list_models if _is_own(backend, "list_models") else None,
         identity=backend.identity,
         ready_files=_names(backend.ready_files, "ready_files"),
+        options=options,
     )
-    fault = fault_in(found)
+    fault = fault_in(found) or next(filter(None, (one.fault() for one in options)), None)
     if fault is not None:
         raise PluginDefinitionError(fault)
     return found
@@ -575,9 +580,7 @@ def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
         except BaseException as error:  # noqa: BLE001 - raised again
             raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
-    declared: Any = recipe.parameters
-    parameters = tuple(declared) if isinstance(declared, Iterable) and not isinstance(declared, str) else declared
-    found = RegisteredRecipe(recipe.name, recipe.description, parameters, origin, steps)
+    found = RegisteredRecipe(recipe.name, recipe.description, _tuple_of(recipe.parameters), origin, steps)
     fault = fault_in(found) or next(filter(None, (one.fault() for one in found.parameters)), None)
     if fault is not None:
         raise PluginDefinitionError(fault)
@@ -596,6 +599,10 @@ def _check_run(owner: Backend | Recipe) -> None:
         raise PluginDefinitionError(f"the run of {type(owner).__qualname__} cannot be called")
 
 
+def _tuple_of(declared: Any) -> Any:
+    return tuple(declared) if isinstance(declared, Iterable) and not isinstance(declared, str) else declared
+
+
 def _names(value: Any, field: str) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
     if not all(isinstance(name, str) for name in names):
@@ -612,12 +619,18 @@ _EXTRAS: Final[Mapping[str, Callable[[Request, Call], Any]]] = {
 }
 
 
-def _completer_of(backend: Backend, origin: Origin) -> tuple[Callable[[Request, Call], Answer], bool]:
+def _completer_of(
+    backend: Backend, origin: Origin, options: tuple[Any, ...]
+) -> tuple[Callable[[Request, Call], Answer], bool]:
     """Return the function that asks a backend, and whether it streams."""
     name, stream = backend.name, _stream_of(backend)
     ways = {False: _Way(_whole_of(backend))}
     ways[True] = ways[False] if stream is None else _Way(stream)
     where = f"backend {name!r}"
+    if options and not all({"options", "request"} & {*way.extras} for way in ways.values()):
+        raise PluginDefinitionError(
+            f"the backend {name!r} declares options, and does not take them", hint="define it as run(prompt, options)"
+        )
 
     # The latest facts: most requests to a backend differ in nothing but their text.
     facts = Completion("", name, origin=origin)
@@ -627,6 +640,10 @@ def _completer_of(backend: Backend, origin: Origin) -> tuple[Callable[[Request, 
         way = ways[call.stream]
         plain = way.takes_request or request.is_plain
         try:
+            if options:
+                from llm.parameters import settled_options
+
+                request = replace(request, options=settled_options(options, request.options))
             prompt = request.prompt if plain else request.as_text
             extras = {extra: _EXTRAS[extra](request, call) for extra in way.extras} if way.extras else _NOTHING
             result = way.function(prompt, **extras)

@@ -46,6 +46,8 @@ class Backend:
         ready_files: paths whose file makes it ready as well, with `~`, `*` and variables (`$XDG_DATA_HOME/acme/*`);
             the first one counts whose variables are all set.
         secret_env: environment variables that hold its secrets; child processes do not get them.
+        options: its options (`llm.Parameter`): it gets them checked, with their types and defaults, and no others;
+            empty: any, as they were given.
         check: `check(call) -> str | None`: asks the service, and returns why it would not answer now.
         list_models: `list_models(call) -> Iterable[str]`: asks the service which models it has.
         identity: `identity() -> str`: what answers depend on besides the request, for caches.
@@ -60,6 +62,7 @@ class Backend:
     ready_env: ClassVar[tuple[str, ...]] = ()
     ready_files: ClassVar[tuple[str, ...]] = ()
     secret_env: ClassVar[tuple[str, ...]] = ()
+    options: "ClassVar[tuple[Parameter, ...]]" = ()
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class Backend:
         ready_env: Iterable[str] | None = None,
         ready_files: Iterable[str] | None = None,
         secret_env: Iterable[str] | None = None,
+        options: "Iterable[Parameter] | None" = None,
         check: Callable[[Call], str | None] | None = None,
         list_models: Callable[[Call], Iterable[str]] | None = None,
         identity: Callable[[], str] | None = None,
@@ -90,6 +94,7 @@ class Backend:
             "ready_env": ready_env,
             "ready_files": ready_files,
             "secret_env": secret_env,
+            "options": options,
         }
         vars(self).update({key: value for key, value in given.items() if value is not None})
 
@@ -178,6 +183,7 @@ class RegisteredBackend:
         check: `check(call)` asks the service, and returns why it would not answer; `None` if it cannot be asked.
         list_models: `list_models(call)` asks the service which models it has; `None` if it cannot be asked.
         identity: `identity()` returns what answers depend on besides the request, for caches.
+        options: the options that it declares; empty: it takes any.
 
     """
 
@@ -197,6 +203,7 @@ class RegisteredBackend:
     list_models: Callable[[Call], Iterable[str]] | None = field(default=None, repr=False, compare=False)
     identity: Callable[[], str] = field(default=str, repr=False, compare=False)
     ready_files: tuple[str, ...] = ()
+    options: "tuple[Parameter, ...]" = ()
 
     def is_ready(self, environ: Mapping[str, str]) -> bool:
         """Whether the backend has what it needs to be used without having been named."""
@@ -278,7 +285,8 @@ class RegisteredBackend:
 
     def facts(self) -> dict[str, Any]:
         """Return what `from_facts` makes a backend of, JSON-ready; a fact that is empty is left out."""
-        return {key: value for key, value in vars(self).items() if value and key not in _NO_FACTS}
+        facts = {key: value for key, value in vars(self).items() if value and key not in _NO_FACTS}
+        return {**facts, "options": [one.to_json() for one in self.options]} if self.options else facts
 
     @classmethod
     def from_facts(
@@ -288,6 +296,8 @@ class RegisteredBackend:
         known: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()
         }
+        if "options" in known:
+            known["options"] = _parameters(known["options"])
         return cls(
             **known,
             origin=origin,
@@ -295,6 +305,15 @@ class RegisteredBackend:
             load=load,
             identity=lambda: load().identity(),
         )
+
+
+def _parameters(facts: "Iterable[Mapping[str, Any]]") -> "tuple[Parameter, ...]":
+    """Return the parameters that a manifest has; few plug-ins declare any, so that their type is imported late."""
+    if not facts:
+        return ()
+    from llm.parameters import Parameter
+
+    return tuple(map(Parameter.from_json, facts))
 
 
 def _digest_of(attachment: Attachment) -> list[Any]:
@@ -336,12 +355,7 @@ class RegisteredRecipe:
         cls, facts: Mapping[str, Any], origin: Origin, load: "Callable[[], RegisteredRecipe]"
     ) -> "RegisteredRecipe":
         """Return a recipe whose facts a manifest has; `load` imports its plug-in."""
-        parameters: tuple[Any, ...] = ()
-        if facts.get("parameters"):
-            from llm.parameters import Parameter
-
-            parameters = tuple(map(Parameter.from_json, facts["parameters"]))
-        description = facts.get("description", "")
+        parameters, description = _parameters(facts.get("parameters", ())), facts.get("description", "")
         return cls(facts["name"], description, parameters, origin, lambda *asked: load().steps(*asked))
 
 

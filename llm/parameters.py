@@ -1,4 +1,4 @@
-"""Parameters that a recipe declares: what they are, and checking what a user gives for them."""
+"""Parameters of recipes and options of backends: what is declared, and checking what a user gives for them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -22,13 +22,13 @@ _TYPES: Final[Mapping[type, tuple[str, Callable[[str], Any]]]] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A named value that a recipe takes besides the goal: `ai-cli recipe NAME GOAL -p env=prod`.
+    """A named value: of a recipe, `ai-cli recipe NAME GOAL -p env=prod`; of a backend, `ai-cli send -o seed 7`.
 
     Attributes:
-        name: what users call it, and the name of the argument that the recipe's `run` gets.
+        name: what users call it, and the name of the argument that a recipe's `run` gets.
         type: `str`, `int`, `float` or `bool`.
         description: one line for `--help`.
-        default: what it is if the user does not give it; `None`: the recipe does not get it.
+        default: what it is if the user does not give it; `None`: the recipe or backend does not get it.
         required: whether the user has to give it.
         choices: the values that it can have; empty: any.
     """
@@ -89,28 +89,28 @@ class Parameter:
             return f"the default {self.default!r} of the Parameter {self.name!r} is none of its choices"
         return None
 
-    def value_of(self, text: str) -> Any:
+    def value_of(self, text: str, kind: str = "parameter") -> Any:
         """Return the value that a text stands for, if it is one that the parameter can have."""
         try:
             value = _TYPES[self.type][1](text)
         except (ValueError, KeyError):
-            raise self._refused(text) from None
-        return self.checked(value)
+            raise self._refused(text, kind) from None
+        return self.checked(value, kind)
 
-    def checked(self, value: Any) -> Any:
+    def checked(self, value: Any, kind: str = "parameter") -> Any:
         """Return a value if it is one that the parameter can have."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not self._is_of_type(value) or (self.choices and value not in self.choices):
-            raise self._refused(value)
+            raise self._refused(value, kind)
         return value
 
     def _is_of_type(self, value: Any) -> bool:
         wanted: Any = (int, float) if self.type is float else self.type
         return isinstance(value, wanted) and (self.type is bool or not isinstance(value, bool))
 
-    def _refused(self, value: Any) -> UsageError:
-        return UsageError(f"parameter {self.name!r} must be {self.expects}, not {_text(value)!r}")
+    def _refused(self, value: Any, kind: str) -> UsageError:
+        return UsageError(f"{kind} {self.name!r} must be {self.expects}, not {_text(value)!r}")
 
 
 def given_values(parameters: Sequence[Parameter], words: Iterable[str]) -> dict[str, Any]:
@@ -134,25 +134,42 @@ def given_values(parameters: Sequence[Parameter], words: Iterable[str]) -> dict[
     return values
 
 
-def settled(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+def settled(parameters: Sequence[Parameter], values: Mapping[str, Any], kind: str = "parameter") -> dict[str, Any]:
     """Return checked values, and the defaults of parameters that have none.
 
     Raises:
-        UnknownNameError: the recipe has no parameter of a name.
+        UnknownNameError: there is no parameter of a name.
         UsageError: a value is not what the parameter takes, or a required one is missing.
     """
     known = {parameter.name: parameter for parameter in parameters}
     for name in values:
         if name not in known:
-            raise UnknownNameError("parameter", name, known)
+            raise UnknownNameError(kind, name, known)
     found = {parameter.name: parameter.default for parameter in parameters if parameter.default is not None}
-    found |= {name: known[name].checked(value) for name, value in values.items()}
+    found |= {name: known[name].checked(value, kind) for name, value in values.items()}
     missing = [parameter for parameter in parameters if parameter.required and parameter.name not in found]
     if missing:
-        raise UsageError(
-            f"parameter {missing[0].name!r} is required", hint=f"give -p {missing[0].name}=..., {missing[0].expects}"
-        )
+        name, give = missing[0].name, "-p {}=..." if kind == "parameter" else "-o {} VALUE"
+        raise UsageError(f"{kind} {name!r} is required", hint=f"give {give.format(name)}, {missing[0].expects}")
     return found
+
+
+def settled_options(options: Sequence[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a backend: texts as the values that they stand for, the others checked, and defaults.
+
+    `None` counts as not given: bodies of other services have it.
+
+    Raises:
+        UnknownNameError: the backend has no option of a name.
+        UsageError: a value is not what the option takes, or a required one is missing.
+    """
+    known = {option.name: option for option in options}
+    given = {
+        name: known[name].value_of(value, "option") if isinstance(value, str) and name in known else value
+        for name, value in values.items()
+        if value is not None
+    }
+    return settled(options, given, "option")
 
 
 def _text(value: Any) -> str:

@@ -156,9 +156,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Request:
-    """One request to a backend: a prompt, or a conversation that ends with one.
-
-    `Request("text")` is a request of one user message.
+    """One request to a backend: a prompt (`Request("text")`), or a conversation that ends with one.
 
     Attributes:
         messages: the conversation, oldest first; a text, one message or any iterable of these may be given.

@@ -205,11 +205,18 @@ def _add_lookups(group: Group, kind: Kind) -> None:
     @click.argument("name", type=NameOf("package"))
     @as_json_option()
     def info(name: str, as_json: bool) -> None:
-        from scripts.packages.inventory import described, take
+        from scripts.packages.inventory import declared, described, take
 
         registry = _registry()
         found = take(kind, registry)
-        rows = [described(row, registry, kind) for row in found.rows if name in (row.name, row.package)]
+        rows = [
+            {
+                **described(row, registry, kind),
+                kind.takes: [one.to_json() if as_json else f"{one.name}  {one.help}" for one in declared(row, found)],
+            }
+            for row in found.rows
+            if name in (row.name, row.package)
+        ]
         if not rows:
             raise UnknownNameError(one, name, found.names())
         if as_json:

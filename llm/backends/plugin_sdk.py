@@ -62,6 +62,7 @@ def register_backend(
     ready_env: Iterable[str] | None = None,
     ready_files: Iterable[str] | None = None,
     secret_env: Iterable[str] | None = None,
+    options: "Iterable[Parameter] | None" = None,
     host: "Host | None" = None,
 ) -> None:
     """Register a backend.
@@ -80,6 +81,7 @@ def register_backend(
             having been named; empty: always ready.
         ready_files: paths whose file makes it ready as well, with `~`, `*` and variables.
         secret_env: environment variables that hold its secrets; child processes do not get them.
+        options: its options: it gets them checked, with their types and defaults, and no others; empty: any.
         host: register there at once, instead of in this process's own host.
 
     Raises:
@@ -87,7 +89,7 @@ def register_backend(
         NameTakenError: the name is registered already, by this module or by this program.
     """
     facts = given(description=description, models=models, local=local, ready_env=ready_env, secret_env=secret_env)
-    facts |= given(ready_files=ready_files)
+    facts |= given(ready_files=ready_files, options=options)
     # Whose backend it is shows by the module that calls.
     namespace = sys._getframe(1).f_globals
     _announce(backend_registration(name, run, _module(namespace), **facts), namespace, host)

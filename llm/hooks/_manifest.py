@@ -23,7 +23,7 @@ from llm._state import cache_dir, check_private, open_private, read_named, write
 from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, opened, recalled, seal_of, stamp_of
 
 #: Grows when the layout of the file changes; a file of another layout counts as none.
-_LAYOUT: Final = 5
+_LAYOUT: Final = 6
 
 
 class ManifestFile:

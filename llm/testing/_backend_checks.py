@@ -31,6 +31,7 @@ from llm.testing._probe import (
     is_typed,
     place_of,
     samples_of,
+    values_of,
 )
 from llm.types import Answer, Attachment, Call, Completion, Message, Request, Step, StepContext, StepResult
 
@@ -160,6 +161,12 @@ def check_conversations(probe: Probe) -> str | None:
             "an attachment": Request([Message("user", ("look", picture))]),
             "a message without a text": Request([Message("user", ())]),
             "an option": Request("hi", options={"temperature": 0.5}, model="some-model"),
+            **{
+                f"{value!r} for the option {one.name}": Request("hi", options={one.name: value})
+                for backend in probe.backends()
+                for one in backend.options
+                for value in values_of(one)
+            },
         },
     )
 

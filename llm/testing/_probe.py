@@ -26,6 +26,7 @@ from llm.hooks import Origin, is_framework
 from llm.hooks._entrypoints import canonical
 from llm.hooks._guard import Guard, ProblemKind, hookimpl
 from llm.host import Host, create_host
+from llm.parameters import Parameter
 from llm.redaction import looks_secret
 from llm.types import Call, Completion, Request
 
@@ -549,14 +550,15 @@ def is_typed(error: BaseException) -> bool:
     return isinstance(error, D0ttinoError) and not isinstance(error, PluginError)
 
 
+def values_of(one: Parameter) -> tuple[Any, ...]:
+    """Return values for a parameter of a recipe, or an option of a backend."""
+    samples: dict[type, Any] = {str: "value", int: 1, float: 1.0, bool: True}
+    return one.choices or (samples[one.type] if one.default is None else one.default,)
+
+
 def samples_of(recipe: RegisteredRecipe) -> dict[str, Any]:
     """Return values for the parameters of a recipe."""
-    samples: dict[type, Any] = {str: "value", int: 1, float: 1.0, bool: True}
-    return {
-        one.name: one.choices[0] if one.choices else samples[one.type] if one.default is None else one.default
-        for one in recipe.parameters
-        if one.required or one.default is not None
-    }
+    return {one.name: values_of(one)[0] for one in recipe.parameters if one.required or one.default is not None}
 
 
 #: The real one: where a plug-in calls it, `watch` has put another in its place.

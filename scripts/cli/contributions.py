@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llm.types import Call, Route
 
 #: The readiness of a backend whose plug-in is blocked.
-_NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": [], "cooldown": None}
+_NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": [], "options": [], "cooldown": None}
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -64,9 +64,20 @@ def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    # Few backends declare any.
+    titles = ("OPTIONS",) if any(row["options"] for row in rows) else ()
     print_table(
-        ("BACKEND", "PLUG-IN", "FROM", "STATUS"),
-        [(row["name"], row["plugin"], row["from"], _status(row, _setup(row))) for row in rows],
+        ("BACKEND", "PLUG-IN", "FROM", *titles, "STATUS"),
+        [
+            (
+                row["name"],
+                row["plugin"],
+                row["from"],
+                *(", ".join(one["name"] for one in row["options"]) for _ in titles),
+                _status(row, _setup(row)),
+            )
+            for row in rows
+        ],
     )
 
 
@@ -151,7 +162,12 @@ def _blocked_rows(host: "Host", kind: str, group: str, more: dict[str, Any]) -> 
 def _readiness(host: "Host", info: "RegisteredBackend") -> dict[str, Any]:
     with stdout_to_stderr():
         ready = host.is_ready(info)
-    return {"ready": ready, "set_one_of": [] if ready else list(info.ready_env), "models": list(info.models)}
+    return {
+        "ready": ready,
+        "set_one_of": [] if ready else list(info.ready_env),
+        "models": list(info.models),
+        "options": [one.to_json() for one in info.options],
+    }
 
 
 def _setup(row: dict[str, Any]) -> str:

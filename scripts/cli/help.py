@@ -303,7 +303,7 @@ def complete_parameter(ctx: click.Context, _param: click.Parameter, incomplete: 
     """Return `NAME=` for the parameters of the recipe that is named, or `NAME=VALUE` for the values of one."""
     from click.shell_completion import CompletionItem
 
-    info = _recipes(ctx).get(named_recipe(ctx) or "")
+    info = _recipes(ctx).get(named(ctx, "name") or "")
     name, is_given, text = incomplete.partition("=")
     found = []
     for parameter in info.parameters if info is not None else ():
@@ -314,14 +314,30 @@ def complete_parameter(ctx: click.Context, _param: click.Parameter, incomplete: 
     return found
 
 
-def named_recipe(ctx: click.Context) -> str | None:
-    """Return the recipe that the arguments of a command name, though not all of them could be understood yet."""
+def complete_option(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Return the options of the backend that is named, else of the primary one; behind a name, the values of it."""
+    from click.shell_completion import CompletionItem
+
+    from llm.config import load_settings
+
+    with ctx.scope(cleanup=False), stdout_to_stderr():
+        backend = current_host(ctx).backends().get(named(ctx, "backend") or load_settings().primary_backend or "")
+    options = {one.name: one for one in backend.options} if backend is not None else {}
+    last = ctx.meta[ARGUMENTS][-1]
+    if last in _param.opts:
+        return [CompletionItem(name, help=one.help) for name, one in options.items() if name.startswith(incomplete)]
+    values = options[last].completions() if last in options else ()
+    return [CompletionItem(value) for value in values if value.startswith(incomplete)]
+
+
+def named(ctx: click.Context, parameter: str) -> str | None:
+    """Return the value of a parameter among the arguments of a command, though not all could be understood yet."""
     words = [word for word in ctx.meta.get(ARGUMENTS, ()) if word not in ctx.help_option_names]
     if words and words[-1].startswith("-"):
         words.pop()  # an option whose value is still to come
-    with click.Context(ctx.command, resilient_parsing=True) as lenient:
+    with click.Context(ctx.command, parent=ctx, resilient_parsing=True) as lenient:
         values, _, _ = ctx.command.make_parser(lenient).parse_args(words)
-    name = values.get("name")
+    name = values.get(parameter)
     return name if isinstance(name, str) else None
 
 

@@ -176,9 +176,24 @@ attach_option: Final = click.option(
 #: Whether thoughts are part of the answer.
 thoughts_option: Final = click.option("--show-thoughts", is_flag=True, help="Also show the thoughts of a model.")
 
+
+def _complete_option(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    from importlib import import_module
+
+    found: list[CompletionItem] = import_module("scripts.cli.help").complete_option(ctx, param, incomplete)
+    return found
+
+
 #: Values for the backend.
 values_option: Final = click.option(
-    "-o", "--option", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="Pass this option to the backend."
+    "-o",
+    "--option",
+    "options",
+    nargs=2,
+    multiple=True,
+    metavar="KEY VALUE",
+    shell_complete=_complete_option,
+    help="Pass this option to the backend; `-b NAME --help` lists those that it declares.",
 )
 
 

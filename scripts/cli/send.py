@@ -11,6 +11,7 @@ from llm.conversations import Conversation, enabled, new_id
 from llm.errors import EmptyAnswerError, UsageError
 from scripts.cli.base import (
     Command,
+    backends_of,
     current_host,
     enable_log,
     enable_state,
@@ -19,6 +20,7 @@ from scripts.cli.base import (
     warn_of_problems,
 )
 from scripts.cli.options import (
+    ARGUMENTS,
     NameOf,
     RoutingOption,
     all_of,
@@ -87,7 +89,10 @@ _LONG_WAIT: Final = 2.0
 
 
 class RequestCommand(Command):
-    """A command that sends prompts. Options of plug-ins (`llm_options`) have their values in `Request.metadata`."""
+    """A command that sends prompts. Options of plug-ins (`llm_options`) have their values in `Request.metadata`.
+
+    Behind the name of a backend, `--help` shows the options that this one declares.
+    """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the command's own parameters, and the options of plug-ins."""
@@ -98,10 +103,23 @@ class RequestCommand(Command):
         """Parse the arguments; the values of plug-ins' options are the parameter `metadata`."""
         if ctx.resilient_parsing or "--help" in args:
             ctx.meta[_NO_PROMPT] = True
+            ctx.meta[ARGUMENTS] = tuple(args)
         rest = super().parse_args(ctx, args)
         given = {str(option.name): ctx.params.pop(str(option.name), None) for option in ctx.meta.get(_ADDED, ())}
         ctx.params["metadata"] = {name: value for name, value in given.items() if value not in (None, False, ())}
         return rest
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of the backend that is named, then those of the command."""
+        from scripts.cli.help import named
+        from scripts.render import line
+
+        name = named(ctx, "backend")
+        backend = None if name is None else backends_of(current_host(ctx)).get(name)
+        if backend is not None and backend.options:
+            with formatter.section(f"Options of {backend.name} (-o KEY VALUE)"):
+                formatter.write_dl([(one.name, line(one.help)) for one in backend.options])
+        super().format_options(ctx, formatter)
 
 
 def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") -> list[click.Option]:

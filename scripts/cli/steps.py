@@ -354,9 +354,9 @@ class RecipeCommand(Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the recipe's own parameters, then the options."""
-        from scripts.cli.help import named_recipe
+        from scripts.cli.help import named
 
-        name = named_recipe(ctx)
+        name = named(ctx, "name")
         if name is not None:
             self._format_parameters(ctx, formatter, name)
         super().format_options(ctx, formatter)

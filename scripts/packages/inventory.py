@@ -25,6 +25,7 @@ from scripts.packages.registry import PLUGIN, Kind, Package, Registry
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from llm.parameters import Parameter
 
 #: Packages of the built-in plug-ins that are named as their modules, by what they contribute.
 _BUILTIN: Mapping[str, str] = {"backend": "llm.backends.plugins.", "recipe": "scripts.recipes.plugins."}
@@ -353,6 +354,21 @@ def described(row: Row, registry: Registry, kind: Kind) -> dict[str, Any]:
     keys = ("description", "homepage", "source", "requires-d0ttino", "yanked")
     more = {key: info.get(key) for key in keys}
     return {**row.to_json(), "requirement": package.value if package is not None else None, **more}
+
+
+def declared(row: Row, inventory: Inventory) -> "list[Parameter]":
+    """Return the options of the backend, or the parameters of the recipe, of a row, as its manifest has them."""
+    from llm.parameters import Parameter
+
+    kind, manifests = inventory.kind, Manifests.read()
+    known = [manifests.get(entry) for entry in inventory.entries if str(entry) == row.entry_point]
+    plugins = [plugin for manifest in known if manifest is not None for plugin in manifest.plugins]
+    found = [facts for plugin in plugins for what, facts in plugin.contributions if what == kind.offers]
+    takes = [one for facts in found if facts["name"] == row.name for one in facts.get(kind.takes, ())]
+    try:
+        return list(map(Parameter.from_json, takes))
+    except (TypeError, ValueError, LookupError):
+        return []  # somebody else wrote it
 
 
 def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:

@@ -45,6 +45,7 @@ class Kind:
         noun: what people call one.
         group: the entry-point group of its packages.
         offers: what its plug-ins usually provide, as `Manifest.names` says it.
+        takes: what these declare in their manifest, for values that users give.
 
     """
 
@@ -52,10 +53,11 @@ class Kind:
     noun: str
     group: str
     offers: str
+    takes: str
 
 
-PLUGIN: Final = Kind(PLUGINS, "plug-in", BACKEND_GROUP, "backend")
-RECIPE: Final = Kind(RECIPES, "recipe", RECIPE_GROUP, "recipe")
+PLUGIN: Final = Kind(PLUGINS, "plug-in", BACKEND_GROUP, "backend", "options")
+RECIPE: Final = Kind(RECIPES, "recipe", RECIPE_GROUP, "recipe", "parameters")
 KINDS: Final = (PLUGIN, RECIPE)
 
 

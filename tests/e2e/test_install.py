@@ -1,7 +1,9 @@
 """Installing and removing the sample packages with the installed commands, and a real pip."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from llm.types import Attempt, Usage
 from llm.usage import Ledger
 from tests.e2e.conftest import ROOT, Installed
+from tests.packages import wheel
 from tests.servers import FaultServer, http_answer
 
 pytestmark = pytest.mark.e2e
@@ -245,3 +248,57 @@ def test_a_pip_that_installs_elsewhere_is_found_out(installed: Installed, tmp_pa
     result = installed.run("ai-cli", "plugins", "install", "sample", env=settings)
     assert (result.returncode, result.stdout) == (1, "")
     assert "error: pip ended without an error, but d0ttino-sample is not installed here" in result.stderr
+
+
+BOLD = """
+import sys
+
+from llm.backends.plugin_sdk import Parameter, register_backend
+
+print("imported", file=sys.stderr)
+OPTIONS = [Parameter("temperature", float, "how bold", default=0.7), Parameter("style", choices=("plain", "loud"))]
+register_backend("bold", lambda prompt, options: repr(dict(options)), options=OPTIONS)
+"""
+
+
+def test_the_options_of_a_backend_are_shown_without_an_import(installed: Installed, tmp_path: Path) -> None:
+    name, content = wheel("bold", files={"bold.py": BOLD}, plugins={"bold": "bold"})
+    (tmp_path / name).write_bytes(content)
+    installed.run("python", "-m", "pip", "install", "--no-deps", "--no-index", tmp_path / name)
+    for path in installed.directory.glob("lib/*/site-packages/bold*/**/*"):
+        os.utime(path, (1e9, 1e9))  # a manifest of files that have just been written is not for long
+    for path in installed.directory.glob("lib/*/site-packages/bold*"):
+        os.utime(path, (1e9, 1e9))
+
+    def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return installed.run("ai-cli", *words, env=env)
+
+    answered = run("send", "-b", "bold", "-o", "temperature", "0.2", "hi")
+    assert (answered.stdout, answered.stderr) == ("{'temperature': 0.2}\n", "imported\n")
+    (row,) = [row for row in answer_of(installed, "backends") if row["name"] == "bold"]
+    assert [(one["name"], one["type"], one["default"]) for one in row["options"]] == [
+        ("temperature", "float", 0.7),
+        ("style", "str", None),
+    ]
+    (row,) = answer_of(installed, "plugins", "info", "bold")
+    assert [one["name"] for one in row["options"]] == ["temperature", "style"]
+    for words, shown in (
+        (("backends",), "temperature, style"),
+        (("plugins", "info", "bold"), "options: temperature  how bold  [a number; default: 0.7], style"),
+        (("send", "-b", "bold", "--help"), "how bold  [a number; default: 0.7]"),
+        (("batch", "--help", "-b", "bold"), "[one of plain, loud]"),
+    ):
+        result = run(*words)
+        assert shown in result.stdout
+        assert result.stderr == ""
+    for typed, offered in (
+        ("ai-cli send hi -b bold -o t", ["temperature"]),
+        ("ai-cli send -b bold -o style p", ["plain"]),
+        ("ai-cli send -b sample -o t", []),
+        ("ai-cli chat -o s", ["style"]),  # the primary backend's
+    ):
+        asked = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "LLM_PRIMARY_BACKEND": "bold"}
+        result = run(_AI_CLI_COMPLETE="bash_complete", **asked)
+        assert [line.partition(",")[2] for line in result.stdout.split()] == offered
+        assert result.stderr == ""
+    installed.run("python", "-m", "pip", "uninstall", "--yes", "bold")
