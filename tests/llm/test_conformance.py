@@ -144,6 +144,7 @@ FAULTS = {
     "foreign prompt": Fault("prompts", "UnicodeEncodeError", backend("def run(self, prompt): return str(prompt.encode('ascii'))  # HERE")),
     "conversation": Fault("conversations", "at a conversation, the backend faulty raised ValueError", backend("def run(self, prompt, request):\n    (only,) = request.messages  # HERE\n    return only.text")),
     "attachment": Fault("conversations", "at an attachment, the backend faulty raised TypeError", backend("def run(self, prompt, request): return ''.join(request.messages[-1].content)  # HERE")),
+    "option": Fault("conversations", "at 'loud' for the option style, the backend faulty raised KeyError", backend("options = [llm.Parameter('style', choices=('plain', 'loud'))]\ndef run(self, prompt, options): return {'plain': prompt}[options.get('style', 'plain')]  # HERE")),
     "deadline": Fault("deadlines", "goes on 1.5 s after the deadline", backend("def run(self, prompt):\n    if 'time' in prompt: time.sleep(20)  # HERE\n    return prompt")),
     "Ctrl-C": Fault("interrupts", "swallows Ctrl-C", backend("def run(self, prompt):\n    try:\n        return prompt.upper()  # HERE\n    except:\n        return ''")),
     "threads": Fault("threads", "asked by several threads", backend("def run(self, prompt):\n    self.prompt = prompt  # SOMEWHERE\n    time.sleep(0)\n    return self.prompt")),
