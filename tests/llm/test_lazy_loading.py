@@ -433,7 +433,7 @@ def test_known_plugins_are_what_imported_ones_are(
     chosen=st.lists(st.lists(quiet_plugins, min_size=1, max_size=3), min_size=1, max_size=4),
     orders=st.tuples(st.randoms(), st.randoms()),
 )
-def test_deferred_plugins_are_what_imported_ones_are(
+def test_indexed_plugins_are_what_imported_ones_are(
     chosen: list[list[Plugin]], orders: tuple[Random, Random], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("site")
@@ -444,7 +444,7 @@ def test_deferred_plugins_are_what_imported_ones_are(
     assert lazy == eager
 
 
-class TestDeferred:
+class TestIndexed:
     """Plug-ins that do nothing but contribute cost nothing but a look at their files until one is asked for."""
 
     @pytest.fixture
@@ -511,7 +511,7 @@ class TestDeferred:
             assert seen_of(host, Random(1)) == eager
 
     @pytest.mark.parametrize("form", ["preparation", "wrapper", "guard that refuses", "configured backend", "broken"])
-    def test_one_that_does_more_leaves_the_others_deferred(
+    def test_one_that_does_more_leaves_the_others_indexed(
         self, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write(tmp_path, [[Plugin("shim", "a", "a", BACKEND_GROUP)], [Plugin(form, "b", "b", BACKEND_GROUP)]])
@@ -522,7 +522,7 @@ class TestDeferred:
             assert looked_at == ["b"]
             assert seen_of(host, Random(1)) == eager
 
-    def test_an_editable_one_leaves_the_others_deferred(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_editable_one_leaves_the_others_indexed(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         editable = '{"url": "file:///x", "dir_info": {"editable": true}}'
         (site / "dist0-1.0.dist-info" / "direct_url.json").write_text(editable)
         learned(site, Random(0))
