@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from llm._dataclasses import replace
 from llm._installed import RECIPE_GROUP
 from llm.contributions import Backend, Recipe, RegisteredBackend, RegisteredRecipe
-from llm.errors import FORMS, InvalidResultError, PluginDefinitionError, PluginError, attributed, locate
+from llm.errors import FORMS, InvalidResultError, PluginDefinitionError, PluginError, attributed, end_fork, locate
 from llm.hooks import Origin
 from llm.hooks._entrypoints import EntryPoint, look_alike
 from llm.hooks._guard import hookimpl, marked_functions
@@ -570,14 +570,17 @@ def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
     run, where = recipe.run, f"recipe {recipe.name!r}"
 
     def steps(goal: str, parameters: Mapping[str, Any]) -> tuple[Step, ...]:
+        process = os.getpid()
         try:
             result = run(goal, **parameters)
+            end_fork(process)
             try:
                 return _steps_of(result, where, origin)
             except PluginError as error:
                 locate(error, run, "recipes")
                 raise
         except BaseException as error:  # noqa: BLE001 - raised again
+            end_fork(process, error)
             raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
     found = RegisteredRecipe(recipe.name, recipe.description, _tuple_of(recipe.parameters), origin, steps)
@@ -637,7 +640,7 @@ def _completer_of(
 
     def complete(request: Request, call: Call) -> Answer:
         nonlocal facts
-        way = ways[call.stream]
+        way, process = ways[call.stream], os.getpid()
         plain = way.takes_request or request.is_plain
         try:
             if options:
@@ -647,6 +650,7 @@ def _completer_of(
             prompt = request.prompt if plain else request.as_text
             extras = {extra: _EXTRAS[extra](request, call) for extra in way.extras} if way.extras else _NOTHING
             result = way.function(prompt, **extras)
+            end_fork(process)
             model = request.model if way.takes_model else None
             mine = facts  # read once: another thread may put its own there
             if mine.model != model or bool(mine.notices) is plain:
@@ -658,6 +662,7 @@ def _completer_of(
                 locate(error, way.function, "guides/backends")
                 raise
         except BaseException as error:  # noqa: BLE001 - raised again
+            end_fork(process, error)
             raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
     return complete, stream is not None

@@ -3,8 +3,10 @@
 The command line prints each as one message, without a traceback.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -277,6 +279,29 @@ def reason_of(error: BaseException) -> tuple[str, str | None]:
         return line, None
     message, hint = _text(error, "message"), _text(error, "hint")
     return message or line.removeprefix(f"{type(error).__name__}: "), hint
+
+
+def end_fork(process: int, error: BaseException | None = None) -> None:
+    """End this process if a plug-in forked it and let it go on: two would answer, and write the same files.
+
+    Args:
+        process: the number of the process that called the plug-in.
+        error: what the plug-in raised.
+    """
+    if os.getpid() == process:
+        return
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        status = error.code or 0
+    elif isinstance(error, PLUGIN_FAULTS):
+        # Not its message, which may hold a secret: other threads, gone here, may hold the locks of who redacts it.
+        place = place_of(error)
+        words = f"{type(error).__name__}{f' ({place})' if place else ''}"
+        with suppress(OSError):
+            os.write(
+                2, f"error: a process that a plug-in forked ended with {words}\n".encode("ascii", "backslashreplace")
+            )
+    os._exit(status & 0xFF)
 
 
 def place_of(error: BaseException) -> str | None:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llm.errors import end_fork
+
 if TYPE_CHECKING:
     from rich.segment import Segment
 
@@ -513,26 +515,37 @@ def stdout_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def _kept_alive() -> Iterator[None]:
-    """Let plug-ins neither end this process meanwhile, nor have it twice: both lost the answer, or ran a step again."""
+    """Let plug-ins neither end this process meanwhile, nor have it twice: both lost the answer, or ran a step again.
+
+    What they fork is theirs: it may end, and become another program.
+    """
+    import threading
+
     process, ends = os.getpid(), {name: getattr(os, name) for name in ("_exit", "execv", "execve")}
+    fault = None
 
     def instead(name: str) -> Callable[..., Any]:
         def refuse(*given: Any) -> Any:
-            if os.getpid() == process:
-                raise SystemExit(f"os.{name} ends the whole process")
-            return ends[name](*given)
+            if os.getpid() != process:
+                return ends[name](*given)
+            words = f"os.{name} ends the whole process"
+            if threading.current_thread() is not threading.main_thread():  # it ends without a word
+                print_error(f"a thread of a plug-in was ended: {words}")
+            raise SystemExit(words)
 
         return refuse
 
-    for name in ends:
-        setattr(os, name, instead(name))
     try:
+        for name in ends:
+            setattr(os, name, instead(name))
         yield
+    except BaseException as error:
+        fault = error
+        raise
     finally:
         for name, end in ends.items():
             setattr(os, name, end)
-        if os.getpid() != process:  # a child that a plug-in forked and did not end
-            os._exit(0)
+        end_fork(process, fault)
 
 
 def _reopen_stderr() -> None:

@@ -24,6 +24,7 @@ from llm.errors import (
     D0ttinoError,
     NameTakenError,
     PluginLoadError,
+    end_fork,
     place_of_function,
     read_on,
     reason_of,
@@ -428,11 +429,14 @@ def _restored(report: Callable[[list[str]], None]) -> Iterator[None]:
     searches = {name: list(getattr(sys, name)) for name in ("path", "meta_path", "path_hooks")}
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS if hasattr(signal, name)}
     limit, mask, directory = sys.getrecursionlimit(), _umask(), _directory()
+    fault = None
     try:
         yield
+    except BaseException as error:
+        fault = error
+        raise
     finally:
-        if os.getpid() != process:  # a child that the plug-in forked: two would answer, and write the same files
-            os._exit(0)
+        end_fork(process, fault)
         changed = [f"sys.{name}" for name, stream in streams.items() if _replaced(name, stream)]
         if gone := modules.keys() - sys.modules.keys():
             sys.modules.update(modules)

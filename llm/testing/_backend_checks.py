@@ -398,7 +398,7 @@ def check_fork_and_pickle(probe: Probe) -> str | None:
             warnings.simplefilter("ignore")
             child = os.fork()
         if child == 0:
-            status = 1
+            probe.process, status = os.getpid(), 1
             try:
                 signal.alarm(10)  # its default is to end the process
                 status = 0 if isinstance(probe.attempt(backend, "hi"), Completion) else 1

@@ -145,6 +145,7 @@ class Probe:
         self.slept: Place = NOWHERE  # where it slept last
         self.sleepers: set[Place] = set()  # the lines that slept long
         self.spared = 0.0  # the seconds of their later sleeps that were not spent
+        self.process = os.getpid()  # which the plug-in must not end
         self.slow: set[str] = set()  # backends that take so long that they are asked no more than necessary
         self.doing = ""  # the words for what it does now, while it must neither run commands nor write files
         self.project: Path | None = None  # the `pyproject.toml` of a directory that is checked
@@ -727,7 +728,9 @@ def watch(probe: Probe) -> None:
                 _report(probe, "it changes the environment when it is used", WORDS["environ"])
             super().__setitem__(name, value)
 
-    def ended(status: int) -> NoReturn:  # noqa: ARG001 - any ends it
+    def ended(status: int) -> NoReturn:
+        if os.getpid() != probe.process:  # one that the plug-in forked, as a pool of processes does
+            EXIT(status)
         probe.find("it ends the whole process by os._exit", "raise an exception instead", probe.frame(sys._getframe(1)))
         EXIT(70)
 

@@ -257,6 +257,21 @@ def test_what_ends_its_process_fails_that_check_alone(tmp_path: Path) -> None:
     assert (finding.message, finding.check) == ("it ends the whole process by os._exit", "prompts")
 
 
+def test_a_backend_may_have_processes_of_its_own(tmp_path: Path) -> None:
+    source = (
+        "from multiprocessing import get_context\n"
+        "def run(prompt):\n"
+        "    worker = get_context('fork').Process(target=str, args=(prompt,))\n"
+        "    worker.start()\n    worker.join()\n"
+        "    if worker.exitcode: raise RuntimeError(f'it ended with {worker.exitcode}')\n"
+        "    return prompt\n"
+        "register_backend('faulty', run, local=True)"
+    )
+    package(tmp_path, Fault("", "", BACKEND + source))
+    report = conformance.check(tmp_path, checks=["answers", "prompts", "threads", "fork and pickle", "closing"])
+    assert (report.passed, report.findings) == (True, []), [str(one) for one in report.findings]
+
+
 def test_an_installed_distribution_is_checked_by_its_name_or_that_of_its_plugin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

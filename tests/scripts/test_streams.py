@@ -214,6 +214,11 @@ def test_a_step_runs_with_closed_files_and_none_of_ours_stands_in_their_place(tm
 #: What a backend or a recipe may do to its process, and what stands on stderr.
 HOSTILE = {
     "os.fork()": "",
+    "if (child := os.fork()) == 0: raise ValueError(os.environ['SOME_API_KEY'])\n    "
+    "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1": "a process that a plug-in forked ended with "
+    "ValueError (",
+    "if (child := os.fork()) == 0: sys.exit(3)\n    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3": "",
+    "one = threading.Thread(target=os._exit, args=(3,)); one.start(); one.join()": "a thread of a plug-in was ended",
     "os._exit(0)": "os._exit ends the whole process",
     "os.execvp('true', ['true'])": "os.execv ends the whole process",
     "os.closerange(3, 256); open(os.devnull)": "cannot write to standard output: it is closed",
@@ -226,7 +231,8 @@ def test_a_plugin_cannot_lose_or_double_an_answer_or_a_step(
     act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (
-        "import os, warnings\nfrom llm.backends.plugin_sdk import register_backend, register_recipe\n"
+        "import os, sys, threading, warnings\n"
+        "from llm.backends.plugin_sdk import register_backend, register_recipe\n"
         f"def act(text):\n    {act}\n    return ['echo ' + text]\n"
         "register_recipe('hostile', act)\nregister_backend('hostile', lambda text: act(text)[0])\n"
     )
@@ -239,10 +245,88 @@ def test_a_plugin_cannot_lose_or_double_an_answer_or_a_step(
         (["recipe", "hostile", "once", "--yes"], "once\n"),
     ):
         done = ai_cli(tmp_path, *arguments)
-        harmless = act.startswith(("os.fork", "warnings"))
+        harmless = not act.startswith(("os._exit", "os.exec", "os.close"))
         assert (done.stdout, done.returncode) == ((stdout, 0) if harmless else ("", 1)), done.stderr
         assert HOSTILE[act] in done.stderr
         assert "s3cret" not in done.stderr
+
+
+#: What a backend or a recipe may do with processes of its own.
+WORKERS = """
+import multiprocessing, os, pty, subprocess, sys
+from concurrent.futures import ProcessPoolExecutor
+from llm.backends.plugin_sdk import register_backend, register_recipe
+
+def put(queue, text):
+    queue.put(text.upper())
+    queue.close()
+    queue.join_thread()
+    sys.exit(4)
+
+def forked(child):
+    ours, its = os.pipe()
+    process = os.fork()
+    if process == 0:
+        child(its)
+    os.close(its)
+    with open(ours) as answer:
+        text = answer.read().strip()
+    return f"{text} {os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])}"
+
+def exits(its):
+    os.write(its, b"EXITS")
+    os._exit(7)
+
+def becomes_another(its):
+    os.dup2(its, 1)
+    os.execvp("echo", ["echo", "ANOTHER"])
+
+def act(text):
+    found = []
+    for method in ("fork", "spawn"):
+        context = multiprocessing.get_context(method)
+        with context.Pool(1) as pool:
+            found += pool.map(str.upper, [text])
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            found += pool.map(str.upper, [text])
+        queue = context.Queue()
+        process = context.Process(target=put, args=(queue, text))
+        process.start()
+        found.append(queue.get())
+        process.join()
+        found.append(str(process.exitcode))
+    found += [forked(exits), forked(becomes_another)]
+    command = ["tr", "a-z", "A-Z"]
+    found.append(subprocess.run(command, input=text, capture_output=True, text=True, preexec_fn=os.setsid).stdout)
+    os.waitpid(os.posix_spawnp("true", ["true"], os.environ), 0)
+    return " ".join(found)
+
+register_backend("workers", act)
+register_recipe("workers", lambda goal: ["echo " + act(goal)])
+"""
+
+
+@pytest.mark.parametrize("arguments", [("send", "-b", "workers", "hi"), ("recipe", "workers", "hi", "--yes")])
+def test_processes_that_a_plugin_starts_are_its_own(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    write_distribution(
+        tmp_path, "workers", entry_points={"llm.plugins": {"workers": "workers"}}, files={"workers.py": WORKERS}
+    )
+    done = ai_cli(tmp_path, *arguments)
+    assert (done.stdout, done.returncode) == ("HI HI HI 4 HI HI HI 4 EXITS 7 ANOTHER 0 HI\n", 0), done.stderr
+
+
+def test_a_process_that_a_plugin_forked_asks_no_other_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    source = (
+        "import os\nfrom llm.backends.plugin_sdk import register_backend\n"
+        "def forks(prompt):\n    child = os.fork()\n    if child: os.waitpid(child, 0)\n    raise ValueError('no')\n"
+        f"def other(prompt):\n    with open({str(asked)!r}, 'a') as file: file.write('once ')\n    return 'other'\n"
+        "register_backend('forks', forks)\nregister_backend('other', other)\n"
+    )
+    write_distribution(tmp_path, "forks", entry_points={"llm.plugins": {"forks": "forks"}}, files={"forks.py": source})
+    monkeypatch.setenv("LLM_FALLBACK_BACKEND", "other")
+    done = ai_cli(tmp_path, "send", "-b", "forks", "--fallback", "hi")
+    assert (done.stdout, asked.read_text()) == ("other\n", "once "), done.stderr
 
 
 def test_an_answer_that_nobody_can_get_is_an_error() -> None:
