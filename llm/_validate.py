@@ -389,7 +389,7 @@ def _shown(value: object) -> str:
     if type(value) in {int, float}:
         return f"{kind} ({value!r:.{_SHORT}})"
     if isinstance(value, tuple | list):
-        odd = next((item for item in value if not _is_line(item)), "")
+        odd = next((item for item in value if not _is_line(item)), value[0] if value else "")
         found = repr(odd) if isinstance(odd, str) else type(odd).__name__
         return f"a {kind} with {found}" if value else f"an empty {kind}"
     if isinstance(value, Mapping):
@@ -406,7 +406,10 @@ def are_facts(kind: type[RegisteredBackend | RegisteredRecipe], facts: Mapping[s
         from llm.parameters import Parameter
 
         try:
-            facts = {**facts, **{key: [Parameter.from_json(one) for one in facts[key]] for key in declared}}
+            made = {key: [Parameter.from_json(one) for one in facts[key]] for key in declared}
+            if any(one.fault() for many in made.values() for one in many):
+                return False
+            facts = {**facts, **made}
         except (TypeError, ValueError, AttributeError, LookupError):
             return False
     for field, value in facts.items():  # noqa: SIM110 - a plain loop: each start looks at all there are

@@ -364,8 +364,8 @@ def declared(row: Row, inventory: Inventory) -> "list[Parameter]":
     known = [manifests.get(entry) for entry in inventory.entries if str(entry) == row.entry_point]
     plugins = [plugin for manifest in known if manifest is not None for plugin in manifest.plugins]
     found = [facts for plugin in plugins for what, facts in plugin.contributions if what == kind.offers]
-    takes = [one for facts in found if facts["name"] == row.name for one in facts.get(kind.takes, ())]
     try:
+        takes = [one for facts in found if facts["name"] == row.name for one in facts.get(kind.takes, ())]
         return list(map(Parameter.from_json, takes))
     except (TypeError, ValueError, LookupError):
         return []  # somebody else wrote it

@@ -186,7 +186,7 @@ def test_what_an_option_requires_is_said() -> None:
     ("options", "message"),
     [
         ("temperature", "must be a tuple of Parameter objects with different names"),
-        ({"temperature": float}, "must be a tuple of Parameter objects"),
+        ({"temperature": float}, "with different names, not a tuple with 'temperature'"),
         ((Parameter("x"), Parameter("x")), "with different names"),
         ((Parameter("x", list),), "must be str, int, float or bool"),
         (5, "must be a tuple of Parameter objects"),

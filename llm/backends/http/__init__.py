@@ -69,6 +69,8 @@ _OPTIONS: Final[FrozenMapping[str, str]] = FrozenMapping(
         **dict.fromkeys(("stop", "response_format", "tool_choice", "reasoning", "models", "provider"), "anything"),
     }
 )
+#: The type of an option that the host has checked.
+_DECLARED: Final = "declared"
 #: What a value of each type is, and what it is called.
 _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "number": ((int, float), "a number"),
@@ -322,7 +324,7 @@ class HTTPBackend(Backend):
         given = {**self.fixed_options, **(options or {})}
         for name in self.reserved.keys() & given.keys():
             raise UsageError(f"the option {name!r} cannot be set: {self.reserved[name]}")
-        return {name: _option_value(value, self.known_options.get(name, "")) for name, value in given.items()}
+        return {name: _option_value(value, self._kinds.get(name, "")) for name, value in given.items()}
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
         """Return the text in a document of an answer, made by `answer.part`; record in `answer` what else it holds.
@@ -384,7 +386,7 @@ class HTTPBackend(Backend):
         limits = self._limits(call)
         if call is None or call.turn is None:
             self._pace()
-        odd = _unknown_options(plain, self.known_options) if self.known_options else []
+        odd = _unknown_options(plain, self._kinds) if self._kinds else []
         reader = AnswerReader(
             endpoint,
             model,
@@ -578,6 +580,11 @@ class HTTPBackend(Backend):
         return Endpoint(self._label, url, variable, key_source, bool(auth.secrets), secrets, self.interface, query)
 
     @property
+    def _kinds(self) -> Mapping[str, str]:
+        """The types of options by name; those that it declares are of theirs when they come here."""
+        return {**self.known_options, **{one.name: _DECLARED for one in self.options}}
+
+    @property
     def _label(self) -> str:
         return self.label or type(self).__name__
 
@@ -760,7 +767,7 @@ def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> li
 
 def _option_value(value: Any, kind: str = "") -> Any:
     """Return what an option of a type stands for: the command line knows text only, and services want numbers."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or kind == _DECLARED:
         return value
     try:
         parsed = json.loads(value, parse_constant=_not_json)

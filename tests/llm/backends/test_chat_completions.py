@@ -18,10 +18,12 @@ import responses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm import Parameter, Request, complete
 from llm.backends.http import ChatCompletionsBackend, _KeyAuth, _option_value
 from llm.backends.http._errors import MAX_QUOTE, Endpoint
 from llm.backends.http.answers import AnswerReader
 from llm.backends.http.openai import chat_text
+from llm.backends.plugin_sdk import register_backend
 from llm.errors import (
     AuthenticationError,
     BackendConnectionError,
@@ -34,6 +36,7 @@ from llm.errors import (
     MissingKeyError,
     UsageError,
 )
+from llm.testing import host_with
 from tests.servers import Exchange, FaultServer, Reply, chat_answer, free_port, http_answer
 
 KEY = "sk-planted/0123456789 abcdef"
@@ -221,6 +224,18 @@ def test_a_header_that_cannot_be_sent(value: Any, serve: Any) -> None:
 )
 def test_option_values(text: Any, sent: Any) -> None:
     assert _option_value(text) == sent
+
+
+def test_an_option_that_it_declares_is_sent_as_the_type_that_it_declares(http: responses.RequestsMock) -> None:
+    http.post(URL, json=ANSWER)
+    host = host_with()
+    # `tag` is text that looks like a number, and `top_a_k` like an option that the service knows.
+    declared = (Parameter("tag"), Parameter("top_a_k", int), Parameter("seed", int, default=3))
+    register_backend("service", Service("service", options=declared), host=host)
+    options = {"tag": "123", "top_a_k": "5"}
+    completion = complete(Request("hi", backend="service", options=options), host=host)
+    sent = json.loads(http.calls[0].request.body or b"")
+    assert (sent["tag"], sent["top_a_k"], sent["seed"], completion.notices) == ("123", 5, 3, ())
 
 
 @pytest.mark.parametrize("name", ["messages", "model", "stream"])

@@ -796,6 +796,11 @@ def test_who_seals_a_record_of_what_no_metadata_declares_has_it_not_imported(
         lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": "-a"}]]),
         lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": "b", "models": 1}]]),
         lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": "b", "more": 1}]]),
+        lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": "b", "options": 1}]]),
+        lambda record: record[2][0][0].__setitem__(3, [["backend", {"name": "b", "options": [{"name": "x"}]}]]),
+        lambda record: record[2][0][0].__setitem__(
+            3, [["backend", {"name": "b", "options": [{"name": [], "type": "str", "choices": []}]}]]
+        ),
         lambda record: record[2][0][0].__setitem__(3, [["recipe", {"name": "b", "description": 1}]]),
         lambda record: record[2][0][0].__setitem__(
             3, [["recipe", {"name": "b", "description": "", "parameters": [1]}]]
