@@ -424,7 +424,7 @@ def check_commands(probe: Probe) -> str | None:
     for name, command in group.commands.items():
         _command(probe, name, command, place)
     for words in ["--help"], *([["send", "--help"]] if options else []):
-        said = subprocess.run([sys.executable, "-P", "-m", "scripts.ai_cli", *words], capture_output=True, text=True,
+        said = subprocess.run([sys.executable, "-P", "-m", "d0ttino", *words], capture_output=True, text=True,
                               timeout=60, check=False)  # fmt: skip
         for line in said.stderr.splitlines():
             mine = line.startswith("warning: plug-in ") and f"({probe.distribution} " in line

@@ -101,9 +101,10 @@ TIMEOUT_SECONDS: Final = 60
 _PROGRAM: Final = """\
 import sys
 home = sys.argv.pop()
-if home not in sys.path:
-    sys.path.insert(0, home)
+sys.path.insert(0, home)
 from scripts.packages.inventory import report
+if home in sys.path[1:]:
+    del sys.path[0]
 report(*sys.argv[1:])
 """
 
