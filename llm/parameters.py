@@ -90,7 +90,15 @@ class Parameter:
         return None
 
     def value_of(self, text: str, kind: str = "parameter") -> Any:
-        """Return the value that a text stands for, if it is one that the parameter can have."""
+        """Return the value that a text stands for.
+
+        Args:
+            text: the user's words.
+            kind: the word for the parameter in an error.
+
+        Raises:
+            UsageError: the text stands for none, or for one that the parameter cannot have.
+        """
         try:
             value = _TYPES[self.type][1](text)
         except (ValueError, KeyError):
@@ -98,7 +106,7 @@ class Parameter:
         return self.checked(value, kind)
 
     def checked(self, value: Any, kind: str = "parameter") -> Any:
-        """Return a value if it is one that the parameter can have."""
+        """Return a value if it is one that the parameter can have; arguments and errors are those of `value_of`."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not self._is_of_type(value) or (self.choices and value not in self.choices):

@@ -344,7 +344,9 @@ def _registry(place: str, content: bytes) -> Registry:
         )
     if packages and not {PLUGINS, RECIPES} & document.keys() and all(one.damage for one in packages.values()):
         # A server's error, which would count as a registry that lacks the name: the index then decides.
-        raise RegistryError(f"it names no package, neither in {PLUGINS!r} nor elsewhere: is it another document?")
+        first = next(iter(packages.values()))
+        why = f"{first.name}: {first.damage}"
+        raise RegistryError(f"it names no package that can be used: is it another document? ({why})")
     return Registry(shown(place), tuple(packages.values()))
 
 

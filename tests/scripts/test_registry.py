@@ -119,6 +119,10 @@ def test_an_escaped_file_url_is_unescaped(tmp_path: Path) -> None:
         ({"plugins": "acme-internal-greeter"}, "plugins: 'acme-internal-greeter' is not of type 'object'"),
         ([], "the document: [] is not of type 'object'"),
         ({"message": "Not Found", "error": {"code": 404}}, "it names no package"),
+        (
+            {"acme": {"version": "1"}},
+            "it names no package that can be used: is it another document? (acme: 'package' is a required property)",
+        ),
         (b'{"plugins": {"x": "a"}, "plugins": {"x": "b"}}', "plugins: this name is there twice"),
         (b'{"x": NaN}', "it is not JSON: NaN is not a JSON number"),
         (b"{", "it is not JSON"),

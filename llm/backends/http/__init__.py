@@ -703,6 +703,9 @@ class _Memory:
         # Models whose answers follow no schema that is not in their prompt.
         self.takes_no_schema: set[str | None] = set()
 
+    def __reduce__(self) -> tuple[type["_Memory"], tuple[()]]:
+        return _Memory, ()  # a copy of the backend, in a process that was spawned for example, begins its own
+
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
     """Return the body of a request as it is sent."""

@@ -1,6 +1,8 @@
 """HTTP under faults, through the router: a request ends on time, with an answer or with one error."""
 
+import copy
 import os
+import pickle
 import re
 import signal
 import socket
@@ -738,4 +740,15 @@ def test_a_fork_while_another_thread_opens_a_session(serve: Any, monkeypatch: py
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         assert (ended, status) == (child, 0)
+    service.close()
+
+
+def test_a_copy_of_a_backend_that_was_used_has_connections_of_its_own(serve: Any) -> None:
+    service = Service()
+    with serve(ANSWER, ANSWER, ANSWER) as server:
+        service.run("hi")
+        for one in (pickle.loads(pickle.dumps(service)), copy.deepcopy(service)):
+            assert one.run("hi") == "42"
+            one.close()
+        assert server.connections == 3
     service.close()
