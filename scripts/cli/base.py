@@ -55,6 +55,7 @@ _TRACE: Final = "d0ttino.trace"
 _WARNED: Final = "d0ttino.warned"
 _COOLDOWNS: Final = "d0ttino.cooldowns"
 _PLUGIN_COMMANDS: Final = "d0ttino.plugin_commands"
+_WARNING: Final = "d0ttino.warning"
 _LOG: Final = "llm.conversations"
 _EVERYWHERE: Final = "Options of every command"
 
@@ -336,7 +337,15 @@ def _show_warning(
     line: Any = None,  # noqa: ARG001
 ) -> None:
     """Print a warning of Python's as others: a plug-in or its library gave it, perhaps with a key in it."""
-    print_warning(f"{category.__name__}: {message} ({filename}, line {lineno})")
+    ctx = click.get_current_context(silent=True)
+    meta = {} if ctx is None else ctx.find_root().meta
+    if _WARNING in meta:  # what takes the key out gives a warning itself, each time
+        return
+    meta[_WARNING] = True
+    try:
+        print_warning(f"{category.__name__}: {message} ({filename}, line {lineno})")
+    finally:
+        del meta[_WARNING]
 
 
 class Command(click.Command):

@@ -251,6 +251,21 @@ def test_a_plugin_cannot_lose_or_double_an_answer_or_a_step(
         assert "s3cret" not in done.stderr
 
 
+def test_a_warning_of_what_takes_secrets_out_is_not_printed_within_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "import warnings\nfrom llm import hookimpl\n"
+        "@hookimpl\ndef llm_redact(text):\n    warnings.warn('of it')\n    return text\n"
+    )
+    write_distribution(tmp_path, "warns", entry_points={"llm.plugins": {"warns": "warns"}}, files={"warns.py": source})
+    monkeypatch.setenv("PYTHONWARNINGS", "always")
+    done = ai_cli(tmp_path, "send", "-b", "nobody", "hi")
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert error == "error: there is no backend named 'nobody'"
+    assert 0 < done.stderr.count("of it") < 50  # and not once within itself until the stack is full
+
+
 #: What a backend or a recipe may do with processes of its own.
 WORKERS = """
 import multiprocessing, os, pty, subprocess, sys
