@@ -54,7 +54,6 @@ class Environment:
 
     Raises:
         CalledProcessError: pip cannot install it, as without a network; `stderr` says why.
-
     """
 
     def __init__(self, directory: Path, *requirements: str) -> None:
@@ -71,7 +70,6 @@ class Environment:
 
         Raises:
             CalledProcessError: it failed.
-
         """
         command = [self.bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
         subprocess.run(command, env=_inherited(), check=True, text=True, capture_output=True)
@@ -86,7 +84,6 @@ class Environment:
         Args:
             home: name of the home directory; another one has other caches.
             more: variables to set.
-
         """
         place = self._directory / home
         place.mkdir(exist_ok=True)

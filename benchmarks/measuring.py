@@ -19,7 +19,6 @@ class Command(NamedTuple):
         variables: all of its environment variables.
         directory: where it runs.
         expected: what stands in its output.
-
     """
 
     arguments: list[str]
@@ -32,7 +31,6 @@ class Command(NamedTuple):
 
         Raises:
             RuntimeError: it failed, or answers something else.
-
         """
         start = perf_counter()
         done = subprocess.run(
@@ -78,7 +76,6 @@ class Row:
             only shown.
         reference: what it is compared with, in Markdown; empty: nothing.
         compared: how much that is, in `unit`.
-
     """
 
     case: str

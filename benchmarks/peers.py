@@ -82,7 +82,6 @@ def run_in_environment(directory: Path, packages: list[str], program: str) -> di
 
     Raises:
         subprocess.CalledProcessError: they cannot be installed, or the program fails.
-
     """
     venv.create(directory, with_pip=True)
     python = str(directory / "bin" / "python")

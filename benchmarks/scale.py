@@ -40,7 +40,6 @@ class Case:
         is_cpu: whether that is processor time of the worker, one prompt after the other.
         per_minute: how many prompts the server allows; `None`: any number.
         price: dollars of a prompt.
-
     """
 
     name: str
@@ -66,7 +65,6 @@ class Outcome:
         limit: what it waited for most: `workers`, `server` or `client`.
         sent_again: rows of lost chunks.
         dollars: the price of workers and prompts.
-
     """
 
     hours: float
@@ -83,7 +81,6 @@ def simulate(case: Case, workers: int, rows: int, seed: int = 0) -> Outcome:
         workers: the number of workers, one core each.
         rows: the number of rows.
         seed: of the generator of random numbers.
-
     """
     chance = random.Random(seed)  # noqa: S311 - no secret
     at_a_time = 1 if case.is_cpu else THREADS

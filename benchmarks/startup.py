@@ -74,7 +74,6 @@ class Benchmark:
     Args:
         directory: for the environments.
         repeat: how often each command is run.
-
     """
 
     def __init__(self, directory: Path, repeat: int) -> None:

@@ -43,7 +43,6 @@ def outside_links(text: str, page: Path) -> str:
     Args:
         text: the page, in Markdown.
         page: its path.
-
     """
 
     def absolute(match: re.Match[str]) -> str:

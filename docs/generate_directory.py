@@ -78,7 +78,6 @@ def examine(entry: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ExaminationError: it cannot be installed or loaded, or has problems.
-
     """
     from packaging.requirements import Requirement
 

@@ -94,7 +94,6 @@ class Hook:
         kind: how results become one, and the effect of an exception.
         signature: the Python signature.
         docstring: its specification's docstring.
-
     """
 
     name: str

@@ -94,7 +94,6 @@ class Scene:
         commands: the command lines, each behind `$ `.
         keys: text to wait for, and the key that is pressed then.
         variables: environment variables, beside those of every scene.
-
     """
 
     title: str

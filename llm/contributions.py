@@ -51,7 +51,6 @@ class Backend:
         check: `check(call) -> str | None`: asks the service, and returns why it would not answer now.
         list_models: `list_models(call) -> Iterable[str]`: asks the service which models it has.
         identity: `identity() -> str`: what answers depend on besides the request, for caches.
-
     """
 
     # On the class, so that a subclass with an `__init__` of its own need not call this one.
@@ -141,7 +140,6 @@ class Recipe:
         run: `run(goal) -> list[str]`; by default the method of a subclass. Parameters come as further arguments.
         description: one line for lists.
         parameters: its parameters besides the goal.
-
     """
 
     name: str = ""
@@ -184,7 +182,6 @@ class RegisteredBackend:
         list_models: `list_models(call)` asks the service which models it has; `None` if it cannot be asked.
         identity: `identity()` returns what answers depend on besides the request, for caches.
         options: the options that it declares; empty: it takes any.
-
     """
 
     name: str
@@ -255,7 +252,6 @@ class RegisteredBackend:
 
         Returns:
             The digest; `None` if the request holds what cannot be compared.
-
         """
         import hashlib
         import json
@@ -333,7 +329,6 @@ class RegisteredRecipe:
         parameters: its parameters besides the goal.
         origin: its plug-in.
         steps: `steps(goal, parameters)` returns its steps.
-
     """
 
     name: str
@@ -370,7 +365,6 @@ class Offer(Generic[Contribution]):
         plugin: the name of its plug-in.
         secret_env: the environment variables that it declares as secret.
         make: returns the object.
-
     """
 
     def __init__(self, name: str, plugin: str, secret_env: Iterable[str], make: Callable[[], Contribution]) -> None:
@@ -402,7 +396,6 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
         find: `find(name, entry)` returns one of these.
         whole: returns the catalog that has them among its offers.
         secret_env: the environment variables that they declare as secret.
-
     """
 
     def __init__(
@@ -473,7 +466,6 @@ class ListedModels:
     Attributes:
         models: their names, sorted.
         age: seconds since the server listed them; 0: now.
-
     """
 
     models: tuple[str, ...]
@@ -485,7 +477,6 @@ def models_of(backend: str, ask: Callable[[], Iterable[str]], *, refresh: bool =
 
     Raises:
         Exception: whatever `ask` raises; what is in the cache stays there, see `listed_models`.
-
     """
     known = None if refresh else listed_models(backend)
     if known is not None and known.models and known.age < _FRESH:  # the first one may come at any moment

@@ -118,7 +118,6 @@ class Host(PluginManager):
         blocking: the user's wishes of plug-ins to leave out.
         blocked: the plug-ins that were left out because of them.
         unknown_blocked: names that were to be blocked, and that no plug-in has.
-
     """
 
     def __init__(self) -> None:
@@ -158,7 +157,6 @@ class Host(PluginManager):
 
         Raises:
             PluginLoadError: the plug-in cannot be imported, or no longer provides the backend.
-
         """
         return backend.load() if backend.load is not None else backend
 
@@ -167,7 +165,6 @@ class Host(PluginManager):
 
         Args:
             names: canonical names of the distributions.
-
         """
         wanted = [entry for entry in self.entries if canonical(entry.distribution) in names]
         self._import([entry for entry in wanted if entry not in self._left_out], "it guarded before")
@@ -181,7 +178,6 @@ class Host(PluginManager):
 
         Args:
             name: its name as stores have it, `openrouter` for example.
-
         """
         found: str | None = self.caller("llm_key")(name=name)
         if found:
@@ -199,7 +195,6 @@ class Host(PluginManager):
 
         Args:
             environ: the environment; by default this process's.
-
         """
         from llm.redaction import MASK, redactor
 
@@ -231,7 +226,6 @@ class Host(PluginManager):
 
         Raises:
             PluginLoadError: one is not installed, cannot be loaded, or is left out.
-
         """
         names = list(names)
         if not names:
@@ -265,7 +259,6 @@ class Host(PluginManager):
 
         Raises:
             NameTakenError: this program registered the name before, for another callable.
-
         """
         owner = owner_of(registration, [*self.entries, *own_entries()])
         if owner is not None:
@@ -309,7 +302,6 @@ class Host(PluginManager):
 
         Returns:
             For each, its plug-in and the options of its `@hookimpl`; wrappers come first, the outermost before.
-
         """
         return [(one.origin, options) for one, options in self._asked(hook, indexed=hook in CONTRIBUTING)]
 
@@ -362,7 +354,6 @@ class Host(PluginManager):
             blocking: the plug-ins to leave out.
             manifests: manifests of entry points; without them every one is imported at once.
             builtins: names of modules with built-in plug-ins.
-
         """
         self.entries = sorted(entries)
         self.blocking = blocking
@@ -508,7 +499,6 @@ class Host(PluginManager):
 
         Raises:
             PluginLoadError: it cannot be imported, or no longer provides it.
-
         """
         self._loader.load(entry, f"its {kind} {name!r} is used")
         catalog: Catalog[Any] = self.backends() if kind == "backend" else self.recipes()
@@ -522,7 +512,6 @@ class Host(PluginManager):
 
         Raises:
             PluginLoadError: its plug-in does not provide it.
-
         """
         found = self._looked_at(kind, hook, [entry]).get(name)
         if found is None:
@@ -662,7 +651,6 @@ def create_host(
     Returns:
         A host of its own: what is registered there is seen nowhere else. Plug-ins that could not be
         loaded are in its `problems`.
-
     """
     host = Host()
     if entries is None:
@@ -734,7 +722,6 @@ def current_host(blocking: Blocking | None = None) -> Host:
     Args:
         blocking: the plug-ins to leave out, if the host is made now; by default those that
             `LLM_DISABLE_PLUGINS` names.
-
     """
     return _process.get(blocking)
 

@@ -213,7 +213,6 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
 
     Yields:
         a function that changes the words.
-
     """
     ctx = click.get_current_context(silent=True)
     meta = ctx.find_root().meta if ctx is not None else {}
@@ -286,7 +285,6 @@ class TextAnswer:
 
     Args:
         raw: whether it is printed as it is there, too, because the user asks for that.
-
     """
 
     def __init__(self, *, raw: bool = False) -> None:

@@ -149,7 +149,6 @@ def rows(text: str, head: str, width: int | None, mark: str = " ") -> list[str]:
             what is escaped.
         width: columns of the terminal; `None`: lines are not broken.
         mark: stands before each line but the first.
-
     """
     indent = " " * (len(head) - 2)
     room = None if width is None else max(width - len(head) - 2, 2)

@@ -38,7 +38,6 @@ def wheel(
         requires: its requirements.
         unlisted: further files, which its RECORD leaves out.
         missing: files that its RECORD lists, and that it does not have.
-
     """
     module = name.replace("-", "_")
     content = dict({f"{module}.py": ANSWERS} if files is None else files)
@@ -87,7 +86,6 @@ class Index:
     Attributes:
         url: what pip takes as `--index-url`.
         asked: the paths that were asked for.
-
     """
 
     def __init__(self) -> None:

@@ -29,7 +29,6 @@ def environment(
         requirements: what pip installs.
         imports: a module that must be importable in it: some need libraries of the system.
         prepare: called with its directory of packages, once.
-
     """
     base = places.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

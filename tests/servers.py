@@ -95,7 +95,6 @@ class FaultServer:
         url: `http://127.0.0.1:port`.
         requests: what was received so far.
         connections: how many connections were accepted so far.
-
     """
 
     def __init__(self, *replies: Reply) -> None:

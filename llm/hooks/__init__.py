@@ -54,7 +54,6 @@ class Origin(NamedTuple):
         version: that distribution's version.
         entry_point: `group: name = value`, as the distribution declares it.
         module: dotted name of the module that the plug-in lives in, if known.
-
     """
 
     plugin: str
@@ -104,7 +103,6 @@ class Blocked(NamedTuple):
     Attributes:
         origin: the plug-in. It was not imported.
         by: the option or environment variable that blocks it.
-
     """
 
     origin: Origin

@@ -70,7 +70,6 @@ class EntryPoint(NamedTuple):
         changed: time of the last change of its METADATA file, in ns since the epoch; 0 if it has none.
         size: bytes of that file.
         tier: built in, or installed.
-
     """
 
     distribution: str
@@ -127,7 +126,6 @@ class Damage:
         message: the damage in one line.
         hint: the remedy.
         error: the exception behind it, if there was one.
-
     """
 
     distribution: str
@@ -147,7 +145,6 @@ class Directories(dict[str, str]):
 
     Attributes:
         recalled: the entry points of those that this process looked at, and found as they are known.
-
     """
 
     def __init__(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -162,7 +159,6 @@ class Installed(NamedTuple):
         names: canonical names of all distributions.
         entries: the entry points in the groups asked for, sorted.
         damages: damaged distributions that may declare some.
-
     """
 
     names: set[str]
@@ -228,7 +224,6 @@ def installed(
     Returns:
         Entry points sorted by (distribution, group, name), and damaged distributions. Of a distribution
         that is on the path twice, the first counts, as for imports.
-
     """
     search = _Search(sorted(groups), Directories() if directories is None else directories)
     for directory in dict.fromkeys(map(_absolute, sys.path if path is None else path)):
@@ -464,7 +459,6 @@ def recalled(
         directory: its path.
         known: what `Directories` has of it.
         listed: the groups, and the metadata directories as it lists them now; by default those that are known.
-
     """
     seal, _, record = known.partition(" ")
     try:
@@ -484,7 +478,6 @@ def seal_of(record: str, stamps: Iterable[int]) -> str:
     Args:
         record: JSON.
         stamps: times and sizes of the files.
-
     """
     return str(hash((crc32(record.encode()), *stamps)))
 
@@ -495,7 +488,6 @@ def opened(directory: str) -> Iterator[int]:
 
     Raises:
         OSError: it cannot be opened.
-
     """
     handle = os.open(directory, _READING | os.O_DIRECTORY)
     try:
@@ -513,7 +505,6 @@ def _look_at(
 
     Raises:
         OSError: a file is missing, or there is one that was not.
-
     """
     entries: list[EntryPoint] = []
     stamps: list[int] = []
@@ -548,7 +539,6 @@ def is_settled(changed: int, start: int, end: int) -> bool:
         changed: its modification time in ns since the epoch.
         start: when reading began, likewise.
         end: when it ended.
-
     """
     lag = _TICK_NS if changed % 1_000_000_000 else _COARSE_NS
     return not start - lag <= changed <= end + _TICK_NS
@@ -602,7 +592,6 @@ def agreement(metadata: str) -> tuple[float, int, int]:
 
     Returns:
         The share of the files in its `RECORD` that have the checksum there, their number, and the time of the metadata.
-
     """
     import base64
     import csv
@@ -648,7 +637,6 @@ def load(entry: EntryPoint) -> object:
         PluginLoadError: its distribution does not declare it: a cache is wrong, or the distribution was replaced.
         AttributeError: the module has neither such an attribute nor such a submodule.
         BaseException: whatever importing the module raises.
-
     """
     if entry.metadata:
         declared = _read(entry.metadata + _ENTRY_POINTS).decode("utf-8")
@@ -694,7 +682,6 @@ class Blocking:
     Attributes:
         names: name of a plug-in, entry point or distribution, to what blocks it.
         all_installed: what blocks every plug-in that is not built in, if something does.
-
     """
 
     names: Mapping[str, str]
@@ -710,7 +697,6 @@ class Blocking:
             names: names given with `--no-plugin`.
             all_installed: whether `--no-plugins` was given.
             environ: the environment; by default this process's.
-
         """
         environ = os.environ if environ is None else environ
         listed = (name.strip() for name in environ.get(VARIABLE, "").split(","))

@@ -109,7 +109,6 @@ class HookContract:
         confines: whether each implementation guards, also one that is not a wrapper: it does in a safe way what the
             host's own would do without it, as a sandbox runs steps.
         passive: whether nothing is sent or run through it, so that no implementation guards.
-
     """
 
     name: str
@@ -154,7 +153,6 @@ class Problem:
         hook: the hook whose call went wrong, for a fault.
         hint: what to do next, if there is something.
         error: the exception behind it, with its traceback, if there was one.
-
     """
 
     kind: ProblemKind
@@ -207,7 +205,6 @@ class Life:
     Attributes:
         configure: its `llm_configure`, bound to its settings; raises where that fails.
         close: its `llm_close`.
-
     """
 
     def __init__(self) -> None:
@@ -261,7 +258,6 @@ class Guard:
     Raises:
         PluginDefinitionError: the plug-in misspells a hook, asks for an argument that its hook does
             not have, is `async`, or declares a wrapper that does not yield. All such faults are named at once.
-
     """
 
     def __init__(

@@ -58,7 +58,6 @@ class KnownPlugin(NamedTuple):
         entry: its entry point.
         name: the name under which it will be registered.
         manifest: what it contributed when it was last loaded.
-
     """
 
     entry: EntryPoint
@@ -86,7 +85,6 @@ class Loader:
         known: entry points that were not imported yet, each with its plug-ins as they are asked; `None` in place of
             these: it is only indexed.
         imported: entry points that this imported, with the time in ns since the epoch at which that began.
-
     """
 
     def __init__(
@@ -174,7 +172,6 @@ class Loader:
 
         Args:
             indexed: whether to look at the manifests of those that are only indexed.
-
         """
         if indexed:
             self.look_at(list(self.known))  # a list: another thread may import one
@@ -224,7 +221,6 @@ class Loader:
         Args:
             entry: the entry point.
             contributions: by name of the plug-in, kind and facts of each object that it provides.
-
         """
         if entry in self._errors:
             return Manifest(failure=self._reasons[entry], guards=self._manifests.guards_of(entry), lasts=False)

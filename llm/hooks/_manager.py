@@ -54,7 +54,6 @@ class PluginManager(pluggy.PluginManager):
         lock: held while plug-ins are imported that were only known before.
         problems: the faults of plug-ins so far.
         generation: grows with each plug-in that comes or goes; results that depend on them are outdated then.
-
     """
 
     def __init__(
@@ -261,7 +260,6 @@ class Registration:
         module: dotted name of the module that made the call.
         entry: the entry point being imported at that moment, if one was.
         order: grows with each registration of this process.
-
     """
 
     kind: str

@@ -34,7 +34,6 @@ class ManifestFile:
 
     Attributes:
         path: where it is; `None` if caches are not used.
-
     """
 
     def __init__(self) -> None:
@@ -119,7 +118,6 @@ class PluginManifest(NamedTuple):
         hooks: the hooks that it implements, each with the options of its `@hookimpl`.
         contributions: kind (`backend`, `recipe`) and JSON-ready facts of each object that it provided.
         configured: whether the user's configuration may decide on its contributions: it is asked anew in each process.
-
     """
 
     plugin: str
@@ -138,7 +136,6 @@ class Manifest(NamedTuple):
         guards: hooks that it guards, also if it cannot be loaded now: requests or steps wait for it.
         stamps: by path, modification time in ns and size of the files of modules that it depends on.
         lasts: whether it holds as long as these files, and the metadata of its distribution, stay as they are.
-
     """
 
     plugins: tuple[PluginManifest, ...] = ()
@@ -176,7 +173,6 @@ class Manifest(NamedTuple):
 
         Raises:
             TypeError, ValueError, AttributeError, LookupError: somebody else wrote it.
-
         """
         plugins, failure, guards, stamps, lasts = data
         if not (failure is None or isinstance(failure, str)) or not isinstance(lasts, bool):
@@ -217,7 +213,6 @@ class Index(NamedTuple):
     Attributes:
         names: by `plug-in`, `backend` and `recipe`, by name.
         secret_env: those that declare an environment variable as secret, by its name.
-
     """
 
     names: dict[str, dict[str, EntryPoint]]
@@ -236,7 +231,6 @@ class Manifests:
 
     Attributes:
         directories: what is known of directories with installed distributions; written with the next `store`.
-
     """
 
     def __init__(
@@ -315,7 +309,6 @@ class Manifests:
 
         Raises:
             LookupError: there is none, or a file that it is from has changed.
-
         """
         seal, _, text = self._indices[directory].partition(" ")
         paths, places, secret_env = json.loads(text)

@@ -39,7 +39,6 @@ class TimedCall:
         error: its exception.
         replaced: whether a wrapper replaced the result of the call that it wraps.
         streamed: how long its result was read after it had returned: a streamed answer.
-
     """
 
     implementation: pluggy.HookImpl
@@ -82,7 +81,6 @@ class ImplementationCall:
         elapsed: how long it was until it ended, a wrapper with what it wraps.
         result: what it returned.
         error: what it raised.
-
     """
 
     origin: Origin
@@ -103,7 +101,6 @@ class Span:
         number: counts the spans of a trace, in the order in which they began.
         parent: the span in which this one happened, if there is one.
         thread: name of the thread.
-
     """
 
     number: int
@@ -129,7 +126,6 @@ class HookSpan(Span):
         error: what it raised, if it did.
         faults: by plug-in, exceptions that were recorded while the call went on.
         calls: the implementations that were timed.
-
     """
 
     _: KW_ONLY
@@ -190,7 +186,6 @@ class LoadSpan(Span):
         origin: what was imported, and whose it is.
         reason: why it was imported.
         error: why that failed, if it did.
-
     """
 
     _: KW_ONLY
@@ -206,7 +201,6 @@ class PhaseSpan(Span):
     Attributes:
         name: what was done.
         reason: why, or what came of it; empty if there is nothing to add.
-
     """
 
     _: KW_ONLY
@@ -222,7 +216,6 @@ class Trace:
         start: when the trace began, as `perf_counter_ns` counts.
         end: when it ended; 0 while it is active.
         thread: name of the thread in which it began.
-
     """
 
     def __init__(self) -> None:
@@ -317,7 +310,6 @@ class CallMonitor:
     Args:
         add_monitoring: hooks into the manager.
         first_results: whether the first answer ends a call, by hook name.
-
     """
 
     def __init__(self, add_monitoring: AddMonitoring, first_results: Mapping[str, bool]) -> None:

@@ -56,7 +56,6 @@ class Spending:
         cost: the sum of the costs that are known; `None`: none is.
         reached: why no further row is sent.
         hint: what to do about that.
-
     """
 
     def __init__(self, limit: float | None) -> None:
@@ -102,7 +101,6 @@ class BatchRun:
         reading: whether it waits for a row, which an interruption has to end.
         interrupted: whether the user interrupted it.
         failed: number of failed rows.
-
     """
 
     def __init__(self, lines: Iterable[Line], results: Results, spending: Spending, progress: "Progress") -> None:
@@ -125,7 +123,6 @@ class BatchRun:
         Args:
             send: sends requests.
             first_alone: whether the others wait for the first one.
-
         """
         requests = self._requests()
         # With a limit, the rest is sent only when the cost of one row is known.
@@ -252,7 +249,6 @@ class Progress:
         count: counts the rows; `None`: nobody knows.
         spending: what is spent.
         every: seconds between two lines where stderr is no terminal; 0: no line.
-
     """
 
     def __init__(self, count: Callable[[], int | None], spending: Spending, every: float) -> None:

@@ -36,7 +36,6 @@ class Result:
         line: the row.
         completion: the answer; `None` if there is none.
         error: why there is none.
-
     """
 
     line: Line
@@ -71,7 +70,6 @@ class Stored(NamedTuple):
         digest: a checksum of what it holds of the row.
         is_answered: whether it is an answer.
         start, end: where it is in its file, in bytes.
-
     """
 
     position: int
@@ -86,7 +84,6 @@ class Layout:
 
     Attributes:
         is_named: whether a result names its row. Where it does not, it has to stand at the place of the row.
-
     """
 
     is_named = False
@@ -112,7 +109,6 @@ class Layout:
 
         Raises:
             UsageError: it holds something else.
-
         """
         raise NotImplementedError
 
@@ -189,7 +185,6 @@ class Column(NamedTuple):
         kind: `input`, `fact` or `data`, a field of an answer by a schema.
         key: the name of that.
         type: its type in a Parquet file.
-
     """
 
     name: str
@@ -205,7 +200,6 @@ class Table(Layout):
         columns: the columns.
         format: `csv`, `tsv`, `jsonl` or `parquet`, whose rows are JSON until all are there.
         delimiter: what stands between the fields of a CSV file.
-
     """
 
     def __init__(self, columns: Sequence[Column], format: str, delimiter: str = ",") -> None:
@@ -415,7 +409,6 @@ def columns_for(source: Source, chosen: Sequence[str], schema: Mapping[str, Any]
         chosen: names of columns of the input, of `FACTS` and of fields of the schema; none: all columns of the
             input, then the fields of the schema, or else the answer, and the error.
         schema: the schema of the answers.
-
     """
     fields = schema.get("properties", {}) if schema is not None else {}
     taken = {name: Column(name, "input", name, source.types.get(name, "string")) for name in source.columns}

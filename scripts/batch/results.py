@@ -41,7 +41,6 @@ class Results:
         file: where the results go.
         layout: how they look.
         path: name of the file in errors; `None` for stdout.
-
     """
 
     def __init__(self, file: BinaryIO, layout: Layout, path: Path | None = None) -> None:
@@ -135,7 +134,6 @@ class ResultsFile(Results):
     Raises:
         UsageError: the file holds something else, or another run writes to it.
         OSError: the file cannot be read or written.
-
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -183,7 +181,6 @@ class ResultsFile(Results):
 
         Raises:
             OSError: it cannot be recorded.
-
         """
         record = os.path.join(state_dir(), "batches", f"{checksum(self._name)}.json")
         done = _ranges(self._done)
@@ -361,7 +358,6 @@ class ParquetResults(ResultsFile):
     Args:
         path: the file; it need not exist.
         table: its columns.
-
     """
 
     def __init__(self, path: Path, table: Table) -> None:

@@ -85,7 +85,6 @@ class Row:
         text: what its checksum is made of.
         values: its values by column; `None` if it has a fault.
         error: the fault.
-
     """
 
     number: int
@@ -112,7 +111,6 @@ class Source:
 
     Raises:
         UsageError: it cannot be read.
-
     """
 
     def __init__(
@@ -388,7 +386,6 @@ class Line:
         id: its own `id`, if it has one.
         request: its request; `None` if the row has a fault.
         error: the fault.
-
     """
 
     number: int
@@ -416,7 +413,6 @@ class Prompts:
 
     Raises:
         UsageError: the file has no column that the template needs.
-
     """
 
     def __init__(

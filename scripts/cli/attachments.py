@@ -75,7 +75,6 @@ def read_attachment(place: str) -> "str | Attachment":
 
     Raises:
         UsageError: it cannot be read, is empty, too long, or neither an image nor text.
-
     """
     scheme = place.partition(":")[0].lower()
     if place == "-":
@@ -118,7 +117,6 @@ def decoded(content: bytes) -> str:
 
     Raises:
         UnicodeDecodeError: it is neither.
-
     """
     found = (name for mark, name in MARKS if content.startswith(mark) and len(content) > len(mark))
     return content.decode(next(found, "utf-8-sig"))

@@ -178,7 +178,6 @@ def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
         host: the host.
         configuration: whether to print what the configuration file kept from built-in plug-ins, too; who sends
             something gets that as an error or a note.
-
     """
     ctx = click.get_current_context()
     warned = ctx.meta.setdefault(_WARNED, set())
@@ -525,7 +524,6 @@ class Lazy:
         place: `module:attribute`.
         help: what lists say of it, a sentence of at most 60 characters.
         section: the heading below which the list of commands has it.
-
     """
 
     place: str
@@ -539,7 +537,6 @@ class Group(Command, click.Group):
     Args:
         lazy: commands that are imported late, by name.
         plugin_commands: whether plug-ins may add commands, through the hook `llm_commands`.
-
     """
 
     command_class = Command
@@ -646,7 +643,6 @@ class Group(Command, click.Group):
 
         Raises:
             UsageError: a bundled plug-in that is not installed has this name; those with a command name it so.
-
         """
         import difflib
         import shlex
@@ -690,7 +686,6 @@ class _Collector(click.Group):
 
     Args:
         taken: names of the commands that it cannot have, and their owners.
-
     """
 
     command_class = Command

@@ -81,7 +81,6 @@ class Chat:
     Attributes:
         failed: whether something went wrong.
         keyboard: what holds the keys while no prompt is there.
-
     """
 
     def __init__(
@@ -111,7 +110,6 @@ class Chat:
 
         Raises:
             Leave: it ends the chat.
-
         """
         if not text.strip():
             return
@@ -460,7 +458,6 @@ def typed(choices: Callable[[str], Iterable[str]]) -> Iterator[str]:
 
     Args:
         choices: see `Chat.choices`.
-
     """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import create_app_session

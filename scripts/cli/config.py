@@ -208,7 +208,6 @@ def edit_document(change: Callable[[Any], None]) -> str:
 
     Raises:
         ConfigError: the file is wrong, or would be wrong with the change; it is not written then.
-
     """
     import tomlkit
 
@@ -270,7 +269,6 @@ class Template:
         options: values for the backend.
         schema: the schema of the answer, as `--schema` takes it; or a JSON Schema.
         variables: what blanks hold that nobody fills.
-
     """
 
     path: str
@@ -289,7 +287,6 @@ class Template:
 
         Raises:
             UsageError: it is none.
-
         """
         if self.schema is None:
             return None
@@ -313,7 +310,6 @@ class Template:
         Args:
             text: the prompt of the command line; it stands for `{{input}}`, or behind the template's prompt.
             given: values by name.
-
         """
         for name in given:
             if name not in self.blanks:

@@ -202,7 +202,6 @@ class Checked:
         reason: why not.
         hint: what to do about that.
         answered: whether the service itself gave the reason, in place of a failure to ask it.
-
     """
 
     ok: bool | None

@@ -39,7 +39,6 @@ class Finding:
         ok: whether all is well.
         message: what was found, in one line.
         fixes: commands of which each one mends it; empty if nothing is wrong.
-
     """
 
     check: str

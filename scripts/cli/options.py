@@ -29,7 +29,6 @@ class NameOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
     Args:
         kind: what the name is of, see `scripts.cli.help.NAMES`.
-
     """
 
     name = "name"
@@ -101,7 +100,6 @@ class Shared:
         no_plugin: names of plug-ins that are not used.
         no_plugins: use built-in plug-ins only.
         color: when the output is coloured.
-
     """
 
     debug: bool = False
@@ -260,7 +258,6 @@ def open_input(file: str, errors: str = "strict") -> Iterator[Iterable[str]]:
 
     Raises:
         UsageError: it cannot be read, or is not UTF-8, also within the block.
-
     """
     try:
         if file != "-":

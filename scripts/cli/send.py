@@ -446,7 +446,6 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, note_if_who
 
     Raises:
         CutAnswerError: the answer broke off.
-
     """
     from llm.router import NoAnswerError, stream
 

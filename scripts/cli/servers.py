@@ -369,7 +369,6 @@ class _Choice:
         key: the name of the key that it needs, if it needs one.
         models: the models that it is known to have.
         default_model: whether it answers without a model.
-
     """
 
     words: str

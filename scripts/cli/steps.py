@@ -112,7 +112,6 @@ class Plan:
         goal: what they are to reach.
         steps: the steps.
         secrets: named values that may be secrets, besides the environment.
-
     """
 
     recipe: str

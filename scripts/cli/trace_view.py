@@ -91,7 +91,6 @@ class Line:
         time: duration in microseconds; `None` if nothing ran.
         style: a colour, `bold` or `dim`.
         below: the lines one level down.
-
     """
 
     text: str

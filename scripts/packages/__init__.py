@@ -51,7 +51,6 @@ class Record(Generic[T]):
     Args:
         file: its name.
         kind: the class of an entry; `editable` is a truth value, every other field text.
-
     """
 
     def __init__(self, file: str, kind: type[T]) -> None:
@@ -113,7 +112,6 @@ class Recorded:
         sha256: the checksum of its wheel, where that came from an index.
         editable: whether its source is used where it is.
         name: what it was asked for by, which a registry may forget; empty if by its source.
-
     """
 
     distribution: str
@@ -240,7 +238,6 @@ class LostGuard:
         why: the reason, fit for "the guard ... ".
         remedies: commands: the first gets it back, the last says that it is not wanted any more.
         once: whether that is said once only: its distribution is there, and does something else now.
-
     """
 
     guard: RecordedGuard

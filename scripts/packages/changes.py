@@ -50,7 +50,6 @@ class Change:
         version: its version; `None` if it is not installed.
         done: what was done: `installed`, `reinstalled`, `removed`, `failed`.
         effects: what that changed, or why it failed.
-
     """
 
     name: str
@@ -79,7 +78,6 @@ class Options:
         build: whether source archives may be built, which runs their code.
         dry_run: whether to install nothing.
         seconds: how long loading what was installed may take.
-
     """
 
     agree: Callable[[Plan], bool] = field(default=lambda _: True)
@@ -96,7 +94,6 @@ def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
 
     Raises:
         RegistryError: its entry in the registry cannot be used.
-
     """
     _refuse_where_it_would_be_lost(wanted)
     options.may_ask(wanted)
@@ -213,7 +210,6 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
     Raises:
         InstallError: it is not installed, it is built in, or removing it failed.
         UnknownNameError: nothing has that name.
-
     """
     with one_at_a_time():
         _roll_back(lambda _: None)

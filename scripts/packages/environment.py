@@ -74,7 +74,6 @@ class Metadata:
         version: its version; `UNKNOWN` if it has none.
         leftover: whether it is what an interrupted installation or removal left behind.
         installed: whether an installer made it; a build leaves one beside a source.
-
     """
 
     path: Path
@@ -161,7 +160,6 @@ def metadata(wanted: str | None = None) -> Iterator[Metadata]:
 
     Args:
         wanted: the canonical name of a distribution: directories that are of another one for certain are passed over.
-
     """
     own = sites()
     for place in dict.fromkeys(map(Path, sys.path)):
@@ -234,7 +232,6 @@ def undone_on_failure(new: Mapping[str, Iterable[Path]]) -> Iterator[None]:
 
     Raises:
         OSError: what is there now cannot be copied.
-
     """
     directory = _directory()
     _store(directory, new)
@@ -260,7 +257,6 @@ def roll_back() -> list[str]:
     Raises:
         OSError: something cannot be written.
         RecordError: the record of what was installed cannot be written.
-
     """
     directory = _directory()
     check_private(directory)  # it decides on what is removed
@@ -302,7 +298,6 @@ def disown(one: Metadata) -> dict[Path, str]:
 
     Raises:
         OSError: the list cannot be written.
-
     """
     import csv
 
@@ -353,7 +348,6 @@ def erase(one: Metadata) -> None:
 
     Raises:
         OSError: something cannot be removed.
-
     """
     import shutil
 

@@ -34,7 +34,6 @@ class Chosen:
         hashes: the SHA-256 checksums of which its archive must have one; empty if nobody knows them.
         direct: whether its URL or path was asked for, not its name.
         yanked: whether the index says that it should not be used any more.
-
     """
 
     name: str
@@ -58,7 +57,6 @@ class Installer:
         name: what people call it.
         install_command: its command that installs.
         uninstall_command: its command that removes without asking.
-
     """
 
     name: str
@@ -73,7 +71,6 @@ class Installer:
             directory: where notes can be written.
             upgrade: whether a newer version replaces one that satisfies it.
             build: whether source archives may be built, which runs their code.
-
         """
         more = (*(["--upgrade"] if upgrade else []), *([] if build else [self._only_wheels]))
         if self.name == "uv":
@@ -95,7 +92,6 @@ class Installer:
 
         Returns:
             Where `importlib.metadata` finds them: wheels, or one directory into which they were unpacked.
-
         """
         if not chosen:
             return []
@@ -119,7 +115,6 @@ class Installer:
             source: the directory of its `pyproject.toml`. With `alone` it is left as it is: building writes beside it.
             directory: an empty directory for the wheel.
             alone: whether to ask no package index for anything; what builds it must be there already.
-
         """
         options: tuple[str, ...] = ()
         without: tuple[str, ...] = ()
@@ -146,7 +141,6 @@ class Installer:
             chosen: which ones.
             wheels: the files of those that are on this machine already, by canonical name.
             directory: where notes can be written.
-
         """
         what = f"install {', '.join(one.name for one in chosen)}"
         known = [(one, wheels.get(canonical(one.name))) for one in chosen]
@@ -289,7 +283,6 @@ def child_environment(without: Iterable[str] = (), environ: Mapping[str, str] | 
     Args:
         without: endings of pip's and uv's own variables that are left out as well.
         environ: the environment to start from; by default this process's.
-
     """
     endings = tuple(without)
     return {

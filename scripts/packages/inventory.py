@@ -43,7 +43,6 @@ class Contributed(NamedTuple):
         offers: kind (`backend`, `recipe`) and name of each object, sorted.
         hooks: the hooks that its plug-ins implement, sorted.
         failure: why it could not be loaded; `None` if it could.
-
     """
 
     offers: tuple[tuple[str, str], ...] = ()
@@ -121,7 +120,6 @@ class Check:
         learned: what each entry point contributes.
         answering: for `backend` and `recipe`, name to the distribution whose plug-in is in use.
         warnings: what went wrong besides failures to load, as text.
-
     """
 
     learned: Mapping[EntryPoint, Manifest]
@@ -253,7 +251,6 @@ class Row(NamedTuple):
         contributes: all of its entry point: `backend mine`, `recipe tidy`, and the hooks. Empty if that is not known.
         registry: the place of the registry that has this name for this package; `None` if it has not.
         damaged: whether the package is installed, but its contributions are not known.
-
     """
 
     kind: str
@@ -306,7 +303,6 @@ class Row(NamedTuple):
             words: parts of its name or package, one of which is enough; none: any.
             state: `installed` or `available`; `None`: any.
             provides: `backend`, `recipe` or a hook that an installed one contributes; `None`: any.
-
         """
         text = f"{self.name} {self.package}".lower()
         provided = {contribution.partition(" ")[0] for contribution in self.contributes}
@@ -332,7 +328,6 @@ class Inventory:
         kind: plug-ins or recipes.
         entries: the entry points of installed distributions, of both groups, sorted.
         rows: a row for each name and package; of one name, the one in use comes first.
-
     """
 
     kind: Kind
@@ -380,7 +375,6 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
         registry: what can be installed.
         checked: what loading plug-ins showed; of the others, what is known from the last time that
             each was loaded.
-
     """
     (distributions, entries, faults), known = installed_and_known()
     if checked is not None:

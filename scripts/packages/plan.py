@@ -51,7 +51,6 @@ class Wanted:
         editable: whether the source is used where it is.
         package: the registry's entry for it, if there is one.
         sha256: the checksums of which its wheel must have one; empty if any will do.
-
     """
 
     kind: Kind
@@ -90,7 +89,6 @@ class Candidate:
         plugs: whether it declares a plug-in or a recipe.
         requires: its requirements.
         files: where its files would be.
-
     """
 
     chosen: Chosen
@@ -109,7 +107,6 @@ class Plan:
         wanted: what was asked for.
         candidates: what would be installed or replaced; the wanted one comes first.
         wheels: the files of those that are on this machine, by canonical name.
-
     """
 
     wanted: Wanted
@@ -374,7 +371,6 @@ def find(
     Raises:
         UnknownNameError: it is neither in the registry nor a requirement, or close to a name of the registry.
         RegistryError: the entry cannot be used.
-
     """
     place = Path(text).resolve() if editable else find_place(text)
     if place is not None:

@@ -46,7 +46,6 @@ class Kind:
         group: the entry-point group of its packages.
         offers: what its plug-ins usually provide, as `Manifest.names` says it.
         takes: what these declare in their manifest, for values that users give.
-
     """
 
     section: str
@@ -73,7 +72,6 @@ class Package:
         bundled: whether it comes with d0ttino itself.
         info: the other keys of the entry, as they stand there.
         damage: why the entry cannot be used, as far as the document alone shows.
-
     """
 
     kind: Kind
@@ -174,7 +172,6 @@ class Registry:
     Attributes:
         place: where it came from, without secrets.
         packages: its entries, in order.
-
     """
 
     place: str
@@ -218,7 +215,6 @@ def load_registry(
     Returns:
         The registry that `PLUGIN_REGISTRY_URL` names, or else the bundled one. Where the former cannot
         be used, its last good copy stands in if it is one from a server, or else the bundled one.
-
     """
     place = (os.environ if environ is None else environ).get(URL_VARIABLE)
     if not place:
@@ -442,7 +438,6 @@ def bundled_file(name: str) -> bytes:
 
     Raises:
         RegistryError: this installation has no such file.
-
     """
     try:
         return _read(bundled_directory() / name)
@@ -507,7 +502,6 @@ def fetch(place: str) -> tuple[bytes, str | None]:
 
     Args:
         place: an https URL, an http URL of this machine, a `file:` URL or a path.
-
     """
     content, etag = _in_time(place) if is_remote(place) else (_read(local_path(place)), None)
     if len(content) > SIZE_LIMIT:
@@ -540,7 +534,6 @@ def read_copy(path: Path) -> tuple[bytes, str | None]:
 
     Raises:
         OSError: it cannot be read.
-
     """
     try:
         with open(path, "rb", opener=open_private) as file:

@@ -30,7 +30,6 @@ class Form(NamedTuple):
         configuration: an example of its section in the configuration file.
         group: the group of its entry point.
         is_class: whether the entry point names a class with hook implementations, not the module.
-
     """
 
     summary: str
@@ -78,7 +77,6 @@ class Made(NamedTuple):
         use: the command that shows it at work.
         guide: the command that prints the guide to such plug-ins.
         files: its files, relative to the directory.
-
     """
 
     path: Path
@@ -97,7 +95,6 @@ def write(name: str, kind: str, parent: Path, licence: str, author: str) -> Made
         parent: the directory in which that of the package is made.
         licence: the name of a file in the templates' `licences`, or `none`.
         author: the holder of the copyright; empty: the authors of the package.
-
     """
     import tempfile
 

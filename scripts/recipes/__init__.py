@@ -25,7 +25,6 @@ class DiscoveredRecipe:
     Attributes:
         host: the host that found it.
         name: its name.
-
     """
 
     host: "Host"
@@ -41,7 +40,6 @@ class DiscoveredRecipe:
         Raises:
             UsageError: a parameter is missing, unknown, or not what the recipe declares.
             RecipeError: the recipe raised, or returned something that is not a list of steps.
-
         """
         return [step.command_line for step in self.steps(goal, parameters)]
 
@@ -76,7 +74,6 @@ def discover_recipes(host: "Host | None" = None) -> dict[str, DiscoveredRecipe]:
 
     Returns:
         Name to callable: `recipe(goal)` returns a list of command lines.
-
     """
     host = current_host() if host is None else host
     return {name: DiscoveredRecipe(host, name) for name in host.recipes()}

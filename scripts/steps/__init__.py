@@ -29,7 +29,6 @@ class Surroundings:
         keep_env: variables that are kept although they look like secrets.
         shell: for steps that name none; `None`: the system's.
         timeout: seconds for each step; a step's own counts if it is shorter.
-
     """
 
     cwd: str
@@ -155,7 +154,6 @@ def run_locally(step: Step, context: StepContext, *, open_files: bool = True) ->
 
     Raises:
         OSError: it cannot be started.
-
     """
     from scripts.steps.process import Child
 

@@ -36,7 +36,6 @@ class RunEnded(KeyboardInterrupt):
 
     Attributes:
         number: that signal.
-
     """
 
     def __init__(self, number: int) -> None:
@@ -172,7 +171,6 @@ class Terminal:
 
     Attributes:
         lent_to: the process group that has it from this process; `None`: nobody.
-
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -202,7 +200,6 @@ class Terminal:
 
         Args:
             as_it_was: whether settings that the step changed are undone; they return with the next `lend`.
-
         """
         if self.lent_to is None:
             return
@@ -242,7 +239,6 @@ def suspend() -> bool:
 
     Returns:
         Whether it was stopped: the system does not stop a job that no shell could continue.
-
     """
     if signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN:
         return False
@@ -296,7 +292,6 @@ class Sentinel:
 
     Attributes:
         pid: its process id, and that of the group.
-
     """
 
     def __init__(self, counts: Callable[[], bool]) -> None:

@@ -68,7 +68,6 @@ class Child:
         timeout: seconds after which it is ended; `None`: never.
         report: called with a sentence for the user.
         output: takes a copy of what it writes; it gets a session of its own then, with a pseudo-terminal.
-
     """
 
     def __init__(
@@ -393,7 +392,6 @@ class Family:
         root: process id of the child.
         group: its process group; `None` if that is not its own.
         stranger: process id of a member of the group that is not to be waited for.
-
     """
 
     def __init__(self, root: int, group: int | None, stranger: int | None = None) -> None:
@@ -474,7 +472,6 @@ def _copying(
 
     Yields:
         a function that starts the copying, and the options of `Popen` for the child.
-
     """
     import pty
 

@@ -44,7 +44,6 @@ def own_facts(
         shell: the shell of the run.
         timeout: seconds that each step of the run gets.
         masked: whether to mask each value whose name looks like a secret's; else those of the user's own variables.
-
     """
     facts = []
     if step.cwd not in {None, cwd}:
@@ -65,7 +64,6 @@ def print_steps(steps: Sequence[Step], facts: Sequence[Sequence[str]] | None = N
     Args:
         steps: the steps.
         facts: for each, further facts of it; by default what decides how it runs besides its command.
-
     """
     facts = list(map(own_facts, steps)) if facts is None else facts
     if stdout_is_terminal():
@@ -94,7 +92,6 @@ def step_rows(step: Step, number: int, total: int, facts: Sequence[str], width: 
         total: how many steps there are.
         facts: further facts of it.
         width: columns of the terminal; `None`: there is none, and lines are not broken.
-
     """
     place = f"[{number}/{total}] "
     blank = " " * (len(place) - 2)
@@ -196,7 +193,6 @@ class Question:
         recipe: who gives the steps, for the person who is asked.
         describe: says what a step does that has no note of its own; raises `D0ttinoError`.
         edit: returns a step as the user changed it.
-
     """
 
     def __init__(self, recipe: str, describe: Callable[[Step], str], edit: Callable[[Step], Step]) -> None:
@@ -216,7 +212,6 @@ class Question:
 
         Returns:
             The answer, and the step: another one if it was edited.
-
         """
         viewed = False
         below = _size().lines  # rows below the step: at first, it is not on the screen
@@ -299,7 +294,6 @@ def question_rows(
         dangers: why it looks dangerous, each fit for "it ...".
         width: columns of the terminal.
         further: further facts of it.
-
     """
     facts = [f"in {step.cwd}, from {source}" if step.cwd else f"from {source}"]
     if not isinstance(step.command, str):
@@ -336,7 +330,6 @@ def ask(question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) 
 
     What was typed before the question does not count, and neither do several keys at once: text that
     is pasted, or a key that sends more than a character.
-
     """
 
     def show() -> None:
@@ -488,7 +481,6 @@ def describe(step: Step, host: "Host") -> str:
 
     Raises:
         D0ttinoError: no backend answered.
-
     """
     from llm.router import complete
 

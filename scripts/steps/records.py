@@ -34,7 +34,6 @@ class Outcome:
         origin: the plug-in that ran it.
         edited: whether the user changed the command.
         changed_by: the plug-ins that changed it.
-
     """
 
     number: int
@@ -110,7 +109,6 @@ class _Appended:
     Args:
         path: the file.
         what: what it is, for messages.
-
     """
 
     def __init__(self, path: str, what: str) -> None:
@@ -157,7 +155,6 @@ class Journal(_Appended):
         path: the file.
         redact: takes secrets out of a text.
         what: what the file is, for messages.
-
     """
 
     def __init__(self, path: str, redact: Callable[[str], str], what: str = "log") -> None:
@@ -175,7 +172,6 @@ class Log(Journal):
 
     Attributes:
         run: id of the run's record, if it has one.
-
     """
 
     def __init__(self, path: str, redact: Callable[[str], str], recipe: str) -> None:
@@ -288,7 +284,6 @@ class StoredRun:
         began: number of the last step that began.
         status: exit status of the run; `None`: it did not come to its end.
         running: whether it is at work.
-
     """
 
     path: str
@@ -384,7 +379,6 @@ class Record(Journal):
 
     Attributes:
         withheld: numbers of the steps that hold a secret, so that they cannot be run from the record.
-
     """
 
     def __init__(self, path: str, redact: Callable[[str], str]) -> None:
@@ -459,7 +453,6 @@ def stored_runs(on_fault: Callable[[RunRecordError], object] | None = None) -> I
 
     Args:
         on_fault: takes the error of a record that cannot be used; by default it is a warning.
-
     """
     directory = runs_directory()
     for name in reversed(_names(directory)):
@@ -491,7 +484,6 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
     Raises:
         UnknownNameError: there is none of that id.
         RunRecordError: its record cannot be used.
-
     """
     if name:
         found = run_of_id(name)

@@ -38,7 +38,6 @@ class PreparedStep:
         step: the step.
         changed_by: the plug-ins that changed it (`llm_prepare_step`), in order.
         edited: whether the user changed it.
-
     """
 
     step: Step
@@ -93,7 +92,6 @@ class StepRunner:
         listeners: are called with the result of each step.
         output: takes a copy of what steps write.
         outcomes: the results of the steps so far.
-
     """
 
     host: "Host"
@@ -119,7 +117,6 @@ class StepRunner:
         Raises:
             StepError: a step could not be started.
             click.Abort: the user ended the run at a question.
-
         """
         try:
             with Switchboard():
@@ -170,7 +167,6 @@ class StepRunner:
 
         Raises:
             StepError: one refused it, or a guard cannot be imported.
-
         """
         try:
             with stdout_to_stderr():

@@ -25,7 +25,6 @@ class Reader:
 
     Args:
         directory: where to work.
-
     """
 
     def __init__(self, directory: Path) -> None:

@@ -37,7 +37,6 @@ class Block:
         path: the file that it is, if the line above says so.
         project: the project that it belongs to; empty: none.
         remark: kind of the comment above it: `not run` or `command`; empty: none.
-
     """
 
     page: str
@@ -101,7 +100,6 @@ def tutorial_files(markdown: str, project: str | None = None) -> dict[str, str]:
     Args:
         markdown: the page.
         project: the project's name; by default the page's first one.
-
     """
     found = [block for block in blocks(markdown) if block.project and block.path is not None]
     name = project or (found[0].project if found else None)

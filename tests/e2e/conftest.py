@@ -39,7 +39,6 @@ class Installed:
     Attributes:
         directory: the virtual environment.
         home: the home directory of the commands that are run.
-
     """
 
     directory: Path
@@ -68,7 +67,6 @@ class Installed:
             env: environment variables to add.
             cwd: where to run it; by default the home directory.
             input: what it reads from standard input; by default nothing.
-
         """
         first, *others = arguments
         command = self.bin(str(first)) if "/" not in str(first) else first

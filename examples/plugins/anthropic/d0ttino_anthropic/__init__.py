@@ -146,7 +146,6 @@ def _attached(attachment: Attachment) -> dict[str, Any]:
 
     Raises:
         UsageError: it is neither an image nor a PDF nor text.
-
     """
     media_type = attachment.media_type
     is_image = media_type.startswith("image/")
@@ -170,7 +169,6 @@ def _thinking(option: Any, *, wanted: bool) -> dict[str, Any]:
 
     Raises:
         UsageError: it is none of these.
-
     """
     if isinstance(option, str):
         option = {"type": option}

@@ -55,7 +55,6 @@ def llm_complete(backend: RegisteredBackend) -> None:
 
     Raises:
         BudgetError: a limit is reached, or cannot be used.
-
     """
     if backend.name not in os.environ.get("D0TTINO_BUDGET_FREE", "").split(","):
         check_limits(datetime.now().astimezone())
@@ -66,7 +65,6 @@ def check_limits(now: datetime) -> None:
 
     Raises:
         BudgetError: a limit is reached, or cannot be used.
-
     """
     for variable, form in LIMITS.items():
         text = os.environ.get(variable)

@@ -54,7 +54,6 @@ class Configuration:
         keys: names of the keys that workers get; over TLS only.
         tls_ca_file, tls_cert, tls_key: files for `tls://`; by default those of Dask's own configuration.
         patience: seconds to wait for a scheduler, and for a worker where there is none.
-
     """
 
     keys: tuple[str, ...] = ()
@@ -97,7 +96,6 @@ def llm_executor(where: str) -> Executor | None:
 
     Raises:
         UsageError: there is no such cluster, or its workers cannot answer.
-
     """
     scheme, _, place = where.partition(":")
     if scheme not in {"dask", "tls", "tcp"} or (scheme != "dask" and not place.startswith("//")):
@@ -118,7 +116,6 @@ def keys_to_hand_over(*, is_private: bool) -> dict[str, str]:
     Raises:
         UsageError: the way to the workers is not encrypted.
         ConfigError: there is no such key.
-
     """
     names = state.configuration.keys
     if names and not is_private:
@@ -147,7 +144,6 @@ class Task:
         expected: the versions of the client.
         keys: the keys that it hands over.
         client: the client.
-
     """
 
     function: Callable[..., Any]
@@ -242,7 +238,6 @@ class Cluster(Executor):
 
     Raises:
         UsageError: it cannot be used.
-
     """
 
     def __init__(self, address: str | None, number: int, configuration: Configuration, keys: Mapping[str, str]) -> None:
@@ -435,7 +430,6 @@ def security_for(address: str, configuration: Configuration) -> "Security":
 
     Raises:
         UsageError: it lacks a file.
-
     """
     from distributed import Security
 

@@ -70,7 +70,6 @@ class LiteLLM(Backend):
         Raises:
             BackendError: LiteLLM or the provider failed, with the status if there is one.
             BackendTimeoutError: a deadline has passed; the process is ended.
-
         """
         model = request.model or self.model
         if model is None:
@@ -187,7 +186,6 @@ def started(interpreter: str) -> Worker:
 
     Raises:
         BackendError: it cannot be started, or has no LiteLLM.
-
     """
     environ = {name: value for name, value in os.environ.items() if name not in WITHHELD and is_for_it(name)}
     try:

@@ -65,7 +65,6 @@ class LlmCliBackend(Backend):
         Raises:
             BackendError: there is no such command, or it failed: the message holds its own words.
             BackendTimeoutError: it said nothing, or did not end, in time.
-
         """
         with ExitStack() as files:
             talk = [message for message in request.messages if message.role != "system"]
@@ -111,7 +110,6 @@ class LlmCliBackend(Backend):
 
         Raises:
             BackendError: there is none.
-
         """
         named = os.environ.get(VARIABLE) or self.command
         found = shutil.which(os.path.expanduser(named))

@@ -42,7 +42,6 @@ class Model(Worker):
 
     Attributes:
         settings: model, context and threads.
-
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -64,7 +63,6 @@ class Model(Worker):
         Raises:
             BackendError: the model cannot be loaded, or the process ended.
             BackendTimeoutError: the time is over.
-
         """
         if not self._ready:
             self._line(call, None)
@@ -157,7 +155,6 @@ class LocalBackend(ChatCompletionsBackend):
         Raises:
             BackendError: there is no such model, or it cannot be loaded.
             BackendTimeoutError: the time is over; the model is ended with it.
-
         """
         from llm.backends.http.answers import AnswerReader, Endpoint
 

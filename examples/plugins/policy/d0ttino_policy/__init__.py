@@ -40,7 +40,6 @@ def rules() -> dict[str, Any] | None:
 
     Raises:
         ConfigError: it cannot be used. Nothing runs then: a policy that is broken allows nothing.
-
     """
     named = os.environ.get(VARIABLE)
     path = Path(named) if named else SYSTEM_WIDE
@@ -84,7 +83,6 @@ def check(step: Step, context: StepContext, environ: Mapping[str, str] = os.envi
     Raises:
         RefusedError: the policy does not allow it; the message names the rule.
         ConfigError: the policy cannot be used.
-
     """
     found = rules()
     if found is None:

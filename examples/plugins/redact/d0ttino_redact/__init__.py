@@ -76,7 +76,6 @@ class Redact:
 
         Raises:
             ConfigError: a pattern is none, or its name is no word in capitals.
-
         """
         for name, pattern in settings.section.get("patterns", {}).items():
             try:

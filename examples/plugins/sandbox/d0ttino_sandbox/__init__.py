@@ -45,7 +45,6 @@ def bwrap() -> str:
 
     Raises:
         D0ttinoError: it is not installed.
-
     """
     named = os.environ.get(BWRAP)
     if named and not os.path.isabs(named):
@@ -64,7 +63,6 @@ def options(program: str, directory: str, cwd: str, context: StepContext) -> Ite
         directory: that of the run.
         cwd: that of the step, which may name any: it is writable only below `directory`.
         context: the surroundings of the step.
-
     """
     yield from ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc")
     yield from kernel()

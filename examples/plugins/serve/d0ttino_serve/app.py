@@ -46,7 +46,6 @@ def make_app(host: Host, token: str | None) -> Starlette:
         host: its plug-ins answer.
         token: what clients have to send; `None`: nothing, and only clients that name this machine are answered, so
             that no page in a browser gets in by a name of its own.
-
     """
     api = Api(host, token)
     routes = [
@@ -112,7 +111,6 @@ class Api:
 
         Raises:
             RefusedError: it may not.
-
         """
         response = self._refused(http)
         if response is not None:
@@ -313,7 +311,6 @@ def request_of(body: dict[str, Any], host: Host) -> Request:
 
     Raises:
         UsageError: it cannot be understood, or asks for what there is not.
-
     """
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         raise UsageError("there must be a list of messages")
