@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -28,8 +29,10 @@ _PROGRAM: Final = """\
 import sys
 from multiprocessing.connection import Connection
 parent = Connection(int(sys.argv[1]))
-sys.path[:] = parent.recv()
+home, path = parent.recv()
+sys.path[:] = [home, *path]  # a project of the user's may have a package of our name
 from llm.routing.processes import serve
+sys.path[:] = path
 serve(parent)
 """
 #: So many seconds has a worker to end by itself; after an interruption, and else.
@@ -183,7 +186,7 @@ class _Lane:
         finally:
             theirs.close()
         self._connection = ours
-        ours.send(sys.path)
+        ours.send((str(Path(__file__).absolute().parents[2]), sys.path))
 
     def _end(self) -> None:
         process, connection = self._process, self._connection

@@ -304,7 +304,7 @@ def test_the_options_of_a_backend_are_shown_without_an_import(installed: Install
     installed.run("python", "-m", "pip", "uninstall", "--yes", "bold")
 
 
-@pytest.mark.parametrize("name", ["scripts/__init__.py", "scripts.py"])
+@pytest.mark.parametrize("name", ["scripts/__init__.py", "scripts.py", "llm/__init__.py"])
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
@@ -313,13 +313,15 @@ def test_the_options_of_a_backend_are_shown_without_an_import(installed: Install
         (["ai-cli", "recipe", "echo", "x", "--yes"], "x\n"),
         (["ai-cli", "plugins", "list", "--check", "sample"], "sample   d0ttino         0.1.0    built in"),
         (["python", "-P", "-m", "d0ttino", "backends"], "sample "),
+        (["ai-cli", "batch", "--on", "processes:1", "prompts.txt"], "Sample answer to: hi"),
     ],
 )
-def test_another_package_of_the_name_scripts_hides_nothing(
+def test_another_package_of_our_name_hides_nothing(
     installed: Installed, tmp_path: Path, name: str, arguments: list[str], shown: str
 ) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("raise SystemExit('not ours')")
+    (tmp_path / "prompts.txt").write_text("hi\n")
     done = installed.run(*arguments, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
