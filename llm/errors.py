@@ -296,11 +296,9 @@ def end_fork(process: int, error: BaseException | None = None) -> None:
     elif isinstance(error, PLUGIN_FAULTS):
         # Not its message, which may hold a secret: other threads, gone here, may hold the locks of who redacts it.
         place = place_of(error)
-        words = f"{type(error).__name__}{f' ({place})' if place else ''}"
+        words = ascii(f"{type(error).__name__}{f' ({place})' if place else ''}")[1:-1]
         with suppress(OSError):
-            os.write(
-                2, f"error: a process that a plug-in forked ended with {words}\n".encode("ascii", "backslashreplace")
-            )
+            os.write(2, f"error: a process that a plug-in forked ended with {words}\n".encode())
     os._exit(status & 0xFF)
 
 

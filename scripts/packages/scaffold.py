@@ -155,6 +155,8 @@ def _fault_of_module(module: str) -> str | None:
         return f"{module} is not a name of a Python module"
     if module in sys.stdlib_module_names:
         return f"the module {module} would hide that of Python's standard library"
+    if module == DISTRIBUTION:
+        return f"the package {module} is installed already"
     if module in {"llm", "scripts", "tests"}:
         return f"d0ttino and the tests of packages have modules named {module}"
     try:
@@ -170,7 +172,7 @@ def _fault_of_plugin(name: str, short: str, kind: str) -> str | None:
     from scripts.cli import COMMANDS
 
     distributions, entries, _ = installed_plugins()
-    if canonical(name) in distributions or canonical(name) == DISTRIBUTION:
+    if canonical(name) in distributions:
         return f"the package {name} is installed already"
     builtin = {
         "backend": builtin_names("backend"),

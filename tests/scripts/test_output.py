@@ -47,6 +47,7 @@ def test_nothing_prints_past_the_output_module() -> None:
         ROOT / "scripts/steps/process.py",  # what a step writes, as it writes it
         ROOT / "scripts/ai_cli.py",  # runs where the output module cannot be imported
         ROOT / "scripts/cli/__init__.py",  # the version, which is ours
+        ROOT / "llm/errors.py",  # the end of a fork, where the locks of the output module may be held
     }
     files = [file for package in ("llm", "scripts") for file in (ROOT / package).rglob("*.py") if file not in allowed]
     assert len(files) > 50
