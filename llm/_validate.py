@@ -17,7 +17,16 @@ from typing import Any, Final, TypeAlias, TypeVar
 from llm._dataclasses import replace
 from llm._installed import RECIPE_GROUP
 from llm.contributions import Backend, Recipe, RegisteredBackend, RegisteredRecipe
-from llm.errors import FORMS, InvalidResultError, PluginDefinitionError, PluginError, attributed, end_fork, locate
+from llm.errors import (
+    FORMS,
+    PROCESS,
+    InvalidResultError,
+    PluginDefinitionError,
+    PluginError,
+    attributed,
+    end_fork,
+    locate,
+)
 from llm.hooks import Origin
 from llm.hooks._entrypoints import EntryPoint, look_alike
 from llm.hooks._guard import hookimpl, marked_functions
@@ -573,7 +582,7 @@ def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
     run, where = recipe.run, f"recipe {recipe.name!r}"
 
     def steps(goal: str, parameters: Mapping[str, Any]) -> tuple[Step, ...]:
-        process = os.getpid()
+        process = PROCESS[0]
         try:
             result = run(goal, **parameters)
             end_fork(process)
@@ -643,7 +652,7 @@ def _completer_of(
 
     def complete(request: Request, call: Call) -> Answer:
         nonlocal facts
-        way, process = ways[call.stream], os.getpid()
+        way, process = ways[call.stream], PROCESS[0]
         plain = way.takes_request or request.is_plain
         try:
             if options:
@@ -653,7 +662,8 @@ def _completer_of(
             prompt = request.prompt if plain else request.as_text
             extras = {extra: _EXTRAS[extra](request, call) for extra in way.extras} if way.extras else _NOTHING
             result = way.function(prompt, **extras)
-            end_fork(process)
+            if PROCESS[0] != process:
+                end_fork(process)
             model = request.model if way.takes_model else None
             mine = facts  # read once: another thread may put its own there
             if mine.model != model or bool(mine.notices) is plain:
