@@ -237,7 +237,8 @@ class _Timed(HTTPConnection):
 
     def send(self, data: Any) -> None:
         limits = current_limits.get()
-        if limits is None or not isinstance(self.sock, socket.socket) or not isinstance(data, bytes):
+        is_large = isinstance(data, bytes) and len(data) > _SENT_AT_ONCE  # the system takes others whole
+        if limits is None or not is_large or not isinstance(self.sock, socket.socket):
             super().send(data)
             return
         rest = memoryview(data)
