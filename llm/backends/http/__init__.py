@@ -582,7 +582,8 @@ class HTTPBackend(Backend):
     @property
     def _kinds(self) -> Mapping[str, str]:
         """The types of options by name; those that it declares are of theirs when they come here."""
-        return {**self.known_options, **{one.name: _DECLARED for one in self.options}}
+        declared = {one.name: _DECLARED for one in self.options}
+        return {**self.known_options, **declared} if declared else self.known_options
 
     @property
     def _label(self) -> str:
