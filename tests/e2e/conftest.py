@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+#: The names that uv has for settings of pip; it reads neither pip's variables nor its file.
+UV = {
+    "INDEX_URL": "UV_DEFAULT_INDEX",
+    "EXTRA_INDEX_URL": "UV_INDEX",
+    "FIND_LINKS": "UV_FIND_LINKS",
+    "CERT": "SSL_CERT_FILE",
+}
+
+
 def index_settings() -> dict[str, str]:
-    """Return what leads pip to a package index on this machine, and nothing of what it does with the packages."""
+    """Return the settings that lead pip and uv to a package index on this machine, and no others of theirs."""
     names = ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "TRUSTED_HOST", "CERT", "CLIENT_CERT", "PROXY")
     kept = {
         name: value
@@ -23,9 +33,15 @@ def index_settings() -> dict[str, str]:
         or name in {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
         or name.lower() in {"http_proxy", "https_proxy", "all_proxy"}
     }
-    file = Path.home() / ".config/pip/pip.conf"
-    configured = {"PIP_CONFIG_FILE": str(file)} if file.exists() else {}
-    return {**configured, **kept, "no_proxy": "127.0.0.1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    file = Path(kept.get("PIP_CONFIG_FILE", Path.home() / ".config/pip/pip.conf"))
+    configured = ConfigParser(interpolation=None)
+    if configured.read(file):
+        kept["PIP_CONFIG_FILE"] = str(file)
+    for name, of_uv in UV.items():
+        in_file = configured.get("global", name.lower().replace("_", "-"), fallback="")
+        if value := kept.get(f"PIP_{name}", in_file):
+            kept.setdefault(of_uv, ("," if name == "FIND_LINKS" else " ").join(value.split()))
+    return {**kept, "no_proxy": "127.0.0.1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 #: As pytest was started: no test sees these in its own environment.

@@ -42,11 +42,6 @@ def litellm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of the programs of an environment with LiteLLM's proxy."""
     directory = tmp_path_factory.mktemp("litellm")
     env = {"PATH": os.environ["PATH"], "HOME": str(directory), "UV_CACHE_DIR": CACHE, **INDEX}
-    for name, value in INDEX.items():  # uv has names of its own
-        if name in {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"}:
-            env[f"UV_{name[4:]}"] = value
-    if "PIP_CERT" in INDEX:
-        env.setdefault("SSL_CERT_FILE", INDEX["PIP_CERT"])
     for words in (["venv", "-q", "venv"], ["pip", "install", "-q", "-p", "venv", "litellm[proxy]>=1.70"]):
         command = [sys.executable, "-m", "uv", *words]
         done = subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=900)
