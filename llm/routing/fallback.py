@@ -20,6 +20,7 @@ from llm.errors import (
     CancelledError,
     ContextTooLongError,
     ServedModelError,
+    UsageError,
     is_transient_status,
     place_of,
     reason_of,
@@ -206,6 +207,7 @@ class Fallback:
         self._deadline = self._started + self._timeout
         self._max_attempts = retries.max_attempts if request.max_attempts is None else request.max_attempts
         self._too_small = self._waits = 0
+        self._nothing_sent = True  # each attempt so far ended with wrong usage: an option that the backend refuses
 
     def first(self) -> tuple[Try, Answer]:
         """Return the first attempt that does not fail, and its answer: whole, or one that has begun."""
@@ -277,6 +279,7 @@ class Fallback:
         spent = getattr(error, "usage", None) if isinstance(error, BackendError) else None
         error = self.cancelled() or error  # whatever it was, nobody is to blame any more
         failure = failure_of(error)
+        self._nothing_sent = self._nothing_sent and isinstance(error, UsageError)
         if isinstance(spent, Usage):
             usage = self._usage(this.candidate, "", spent)
         backend = self._backends[this.candidate.backend]
@@ -563,6 +566,7 @@ class Fallback:
         error = "its plug-in returned None: not mine"
         attempt = Attempt(backend.name, this.request.model, backend.origin, took, error, "NoAnswer", ended=time())
         self._record(attempt, healthy=None)
+        self._nothing_sent = False
         return Failure()
 
     def _record(self, attempt: Attempt, *, healthy: bool | None) -> None:
@@ -587,7 +591,10 @@ class Fallback:
             why = f"the time of {self._timeout:g} s is over"
         else:
             why = f"at most {self._max_attempts} attempts are made"
-        return no_answer(self.attempts, self.route, why)
+        error = no_answer(self.attempts, self.route, why)
+        if self._nothing_sent:
+            error.exit_code = UsageError.exit_code
+        return error
 
 
 def failure_of(error: BaseException) -> Failure:

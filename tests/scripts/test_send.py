@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llm import Completion, Usage, hookimpl
-from llm.backends.plugin_sdk import Backend, register_backend
-from llm.errors import AuthenticationError, BackendError, BackendHTTPError
+from llm.backends.plugin_sdk import Backend, Parameter, register_backend
+from llm.errors import AuthenticationError, BackendError, BackendHTTPError, UsageError
 from llm.host import Host
 from llm.testing import host_with
 from scripts.ai_cli import cli
@@ -169,6 +169,24 @@ def test_limits_that_are_none(host: Host, command: str, options: list[str], word
     result = CliRunner().invoke(cli, [command, *options, "hi"], obj=host, prog_name="ai-cli")
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [(UsageError("there is no option named 'a'"), 2), (BackendError("down"), 1), (None, 1)],
+)
+def test_options_that_every_backend_refuses_are_wrong_usage(host: Host, second: Any, status: int) -> None:
+    """Nothing was sent then, as with a wrong parameter of a recipe; where another backend was asked, that failed."""
+
+    def refuse(prompt: str) -> Any:
+        if second is not None:
+            raise second
+
+    register_backend("first", lambda prompt, options: "me", options=[Parameter("heat", float)], host=host)
+    register_backend("second", refuse, host=host)
+    assert run(host, "-b", "first", "-o", "heta", "1", "hi").exit_code == 2
+    assert run(host, "-o", "heat", "high", "hi").exit_code == status
+    assert run(host, "--stream", "-o", "heat", "high", "hi").exit_code == status
 
 
 def test_the_options_reach_the_request(host: Host) -> None:
