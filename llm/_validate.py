@@ -312,6 +312,12 @@ def _is_parameters(value: object) -> bool:
     return all(isinstance(one, Parameter) for one in value) and len({one.name for one in value}) == len(value)
 
 
+def _is_option_types(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and kind in _OPTION_TYPES for name, kind in value.items()
+    )
+
+
 def _is_signal(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 128
 
@@ -321,6 +327,9 @@ _SHORT: Final = 100
 
 #: Seconds that no timer takes any more: some 30 years.
 _FOREVER: Final = 1e9
+
+#: The types of `known_options`.
+_OPTION_TYPES: Final = ("number", "integer", "boolean", "text", "list", "object", "anything")
 
 _Check = tuple[Callable[[object], bool], str]
 _NAME: Final[_Check] = (
@@ -345,6 +354,10 @@ _FIELDS: Final[Mapping[type, Mapping[str, _Check]]] = {
         "secret_env": _NAMES,
         "streams": _FLAG,
         "options": _PARAMETERS,
+        "known_options": (
+            _is_option_types,
+            f"a mapping of names to types, each one of {', '.join(_OPTION_TYPES)}",
+        ),
     },
     RegisteredRecipe: {
         "name": _NAME,
@@ -446,7 +459,16 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
     call, owner = _callable_of(run, Backend)
     stream = None
     if isinstance(owner, Backend):
-        for field in ("description", "models", "local", "ready_env", "ready_files", "secret_env", "options"):
+        for field in (
+            "description",
+            "models",
+            "local",
+            "ready_env",
+            "ready_files",
+            "secret_env",
+            "options",
+            "known_options",
+        ):
             facts.setdefault(field, getattr(owner, field))
         for question in ("check", "list_models", "identity"):
             if _is_own(owner, question):
@@ -552,7 +574,7 @@ def check_recipes(result: Any, origin: Origin, inside: Inside = None) -> tuple[R
 def _registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
     """Return an author's backend as the host knows it."""
     _check_run(backend)
-    options = _tuple_of(backend.options)
+    options, known_options = _tuple_of(backend.options), backend.known_options
     complete, streams = _completer_of(backend, origin, options)
     found = RegisteredBackend(
         backend.name,
@@ -569,6 +591,7 @@ def _registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
         identity=backend.identity,
         ready_files=_names(backend.ready_files, "ready_files"),
         options=options,
+        known_options=dict(known_options) if isinstance(known_options, Mapping) else known_options,
     )
     fault = fault_in(found) or next(filter(None, (one.fault() for one in options)), None)
     if fault is not None:

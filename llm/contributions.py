@@ -11,7 +11,7 @@ from llm._dataclasses import dataclass, field
 from llm._state import cached, remove_from_cache, store_in_cache
 from llm.hooks import Origin
 from llm.hooks._entrypoints import EntryPoint
-from llm.types import Answer, Attachment, Call, Request, Step
+from llm.types import Answer, Attachment, Call, FrozenMapping, Request, Step
 
 if TYPE_CHECKING:
     from llm.parameters import Parameter
@@ -48,6 +48,8 @@ class Backend:
         secret_env: environment variables that hold its secrets; child processes do not get them.
         options: its options (`llm.Parameter`): it gets them checked, with their types and defaults, and no others;
             empty: any, as they were given.
+        known_options: options that it takes among others, with the type of each (`number`, `integer`, `boolean`,
+            `text`, `list`, `object` or `anything`), for help and completion.
         check: `check(call) -> str | None`: asks the service, and returns why it would not answer now.
         list_models: `list_models(call) -> Iterable[str]`: asks the service which models it has.
         identity: `identity() -> str`: what answers depend on besides the request, for caches.
@@ -62,6 +64,7 @@ class Backend:
     ready_files: ClassVar[tuple[str, ...]] = ()
     secret_env: ClassVar[tuple[str, ...]] = ()
     options: "ClassVar[tuple[Parameter, ...]]" = ()
+    known_options: ClassVar[Mapping[str, str]] = FrozenMapping()
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Backend:
         ready_files: Iterable[str] | None = None,
         secret_env: Iterable[str] | None = None,
         options: "Iterable[Parameter] | None" = None,
+        known_options: Mapping[str, str] | None = None,
         check: Callable[[Call], str | None] | None = None,
         list_models: Callable[[Call], Iterable[str]] | None = None,
         identity: Callable[[], str] | None = None,
@@ -94,6 +98,7 @@ class Backend:
             "ready_files": ready_files,
             "secret_env": secret_env,
             "options": options,
+            "known_options": known_options,
         }
         vars(self).update({key: value for key, value in given.items() if value is not None})
 
@@ -182,6 +187,7 @@ class RegisteredBackend:
         list_models: `list_models(call)` asks the service which models it has; `None` if it cannot be asked.
         identity: `identity()` returns what answers depend on besides the request, for caches.
         options: the options that it declares; empty: it takes any.
+        known_options: the types of options that it takes among others, by name.
     """
 
     name: str
@@ -201,6 +207,13 @@ class RegisteredBackend:
     identity: Callable[[], str] = field(default=str, repr=False, compare=False)
     ready_files: tuple[str, ...] = ()
     options: "tuple[Parameter, ...]" = ()
+    known_options: Mapping[str, str] = FrozenMapping()
+
+    @property
+    def option_help(self) -> Mapping[str, str]:
+        """A line of help by option: those that it declares, else those that it knows."""
+        declared = {one.name: one.help for one in self.options}
+        return declared or {name: f"[{kind}]" for name, kind in self.known_options.items()}
 
     def is_ready(self, environ: Mapping[str, str]) -> bool:
         """Whether the backend has what it needs to be used without having been named."""

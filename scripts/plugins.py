@@ -209,14 +209,15 @@ def _add_lookups(group: Group, kind: Kind) -> None:
 
         registry = _registry()
         found = take(kind, registry)
-        rows = [
-            {
-                **described(row, registry, kind),
-                kind.takes: [one.to_json() if as_json else f"{one.name}  {one.help}" for one in declared(row, found)],
-            }
-            for row in found.rows
-            if name in (row.name, row.package)
-        ]
+        rows = []
+        for entry in found.rows:
+            if name in (entry.name, entry.package):
+                parameters, known = declared(entry, found)
+                takes = [each.to_json() if as_json else f"{each.name}  {each.help}" for each in parameters]
+                facts = {**described(entry, registry, kind), kind.takes: takes}
+                if known:
+                    facts["known_options"] = known if as_json else list(known)
+                rows.append(facts)
         if not rows:
             raise UnknownNameError(one, name, found.names())
         if as_json:

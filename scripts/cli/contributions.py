@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from llm.types import Call, Route
 
 #: The readiness of a backend whose plug-in is blocked.
-_NO_READINESS: Final[dict[str, Any]] = {"ready": False, "set_one_of": [], "models": [], "options": [], "cooldown": None}
+_NO_READINESS: Final[dict[str, Any]] = {
+    "ready": False,
+    "set_one_of": [],
+    "models": [],
+    "options": [],
+    "known_options": {},
+    "cooldown": None,
+}
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -64,16 +71,16 @@ def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    # Few backends declare any.
-    titles = ("OPTIONS",) if any(row["options"] for row in rows) else ()
+    # Most servers know the same options: the column is for backends that declare their own, and take no others.
+    show_options = any(row["options"] for row in rows)
     print_table(
-        ("BACKEND", "PLUG-IN", "FROM", *titles, "STATUS"),
+        ("BACKEND", "PLUG-IN", "FROM", *(["OPTIONS"] if show_options else []), "STATUS"),
         [
             (
                 row["name"],
                 row["plugin"],
                 row["from"],
-                *(", ".join(one["name"] for one in row["options"]) for _ in titles),
+                *([_options(row)] if show_options else []),
                 _status(row, _setup(row)),
             )
             for row in rows
@@ -167,7 +174,15 @@ def _readiness(host: "Host", info: "RegisteredBackend") -> dict[str, Any]:
         "set_one_of": [] if ready else list(info.ready_env),
         "models": list(info.models),
         "options": [one.to_json() for one in info.options],
+        "known_options": dict(info.known_options),
     }
+
+
+def _options(row: dict[str, Any]) -> str:
+    """Return the options that a backend declares; a server knows too many to list, see `send -b NAME --help`."""
+    if row["options"]:
+        return ", ".join(one["name"] for one in row["options"])
+    return f"{len(row['known_options'])} known" if row["known_options"] else ""
 
 
 def _setup(row: dict[str, Any]) -> str:

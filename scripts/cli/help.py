@@ -314,19 +314,23 @@ def complete_parameter(ctx: click.Context, _param: click.Parameter, incomplete: 
     return found
 
 
-def complete_option(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """Return the options of the backend that is named, else of the primary one; behind a name, the values of it."""
+def complete_option(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Return the options of the backend that is named, else of the primary one; after a name, the values of it."""
     from click.shell_completion import CompletionItem
 
     from llm.config import load_settings
 
     with ctx.scope(cleanup=False), stdout_to_stderr():
         backend = current_host(ctx).backends().get(named(ctx, "backend") or load_settings().primary_backend or "")
-    options = {one.name: one for one in backend.options} if backend is not None else {}
+    if backend is None:
+        return []
     last = ctx.meta[ARGUMENTS][-1]
-    if last in _param.opts:
-        return [CompletionItem(name, help=one.help) for name, one in options.items() if name.startswith(incomplete)]
-    values = options[last].completions() if last in options else ()
+    if last in param.opts:
+        options = backend.option_help.items()
+        return [CompletionItem(name, help=text) for name, text in options if name.startswith(incomplete)]
+    values = next((one.completions() for one in backend.options if one.name == last), [])
+    if not backend.options and backend.known_options.get(last) == "boolean":
+        values = ["true", "false"]
     return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 

@@ -191,7 +191,7 @@ values_option: Final = click.option(
     multiple=True,
     metavar="KEY VALUE",
     shell_complete=_complete_option,
-    help="Pass this option to the backend; `-b NAME --help` lists those that it declares.",
+    help="Pass this option to the backend; `-b NAME --help` lists them.",
 )
 
 

@@ -116,9 +116,9 @@ class RequestCommand(Command):
 
         name = named(ctx, "backend")
         backend = None if name is None else backends_of(current_host(ctx)).get(name)
-        if backend is not None and backend.options:
+        if backend is not None and backend.option_help:
             with formatter.section(f"Options of {backend.name} (-o KEY VALUE)"):
-                formatter.write_dl([(one.name, line(one.help)) for one in backend.options])
+                formatter.write_dl([(name, line(text)) for name, text in backend.option_help.items()])
         super().format_options(ctx, formatter)
 
 

@@ -352,8 +352,8 @@ def described(row: Row, registry: Registry, kind: Kind) -> dict[str, Any]:
     return {**row.to_json(), "requirement": package.value if package is not None else None, **more}
 
 
-def declared(row: Row, inventory: Inventory) -> "list[Parameter]":
-    """Return the options of the backend, or the parameters of the recipe, of a row, as its manifest has them."""
+def declared(row: Row, inventory: Inventory) -> "tuple[list[Parameter], dict[str, str]]":
+    """Return the options, or parameters of a recipe, that the manifest of a row declares, and its known options."""
     from llm.parameters import Parameter
 
     kind, manifests = inventory.kind, Manifests.read()
@@ -361,10 +361,10 @@ def declared(row: Row, inventory: Inventory) -> "list[Parameter]":
     plugins = [plugin for manifest in known if manifest is not None for plugin in manifest.plugins]
     found = [facts for plugin in plugins for what, facts in plugin.contributions if what == kind.offers]
     try:
-        takes = [one for facts in found if facts["name"] == row.name for one in facts.get(kind.takes, ())]
-        return list(map(Parameter.from_json, takes))
+        facts = next((one for one in found if one["name"] == row.name), {})
+        return [Parameter.from_json(one) for one in facts.get(kind.takes, ())], dict(facts.get("known_options", {}))
     except (TypeError, ValueError, LookupError):
-        return []  # somebody else wrote it
+        return [], {}  # somebody else wrote it
 
 
 def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:

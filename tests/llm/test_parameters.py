@@ -1,9 +1,11 @@
 """Parameters of recipes and options of backends: declared, given, checked."""
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from llm.errors import PluginDefinitionError, UnknownNameError, UsageError
 from llm.parameters import given_values, settled, settled_options
 from llm.router import NoAnswerError
 from llm.testing import host_with
+from scripts.ai_cli import cli
 from scripts.recipes import find_recipe
 
 DEPLOY = (
@@ -195,6 +198,39 @@ def test_what_an_option_requires_is_said() -> None:
 def test_a_wrong_declaration_of_options_is_refused(options: Any, message: str) -> None:
     with pytest.raises(PluginDefinitionError, match=message):
         register_backend("bold", lambda prompt, options: "", options=options, host=host_with())
+
+
+@pytest.mark.parametrize("known", [["heat"], {"heat": "int"}, {"heat": float}, {1: "number"}])
+def test_a_wrong_table_of_known_options_is_refused(known: Any) -> None:
+    class Knows(Backend):
+        known_options = known
+
+        def run(self, prompt: str) -> str:
+            return prompt
+
+    with pytest.raises(PluginDefinitionError, match="known_options of a Backend must be a mapping of names to types"):
+        register_backend("knows", Knows, host=host_with())
+
+
+def test_known_options_are_shown_as_declared_ones_are() -> None:
+    class Knows(Backend):
+        known_options: ClassVar[Mapping[str, str]] = {"heat": "number", "dry": "boolean"}
+
+        def run(self, prompt: str) -> str:
+            return prompt
+
+    host = host_with()
+    register_backend("knows", Knows, host=host)
+    assert host.backends()["knows"].option_help == {"heat": "[number]", "dry": "[boolean]"}
+
+    def run(*arguments: str) -> str:
+        return CliRunner().invoke(cli, arguments, obj=host, prog_name="ai-cli").stdout
+
+    (row,) = (one for one in json.loads(run("backends", "--json")) if one["name"] == "knows")
+    assert (row["options"], row["known_options"]) == ([], {"heat": "number", "dry": "boolean"})
+    assert "Options of knows (-o KEY VALUE):\n  heat  [number]\n  dry   [boolean]\n" in run(
+        "send", "-b", "knows", "--help"
+    )
 
 
 def test_a_backend_that_takes_no_options_declares_none() -> None:

@@ -266,6 +266,8 @@ def completions(*words: str, environment: dict[str, str] | None = None) -> tuple
         (("ai-cli", "hooks", "llm_comp"), "llm_complete"),
         (("ai-cli", "docs", "rou"), "routing"),
         (("ai-cli", "--no-plugin", "sam"), "sample"),
+        (("ai-cli", "send", "-b", "openrouter", "-o", "temp"), "temperature"),
+        (("ai-cli", "send", "-b", "openrouter", "-o", "store", "t"), "true"),
     ],
 )
 def test_a_shell_completes(words: tuple[str, ...], found: str) -> None:

@@ -117,6 +117,9 @@ class HTTPBackend(Backend):
     deadlines, connections, errors and redaction are the same for all. The environment is read at each call. An
     instance may be used by several threads; it keeps its connections open for the next call, until `close`.
 
+    Without declared `options`, any is sent. A value of another type than `known_options` has is refused, and a name
+    that looks like one of them with a typing error is reported.
+
     Args:
         name: what users and the configuration call it.
         facts: further arguments of `Backend`, and any of the attributes below.
@@ -129,8 +132,6 @@ class HTTPBackend(Backend):
         key_header: the header that holds the key.
         key_prefix: what stands before the key there.
         reserved: what options must not replace, and why.
-        known_options: the types of options by name: `number`, `integer`, `boolean`, `text`, `list`, `object`, or
-            `anything`. One that looks like a known one with a typing error is reported; others are sent as they are.
         base_url_env: environment variable that replaces `default_base_url`.
         base_url_key: the key of the configuration that has the address, for errors; of a server without a variable.
         default_base_url: where the service is.
@@ -158,7 +159,6 @@ class HTTPBackend(Backend):
     key_header: str = "Authorization"
     key_prefix: str = "Bearer "
     reserved: Mapping[str, str] = _RESERVED
-    known_options: Mapping[str, str] = _NOTHING
     base_url_env: str = ""
     base_url_key: str = ""
     default_base_url: str = ""

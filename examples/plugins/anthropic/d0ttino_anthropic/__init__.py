@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm import Attachment, Message, Request, Usage
 from llm.backends.http import HTTPBackend
@@ -37,7 +37,7 @@ class AnthropicBackend(HTTPBackend):
     fixed_headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
     default_model = "claude-sonnet-5-5"
     ready_env = secret_env = (api_key_env,)
-    known_options: Mapping[str, str] = {
+    known_options: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("temperature", "top_p"), "number"),
         **dict.fromkeys(("max_tokens", "top_k"), "integer"),
         **dict.fromkeys(("stop_sequences", "tools", "mcp_servers"), "list"),
