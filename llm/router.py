@@ -214,12 +214,8 @@ class AnswerStream(Iterator[str]):
             self._end(self._fallback.answered(this, answer))
             yield answer.whole.text
             return
-        in_time = this.call.deadline is None
         try:
-            for text in answer:
-                if not in_time:
-                    self._fallback.check_time(this)
-                yield text
+            yield from self._fallback.texts(this, answer)
             self._fallback.check_model(this, answer)
         except PLUGIN_FAULTS as error:
             raise self._cut(this, answer, error) from error

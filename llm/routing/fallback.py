@@ -6,6 +6,7 @@ Retries in a backend or an HTTP client would multiply these.
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
@@ -76,6 +77,9 @@ class RetryPolicy:
         pacer: gives requests their turn; `None`: they are sent at once. Their time does not run while they wait for it,
             and a refusal because of a server's limit costs them no attempt.
         on_hold: called with a sentence about a server that asks to wait for long.
+        interrupt: `interrupt(seconds, reason)` returns a context manager that raises `BackendTimeoutError(reason)` in
+            its block after that time: it ends backends that do not watch the `timeout` of their request. `None`: these
+            are waited for.
     """
 
     timeout: float = 120.0
@@ -90,6 +94,7 @@ class RetryPolicy:
     on_attempt: Callable[[str], object] | None = None
     pacer: "Pacer | None" = None
     on_hold: Callable[[str], object] | None = None
+    interrupt: Callable[[float, str], AbstractContextManager[None]] | None = None
 
     def wait(self, tries: int, retry_after: float | None) -> float:
         """Return the seconds to wait after a number of tries of one candidate."""
@@ -228,7 +233,8 @@ class Fallback:
                         raise cancelled from cause
                     this, cause = self._begin(candidate, others), None
                     try:
-                        this, answer = self._ask(this) if this.call.turn is None else self._ask_in_turn(this)
+                        with self._interrupted(this, self._last_moment(this)):
+                            this, answer = self._ask(this) if this.call.turn is None else self._ask_in_turn(this)
                     except PLUGIN_FAULTS as error:
                         cause = error  # handled below: what an observer of the failure raises does not belong to it
                     else:
@@ -328,10 +334,25 @@ class Fallback:
         error.attempts = tuple(self.attempts)
         return error
 
-    def check_time(self, this: Try) -> None:
-        """End an answer that takes longer than the request allows for all of it."""
-        if this.call.deadline is not None and self._clock() > this.call.deadline:
-            raise BackendTimeoutError(f"it took longer than {self._timeout:g} s")
+    def texts(self, this: Try, answer: Answer) -> Iterator[str]:
+        """Yield the texts of an answer that has begun; end it when the time of the request is over."""
+        deadline = this.call.deadline
+        if deadline is None:
+            yield from answer
+            return
+        texts = iter(answer)
+        while True:
+            with self._interrupted(this, deadline):
+                text = next(texts, None)
+            if text is None:
+                return
+            if self._clock() > deadline:
+                raise BackendTimeoutError(self._late)
+            yield text
+
+    @property
+    def _late(self) -> str:
+        return f"it took longer than {self._timeout:g} s"
 
     def check_model(self, this: Try, answer: Answer) -> None:
         """Refuse an answer of another model than the one asked for, if the request is strict."""
@@ -418,6 +439,19 @@ class Fallback:
             self._clock,
         )
         return Try(candidate, request, call, now)
+
+    def _interrupted(self, this: Try, end: float | None) -> AbstractContextManager[None]:
+        """Return the block that ends a backend in time that does not watch it itself."""
+        interrupt = self._retries.interrupt
+        if interrupt is None or end is None or this.call.deadline is None:
+            return nullcontext()
+        seconds = end - self._clock()
+        return interrupt(seconds, self._late if end == self._deadline else f"it did not answer within {seconds:.1f} s")
+
+    def _last_moment(self, this: Try) -> float | None:
+        """Return the moment by which a backend has to answer; a whole answer from a server may be on its way before."""
+        comes_whole = self._backends[this.candidate.backend].streams and not this.call.stream
+        return this.call.deadline if comes_whole else this.call.first_deadline
 
     def _ask(self, this: Try) -> tuple[Try, Answer | None]:
         """Return the answer of a candidate; `None` if no plug-in gives one."""

@@ -1,14 +1,17 @@
 """`ai-cli send`: one prompt, one answer."""
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from llm._dataclasses import replace
 from llm.conversations import Conversation, enabled, new_id
-from llm.errors import EmptyAnswerError, UsageError
+from llm.errors import BackendTimeoutError, EmptyAnswerError, UsageError
 from scripts.cli.base import (
     Command,
     backends_of,
@@ -65,6 +68,9 @@ if TYPE_CHECKING:
         def end(self) -> None:
             """Print the rest."""
 
+
+#: Seconds that a backend which watches its time gets to end by itself, with better words.
+_GRACE: Final = 0.25
 
 #: The fields of a `Request` that `request_options` and options of plug-ins set.
 REQUEST_FIELDS: Final = (
@@ -530,7 +536,31 @@ class _Shown:
 def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
     from llm.routing.fallback import RetryPolicy
 
-    return RetryPolicy(on_wait=_report_wait, on_attempt=lambda backend: show_wait(f"waiting for {backend}"))
+    in_main_thread = threading.current_thread() is threading.main_thread()  # signals reach no other
+    return RetryPolicy(
+        on_wait=_report_wait,
+        on_attempt=lambda backend: show_wait(f"waiting for {backend}"),
+        interrupt=_interrupted_after if in_main_thread else None,
+    )
+
+
+@contextmanager
+def _interrupted_after(seconds: float, reason: str) -> Iterator[None]:
+    """Raise `BackendTimeoutError` in the main thread after a time, and every second from then on.
+
+    A plug-in that sleeps or waits for the system is interrupted at once, one that computes in C when it returns.
+    """
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise BackendTimeoutError(reason)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0) + _GRACE, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _report_wait(attempt: "Attempt", seconds: float) -> None:

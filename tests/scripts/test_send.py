@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -410,3 +411,47 @@ def test_a_key_over_plain_http_to_another_machine_is_warned_of() -> None:
     )
     assert len([line for line in lines if line.startswith("warning:")]) == 1
     assert KEY not in process.stderr.decode()
+
+
+def sleepy(prompt: str) -> str:
+    time.sleep(30)
+    return "late"
+
+
+def test_a_backend_that_does_not_watch_the_time_is_interrupted(host: Host) -> None:
+    register_backend("first", sleepy, host=host)
+    handler = signal.getsignal(signal.SIGALRM)
+    result = run(host, "hi", "-b", "first", "--timeout", "0.1")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: backend first [backend:first ({ME})]: it took longer than 0.1 s\n"
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (handler, (0.0, 0.0))
+
+
+def test_a_backend_that_is_interrupted_leaves_time_for_the_next(host: Host) -> None:
+    register_backend("first", sleepy, host=host)
+    register_backend("second", doing("me"), host=host)
+    result = run(host, "hi", "--timeout", "1")
+    assert result.stdout == "me\n"
+    assert result.stderr.splitlines()[0] == f"note: first [backend:first ({ME})]: it did not answer within 0.5 s"
+
+
+def test_an_answer_that_stalls_is_cut_when_its_time_is_over(host: Host) -> None:
+    class Stalling(Backend):
+        def stream(self, prompt: str) -> Iterator[str]:
+            yield "one"
+            woken.append(sleepy(prompt))
+            yield "two"
+
+    woken: list[str] = []
+    register_backend("first", Stalling(), host=host)
+    result = run(host, "hi", "-b", "first", "--timeout", "0.1", "--stream")
+    assert (result.exit_code, result.stdout) == (1, "one\n")
+    assert "it took longer than 0.1 s" in result.stderr
+    assert not woken
+
+
+def test_in_another_thread_a_backend_is_waited_for(host: Host) -> None:
+    register_backend("first", lambda prompt: "me", host=host)
+    with ThreadPoolExecutor() as threads:
+        result = threads.submit(run, host, "hi", "-b", "first", "--timeout", "60").result()
+    assert (result.exit_code, result.stdout) == (0, "me\n")
