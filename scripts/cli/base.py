@@ -1,6 +1,7 @@
-"""One run of the program, with its host, trace, errors and warnings; and its commands and groups.
+"""The state of a run (host, trace, circuit breaker, log), its errors and warnings, and the base of all commands.
 
-Options of every command stand anywhere, errors are messages, and commands are loaded late or added by plug-ins.
+Shared options may stand anywhere on the command line, errors are printed as messages, and commands are imported late
+or added by plug-ins.
 """
 
 import importlib
@@ -18,7 +19,7 @@ import click
 from llm._dataclasses import dataclass
 from llm.errors import ConfigError, D0ttinoError, NameTakenError, PluginError, UnknownNameError
 from scripts import INSTALLED_FILE
-from scripts.cli.options import SHARED_OPTIONS, TREE, Shared, note_shared, shared
+from scripts.cli.options import SHARED_OPTIONS, TREE, Shared, read_shared, shared
 from scripts.output import (
     CANNOT_WRITE,
     HOST,
@@ -48,16 +49,20 @@ if TYPE_CHECKING:
 
     PluginCommands = dict[str, tuple[click.Command, Origin]]
 
-#: Seconds after which a user wonders why a command that has printed its answer does not end.
-_PATIENCE: Final = 1.0
+#: Seconds that a finished command waits for threads of plug-ins before they are named.
+_THREAD_GRACE: Final = 1.0
 
+# Keys of `Context.meta`, which all contexts of a run share.
 _TRACE: Final = "d0ttino.trace"
 _WARNED: Final = "d0ttino.warned"
 _COOLDOWNS: Final = "d0ttino.cooldowns"
 _PLUGIN_COMMANDS: Final = "d0ttino.plugin_commands"
 _WARNING: Final = "d0ttino.warning"
+
+#: The plug-in that records conversations.
 _LOG: Final = "llm.conversations"
-_EVERYWHERE: Final = "Options of every command"
+
+_SHARED_TITLE: Final = "Options of every command"
 
 #: Values of `LLM_TRACE` that name no file.
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
@@ -65,21 +70,21 @@ _ON: Final = frozenset({"1", "true", "yes", "on"})
 
 
 def current_host(ctx: click.Context) -> "Host":
-    """Return the host that commands use: the context's if a program gave one, else the process's."""
-    root = ctx.find_root()
-    if HOST not in root.meta:
+    """Return the host of this run: the object that a program gave to the root context, else the process's host."""
+    if HOST not in ctx.meta:
+        root = ctx.find_root()
         trace = start_trace(ctx)  # before the host is made: the imports of plug-ins belong to the trace
         with stdout_to_stderr(), waiting("loading plug-ins"):
-            host = root.obj if root.obj is not None else _process_host(ctx, shared(ctx))
-        root.meta[HOST] = host
+            ctx.meta[HOST] = host = root.obj or _process_host(ctx, shared(ctx))
         if trace is not None:
             trace.blocked = tuple(host.blocked)
             root.with_resource(host.monitor.watching())
-    found: Host = root.meta[HOST]
+    found: Host = ctx.meta[HOST]
     return found
 
 
 def _process_host(ctx: click.Context, options: Shared) -> "Host":
+    """Return the host of the process; warn of unsafe directories, lost packages and unknown blocked names."""
     with import_phase(ctx, "framework"):
         from llm._state import directory_faults, state_dir
         from llm.hooks._entrypoints import Blocking
@@ -101,50 +106,50 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
 
 
 def backends_of(host: "Host") -> "Catalog[RegisteredBackend]":
-    """Return the backends of a host; whatever plug-ins print meanwhile goes to stderr."""
+    """Return the backends of a host; output of plug-ins goes to stderr."""
     with stdout_to_stderr():
         return host.backends()
 
 
 def find_backend(host: "Host", name: str) -> "RegisteredBackend":
-    """Return the backend of one name."""
-    found = backends_of(host)
-    if name not in found:
-        raise UnknownNameError("backend", name, found, hint=host.why_missing())
-    return found[name]
+    """Return the backend of a name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    backends = backends_of(host)
+    if name not in backends:
+        raise UnknownNameError("backend", name, backends, hint=host.why_missing())
+    return backends[name]
 
 
 def no_plugin_implements(hook: str, ctx: click.Context) -> bool:
-    """Whether it is known, without making a host, that no plug-in implements a hook."""
-    root, options = ctx.find_root(), shared(ctx)
-    if root.obj is not None or HOST in root.meta or options.no_plugin or options.trace or "llm.host" in sys.modules:
-        return False  # there is a host that may know more, or the user wants to hear of plug-ins
+    """Whether manifests show, without a host, that no plug-in implements a hook."""
+    options = shared(ctx)
+    has_host = ctx.find_root().obj is not None or "llm.host" in sys.modules
+    if has_host or options.no_plugin or options.trace:  # a host knows more, and the others report on plug-ins
+        return False
     from llm._installed import nobody_implements
 
     return nobody_implements(hook)
 
 
 def start_trace(ctx: click.Context) -> "Trace | None":
-    """Begin the run's trace if it was asked for and has not begun; it ends with the run."""
-    root = ctx.find_root()
-    if _TRACE not in root.meta:
+    """Start the trace of the run if the user asked for one, and return it; it ends with the root context."""
+    if _TRACE not in ctx.meta:
         options = shared(ctx)
         target = options.trace or _trace_variable()
-        root.meta[_TRACE] = None
+        ctx.meta[_TRACE] = None
         if target is not None:
-            from llm.redaction import redactor
             from scripts.cli.trace_view import traced
 
-            def redact() -> Callable[[str], str]:
-                host: Host | None = root.meta.get(HOST)
-                return redactor() if host is None else host.redactor()
-
-            root.meta[_TRACE] = root.with_resource(traced(target, options.trace_values, redact))
-    trace: Trace | None = root.meta[_TRACE]
+            ctx.meta[_TRACE] = ctx.find_root().with_resource(traced(target, options.trace_values, redact))
+    trace: Trace | None = ctx.meta[_TRACE]
     return trace
 
 
 def _trace_variable() -> str | None:
+    """Return the target of the trace that `LLM_TRACE` asks for."""
     value = os.environ.get("LLM_TRACE", "").strip()
     if value.lower() in _OFF:
         return None
@@ -152,7 +157,7 @@ def _trace_variable() -> str | None:
 
 
 def import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object]:
-    """Record an import in the run's trace, if there is one."""
+    """Return a context in which an import is recorded in the trace of the run, if there is one."""
     if ctx.meta.get(_TRACE) is None:
         return nullcontext()
     from llm.hooks import phase
@@ -161,7 +166,7 @@ def import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object
 
 
 def report(error: D0ttinoError, ctx: click.Context) -> None:
-    """Print an error to stderr with its hint, and with `--debug` its traceback."""
+    """Print an error and its hint to stderr; with `--debug`, its traceback as well."""
     if shared(ctx).debug:
         from llm.errors import shown
 
@@ -172,12 +177,12 @@ def report(error: D0ttinoError, ctx: click.Context) -> None:
 
 
 def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
-    """Print each problem of the host's plug-ins to stderr, once in a run; with `--debug` its traceback.
+    """Print each problem of the host's plug-ins to stderr once in a run; with `--debug`, its traceback as well.
 
     Args:
         host: the host.
-        configuration: whether to print what the configuration file kept from built-in plug-ins, too; who sends
-            something gets that as an error or a note.
+        configuration: whether to print mistakes in the configuration file that disabled built-in plug-ins, too;
+            commands that send a prompt report these as an error or a note.
     """
     ctx = click.get_current_context()
     warned = ctx.meta.setdefault(_WARNED, set())
@@ -196,31 +201,30 @@ def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
 
 def current_cooldowns(ctx: click.Context) -> "Cooldowns":
     """Return the circuit breaker of this run."""
-    meta = ctx.find_root().meta
-    if _COOLDOWNS not in meta:
+    if _COOLDOWNS not in ctx.meta:
         from llm.routing.breaker import Cooldowns
 
-        meta[_COOLDOWNS] = Cooldowns(on_fault=print_warning)
-    cooldowns: Cooldowns = meta[_COOLDOWNS]
+        ctx.meta[_COOLDOWNS] = Cooldowns(on_fault=print_warning)
+    cooldowns: Cooldowns = ctx.meta[_COOLDOWNS]
     return cooldowns
 
 
 def set_aside(ctx: click.Context) -> dict[str, dict[str, Any]]:
-    """Return the backends that are set aside, see `Cooldowns.set_aside`; none if the user does without that."""
+    """Return the backends with an open circuit breaker, see `Cooldowns.set_aside`; none if the user disabled that."""
     from llm.routing.breaker import enabled
 
     return current_cooldowns(ctx).set_aside() if enabled() else {}
 
 
 def enable_state(host: "Host") -> None:
-    """Enable the circuit breaker and the usage ledger on a host, unless opted out."""
+    """Enable the circuit breaker and the usage ledger on a host, unless the user opted out."""
     from llm.routing import breaker
 
     breaker.enable_state(host, current_cooldowns(click.get_current_context()))
 
 
 def enable_log(host: "Host") -> None:
-    """Record the conversations of a host, unless opted out."""
+    """Record the conversations of a host, unless the user opted out."""
     from llm.conversations import enabled
 
     if enabled() and not host.has_plugin(_LOG):
@@ -231,7 +235,7 @@ def enable_log(host: "Host") -> None:
 
 
 def log() -> "ConversationLog":
-    """Return the log of conversations; it is written without the secrets of this run."""
+    """Return the log of conversations, which redacts the secrets of this run."""
     from llm.conversations import ConversationLog
 
     return ConversationLog(redact=redact)
@@ -241,14 +245,14 @@ def log() -> "ConversationLog":
 
 
 def _handle_interrupts(handler: Any, instead_of: Any) -> None:
-    """Let a handler of the program itself take Ctrl-C; one that was ignored, or is another program's, stays."""
+    """Replace our own handler of Ctrl-C by another one; a handler of the calling program, or `SIG_IGN`, stays."""
     if callable(instead_of) and signal.getsignal(signal.SIGINT) is instead_of:
         with suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGINT, handler)
 
 
 def _complete(run: Callable[..., Any], *args: Any, **extra: Any) -> None:
-    """Print completions, if a shell asks for them; any other line would stand amidst what is being typed."""
+    """Print completions for a shell, and nothing on stderr: it would appear in the line that the user is typing."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
         try:
             run(*args, standalone_mode=True, **extra)
@@ -263,7 +267,7 @@ def _show_help(ctx: click.Context, _param: click.Parameter, value: bool) -> None
 
 
 def _print_click_error(error: click.ClickException) -> None:
-    """Print an error of click in the form of ours, below the usage of the command."""
+    """Print an error of click in the format of ours, below the usage of the command."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return
@@ -273,19 +277,20 @@ def _print_click_error(error: click.ClickException) -> None:
             print_rows([usage])
     hint = None
     if isinstance(error, click.NoSuchOption) and error.option_name[:2] != "--" and error.ctx is not None:
-        taken = next((one for one in error.ctx.command.params if isinstance(one, click.Argument)), None)
-        hint = None if taken is None else f"`--` stands before a {taken.human_readable_name} that begins with '-'"
+        argument = next((one for one in error.ctx.command.params if isinstance(one, click.Argument)), None)
+        if argument is not None:
+            hint = f"put `--` before a {argument.human_readable_name} that begins with '-'"
     print_error("\n".join(filter(None, (error.format_message(), hint))))
 
 
 def _name_suspects() -> None:
-    """Name the plug-ins that were imported before a fault of the program: one may have changed what all code uses."""
-    with suppress(Exception):  # what it changed may be in the way here, too
+    """Print the plug-ins that were imported before an unexpected error: one may have patched a shared module."""
+    with suppress(Exception):  # the patch may break this, too
         from importlib.metadata import entry_points
 
         from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 
-        # By the standard library alone: our own search needs more that may have been changed, json for example.
+        # By the standard library: our own search relies on more that may have been patched, json for example.
         imported = {
             f"{one.dist.name} {one.dist.version}"
             for group in (BACKEND_GROUP, RECIPE_GROUP)
@@ -293,11 +298,12 @@ def _name_suspects() -> None:
             if one.dist is not None and one.module in sys.modules
         }
         if imported:
-            print_note(f"imported plug-ins: {', '.join(sorted(imported))}; whether one is the cause shows --no-plugins")
+            names = ", ".join(sorted(imported))
+            print_note(f"imported plug-ins: {names}; run it with --no-plugins to see whether one is the cause")
 
 
 def _watch_threads() -> None:
-    """Name the threads of plug-ins for which Python waits before it ends, once that takes long."""
+    """Print the threads of plug-ins that keep the process alive after the command, once that takes long."""
     threading = sys.modules.get("threading")
     if threading is None:
         return
@@ -306,17 +312,17 @@ def _watch_threads() -> None:
         return [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
 
     def report() -> None:
-        time.sleep(_PATIENCE)
+        time.sleep(_THREAD_GRACE)
         names = ", ".join(f"{one.name}{_place_of(one.ident)}" for one in left())
         if names:
-            print_note(f"the command is done, and waits for threads that a plug-in started: {names}; Ctrl-C ends it")
+            print_note(f"the command is done; it waits for threads that a plug-in started: {names}; Ctrl-C ends it")
 
     if left():
         threading.Thread(target=report, daemon=True).start()
 
 
 def _place_of(thread: int | None) -> str:
-    """Return the line of a plug-in at which a thread is, in brackets; empty if it is in none."""
+    """Return file and line of a plug-in that a thread is running, in brackets; empty if it runs none."""
     from llm.hooks import is_framework
 
     frame = sys._current_frames().get(thread or 0)
@@ -335,10 +341,10 @@ def _show_warning(
     file: Any = None,  # noqa: ARG001
     line: Any = None,  # noqa: ARG001
 ) -> None:
-    """Print a warning of Python's as others: a plug-in or its library gave it, perhaps with a key in it."""
+    """Print a warning of the module `warnings`, redacted: a plug-in or its library may put a key into it."""
     ctx = click.get_current_context(silent=True)
-    meta = {} if ctx is None else ctx.find_root().meta
-    if _WARNING in meta:  # what takes the key out gives a warning itself, each time
+    meta = {} if ctx is None else ctx.meta
+    if _WARNING in meta:  # a plug-in that redacts gives a warning itself, each time
         return
     meta[_WARNING] = True
     try:
@@ -348,25 +354,24 @@ def _show_warning(
 
 
 class Command(click.Command):
-    """A command of this project: it takes the shared options, and turns errors into messages."""
+    """A command that takes the shared options and prints errors as messages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
-        # A command of a plug-in may have an option of such a name itself.
+        # A command of a plug-in may have an option of the same name.
         own = {name for parameter in self.params for name in parameter.opts}
         self._help: click.Option | None = None
         self.params.extend(option for option in SHARED_OPTIONS if own.isdisjoint(option.opts))
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run as click does, but end with status 130 where the user interrupted."""
+        """Run the command as click does, and end the process with a status that has a meaning."""
         run: Callable[..., Any] = super().main
         if any(name.endswith("_COMPLETE") and name.startswith("_AI") for name in os.environ):
             _complete(run, *args, **extra)
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         failure = None
-        # Outside the command, the program's own handler ends it without a word.
+        # Outside the command, the program's own handler ends the process at once.
         outside, show = signal.getsignal(signal.SIGINT), warnings.showwarning
         fill_closed()
         print_anything()
@@ -384,7 +389,7 @@ class Command(click.Command):
         except (click.Abort, KeyboardInterrupt):
             if sys.stderr.isatty():
                 with writing_to_stderr():
-                    print_rows([""])  # behind a question, or a ^C
+                    print_rows([""])  # end the line of a question, or of a ^C
             print_message("aborted")
             status = 130
         except OSError as error:
@@ -393,13 +398,13 @@ class Command(click.Command):
             else:
                 print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             status = 1
-        except Exception as error:  # noqa: BLE001 - a traceback as Python writes it would show secrets
+        except Exception as error:  # noqa: BLE001 - the traceback that Python prints would show secrets
             from llm.errors import shown
 
             print_message(shown(error))
             _name_suspects()
             status = 1
-        # Python would do it when it ends, and complain in its own words, with a status of its own.
+        # Else Python flushes at exit, and reports a failure in its own format, with its own status.
         failure = finish_stdout() or failure
         if failure is not None:
             print_error(f"cannot write to standard output: {failure}")
@@ -409,12 +414,12 @@ class Command(click.Command):
         sys.exit(0 if status is None else status if isinstance(status, int) else 1)
 
     def get_help_option_names(self, ctx: click.Context) -> list[str]:
-        """Return the names of the option for help, also in a context that was made without this command's settings."""
+        """Return the names of the help option, whatever the context has: plug-ins and programs make contexts, too."""
         ctx.help_option_names = ["-h", "--help"]
         return super().get_help_option_names(ctx)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return the option for help. Click's own asks for a translation, which takes as long as ten other options."""
+        """Return the help option. Click's own looks up a translation, which takes as long as ten other options."""
         names = self.get_help_option_names(ctx)
         if self._help is None and names and self.add_help_option:
             self._help = click.Option(
@@ -428,51 +433,51 @@ class Command(click.Command):
         return self._help
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, after the shared options among them are noted."""
-        arguments = self._spelt_out(ctx, note_shared(ctx, args))
+        """Parse the arguments, after reading the shared options among them."""
+        arguments = self._with_long_names(ctx, read_shared(ctx, args))
         try:
             return super().parse_args(ctx, list(arguments))
         except click.UsageError as error:
-            # One with too many arguments has no class of its own.
-            too_many = type(error) is click.UsageError and self.make_parser(ctx).parse_args(arguments)[1]
-            meant = too_many and self.meant(ctx, too_many)
-            if not meant:
+            # Click has no class for too many arguments.
+            extra = type(error) is click.UsageError and self.make_parser(ctx).parse_args(arguments)[1]
+            guess = extra and self.guess(ctx, extra)
+            if not guess:
                 raise
-            raise click.UsageError(f"{error.message}. Did you mean `{meant}`?", ctx) from error
+            raise click.UsageError(f"{error.message}. Did you mean `{guess}`?", ctx) from error
 
-    def meant(self, ctx: click.Context, words: list[str]) -> str | None:
-        """Return the command line for words that are none here, but in other programs: `help`, `version`, `list`."""
+    def guess(self, ctx: click.Context, words: list[str]) -> str | None:
+        """Return the command line that unexpected words probably mean: other programs have `help` or `list`."""
         first = words[0]
         if any(f"--{first}" in option.opts for option in self.get_params(ctx)):
             return f"{ctx.command_path} --{first}"
         return ctx.command_path if first == "list" else None
 
-    def _spelt_out(self, ctx: click.Context, arguments: list[str]) -> list[str]:
-        """Return arguments with `--backend` for `-b`.
+    def _with_long_names(self, ctx: click.Context, arguments: list[str]) -> list[str]:
+        """Return arguments with `--backend` in place of `-b`, up to the first word whose meaning is uncertain.
 
-        Click takes each of one letter for a long one first, and looks for those that are spelt like it: that takes
-        longer than all other parsing. From the first word on whose meaning is not sure, all stays as it is.
+        Click looks up an option of one letter as a long one first, and collects close matches when there is none:
+        that takes longer than all other parsing.
         """
         options = {name: one for one in self.params if isinstance(one, click.Option) for name in one.opts}
-        spelt = list(arguments)
+        words = list(arguments)
         at = 0
-        while at < len(spelt):
-            option = options.get(spelt[at])
+        while at < len(words):
+            option = options.get(words[at])
             if option is None:
-                if spelt[at].startswith("-") or not ctx.allow_interspersed_args:
+                if words[at].startswith("-") or not ctx.allow_interspersed_args:
                     break
                 at += 1
                 continue
             values = 0 if option.is_flag or option.count else option.nargs
-            may_have_none = not option.is_flag and isinstance(option.flag_value, str)
-            if may_have_none or at + values >= len(spelt):
+            value_is_optional = not option.is_flag and isinstance(option.flag_value, str)
+            if value_is_optional or at + values >= len(words):
                 break
-            spelt[at] = max(option.opts, key=len)
+            words[at] = max(option.opts, key=len)
             at += 1 + values
-        return spelt
+        return words
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command within the run's trace; print its errors, without secrets."""
+        """Run the command within the trace of the run; report its errors, redacted."""
         try:
             start_trace(ctx)
             return super().invoke(ctx)
@@ -480,8 +485,8 @@ class Command(click.Command):
             report(error, ctx)
             raise click.exceptions.Exit(error.exit_code) from error
         except click.ClickException as error:
-            # Here, not where it is shown: the run knows what its backends declare as secret.
-            vars(error)["message"] = redact(error.message)  # typed as final, but there is no other way
+            # Here, not where it is printed: this context has the host, whose backends declare secrets.
+            vars(error)["message"] = redact(error.message)  # `message` is typed as final
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -489,25 +494,25 @@ class Command(click.Command):
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        everywhere: list[tuple[str, str]] = []
+        shared_rows: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
             if row is not None and (row[1] or isinstance(parameter, click.Option)):  # arguments: the usage line
                 own = sections.setdefault(getattr(parameter, "section", "Options"), [])
-                (everywhere if parameter in SHARED_OPTIONS else own).append(row)
+                (shared_rows if parameter in SHARED_OPTIONS else own).append(row)
         if ctx.parent is None:
-            sections[_EVERYWHERE] = everywhere
+            sections[_SHARED_TITLE] = shared_rows
         for title, rows in sections.items():
             _write_section(formatter, title, rows)
         if ctx.parent is not None:
-            # One line: where a command has few options of its own, these would hide them.
+            # Their names alone: the full list would hide the options of a command that has few.
             formatter.write_paragraph()
-            title = click.style(f"{_EVERYWHERE}, see `{ctx.find_root().command_path} --help`:", bold=True)
-            formatter.write(f"{title}\n  {' '.join(name for name, _ in everywhere)}\n")
+            title = click.style(f"{_SHARED_TITLE}, see `{ctx.find_root().command_path} --help`:", bold=True)
+            formatter.write(f"{title}\n  {' '.join(name for name, _ in shared_rows)}\n")
 
 
 def _write_section(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:
-    """Write a list of options or commands below a heading."""
+    """Write options or commands below a title, unless there are none."""
     if rows:
         formatter.write_paragraph()
         formatter.write(f"{click.style(f'{title}:', bold=True)}\n")
@@ -522,21 +527,21 @@ class Lazy:
 
     Attributes:
         place: `module:attribute`.
-        help: what lists say of it, a sentence of at most 60 characters.
-        section: the heading below which the list of commands has it.
+        help: its line in the list of commands, at most 60 characters.
+        section: the title above it there.
     """
 
     place: str
     help: str
-    section: str = "Commands"
+    section: str
 
 
 class Group(Command, click.Group):
-    """A group of commands of this project.
+    """A group of commands.
 
     Args:
-        lazy: commands that are imported late, by name.
-        plugin_commands: whether plug-ins may add commands, through the hook `llm_commands`.
+        lazy: commands by name that are imported when they are needed.
+        plugin_commands: whether plug-ins may add commands, by the hook `llm_commands`.
     """
 
     command_class = Command
@@ -550,11 +555,11 @@ class Group(Command, click.Group):
         self._plugin_commands = plugin_commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of built-in commands and of those that plug-ins add."""
+        """Return the names of all commands, those of plug-ins included."""
         return sorted({*self._lazy, *self.commands, *self._from_plugins(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; a built-in one without asking any plug-in."""
+        """Return a command; plug-ins are asked only if no built-in one has the name."""
         if cmd_name in self._lazy:
             module, _, attribute = self._lazy[cmd_name].place.partition(":")
             with import_phase(ctx, f"command {cmd_name}"):
@@ -565,22 +570,22 @@ class Group(Command, click.Group):
         return command or self._from_plugins(ctx).get(cmd_name, (None, None))[0]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a line for each command, without importing the late ones."""
+        """Write a line for each command, without importing lazy ones."""
         sections: dict[str, list[tuple[str, str]]] = {}
-        for name, command in self._lazy.items():
-            sections.setdefault(command.section, []).append((name, command.help))
-        others = "Commands of plug-ins" if self._lazy else "Commands"
+        for name, lazy in self._lazy.items():
+            sections.setdefault(lazy.section, []).append((name, lazy.help))
+        other_section = "Commands of plug-ins" if self._lazy else "Commands"
         for name in self.list_commands(ctx):
-            found = None if name in self._lazy else self.get_command(ctx, name)
-            if found is not None and not found.hidden:
-                sections.setdefault(others, []).append((name, found.get_short_help_str(limit=200)))
-        # One column for all of them.
+            command = None if name in self._lazy else self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                sections.setdefault(other_section, []).append((name, command.get_short_help_str(limit=200)))
+        # Align the texts of all sections.
         width = max((len(name) for rows in sections.values() for name, _ in rows), default=0)
         for section, rows in sections.items():
             _write_section(formatter, section, [(name.ljust(width), text) for name, text in rows])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the invoked command; report an exception in a plug-in's command as the plug-in's fault."""
+        """Run the subcommand; attribute an unexpected exception in a command of a plug-in to that plug-in."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -593,16 +598,15 @@ class Group(Command, click.Group):
             from llm.errors import one_line, place_of, place_of_function, read_on
 
             place = place_of(error) or place_of_function(command.callback)
-            what = f"the command {name!r} of plug-in {origin} failed: {one_line(error)}" + (
-                f" ({place})" if place else ""
-            )
-            fault = PluginError(what, origin=origin, hint=read_on("llm_commands"))
+            where = f" ({place})" if place else ""
+            message = f"the command {name!r} of plug-in {origin} failed: {one_line(error)}{where}"
+            fault = PluginError(message, origin=origin, hint=read_on("llm_commands"))
             fault.__cause__ = error
             report(fault, ctx)
             raise click.exceptions.Exit(fault.exit_code) from error
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments; suggest `send` for an option of its own: programs without a `send` take it here."""
+        """Parse the arguments; suggest `send` for options of `send`: other programs have no subcommand for prompts."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -611,38 +615,38 @@ class Group(Command, click.Group):
                 raise
             import shlex
 
-            meant = f"{ctx.command_path} send {shlex.join(args)}"
-            raise click.UsageError(f"{error.message} Did you mean `{meant}`?", ctx) from error
+            guess = f"{ctx.command_path} send {shlex.join(args)}"
+            raise click.UsageError(f"{error.message} Did you mean `{guess}`?", ctx) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that `args` begin with; suggest others where there is none."""
+        """Find the command that `args` begin with; suggest others if there is none."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             import difflib
 
-            meant = self.meant(ctx, args)
-            if not meant and "send" in self._lazy:
-                meant = self._for_a_prompt(ctx, args, error)
-            close = [f"`{meant}`"] if meant else difflib.get_close_matches(args[0], self.list_commands(ctx))
+            guess = self.guess(ctx, args)
+            if not guess and "send" in self._lazy:
+                guess = self._guess_prompt(ctx, args, error)
+            close = [f"`{guess}`"] if guess else difflib.get_close_matches(args[0], self.list_commands(ctx))
             if not close or "Did you mean" in error.message:
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from error
 
-    def meant(self, ctx: click.Context, words: list[str]) -> str | None:
-        """Return the command line for words that are no command here; after `help`, a command has its own."""
+    def guess(self, ctx: click.Context, words: list[str]) -> str | None:
+        """Return the command line that words without such a command probably mean."""
         if words[0] == "help" and words[1:] and words[1] in self.list_commands(ctx):
             return f"{ctx.command_path} {words[1]} --help"
         lists_itself = self.invoke_without_command and not self.no_args_is_help
-        return super().meant(ctx, words) if lists_itself or words[0] != "list" else None
+        return super().guess(ctx, words) if lists_itself or words[0] != "list" else None
 
-    def _for_a_prompt(self, ctx: click.Context, words: list[str], error: click.UsageError) -> str | None:
-        """Return the command line for a backend, or a prompt, in the place of a command.
+    def _guess_prompt(self, ctx: click.Context, words: list[str], error: click.UsageError) -> str | None:
+        """Return the command line for the name of a backend, a subcommand or a prompt in place of a command.
 
         Raises:
-            UsageError: a bundled plug-in that is not installed has this name; those with a command name it so.
+            UsageError: it is the name of a bundled plug-in that is not installed, and may add this command.
         """
         import difflib
         import shlex
@@ -657,35 +661,34 @@ class Group(Command, click.Group):
             raise click.UsageError(
                 f"{error.message} The plug-in of this name is not installed: {install}", ctx
             ) from error
-        groups = ((name, self.get_command(ctx, name)) for name in self._lazy)
-        below = [name for name, one in groups if isinstance(one, Group) and words[0] in one.list_commands(ctx)]
-        if below:  # `install`, `list`
-            return "` or `".join(f"{ctx.command_path} {name} {typed}" for name in below)
+        commands = ((name, self.get_command(ctx, name)) for name in self._lazy)
+        groups = [name for name, one in commands if isinstance(one, Group) and words[0] in one.list_commands(ctx)]
+        if groups:  # `install`, `list`
+            return "` or `".join(f"{ctx.command_path} {name} {typed}" for name in groups)
         is_close = " " not in words[0] and difflib.get_close_matches(words[0], self.list_commands(ctx))
         return None if is_close else f"{ctx.command_path} send {typed}"
 
     def _from_plugins(self, ctx: click.Context) -> "PluginCommands":
-        """Return the commands that plug-ins add; they are asked once in a run."""
+        """Return the commands of plug-ins, which are asked once in a run."""
         if not self._plugin_commands:
             return {}
         if _PLUGIN_COMMANDS not in ctx.meta:
-            ctx.meta[_PLUGIN_COMMANDS] = {} if no_plugin_implements("llm_commands", ctx) else self._ask_plugins(ctx)
-        commands: PluginCommands = ctx.meta[_PLUGIN_COMMANDS]
-        return commands
-
-    def _ask_plugins(self, ctx: click.Context) -> "PluginCommands":
-        host = current_host(ctx)
-        with stdout_to_stderr():
-            commands = _commands_of_plugins(host, {*self._lazy, *self.commands})
-        warn_of_problems(host)
-        return commands
+            commands: PluginCommands = {}
+            if not no_plugin_implements("llm_commands", ctx):
+                host = current_host(ctx)
+                with stdout_to_stderr():
+                    commands = _commands_of_plugins(host, {*self._lazy, *self.commands})
+                warn_of_problems(host)
+            ctx.meta[_PLUGIN_COMMANDS] = commands
+        found: PluginCommands = ctx.meta[_PLUGIN_COMMANDS]
+        return found
 
 
 class _Collector(click.Group):
-    """The group that one plug-in adds its commands to.
+    """The group to which one plug-in adds its commands.
 
     Args:
-        taken: names of the commands that it cannot have, and their owners.
+        taken: the owners of commands that exist already, by name.
     """
 
     command_class = Command
@@ -704,7 +707,10 @@ class _Collector(click.Group):
 
 
 def _commands_of_plugins(host: "Host", builtin: Set[str]) -> "PluginCommands":
-    """Ask plug-ins for their commands, one after the other, to attribute each command; faults go to the host."""
+    """Return the commands of plug-ins with their origins; problems are recorded on the host.
+
+    Each plug-in is asked by itself, which shows the origin of each command.
+    """
     from llm.hooks._guard import Problem, ProblemKind
 
     found: PluginCommands = {}
@@ -714,7 +720,7 @@ def _commands_of_plugins(host: "Host", builtin: Set[str]) -> "PluginCommands":
         origin = plugin.origin
         collector = _Collector(taken)
         host.subset_hook_caller("llm_commands", [other for other in asked if other is not plugin])(cli=collector)
-        added = cast("Any", collector.commands)  # a plug-in can also write to it, whatever it likes
+        added = cast("Any", collector.commands)  # a plug-in may write anything into it
         for name, command in added.items():
             if isinstance(name, str) and isinstance(command, click.Command):
                 found[name] = (command, origin)

@@ -63,7 +63,7 @@ def _shared_option(name: str, help: str, **attributes: Any) -> click.Option:
     return click.Option([name], help=help, expose_value=False, **{"is_flag": True, **attributes})
 
 
-#: The options of every command, before or after its name. click checks and documents them, `note_shared` reads them.
+#: The options of every command, before or after its name. click checks and documents them, `read_shared` reads them.
 SHARED_OPTIONS: Final = (
     _shared_option(
         "--trace", "Show on stderr which plug-ins were asked and what each did; --trace=FILE writes JSON lines."
@@ -116,7 +116,7 @@ def shared(ctx: click.Context) -> Shared:
     return values
 
 
-def note_shared(ctx: click.Context, arguments: list[str]) -> list[str]:
+def read_shared(ctx: click.Context, arguments: list[str]) -> list[str]:
     """Note the shared options among all arguments of a run, and return the arguments for click to parse.
 
     This happens once, in the run's first context: plug-ins are asked for their commands before click comes to the

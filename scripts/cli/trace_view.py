@@ -50,10 +50,10 @@ NARROWEST: Final = 40
 
 
 @contextmanager
-def traced(target: str, show_texts: bool, redactor: Callable[[], Callable[[str], str]]) -> Iterator[Trace]:
+def traced(target: str, show_texts: bool, redact: Callable[[str], str]) -> Iterator[Trace]:
     """Collect a command's trace, and show or write it when the command ends, however it ends.
 
-    A fault of the trace itself becomes a warning: the command has done its work.
+    An error while that is done becomes a warning: the command has done its work.
     """
     trace = Trace()
     try:
@@ -61,7 +61,7 @@ def traced(target: str, show_texts: bool, redactor: Callable[[], Callable[[str],
             yield trace
     finally:
         try:
-            _put_out(records(trace, Describe(redactor(), show_texts)), target)
+            _put_out(records(trace, Describe(redact, show_texts)), target)
         except Exception as error:  # noqa: BLE001 - see above
             reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error!r}"
             where = "shown" if target == TREE else f"written to {target}"

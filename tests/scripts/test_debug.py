@@ -97,7 +97,7 @@ def test_a_fault_of_the_program_names_the_plugins_that_were_imported(tmp_path: P
     done = ai_cli(tmp_path, "send", "-b", "m", "hi", "--json")
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
-    assert "imported plug-ins: meddler 1.0; whether one is the cause shows --no-plugins" in done.stderr
+    assert "imported plug-ins: meddler 1.0; run it with --no-plugins to see whether one is the cause" in done.stderr
 
 
 @pytest.mark.e2e

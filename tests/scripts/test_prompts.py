@@ -204,7 +204,7 @@ def test_bytes_on_stdin_are_named(host: Host, content: bytes, words: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-5 and 3"], "`--` stands before a PROMPT that begins with '-'"),
+        (["-5 and 3"], "put `--` before a PROMPT that begins with '-'"),
         (["-o", "temperature=0.5", "hi"], "-o takes two words: -o temperature 0.5"),
         (["-m", "", "hi"], "--model is empty"),
         (["caf\udce9"], "the prompt is not UTF-8 text"),
