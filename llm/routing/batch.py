@@ -36,7 +36,7 @@ _MOST_LENGTH: Final = 64 * 2**20
 #: Seconds after which a chunk that does not get full is sent.
 _CHUNK_AGE: Final = 0.1
 #: Seconds that an interrupted batch waits for what other processes have answered.
-_GRACE: Final = 0.6
+_GRACE: Final = 2.0
 #: Seconds between two notes of long waits.
 _QUIET: Final = 5.0
 #: Number of times that a prompt is sent whose workers are lost.
@@ -351,14 +351,17 @@ def answer(job: Job, on_start: Callable[[Callable[[], None]], object] | None = N
 
 @contextmanager
 def _ended_by_sigint(outcomes: Outcomes) -> Iterator[None]:
+    """Close the outcomes on SIGINT, also on one that came earlier if the caller has blocked it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda _number, _frame: outcomes.close())
+    handler = signal.signal(signal.SIGINT, lambda _number, _frame: outcomes.close())
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, handler)
 
 
 class _Workplaces:

@@ -24,7 +24,7 @@ from llm.hooks._guard import hookimpl
 
 T = TypeVar("T")
 
-#: The program of a worker: it finds what its parent finds.
+#: The program of a worker process, which gets the import path of its parent.
 _PROGRAM: Final = """\
 import sys
 from multiprocessing.connection import Connection
@@ -35,11 +35,13 @@ from llm.routing.processes import serve
 sys.path[:] = path
 serve(parent)
 """
-#: So many seconds has a worker to end by itself; after an interruption, and else.
-_HURRY: Final = 0.2
-_PATIENCE: Final = 5.0
+#: Seconds for a process to exit before it is killed, after an interruption and otherwise.
+_INTERRUPTED_EXIT: Final = 0.2
+_EXIT: Final = 5.0
+#: More processes than this are a typing error.
+_MOST: Final = 1000
 
-_Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+_Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 @hookimpl(trylast=True)
@@ -55,10 +57,6 @@ def llm_executor(where: str) -> Executor | None:
     return Processes(int(number))
 
 
-#: More processes than this are a typing error.
-_MOST: Final = 1000
-
-
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -70,73 +68,74 @@ class Processes(Executor):
     What they call has to be importable there: functions of modules, not those of the program itself.
 
     Args:
-        max_workers: how many processes there are at most.
+        max_workers: the maximum number of processes.
     """
 
     def __init__(self, max_workers: int) -> None:
         self.max_workers = max_workers
-        self._tasks: SimpleQueue[tuple[Future[Any], _Task] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Future[Any], _Call] | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._lanes: list[_Lane] = []
-        self._waiting = 0
-        self._ended = self._hurries = False
+        self._workers: list[_Worker] = []
+        self._unfinished = 0
+        self._is_shut_down = self._interrupted = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        """Have a function called in one of the processes."""
+        """Call a function in one of the processes."""
         future: Future[T] = Future()
         with self._lock:
-            if self._ended:
+            if self._is_shut_down:
                 raise RuntimeError("the processes have been shut down")
-            self._waiting += 1
-            if self._waiting > len(self._lanes) and len(self._lanes) < self.max_workers:
-                self._lanes.append(_Lane(self._tasks, self._finished))
+            self._unfinished += 1
+            if self._unfinished > len(self._workers) and len(self._workers) < self.max_workers:
+                self._workers.append(_Worker(self._tasks, self._finished))
             self._tasks.put((future, (fn, args, kwargs)))
         return future
 
     def interrupt(self) -> None:
         """Ask the functions that are being called to end early; a signal handler may call this."""
-        self._hurries = True
-        for lane in self._lanes:
-            lane.interrupt()
+        self._interrupted = True
+        for worker in self._workers:
+            worker.interrupt()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the processes when they have done what was submitted; after an interruption, at once."""
-        self._ended = True
-        while cancel_futures or self._hurries:
+        """End the processes after the submitted calls, or at once after an interruption."""
+        self._is_shut_down = True
+        if cancel_futures or self._interrupted:
             with suppress(Empty):
-                task = self._tasks.get_nowait()
-                if task is not None:
-                    task[0].cancel()
-                continue
-            break
-        for _ in self._lanes:
+                while True:
+                    if (task := self._tasks.get_nowait()) is not None:
+                        task[0].cancel()
+        for _ in self._workers:
             self._tasks.put(None)
-        for lane in self._lanes if wait or self._hurries else ():
-            lane.join(_HURRY if self._hurries else None)
+        if wait or self._interrupted:
+            for worker in self._workers:
+                worker.join(_INTERRUPTED_EXIT if self._interrupted else None)
 
     def _finished(self) -> None:
         with self._lock:
-            self._waiting -= 1
+            self._unfinished -= 1
 
 
-class _Lane:
-    """A thread that hands tasks to one process, and starts another one if that dies."""
+class _Worker:
+    """A thread that passes calls to one process, and starts another one if that dies."""
 
-    def __init__(self, tasks: "SimpleQueue[tuple[Future[Any], _Task] | None]", finished: Callable[[], None]) -> None:
+    def __init__(self, tasks: "SimpleQueue[tuple[Future[Any], _Call] | None]", finished: Callable[[], None]) -> None:
         self._tasks = tasks
         self._finished = finished
+        self._interrupted = False
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="processes", daemon=True)
         self._thread.start()
 
     def interrupt(self) -> None:
+        self._interrupted = True
         process = self._process
         if process is not None:
             process.send_signal(signal.SIGINT)
 
     def join(self, seconds: float | None) -> None:
-        """Wait for the end; a process that takes longer is killed."""
+        """Wait for the end; kill a process that takes longer."""
         self._thread.join(seconds)
         process = self._process
         if self._thread.is_alive() and process is not None:
@@ -144,37 +143,39 @@ class _Lane:
             self._thread.join()
 
     def _run(self) -> None:
-        # Ctrl-C on a terminal reaches a worker too, perhaps while Python itself is only starting there.
+        # Inherited by the process: `serve` unblocks it where an interruption can be handled.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        while (item := self._tasks.get()) is not None:
-            future, task = item
-            end: Callable[[], object] | None = None
+        while (task := self._tasks.get()) is not None:
+            future, call = task
+            resolve: Callable[[], object] | None = None
             if future.set_running_or_notify_cancel():
                 try:
-                    end = partial(future.set_result, self._call(task))
+                    resolve = partial(future.set_result, self._call(call))
                 except BaseException as error:  # noqa: BLE001 - it is the future's
-                    end = partial(future.set_exception, error)
-            self._finished()  # before whoever waits for the end submits the next one
-            if end is not None:
-                end()
-            del item, future, task, end
+                    resolve = partial(future.set_exception, error)
+            self._finished()  # first: a callback of the future may submit the next call
+            if resolve is not None:
+                resolve()
+            del task, future, call, resolve  # while this waits, they would live on
         self._end()
 
-    def _call(self, task: _Task) -> Any:
+    def _call(self, call: _Call) -> Any:
         if self._process is None or self._process.poll() is not None or self._connection is None:
             self._start()
         assert self._process is not None
         assert self._connection is not None
+        if self._interrupted:  # perhaps before `interrupt` could see the process
+            raise BrokenExecutor("the processes were interrupted")
         try:
-            self._connection.send(task)
-            worked, result = self._connection.recv()
+            self._connection.send(call)
+            succeeded, result = self._connection.recv()
         except (EOFError, OSError):
             self._connection.close()
             self._connection = None
             status = self._process.wait()
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             raise BrokenExecutor(f"process {self._process.pid} {how}") from None
-        if not worked:
+        if not succeeded:
             raise result
         return result
 
@@ -196,7 +197,7 @@ class _Lane:
             if connection is not None:
                 connection.send(None)
         try:
-            process.wait(_PATIENCE)
+            process.wait(_EXIT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -205,24 +206,26 @@ class _Lane:
 
 
 def serve(parent: Connection) -> None:
-    """Do what the parent asks for, until it ends. The program of a worker calls this."""
+    """Call the functions that the parent sends, until it ends. The program of a worker process calls this."""
     at_work = threading.Event()
-    # A handler, as programs that are started from here would inherit that a signal is ignored.
-    signal.signal(signal.SIGINT, lambda _number, _frame: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_watch, args=(parent.fileno(), at_work), name="parent", daemon=True).start()
+    # SIGINT is blocked in this thread; `batch.answer` unblocks it. Thus one that comes before, while this process
+    # starts or imports plug-ins, ends the next chunk. A thread that an earlier chunk left behind may take it: hence
+    # the handler.
+    main = threading.get_ident()
+    signal.signal(signal.SIGINT, lambda _number, _frame: signal.pthread_kill(main, signal.SIGINT))
+    threading.Thread(target=_exit_with_parent, args=(parent.fileno(), at_work), name="parent", daemon=True).start()
     while True:
         try:
-            task: _Task | None = parent.recv()
+            call: _Call | None = parent.recv()
         except (EOFError, OSError):
             return
-        if task is None:
+        if call is None:
             return
         at_work.set()
-        function, args, kwargs = task
+        function, args, kwargs = call
         try:
             outcome: tuple[bool, Any] = True, function(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - raised where it was asked for
+        except BaseException as error:  # noqa: BLE001 - raised in the parent
             outcome = False, error
         at_work.clear()
         try:
@@ -233,12 +236,12 @@ def serve(parent: Connection) -> None:
             parent.send((False, TypeError(f"the result cannot be sent back: {error}")))
 
 
-def _watch(descriptor: int, at_work: threading.Event) -> None:
-    """End this process with its parent, also in the midst of a task: nobody would take the result."""
+def _exit_with_parent(descriptor: int, at_work: threading.Event) -> None:
+    """End this process with its parent, also in the midst of a call: nobody would take the result."""
     import select
 
     poll = select.poll()
-    poll.register(descriptor, 0)  # nothing but that the other side is closed
+    poll.register(descriptor, 0)  # no event but the hang-up of the other side
     poll.poll()
     if at_work.is_set():
         os._exit(1)

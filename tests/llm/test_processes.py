@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +19,7 @@ from llm.errors import UnknownNameError, UsageError
 from llm.hooks._entrypoints import Blocking
 from llm.host import create_host
 from llm.routing import LostWorkerError
-from llm.routing.batch import Outcome, executor_for
+from llm.routing.batch import Job, Outcome, Surroundings, answer, executor_for
 from llm.routing.processes import Processes
 from llm.testing import host_with, write_distribution
 from llm.usage import Ledger, entries, ledger_path
@@ -81,6 +81,13 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def two() -> Iterator[Processes]:
     with Processes(2) as processes:
         yield processes
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def asked() -> list[str]:
@@ -176,6 +183,27 @@ def test_functions_raise_where_their_result_is_taken(two: Processes) -> None:
     assert two.submit(divmod, 7, 2).result() == (3, 1)
 
 
+SLOW_START = """
+import os, sys, time
+if "-c" in sys.orig_argv:
+    open("starting", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+"""
+
+
+def test_an_interruption_also_ends_a_chunk_whose_process_is_still_starting(directory: Path) -> None:
+    (directory / "site" / "sitecustomize.py").write_text(SLOW_START)
+    job = Job(tuple(Request(str(number), backend="pid") for number in range(20)), 1, Surroundings())
+    with Processes(1) as processes:
+        future = processes.submit(answer, job)
+        wait_until(Path("starting").exists)
+        processes.interrupt()
+        Path("go").touch()
+        assert future.result(60).answers == {}
+    assert not Path("asked").exists()
+
+
 def test_what_is_not_wanted_here_is_not_used_there(two: Processes) -> None:
     (outcome,) = ask("a", two, "pid", host=create_host(blocking=Blocking.of(("demo",))))
     assert isinstance(outcome.error, UnknownNameError)
@@ -226,19 +254,17 @@ def texts() -> list[str]:
 
 
 def wait_for(prompts: set[str]) -> None:
-    end = time.monotonic() + 60
-    while not Path("asked").exists() or not prompts <= set(asked()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: Path("asked").exists() and prompts <= set(asked()))
 
 
 def wait_until_none_is_left(group: int) -> None:
-    end = time.monotonic() + 60
-    with suppress(ProcessLookupError):
-        while True:
+    def none_is_left() -> bool:
+        with suppress(ProcessLookupError):
             os.killpg(group, 0)
-            assert time.monotonic() < end
-            time.sleep(0.01)
+            return False
+        return True
+
+    wait_until(none_is_left)
 
 
 @pytest.mark.e2e

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import platformdirs
@@ -95,10 +96,10 @@ def test_processes_that_write_at_once_lose_nothing_and_one_that_is_killed_damage
         printed[f"killed {number}"] = [int(line) for line in out.splitlines()]
     for process in others:
         assert (process.communicate(timeout=120)[1], process.returncode) == ("", 0)
-    connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete" if is_remote else "wal",)
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    counts = connection.execute("SELECT writer, number, count(*) FROM rows GROUP BY writer, number").fetchall()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete" if is_remote else "wal",)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        counts = connection.execute("SELECT writer, number, count(*) FROM rows GROUP BY writer, number").fetchall()
     assert {count for *_, count in counts} == {2}
     written = {(name, number) for name, number, _ in counts}
     assert {(str(name), number) for name in range(4) for number in range(25)} <= written
