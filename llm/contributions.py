@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, TypeVar
 
 from llm._dataclasses import dataclass, field
 from llm._state import cached, remove_from_cache, store_in_cache
@@ -22,6 +22,10 @@ _VARIABLE: Final = r"\$(\w+)"
 
 #: Metadata of the log of conversations.
 _LOGGED: Final = frozenset({"conversation", "conversation_name", "earlier", "turn"})
+
+#: A function of the prompt or the goal, and of more by name. `Callable[..., Any]` would leave the argument of a lambda
+#: without a type for Pyright, and mypy cannot infer a lambda from the second form alone.
+Function = Callable[[str], Any] | Callable[Concatenate[str, ...], Any]
 
 #: Fields of a `RegisteredBackend` that belong to this process.
 _NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_models", "identity"})
@@ -69,9 +73,9 @@ class Backend:
     def __init__(
         self,
         name: str | None = None,
-        run: Callable[..., Any] | None = None,
+        run: Function | None = None,
         *,
-        stream: Callable[..., Any] | None = None,
+        stream: Function | None = None,
         description: str | None = None,
         models: Iterable[str] | None = None,
         local: bool | None = None,
@@ -154,7 +158,7 @@ class Recipe:
     def __init__(
         self,
         name: str | None = None,
-        run: Callable[..., Any] | None = None,
+        run: Function | None = None,
         *,
         description: str | None = None,
         parameters: "Iterable[Parameter] | None" = None,

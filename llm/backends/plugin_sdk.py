@@ -6,12 +6,12 @@ contributes one `Backend` or `Recipe`. An author who outgrows them writes the sa
 """
 
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._state import cache_dir, check_private, make_private, open_private, read_named, state_dir, user_dir
 from llm._validate import backend_registration, given, recipe_registration
-from llm.contributions import Backend, Recipe, RegisteredBackend
+from llm.contributions import Backend, Function, Recipe, RegisteredBackend
 from llm.hooks._manager import Registration, record
 from llm.types import Answer, Call, Completion, Message, Request, Step
 
@@ -54,7 +54,7 @@ _LATE: Final = {"Database": "llm._database", "Parameter": "llm.parameters"}
 
 def register_backend(
     name: str,
-    run: Callable[..., Any] | type[Backend] | Backend,
+    run: Function | type[Backend] | Backend,
     *,
     description: str | None = None,
     models: Iterable[str] | None = None,
@@ -97,7 +97,7 @@ def register_backend(
 
 def register_recipe(
     name: str,
-    run: Callable[..., Iterable[str | Step]] | type[Recipe] | Recipe,
+    run: Function | type[Recipe] | Recipe,
     *,
     description: str | None = None,
     parameters: "Iterable[Parameter] | None" = None,

@@ -35,6 +35,10 @@ def one() -> Backend:
 @hookimpl.llm_backends(tryfirst=True)
 def many() -> Iterator[Backend]:
     yield Backend("two", str.upper)
+    yield Backend("three", lambda prompt: prompt.upper())
+    yield Backend("five", answer)
+def answer(prompt: str, model: str | None = None, *, call: Call) -> Iterator[str]:
+    yield prompt
 @hookimpl.llm_recipes
 def recipes() -> list[Recipe]:
     return []
