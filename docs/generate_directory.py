@@ -35,8 +35,8 @@ group = click.Group()
 host.caller("llm_commands")(cli=group)
 mine = [guard for guard in host.guards() if guard.origin.distribution == name]
 hooks = {hook for guard in mine for hook in guard.implementations}
-guards = {hook for one in mine for hook, given in one.implementations.items()
-          if host.contracts[hook].guards(one.plugin, given)}
+guardrails = {hook for one in mine for hook, given in one.implementations.items()
+          if host.contracts[hook].is_guardrail(one.plugin, given)}
 options = [one for many in host.caller("llm_options")() for origin, one in many if origin.distribution == name]
 print(json.dumps({
     "package": facts["Name"],
@@ -50,7 +50,7 @@ print(json.dumps({
     "commands": sorted(group.commands),
     "options": sorted(option.opts[0] for option in options),
     "hooks": sorted(hooks - {"llm_backends", "llm_recipes", "llm_commands", "llm_options"}),
-    "guards": bool(guards),
+    "guardrail": bool(guardrails),
     "problems": [str(one) for one in host.problems if one.origin.distribution == name],
     "d0ttino": llm.__version__,
 }))
@@ -175,7 +175,7 @@ def _row(name: str, entry: Mapping[str, Any], known: Mapping[str, Any] | None) -
             names = ", ".join(f"`{one}`" for one in known[key])
             brings.append(f"{noun if len(known[key]) == 1 else key} {names}")
     brings += [f"[`{hook}`]({_page_of(hook)}#{hook})" for hook in known["hooks"]]
-    brings += ["it guards"] if known["guards"] else []
+    brings += ["a guardrail"] if known["guardrail"] else []
     needs = ", ".join(f"`{one}`" for one in known["requires"])
     passed = f", {known['checks']}" if known.get("checks") else ""
     check = f"{known['checked']}, {known['version']} with d0ttino {known['d0ttino']}{passed}"

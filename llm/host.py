@@ -167,7 +167,7 @@ class Host(PluginManager):
             names: canonical names of the distributions.
         """
         wanted = [entry for entry in self.entries if canonical(entry.distribution) in names]
-        self._import([entry for entry in wanted if entry not in self._left_out], "it guarded before")
+        self._import([entry for entry in wanted if entry not in self._left_out], "it was a guardrail before")
 
     def secret_names(self) -> frozenset[str]:
         """Return the environment variables that backends declare as secret; no trace records the question."""

@@ -313,7 +313,7 @@ def _fallback(
         try:
             settings = load_settings()
         except ConfigError as error:
-            # Naming the backend needs no configuration: it adds a model and prices only. What guards stays required.
+            # Naming the backend needs no configuration: it adds a model and prices only. Guardrails stay required.
             if request.backend is None or request.fallback or request.local:
                 raise
             if request.backend not in backends:  # perhaps a server of the file
@@ -373,8 +373,8 @@ def _refuse_remote(backend: RegisteredBackend, settings: Settings) -> None:
 def _why_whole(host: Host, backend: str) -> str:
     if not host.backends()[backend].streams:
         return f"the backend {backend!r} answers in one piece"
-    guards = [one.plugin_name for one in host.hook.llm_complete.get_hookimpls() if one.wrapper]
-    return f"a plug-in waited for all of the answer: {' or '.join(guards) or 'llm_complete'}"
+    wrappers = [one.plugin_name for one in host.hook.llm_complete.get_hookimpls() if one.wrapper]
+    return f"a plug-in waited for all of the answer: {' or '.join(wrappers) or 'llm_complete'}"
 
 
 def _completed(host: Host, request: Request, completion: Completion | None, error: D0ttinoError | None) -> None:

@@ -41,7 +41,7 @@ PROGRAM = "python -m scripts.plugins"
 _VERBOSE = ("ENTRY POINT", "CONTRIBUTES", "REGISTRY")
 
 #: The kinds of plug-ins that `new` writes, and the licences; scripts.packages.scaffold has what each is made of.
-AUTHORED = ("backend", "recipe", "server", "guard", "cache", "policy", "command", "runner")
+AUTHORED = ("backend", "recipe", "server", "guardrail", "cache", "policy", "command", "runner")
 LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "none")
 
 

@@ -106,9 +106,9 @@ class HookContract:
             with its origin, or raises `InvalidResultError`; `inside` holds what a wrapper goes around, and leaves
             an origin that is there already. `None` where results are not used.
         answered: whether the host's own implementation answers whenever it is asked.
-        confines: whether each implementation guards, also one that is not a wrapper: it does in a safe way what the
-            host's own would do without it, as a sandbox runs steps.
-        passive: whether nothing is sent or run through it, so that no implementation guards.
+        confines: whether each implementation is a guardrail, also one that is not a wrapper: it does in a safe way what
+            the host's own would do without it, as a sandbox runs steps.
+        passive: whether nothing is sent or run through it, so that no implementation is a guardrail.
     """
 
     name: str
@@ -120,15 +120,15 @@ class HookContract:
     confines: bool = False
     passive: bool = False
 
-    def guards(self, plugin: object, options: Mapping[str, Any]) -> bool:
-        """Whether a plug-in's implementation with these options guards: without it nothing may be sent or run.
+    def is_guardrail(self, plugin: object, options: Mapping[str, Any]) -> bool:
+        """Whether a plug-in's implementation with these options is a guardrail: nothing may be sent or run without it.
 
-        Folding, wrapping and confining does, unless the plug-in says otherwise with `GUARDS`: a cache is a wrapper
+        One that folds, wraps or confines is, unless the plug-in declares otherwise by `GUARDRAIL`: a cache is a wrapper
         without which all goes on, and a budget refuses without being one.
         """
         if self.passive or not self.propagates:
             return False
-        declared = getattr(plugin, "GUARDS", None)
+        declared = getattr(plugin, "GUARDRAIL", None)
         if isinstance(declared, bool):
             return declared
         return self.kind is HookKind.FOLD or self.confines or bool(options.get("wrapper"))
@@ -303,7 +303,7 @@ class Guard:
             guarded.__signature__ = _without_defaults(function)  # type: ignore[attr-defined]
             setattr(guarded, HOOKIMPL_ATTRIBUTE, options)
             setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
-            # Of several implementations of a hook a wrapper counts: it guards, and the manifest has to remember that.
+            # Of several implementations of a hook a wrapper counts: the manifest remembers it as a guardrail.
             if not self.implementations.get(contract.name, {}).get("wrapper"):
                 self.implementations[contract.name] = {mark: True for mark in _MARKS if options.get(mark)}
             if contract.name == CONFIGURE:

@@ -223,9 +223,9 @@ class Loader:
             contributions: by name of the plug-in, kind and facts of each object that it provides.
         """
         if entry in self._errors:
-            return Manifest(failure=self._reasons[entry], guards=self._manifests.guards_of(entry), lasts=False)
+            return Manifest(failure=self._reasons[entry], guardrails=self._manifests.guardrails_of(entry), lasts=False)
         plugins = []
-        guards: set[str] = set()
+        guardrails: set[str] = set()
         for (owner, plugin), name in self._names.items():
             guard = self._manager.get_plugin(name) if owner == entry else None
             if isinstance(guard, Guard):
@@ -236,12 +236,14 @@ class Loader:
                 configured = decides and bool(CONTRIBUTING & hooks.keys())
                 plugins.append(PluginManifest(plugin, module, hooks, contributions.get(name, ()), configured))
                 contracts = self._manager.contracts
-                guards |= {hook for hook, options in hooks.items() if contracts[hook].guards(guard.plugin, options)}
+                guardrails |= {
+                    name for name, given in hooks.items() if contracts[name].is_guardrail(guard.plugin, given)
+                }
         # One that failed to contribute is imported each time: that has to be reported each time.
         faulty = {problem.origin.plugin for problem in self._manager.problems if problem.hook in CONTRIBUTING}
         lasts = not any(CONTRIBUTING & one.hooks.keys() and self._names[entry, one.plugin] in faulty for one in plugins)
         stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
-        return Manifest(tuple(plugins), None, tuple(sorted(guards)), stamps, lasts and can_last)
+        return Manifest(tuple(plugins), None, tuple(sorted(guardrails)), stamps, lasts and can_last)
 
     def _expect(self, entry: EntryPoint, manifest: Manifest) -> None:
         """Have an entry point with a current manifest imported when it is used."""
@@ -256,7 +258,7 @@ class Loader:
         self.known[entry] = plugins
 
     def _load_quietly(self, entry: EntryPoint) -> None:
-        # Its failure is recorded; where it guards, an implementation that refuses stands in its place.
+        # Its failure is recorded; where it is a guardrail, an implementation that refuses stands in its place.
         with contextlib.suppress(PluginLoadError):
             self.load(entry, "one of its hooks is called")
 
@@ -386,7 +388,7 @@ class Loader:
             self._manager.problems.add(Problem(ProblemKind.CONFLICT, entry.origin(entry.name), message, hint=hint))
 
     def _fail(self, entry: EntryPoint, error: BaseException) -> None:
-        """Record that an entry point could not be loaded; where it guards, refuse in its place."""
+        """Record that an entry point could not be loaded; if it is a guardrail, refuse in its place."""
         reason, hint = reason_of(error)
         hint = hint or read_on(BROKEN)
         message = with_place(reason, error)
@@ -399,11 +401,11 @@ class Loader:
         failure.__cause__ = error
         self._errors[entry] = failure
         self._reasons[entry] = message
-        guards = tuple(hook for hook in self._manifests.guards_of(entry) if hook in self._manager.contracts)
-        if guards:
+        guardrails = tuple(hook for hook in self._manifests.guardrails_of(entry) if hook in self._manager.contracts)
+        if guardrails:
             with contextlib.suppress(NameTakenError):
                 name = f"{entry.name}@{entry.distribution}"
-                self._manager.register(_Refusal(guards, failure), name, origin=problem.origin)
+                self._manager.register(_Refusal(guardrails, failure), name, origin=problem.origin)
 
 
 #: What ends a program, or is about its children and its terminal: commands and steps rely on how these are handled.
@@ -494,12 +496,12 @@ def _directory() -> str | None:
 
 
 class _Refusal:
-    """Stands for a guard that cannot be loaded: nothing is sent or run without it."""
+    """Stands for a guardrail that cannot be loaded: nothing is sent or run without it."""
 
     def __init__(self, hooks: Iterable[str], failure: PluginLoadError) -> None:
         def refuse() -> None:
             raise PluginLoadError(
-                f"{failure.message}; it guards, so nothing goes on without it", hint=failure.hint
+                f"{failure.message}; it is a guardrail, so nothing goes on without it", hint=failure.hint
             ) from failure
 
         for hook in hooks:

@@ -187,7 +187,7 @@ class PluginManager(pluggy.PluginManager):
         `manager.hook.NAME` has those of plug-ins that were loaded already.
         """
         if hook in self._pending:
-            with self.lock:  # another thread may be importing a guard: nothing is sent or run before it is there
+            with self.lock:  # another thread may be importing a guardrail: nothing is sent or run before it is there
                 while waiting := self._pending.get(hook):
                     for load in waiting:
                         load()

@@ -133,14 +133,14 @@ class Manifest(NamedTuple):
     Attributes:
         plugins: its plug-ins, in the order in which they were registered.
         failure: why it could not be loaded; `None` if it could.
-        guards: hooks that it guards, also if it cannot be loaded now: requests or steps wait for it.
+        guardrails: hooks for which it is a guardrail, also if it cannot be loaded now: nothing is sent or run then.
         stamps: by path, modification time in ns and size of the files of modules that it depends on.
         lasts: whether it holds as long as these files, and the metadata of its distribution, stay as they are.
     """
 
     plugins: tuple[PluginManifest, ...] = ()
     failure: str | None = None
-    guards: tuple[str, ...] = ()
+    guardrails: tuple[str, ...] = ()
     stamps: Mapping[str, tuple[int, int]] = {}
     lasts: bool = True
 
@@ -165,7 +165,7 @@ class Manifest(NamedTuple):
 
     def to_json(self) -> list[Any]:
         """Return the manifest as JSON-ready data."""
-        return [self.plugins, self.failure, self.guards, self.stamps, self.lasts]
+        return [self.plugins, self.failure, self.guardrails, self.stamps, self.lasts]
 
     @classmethod
     def from_json(cls, data: Any) -> "Manifest":
@@ -174,7 +174,7 @@ class Manifest(NamedTuple):
         Raises:
             TypeError, ValueError, AttributeError, LookupError: somebody else wrote it.
         """
-        plugins, failure, guards, stamps, lasts = data
+        plugins, failure, guardrails, stamps, lasts = data
         if not (failure is None or isinstance(failure, str)) or not isinstance(lasts, bool):
             raise TypeError
         made = []
@@ -191,7 +191,7 @@ class Manifest(NamedTuple):
                 provided.append((kind, facts))
             made.append(PluginManifest(plugin, module, hooks, tuple(provided), configured is True))
         known = {path: (stamp[0], stamp[1]) for path, stamp in stamps.items()}
-        return cls(tuple(made), failure, tuple(map(str, guards)), known, lasts)
+        return cls(tuple(made), failure, tuple(map(str, guardrails)), known, lasts)
 
     @property
     def is_current(self) -> bool:
@@ -280,10 +280,10 @@ class Manifests:
         """Whether the record of an entry point equals a manifest."""
         return self._records.get(_key(entry)) == _record(entry, manifest)
 
-    def guards_of(self, entry: EntryPoint) -> tuple[str, ...]:
-        """Return the hooks that an entry point guarded when it was last loaded, in whichever version."""
+    def guardrails_of(self, entry: EntryPoint) -> tuple[str, ...]:
+        """Return the hooks for which an entry point was a guardrail when it was last loaded, in whichever version."""
         try:
-            return Manifest.from_json(json.loads(self._records[_key(entry)])[1]).guards
+            return Manifest.from_json(json.loads(self._records[_key(entry)])[1]).guardrails
         except _NOT_OURS:
             return ()
 
@@ -362,8 +362,10 @@ class Manifests:
     def store(self, manifests: Mapping[EntryPoint, Manifest]) -> None:
         """Record manifests in place of those of the same entry points; the file is written only if that changes it."""
         kept = {
-            entry: one._replace(guards=one.guards or self.guards_of(entry)) if one.failure is not None else one
-            for entry, one in manifests.items()  # one that fails is a guard as long as it was one
+            entry: one._replace(guardrails=one.guardrails or self.guardrails_of(entry))
+            if one.failure is not None
+            else one
+            for entry, one in manifests.items()  # one that fails stays a guardrail
         }
         self._renew({**self._records, **{_key(entry): _record(entry, one) for entry, one in kept.items()}})
 

@@ -306,10 +306,10 @@ def check_contract(probe: Probe) -> str | None:
         probe.host.recipes()
     probe.problems()
     for guard in probe.host.guards():
-        declared = getattr(guard.plugin, "GUARDS", None)
+        declared = getattr(guard.plugin, "GUARDRAIL", None)
         if probe.mine(guard.origin) and not isinstance(declared, bool | None):
-            probe.find(f"GUARDS is {declared!r}, and nobody looks at it", "set it to True or False",
-                       probe.line_of(r"\bGUARDS\b"))  # fmt: skip
+            probe.find(f"GUARDRAIL is {declared!r}, and nobody looks at it", "set it to True or False",
+                       probe.line_of(r"\bGUARDRAIL\b"))  # fmt: skip
     return None
 
 

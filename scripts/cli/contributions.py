@@ -427,7 +427,7 @@ def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
     facts: dict[str, Any] = {
         "recipe": name,
         **_provider(recipes, name),
-        "step_guards": _plugins(host, "llm_prepare_step"),
+        "step_guardrails": _plugins(host, "llm_prepare_step"),
         "steps_are_offered_to": _plugins(host, "llm_run_step"),
         "step_wrappers": _plugins(host, "llm_run_step", wrappers=True),
         "blocked": [str(blocked) for blocked in host.blocked],
@@ -438,7 +438,7 @@ def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
         return
     print_line(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
     _show_list("shadowed by it", facts["shadows"])
-    _show_list("may change or refuse each step", facts["step_guards"])
+    _show_list("may change or refuse each step", facts["step_guardrails"])
     _show_list("each step is offered to, in this order", facts["steps_are_offered_to"])
     _show_list("around each step", facts["step_wrappers"])
     _show_list("blocked", facts["blocked"])
@@ -453,7 +453,7 @@ def _of_send(host: "Host", route: "Route", model: str | None, reasons: Mapping[s
             "model": model or candidate.model,
             "reason": candidate.reason,
             **_provider(backends, candidate.backend),
-            "guards": _plugins(host, "llm_prepare"),
+            "guardrails": _plugins(host, "llm_prepare"),
             "asked_before": _plugins(host, "llm_complete")[:-1],  # the last is the host's own: it asks the backend
             "wrappers": _plugins(host, "llm_complete", wrappers=True),
             "not_ready": [] if host.is_ready(info := backends[candidate.backend]) else list(info.ready_env),

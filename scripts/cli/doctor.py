@@ -65,7 +65,7 @@ def examine(host: "Host") -> list[Finding]:
         "caches": caches,  # before what renews one that is damaged
         "leftovers": left_behind,
         "installed before": installed_before,
-        "guards": guards,
+        "guardrails": guardrails,
         "installer": installer,
     }
     findings: list[Finding] = []
@@ -188,10 +188,10 @@ def installed_before(_host: "Host") -> Iterator[Fault]:
         yield _in_line(error.message, error.hint), (_remove(INSTALLED.path),)
 
 
-def guards(host: "Host") -> Iterator[Fault]:
-    """Find guards of steps that were at work in the last run, and are not now, and required plug-ins that are not."""
+def guardrails(host: "Host") -> Iterator[Fault]:
+    """Find guardrails of steps that were active in the last run, and required plug-ins, that are missing now."""
     from llm.config import load_settings
-    from scripts.packages import GUARDS, RecordError, lost_guards
+    from scripts.packages import GUARDRAILS, RecordError, lost_guardrails
 
     with suppress(ConfigError):  # found above
         settings = load_settings()
@@ -201,10 +201,10 @@ def guards(host: "Host") -> Iterator[Fault]:
             except PluginLoadError as error:
                 yield _in_line(error.message, error.hint), (_edit(settings.path),)
     try:
-        for one in lost_guards(host):
-            yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guard.distribution}",)
+        for one in lost_guardrails(host):
+            yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guardrail.distribution}",)
     except RecordError as error:
-        yield _in_line(error.message, error.hint), (_remove(GUARDS.path),)
+        yield _in_line(error.message, error.hint), (_remove(GUARDRAILS.path),)
 
 
 def installer(_host: "Host") -> Iterator[Fault]:

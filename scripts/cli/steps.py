@@ -213,7 +213,7 @@ class _Run:
         options, steps = self.options, self.plan.steps
         with stdout_to_stderr():
             self.host.require(load_settings().required_plugins)
-            _miss_guards(self.host)
+            _warn_of_lost_guardrails(self.host)
         to_run = [number for number in range(1, len(steps) + 1) if number not in self.left_out]
         askable = self.asker is not None or can_ask()
         if options.dry_run or not (options.yes or askable):
@@ -332,15 +332,15 @@ class _Run:
             print_message(f"to go on with the rest, run it again with --from {first}: {why}")
 
 
-def _miss_guards(host: "Host") -> None:
-    """Print a warning for each guard of the last run that is not at work now."""
-    from scripts.packages import RecordError, check_guards
+def _warn_of_lost_guardrails(host: "Host") -> None:
+    """Print a warning for each guardrail of the last run that is not active now."""
+    from scripts.packages import RecordError, check_guardrails
 
     try:
-        for lost in check_guards(host):
+        for lost in check_guardrails(host):
             print_warning(str(lost))
     except RecordError as error:
-        print_warning(f"cannot check for missing guards of steps: {error}")
+        print_warning(f"cannot check for missing guardrails of steps: {error}")
 
 
 class RecipeCommand(Command):

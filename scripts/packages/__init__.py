@@ -1,8 +1,8 @@
-"""Packages of plug-ins, and the records of those that the user installed and of those that guarded the last run.
+"""Packages of plug-ins, and the records of those that the user installed and of the guardrails of the last run.
 
-The records are outside the environment, to outlive it: tools that upgrade d0ttino make it anew at the same place, often
-without the plug-ins, and a guard that is gone says nothing of itself. Each is one file for all environments. Whatever
-reads or changes one raises `RecordError` if it is damaged, or cannot be read or written.
+The records are outside the environment, to outlive it: tools that upgrade d0ttino recreate it at the same place, often
+without the plug-ins, and a guardrail that is gone cannot report its own loss. Each is one file for all environments.
+Functions that read or change one raise `RecordError` if it is damaged, or cannot be read or written.
 """
 
 import json
@@ -207,15 +207,15 @@ def bundled_directory() -> "Path":
     raise RegistryError("this installation has no plugin-registry.json", hint="install d0ttino again")
 
 
-# --- guards of steps -------------------------------------------------------------------------------------------------
+# --- guardrails of steps ---------------------------------------------------------------------------------------------
 
-#: The hooks of those that change, refuse or run steps.
+#: The hooks that change, refuse or run steps.
 _STEP_HOOKS: Final = ("llm_prepare_step", "llm_run_step")
 
 
 @dataclass(frozen=True)
-class RecordedGuard:
-    """A plug-in that guarded steps."""
+class RecordedGuardrail:
+    """A plug-in that was a guardrail of steps."""
 
     plugin: str
     distribution: str
@@ -225,69 +225,72 @@ class RecordedGuard:
         return f"{self.plugin} ({self.distribution} {self.version})"
 
 
-#: The guards of each environment's last run.
-GUARDS: Final = Record("guards.json", RecordedGuard)
+#: The guardrails of each environment's last run.
+GUARDRAILS: Final = Record("guardrails.json", RecordedGuardrail)
 
 
 @dataclass(frozen=True)
-class LostGuard:
-    """A guard of the last run that is not at work now.
+class LostGuardrail:
+    """A guardrail of the last run that is not active now.
 
     Attributes:
-        guard: the guard.
-        why: the reason, fit for "the guard ... ".
-        remedies: commands: the first gets it back, the last says that it is not wanted any more.
-        once: whether that is said once only: its distribution is there, and does something else now.
+        guardrail: the guardrail.
+        why: the end of the sentence "the guardrail ... of the last run ...".
+        remedies: commands: the first gets it back, the last records that it is not wanted any more.
+        once: whether it is reported once only: its distribution is installed, and is no guardrail now.
     """
 
-    guard: RecordedGuard
+    guardrail: RecordedGuardrail
     why: str
     remedies: tuple[str, ...] = ()
     once: bool = False
 
     @property
     def message(self) -> str:
-        """What is wrong, in one line."""
-        return f"{self.guard} guarded steps in the last run, and {self.why}"
+        """The fault, in one line."""
+        return f"the guardrail {self.guardrail} of the last run {self.why}"
 
     def __str__(self) -> str:
-        then = " or ".join(f"`{remedy}`" for remedy in self.remedies)
-        return f"{self.message}: {then}" if then else self.message
+        remedies = " or ".join(f"`{remedy}`" for remedy in self.remedies)
+        return f"{self.message}: {remedies}" if remedies else self.message
 
 
-def check_guards(host: "Host") -> list[LostGuard]:
-    """Record the guards of steps that are at work now, and return those of the last run that are not."""
-    before = recorded_guards()
-    here = active_guards(host)
-    unsure = {canonical(guard.distribution) for guard in before if guard not in here}
-    if unsure:  # a manifest says that they guard no more: only the plug-ins themselves can say that
-        host.import_distributions(unsure)
-        here = active_guards(host)
-    missed = list(_lost(host, here, before))
-    failed = _failures(host)
-    for guard in before:
-        problem = failed.get(canonical(guard.distribution))
-        if problem is not None and guard not in here:
+def check_guardrails(host: "Host") -> list[LostGuardrail]:
+    """Record the guardrails of steps that are active now, and return those of the last run that are not.
+
+    Raises:
+        PluginLoadError: one of the last run cannot be loaded.
+    """
+    before = recorded_guardrails()
+    active = active_guardrails(host)
+    missing = {canonical(one.distribution) for one in before if one not in active}
+    if missing:  # by their manifests, which a user can edit: the plug-ins themselves decide
+        host.import_distributions(missing)
+        active = active_guardrails(host)
+    failures = _failures(host)
+    for one in before:
+        problem = failures.get(canonical(one.distribution))
+        if problem is not None and one not in active:
             raise PluginLoadError(
-                f"{guard} cannot be loaded: {problem.message}; it guards, so no step runs without it",
+                f"{one} cannot be loaded: {problem.message}; it is a guardrail, so no step runs without it",
                 origin=problem.origin,
-                hint=problem.hint or f"mend it, or `{PROGRAM} remove {guard.distribution}`",
+                hint=problem.hint or f"repair it, or `{PROGRAM} remove {one.distribution}`",
             )
-    # One that is missed stays recorded, or the warning would come only once.
-    kept = [one.guard for one in missed if not one.once]
-    now = sorted({*here, *kept}, key=str)
-    if now != sorted(GUARDS.read().get(sys.prefix, ()), key=str):
+    lost = list(_lost(host, active, before))
+    # A lost one stays recorded, or the warning would come only once.
+    now = sorted({*active, *(one.guardrail for one in lost if not one.once)}, key=str)
+    if now != sorted(GUARDRAILS.read().get(sys.prefix, ()), key=str):
         with suppress(RecordError):  # the next run reports it
-            GUARDS.change(lambda environments: {**environments, sys.prefix: now})
-    return missed
+            GUARDRAILS.change(lambda environments: {**environments, sys.prefix: now})
+    return lost
 
 
-def active_guards(host: "Host") -> list[RecordedGuard]:
-    """Return the guards of steps that are of installed distributions that are at work in a host."""
+def active_guardrails(host: "Host") -> list[RecordedGuardrail]:
+    """Return the guardrails of steps in a host that come from installed distributions."""
     origins = {origin for hook in _STEP_HOOKS for origin, _ in host.implementations(hook)}
     return sorted(
         (
-            RecordedGuard(origin.plugin.partition("@")[0], origin.distribution or "", origin.version or "")
+            RecordedGuardrail(origin.plugin.partition("@")[0], origin.distribution or "", origin.version or "")
             for origin in origins
             if origin.tier is Tier.ENTRY_POINT
         ),
@@ -295,52 +298,63 @@ def active_guards(host: "Host") -> list[RecordedGuard]:
     )
 
 
-def lost_guards(host: "Host") -> list[LostGuard]:
-    """Return the guards of the last run that are not at work in a host; nothing is recorded."""
-    return list(_lost(host, active_guards(host), recorded_guards()))
+def lost_guardrails(host: "Host") -> list[LostGuardrail]:
+    """Return the guardrails of the last run that are not active in a host; nothing is recorded."""
+    return list(_lost(host, active_guardrails(host), recorded_guardrails()))
 
 
-def recorded_guards() -> list[RecordedGuard]:
-    """Return the guards of the last run: in this environment, or before its first in those that are gone."""
-    environments = GUARDS.read()
-    # A new environment may have replaced one that is gone, and misses its guards.
+def recorded_guardrails() -> list[RecordedGuardrail]:
+    """Return the guardrails of the last run: in this environment, or before its first in those that are gone."""
+    environments = GUARDRAILS.read()
+    # A new environment may have replaced one that is gone, and misses its guardrails.
     places = [sys.prefix] if sys.prefix in environments else [one for one in environments if not os.path.isdir(one)]
-    return sorted({guard for prefix in places for guard in environments[prefix]}, key=str)
+    return sorted({one for prefix in places for one in environments[prefix]}, key=str)
 
 
-def forget_guards(name: str) -> RecordedGuard | None:
-    """Forget the guards of a distribution, which the user does not want any more; return one if any was recorded."""
-    found = [guard for guard in recorded_guards() if canonical(name) in {canonical(guard.distribution), guard.plugin}]
+def forget_guardrails(name: str) -> RecordedGuardrail | None:
+    """Forget the guardrails of a distribution, which the user does not want any more.
+
+    Args:
+        name: the distribution, or one of the plug-ins.
+
+    Returns:
+        One of them; `None` if none was recorded.
+    """
+    found = [one for one in recorded_guardrails() if canonical(name) in {canonical(one.distribution), one.plugin}]
+    unwanted = {canonical(one.distribution) for one in found}
+
+    def change(environments: dict[str, list[RecordedGuardrail]]) -> dict[str, list[RecordedGuardrail]]:
+        return {
+            prefix: guardrails
+            if prefix != sys.prefix and os.path.isdir(prefix)  # another environment, with plug-ins of its own
+            else [one for one in guardrails if canonical(one.distribution) not in unwanted]
+            for prefix, guardrails in environments.items()
+        }
+
     if found:
-        gone = {canonical(guard.distribution) for guard in found}
-        GUARDS.change(
-            lambda environments: {
-                prefix: [guard for guard in guards if canonical(guard.distribution) not in gone]
-                if prefix == sys.prefix or not os.path.isdir(prefix)
-                else guards
-                for prefix, guards in environments.items()
-            }
-        )
+        GUARDRAILS.change(change)
     return found[0] if found else None
 
 
-def _lost(host: "Host", here: Iterable[RecordedGuard], before: Iterable[RecordedGuard]) -> Iterator[LostGuard]:
-    at_work = {(guard.plugin, canonical(guard.distribution)) for guard in here}
-    failed = _failures(host)
+def _lost(
+    host: "Host", active: Iterable[RecordedGuardrail], before: Iterable[RecordedGuardrail]
+) -> Iterator[LostGuardrail]:
+    known = {(one.plugin, canonical(one.distribution)) for one in active}
+    failures = _failures(host)
     installed = {canonical(entry.distribution) for entry in host.entries}
     blocked = {canonical(one.origin.distribution or ""): one.by for one in host.blocked}
-    for guard in before:
-        name = canonical(guard.distribution)
-        if (guard.plugin, name) in at_work or name in failed:
+    for one in before:
+        name = canonical(one.distribution)
+        if (one.plugin, name) in known or name in failures:
             continue
         if name in blocked:
-            yield LostGuard(guard, f"is left out because of {blocked[name]}")
+            yield LostGuardrail(one, f"is left out because of {blocked[name]}")
         elif name in installed:
-            yield LostGuard(guard, "does not guard them any more", once=True)
+            yield LostGuardrail(one, "is not a guardrail any more", once=True)
         else:
-            back = "restore" if name in _known_installations() else f"install {guard.distribution}"
-            remedies = f"{PROGRAM} {back}", f"{PROGRAM} remove {guard.distribution}"
-            yield LostGuard(guard, "is not installed any more", remedies)
+            back = "restore" if name in _known_installations() else f"install {one.distribution}"
+            remedies = f"{PROGRAM} {back}", f"{PROGRAM} remove {one.distribution}"
+            yield LostGuardrail(one, "is not installed any more", remedies)
 
 
 def _known_installations() -> dict[str, Recorded]:
@@ -350,7 +364,7 @@ def _known_installations() -> dict[str, Recorded]:
 
 
 def _failures(host: "Host") -> "dict[str, Problem]":
-    """Return what went wrong with distributions that cannot be loaded, by their canonical names."""
+    """Return the problems of distributions that cannot be loaded, by their canonical names."""
     from llm.hooks._guard import ProblemKind
 
     return {

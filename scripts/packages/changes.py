@@ -19,7 +19,7 @@ from scripts.packages import (
     Recorded,
     environment,
     forget,
-    forget_guards,
+    forget_guardrails,
     lost,
     one_at_a_time,
     record,
@@ -220,8 +220,8 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
             gone = next(
                 (one for one in found if same(one.distribution, name) or name in _names_of(one, registry)), None
             )
-            guard = forget_guards(gone.distribution if gone is not None else name)
-            known = gone or guard
+            guardrail = forget_guardrails(gone.distribution if gone is not None else name)
+            known = gone or guardrail
             if known is None:
                 raise _not_removable(inventory, name, registry, commands)
             forget(known.distribution)
@@ -233,7 +233,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         brought = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
         left = _take_out(distribution)
         forget(distribution)
-        forget_guards(distribution)
+        forget_guardrails(distribution)
         rows = {each: take(each, registry).rows for each in KINDS}
         effects = [_left_over(each, row, rows[each]) for each, row in brought if row.state is State.INSTALLED]
         return Change(name, kind.noun, distribution, version, "removed", (*filter(None, effects), *left))

@@ -161,12 +161,14 @@ def check_one(distribution: str, seconds: float = TIMEOUT_SECONDS) -> Check:
 
 
 def learn_anew() -> Mapping[EntryPoint, Manifest]:
-    """Forget all but which plug-ins guard, load all of them, and return what each contributes."""
+    """Forget all but which plug-ins are guardrails, load all of them, and return what each contributes."""
     before = Manifests.read()
     Manifests.read().clear()
     learned = check().learned
     failed = {entry: one for entry, one in learned.items() if one.failure is not None}
-    Manifests.read().store({entry: one._replace(guards=before.guards_of(entry)) for entry, one in failed.items()})
+    Manifests.read().store(
+        {entry: one._replace(guardrails=before.guardrails_of(entry)) for entry, one in failed.items()}
+    )
     return learned
 
 

@@ -45,7 +45,7 @@ KINDS: Final[Mapping[str, Form]] = {
     "backend": Form("The backend {}", 'send -b {} "one two three"', "backends"),
     "recipe": Form("The recipe {}", "recipe {} . --dry-run", "recipes", group=RECIPE_GROUP),
     "server": Form("The server {} as a backend", "backends", "http-backends"),
-    "guard": Form(
+    "guardrail": Form(
         "Keeps secrets from leaving and from running",
         'send -b openrouter "this is TOP SECRET"',
         "wrappers",

@@ -166,7 +166,7 @@ class StepRunner:
         """Return a step as plug-ins want it.
 
         Raises:
-            StepError: one refused it, or a guard cannot be imported.
+            StepError: one refused it, or a guardrail cannot be imported.
         """
         try:
             with stdout_to_stderr():
@@ -201,7 +201,7 @@ class StepRunner:
             prepared = self.prepare(edited, number, total, edited=True)
 
     def _context(self, step: Step, number: int, total: int) -> StepContext:
-        # Nobody can change what a guard has judged: a new step takes `llm_prepare_step`.
+        # Nobody can change what a guardrail has judged: a new step takes `llm_prepare_step`.
         env = MappingProxyType(self.surroundings.environment(self.inherited, step))
         return StepContext(self.recipe, number, total, env, self.output, self.surroundings.cwd)
 

@@ -418,7 +418,7 @@ def test_what_is_lost_with_the_environment_is_said_and_restored(environment: Env
     assert environment.installed.run("ai-cli", "recipe", "echo", "x", "--yes").stderr.count("lost") == 0
 
 
-def test_a_guard_that_is_gone_is_missed_and_a_removed_one_is_not(environment: Environment) -> None:
+def test_a_guardrail_that_is_gone_is_missed_and_a_removed_one_is_not(environment: Environment) -> None:
     steps = ("recipe", "echo", "x", "--yes")
     shown = "[1/1] printf '%s\\n' x\n"
     assert environment.plugins("install", "policy").returncode == 0
@@ -431,7 +431,7 @@ def test_a_guard_that_is_gone_is_missed_and_a_removed_one_is_not(environment: En
     environment.installed.run("python", "-m", "pip", "uninstall", "-q", "--yes", "d0ttino-policy")
     for _ in range(2):
         warning = environment.installed.run("ai-cli", *steps).stderr
-        assert "warning: policy (d0ttino-policy 0.1.0) guarded steps in the last run, and is not installed" in warning
+        assert "warning: the guardrail policy (d0ttino-policy 0.1.0) of the last run is not installed" in warning
     assert (
         environment.plugins("remove", "policy").stdout == "forgot d0ttino-policy 0.1.0: it was not installed any more\n"
     )

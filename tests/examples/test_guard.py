@@ -117,7 +117,7 @@ def test_it_makes_no_difference_how_an_answer_is_cut_into_pieces(data: st.DataOb
 
 
 def test_nothing_is_sent_while_it_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its manifest says that it guards; a dependency that has gone since must not open the door."""
+    """Its manifest says that it is a guardrail; a dependency that has gone since must not open the door."""
     source = (EXAMPLE / "d0ttino_guard" / "__init__.py").read_text(encoding="utf-8")
     write_distribution(
         tmp_path,
@@ -141,8 +141,10 @@ def test_a_plugin_says_itself_whether_nothing_goes_on_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A budget refuses and is not a wrapper; a cache is one, and a broken cache must not keep anybody from working."""
-    refuses = "from llm import hookimpl\nGUARDS = True\n@hookimpl\ndef llm_complete(request): pass\n"
-    stores = "from llm import hookimpl\nGUARDS = False\n@hookimpl(wrapper=True)\ndef llm_complete(): return (yield)\n"
+    refuses = "from llm import hookimpl\nGUARDRAIL = True\n@hookimpl\ndef llm_complete(request): pass\n"
+    stores = (
+        "from llm import hookimpl\nGUARDRAIL = False\n@hookimpl(wrapper=True)\ndef llm_complete(): return (yield)\n"
+    )
     for name, source in (("refuses", refuses), ("stores", stores)):
         write_distribution(tmp_path, name, entry_points={"llm.plugins": {name: name}}, files={f"{name}.py": source})
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -159,7 +161,7 @@ def test_a_plugin_says_itself_whether_nothing_goes_on_without_it(
                 complete(Request("hi", backend="sample"), host=host)
 
 
-def test_a_wrapper_guards_also_beside_another_implementation_of_its_hook(
+def test_a_wrapper_is_a_guardrail_also_beside_another_implementation_of_its_hook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever of the two comes first by its name."""

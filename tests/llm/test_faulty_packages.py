@@ -188,7 +188,7 @@ SERVERS = {
     "lost usage": Fault("answers", "usage", server("def run(self, prompt): return Completion(prompt, usage=Usage(1, 2))\ndef stream(self, prompt): yield prompt  # HERE"), severity="warning"),
 }  # fmt: skip
 
-GUARDS = {
+GUARDRAIL_SOURCE = {
     "text instead of a request": Fault("requests", "must return a Request", plugin("@hookimpl  # HERE\ndef llm_prepare(request): return request.prompt.replace('x', 'y')")),
     "truth instead of a request": Fault("requests", "must return a Request", plugin("@hookimpl  # HERE\ndef llm_prepare(request): return True")),
     "dict instead of a request": Fault("requests", "must return a Request", plugin("@hookimpl  # HERE\ndef llm_prepare(request): return {'prompt': request.prompt}")),
@@ -202,7 +202,7 @@ GUARDS = {
     "quotes the secret": Fault("requests", "repeats", plugin("import re\n@hookimpl\ndef llm_prepare(request):\n    found = re.search(r'sk-[\\w-]+', request.as_text)\n    if found: raise BackendError(f'the prompt holds {found[0]}')  # HERE")),
     "slow pattern": Fault("requests", "does not come back", plugin("import re\n@hookimpl\ndef llm_prepare(request): re.search(r'(\\w+\\s?)+$x', request.prompt[:60] + '!')  # HERE")),
     "sleeps": Fault("requests", "takes", plugin("@hookimpl\ndef llm_prepare(request): time.sleep(3)  # HERE")),
-    "no guard": Fault("contract", "GUARDS", plugin("GUARDS = 'yes'  # HERE\n@hookimpl\ndef llm_prepare(request): ...")),
+    "no guardrail": Fault("contract", "GUARDRAIL", plugin("GUARDRAIL = 'yes'  # HERE\n@hookimpl\ndef llm_prepare(request): ...")),
     "bytes of llm_redact": Fault("observers", "llm_redact must return", plugin("@hookimpl  # HERE\ndef llm_redact(text): return text.encode('utf-8', 'replace')")),
     "bug in llm_redact": Fault("observers", "llm_redact raised", plugin("@hookimpl\ndef llm_redact(text): return text.encode('ascii').decode()  # HERE")),
     "takes away the question": Fault("steps", "takes away the question", plugin("from dataclasses import replace\n@hookimpl  # HERE\ndef llm_prepare_step(step): return replace(step, confirm=False)")),
@@ -363,7 +363,7 @@ PACKAGES = {
         "backend": BACKENDS,
         "recipe": RECIPES,
         "server": SERVERS,
-        "guard": GUARDS,
+        "guard": GUARDRAIL_SOURCE,
         "cache": CACHES,
         "policy": POLICIES,
         "command": COMMANDS,

@@ -174,7 +174,7 @@ FORMS: Mapping[str, tuple[str, str]] = {
         def llm_prepare_step(step): return dataclasses.replace(step, description=step.description + ' OWN')
         """,
     ),
-    "guard that refuses": (
+    "guardrail that refuses": (
         "",
         """
         @hookimpl(tryfirst=True)
@@ -510,7 +510,9 @@ class TestIndexed:
         with host_of(tmp_path) as host:
             assert seen_of(host, Random(1)) == eager
 
-    @pytest.mark.parametrize("form", ["preparation", "wrapper", "guard that refuses", "configured backend", "broken"])
+    @pytest.mark.parametrize(
+        "form", ["preparation", "wrapper", "guardrail that refuses", "configured backend", "broken"]
+    )
     def test_one_that_does_more_leaves_the_others_indexed(
         self, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -567,7 +569,7 @@ class TestIndexed:
             assert "d0_m0" in sys.modules
 
     def test_an_edit_of_one_is_seen_where_nobody_uses_it(self, site: Path) -> None:
-        edited = FORMS["guard that refuses"][1].replace("NAME", "sample")
+        edited = FORMS["guardrail that refuses"][1].replace("NAME", "sample")
         (site / "d1_m0.py").write_text(SDK + dedent(edited))
         with host_of(site) as host, pytest.raises(NoAnswerError):
             complete(Request("hi", backend="sample"), host=host)

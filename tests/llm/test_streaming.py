@@ -298,7 +298,7 @@ class WrapperWithBackends(Wrapper):
 @pytest.mark.parametrize(
     ("guard", "text"), [(Wrapper, "a ***"), (WrapperWithBackends, "a ***"), (Cache, "from the cache")]
 )
-def test_what_guards_answers_by_llm_complete_is_never_passed_by(host: Host, guard: type, text: str) -> None:
+def test_a_guardrail_by_llm_complete_is_never_passed_by(host: Host, guard: type, text: str) -> None:
     register_backend("first", streaming("a ", "secret"), host=host)
     host.register(guard(), "guard")
     with llm.trace(host) as trace:
@@ -309,7 +309,7 @@ def test_what_guards_answers_by_llm_complete_is_never_passed_by(host: Host, guar
     assert [call.hook for call in trace.hook_calls if call.hook == "llm_complete"] == ["llm_complete"]
 
 
-def test_a_guard_that_streams_sees_what_is_streamed(host: Host) -> None:
+def test_a_guardrail_that_streams_sees_what_is_streamed(host: Host) -> None:
     class Streaming:
         @hookimpl(wrapper=True)
         def llm_complete(self) -> Any:
@@ -324,7 +324,7 @@ def test_a_guard_that_streams_sees_what_is_streamed(host: Host) -> None:
     assert (answer.completion.plugin, answer.completion.model) == ("backend:first", "m")
 
 
-def test_a_guard_that_refuses_streams_lets_nobody_answer(host: Host) -> None:
+def test_a_guardrail_that_refuses_streams_lets_nobody_answer(host: Host) -> None:
     class Refusing:
         @hookimpl(wrapper=True)
         def llm_complete(self, request: Request) -> Any:

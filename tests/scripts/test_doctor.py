@@ -323,7 +323,7 @@ def test_a_required_plug_in_that_is_not_there(host: Host, tmp_path: Path) -> Non
     file = tmp_path / "config.toml"
     file.write_text('required_plugins = ["watch-dog", "watch-dgo"]\n')
     (fault,) = faults(host, LLM_CONFIG_PATH=str(file))
-    assert fault["check"] == "guards"
+    assert fault["check"] == "guardrails"
     assert "the plug-in 'watch-dgo' is required, and it is not installed (did you mean 'watch-dog'?" in fault["message"]
     sent = CliRunner().invoke(cli, ["send", "hi"], obj=host, env={"LLM_CONFIG_PATH": str(file)})
     assert (sent.exit_code, "did you mean 'watch-dog'?" in sent.stderr) == (1, True)

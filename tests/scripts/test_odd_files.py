@@ -59,7 +59,7 @@ INSTALLED = {
         "/usr": [{"distribution": "d", "version": "1", "source": "", "sha256": "", "editable": False}],
     },
 }
-GUARDS = {"version": 1, "environments": {"/nowhere": [{"plugin": "p", "distribution": "d", "version": "1"}]}}
+GUARDRAILS = {"version": 1, "environments": {"/nowhere": [{"plugin": "p", "distribution": "d", "version": "1"}]}}
 COPY = {"etag": "x", "document": '{"version": 1}'}
 PLACE = "https://example.test/registry.json"
 
@@ -99,13 +99,13 @@ def use_installed() -> None:
     list(packages.warnings_of_loss(["x"]))
 
 
-def use_guards() -> None:
+def use_guardrails() -> None:
     host = host_with()
     for look in (
-        packages.recorded_guards,
-        lambda: packages.check_guards(host),
-        lambda: packages.lost_guards(host),
-        lambda: packages.forget_guards("d"),
+        packages.recorded_guardrails,
+        lambda: packages.check_guardrails(host),
+        lambda: packages.lost_guardrails(host),
+        lambda: packages.forget_guardrails("d"),
     ):
         refused_at_most(look)
     ai("recipe", "echo", "x", "--dry-run")
@@ -131,7 +131,7 @@ FILES: dict[str, tuple[Any, Callable[[], str], Callable[[], None]]] = {
     "ledger": (LEDGER, lambda: os.path.join(state_dir(), "usage.jsonl"), use_ledger),
     "cooldown": (COOLDOWN, lambda: os.path.join(state_dir(), "cooldown.json"), use_cooldown),
     "installed": (INSTALLED, lambda: packages.INSTALLED.path, use_installed),
-    "guards": (GUARDS, lambda: packages.GUARDS.path, use_guards),
+    "guardrails": (GUARDRAILS, lambda: packages.GUARDRAILS.path, use_guardrails),
     "copy": (COPY, copy_path, use_copy),
 }
 
@@ -181,7 +181,7 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
     write(tmp_path, {BACKENDS: {"mine": "mine_module"}}, name="mine-dist", mine_module=code)
     learn(tmp_path)
     with known(tmp_path) as host:
-        packages.check_guards(host)
+        packages.check_guardrails(host)
     file = ManifestFile()
     rows = [row.split("\t") for row in file.read()]
     content = [[json.loads(key), *json.loads(record)] for key, record, *index in rows if not index]
@@ -198,7 +198,7 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
         with known(tmp_path) as host:
             assert set(host.backends()) >= builtins
             host.recipes()
-            packages.check_guards(host)
+            packages.check_guardrails(host)
             with pytest.raises(PermissionError, match="guarded"):
                 host.fold("llm_prepare_step", Step("true"), context=StepContext("mine", 1, 1, {}))
 

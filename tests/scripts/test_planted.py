@@ -121,7 +121,7 @@ def plant(directory: Path) -> None:
                 ]
             },
         },
-        "guards.json": {
+        "guardrails.json": {
             "version": 1,
             "environments": {sys.prefix: [{"plugin": ESC, "distribution": "gone" + ESC, "version": ESC}]},
         },

@@ -110,7 +110,7 @@ def test_a_directory_that_is_not_the_users_own_is_not_used(
         "state.db",
         "state.db-wal",
         "state.db-journal",
-        "guards.json",
+        "guardrails.json",
         "plugins.json",
         "runs",
     ],

@@ -1,4 +1,4 @@
-"""The hooks around a step, in real processes: what is shown is what runs, and without its guards nothing does."""
+"""The hooks around a step, in real processes: what is shown is what runs, and without its guardrails nothing does."""
 
 import json
 import os
@@ -171,9 +171,9 @@ def test_what_the_configuration_requires_has_to_be_there_for_steps_too(tmp_path:
         assert message in done.stderr
 
 
-# --- guards that cannot be imported, or are gone ----------------------------------------------------------------------
+# --- guardrails that cannot be imported, or are gone ------------------------------------------------------------------
 
-GUARDS = {
+GUARDRAILS = {
     "prepares": "@hookimpl\ndef llm_prepare_step(step): return None",
     "wraps": "@hookimpl(wrapper=True)\ndef llm_run_step(): return (yield)",
     "runs": "@hookimpl\ndef llm_run_step(step, context):\n    from scripts.steps import run_locally\n"
@@ -181,9 +181,9 @@ GUARDS = {
 }
 
 
-def guarded(directory: Path, kind: str) -> Path:
-    """Install a guard of steps and a recipe, and run it once."""
-    plug_in(directory, f"import helper_of_guard\nfrom llm import hookimpl\n{GUARDS[kind]}\n", "guard-dist")
+def with_guardrail(directory: Path, kind: str) -> Path:
+    """Install a guardrail of steps and a recipe, and run it once."""
+    plug_in(directory, f"import helper_of_guard\nfrom llm import hookimpl\n{GUARDRAILS[kind]}\n", "guard-dist")
     (directory / "helper_of_guard.py").touch()
     write_recipe(directory, "echo ran")
     first = run(directory, "--yes")
@@ -193,9 +193,9 @@ def guarded(directory: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("memory", ["manifest", "state", "refreshed"])
-@pytest.mark.parametrize("kind", GUARDS)
-def test_without_a_guard_that_cannot_be_imported_no_step_runs(tmp_path: Path, kind: str, memory: str) -> None:
-    path = guarded(tmp_path, kind)
+@pytest.mark.parametrize("kind", GUARDRAILS)
+def test_without_a_guardrail_that_cannot_be_imported_no_step_runs(tmp_path: Path, kind: str, memory: str) -> None:
+    path = with_guardrail(tmp_path, kind)
     (path / "helper_of_guard.py").unlink()
     if memory == "state":  # the cache was emptied, or another version made it
         shutil.rmtree(Path(os.environ["XDG_CACHE_HOME"], "d0ttino"))
@@ -203,11 +203,11 @@ def test_without_a_guard_that_cannot_be_imported_no_step_runs(tmp_path: Path, ki
         env = {**os.environ, "PYTHONPATH": str(path)}
         refreshed = subprocess.run([*AI_CLI, "plugins", "refresh"], env=env, capture_output=True, text=True)
         assert "1 failed" in refreshed.stdout
-        Path(state_dir(), "guards.json").unlink()
+        Path(state_dir(), "guardrails.json").unlink()
     for _ in range(2):
         done = run(path, "--yes")
         assert (done.returncode, done.stdout) == (1, "")
-        assert "it guards, so no" in done.stderr
+        assert "it is a guardrail, so no" in done.stderr
         assert "guard-dist 1.0" in done.stderr
         assert "helper_of_guard" in done.stderr
     assert run(path, "--yes", "--no-plugin", "guard").stdout == "ran\n"  # the user's own decision
@@ -215,12 +215,12 @@ def test_without_a_guard_that_cannot_be_imported_no_step_runs(tmp_path: Path, ki
     assert run(path, "--yes").stdout == "ran\n"
 
 
-@pytest.mark.parametrize("kind", GUARDS)
-def test_a_guard_that_is_gone_is_missed_until_the_user_says_so(tmp_path: Path, kind: str) -> None:
-    path = guarded(tmp_path, kind)
+@pytest.mark.parametrize("kind", GUARDRAILS)
+def test_a_guardrail_that_is_gone_is_missed_until_the_user_says_so(tmp_path: Path, kind: str) -> None:
+    path = with_guardrail(tmp_path, kind)
     shutil.rmtree(path / "guard_dist-1.0.dist-info")
     warning = (
-        "warning: guard (guard-dist 1.0) guarded steps in the last run, and is not installed any more: "
+        "warning: the guardrail guard (guard-dist 1.0) of the last run is not installed any more: "
         "`ai-cli plugins install guard-dist` or `ai-cli plugins remove guard-dist`"
     )
     for options in (["--yes"], ["--yes"], ["--dry-run"]):
@@ -228,33 +228,33 @@ def test_a_guard_that_is_gone_is_missed_until_the_user_says_so(tmp_path: Path, k
     env = {**os.environ, "PYTHONPATH": str(path)}
     doctor = subprocess.run([*AI_CLI, "doctor"], env=env, capture_output=True, text=True)
     assert doctor.returncode == 1
-    assert "guard (guard-dist 1.0) guarded steps in the last run" in doctor.stdout
+    assert "the guardrail guard (guard-dist 1.0) of the last run" in doctor.stdout
     forgotten = subprocess.run([*AI_CLI, "plugins", "remove", "guard-dist"], env=env, capture_output=True, text=True)
     assert forgotten.returncode == 0, forgotten.stderr
     assert "forgot" in forgotten.stdout
     assert run(path, "--yes").stderr == "[1/1] echo ran\n"
 
 
-def test_a_guard_that_is_left_out_or_guards_no_more_is_said(tmp_path: Path) -> None:
-    path = guarded(tmp_path, "prepares")
+def test_a_guardrail_that_is_left_out_or_is_none_any_more_is_said(tmp_path: Path) -> None:
+    path = with_guardrail(tmp_path, "prepares")
     for _ in range(2):
         assert "is left out because of --no-plugin guard" in run(path, "--yes", "--no-plugin", "guard").stderr
     (path / "guard_dist.py").write_text("from llm import hookimpl\n@hookimpl\ndef llm_completed(): return None\n")
-    assert "guard (guard-dist 1.0) guarded steps in the last run, and does not guard them" in run(path, "--yes").stderr
+    assert "the guardrail guard (guard-dist 1.0) of the last run is not a guardrail" in run(path, "--yes").stderr
     assert run(path, "--yes").stderr == "[1/1] echo ran\n"
 
 
-def test_guards_that_were_lost_with_their_environment_are_missed(tmp_path: Path) -> None:
-    path = guarded(tmp_path, "wraps")
+def test_guardrails_that_were_lost_with_their_environment_are_missed(tmp_path: Path) -> None:
+    path = with_guardrail(tmp_path, "wraps")
     shutil.rmtree(path / "guard_dist-1.0.dist-info")
-    record = Path(state_dir(), "guards.json")
+    record = Path(state_dir(), "guardrails.json")
     text = record.read_text().replace(json.dumps(sys.prefix), json.dumps(str(tmp_path / "gone")))
     record.write_text(text)
     for _ in range(2):
-        assert "guard (guard-dist 1.0) guarded steps" in run(path, "--yes").stderr
+        assert "the guardrail guard (guard-dist 1.0) of the last run" in run(path, "--yes").stderr
     record.write_text(
         text.replace(str(tmp_path / "gone"), str(tmp_path))
-    )  # that environment is there, and has its guard
+    )  # that environment is there, and has its guardrail
     assert "warning" not in run(path, "--yes").stderr
 
 
@@ -262,10 +262,10 @@ def test_guards_that_were_lost_with_their_environment_are_missed(tmp_path: Path)
     "content",
     [b"", b"\xff", b"[]", b'{"version": 2}', b'{"version": 1, "environments": {"x": [{"a": 1}]}}', b"[" * 9999],
 )
-def test_a_record_of_guards_of_any_content_is_said_and_no_traceback(tmp_path: Path, content: bytes) -> None:
-    path = guarded(tmp_path, "wraps")
-    Path(state_dir(), "guards.json").write_bytes(content)
+def test_a_record_of_guardrails_of_any_content_is_said_and_no_traceback(tmp_path: Path, content: bytes) -> None:
+    path = with_guardrail(tmp_path, "wraps")
+    Path(state_dir(), "guardrails.json").write_bytes(content)
     done = run(path, "--yes")
     assert (done.returncode, done.stdout) == (0, "ran\n")
-    assert "guards.json is damaged" in done.stderr
+    assert "guardrails.json is damaged" in done.stderr
     assert "Traceback" not in done.stderr

@@ -236,7 +236,7 @@ def test_handwritten_answerers_policies_and_wrappers_are_named(host: Host) -> No
     assert "   may answer first:\n     handwritten (" in text
     assert "   around it:\n     around (" in text
     recipe = facts(host, "recipe", "echo")
-    assert [name.partition(" ")[0] for name in recipe["step_guards"]] == ["handwritten"]
+    assert [name.partition(" ")[0] for name in recipe["step_guardrails"]] == ["handwritten"]
     assert [name.partition(" ")[0] for name in recipe["step_wrappers"]] == ["around"]
 
 

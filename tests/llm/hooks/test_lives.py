@@ -1,4 +1,4 @@
-"""The life of a plug-in (configured before its first hook, closed at the end), and guards that fail closed."""
+"""The life of a plug-in (configured before its first hook, closed at the end), and guardrails that fail closed."""
 
 import threading
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_one_that_cannot_be_configured_is_recorded_and_the_others_go_on() -> Non
     assert [one for one in plugin.seen if one != "close"] == [("configure", {})]  # it is not tried again and again
 
 
-def test_one_that_guards_and_cannot_be_configured_refuses() -> None:
+def test_a_guardrail_that_cannot_be_configured_refuses() -> None:
     class Guards:
         @hookimpl
         def llm_configure(self) -> None:
@@ -179,9 +179,9 @@ def test_a_section_that_its_schema_forbids_names_file_line_and_key(
     assert plugin.seen == []
 
 
-# --- guards that cannot be loaded -------------------------------------------------------------------------------------
+# --- guardrails that cannot be loaded ---------------------------------------------------------------------------------
 
-GUARDS = {
+GUARDRAILS = {
     "llm_prepare": "@hookimpl\ndef llm_prepare(request): return None",
     "llm_complete": "@hookimpl(wrapper=True)\ndef llm_complete(): return (yield)",
     "llm_prepare_step": "@hookimpl\ndef llm_prepare_step(step): return None",
@@ -205,7 +205,7 @@ def install(directory: Path, implementation: str) -> None:
 
 
 def use(host: Host, hook: str) -> None:
-    """Do what the guard of a hook guards."""
+    """Do what the guardrail of a hook checks."""
     if "step" not in hook:
         assert complete(Request("hi", backend="sample"), host=host).text == "Sample answer to: hi"
         return
@@ -215,13 +215,13 @@ def use(host: Host, hook: str) -> None:
 
 
 @pytest.mark.parametrize("again", ["at once", "in the next process", "edited", "upgraded", "without its cause"])
-@pytest.mark.parametrize("hook", [*GUARDS, "a sandbox"])
-def test_a_guard_that_cannot_be_imported_refuses_by_name(hook: str, again: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hook", [*GUARDRAILS, "a sandbox"])
+def test_a_guardrail_that_cannot_be_imported_refuses_by_name(hook: str, again: str, tmp_path: Path) -> None:
     if hook == "a sandbox":  # runs the steps itself, and is not a wrapper
         hook = "llm_run_step"
         install(tmp_path, "@hookimpl\ndef llm_run_step(): return 0")
     else:
-        install(tmp_path, GUARDS[hook])
+        install(tmp_path, GUARDRAILS[hook])
     if again == "in the next process":
         learn(tmp_path)
     elif again == "edited":
@@ -234,9 +234,9 @@ def test_a_guard_that_cannot_be_imported_refuses_by_name(hook: str, again: str, 
         for _ in range(2):
             with pytest.raises((NoAnswerError, PluginLoadError)) as caught:
                 use(host, hook)
-            assert "it guards, so nothing goes on without it" in str(caught.value)
+            assert "it is a guardrail, so nothing goes on without it" in str(caught.value)
             assert "guard-dist" in f"{caught.value} {origin_of(caught.value)}"
-        # What it does not guard goes on.
+        # What it does not check goes on.
         other = "llm_prepare_step" if hook in {"llm_prepare", "llm_complete"} else "llm_prepare"
         if other == "llm_prepare":
             use(host, other)
@@ -257,15 +257,15 @@ def test_whatever_else_cannot_be_imported_is_recorded_and_all_goes_on(hook: str,
         assert "helper_of_guard" in problem.message
 
 
-def test_a_guard_that_is_left_out_guards_nothing(tmp_path: Path) -> None:
-    install(tmp_path, GUARDS["llm_prepare"])
+def test_a_guardrail_that_is_left_out_refuses_nothing(tmp_path: Path) -> None:
+    install(tmp_path, GUARDRAILS["llm_prepare"])
     with known(tmp_path) as host:
         without = Host()
         without.load_plugins(host.entries, Blocking({"guard": "--no-plugin guard"}), Manifests.read())
         use(without, "llm_prepare")
 
 
-def test_a_guard_that_was_never_imported_is_not_known_to_guard(tmp_path: Path) -> None:
+def test_a_guardrail_that_was_never_imported_is_not_known_as_one(tmp_path: Path) -> None:
     """Nobody can tell what a plug-in would do: `required_plugins` in the configuration is for that."""
     write(tmp_path, {BACKENDS: {"guard": "guard"}}, name="guard-dist", guard="import nowhere_to_be_found")
     with known(tmp_path) as host:

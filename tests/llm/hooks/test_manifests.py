@@ -37,7 +37,7 @@ MANIFEST = Manifest(
             (("backend", {"name": "shout", "description": "loud", "models": ["a"]}),),
         ),
     ),
-    guards=("llm_prepare",),
+    guardrails=("llm_prepare",),
     stamps={"/somewhere/third_module.py": (5, 7)},
 )
 HOUR = 3600 * 10**9
@@ -143,10 +143,10 @@ def test_another_value_is_not_known() -> None:
     assert Manifests.read().get(ENTRY._replace(value="third_module:other")) is None
 
 
-def test_what_it_guarded_is_known_of_any_version() -> None:
+def test_a_guardrail_is_known_of_any_version() -> None:
     Manifests.read().store({ENTRY: MANIFEST})
-    assert Manifests.read().guards_of(ENTRY._replace(version="2.0", value="elsewhere")) == ("llm_prepare",)
-    assert Manifests.read().guards_of(ENTRY._replace(name="other")) == ()
+    assert Manifests.read().guardrails_of(ENTRY._replace(version="2.0", value="elsewhere")) == ("llm_prepare",)
+    assert Manifests.read().guardrails_of(ENTRY._replace(name="other")) == ()
 
 
 def test_another_environment_has_records_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from llm.usage import enabled, entries, ledger_path
 __version__ = "0.1.0"
 
 #: Without it nothing is sent: who set a limit wants it kept.
-GUARDS = True
+GUARDRAIL = True
 
 LIMITS = {"D0TTINO_BUDGET_DAY": "%Y-%m-%d", "D0TTINO_BUDGET_MONTH": "%Y-%m"}
 

@@ -21,7 +21,7 @@ TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, time REAL, used REAL, text 
 class Cache:
     """The plug-in: a lookup before the backend is asked, and a wrapper around that which stores what it says."""
 
-    GUARDS = False  # without a cache, the backend is asked
+    GUARDRAIL = False  # without a cache, the backend is asked
     CONFIG_SCHEMA: ClassVar = {
         "type": "object",
         "properties": {name: {"type": "number", "exclusiveMinimum": 0} for name in ("days", "megabytes")},
