@@ -13,7 +13,7 @@ from llm.errors import BackendTimeoutError, UsageError
 if TYPE_CHECKING:
     from requests import Response, Session
 
-    from llm.backends.http._deadlines import Limits
+    from llm.backends.http._transport import Limits
     from llm.types import Attachment
 
 #: Most bytes of an attachment: services take no more.
@@ -187,8 +187,8 @@ def _fetched(address: str) -> bytes:
     from urllib.parse import urlsplit
 
     from llm.backends.http import is_on_this_machine
-    from llm.backends.http._deadlines import Limits, TimedSession, current_limits
-    from llm.backends.http._errors import Endpoint, transport_error, transport_faults
+    from llm.backends.http._errors import Endpoint
+    from llm.backends.http._transport import Limits, TimedSession, current_limits, transport_error, transport_faults
 
     try:
         host = urlsplit(address).netloc.rpartition("@")[2]

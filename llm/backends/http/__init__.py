@@ -24,25 +24,18 @@ from llm.errors import (
     BackendError,
     BackendHTTPError,
     ConfigError,
-    D0ttinoError,
     MalformedResponseError,
     MissingKeyError,
     UsageError,
 )
-from llm.types import Call, Cancellation, Completion, FrozenMapping, Request
+from llm.types import Call, Completion, FrozenMapping, Request
 
 if TYPE_CHECKING:
-    from requests import PreparedRequest, Response
+    from requests import PreparedRequest
 
-    from llm.backends.http._deadlines import Limits, Outgoing, TimedSession
     from llm.backends.http._errors import Endpoint
+    from llm.backends.http._transport import Limits, Outgoing, TimedSession
     from llm.backends.http.answers import AnswerReader
-
-#: Bytes that are read at once. What so few of them can become when they are decompressed is bounded too.
-PIECE: Final = 4096
-
-#: How much of an error's body is read.
-MAX_ERROR_BYTES: Final = 64 * 1024
 
 _NOTHING: Final[FrozenMapping[str, Any]] = FrozenMapping()
 
@@ -490,8 +483,9 @@ class HTTPBackend(Backend):
 
     def _exchanged(self, endpoint: "Endpoint", outgoing: "Outgoing", limits: "Limits") -> Iterator[bytes]:
         """Send a request, and yield its answer as it comes. Override this for a service with several addresses."""
-        pieces = _exchange(outgoing, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
-        return pieces if limits.cancellation is None else _until_cancelled(pieces, limits, limits.cancellation)
+        from llm.backends.http._transport import exchange
+
+        return exchange(outgoing, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
 
     def _request(
         self, method: str, path: str, call: Call | None, content: bytes | None, *, stream: bool
@@ -506,7 +500,7 @@ class HTTPBackend(Backend):
             **self.fixed_headers,
             **self.headers(),
         }
-        from llm.backends.http._deadlines import Outgoing
+        from llm.backends.http._transport import Outgoing
 
         url = f"{endpoint.url}?{endpoint.query}" if endpoint.query else endpoint.url
         cert = None if self.client_cert is None else _certificate_files(self.client_cert, self._label)
@@ -549,7 +543,7 @@ class HTTPBackend(Backend):
         return memories.get(os.getpid()) or memories.setdefault(os.getpid(), _Memory())
 
     def _limits(self, call: Call | None) -> "Limits":
-        from llm.backends.http._deadlines import Limits
+        from llm.backends.http._transport import Limits
 
         start, call = monotonic(), call or Call()
         deadline = inf if call.deadline is None else call.deadline
@@ -590,7 +584,7 @@ class HTTPBackend(Backend):
         return self.label or type(self).__name__
 
     def _open_session(self) -> "TimedSession":
-        from llm.backends.http._deadlines import TimedSession
+        from llm.backends.http._transport import TimedSession
 
         memory = self._memory
         with memory.lock:
@@ -860,120 +854,3 @@ def _warn_of_plain_http(url: str, label: str, name: str) -> None:
         logging.getLogger(__name__).warning(
             "warning: the API key of %s goes to %s without encryption; use https in %s", label, parts.netloc, name
         )
-
-
-# One exchange
-
-
-def _exchange(
-    outgoing: "Outgoing", endpoint: "Endpoint", limits: "Limits", connect_timeout: float, max_bytes: int
-) -> Iterator[bytes]:
-    """Send a request and yield the body of an answer with a status that is a success, as it comes."""
-    from llm.backends.http._deadlines import current_limits
-    from llm.backends.http._errors import status_error, transport_error, transport_faults
-
-    connect_timeout = limits.connect_timeout(connect_timeout)
-    wait = max(0.001, limits.next_wait())  # urllib3 refuses 0
-    failure: D0ttinoError
-    try:
-        token = current_limits.set(limits)
-        try:
-            response = outgoing.send((connect_timeout, wait))
-        finally:
-            current_limits.reset(token)
-        limits.answered = True
-        if limits.heed is not None:
-            limits.heed(response.headers)
-        with response:
-            coding = _unknown_coding(response)
-            charset = _other_charset(response.headers.get("Content-Type", ""))
-            as_utf8 = None if charset is None else _Recoder(charset).recode
-            if 200 <= response.status_code < 300:
-                if coding:
-                    raise MalformedResponseError(
-                        f"{endpoint.label} sent an answer compressed by {coding!r}, which was not asked for"
-                    )
-                # `iter_content` would wait until a piece is full, unless the answer is chunked.
-                while piece := response.raw.read1(PIECE, decode_content=True):
-                    limits.received += len(piece)
-                    if limits.received > max_bytes:
-                        raise MalformedResponseError(
-                            f"{endpoint.label} sent an answer of more than {max_bytes:,} bytes; it was not read on"
-                        )
-                    yield piece if as_utf8 is None else as_utf8(piece)
-                if as_utf8 is not None:
-                    yield as_utf8(b"", final=True)
-                return
-            # As much as is needed, or comes: the status is what matters.
-            body = bytearray()
-            with suppress(*transport_faults()):
-                while not coding and not response.is_redirect and len(body) <= MAX_ERROR_BYTES:
-                    piece = response.raw.read1(PIECE, decode_content=True)
-                    if not piece:
-                        break
-                    body += piece
-            told = bytes(body) if as_utf8 is None else as_utf8(bytes(body), final=True)
-            failure = status_error(endpoint, response.status_code, told, response.headers)
-    except transport_faults() as error:
-        failure = transport_error(endpoint, error, limits, connect_timeout)
-    # Raised here, without what the library raised as its context: that refers to the request with its key.
-    raise failure
-
-
-def _until_cancelled(pieces: Iterator[bytes], limits: "Limits", cancellation: Cancellation) -> Iterator[bytes]:
-    """Yield what an exchange yields; a cancellation shuts its connection down, and whatever comes of that is one."""
-    try:
-        with cancellation.on_cancel(limits.shut_down):
-            cancellation.check()
-            yield from pieces
-            cancellation.check()  # an answer without a length ends where its connection does
-    except BackendError:
-        cancellation.check()
-        raise
-    finally:
-        limits.release()
-
-
-def _unknown_coding(response: "Response") -> str | None:
-    """Return how the body of an answer is compressed, if that cannot be undone."""
-    told = [one.strip().lower() for one in response.headers.get("Content-Encoding", "").split(",")]
-    return next((one for one in told if one in {"br", "zstd"} and one not in response.raw.CONTENT_DECODERS), None)
-
-
-def _other_charset(content_type: str) -> str | None:
-    """Return the charset in a content type, if it is known and not UTF-8."""
-    if "charset" not in content_type.lower():
-        return None
-    import codecs
-
-    named = re.search(r"(?i)charset\s*=\s*[\"']?([\w.:-]+)", content_type)
-    try:
-        "".encode(named[1] if named else "utf-8")  # an encoding of text
-        name = codecs.lookup(named[1] if named else "utf-8").name
-    except (LookupError, UnicodeError):
-        return None
-    return None if name in {"utf-8", "utf-8-sig", "ascii"} else name
-
-
-class _Recoder:
-    """Turns a body into UTF-8, piece by piece.
-
-    Of the charsets with one byte for a character many servers name one, and send UTF-8: they count from the first
-    byte on that is no UTF-8.
-    """
-
-    def __init__(self, charset: str) -> None:
-        import codecs
-
-        self._decoder = codecs.getincrementaldecoder(charset)("replace")
-        is_doubtful = charset.startswith(("iso8859", "cp125", "latin"))
-        self._checker = codecs.getincrementaldecoder("utf-8")() if is_doubtful else None
-
-    def recode(self, piece: bytes, final: bool = False) -> bytes:
-        if self._checker is not None:
-            begun, _ = self._checker.getstate()
-            try:
-                return self._checker.decode(piece, final).encode()
-            except UnicodeDecodeError:
-                self._checker, piece = None, begun + piece
-        return self._decoder.decode(piece, final).encode("utf-8", "replace")

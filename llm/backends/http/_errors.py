@@ -1,142 +1,52 @@
-"""Turn failures of servers and of the network into `BackendError`s with plain messages and no secrets."""
+"""Errors for what a server reports in place of an answer: one class for each meaning, plain words, no secrets.
+
+Servers report the same failure in many ways: by an HTTP status, by a number or a code in a JSON document, in prose.
+`status_error` and `reported_error` reduce each of these to a `_Report`, and `_KINDS` classifies it.
+"""
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from time import time
+from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from llm.errors import (
     AuthenticationError,
-    BackendConnectionError,
     BackendError,
     BackendHTTPError,
-    BackendTimeoutError,
-    ConfigError,
     ContextTooLongError,
-    D0ttinoError,
     MalformedResponseError,
-    is_transient_status,
 )
 from llm.redaction import MASK, spellings
 
-if TYPE_CHECKING:
-    from llm.backends.http._deadlines import Limits
-
-#: How many characters of a server's own words an error quotes.
+#: The longest quotation of a server in an error, in characters.
 MAX_QUOTE: Final = 300
 
-#: How servers say that a prompt is too long for the model, and what it takes.
-_TOO_LONG: Final = re.compile(
-    r"(?i)context[\s_-]?(?:length|window|size)|too many (?:input )?tokens|number of tokens allowed"
-    r"|(?:prompt|input|messages?|request)\b.{0,20}\btoo (?:long|large)|reduce the length of the messages"
-    r"|(?:prompt|input|sequence) (?:\w+ ){0,3}length|length of (?:\w+ ){0,3}(?:prompt|input|question)"
-    r"|(?:prompt|input)s?\b.{0,30}\btokens?\b.{0,40}\b(?:exceed|must be <)|request exceed\w* (?:\w+ ){0,3}token limit"
-    r"|(?:less|fewer) than [\d,]+ tokens|max_tokens must be at least 1, got -"
-)
-_LIMIT: Final = re.compile(
-    r"(?i)(?:length|window|size|allowed|limit|exceed|than|>|<=|at most)\D{0,12}?([1-9][0-9,]{2,11})"
-)
-#: How servers say, whatever the status, that they do not like the prompt, which is not the fault of the key.
-_MODERATED: Final = re.compile(
-    r"(?i)moderation|flagged|safety|guardrail|content[\s_-]?(?:policy|filter|management)|inappropriate content"
-)
-#: How servers say with another status than 401 that they do not like the key.
-_BAD_KEY: Final = re.compile(
-    r"(?i)\b(?:invalid|incorrect|wrong|expired|missing) (?:\w+ )?api[\s_-]?(?:key|secret)"
-    r"|\bapi[\s_-]?(?:secret )?key\b.{0,30}\b(?:not valid|invalid|incorrect|expired|missing)|\blogin fail"
-)
-#: How servers say that they do not answer from here, which is not the fault of the key either.
-_REGION: Final = re.compile(
-    r"(?i)\b(?:countr|region|territor|location|geo)\w*.{0,60}\b(?:not|un)\s?(?:supported|available|allowed|permitted)"
-    r"|\b(?:not |un)(?:supported|available|allowed|permitted)\b.{0,60}\b(?:countr|region|territor|location)"
-    r"|\b(?:blocked|restricted|forbidden)\b.{0,40}\b(?:countr|region|territor|location)"
-)
-#: How LobeChat and its like ask for something else than a key.
-_OTHER_LOGIN: Final = re.compile(
-    r"(?i)access[\s_-]?(?:code|password)|\"errorType\": ?\"(?:unauthorized|invalidclerkuser)"
-)
+#: The environment variables with the addresses of proxies, for hints.
+CHECK_PROXIES: Final = "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
 
-#: Where errors have their message, and what may stand beside an `error` that is a text.
-_MESSAGES: Final = (
-    *("message", "detail", "msg", "error_message", "error_msg", "errorMessage", "error_description", "status_msg"),
-    *("err", "errmsg", "err_msg", "retmsg", "reason"),
-)
-#: Where they have a status, and where a code in words, from the precise to the general.
-_NUMBERS: Final = ("code", "status", "status_code", "statusCode", "http_status_code", "raw_status_code")
-_CODES: Final = ("code", "type", "status", "errorType", "error_type")
-_BESIDE: Final = (*dict.fromkeys((*_NUMBERS, *_CODES)), "message", "detail", "metadata")
-
-#: Where the addresses of proxies are.
-_PROXIES: Final = "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
-#: What a proxy answers to CONNECT, in the words of http.client.
-_NO_TUNNEL: Final = re.compile(r"Tunnel connection failed: ([0-9]{3})")
-#: How an answer begins that is TLS: an alert, or a handshake.
-_TLS: Final = re.compile("[\x15\x16]\x03[\0-\x04]")
-
-#: Paths below an address that has none itself.
-_WITHOUT_VERSION: Final = ("/chat/completions", "/models")
-
-#: Which HTTP status means the same as a code in words (`rate_limit_exceeded`, `ThrottlingException`), compared
-#: without case and signs. The order matters: `insufficient_quota` will not pass, whatever else a code says.
-_STATUSES: Final = (
-    (re.compile(r"insufficient\w*(quota|balance|credit|fund)|billing|payment|creditsexhausted"), 402),
-    (re.compile("context(length|window|size)|promptistoolong|requesttoolarge|tokensexceeded"), 413),
-    (re.compile("contentfilter"), 400),
-    (re.compile("unsupported(country|region|location)|(country|region|location)notsupport"), 451),
-    (re.compile("ratelimit|toomanyrequests|throttl|resourceexhausted|slowdown|concurren"), 429),
-    (re.compile("overload|unavailable|capacity|busy|loading"), 503),
-    (re.compile("timeout|timedout|deadlineexceeded"), 504),
-    (re.compile("servererror|internal|badgateway|apierror|upstreamerror|providererror"), 500),
-    (re.compile("apikey|authenticat|unauthori|accesscode"), 401),
-    (re.compile("permission|forbidden"), 403),
-    (re.compile("notfound"), 404),
-    (re.compile("invalidrequest|invalid|unsupported|badrequest|failedprecondition"), 400),
-)
-#: The same for words, which mean less: only of an error without any code.
-_BUSY: Final = (
-    (re.compile(r"(?i)rate[\s_-]?limit(?:ed|s|ing)?\b|too many requests|\bslow down\b|\bconcurren"), 429),
-    (
-        re.compile(
-            r"(?i)overloaded|\bat (?:full |max\w* )?capacity|(?:temporarily|service) unavailable|\bis \w* ?busy"
-            r"|\bloading model|\bmodel\b.{0,40}\bloading\b|queue is full|no (?:\w+ )?instances? (?:\w+ )?available"
-        ),
-        503,
-    ),
-    (re.compile(r"(?i)\bbad gateway\b|upstream connect error"), 502),
-    (re.compile(r"(?i)\b(?:request|gateway|upstream)\b.{0,20}\b(?:timed out|time-?out)"), 504),
-    (re.compile(r"(?i)\b(?:try|retry)(?: again)? (?:later|in \d)|\bplease (?:try again|retry)\b"), 503),
-)
-_NO_QUOTA: Final = re.compile(r"(?i)quota|billing|credits?\b|balance")
-#: Refusals that are not the fault of the key: with which status, in which words, and what to do.
-_NOT_THE_KEY: Final = (
-    ({400, 403, 422}, _MODERATED, "a filter before the model does not like the prompt: change it"),
-    ({400, 403, 451}, _REGION, "it does not answer from this country or region, whatever the key"),
-    ({403}, _NO_QUOTA, "the account has no credit or quota left: see the service's own page of it"),
-)
-#: "try again in 1m30.5s", `"retryDelay": "20s"`.
-_WAIT: Final = re.compile(
-    r"(?i)(?:try again|retry)[\s_-]?(?:after|in|delay)?\W{1,4}((?:\d+(?:\.\d+)?\s*[a-z]+\s*){1,4})"
-)
-_SPAN: Final = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*([a-z]+)")
-_UNITS: Final = {
-    **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
-    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
-}
+#: Paths below a base URL without a path of its own.
+_PATHS_WITHOUT_VERSION: Final = ("/chat/completions", "/models")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Whom a backend asks, and the names that its errors use; `url` holds no user name, password or query.
+    """An address of a service, and the names that errors use for it.
 
-    `query` is sent behind the address, and shown nowhere.
+    Attributes:
+        label: the service's name.
+        url: the address, without user name, password and query.
+        base_url_env: the variable or configuration key that sets the address; empty: there is none.
+        api_key_env: where the API key was found, or is looked for; empty: the service takes none.
+        has_key: whether the request has an API key.
+        secrets: texts that are never quoted.
+        interface: the name of its format; empty: it has none.
+        query: the query of the address, which is sent and never shown.
     """
 
     label: str
@@ -155,21 +65,31 @@ class Endpoint:
 
     @property
     def check(self) -> str | None:
-        """A hint that names the variable with the address, if there is one."""
+        """The hint to check the address; `None`: no variable or key sets it."""
         return f"check {self.base_url_env}" if self.base_url_env else None
 
     def quote(self, text: object) -> str:
-        """Return words of the server as one printable line of bounded length, without any secret."""
+        """Return a text of the server as one printable line of bounded length, without any secret."""
         line = " ".join(str(text).split())
         forms = {form for secret in self.secrets for form in spellings(" ".join(secret.split()))}
         if forms:
             line = re.sub("|".join(map(re.escape, sorted(forms, key=len, reverse=True))), MASK, line)
-        # Shortened last: a secret that is cut in two would not be found.
+        # Shortened last: half a secret would not be found.
         short = line if len(line) <= MAX_QUOTE else line[: MAX_QUOTE - 3] + "..."
         return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in short)
 
 
-# What a server says
+class _Report(NamedTuple):
+    """A failure as a server reports it."""
+
+    status: int  # of the answer or of the document, else the one that code or message stand for
+    phrase: str  # the status in words, where the server gave one
+    message: str
+    implied: int | None  # the status that a code in words stands for, whatever `status` is
+    headers: Mapping[str, str]
+
+
+# Errors for reports
 
 
 def status_error(
@@ -179,150 +99,266 @@ def status_error(
     headers: Mapping[str, str] | None = None,
     now: float | None = None,
 ) -> BackendError:
-    """Return the error for an HTTP status that is not a success; of the body, the start is enough."""
+    """Return the error for an HTTP status that is not a success; of the body, the beginning is enough."""
     headers = headers or {}
     if 300 <= status < 400:
         return _redirect_error(endpoint, status, headers.get("Location"))
     text = body.decode("utf-8", "replace")
     if status == 403 and is_page(text) and not text.lstrip().startswith("<?xml"):
-        # A page of what stands before the service, which has not seen the key.
-        said = endpoint.quote(page_title(text) or "a web page")
+        # From something in front of the service, which has not seen the key.
+        title = endpoint.quote(page_title(text) or "a web page")
         hint = f"a firewall or a login page stands before it; {endpoint.check or 'check the address'}"
-        return BackendHTTPError(f"{endpoint.label} answered {_phrase(status)}: {said}", status=status, hint=hint)
-    meaning = _meaning(_error_in(_json(text)))
-    error = _refusal(endpoint, status, _phrase(status), server_words(text), headers, meaning, now)
+        return BackendHTTPError(f"{endpoint.label} answered {_phrase(status)}: {title}", status=status, hint=hint)
+    report = _Report(status, _phrase(status), readable_message(text), _implied_status(_error_in(_json(text))), headers)
+    error = _classified(endpoint, report, now)
     if status in {404, 405} and (status == 405 or is_page(text)):
         error.hint = _no_interface(endpoint)
     return error
 
 
-def reported_error(endpoint: Endpoint, error: Any, document: Mapping[str, Any] | None = None) -> BackendError:
-    """Return the error inside an answer whose status is a success; the document has perhaps its code beside it."""
-    if document is not None and not isinstance(error, dict | list):
-        beside = {key: document[key] for key in _BESIDE if document.get(key)}
-        named = {"message": error, "type": "" if " " in error else error} if isinstance(error, str) else {"code": error}
-        error = {**named, **beside}
-    words = words_in(error if isinstance(error, dict | list) else {"error": error}) or json.dumps(
-        {"error": error}, ensure_ascii=False
-    )
-    code, headers = _code(error), _headers_in(error)
-    if code is not None:
-        return _refusal(endpoint, code, _phrase(code), words, headers, _meaning(error))
-    status = _meaning(error)
-    if status is None and not _NO_QUOTA.search(words):
-        status = next((status for pattern, status in _BUSY if pattern.search(words)), None)
-    if status is None and _TOO_LONG.search(words):
-        status = 400
-    if status is None and _BAD_KEY.search(words):
-        status = 401
+def reported_error(endpoint: Endpoint, report: Any) -> BackendError:
+    """Return the error for a failure within an answer whose status is a success.
+
+    Args:
+        endpoint: the service.
+        report: an object with a message or a code, one that holds such an object as `error`, or a message.
+    """
+    error = _with_siblings(report)
+    message = message_in(error if isinstance(error, dict | list) else {"error": error})
+    message = message or json.dumps({"error": error}, ensure_ascii=False)
+    status, implied, headers = _status_in(error), _implied_status(error), _headers_in(error)
+    if status is not None:
+        return _classified(endpoint, _Report(status, _phrase(status), message, implied, headers))
+    status = implied or _status_of(message)
     if status is None:
-        return MalformedResponseError(f"{endpoint.label} answered with an error: {endpoint.quote(words)}")
-    return _refusal(endpoint, 400 if status == 413 else status, "", words, headers, status)
+        return MalformedResponseError(f"{endpoint.label} answered with an error: {endpoint.quote(message)}")
+    # 413 stands for a prompt that is too long, which is no status here that a server has sent.
+    return _classified(endpoint, _Report(400 if status == 413 else status, "", message, implied, headers))
 
 
 def is_failure(document: Mapping[str, Any]) -> bool:
-    """Whether a document without an answer reports a failure, by whatever interface its server has."""
+    """Whether a document without an answer reports a failure, whatever interface its server has."""
     if "error" in (document.get("object"), document.get("type"), document.get("status")):
         return True
     if document.get("success") is False or any(document.get(key) for key in ("detail", "errors", "error_type")):
         return True
-    if _code(document) is not None or isinstance(document.get("base_resp"), dict):
-        return words_in(document) is not None and not is_success(document)
-    words = words_in(document) or ""
-    return any(pattern.search(words) for pattern, _ in _BUSY)
+    message = message_in(document)
+    if _status_in(document) is not None or isinstance(document.get("base_resp"), dict):
+        return message is not None and not is_success(document)
+    return _busy_status(message or "") is not None
 
 
 def is_success(document: Mapping[str, Any]) -> bool:
-    """Whether a document has the form of a failure, and a code that stands for none: `{"code": 0, "message": "ok"}`."""
-    held = document.get("base_resp")
-    told = [(held if isinstance(held, dict) else document).get(key) for key in _NUMBERS]
-    return any(str(code).casefold() in {"0", "200", "ok", "success"} for code in told if code is not None)
+    """Whether a document in the form of a failure has a code for success: `{"code": 0, "message": "ok"}`."""
+    inner = document.get("base_resp")
+    codes = [(inner if isinstance(inner, dict) else document).get(key) for key in _STATUS_KEYS]
+    return any(str(code).casefold() in {"0", "200", "ok", "success"} for code in codes if code is not None)
 
 
-def _code(error: Any) -> int | None:
-    """Return the HTTP status that an error has as its code; `None`: it has none."""
+# Statuses that codes and messages stand for
+
+#: The HTTP status for a code in words (`rate_limit_exceeded`, `ThrottlingException`), compared in small letters alone.
+#: The first match counts: waiting does not help against `insufficient_quota`, whatever else a code means.
+_STATUS_OF_CODE: Final = (
+    (re.compile(r"insufficient\w*(quota|balance|credit|fund)|billing|payment|creditsexhausted"), 402),
+    (re.compile("context(length|window|size)|promptistoolong|requesttoolarge|tokensexceeded"), 413),
+    (re.compile("contentfilter"), 400),
+    (re.compile("unsupported(country|region|location)|(country|region|location)notsupport"), 451),
+    (re.compile("ratelimit|toomanyrequests|throttl|resourceexhausted|slowdown|concurren"), 429),
+    (re.compile("overload|unavailable|capacity|busy|loading"), 503),
+    (re.compile("timeout|timedout|deadlineexceeded"), 504),
+    (re.compile("servererror|internal|badgateway|apierror|upstreamerror|providererror"), 500),
+    (re.compile("apikey|authenticat|unauthori|accesscode"), 401),
+    (re.compile("permission|forbidden"), 403),
+    (re.compile("notfound"), 404),
+    (re.compile("invalidrequest|invalid|unsupported|badrequest|failedprecondition"), 400),
+)
+_RATE_LIMITED: Final = re.compile(r"(?i)rate[\s_-]?limit(?:ed|s|ing)?\b|too many requests|\bslow down\b|\bconcurren")
+#: The same for messages of servers that are busy. Prose is ambiguous: it counts only without any code.
+_STATUS_OF_BUSY: Final = (
+    (_RATE_LIMITED, 429),
+    (
+        re.compile(
+            r"(?i)overloaded|\bat (?:full |max\w* )?capacity|(?:temporarily|service) unavailable|\bis \w* ?busy"
+            r"|\bloading model|\bmodel\b.{0,40}\bloading\b|queue is full|no (?:\w+ )?instances? (?:\w+ )?available"
+        ),
+        503,
+    ),
+    (re.compile(r"(?i)\bbad gateway\b|upstream connect error"), 502),
+    (re.compile(r"(?i)\b(?:request|gateway|upstream)\b.{0,20}\b(?:timed out|time-?out)"), 504),
+    (re.compile(r"(?i)\b(?:try|retry)(?: again)? (?:later|in \d)|\bplease (?:try again|retry)\b"), 503),
+)
+_NO_QUOTA: Final = re.compile(r"(?i)quota|billing|credits?\b|balance")
+#: Messages about a prompt that is too long for the model, and the limit in them.
+_TOO_LONG: Final = re.compile(
+    r"(?i)context[\s_-]?(?:length|window|size)|too many (?:input )?tokens|number of tokens allowed"
+    r"|(?:prompt|input|messages?|request)\b.{0,20}\btoo (?:long|large)|reduce the length of the messages"
+    r"|(?:prompt|input|sequence) (?:\w+ ){0,3}length|length of (?:\w+ ){0,3}(?:prompt|input|question)"
+    r"|(?:prompt|input)s?\b.{0,30}\btokens?\b.{0,40}\b(?:exceed|must be <)|request exceed\w* (?:\w+ ){0,3}token limit"
+    r"|(?:less|fewer) than [\d,]+ tokens|max_tokens must be at least 1, got -"
+)
+_LIMIT: Final = re.compile(
+    r"(?i)(?:length|window|size|allowed|limit|exceed|than|>|<=|at most)\D{0,12}?([1-9][0-9,]{2,11})"
+)
+_BAD_KEY: Final = re.compile(
+    r"(?i)\b(?:invalid|incorrect|wrong|expired|missing) (?:\w+ )?api[\s_-]?(?:key|secret)"
+    r"|\bapi[\s_-]?(?:secret )?key\b.{0,30}\b(?:not valid|invalid|incorrect|expired|missing)|\blogin fail"
+)
+_MODERATED: Final = re.compile(
+    r"(?i)moderation|flagged|safety|guardrail|content[\s_-]?(?:policy|filter|management)|inappropriate content"
+)
+_REGION: Final = re.compile(
+    r"(?i)\b(?:countr|region|territor|location|geo)\w*.{0,60}\b(?:not|un)\s?(?:supported|available|allowed|permitted)"
+    r"|\b(?:not |un)(?:supported|available|allowed|permitted)\b.{0,60}\b(?:countr|region|territor|location)"
+    r"|\b(?:blocked|restricted|forbidden)\b.{0,40}\b(?:countr|region|territor|location)"
+)
+#: Messages of LobeChat and its like about a login other than an API key.
+_OTHER_LOGIN: Final = re.compile(
+    r"(?i)access[\s_-]?(?:code|password)|\"errorType\": ?\"(?:unauthorized|invalidclerkuser)"
+)
+
+
+def _status_in(error: Any) -> int | None:
+    """Return the HTTP status that an error has as a number or its digits."""
     if not isinstance(error, dict):
         return None
-    for key in _NUMBERS:
+    for key in _STATUS_KEYS:
         code = error.get(key)
-        if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code):
-            code = int(code)
-        if isinstance(code, int | str) and re.fullmatch("(429|50[0-4])[0-9]{2,3}", str(code)):
-            code = int(str(code)[:3])  # FastChat's 42903, and the like
-        if type(code) is int and 400 <= code < 600:
-            return code
+        if type(code) not in {int, str}:
+            continue
+        # Alone, or as the beginning of a number of the server's own: FastChat's 42903.
+        found = re.fullmatch("([45][0-9][0-9])|(429|50[0-4])[0-9]{2,3}", str(code))
+        if found:
+            return int(found[1] or found[2])
     return None
 
 
-def _refusal(
-    endpoint: Endpoint,
-    status: int,
-    phrase: str,
-    words: str,
-    headers: Mapping[str, str],
-    meaning: int | None,
-    now: float | None = None,
-) -> BackendError:
-    """Return the error for a status; `meaning` is the status that its code in words stands for."""
-    said = f": {endpoint.quote(words)}" if words.strip() else ""
-    request = headers.get("Request-Id") or headers.get("X-Request-Id")
-    if request:  # what its operators find it by
-        said += f" (request {endpoint.quote(request)[:80]})"
-    message = f"{endpoint.label} answered {phrase or 'with an error'}{said}"
-    # Some report a limit of requests so.
-    slow_down = (status in {400, 403} and meaning in {429, 503}) or (status == 403 and bool(_BUSY[0][0].search(words)))
-    moderated = status in {400, 403, 422} and _MODERATED.search(words) is not None
-    excuse = next((hint for codes, pattern, hint in _NOT_THE_KEY if status in codes and pattern.search(words)), None)
-    bad_key = status == 401 or (status in {400, 403} and (meaning == 401 or _BAD_KEY.search(words) is not None))
-    if not slow_down and (bad_key or (status == 403 and excuse is None and meaning not in {402, 404, 451})):
-        hint = f"check {endpoint.api_key_env}" if endpoint.api_key_env else None
-        what = "the API key" if bad_key else "the request"
-        if _OTHER_LOGIN.search(words):
-            what, hint = "the request", _no_interface(endpoint, ": it wants a login or an access code of its own")
-        elif not endpoint.has_key:
-            what, hint = "a request without API key", hint and hint.replace("check", "set", 1)
-        because = f" ({phrase})" if phrase else ""
-        refused = 401 if bad_key else status
-        return AuthenticationError(f"{endpoint.label} refused {what}{because}{said}", hint=hint, status=refused)
-    # A proxy may make a status of its own of it, and more tokens than those of a minute do not fit into the next one.
-    too_long = status in {400, 413, 422, 500} and not slow_down and not moderated
-    too_long = too_long and (meaning == 413 or _TOO_LONG.search(words) is not None)
-    if too_long or (status == 429 and re.match("(?i)request too large", words)):
-        error = ContextTooLongError(message, status=status)
-        error.transient = False
-        limit = _LIMIT.search(words)
-        error.limit = int(limit[1].replace(",", "")) if limit else None
-        return error
-    hint = excuse
-    if status == 404:
-        hint = " and ".join(filter(None, (endpoint.check, "the model's name")))
-        if endpoint.interface == "OpenAI-compatible" and urlsplit(endpoint.url).path in _WITHOUT_VERSION:
-            hint += "; most servers have this interface below /v1"
-    elif status == 407:
-        hint = f"the proxy wants a user name and a password: {_PROXIES}"
-    elif status == 413:
-        hint = "it takes no request of this size: send less text, or smaller attachments"
-    elif headers.get("Retry-After"):
-        asked = endpoint.quote(headers["Retry-After"])
+def _implied_status(error: Any) -> int | None:
+    """Return the HTTP status that an error's code in words stands for."""
+    if not isinstance(error, dict):
+        return None
+    metadata = error.get("metadata")
+    for code in (*map(error.get, _CODE_KEYS), metadata.get("error_type") if isinstance(metadata, dict) else None):
+        plain = re.sub(r"[^a-z]", "", code.casefold()) if isinstance(code, str) else ""
+        for pattern, status in _STATUS_OF_CODE:
+            if pattern.search(plain):
+                return status
+    return None
+
+
+def _status_of(message: str) -> int | None:
+    """Return the HTTP status that a message without any code stands for."""
+    busy = None if _NO_QUOTA.search(message) else _busy_status(message)
+    if busy is not None:
+        return busy
+    if _TOO_LONG.search(message):
+        return 400
+    return 401 if _BAD_KEY.search(message) else None
+
+
+def _busy_status(message: str) -> int | None:
+    return next((status for pattern, status in _STATUS_OF_BUSY if pattern.search(message)), None)
+
+
+# Classification
+
+
+class _Kind(NamedTuple):
+    """A kind of failure: the statuses that it comes with, and the codes or words that tell it from others.
+
+    Without codes and words, its statuses are enough.
+    """
+
+    name: str
+    statuses: Collection[int]
+    implied: Collection[int] = ()
+    words: re.Pattern[str] | None = None
+    hint: str | None = None
+
+    def fits(self, report: _Report) -> bool:
+        if report.status not in self.statuses:
+            return False
+        by_words = self.words is not None and self.words.search(report.message) is not None
+        return by_words or report.implied in self.implied or (self.words is None and not self.implied)
+
+
+#: The first that fits counts. Statuses alone are not enough: some servers report limits of requests, and prompts that
+#: are too long, with 400 or 403, and proxies replace the status. 403 without any explanation is about the key.
+_KINDS: Final = (
+    _Kind("rate limit", {400, 403}, {429, 503}),
+    _Kind("rate limit", {403}, words=_RATE_LIMITED),
+    _Kind("key", {401}),
+    _Kind("key", {400, 403}, {401}, _BAD_KEY),
+    _Kind("filter", {400, 403, 422}, (), _MODERATED, "a filter before the model rejects the prompt: change it"),
+    _Kind("length", {400, 413, 422, 500}, {413}, _TOO_LONG),
+    # A request with more tokens than a minute allows does not fit into the next minute either.
+    _Kind("length", {429}, (), re.compile("(?i)^request too large")),
+    _Kind(
+        "region", {400, 403, 451}, {451}, _REGION, "it does not answer from this country or region, whatever the key"
+    ),
+    _Kind(
+        "quota",
+        {403},
+        {402},
+        _NO_QUOTA,
+        "the account has no credit or quota left: see the service's own page of it",
+    ),
+    _Kind("model", {403}, {404}),
+    _Kind("access", {403}),
+    _Kind("payment", {429}, {402}),
+    _Kind("proxy", {407}, hint=f"the proxy wants a user name and a password: {CHECK_PROXIES}"),
+    _Kind("size", {413}, hint="it takes no request of this size: send less text, or smaller attachments"),
+)
+
+
+def _classified(endpoint: Endpoint, report: _Report, now: float | None = None) -> BackendError:
+    """Return the error for a report, by its kind."""
+    kind = next((kind for kind in _KINDS if kind.fits(report)), _Kind("other", ()))
+    quoted = f": {endpoint.quote(report.message)}" if report.message.strip() else ""
+    number = report.headers.get("Request-Id") or report.headers.get("X-Request-Id")
+    if number:  # the service's support asks for it
+        quoted += f" (request {endpoint.quote(number)[:80]})"
+    if kind.name in {"key", "access"}:
+        return _refused_access(endpoint, report, quoted, is_key=kind.name == "key")
+    message = f"{endpoint.label} answered {report.phrase or 'with an error'}{quoted}"
+    if kind.name == "length":
+        too_long = ContextTooLongError(message, status=report.status)
+        too_long.transient = False
+        limit = _LIMIT.search(report.message)
+        too_long.limit = int(limit[1].replace(",", "")) if limit else None
+        return too_long
+    hint = kind.hint
+    if report.status == 404:
+        hint = _not_found_hint(endpoint)
+    elif hint is None and report.headers.get("Retry-After"):
+        asked = endpoint.quote(report.headers["Retry-After"])
         hint = f"{endpoint.label} asks to wait before the next try (Retry-After: {asked})"
-    wait = asked_wait(headers, words, now)
-    http_error = BackendHTTPError(message, status=status, hint=hint, retry_after=wait)
-    if slow_down:
-        http_error.transient = True
-    elif status == 429 and (meaning == 402 or (wait is None and "exceeded your current quota" in words)):
-        http_error.transient = False  # nobody paid: waiting does not help
-    return http_error
+    wait = asked_wait(report.headers, report.message, now)
+    error = BackendHTTPError(message, status=report.status, hint=hint, retry_after=wait)
+    unpaid = report.status == 429 and wait is None and "exceeded your current quota" in report.message
+    if kind.name == "rate limit":
+        error.transient = True
+    elif kind.name == "payment" or unpaid:
+        error.transient = False
+    return error
 
 
-def _no_interface(endpoint: Endpoint, because: str = "") -> str:
-    kind = f"no {endpoint.interface} interface" if endpoint.interface else "nothing that takes prompts"
-    told = f"this server has {kind} at this address{because}"
-    return f"{told}; {endpoint.check}" if endpoint.check else told
+def _refused_access(endpoint: Endpoint, report: _Report, quoted: str, *, is_key: bool) -> AuthenticationError:
+    """Return the error for a request that was refused because of its key, or without a reason."""
+    what = "the API key" if is_key else "the request"
+    hint = f"{'check' if endpoint.has_key else 'set'} {endpoint.api_key_env}" if endpoint.api_key_env else None
+    if _OTHER_LOGIN.search(report.message):
+        what, hint = "the request", _no_interface(endpoint, ": it wants a login or an access code of its own")
+    elif not endpoint.has_key:
+        what = "a request without API key"
+    because = f" ({report.phrase})" if report.phrase else ""
+    status = 401 if is_key else report.status
+    return AuthenticationError(f"{endpoint.label} refused {what}{because}{quoted}", hint=hint, status=status)
 
 
 def _redirect_error(endpoint: Endpoint, status: int, location: str | None) -> BackendError:
     try:
-        # Quoted first: of a secret that is taken apart, the parts would not be found.
+        # Quoted first: a secret that is taken apart would not be found.
         target = urlsplit(urljoin(endpoint.url, endpoint.quote(location or "")))
         host = target.netloc.rpartition("@")[2]
     except ValueError:
@@ -336,6 +372,19 @@ def _redirect_error(endpoint: Endpoint, status: int, location: str | None) -> Ba
     )
 
 
+def _no_interface(endpoint: Endpoint, because: str = "") -> str:
+    kind = f"no {endpoint.interface} interface" if endpoint.interface else "nothing that takes prompts"
+    reason = f"this server has {kind} at this address{because}"
+    return f"{reason}; {endpoint.check}" if endpoint.check else reason
+
+
+def _not_found_hint(endpoint: Endpoint) -> str:
+    hint = " and ".join(filter(None, (endpoint.check, "the model's name")))
+    if endpoint.interface == "OpenAI-compatible" and urlsplit(endpoint.url).path in _PATHS_WITHOUT_VERSION:
+        hint += "; most servers have this interface below /v1"
+    return hint
+
+
 def _phrase(status: int) -> str:
     from http import HTTPStatus
 
@@ -345,62 +394,102 @@ def _phrase(status: int) -> str:
         return f"HTTP {status}"
 
 
-def _meaning(error: Any) -> int | None:
-    """Return the HTTP status that means the same as an error's code in words; `None`: it has none that is known."""
-    if not isinstance(error, dict):
-        return None
-    metadata = error.get("metadata")
-    for code in (*map(error.get, _CODES), metadata.get("error_type") if isinstance(metadata, dict) else None):
-        plain = re.sub(r"[^a-z]", "", code.casefold()) if isinstance(code, str) else ""
-        for pattern, status in _STATUSES:
-            if pattern.search(plain):
-                return status
-    return None
+# Error documents
+
+#: Members with the message of an error.
+_MESSAGE_KEYS: Final = (
+    *("message", "detail", "msg", "error_message", "error_msg", "errorMessage", "error_description", "status_msg"),
+    *("err", "errmsg", "err_msg", "retmsg", "reason"),
+)
+#: Members with a status in digits, and with a code in words, the precise ones first.
+_STATUS_KEYS: Final = ("code", "status", "status_code", "statusCode", "http_status_code", "raw_status_code")
+_CODE_KEYS: Final = ("code", "type", "status", "errorType", "error_type")
+#: Members beside an `error` that is not an object.
+_SIBLINGS: Final = (*dict.fromkeys((*_STATUS_KEYS, *_CODE_KEYS)), "message", "detail", "metadata")
 
 
 def _error_in(document: Any) -> Any:
-    """Return the error object of a JSON document, which may be in a list, or be the document itself."""
+    """Return the error in a JSON document: it may be in a list, or be the document itself."""
     first = document[0] if isinstance(document, list) and document else document
     if not isinstance(first, dict):
         return first
     errors = first.get("errors")
     inner = (held.get("error") for key in ("response", "data") if isinstance(held := first.get(key), dict))
-    told = (first.get("error"), errors if isinstance(errors, list) else None, first.get("base_resp"), *inner)
-    return next(filter(None, told), first)
+    candidates = (first.get("error"), errors if isinstance(errors, list) else None, first.get("base_resp"), *inner)
+    return next(filter(None, candidates), first)
 
 
-def words_in(document: Any, depth: int = 5) -> str | None:
-    """Return the message of an error in a JSON document; it may be JSON again, of the server behind."""
-    error = _error_in(document)
-    if error is not document and isinstance(error, str):
-        return _inner_words(error, depth)
+def _with_siblings(document: Any) -> Any:
+    """Return the `error` of a document with the facts beside it; a document without one is the error."""
+    error = document.get("error") if isinstance(document, dict) else None
+    if not error:
+        return document
+    if isinstance(error, dict):
+        return {"request_id": document["request_id"], **error} if document.get("request_id") else error
     if isinstance(error, list):
-        told = (one if isinstance(one, str) else words_in(one, depth - 1) for one in error[:3])
-        return "; ".join(filter(None, told)) or None if depth else None
-    if not isinstance(error, dict):
+        return error
+    named = {"message": error, "type": "" if " " in error else error} if isinstance(error, str) else {"code": error}
+    return {**named, **{key: document[key] for key in _SIBLINGS if document.get(key)}}
+
+
+def message_in(document: Any, depth: int = 6) -> str | None:
+    """Return the message of an error in a JSON document; JSON of an upstream server in it is read as well.
+
+    Args:
+        document: the document.
+        depth: how many documents within documents are read.
+    """
+    error = _error_in(document)
+    if not depth or (isinstance(error, str) and error is document):
         return None
-    found = next((error[key] for key in _MESSAGES if isinstance(error.get(key), str) and error[key]), None)
-    message = None if found is None else _inner_words(found, depth)
-    for key in _MESSAGES if message is None and depth else ():
-        message = message or (words_in(error[key], depth - 1) if isinstance(error.get(key), dict | list) else None)
-    if isinstance(error.get("loc"), list) and message:  # of a field of the request
+    if isinstance(error, str):
+        return _upstream_message(error, depth)
+    if isinstance(error, list):
+        several = (one if isinstance(one, str) else message_in(one, depth - 1) for one in error[:3])
+        return "; ".join(filter(None, several)) or None
+    return _message_of(error, depth) if isinstance(error, dict) else None
+
+
+def _message_of(error: dict[str, Any], depth: int) -> str | None:
+    """Return the message of an error object, with the field of the request or the provider that it is about."""
+    values = [error.get(key) for key in _MESSAGE_KEYS]
+    text = next((value for value in values if isinstance(value, str) and value), None)
+    if text is not None:
+        message: str | None = _upstream_message(text, depth)
+    else:
+        nested = (message_in(value, depth - 1) for value in values if isinstance(value, dict | list))
+        message = next(filter(None, nested), None)
+    if isinstance(error.get("loc"), list) and message:
         message = f"{'.'.join(map(str, error['loc']))}: {message}"
     metadata = error.get("metadata")
     if isinstance(metadata, dict):
-        # OpenRouter says "Provider returned error", and the cause only here.
+        # OpenRouter's message is "Provider returned error"; the cause stands only here.
         cause = metadata.get("raw")
-        raw = _inner_words(cause, depth) if isinstance(cause, str) else words_in(cause, depth - 1) if depth else None
+        raw = _upstream_message(cause, depth) if isinstance(cause, str) else message_in(cause, depth - 1)
         parts = (message, metadata.get("provider_name"), raw)
         message = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
-    if not message and depth and isinstance(error.get("body"), dict | list):
-        return words_in(error["body"], depth - 1)
+    if not message and isinstance(error.get("body"), dict | list):
+        return message_in(error["body"], depth - 1)
     return message or None
 
 
-def _inner_words(text: str, depth: int) -> str:
+def _upstream_message(text: str, depth: int) -> str:
     """Return the message in a text that may be the JSON of an upstream server."""
-    document = _json(text) if depth and text.lstrip()[:1] in {"{", "["} else None
-    return words_in(document, depth - 1) or text
+    document = _json(text) if text.lstrip()[:1] in {"{", "["} else None
+    return message_in(document, depth - 1) or text
+
+
+def _headers_in(error: Any) -> Mapping[str, str]:
+    """Return the headers of an upstream answer that an error repeats, as OpenRouter does."""
+    from requests.structures import CaseInsensitiveDict
+
+    if not isinstance(error, dict):
+        return {}
+    metadata = error.get("metadata")
+    headers = metadata.get("headers") if isinstance(metadata, dict) else None
+    number = {"Request-Id": error["request_id"]} if error.get("request_id") else {}
+    found = {**number, **(headers if isinstance(headers, dict) else {})}
+    return CaseInsensitiveDict({name: str(value) for name, value in found.items()})
 
 
 def _json(text: str) -> Any:
@@ -410,9 +499,9 @@ def _json(text: str) -> Any:
         return None
 
 
-def server_words(text: str) -> str:
-    """Return the reason in a text that came in place of an answer: an error's message, a page's title, or all of it."""
-    return words_in(_json(text)) or page_title(text) or text
+def readable_message(text: str) -> str:
+    """Return the message in a text that came in place of an answer: of its JSON, the title of a page, or all of it."""
+    return message_in(_json(text)) or page_title(text) or text
 
 
 def page_title(text: str) -> str | None:
@@ -430,54 +519,65 @@ def is_page(text: str) -> bool:
     return text[:1000].lstrip().lower().startswith(("<!doctype", "<html", "<head", "<!--", "<?xml"))
 
 
-# How long it asks to wait
+# Waits
 
-#: What limits are of in the names of headers: those of OpenAI and its like (`X-RateLimit-Remaining-Requests`), of
-#: Anthropic (`anthropic-ratelimit-requests-remaining`), of others (`X-RateLimit-Remaining`), and of the HTTP working
-#: group, which also has all in one (`RateLimit`).
-_KINDS: Final = ("", "-Requests", "-Tokens", "-Input-Tokens", "-Output-Tokens")
-_LIMIT_NAMES: Final = ("X-RateLimit-{}{}", "Anthropic-RateLimit{1}-{0}", "RateLimit-{}{}")
+#: What a limit in headers counts, and the patterns of the headers' names: of OpenAI and its like
+#: (`X-RateLimit-Remaining-Requests`), of Anthropic (`anthropic-ratelimit-requests-remaining`), and of the HTTP working
+#: group, whose newer drafts have all in one (`RateLimit`).
+_COUNTED: Final = ("", "-Requests", "-Tokens", "-Input-Tokens", "-Output-Tokens")
+_LIMIT_HEADERS: Final = ("X-RateLimit-{}{}", "Anthropic-RateLimit{1}-{0}", "RateLimit-{}{}")
 _FIELDS: Final = {"remaining": "r", "reset": "t"}
 _FIELD: Final = re.compile(r"\b(r|t|remaining|reset)=(\d{1,9})\b")
-#: Seconds by which clocks may differ without being wrong: a date has whole ones, and takes its time.
+#: "try again in 1m30.5s", `"retryDelay": "20s"`.
+_WAIT: Final = re.compile(
+    r"(?i)(?:try again|retry)[\s_-]?(?:after|in|delay)?\W{1,4}((?:\d+(?:\.\d+)?\s*[a-z]+\s*){1,4})"
+)
+_DURATION: Final = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*([a-z]+)")
+_UNITS: Final = {
+    **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+}
+#: Seconds by which two clocks may differ without one being wrong: a date has whole seconds, and takes its time.
 _CLOCK_ERROR: Final = 5.0
 
 
-def asked_wait(headers: Mapping[str, str], words: str = "", now: float | None = None) -> float | None:
-    """Return how many seconds a server asks to wait: in headers, in words, or until a limit begins anew."""
+def asked_wait(headers: Mapping[str, str], message: str = "", now: float | None = None) -> float | None:
+    """Return how many seconds a server asks to wait: in headers, in its message, or until a limit is renewed."""
     seconds = retry_after(headers, now)
     if seconds is None:
-        found = _WAIT.search(words)
-        seconds = _span(found[1]) if found else None
+        found = _WAIT.search(message)
+        seconds = _duration(found[1]) if found else None
     if seconds is None:
-        told = _limits_in(headers, _server_time(headers, now))
-        seconds = max((seconds for left, seconds, _ in told if left <= 0), default=None)
+        limits = _limits_in(headers, _server_time(headers, now))
+        seconds = max((seconds for left, seconds, _ in limits if left <= 0), default=None)
     return seconds
 
 
 def limits_left(headers: Mapping[str, str], tokens: int, now: float | None = None) -> tuple[float, float] | None:
     """Return the tightest limit in headers: requests of a number of tokens, and seconds until it is renewed."""
     if not any("ratelimit" in name.casefold() for name in headers):
-        return None  # nearly always, and each answer is asked
-    told = _limits_in(headers, _server_time(headers, now))
-    found = [(left // max(1, tokens) if of_tokens else left, seconds) for left, seconds, of_tokens in told]
-    return min(found, default=None)
+        return None  # nearly always, and this is called for each answer
+    limits = _limits_in(headers, _server_time(headers, now))
+    requests = [(left // max(1, tokens) if of_tokens else left, seconds) for left, seconds, of_tokens in limits]
+    return min(requests, default=None)
 
 
 def _limits_in(headers: Mapping[str, str], now: float) -> Iterator[tuple[float, float, bool]]:
-    """Yield what is left of each limit, the seconds until it is renewed, and whether it is of tokens."""
-    for kind in _KINDS:
-        for name in _LIMIT_NAMES:
+    """Yield for each limit what is left of it, the seconds until it is renewed, and whether it counts tokens."""
+    for counted in _COUNTED:
+        for name in _LIMIT_HEADERS:
             try:
-                left = float(headers.get(name.format("Remaining", kind)) or "nan")
+                left = float(headers.get(name.format("Remaining", counted)) or "nan")
             except ValueError:
                 continue
-            seconds = _until(str(headers.get(name.format("Reset", kind), "")).strip(), now)
+            seconds = _until(str(headers.get(name.format("Reset", counted), "")).strip(), now)
             if not math.isnan(left) and seconds is not None:
-                yield left, seconds, "Tokens" in kind
+                yield left, seconds, "Tokens" in counted
                 break
-    told = headers.get("RateLimit", "")
-    for item in told.split(",") if ";" in told else [told]:
+    combined = headers.get("RateLimit", "")
+    for item in combined.split(",") if ";" in combined else [combined]:
         fields = {_FIELDS.get(name, name): float(value) for name, value in _FIELD.findall(item)}
         if fields.keys() == {"r", "t"}:
             yield fields["r"], fields["t"], "token" in item.casefold()
@@ -506,7 +606,7 @@ def _moment(date: str) -> float | None:
 
 
 def _server_time(headers: Mapping[str, str], now: float | None) -> float:
-    """Return the seconds since the epoch by the clock of the server, as the moments in headers are."""
+    """Return the seconds since the epoch by the server's clock, which moments in headers are given by."""
     ours = time() if now is None else now
     theirs = _moment(headers.get("Date") or "")
     return ours if theirs is None or abs(ours - theirs) <= _CLOCK_ERROR else theirs
@@ -517,7 +617,7 @@ def _until(value: str, now: float) -> float | None:
     if not re.fullmatch(r"\d{1,16}(\.\d{1,9})?", value):
         with suppress(ValueError, OverflowError):
             return max(0.0, datetime.fromisoformat(value).timestamp() - now)
-        return _span(value)
+        return _duration(value)
     # Seconds, or a moment in seconds or milliseconds since 1970: the size decides.
     number = float(value)
     if number < 1e9:
@@ -525,163 +625,11 @@ def _until(value: str, now: float) -> float | None:
     return max(0.0, (number / 1000 if number > 1e11 else number) - now)
 
 
-def _span(text: str) -> float | None:
-    """Return the seconds of `6m0s`, `350ms` or `20 seconds`; `None`: the text is not a span of time."""
+def _duration(text: str) -> float | None:
+    """Return the seconds of `6m0s`, `350ms` or `20 seconds`; `None`: the text is not a duration."""
     seconds, known = 0.0, False
-    for number, unit in _SPAN.findall(text):
+    for number, unit in _DURATION.findall(text):
         if unit.casefold() not in _UNITS:
             break
         seconds, known = seconds + float(number) * _UNITS[unit.casefold()], True
     return seconds if known else None
-
-
-def _headers_in(error: Any) -> Mapping[str, str]:
-    """Return the headers of an upstream answer that an error repeats, as OpenRouter does."""
-    from requests.structures import CaseInsensitiveDict
-
-    metadata = error.get("metadata") if isinstance(error, dict) else None
-    headers = metadata.get("headers") if isinstance(metadata, dict) else None
-    known = headers if isinstance(headers, dict) else {}
-    told = {"Request-Id": error["request_id"]} if isinstance(error, dict) and error.get("request_id") else {}
-    return CaseInsensitiveDict({name: str(value) for name, value in {**told, **known}.items()})
-
-
-# What the network says
-
-
-def transport_faults() -> tuple[type[Exception], ...]:
-    """Return the exceptions that `transport_error` takes: requests does not wrap all that it meets."""
-    import requests
-    import urllib3
-
-    return (requests.RequestException, urllib3.exceptions.HTTPError, OSError, UnicodeError)
-
-
-def transport_error(endpoint: Endpoint, error: Exception, limits: "Limits", connect_timeout: float) -> D0ttinoError:
-    """Return a failure of requests or urllib3 as an error of this project, in plain words."""
-    import http.client
-    import socket
-    import ssl
-
-    from requests import exceptions as outer
-    from urllib3 import exceptions as inner
-
-    causes = list(_causes(error))
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    label, who = endpoint.label, f"{endpoint.label} at {endpoint.host}"
-    no_proxy = "the proxy that the environment names cannot be used"
-    bad_header = f"a header for {label} holds a character that HTTP does not allow; nothing was sent"
-    no_connection = f"no connection to {who} within {_rounded(connect_timeout)}"
-    table: tuple[tuple[tuple[type[BaseException], ...], D0ttinoError], ...] = (
-        (
-            (outer.InvalidProxyURL, outer.InvalidSchema, inner.ProxySchemeUnknown),
-            ConfigError(no_proxy, hint=f"{_PROXIES}; a SOCKS proxy needs the package PySocks"),
-        ),
-        (
-            (outer.InvalidURL, inner.LocationValueError),
-            ConfigError(f"{endpoint.host} is not the name of a host", hint=endpoint.check),
-        ),
-        ((inner.InvalidHeader,), MalformedResponseError(f"{label} sent an answer with broken headers")),
-        ((outer.InvalidHeader, UnicodeError), BackendError(bad_header)),
-        (
-            (outer.ContentDecodingError, inner.DecodeError),
-            MalformedResponseError(f"{label} sent an answer whose compression is broken"),
-        ),
-        ((outer.ConnectTimeout,), BackendTimeoutError(no_connection, hint=endpoint.check)),
-    )
-    for kinds, failure in table:
-        if has(*kinds):
-            return failure
-    # The system's own "connection timed out" has a number, and is not one of our deadlines.
-    timed_out = any(isinstance(cause, TimeoutError) and cause.errno is None for cause in causes)
-    if limits.asks_proxy and (timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError)):
-        wait = _rounded(limits.until - limits.start)
-        return BackendTimeoutError(f"no way to {who} through the proxy within {wait}", hint=_PROXIES)
-    if timed_out or has(outer.ReadTimeout, inner.ReadTimeoutError):
-        return BackendTimeoutError(f"{who} {_what_took_long(limits)}")
-    reasons: tuple[tuple[type[BaseException], str], ...] = (  # the most specific first
-        (ssl.SSLError, _tls_words(causes)),
-        (socket.gaierror, "the name of the host is not known"),
-        (ConnectionRefusedError, "the connection was refused"),
-        (http.client.IncompleteRead, ""),
-        (ConnectionError, "the server closed the connection"),
-        (http.client.HTTPException, _odd_http(causes)),
-        (BaseException, _system_words(causes)),
-    )
-    reason = endpoint.quote(next(words for kind, words in reasons if has(kind)))
-    if limits.answered:
-        said = f"the connection to {who} broke in the middle of the answer, after {_bytes(limits.received)}"
-        return BackendConnectionError(f"{said}: {reason}" if reason else said)
-    if has(outer.ProxyError) or (limits.asks_proxy and not has(ssl.SSLError)):
-        refused = _NO_TUNNEL.search(reason)
-        hint = f"it wants a user name and a password; {_PROXIES}" if refused and refused[1] == "407" else _PROXIES
-        no_way = BackendConnectionError(f"no way to {who} through the proxy: {reason}", hint=hint)
-        no_way.transient = refused is None or is_transient_status(int(refused[1]))
-        return no_way
-    checks = [endpoint.check] if endpoint.check else []
-    if has(ssl.SSLCertVerificationError):
-        checks.insert(0, "name the certificates to trust in SSL_CERT_FILE")
-    elif "certificate required" in reason:
-        checks.insert(0, "it wants a certificate of yours: `client_cert` of the server in the configuration")
-    elif any(_TLS.match(getattr(cause, "line", "")) for cause in causes):
-        checks.insert(0, "begin the address with https://")
-    return BackendConnectionError(f"no answer from {who}: {reason}", hint="; ".join(checks) or None)
-
-
-def _odd_http(causes: list[BaseException]) -> str:
-    """Return what is wrong with the head of an answer."""
-    import http.client
-
-    for cause in causes:
-        if isinstance(cause, http.client.BadStatusLine):
-            line = str(vars(cause)["line"]).strip()
-            return "it speaks TLS, and was asked without" if _TLS.match(line) else f"what came back is not HTTP: {line}"
-        if type(cause) in {http.client.LineTooLong, http.client.HTTPException}:
-            return f"the head of its answer cannot be used: {cause}"
-    return "what came back is not HTTP"
-
-
-def _what_took_long(limits: "Limits") -> str:
-    if limits.deadline <= monotonic() and limits.heard:
-        return f"did not finish its answer within {_rounded(limits.deadline - limits.start)}"
-    wait = limits.until - max(limits.start, limits.progress)
-    wait = wait if limits.read_timeout is None else min(wait, limits.read_timeout)
-    if limits.received:
-        return f"sent nothing more for {_rounded(wait)}, after {_bytes(limits.received)} of its answer"
-    return f"sent {'no text' if limits.heard else 'nothing'} for {_rounded(wait)}"
-
-
-def _bytes(number: int) -> str:
-    return f"{number:,} byte{'' if number == 1 else 's'}"
-
-
-def _rounded(seconds: float) -> str:
-    return f"{round(seconds, 1):g} s"
-
-
-def _tls_words(causes: list[BaseException]) -> str:
-    fault: Any = next((cause for cause in causes if type(cause).__module__ == "ssl"), None)
-    detail = getattr(fault, "verify_message", "") or str(getattr(fault, "reason", None) or "").replace("_", " ").lower()
-    return f"TLS failed{detail and f' ({detail})'}"
-
-
-def _system_words(causes: list[BaseException]) -> str:
-    # Only what the system or the standard library says itself: texts of urllib3 hold reprs of its objects.
-    plain = (cause for cause in reversed(causes) if isinstance(cause, OSError))
-    said = (cause.strerror or (str(cause) if type(cause) is OSError else "") for cause in plain)
-    return next(filter(None, said), type(causes[-1]).__name__)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those inside it, from the outside in: urllib3 wraps them in several ways."""
-    pending: list[object] = [error]
-    seen: set[int] = set()
-    while pending:
-        item = pending.pop(0)
-        if isinstance(item, BaseException) and id(item) not in seen:
-            seen.add(id(item))
-            yield item
-            pending += [*item.args, getattr(item, "reason", None), item.__cause__, item.__context__]

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm._dataclasses import replace
-from llm.backends.http._errors import Endpoint, is_page, page_title, reported_error, server_words
+from llm.backends.http._errors import Endpoint, is_page, page_title, readable_message, reported_error
 from llm.errors import (
     BackendConnectionError,
     BackendError,
@@ -26,7 +26,7 @@ from llm.thoughts import CLOSE, OPEN
 from llm.types import Completion, Usage, is_filter
 
 if TYPE_CHECKING:
-    from llm.backends.http._deadlines import Limits
+    from llm.backends.http._transport import Limits
 
 #: Most characters of plain words that are taken for a failure, and not for a page or a file.
 _LONGEST_WORDS: Final = 500
@@ -321,10 +321,7 @@ class AnswerReader:
         Args:
             error: an object with a message and a code, words, or an object that holds such an `error`.
         """
-        held = error.get("error") if isinstance(error, dict) else None
-        if isinstance(held, dict) and error.get("request_id"):
-            held = {"request_id": error["request_id"], **held}
-        return reported_error(self.endpoint, held or error, error if held else None)
+        return reported_error(self.endpoint, error)
 
     def malformed(
         self, what: str, quote: bytes | str | None = None, verb: str = "answered with"
@@ -548,7 +545,7 @@ class AnswerReader:
                 json.loads(rest)
                 return self.malformed("JSON that is not an object", rest)
             return self._failure_in_words(rest) or self.malformed("what is not JSON", rest)
-        words = f"; then came: {self.endpoint.quote(server_words(rest))}" if rest else ""
+        words = f"; then came: {self.endpoint.quote(readable_message(rest))}" if rest else ""
         return BackendConnectionError(f"{self.endpoint.label} ended its answer before it was complete{words}")
 
     def _end(self) -> Completion:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from llm._dataclasses import replace
-from llm.backends.http._errors import is_failure, is_success, words_in
+from llm.backends.http._errors import is_failure, is_success, message_in
 from llm.backends.http.answers import A_TOOL, WHOLE, AnswerReader, is_fault, tool_names
 from llm.errors import MalformedResponseError, UsageError
 from llm.types import ROLES, Attachment, Completion, Message, Role, Usage
@@ -167,7 +167,7 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     if isinstance(document, str) or (kind in _OBJECTS and "choices" not in document):
         return _lobechat_text(kind, document, answer)
     if kind == "bare" and "choices" not in document and not document.get("error"):
-        raise answer.failure(document) if words_in(document) else _no_choices(document, answer)
+        raise answer.failure(document) if message_in(document) else _no_choices(document, answer)
     answer.usage = usage_of(document) or answer.usage
     more = document.get("x_groq")  # there Groq reports what ended a stream early
     error = document.get("error") or (more.get("error") if isinstance(more, dict) else None)
@@ -178,7 +178,7 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     if not choices:
         if is_failure(document):
             raise answer.failure(document)
-        if words_in(document) and not is_success(document):
+        if message_in(document) and not is_success(document):
             answer.complaint = document
         if "choices" not in document and document.keys() - _COMMON:
             answer.foreign = answer.foreign or _no_choices(document, answer)

@@ -19,8 +19,8 @@ from llm.errors import AuthenticationError, BackendError
 from llm.types import Call
 
 if TYPE_CHECKING:
-    from llm.backends.http._deadlines import Limits, Outgoing
     from llm.backends.http._errors import Endpoint
+    from llm.backends.http._transport import Limits, Outgoing
 
 _ACCESS_CODE: Final = "LOBECHAT_ACCESS_CODE"
 _PROVIDER: Final = "LOBECHAT_PROVIDER"

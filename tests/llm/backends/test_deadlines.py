@@ -19,7 +19,7 @@ import requests
 
 from llm import Call, Cancellation, Candidate, Completion, Request, complete, send_many, stream
 from llm.backends.http import ChatCompletionsBackend
-from llm.backends.http._deadlines import Limits
+from llm.backends.http._transport import Limits
 from llm.backends.plugin_sdk import register_backend
 from llm.config import RoutingMode, Settings
 from llm.errors import BackendTimeoutError

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import Call, Completion, Request, Usage
-from llm.backends.http import ChatCompletionsBackend, _deadlines
+from llm.backends.http import ChatCompletionsBackend, _transport
 from llm.backends.http._errors import Endpoint
 from llm.backends.http.answers import AnswerReader, Event, read_events
 from llm.backends.http.openai import chat_text
@@ -647,7 +647,7 @@ def test_a_stream_whose_connection_breaks(tail: Any, message: str, serve: Any, b
 def test_an_answer_that_has_ended_is_whole_without_a_mark(
     end: Any, serve: Any, backend: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_deadlines, "AFTERMATH", 0.2)
+    monkeypatch.setattr(_transport, "AFTERMATH", 0.2)
 
     def answer(exchange: Exchange) -> None:
         said = sse(chunk("whole"), chunk(None, finish_reason="stop"), done=False)
