@@ -1,9 +1,8 @@
-"""The way out: all that this program prints, without secrets and fit for a terminal.
+"""All output of the program: redacted, safe for a terminal, and stdout kept for the answer.
 
-An answer, a plan and the steps of a recipe are the user's own: their secrets stay, and where stdout is no terminal
-they are printed as they are. Errors, warnings, notes and lists quote plug-ins and servers, whose words may hold a
-key: it is masked. Whatever goes to a terminal goes through `scripts.render`. Plug-ins that print must not spoil
-stdout, and an answer that cannot be written is an error.
+An answer, a plan and the steps of a recipe belong to the user: they are not redacted, and go unchanged to anything but
+a terminal. Errors, warnings, notes and lists quote plug-ins and servers, and are redacted. All text for a terminal is
+escaped by `scripts.render`. What plug-ins print goes to stderr, and an answer that cannot be written is an error.
 """
 
 import atexit
@@ -15,7 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from itertools import cycle, pairwise
+from functools import cached_property
+from itertools import accumulate, cycle, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -23,69 +23,71 @@ import click
 from llm.errors import end_fork
 
 if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
     from rich.segment import Segment
 
     from llm._config_file import ConfigFault
     from llm.errors import D0ttinoError
 
-#: Where a run of the program keeps its host, and its function that takes secrets out.
+# Keys of `Context.meta`, which all contexts of a run share.
 HOST: Final = "d0ttino.host"
 _REDACT: Final = "d0ttino.redact"
+_WAITING: Final = "d0ttino.waiting"
 
-#: What holds no text.
-_PLAIN: Final = frozenset({int, float, bool, type(None)})
+#: Types of JSON-ready data that need no redaction.
+_TEXTLESS: Final = frozenset({int, float, bool, type(None)})
 
-#: Control characters but for line breaks and tabs.
+#: Control characters other than line breaks and tabs.
 _CONTROL: Final = r"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 
-#: Seconds between two drawings of what comes.
+#: A line as the parser of Markdown divides a text.
+_MARKDOWN_LINE: Final = re.compile(r"[^\r\n]*(?:\r\n?|\n|$)")
+
+#: Seconds between two drawings of a block that has not ended.
 _REDRAW: Final = 0.08
 
-#: Columns that a column of a table keeps on a narrow terminal.
+#: The smallest width of a column of a table on a narrow terminal.
 _NARROWEST: Final = 8
 
-#: Seconds after which a wait is shown, and between two drawings of it.
-_PATIENCE: Final = 0.7
-_TURN: Final = 0.1
+#: Seconds until a wait is shown, and between two drawings of its spinner.
+_SPINNER_DELAY: Final = 0.7
+_SPINNER_INTERVAL: Final = 0.1
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_WAITING: Final = "d0ttino.waiting"
 
 _STDIN: Final = 0
 _STDOUT: Final = 1
 _STDERR: Final = 2
+
+#: The name of our codec error handler.
 _ERRORS: Final = "d0ttino.print"
 
-#: What an error that names no file means: it comes from stdout, as whoever writes to another file says to which.
+#: Numbers of an `OSError` without a file name that mean stdout: all code that writes to other files names them.
 CANNOT_WRITE: Final = frozenset({errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def redact(text: str) -> str:
-    """Return a text without the secrets of this environment."""
-    return _redaction()(text)
+    """Return a text without the secrets of this environment and run."""
+    return _redactor()(text)
 
 
-def _redaction() -> Callable[[str], str]:
-    """Return what redacts texts in this run."""
+def _redactor() -> Callable[[str], str]:
+    """Return the function that redacts texts in this run."""
     ctx = click.get_current_context(silent=True)
-    meta: dict[str, Any] = ctx.find_root().meta if ctx is not None else {}
+    meta: dict[str, Any] = ctx.meta if ctx is not None else {}
     host = meta.get(HOST)
-    # Made when the first text is printed, and again when there is a host, whose backends declare secrets.
-    made_with, function = meta.get(_REDACT, (None, None))
-    if function is None or made_with is not host:
-        function = _redactor(host)
+    # Made for the first text, and again once there is a host, whose backends declare secrets.
+    made_for, function = meta.get(_REDACT, (None, None))
+    if function is None or made_for is not host:
+        if host is None:
+            from llm.redaction import redactor
+
+            function = redactor()
+        else:
+            with stdout_to_stderr():
+                function = host.redactor()
         meta[_REDACT] = (host, function)
     found: Callable[[str], str] = function
     return found
-
-
-def _redactor(host: Any) -> Callable[[str], str]:
-    if host is None:
-        from llm.redaction import redactor
-
-        return redactor()
-    with stdout_to_stderr():
-        redact: Callable[[str], str] = host.redactor()
-        return redact
 
 
 def print_error(text: str) -> None:
@@ -103,7 +105,7 @@ def print_note(text: str) -> None:
     print_message(f"note: {text}")
 
 
-#: The colours of the words that messages begin with.
+#: The colours of the first words of messages.
 _COLORS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
@@ -121,15 +123,15 @@ def print_message(text: str) -> None:
 
 @contextmanager
 def writing_to_stderr() -> Iterator[None]:
-    """Let stderr lead nowhere once it cannot be written: a message that is lost must not end what it is about."""
+    """Redirect stderr to the null device once it cannot be written: a lost message must not end the command."""
     try:
         yield
     except OSError:
-        _lead_nowhere(_STDERR)
+        _redirect_to_null(_STDERR)
 
 
 def print_line(text: str = "", *, mark: str = "", color: str | None = None) -> None:
-    """Print a line of a command that informs on stdout; a mark before it is coloured where the output is."""
+    """Print a line on stdout, redacted, after a mark that is coloured if the output is."""
     from scripts import render
 
     click.echo((mark and _marked(mark, color)) + render.block(redact(text)))
@@ -140,17 +142,17 @@ def _marked(mark: str, color: str | None) -> str:
 
 
 def print_rows(rows: Iterable[str], *, err: bool = True) -> None:
-    """Print rows that are fit for a terminal; styles in them are for a terminal only."""
+    """Print rows that are escaped already; click strips their styles where the output is not coloured."""
     click.echo("\n".join(rows), err=err)
 
 
 class _Waiting:
-    """A line on a terminal that shows for whom the program waits, and since when."""
+    """A spinner on stderr with the reason of a wait and its seconds, drawn by a thread of its own."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, reason: str) -> None:
         import threading
 
-        self.what = what
+        self.reason = reason
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -158,21 +160,21 @@ class _Waiting:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        marks, wait = cycle(_SPINNER), _PATIENCE
-        while not self._ended.wait(wait):
-            wait = _TURN
+        frames, delay = cycle(_SPINNER), _SPINNER_DELAY
+        while not self._ended.wait(delay):
+            delay = _SPINNER_INTERVAL
             with self._lock:
-                if not self._ended.is_set():  # it may have ended while a message was written
-                    self._draw(next(marks))
+                if not self._ended.is_set():  # it may have ended while a message was printed
+                    self._draw(next(frames))
 
-    def _draw(self, mark: str) -> None:
+    def _draw(self, frame: str) -> None:
         from shutil import get_terminal_size
 
         from scripts import render
 
-        since = f" {time.monotonic() - self._began:.0f} s"
-        room = max(get_terminal_size().columns - 1 - len(since), _NARROWEST)
-        self._write("\r\x1b[K" + _cell(f"{mark} {render.line(self.what)}", room).rstrip() + since)
+        seconds = f" {time.monotonic() - self._began:.0f} s"
+        width = max(get_terminal_size().columns - 1 - len(seconds), _NARROWEST)
+        self._write("\r\x1b[K" + _cell(f"{frame} {render.line(self.reason)}", width).rstrip() + seconds)
         self._drawn = True
 
     def _erase(self) -> None:
@@ -181,11 +183,11 @@ class _Waiting:
             self._drawn = False
 
     def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # what cannot be drawn is no failure of the command
+        with suppress(OSError, ValueError):  # a failure to draw is no failure of the command
             click.echo(text, nl=False, err=True, color=True)
 
     def end(self) -> None:
-        """Erase the line for good."""
+        """Erase the spinner for good."""
         self._ended.set()
         with self._lock:
             self._erase()
@@ -193,9 +195,9 @@ class _Waiting:
     @staticmethod
     @contextmanager
     def paused() -> Iterator[None]:
-        """Let a message be written in the place of the line."""
+        """Erase the spinner of the run, if there is one, while a message is printed."""
         ctx = click.get_current_context(silent=True)
-        shown = ctx.find_root().meta.get(_WAITING) if ctx is not None else None
+        shown = ctx.meta.get(_WAITING) if ctx is not None else None
         if shown is None:
             yield
             return
@@ -205,24 +207,24 @@ class _Waiting:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal for whom the program waits, once that takes long.
+def waiting(reason: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner on a terminal once a wait takes long; of nested waits, the outer one is shown.
 
     Args:
-        what: the words for it.
+        reason: what the program is doing, `asking openrouter`.
 
     Yields:
-        a function that changes the words.
+        A function that replaces the reason.
     """
     ctx = click.get_current_context(silent=True)
-    meta = ctx.find_root().meta if ctx is not None else {}
-    if _WAITING in meta or not _is_alive(sys.stderr):  # of two waits within each other, the outer one is shown
-        yield lambda _what: None
+    meta = ctx.meta if ctx is not None else {}
+    if _WAITING in meta or not _takes_controls(sys.stderr):
+        yield lambda _reason: None
         return
-    line = meta[_WAITING] = _Waiting(what)
+    line = meta[_WAITING] = _Waiting(reason)
 
-    def change(what: str) -> None:
-        line.what = what
+    def change(reason: str) -> None:
+        line.reason = reason
 
     try:
         yield change
@@ -231,60 +233,59 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
         line.end()
 
 
-def _is_alive(stream: Any) -> bool:
-    """Whether lines of a stream can be drawn anew: it is a terminal, and takes control sequences."""
+def _takes_controls(stream: Any) -> bool:
+    """Whether a stream is a terminal that understands control sequences."""
     return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}
 
 
 def print_prompt(text: str) -> None:
-    """Print the text of a question on stderr, and leave the cursor behind it."""
+    """Print a question on stderr, and leave the cursor after it."""
     click.echo(text, nl=False, err=True)
 
 
 def send_to_terminal(sequence: str) -> bool:
-    """Send a control sequence of this program to the terminal at stderr; return whether there is one that takes any."""
-    takes = _is_alive(sys.stderr)
-    if takes:
+    """Send a control sequence to the terminal at stderr; return whether there is one that understands any."""
+    takes_controls = _takes_controls(sys.stderr)
+    if takes_controls:
         click.echo(sequence, nl=False, err=True)
-    return takes
+    return takes_controls
 
 
 def clean(data: Any, redact: Callable[[str], str] = redact) -> Any:
-    """Return JSON-ready data without secrets in its texts."""
+    """Return JSON-ready data with its texts redacted."""
     if isinstance(data, str):
         return redact(data)
     if isinstance(data, dict):
-        return {key: value if type(value) in _PLAIN else clean(value, redact) for key, value in data.items()}
+        return {key: value if type(value) in _TEXTLESS else clean(value, redact) for key, value in data.items()}
     return [clean(item, redact) for item in data] if isinstance(data, list | tuple) else data
 
 
 def print_json(data: Any) -> None:
-    """Write data to stdout as JSON."""
+    """Print data on stdout as JSON, redacted."""
     print_answer(clean(data))
 
 
 def print_answer(data: Any) -> None:
-    """Print data on stdout as JSON, secrets as well: it holds what the user asked for."""
+    """Print data on stdout as JSON, without redaction: it is the answer that the user asked for."""
     import json
 
     from scripts import render
 
-    as_it_is = not stdout_is_terminal()
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_it_is else render.json_text(data))
+    click.echo(render.json_text(data) if stdout_is_terminal() else json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def print_text(text: str, *, raw: bool = False) -> None:
-    """Print an answer on stdout; `raw`: as it is, also on a terminal."""
+    """Print an answer on stdout; with `raw`, unescaped even on a terminal."""
     answer = TextAnswer(raw=raw)
     answer.write(text)
     answer.end()
 
 
 class TextAnswer:
-    """An answer that is printed on stdout as it comes: as it is, or as a block where that is a terminal.
+    """An answer that is printed on stdout as it comes, escaped if that is a terminal.
 
     Args:
-        raw: whether it is printed as it is there, too, because the user asks for that.
+        raw: whether it is printed unescaped even there.
     """
 
     def __init__(self, *, raw: bool = False) -> None:
@@ -294,19 +295,19 @@ class TextAnswer:
 
     def write(self, piece: str) -> None:
         """Print a piece."""
-        # `color`: or click would take escape sequences out of what goes to a file.
+        # `color`: click would strip escape sequences from what goes to a file.
         click.echo(piece if self._block is None else self._block.feed(piece), nl=False, color=True)
 
     def end(self) -> None:
-        """Print what was held back, and a line break."""
+        """Print the rest and a line break."""
         click.echo("" if self._block is None else self._block.finish(), color=True)
 
 
 class MarkdownAnswer:
     """An answer that is printed on a terminal as Markdown, as it comes.
 
-    A block (a paragraph, a list, code) that has ended is printed for good; until then its last lines are shown, and
-    drawn anew as more comes. One empty line divides blocks, however the answer was divided.
+    A block (a paragraph, a list, code) is printed for good once it has ended. Until then its last lines are drawn anew
+    as more comes. One empty line divides blocks, however the answer was divided.
     """
 
     def __init__(self) -> None:
@@ -316,26 +317,40 @@ class MarkdownAnswer:
         self._text = ""
         self._live: Any = None
         self._drawn = 0.0
-        self._below = False
+        self._has_lines_above = False
 
     def write(self, piece: str) -> None:
         """Print a piece."""
         self._text += piece
-        ends = _ends_of_blocks(self._text)
-        if ends:  # printed for good: what is drawn anew must fit on the screen
+        # An incomplete line can still turn into part of the block before it.
+        starts = self._starts(self._text[: self._text.rfind("\n") + 1]) if "\n" in piece else []
+        if starts[1:]:
             self._stop()
-            for start, end in pairwise((0, *ends)):
+            for start, end in pairwise(starts):
                 self._print(self._text[start:end])
-            self._text = self._text[ends[-1] :]
+            self._text = self._text[starts[-1] :]
         if self._text.strip() and time.monotonic() - self._drawn > _REDRAW:
             self._draw()
 
     def end(self) -> None:
-        """Print what was held back."""
+        """Print the last block."""
         self._stop()
-        if self._text.strip():
-            self._print(self._text)
+        for start, end in pairwise((*self._starts(self._text), None)):
+            self._print(self._text[start:end])
         self._text = ""
+
+    @cached_property
+    def _parser(self) -> "MarkdownIt":
+        from markdown_it import MarkdownIt
+
+        # HTML is shown as it is written: by itself, rich leaves it out.
+        return MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+
+    def _starts(self, text: str) -> list[int]:
+        """Return the positions at which the blocks of a text begin."""
+        first_lines = {token.map[0] for token in self._parser.parse(text) if token.level == 0 and token.map}
+        lengths = [len(line) for line in _MARKDOWN_LINE.findall(text)]
+        return [start for number, start in enumerate(accumulate(lengths, initial=0)) if number in first_lines]
 
     def _print(self, text: str) -> None:
         from rich.segment import SegmentLines
@@ -345,32 +360,29 @@ class MarkdownAnswer:
             with self._console.capture() as capture:
                 self._console.print(SegmentLines([line]), end="")
             click.echo(capture.get(), color=True)
-        self._below = self._below or bool(lines)
+        self._has_lines_above = self._has_lines_above or bool(lines)
 
     def _block(self, text: str) -> "list[list[Segment]]":
-        """Return the lines of a block, behind an empty one if others stand above it."""
+        """Return the lines of a block, after an empty one if there are lines above."""
         lines = self._lines(text)
         shown = [index for index, line in enumerate(lines) if any(not part.text.isspace() for part in line)]
         if not shown:
             return []
         block = lines[shown[0] : shown[-1] + 1]
-        return [[], *block] if self._below else block
+        return [[], *block] if self._has_lines_above else block
 
     def _lines(self, text: str) -> "list[list[Segment]]":
-        from markdown_it import MarkdownIt
         from rich.markdown import Markdown
         from rich.segment import Segment
 
         from scripts import render
 
         markdown = Markdown("", hyperlinks=False)
-        # HTML is shown as it is written: by itself, rich leaves it out.
-        parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-        # Before the layout as well: rich drops some control characters.
+        # Before the layout as well as after it: rich drops some control characters.
         markdown.markup = text = re.sub(_CONTROL, lambda char: render.visible(char[0]), text.replace("\t", "    "))
-        markdown.parsed = parser.parse(text)
+        markdown.parsed = self._parser.parse(text)
         lines = self._console.render_lines(markdown, pad=False)
-        # After the layout: `&#x202e;` becomes a character there.
+        # `&#x202e;` has become a character by now.
         return [[Segment(render.visible(part.text), part.style) for part in line if not part.control] for line in lines]
 
     def _draw(self) -> None:
@@ -398,53 +410,34 @@ class MarkdownAnswer:
             self._live = None
 
 
-def _ends_of_blocks(text: str) -> list[int]:
-    """Return where the blocks of a Markdown text end that have ended for sure."""
-    ends = []
-    fence = ""
-    position = 0
-    blank = False
-    for line in text.splitlines(keepends=True):
-        mark = line.lstrip()[:3]
-        if not fence and blank and not line[:1].isspace() and line.strip():
-            ends.append(position)
-        if not fence and mark in {"```", "~~~"}:
-            fence = mark
-        elif fence and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
-            fence = ""
-        blank = not line.strip()
-        position += len(line)
-    return [end for end in ends if end]
-
-
 def stdout_is_terminal() -> bool:
-    """Whether a person sees what is printed on stdout, and not a program or a file."""
+    """Whether stdout is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def can_ask() -> bool:
-    """Whether there is a terminal to ask on, and to show the question."""
+    """Whether there is a terminal for questions (stderr) and answers (stdin)."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def in_full(fault: "D0ttinoError | ConfigFault") -> str:
-    """Return the message of an error, and its hint on a line of its own."""
+    """Return the message of an error, and its hint on a further line."""
     return f"{fault}\n{fault.hint}" if fault.hint else f"{fault}"
 
 
 def few(words: Sequence[str], most: int) -> str:
-    """Return the first of some words, and how many more there are."""
+    """Return the first `most` words, and how many more there are."""
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write rows to stdout, in columns that are as wide as they need to be; on a terminal, its width is the limit."""
+    """Print rows on stdout in aligned columns, which are cut to the width of a terminal."""
     from scripts import render
 
     rows = list(rows)
-    # Each text once: in a list of plug-ins, most are there several times.
-    redacted = _redaction()
-    shown = {cell: render.line(redacted(cell)) for cell in {cell for row in rows for cell in row}}
+    # Each text once: most texts in a list of plug-ins occur several times.
+    redact = _redactor()
+    shown = {cell: render.line(redact(cell)) for cell in {cell for row in rows for cell in row}}
     lines = [header, *([shown[cell] for cell in row] for row in rows)]
     is_ascii = "".join([*header, *shown.values()]).isascii()
     needed = [max(map(len if is_ascii else render.columns_of, column)) for column in zip(*lines, strict=True)]
@@ -459,7 +452,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _fitted(widths: list[int], room: int) -> list[int]:
-    """Return the widths of columns that are cut to a terminal: the widest ones give way first."""
+    """Return the widths of columns that fit into a terminal; the widest ones are cut first."""
     over = sum(widths) + 2 * (len(widths) - 1) - room
     widths = list(widths)
     while over > 0 and max(widths) > _NARROWEST:
@@ -473,7 +466,7 @@ def _fitted(widths: list[int], room: int) -> list[int]:
 
 
 def _cell(text: str, width: int) -> str:
-    """Return a cell of a table: filled with blanks, or cut and marked as such."""
+    """Return the text of a cell, padded with blanks or cut and marked with an ellipsis."""
     from scripts import render
 
     columns = render.columns_of(text)
@@ -485,15 +478,15 @@ def _cell(text: str, width: int) -> str:
 
 
 def fill_closed() -> None:
-    """Open what the caller closed of the standard files (`>&-`), so that no other file comes to stand in its place.
+    """Open each standard file that the caller closed (`>&-`), so that no other file gets its descriptor.
 
-    To read from stdin and to write to stdout stays an error; what goes to stderr is lost.
+    Reading stdin and writing stdout stay errors; output on stderr is lost.
     """
     for descriptor, flags in ((_STDIN, os.O_WRONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest that is free, so this one
+            os.set_inheritable(os.open(os.devnull, flags), True)  # gets the lowest free descriptor: this one
     for name, descriptor in (("stdout", _STDOUT), ("stderr", _STDERR)):
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - as Python's own
@@ -501,10 +494,10 @@ def fill_closed() -> None:
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr whatever is written to stdout meanwhile: by plug-ins, and by what they start."""
+    """Redirect stdout to stderr while plug-ins run, for them and for processes that they start."""
     if sys.stdout is not None:
         sys.stdout.flush()
-    with _kept_alive(), redirect_stdout(sys.stderr), descriptor_to_stderr():
+    with _exit_guarded(), redirect_stdout(sys.stderr), descriptor_to_stderr():
         try:
             yield
         finally:
@@ -512,52 +505,52 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def _kept_alive() -> Iterator[None]:
-    """Let plug-ins neither end this process meanwhile, nor have it twice: both lost the answer, or ran a step again.
+def _exit_guarded() -> Iterator[None]:
+    """Keep plug-ins from ending, replacing or doubling this process: the answer would be lost, or a step run twice.
 
-    What they fork is theirs: it may end, and become another program.
+    Processes that they fork may call `os._exit` and `os.exec...`, and are ended here if they come back.
     """
     import threading
 
-    process, ends = os.getpid(), {name: getattr(os, name) for name in ("_exit", "execv", "execve")}
-    fault = None
+    process, originals = os.getpid(), {name: getattr(os, name) for name in ("_exit", "execv", "execve")}
+    raised = None
 
-    def instead(name: str) -> Callable[..., Any]:
-        def refuse(*given: Any) -> Any:
+    def guarded(name: str) -> Callable[..., Any]:
+        def refuse(*arguments: Any) -> Any:
             if os.getpid() != process:
-                return ends[name](*given)
-            words = f"os.{name} ends the whole process"
-            if threading.current_thread() is not threading.main_thread():  # it ends without a word
-                print_error(f"a thread of a plug-in was ended: {words}")
-            raise SystemExit(words)
+                return originals[name](*arguments)
+            message = f"os.{name} ends the whole process"
+            if threading.current_thread() is not threading.main_thread():  # SystemExit ends a thread silently
+                print_error(f"a thread of a plug-in was ended: {message}")
+            raise SystemExit(message)
 
         return refuse
 
     try:
-        for name in ends:
-            setattr(os, name, instead(name))
+        for name in originals:
+            setattr(os, name, guarded(name))
         yield
     except BaseException as error:
-        fault = error
+        raised = error
         raise
     finally:
-        for name, end in ends.items():
-            setattr(os, name, end)
-        end_fork(process, fault)
+        for name, original in originals.items():
+            setattr(os, name, original)
+        end_fork(process, raised)
 
 
 def _reopen_stderr() -> None:
-    """Open stderr again if a plug-in closed it, which it may have taken for its own stdout."""
+    """Open stderr again if a plug-in closed it, as it was `sys.stdout` meanwhile."""
     if sys.stderr is not None and getattr(sys.stderr, "closed", False):
         sys.stderr = open(_STDERR, "w", encoding="utf-8", errors=_ERRORS, closefd=False)  # noqa: SIM115 - as Python's own
 
 
 @contextmanager
 def descriptor_to_stderr() -> Iterator[None]:
-    """Let the descriptor of stdout lead to stderr meanwhile."""
+    """Redirect the descriptor of stdout to stderr."""
     try:
         kept, file = os.dup(_STDOUT), os.fstat(_STDOUT)
-    except OSError:  # it is closed: there is nothing to keep clean
+    except OSError:  # it is closed: nothing can get into it
         yield
         return
     try:
@@ -565,14 +558,14 @@ def descriptor_to_stderr() -> Iterator[None]:
             os.dup2(_STDERR, _STDOUT)
         yield
     finally:
-        if not os.path.samestat(file, os.fstat(kept)):  # a plug-in closed all files, and another has the number now
+        if not os.path.samestat(file, os.fstat(kept)):  # a plug-in closed all files, and another one has the number
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.dup2(kept, _STDOUT)
         os.close(kept)
 
 
 def print_anything() -> None:
-    """Let stdout and stderr take any text: bytes that were no UTF-8 come out as they came in."""
+    """Let stdout and stderr take any text; bytes that were not UTF-8 are written unchanged."""
     codecs.register_error(_ERRORS, _any_text)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -581,7 +574,7 @@ def print_anything() -> None:
 
 
 def stdout_is_closed() -> bool:
-    """Whether nothing can be written to stdout, because the caller closed it."""
+    """Whether the caller closed stdout, see `fill_closed`."""
     import fcntl
 
     try:
@@ -591,35 +584,35 @@ def stdout_is_closed() -> bool:
 
 
 def finish_stdout() -> str | None:
-    """Write what is still to be written to stdout; return why that failed, if it did.
+    """Flush stdout; return why that failed, if it did.
 
-    After a failure stdout leads nowhere, so that Python does not try again, and complain, when it ends.
+    After a failure stdout is the null device, so that Python does not try again at exit and report it in its own way.
     """
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        # Whoever read it has seen enough, as `head` does: that is no failure worth a word.
-        broken_pipe = isinstance(error, BrokenPipeError)
-        _lead_nowhere(_STDOUT)
-        return None if broken_pipe else why_unwritten(error)
+        _redirect_to_null(_STDOUT)
+        # A reader that has seen enough, `head` for example, is no failure.
+        return None if isinstance(error, BrokenPipeError) else why_unwritten(error)
     return None
 
 
 def finish_stderr() -> None:
-    """Write what is still to be written to stderr; where that fails, Python would end with a status of its own.
+    """Flush stderr: if that failed at exit, Python would end with a status of its own.
 
-    What plug-ins print while the process ends goes there, too: stdout has the answer, and nothing else.
+    From now on stdout leads to stderr, for plug-ins that print while the process ends.
     """
     with writing_to_stderr():
         if sys.stderr is not None:
             sys.stderr.flush()
-    atexit.unregister(_leave_stdout)
-    atexit.register(_leave_stdout)  # the last one is called first, and a program may run further commands before
+    # Registered last, it is called before handlers of plug-ins; a program may run further commands until then.
+    atexit.unregister(_abandon_stdout)
+    atexit.register(_abandon_stdout)
 
 
-def _leave_stdout() -> None:
-    """Let stdout lead to stderr."""
+def _abandon_stdout() -> None:
+    """Redirect stdout to stderr for the rest of the process."""
     if sys.stdout is not None and sys.stderr is not None:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -628,18 +621,18 @@ def _leave_stdout() -> None:
             os.dup2(_STDERR, _STDOUT)
 
 
-def _lead_nowhere(descriptor: int) -> None:
+def _redirect_to_null(descriptor: int) -> None:
     with suppress(OSError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), descriptor)
 
 
 def why_unwritten(error: OSError) -> str:
-    """Return why something could not be written to stdout."""
+    """Return the reason of a failure to write to stdout."""
     return "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
 
 
 def _any_text(error: UnicodeError) -> tuple[str | bytes, int]:
     try:
         return codecs.lookup_error("surrogateescape")(error)
-    except UnicodeError:  # half a surrogate pair, of JSON for example: no byte came in for it
+    except UnicodeError:  # half a surrogate pair, from JSON for example: it stands for no byte
         return codecs.lookup_error("backslashreplace")(error)

@@ -389,6 +389,7 @@ DOCUMENTS = [
     "Text:\n\n```python\nx = 1\n\n\ndef f():\n    pass\n```\n\nmore\n\n~~~\n# no title\n\n```\n~~~\nend\n",
     "# Title\n\nSub\n---\n\n> quoted\n> more\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<b>x</b>\n\n---\n\nend",
     "word " * 150 + "\n\n" + "".join(f"- item {number} of many\n" for number in range(40)),
+    "Write this:\n\n````markdown\n```sh\nls\n```\n\nand then:\n\n```sh\nps\n```\n````\n\nend\n",
     "日本語のテキスト " * 30 + "\r\n\r\n- 😀\r\n- é\r\n",
 ]
 PRINTER = """
@@ -419,6 +420,17 @@ def test_an_answer_looks_the_same_however_it_comes(text: str) -> None:
         shown.append(lines[: lines.index("the end")])
     assert shown[1:] == [shown[0]] * 2
     assert len(shown[0]) > 5
+
+
+@pytest.mark.e2e
+def test_code_with_fences_in_it_is_one_block() -> None:
+    """Models write Markdown in Markdown with a fence of four backticks: the text between inner fences is code, too."""
+    (text,) = (one for one in DOCUMENTS if "````" in one)
+    child = pexpect.spawn(sys.executable, ["-c", PRINTER, text, "3"], encoding="utf-8", timeout=60, dimensions=(30, 60))
+    screen = pyte.Screen(60, 30)
+    pyte.Stream(screen).feed(str(child.read()))
+    lines = [line.rstrip() for line in screen.display]
+    assert [lines.count(f" {line}") for line in ("```sh", "and then:", "```")] == [2, 1, 2]
 
 
 @pytest.mark.e2e
