@@ -29,7 +29,7 @@ from llm.errors import (
 )
 from llm.hooks import Origin
 from llm.hooks._entrypoints import EntryPoint, look_alike
-from llm.hooks._guard import hookimpl, marked_functions
+from llm.hooks._guard import HOOK_PREFIX, hookimpl, marked_functions
 from llm.hooks._manager import Registration
 from llm.types import Answer, Call, Candidate, Completion, Message, Rejection, Request, Route, Step, StepResult, Usage
 
@@ -516,6 +516,8 @@ def _adapted(entry: EntryPoint, named: object) -> object:
     if callable(named) and not isinstance(named, type):
         register = recipe_registration if entry.group == RECIPE_GROUP else backend_registration
         return register(entry.name, named, entry.module)
+    if any(name.startswith(HOOK_PREFIX) for name in dir(named)):
+        return named  # its guard names those that have no mark
     kind = Recipe if entry.group == RECIPE_GROUP else Backend
     has_run = callable(getattr(named, "run", None))
     hint = "name a module, a function, a Backend or Recipe, or an object with @hookimpl methods"

@@ -9,7 +9,7 @@ must not stop the others, records it as a `Problem` instead.
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from enum import Enum, StrEnum
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final, TypeVar, overload
@@ -256,7 +256,7 @@ class Guard:
         implementations: hook name to those of the options `wrapper`, `tryfirst` and `trylast` that are set.
 
     Raises:
-        PluginDefinitionError: the plug-in misspells a hook, asks for an argument that its hook does
+        PluginDefinitionError: the plug-in implements no hook, misspells one, asks for an argument that its hook does
             not have, is `async`, or declares a wrapper that does not yield. All such faults are named at once.
     """
 
@@ -291,6 +291,11 @@ class Guard:
                 faults.append(f"{hook_name} {fault}{_in_brackets(function)}")
                 continue
             found.append((name, contract, function, {**options, "specname": hook_name}))
+        if not found and not faults and not any(True for _ in marked_functions(plugin)):
+            # pluggy registers it without a word, and it would never be called.
+            kind = plugin if isinstance(plugin, type | ModuleType) else type(plugin)
+            reasons = [f"{_name_of(kind)} implements no hook", *unmarked_hooks(plugin, contracts, similar=True)]
+            faults.append("; ".join(reasons))
         if faults:
             raise PluginDefinitionError("; ".join(faults), origin=origin, hint=read_on(section or "hooks"))
         has_life = any(contract.name in {CONFIGURE, CLOSE} for _, contract, _, _ in found)
@@ -375,13 +380,37 @@ def marked_functions(plugin: object) -> Iterator[tuple[str, Function, dict[str, 
                 break
 
 
-def _close_hook(name: str, contracts: Mapping[str, HookContract]) -> str | None:
+def unmarked_hooks(plugin: object, contracts: Collection[str], *, similar: bool = False) -> list[str]:
+    """Return a line for each function of a plug-in that has the name of a hook, and no `@hookimpl`.
+
+    Functions that it only imports do not count. Names that are no more than close to that of a hook count if `similar`.
+    """
+    kind = plugin if isinstance(plugin, type) else type(plugin)
+    own_modules = {plugin.__name__} if isinstance(plugin, ModuleType) else {one.__module__ for one in kind.__mro__}
+    lines = []
+    for name in dir(plugin):
+        hook = _close_hook(name, contracts) if similar else name
+        static = inspect.getattr_static(plugin, name, None) if hook in contracts else None
+        function = getattr(static, "__func__", static)
+        is_own = isinstance(function, FunctionType) and function.__module__ in own_modules
+        if is_own and HOOKIMPL_ATTRIBUTE not in vars(function):
+            guess = "" if name == hook else f"; did you mean {hook}?"
+            lines.append(f"{name} is not marked with @hookimpl{guess}{_in_brackets(function)}")
+    return lines
+
+
+def _name_of(kind: type | ModuleType) -> str:
+    name = kind.__name__ if isinstance(kind, ModuleType) else f"{kind.__module__}.{kind.__qualname__}"
+    return name.removeprefix("builtins.")
+
+
+def _close_hook(name: str, contracts: Collection[str]) -> str | None:
     import difflib
 
     return next(iter(difflib.get_close_matches(name, contracts, n=1)), None)
 
 
-def _unknown_hook(name: str, contracts: Mapping[str, HookContract]) -> str:
+def _unknown_hook(name: str, contracts: Collection[str]) -> str:
     close = _close_hook(name, contracts)
     guess = f"did you mean {close}?" if close else f"known hooks: {', '.join(sorted(contracts))}"
     return f"there is no hook named {name}; {guess}"
@@ -414,7 +443,7 @@ def _definition_fault(
     return next((fault for found, fault in faults if found), None) or _signature_fault(function, contract)
 
 
-def _in_brackets(function: Function) -> str:
+def _in_brackets(function: Any) -> str:
     place = place_of_function(function)
     return "" if place is None else f" ({place})"
 

@@ -13,7 +13,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from llm.errors import (
 )
 from llm.hooks import Origin, attribute, load_span
 from llm.hooks._entrypoints import EntryPoint, load, look_alike
-from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions
+from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions, unmarked_hooks
 from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
 from llm.hooks._manifest import (
     CONTRIBUTING,
@@ -369,7 +369,7 @@ class Loader:
         elif not any(one.entry == entry or entry.owns(one.module) for one in siblings):
             raise PluginLoadError(
                 "contributes nothing: it has no @hookimpl function and calls neither register_backend nor "
-                f"register_recipe{_not_named(entry)}",
+                f"register_recipe{_forgotten_in(entry, self._manager.contracts)}",
                 hint=read_on(FORMS),
             )
         for one in own:
@@ -515,12 +515,13 @@ def _named(refuse: Callable[[], None]) -> Callable[[], None]:
     return implementation
 
 
-def _not_named(entry: EntryPoint) -> str:
-    """Return the words for an object with hook implementations that a module has, and that its entry point forgot."""
-    for name, value in vars(sys.modules.get(entry.module)).items() if entry.module in sys.modules else ():
-        own = value if isinstance(value, type) else type(value)
-        if own.__module__ == entry.module:
+def _forgotten_in(entry: EntryPoint, hooks: Collection[str]) -> str:
+    """Return what the module of an entry point may have been meant to contribute, as the end of a message."""
+    module = sys.modules.get(entry.module)
+    for name, value in vars(module).items() if module is not None else ():
+        kind = value if isinstance(value, type) else type(value)
+        if kind.__module__ == entry.module:
             for _, function, _ in marked_functions(value):
                 found = f"its {name} has @hookimpl functions: name it: {entry.module}:{name}"
                 return f"; {found} ({place_of_function(function)})"
-    return ""
+    return "".join(f"; {line}" for line in unmarked_hooks(module, hooks, similar=True))

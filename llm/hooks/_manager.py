@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import pluggy
 
 from llm._dataclasses import dataclass
-from llm.errors import NameTakenError
+from llm.errors import NameTakenError, read_on
 from llm.hooks import Origin, Tier, attribute
 from llm.hooks._entrypoints import EntryPoint, loading
 from llm.hooks._guard import (
@@ -29,7 +29,10 @@ from llm.hooks._guard import (
     HookContract,
     HookKind,
     Life,
+    Problem,
+    ProblemKind,
     ProblemLog,
+    unmarked_hooks,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +87,20 @@ class PluginManager(pluggy.PluginManager):
         return CallMonitor(self.add_hookcall_monitoring, first)
 
     def register(self, plugin: object, name: str | None = None, *, origin: Origin | None = None) -> str | None:
-        """Register a plug-in."""
+        """Register a plug-in; see pluggy.
+
+        Args:
+            plugin: a module or object with `@hookimpl` functions.
+            name: its name; by default that of its module or class.
+            origin: its origin; by default this program.
+
+        Returns:
+            Its name; `None` if that is blocked.
+
+        Raises:
+            PluginDefinitionError: it has no `@hookimpl` function, or one that does not fit its hook.
+            NameTakenError: the name, or the object, is registered already.
+        """
         if isinstance(plugin, Guard):  # pluggy's own methods give us what `register` made
             return super().register(plugin, name)
         name = name or self.get_canonical_name(plugin)
@@ -102,6 +118,9 @@ class PluginManager(pluggy.PluginManager):
         self._guards[id(plugin)] = guard
         guard.join()
         self.generation += 1
+        if origin.tier is not Tier.BUILTIN:
+            for fault in unmarked_hooks(plugin, self.contracts):
+                self.problems.add(Problem(ProblemKind.CONFLICT, origin, fault, hint=read_on("hooks")))
         return name
 
     def _insert(self, guard: Guard, name: str) -> None:

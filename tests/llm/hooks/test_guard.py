@@ -1,6 +1,8 @@
 """Guards stand between the host and a hand-written plug-in: results, exceptions, wrappers."""
 
 import itertools
+import re
+import types
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -115,12 +117,67 @@ def test_a_failed_registration_leaves_nothing_behind() -> None:
     assert "bad" not in host.backends()
 
 
+def test_an_object_without_an_implementation_is_refused_and_its_functions_are_compared_with_the_hooks() -> None:
+    class Forgetful:
+        def llm_backends(self) -> list[Backend]:
+            return []
+
+        def llm_complet(self) -> None: ...
+
+        def prepare(self) -> None: ...
+
+        def unlike_any_hook(self) -> None: ...
+
+    host = host_with()
+    with pytest.raises(PluginDefinitionError) as caught:
+        host.register(Forgetful(), "mine")
+    message = str(caught.value)
+    assert f"{__name__}.{Forgetful.__qualname__} implements no hook" in message
+    assert re.search(r"llm_backends is not marked with @hookimpl \(.*test_guard\.py, line \d+\)", message)
+    assert "llm_complet is not marked with @hookimpl; did you mean llm_complete?" in message
+    assert "prepare is not marked with @hookimpl; did you mean llm_prepare?" in message
+    assert "unlike" not in message
+    assert not host.has_plugin("mine")
+
+
+@pytest.mark.parametrize("thing", [object(), "llm.usage", types.ModuleType("empty"), None])
+def test_nothing_that_could_be_a_hook_is_refused_as_well(thing: object) -> None:
+    with pytest.raises(PluginDefinitionError, match=r"(object|str|empty|NoneType) implements no hook"):
+        host_with(thing)
+
+
+def test_an_unmarked_function_of_a_hooks_name_is_reported_beside_marked_ones() -> None:
+    class HalfMarked(Answers):
+        def llm_prepare(self) -> None: ...
+
+        def llm_prepare_all(self) -> None: ...
+
+    host = host_with()
+    host.register(HalfMarked("text"), "half")
+    assert "mine" in host.backends()
+    (problem,) = host.problems
+    assert problem.kind is ProblemKind.CONFLICT
+    assert re.search(r"^llm_prepare is not marked with @hookimpl \(.*test_guard\.py, line \d+\)$", problem.message)
+
+
+def test_a_hook_that_is_called_from_an_object_is_not_taken_for_an_implementation() -> None:
+    class Calls(Answers):
+        llm_prepare = staticmethod(complete)  # a function of another module, under the name of a hook
+
+    host = host_with(Calls("text"))
+    assert not list(host.problems)
+
+
 def test_an_optional_hook_that_does_not_exist_is_passed_over() -> None:
     class Newer(Answers):
         @hookimpl(optionalhook=True)
         def llm_of_the_future(self, anything: str) -> None: ...
 
-    assert "mine" in host_with(Newer("text")).backends()
+    class Newest:
+        @hookimpl(optionalhook=True)
+        def llm_of_the_future(self, anything: str) -> None: ...
+
+    assert "mine" in host_with(Newer("text"), Newest()).backends()
 
 
 def test_no_property_of_a_plugin_is_evaluated() -> None:

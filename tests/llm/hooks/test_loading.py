@@ -390,6 +390,7 @@ def test_a_broken_plugin_is_named_and_the_others_go_on(tmp_path: Path, source: s
         ("mod:Duck", "make it a subclass of llm.Backend"),
         ("no_such_module", "No module named 'no_such_module'"),
         ("mod:Unfinished", "Unfinished does not define run"),
+        ("mod:Unmarked", "mod.Unmarked implements no hook; llm_backends is not marked with @hookimpl"),
     ],
 )
 def test_an_entry_point_that_names_nothing_usable(tmp_path: Path, value: str, words: str) -> None:
@@ -400,6 +401,8 @@ def test_an_entry_point_that_names_nothing_usable(tmp_path: Path, value: str, wo
     class Duck:
         def run(self, prompt): return prompt
     class Unfinished(Backend): pass
+    class Unmarked:
+        def llm_backends(self): return Backend("x", str.upper)
     """
     write(tmp_path, {BACKENDS: {"bad": value}}, mod=source)
     with installed(tmp_path) as host:

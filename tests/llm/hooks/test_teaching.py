@@ -23,6 +23,8 @@ FAULTS = {
     "syntax": "x = 1\ndef broken(:  # HERE\n",
     "misspelt": HEAD + "@hookimpl  # HERE\ndef llm_complet(request): ...\n",
     "argument": HEAD + "@hookimpl  # HERE\ndef llm_complete(promt): ...\n",
+    "unmarked": HEAD + "def llm_backends(): return Backend('faulty', str.upper)  # HERE\n",
+    "one unmarked": HEAD + OK + "def llm_prepare(request): return request  # HERE\n",
     "llm_backends": HEAD + "@hookimpl\ndef llm_backends(): 1 / 0  # HERE\n",
     "llm_recipes": HEAD + "@hookimpl\ndef llm_recipes(): 1 / 0  # HERE\n",
     "rubbish": HEAD + "@hookimpl  # HERE\ndef llm_backends(): return [3]\n",
