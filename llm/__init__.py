@@ -28,7 +28,7 @@ _HOMES: Final = {
     **dict.fromkeys(("Host", "create_host", "current_host"), "llm.host"),
     "Parameter": "llm.parameters",
     **dict.fromkeys(("Outcome", "send_many"), "llm.routing.batch"),
-    **dict.fromkeys(("complete", "send_prompt", "stream"), "llm.router"),
+    **dict.fromkeys(("acomplete", "astream", "complete", "send_prompt", "stream"), "llm.router"),
     "trace": "llm.tracing",
     **dict.fromkeys(
         (

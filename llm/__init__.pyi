@@ -14,6 +14,8 @@ from llm.host import Host as Host
 from llm.host import create_host as create_host
 from llm.host import current_host as current_host
 from llm.parameters import Parameter as Parameter
+from llm.router import acomplete as acomplete
+from llm.router import astream as astream
 from llm.router import complete as complete
 from llm.router import send_prompt as send_prompt
 from llm.router import stream as stream

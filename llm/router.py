@@ -1,8 +1,9 @@
 """Send one request: find out which model is meant, choose an order of backends, try each, return the completion."""
 
-from collections.abc import Container, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Generator, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from llm._dataclasses import replace
 from llm.config import Settings, load_settings
@@ -28,14 +29,19 @@ from llm.types import (
 
 __all__ = [
     "AnswerStream",
+    "AsyncAnswerStream",
     "CutAnswerError",
     "NoAnswerError",
     "NoCandidateError",
+    "acomplete",
+    "astream",
     "choose_route",
     "complete",
     "send_prompt",
     "stream",
 ]
+
+Result = TypeVar("Result")
 
 _RETRIES: Final = RetryPolicy()
 
@@ -242,6 +248,119 @@ class AnswerStream(Iterator[str]):
             failure = CutAnswerError(f"the answer was cut short: {attempt}", completion, hint=attempt.hint)
         self._end(completion, failure)
         return failure
+
+
+async def acomplete(
+    request: Request,
+    *,
+    host: Host | None = None,
+    settings: Settings | None = None,
+    retries: RetryPolicy | None = None,
+) -> Completion:
+    """Answer a request in an asyncio program: `complete` in a thread of its own.
+
+    Cancelling the task cancels the request. Arguments, result and errors are those of `complete`.
+    """
+    cancellation = Cancellation()
+    run = partial(complete, request, host=host, settings=settings, retries=retries, cancellation=cancellation)
+    return await _in_thread(run, cancellation)
+
+
+def astream(
+    request: Request,
+    *,
+    host: Host | None = None,
+    settings: Settings | None = None,
+    retries: RetryPolicy | None = None,
+) -> "AsyncAnswerStream":
+    """Answer a request in an asyncio program with the text as it comes: `stream` in a thread of its own.
+
+    Args:
+        request: the prompt and the caller's wishes.
+        host: the host to ask; by default this process's.
+        settings: the configuration; by default that of environment and file.
+        retries: how often and how long to try.
+
+    Returns:
+        An asynchronous iterator of texts. Reading it raises what `stream` and its iterator raise. Closing it, and
+        cancelling the task that reads it, cancel the request.
+    """
+    cancellation = Cancellation()
+    begin = partial(stream, request, host=host, settings=settings, retries=retries, cancellation=cancellation)
+    return AsyncAnswerStream(begin, cancellation)
+
+
+class AsyncAnswerStream(AsyncIterator[str]):
+    """The texts of an answer, as they come. `astream` makes one.
+
+    Attributes:
+        answer: the stream that is read in the thread, with `completion`, `backend`, `origin` and `route`; `None` before
+            the first text was asked for.
+    """
+
+    def __init__(self, begin: Callable[[], AnswerStream], cancellation: Cancellation) -> None:
+        self.answer: AnswerStream | None = None
+        self._texts = self._read(begin, cancellation)
+
+    @property
+    def completion(self) -> Completion | None:
+        """The whole answer and the plug-in that gave it, once the last text was read."""
+        return None if self.answer is None else self.answer.completion
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self._texts
+
+    async def __anext__(self) -> str:
+        return await anext(self._texts)
+
+    async def aclose(self) -> None:
+        """Read no further."""
+        await self._texts.aclose()
+
+    async def _read(self, begin: Callable[[], AnswerStream], cancellation: Cancellation) -> AsyncGenerator[str, None]:
+        import asyncio
+
+        loop, texts = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        def read() -> None:
+            self.answer = begin()
+            for text in self.answer:
+                loop.call_soon_threadsafe(texts.put_nowait, text)
+
+        reading = asyncio.ensure_future(_in_thread(read, cancellation))
+        reading.add_done_callback(lambda _: texts.put_nowait(None))
+        try:
+            while (text := await texts.get()) is not None:
+                yield text
+            await reading
+        finally:
+            if not reading.cancel() and not reading.cancelled():
+                reading.exception()  # asyncio reports exceptions that nobody looked at
+
+
+async def _in_thread(run: Callable[[], Result], cancellation: Cancellation) -> Result:
+    """Run a function in a thread of its own: those of asyncio's pool are few, and requests wait for long."""
+    import asyncio
+    import contextvars
+    import threading
+    from concurrent.futures import Future
+
+    future: Future[Result] = Future()
+    future.set_running_or_notify_cancel()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(run))
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="d0ttino", daemon=True).start()
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        cancellation.cancel("its task was cancelled")
+        raise
 
 
 def check_request(request: Request) -> None:

@@ -303,7 +303,7 @@ def _name_suspects() -> None:
 
 
 def _watch_threads() -> None:
-    """Print the threads of plug-ins that keep the process alive after the command, once that takes long."""
+    """Print the threads of plug-ins that delay the end of the process after the command, once that takes long."""
     threading = sys.modules.get("threading")
     if threading is None:
         return
