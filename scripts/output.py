@@ -1,4 +1,4 @@
-"""All output of the program: redacted, safe for a terminal, and stdout kept for the answer.
+"""All output of the program: redacted, safe for a terminal, and stdout reserved for the answer.
 
 An answer, a plan and the steps of a recipe belong to the user: they are not redacted, and go unchanged to anything but
 a terminal. Errors, warnings, notes and lists quote plug-ins and servers, and are redacted. All text for a terminal is

@@ -264,7 +264,7 @@ def _busy_status(message: str) -> int | None:
 
 
 class _Kind(NamedTuple):
-    """A kind of failure: the statuses that it comes with, and the codes or words that tell it from others.
+    """A kind of failure: the statuses that it comes with, and the codes or words that distinguish it.
 
     Without codes and words, its statuses are enough.
     """
