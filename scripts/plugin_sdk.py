@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from scripts.cli.base import Command, Group, current_host, enable_state
     from scripts.cli.send import RequestCommand, ask, request_options
-    from scripts.cli.steps import Plan, StepOptions, run_steps
+    from scripts.cli.steps import Plan, RunResult, StepOptions, plan_recipe, run_steps
     from scripts.output import (
         clean,
         print_error,
@@ -31,6 +31,7 @@ __all__ = [
     "Group",
     "Plan",
     "RequestCommand",
+    "RunResult",
     "StepOptions",
     "arguments",
     "ask",
@@ -39,6 +40,7 @@ __all__ = [
     "discover_recipes",
     "enable_state",
     "find_recipe",
+    "plan_recipe",
     "print_error",
     "print_json",
     "print_line",
@@ -57,7 +59,7 @@ __all__ = [
 _HOMES: Final = {
     **dict.fromkeys(("Command", "Group", "current_host", "enable_state"), "scripts.cli.base"),
     **dict.fromkeys(("RequestCommand", "ask", "request_options"), "scripts.cli.send"),
-    **dict.fromkeys(("Plan", "StepOptions", "run_steps"), "scripts.cli.steps"),
+    **dict.fromkeys(("Plan", "RunResult", "StepOptions", "plan_recipe", "run_steps"), "scripts.cli.steps"),
     **dict.fromkeys(("discover_recipes", "find_recipe"), "scripts.recipes"),
     **dict.fromkeys(("arguments", "run_locally"), "scripts.steps"),
     **dict.fromkeys(("Decision", "question_rows"), "scripts.steps.prompts"),

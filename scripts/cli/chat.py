@@ -309,7 +309,7 @@ class Chat:
         read = read_plan(completion, join=argument == "join")
         plan = plan_of(completion, goal, read)
         with self.keyboard.released():
-            status = run_steps(self._host, plan, StepOptions(join=argument == "join"))
+            status = run_steps(self._host, plan, StepOptions(join=argument == "join")).status
         if status:
             self.failed = True
             print_message(f"status {status}")

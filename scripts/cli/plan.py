@@ -61,7 +61,7 @@ def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
     options = StepOptions(**chosen)
     host = current_host(ctx)
     if options.resume is not None:
-        return resume(host, options, "do", None if goal is None else read_text(goal))
+        return resume(host, options, "do", None if goal is None else read_text(goal)).status
     if goal is None:
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'GOAL'")
     prompt = read_prompt((goal,))
@@ -73,7 +73,7 @@ def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
             "nothing was run: the answer has words besides the steps, and they may take them back",
             hint="read them; without --yes you are asked for each step",
         )
-    return run_steps(host, plan_of(completion, prompt if goal == "-" else goal, read), options)
+    return run_steps(host, plan_of(completion, prompt if goal == "-" else goal, read), options).status
 
 
 def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":
@@ -83,8 +83,14 @@ def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":
 
 
 def plan_of(completion: "Completion", goal: str, read: ReadPlan) -> Plan:
-    """Return the steps of an answer as they are run."""
-    # A command with characters that cannot be seen needs a yes of its own: no model has a reason for them.
+    """Return the steps of an answer, to be run.
+
+    Args:
+        completion: the answer.
+        goal: the goal that it is for.
+        read: the steps in it.
+    """
+    # A command with invisible characters needs a confirmation of its own: no model has a reason to write them.
     steps = (replace(step, confirm=step.confirm or hides_something(step.command_line)) for step in read.steps)
     return Plan("do", _source_of(completion), goal, tuple(steps))
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from llm.host import Host
     from llm.types import Step
-    from scripts.steps import Surroundings
-    from scripts.steps.records import Record, StoredRun
+    from scripts.steps import RunSettings
+    from scripts.steps.records import RunRecord, StepOutcome, StoredRun
     from scripts.steps.runner import Asker, StepRunner
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """The values of `step_options`, see their help; by default, each step is asked for."""
+    """The values of `step_options`, whose help describes them; by default, the user is asked about each step."""
 
     yes: bool = False
     dry_run: bool = False
@@ -78,8 +78,7 @@ step_options: Final = all_of(
 )
 
 
-def known_shell(shell: str | None) -> str | None:
-    """Return a shell if it is there."""
+def _checked_shell(shell: str | None) -> str | None:
     if shell is None:
         return None
     import shutil
@@ -95,8 +94,7 @@ def known_shell(shell: str | None) -> str | None:
     return shell
 
 
-def positive(timeout: float | None) -> float | None:
-    """Return a timeout if it can be one."""
+def _checked_timeout(timeout: float | None) -> float | None:
     if timeout is not None and not 0 < timeout < 1e9:
         raise UsageError(f"--step-timeout {timeout:g}: give a number of seconds above 0")
     return timeout
@@ -104,12 +102,12 @@ def positive(timeout: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps, and what they are for.
+    """Steps, and their goal.
 
     Attributes:
         recipe: name of the recipe; `do` for a backend's plan.
-        source: who gives them, for people.
-        goal: what they are to reach.
+        source: the recipe or the backend that they are from, for the user.
+        goal: the goal.
         steps: the steps.
         secrets: named values that may be secrets, besides the environment.
     """
@@ -121,16 +119,58 @@ class Plan:
     secrets: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_steps(host: "Host", plan: Plan, options: StepOptions, asker: "Asker | None" = None) -> int:
-    """Run steps, or print them where nothing may run; return the exit status."""
-    from scripts.steps import Surroundings, working_directory
+@dataclass(frozen=True)
+class RunResult:
+    """The result of running the steps of a plan.
 
-    surroundings = Surroundings(
+    Attributes:
+        recipe: name of the recipe; `do` for a backend's plan.
+        status: the exit status of the first step that failed; 0: none did.
+        outcomes: the results of the steps; empty if nothing was to run.
+        id: the id of the run, for `--resume`; `None`: it is not recorded.
+    """
+
+    recipe: str
+    status: int
+    outcomes: tuple["StepOutcome", ...] = ()
+    id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready data, without secrets."""
+        steps = [outcome.to_json() for outcome in self.outcomes]
+        found: dict[str, Any] = clean({"run": self.id, "recipe": self.recipe, "status": self.status, "steps": steps})
+        return found
+
+
+def run_steps(
+    host: "Host",
+    plan: Plan,
+    options: StepOptions,
+    asker: "Asker | None" = None,
+    output: "Callable[[bytes], object] | None" = None,
+) -> RunResult:
+    """Run the steps of a plan, or print them where nothing may run.
+
+    Args:
+        host: its plug-ins prepare and run each step.
+        plan: the steps.
+        options: the options of the command line.
+        asker: asks the user; by default on the terminal, if there is one.
+        output: takes a copy of the output of steps.
+
+    Raises:
+        UsageError: an option cannot be used, or a step looks dangerous.
+        StepError: a step could not be started.
+        click.Abort: the user ended the run at a question.
+    """
+    from scripts.steps import RunSettings, working_directory
+
+    settings = RunSettings(
         working_directory(options.cwd),
         named_values(options.env, "--env"),
         options.keep_env,
-        known_shell(options.shell),
-        positive(options.step_timeout),
+        _checked_shell(options.shell),
+        _checked_timeout(options.step_timeout),
     )
     planned = plan.steps
     if options.join:
@@ -138,14 +178,14 @@ def run_steps(host: "Host", plan: Plan, options: StepOptions, asker: "Asker | No
 
         planned = join_steps(planned)
     warn_of_lost_state(planned)
-    steps = tuple(map(surroundings.around, planned))
+    steps = tuple(map(settings.apply, planned))
     if not steps:
         print_message("no steps: nothing to do")
-        return 0
+        return RunResult(plan.recipe, 0)
     if options.first > len(steps):
         raise UsageError(f"--from {options.first}: there are only {len(steps)} steps")
     left_out = dict.fromkeys(range(1, options.first), "before --from")
-    return _Run(host, replace(plan, steps=steps), options, surroundings, left_out, asker=asker).go()
+    return _Run(host, replace(plan, steps=steps), options, settings, left_out, asker=asker, output=output).go()
 
 
 def warn_of_lost_state(steps: "Sequence[Step]") -> None:
@@ -162,141 +202,153 @@ def warn_of_lost_state(steps: "Sequence[Step]") -> None:
         )
 
 
-def resume(host: "Host", options: StepOptions, recipe: str | None, goal: str | None) -> int:
-    """Go on with a recorded run; return the exit status."""
-    from scripts.steps import Surroundings, working_directory
+def resume(host: "Host", options: StepOptions, recipe: str | None, goal: str | None) -> RunResult:
+    """Go on with a recorded run.
+
+    Args:
+        host: its plug-ins prepare and run each step.
+        options: the options of the command line.
+        recipe: only a run of this recipe.
+        goal: only a run for this goal.
+
+    Raises:
+        UsageError: there is no such run, or it cannot be resumed with these options.
+    """
+    from scripts.steps import RunSettings, working_directory
     from scripts.steps.records import DONE_BEFORE, find_run
 
-    given = [name for name, value in (("--cwd", options.cwd), ("--from", options.first != 1)) if value]
-    if given:
-        raise UsageError(f"{given[0]} does not go with --resume: the run goes on where it was")
+    for option, is_given in (("--cwd", options.cwd), ("--from", options.first != 1)):
+        if is_given:
+            raise UsageError(f"{option} does not go with --resume: the run goes on where it was")
     stored = find_run(options.resume or "", recipe, goal)
     steps = stored.steps()
     header = stored.header
     given_env = named_values(options.env, "--env")
-    env = {**header["env"], **given_env}
-    missing = [name for name in header["withheld_env"] if name not in given_env]
-    if missing:
-        raise UsageError(
-            f"run {stored.id} was given {missing[0]}, whose value is not kept",
-            hint=f"give it again: --env {missing[0]}=...",
-        )
-    surroundings = Surroundings(
+    for name in header["withheld_env"]:
+        if name not in given_env:
+            raise UsageError(
+                f"run {stored.id} was given {name}, whose value is not kept", hint=f"give it again: --env {name}=..."
+            )
+    settings = RunSettings(
         working_directory(header["cwd"]),
-        env,
+        {**header["env"], **given_env},
         (*header["keep_env"], *options.keep_env),
-        None,
-        positive(options.step_timeout),
+        timeout=_checked_timeout(options.step_timeout),
     )
     print_message(f"run {stored.id} of {header['recipe']!r} {stored.state}; it goes on with step {stored.next_step}")
-    steps = tuple(map(surroundings.around, steps))
-    plan = Plan(header["recipe"], f"run {stored.id} of {header['recipe']}", header["goal"], steps)
-    return _Run(host, plan, options, surroundings, dict.fromkeys(stored.done, DONE_BEFORE), stored).go()
+    plan = Plan(
+        header["recipe"],
+        f"run {stored.id} of {header['recipe']}",
+        header["goal"],
+        tuple(map(settings.apply, steps)),
+    )
+    return _Run(host, plan, options, settings, dict.fromkeys(stored.done, DONE_BEFORE), stored).go()
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A run of steps, or what is shown in its place; the numbers in `left_out` are not run, for the reasons there."""
+    """A run of steps, or its dry run; the numbers in `left_out` are not run, for the reasons there."""
 
     host: "Host"
     plan: Plan
     options: StepOptions
-    surroundings: "Surroundings"
+    settings: "RunSettings"
     left_out: Mapping[int, str]
     stored: "StoredRun | None" = None
     asker: "Asker | None" = None
+    output: "Callable[[bytes], object] | None" = None
 
-    def go(self) -> int:
-        """Run or print the steps, and return the exit status."""
+    def go(self) -> RunResult:
+        """Run the steps, or print them where nothing may run."""
         from llm.config import load_settings
 
-        options, steps = self.options, self.plan.steps
+        options = self.options
         with stdout_to_stderr():
             self.host.require(load_settings().required_plugins)
             _warn_of_lost_guardrails(self.host)
-        to_run = [number for number in range(1, len(steps) + 1) if number not in self.left_out]
+        to_run = [number for number in range(1, len(self.plan.steps) + 1) if number not in self.left_out]
         askable = self.asker is not None or can_ask()
         if options.dry_run or not (options.yes or askable):
-            self._print(self._runner(asks=False), to_run)
+            self._print(to_run)
             if options.dry_run:
-                return 0
+                return RunResult(self.plan.recipe, 0)
             print_message("nothing was run: there is no terminal to ask on. Use --yes to run without asking")
-            return 2
+            return RunResult(self.plan.recipe, 2)
         if options.yes and not options.allow_dangerous:
-            self._refuse_dangerous(to_run)  # before the first one runs, not amidst them
-        runner = self._runner(asks=askable)
+            self._refuse_dangerous(to_run)  # before the first step runs, not halfway through
+        asker = self.asker
+        if asker is None and askable:
+            from scripts.steps.prompts import Question
+
+            asker = Question(self.plan.source, self.host)
         with stdout_to_stderr() if options.as_json else contextlib.nullcontext():
-            run_id, status = self._recorded(runner)
+            result = self._recorded(self._runner(asker))
         if options.as_json:
-            outcomes = [outcome.to_json() for outcome in runner.outcomes]
-            print_answer(clean({"run": run_id, "recipe": self.plan.recipe, "status": status, "steps": outcomes}))
-        return status
+            print_answer(result.to_json())
+        return result
 
     def _refuse_dangerous(self, to_run: "Sequence[int]") -> None:
-        from scripts.steps.runner import refused
+        from scripts.steps.runner import dangerous_steps
 
-        reasons = list(refused(self.plan.steps, to_run))
+        reasons = list(dangerous_steps(self.plan.steps, to_run))
         if reasons:
             raise UsageError(
                 "nothing was run, because steps look dangerous:" + "".join(f"\n  {reason}" for reason in reasons),
                 hint="add --allow-dangerous to run them, or leave out --yes to be asked",
             )
 
-    def _runner(self, *, asks: bool) -> "StepRunner":
+    def _runner(self, asker: "Asker | None" = None) -> "StepRunner":
         from scripts.steps import step_environment
-        from scripts.steps.prompts import Question, describe, edit
         from scripts.steps.runner import StepRunner
 
-        asker = self.asker
-        if asks and asker is None:
-            asker = Question(self.plan.source, lambda step: describe(step, self.host), edit)
-        secrets = backends_of(self.host).secret_env  # a plug-in that was imported for the recipe is asked anew
+        secrets = backends_of(self.host).secret_env  # asked now: plug-ins may have been imported for the recipe
         return StepRunner(
             self.host,
             self.plan.recipe,
-            step_environment(secrets, keep=self.surroundings.keep_env),
-            self.surroundings,
-            asker if asks else None,
+            step_environment(secrets, keep=self.settings.keep_env),
+            self.settings,
+            asker,
             yes=self.options.yes,
             allow_dangerous=self.options.allow_dangerous,
             keep_going=self.options.keep_going,
         )
 
-    def _print(self, runner: "StepRunner", numbers: "Sequence[int]") -> None:
+    def _print(self, numbers: "Sequence[int]") -> None:
         """Print steps as they would run."""
-        from scripts.steps.prompts import own_facts, print_steps
+        from scripts.steps.prompts import print_steps, step_facts
         from scripts.steps.records import step_json
 
-        given, steps = self.surroundings, self.plan.steps
+        runner, steps = self._runner(), self.plan.steps
         prepared = [runner.prepare(steps[number - 1], number, len(steps)) for number in numbers]
         if self.options.as_json:
             print_answer([step_json(one.step) | one.to_json() for one in prepared])
         else:
-            facts = [[*own_facts(one.step, given.cwd, given.shell, given.timeout), *one.facts] for one in prepared]
+            facts = [[*step_facts(one.step, self.settings), *one.facts] for one in prepared]
             print_steps([one.step for one in prepared], facts)
 
-    def _recorded(self, runner: "StepRunner") -> tuple[str | None, int]:
-        """Run the steps and record their results; return the id of the run, and its exit status."""
+    def _recorded(self, runner: "StepRunner") -> RunResult:
+        """Run the steps and record their results."""
         from llm.errors import D0ttinoError
-        from scripts.steps.records import Log, Record, Transcript, new_record
+        from scripts.steps.records import Log, RunRecord, Transcript, new_record
 
         plan, options = self.plan, self.options
-        known = {**os.environ, **plan.secrets, **self.surroundings.env}
+        known = {**os.environ, **plan.secrets, **self.settings.env}
         for step in plan.steps:
             known |= step.env
-        # Most of what is written of a step is written of the others as well: the directory, the plug-in.
+        # Cached, as the lines of all steps have texts in common: the directory, the plug-in.
         redact = functools.lru_cache(maxsize=64)(self.host.redactor(known))
         log = None if options.log is None else Log(options.log, redact, plan.recipe)
         transcript = None if options.transcript is None else Transcript(options.transcript, len(plan.steps))
-        record = new_record(redact) if self.stored is None else Record(self.stored.path, redact)
+        record = new_record(redact) if self.stored is None else RunRecord(self.stored.path, redact)
+        run_id = None if record is None else record.id
         status: int | None = None
         try:
             if record is not None and self.stored is None:
-                record.header(plan.recipe, plan.goal, self.surroundings, plan.steps)
-            if log is not None and record is not None:
-                log.run = record.id
+                record.header(plan.recipe, plan.goal, self.settings, plan.steps)
+            if log is not None:
+                log.run = run_id
             runner.listeners = [listener for listener in (record, log, transcript) if listener is not None]
-            runner.output = None if transcript is None else transcript.append
+            runner.output = _to_all([self.output, None if transcript is None else transcript.append])
             status = runner.run(plan.steps, self.left_out)
         except D0ttinoError as error:
             status = error.exit_code
@@ -310,10 +362,10 @@ class _Run:
                     file.close()
             if record is not None:
                 record.finish(status)
-            self._sum_up(runner, record)
-        return record.id if record is not None else None, status
+            self._print_summary(runner, record)
+        return RunResult(plan.recipe, status, tuple(runner.outcomes), run_id)
 
-    def _sum_up(self, runner: "StepRunner", record: "Record | None") -> None:
+    def _print_summary(self, runner: "StepRunner", record: "RunRecord | None") -> None:
         """Print a summary of the run, unless it was a single step that succeeded."""
         from scripts.steps.records import summary
 
@@ -332,6 +384,12 @@ class _Run:
             print_message(f"to go on with the rest, run it again with --from {first}: {why}")
 
 
+def _to_all(takers: "Sequence[Callable[[bytes], object] | None]") -> "Callable[[bytes], object] | None":
+    """Return a function that hands bytes to each of some functions; `None` if there are none."""
+    functions = [taker for taker in takers if taker is not None]
+    return (lambda data: [function(data) for function in functions]) if functions else None
+
+
 def _warn_of_lost_guardrails(host: "Host") -> None:
     """Print a warning for each guardrail of the last run that is not active now."""
     from scripts.packages import RecordError, check_guardrails
@@ -344,10 +402,10 @@ def _warn_of_lost_guardrails(host: "Host") -> None:
 
 
 class RecipeCommand(Command):
-    """Shows the parameters of the recipe that is named before `--help`."""
+    """A command whose help shows the parameters of the recipe that is named before `--help`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Record the arguments: help and shell completion need them before they are parsed."""
+        """Record the arguments, which help and shell completion need before they are parsed."""
         ctx.meta[ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 
@@ -385,7 +443,7 @@ class RecipeCommand(Command):
 
 
 def _complete_parameter(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """Complete what a recipe's parameter is set to; imported late, for only a shell asks."""
+    """Complete the value of a recipe's parameter; imported late, as only shells need it."""
     from scripts.cli.help import complete_parameter
 
     return complete_parameter(ctx, parameter, incomplete)
@@ -417,20 +475,31 @@ def recipe(ctx: click.Context, /, name: str | None, goal: str | None, given: tup
     if options.resume is not None:
         if given:
             raise UsageError("--param does not go with --resume: the run goes on with the steps that it had")
-        return resume(host, options, name, goal)
+        return resume(host, options, name, goal).status
     if name is None or goal is None:
-        missing, next_step = (
-            ("NAME", "`ai-cli recipes` lists the recipes")
-            if name is None
-            else ("GOAL", f"`ai-cli recipe {name} --help` explains it")
-        )
+        missing, next_step = "GOAL", f"`ai-cli recipe {name} --help` explains it"
+        if name is None:
+            missing, next_step = "NAME", "`ai-cli recipes` lists the recipes"
         raise click.MissingParameter(f"{next_step}.", ctx, param_type="argument", param_hint=f"'{missing}'")
+    return run_steps(host, plan_recipe(host, name, goal, given), options).status
+
+
+def plan_recipe(host: "Host", name: str, goal: str, given: Sequence[str] = ()) -> Plan:
+    """Return the steps of a recipe.
+
+    Args:
+        host: the host that has it.
+        name: its name.
+        goal: the goal.
+        given: values of its parameters, as `NAME=VALUE`.
+
+    Raises:
+        UnknownNameError: there is no such recipe.
+        UsageError: a parameter is missing, unknown, or not what the recipe declares; or the goal cannot be used.
+        RecipeError: the recipe failed.
+    """
     if "\0" in goal:
         raise UsageError("the goal holds a NUL character")
-    return run_steps(host, _planned(host, name, goal, given), options)
-
-
-def _planned(host: "Host", name: str, goal: str, given: tuple[str, ...]) -> Plan:
     from scripts.recipes import find_recipe
 
     try:

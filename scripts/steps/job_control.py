@@ -9,33 +9,33 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar, Token
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 Handler = Callable[[int, FrameType | None], object]
 
-#: Waits until a signal has come, SIGCHLD among them: at most a number of seconds, or as long as it takes.
+#: Waits for a signal, SIGCHLD among them: at most a number of seconds, or for ever.
 Pause = Callable[[float | None], object]
 
 #: Signals that end a run.
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
-#: What the sentinel of a step sends to this process; no other program uses it, and it is ignored by default.
+#: The signal that a sentinel sends to this process; few programs use it, and it is ignored by default.
 INTERRUPTED: Final = signal.SIGURG
 
 _HANDLED: Final = (signal.SIGINT, *ENDING, INTERRUPTED, signal.SIGCONT)
 
-#: The switchboard of the run that is at work in this thread.
-_at_work: Final[ContextVar["Switchboard | None"]] = ContextVar("switchboard", default=None)
+#: The switchboard of the run under way in this context.
+_current: Final[ContextVar["Switchboard | None"]] = ContextVar("switchboard", default=None)
 
 
 class RunEnded(KeyboardInterrupt):
-    """A signal came between steps that ends the run. Like an interrupt, it is not a plug-in's fault.
+    """A signal between two steps that ends the run. Like an interrupt, it is not a plug-in's fault.
 
     Attributes:
-        number: that signal.
+        number: the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -44,15 +44,15 @@ class RunEnded(KeyboardInterrupt):
 
 
 class Switchboard:
-    """Handles signals for a whole run: Python is slow at putting handlers in place, for each step at least six.
+    """Handles signals for a whole run: installing handlers is slow in Python, and each step needs at least six.
 
-    While a step is at work, the signals are its own. Between steps they do what they did before; but one that
+    While a step runs, signals go to its handlers. Between steps they do what they did before the run; but one that
     would have ended this process raises `RunEnded`, so that the terminal and the files are left in order.
-    Signals that are ignored stay so: `nohup` wants that. In another thread than the main one, none is handled.
+    Signals that are ignored stay ignored, as `nohup` requires. Outside the main thread, none is handled.
 
-    Whoever waits for a process with `os.waitpid` alone misses a signal that comes just before the system call, or
-    that the system gives to another thread: Python would handle it when the process has ended. So each signal
-    writes a byte into a pipe, and `pause` waits for that.
+    `os.waitpid` alone would miss a signal that arrives just before the system call, or that the system delivers to
+    another thread: Python would handle it only when the process has ended. So each signal writes a byte into a pipe,
+    and the pause that `connected` yields waits for that.
     """
 
     def __init__(self) -> None:
@@ -60,41 +60,41 @@ class Switchboard:
         self._step: Mapping[int, Handler] = {}
         self._outer: Token[Switchboard | None] | None = None
         self._pipe: tuple[int, int] | None = None
-        self._previous_descriptor = -1
+        self._previous_pipe = -1
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             try:
                 for number in _HANDLED:
                     handler = signal.getsignal(number)
-                    if handler not in {signal.SIG_IGN, None}:  # `None`: not Python's, and could not be put back
+                    if handler not in {signal.SIG_IGN, None}:  # `None`: not installed by Python, not restorable
                         self._before[number] = handler
                         signal.signal(number, self._handle)
                 handler = signal.getsignal(signal.SIGCHLD)
-                if handler in {signal.SIG_IGN, signal.SIG_DFL}:  # ignored, it would keep the exit status from us
+                if handler in {signal.SIG_IGN, signal.SIG_DFL}:  # ignored, the system would discard exit statuses
                     self._before[signal.SIGCHLD] = handler
-                    signal.signal(signal.SIGCHLD, _take_notice)
+                    signal.signal(signal.SIGCHLD, _do_nothing)
                 if handler is not None:
                     self._open_pipe()
             except BaseException:
-                self._put_back()
+                self._restore()
                 raise
-        self._outer = _at_work.set(self)
+        self._outer = _current.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._outer is not None:
-            _at_work.reset(self._outer)
-        self._put_back()
+            _current.reset(self._outer)
+        self._restore()
 
     @contextmanager
     def connected(self, handlers: Mapping[int, Handler]) -> Iterator[Pause | None]:
-        """Let a step handle signals with handlers of its own; give it what waits for one."""
+        """Send signals to the handlers of a step; yield the function that waits for one, where that is possible."""
         before, self._step = self._step, handlers
         try:
-            yield self.pause
+            yield None if self._pipe is None else self._wait_for_signal
         finally:
             self._step = before
 
@@ -105,11 +105,6 @@ class Switchboard:
         elif number in {signal.SIGINT, *ENDING}:
             raise RunEnded(number)
 
-    @property
-    def pause(self) -> Pause | None:
-        """Waits until a signal has come; `None` where that is impossible."""
-        return None if self._pipe is None else self._wait_for_signal
-
     def _wait_for_signal(self, seconds: float | None = None) -> None:
         if self._pipe is not None:
             poll = select.poll()
@@ -118,21 +113,21 @@ class Switchboard:
             self._empty_pipe(self._pipe[0])
 
     def _empty_pipe(self, reader: int) -> None:
-        """Take the numbers of the signals that came, and pass them on to the previous receiver."""
-        with suppress(OSError):  # there are none, or nobody takes them
+        """Read the numbers of the signals, and forward them to the pipe that another library installed before."""
+        with suppress(OSError):  # one of the pipes is empty or full: neither blocks
             numbers = os.read(reader, 4096)
-            if self._previous_descriptor != -1:
-                os.write(self._previous_descriptor, numbers)
+            if self._previous_pipe != -1:
+                os.write(self._previous_pipe, numbers)
 
     def _open_pipe(self) -> None:
         self._pipe = os.pipe()
         for end in self._pipe:
             os.set_blocking(end, False)
-        self._previous_descriptor = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        self._previous_pipe = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
 
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         if self._pipe is not None:
-            signal.set_wakeup_fd(self._previous_descriptor)
+            signal.set_wakeup_fd(self._previous_pipe)
             self._empty_pipe(self._pipe[0])
             for end in self._pipe:
                 os.close(end)
@@ -141,54 +136,51 @@ class Switchboard:
             signal.signal(number, handler)
 
 
-def handled(handlers: Mapping[int, Handler]) -> AbstractContextManager[Pause | None]:
-    """Have signals handled for a step, by the switchboard of its run or, without a run, by one of its own.
+@contextmanager
+def handled(handlers: Mapping[int, Handler]) -> Iterator[Pause | None]:
+    """Handle signals with the handlers of a step, by the switchboard of its run or, without a run, by one of its own.
 
-    In another thread than the main one, none is handled, also not where it was given a copy of the context.
+    Outside the main thread none is handled, even where the thread has a copy of the run's context.
     """
     if threading.current_thread() is not threading.main_thread():
-        return nullcontext()
-    board = _at_work.get()
-    return _handled_alone(handlers) if board is None else board.connected(handlers)
-
-
-@contextmanager
-def _handled_alone(handlers: Mapping[int, Handler]) -> Iterator[Pause | None]:
-    with Switchboard() as board, board.connected(handlers) as pause:
+        yield None
+        return
+    current = _current.get()
+    with nullcontext(current) if current is not None else Switchboard() as board, board.connected(handlers) as pause:
         yield pause
 
 
-def _take_notice(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: that a signal came is written into the pipe of a switchboard."""
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """Have Python write the signal into the pipe of the switchboard."""
 
 
-#: What a terminal that was hung up answers with.
-GONE = (OSError, termios.error)
+#: The errors of a terminal that was hung up.
+_GONE = (OSError, termios.error)
 
 
 class Terminal:
-    """The controlling terminal, of which one process group at a time has the keyboard.
+    """The controlling terminal, whose keyboard one process group at a time has.
 
     Attributes:
-        lent_to: the process group that has it from this process; `None`: nobody.
+        lent_to: the process group to which this process lent it; `None`: it is not lent.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.lent_to: int | None = None
-        self._own_settings: list[Any] = []
+        self._our_settings: list[Any] = []
         self._their_settings: list[Any] = []
 
     def close(self) -> None:
-        """Let go of the terminal."""
+        """Close the terminal."""
         os.close(self._descriptor)
 
     def lend(self, group: int) -> None:
-        """Give a process group the keyboard, unless this process has not got it: it runs in the background."""
-        with suppress(*GONE):
+        """Give a process group the keyboard, unless this process runs in the background and does not have it."""
+        with suppress(*_GONE):
             if os.tcgetpgrp(self._descriptor) != os.getpgrp():
                 return
-            self._own_settings = termios.tcgetattr(self._descriptor)
+            self._our_settings = termios.tcgetattr(self._descriptor)
             with _not_stopped():
                 if self._their_settings:
                     termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._their_settings)
@@ -199,26 +191,26 @@ class Terminal:
         """Take the keyboard back, if it is lent.
 
         Args:
-            as_it_was: whether settings that the step changed are undone; they return with the next `lend`.
+            as_it_was: whether settings that the step changed are undone; the next `lend` restores them.
         """
         if self.lent_to is None:
             return
         self.lent_to = None
-        with suppress(*GONE), _not_stopped():
+        with suppress(*_GONE), _not_stopped():
             os.tcsetpgrp(self._descriptor, os.getpgrp())
             if as_it_was:
                 self._their_settings = termios.tcgetattr(self._descriptor)
-                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._own_settings)
+                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._our_settings)
 
     def sends_interrupts(self) -> bool:
-        """Whether Ctrl-C is meant as one: a full-screen program reads key by key, and takes it as a key."""
-        with suppress(*GONE):
+        """Whether Ctrl-C is an interrupt: for a full-screen program, which reads key by key, it is a key."""
+        with suppress(*_GONE):
             return bool(termios.tcgetattr(self._descriptor)[3] & termios.ICANON)
         return True
 
 
 def controlling_terminal() -> Terminal | None:
-    """Return the terminal that controls this process, or `None`."""
+    """Return the controlling terminal of this process, or `None`."""
     try:
         return Terminal(os.open("/dev/tty", os.O_RDWR))
     except OSError:
@@ -238,7 +230,7 @@ def suspend() -> bool:
     """Stop this job as Ctrl-Z does, until the user's shell continues it.
 
     Returns:
-        Whether it was stopped: the system does not stop a job that no shell could continue.
+        Whether it was stopped: the system stops no job that no shell could continue.
     """
     if signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN:
         return False
@@ -249,7 +241,7 @@ def suspend() -> bool:
     }
     try:
         os.kill(0, signal.SIGTSTP)
-        time.sleep(0.05)  # another thread may get the signal, a moment later
+        time.sleep(0.05)  # the system may deliver the signal to another thread, a moment later
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -258,7 +250,7 @@ def suspend() -> bool:
 
 @contextmanager
 def _not_stopped() -> Iterator[None]:
-    """Change the terminal from the background: SIGTTOU would stop this process."""
+    """Allow changes of the terminal from the background, where SIGTTOU would stop this process."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     try:
         yield
@@ -266,9 +258,10 @@ def _not_stopped() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-#: Seconds that it gets to end by itself.
+#: Seconds after which a sentinel that does not end by itself is killed.
 _PATIENCE: Final = 0.5
 
+#: Signals that reach the whole group, but do not end its leader.
 _IGNORED: Final = (
     signal.SIGTERM,
     signal.SIGHUP,
@@ -287,37 +280,37 @@ class Sentinel:
     """The leader of a new process group; it ends with this process.
 
     Args:
-        counts: whether a Ctrl-C counts; it may be a key of the program that runs. The sentinel asks that,
-            as the program may have given the terminal back before this process comes to it.
+        is_interrupt: whether a Ctrl-C is an interrupt now; it may be a key of the program that runs. The sentinel
+            calls it, as the program may have restored the terminal by the time that this process looks.
 
     Attributes:
         pid: its process id, and that of the group.
     """
 
-    def __init__(self, counts: Callable[[], bool]) -> None:
+    def __init__(self, is_interrupt: Callable[[], bool]) -> None:
         self._closed = False
-        ends, self._held = os.pipe()
+        reader, self._writer = os.pipe()
         parent = os.getpid()
-        # A Ctrl-C must not come before the sentinel is ready for it.
+        # A Ctrl-C must not arrive before the sentinel has its handler.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with warnings.catch_warnings():
-                # It makes a few system calls and no more, so another thread's locks do not matter.
+                # The child makes a few system calls only, so locks that other threads hold do not matter.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.pid = os.fork()
             if self.pid == 0:
-                _watch(parent, ends, self._held, counts)
+                _forward_interrupts(parent, reader, self._writer, is_interrupt)
             os.setpgid(self.pid, self.pid)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            os.close(ends)
+            os.close(reader)
 
     def close(self) -> None:
-        """End the sentinel, once it has reported all its signals; the group goes on as long as others are in it."""
+        """End the sentinel when it has forwarded its signals; the group lasts as long as it has other members."""
         if self._closed:
             return
         self._closed = True
-        os.close(self._held)
+        os.close(self._writer)
         with suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGCONT)
             deadline = time.monotonic() + _PATIENCE
@@ -327,27 +320,27 @@ class Sentinel:
                 time.sleep(0.0005)
 
 
-def _watch(parent: int, ends: int, held: int, counts: Callable[[], bool]) -> None:
-    """Pass on each SIGINT that counts, until the other end of the pipe is closed; never return."""
+def _forward_interrupts(parent: int, reader: int, writer: int, is_interrupt: Callable[[], bool]) -> None:
+    """Forward each Ctrl-C until the parent has closed its end of the pipe; never return."""
     try:
-        os.close(held)
+        os.close(writer)
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
-        def pass_on(_number: int, _frame: FrameType | None) -> None:
-            if counts():
+        def forward(_number: int, _frame: FrameType | None) -> None:
+            if is_interrupt():
                 os.kill(parent, INTERRUPTED)
 
-        signal.signal(signal.SIGINT, pass_on)
+        signal.signal(signal.SIGINT, forward)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        os.read(ends, 1)
+        os.read(reader, 1)
     finally:
         os._exit(0)
 
 
 def size_of_terminal() -> os.terminal_size:
-    """Return the size of the terminal that this process has, whichever of its files leads there."""
+    """Return the size of this process's terminal, whichever of its standard files that is."""
     for descriptor in (1, 0, 2):
         with suppress(OSError):
             return os.get_terminal_size(descriptor)

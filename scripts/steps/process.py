@@ -3,14 +3,14 @@
 On a terminal a step is a job, as in a shell. `Child` makes a process group for it, lends the terminal to that group
 (`Terminal`), waits for the process with WUNTRACED, and takes the terminal back when it ends or stops.
 
-- **Ctrl-C** goes to the group in the foreground, so this process would not learn of it. A `Sentinel`, forked before
-  the step, leads the group and sends SIGURG here for each SIGINT. It also makes the group known to the terminal before
-  the step can touch the terminal: nobody gets SIGTTOU in between.
+- **Ctrl-C** goes to the foreground group only, so this process would not notice it. A `Sentinel`, forked before the
+  step, leads the group and sends SIGURG here for each SIGINT. As the group exists before the step does, the terminal
+  can be lent to it in time: a step that uses the terminal at once does not get SIGTTOU.
 - **Ctrl-Z** stops the group; `Child` sees the stop, takes the terminal back and stops this job as well (`suspend`), so
   that the user's shell gets its prompt. SIGCONT lends the terminal again.
 - **A pipeline** (`ai-cli ... | less`) shares one group: the step stays in it, as another program may need the keyboard,
   and the terminal sends Ctrl-C to all. The same holds in a thread, which cannot handle signals.
-- **Without a terminal**, a step has a group of its own, to which this process passes SIGINT on.
+- **Without a terminal**, a step has a group of its own, to which this process forwards SIGINT.
 - **Ending** a step (timeout, second Ctrl-C, SIGTERM, SIGHUP) goes through the process table (`Family`), as
   descendants may have left the group: SIGTERM, a grace period, SIGKILL.
 - **Signals to this process** are handled once for a whole run (`job_control.Switchboard`); each step connects
@@ -48,26 +48,35 @@ from scripts.steps.job_control import (
     suspend,
 )
 
-#: Exit status of a step that took too long, as that of `timeout`.
+#: The exit status of a step that took too long, as of `timeout`.
 TIMED_OUT: Final = 124
 
-#: Seconds within which two interrupts are one: some programs signal a process and then its group.
-_AT_ONCE: Final = 0.2
+#: Seconds within which two interrupts count as one: some programs signal a process and then its group.
+_SAME_INTERRUPT: Final = 0.2
 
-#: Seconds within which the signal of a process arrives that has ended.
-_MOMENT: Final = 1.0
+#: Seconds to wait for the signal of a process that has already ended.
+_LATE_SIGNAL: Final = 1.0
 
-#: Seconds that a step gets to react to Ctrl-C before the user reads what a second one does.
+#: Seconds that a step has to react to Ctrl-C before a note explains what a second one does.
 _PATIENCE: Final = 1.0
+
+#: Seconds between SIGTERM and SIGKILL.
+GRACE: Final = 5.0
+
+#: Seconds to try SIGKILL: a process that survives it longer hangs in the kernel.
+_LAST_WAIT: Final = 2.0
+
+#: Seconds after which a process that outlives its step counts as a background job.
+_BACKGROUND: Final = 0.03
 
 
 class Child:
-    """A process that a step is.
+    """The process of a step.
 
     Args:
         timeout: seconds after which it is ended; `None`: never.
         report: called with a sentence for the user.
-        output: takes a copy of what it writes; it gets a session of its own then, with a pseudo-terminal.
+        output: takes a copy of its output; the process then has a session of its own, with a pseudo-terminal.
     """
 
     def __init__(
@@ -75,14 +84,12 @@ class Child:
     ) -> None:
         self._timeout = timeout
         self._report = report
-        self._in_charge = threading.current_thread() is threading.main_thread()  # no other may handle signals
+        self._output = output
         self._terminal: Terminal | None = None
         self._sentinel: Sentinel | None = None
-        self._output = output
-        self._own_session = output is not None
+        self._group: int | None = None  # `None`: that of this process; 0: a new one that the process leads
         self._pid: int | None = None
         self._returned: int | None = None
-        self._group: int | None = None
         self._received: list[int] = []
         self._interrupted_at = 0.0
         self._timers: list[threading.Timer] = []
@@ -93,43 +100,53 @@ class Child:
         self._over = False
 
     def run(
-        self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None = None, **options: Any
+        self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None = None, close_fds: bool = False
     ) -> StepResult:
-        """Start the process, wait until it ends, and return how it ended."""
-        if self._output is None:
-            return self._run(arguments, env, cwd, lambda: None, options)
-        with _copying(self, self._output) as (start_copying, files):
-            return self._run(arguments, env, cwd, start_copying, {**files, **options})
+        """Start the process, wait until it ends, and return how it ended.
 
-    def _run(
-        self,
-        arguments: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str | None,
-        on_start: Callable[[], object],
-        options: Mapping[str, Any],
-    ) -> StepResult:
+        Args:
+            arguments: the program and its arguments.
+            env: its whole environment.
+            cwd: its working directory; `None`: that of this process.
+            close_fds: whether it inherits the standard files only.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+
+        def start(**files: Any) -> int:
+            return start_process(arguments, env, cwd, self._group, close_fds=close_fds, **files)
+
+        if self._output is None:
+            return self._run(start)
+        with _relayed(self, self._output) as relay:
+            return self._run(lambda: start(**relay.files), relay.start)
+
+    def _run(self, start: Callable[[], int], on_start: Callable[[], object] | None = None) -> StepResult:
         try:
-            self._place()
+            self._choose_group()
             with handled(self._handlers()) as pause:
                 try:
-                    if self._sentinel is not None and self._terminal is not None:
-                        self._terminal.lend(self._sentinel.pid)
-                    pid = start(arguments, env, cwd, self._group, own_session=self._own_session, **options)
+                    self._lend_terminal()
+                    pid = start()
                     self._started(pid)
-                    on_start()
+                    if on_start is not None:
+                        on_start()
                     self._returned = self._wait(pid, pause)
                 finally:
                     self._ended()
         finally:
-            self._leave()
+            if self._sentinel is not None:
+                self._sentinel.close()
+            if self._terminal is not None:
+                self._terminal.close()
         return self._result(self._returned)
 
     def interrupt(self) -> None:
         """Record that the user pressed Ctrl-C; the terminal has signalled the process already."""
         now = time.monotonic()
         again = signal.SIGINT in self._received
-        if again and now - self._interrupted_at < _AT_ONCE:
+        if again and now - self._interrupted_at < _SAME_INTERRUPT:
             return
         self._interrupted_at = now
         self._received.append(signal.SIGINT)
@@ -138,28 +155,29 @@ class Child:
         elif not self._over:
             self._after(_PATIENCE, self._report, "the step is cleaning up; press Ctrl-C again to end it")
 
-    def _place(self) -> None:
-        """Find out where the process will stand, and make what that needs."""
-        self._terminal = controlling_terminal() if self._in_charge and not self._own_session else None
-        shared = not self._own_session and (not self._in_charge or (self._terminal is not None and in_pipeline()))
-        self._group = None if shared else 0
-        if self._terminal is not None and not shared:
-            self._sentinel = Sentinel(self._terminal.sends_interrupts)
-            self._group = self._sentinel.pid
+    def _choose_group(self) -> None:
+        """Choose the process group, and open the terminal that it will need."""
+        if self._output is not None:
+            self._group = 0
+        elif threading.current_thread() is threading.main_thread():  # no other may handle signals
+            self._terminal = controlling_terminal()
+            if self._terminal is None:
+                self._group = 0
+            elif not in_pipeline():
+                self._sentinel = Sentinel(self._terminal.sends_interrupts)
+                self._group = self._sentinel.pid
 
-    def _leave(self) -> None:
-        """Undo what `_place` made."""
-        if self._sentinel is not None:
-            self._sentinel.close()
-        if self._terminal is not None:
-            self._terminal.close()
+    def _lend_terminal(self) -> None:
+        """Lend the terminal to the process group, if there is one and it is not lent."""
+        if self._sentinel is not None and self._terminal is not None and self._terminal.lent_to is None:
+            self._terminal.lend(self._sentinel.pid)
 
     def _started(self, pid: int) -> None:
-        """From here on signals are passed on, and the time runs."""
+        """Forward signals from now on, and start the time limit."""
         if self._group == 0:
             self._group = pid
         self._pid = pid
-        # What came while it was being started, and had no process to go to.
+        # A signal that came during the start had no process to go to.
         if self._ending:
             self._end()
         elif self._received:
@@ -169,21 +187,21 @@ class Child:
 
     def _wait(self, pid: int, pause: Pause | None) -> int:
         """Wait until the process ends; return its status as `subprocess` writes it."""
-        at_once = 0 if pause is None else os.WNOHANG
-        heard = False
+        options = os.WUNTRACED | os.WCONTINUED | (0 if pause is None else os.WNOHANG)
+        woken = False
         while True:
-            found, status = os.waitpid(pid, os.WUNTRACED | os.WCONTINUED | at_once)
+            found, status = os.waitpid(pid, options)
             if pause is not None and found == 0:
                 pause(None)
-                heard = True
+                woken = True
             elif os.WIFSTOPPED(status):
                 self._stopped(os.WSTOPSIG(status))
             elif os.WIFCONTINUED(status):
-                self._continued()
+                self._lend_terminal()
             else:
-                if pause is not None and not heard:
-                    # The signal of its end may be on its way in another thread: it has to come while it has a handler.
-                    pause(_MOMENT)
+                if pause is not None and not woken:
+                    # SIGCHLD may still be on its way, in another thread: it has to arrive while it has a handler.
+                    pause(_LATE_SIGNAL)
                 return os.waitstatus_to_exitcode(status)
 
     def _ended(self) -> None:
@@ -193,7 +211,7 @@ class Child:
         if self._ender is not None:
             self._ender.join()
         if self._sentinel is not None:
-            self._sentinel.close()  # now: it may still have to report the Ctrl-C that ended the process
+            self._sentinel.close()  # before the result is made: it may still report the Ctrl-C that ended the process
         if self._terminal is not None:
             crashed = self._returned is not None and self._returned < 0
             self._terminal.take_back(as_it_was=crashed or self._timed_out)
@@ -201,7 +219,7 @@ class Child:
     def _result(self, returned: int) -> StepResult:
         status = returned if returned >= 0 else 128 - returned
         if self._sentinel is not None and status == 128 + signal.SIGINT:
-            self._received.append(signal.SIGINT)  # Ctrl-C was a key of the program, and it ended all the same
+            self._received.append(signal.SIGINT)  # the program read Ctrl-C as a key, and ended as if interrupted
         notes = []
         if returned < 0 and not self._ending:
             notes.append(f"ended by {_signal_name(-returned)}")
@@ -219,38 +237,33 @@ class Child:
         return StepResult(status or 128 + signal.SIGINT, interrupted_by=signal.SIGINT, note="; ".join(notes))
 
     def _left_behind(self) -> int | None:
-        """Return the process group if something of it is still running, a moment after the process ended."""
+        """Return the process group if a process of it is still running, a moment after the step ended."""
         if self._group is None or not is_alive(self._group):
             return None
-        time.sleep(0.03)  # what just ends is no background job
+        time.sleep(_BACKGROUND)
         return self._group if any(one.group == self._group for one in process_table()) else None
 
     def _stopped(self, number: int) -> None:
-        if self._ending:  # stopped, it would not take notice of what is to end it
+        if self._ending:  # a stopped process would not notice the signal that ends it
             self.send(signal.SIGCONT)
             return
-        lent = self._terminal is not None and self._terminal.lent_to is not None
-        if lent and self._terminal is not None:
+        if self._terminal is not None:
             self._terminal.take_back(as_it_was=True)
-        by_itself = number == signal.SIGSTOP  # no key of a terminal sends that
+        by_itself = number == signal.SIGSTOP  # no key of a terminal sends it
         if self._terminal is not None and (self._sentinel is not None or by_itself) and suspend():
             by_itself = False
         if by_itself:
             target = f"-{self._group}" if self._group is not None else str(self._pid)
             self._report(f"the step stopped itself ({_signal_name(number)}): kill -CONT -- {target} continues it")
         elif self._sentinel is not None:
-            self._continued()
+            self._lend_terminal()
             self.send(signal.SIGCONT)
 
-    def _continued(self) -> None:
-        if self._sentinel is not None and self._terminal is not None and self._terminal.lent_to is None:
-            self._terminal.lend(self._sentinel.pid)
-
     def _handlers(self) -> dict[int, Handler]:
-        """Return what each signal does while the process runs."""
+        """Return the handlers of signals while the process runs."""
         handlers: dict[int, Handler] = {signal.SIGINT: self._on_interrupt, **dict.fromkeys(ENDING, self._on_end)}
         if self._sentinel is not None:
-            handlers |= {INTERRUPTED: lambda *_: self.interrupt(), signal.SIGCONT: lambda *_: self._continued()}
+            handlers |= {INTERRUPTED: lambda *_: self.interrupt(), signal.SIGCONT: lambda *_: self._lend_terminal()}
         return handlers
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
@@ -270,7 +283,7 @@ class Child:
             self._end()
 
     def _end(self) -> None:
-        """End all processes, in a thread: this one waits for the child."""
+        """End all processes of the step, in a thread: this one waits for the child."""
         if self._over:
             return
         self._ending = True
@@ -279,8 +292,8 @@ class Child:
             self._ender.start()
 
     def _end_all(self, pid: int) -> None:
-        stranger = self._sentinel.pid if self._sentinel is not None else None
-        self._killed = Family(pid, self._group, stranger).end(GRACE)
+        sentinel = self._sentinel.pid if self._sentinel is not None else None
+        self._killed = Family(pid, self._group, sentinel).end(GRACE)
 
     def _after(self, seconds: float, action: Callable[..., object], *arguments: object) -> None:
         timer = threading.Timer(seconds, action, arguments)
@@ -306,48 +319,51 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-#: Signals that Python ignores, and that no other program expects to be ignored.
+#: Signals that Python ignores; other programs expect their default action.
 _RESTORED: Final = tuple(getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name))
 
 
-def start(
+def start_process(
     arguments: Sequence[str],
     env: Mapping[str, str],
     cwd: str | None,
     group: int | None,
     *,
-    own_session: bool = False,
-    **options: Any,
+    close_fds: bool = False,
+    **files: Any,
 ) -> int:
-    """Start a process as a shell does: with the descriptors that this process was given, and none that it opened."""
-    place: dict[str, Any] = {}
-    if not own_session and not options and "/" in arguments[0] and _is_here(cwd) and hasattr(os, "posix_spawn"):
-        # `subprocess` would look at each variable of the environment in Python. This one changes no directory, and
-        # looks for no program on PATH.
-        if group is not None:
-            place["setpgroup"] = group
-        return os.posix_spawn(arguments[0], list(arguments), env, setsigdef=_RESTORED, **place)
+    """Start a process as a shell does: with the descriptors that this process inherited, and none that it opened.
+
+    Args:
+        arguments: the program and its arguments.
+        env: its whole environment.
+        cwd: its working directory; `None`: that of this process.
+        group: its process group; 0: a new one; `None`: that of this process.
+        close_fds: whether it inherits the standard files only.
+        files: options of `Popen` for its files, which give it a session of its own.
+
+    Returns:
+        Its process id.
+    """
+    if not files and not close_fds and "/" in arguments[0] and _is_current(cwd) and hasattr(os, "posix_spawn"):
+        # Faster: `subprocess` encodes each variable of the environment in Python. It cannot change the directory, and
+        # does not search PATH.
+        options: dict[str, Any] = {} if group is None else {"setpgroup": group}
+        return os.posix_spawn(arguments[0], list(arguments), env, setsigdef=_RESTORED, **options)
     import subprocess
 
-    place = {"start_new_session": True} if own_session else {"process_group": group}
-    process = subprocess.Popen(arguments, env=env, cwd=cwd, **{"close_fds": False, **place, **options})
-    process.returncode = 0  # or it would warn that nobody waited for it
+    place: dict[str, Any] = {"start_new_session": True} if files else {"process_group": group}
+    process = subprocess.Popen(arguments, env=env, cwd=cwd, close_fds=close_fds, **place, **files)
+    process.returncode = 0  # `Child` waits for it; without this, `Popen` would warn that nobody did
     return process.pid
 
 
-def _is_here(directory: str | None) -> bool:
+def _is_current(directory: str | None) -> bool:
     """Whether a directory is the working directory of this process."""
     try:
         return directory is None or directory == os.getcwd()
     except FileNotFoundError:  # it was deleted
         return False
-
-
-#: Seconds between SIGTERM and SIGKILL.
-GRACE: Final = 5.0
-
-#: Seconds after SIGKILL: what is still there then hangs in the kernel.
-_LAST_WAIT: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -370,7 +386,7 @@ def _from_proc() -> Iterator[Process]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with suppress(OSError):
-                # The program's name stands in parentheses, and may hold any character.
+                # The program's name is in parentheses, and may contain any character.
                 with open(f"/proc/{name}/stat", "rb") as file:
                     fields = file.read().rpartition(b")")[2].split()
                 yield Process(int(name), int(fields[1]), int(fields[2]), fields[0].decode())
@@ -386,33 +402,33 @@ def _from_ps() -> Iterator[Process]:
 
 
 class Family:
-    """A child process and all that came from it: its process group, and descendants that left the group.
+    """A child process and its descendants: its process group, and those that left the group.
 
     Args:
         root: process id of the child.
-        group: its process group; `None` if that is not its own.
-        stranger: process id of a member of the group that is not to be waited for.
+        group: its process group; `None`: it has none of its own.
+        sentinel: process id of the member of the group that is no descendant.
     """
 
-    def __init__(self, root: int, group: int | None, stranger: int | None = None) -> None:
+    def __init__(self, root: int, group: int | None, sentinel: int | None = None) -> None:
         self._group = group
-        self._stranger = stranger
+        self._sentinel = sentinel
         self._known = {root}
 
-    def members(self) -> set[int]:
-        """Return the process ids of all that are alive. Who was seen once stays known when its parent ends."""
-        table = [process for process in process_table() if process.pid != self._stranger]
+    def members(self) -> list[Process]:
+        """Return all that are alive. A descendant that was found once is still found when its parent has ended."""
+        table = [process for process in process_table() if process.pid != self._sentinel]
         grown = True
-        while grown:  # a child may stand before its parent in the table
+        while grown:  # a child may be listed before its parent
             found = {one.pid for one in table if one.parent in self._known or one.group == self._group} - self._known
             self._known |= found
             grown = bool(found)
-        return {process.pid for process in table if process.pid in self._known}
+        return [process for process in table if process.pid in self._known]
 
     def end(self, grace: float) -> bool:
-        """Send SIGTERM, wait, and kill what is left; return whether that was necessary."""
+        """Send SIGTERM, wait, and kill those that remain; return whether that was necessary."""
         self._send(signal.SIGTERM)
-        self._send(signal.SIGCONT)  # one that is stopped would not take notice
+        self._send(signal.SIGCONT)  # a stopped process would not notice the other signal
         if not self._remain(grace):
             return False
         deadline = time.monotonic() + _LAST_WAIT
@@ -432,20 +448,14 @@ class Family:
         return False
 
     def _send(self, number: int) -> None:
-        outside = self.members()  # before the signal: without its parent, a descendant is not found
+        members = self.members()  # before the signal: once its parent has ended, a descendant is not found
         if self._group is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, number)
-            outside = {pid for pid in outside if not self._in_group(pid)}
-        for pid in outside:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-
-    def _in_group(self, pid: int) -> bool:
-        try:
-            return os.getpgid(pid) == self._group
-        except ProcessLookupError:
-            return True
+        for member in members:
+            if member.group != self._group:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(member.pid, number)
 
 
 def is_alive(group: int) -> bool:
@@ -454,7 +464,7 @@ def is_alive(group: int) -> bool:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it belongs to another user: `sudo`
+    except PermissionError:  # it belongs to another user, as with `sudo`
         return True
     return True
 
@@ -465,34 +475,19 @@ _CTRL_C: Final = b"\x03"
 
 
 @contextmanager
-def _copying(
-    child: Child, output: Callable[[bytes], object]
-) -> Iterator[tuple[Callable[[], object], Mapping[str, Any]]]:
-    """Open a pseudo-terminal of the size and the settings of this process's for a child.
-
-    Yields:
-        a function that starts the copying, and the options of `Popen` for the child.
-    """
+def _relayed(child: Child, output: Callable[[bytes], object]) -> "Iterator[_Relay]":
+    """Open a pseudo-terminal for a child, with the size and the settings of this process's terminal."""
     import pty
 
     ours, theirs = pty.openpty()
     keyboard = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
-    relay = _Relay(ours, keyboard, output, child)
+    relay = _Relay(ours, theirs, keyboard, output, child)
     try:
         if keyboard is not None:
             termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(keyboard))
         with _raw(keyboard), _size_followed(theirs):
             try:
-                yield (
-                    relay.start,
-                    {
-                        "stdin": None if keyboard is None else theirs,
-                        "stdout": theirs,
-                        "stderr": theirs,
-                        # Not a problem with threads: it makes one system call.
-                        "preexec_fn": _take_terminal,
-                    },
-                )
+                yield relay
             finally:
                 relay.finish()
     finally:
@@ -501,33 +496,53 @@ def _copying(
 
 
 class _Relay:
-    """Copies between this process's terminal and the pseudo-terminal, in a thread."""
+    """A thread that copies between this process's terminal and a pseudo-terminal.
 
-    def __init__(self, terminal: int, keyboard: int | None, output: Callable[[bytes], object], child: Child) -> None:
+    Args:
+        terminal: this process's end of the pseudo-terminal.
+        theirs: the child's end.
+        keyboard: this process's stdin, if that is a terminal.
+        output: takes a copy of the output.
+        child: is signalled.
+
+    Attributes:
+        files: the options of `Popen` for the child.
+    """
+
+    def __init__(
+        self, terminal: int, theirs: int, keyboard: int | None, output: Callable[[bytes], object], child: Child
+    ) -> None:
+        self.files: Mapping[str, Any] = {
+            "stdin": None if keyboard is None else theirs,
+            "stdout": theirs,
+            "stderr": theirs,
+            "preexec_fn": _take_terminal,  # safe also with threads: it makes one system call
+        }
         self._terminal = terminal
         self._keyboard = keyboard
         self._output = output
         self._child = child
         self._typed = b""
-        self._wake, self._woken = os.pipe()
+        self._stopped, self._stop = os.pipe()
         self._thread = threading.Thread(target=self._copy, daemon=True)
-        self._broken = False
+        self._stdout_closed = False
         os.set_blocking(terminal, False)
 
     def start(self) -> None:
+        """Start the copying."""
         self._thread.start()
 
     def finish(self) -> None:
-        """Copy what is still there, and stop; who is left in the background is not waited for."""
-        os.close(self._woken)
+        """Copy the rest of the output, and stop; processes that were left in the background are not waited for."""
+        os.close(self._stop)
         if self._thread.ident is not None:
             self._thread.join()
-        os.close(self._wake)
+        os.close(self._stopped)
 
     def _copy(self) -> None:
         while True:
-            wanted = [self._terminal, self._wake, *([] if self._keyboard is None else [self._keyboard])]
-            ready, _, _ = select.select(wanted, [self._terminal] if self._typed else [], [])
+            files = [self._terminal, self._stopped, *([] if self._keyboard is None else [self._keyboard])]
+            ready, _, _ = select.select(files, [self._terminal] if self._typed else [], [])
             if self._keyboard in ready:
                 self._read_keyboard()
             if self._typed:
@@ -535,7 +550,7 @@ class _Relay:
                     self._typed = self._typed[os.write(self._terminal, self._typed) :]
             if self._terminal in ready:
                 self._read_output()
-            elif self._wake in ready:  # only now that no output is left
+            elif self._stopped in ready:  # only when no output is left
                 return
 
     def _read_keyboard(self) -> None:
@@ -556,12 +571,12 @@ class _Relay:
         except OSError:
             return
         self._output(data)
-        if not self._broken:  # the transcript goes on where nobody reads stdout any more
+        if not self._stdout_closed:  # the transcript goes on without a reader of stdout
             try:
                 while data:
                     data = data[os.write(1, data) :]
-            except OSError:  # nobody reads on, as with `| head`
-                self._broken = True
+            except OSError:  # the reader has ended, as with `| head`
+                self._stdout_closed = True
                 self._child.send(signal.SIGPIPE)
 
 
@@ -571,7 +586,7 @@ def _take_terminal() -> None:
 
 @contextmanager
 def _raw(keyboard: int | None) -> Iterator[None]:
-    """Let each key pass as it is: the pseudo-terminal makes of it what a terminal makes."""
+    """Read each key as it is: the pseudo-terminal does the line editing, and turns Ctrl-C into a signal."""
     if keyboard is None:
         yield
         return

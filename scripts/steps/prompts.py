@@ -1,4 +1,4 @@
-"""The dialogue about a step: showing it, asking for a key, editing, describing."""
+"""The dialogue about a step: showing it, asking for a key, editing it and describing it."""
 
 import os
 import re
@@ -31,20 +31,18 @@ from scripts.render import line, remark, rows
 
 if TYPE_CHECKING:
     from llm.host import Host
+    from scripts.steps import RunSettings
 
 
-def own_facts(
-    step: Step, cwd: str | None = None, shell: str | None = None, timeout: float | None = None, *, masked: bool = True
-) -> list[str]:
-    """Return what decides how a step runs besides its command, but for what holds for the whole run.
+def step_facts(step: Step, settings: "RunSettings | None" = None, *, masked: bool = True) -> list[str]:
+    """Return how a step runs, a line for each fact: its directory, shell, time limit and variables.
 
     Args:
         step: the step.
-        cwd: the working directory of the run.
-        shell: the shell of the run.
-        timeout: seconds that each step of the run gets.
+        settings: those of the run; facts that hold for the whole run are left out.
         masked: whether to mask each value whose name looks like a secret's; else those of the user's own variables.
     """
+    cwd, shell, timeout = (settings.cwd, settings.shell, settings.timeout) if settings is not None else (None,) * 3
     facts = []
     if step.cwd not in {None, cwd}:
         facts.append(f"in {step.cwd}")
@@ -59,38 +57,37 @@ def own_facts(
 
 
 def print_steps(steps: Sequence[Step], facts: Sequence[Sequence[str]] | None = None) -> None:
-    """Print steps on stdout: as a script that a shell would take, on a terminal as they are shown before they run.
+    """Print steps on stdout: as a script for a shell, or on a terminal as they are shown before they run.
 
     Args:
         steps: the steps.
-        facts: for each, further facts of it; by default what decides how it runs besides its command.
+        facts: lines about each step; by default its `step_facts`.
     """
-    facts = list(map(own_facts, steps)) if facts is None else facts
-    if stdout_is_terminal():
-        for number, step in enumerate(steps, 1):
-            print_rows(step_rows(step, number, len(steps), facts[number - 1], columns()), err=False)
-        return
-    for step, of_it in zip(steps, facts, strict=True):
+    facts = list(map(step_facts, steps)) if facts is None else facts
+    for number, (step, its_facts) in enumerate(zip(steps, facts, strict=True), 1):
+        if stdout_is_terminal():
+            print_rows(step_rows(step, number, len(steps), its_facts, columns()), err=False)
+            continue
         if step.description:
             print_text(f"# {' '.join(step.description.split())}")
-        for fact in of_it:
+        for fact in its_facts:
             print_text(f"# {line(fact)}")
         print_text(step.command_line)
 
 
 def show_step(step: Step, number: int, total: int, facts: Sequence[str] = ()) -> None:
-    """Print a step on stderr as it is asked for, with further facts on rows of their own."""
+    """Print a step on stderr, with further facts on rows of their own."""
     print_rows(step_rows(step, number, total, facts, columns()))
 
 
 def step_rows(step: Step, number: int, total: int, facts: Sequence[str], width: int | None) -> list[str]:
-    """Return the rows that show a step: the command, its description, and facts, each set apart from the others.
+    """Return the rows that show a step: its command, description and facts, which cannot be mistaken for each other.
 
     Args:
         step: the step.
         number: its position, from 1.
         total: how many steps there are.
-        facts: further facts of it.
+        facts: lines about it.
         width: columns of the terminal; `None`: there is none, and lines are not broken.
     """
     place = f"[{number}/{total}] "
@@ -103,22 +100,22 @@ def step_rows(step: Step, number: int, total: int, facts: Sequence[str], width: 
     if "#" not in command and len(shown) == len(described) == 1 and fits:
         shown = [inline]
     elif "  # " in command and not described:
-        shown.append(remark("no description", place))  # what follows the # belongs to the command
+        shown.append(remark("no description", place))  # the text after the # belongs to the command
     else:
         shown += described
     return shown + [row for fact in facts for row in _fact_rows(fact, f"{blank}- ", width)]
 
 
 def _fact_rows(fact: str, head: str, width: int | None) -> list[str]:
-    if width is None or not re.fullmatch(_HARMLESS_FACT, fact, re.ASCII):
+    if width is None or not re.fullmatch(_PLAIN_LOCATION, fact, re.ASCII):
         return rows(fact, head, width, "|")
-    # A path that is nothing but a path is broken as a terminal does it: it can be copied.
+    # A path without special characters is broken without marks, as a terminal does it: it can be copied.
     whole = head + fact
     return [whole[at : at + width] for at in range(0, len(whole), width)]
 
 
 def columns() -> int | None:
-    """Return how wide the terminal is on which steps are shown; `None`: there is none."""
+    """Return the width of the terminal on which steps are shown; `None`: there is none."""
     return _size().columns if sys.stderr is not None and sys.stderr.isatty() else None
 
 
@@ -134,7 +131,7 @@ _END_OF_INPUT = b"\x04"
 
 
 class Decision(Enum):
-    """What the user wants to happen with a step."""
+    """The user's answer about a step."""
 
     RUN = "run"
     EDIT = "edit"
@@ -146,7 +143,7 @@ class Decision(Enum):
     VIEW = "view"
 
 
-#: The keys of each question. `y` and `n` are what other programs ask for.
+#: The keys of each question. `y` and `n` are the usual ones of other programs.
 _STEP_KEYS = {
     "r": Decision.RUN,
     "y": Decision.RUN,
@@ -168,10 +165,10 @@ LONG_QUESTION = "View all of it before you run it: [v]iew, [e]dit, [s]kip, [d]es
 _PAGE_QUESTION = "{shown} of {total} rows were shown. [v]iew the next, [s]kip the step, [q]uit: "
 _INTERRUPTED_QUESTION = "Step {number} was interrupted. Go on? [n]ext step, [r]un it again, [q]uit: "
 
-#: Where a step runs and whose it is, with a directory and names none of whose parts looks like a row with a step.
-_HARMLESS_FACT: Final = r"in [\w./@+-]+, from [\w./:@+ -]+( \[[a-z][\w./:@+-]* \([\w.@+ -]+\)\])?"
+#: The directory and the source of a step, without characters that could imitate the row of another step.
+_PLAIN_LOCATION: Final = r"in [\w./@+-]+, from [\w./:@+ -]+( \[[a-z][\w./:@+-]* \([\w.@+ -]+\)\])?"
 
-#: Undoes what a step may have left behind on the terminal, so that the question can be seen, and is seen as it is.
+#: Resets the modes of the terminal that a step may have changed, so that the question is visible, and looks as it is.
 _RESET: Final = (
     "\x18\x1b\\"  # the end of a sequence that was begun
     "\x1b%G\x1b(B\x0f"  # UTF-8, and letters instead of line drawing
@@ -187,20 +184,18 @@ _RESET_COLOURS: Final = "\x1b]104\x1b\\\x1b]110\x1b\\\x1b]111\x1b\\"
 
 
 class Question:
-    """Asks on the terminal; `click.Abort` ends it where the user interrupts, or ends the input.
+    """Asks on the terminal; raises `click.Abort` where the user interrupts, or ends the input.
 
     Args:
-        recipe: who gives the steps, for the person who is asked.
-        describe: says what a step does that has no note of its own; raises `D0ttinoError`.
-        edit: returns a step as the user changed it.
+        source: the recipe or the backend that the steps are from, for the user.
+        host: its backends describe steps that have no description.
     """
 
-    def __init__(self, recipe: str, describe: Callable[[Step], str], edit: Callable[[Step], Step]) -> None:
+    def __init__(self, source: str, host: "Host") -> None:
         import termios
 
-        self._recipe = recipe
-        self._describe = describe
-        self._edit = edit
+        self._source = source
+        self._host = host
         self._settings = termios.tcgetattr(sys.stdin.fileno())
 
     def about(
@@ -208,7 +203,12 @@ class Question:
     ) -> tuple[Decision, Step]:
         """Show a step and ask what to do with it. One that does not fit on the screen has to be viewed before it runs.
 
-        The arguments are those of `question_rows`.
+        Args:
+            step: the step.
+            number: its position, from 1.
+            total: how many steps there are.
+            dangers: why it looks dangerous, each fit for "it ...".
+            facts: further lines about it.
 
         Returns:
             The answer, and the step: another one if it was edited.
@@ -216,7 +216,7 @@ class Question:
         viewed = False
         below = _size().lines  # rows below the step: at first, it is not on the screen
         while True:
-            whole = question_rows(step, number, total, self._recipe, dangers, columns(), facts)
+            whole = question_rows(step, number, total, self._source, dangers, columns(), facts)
             long = not viewed and len(shortened(whole, step, LONG_QUESTION, _size())) < len(whole)
             question, keys = (LONG_QUESTION, _LONG_KEYS) if long else (_STEP_QUESTION, _STEP_KEYS)
             shown = shortened(whole, step, question, _size())
@@ -224,7 +224,7 @@ class Question:
             answer = self._ask(question, keys, shown if below + len(shown) > _size().lines else ())
             below = _size().lines
             if answer is Decision.DESCRIBE:
-                note = rows(self._note_of(step), "    # ", columns(), "#")
+                note = rows(self._description_of(step), "    # ", columns(), "#")
                 print_rows(note)
                 below = len(note)
             elif answer is Decision.VIEW:
@@ -233,7 +233,7 @@ class Question:
                     return answer, step
                 viewed = True
             elif answer is Decision.EDIT:
-                edited = self._edit(step)
+                edited = edit(step)
                 if edited != step:
                     return answer, edited
             else:
@@ -244,7 +244,7 @@ class Question:
         return self._ask(_INTERRUPTED_QUESTION.format(number=number), _INTERRUPTED_KEYS)
 
     def _ask(self, question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) -> Decision:
-        """Ask on a terminal that is as it was before the first step, whatever the last one left behind."""
+        """Ask on a terminal with the settings that it had before the first step."""
         import termios
 
         with suppress(termios.error):
@@ -252,7 +252,7 @@ class Question:
         return ask(question, keys, shown)
 
     def _view(self, whole: Sequence[str]) -> Decision:
-        """Show all rows, page by page; return `VIEW` if the user has come to the end."""
+        """Show all rows, page by page; return `VIEW` if the user has seen all."""
         page = max(_size().lines - 2, 1)
         for start in range(0, len(whole), page):
             print_rows(whole[start : start + page])
@@ -264,13 +264,13 @@ class Question:
                 return answer
         return Decision.VIEW
 
-    def _note_of(self, step: Step) -> str:
+    def _description_of(self, step: Step) -> str:
         from llm.errors import D0ttinoError
 
         if step.description:
-            return f"{self._recipe} says: {step.description}"
+            return f"{self._source} says: {step.description}"
         try:
-            return self._describe(step)
+            return describe(step, self._host)
         except D0ttinoError as error:
             return f"nobody could describe it: {error.message}"
 
@@ -284,21 +284,21 @@ def question_rows(
     width: int | None,
     further: Sequence[str] = (),
 ) -> list[str]:
-    """Return all rows that a step is shown with when it is asked for.
+    """Return all rows of the question about a step.
 
     Args:
         step: the step.
         number: its position, from 1.
         total: how many steps there are.
-        source: whose it is.
+        source: the recipe or the backend that it is from.
         dangers: why it looks dangerous, each fit for "it ...".
-        width: columns of the terminal.
-        further: further facts of it.
+        width: columns of the terminal; `None`: there is none, and lines are not broken.
+        further: further lines about it.
     """
     facts = [f"in {step.cwd}, from {source}" if step.cwd else f"from {source}"]
     if not isinstance(step.command, str):
         facts.append("without a shell")
-    facts += own_facts(step, step.cwd, masked=False)  # `eval "$A_TOKEN"` runs the value
+    facts += step_facts(replace(step, cwd=None), masked=False)  # unmasked: `eval "$A_TOKEN"` would run the value
     facts += [*further, *(f"looks dangerous: it {reason}" for reason in dangers)]
     return step_rows(step, number, total, facts, width)
 
@@ -306,7 +306,7 @@ def question_rows(
 def shortened(whole: Sequence[str], step: Step, question: str, size: os.terminal_size) -> Sequence[str]:
     """Return as many rows of a step as fit on a screen with the question: the first and the last ones.
 
-    The digest is that of the whole step: two that differ in the middle do not look alike.
+    A digest of all rows makes two steps look different that differ in the middle only.
     """
     import hashlib
 
@@ -328,8 +328,11 @@ def shortened(whole: Sequence[str], step: Step, question: str, size: os.terminal
 def ask(question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) -> Decision:
     """Ask a question until one of its keys is pressed.
 
-    What was typed before the question does not count, and neither do several keys at once: text that
-    is pasted, or a key that sends more than a character.
+    Keys that were pressed before the question do not count, and neither do several characters at once: pasted text,
+    or a key that sends an escape sequence.
+
+    Raises:
+        click.Abort: the user interrupts, or ends the input.
     """
 
     def show() -> None:
@@ -343,7 +346,7 @@ def ask(question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) 
             with _key_by_key(show) as read:
                 typed = read()
         except KeyboardInterrupt as interrupt:
-            if type(interrupt) is not KeyboardInterrupt:  # a signal that ends the run, see the runner
+            if type(interrupt) is not KeyboardInterrupt:  # `RunEnded`
                 raise
             typed = b""
         answer = keys.get(typed.decode("ascii", "replace").strip())
@@ -355,9 +358,9 @@ def ask(question: str, keys: Mapping[str, Decision], shown: Sequence[str] = ()) 
 
 
 def reset_terminal() -> None:
-    """Undo what a program may have left behind on the terminal, and go to the beginning of a row."""
+    """Reset the modes of the terminal that a program may have changed, and go to the beginning of a row."""
     colours = "" if os.environ.get("TERM") == "linux" else _RESET_COLOURS
-    # At the beginning of a row, these blanks leave the cursor in it; anywhere else they lead to the next one.
+    # From the beginning of a row, the blanks stay in that row; from any other column, they wrap to the next one.
     send_to_terminal(f"{_RESET}{colours}{' ' * (_size().columns - 1)}\r")
 
 
@@ -371,13 +374,13 @@ def _key_by_key(show: Callable[[], None]) -> Iterator[Callable[[], bytes]]:
     before = termios.tcgetattr(descriptor)
 
     def set_again(_number: int, _frame: FrameType | None) -> None:
-        """After Ctrl-Z and `fg`: the user's shell has set the terminal as it likes it."""
+        """Ask again after Ctrl-Z and `fg`: the user's shell has changed the settings of the terminal."""
         tty.setcbreak(descriptor, termios.TCSADRAIN)
         show()
 
     handler = signal.signal(signal.SIGCONT, set_again)
     try:
-        tty.setcbreak(descriptor, termios.TCSAFLUSH)  # what was typed before the question is no answer to it
+        tty.setcbreak(descriptor, termios.TCSAFLUSH)  # drops what was typed before the question
         show()
         yield lambda: os.read(descriptor, 1024)
     finally:
@@ -387,9 +390,9 @@ def _key_by_key(show: Callable[[], None]) -> Iterator[Callable[[], bytes]]:
 
 
 def edit(step: Step) -> Step:
-    """Return a step with the command that the user makes of it, in `$VISUAL`, `$EDITOR`, or on a line.
+    """Return a step with its command as the user edits it, in `$VISUAL`, `$EDITOR`, or on a line.
 
-    A command that is a list of words stays one. What cannot be used leaves the step as it was.
+    A command that is a list of words stays one. After an error, which is printed, the step is unchanged.
     """
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     before = step.command_line
@@ -420,7 +423,7 @@ def _in_editor(editor: str, text: str) -> str | None:
         except OSError as error:
             print_error(f"the step cannot be written for the editor: {file}: {error.strerror}")
             return None
-        # As git does it: the variable may hold options.
+        # By a shell, as git does it: the variable may contain options.
         done = subprocess.run(["/bin/sh", "-c", f'{editor} "$@"', editor, str(file)], stdout=sys.stderr, check=False)
         if done.returncode != 0:
             print_error(f"the editor {editor!r} ended with status {done.returncode}")
@@ -428,7 +431,7 @@ def _in_editor(editor: str, text: str) -> str | None:
         try:
             return os.fsdecode(file.read_bytes()).removesuffix("\n").replace("\0", "")
         except OSError as error:
-            print_error(f"what the editor wrote cannot be read: {error.strerror}")
+            print_error(f"the edited step cannot be read: {error.strerror}")
             return None
 
 
@@ -442,13 +445,13 @@ def _on_a_line(text: str) -> str | None:
     except EOFError:
         return None
     except KeyboardInterrupt as interrupt:
-        if type(interrupt) is not KeyboardInterrupt:  # a signal that ends the run, see the runner
+        if type(interrupt) is not KeyboardInterrupt:  # `RunEnded`
             raise
         raise click.Abort from None
 
 
 def _prefilled(text: str) -> str:
-    """Return a line that has this text to begin with; where there is no readline, it is shown, and typed anew."""
+    """Return an edited line that begins as a text; without readline, the text is shown, and has to be typed again."""
     try:
         import readline
     except ImportError:
@@ -463,9 +466,9 @@ def _prefilled(text: str) -> str:
 
 
 def _read_line() -> str:
-    with suppress(AttributeError):  # a program has put another object there
+    with suppress(AttributeError):  # a program has replaced stdin with another object
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    # It shows the line on stdout, which is for answers, and may be a file.
+    # `input` shows the line on stdout, which is for answers, and may be a file.
     with descriptor_to_stderr():
         return input("> ")
 
@@ -477,7 +480,7 @@ _INSTRUCTIONS: Final = (
 
 
 def describe(step: Step, host: "Host") -> str:
-    """Return the routed backend's explanation of a step, and its origin. Secrets in the command stay here.
+    """Return a backend's explanation of a step, with its origin. Secrets in the command are not sent.
 
     Raises:
         D0ttinoError: no backend answered.

@@ -1,10 +1,10 @@
-"""The records of runs and of their steps: outcomes, JSON lines, transcripts, and runs that can be resumed."""
+"""The records of runs: results of steps, logs as JSON lines, transcripts, and runs that can be resumed."""
 
 import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
@@ -15,22 +15,23 @@ from llm.hooks import Origin
 from llm.redaction import MASK, looks_secret
 from llm.types import Step
 from scripts.output import clean, print_warning, redact
-from scripts.steps import Surroundings
+from scripts.steps import RunSettings
 
 
 @dataclass(frozen=False, eq=False)
-class Outcome:
+class StepOutcome:
     """The result of one step.
 
     Attributes:
         number: its position, from 1.
-        step: what was run, if the user edited it that.
-        started: when, in seconds since 1970.
+        step: the step as it ran, with the changes of plug-ins and of the user.
+        started: when it started, in seconds since 1970.
         duration: in seconds.
         status: exit status; `None` if it was not run.
         skipped: why it was left out.
-        error: why it could not be run.
-        note: further words on how it ended.
+        error: why it could not be started.
+        note: further facts on how it ended.
+        interrupted_by: the signal to this process that ended it; 0: none.
         origin: the plug-in that ran it.
         edited: whether the user changed the command.
         changed_by: the plug-ins that changed it.
@@ -44,25 +45,26 @@ class Outcome:
     skipped: str | None = None
     error: str | None = None
     note: str = ""
+    interrupted_by: int = 0
     origin: Origin | None = None
     edited: bool = False
     changed_by: tuple[Origin, ...] = ()
 
     @property
     def failed(self) -> bool:
-        """Whether it did not do what it was to do."""
+        """Whether it could not be started, or its status is not 0."""
         return self.error is not None or bool(self.status)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready data without empty fields."""
         step = step_json(self.step)
         how: dict[str, Any] = {key: step[key] for key in ("command", "cwd", "shell", "env", "timeout") if key in step}
-        if "env" in how:  # a plug-in may have given it a secret that is nowhere else
+        if "env" in how:  # a plug-in may have added a secret that no environment of ours has
             how["env"] = {name: MASK if looks_secret(name) else value for name, value in how["env"].items()}
         return {"step": self.number, **how, **self.facts()}
 
     def facts(self) -> dict[str, Any]:
-        """Return what `to_json` does without what the step is."""
+        """Return JSON-ready data on how the step ended, without the step."""
         facts = {
             "started": self.started,
             "status": self.status,
@@ -77,22 +79,19 @@ class Outcome:
         return {key: value for key, value in facts.items() if value is not None}
 
 
-def summary(outcomes: Iterable[Outcome], total: int) -> str:
+def summary(outcomes: Sequence[StepOutcome], total: int) -> str:
     """Return in one line how many steps ran, were left out and failed, and how long they took."""
-    outcomes = list(outcomes)
     ran = [one for one in outcomes if one.skipped is None]
-    took = sum(one.duration or 0.0 for one in ran)
-    parts = [f"{len(ran)} of {total} steps ran in {took:.1f} s"]
-    skipped = sum(one.skipped is not None for one in outcomes)
-    if skipped:
-        parts.append(f"{skipped} left out")
+    parts = [f"{len(ran)} of {total} steps ran in {sum(one.duration or 0.0 for one in ran):.1f} s"]
+    if len(ran) < len(outcomes):
+        parts.append(f"{len(outcomes) - len(ran)} left out")
     failed = [one for one in ran if one.failed]
     if failed:
-        parts.append(f"{len(failed)} failed: " + ", ".join(_how(one) for one in failed))
+        parts.append(f"{len(failed)} failed: " + ", ".join(map(_failure_of, failed)))
     return "; ".join(parts)
 
 
-def _how(outcome: Outcome) -> str:
+def _failure_of(outcome: StepOutcome) -> str:
     how = "not run" if outcome.status is None else f"status {outcome.status}"
     return f"step {outcome.number} ({how}, {outcome.duration or 0.0:.1f} s)"
 
@@ -100,19 +99,21 @@ def _how(outcome: Outcome) -> str:
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-class _Appended:
-    """A listener of the runner with a file to which bytes are appended; it is created with mode 0600.
+class _AppendedFile:
+    """A listener of the runner that appends to a file; a new file has mode 0600.
 
-    A file that cannot be opened is a `UsageError`. If writing fails later, as on a full disk, one warning is printed,
-    and no more is written.
+    If writing fails, as on a full disk, one warning is printed, and nothing more is written.
 
     Args:
         path: the file.
-        what: what it is, for messages.
+        kind: `log`, `record` or `transcript`, for messages.
+
+    Raises:
+        UsageError: it cannot be opened.
     """
 
-    def __init__(self, path: str, what: str) -> None:
-        self._name = f"the {what} {path}"
+    def __init__(self, path: str, kind: str) -> None:
+        self._name = f"the {kind} {path}"
         try:
             self._stream = open(path, "ab", opener=open_private)  # noqa: SIM115
         except OSError as error:
@@ -131,39 +132,39 @@ class _Appended:
                 self._stream.close()
 
     def began(self, number: int, step: Step) -> None:
-        """Write that a step is about to run; nothing, unless that belongs into the file."""
+        """Write the beginning of a step, where the file has that."""
 
-    def ended(self, outcome: Outcome) -> None:
-        """Write the result of a step; nothing, unless that belongs into the file."""
+    def ended(self, outcome: StepOutcome) -> None:
+        """Write the result of a step, where the file has that."""
 
     def fileno(self) -> int:
         """Return the file's descriptor."""
         return self._stream.fileno()
 
     def close(self) -> None:
-        """Close the file; if that fails, it is a warning."""
+        """Close the file; an error is printed as a warning."""
         try:
             self._stream.close()
         except OSError as error:
             print_warning(f"cannot write {self._name}: {error.strerror}")
 
 
-class Journal(_Appended):
-    """A file to which one JSON object after the other is appended, without secrets.
+class Journal(_AppendedFile):
+    """A file of JSON lines, without secrets.
 
     Args:
         path: the file.
-        redact: takes secrets out of a text.
-        what: what the file is, for messages.
+        redact: returns a text without secrets.
+        kind: `log` or `record`, for messages.
     """
 
-    def __init__(self, path: str, redact: Callable[[str], str], what: str = "log") -> None:
-        super().__init__(path, what)
+    def __init__(self, path: str, redact: Callable[[str], str], kind: str = "log") -> None:
+        super().__init__(path, kind)
         self._redact = redact
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one object."""
-        # A command need not be UTF-8: what cannot be written so becomes JSON's own escape, `\udcff`.
+        # A command need not be UTF-8: other bytes become JSON's own escape, `\udcff`.
         self.append(f"{_encode(clean(record, self._redact))}\n".encode(errors="backslashreplace"))
 
 
@@ -179,13 +180,13 @@ class Log(Journal):
         self.run: str | None = None
         self._recipe = recipe
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: StepOutcome) -> None:
         """Write the result of a step."""
         self.write({"recipe": self._recipe, **outcome.to_json(), **({} if self.run is None else {"run": self.run})})
 
 
-class Transcript(_Appended):
-    """The file of `--transcript`: a heading for each step; what the step writes is appended below it."""
+class Transcript(_AppendedFile):
+    """The file of `--transcript`: a heading for each step, and its output below."""
 
     def __init__(self, path: str, total: int) -> None:
         super().__init__(path, "transcript")
@@ -197,11 +198,10 @@ class Transcript(_Appended):
         self.append(heading.encode("utf-8", "surrogateescape"))
 
 
-#: So many runs are kept.
-_KEPT: Final = 200
+#: The number of runs whose records are kept.
+_MOST_RUNS: Final = 200
 
-
-#: The format of a record; a later one may say more of how a step is to run.
+#: The version of the format of records.
 _VERSION: Final = 1
 
 _TEXT: Final = {"type": "string"}
@@ -216,17 +216,10 @@ _NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
 #: Up to the year 9999.
 _TIME: Final = {"type": "number", "minimum": 0, "maximum": 253_402_300_000}
 
+#: A step; `fault_in` checks the values of its fields.
 _STEP: Final = {
     "type": "object",
-    "properties": {
-        "command": _COMMAND,
-        "description": _TEXT,
-        "cwd": _TEXT,
-        "env": _VARIABLES,
-        "timeout": {"type": "number"},
-        "confirm": {"type": "boolean"},
-        "shell": _TEXT,
-    },
+    "properties": {key: {} for key in ("command", "description", "cwd", "env", "timeout", "confirm", "shell")},
     "required": ["command"],
     "additionalProperties": False,
 }
@@ -257,7 +250,7 @@ _LINE: Final[dict[str, Any]] = {
         "changed_by": _TEXTS,
     }
 }
-#: What a record need not say.
+#: The keys that a header may leave out.
 _DEFAULTS: Final[dict[str, Any]] = {"env": {}, "withheld_env": [], "keep_env": [], "withheld": []}
 
 
@@ -269,21 +262,21 @@ class RunRecordError(UsageError):
 
 
 def runs_directory() -> str:
-    """Return the directory of the records."""
+    """Return the directory with the records of runs."""
     return os.path.join(state_dir(), "runs")
 
 
 @dataclass(frozen=False, eq=False)
 class StoredRun:
-    """One run, by its record.
+    """A run, as its record has it.
 
     Attributes:
         path: the record.
-        header: what was to be run.
+        header: its first line: recipe, goal, settings and steps.
         ends: step number to its latest result.
-        began: number of the last step that began.
-        status: exit status of the run; `None`: it did not come to its end.
-        running: whether it is at work.
+        began: number of the last step that began; 0: none did.
+        status: exit status of the run; `None`: it broke off, or is running.
+        running: whether it is running.
     """
 
     path: str
@@ -295,12 +288,12 @@ class StoredRun:
 
     @property
     def id(self) -> str:
-        """What users call the run."""
+        """The id of the run, for the user."""
         return _id_of(self.path)
 
     @property
     def done(self) -> set[int]:
-        """Numbers of the steps that are not to be run again: they succeeded, or the user left them out."""
+        """Numbers of the steps that are not run again: they succeeded, or the user left them out."""
         return {
             number
             for number, end in self.ends.items()
@@ -309,26 +302,30 @@ class StoredRun:
 
     @property
     def next_step(self) -> int | None:
-        """Number of the first step that is still to be run; `None`: all is done."""
+        """Number of the first step that is left to run; `None`: all is done."""
         return next((number for number in range(1, len(self.header["steps"]) + 1) if number not in self.done), None)
 
     @property
     def state(self) -> str:
         """How far it got, in words."""
+        number = self.next_step
         if self.running:
             return f"runs step {self.began}"
-        if self.next_step is None:
+        if number is None:
             return "done"
         if self.status is None:
-            return f"broke off at step {self.next_step}"
-        if self.ends.get(self.next_step, {}).get("status"):
-            return f"failed at step {self.next_step} (status {self.ends[self.next_step]['status']})"
-        return (
-            f"ended before step {self.next_step}" if self.next_step > self.began else f"failed at step {self.next_step}"
-        )
+            return f"broke off at step {number}"
+        status = self.ends.get(number, {}).get("status")
+        if status:
+            return f"failed at step {number} (status {status})"
+        return f"ended before step {number}" if number > self.began else f"failed at step {number}"
 
     def steps(self) -> tuple[Step, ...]:
-        """Return all steps, to run what is left of them."""
+        """Return all steps of the run.
+
+        Raises:
+            UsageError: a step that is left to run had a secret, which the record does not have.
+        """
         for number in self.header["withheld"]:
             if number not in self.done:
                 raise UsageError(
@@ -369,16 +366,24 @@ def step_json(step: Step) -> dict[str, Any]:
 
 
 def step_of_json(data: dict[str, Any]) -> Step:
-    """Return the step that `step_json` wrote."""
+    """Return the step that `step_json` wrote; the values of its fields are not checked."""
     command = data["command"]
-    return Step(**{**data, "command": command if isinstance(command, str) else tuple(command)})
+    return Step(**{**data, "command": tuple(command) if isinstance(command, list) else command})
 
 
-class Record(Journal):
-    """The record of a run that is at work. It holds no secrets.
+class RunRecord(Journal):
+    """The record of a run, while it is running. It holds no secrets.
+
+    Args:
+        path: the file, which no other process may have open as a record.
+        redact: returns a text without secrets.
 
     Attributes:
+        id: the id of the run.
         withheld: numbers of the steps that hold a secret, so that they cannot be run from the record.
+
+    Raises:
+        UsageError: it cannot be opened, or the run is still running.
     """
 
     def __init__(self, path: str, redact: Callable[[str], str]) -> None:
@@ -392,40 +397,44 @@ class Record(Journal):
             self.close()
             raise UsageError(f"run {self.id} is still at work") from None
 
-    def header(self, recipe: str, goal: str, surroundings: Surroundings, steps: Sequence[Step]) -> None:
-        """Write the steps to run."""
-        plain = [step_json(step) for step in steps]
-        kept = [clean(step, self._redact) for step in plain]
-        withheld = [number for number, (one, two) in enumerate(zip(plain, kept, strict=True), 1) if one != two]
+    def header(self, recipe: str, goal: str, settings: RunSettings, steps: Sequence[Step]) -> None:
+        """Write the first line: the steps to run, and the settings with which they run."""
+        full = [step_json(step) for step in steps]
+        redacted = [clean(step, self._redact) for step in full]
+        withheld = [number for number, (one, two) in enumerate(zip(full, redacted, strict=True), 1) if one != two]
         self.withheld = frozenset(withheld)
-        env = surroundings.env
+        env = settings.env
         self.write(
             {
                 "version": _VERSION,
                 "recipe": recipe,
                 "goal": goal,
-                "cwd": surroundings.cwd,
+                "cwd": settings.cwd,
                 "started": time.time(),
                 "env": dict(env),
                 "withheld_env": [name for name, value in env.items() if self._redact(value) != value],
-                "keep_env": list(surroundings.keep_env),
-                "steps": kept,
+                "keep_env": list(settings.keep_env),
+                "steps": redacted,
                 "withheld": withheld,
             }
         )
 
-    def began(self, number: int, step: Step) -> None:  # noqa: ARG002 - the header has it
+    def began(self, number: int, step: Step) -> None:  # noqa: ARG002 - the header has the steps
         """Write that a step is about to run."""
         self.write({"began": number, "at": time.time()})
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: StepOutcome) -> None:
         """Write the result of a step, unless that is known from an earlier run."""
         if outcome.skipped != DONE_BEFORE:
-            anew = outcome.edited or outcome.changed_by
-            self.write(outcome.to_json() if anew else {"step": outcome.number, **outcome.facts()})
+            changed = outcome.edited or outcome.changed_by  # the header has the step as it was before
+            self.write(outcome.to_json() if changed else {"step": outcome.number, **outcome.facts()})
 
     def finish(self, status: int | None) -> None:
-        """Write how the run ended; `None`: nobody knows."""
+        """Write the exit status of the run, and close the file.
+
+        Args:
+            status: the exit status; `None`: a fault broke the run off.
+        """
         if status is not None:
             self.write({"ended": status, "at": time.time()})
         self.close()
@@ -435,24 +444,24 @@ class Record(Journal):
 DONE_BEFORE: Final = "done before"
 
 
-def new_record(redact: Callable[[str], str]) -> Record | None:
-    """Return the record of a new run; if it cannot be written, that is a warning."""
+def new_record(redact: Callable[[str], str]) -> RunRecord | None:
+    """Return the record of a new run; if it cannot be written, print a warning and return `None`."""
     directory = runs_directory()
     try:
         make_private(directory)
-        _forget_oldest(directory)
+        _delete_oldest(directory)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-        return Record(os.path.join(directory, f"{name}.jsonl"), redact)
+        return RunRecord(os.path.join(directory, f"{name}.jsonl"), redact)
     except (OSError, UsageError) as error:
         print_warning(f"this run is not recorded: {getattr(error, 'strerror', None) or error}")
         return None
 
 
 def stored_runs(on_fault: Callable[[RunRecordError], object] | None = None) -> Iterator[StoredRun]:
-    """Yield the runs that are recorded, the latest first.
+    """Yield the recorded runs, the latest first.
 
     Args:
-        on_fault: takes the error of a record that cannot be used; by default it is a warning.
+        on_fault: takes the error of a record that cannot be used; by default it is printed as a warning.
     """
     directory = runs_directory()
     for name in reversed(_names(directory)):
@@ -466,7 +475,12 @@ def stored_runs(on_fault: Callable[[RunRecordError], object] | None = None) -> I
 
 
 def run_of_id(name: str) -> StoredRun:
-    """Return the run of one id."""
+    """Return the run with an id.
+
+    Raises:
+        UnknownNameError: there is no such run.
+        RunRecordError: its record cannot be used.
+    """
     ids = list(map(_id_of, _names(runs_directory())))
     if name not in ids:
         raise UnknownNameError("run", name, ids, hint="`ai-cli runs` lists them.")
@@ -474,15 +488,15 @@ def run_of_id(name: str) -> StoredRun:
 
 
 def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> StoredRun:
-    """Return a run that has something left to do.
+    """Return a run that has steps left to run.
 
     Args:
-        name: its id; empty: the latest one.
-        recipe: only runs of this recipe.
-        goal: only runs for this goal.
+        name: its id; empty: the latest run.
+        recipe: only a run of this recipe.
+        goal: only a run for this goal.
 
     Raises:
-        UnknownNameError: there is none of that id.
+        UsageError: there is no such run, or it is done.
         RunRecordError: its record cannot be used.
     """
     if name:
@@ -502,9 +516,9 @@ def find_run(name: str, recipe: str | None = None, goal: str | None = None) -> S
 
 
 def _read(path: str) -> StoredRun:
-    """Return a run. A line that was cut off, as a full disk leaves it, is left out."""
+    """Return a run. A line that was cut off, as on a full disk, is ignored."""
     try:
-        # One damaged byte spoils a text at most, and not the record.
+        # One damaged byte spoils a text at most, not the record.
         with open(path, encoding="utf-8", errors="replace", opener=open_private) as stream:
             running = _is_locked(stream.fileno())
             lines = list(map(_object, stream))
@@ -525,7 +539,7 @@ def _read(path: str) -> StoredRun:
 
 
 def _check(path: str, lines: Sequence[dict[str, Any]]) -> None:
-    """Raise `RunRecordError` for the first line that is not what a run writes: an editor, or another version, did."""
+    """Raise `RunRecordError` for the first line that no run writes, but an editor or another version does."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
@@ -539,22 +553,22 @@ def _check(path: str, lines: Sequence[dict[str, Any]]) -> None:
         if error is not None:
             where = "".join(f" {part!r}" for part in error.absolute_path)
             raise RunRecordError(path, f"line {number}{where}: {error.message[:200]}")
-    faults = (fault_in(step_of_json(step)) for step in lines[0]["steps"])
-    fault = next(filter(None, faults), None)
-    if fault is not None:
-        raise RunRecordError(path, fault)
+    for number, step in enumerate(lines[0]["steps"], 1):
+        fault = fault_in(step_of_json(step))
+        if fault is not None:
+            raise RunRecordError(path, f"step {number}: {fault}")
 
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        data = json.loads(line, parse_constant=_no_number)
+        data = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
 
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not JSON")
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")  # NaN and Infinity, which Python reads
 
 
 def _is_locked(descriptor: int) -> bool:
@@ -571,7 +585,7 @@ def _id_of(path: str) -> str:
 
 
 def _names(directory: str) -> list[str]:
-    """Return the names of the records, the oldest first."""
+    """Return the names of the records, the oldest first: they begin with the time."""
     try:
         check_private(directory)
         return sorted(name for name in os.listdir(directory) if name.endswith(".jsonl"))
@@ -581,8 +595,8 @@ def _names(directory: str) -> list[str]:
         raise UsageError(f"the records of runs cannot be used: {error.strerror}") from error
 
 
-def _forget_oldest(directory: str) -> None:
-    names = _names(directory)  # which begin with their time
-    for name in names[: max(0, len(names) - _KEPT + 1)]:
+def _delete_oldest(directory: str) -> None:
+    names = _names(directory)
+    for name in names[: max(0, len(names) - _MOST_RUNS + 1)]:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))

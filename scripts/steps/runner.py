@@ -1,10 +1,11 @@
-"""Running the steps of a recipe, in order; and finding those that look dangerous."""
+"""Running the steps of a recipe in order, and finding those that look dangerous."""
 
 import posixpath
 import re
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -14,15 +15,15 @@ from llm.hooks import Origin, origin_of
 from llm.types import Step, StepContext, StepResult
 from scripts.output import print_error, print_message, print_note, redact, stdout_to_stderr
 from scripts.render import hides_something
-from scripts.steps import Surroundings
+from scripts.steps import RunSettings
 from scripts.steps.job_control import RunEnded, Switchboard
-from scripts.steps.prompts import Decision, own_facts, show_step
-from scripts.steps.records import Outcome
+from scripts.steps.prompts import Decision, show_step, step_facts
+from scripts.steps.records import StepOutcome
 
 if TYPE_CHECKING:
     from llm.host import Host
 
-#: Exit status of a run that the user ended, as of a process that SIGINT ended.
+#: The exit status of a run that the user ended, as of a process that SIGINT ended.
 ABORTED = 130
 
 
@@ -32,7 +33,7 @@ class StepError(D0ttinoError):
 
 @dataclass(frozen=True)
 class PreparedStep:
-    """A step as plug-ins left it: what is shown, asked for and run.
+    """A step as plug-ins left it: the one that is shown, asked for and run.
 
     Attributes:
         step: the step.
@@ -46,16 +47,16 @@ class PreparedStep:
 
     @property
     def facts(self) -> list[str]:
-        """Who changed the step, as a line for the user."""
+        """The plug-ins that changed the step, as a line for the user."""
         return [f"changed by {', '.join(map(str, self.changed_by))}"] if self.changed_by else []
 
     def to_json(self) -> dict[str, Any]:
-        """Return who changed the step as JSON-ready data; nothing if nobody did."""
+        """Return the plug-ins that changed the step as JSON-ready data; nothing if none did."""
         return {"changed_by": [origin.plugin for origin in self.changed_by]} if self.changed_by else {}
 
 
 class Asker(Protocol):
-    """Asks the user: `Question` on the terminal, or what a plug-in's own program has in its place."""
+    """Asks the user: `Question` on the terminal, or a plug-in's own in its place."""
 
     def about(
         self, step: Step, number: int, total: int, dangers: Sequence[str], facts: Sequence[str] = ()
@@ -67,13 +68,13 @@ class Asker(Protocol):
 
 
 class Listener(Protocol):
-    """Is called with the result of each step."""
+    """Is called before and after each step."""
 
     def began(self, number: int, step: Step) -> None:
         """A step is about to run."""
 
-    def ended(self, outcome: Outcome) -> None:
-        """A step has a result."""
+    def ended(self, outcome: StepOutcome) -> None:
+        """A step has ended, or was left out."""
 
 
 @dataclass(frozen=False, eq=False)
@@ -81,37 +82,37 @@ class StepRunner:
     """Runs the steps of one recipe, in order, up to the first that fails.
 
     Attributes:
-        host: asked to run each step.
+        host: its plug-ins prepare and run each step.
         recipe: name of the recipe.
-        inherited: what steps get of this process's environment.
-        surroundings: what else the user gives them.
-        question: asks the user; `None`: there is nobody to ask.
+        inherited: the environment that steps inherit from this process.
+        settings: the user's settings for all steps.
+        asker: asks the user; `None`: there is nobody to ask.
         yes: whether to run without asking; a step that looks dangerous is refused then.
-        allow_dangerous: whether that includes steps that look dangerous.
+        allow_dangerous: whether `yes` includes steps that look dangerous.
         keep_going: whether to go on after a failure.
-        listeners: are called with the result of each step.
-        output: takes a copy of what steps write.
+        listeners: are called before and after each step.
+        output: takes a copy of the output of steps.
         outcomes: the results of the steps so far.
     """
 
     host: "Host"
     recipe: str
     inherited: Mapping[str, str]
-    surroundings: Surroundings
-    question: Asker | None
+    settings: RunSettings
+    asker: Asker | None
     yes: bool = False
     allow_dangerous: bool = False
     keep_going: bool = False
     listeners: Sequence[Listener] = ()
     output: Callable[[bytes], object] | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
-    _all_the_rest: bool = False
+    outcomes: list[StepOutcome] = field(default_factory=list)
+    _run_all: bool = False
 
     def run(self, steps: Sequence[Step], left_out: Mapping[int, str] | None = None) -> int:
         """Run `steps` and return the exit status of the first that fails; 0 if none does.
 
         Args:
-            steps: the steps, with all that they left out (`Surroundings.around`).
+            steps: the steps, as `RunSettings.apply` returns them.
             left_out: numbers of steps that are not run, and why.
 
         Raises:
@@ -128,45 +129,65 @@ class StepRunner:
         status, failure = 0, None
         for number, step in enumerate(steps, 1):
             if number in left_out:
-                self._ended(Outcome(number, step, skipped=left_out[number]))
+                self._ended(StepOutcome(number, step, skipped=left_out[number]))
                 continue
-            answer: Decision | None
             try:
-                answer, chosen = self._choose(step, number, len(steps))
-            except StepError as refusal:
-                self._failed(Outcome(number, step), refusal)
+                decision, outcome = self._ask_and_run(step, number, len(steps))
+            except StepError as error:
                 if not self.keep_going:
                     raise
-                failure = failure or refusal
-                continue
-            while answer is Decision.RUN:  # again, if the user interrupted it and wants that
-                outcome, result, error = self._run_step(chosen, number, len(steps))
-                answer = self._afterwards(outcome, result)
-                if error is not None and not self.keep_going:
-                    raise error
                 failure = failure or error
-            if answer is Decision.SKIP:
-                self._ended(Outcome(number, step, skipped="by the user"))
                 continue
-            if answer is Decision.QUIT:
-                if not self.outcomes or self.outcomes[-1].number != number:
-                    self._ended(Outcome(number, step, skipped="quit"))
+            if decision is Decision.QUIT:
                 return ABORTED
             status = status or outcome.status or 0
-            ended_by = result.interrupted_by if result else 0
-            if ended_by and answer is not Decision.NEXT:
-                return outcome.status or 128 + ended_by
-            if outcome.failed and not self.keep_going and answer is not Decision.NEXT:
+            if decision is Decision.NEXT:
+                continue
+            if outcome.interrupted_by:
+                return outcome.status or 128 + outcome.interrupted_by
+            if outcome.failed and not self.keep_going:
                 return status
         if failure is not None and not status:
             raise failure
         return status
 
+    def _ask_and_run(self, step: Step, number: int, total: int) -> tuple[Decision, StepOutcome]:
+        """Run one step if the user wants that, and again if the user interrupts it and wants that.
+
+        Returns:
+            The last answer, and the result.
+
+        Raises:
+            StepError: it could not be started; its outcome is recorded.
+        """
+        try:
+            decision, prepared = self._choose(step, number, total)
+        except StepError as error:
+            self._failed(StepOutcome(number, step), error)
+            raise
+        if decision is not Decision.RUN:
+            outcome = StepOutcome(number, step, skipped="quit" if decision is Decision.QUIT else "by the user")
+            self._ended(outcome)
+            return decision, outcome
+        while True:
+            outcome = self._run_step(prepared, number, total)
+            if outcome.interrupted_by != signal.SIGINT or self.asker is None:
+                return Decision.RUN, outcome
+            decision = self.asker.after_interrupt(number)
+            if decision is not Decision.RUN:
+                return decision, outcome
+
     def prepare(self, step: Step, number: int, total: int, *, edited: bool = False) -> PreparedStep:
         """Return a step as plug-ins want it.
 
+        Args:
+            step: the step.
+            number: its position, from 1.
+            total: how many steps there are.
+            edited: whether the user changed it.
+
         Raises:
-            StepError: one refused it, or a guardrail cannot be imported.
+            StepError: a plug-in refused it, or a guardrail cannot be imported.
         """
         try:
             with stdout_to_stderr():
@@ -178,93 +199,84 @@ class StepRunner:
         return PreparedStep(prepared, changed_by, edited)
 
     def _choose(self, step: Step, number: int, total: int) -> tuple[Decision, PreparedStep]:
-        """Ask what to do with a step, unless the answer is known. One that is edited is prepared anew."""
+        """Ask what to do with a step, unless the answer is known. An edited step is prepared anew."""
         prepared = self.prepare(step, number, total)
         while True:
-            reasons = () if self.allow_dangerous and (self.yes or self._all_the_rest) else dangers(prepared.step)
-            if not reasons and (self.yes or self._all_the_rest):
-                given = self.surroundings
-                facts = own_facts(prepared.step, given.cwd, given.shell, given.timeout)
-                show_step(prepared.step, number, total, [*facts, *prepared.facts])
+            unasked = self.yes or self._run_all
+            reasons = () if unasked and self.allow_dangerous else dangers(prepared.step)
+            if unasked and not reasons:
+                show_step(prepared.step, number, total, [*step_facts(prepared.step, self.settings), *prepared.facts])
                 return Decision.RUN, prepared
-            if self.yes or self.question is None:
+            if self.yes or self.asker is None:
                 raise StepError(
                     f"step {number} did not run: {'; '.join([*prepared.facts, *(f'it {one}' for one in reasons)])}",
                     hint="add --allow-dangerous to run it, or leave out --yes to be asked",
                 )
-            answer, edited = self.question.about(prepared.step, number, total, reasons, prepared.facts)
-            if answer is Decision.ALL:
-                self._all_the_rest = True
+            decision, edited = self.asker.about(prepared.step, number, total, reasons, prepared.facts)
+            if decision is Decision.ALL:
+                self._run_all = True
                 return Decision.RUN, prepared
-            if answer is not Decision.EDIT:
-                return answer, prepared
+            if decision is not Decision.EDIT:
+                return decision, prepared
             prepared = self.prepare(edited, number, total, edited=True)
 
     def _context(self, step: Step, number: int, total: int) -> StepContext:
-        # Nobody can change what a guardrail has judged: a new step takes `llm_prepare_step`.
-        env = MappingProxyType(self.surroundings.environment(self.inherited, step))
-        return StepContext(self.recipe, number, total, env, self.output, self.surroundings.cwd)
+        # Read-only, so that no plug-in changes what a guardrail has judged: `llm_prepare_step` returns a new step.
+        env = MappingProxyType(self.settings.environment(self.inherited, step))
+        return StepContext(self.recipe, number, total, env, self.output, self.settings.cwd)
 
-    def _run_step(
-        self, prepared: PreparedStep, number: int, total: int
-    ) -> tuple[Outcome, StepResult | None, StepError | None]:
+    def _run_step(self, prepared: PreparedStep, number: int, total: int) -> StepOutcome:
         step = prepared.step
         context = self._context(step, number, total)
-        outcome = Outcome(number, step, time.time(), edited=prepared.edited, changed_by=prepared.changed_by)
+        outcome = StepOutcome(number, step, time.time(), edited=prepared.edited, changed_by=prepared.changed_by)
         for listener in self.listeners:
             listener.began(number, step)
         started = time.perf_counter()
-        result: StepResult | None = None
-        failure = None
         try:
-            result = self.host.caller("llm_run_step")(step=step, context=context)
-            if result is None:
-                failure = StepError(f"no plug-in ran step {number}")
-        except PLUGIN_FAULTS as error:
-            failure = _step_error(error, number, "llm_run_step")
-            failure.__cause__ = error
+            result = self._result_of(step, context)
+        except StepError as error:
+            outcome.duration = time.perf_counter() - started
+            self._failed(outcome, error)
+            raise
         outcome.duration = time.perf_counter() - started
-        if result is not None:
-            outcome.status, outcome.note, outcome.origin = result.status, result.note, result.origin
-        self._failed(outcome, failure)
-        self._report(outcome, total)
-        if result is not None:
-            with stdout_to_stderr():
-                self.host.notify("llm_step_ended", step=step, context=context, result=result)
-        return outcome, result, failure
-
-    def _failed(self, outcome: Outcome, failure: StepError | None) -> None:
-        """Record the end of a step, with the reason if it could not be run."""
-        if failure is not None:
-            outcome.error = redact(failure.message)
-            if self.keep_going:
-                print_error(failure.message)
+        outcome.status, outcome.note, outcome.origin = result.status, result.note, result.origin
+        outcome.interrupted_by = result.interrupted_by
         self._ended(outcome)
-
-    def _report(self, outcome: Outcome, total: int) -> None:
         if outcome.status:
             note = f": {outcome.note}" if outcome.note else ""
-            print_message(f"step {outcome.number} of {total} ended with status {outcome.status}{note}")
+            print_message(f"step {number} of {total} ended with status {outcome.status}{note}")
         elif outcome.note:
-            print_note(f"step {outcome.number} {outcome.note}")
+            print_note(f"step {number} {outcome.note}")
+        with stdout_to_stderr():
+            self.host.notify("llm_step_ended", step=step, context=context, result=result)
+        return outcome
 
-    def _afterwards(self, outcome: Outcome, result: StepResult | None) -> Decision | None:
-        """Ask whether to go on after a step that the user interrupted."""
-        if result is None or result.interrupted_by != signal.SIGINT or self.question is None:
-            return None
-        return self.question.after_interrupt(outcome.number)
+    def _result_of(self, step: Step, context: StepContext) -> StepResult:
+        try:
+            result: StepResult | None = self.host.caller("llm_run_step")(step=step, context=context)
+        except PLUGIN_FAULTS as error:
+            raise _step_error(error, context.number, "llm_run_step") from error
+        if result is None:
+            raise StepError(f"no plug-in ran step {context.number}")
+        return result
 
-    def _ended(self, outcome: Outcome) -> None:
+    def _failed(self, outcome: StepOutcome, error: StepError) -> None:
+        """Record a step that could not be started."""
+        outcome.error = redact(error.message)
+        if self.keep_going:
+            print_error(error.message)
+        self._ended(outcome)
+
+    def _ended(self, outcome: StepOutcome) -> None:
         self.outcomes.append(outcome)
         for listener in self.listeners:
             listener.ended(outcome)
 
 
-def refused(steps: Sequence[Step], numbers: Collection[int]) -> Iterator[str]:
-    """Yield why steps are not run without asking, a line for each that looks dangerous."""
-    wanted = frozenset(numbers)
+def dangerous_steps(steps: Sequence[Step], numbers: Collection[int]) -> Iterator[str]:
+    """Yield a line for each of some steps that looks dangerous, with the reasons."""
     for number, step in enumerate(steps, 1):
-        reasons = dangers(step) if number in wanted else ()
+        reasons = dangers(step) if number in numbers else ()
         if reasons:
             yield f"step {number} {' and '.join(reasons)}"
 
@@ -276,92 +288,88 @@ def _step_error(error: BaseException, number: int, hook: str) -> StepError:
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:
         message, hint = reason_of(error)
-    if place_of(error) is not None:  # a fault of its code, and no refusal
+    if place_of(error) is not None:  # a fault in the plug-in's code, not a refusal
         message, hint = with_place(message, error), hint or read_on(hook)
-    who = f"plug-in {origin}" if origin else "the shell"
-    return StepError(f"step {number} did not run: {who}: {message}", origin=origin, hint=hint)
+    plugin = f"plug-in {origin}" if origin else "the shell"
+    return StepError(f"step {number} did not run: {plugin}: {message}", origin=origin, hint=hint)
 
 
 # --- danger ---------------------------------------------------------------------------------------------------------
 
-# Finding commands that look dangerous is a help against haste, not a boundary. A shell can say the same thing in
-# endless ways (`r\m`, `$(printf rm)`, a script that is downloaded), and nothing here tries to follow it. Who has to
-# keep a command from running uses another account, a sandbox or a machine of its own.
+# Finding commands that look dangerous helps against haste; it is not a security boundary. A shell can express the same
+# command in endless ways (`r\m`, `$(printf rm)`, a script that is downloaded), and nothing here tries to follow it. To
+# prevent a command for certain, use a policy, another account, a sandbox or a separate machine.
 
-#: What separates commands. Quotes as well: `sh -c "rm -rf /"` has a command in them.
+#: The characters between commands. Quotes are dropped: `sh -c "rm -rf /"` has a command in them.
 _SEPARATORS: Final = str.maketrans(dict.fromkeys(";(){}`&|", "\n"))
 _QUOTES: Final = str.maketrans("\"'", "  ", "\\")
 
-#: Programs that run the rest of their arguments.
+#: Programs and words of the shell that run the rest of their arguments.
 _PREFIXES: Final = frozenset(
     {"sudo", "doas", "env", "nohup", "time", "exec", "command", "xargs", "nice", "setsid", "timeout", "then", "do", "!"}
 )
 _SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash", "ksh", "fish", "python", "python3", "perl", "ruby", "node"})
 
-# Each repetition has a bound: a command may be a mebibyte long.
-_FORK_BOMB: Final = r"(?<![\w:])([\w:]{1,40})\s{0,9}\(\)\s{0,9}\{[^}]{0,99}\|\s{0,9}\1\s{0,9}&"
-_TO_DEVICE: Final = r">\s{0,9}/dev/(?:sd|hd|vd|xvd|nvme|mmcblk|disk|mapper)"
-_TO_SYSTEM: Final = r">\s{0,9}/(?:etc|boot|usr|bin|sbin|lib\w*)/"
-_DROP: Final = r"(?i)\bdrop\s{1,9}(?:table|database|schema)\b"
-_TRUNCATE: Final = r"(?i)\btruncate\s{1,9}table\b"
+#: A part that a command must have before its pattern is tried, as compiling one takes longer than the rest of the
+#: search; the pattern; and the reason, fit for "it ...". Each repetition has a bound: a command may be a mebibyte long.
+_PATTERNS: Final = (
+    ("()", r"(?<![\w:])([\w:]{1,40})\s{0,9}\(\)\s{0,9}\{[^}]{0,99}\|\s{0,9}\1\s{0,9}&", "starts itself without end"),
+    (">", r">\s{0,9}/dev/(?:sd|hd|vd|xvd|nvme|mmcblk|disk|mapper)", "overwrites a disk"),
+    (">", r">\s{0,9}/(?:etc|boot|usr|bin|sbin|lib\w*)/", "overwrites a file of the system"),
+    ("drop", r"(?i)\bdrop\s{1,9}(?:table|database|schema)\b", "deletes data of a database"),
+    ("truncate", r"(?i)\btruncate\s{1,9}table\b", "deletes data of a database"),
+)
 
 
 def dangers(step: Step) -> tuple[str, ...]:
     """Return why a step looks dangerous, each reason fit for "it ..."; empty: it does not."""
     text = step.command_line
-    reasons = ["asks for a confirmation of its own"] if step.confirm else []
-    if step.confirm and hides_something(text):
-        reasons = ["has characters that cannot be seen"]
-    written = text.lower()
-    for sign, pattern, reason in (
-        ("()", _FORK_BOMB, "starts itself without end"),
-        (">", _TO_DEVICE, "overwrites a disk"),
-        (">", _TO_SYSTEM, "overwrites a file of the system"),
-        ("drop", _DROP, "deletes data of a database"),
-        ("truncate", _TRUNCATE, "deletes data of a database"),
-    ):
-        # Without its sign a command needs no pattern, whose compilation takes longer than all else here.
-        if sign in written and re.search(pattern, text):
-            reasons.append(reason)
+    reasons = []
+    if step.confirm:
+        hidden = hides_something(text)
+        reasons.append("has characters that cannot be seen" if hidden else "asks for a confirmation of its own")
+    lowered = text.lower()
+    reasons += [reason for part, pattern, reason in _PATTERNS if part in lowered and re.search(pattern, text)]
     before = ""
-    for words, at in _commands(text):
-        name = posixpath.basename(words[at].rstrip("/"))
+    for name, words in _commands(text):
         rule = _RULES.get(name)
-        reason_of_rule = rule(words[at + 1 :]) if rule is not None else None
-        if reason_of_rule:
-            reasons.append(reason_of_rule)
+        reason = rule(words) if rule is not None else None
+        if reason is not None:
+            reasons.append(reason)
         if before in {"curl", "wget", "base64"} and name in _SHELLS:
             reasons.append(f"runs what {before} gives it")
         before = name
     return tuple(dict.fromkeys(reasons))
 
 
-def _commands(text: str) -> Iterator[tuple[list[str], int]]:
-    """Yield the words of each command with the index of its program; what only runs it stands before.
+def _commands(text: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the program of each command and its arguments, without prefixes such as `sudo`.
 
-    Each word is looked at a fixed number of times, however many shells are in a row: a command may have a mebibyte.
+    The command of a shell's `-c` follows as one of its own. A shell's arguments end there, so that the time grows with
+    the length of the text only, however many shells are in a row: a command may be a mebibyte long.
     """
     for part in text.translate(_SEPARATORS).split("\n"):
         words = part.translate(_QUOTES).split()
         at = 0
-        while True:
-            while at < len(words) and _only_runs_others(words[at]):
+        while at < len(words):
+            if _is_prefix(words[at]):
                 at += 1
-            if at == len(words):
-                break
-            yield words, at
-            try:
-                at = words.index("-c", at) + 1 if posixpath.basename(words[at].rstrip("/")) in _SHELLS else len(words)
-            except ValueError:
-                break
+                continue
+            name = posixpath.basename(words[at].rstrip("/"))
+            end = len(words)
+            if name in _SHELLS:
+                with suppress(ValueError):  # it has no -c
+                    end = words.index("-c", at) + 1
+            yield name, words[at + 1 : end]
+            at = end
 
 
-def _only_runs_others(word: str) -> bool:
+def _is_prefix(word: str) -> bool:
     return word in _PREFIXES or word.startswith("-") or "=" in word or word.isdigit()
 
 
 def _flags(words: Sequence[str]) -> set[str]:
-    """Return single letters and long options: `-rf --force` gives r, f and --force."""
+    """Return short options as letters, and long options: `-rf --force` gives r, f and --force."""
     short = {letter for word in words if re.match(r"-[^-]", word) for letter in word[1:]}
     return short | {word.partition("=")[0] for word in words if word.startswith("--")}
 
@@ -370,20 +378,16 @@ def _rm(words: Sequence[str]) -> str | None:
     if not _flags(words) & {"r", "R", "--recursive"}:
         return None
     targets = [word for word in words if not word.startswith("-")]
-    wide = [
-        target
-        for target in targets
-        if re.fullmatch(r"(?:/|~|/\*|\*|\.|\.\.|\./\*|\$\{?\w+\}?/?\*?|/\w+/?\*?|~/?\*?)", target)
-    ]
-    return f"deletes all of {wide[0]}" if wide else "deletes directories" if _flags(words) & {"f", "--force"} else None
+    for target in targets:
+        if re.fullmatch(r"(?:/|~|/\*|\*|\.|\.\.|\./\*|\$\{?\w+\}?/?\*?|/\w+/?\*?|~/?\*?)", target):
+            return f"deletes all of {target}"
+    return "deletes directories" if _flags(words) & {"f", "--force"} else None
 
 
 def _git(words: Sequence[str]) -> str | None:
     flags = _flags(words)
-    own_options = {index + 1 for index, word in enumerate(words) if word in {"-C", "-c"}}
-    subcommand = next(
-        (word for index, word in enumerate(words) if index not in own_options and not word.startswith("-")), ""
-    )
+    values = {index + 1 for index, word in enumerate(words) if word in {"-C", "-c"}}
+    subcommand = next((word for index, word in enumerate(words) if index not in values and word[:1] != "-"), "")
     if subcommand == "push" and (
         flags & {"f", "--force", "--mirror", "--delete"} or any(w.startswith("+") for w in words)
     ):
@@ -395,7 +399,7 @@ def _git(words: Sequence[str]) -> str | None:
     return None
 
 
-#: Returns why a program with these arguments looks dangerous.
+#: Returns why a program looks dangerous with these arguments, or `None`.
 _Rule = Callable[[Sequence[str]], str | None]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from llm.testing import host_with
 from llm.types import Step, StepContext
-from scripts.steps import Surroundings, llm_run_step
+from scripts.steps import RunSettings, llm_run_step
 from scripts.steps.job_control import RunEnded, Switchboard, handled
 from scripts.steps.runner import StepRunner
 from tests.scripts.terminal import AI_CLI, write_recipe
@@ -128,9 +128,9 @@ def test_handlers_are_put_in_place_once_for_all_steps(monkeypatch: pytest.Monkey
 
     def times(steps: int) -> int:
         put.clear()
-        surroundings = Surroundings(os.getcwd())
-        runner = StepRunner(host_with(), "mine", dict(os.environ), surroundings, None, yes=True)
-        assert runner.run([surroundings.around(Step(":"))] * steps) == 0
+        settings = RunSettings(os.getcwd())
+        runner = StepRunner(host_with(), "mine", dict(os.environ), settings, None, yes=True)
+        assert runner.run([settings.apply(Step(":"))] * steps) == 0
         return len(put)
 
     assert times(9) == times(1)

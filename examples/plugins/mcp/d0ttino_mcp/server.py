@@ -216,7 +216,7 @@ class Recipes:
             return failure(f"{why} The steps are:\n{commands}")
         log, transcript = (os.path.join(directory, one) for one in ("log", "transcript"))
         options = replace(self._options, log=log, transcript=transcript)
-        status = run_steps(self._host, plan, options, None if self._options.yes else run)
+        status = run_steps(self._host, plan, options, None if self._options.yes else run).status
         redact = self._host.redactor()
         outcomes = [json.loads(redact(line)) for line in text_of(log).splitlines()]
         shown = redact(text_of(transcript))[-MOST:]
