@@ -1,6 +1,6 @@
-"""The one HTTP client of all backends: `HTTPBackend`, and `ChatCompletionsBackend` for services like OpenAI's.
+"""Backends for services over HTTP: `HTTPBackend`, and `ChatCompletionsBackend` for those with OpenAI's interface.
 
-Lists of backends import it too, so that what only a request needs is imported by the request.
+Lists of backends import this module too: whatever only a request needs is imported by the request.
 """
 
 import functools
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _NOTHING: Final[FrozenMapping[str, Any]] = FrozenMapping()
 
-#: What options must not replace, and why.
+#: Members of a body that options must not replace, and why.
 _RESERVED: Final = {
     "messages": "it holds the prompt",
     "model": "the model is given separately: --model, or Request(model=...)",
@@ -47,8 +47,7 @@ _RESERVED: Final = {
     "stream_options": "the backend sets it",
 }
 
-
-#: The options that servers with OpenAI's interface take, those of local servers among them.
+#: The options of servers with OpenAI's interface, local servers included, and their types.
 _OPTIONS: Final[FrozenMapping[str, str]] = FrozenMapping(
     {
         **dict.fromkeys(("temperature", "top_p", "min_p", "top_a", "presence_penalty", "frequency_penalty"), "number"),
@@ -62,9 +61,9 @@ _OPTIONS: Final[FrozenMapping[str, str]] = FrozenMapping(
         **dict.fromkeys(("stop", "response_format", "tool_choice", "reasoning", "models", "provider"), "anything"),
     }
 )
-#: The type of an option that the host has checked.
+#: The type of an option that the host has checked already.
 _DECLARED: Final = "declared"
-#: What a value of each type is, and what it is called.
+#: The Python types for each type of option, and its name in errors.
 _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "number": ((int, float), "a number"),
     "integer": ((int,), "a whole number"),
@@ -73,23 +72,23 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "list": ((list, tuple), "a list"),
     "object": ((Mapping,), "an object"),
 }
-#: How services say with another status than 404 that they have no such model.
+#: Messages about an unknown model, of services that report it with another status than 404.
 _NO_MODEL: Final = re.compile(
     r"(?i)(?:invalid|unknown|no such|unsupported) model|not a valid model|does not exist"
     r"|model\b.{0,80}\b(?:unknown|not (?:found|exist|supported|available))"
 )
-#: How they say that a request has to name one.
+#: Messages about a request that names no model.
 _WANTS_MODEL: Final = re.compile(r"(?i)\b(?:missing|provide|specify|no)\b.{0,40}\bmodel\b|\bmodel\b.{0,40}\brequired")
-#: Why a server that answers cannot answer a prompt, and what to do about it.
+#: The reason why a server without models cannot be used, and the remedy.
 NO_MODELS: Final = "it lists no models: download or load one there (with Ollama: `ollama pull NAME`)"
-#: What may stand behind the '?' of an address, and what looks like a secret there.
+#: A query that an address may have, and one that looks like a secret.
 _QUERY: Final = re.compile(r"[\w.-]+=[\w.~%:+,-]*(?:&[\w.-]+=[\w.~%:+,-]*)*", re.ASCII)
 _SECRET_QUERY: Final = re.compile(
     r"(?i)(?:^|&)[^=&]*(?:key|token|secret|pass|auth|sig|cred|code|session)[^=&]*=|=(?:sk|pk|rk)-"
 )
-#: With which status services refuse a member of a request's body.
+#: The statuses of services that refuse a member of a body.
 _NOT_ACCEPTED: Final = frozenset({400, 404, 422, 501})
-#: Members of a body that some services do not take, and what those take in their place.
+#: Members of a body that some services refuse, and the member to send in their place.
 _OTHER_NAMES: Final[Mapping[str, str | None]] = {
     "stream_options": None,
     "max_tokens": "max_completion_tokens",
@@ -99,50 +98,50 @@ _UNKNOWN_MEMBER: Final = re.compile(
     r"(?i)unsupported param|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs|fields)"
     r"|not (?:permitted|allowed|supported)"
 )
-#: How services say that they take no schema.
+#: Messages of services that take no schema.
 _NO_SCHEMA: Final = re.compile(r"(?i)response.?format|json.?schema|structured|schema|grammar|guided")
 
 
 class HTTPBackend(Backend):
-    """A service that answers over HTTP, in any format of JSON. It is made with what follows, or a subclass has it.
+    """A service that answers over HTTP in JSON, with the attributes below set by its arguments or by a subclass.
 
-    A format is two methods: `body` makes the body of a request, `read` takes the text out of what comes back. Keys,
-    deadlines, connections, errors and redaction are the same for all. The environment is read at each call. An
-    instance may be used by several threads; it keeps its connections open for the next call, until `close`.
+    A subclass for a format defines two methods: `body` returns the body of a request, `read` the text of an answer.
+    Keys, deadlines, connections, errors and redaction are the same for all. The environment is read at each call. An
+    instance may be used by several threads; its connections stay open for the next call, until `close`.
 
-    Without declared `options`, any is sent. A value of another type than `known_options` has is refused, and a name
-    that looks like one of them with a typing error is reported.
+    Without declared `options`, any are sent. A value of another type than that in `known_options` is refused, and a
+    name that looks like one of them with a typing error is reported.
 
     Args:
-        name: what users and the configuration call it.
+        name: its name for users and in the configuration.
         facts: further arguments of `Backend`, and any of the attributes below.
 
     Attributes:
         label: the service's name in errors.
-        path: where prompts are posted, below the base URL.
-        models_path: where the list of models is, below the base URL.
-        interface: what the format is called, in errors: `OpenAI-compatible`.
-        key_header: the header that holds the key.
-        key_prefix: what stands before the key there.
-        reserved: what options must not replace, and why.
+        path: the path that prompts are posted to, below the base URL.
+        models_path: the path of the list of models, below the base URL.
+        interface: the name of the format in errors: `OpenAI-compatible`.
+        key_header: the header with the key.
+        key_prefix: the text before the key in that header.
+        reserved: members of the body that options must not replace, and why.
         base_url_env: environment variable that replaces `default_base_url`.
-        base_url_key: the key of the configuration that has the address, for errors; of a server without a variable.
-        default_base_url: where the service is.
+        base_url_key: for errors, the key of the configuration with the address of a server without such a variable.
+        default_base_url: the address of the service.
         api_key_env: environment variable with the API key; empty: the service takes none.
         api_key_name: name of the key in stores; by default it follows from the variable.
-        api_key_required: whether the service answers nobody without a key.
-        default_model: the model to ask for if the request names none; `None` leaves it to the service.
-        client_cert: the files with the certificate to show to the service and with its key, which has no password.
-        fixed_headers: headers to send with each request; those with a secret are kept out of errors.
-        fixed_options: members of each request's body; the options of a request win over them.
-        requests_per_minute: requests that this process sends within a minute; `None`: no limit.
-        tokens_per_minute: tokens that it uses within a minute; `None`: no limit.
+        api_key_required: whether the service answers no request without a key.
+        default_model: the model for requests that name none; `None` leaves it to the service.
+        client_cert: the files with the client's certificate and with its key, which has no password.
+        fixed_headers: headers of each request; those with a secret are kept out of errors.
+        fixed_options: members of each request's body; the options of a request replace them.
+        requests_per_minute: the most requests that this process sends within a minute; `None`: no limit.
+        tokens_per_minute: the most tokens that it uses within a minute; `None`: no limit.
         connect_timeout: seconds to wait for a connection.
         read_timeout: seconds to wait for each piece of the answer; `None`: as long as the request may take.
         total_timeout: seconds for the whole answer; `None`: as long as the request may take.
-        silence_timeout: seconds to wait for the first text, and for each further one, if neither of the two
-            says how long the whole may take: a long answer that keeps coming is not cut.
-        max_answer_bytes: how long an answer may be, after decompression.
+        silence_timeout: seconds to wait for the first text, and for each further one, where neither `total_timeout`
+            nor the request limits the whole: a long answer that keeps coming is not cut.
+        max_answer_bytes: the longest answer, after decompression.
     """
 
     label: str = ""
@@ -199,20 +198,19 @@ class HTTPBackend(Backend):
         request: Request | None = None,
         call: Call | None = None,
     ) -> str | Completion:
-        """Send a prompt and return the answer. One request is sent: trying again is the router's part.
+        """Send a prompt and return the answer. It is sent once: retries are up to the router.
 
         Args:
             prompt: the text to answer.
-            model: the model to ask for; by default `default_model`.
+            model: the model; by default `default_model`.
             options: further members of the request's body (`temperature`, `max_tokens`). Text that is
                 a JSON number, `true`, `false`, `null`, list, object or quoted string is sent as that.
-            request: the whole conversation, in place of `prompt`. Of its metadata, `schema` (a JSON Schema) is asked
-                of the service, and with `thoughts` true the answer has thoughts as well, between `<think>` tags.
+            request: the whole conversation, in place of `prompt`. Of its metadata, `schema` is a JSON Schema for the
+                answer, and with `thoughts` true the answer has thoughts as well, between `<think>` tags.
             call: the deadlines.
 
         Returns:
-            The text; with `request` a `Completion`, which also has the model that the service says
-            it served, and what was used.
+            The text; with `request` a `Completion`, which also has the usage and the model that the service reports.
 
         Raises:
             UsageError: an option cannot be sent.
@@ -226,7 +224,7 @@ class HTTPBackend(Backend):
             BackendTimeoutError: it took too long.
             CancelledError: the call was cancelled; the connection is closed.
         """
-        # The router itself looks whether a whole answer is of the model that was asked for.
+        # The router checks the model of a whole answer.
         reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=False, stream=False)
         completion = reader.whole(pieces)
         return completion.text if request is None else completion
@@ -242,27 +240,33 @@ class HTTPBackend(Backend):
     ) -> Iterator[str | Completion]:
         """Send a prompt and return the answer as it comes, and then a `Completion` without text.
 
-        It is sent when the first piece is read. The `Completion` has the model that the service says it served, and
-        what was used. Arguments and errors are those of `run`; an answer that breaks off is a
-        `BackendConnectionError`.
+        It is sent when the first piece is read. The `Completion` has the usage and the model that the service reports.
+        Arguments and errors are those of `run`; an answer that breaks off is a `BackendConnectionError`.
         """
         strict = request is not None and request.strict
         reader, pieces = self._ask(request or Request(prompt), model, options, call, strict=strict, stream=True)
         return reader.read(pieces)
 
     def list_models(self, call: Call) -> list[str]:
-        """Ask the service which models it has.
+        """Return the names of the service's models.
 
         Args:
             call: deadlines, and the store of keys.
 
         Raises:
-            BackendError: it does not answer, or with something else than a list of models.
+            BackendError: there is no answer, or it is no list of models.
         """
         return models_in(self._fetch(self.models_path, call), self._label)
 
     def check(self, call: Call) -> str | None:
-        """Ask the service for its models, and return why it would not answer; an exception is a reason, too."""
+        """Return why the service would not answer a prompt, judged by its models; `None`: it would.
+
+        Args:
+            call: deadlines, and the store of keys.
+
+        Raises:
+            BackendError: there is no answer, or it is no list of models.
+        """
         served = self.list_models(call)
         model = self.default_model
         if not served:
@@ -280,15 +284,14 @@ class HTTPBackend(Backend):
         return json.dumps([address, self.default_model, dict(self.fixed_options)], default=str)
 
     def headers(self) -> Mapping[str, str]:
-        """Return further headers for a request. Override this to add some; it is called for each request.
+        """Return further headers; it is called for each request.
 
-        A header that holds a secret should take it from a variable in `secret_env`: the values of those
-        are kept out of errors.
+        A secret in a header should come from a variable in `secret_env`: the values of those are kept out of errors.
         """
         return {}
 
     def close(self) -> None:
-        """Close the connections that are open. The backend may be used again."""
+        """Close its connections. The backend may be used again."""
         memory = self._memory
         session, memory.session = memory.session, None
         if session is not None:
@@ -299,8 +302,8 @@ class HTTPBackend(Backend):
 
         Args:
             request: the conversation.
-            model: the model to ask for; `None` leaves it to the service.
-            options: further members, those of `fixed_options` included; texts that are JSON are parsed.
+            model: the model; `None` leaves it to the service.
+            options: further members, those of `fixed_options` included; text that is JSON has been parsed.
             stream: whether the answer is wanted as it comes.
 
         Raises:
@@ -309,24 +312,24 @@ class HTTPBackend(Backend):
         raise NotImplementedError(f"{type(self).__qualname__} does not define body")
 
     def sent_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return options as `body` takes them, those of `fixed_options` included; texts that are JSON are parsed.
+        """Return options as `body` takes them, those of `fixed_options` included; text that is JSON is parsed.
 
         Raises:
-            UsageError: one would replace what is given in another way.
+            UsageError: one of them is reserved.
         """
         given = {**self.fixed_options, **(options or {})}
         for name in self.reserved.keys() & given.keys():
             raise UsageError(f"the option {name!r} cannot be set: {self.reserved[name]}")
-        return {name: _option_value(value, self._kinds.get(name, "")) for name, value in given.items()}
+        return {name: _option_value(value, self._option_types.get(name, "")) for name, value in given.items()}
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
-        """Return the text in a document of an answer, made by `answer.part`; record in `answer` what else it holds.
+        """Return the text in a document of an answer, made by `answer.part`, and record its other facts in `answer`.
 
         Args:
             kind: `whole` for a whole answer. In a stream the event's own name, `message` without one, `bare` for
                 JSON outside of any event. An event `error` does not come here: it is an error in any format.
             document: a JSON object; of an event that has a name it may also be a text.
-            answer: what was read before.
+            answer: the reader of the answer.
 
         Raises:
             BackendError: the document reports one: see `answer.failure`, `answer.malformed`.
@@ -334,7 +337,7 @@ class HTTPBackend(Backend):
         raise NotImplementedError(f"{type(self).__qualname__} does not define read")
 
     def _key(self, call: Call | None) -> tuple[str | None, str]:
-        """Return the API key, if there is one, and where it was found, for errors."""
+        """Return the API key, if there is one, and its place for errors."""
         variable = self.api_key_env
         if not variable:
             return None, ""
@@ -364,89 +367,84 @@ class HTTPBackend(Backend):
         strict: bool,
         stream: bool,
     ) -> "tuple[AnswerReader, Iterator[bytes]]":
-        """Return what reads the answer, and the answer in pieces; it is asked for with the first one."""
+        """Return the reader of the answer, and the answer in pieces; the request is sent with the first one."""
         from llm.backends.http.answers import AnswerReader
 
         model = model or self.default_model
-        plain = self.sent_options(options)
-        notices: list[str] = []
-        if request.metadata.get("schema") is not None and model in self._memory.takes_no_schema:
-            notices.append(f"{self._label} takes no schema: it is in the prompt alone")
-            request = _with_schema_in_prompt(request)
+        plain, notices = self.sent_options(options), list[str]()
         question = _Question(request, model, plain, stream)
+        if question.has_schema and model in self._memory.takes_no_schema:
+            notices.append(f"{self._label} takes no schema: it is in the prompt alone")
+            question = question.with_schema_in_prompt()
         body = self._body(question)
         endpoint, outgoing = self._request("POST", self.path, call, _encoded(body), stream=stream)
         limits = self._limits(call)
         if call is None or call.turn is None:
             self._pace()
-        odd = _unknown_options(plain, self._kinds) if self._kinds else []
-        reader = AnswerReader(
-            endpoint,
-            model,
-            strict,
-            limits,
-            thoughts=request.metadata.get("thoughts") is True,
-            read=self.read,
-            priced=self._counted,
-        )
+        misspelt = _checked_options(plain, self._option_types)
+        notices += misspelt
+        thoughts = request.metadata.get("thoughts") is True
+        reader = AnswerReader(endpoint, model, strict, limits, thoughts, read=self.read, priced=self._counted)
         reader.notices = notices
-        notices += odd
-        return reader, self._pieces(question, body, odd, notices, endpoint, outgoing, limits)
+        return reader, self._pieces(question, body, misspelt, notices, endpoint, outgoing, limits)
 
     def _body(self, question: "_Question") -> dict[str, Any]:
-        """Return the body for a question without the members that the service does not take."""
-        body = self.body(*question)
-        refused = self._memory.refused_members.get(question.model)
-        return _instead(body, refused) if refused else body
+        """Return the body for a question without the members that the service is known to refuse."""
+        body = dict(self.body(*question))
+        for name, other in self._memory.refused_members.get(question.model, {}).items():
+            if name in body:
+                value = body.pop(name)
+                if other is not None:
+                    body.setdefault(other, value)
+        return body
 
     def _pieces(
         self,
         question: "_Question",
         body: Mapping[str, Any],
-        odd: Sequence[str],
+        misspelt: Sequence[str],
         notices: list[str],
         endpoint: "Endpoint",
         outgoing: "Outgoing",
         limits: "Limits",
     ) -> Iterator[bytes]:
-        """Yield an answer as it comes; what the service does not take so is asked once more in other words."""
+        """Yield an answer as it comes; where the service refuses a part of the request, it is sent without that."""
         while True:
             try:
                 yield from self._exchanged(endpoint, outgoing, limits)
             except BackendHTTPError as error:
-                again = self._in_other_words(question, body, error, notices)
-                if again is None:
-                    self._add_hints(error, question, odd)
+                changed = self._without_refused_part(question, body, error, notices)
+                if changed is None:
+                    self._add_hints(error, question, misspelt)
                     raise
             else:
                 return
-            # The limits are those of the first exchange, which whoever reads the answer reports to.
-            question, body = again, self._body(again)
+            question, body = changed, self._body(changed)
             outgoing = outgoing._replace(content=_encoded(body))
-            limits.begin_again()
+            limits.begin_again()  # the reader of the answer has these
 
-    def _in_other_words(
+    def _without_refused_part(
         self, question: "_Question", body: Mapping[str, Any], error: BackendHTTPError, notices: list[str]
     ) -> "_Question | None":
-        """Return the question to ask after a refusal; `None`: that is about something else than the words."""
+        """Return the question to ask after a refusal; `None`: no part that can be left out is to blame."""
         if error.status not in _NOT_ACCEPTED:
             return None
         name, other = _refused_member(body, error)
         refused = self._memory.refused_members.setdefault(question.model, {})
-        if name and other not in refused:  # else it takes neither of the two
+        if name and other not in refused:  # else it refuses both
             refused[name] = other
             if other is not None:
                 notices.append(f"asked once more with {other!r} in place of {name!r}: {error.message}")
             return question
-        if question.request.metadata.get("schema") is None or not _NO_SCHEMA.search(error.message):
+        if not question.has_schema or not _NO_SCHEMA.search(error.message):
             return None
         self._memory.takes_no_schema.add(question.model)
         notices.append(f"asked once more with the schema in the prompt alone: {error.message}")
-        return question._replace(request=_with_schema_in_prompt(question.request))
+        return question.with_schema_in_prompt()
 
-    def _add_hints(self, error: BackendHTTPError, question: "_Question", odd: Sequence[str]) -> None:
-        """Add to a refusal what its model or its options may have to do with it."""
-        model, hints = question.model, list(odd)
+    def _add_hints(self, error: BackendHTTPError, question: "_Question", misspelt: Sequence[str]) -> None:
+        """Add hints about the model and the options to a refusal."""
+        model, hints = question.model, list(misspelt)
         unknown = error.status == 404 or (error.status in {400, 422} and _NO_MODEL.search(error.message))
         if unknown and model is not None and self.name:
             from llm.contributions import models_like
@@ -465,7 +463,7 @@ class HTTPBackend(Backend):
         error.hint = "; ".join(filter(None, (error.hint, *hints))) or None
 
     def _fetch(self, path: str, call: Call) -> Any:
-        """Return the JSON that a service answers to GET."""
+        """Return the JSON at a path of the service."""
         from llm.backends.http._errors import is_failure
         from llm.backends.http.answers import AnswerReader
 
@@ -482,7 +480,7 @@ class HTTPBackend(Backend):
         return document
 
     def _exchanged(self, endpoint: "Endpoint", outgoing: "Outgoing", limits: "Limits") -> Iterator[bytes]:
-        """Send a request, and yield its answer as it comes. Override this for a service with several addresses."""
+        """Send a request and yield its answer as it comes. A service with several addresses overrides this."""
         from llm.backends.http._transport import exchange
 
         return exchange(outgoing, endpoint, limits, self.connect_timeout, self.max_answer_bytes)
@@ -507,7 +505,11 @@ class HTTPBackend(Backend):
         return endpoint, Outgoing(self._open_session(), method, url, headers, content, auth, cert)
 
     def _pace(self) -> None:
-        """Refuse a request that would exceed the configured limits of a minute."""
+        """Count a request against the configured limits of a minute.
+
+        Raises:
+            BackendHTTPError: they are used up.
+        """
         if self.requests_per_minute is None and self.tokens_per_minute is None:
             return
         now, used = monotonic(), self._memory.used
@@ -534,10 +536,10 @@ class HTTPBackend(Backend):
 
     @property
     def _memory(self) -> "_Memory":
-        """Its memory in this process: after a fork, what parent and child read from one connection would mix.
+        """Its memory in this process: parent and child of a fork would read from the same connections.
 
-        The parent's stays unused in a child: its lock may be closed for ever, and to close a connection could wait for
-        another. It is made here, as the `__init__` of a subclass need not call ours.
+        The child never touches the parent's: its locks may be held for ever. It is made here because the `__init__` of
+        a subclass need not call ours.
         """
         memories: dict[int, _Memory] = self.__dict__.setdefault("_memory_by_process", {})
         return memories.get(os.getpid()) or memories.setdefault(os.getpid(), _Memory())
@@ -549,14 +551,19 @@ class HTTPBackend(Backend):
         deadline = inf if call.deadline is None else call.deadline
         if self.total_timeout is not None:
             deadline = min(deadline, start + self.total_timeout)
-        # A limit for the whole answer says all that is needed.
+        # A limit for the whole answer is enough.
         silence = (call.silence or self.silence_timeout) if deadline == inf else inf
         first_byte = inf if call.first_deadline is None else call.first_deadline
-        limits = Limits(start, deadline, first_byte, silence, self.read_timeout)
-        limits.heed = None if call.turn is None else call.turn.heed
-        limits.cancellation = call.cancellation
-        limits.passes_proxy = is_on_this_machine  # a proxy elsewhere would ask its own machine
-        return limits
+        return Limits(
+            start,
+            deadline,
+            first_byte,
+            silence,
+            self.read_timeout,
+            heed=None if call.turn is None else call.turn.heed,
+            cancellation=call.cancellation,
+            passes_proxy=is_on_this_machine,  # a proxy elsewhere would connect to its own machine
+        )
 
     def _endpoint(self, auth: "_KeyAuth", key_source: str, path: str) -> "Endpoint":
         from llm.backends.http._errors import Endpoint
@@ -574,8 +581,8 @@ class HTTPBackend(Backend):
         return Endpoint(self._label, url, variable, key_source, bool(auth.secrets), secrets, self.interface, query)
 
     @property
-    def _kinds(self) -> Mapping[str, str]:
-        """The types of options by name; those that it declares are of theirs when they come here."""
+    def _option_types(self) -> Mapping[str, str]:
+        """The types of options by name; the host has checked those that it declares."""
         declared = {one.name: _DECLARED for one in self.options}
         return {**self.known_options, **declared} if declared else self.known_options
 
@@ -594,10 +601,10 @@ class HTTPBackend(Backend):
 
 
 class ChatCompletionsBackend(HTTPBackend):
-    """A service that answers `POST {base}/chat/completions` as OpenAI's does.
+    """A service with OpenAI's interface, `POST {base}/chat/completions`.
 
     Attributes:
-        stream_usage: whether the service may be asked to report its usage at the end of a stream.
+        stream_usage: whether to ask for the usage at the end of a stream, which some services refuse.
     """
 
     known_options = _OPTIONS
@@ -606,7 +613,7 @@ class ChatCompletionsBackend(HTTPBackend):
     stream_usage: bool = True
 
     def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
-        """Return the body of a request. Override this for a service that wants more in it."""
+        """Return the body of a request; see `HTTPBackend.body`. A subclass may add members."""
         from llm.backends.http.openai import answer_format, message_json
 
         body: dict[str, Any] = {} if model is None else {"model": model}
@@ -619,13 +626,13 @@ class ChatCompletionsBackend(HTTPBackend):
         return body
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
-        """Return the text of a chat completion, or of one event of it."""
+        """Return the text of a chat completion, or of one event of it; see `HTTPBackend.read`."""
         return _chat_text()(kind, document, answer)
 
 
 @functools.cache
 def _chat_text() -> "Callable[[str, Any, AnswerReader], str]":
-    """Return the function that reads chat completions; importing it for each event took a sixth of a stream's time."""
+    """Return the function that reads chat completions; an import for each event takes a sixth of a stream's time."""
     from llm.backends.http.openai import chat_text
 
     return chat_text
@@ -634,13 +641,17 @@ def _chat_text() -> "Callable[[str, Any, AnswerReader], str]":
 def models_in(document: Any, label: str) -> list[str]:
     """Return the names of the models in an answer to `GET {base}/models`, sorted.
 
+    Args:
+        document: the answer.
+        label: the service's name in errors.
+
     Raises:
         MalformedResponseError: it is not a list of models.
     """
     entries = document
     if isinstance(document, dict):
-        told = [document[key] for key in ("data", "models") if key in document]
-        entries = next((one for one in told if one is not None), [] if told else None)  # Ollama's own null is none
+        lists = [document[key] for key in ("data", "models") if key in document]
+        entries = next((one for one in lists if one is not None), [] if lists else None)  # Ollama's null is empty
     if not isinstance(entries, list):
         raise MalformedResponseError(f"{label} answered with no list of models")
     names = [one.get("id", one.get("name")) if isinstance(one, dict) else one for one in entries]
@@ -648,10 +659,10 @@ def models_in(document: Any, label: str) -> list[str]:
 
 
 class _KeyAuth:
-    """Puts the key into a request; with no key it does nothing.
+    """Adds the key to a request, if there is one.
 
-    Either way, being there keeps requests from looking for a password in `~/.netrc`. And an object shows no key
-    where a program prints local variables with a traceback.
+    With or without a key, it keeps requests from looking for a password in `~/.netrc`, and a traceback with local
+    variables from showing the key.
     """
 
     __slots__ = ("_header", "_key", "_prefix")
@@ -667,39 +678,53 @@ class _KeyAuth:
         return (self._key,) if self._key else ()
 
     def __call__(self, request: "PreparedRequest") -> "PreparedRequest":
-        """Add the header, as requests asks for."""
+        """Add the header; requests calls this."""
         if self._key:
             request.headers[self._header] = f"{self._prefix}{self._key}"
         return request
 
 
-# What is sent
+class _Memory:
+    """The state of a backend between requests: its connections, and what it learned of the service."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.session: TimedSession | None = None
+        # Within the last minute, the moment of each request, with 0, and of each answer, with its tokens.
+        self.used: deque[tuple[float, int]] = deque()
+        # By model, the members of a body that the service refuses, and those to send in their place.
+        self.refused_members: dict[str | None, dict[str, str | None]] = {}
+        # Models that follow a schema in the prompt only.
+        self.takes_no_schema: set[str | None] = set()
+
+    def __reduce__(self) -> tuple[type["_Memory"], tuple[()]]:
+        return _Memory, ()  # a copy of the backend, in a spawned process for example, begins its own
+
+
+# Bodies
 
 
 class _Question(NamedTuple):
-    """A request as `HTTPBackend.body` takes it."""
+    """The arguments of `HTTPBackend.body`."""
 
     request: Request
     model: str | None
     options: Mapping[str, Any]
     stream: bool
 
+    @property
+    def has_schema(self) -> bool:
+        return self.request.metadata.get("schema") is not None
 
-class _Memory:
-    """What a backend remembers between requests: its connections, and what it learned of the service."""
+    def with_schema_in_prompt(self) -> "_Question":
+        """Return the question with its schema in the system prompt alone."""
+        from llm.routing.schema import instruction
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.session: TimedSession | None = None
-        # Moment of each request within the last minute, with 0, and of each answer, with its tokens.
-        self.used: deque[tuple[float, int]] = deque()
-        # By model the members of a body that the service does not take, and those to send in their place.
-        self.refused_members: dict[str | None, dict[str, str | None]] = {}
-        # Models whose answers follow no schema that is not in their prompt.
-        self.takes_no_schema: set[str | None] = set()
-
-    def __reduce__(self) -> tuple[type["_Memory"], tuple[()]]:
-        return _Memory, ()  # a copy of the backend, in a process that was spawned for example, begins its own
+        request, metadata = self.request, dict(self.request.metadata)
+        words = instruction(metadata.pop("schema"))
+        if words not in (request.system or ""):
+            request = request.with_system("\n\n".join(filter(None, (request.system, words))))
+        return self._replace(request=replace(request, metadata=metadata))
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
@@ -710,32 +735,10 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         raise UsageError(f"JSON cannot hold these options: {error}") from None
 
 
-def _with_schema_in_prompt(request: Request) -> Request:
-    """Return a request that asks for an answer by its schema in the words of its system prompt alone."""
-    from llm.routing.schema import instruction
-
-    words = instruction(request.metadata["schema"])
-    if words not in (request.system or ""):
-        request = request.with_system("\n\n".join(filter(None, (request.system, words))))
-    return replace(request, metadata={name: value for name, value in request.metadata.items() if name != "schema"})
-
-
-def _instead(body: dict[str, Any], refused: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return a body without the members that a service does not take; some have another name there."""
-    body = dict(body)
-    for name, other in refused.items():
-        if name in body:
-            value = body.pop(name)
-            if other is not None:
-                body.setdefault(other, value)
-    return body
-
-
 def _refused_member(body: Mapping[str, Any], error: BackendHTTPError) -> tuple[str, str | None]:
-    """Return a member of the body that the service refuses, and its other name; empty: it is about something else.
+    """Return a member of the body that a refusal is about, and its other name; empty: there is none.
 
-    Only members that have another name, or that the user did not ask for: without an option of the user's the answer
-    would be another one.
+    Members that the user asked for count only if they have another name: without one the answer would be another.
     """
     for name, other in _OTHER_NAMES.items():
         if name not in body or (other is not None and other in body) or not re.search(rf"\b{name}\b", error.message):
@@ -745,16 +748,14 @@ def _refused_member(body: Mapping[str, Any], error: BackendHTTPError) -> tuple[s
     return "", None
 
 
-def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
+def _checked_options(options: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
     """Return a notice for each option that looks like a known one with a typing error; refuse values of other types."""
     notices = []
     for name, value in options.items():
-        kinds, called = _TYPES.get(known.get(name, ""), ((object,), ""))
-        whole = isinstance(value, float) and value.is_integer() and int in kinds
-        fits = whole or (isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds or not called))
-        if value is not None and not fits:
+        types, called = _TYPES.get(known.get(name, ""), ((), ""))
+        if called and value is not None and not _is_of(value, types):
             raise UsageError(f"the option {name!r} must be {called}, not {value!r}")
-        if name not in known:
+        if known and name not in known:
             import difflib
 
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
@@ -763,8 +764,15 @@ def _unknown_options(options: Mapping[str, Any], known: Mapping[str, str]) -> li
     return notices
 
 
+def _is_of(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a value of JSON is of one of some types; 2.0 is a whole number, and `True` is none."""
+    if isinstance(value, bool):
+        return bool in types
+    return isinstance(value, types) or (isinstance(value, float) and value.is_integer() and int in types)
+
+
 def _option_value(value: Any, kind: str = "") -> Any:
-    """Return what an option of a type stands for: the command line knows text only, and services want numbers."""
+    """Return the value of an option of a type: the command line has text only, and services want numbers."""
     if not isinstance(value, str) or kind == _DECLARED:
         return value
     try:
@@ -780,12 +788,15 @@ def _not_json(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-# Where it is sent
+# Addresses
 
 
 @lru_cache(maxsize=64)
 def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> tuple[str, str]:
-    """Return a base URL without slashes at its end, and its query; errors never show it: it may hold a secret."""
+    """Return a base URL without slashes at its end, and its query.
+
+    Errors show its `name`, and `usual` as an example, but never the URL, which may hold a secret.
+    """
     from urllib.parse import urlsplit
 
     try:
@@ -813,7 +824,10 @@ def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> tuple
 
 
 def _certificate_files(files: tuple[str, str], label: str) -> tuple[str, str]:
-    """Return the files of a certificate and its key; requests would name neither, and OpenSSL ask for a password."""
+    """Return the files of a certificate and its key.
+
+    They are checked here: errors of requests name neither, and OpenSSL would prompt for the password of a key.
+    """
     certificate, key = map(os.path.expanduser, files)
     for file, what, mark in (
         (certificate, "certificate", b"-BEGIN CERTIFICATE"),

@@ -503,6 +503,18 @@ def test_one_meaning_has_one_class(status: int, error: Any, kind: type[BackendEr
 
 
 @pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("insufficient_user_quota", "the account has no credit or quota left: see the service's own page of it"),
+        ("unsupported_country_region_territory", "it does not answer from this country or region, whatever the key"),
+    ],
+)
+def test_a_code_alone_has_the_hint_of_words(code: str, hint: str) -> None:
+    failure = status_error(ENDPOINT, 403, json.dumps({"error": {"code": code, "message": "no"}}).encode())
+    assert (type(failure), failure.hint) == (BackendHTTPError, hint)
+
+
+@pytest.mark.parametrize(
     ("told", "words", "status"),
     [
         ({"choices": None, "error_type": "BadRequestError", "error_message": FULL}, FULL, 400),
