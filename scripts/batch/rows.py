@@ -18,7 +18,7 @@ from llm.types import Message, Request
 from scripts.cli.attachments import MARKS
 from scripts.cli.config import INPUT, Template, blanks_in, fill
 
-#: The formats by the end of a file's name; all else is JSON lines.
+#: Formats by the suffix of a file; all others are JSON lines.
 _BY_NAME: Final = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -30,7 +30,7 @@ _BY_NAME: Final = {
 }
 FORMATS: Final = ("jsonl", "csv", "tsv", "parquet", "text", "openai")
 
-#: Fields of a JSON line that is a prompt of its own besides its `id`, their types, and the types' names in messages.
+#: Fields of a JSON line without a template, their types, and the names of these types in messages.
 _FIELDS: Final[dict[str, tuple[type, str]]] = {
     "prompt": (str, "text"),
     "model": (str, "text"),
@@ -39,15 +39,15 @@ _FIELDS: Final[dict[str, tuple[type, str]]] = {
     "options": (dict, "an object"),
 }
 
-#: The fields of a line in OpenAI's format, and the one address that it is understood for.
+#: Fields of a line in OpenAI's format, and the only endpoint that is supported.
 _OPENAI: Final = frozenset(("custom_id", "method", "url", "body"))
 _CHAT: Final = "/v1/chat/completions"
 
-#: Characters that a field of a table may have. More is a quote that is nowhere closed.
+#: Maximum length of a field in a table, in characters. A longer one is a quote that is not closed.
 _LONGEST_FIELD: Final = 64 * 2**20
 
-#: How files begin that people take for tables, and what to do with them.
-_OTHERS: Final = (
+#: First bytes of files that are not text, their kinds, and how to read them.
+_NOT_TEXT: Final = (
     (b"PK\x03\x04", "a spreadsheet or another archive", "save it as CSV"),
     (b"\x1f\x8b", "compressed", "gunzip -c FILE | ai-cli batch - --format {format}"),
     (b"PAR1", "a Parquet file", "--format parquet"),
@@ -58,12 +58,12 @@ _DECODED: Final = 256
 
 
 def format_of(path: str) -> str:
-    """Return the format that the name of a file stands for."""
+    """Return the format of a file by its name."""
     return _BY_NAME.get(os.path.splitext(path)[1].casefold(), "jsonl")
 
 
 def text_of(value: Any) -> str:
-    """Return the text of a value in a row, as a template or a table takes it."""
+    """Return a value of a row as text for a template or a table."""
     if value is None or isinstance(value, str):
         return value or ""
     is_json = isinstance(value, bool | int | float | list | dict)
@@ -71,43 +71,51 @@ def text_of(value: Any) -> str:
 
 
 def checksum(data: str) -> str:
-    """Return a checksum of a text, by which a later run sees that it is still the same."""
+    """Return a checksum of a text, which a later run compares."""
     return hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row that is not empty.
+class Line:
+    """A row that is not empty, and its request.
 
     Attributes:
         number: the number of its first line in the file, from 1; of a Parquet file, its own number.
         index: its position among the rows, from 1.
-        text: what its checksum is made of.
-        values: its values by column; `None` if it has a fault.
+        digest: a checksum of its text.
+        values: its values by column.
+        id: its own `id`, if it has one.
+        request: its request; `None` if the row has a fault.
         error: the fault.
     """
 
     number: int
-    index: int
-    text: str = ""
-    values: Mapping[str, Any] | None = None
+    digest: str
+    index: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
+    id: Any = None
+    request: Request | None = None
     error: D0ttinoError | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return number, digest and id as JSON-ready data."""
+        return {"line": self.number, "input": self.digest, **({} if self.id is None else {"id": self.id})}
 
 
 class Source:
-    """The rows of a file; iterating reads them, once.
+    """The rows of a file, without requests; iterating reads them, once.
 
     Args:
         file: the file.
         name: its name, for messages.
         format: one of `FORMATS`; `None`: by its name. JSON lines that look like OpenAI's are read as these.
-        encoding: the encoding of its text; `None`: as its mark says, else UTF-8.
-        delimiter: what stands between the fields of a CSV file; `None`: as its header has it.
+        encoding: the encoding of its text; `None`: by its byte order mark, else UTF-8.
+        delimiter: the separator of fields in a CSV file; `None`: by its header.
 
     Attributes:
         columns: names of the columns, in order; of JSON lines, those of the first one.
-        delimiter: what stands between fields.
-        types: the types of columns, where the file has any.
+        delimiter: the separator of fields.
+        types: the types of columns in a Parquet file.
 
     Raises:
         UsageError: it cannot be read.
@@ -138,11 +146,11 @@ class Source:
         self._text = _decoded(file, encoding, self.name, newline="" if is_table else "\n")
         self._rows = self._of_table() if is_table else self._of_lines()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Line]:
         return self._rows
 
     def count(self) -> int | None:
-        """Return the number of rows, for which the file is read once more; `None`: it is a pipe."""
+        """Return the number of rows by reading the file once more; `None` for a pipe."""
         if not os.path.isfile(self._path):
             return None
         with open(self._path, "rb") as file:
@@ -154,7 +162,7 @@ class Source:
 
     # --- lines ---
 
-    def _of_lines(self) -> Iterator[Row]:
+    def _of_lines(self) -> Iterator[Line]:
         numbered = ((number, line.strip()) for number, line in enumerate(self._lines(), 1))
         lines = ((number, line) for number, line in numbered if line)
         first = next(lines, None)
@@ -173,14 +181,14 @@ class Source:
 
     def _numbered(
         self, lines: Iterable[tuple[int, str]], values_in: Callable[[str], Mapping[str, Any]]
-    ) -> Iterator[Row]:
-        for index, (number, line) in enumerate(lines, 1):
-            row = Row(number, index, line)
+    ) -> Iterator[Line]:
+        for index, (number, text) in enumerate(lines, 1):
+            line = Line(number, checksum(text), index)
             try:
-                _check_bytes(line)
-                yield replace(row, values=values_in(line))
+                _check_bytes(text)
+                yield replace(line, values=values_in(text))
             except D0ttinoError as error:
-                yield replace(row, error=error)
+                yield replace(line, error=error)
 
     def _lines(self) -> Iterator[str]:
         try:
@@ -190,13 +198,13 @@ class Source:
 
     # --- tables ---
 
-    def _of_table(self) -> Iterator[Row]:
-        # Python's own limit is shorter than documents are; it is one for all readers of the process.
+    def _of_table(self) -> Iterator[Line]:
+        # The default limit is shorter than documents are. It holds for all readers of the process.
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
         lines = _Lines(self._lines())
         first = next(lines, "")
         before = 0
-        if first.startswith("sep=") and len(first.rstrip("\r\n")) == 5:  # of Excel, for itself
+        if first.startswith("sep=") and len(first.rstrip("\r\n")) == 5:  # Excel's own notation
             self.delimiter = self.delimiter or first[4]
             first, before = next(lines, ""), 1
         while first and not first.strip():
@@ -209,7 +217,7 @@ class Source:
         return self._of_records(self._records)
 
     def _records_of(self, reader: Any, lines: "_Lines", before: int) -> Iterator[tuple[int, list[str]]]:
-        """Yield records that are not empty, with the number of their first lines."""
+        """Yield the records that are not empty, with the numbers of their first lines."""
         while True:
             number = reader.line_num + before + 1
             try:
@@ -220,10 +228,10 @@ class Source:
                 raise UsageError(
                     f"{self.name}, line {number}: {error}", hint="is a quote opened there, and not closed?"
                 ) from error
-            if lines.ended:  # asked for more in the middle of a record
+            if lines.ended:  # the reader wanted another line for this record
                 column = self.columns[len(fields) - 1] if 0 < len(fields) <= len(self.columns) else len(fields)
                 raise UsageError(
-                    f"{self.name}, line {number}, column {column}: a quote is opened, and nowhere closed",
+                    f"{self.name}, line {number}, column {column}: a quote is opened and never closed",
                     hint='a quote within quotes is written twice: "say ""yes"""',
                 )
             if any(map(str.strip, fields)):
@@ -237,19 +245,19 @@ class Source:
                 raise UsageError(f"{self.name} has two columns {column!r}", hint="give one of them another name")
         return tuple(columns)
 
-    def _of_records(self, records: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+    def _of_records(self, records: Iterator[tuple[int, list[str]]]) -> Iterator[Line]:
         for index, (number, fields) in enumerate(records, 1):
-            row = Row(number, index, json.dumps(fields))
+            line = Line(number, checksum(json.dumps(fields)), index)
             try:
-                yield replace(row, values=self._values(fields))
+                yield replace(line, values=self._values(fields))
             except UsageError as error:
-                yield replace(row, error=error)
+                yield replace(line, error=error)
 
     def _values(self, fields: list[str]) -> dict[str, str]:
         if len(fields) > len(self.columns):
             raise UsageError(
                 f"the row has {len(fields)} fields, and the header {len(self.columns)}",
-                hint=f"a field with {self.delimiter!r} in it has to stand in quotes",
+                hint=f"quote a field that contains {self.delimiter!r}",
             )
         values = dict(zip(self.columns, fields, strict=False))
         for column, text in values.items():
@@ -258,9 +266,9 @@ class Source:
 
     # --- Parquet ---
 
-    def _of_parquet(self) -> Iterator[Row]:
+    def _of_parquet(self) -> Iterator[Line]:
         if not self._file.seekable():
-            raise UsageError("a Parquet file cannot be read from a pipe: its description stands at its end")
+            raise UsageError("a Parquet file cannot be read from a pipe: its schema is at its end")
         try:
             file = parquet().ParquetFile(self._file)
         except (ValueError, OSError) as error:
@@ -269,12 +277,10 @@ class Source:
         self.types = {field.name: field.type for field in file.schema_arrow}
         return self._of_batches(file)
 
-    def _of_batches(self, file: Any) -> Iterator[Row]:
-        index = 0
-        for batch in file.iter_batches(batch_size=_DECODED):
-            for values in batch.to_pylist():
-                index += 1
-                yield Row(index, index, json.dumps(values, default=str), values)
+    def _of_batches(self, file: Any) -> Iterator[Line]:
+        rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(batch_size=_DECODED))
+        for index, values in enumerate(rows, 1):
+            yield Line(index, checksum(json.dumps(values, default=str)), index, values)
 
 
 class _Lines(Iterator[str]):
@@ -293,19 +299,19 @@ class _Lines(Iterator[str]):
 
 
 def _decoded(file: BinaryIO, encoding: str | None, name: str, newline: str) -> io.TextIOWrapper:
-    """Return a file as text; other bytes come out as surrogates, for which their row is refused."""
+    """Open a file as text; bytes that cannot be decoded become surrogates, and `_check_bytes` refuses their row."""
     buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(cast("Any", file))
     start = buffered.peek(4)[:4]
-    for mark, what, hint in _OTHERS:
+    for mark, kind, hint in _NOT_TEXT:
         if start.startswith(mark):
             format = next(
                 (word for word in reversed(name.lower().split(".")) if word in {"jsonl", "tsv", "txt"}), "csv"
             )
-            raise UsageError(f"{name} is {what}", hint=hint.format(format=format))
+            raise UsageError(f"{name} is {kind}", hint=hint.format(format=format))
     if encoding is None:
         encoding = next((found for mark, found in MARKS if start.startswith(mark)), "utf-8")
     if encoding.casefold() in {"utf-8", "utf8"}:
-        encoding = "utf-8-sig"  # spreadsheets write a mark before UTF-8 too, which is no part of the first name
+        encoding = "utf-8-sig"  # a byte order mark of a spreadsheet must not get into the name of the first column
     try:
         return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline=newline)
     except LookupError:
@@ -313,7 +319,7 @@ def _decoded(file: BinaryIO, encoding: str | None, name: str, newline: str) -> i
 
 
 def _check_bytes(text: str, place: str = "") -> None:
-    """Refuse a text with bytes that did not belong to it."""
+    """Refuse a text with bytes that could not be decoded."""
     if text.isascii():
         return
     try:
@@ -328,7 +334,7 @@ def _check_bytes(text: str, place: str = "") -> None:
 
 
 def _delimiter_in(header: str) -> str:
-    """Return what stands between the fields of a header."""
+    """Return the separator of the fields in a header."""
     bare = re.sub(r'"[^"]*"?', "", header)
     return max(",;\t|", key=bare.count)
 
@@ -374,42 +380,15 @@ def parquet() -> Any:
 # --- from rows to requests ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row, and the request that it stands for.
-
-    Attributes:
-        number: the number of its first line in the file, from 1.
-        index: its position among the rows, from 1.
-        digest: a checksum of its text, which a later run compares.
-        values: its values by column.
-        id: its own `id`, if it has one.
-        request: its request; `None` if the row has a fault.
-        error: the fault.
-    """
-
-    number: int
-    digest: str
-    index: int = 0
-    values: Mapping[str, Any] = field(default_factory=dict)
-    id: Any = None
-    request: Request | None = None
-    error: D0ttinoError | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return number, digest and id as JSON-ready data."""
-        return {"line": self.number, "input": self.digest, **({} if self.id is None else {"id": self.id})}
-
-
 class Prompts:
-    """Requests from rows; iterating reads the rows, once.
+    """The rows of a file with their requests; iterating reads them, once.
 
     Args:
         source: the rows.
         common: the fields of each request that its row does not set.
         template: prompt and system prompt, with columns as blanks; without a prompt, each row has its own.
-        given: values of blanks that are no columns.
-        schema: the JSON Schema that answers have to follow.
+        given: values of blanks that are not columns.
+        schema: the JSON Schema of the answers.
 
     Raises:
         UsageError: the file has no column that the template needs.
@@ -433,23 +412,20 @@ class Prompts:
         for name in given:
             if name not in blanks:
                 raise UnknownNameError("variable of this template", name, blanks)
-        self._columns = [name for name in blanks if name not in given]
-        self._defaults = {name: text_of(value) for name, value in template.variables.items()} | dict(given)
         self._given = given
-        in_prompt = set(blanks_in(template.prompt)) - set(given)
-        # As `send` does it with what is piped.
-        self._appends = bool(template.prompt) and not in_prompt
-        needed = [*self._columns, *(["prompt"] if self._appends or not template.prompt else [])]
+        self._variables = template.variables
+        # Each row's own prompt follows a template without columns, as piped text does in `send`.
+        self._appends = bool(template.prompt) and given.keys() >= set(blanks_in(template.prompt))
         if source.format == "openai" and template.prompt:
             raise UsageError("a template is for rows without a prompt, and lines of OpenAI's format have one")
         # The columns of JSON lines are not known before the last one is read.
         if source.format in {"csv", "tsv", "parquet", "text"} and (source.columns or source.format != "text"):
-            for name in needed:
-                if name not in self._defaults:
+            for name in [*blanks, *(["prompt"] if self._appends or not template.prompt else [])]:
+                if name not in given and name not in template.variables:
                     self._check_column(name)
 
     def asked(self) -> dict[str, Any]:
-        """Return what the answers follow from besides the rows: backend and model, and checksums of all else."""
+        """Return everything that determines the answers besides the rows: backend, model, and checksums of the rest."""
         settings = load_settings()
         backend = self._common.backend or settings.primary_backend
         configured = settings.primary_model if backend is not None and backend == settings.primary_backend else None
@@ -464,20 +440,20 @@ class Prompts:
         return {"backend": backend, "model": self._common.model or configured, **sums}
 
     def __iter__(self) -> Iterator[Line]:
+        key = "custom_id" if self._source.format == "openai" else "id"
         for row in self._source:
-            line = Line(row.number, checksum(row.text), row.index, row.values or {}, error=row.error)
-            if row.values is None:
-                yield line
-                continue
-            line = replace(line, id=row.values.get("custom_id" if self._source.format == "openai" else "id"))
-            try:
-                yield replace(line, request=self._request(row, row.values))
-            except D0ttinoError as error:
-                yield replace(line, error=error)
+            line = replace(row, id=row.values.get(key))
+            if line.error is None:
+                try:
+                    line = replace(line, request=self._request(line))
+                except D0ttinoError as error:
+                    line = replace(line, error=error)
+            yield line
 
-    def _request(self, row: Row, values: Mapping[str, Any]) -> Request:
+    def _request(self, line: Line) -> Request:
+        values = line.values
         if self._source.format == "openai":
-            self._check_id(row, values)
+            self._check_id(line)
             request = _openai_request(values, self._common)
         elif not self._prompt and self._source.format == "jsonl":
             request = _own_request(values, self._common)
@@ -501,21 +477,21 @@ class Prompts:
         return f"{prompt}\n\n{own}" if own else prompt
 
     def _texts(self, template: str, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return the text of each blank: what the user gave, the column, what the template itself has."""
-        return {name: self._text(name, values) for name in blanks_in(template)}
-
-    def _text(self, name: str, values: Mapping[str, Any]) -> str:
-        if name in self._given or (name not in values and name in self._defaults):
-            return self._defaults[name]
-        # In a file with templates, `{{input}}` is the prompt.
-        return text_of(_value("prompt" if name == INPUT and name not in values else name, values))
+        """Return the text of each blank: given by the user, else from the row, else the template's own."""
+        texts = {}
+        for name in blanks_in(template):
+            source = next((one for one in (self._given, values, self._variables) if name in one), None)
+            # `{{input}}`, the prompt that a template of `send` is given, is the row's own one.
+            value = _value("prompt" if name == INPUT else name, values) if source is None else source[name]
+            texts[name] = text_of(value)
+        return texts
 
     def _check_column(self, name: str) -> None:
         columns = self._source.columns
         if name in columns or (name == INPUT and "prompt" in columns):
             return
         if not columns:
-            raise UsageError(f"{self._source.name} is empty: its first line has to name the columns")
+            raise UsageError(f"{self._source.name} is empty: its first line must name the columns")
         guess = UnknownNameError("column", name, columns)
         hint = f"{guess.hint} Columns: {', '.join(columns)}."
         if not self._prompt:
@@ -524,13 +500,12 @@ class Prompts:
             hint = f"a prompt has a blank, {{{{{columns[-1]}}}}}, or it would be the same for each row"
         raise UsageError(f"{self._source.name}, line 1: {guess.message}", hint=hint)
 
-    def _check_id(self, row: Row, values: Mapping[str, Any]) -> None:
-        own = values.get("custom_id")
-        if not isinstance(own, str) or not own:
+    def _check_id(self, line: Line) -> None:
+        if not isinstance(line.id, str) or not line.id:
             raise UsageError("`custom_id` must be a text that is not empty")
-        first = self._ids.setdefault(own, row.number)
-        if first != row.number:
-            raise UsageError(f"line {first} has the custom_id {own!r} already", hint="give each line one of its own")
+        first = self._ids.setdefault(line.id, line.number)
+        if first != line.number:
+            raise UsageError(f"line {first} has the custom_id {line.id!r} already", hint="each line needs its own")
 
 
 def _value(name: str, values: Mapping[str, Any]) -> Any:
@@ -541,7 +516,7 @@ def _value(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def _own_request(values: Mapping[str, Any], common: Request) -> Request:
-    """Return the request of a JSON line that is a prompt."""
+    """Return the request of a JSON line with a prompt of its own."""
     document = {name: value for name, value in values.items() if name != "id"}
     for name, value in document.items():
         if name not in _FIELDS:
@@ -557,7 +532,7 @@ def _own_request(values: Mapping[str, Any], common: Request) -> Request:
 
 
 def _openai_request(values: Mapping[str, Any], common: Request) -> Request:
-    """Return the request of a line of an OpenAI batch; the command line's model counts more than its own."""
+    """Return the request of a line of an OpenAI batch; a model on the command line wins over its own."""
     for name in values:
         if name not in _OPENAI:
             guess = UnknownNameError("key", name, _OPENAI)

@@ -218,7 +218,7 @@ def test_a_column_that_the_input_has_already_keeps_its_name(host: Host) -> None:
         ("id,text\n1,a\n", ["--prompt", "{{text}}", "--output", "other.csv"], "it has the columns mine, yours"),
         ("id,text\n1,a\n", ["--prompt", "{{text}}", "--output", "in.csv"], "cannot go into the file that the prompts"),
         ("a,a\n1,2\n", ["--prompt", "{{a}}"], "in.csv has two columns 'a'"),
-        ("", ["--prompt", "{{a}}"], "in.csv is empty: its first line has to name the columns"),
+        ("", ["--prompt", "{{a}}"], "in.csv is empty: its first line must name the columns"),
     ],
 )
 def test_what_would_fail_every_row_is_refused_first(
@@ -254,7 +254,7 @@ def test_a_quote_that_is_nowhere_closed_is_named_and_what_stands_before_is_answe
     Path("in.csv").write_text('id,text\n1,one\n2,"two\n3,three\n')
     result = run(host, "in.csv", "-b", "echo", "--prompt", "{{text}}", "--output", "out.csv")
     assert result.exit_code == 2
-    assert "in.csv, line 3, column text: a quote is opened, and nowhere closed" in result.stderr
+    assert "in.csv, line 3, column text: a quote is opened and never closed" in result.stderr
     assert rows()[1:] == [["1", "one", "ONE", ""]]
 
 
