@@ -1,4 +1,4 @@
-"""`ai-cli batch`: rows become requests, outcomes become results in a stream or a file that a later run completes."""
+"""`ai-cli batch`: send the rows of a file as requests, and write the answers to a file that a later run completes."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ from llm.config import load_settings
 from llm.errors import D0ttinoError, EmptyAnswerError, UsageError
 from llm.routing.batch import Outcome, Outcomes, executor_for, send_many
 from llm.types import Completion, Request
-from scripts.batch.layouts import OpenAI, Records, Result, Table, columns_for
+from scripts.batch.layouts import BatchResult, OpenAI, Records, Table, columns_for
 from scripts.batch.results import Results, results_in
 from scripts.batch.rows import FORMATS, Line, Prompts, Source, format_of
 from scripts.cli.base import current_host, enable_state, find_backend, start_trace, warn_of_problems
@@ -36,10 +36,10 @@ from scripts.output import print_error, print_message, print_note, print_warning
 if TYPE_CHECKING:
     from scripts.batch.layouts import Layout
 
-#: The exit status of a batch that `--limit-cost` ended.
+#: Exit status of a batch that `--limit-cost` ended.
 LIMIT_REACHED: Final = 3
 
-#: Milliseconds in which a program has to write to a named pipe.
+#: Milliseconds within which a program must open a named pipe for writing.
 _WRITER_WAIT: Final = 500
 
 #: Number of failures printed to stderr; all of them are in the results.
@@ -47,15 +47,15 @@ _MOST_ERRORS: Final = 20
 
 
 class Spending:
-    """What a batch has spent, and whether it may go on.
+    """The cost of a batch, and its limit.
 
     Args:
-        limit: how much it may be; `None`: no limit.
+        limit: the maximum cost, if there is one.
 
     Attributes:
-        cost: the sum of the costs that are known; `None`: none is.
-        reached: why no further row is sent.
-        hint: what to do about that.
+        cost: the sum of all known costs; `None` if none is known.
+        reached: why no further row is sent; `None` while rows are sent.
+        hint: what the user can do then.
     """
 
     def __init__(self, limit: float | None) -> None:
@@ -78,7 +78,7 @@ class Spending:
             self.hint = "docs/guides/settings.md says how to set prices"
 
     def allows(self, under_way: int) -> bool:
-        """Whether one more row may be sent, if each that is under way costs as much as the others did."""
+        """Whether one more row may be sent, if those under way cost as much as the average."""
         if self.limit is None:
             return True
         spent = self.cost or 0.0
@@ -89,16 +89,16 @@ class Spending:
 
 
 class BatchRun:
-    """Sends the rows that earlier runs have not done, and writes their results.
+    """Sends the rows that earlier runs did not answer, and writes their results.
 
     Args:
         lines: the rows of the batch.
-        results: where results go.
-        spending: what is spent.
-        progress: shows how far it is.
+        results: the results of this run and earlier ones.
+        spending: the cost.
+        progress: the display of the progress.
 
     Attributes:
-        reading: whether it waits for a row, which an interruption has to end.
+        reading: whether it waits for a row; an interruption must end that.
         interrupted: whether the user interrupted it.
         failed: number of failed rows.
     """
@@ -112,29 +112,24 @@ class BatchRun:
         self._results = results
         self._spending = spending
         self._progress = progress
-        # In their order, each with its number among the requests; a row with a fault has none.
+        # In order, each with its number among the requests; a row with a fault is not sent, and has none.
         self._under_way: deque[tuple[int | None, Line]] = deque()
         self._sent = 0
         self._printed: set[str] = set()
 
-    def go(self, send: Callable[[Iterator[Request]], Outcomes], *, first_alone: bool) -> None:
-        """Send the rows, and write their results.
-
-        Args:
-            send: sends requests.
-            first_alone: whether the others wait for the first one.
-        """
+    def run(self, send: Callable[[Iterator[Request]], Outcomes]) -> None:
+        """Send the rows by `send`, and write their results."""
         requests = self._requests()
         # With a limit, the rest is sent only when the cost of one row is known.
-        for some in (islice(requests, 1), requests) if first_alone else (requests,):
-            with send(some) as outcomes, _ending_well(self, outcomes):
-                self._through(outcomes)
+        for some in (requests,) if self._spending.limit is None else (islice(requests, 1), requests):
+            with send(some) as outcomes, _closed_by_sigint(self, outcomes):
+                self._write_results(outcomes)
             if self.interrupted:
                 return
         self._results.finish()
 
     def _requests(self) -> Iterator[Request]:
-        """Yield the requests of the rows that are not done."""
+        """Yield the requests of the rows that are not answered."""
         while self._spending.allows(len(self._under_way)) and (line := self._next_line()) is not None:
             if self._results.is_done(line):
                 self._done_before += 1
@@ -146,16 +141,16 @@ class BatchRun:
             elif self._under_way:
                 self._under_way.append((None, line))
             else:
-                self._write(Result(line, error=line.error))
+                self._write(BatchResult(line, error=line.error))
 
-    def _through(self, outcomes: Outcomes) -> None:
+    def _write_results(self, outcomes: Outcomes) -> None:
         """Write a result for each outcome, and for each row with a fault."""
-        first = self._sent  # none of these is taken yet
+        first = self._sent  # the number of the first outcome's request
         try:
             for outcome in outcomes:
                 number, line = self._under_way.popleft()
-                while number is None:  # rows with a fault have no outcome, and get their results in their turn
-                    self._write(Result(line, error=line.error))
+                while number is None:  # a row with a fault has no outcome
+                    self._write(BatchResult(line, error=line.error))
                     number, line = self._under_way.popleft()
                 self._take(line, outcome)
         except KeyboardInterrupt:
@@ -168,7 +163,7 @@ class BatchRun:
             return
         while self._under_way:
             _, line = self._under_way.popleft()
-            self._write(Result(line, error=line.error))
+            self._write(BatchResult(line, error=line.error))
 
     def print_summary(self) -> None:
         """Print the summary to stderr."""
@@ -189,16 +184,16 @@ class BatchRun:
             self.reading = False
 
     def _take_finished(self, outcomes: Outcomes, first: int) -> None:
-        """Write the answers that have come, although those before them are missing: they are paid for."""
+        """Write the answers after the first missing one, too: they are paid for."""
         finished = {first + outcome.number: outcome for outcome in outcomes.take_finished()}
         while finished:
             number, line = self._under_way.popleft()
             if number is None:
-                self._write(Result(line, error=line.error))
+                self._write(BatchResult(line, error=line.error))
             elif number in finished:
                 self._take(line, finished.pop(number))
             elif self._results.needs_all:
-                self._results.add(Result(line, error=D0ttinoError("it was not answered before the batch ended")))
+                self._results.add(BatchResult(line, error=D0ttinoError("it was not answered before the batch ended")))
         self._under_way.clear()
 
     def _take(self, line: Line, outcome: Outcome) -> None:
@@ -212,9 +207,9 @@ class BatchRun:
                 completion, error = None, EmptyAnswerError("the answer holds thoughts only")
             elif shown != completion.text:
                 completion = replace(completion, text=shown)
-        self._write(Result(line, completion, error))
+        self._write(BatchResult(line, completion, error))
 
-    def _write(self, result: Result) -> None:
+    def _write(self, result: BatchResult) -> None:
         line = result.line
         if result.completion is not None:
             self._answered += 1
@@ -228,7 +223,7 @@ class BatchRun:
         self._progress.advance(result)
 
     def _report_differences(self, line: Line, completion: Completion) -> None:
-        """Print each kind of difference from the request once; the results have it for each row."""
+        """Print each kind of difference from the request once; the results have all of them."""
         notes = [*completion.route.notices, *completion.notices]
         if completion.fell_back:
             notes.append(f"{completion.backend} answered instead of {completion.asked_backend}")
@@ -243,12 +238,12 @@ class BatchRun:
 
 
 class Progress:
-    """How far a batch is: a bar on a terminal, elsewhere a line now and then. A context manager.
+    """The progress of a batch: a bar on a terminal, otherwise lines. A context manager.
 
     Args:
-        count: counts the rows; `None`: nobody knows.
-        spending: what is spent.
-        every: seconds between two lines where stderr is no terminal; 0: no line.
+        count: returns the number of rows, or `None` if it is unknown.
+        spending: the cost.
+        every: seconds between two lines if stderr is not a terminal; 0: no line.
     """
 
     def __init__(self, count: Callable[[], int | None], spending: Spending, every: float) -> None:
@@ -259,8 +254,8 @@ class Progress:
         self._failures: Counter[str] = Counter()
         self._bar: Any = None
         self._printed_at = time.monotonic()
-        #: Moments, and how many rows were done then: the rate is that of the last ones.
-        self._moments = deque([(self._printed_at, 0)], maxlen=30)
+        # Times, each with the number of rows sent by then: the rate is that of the last half minute.
+        self._samples = deque([(self._printed_at, 0)], maxlen=30)
 
     def __enter__(self) -> "Progress":
         if sys.stderr.isatty():
@@ -270,7 +265,7 @@ class Progress:
             columns = (BarColumn(), TextColumn("{task.description}", markup=False))
             console = Console(file=sys.stderr)
             self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task(self._words(), total=self._total)
+            self._task = self._bar.add_task(self._status(), total=self._total)
             self._bar.start()
         return self
 
@@ -278,8 +273,8 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, result: Result | None = None) -> None:
-        """Count a row; one without a result was done before."""
+    def advance(self, result: BatchResult | None = None) -> None:
+        """Count a row; without a result, an earlier run answered it."""
         self._done += 1
         if result is not None:
             self._sent += 1
@@ -288,35 +283,35 @@ class Progress:
                 kind = attempts[-1].error_type if attempts else None
                 self._failures[kind or type(result.error).__name__] += 1
         now = time.monotonic()
-        if now - self._moments[-1][0] >= 1.0:
-            self._moments.append((now, self._sent))
+        if now - self._samples[-1][0] >= 1.0:
+            self._samples.append((now, self._sent))
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, description=self._words())
+            self._bar.update(self._task, completed=self._done, description=self._status())
         elif self._every and now - self._printed_at >= self._every:
             self._printed_at = now
-            print_note(self._words())
+            print_note(self._status())
 
     @cached_property
     def _total(self) -> int | None:
         return self._count()
 
-    def _words(self) -> str:
+    def _status(self) -> str:
         total = self._total
-        words = [f"{self._done}" if total is None else f"{self._done}/{total}"]
-        then, sent = self._moments[0]
+        facts = [f"{self._done}" if total is None else f"{self._done}/{total}"]
+        then, sent = self._samples[0]
         rate = (self._sent - sent) / max(time.monotonic() - then, 1e-6)
         if self._sent:
-            words.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
+            facts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
         if self._spending.cost is not None:
-            words.append(f"cost {self._spending.cost:.4g}")
+            facts.append(f"cost {self._spending.cost:.4g}")
         if self._failures:
             kinds = ", ".join(f"{number} {kind}" for kind, number in self._failures.most_common(3))
-            words.append(f"{self._failures.total()} failed ({kinds})")
+            facts.append(f"{self._failures.total()} failed ({kinds})")
         if total is not None and self._sent and rate:
             left = max(total - self._done, 0) / rate
             hours, minutes, seconds = int(left) // 3600, int(left) // 60 % 60, int(left) % 60
-            words.append(f"{hours}:{minutes:02}:{seconds:02} left")
-        return ", ".join(words)
+            facts.append(f"{hours}:{minutes:02}:{seconds:02} left")
+        return ", ".join(facts)
 
 
 @click.command(cls=RequestCommand)
@@ -387,7 +382,7 @@ def batch(
     The exit status is 1 if a row failed, and 3 if --limit-cost ended it.
     """
     host = current_host(ctx)
-    # What would fail every line is refused now: a wrong setting, or an unknown backend.
+    # Checked now, as it would fail every line: the configuration, or the name of the backend.
     load_settings() if asked["backend"] is None else find_backend(host, asked["backend"])
     enable_state(host)
     output = None if output == "-" else output
@@ -396,7 +391,7 @@ def batch(
         source = stack.enter_context(_opened(file))
         rows, lines, schema = _lines(source, file, asked)
         results = stack.enter_context(_results(output, source, _layout(rows, output, schema, asked)))
-        _report_other_answers(results, lines.asked(), output)
+        _report_other_settings(results, lines.settings(), output)
         stack.enter_context(stdout_to_stderr())
         progress = stack.enter_context(Progress(rows.count, spending, every))
         run = BatchRun(lines, results, spending, progress)
@@ -413,9 +408,9 @@ def batch(
             send_many, max_workers=workers, host=host, executor=executor, rpm=rpm, tpm=tpm, on_note=print_warning
         )
         try:
-            run.go(send, first_alone=limit is not None)
+            run.run(send)
         except BrokenPipeError:
-            return 1  # whoever read stdout has seen enough
+            return 1  # the reader of stdout has closed it
         except D0ttinoError:
             run.print_summary()
             raise
@@ -433,7 +428,7 @@ def batch(
 
 
 def _lines(source: BinaryIO, file: str, asked: dict[str, Any]) -> "tuple[Source, Prompts, dict[str, Any] | None]":
-    """Return the rows, the same with their requests, and the schema of the answers."""
+    """Return the rows of the file, the same with requests, and the schema of the answers."""
     if asked["prompt"] is not None and asked["template"] is not None:
         raise UsageError("--prompt and --template are two prompts", hint="give one of them")
     template = Template("--prompt") if asked["template"] is None else read_template(asked["template"])
@@ -467,12 +462,12 @@ def _opened(file: str) -> Iterator[BinaryIO]:
 
 
 def _open_or_pipe(path: str, flags: int) -> int:
-    """Open a file, or a named pipe that a program writes to; nobody waits for one that never comes."""
+    """Open a file, or a named pipe if a program writes to it, without waiting for one."""
     if stat.S_ISFIFO(os.stat(path).st_mode):
-        # Once only: a writer that waited for a reader is ended by a reader that goes.
+        # Opened only once: closing it would end a writer that waited for a reader.
         pipe = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
         writer = select.poll()
-        writer.register(pipe, select.POLLIN)  # the end of a pipe counts only if there was a writer
+        writer.register(pipe, select.POLLIN)  # a hang-up is reported only after a writer
         if writer.poll(_WRITER_WAIT):
             os.set_blocking(pipe, True)
             return pipe
@@ -481,7 +476,7 @@ def _open_or_pipe(path: str, flags: int) -> int:
 
 
 def _layout(rows: Source, output: str | None, schema: dict[str, Any] | None, asked: dict[str, Any]) -> "Layout":
-    """Return the format of results: by the option, else by the name of their file, else that of the rows."""
+    """Return the layout of results by the option, else by the name of their file, else by the format of the rows."""
     columns = [name.strip() for text in asked["columns"] for name in next(csv.reader([text]), [])]
     format = asked["output_format"] or (format_of(output) if output is not None else "")
     if asked["output_format"] is None and format not in {"csv", "tsv", "parquet"}:
@@ -500,7 +495,7 @@ def _layout(rows: Source, output: str | None, schema: dict[str, Any] | None, ask
 
 @contextmanager
 def _results(output: str | None, source: BinaryIO, layout: "Layout") -> Iterator[Results]:
-    """Open the results. Plug-ins' prints must not come between them, so stdout gets a descriptor of its own."""
+    """Open the results. Stdout gets a descriptor of its own, as plug-ins must not print between them."""
     if output is not None:
         if os.path.exists(output) and os.path.samestat(os.stat(output), os.fstat(source.fileno())):
             raise UsageError("the results cannot go into the file that the prompts come from")
@@ -513,17 +508,17 @@ def _results(output: str | None, source: BinaryIO, layout: "Layout") -> Iterator
         raise UsageError("standard output is closed", hint="name a file with --output")
     try:
         descriptor = os.dup(sys.stdout.fileno())
-    except OSError:  # it is no file: a program runs this command and collects what it prints
+    except OSError:  # a program that runs this command replaced it, and has no file
         yield Results(sys.stdout.buffer, layout)
         return
     with Results(open(descriptor, "wb"), layout) as results:
         yield results
 
 
-def _report_other_answers(results: Results, asked: dict[str, Any], output: str | None) -> None:
-    """Print which answers of earlier runs do not follow from the options of this one."""
+def _report_other_settings(results: Results, settings: dict[str, Any], output: str | None) -> None:
+    """Report the answers of earlier runs that had other settings than this one."""
     try:
-        others = results.note_asked(asked)
+        others = results.record_settings(settings)
     except OSError as error:
         print_note(f"how these answers are asked for is not recorded: {error.strerror or error}")
         return
@@ -536,8 +531,8 @@ def _report_other_answers(results: Results, asked: dict[str, Any], output: str |
 
 
 @contextmanager
-def _ending_well(run: BatchRun, outcomes: Outcomes) -> Iterator[None]:
-    """Let Ctrl-C end the run at once, but never between an answer that has come and its result."""
+def _closed_by_sigint(run: BatchRun, outcomes: Outcomes) -> Iterator[None]:
+    """Let Ctrl-C end the run at once, but never between an answer and the writing of its result."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -14,7 +14,7 @@ from llm.types import Completion
 from scripts.batch.rows import Line, Source, checksum, text_of
 from scripts.output import clean
 
-#: What a column of results can hold besides columns of the input and fields of a schema, and its type in Parquet.
+#: Columns that results can have besides those of the input and the fields of a schema, with their types in Parquet.
 FACTS: Final = {
     **dict.fromkeys(("answer", "error", "backend", "model", "finish_reason"), "string"),
     "cost": "float64",
@@ -24,18 +24,18 @@ FACTS: Final = {
     "line": "int64",
 }
 
-#: Types of a JSON Schema, and those of a Parquet column.
+#: Parquet types of the types in a JSON Schema.
 _ARROW: Final = {"integer": "int64", "number": "float64", "boolean": "bool", "string": "string"}
 
 
 @dataclass(frozen=True)
-class Result:
+class BatchResult:
     """The result of a row.
 
     Attributes:
         line: the row.
         completion: the answer; `None` if there is none.
-        error: why there is none.
+        error: the failure; `None` if there is an answer.
     """
 
     line: Line
@@ -43,7 +43,7 @@ class Result:
     error: D0ttinoError | None = None
 
     def fact(self, name: str) -> Any:
-        """Return one of `FACTS`."""
+        """Return the value of a column in `FACTS`."""
         completion = self.completion
         if name == "line":
             return self.line.number
@@ -63,13 +63,13 @@ class Result:
 
 
 class Stored(NamedTuple):
-    """A result of an earlier run.
+    """The location of an earlier run's result.
 
     Attributes:
-        position: which row it belongs to: its number or its index.
-        digest: a checksum of what it holds of the row.
+        position: the row, by its number or its index.
+        digest: a checksum of the part of the row that the result contains.
         is_answered: whether it is an answer.
-        start, end: where it is in its file, in bytes.
+        start, end: offsets in its file, in bytes.
     """
 
     position: int
@@ -83,43 +83,43 @@ class Layout:
     """The form of results in a file.
 
     Attributes:
-        is_named: whether a result names its row. Where it does not, it has to stand at the place of the row.
+        is_named: whether a result has the number of its row. Otherwise its position in the file identifies the row.
     """
 
     is_named = False
 
     def header(self) -> bytes:
-        """Return what a file begins with."""
+        """Return the first bytes of a file."""
         return b""
 
-    def encoded(self, result: Result) -> bytes:
-        """Return a result as it stands in a file."""
+    def encoded(self, result: BatchResult) -> bytes:
+        """Return a result as bytes of a file."""
         raise NotImplementedError
 
     def position(self, line: Line) -> int:
-        """Return which row this is for the results."""
+        """Return the position of a row among the results."""
         return line.index
 
     def digest(self, line: Line) -> int:
-        """Return the checksum of what results hold of a row."""
+        """Return the checksum of the part of a row that results contain."""
         raise NotImplementedError
 
     def stored(self, file: BinaryIO, name: str) -> Iterator[Stored]:
-        """Yield the results in a file that is read from its beginning; half a result at its end is left out.
+        """Yield the results in a file, without an incomplete one at its end.
 
         Raises:
-            UsageError: it holds something else.
+            UsageError: the file contains something else.
         """
         raise NotImplementedError
 
 
 class Records(Layout):
-    """A JSON object for each row: its number, all that is known of the answer, attempts and errors included."""
+    """A JSON object for each row: its number, the answer with all its facts, attempts and errors."""
 
     is_named = True
 
-    def encoded(self, result: Result) -> bytes:
-        """Return a result as it stands in a file."""
+    def encoded(self, result: BatchResult) -> bytes:
+        """Return a result as bytes of a file."""
         if result.completion is not None:
             facts = result.completion.to_json()
             record = {"text": facts.pop("text"), "error": None, **clean(facts)}
@@ -145,8 +145,8 @@ class Records(Layout):
 class OpenAI(Layout):
     """A line of an OpenAI batch's output for each row: `response`, or `error` where there was no HTTP answer."""
 
-    def encoded(self, result: Result) -> bytes:
-        """Return a result as it stands in a file."""
+    def encoded(self, result: BatchResult) -> bytes:
+        """Return a result as bytes of a file."""
         from llm.backends.http.openai import chat_completion
 
         response, error = None, None
@@ -166,15 +166,14 @@ class OpenAI(Layout):
 
     def digest(self, line: Line) -> int:
         """Return the checksum of the row's `custom_id`."""
-        return int(checksum(json.dumps(line.id)), 16)
+        return _digest(line.id)
 
     def stored(self, file: BinaryIO, name: str) -> Iterator[Stored]:
         """Yield the results in a file."""
         lines = json_lines(file, name, lambda record: {"custom_id", "response", "error"} <= record.keys())
         for position, (record, start, end) in enumerate(lines, 1):
-            digest = int(checksum(json.dumps(record["custom_id"])), 16)
             is_answered = isinstance(record["response"], dict) and record["response"].get("status_code") == 200
-            yield Stored(position, digest, is_answered, start, end)
+            yield Stored(position, _digest(record["custom_id"]), is_answered, start, end)
 
 
 class Column(NamedTuple):
@@ -182,8 +181,8 @@ class Column(NamedTuple):
 
     Attributes:
         name: its name.
-        kind: `input`, `fact` or `data`, a field of an answer by a schema.
-        key: the name of that.
+        kind: `input`, `fact` (one of `FACTS`) or `data` (a field of an answer by a schema).
+        key: the name of the column, fact or field.
         type: its type in a Parquet file.
     """
 
@@ -199,7 +198,7 @@ class Table(Layout):
     Args:
         columns: the columns.
         format: `csv`, `tsv`, `jsonl` or `parquet`, whose rows are JSON until all are there.
-        delimiter: what stands between the fields of a CSV file.
+        delimiter: the separator of fields in a CSV file.
     """
 
     def __init__(self, columns: Sequence[Column], format: str, delimiter: str = ",") -> None:
@@ -220,16 +219,16 @@ class Table(Layout):
         """Return the names of the columns."""
         return self._csv_line(self._names) if self._is_csv else b""
 
-    def encoded(self, result: Result) -> bytes:
-        """Return a result as it stands in a file."""
+    def encoded(self, result: BatchResult) -> bytes:
+        """Return a result as bytes of a file."""
         cells = self._cells(result)
         if self._is_csv:
             return self._csv_line(["" if cell is None else text_of(cell) for cell in cells])
         return json_line(dict(zip(self._names, cells, strict=True)))
 
     def digest(self, line: Line) -> int:
-        """Return the checksum of the row's columns that are also in the results."""
-        return self._checksum([line.values.get(self.columns[place].key) for place in self._inputs])
+        """Return the checksum of the input columns that results contain."""
+        return _digest([text_of(line.values.get(self.columns[place].key)) for place in self._inputs])
 
     def stored(self, file: BinaryIO, name: str) -> Iterator[Stored]:
         """Yield the results in a file."""
@@ -244,18 +243,18 @@ class Table(Layout):
             yield self._stored(position, (list(row.values()), 0, 0))
 
     def arrow_schema(self) -> Any:
-        """Return the columns of a Parquet file."""
+        """Return the schema of a Parquet file."""
         import pyarrow
 
         def of(given: Any) -> Any:
             kind = pyarrow.type_for_alias(given) if isinstance(given, str) else given
             plain = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)
-            return kind if plain else pyarrow.string()  # others are text in JSON, where results are until then
+            return kind if plain else pyarrow.string()  # until the end results are JSON, where others are text
 
         return pyarrow.schema([(column.name, of(column.type)) for column in self.columns])
 
     def arrow_batch(self, rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
-        """Return rows as Parquet takes them."""
+        """Return rows as a record batch of Arrow."""
         import pyarrow
 
         columns = []
@@ -270,10 +269,10 @@ class Table(Layout):
         cells, start, end = found
         failed = any(cells[place] for place in self._errors)
         is_there = not self._answers or any(cells[place] not in (None, "") for place in self._answers)
-        digest = self._checksum([cells[place] for place in self._inputs])
+        digest = _digest([text_of(cells[place]) for place in self._inputs])
         return Stored(position, digest, is_there and not failed, start, end)
 
-    def _cells(self, result: Result) -> list[Any]:
+    def _cells(self, result: BatchResult) -> list[Any]:
         data: Any = None
         if result.completion is not None and any(column.kind == "data" for column in self.columns):
             data = json.loads(result.completion.text)
@@ -283,9 +282,6 @@ class Table(Layout):
             "data": data.get if isinstance(data, dict) else {}.get,
         }
         return [kinds[column.kind](column.key) for column in self.columns]
-
-    def _checksum(self, cells: Iterable[Any]) -> int:
-        return int(checksum(json.dumps([text_of(cell) for cell in cells])), 16)
 
     def _csv_line(self, cells: Sequence[str]) -> bytes:
         text = io.StringIO()
@@ -318,12 +314,12 @@ class Table(Layout):
 
 
 class _Counted(Iterator[str]):
-    """The lines of a file, and how many bytes of it were read."""
+    """The lines of a file, with the number of bytes that were read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.read = 0
-        #: Whether no more than whole lines were asked for.
+        #: Whether the last line was complete.
         self.is_whole = True
 
     def __next__(self) -> str:
@@ -336,8 +332,10 @@ class _Counted(Iterator[str]):
         return line.decode(encoding)
 
 
-def json_lines(file: BinaryIO, name: str, is_sound: Any) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """Yield the objects in a file, and where each begins and ends; half a line at its end is left out."""
+def json_lines(
+    file: BinaryIO, name: str, is_sound: Callable[[dict[str, Any]], bool]
+) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """Yield the objects in a file with their start and end, without an incomplete one at its end."""
     start = 0
     for number, content in enumerate(file, 1):
         try:
@@ -346,7 +344,7 @@ def json_lines(file: BinaryIO, name: str, is_sound: Any) -> Iterator[tuple[dict[
         except (ValueError, RecursionError):
             sound = False
         whole = content.endswith(b"\n")
-        if not sound and whole:  # only the last line can be one that a run that was killed left behind
+        if not sound and whole:  # a run that was killed leaves at most an incomplete line
             raise _no_result(name, number)
         if not sound or not whole:
             return
@@ -358,14 +356,13 @@ def json_line(record: dict[str, Any]) -> bytes:
     """Return an object as a line of JSON."""
     try:
         return json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair, which only JSON itself can write
+    except UnicodeEncodeError:  # half a surrogate pair needs an escape
         return json.dumps(record, default=str).encode() + b"\n"
 
 
 def _is_record(record: dict[str, Any]) -> bool:
     try:
-        int(record["input"], 16)
-        sound = type(record["line"]) is int and record["line"] > 0
+        sound = 0 <= int(record["input"], 16) < 2**64 and type(record["line"]) is int and record["line"] > 0
         return sound and (record["error"] is None) == isinstance(record["text"], str)
     except (ValueError, TypeError, LookupError):
         return False
@@ -392,6 +389,10 @@ def _failure(error: D0ttinoError) -> dict[str, Any]:
     }
 
 
+def _digest(value: Any) -> int:
+    return int(checksum(json.dumps(value)), 16)
+
+
 def _new_id() -> str:
     return os.urandom(16).hex()
 
@@ -406,13 +407,12 @@ def columns_for(source: Source, chosen: Sequence[str], schema: Mapping[str, Any]
 
     Args:
         source: the rows.
-        chosen: names of columns of the input, of `FACTS` and of fields of the schema; none: all columns of the
-            input, then the fields of the schema, or else the answer, and the error.
+        chosen: names of columns of the input, of `FACTS` and of fields of the schema; if empty, all columns of the
+            input, then the fields of the schema or else the answer, and the error.
         schema: the schema of the answers.
     """
     fields = schema.get("properties", {}) if schema is not None else {}
-    taken = {name: Column(name, "input", name, source.types.get(name, "string")) for name in source.columns}
-    found = dict(taken)
+    found = {name: Column(name, "input", name, source.types.get(name, "string")) for name in source.columns}
     added = [Column(name, "data", name, _arrow_type(shape)) for name, shape in fields.items()]
     for column in [*added, *(Column(name, "fact", name, kind) for name, kind in FACTS.items())]:
         name, number = column.name, 2

@@ -15,31 +15,32 @@ from typing import Any, BinaryIO, Final, Self
 
 from llm._state import make_private, open_named, open_private, replacing, state_dir, write_atomically
 from llm.errors import D0ttinoError, UsageError
-from scripts.batch.layouts import Layout, Result, Stored, Table, json_line, json_lines
+from scripts.batch.layouts import BatchResult, Layout, Stored, Table, json_line, json_lines
 from scripts.batch.rows import Line, checksum, parquet
 from scripts.output import clean, print_note
 
-#: What answers follow from besides backend, model and row, and what it is called.
-_ASKED: Final = {
+#: Settings of a run that determine its answers, besides backend and model, with their names in messages.
+_SETTINGS: Final = {
     "prompt": "--prompt or template",
     "system": "system prompt",
     "parameters": "value of a blank",
     "options": "value of an option",
     "schema": "schema",
 }
-#: How many changes of that are recorded, and how many ranges of rows are named.
+#: Maximum number of recorded changes of these settings, and of printed ranges of rows.
 _MOST_RUNS: Final = 200
-_NAMED: Final = 4
+_MOST_RANGES: Final = 4
+_UNKNOWN_RUN: Final[dict[str, Any]] = {"settings": None, "before": []}
 #: Rows of a Parquet file that are encoded at a time.
-_ENCODED: Final = 1024
+_CHUNK: Final = 1024
 
 
 class Results:
     """Results that are written once, to stdout or a pipe; a context manager that closes the file.
 
     Args:
-        file: where the results go.
-        layout: how they look.
+        file: the file.
+        layout: the format of the results.
         path: name of the file in errors; `None` for stdout.
     """
 
@@ -51,12 +52,12 @@ class Results:
 
     @property
     def needs_all(self) -> bool:
-        """Whether there has to be a result of each row before one that is written."""
+        """Whether each row needs a result before those after it can be written."""
         return not self._layout.is_named
 
     @property
     def waiting(self) -> str | None:
-        """The file in which results wait for `finish`; `None`: there is none."""
+        """The file with the results that `finish` will put in their places, if there is one."""
         return None
 
     def __enter__(self) -> Self:
@@ -67,16 +68,16 @@ class Results:
             self._file.close()
 
     def is_done(self, _line: Line) -> bool:
-        """Whether an earlier run has the answer to a row: there was none."""
+        """Whether an earlier run answered a row: there was none."""
         return False
 
-    def add(self, result: Result) -> None:
-        """Write a result at once, so that it is not lost if this process is killed."""
+    def add(self, result: BatchResult) -> None:
+        """Write a result immediately, so that it is not lost if this process is killed."""
         with self._naming():
             self._write(self._layout.encoded(result))
 
-    def note_asked(self, _asked: dict[str, Any]) -> list[str]:
-        """Record what the answers of this run follow from; return how earlier ones were asked for otherwise."""
+    def record_settings(self, _settings: dict[str, Any]) -> list[str]:
+        """Record the settings of this run; return descriptions of earlier answers that had others."""
         return []
 
     def finish(self) -> None:
@@ -93,7 +94,7 @@ class Results:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Add the file's name to write errors, which have none."""
+        """Add the name of the file to errors of writing."""
         try:
             yield
         except OSError as error:
@@ -103,7 +104,7 @@ class Results:
 
 
 class _Numbers:
-    """A number for each row in 8 bytes, as there may be millions; zero where there is none."""
+    """A number for each row, 0 by default, in 8 bytes: there may be millions."""
 
     def __init__(self) -> None:
         self._numbers = array("Q")
@@ -121,33 +122,33 @@ class _Numbers:
 
 
 class ResultsFile(Results):
-    """Results in a file, those of earlier runs included.
+    """Results in a file, including those of earlier runs.
 
-    A run that was killed may have left half a result, which is cut off. Failures are sent again. Their new results
-    follow the others where results name their rows, and are written to a file beside this one where they do not;
-    `finish` puts all in order.
+    An incomplete result that a killed run left is cut off. Failures are sent again. Their new results are appended if
+    results have the numbers of their rows, and otherwise written to a second file, `PATH.part`. `finish` puts all in
+    order.
 
     Args:
         path: the file; it need not exist.
-        layout: how results look.
+        layout: the format of the results.
 
     Raises:
-        UsageError: the file holds something else, or another run writes to it.
+        UsageError: the file contains something else, or another run writes to it.
         OSError: the file cannot be read or written.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
-        path = Path(os.path.realpath(path))  # `resolve` raises something else for links in a circle
+        path = Path(os.path.realpath(path))  # `Path.resolve` raises RuntimeError for a loop of links
         super().__init__(open(path, "a+b"), layout, path)  # noqa: SIM115 - closed by `__exit__`
         self._name = str(path)
-        self._late_name = f"{path}.part"
-        self._late: BinaryIO | None = None
+        self._part_name = f"{path}.part"
+        self._part: BinaryIO | None = None
         self._sizes: dict[BinaryIO, int] = {}
         self._done = _Numbers()
         self._last = 0
         self._in_order = True
         try:
-            # Two runs would each answer the rows that the other has under way, and be paid for twice.
+            # Two runs would both answer the rows that are under way, at twice the cost.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()
         except BaseException as error:
@@ -162,11 +163,11 @@ class ResultsFile(Results):
 
     @property
     def waiting(self) -> str | None:
-        """The file in which results wait for `finish`; `None`: there is none."""
-        return None if self._late is None else self._late_name
+        """The file with the results that `finish` will put in their places, if there is one."""
+        return None if self._part is None else self._part_name
 
     def is_done(self, line: Line) -> bool:
-        """Whether an earlier run has the answer to a row."""
+        """Whether an earlier run answered a row."""
         position = self._layout.position(line)
         digest = self._done[position]
         if digest not in {0, _nonzero(self._layout.digest(line))}:
@@ -176,8 +177,8 @@ class ResultsFile(Results):
             )
         return digest != 0
 
-    def note_asked(self, asked: dict[str, Any]) -> list[str]:
-        """Record what the answers of this run follow from; return how earlier ones were asked for otherwise.
+    def record_settings(self, settings: dict[str, Any]) -> list[str]:
+        """Record the settings of this run; return descriptions of earlier answers that had others.
 
         Raises:
             OSError: it cannot be recorded.
@@ -185,40 +186,42 @@ class ResultsFile(Results):
         record = os.path.join(state_dir(), "batches", f"{checksum(self._name)}.json")
         done = _ranges(self._done)
         runs = _runs_in(record) if done else []
-        if done and not runs:  # a file from elsewhere, or of before this was recorded
-            runs = [{"asked": None, "before": []}]
-        if not runs or runs[-1]["asked"] != asked:
-            runs.append({"asked": asked, "before": done})
-            if len(runs) > _MOST_RUNS:  # those of the oldest are not compared any more
-                runs = [{"asked": None, "before": []}, *runs[-_MOST_RUNS + 1 :]]
+        if done and not runs:  # a file from elsewhere
+            runs = [_UNKNOWN_RUN]
+        if not runs or runs[-1]["settings"] != settings:
+            runs.append({"settings": settings, "before": done})
+            if len(runs) > _MOST_RUNS:  # the oldest ones are not compared any more
+                runs = [_UNKNOWN_RUN, *runs[-_MOST_RUNS + 1 :]]
             make_private(os.path.dirname(record))
             write_atomically(record, json.dumps({"file": self._name, "runs": runs}).encode())
-        return list(self._asked_otherwise(runs, asked))
+        return list(self._differences(runs, settings))
 
-    def _asked_otherwise(self, runs: list[dict[str, Any]], asked: dict[str, Any]) -> Iterator[str]:
-        """Yield which rows have answers that were asked for otherwise, and how."""
-        # The run that answered each row: the last one before a run that found it done.
+    def _differences(self, runs: list[dict[str, Any]], settings: dict[str, Any]) -> Iterator[str]:
+        """Yield each difference from the settings of earlier answers, with their rows."""
+        # The run that answered a row is the last one before a run that found it answered.
         runs_of = bytearray([len(runs) - 1]) * len(self._done)
         for number in range(len(runs) - 1, 0, -1):
             for first, last in runs[number]["before"]:
                 runs_of[first : last + 1] = bytes([number - 1]) * (min(last + 1, len(runs_of)) - first)
         rows: dict[str, _Numbers] = {}
         for position, number in enumerate(runs_of):
-            before = runs[number]["asked"]
-            if self._done[position] and before is not None and before != asked:
-                rows.setdefault(_difference(before, asked), _Numbers())[position] = 1
+            before = runs[number]["settings"]
+            if self._done[position] and before is not None and before != settings:
+                rows.setdefault(_difference(before, settings), _Numbers())[position] = 1
         kind = "line" if self._layout.is_named else "row"
         for words, numbers in rows.items():
             ranges = _ranges(numbers)
-            named = ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges[:_NAMED])
-            more = f" and {len(ranges) - _NAMED} more ranges" if len(ranges) > _NAMED else ""
+            named = ", ".join(
+                f"{first}-{last}" if last > first else f"{first}" for first, last in ranges[:_MOST_RANGES]
+            )
+            more = f" and {len(ranges) - _MOST_RANGES} more ranges" if len(ranges) > _MOST_RANGES else ""
             yield f"{kind}{'s' if len(ranges) > 1 or ranges[0][0] < ranges[0][1] else ''} {named}{more}: {words}"
 
-    def add(self, result: Result) -> None:
+    def add(self, result: BatchResult) -> None:
         """Append a result."""
         position = self._layout.position(result.line)
         if self.needs_all and position != self._last + 1:
-            self._add_late(position, result)
+            self._add_to_part(position, result)
             return
         self._note_order(position)
         super().add(result)
@@ -228,24 +231,24 @@ class ResultsFile(Results):
         with self._naming():
             self._write(b"")
             all_placed = self._in_order or self._put_in_order()
-            if self._late is not None and all_placed:
-                self._late.close()
-                self._late = None
-                os.unlink(self._late_name)
+            if self._part is not None and all_placed:
+                self._part.close()
+                self._part = None
+                os.unlink(self._part_name)
 
     def _close(self) -> None:
-        if self._late is not None:
-            self._late.close()
+        if self._part is not None:
+            self._part.close()
         self._file.close()
 
-    def _add_late(self, position: int, result: Result) -> None:
+    def _add_to_part(self, position: int, result: BatchResult) -> None:
         self._in_order = False
         with self._naming():
-            late = self._late_file()
-            self._check_unchanged(late, self._late_name)
-            late.write(json_line({"row": position, "result": self._layout.encoded(result).decode()}))
-            late.flush()
-            self._sizes[late] = os.fstat(late.fileno()).st_size
+            part = self._part_file()
+            self._check_unchanged(part, self._part_name)
+            part.write(json_line({"row": position, "result": self._layout.encoded(result).decode()}))
+            part.flush()
+            self._sizes[part] = os.fstat(part.fileno()).st_size
 
     def _write(self, content: bytes) -> None:
         self._check_unchanged(self._file, self._name)
@@ -253,7 +256,7 @@ class ResultsFile(Results):
         self._sizes[self._file] = os.fstat(self._file.fileno()).st_size
 
     def _check_unchanged(self, file: BinaryIO, name: str) -> None:
-        """Refuse to write to a file that another program changed or took away meanwhile: answers would be lost."""
+        """Refuse to write to a file that another program changed or removed meanwhile: answers would be lost."""
         found = os.fstat(file.fileno())
         if found.st_nlink == 0 or self._sizes.setdefault(file, found.st_size) != found.st_size:
             what = "removed or replaced" if found.st_nlink == 0 else "changed"
@@ -262,19 +265,19 @@ class ResultsFile(Results):
                 hint="the same command goes on with what is there",
             )
 
-    def _late_file(self) -> BinaryIO:
-        if self._late is None:
+    def _part_file(self) -> BinaryIO:
+        if self._part is None:
             mode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
-            handle = os.open(self._late_name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
-            self._late = open(handle, "a+b")  # noqa: SIM115 - closed by `__exit__`
-        return self._late
+            handle = os.open(self._part_name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+            self._part = open(handle, "a+b")  # noqa: SIM115 - closed by `__exit__`
+        return self._part
 
     def _read(self) -> None:
-        """Note the answers of earlier runs, and cut off half a result at the end of each file."""
+        """Read the results of earlier runs, and cut off an incomplete one at the end of each file."""
         self._file.seek(0)
         header = self._layout.header()
         start = self._file.read(len(codecs.BOM_UTF8) + len(header) + 1)
-        # A spreadsheet that saved the file may have put a mark before it, and other line ends.
+        # A spreadsheet that saved the file may have added a byte order mark, and changed line ends.
         begins = [mark + header[:-1] + end for mark in (b"", codecs.BOM_UTF8) for end in (b"\n", b"\r\n")]
         end = next((len(one) for one in begins if header and start.startswith(one)), 0)
         self._has_begun = end > 0
@@ -284,13 +287,13 @@ class ResultsFile(Results):
             self._note(one)
         self._cut(end)
         self._sizes[self._file] = os.fstat(self._file.fileno()).st_size
-        if self.needs_all and os.path.exists(self._late_name):
+        if self.needs_all and os.path.exists(self._part_name):
             self._in_order = False
             end = 0
-            for one in self._late_stored():
+            for one in self._stored_in_part():
                 end = one.end
                 self._note(one)
-            self._late_file().truncate(end)
+            self._part_file().truncate(end)
 
     def _cut(self, end: int) -> None:
         self._file.truncate(end)
@@ -308,52 +311,52 @@ class ResultsFile(Results):
         self._file.seek(0)
         return self._layout.stored(self._file, self._name)
 
-    def _late_stored(self) -> Iterator[Stored]:
-        file = self._late_file()
+    def _stored_in_part(self) -> Iterator[Stored]:
+        file = self._part_file()
         file.seek(0)
         header = self._layout.header()
-        for record, start, end in json_lines(file, self._late_name, lambda record: {"row", "result"} <= record.keys()):
-            for one in self._layout.stored(io.BytesIO(header + record["result"].encode()), self._late_name):
+        for record, start, end in json_lines(file, self._part_name, _is_part):
+            for one in self._layout.stored(io.BytesIO(header + record["result"].encode()), self._part_name):
                 yield one._replace(position=record["row"], start=start, end=end)
 
     def _put_in_order(self) -> bool:
-        """Write the file anew: for each row its answer, else its first failure; return whether all have a place."""
+        """Rewrite the file with the answer of each row, else its first failure; return whether no row is missing."""
         starts, ends, answered = _Numbers(), _Numbers(), _Numbers()
         for one in self._stored():
             if not ends[one.position] or (one.is_answered and not answered[one.position]):
                 starts[one.position], ends[one.position] = one.start, one.end
                 answered[one.position] = one.is_answered
-        late = self._late_starts()
+        part = self._starts_in_part()
         with replacing(self._name) as file:
             os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
             file.write(self._layout.header())
-            for position in range(1, max(len(ends), len(late))):
-                if late[position]:
-                    file.write(self._late_result(late[position]))
+            for position in range(1, max(len(ends), len(part))):
+                if part[position]:
+                    file.write(self._result_in_part(part[position]))
                 elif ends[position]:
                     self._file.seek(starts[position])
                     file.write(self._file.read(ends[position] - starts[position]))
                 elif self.needs_all:
-                    return False  # the row before it is still to come
+                    return False  # the row before it has no result yet
         return True
 
-    def _late_starts(self) -> _Numbers:
-        """Return where in the file beside this one the last result of each row begins, from 1."""
+    def _starts_in_part(self) -> _Numbers:
+        """Return the offset plus 1 of each row's last result in the second file."""
         starts = _Numbers()
-        if self._late is not None:
-            for one in self._late_stored():
+        if self._part is not None:
+            for one in self._stored_in_part():
                 starts[one.position] = one.start + 1
         return starts
 
-    def _late_result(self, start: int) -> bytes:
-        file = self._late_file()
+    def _result_in_part(self, start: int) -> bytes:
+        file = self._part_file()
         file.seek(start - 1)
         result: str = json.loads(file.readline())["result"]
         return result.encode()
 
 
 class ParquetResults(ResultsFile):
-    """Results in a Parquet file, which is written at the end: until then they are in a file beside it.
+    """Results in a Parquet file, which is written at the end: until then they are in the second file.
 
     Args:
         path: the file; it need not exist.
@@ -364,16 +367,16 @@ class ParquetResults(ResultsFile):
         self._table = table
         super().__init__(path, table)
 
-    def add(self, result: Result) -> None:
-        """Write a result to the file beside this one."""
-        self._add_late(result.line.index, result)
+    def add(self, result: BatchResult) -> None:
+        """Write a result to the second file."""
+        self._add_to_part(result.line.index, result)
 
     def _write(self, _content: bytes) -> None:
         self._check_unchanged(self._file, self._name)
         self._in_order = self._in_order and os.path.getsize(self._name) > 0
 
     def _cut(self, end: int) -> None:
-        """Leave the file: it is written as a whole."""
+        """Leave the file as it is: it is replaced as a whole."""
 
     def _stored(self) -> Iterator[Stored]:
         return self._table.stored_in(self._rows(), self._name)
@@ -387,35 +390,35 @@ class ParquetResults(ResultsFile):
             raise UsageError(
                 f"{self._name} is not a Parquet file: {error}", hint="give another file to --output"
             ) from error
-        for batch in file.iter_batches(batch_size=_ENCODED):
+        for batch in file.iter_batches(batch_size=_CHUNK):
             yield from batch.to_pylist()
 
     def _put_in_order(self) -> bool:
         module = parquet()
-        late = self._late_starts()
-        rows = self._merged(late)
+        part = self._starts_in_part()
+        rows = self._merged(part)
         schema = self._table.arrow_schema()
         with replacing(self._name) as file:
             os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
             with module.ParquetWriter(file, schema) as writer:
                 placed = 0
-                while some := list(itertools.islice(rows, _ENCODED)):
+                while some := list(itertools.islice(rows, _CHUNK)):
                     writer.write_batch(self._table.arrow_batch(some, schema))
                     placed += len(some)
-        return placed >= len(late) - 1
+        return placed >= len(part) - 1
 
-    def _merged(self, late: _Numbers) -> Iterator[dict[str, Any]]:
+    def _merged(self, part: _Numbers) -> Iterator[dict[str, Any]]:
         position = 0
         for position, row in enumerate(self._rows(), 1):
-            yield json.loads(self._late_result(late[position])) if late[position] else row
-        for further in range(position + 1, len(late)):
-            if not late[further]:
-                return  # the row before it is still to come
-            yield json.loads(self._late_result(late[further]))
+            yield json.loads(self._result_in_part(part[position])) if part[position] else row
+        for further in range(position + 1, len(part)):
+            if not part[further]:
+                return  # the row before it has no result yet
+            yield json.loads(self._result_in_part(part[further]))
 
 
 def _ranges(numbers: _Numbers) -> list[list[int]]:
-    """Return the positions that have a number, as ranges from first to last."""
+    """Return the positions of numbers other than 0 as ranges, each with its first and last one."""
     found: list[list[int]] = []
     for position in range(len(numbers)):
         if not numbers[position]:
@@ -428,12 +431,12 @@ def _ranges(numbers: _Numbers) -> list[list[int]]:
 
 
 def _runs_in(record: str) -> list[dict[str, Any]]:
-    """Return how the runs asked that wrote a file of results; nothing if nobody knows. Damage is reported."""
+    """Return the recorded runs of a file of results; an empty list, and a note, if the record is damaged."""
     try:
         with open(record, "rb", opener=open_private) as file:
             runs = json.load(file)["runs"]
         sound = all(
-            isinstance(one["asked"], dict | None)
+            isinstance(one["settings"], dict | None)
             and all(type(first) is int and type(last) is int and 0 < first <= last for first, last in one["before"])
             for one in runs
         )
@@ -448,16 +451,21 @@ def _runs_in(record: str) -> list[dict[str, Any]]:
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return in words how answers were asked for, as far as it is not as now."""
+    """Describe the settings of earlier answers that differ from those of now."""
     words = []
     if before.get("backend") != now.get("backend"):
         words.append(f"backend {clean(before.get('backend') or 'by the configuration')}")
     if before.get("model") != now.get("model"):
         words.append(f"model {clean(before.get('model') or 'by default')}")
-    for name, called in _ASKED.items():
+    for name, called in _SETTINGS.items():
         if before.get(name) != now.get(name):
             words.append(f"{'another' if name in before and name in now else 'no' if name in now else 'a'} {called}")
     return ", ".join(words)
+
+
+def _is_part(record: dict[str, Any]) -> bool:
+    row, result = record.get("row"), record.get("result")
+    return type(row) is int and row > 0 and isinstance(result, str)
 
 
 def _nonzero(digest: int) -> int:
@@ -465,7 +473,7 @@ def _nonzero(digest: int) -> int:
 
 
 def results_in(path: Path, layout: Layout) -> Results:
-    """Return the results at a path; a pipe or a device is written once."""
+    """Open the results at a path; nothing can be added later to a pipe or a device."""
     is_once = path.exists() and not path.is_file()
     if isinstance(layout, Table) and layout.format == "parquet":
         if is_once:

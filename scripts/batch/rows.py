@@ -424,7 +424,7 @@ class Prompts:
                 if name not in given and name not in template.variables:
                     self._check_column(name)
 
-    def asked(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Return everything that determines the answers besides the rows: backend, model, and checksums of the rest."""
         settings = load_settings()
         backend = self._common.backend or settings.primary_backend

@@ -163,7 +163,7 @@ def test_the_primary_backend_counts_as_one_that_is_named(host: Host, monkeypatch
 
 @pytest.mark.parametrize(
     "damage",
-    ["[]", "{", '{"runs": [7]}', '{"runs": [{"asked": 7, "before": [[1]]}]}', "[" * 100_000],
+    ["[]", "{", '{"runs": [7]}', '{"runs": [{"settings": 7, "before": [[1]]}]}', "[" * 100_000],
 )
 def test_a_damaged_record_of_how_was_asked_ends_no_batch(host: Host, clean_environment: Path, damage: str) -> None:
     write("one")
@@ -371,6 +371,27 @@ def test_half_a_line_at_the_end_is_done_again(host: Host, asked: list[str], cut:
     asked.clear()
     assert run(host, "in.jsonl", "-b", "picky", "--output", "out.jsonl").exit_code == 0
     assert (asked, texts()) == (["c"], whole)
+
+
+@pytest.mark.parametrize(
+    ("file", "record"),
+    [
+        ("out.jsonl", {"line": 1, "input": "f" * 17, "error": None, "text": "x"}),
+        ("out.jsonl", {"line": 1, "input": "-1", "error": None, "text": "x"}),
+        ("out.csv.part", {"row": "1", "result": "one,1,\n"}),
+        ("out.csv.part", {"row": -1, "result": "one,1,\n"}),
+        ("out.csv.part", {"row": 1, "result": None}),
+    ],
+)
+def test_numbers_that_no_run_wrote_are_refused(
+    host: Host, asked: list[str], file: str, record: dict[str, object]
+) -> None:
+    Path("in.csv").write_text("prompt\none\n")
+    Path("out.csv").write_text("prompt,answer,error\n")
+    Path(file).write_text(json.dumps(record) + "\n")
+    result = run(host, "in.csv", "-b", "echo", "--output", file.removesuffix(".part"))
+    assert (result.exit_code, asked) == (2, [])
+    assert f"{file}, line 1, is not a result of `ai-cli batch`" in result.stderr
 
 
 def test_results_of_another_input_are_not_mixed_with_these(host: Host, asked: list[str]) -> None:
