@@ -735,7 +735,10 @@ def _check_callable(
     name = getattr(run, "__qualname__", repr(run))
     call = getattr(run, "__call__", run)  # noqa: B004 - an object's __call__ may be the async one
     if inspect.iscoroutinefunction(run) or inspect.isasyncgenfunction(run) or inspect.iscoroutinefunction(call):
-        raise PluginDefinitionError(f"{name} is async; backends and recipes are called synchronously")
+        raise PluginDefinitionError(
+            f"{name} is async; backends and recipes are called synchronously",
+            hint="give a function that calls it by asyncio.run()",
+        )
     try:
         signature = inspect.signature(run)
     except ValueError:  # some C functions have none

@@ -54,6 +54,15 @@ def test_many_requests_wait_side_by_side() -> None:
     assert asyncio.run(main()) == [f"NO {number}" for number in range(50)]
 
 
+def test_a_backend_may_run_a_loop_of_its_own() -> None:
+    async def answer(prompt: str) -> str:
+        await asyncio.sleep(0)
+        return prompt.upper()
+
+    host = host_of(a=Backend("a", lambda prompt: asyncio.run(answer(prompt))))
+    assert asyncio.run(acomplete(Request("hi", backend="a"), host=host)).text == "HI"
+
+
 def test_errors_are_those_of_complete_and_stream() -> None:
     def run(prompt: str) -> str:
         raise BackendError("busy")
