@@ -23,9 +23,9 @@ from llm.errors import (
     InvalidResultError,
     PluginDefinitionError,
     PluginError,
-    attributed,
     end_fork,
     locate,
+    with_origin,
 )
 from llm.hooks import Origin
 from llm.hooks._entrypoints import EntryPoint, look_alike
@@ -618,7 +618,7 @@ def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
                 raise
         except BaseException as error:  # noqa: BLE001 - raised again
             end_fork(process, error)
-            raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+            raise with_origin(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
     found = RegisteredRecipe(recipe.name, recipe.description, _tuple_of(recipe.parameters), origin, steps)
     fault = fault_in(found) or next(filter(None, (one.fault() for one in found.parameters)), None)
@@ -701,7 +701,7 @@ def _completer_of(
                 raise
         except BaseException as error:  # noqa: BLE001 - raised again
             end_fork(process, error)
-            raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+            raise with_origin(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
     return complete, stream is not None
 

@@ -10,9 +10,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
-from llm.hooks import Origin, attribute, is_framework, origin_of
+from llm.hooks import Origin, is_framework, origin_of, set_origin
 
-#: Exceptions that may come out of a guarded call of a plug-in. `KeyboardInterrupt` is the user's; `attributed` has
+#: Exceptions that may come out of a guarded call of a plug-in. `KeyboardInterrupt` is the user's; `with_origin` has
 #: turned everything else into one of these.
 PLUGIN_FAULTS: Final = (Exception, SystemExit)
 
@@ -243,7 +243,7 @@ def is_transient_status(status: int) -> bool:
     return status in {408, 425, 429} or 500 <= status < 600
 
 
-def attributed(error: BaseException, origin: Origin) -> BaseException:
+def with_origin(error: BaseException, origin: Origin) -> BaseException:
     """Return the exception to raise for one of a plug-in, with its origin recorded.
 
     Anything but an `Exception` or `SystemExit` would run through every handler of the host, so a
@@ -255,7 +255,7 @@ def attributed(error: BaseException, origin: Origin) -> BaseException:
         crash = PluginCrashError(one_line(error), origin=origin)
         crash.__cause__ = error
         error = crash
-    attribute(error, origin)
+    set_origin(error, origin)
     return error
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llm import DISTRIBUTION, __version__, _validate, hookspecs
 from llm._installed import DEFAULT_PLUGINS, installed_plugins
-from llm._validate import adapt, check_backends, check_recipes
+from llm._validate import adapt
 from llm.contributions import Catalog, Offer, RegisteredBackend, RegisteredRecipe
 from llm.errors import PLUGIN_FAULTS, NameTakenError, PluginLoadError, read_on, with_place
-from llm.hooks import Blocked, Origin, Tier, attribute, origin_of, phase
+from llm.hooks import Blocked, Origin, Tier, origin_of, phase, set_origin
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, canonical, known_name, loading
 from llm.hooks._guard import CONFIGURE, Guard, HookContract, HookKind, Problem, ProblemKind, hookimpl
 from llm.hooks._loader import KnownPlugin, Loader
@@ -29,34 +29,11 @@ State = TypeVar("State")
 
 NOTHING_BLOCKED: Final = Blocking({})
 
-#: The kind of each hook, whether an exception is the answer to its caller, and the check of its results.
-_CONTRACTS: Final[Mapping[str, tuple[HookKind, bool, Any]]] = {
-    "llm_configure": (HookKind.NOTIFY, False, None),
-    "llm_close": (HookKind.NOTIFY, False, None),
-    "llm_backends": (HookKind.COLLECT, False, check_backends),
-    "llm_recipes": (HookKind.COLLECT, False, check_recipes),
-    "llm_commands": (HookKind.NOTIFY, False, None),
-    "llm_route": (HookKind.FIRST, False, _validate.check_route),
-    "llm_options": (HookKind.COLLECT, False, _validate.check_options),
-    "llm_key": (HookKind.FIRST, False, functools.partial(_validate.check_text, "llm_key")),
-    "llm_executor": (HookKind.FIRST, True, _validate.check_executor),
-    "llm_redact": (HookKind.FOLD, True, functools.partial(_validate.check_text, "llm_redact")),
-    "llm_prepare": (HookKind.FOLD, True, _validate.check_prepared),
-    "llm_complete": (HookKind.FIRST, True, _validate.check_answer),
-    "llm_attempted": (HookKind.NOTIFY, False, None),
-    "llm_completed": (HookKind.NOTIFY, False, None),
-    "llm_prepare_step": (HookKind.FOLD, True, _validate.check_prepared_step),
-    "llm_run_step": (HookKind.FIRST, True, _validate.check_step_result),
-    "llm_step_ended": (HookKind.NOTIFY, False, None),
-}
 #: What plug-ins contribute, as a host knows it.
 _KINDS: Final[Mapping[str, Any]] = {"backend": RegisteredBackend, "recipe": RegisteredRecipe}
 
 #: More threads than this never ask plug-ins for the same at once: each of them waits for the next.
 _MOST_THREADS: Final = 256
-
-#: Hooks whose built-in implementation may have no answer: not every key is in its store.
-_UNSURE: Final = frozenset({"llm_key", "llm_executor"})
 
 
 def own_entries(modules: Iterable[str] = DEFAULT_PLUGINS) -> list[EntryPoint]:
@@ -69,19 +46,33 @@ def own_entries(modules: Iterable[str] = DEFAULT_PLUGINS) -> list[EntryPoint]:
 
 def contracts() -> list[HookContract]:
     """Return the contract of each hook in `llm.hookspecs`."""
-    codes = {name: getattr(hookspecs, name).__code__ for name in _CONTRACTS}
+    of, text = HookContract.of, _validate.check_text
     return [
-        HookContract(
-            name,
-            codes[name].co_varnames[: codes[name].co_argcount],
-            kind,
-            propagates,
-            check,
-            answered=kind is HookKind.FIRST and name not in _UNSURE,
-            confines=name == "llm_run_step",
-            passive=name == "llm_redact",  # while its plug-in is missing, the error that names it has to be readable
-        )
-        for name, (kind, propagates, check) in _CONTRACTS.items()
+        of(hookspecs.llm_configure, HookKind.NOTIFY),
+        of(hookspecs.llm_close, HookKind.NOTIFY),
+        of(hookspecs.llm_backends, HookKind.COLLECT, _validate.check_backends),
+        of(hookspecs.llm_recipes, HookKind.COLLECT, _validate.check_recipes),
+        of(hookspecs.llm_commands, HookKind.NOTIFY),
+        of(hookspecs.llm_route, HookKind.FIRST, _validate.check_route, answered=True),
+        of(hookspecs.llm_options, HookKind.COLLECT, _validate.check_options),
+        of(hookspecs.llm_key, HookKind.FIRST, functools.partial(text, "llm_key")),
+        of(hookspecs.llm_executor, HookKind.FIRST, _validate.check_executor, propagates=True),
+        # Passive: while such a plug-in is missing, the error that names it has to be readable.
+        of(hookspecs.llm_redact, HookKind.FOLD, functools.partial(text, "llm_redact"), propagates=True, passive=True),
+        of(hookspecs.llm_prepare, HookKind.FOLD, _validate.check_prepared, propagates=True),
+        of(hookspecs.llm_complete, HookKind.FIRST, _validate.check_answer, propagates=True, answered=True),
+        of(hookspecs.llm_attempted, HookKind.NOTIFY),
+        of(hookspecs.llm_completed, HookKind.NOTIFY),
+        of(hookspecs.llm_prepare_step, HookKind.FOLD, _validate.check_prepared_step, propagates=True),
+        of(
+            hookspecs.llm_run_step,
+            HookKind.FIRST,
+            _validate.check_step_result,
+            propagates=True,
+            answered=True,
+            confines=True,
+        ),
+        of(hookspecs.llm_step_ended, HookKind.NOTIFY),
     ]
 
 
@@ -94,7 +85,7 @@ class _Dispatch:
     @hookimpl(trylast=True)
     def llm_complete(self, request: Request, backend: RegisteredBackend, call: Call) -> Answer:
         """Return the backend's answer: whole, or one that has begun, so that wrappers see its failures."""
-        self._host.begin(backend.origin)
+        self._host.configure(backend.origin)
         if call.turn is not None:
             call = call.turn.begin(call)
         answer = backend.complete(request, call)
@@ -526,7 +517,7 @@ class Host(PluginManager):
             f"{entry} no longer registers the {kind} {name!r}", hint="try again: it is imported at once the next time"
         )
         self._manifests.forget([entry])
-        attribute(error, entry.origin(plugin))
+        set_origin(error, entry.origin(plugin))
         return error
 
     def _looked_at(self, kind: str, hook: str, entries: Iterable[EntryPoint]) -> Catalog[Any]:

@@ -10,7 +10,7 @@ from time import monotonic, perf_counter_ns
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 from llm._dataclasses import dataclass, field, hash_of, replace
-from llm.errors import BackendTimeoutError, CancelledError, InvalidResultError, attributed
+from llm.errors import BackendTimeoutError, CancelledError, InvalidResultError, with_origin
 from llm.hooks import Origin, place_in
 
 K = TypeVar("K")
@@ -875,7 +875,7 @@ class Answer:
             begun = "did not end" if self.so_far else "did not begin"
             late = BackendTimeoutError(f"its answer {begun} within the time of the request")
             maker = self._maker or self.origin
-            self._error = late if maker is None else attributed(late, maker)
+            self._error = late if maker is None else with_origin(late, maker)
             self.close()
             raise self._error
         start = perf_counter_ns() if self._watchers else 0
@@ -891,7 +891,7 @@ class Answer:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again
             maker = self._maker or self.origin
-            self._error = error if maker is None else attributed(error, maker)
+            self._error = error if maker is None else with_origin(error, maker)
             raise self._error  # noqa: B904 - the same exception, unless it had to be replaced
         finally:
             for watcher in self._watchers if start else ():

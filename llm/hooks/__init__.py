@@ -116,8 +116,8 @@ class Blocked(NamedTuple):
         return {**self.origin.to_json(), "by": self.by}
 
 
-def attribute(error: BaseException, origin: Origin) -> None:
-    """Record on an exception the plug-in that raised it; the innermost plug-in, recorded first, stays."""
+def set_origin(error: BaseException, origin: Origin) -> None:
+    """Record on an exception the plug-in that raised it, unless one is recorded: the innermost raised it."""
     if not hasattr(error, _ORIGIN):
         # Not setattr: an exception that is a frozen dataclass refuses that, and its reason would be lost.
         object.__setattr__(error, _ORIGIN, origin)

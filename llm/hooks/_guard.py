@@ -1,9 +1,10 @@
-"""Hook implementations: the marks on them, the contract of their hook, and the guard that each is called through.
+"""Hook implementations: their marks, the contract of each hook, and the guard around each plug-in.
 
-A plain pluggy call names neither whose result it returned nor whose exception it raised, and one
-exception ends the whole call. A guard knows the `Origin` of its plug-in: it turns the result into the type
-that the hook promises, marks an exception with the plug-in that raised it, and for hooks where one failure
-must not stop the others, records it as a `Problem` instead.
+A plain pluggy call does not name the plug-in that returned a result or raised an exception, and one exception ends the
+whole call. So the manager registers a `Guard` in place of each plug-in. It has a function for each implementation. That
+configures the plug-in before its first call, turns its result into the type that the hook promises, with the plug-in's
+`Origin`, and marks its exceptions with that origin, or records them as a `Problem` where the other implementations of
+the hook have to go on.
 """
 
 import functools
@@ -18,17 +19,16 @@ from pluggy import HookimplMarker, HookspecMarker
 
 from llm._dataclasses import dataclass
 from llm.errors import (
-    PLUGIN_FAULTS,
     ConfigError,
     D0ttinoError,
     PluginDefinitionError,
     PluginError,
-    attributed,
     locate,
     one_line,
     place_of_function,
     read_on,
     reason_of,
+    with_origin,
     with_place,
 )
 from llm.hooks import Origin, Tier, note_fault
@@ -76,18 +76,18 @@ class ImplementationMarker:
 
 hookimpl: Final = ImplementationMarker(PROJECT_NAME)
 
-#: Hooks of a plug-in's own life; its guard calls them.
+#: Hooks of a plug-in's own life cycle; its guard calls them.
 CONFIGURE: Final = "llm_configure"
 CLOSE: Final = "llm_close"
 
-
+#: Options of an implementation that decide on its place in the order.
 _MARKS: Final = ("wrapper", "tryfirst", "trylast")
 
 
 class HookKind(Enum):
-    """The way in which the results of a hook's implementations become one."""
+    """How a hook call combines the results of the implementations."""
 
-    COLLECT = "collect"  # every one is asked, a call returns a list
+    COLLECT = "collect"  # all are called, the call returns a list
     FIRST = "first result"  # the first that is not `None` ends the call
     NOTIFY = "notify"  # results are not used
     FOLD = "fold"  # each gets the value that the one before returned
@@ -95,30 +95,36 @@ class HookKind(Enum):
 
 @dataclass(frozen=True)
 class HookContract:
-    """Expectations of the implementations of one hook.
+    """What a hook asks of its implementations, and how the host handles them.
 
     Attributes:
         name: the hook's name.
-        arguments: names of the arguments that an implementation may ask for.
-        kind: how results become one.
-        propagates: whether an exception ends the call; if not, it is recorded and the others go on.
-        check: `check(result, origin, inside)` returns the result as the type that the hook promises,
-            with its origin, or raises `InvalidResultError`; `inside` holds what a wrapper goes around, and leaves
-            an origin that is there already. `None` where results are not used.
-        answered: whether the host's own implementation answers whenever it is asked.
-        confines: whether each implementation is a guardrail, also one that is not a wrapper: it does in a safe way what
-            the host's own would do without it, as a sandbox runs steps.
+        arguments: names of the arguments that an implementation may take.
+        kind: how results are combined.
+        check: `check(result, origin, wrapped)` returns the result as the type that the hook promises, with its origin,
+            or raises `InvalidResultError`. For a wrapper, `wrapped` is a tuple of what it goes around, whose origin
+            stays where it is handed on; else it is left out. `None` where results are not used.
+        propagates: whether an exception ends the call; if not, it is recorded and the other implementations go on.
+        answered: whether the host's own implementation always has an answer.
+        confines: whether every implementation is a guardrail, and not only wrappers: it does in a safe way what the
+            host's own would do without it, as a sandbox runs steps.
         passive: whether nothing is sent or run through it, so that no implementation is a guardrail.
     """
 
     name: str
     arguments: tuple[str, ...]
     kind: HookKind
-    propagates: bool
     check: ResultCheck | None = None
+    propagates: bool = False
     answered: bool = False
     confines: bool = False
     passive: bool = False
+
+    @classmethod
+    def of(cls, spec: Function, kind: HookKind, check: ResultCheck | None = None, **facts: bool) -> "HookContract":
+        """Return the contract of a hook, whose name and arguments its specification has."""
+        code = spec.__code__
+        return cls(spec.__name__, code.co_varnames[: code.co_argcount], kind, check, **facts)
 
     def is_guardrail(self, plugin: object, options: Mapping[str, Any]) -> bool:
         """Whether a plug-in's implementation with these options is a guardrail: nothing may be sent or run without it.
@@ -135,22 +141,22 @@ class HookContract:
 
 
 class ProblemKind(StrEnum):
-    """The sort of a problem: decides how a list shows the plug-in."""
+    """The kind of a problem, by which lists show the state of the plug-in."""
 
     FAILED = "failed"  # the plug-in is not in use
-    CONFLICT = "conflict"  # it is in use, but not under every name it asked for
-    FAULT = "fault"  # one call of one of its hooks went wrong
+    CONFLICT = "conflict"  # it is in use, but not all of what it contributes
+    FAULT = "fault"  # a call of one of its hooks failed
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that went wrong, and the plug-in at fault.
+    """A fault of a plug-in.
 
     Attributes:
-        kind: its sort.
-        origin: the plug-in at fault.
+        kind: its kind.
+        origin: the plug-in.
         message: the fault in one line.
-        hook: the hook whose call went wrong, for a fault.
+        hook: the hook whose call failed, if one did.
         hint: what to do next, if there is something.
         error: the exception behind it, with its traceback, if there was one.
     """
@@ -178,7 +184,7 @@ class Problem:
 
 
 class ProblemLog:
-    """The problems of one manager, each recorded once however often it happens."""
+    """The problems of a manager, each recorded once however often it occurs."""
 
     def __init__(self) -> None:
         self._problems: dict[tuple[object, ...], Problem] = {}
@@ -189,8 +195,8 @@ class ProblemLog:
         Faults of one hook with the same type of error count as one: their messages may hold the
         prompt, so an observer that always fails would otherwise fill the memory.
         """
-        what = problem.message if problem.hook is None else (problem.hook, type(problem.error))
-        self._problems.setdefault((problem.origin.plugin, problem.origin.entry_point, what), problem)
+        fault = problem.message if problem.hook is None else (problem.hook, type(problem.error))
+        self._problems.setdefault((problem.origin.plugin, problem.origin.entry_point, fault), problem)
 
     def __iter__(self) -> Iterator[Problem]:
         return iter(list(self._problems.values()))
@@ -199,31 +205,29 @@ class ProblemLog:
         return len(self._problems)
 
 
-class Life:
-    """The life of a plug-in: configured before its first hook, closed at the end if it was used.
+class Lifecycle:
+    """The life cycle of the plug-ins of one entry point: configured before their first hook, closed at the end.
 
     Attributes:
-        configure: its `llm_configure`, bound to its settings; raises where that fails.
-        close: its `llm_close`.
+        members: the guards of those that implement `llm_configure` or `llm_close`.
     """
 
     def __init__(self) -> None:
-        self.configure: list[Callable[[], object]] = []
-        self.close: list[Callable[[], object]] = []
+        self.members: list[Guard] = []
         self._lock = threading.RLock()
         self._begun = False
         self._ready = False
         self._error: BaseException | None = None
 
     def begin(self) -> None:
-        """Configure the plug-in, once."""
+        """Configure the plug-ins, once; if that fails, each call raises the same error."""
         if not self._ready:
-            with self._lock:  # another thread waits here until it is configured
+            with self._lock:  # other threads wait here until the plug-ins are configured
                 if not self._begun:
-                    self._begun = True  # first: a hook that it calls meanwhile must not begin again
+                    self._begun = True  # before the call: a hook that it calls itself must not begin again
                     try:
-                        for configure in self.configure:
-                            configure()
+                        for member in self.members:
+                            member.configure()
                     except KeyboardInterrupt:
                         self._begun = False
                         raise
@@ -234,30 +238,31 @@ class Life:
             raise self._error
 
     def end(self) -> None:
-        """Close the plug-in if it was used; a later use begins anew."""
+        """Close the plug-ins if they were used; a later use begins anew."""
         with self._lock:
             was_used, self._begun, self._ready, self._error = self._begun, False, False, None
-        for close in self.close if was_used else ():
-            close()
+        for member in self.members if was_used else ():
+            member.close()
 
 
 class Guard:
-    """A plug-in as the manager registers it, with a guard around each of its hook implementations.
+    """A plug-in as the manager registers it, with a guarded function for each of its hook implementations.
 
     Args:
         plugin: a module or object with functions marked by `@hookimpl`.
         origin: its origin.
-        contracts: the contract of each known hook, by hook name.
+        contracts: the contract of each hook, by name.
         problems: the log of recorded failures.
-        life_of: returns the life that it shares with the other plug-ins of its entry point.
-        settings: returns the settings of a plug-in, for `llm_configure`.
+        lifecycle_of: returns the life cycle of an entry point's plug-ins, by the origin of one of them.
+        settings: `settings(origin, plugin)` returns the argument of `llm_configure`.
 
     Attributes:
-        implementations: hook name to those of the options `wrapper`, `tryfirst` and `trylast` that are set.
+        implementations: by hook, those of the options `wrapper`, `tryfirst` and `trylast` that are set.
+        lifecycle: its life cycle; `None` if it implements neither `llm_configure` nor `llm_close`.
 
     Raises:
-        PluginDefinitionError: the plug-in implements no hook, misspells one, asks for an argument that its hook does
-            not have, is `async`, or declares a wrapper that does not yield. All such faults are named at once.
+        PluginDefinitionError: the plug-in implements no hook, misspells one, takes an argument that its hook does not
+            have, is `async`, or has a wrapper that does not yield. The error names all of these at once.
     """
 
     def __init__(
@@ -266,53 +271,31 @@ class Guard:
         origin: Origin,
         contracts: Mapping[str, HookContract],
         problems: ProblemLog,
-        life_of: Callable[[Origin], Life],
+        lifecycle_of: Callable[[Origin], Lifecycle],
         settings: Callable[[Origin, object], object],
     ) -> None:
         self.origin = origin
         self.plugin = plugin
         self.implementations: dict[str, Mapping[str, Any]] = {}
-        self._configure: Callable[[], object] | None = None
-        self._close: Callable[[], object] | None = None
-        faults: list[str] = []
-        section: str | None = None
-        found: list[tuple[str, HookContract, Function, dict[str, Any]]] = []
-        for name, function, options in marked_functions(plugin):
-            hook_name = options.get("specname") or name
-            contract = contracts.get(hook_name)
-            if contract is None:
-                if not options.get("optionalhook"):
-                    section = section or _close_hook(hook_name, contracts)
-                    faults.append(f"{_unknown_hook(hook_name, contracts)}{_in_brackets(function)}")
-                continue
-            fault = _definition_fault(function, options, contract, origin)
-            if fault is not None:
-                section = section or hook_name
-                faults.append(f"{hook_name} {fault}{_in_brackets(function)}")
-                continue
-            found.append((name, contract, function, {**options, "specname": hook_name}))
-        if not found and not faults and not any(True for _ in marked_functions(plugin)):
-            # pluggy registers it without a word, and it would never be called.
-            kind = plugin if isinstance(plugin, type | ModuleType) else type(plugin)
-            reasons = [f"{_name_of(kind)} implements no hook", *unmarked_hooks(plugin, contracts, similar=True)]
-            faults.append("; ".join(reasons))
-        if faults:
-            raise PluginDefinitionError("; ".join(faults), origin=origin, hint=read_on(section or "hooks"))
-        has_life = any(contract.name in {CONFIGURE, CLOSE} for _, contract, _, _ in found)
-        life = life_of(origin) if has_life else Life()
-        self._life = life
+        self.lifecycle: Lifecycle | None = None
+        self._settings = settings
+        self._configure: Function | None = None
+        self._close: Function | None = None
+        found = _checked_implementations(plugin, origin, contracts)
+        if any(contract.name in _OF_LIFECYCLE for _, contract, _, _ in found):
+            self.lifecycle = lifecycle_of(origin)
         for name, contract, function, options in found:
-            begin = life.begin if has_life and contract.name not in {CONFIGURE, CLOSE} else None
-            guard = _guard_wrapper if options.get("wrapper") else _guard
+            begin = self.lifecycle.begin if self.lifecycle and contract.name not in _OF_LIFECYCLE else None
+            guard = _guarded_wrapper if options.get("wrapper") else _guarded
             guarded = guard(function, contract, origin, problems, begin)
             guarded.__signature__ = _without_defaults(function)  # type: ignore[attr-defined]
             setattr(guarded, HOOKIMPL_ATTRIBUTE, options)
             setattr(self, name if name.startswith(HOOK_PREFIX) else HOOK_PREFIX + name, guarded)
-            # Of several implementations of a hook a wrapper counts: the manifest remembers it as a guardrail.
+            # Of several implementations of a hook a wrapper counts: the manifest records it as a guardrail.
             if not self.implementations.get(contract.name, {}).get("wrapper"):
                 self.implementations[contract.name] = {mark: True for mark in _MARKS if options.get(mark)}
             if contract.name == CONFIGURE:
-                self._configure = functools.partial(_configure, function, origin, settings, plugin)
+                self._configure = function  # unguarded: a failure fails whatever the plug-in is used for
             elif contract.name == CLOSE:
                 self._close = guarded
 
@@ -321,38 +304,67 @@ class Guard:
         """The name under which the plug-in is registered."""
         return self.origin.plugin
 
-    def join(self) -> None:
-        """Take part in the life: the plug-in is registered."""
+    def configure(self) -> None:
+        """Call `llm_configure` with the plug-in's settings, if it implements that."""
         if self._configure is not None:
-            self._life.configure.append(self._configure)
-        if self._close is not None:
-            self._life.close.append(self._close)
+            try:
+                takes_settings = bool(inspect.signature(self._configure).parameters)
+                self._configure(*([self._settings(self.origin, self.plugin)] if takes_settings else []))
+            except BaseException as error:  # noqa: BLE001 - raised again
+                raise with_origin(error, self.origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
-    def leave(self) -> None:
-        """Take no more part in the life: the plug-in is unregistered."""
-        for mine, everybodys in ((self._configure, self._life.configure), (self._close, self._life.close)):
-            if mine in everybodys:
-                everybodys.remove(mine)
+    def close(self) -> None:
+        """Call `llm_close`, if the plug-in implements it."""
+        if self._close is not None:
+            self._close()
 
     def __dir__(self) -> list[str]:
-        # Pluggy looks at every name that this returns, one after the other, to find the hooks.
+        # Pluggy looks at every name in here, one after the other, to find the implementations.
         return [name for name in vars(self) if name.startswith(HOOK_PREFIX)]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.origin}>"
 
 
-def _configure(
-    function: Function, origin: Origin, settings: Callable[[Origin, object], object], plugin: object
-) -> None:
-    try:
-        arguments = [settings(origin, plugin)] if inspect.signature(function).parameters else []
-        function(*arguments)
-    except BaseException as error:  # noqa: BLE001 - raised again
-        raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+_OF_LIFECYCLE: Final = frozenset({CONFIGURE, CLOSE})
 
 
-#: Looking at each of these took longer than at all that plug-ins define.
+def _checked_implementations(
+    plugin: object, origin: Origin, contracts: Mapping[str, HookContract]
+) -> list[tuple[str, HookContract, Function, dict[str, Any]]]:
+    """Return name, contract, function and options of each hook implementation of a plug-in.
+
+    Raises:
+        PluginDefinitionError: there is none, or some do not fit their contracts.
+    """
+    found = []
+    faults: list[str] = []
+    topic: str | None = None  # the hook of the first fault
+    marked = list(marked_functions(plugin))
+    for name, function, options in marked:
+        hook = options.get("specname") or name
+        contract = contracts.get(hook)
+        if contract is not None:
+            fault = _definition_fault(function, options, contract, origin)
+            if fault is None:
+                found.append((name, contract, function, {**options, "specname": hook}))
+            else:
+                topic = topic or hook
+                faults.append(f"{hook} {fault}{_in_brackets(function)}")
+        elif not options.get("optionalhook"):
+            topic = topic or _closest_hook(hook, contracts)
+            faults.append(f"{_unknown_hook(hook, contracts)}{_in_brackets(function)}")
+    if not marked:
+        # pluggy registers such an object without a word, and it would never be called.
+        kind = plugin if isinstance(plugin, type | ModuleType) else type(plugin)
+        lines = unmarked_hooks(plugin, contracts, similar=True)
+        faults.append("; ".join([f"{_name_of(kind)} implements no hook", *lines]))
+    if faults:
+        raise PluginDefinitionError("; ".join(faults), origin=origin, hint=read_on(topic or "hooks"))
+    return found
+
+
+#: Looking at each of these would take longer than looking at all that plug-ins define.
 _OF_EVERY_OBJECT: Final = frozenset(dir(object))
 
 
@@ -389,7 +401,7 @@ def unmarked_hooks(plugin: object, contracts: Collection[str], *, similar: bool 
     own_modules = {plugin.__name__} if isinstance(plugin, ModuleType) else {one.__module__ for one in kind.__mro__}
     lines = []
     for name in dir(plugin):
-        hook = _close_hook(name, contracts) if similar else name
+        hook = _closest_hook(name, contracts) if similar else name
         static = inspect.getattr_static(plugin, name, None) if hook in contracts else None
         function = getattr(static, "__func__", static)
         is_own = isinstance(function, FunctionType) and function.__module__ in own_modules
@@ -404,14 +416,14 @@ def _name_of(kind: type | ModuleType) -> str:
     return name.removeprefix("builtins.")
 
 
-def _close_hook(name: str, contracts: Collection[str]) -> str | None:
+def _closest_hook(name: str, contracts: Collection[str]) -> str | None:
     import difflib
 
     return next(iter(difflib.get_close_matches(name, contracts, n=1)), None)
 
 
 def _unknown_hook(name: str, contracts: Collection[str]) -> str:
-    close = _close_hook(name, contracts)
+    close = _closest_hook(name, contracts)
     guess = f"did you mean {close}?" if close else f"known hooks: {', '.join(sorted(contracts))}"
     return f"there is no hook named {name}; {guess}"
 
@@ -427,7 +439,7 @@ def _definition_fault(
         ),
         (options.get("hookwrapper"), "is an old-style hookwrapper; use @hookimpl(wrapper=True)"),
         (
-            wraps and (contract.kind is HookKind.FOLD or contract.name in {CONFIGURE, CLOSE}),
+            wraps and (contract.kind is HookKind.FOLD or contract.name in _OF_LIFECYCLE),
             "cannot be wrapped; return a value instead",
         ),
         (wraps and not generates, "is declared as a wrapper but has no yield"),
@@ -470,10 +482,10 @@ def _without_defaults(function: Function) -> inspect.Signature:
     return signature.replace(parameters=[parameter.replace(default=parameter.empty) for parameter in parameters])
 
 
-def _record(error: BaseException, hook: str, origin: Origin, problems: ProblemLog) -> None:
+def _record_fault(error: BaseException, hook: str, origin: Origin, problems: ProblemLog) -> None:
     note_fault(origin, error)
     hint = reason_of(error)[1]
-    if isinstance(error, ConfigError):  # the user's mistake, and not the plug-in's
+    if isinstance(error, ConfigError):  # the user's mistake, not the plug-in's
         message = f"it is not configured: {error.message}"
     elif origin.builtin and isinstance(error, D0ttinoError):  # ours, and worded for the user
         message = error.message
@@ -482,19 +494,19 @@ def _record(error: BaseException, hook: str, origin: Origin, problems: ProblemLo
     problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, hint=hint, error=error))
 
 
-def _guard(
+def _guarded(
     function: Function, contract: HookContract, origin: Origin, problems: ProblemLog, begin: Callable[[], None] | None
 ) -> Function:
+    """Return an implementation with a guard around it; `begin` configures the plug-in."""
     name, check = contract.name, contract.check
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        hook = name
+        hook = CONFIGURE
         try:
             if begin is not None:
-                hook = CONFIGURE
                 begin()
-                hook = name
+            hook = name
             result = function(*args, **kwargs)
             if result is None or check is None:
                 return result
@@ -505,48 +517,31 @@ def _guard(
                 raise
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - recorded
+        except BaseException as error:  # noqa: BLE001 - raised again, or recorded
             if contract.propagates:
-                raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
-            _record(error, hook, origin, problems)
+                raise with_origin(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
+            _record_fault(error, hook, origin, problems)
             return None
 
     return guarded
 
 
-def _guard_wrapper(
+def _guarded_wrapper(
     function: Function, contract: HookContract, origin: Origin, problems: ProblemLog, begin: Callable[[], None] | None
 ) -> Function:
-    check = contract.check
+    """Return a wrapper with a guard around it; see `_guarded`."""
+    wrapper = _checked_wrapper(function, contract, origin)
 
-    def checked(result: Any, inside: Any = None) -> Any:
-        if result is None or check is None:
-            return result
+    @functools.wraps(function)
+    def propagating(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
         try:
-            if contract.kind is HookKind.COLLECT:
-                return [check(item, origin, (None,)) for item in result]
-            return check(result, origin, (inside,))
-        except PluginError as error:
-            locate(error, function, contract.name)
+            if begin is not None:
+                begin()
+            return (yield from wrapper(*args, **kwargs))
+        except (KeyboardInterrupt, GeneratorExit):
             raise
-
-    if contract.propagates:
-
-        @functools.wraps(function)
-        def propagating(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
-            try:
-                if begin is not None:
-                    begin()
-                inside: list[Any] = []
-                return checked((yield from _around(function(*args, **kwargs), inside)), *inside)
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except BaseException as error:  # noqa: BLE001 - raised again
-                if isinstance(error, PluginDefinitionError):
-                    locate(error, function, contract.name)
-                raise attributed(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
-
-        return propagating
+        except BaseException as error:  # noqa: BLE001 - raised again
+            raise with_origin(error, origin)  # noqa: B904 - the same exception, unless it had to be replaced
 
     @functools.wraps(function)
     def recording(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
@@ -556,61 +551,74 @@ def _guard_wrapper(
             if begin is not None:
                 begin()
             hook = contract.name
-            steps = _around(function(*args, **kwargs))
+            steps = wrapper(*args, **kwargs)
             next(steps)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
-            if isinstance(error, PluginDefinitionError):
-                locate(error, function, hook)
-            _record(error, hook, origin, problems)
+            _record_fault(error, hook, origin, problems)
             return (yield)
         result = yield
         try:
             steps.send(result)
         except StopIteration as stop:
-            try:
-                return checked(stop.value)
-            except PLUGIN_FAULTS as error:
-                _record(error, contract.name, origin, problems)
+            return stop.value
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - recorded
-            _record(error, contract.name, origin, problems)
+            _record_fault(error, hook, origin, problems)
         return result
 
-    return recording
+    return propagating if contract.propagates else recording
 
 
-def _around(steps: Generator[None, Any, Any], inside: list[Any] | None = None) -> Generator[None, Any, Any]:
-    """Run a wrapper; raise here, where it is known whose it is, if it does not yield exactly once.
+def _checked_wrapper(
+    function: Function, contract: HookContract, origin: Origin
+) -> Callable[..., Generator[None, Any, Any]]:
+    """Return a wrapper that raises, with its place, if it does not yield once, or returns the wrong thing."""
+    check = contract.check
 
-    The result that it gets, if it gets one, goes into `inside` as well.
-    """
-    try:
-        next(steps)
-    except StopIteration:
-        # pluggy has no way to skip the implementations inside: a cache, say, answers as one of them.
-        raise PluginDefinitionError(
-            "the wrapper did not yield; one that answers by itself is marked tryfirst instead of wrapper"
-        ) from None
-    resume: Callable[[], Any]
-    inner = None
-    try:
-        inner = yield
-    except BaseException as error:  # noqa: BLE001 - it is the wrapper's to handle
-        resume = functools.partial(steps.throw, error)
-    else:
-        if inside is not None:
-            inside.append(inner)
-        resume = functools.partial(steps.send, inner)
-    try:
-        resume()
-    except StopIteration as stop:
-        if stop.value is None and inner is not None:
-            raise PluginDefinitionError(
-                "the wrapper returned None in place of the result", hint="end it with `return (yield)`"
+    def fault(message: str, hint: str | None = None) -> PluginDefinitionError:
+        error = PluginDefinitionError(message, hint=hint)
+        locate(error, function, contract.name)
+        return error
+
+    def checked(result: Any, inner: Any) -> Any:
+        if result is None or check is None:
+            return result
+        try:
+            if contract.kind is HookKind.COLLECT:
+                return [check(item, origin, (None,)) for item in result]
+            return check(result, origin, (inner,))
+        except PluginError as error:
+            locate(error, function, contract.name)
+            raise
+
+    def run(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
+        steps = function(*args, **kwargs)
+        try:
+            next(steps)
+        except StopIteration:
+            # pluggy has no way to skip the implementations inside: a cache, for example, answers as one of them.
+            raise fault(
+                "the wrapper did not yield; one that answers by itself is marked tryfirst instead of wrapper"
             ) from None
-        return stop.value
-    steps.close()
-    raise PluginDefinitionError("the wrapper yields more than once")
+        inner = None
+        try:
+            inner = yield
+        except BaseException as error:  # noqa: BLE001 - for the wrapper to handle
+            resume = functools.partial(steps.throw, error)
+        else:
+            resume = functools.partial(steps.send, inner)
+        try:
+            resume()
+        except StopIteration as stop:
+            if stop.value is None and inner is not None:
+                raise fault(
+                    "the wrapper returned None in place of the result", "end it with `return (yield)`"
+                ) from None
+            return checked(stop.value, inner)
+        steps.close()
+        raise fault("the wrapper yields more than once")
+
+    return run

@@ -30,7 +30,7 @@ from llm.errors import (
     reason_of,
     with_place,
 )
-from llm.hooks import Origin, attribute, load_span
+from llm.hooks import Origin, load_span, set_origin
 from llm.hooks._entrypoints import EntryPoint, load, look_alike
 from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions, unmarked_hooks
 from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
@@ -397,7 +397,7 @@ class Loader:
         failure = PluginLoadError(f"cannot be imported: {message}", hint=hint)
         if isinstance(error, D0ttinoError):
             failure.args = (message,)
-        attribute(failure, problem.origin)
+        set_origin(failure, problem.origin)
         failure.__cause__ = error
         self._errors[entry] = failure
         self._reasons[entry] = message

@@ -19,7 +19,7 @@ import pluggy
 
 from llm._dataclasses import dataclass
 from llm.errors import NameTakenError, read_on
-from llm.hooks import Origin, Tier, attribute
+from llm.hooks import Origin, Tier
 from llm.hooks._entrypoints import EntryPoint, loading
 from llm.hooks._guard import (
     HOOK_PREFIX,
@@ -28,7 +28,7 @@ from llm.hooks._guard import (
     Guard,
     HookContract,
     HookKind,
-    Life,
+    Lifecycle,
     Problem,
     ProblemKind,
     ProblemLog,
@@ -72,7 +72,7 @@ class PluginManager(pluggy.PluginManager):
         self.contracts: Mapping[str, HookContract] = {contract.name: contract for contract in contracts}
         self._settings = settings
         self._guards: dict[int, Guard] = {}
-        self._lives: dict[tuple[str | None, str | None], Life] = {}
+        self._lifecycles: dict[tuple[str | None, str | None], Lifecycle] = {}
         self._implemented: tuple[int, set[str]] = (-1, set())
         self._first: tuple[int, str, str, str] | None = None
         self._pending: dict[str, list[Callable[[], object]]] = {}
@@ -104,19 +104,20 @@ class PluginManager(pluggy.PluginManager):
         if isinstance(plugin, Guard):  # pluggy's own methods give us what `register` made
             return super().register(plugin, name)
         name = name or self.get_canonical_name(plugin)
+        if self.is_blocked(name):
+            return None
         if origin is None:
             origin = Origin(name, Tier.PROGRAM, module=_module_name(plugin))
         origin = origin._replace(plugin=name)
-        guard = Guard(plugin, origin, self.contracts, self.problems, self._life, self._settings)
-        if self.is_blocked(name):
-            return None
+        guard = Guard(plugin, origin, self.contracts, self.problems, self._lifecycle_of, self._settings)
         taken: Any = self.get_plugin(name)
         if taken is not None or id(plugin) in self._guards:
             owner: Any = taken or self._guards[id(plugin)]
             raise NameTakenError(f"the plug-in {name!r} is registered already, by {owner.origin}", origin=owner.origin)
         self._insert(guard, name)
         self._guards[id(plugin)] = guard
-        guard.join()
+        if guard.lifecycle is not None:
+            guard.lifecycle.members.append(guard)
         self.generation += 1
         if origin.tier is not Tier.BUILTIN:
             for fault in unmarked_hooks(plugin, self.contracts):
@@ -152,7 +153,8 @@ class PluginManager(pluggy.PluginManager):
         removed = super().unregister(self._guards.get(id(plugin), plugin), name)
         if isinstance(removed, Guard):
             self._guards.pop(id(removed.plugin), None)
-            removed.leave()
+            if removed.lifecycle is not None:
+                removed.lifecycle.members.remove(removed)
         self.generation += 1
         return removed
 
@@ -181,20 +183,16 @@ class PluginManager(pluggy.PluginManager):
         """Return the registered plug-ins, the first asked last."""
         return [guard for _, guard in self.list_name_plugin() if isinstance(guard, Guard)]
 
-    def begin(self, origin: Origin) -> None:
-        """Configure a plug-in that is about to be used, unless that was done."""
-        if self._lives:
-            life = self._lives.get(_life_key(origin))
-            if life is not None:
-                try:
-                    life.begin()
-                except Exception as error:
-                    attribute(error, origin)
-                    raise
+    def configure(self, origin: Origin) -> None:
+        """Configure a plug-in that is about to be used otherwise than by a hook, unless that was done."""
+        if self._lifecycles:
+            lifecycle = self._lifecycles.get(_lifecycle_key(origin))
+            if lifecycle is not None:
+                lifecycle.begin()
 
-    def _life(self, origin: Origin) -> Life:
-        """Return the life of a plug-in that implements hooks of its own life; those of one entry point share theirs."""
-        return self._lives.setdefault(_life_key(origin), Life())
+    def _lifecycle_of(self, origin: Origin) -> Lifecycle:
+        """Return the life cycle of a plug-in that implements hooks of it; those of one entry point share theirs."""
+        return self._lifecycles.setdefault(_lifecycle_key(origin), Lifecycle())
 
     def before_call(self, hook: str, load: Callable[[], object]) -> None:
         """Have `load()` called before the next call of a hook: it registers implementations of it."""
@@ -248,11 +246,11 @@ class PluginManager(pluggy.PluginManager):
 
     def close(self) -> None:
         """Call `llm_close` of each plug-in that was used; a failure is recorded, and the others are closed as well."""
-        for life in self._lives.values():
-            life.end()
+        for lifecycle in self._lifecycles.values():
+            lifecycle.end()
 
 
-def _life_key(origin: Origin) -> tuple[str | None, str | None]:
+def _lifecycle_key(origin: Origin) -> tuple[str | None, str | None]:
     return (origin.distribution, origin.entry_point) if origin.tier is Tier.ENTRY_POINT else (None, origin.plugin)
 
 

@@ -351,7 +351,7 @@ def check_configuration(probe: Probe) -> str | None:
                 "it takes configuration and has no CONFIG_SCHEMA", WORDS["schema"], place_of(function), warn=True
             )
         try:
-            probe.host.begin(guard.origin)
+            probe.host.configure(guard.origin)
         except Exception as error:  # noqa: BLE001 - reported
             probe.find(f"without configuration, llm_configure raised {probe.say(error)}", WORDS["default"],
                        probe.place(error, function))  # fmt: skip

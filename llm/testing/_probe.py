@@ -355,7 +355,7 @@ class Probe:
         request = Request(request) if isinstance(request, str) else request
         self.blocked = False
         try:
-            self.host.begin(backend.origin)
+            self.host.configure(backend.origin)
             now = time.monotonic()
             call = Call(stream=stream, deadline=now + 10, first_deadline=now + 10, silence=10, key=lambda _name: None)
             answer = backend.complete(request, call)

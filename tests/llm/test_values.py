@@ -18,7 +18,7 @@ import scripts
 from llm import _dataclasses
 from llm.config import Limits, RoutingMode, Settings
 from llm.errors import BackendHTTPError, ContextTooLongError, D0ttinoError, UnknownNameError
-from llm.hooks import Origin, Tier, attribute, origin_of
+from llm.hooks import Origin, Tier, origin_of, set_origin
 from llm.routing import CutAnswerError, NoAnswerError
 from llm.routing.batch import Outcome
 from llm.types import (
@@ -156,7 +156,7 @@ def make(kind: type[D0ttinoError], origin: Origin) -> D0ttinoError:
 def test_a_copy_of_an_error_says_the_same(kind: type[D0ttinoError]) -> None:
     origin = Origin("p", Tier.ENTRY_POINT, "dist", "1.0")
     error = make(kind, origin)
-    attribute(error, origin)
+    set_origin(error, origin)
     for copied in copies(error):
         assert type(copied) is kind
         assert (str(copied), copied.message, copied.hint, copied.origin) == (
