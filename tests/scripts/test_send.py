@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -427,14 +428,16 @@ def test_a_backend_that_does_not_watch_the_time_is_interrupted(host: Host) -> No
     assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (handler, (0.0, 0.0))
 
 
+@pytest.mark.e2e
 def test_a_backend_that_is_interrupted_leaves_time_for_the_next(host: Host) -> None:
     register_backend("first", sleepy, host=host)
     register_backend("second", doing("me"), host=host)
-    result = run(host, "hi", "--timeout", "1")
+    result = run(host, "hi", "--timeout", "6")
     assert result.stdout == "me\n"
-    assert result.stderr.splitlines()[0] == f"note: first [backend:first ({ME})]: it did not answer within 0.5 s"
+    assert re.search(r"^note: first \[.*\]: it did not answer within [23]\.\d s$", result.stderr, re.MULTILINE)
 
 
+@pytest.mark.e2e
 def test_an_answer_that_stalls_is_cut_when_its_time_is_over(host: Host) -> None:
     class Stalling(Backend):
         def stream(self, prompt: str) -> Iterator[str]:
@@ -444,9 +447,9 @@ def test_an_answer_that_stalls_is_cut_when_its_time_is_over(host: Host) -> None:
 
     woken: list[str] = []
     register_backend("first", Stalling(), host=host)
-    result = run(host, "hi", "-b", "first", "--timeout", "0.1", "--stream")
+    result = run(host, "hi", "-b", "first", "--timeout", "2", "--stream")
     assert (result.exit_code, result.stdout) == (1, "one\n")
-    assert "it took longer than 0.1 s" in result.stderr
+    assert "it took longer than 2 s" in result.stderr
     assert not woken
 
 
