@@ -189,17 +189,20 @@ def run_steps(
 
 
 def warn_of_lost_state(steps: "Sequence[Step]") -> None:
-    """Print a warning for steps that change only their own shell, which ends with them."""
+    """Print a warning for steps that leave something in their shell, which ends with them."""
     if len(steps) < 2:
         return
-    from llm.plan import changes_only_itself
+    from llm.plan import lost_state
 
-    lost = [str(number) for number, step in enumerate(steps[:-1], 1) if changes_only_itself(step)]
-    if lost:
-        which = f"step {lost[0]} changes" if len(lost) == 1 else f"steps {', '.join(lost)} change"
-        print_warning(
-            f"{which} only the shell that runs it, and no later step sees that; --join runs them in one shell"
-        )
+    lost = lost_state(steps)
+    for kind, verb, what in (
+        ("state", "change", "only the shell that runs it, and no later step sees that"),
+        ("job", "start", "a background job, which no later step can refer to (wait, fg, %1, $!)"),
+    ):
+        numbers = [str(number) for number, its_kind in lost.items() if its_kind == kind]
+        if numbers:
+            which = f"step {numbers[0]} {verb}s" if len(numbers) == 1 else f"steps {', '.join(numbers)} {verb}"
+            print_warning(f"{which} {what}; --join runs them in one shell")
 
 
 def resume(host: "Host", options: StepOptions, recipe: str | None, goal: str | None) -> RunResult:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llm.errors import D0ttinoError
-from llm.plan import PlanError, ReadPlan, changes_only_itself, join_steps, read_plan
+from llm.plan import PlanError, ReadPlan, changes_only_itself, join_steps, lost_state, read_plan
 from llm.types import Completion, Step
 
 
@@ -316,6 +316,11 @@ def test_a_key_that_stands_there_twice_is_refused(answer: str) -> None:
         'eval "cd x"',
         'eval "$(ssh-agent -s)"',
         "export A=1 && true",
+        "exec > log",
+        "set -e; exec >> log 2>&1",
+        'exec 3< "a file"',
+        "exec > >(tee log) 2>&1",
+        "exec 3>&-",
     ],
 )
 def test_a_step_that_changes_only_its_own_shell(command: str) -> None:
@@ -328,6 +333,7 @@ def test_a_step_that_changes_only_its_own_shell(command: str) -> None:
         *("for d in *; do cd $d; make; done", "if cd x; then make; fi", "command -v git", "make || exit 1"),
         *('eval "make"', "$(go env GOPATH)/bin/x", "cd x > log", "{ make; }"),
         *("cd x && make", "(cd x)", "A=1 make", "ls", "cd x | cat", "export A=1 > file", "echo cd x", "'", "cd x & y"),
+        *("exec make", "exec make > log", "exec > log make", "exec > log; make", "echo exec > log", "exec > log | cat"),
     ],
 )
 def test_a_step_that_does_more(command: str) -> None:
@@ -341,6 +347,41 @@ def test_steps_behind_a_change_of_the_shell_are_joined_with_it() -> None:
     assert join_steps(steps[:2]) == steps[:2]
     with pytest.raises(D0ttinoError, match="step 3 cannot be joined with step 2: it has a cwd of its own"):
         join_steps((*steps[:2], Step("touch f", cwd="q")))
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ("server &", "wait"),
+        ("server & echo started", "curl localhost; kill %1"),
+        ("(cd x; server) > log 2>&1 &", "kill -9 %server"),
+        ("server & sleep 1", "kill $!"),
+        ("sleep 9 &", "make\nfg"),
+    ],
+)
+def test_a_job_of_an_earlier_step_is_lost(first: str, later: str) -> None:
+    steps = (Step("ls"), Step(first), Step("make"), Step(later))
+    assert lost_state(steps) == {2: "job"}
+    assert join_steps(steps) == (steps[0], Step(f"set -e\n{first}\nmake\n{later}"))
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ("server &", "curl localhost"),
+        ("server", "wait"),
+        ("make && make test", "wait"),
+        ("make > log 2>&1", "wait"),
+        ("make &> log", "wait"),
+        ("echo 'a & b' \\&", "wait"),
+        ("server &", "other & wait"),
+        ("server &", "echo wait; date +%d"),
+        ("server &", "kill -9 12"),
+    ],
+)
+def test_a_job_that_no_later_step_needs_is_not_lost(first: str, later: str) -> None:
+    assert lost_state([Step(first), Step(later)]) == {}
+    assert lost_state([Step(["server", "&"]), Step("wait")]) == {}
 
 
 @pytest.mark.parametrize(

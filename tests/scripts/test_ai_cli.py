@@ -281,6 +281,14 @@ def test_steps_that_change_only_their_shell_are_warned_of_or_joined(host: Host) 
     assert (joined.stdout, joined.stderr) == ("mkdir a\n# goes there\nset -e\ncd a\ntouch b\n", "")
 
 
+def test_a_background_job_that_a_later_step_ends_is_warned_of_or_joined(host: Host) -> None:
+    result = do(host, json.dumps(["sleep 9 &", "echo tested", "kill %1", "exec > log", "date"]), "--dry-run")
+    assert "warning: step 4 changes only the shell that runs it" in result.stderr
+    assert "warning: step 1 starts a background job, which no later step can refer to" in result.stderr
+    joined = do(host, json.dumps(["sleep 9 &", "kill $! && echo ended"]), "--join", "--yes")
+    assert (joined.exit_code, joined.stderr.count("warning")) == (0, 0)
+
+
 def test_what_a_step_sets_is_shown_without_a_question_as_well(host: Host) -> None:
     answer = json.dumps(
         [{"command": "true", "cwd": "/", "shell": "/bin/sh -e", "env": {"A": "1", "MY_TOKEN": "abcdef"}}]
