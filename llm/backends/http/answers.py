@@ -1,5 +1,6 @@
-"""Answers as text, whole or in server-sent events, and precise errors for those without text; chat completions."""
+"""Readers of answers over HTTP, whole or in server-sent events, with precise errors for those without text."""
 
+import codecs
 import json
 import re
 from collections import deque
@@ -28,53 +29,50 @@ from llm.types import Completion, Usage, is_filter
 if TYPE_CHECKING:
     from llm.backends.http._transport import Limits
 
-#: Most characters of plain words that are taken for a failure, and not for a page or a file.
-_LONGEST_WORDS: Final = 500
+#: The longest plain text that is taken for the message of a failure, and not for a page or a file, in characters.
+_LONGEST_MESSAGE: Final = 500
 
 #: For authors of formats; the rest is for the client, and for tests.
 __all__ = ["WHOLE", "AnswerReader", "Endpoint"]
 
-#: What ends a stream.
+#: The data of the last event of a stream.
 DONE: Final = "[DONE]"
 
-#: A tool without a name.
+#: The name of a tool without one.
 A_TOOL: Final = "a tool"
-#: Reasons to end an answer that are nobody's secret: they need not be searched for one.
+#: Reasons to end an answer that need not be searched for secrets.
 _USUAL: Final = frozenset({"stop", "length", "tool_calls", "end_turn", "max_tokens"})
-#: Reasons that are failures.
+#: Reasons to end an answer that are failures.
 _FAILURES: Final = re.compile(r"(?i)error|fail|exception|overload|time_?out|abort|insufficient_system_resource")
-#: Kinds of events that are failures too, whatever interface they belong to: `response.failed`.
+#: Kinds of events that are failures, whatever interface they belong to: `response.failed`.
 _FAILED: Final = re.compile(r"(?i)(?:.*[._-])?(?:error|fail(?:ed|ure)|exception|abort(?:ed)?|time_?out)")
-#: A line with a field that is not known: clients pass over it, but not over a line without any field.
+#: A line with an unknown field, which clients ignore; a line without any field is an error.
 _OTHER_FIELD: Final = re.compile(r"[\w.-]+:")
-#: Kinds of events that end a stream, if they hold no choice.
+#: Kinds of events that end a stream, unless they hold a choice.
 _ENDS: Final = frozenset(("done", "end", "complete", "completed", "close"))
 
-#: The kind of a document that is a whole answer; others have the kinds of their events.
+#: The kind of a document that is a whole answer; that of others is the kind of their event.
 WHOLE: Final = "whole"
 #: The kinds of events without a field `event`.
 _UNNAMED: Final = frozenset({"message", "bare"})
 
-#: Some servers write line breaks and tabs within texts as they are.
+#: Not strict: some servers do not escape line breaks and tabs in texts.
 _JSON: Final = json.JSONDecoder(strict=False)
-#: Python refuses whole numbers of thousands of digits, in whatever member nobody looks at.
+#: Python refuses whole numbers of thousands of digits, even in a member that is never read.
 _LONG_NUMBERS: Final = json.JSONDecoder(strict=False, parse_int=float)
 
-#: How data begin that gzip has compressed.
+#: The beginning of data compressed by gzip.
 _GZIP: Final = b"\x1f\x8b"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-#: What may stand before a field though it should not: blanks, NUL, and byte order marks of files that were joined.
+#: Bytes before a field that should not be there: blanks, NUL, and byte order marks of files that were joined.
 _CLUTTER: Final = re.compile(rb"(?:[ \t\0]|\xef\xbb\xbf)+")
 _FIELD: Final = re.compile(rb"(?i)(data|event|id|retry|error)?(?::|$)")
-#: Data that only keep a connection open.
+#: Data that only keep the connection open.
 _SIGN_OF_LIFE: Final = re.compile(r"(?i)[\s:.\[\]]*(?:ping|pong|heart-?beat|keep-?alive|null)?[\s:.\[\]]*")
-#: Between events on one line, whose line break was lost.
+#: The gap between events on one line, whose line break was lost.
 _LOST_BREAK: Final = re.compile(r"\s*(?:data:\s*)?")
-#: The name of the field, where a server before this one has framed the events already.
+#: The name of the field in its value, where a server passes on events that were framed already.
 _TWICE: Final = re.compile(r"^(?:data:\s*)+")
-_HIGH: Final = re.compile("[\ud800-\udbff]$")
-_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_HALF: Final = re.compile("[\ud800-\udfff]")
 
 
 def _decoded(text: str) -> Any:
@@ -87,7 +85,7 @@ def _decoded(text: str) -> Any:
         return _LONG_NUMBERS.decode(text)
 
 
-# Server-sent events, as servers really send them, however the network splits them
+# Server-sent events
 
 
 class Event(NamedTuple):
@@ -98,27 +96,30 @@ class Event(NamedTuple):
 
 
 class LastEvent(Event):
-    """An event that no empty line ends: it may have been cut off."""
+    """An event at the end of the stream without an empty line behind it: it may have been cut off."""
 
 
 def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> Iterator[Event]:  # noqa: PLR0912 - one state machine
-    r"""Yield the events of a stream; `strays` gets the lines that are nothing known.
+    r"""Yield the events of a stream as servers really send them, however the network splits them.
 
-    Lines end with `\n`, `\r\n` or `\r`. What is not UTF-8 is replaced. The last event counts even if no empty
-    line ends it, and JSON that is whole although no empty line divides it from more: some servers forget that.
-    A field `error` is an event of that kind, and bare JSON is one too: so come the failures of servers that had
-    already begun to stream.
+    Lines end with `\n`, `\r\n` or `\r`. Bytes that are not UTF-8 are replaced. Some servers forget empty lines: the
+    last event counts without one, and JSON that is complete is an event of its own. So are a field `error` and bare
+    JSON, by which servers report failures after they have begun to stream.
+
+    Args:
+        pieces: the body.
+        strays: gets the lines that are neither fields nor JSON.
     """
     data: list[str] = []
     bare: list[str] = []
-    kind = later = ""  # the kind of this event, and one that came behind its data: its own, or the next one's
+    kind = later = ""  # of this event, and a kind behind its data: its own, or the next one's
     for line in chain.from_iterable(_lines(pieces)):
         if not bare and line.startswith(b"data:"):  # nearly every line that is not empty
             value = line[5:].decode("utf-8", "replace").removeprefix(" ")
         else:
             field = _FIELD.match(line) if line else None
             if line and not field and not bare and (clutter := _CLUTTER.match(line)):
-                line = line[clutter.end() :]  # noqa: PLW2901 - the same line, as it should be
+                line = line[clutter.end() :]  # noqa: PLW2901 - the line as it should have been sent
                 field = _FIELD.match(line) if line else None
             if bare and (field or not line):
                 yield Event("\n".join(bare), "bare")
@@ -156,7 +157,7 @@ def read_events(pieces: Iterable[bytes], strays: deque[str] | None = None) -> It
 
 
 def _is_object(lines: list[str]) -> bool:
-    """Whether a single line is JSON already, so that a further one begins another event."""
+    """Whether a single line is complete JSON, so that the next line begins another event."""
     text = _TWICE.sub("", lines[0].strip())
     if len(lines) > 1 or not text.startswith(("{", "[{")) or not text.endswith(("}", "}]")):
         return False
@@ -168,7 +169,7 @@ def _is_object(lines: list[str]) -> bool:
 
 
 def _on_one_line(text: str) -> list[str]:
-    """Return the objects that stand on one line, and what marks the end behind them; nothing, if more stands there."""
+    """Return the JSON of each object on a line, and the mark of the end behind them; nothing if there is more."""
     found: list[str] = []
     at = 0
     while at < len(text):
@@ -187,12 +188,12 @@ def _on_one_line(text: str) -> list[str]:
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Yield the lines that end in each piece of a body, without their ends."""
-    # What has come of a line that has not ended. To join them at each piece would take long for a long line.
+    # Parts of a line that has not ended: joining them at each piece would be quadratic for a long line.
     parts: list[bytes] = []
     after_return = False
     mark = _BYTE_ORDER_MARK
     for piece in pieces:
-        # A `\r` ends its line at once; if the other half of `\r\n` comes later, it ends no other.
+        # A `\r` ends its line at once; a `\n` at the beginning of the next piece then belongs to it.
         rest = piece[1:] if after_return and piece.startswith(b"\n") else piece
         after_return = piece.endswith(b"\r") if piece else after_return
         *ended, begun = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
@@ -208,35 +209,35 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 class AnswerReader:
-    """Reads one answer, whole or in server-sent events, in a format that `read` knows.
+    """The reader of one answer, whole or in server-sent events, in the format of its `read`.
 
-    `read` is called with each JSON document of the answer; it returns the text in it, and records here what else
-    the document has.
+    `read` is called with each JSON document of the answer; it returns the text in it, and records its other facts in
+    the attributes below.
 
     Args:
         endpoint: the service, for errors.
-        model: the model that was asked for.
+        model: the requested model.
         strict: whether another model's answer is refused.
-        limits: the deadlines of the exchange, which depend on what has come; `None`: there are none.
+        limits: the deadlines of the exchange, which depend on its progress; `None`: there are none.
         thoughts: whether thoughts are part of the text, between tags.
         read: `read(kind, document, reader)`; see `HTTPBackend.read`.
         priced: returns the facts of the answer with its cost.
 
     Attributes:
         endpoint: the service, for errors.
-        done: whether the service has said that the answer is complete.
+        done: whether the service has marked the answer as complete.
         finish_reason: why it ended, in the service's word; `note_end` records it.
-        usage: what was used.
-        refusal: the service's words where the model refuses.
+        usage: tokens and cost.
+        refusal: the explanation of a model that refuses.
         tools: names of the tools that the model wants to call.
         notices: sentences for the user about the answer.
-        odd_content: what a content is that is not text.
-        reason: the words behind a `finish_reason` that is a failure.
-        complaint: a document without an answer that has a message: a failure, unless an answer comes.
-        counted: whether the latest document was the usage alone, which comes behind the end of an answer.
-        foreign: the error for a document in a form that `read` does not know, unless any text comes.
+        odd_content: the kind of a content that is not text.
+        reason: the explanation of a `finish_reason` that is a failure.
+        complaint: a document with a message and no answer: a failure, unless an answer comes.
+        counted: whether the latest document was the usage alone, which follows the end of an answer.
+        foreign: the error for a document of another format: it is raised unless a text comes.
         with_thoughts: whether thoughts are wanted.
-        memory: for `read`, what the next document has to be read with.
+        memory: facts that `read` needs for the next document.
     """
 
     def __init__(
@@ -276,12 +277,13 @@ class AnswerReader:
         self._limits = limits
         self._served: str | None = None
         self._shown = False
-        self._held = ""
+        # Holds back half a character, a surrogate whose other half may come with the next event.
+        self._characters = codecs.getincrementaldecoder("utf-16-le")("replace")
 
-    # For those who read documents
+    # For formats
 
     def part(self, text: str = "", thought: str = "") -> str:
-        """Return what is shown of a text and of the thoughts before it; without either it is a sign of life."""
+        """Return the part of the answer with a text and the thoughts before it; without either it is a sign of life."""
         if self._limits is not None:
             self._limits.text_came = True
         if thought:
@@ -298,7 +300,7 @@ class AnswerReader:
         """Record the model that the service reports; the first one counts.
 
         Raises:
-            ServedModelError: it is another one than was asked for, and the request is strict.
+            ServedModelError: it is another one than the requested model, and the request is strict.
         """
         if self._served is None:
             self._served = model if isinstance(model, str) and model else None
@@ -308,7 +310,7 @@ class AnswerReader:
     def note_end(self, reason: object) -> None:
         """Record why the answer ended; a text or a number counts as a reason."""
         if isinstance(reason, int) and not isinstance(reason, bool):
-            reason = str(reason)  # a number of an enumeration that a gateway did not translate
+            reason = str(reason)  # the number in an enumeration, which a gateway did not translate
         if isinstance(reason, str) and reason:
             shown = reason if reason in _USUAL else self.endpoint.quote(reason)[:40]
             self.finish_reason = shown or self.finish_reason
@@ -319,7 +321,7 @@ class AnswerReader:
         """Return the error that a service reports within an answer.
 
         Args:
-            error: an object with a message and a code, words, or an object that holds such an `error`.
+            error: an object with a message or a code, one that holds such an object as `error`, or a message.
         """
         return reported_error(self.endpoint, error)
 
@@ -332,7 +334,7 @@ class AnswerReader:
         return MalformedResponseError(f"{self.endpoint.label} {verb} {what}{quoted}")
 
     def note_other(self, index: int, text: str, reason: object) -> None:
-        """Record a text of another answer than the first: that with the lowest index counts if there is no first."""
+        """Record a text of another answer than the first; without a first, the answer with the lowest index counts."""
         if self._shown or (self._other_index is not None and index > self._other_index):
             return
         if index != self._other_index:
@@ -341,7 +343,7 @@ class AnswerReader:
         self._other += text
         self._other_end = reason or self._other_end
 
-    # For those who want the answer
+    # For backends
 
     def whole(self, pieces: Iterable[bytes]) -> Completion:
         """Return the answer, with all of its text; see `read`."""
@@ -350,7 +352,14 @@ class AnswerReader:
         return replace(end, text="".join(map(str, texts)))
 
     def read(self, pieces: Iterable[bytes]) -> Iterator[str | Completion]:
-        """Yield the text of an answer as it comes, and at the end what is known of it; raise `BackendError`s."""
+        """Yield the text of an answer as it comes, and then a `Completion` with its facts and no text.
+
+        Args:
+            pieces: the body; it is closed at the end.
+
+        Raises:
+            BackendError: the answer is a failure, has no text, or breaks off.
+        """
         body = iter(pieces)
         start: list[bytes] = []
         sign = b""
@@ -360,7 +369,7 @@ class AnswerReader:
             if sign:
                 break
         try:
-            # Some servers do not stream although they are asked to, and others always do.
+            # Some servers always stream, and others never.
             if sign in {b"{", b"[", b"<", b"", _GZIP[:1]} or sign >= b"\x80":
                 yield from self._document(b"".join((*start, *body)))
             else:
@@ -371,7 +380,7 @@ class AnswerReader:
             raise
         finally:
             close = getattr(body, "close", None)
-            if close is not None:  # an exchange, which holds its connection until then
+            if close is not None:  # an exchange returns its connection then
                 close()
 
     def _document(self, body: bytes) -> Iterator[str]:
@@ -387,24 +396,28 @@ class AnswerReader:
         if text.strip() and not self._thinks:
             yield text
         elif not self._has_failed():
-            raise self._why_empty()
+            raise self._empty_error()
 
     def parsed(self, body: bytes) -> Any:
-        """Return the JSON of a body; raise a `BackendError` with what it is instead."""
+        """Return the JSON of a body.
+
+        Raises:
+            BackendError: it is something else, which the error names.
+        """
         if not body.strip():
             raise self.malformed("an empty body")
         if body.startswith(_GZIP):
             raise self.malformed("data compressed by gzip that the header Content-Encoding does not name")
         fault, cut, text = "", False, body.decode(json.detect_encoding(body), "replace")
         try:
-            return _decoded(text)  # what is not UTF-8 in it is replaced, as in a stream
+            return _decoded(text)  # bytes that are not UTF-8 are replaced, as in a stream
         except RecursionError:
             fault = "JSON that is nested too deeply"
         except ValueError as error:
             cut = isinstance(error, json.JSONDecodeError) and _is_cut(text, error)
             if "\N{REPLACEMENT CHARACTER}" in body.decode("utf-8", "replace"):
                 fault = "bytes that are not UTF-8"
-        # Raised here, without the exception as its context: that holds the body, and the body perhaps a secret.
+        # Raised here, without the exception as its context: that holds the body, which may hold a secret.
         if fault:
             raise self.malformed(fault)
         if is_page(text):
@@ -414,13 +427,13 @@ class AnswerReader:
                 f"{self.endpoint.label} answered with a web page instead of JSON{titled}",
                 hint=f"{check}, and whether this network wants a login first",
             )
-        failure = self._failure_in_words(text) or self.malformed("what is not JSON", body)
+        failure = self._plain_failure(text) or self.malformed("what is not JSON", body)
         failure.hint = failure.hint or ("it ends in the middle: its server did not send all of it" if cut else None)
         raise failure
 
-    def _failure_in_words(self, text: str) -> BackendError | None:
-        """Return the error for plain words in place of an answer, if they name a fault; else `None`."""
-        if not text or len(text) > _LONGEST_WORDS or text.lstrip()[:1] in {"{", "["}:
+    def _plain_failure(self, text: str) -> BackendError | None:
+        """Return the error for plain text in place of an answer, if it describes a known failure."""
+        if not text or len(text) > _LONGEST_MESSAGE or text.lstrip()[:1] in {"{", "["}:
             return None
         error = reported_error(self.endpoint, text.strip())
         return None if error.status is None else error
@@ -438,7 +451,7 @@ class AnswerReader:
             if self._shown:
                 if text:
                     yield text
-            # Blank text alone does not count as an answer: it is shown with the first other text.
+            # Blanks alone are not an answer: they are shown with the first other text.
             elif not text or text.isspace():
                 blank += text
             else:
@@ -449,16 +462,16 @@ class AnswerReader:
         rest = self._rest()
         if rest:
             yield rest
-        self._check_end("\n".join(strays), came)
+        self._check_end("\n".join(strays), came, rest)
         if self.done:
-            # Only a connection of which nothing is left to be read can be used again.
+            # A connection can be used again only after everything was read.
             if self._limits is not None:
                 self._limits.hurry()
             with suppress(BackendError):
                 deque(events, maxlen=0)
 
     def _until_end(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces of a stream; once it is known why the answer ended, a broken connection takes nothing."""
+        """Yield the pieces of a stream; after the reason why its answer ended, a broken connection does no harm."""
         try:
             yield from pieces
         except (BackendConnectionError, BackendTimeoutError):
@@ -471,31 +484,33 @@ class AnswerReader:
             self._shown = True
             self.note_end(self._other_end)
             return _whole_characters(self._other)
-        self._shown = self._shown or bool(self._held)
-        return "\N{REPLACEMENT CHARACTER}" if self._held else ""
+        rest = self._characters.decode(b"", final=True)
+        self._shown = self._shown or bool(rest)
+        return rest
 
-    def _check_end(self, strays: str, came: bool) -> None:
-        """Refuse what is not a stream, and a stream that ended before its answer did."""
+    def _check_end(self, strays: str, came: bool, rest: str) -> None:
+        """Raise the error for a body that is not a stream, or a stream that ended before its answer did."""
         if self.complaint is not None and self.finish_reason is None:
             raise self.failure(self.complaint)
         if self.foreign is not None and not (self._shown or self._thought or self.tools or self.refusal):
             raise self.foreign
-        told = any(is_fault(line) or not _OTHER_FIELD.match(line) for line in strays.split("\n") if line.strip())
-        if self.finish_reason is None and (not (self.done or self.counted) or (self._shown and told)):
-            raise self._broken_off(strays, came)
-        if (not self._shown or (self._thinks and not self._held)) and not self._has_failed():
+        lines = filter(str.strip, strays.split("\n"))
+        complains = any(is_fault(line) or not _OTHER_FIELD.match(line) for line in lines)
+        if self.finish_reason is None and (not (self.done or self.counted) or (self._shown and complains)):
+            raise self._cut_error(strays, came)
+        if (not self._shown or (self._thinks and not rest)) and not self._has_failed():
             odd = self.malformed("what is not JSON", strays) if strays.strip() and self.finish_reason is None else None
-            raise self._failure_in_words(strays) or odd or self._why_empty()
+            raise self._plain_failure(strays) or odd or self._empty_error()
 
     def _event_text(self, event: Event) -> str:
         """Return the text of one event; its format records the other facts."""
         try:
-            document = _JSON.decode(event.data)  # each event comes by; what else there is, `_odd` reads
+            document = _JSON.decode(event.data)
         except (ValueError, RecursionError):
             several = _on_one_line(event.data)
             if len(several) > 1:
                 return "".join(self._event_text(event._replace(data=one)) for one in several)
-            document = self._odd(event.data)
+            document = self._unusual(event.data)
         kind = event.kind
         if kind not in _UNNAMED:
             if _FAILED.fullmatch(kind):
@@ -515,8 +530,11 @@ class AnswerReader:
             document = self._object(event, document)
         return self._text_of(kind, document, self)
 
-    def _odd(self, text: str) -> Any:
-        """Return what stands in data that is not JSON: the end in another spelling, or a field in the field."""
+    def _unusual(self, text: str) -> Any:
+        """Return the document in data that is not plain JSON; `None`: there is none.
+
+        It may be the end of the stream in another spelling, a field in the field, or have very long numbers.
+        """
         text = _TWICE.sub("", text.strip())
         if text.casefold() == DONE.casefold():
             self.done = True
@@ -527,7 +545,7 @@ class AnswerReader:
             return None
 
     def _object(self, event: Event, document: Any) -> dict[str, Any]:
-        """Return the object that an event stands for whose JSON is something else."""
+        """Return the object in an event whose JSON is not an object itself."""
         found = _unpacked(document)
         if isinstance(found, dict):
             return found
@@ -535,20 +553,22 @@ class AnswerReader:
             self.done = True
             return {}
         if isinstance(event, LastEvent) and event.data.lstrip()[:1] == "{":
-            raise self._broken_off("", came=True)
-        failure = self._failure_in_words(event.data)
+            raise self._cut_error("", came=True)
+        failure = self._plain_failure(event.data)
         raise failure or self.malformed("an event that is not a JSON object", event.data, "sent")
 
-    def _broken_off(self, rest: str, came: bool) -> BackendError:
+    def _cut_error(self, rest: str, came: bool) -> BackendError:
+        """Return the error for an answer that ended before it was complete, or for a body that was not a stream."""
         if not came and rest:
             with suppress(ValueError):
                 json.loads(rest)
                 return self.malformed("JSON that is not an object", rest)
-            return self._failure_in_words(rest) or self.malformed("what is not JSON", rest)
+            return self._plain_failure(rest) or self.malformed("what is not JSON", rest)
         words = f"; then came: {self.endpoint.quote(readable_message(rest))}" if rest else ""
         return BackendConnectionError(f"{self.endpoint.label} ended its answer before it was complete{words}")
 
     def _end(self) -> Completion:
+        """Return the facts of an answer that has ended."""
         if self._has_failed():
             because = f" ({self.endpoint.quote(self.reason)})" if self.reason else ""
             raise BackendError(
@@ -577,15 +597,13 @@ class AnswerReader:
         return is_fault(self.finish_reason or "")
 
     def _joined(self, text: str) -> str:
-        """Return the text without half a character at its end, which may come with the next event."""
-        if not self._held and text.isascii():
+        """Return the text of an event without half a character at its end, and with the half before it."""
+        if text.isascii() and not self._characters.getstate()[0]:
             return text
-        text = self._held + text
-        self._held = text[-1] if _HIGH.search(text) else ""
-        return _whole_characters(text.removesuffix(self._held))
+        return self._characters.decode(text.encode("utf-16-le", "surrogatepass"))
 
-    def _why_empty(self) -> MalformedResponseError:
-        """Return the error for a message without text."""
+    def _empty_error(self) -> MalformedResponseError:
+        """Return the error for an answer without text."""
         answered = f"{self.endpoint.label} answered with"
         if self.refusal.strip() or self.finish_reason == "refusal":
             words = f": {self.endpoint.quote(self.refusal)}" if self.refusal.strip() else ""
@@ -607,7 +625,7 @@ class AnswerReader:
 
 
 def _unpacked(document: Any) -> Any:
-    """Return the object that a list holds as its only item: so some gateways send answers and failures."""
+    """Return the only item of a list, or the document: some gateways send answers and failures in a list."""
     return document[0] if isinstance(document, list) and len(document) == 1 else document
 
 
@@ -632,7 +650,4 @@ def tool_names(message: dict[str, Any]) -> list[str]:
 
 def _whole_characters(text: str) -> str:
     """Return the text without halves of surrogate pairs, which could not be printed."""
-    if text.isascii():
-        return text
-    joined = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
-    return _HALF.sub("\N{REPLACEMENT CHARACTER}", joined)
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

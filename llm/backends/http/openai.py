@@ -1,4 +1,4 @@
-"""OpenAI's chat completions as JSON, from it and to it: for clients, servers with this interface, and batches."""
+"""OpenAI's chat completions, converted from and to JSON: for clients, servers with this interface, and batches."""
 
 import json
 import os
@@ -22,32 +22,32 @@ __all__ = [
     "usage_json",
 ]
 
-#: Events of LobeChat with a text, and those that are objects.
+#: Events of LobeChat with a text, and those with an object.
 _PARTS: Final = frozenset({"text", "reasoning", "content_part", "reasoning_part"})
 _OBJECTS: Final = frozenset({"content_part", "reasoning_part", "usage"})
-#: Members of events without text that several interfaces have.
+#: Members that events without text have in several interfaces.
 _COMMON: Final = frozenset(
     {"id", "object", "created", "model", "usage", "provider", "system_fingerprint", "service_tier"}
 )
-#: Names under which servers report tokens of prompt and answer.
+#: Members with the tokens of prompt and answer.
 _TOKENS: Final = (
     ("prompt_tokens", "input_tokens", "totalInputTokens"),
     ("completion_tokens", "output_tokens", "totalOutputTokens"),
 )
-#: Types of the parts of a content that are the answer; others are thoughts, pictures and the like.
+#: Types of parts of a content with text; others are thoughts, pictures and the like.
 _TEXT_PARTS: Final = ("text", "output_text")
-#: What other parts are called in notices.
+#: Names of other parts in notices, by type.
 _OTHER_PARTS: Final = {
     **dict.fromkeys(("image", "image_url", "output_image", "input_image"), "an image"),
     **dict.fromkeys(("audio", "input_audio", "output_audio"), "audio"),
 }
-#: Members of a message that has text and nothing else.
+#: Members of a message with text alone.
 _PLAIN: Final = frozenset({"content", "role"})
-#: Where messages have thoughts; servers that have several of these say the same in each.
+#: Members of messages with thoughts; servers that send several of these repeat the same text.
 _THOUGHTS: Final = (
     *("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details", "thinking_blocks"),
 )
-#: Answers of other interfaces: members that they have, whose they are, and the remedy.
+#: The members by which answers of other interfaces are recognised, and for hints the interface and the remedy.
 _OTHER_INTERFACES: Final = (
     (("message", "done"), "Ollama's own interface; the OpenAI-compatible one is below /v1"),
     (("response", "done"), "Ollama's own interface; the OpenAI-compatible one is below /v1"),
@@ -66,7 +66,7 @@ def message_json(message: Message, takes: str = "image/") -> dict[str, Any]:
 
     Args:
         message: the message.
-        takes: how the media types of attachments begin that the service takes; empty: it takes all.
+        takes: the prefix of the media types that the service takes; empty: it takes all.
 
     Raises:
         UsageError: an attachment is of another type.
@@ -91,7 +91,7 @@ def _attached(attachment: Attachment, takes: str) -> dict[str, Any]:
 
 
 def message_from(data: Any) -> Message:
-    """Return the message in JSON data; `developer` is OpenAI's newer name of the system.
+    """Return the message in JSON data; `developer` is OpenAI's newer name of the role `system`.
 
     Raises:
         UsageError: it is not a message of texts and images.
@@ -121,14 +121,14 @@ def _part(part: Any) -> str | Attachment:
 
 
 def answer_format(schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the member of a body that asks for an answer by a JSON Schema; nothing without one."""
+    """Return the member of a body for an answer by a JSON Schema; nothing without one."""
     if schema is None:
         return {}
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
 def chat_completion(completion: Completion, model: str | None = None) -> dict[str, Any]:
-    """Return an answer as a server sends it; `model` is the name of its model where no server reported one."""
+    """Return an answer as a server sends it; `model` is the name of its model if no server reported one."""
     return {
         "id": f"chatcmpl-{os.urandom(16).hex()}",
         "object": "chat.completion",
@@ -156,7 +156,7 @@ def finish_reason(completion: Completion) -> str:
 
 
 def usage_json(completion: Completion) -> dict[str, int]:
-    """Return the tokens of an answer; one out of a cache used none."""
+    """Return the tokens of an answer, 0 where they are not known, as for one out of a cache."""
     usage = completion.usage
     given, written = (0, 0) if usage is None else (usage.input_tokens, usage.output_tokens)
     return {"prompt_tokens": given, "completion_tokens": written, "total_tokens": given + written}
@@ -169,7 +169,7 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     if kind == "bare" and "choices" not in document and not document.get("error"):
         raise answer.failure(document) if message_in(document) else _no_choices(document, answer)
     answer.usage = usage_of(document) or answer.usage
-    more = document.get("x_groq")  # there Groq reports what ended a stream early
+    more = document.get("x_groq")  # Groq's place for the error that ends a stream early
     error = document.get("error") or (more.get("error") if isinstance(more, dict) else None)
     if error and not _is_void(error):
         raise answer.failure(document if document.get("error") else more)
@@ -203,7 +203,7 @@ def _lobechat_text(kind: str, document: Any, answer: AnswerReader) -> str:
     if kind == "usage":
         answer.usage = usage_of({"usage": document}) or answer.usage
     elif kind == "stop" and isinstance(document, str):
-        if document != "message_stop" or not answer.finish_reason:  # Anthropic's, behind the reason
+        if document != "message_stop" or not answer.finish_reason:  # Anthropic's follows the reason
             answer.note_end("stop" if document == "message_stop" else document)
     elif kind in _PARTS:
         text = document
@@ -217,8 +217,8 @@ def _lobechat_text(kind: str, document: Any, answer: AnswerReader) -> str:
 def _no_choices(document: dict[str, Any], answer: AnswerReader) -> MalformedResponseError:
     """Return the error for JSON that is not a chat completion; its hint names the interface that it belongs to."""
     error = answer.malformed("JSON without 'choices'", json.dumps(document))
-    whose = next((words for keys, words in _OTHER_INTERFACES if document.keys() >= set(keys)), None)
-    hints = (f"it is an answer of {whose}" if whose else None, answer.endpoint.check)
+    interface = next((name for keys, name in _OTHER_INTERFACES if document.keys() >= set(keys)), None)
+    hints = (f"it is an answer of {interface}" if interface else None, answer.endpoint.check)
     error.hint = "; ".join(filter(None, hints)) or None
     return error
 
@@ -256,23 +256,23 @@ def _whole_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) 
 
 
 def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> str:
-    """Return the text of a choice, and note why it ended."""
+    """Return the text of a choice, and record why it ended."""
     if choice.get("error"):
         raise answer.failure(choice["error"])
     if choice.get("finish_reason"):
         answer.usage = usage_of(choice) or answer.usage  # some report it here
         end = choice["finish_reason"]
-        if isinstance(end, dict):  # SGLang's, with the words behind a failure
+        if isinstance(end, dict):  # SGLang's, with the message of a failure
             answer.reason = str(end.get("message") or "")
             end = end.get("type")
         answer.note_end(end)
     if isinstance(choice.get("native_finish_reason"), str):
         answer.reason = choice["native_finish_reason"] or answer.reason
-        if is_fault(answer.reason):  # OpenRouter makes "stop" of those that it does not know
+        if is_fault(answer.reason):  # OpenRouter translates unknown ones to "stop"
             answer.note_end(answer.reason)
     message = choice.get(member)
     if not isinstance(message, dict):
-        text = choice.get("text")  # as the older interface has it
+        text = choice.get("text")  # of the older interface
         return answer.part(text) if isinstance(text, str) else ""
     content = message.get("content")
     if type(content) is str and content and message.keys() <= _PLAIN:  # nearly every event of a stream
@@ -281,7 +281,7 @@ def _choice_text(choice: dict[str, Any], member: str, answer: AnswerReader) -> s
 
 
 def _message_text(message: dict[str, Any], answer: AnswerReader) -> str:
-    """Return the text of a message or a part of one, and note what else it holds."""
+    """Return the text of a message or a part of one, and record its other content."""
     if message.get("error") and not _is_void(message["error"]):
         raise answer.failure(message)
     if isinstance(message.get("refusal"), str):
@@ -302,7 +302,7 @@ def _message_text(message: dict[str, Any], answer: AnswerReader) -> str:
 
 
 def _other_content(message: dict[str, Any], text: str) -> str:
-    """Return what a message holds besides text: pictures stand in its content, or in a member of their own."""
+    """Return the kind of a message's content besides text; pictures may have a member of their own."""
     if message.get("images"):
         return "an image"
     if message.get("audio") and not text:
@@ -313,12 +313,12 @@ def _other_content(message: dict[str, Any], text: str) -> str:
 
 
 def _is_void(error: Any) -> bool:
-    """Whether what stands under `error` is there in each answer, and empty: `{"code": 0, "message": ""}`."""
+    """Whether an `error` is empty, `{"code": 0, "message": ""}`: some servers send it with each answer."""
     return isinstance(error, dict) and not any(error.values())
 
 
 def _first_choice(choices: list[Any]) -> Any:
-    """Return the choice with index 0, wherever it stands; with `n: 2` others come too."""
+    """Return the choice with index 0; with `n: 2` there are others, perhaps before it."""
     if isinstance(choices[0], dict) and choices[0].get("index") == 0:  # nearly always
         return choices[0]
     for position, choice in enumerate(choices):
@@ -328,7 +328,7 @@ def _first_choice(choices: list[Any]) -> Any:
 
 
 def _index(choice: dict[str, Any], position: int = 0) -> int:
-    """Return the index of a choice; some servers write it as text, or not at all."""
+    """Return the index of a choice; some servers send it as text, or not at all."""
     index = choice.get("index")
     if isinstance(index, str) and index.isdecimal() and len(index) < 10:
         return int(index)
@@ -355,7 +355,7 @@ def _part_text(part: Any) -> str:
 
 
 def thought_text(message: dict[str, Any]) -> str:
-    """Return the thoughts of a message that do not stand in its content's text."""
+    """Return the thoughts of a message outside of its text."""
     for field in _THOUGHTS:
         text = _nested_text(message.get(field))
         if text:
@@ -378,7 +378,7 @@ def _nested_text(thoughts: Any, depth: int = 4) -> str:
 
 
 def usage_of(document: dict[str, Any]) -> Usage | None:
-    """Return the usage that a server reports, or `None` if it reports none, or nonsense."""
+    """Return the usage that a server reports; `None`: it reports none, or nonsense."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
         more = document.get("x_groq")
@@ -389,32 +389,32 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
         produced = None if total is None or total < given else total - given
     if given is None or produced is None:
         return None
-    told = dict(usage)
+    counts = dict(usage)
     for part in ("prompt_tokens_details", "completion_tokens_details"):
-        more = usage.get(part)
-        told |= more if isinstance(more, dict) else {}
-    cached = _count(told, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens") or 0
-    written = _count(told, "cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens") or 0
+        details = usage.get(part)
+        counts |= details if isinstance(details, dict) else {}
+    cached = _count(counts, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens") or 0
+    written = _count(counts, "cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens") or 0
     cached = min(cached, given)
     found = Usage(
         given,
         produced,
         cached_tokens=cached,
         cache_write_tokens=min(written, given - cached),
-        reasoning_tokens=min(_count(told, "reasoning_tokens") or 0, produced),
+        reasoning_tokens=min(_count(counts, "reasoning_tokens") or 0, produced),
     )
     amount = _amount(usage.get("cost"))
     if amount is None:
         return found
     details = usage.get("cost_details")
     upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
-    # OpenRouter with a key of the user's own: its cost is its fee alone, and the provider asks for the rest.
+    # OpenRouter with the user's own key for a provider: `cost` is OpenRouter's fee alone.
     own = _amount(upstream) if usage.get("is_byok") is True else None
     return replace(found, cost=amount + (own or 0.0))
 
 
 def _count(usage: dict[str, Any], *names: str) -> int | None:
-    """Return a number of tokens; `None`: there is none, or nonsense."""
+    """Return the first number of tokens under some names; `None`: there is none, or it is nonsense."""
     value = next((usage[name] for name in names if usage.get(name) is not None), None)
     number: Any = value
     if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and value.isdecimal()):
