@@ -1,47 +1,48 @@
-r"""The renderer: text of others, made fit for a terminal.
+r"""The renderer: escapes untrusted text for a terminal.
 
-A terminal obeys what it is sent: it can be made to hide, move and replace what stands on it. So text of models,
-servers, plug-ins, recipes and files reaches it through this module alone (`scripts.output` calls it). What has no
-shape of its own comes out escaped: control and format characters, characters that print blank (U+2800, U+3164), line
-ends of other systems, and bytes that are no UTF-8 (`\x1b`, `\u202e`).
+A terminal executes control sequences, which hide, move and replace what it shows. So text of models, servers, plug-ins,
+recipes and files reaches it through this module alone (`scripts.output` calls it). Whatever has no visible shape is
+escaped (`\x1b`, `\u202e`): control and format characters, characters that look blank (U+2800, U+3164), line ends of
+other systems, and bytes that are not UTF-8.
 
 | function | for | line breaks | tabs | blanks |
 |---|---|---|---|---|
 | `line` | one value: a name, a model, an error | `\n` | `\t` | more than 8 are counted |
 | `block` | an answer or a message | stay | stay | more than 40 are counted, and more than 3 blank lines |
 | `visible` | parts of Markdown that is laid out | `\n` | `\t` | stay |
-| `rows` | a step that may be run | a row each, behind a gutter | `\t` | more than 8, and each at the end of a line |
+| `rows` | a step that may be run | a row each, after a gutter | `\t` | more than 8, and each at the end of a line |
 
-`rows` is strict: two different texts never give the same rows. Combining marks are escaped as well, long lines are
-broken here and not by the terminal, and carets below an escape set it apart from a text that is spelt like one.
+`rows` is strict: different texts never give the same rows. It escapes combining marks as well, breaks long lines
+itself, and puts carets below an escape, as a text may be spelt like one.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Final
 
 from llm._dataclasses import dataclass
 
-#: So many blanks in a row are still seen for what they are: in a line, and in a block, which has indentation.
+#: The most blanks in a row that a reader still recognizes: in a line, and in a block, which has indentation.
 _BLANKS: Final = 8
 _BLANKS_OF_BLOCK: Final = 40
 _BLANK_LINES: Final = 3
 
-#: So many marks may stand on one letter: scripts of India and Thailand need three.
+#: The most combining marks on one letter: scripts of India and Thailand need three.
 _MARKS: Final = 3
 
-#: So many characters decide whether the next one is a mark that may stay.
+#: The number of characters that decide whether a mark after them is shown.
 _CONTEXT: Final = _MARKS + 1
 
-#: An emoji may be followed by a selector of its colours, and by a joiner.
+#: The variation selector and the joiner, which are shown after an emoji only.
 _SHAPES_EMOJI: Final = "\ufe0f\u200d"
 
-#: At the end of a row whose line goes on in the next one.
+#: The end of a row whose line continues in the next one.
 _GOES_ON: Final = "↵"
 
-#: Printable for Python, and blank on a terminal: fillers, variation selectors, braille and other blanks.
+#: Characters that `str.isprintable` accepts and a terminal shows as a blank, or not at all.
 _BLANK_CHARACTERS: Final = (
     (0x034F, 0x034F),
     (0x115F, 0x1160),
@@ -57,13 +58,13 @@ _BLANK_CHARACTERS: Final = (
     (0xE0000, 0xE0FFF),
 )
 
-#: Vowels and finals of Hangul that are drawn into the letter before them.
+#: Vowels and finals of Hangul, which are drawn into the letter before them.
 _JOINING: Final = ((0x1160, 0x11FF), (0xD7B0, 0xD7FF))
 
 
 @dataclass(frozen=True)
 class _Token:
-    """A part of a row that is not divided."""
+    """A part of a line that is kept in one row, if a row has room for it."""
 
     text: str
     columns: int
@@ -71,32 +72,32 @@ class _Token:
 
 
 def line(text: str) -> str:
-    """Return a text on one line, with all that a terminal would not show as it is escaped."""
+    """Return a text escaped, on one line."""
     if not _is_plain(text):
         text = _escaped(text)
     return _counted(text, _BLANKS) if " " * (_BLANKS + 1) in text else text
 
 
 def visible(text: str) -> str:
-    """Return a part of a line that is laid out already, with all that a terminal would not show as it is escaped."""
+    """Return a part of a line escaped; blanks stay, as the layout is made already."""
     return text if _is_plain(text) else _escaped(text)
 
 
 def block(text: str) -> str:
-    """Return a text of several lines, with all but its layout escaped that a terminal would not show as it is."""
+    """Return a text of several lines escaped; its layout stays."""
     whole = Block()
     return whole.feed(text) + whole.finish()
 
 
 class Block:
-    """`block` for a text that comes in pieces; what is divided between two of them is taken as one."""
+    """`block` for a text in pieces: sequences that are split between two pieces are recognized."""
 
     def __init__(self) -> None:
         self._held = ""
         self._before = ""
 
     def feed(self, piece: str) -> str:
-        """Return what can be shown by now: all but blanks and line breaks at the end, which are still to be counted."""
+        """Return the next part of the block; blanks and line breaks at its end are held until all can be counted."""
         text = self._held + piece
         shown = text.rstrip(" \r\n")
         self._held = text[len(shown) :]
@@ -124,13 +125,13 @@ class Block:
 
 
 def message(text: str) -> str:
-    """Return a block whose further lines are indented, so that none can look like a message, a step or a question."""
+    """Return a block with further lines indented, so that none can pass for a message, a step or a question."""
     shown = block(text)
     return shown if "\n" not in shown else re.sub(r"\n(?=[^\n])(?!  )", "\n  ", shown)
 
 
 def json_text(data: object) -> str:
-    r"""Return data as JSON; what a terminal would not show as it is becomes JSON's own escape (`\u202e`)."""
+    r"""Return data as JSON, escaped as JSON does it (`\u202e`)."""
     import json
 
     text = json.dumps(data, indent=2, ensure_ascii=False)
@@ -140,15 +141,15 @@ def json_text(data: object) -> str:
 
 
 def rows(text: str, head: str, width: int | None, mark: str = " ") -> list[str]:
-    """Return the rows in which a text stands on a terminal; different texts have different rows.
+    """Return a text as rows of a terminal; different texts have different rows.
 
     Args:
         text: the text.
-        head: what stands before the first row, at least two columns of ASCII. Behind as many columns come the
-            others: after a line break with `mark`, `|` before an empty line, `>` goes on with a line, `^` is below
-            what is escaped.
+        head: the start of the first row, at least two columns of ASCII. Other rows have as many columns before them,
+            which end with `mark` at the start of a line, `|` at that of an empty one, `>` within a line, and `^` below
+            escapes.
         width: columns of the terminal; `None`: lines are not broken.
-        mark: stands before each line but the first.
+        mark: the mark of each line but the first.
     """
     indent = " " * (len(head) - 2)
     room = None if width is None else max(width - len(head) - 2, 2)
@@ -168,17 +169,17 @@ def rows(text: str, head: str, width: int | None, mark: str = " ") -> list[str]:
 
 
 def remark(text: str, head: str) -> str:
-    """Return a row with a remark of this program, which no text of others can look like: `~` stands before no other."""
+    """Return a row with a remark of this program; no text can imitate it, as no other row has the mark `~`."""
     return f"{' ' * (len(head) - 2)}~ {text}"
 
 
 def hides_something(text: str) -> bool:
-    """Whether a text of several lines has characters that a terminal would not show."""
+    """Whether a text has characters, other than line breaks and tabs, that a terminal would not show."""
     return not all(char in "\n\t" or _is_shown(char) for char in set(text))
 
 
 def columns_of(text: str) -> int:
-    """Return how many columns of a terminal a text takes that `line` returned."""
+    """Return the width on a terminal of a text that `line` returned, in columns."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -192,7 +193,7 @@ def _is_plain(text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_shown(char: str) -> bool:
-    """Whether a terminal shows a character with a shape of its own, or as a mark on the one before."""
+    """Whether a character has a visible shape, or is a visible mark on the one before."""
     code = ord(char)
     return char.isprintable() and not any(first <= code <= last for first, last in _BLANK_CHARACTERS)
 
@@ -204,7 +205,7 @@ def _is_mark(char: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _stands_alone(char: str) -> bool:
-    """Whether a character is shown, and is neither drawn into its neighbours nor equal to another one."""
+    """Whether a character is visible, combines with no other, and has no other spelling in Unicode."""
     return _is_shown(char) and not _is_mark(char) and unicodedata.is_normalized("NFC", char)
 
 
@@ -213,7 +214,12 @@ def _escape(char: str) -> str:
 
 
 def _escaped(text: str, before: str = "") -> str:
-    """Return a text with escapes; the marks of a letter stay, if they are not too many, and what shapes an emoji."""
+    """Return a text with escapes. Marks on a letter are shown unless they are too many, and selectors after an emoji.
+
+    Args:
+        text: the text.
+        before: the last characters before it.
+    """
     shown, last, marks = [], "", _MARKS
     for char in before + text:
         if char.isascii():
@@ -233,6 +239,7 @@ def _escaped(text: str, before: str = "") -> str:
 
 
 def _counted(text: str, most: int) -> str:
+    """Return a text with the number of blanks in place of longer runs of them."""
     return re.sub(rf" {{{most + 1},}}", lambda run: f"⟨{len(run[0])} spaces⟩", text)
 
 
@@ -241,27 +248,19 @@ def _blank_lines(run: re.Match[str]) -> str:
 
 
 def _lines(text: str) -> Iterator[Sequence[_Token]]:
-    """Yield the tokens of each line; many blank lines in a row are one token."""
-    blank = 0
-    for one in text.split("\n"):
-        if not one:
-            blank += 1
-            continue
-        yield from _of_blank_lines(blank)
-        blank = 0
-        yield _tokens(one)
-    yield from _of_blank_lines(blank)
-
-
-def _of_blank_lines(number: int) -> Iterator[Sequence[_Token]]:
-    if number <= _BLANK_LINES - 1:
-        yield from [()] * number
-    else:
-        yield [_special(f"⟨{number} blank lines⟩")]
+    """Yield the tokens of each line; a long run of blank lines is one token."""
+    for is_blank, run in groupby(text.split("\n"), lambda one: not one):
+        lines = list(run)
+        if not is_blank:
+            yield from map(_tokens, lines)
+        elif len(lines) < _BLANK_LINES:
+            yield from [()] * len(lines)
+        else:
+            yield [_special(f"⟨{len(lines)} blank lines⟩")]
 
 
 def _tokens(one: str) -> Sequence[_Token]:
-    """Return a line as tokens."""
+    """Return the tokens of a line that is not empty."""
     if _is_plain(one) and one[-1] != " " and " " * (_BLANKS + 1) not in one:
         return [_Token(one, len(one), escape=False)]
     found = []
@@ -276,7 +275,7 @@ def _tokens(one: str) -> Sequence[_Token]:
         else:
             found.append(_special(_escape(part)))
     last = found[-1].text
-    if last[0] == " " and not found[-1].escape:  # it could not be seen
+    if last[0] == " " and not found[-1].escape:  # blanks at the end of a line are invisible
         found[-1] = _special(f"⟨{len(last)} space{'s' if len(last) > 1 else ''}⟩")
     return found
 
@@ -286,7 +285,7 @@ def _special(text: str) -> _Token:
 
 
 def _broken(tokens: Sequence[_Token], room: int | None) -> Iterator[tuple[list[_Token], bool]]:
-    """Yield the rows of a line, and whether it goes on after each; an escape is divided only if no row takes it."""
+    """Yield the rows of a line, and whether it continues after each; only escapes wider than a row are split."""
     if room is None:
         yield list(tokens), False
         return

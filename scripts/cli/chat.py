@@ -19,7 +19,7 @@ from llm.thoughts import shown_of
 from llm.types import Attachment, Completion, Message, Request
 from scripts.cli.base import backends_of, current_host, find_backend, log, report, warn_of_problems
 from scripts.cli.options import NameOf, attach_option, read_system, system_option, thoughts_option, values_option
-from scripts.cli.send import RequestCommand, close_conversation, continuing, read_attachment, request_options, show
+from scripts.cli.send import RequestCommand, close_conversation, continuing, read_attachments, request_options, show
 from scripts.output import (
     MarkdownAnswer,
     TextAnswer,
@@ -245,7 +245,7 @@ class Chat:
         """Send a file with the next prompt."""
         if not argument:
             raise UsageError("/attach needs a file or an address")
-        self._waiting += (read_attachment(argument),)
+        self._waiting += tuple(read_attachments((argument,)))
         print_message(f"{argument} is sent with the next prompt")
 
     def save(self, argument: str) -> None:
@@ -387,7 +387,7 @@ def chat(
     if asked["backend"] is not None:
         find_backend(host, asked["backend"])
     system = read_system(system)
-    attachments = tuple(map(read_attachment, attach))
+    attachments = tuple(read_attachments(attach))
     if last and name is not None:
         raise UsageError("-c goes on with the last conversation, and NAME with another one", hint="give one of them")
     earlier = log().find(name) if name is not None or last else None

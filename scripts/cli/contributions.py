@@ -1,6 +1,7 @@
-"""`ai-cli backends`, `recipes`, `models` and `why`: what plug-ins contribute, and what would be used."""
+"""`ai-cli backends`, `recipes`, `models` and `why`: contributions of plug-ins, and which of them would be used."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,11 +26,12 @@ from scripts.output import print_json, print_line, print_message, print_table, p
 
 if TYPE_CHECKING:
     from llm.contributions import Catalog, RegisteredBackend, RegisteredRecipe
+    from llm.hooks import Origin
     from llm.host import Host
     from llm.types import Call, Route
 
-#: The readiness of a backend whose plug-in is blocked.
-_NO_READINESS: Final[dict[str, Any]] = {
+#: The facts of a backend whose plug-in is blocked, see `_facts`.
+_BLOCKED_FACTS: Final[dict[str, Any]] = {
     "ready": False,
     "set_one_of": [],
     "models": [],
@@ -51,23 +53,18 @@ def backends(ctx: click.Context, as_json: bool, check: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     host = current_host(ctx)
-    offers = backends_of(host)
+    catalog = backends_of(host)
     warn_of_problems(host, configuration=True)
     cooldowns = set_aside(ctx)
-    found: Mapping[str, Any] = {}
-    if check:
-        found = checked(host, offers.active)
-    rows = [
-        *_rows(
-            offers,
-            lambda info: {
-                **_readiness(host, info),
-                "cooldown": cooldowns.get(info.name),
-                **({"check": found[info.name].to_json()} if offers[info.name] is info and info.name in found else {}),
-            },
-        ),
-        *_blocked_rows(host, "backend", BACKEND_GROUP, _NO_READINESS),
-    ]
+    checks = checked(host, catalog.active) if check else {}
+
+    def facts(backend: "RegisteredBackend") -> dict[str, Any]:
+        found = {**_facts(host, backend), "cooldown": cooldowns.get(backend.name)}
+        if backend.name in checks and catalog[backend.name] is backend:
+            found["check"] = checks[backend.name].to_json()
+        return found
+
+    rows = [*_rows(catalog, facts), *_blocked_rows(host, "backend", BACKEND_GROUP, _BLOCKED_FACTS)]
     if as_json:
         print_json(rows)
         return
@@ -110,9 +107,9 @@ def recipes(ctx: click.Context, as_json: bool) -> None:
     """List recipes and their plug-ins."""
     host = current_host(ctx)
     with stdout_to_stderr():
-        offers = host.recipes()
+        catalog = host.recipes()
     warn_of_problems(host)
-    rows = [*_rows(offers), *_blocked_rows(host, "recipe", RECIPE_GROUP, {})]
+    rows = [*_rows(catalog), *_blocked_rows(host, "recipe", RECIPE_GROUP, {})]
     if as_json:
         print_json(rows)
         return
@@ -123,69 +120,70 @@ def recipes(ctx: click.Context, as_json: bool) -> None:
 
 
 def _rows(
-    offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]",
-    more: Callable[[Any], dict[str, Any]] = lambda _info: {},
-) -> list[dict[str, Any]]:
-    """Return a row for each name in use, by name, each followed by those that it shadows."""
-    rows = []
-    for name in sorted(offers):
-        winner = offers[name]
-        shadowed = offers.shadowed.get(name, ())
-        for info in (winner, *shadowed):
-            origin = info.origin
-            rows.append(
-                {
-                    "name": name,
-                    "description": info.description,
-                    **origin.to_json(),
-                    "from": origin.source,
-                    "shadows": [str(other.origin) for other in shadowed] if info is winner else [],
-                    "shadowed_by": None if info is winner else str(winner.origin),
-                    "blocked_by": None,
-                    **more(info),
-                }
-            )
-    return rows
+    catalog: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]",
+    more: Callable[[Any], dict[str, Any]] = lambda _one: {},
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each backend or recipe in use, by name, each followed by those that it shadows."""
+    for name in sorted(catalog):
+        winner = catalog[name]
+        shadowed = catalog.shadowed.get(name, ())
+        shadows = [str(one.origin) for one in shadowed]
+        yield {**_row(name, winner.origin, winner.description, shadows=shadows), **more(winner)}
+        for one in shadowed:
+            yield {**_row(name, one.origin, one.description, shadowed_by=str(winner.origin)), **more(one)}
 
 
-def _blocked_rows(host: "Host", kind: str, group: str, more: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each plug-in of a kind that was left out, under the name that is known without importing it."""
+def _blocked_rows(host: "Host", kind: str, group: str, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each blocked plug-in of a kind, with the name that is known without an import."""
     for blocked in host.blocked:
         origin = blocked.origin
         declared = origin.entry_point or ""
         if declared.startswith(f"{group}:") or (origin.builtin and origin.plugin.startswith(f"{kind}:")):
-            yield {
-                "name": origin.plugin.removeprefix(f"{kind}:"),
-                "description": "",
-                **origin.to_json(),
-                "from": origin.source,
-                "shadows": [],
-                "shadowed_by": None,
-                "blocked_by": blocked.by,
-                **more,
-            }
+            yield {**_row(origin.plugin.removeprefix(f"{kind}:"), origin, blocked_by=blocked.by), **facts}
 
 
-def _readiness(host: "Host", info: "RegisteredBackend") -> dict[str, Any]:
+def _row(
+    name: str,
+    origin: "Origin",
+    description: str = "",
+    *,
+    shadows: Sequence[str] = (),
+    shadowed_by: str | None = None,
+    blocked_by: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": description,
+        **origin.to_json(),
+        "from": origin.source,
+        "shadows": list(shadows),
+        "shadowed_by": shadowed_by,
+        "blocked_by": blocked_by,
+    }
+
+
+def _facts(host: "Host", backend: "RegisteredBackend") -> dict[str, Any]:
+    """Return whether a backend is ready, its models and its options."""
     with stdout_to_stderr():
-        ready = host.is_ready(info)
+        ready = host.is_ready(backend)
     return {
         "ready": ready,
-        "set_one_of": [] if ready else list(info.ready_env),
-        "models": list(info.models),
-        "options": [one.to_json() for one in info.options],
-        "known_options": dict(info.known_options),
+        "set_one_of": [] if ready else list(backend.ready_env),
+        "models": list(backend.models),
+        "options": [one.to_json() for one in backend.options],
+        "known_options": dict(backend.known_options),
     }
 
 
 def _options(row: dict[str, Any]) -> str:
-    """Return the options that a backend declares; a server knows too many to list, see `send -b NAME --help`."""
+    """Return the options that a backend declares, or the number of known ones: servers have too many to list."""
     if row["options"]:
         return ", ".join(one["name"] for one in row["options"])
     return f"{len(row['known_options'])} known" if row["known_options"] else ""
 
 
 def _setup(row: dict[str, Any]) -> str:
+    """Return whether a backend can be used, and what it lacks."""
     if row.get("check"):
         return str(row["check"]["words"])
     if row["cooldown"] is not None:
@@ -196,6 +194,7 @@ def _setup(row: dict[str, Any]) -> str:
 
 
 def _status(row: dict[str, Any], status: str) -> str:
+    """Return a status with what the row shadows, or why it is not used."""
     if row["blocked_by"]:
         return f"not used: blocked by {row['blocked_by']}"
     if row["shadowed_by"]:
@@ -204,19 +203,19 @@ def _status(row: dict[str, Any], status: str) -> str:
     return "; ".join(filter(None, (status, shadows)))
 
 
-#: Seconds that a service has for its answer.
-_PATIENCE: Final = 10.0
+#: Seconds that a service has for an answer other than to a prompt.
+_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What asking a backend showed.
+    """The result of asking a backend whether it would answer.
 
     Attributes:
-        ok: whether it would answer; `None`: it cannot be asked.
+        ok: whether it would; `None`: it cannot be asked.
         reason: why not.
         hint: what to do about that.
-        answered: whether the service itself gave the reason, in place of a failure to ask it.
+        answered: whether the service gave the reason itself; else asking it failed.
     """
 
     ok: bool | None
@@ -230,7 +229,7 @@ class Checked:
 
     @property
     def words(self) -> str:
-        """It in a few words."""
+        """The result in a few words."""
         if self.ok is None:
             return "ready, as far as can be known"
         if self.ok:
@@ -240,16 +239,14 @@ class Checked:
 
 
 def checked(host: "Host", backends: "Iterable[RegisteredBackend]") -> Mapping[str, Checked]:
-    """Ask backends at the same time whether they would answer; return the findings by name."""
+    """Ask backends concurrently whether they would answer; return the results by name."""
     from concurrent.futures import ThreadPoolExecutor
 
     backends = list(backends)
-    # What plug-ins import at once would be imported in threads: one after the other is safe.
+    # Import plug-ins here, one after the other: not all can be imported by several threads at once.
     for backend in backends:
-        try:
+        with suppress(*PLUGIN_FAULTS):  # `check` reports it
             host.loaded(backend)
-        except PLUGIN_FAULTS:
-            continue  # asking it has the same fault
     names = ", ".join(backend.name for backend in backends)
     with (
         stdout_to_stderr(),
@@ -274,10 +271,10 @@ def check(host: "Host", backend: "RegisteredBackend") -> Checked:
 
 
 def call_for(host: "Host") -> "Call":
-    """Return the call of a question besides prompts, with a deadline of its own."""
+    """Return the call for a question that is not a prompt."""
     from llm.types import Call
 
-    deadline = monotonic() + _PATIENCE
+    deadline = monotonic() + _TIMEOUT
     return Call(deadline=deadline, first_deadline=deadline, key=host.key)
 
 
@@ -300,14 +297,15 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
     list.
     """
     host = current_host(ctx)
-    offers = backends_of(host)
+    catalog = backends_of(host)
     warn_of_problems(host, configuration=True)
-    chosen = (
-        [one for one in offers.values() if host.is_ready(one)] if backend is None else [find_backend(host, backend)]
-    )
+    if backend is None:
+        chosen = sorted((one for one in catalog.values() if host.is_ready(one)), key=lambda one: one.name)
+    else:
+        chosen = [find_backend(host, backend)]
     words = (search or "").lower().split()
     rows, empty = [], []
-    for one in sorted(chosen, key=lambda one: one.name):
+    for one in chosen:
         row = _listed(host, one, refresh=refresh, named=backend is not None)
         if row is not None:
             if not row["models"] and row["error"] is None:
@@ -322,18 +320,18 @@ def models(ctx: click.Context, backend: str | None, search: str | None, refresh:
             for name in row["models"]:
                 print_line(f"{row['backend']}/{name}")
         if not any(row["models"] for row in rows):
-            of_words = f" whose name holds {search!r}" if words else ""
             from llm.backends.http import NO_MODELS
 
             for name in empty:
                 print_message(f"{name}: {NO_MODELS}")
             if not empty:
-                print_message(f"no model is listed{of_words}; `ai-cli backends` shows which backends are ready")
+                matching = f" whose name holds {search!r}" if words else ""
+                print_message(f"no model is listed{matching}; `ai-cli backends` shows which backends are ready")
     return 1 if any(row["error"] and row["age"] is None for row in rows) else 0
 
 
 def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named: bool) -> dict[str, Any] | None:
-    """Return the models of a backend; `None` if it has no list of them, and the user did not name it."""
+    """Return the row of a backend; `None` if it cannot list models, and the user did not name it."""
     from llm.contributions import listed_models, models_of
 
     name = backend.name
@@ -347,19 +345,18 @@ def _listed(host: "Host", backend: "RegisteredBackend", *, refresh: bool, named:
                 found = models_of(name, lambda: ask(call_for(host)), refresh=refresh)
     except PLUGIN_FAULTS as error:
         message, hint = reason_of(error)
+        hint = f"\n{hint}" if hint else ""
         old = listed_models(name)
-        known = "" if old is None else f"; its models of {_ago(old.age)} ago are listed"
-        print_warning(f"{name} does not list its models: {message}{known}" + (f"\n{hint}" if hint else ""))
-        return {
-            "backend": name,
-            "models": [] if old is None else list(old.models),
-            "age": None if old is None else round(old.age),
-            "error": message,
-        }
+        if old is None:
+            print_warning(f"{name} does not list its models: {message}{hint}")
+            return {"backend": name, "models": [], "age": None, "error": message}
+        known = f"its models of {_duration(old.age)} ago are listed"
+        print_warning(f"{name} does not list its models: {message}; {known}{hint}")
+        return {"backend": name, "models": list(old.models), "age": round(old.age), "error": message}
     return {"backend": name, "models": list(found.models), "age": round(found.age), "error": None}
 
 
-def _ago(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             number = int(seconds // size)
@@ -392,7 +389,7 @@ def send(
     if not text.strip():
         raise UsageError("the prompt is empty", hint="give some text to answer")
     backends = backends_of(host)
-    warn_of_problems(host)  # before an unknown name ends it: its plug-in may be a broken one
+    warn_of_problems(host)  # before an unknown name ends the command: its plug-in may be broken
     failure = None
     try:
         with stdout_to_stderr():
@@ -401,11 +398,11 @@ def send(
         route, failure = error.route, error
     warn_of_problems(host)
     reasons = {name: one["reason"] for name, one in set_aside(ctx).items() if name != backend}
-    facts = _of_send(host, route, model, reasons)
+    facts = _route_facts(host, route, model, reasons)
     if as_json:
         print_json(facts)
     else:
-        _show_send(facts)
+        _print_route(facts)
     if failure is not None:
         report(failure, ctx)
         return failure.exit_code
@@ -437,15 +434,15 @@ def recipe(ctx: click.Context, name: str, as_json: bool) -> None:
         print_json(facts)
         return
     print_line(f"the steps of {name!r} would come from {facts['plugin_and_source']}")
-    _show_list("shadowed by it", facts["shadows"])
-    _show_list("may change or refuse each step", facts["step_guardrails"])
-    _show_list("each step is offered to, in this order", facts["steps_are_offered_to"])
-    _show_list("around each step", facts["step_wrappers"])
-    _show_list("blocked", facts["blocked"])
-    _show_list("to change that", facts["to_change"])
+    _print_list("shadowed by it", facts["shadows"])
+    _print_list("may change or refuse each step", facts["step_guardrails"])
+    _print_list("each step is offered to, in this order", facts["steps_are_offered_to"])
+    _print_list("around each step", facts["step_wrappers"])
+    _print_list("blocked", facts["blocked"])
+    _print_list("to change that", facts["to_change"])
 
 
-def _of_send(host: "Host", route: "Route", model: str | None, reasons: Mapping[str, str]) -> dict[str, Any]:
+def _route_facts(host: "Host", route: "Route", model: str | None, reasons: Mapping[str, str]) -> dict[str, Any]:
     backends = host.backends()
     order = [
         {
@@ -469,7 +466,7 @@ def _of_send(host: "Host", route: "Route", model: str | None, reasons: Mapping[s
         "notices": list(route.notices),
         "blocked": [str(blocked) for blocked in host.blocked],
         "to_change": [
-            *_to_change(host, backends, route),
+            *_route_remedies(host, backends, route),
             *(
                 f"use {one['backend']} again: ai-cli backends reset {one['backend']}"
                 for one in order
@@ -479,9 +476,9 @@ def _of_send(host: "Host", route: "Route", model: str | None, reasons: Mapping[s
     }
 
 
-def _show_send(facts: dict[str, Any]) -> None:
+def _print_route(facts: dict[str, Any]) -> None:
     print_line(f"policy: {facts['policy']}")
-    _show_list("around it", facts["around_the_policy"], "   ")
+    _print_list("around it", facts["around_the_policy"], "   ")
     for number, one in enumerate(facts["order"], 1):
         model = f", model {one['model']}" if one["model"] else ""
         ready = f"; not ready: set {' or '.join(one['not_ready'])}" if one["not_ready"] else ""
@@ -494,32 +491,32 @@ def _show_send(facts: dict[str, Any]) -> None:
             ("may answer first", "asked_before"),
             ("around it", "wrappers"),
         ):
-            _show_list(title, one[key], "   ")
-    # What would make a backend ready is below, where the other remedies are.
+            _print_list(title, one[key], "   ")
+    # What would make a backend ready is among the remedies at the end.
     known = {f": {change.partition(' ready: ')[2]}" for change in facts["to_change"] if " ready: " in change}
     left_out = [
         (one["backend"], next(filter(one["reason"].endswith, known), ""), one["reason"]) for one in facts["left_out"]
     ]
-    _show_list("left out", [f"{backend}: {reason.removesuffix(remedy)}" for backend, remedy, reason in left_out])
-    _show_list("blocked", facts["blocked"])
-    _show_list("note", facts["notices"])
-    _show_list("to change that", facts["to_change"])
+    _print_list("left out", [f"{backend}: {reason.removesuffix(remedy)}" for backend, remedy, reason in left_out])
+    _print_list("blocked", facts["blocked"])
+    _print_list("note", facts["notices"])
+    _print_list("to change that", facts["to_change"])
 
 
-def _show_list(title: str, items: Sequence[str], indent: str = "") -> None:
+def _print_list(title: str, items: Sequence[str], indent: str = "") -> None:
     if items:
         print_line(f"{indent}{title}:")
         for item in items:
             print_line(f"{indent}  {item}")
 
 
-def _provider(offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> dict[str, Any]:
-    """Return the provider of a name, and those that it shadows."""
-    origin = offers[name].origin
+def _provider(catalog: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> dict[str, Any]:
+    """Return the plug-in of a backend or recipe, and those that it shadows."""
+    origin = catalog[name].origin
     return {
         **origin.to_json(),
         "plugin_and_source": str(origin),
-        "shadows": [str(other.origin) for other in offers.shadowed.get(name, ())],
+        "shadows": [str(other.origin) for other in catalog.shadowed.get(name, ())],
     }
 
 
@@ -528,7 +525,7 @@ def _plugins(host: "Host", hook: str, *, wrappers: bool = False) -> list[str]:
     return [str(origin) for origin, options in host.implementations(hook) if bool(options.get("wrapper")) is wrappers]
 
 
-def _to_change(host: "Host", backends: "Catalog[RegisteredBackend]", route: "Route") -> Iterator[str]:
+def _route_remedies(host: "Host", backends: "Catalog[RegisteredBackend]", route: "Route") -> Iterator[str]:
     chosen = [candidate.backend for candidate in route.candidates]
     others = [name for name in backends if name not in chosen[:1]]
     if others:
@@ -542,8 +539,9 @@ def _to_change(host: "Host", backends: "Catalog[RegisteredBackend]", route: "Rou
         yield from _uncover(backends, name)
 
 
-def _uncover(offers: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> Iterable[str]:
-    origin = offers[name].origin
-    if name in offers.shadowed and origin.distribution is not None:
+def _uncover(catalog: "Catalog[RegisteredBackend] | Catalog[RegisteredRecipe]", name: str) -> Iterable[str]:
+    """Return how to use the backend or recipe that another one shadows."""
+    origin = catalog[name].origin
+    if name in catalog.shadowed and origin.distribution is not None:
         return [f"use the {name!r} that it shadows: --no-plugin {origin.distribution}"]
     return []

@@ -1,4 +1,4 @@
-"""Options and arguments that commands share."""
+"""Options and arguments that several commands have, and reading their values."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SHARED: Final = "d0ttino.shared"
 
-#: Where a command keeps its arguments as they were typed.
+#: The key of `Context.meta` with the arguments of a command as they were typed.
 ARGUMENTS: Final = "d0ttino.arguments"
 
 #: The target of a trace that stands for the tree on stderr.
@@ -25,10 +25,10 @@ TREE: Final = "-"
 
 
 class NameOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A name of some kind of thing, which a shell completes.
+    """A name that a shell can complete.
 
     Args:
-        kind: what the name is of, see `scripts.cli.help.NAMES`.
+        kind: a key of `scripts.cli.help.NAMES`.
     """
 
     name = "name"
@@ -40,22 +40,22 @@ class NameOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         """Return the names that begin with what was typed."""
         from importlib import import_module
 
-        # By its name, like a command: it asks the commands' own modules for names, which import this one.
+        # By name, like a command: the modules that know the names import this one.
         found: list[CompletionItem] = import_module("scripts.cli.help").names(self.kind, ctx, incomplete)
         return found
 
 
 class FileName(click.ParamType):  # type: ignore[type-arg]
-    """The name of a file, which may be there; click's type looks for a translation of its own name when it is made."""
+    """The name of a file that need not exist. `click.Path` looks up a translation of its name when it is created."""
 
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the name, unless it is that of a directory or of a file that cannot be read."""
+        """Return the name; refuse that of a directory, or of a file that cannot be read."""
         return click.Path(dir_okay=False).convert(value, param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-        """Have the shell complete it as it completes files."""
+        """Let the shell complete it as a file name."""
         return click.Path(dir_okay=False).shell_complete(ctx, param, incomplete)
 
 
@@ -84,22 +84,23 @@ SHARED_OPTIONS: Final = (
 )
 
 
-#: Seconds after which a wait for standard input is explained, and how much of it is read.
+#: Seconds until a wait for standard input is explained.
 _SILENT_WAIT: Final = 1.0
-_MOST_PIPED: Final = 16 * 2**20
+#: The longest text that is read from a pipe, in bytes.
+_MAX_PIPED: Final = 16 * 2**20
 
 
 @dataclass(frozen=False, eq=False)
 class Shared:
-    """The values of the shared options in one run of the program.
+    """The values of the shared options in one run.
 
     Attributes:
-        debug: show the traceback of an error.
-        trace: where the trace goes: `TREE`, or a file; `None`: nowhere.
-        trace_values: show prompts and answers in it.
-        no_plugin: names of plug-ins that are not used.
-        no_plugins: use built-in plug-ins only.
-        color: when the output is coloured.
+        debug: whether tracebacks of errors are printed.
+        trace: the target of the trace: `TREE`, or a file; `None`: there is no trace.
+        trace_values: whether the trace has prompts and answers.
+        no_plugin: the names of blocked plug-ins.
+        no_plugins: whether all plug-ins but built-in ones are blocked.
+        color: when output is coloured: `auto`, `always` or `never`.
     """
 
     debug: bool = False
@@ -111,17 +112,17 @@ class Shared:
 
 
 def shared(ctx: click.Context) -> Shared:
-    """Return the values of the shared options; wherever they stood, they count for the whole run."""
+    """Return the values of the shared options, which count for the whole run."""
     values: Shared = ctx.meta.setdefault(_SHARED, Shared())
     return values
 
 
 def read_shared(ctx: click.Context, arguments: list[str]) -> list[str]:
-    """Note the shared options among all arguments of a run, and return the arguments for click to parse.
+    """Read the shared options among all arguments of a run, and return the arguments for click to parse.
 
-    This happens once, in the run's first context: plug-ins are asked for their commands before click comes to the
-    options behind a command's name. `--trace=FILE` becomes `--trace`, because click has no option with an optional
-    value that leaves the next word alone.
+    This is done once, in the first context: plug-ins are asked for commands before click parses the options after the
+    name of a command. `--trace=FILE` becomes `--trace`: an option of click whose value is optional takes the next word
+    for its value.
     """
     if _SHARED in ctx.meta:
         return arguments
@@ -149,7 +150,7 @@ def read_shared(ctx: click.Context, arguments: list[str]) -> list[str]:
 
 
 def _color(when: str) -> bool | None:
-    """Return whether the output is coloured; `None`: where it goes to a terminal that takes colours."""
+    """Return whether output is coloured; `None`: if it goes to a terminal."""
     if when in {"always", "never"}:
         return when == "always"
     # https://no-color.org
@@ -161,17 +162,14 @@ def as_json_option(help: str = "Print JSON.") -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
-#: Instructions for the model.
 system_option: Final = click.option(
     "-s", "--system", metavar="TEXT", help="Instructions for the model; @FILE reads that from a file."
 )
 
-#: Files that are sent with a prompt.
 attach_option: Final = click.option(
     "-a", "--attach", multiple=True, metavar="FILE", help="Attach an image or a text file: a path or a URL."
 )
 
-#: Whether thoughts are part of the answer.
 thoughts_option: Final = click.option("--show-thoughts", is_flag=True, help="Also show the thoughts of a model.")
 
 
@@ -182,7 +180,6 @@ def _complete_option(ctx: click.Context, param: click.Parameter, incomplete: str
     return found
 
 
-#: Values for the backend.
 values_option: Final = click.option(
     "-o",
     "--option",
@@ -196,7 +193,7 @@ values_option: Final = click.option(
 
 
 def all_of(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a decorator that adds several options, as decorators above each other do: the last one stands on top."""
+    """Return a decorator that adds several options; as with stacked decorators, help lists the last one first."""
 
     def decorate(function: Any) -> Any:
         for option in options:
@@ -207,12 +204,11 @@ def all_of(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class RoutingOption(click.Option):
-    """An option of routing, deadline or attempts; the help of a command lists these behind its own."""
+    """An option of routing, deadline or attempts, which help lists in a section of its own."""
 
     section: Final = "Routing"
 
 
-#: The options that choose the backend and the model.
 routing_options: Final = all_of(
     click.option("--local", is_flag=True, help="Use the fallback backend only, to stay on this machine."),
     click.option(
@@ -227,7 +223,11 @@ routing_options: Final = all_of(
 
 
 def named_values(words: Iterable[str], option: str, hint: str | None = None) -> dict[str, str]:
-    """Return `NAME=VALUE` words of an option as a mapping."""
+    """Return the `NAME=VALUE` words of an option as a mapping.
+
+    Raises:
+        UsageError: a word has another form.
+    """
     found = {}
     for word in words:
         name, is_given, value = word.partition("=")
@@ -238,7 +238,7 @@ def named_values(words: Iterable[str], option: str, hint: str | None = None) -> 
 
 
 def read_system(given: str | None, option: str = "--system") -> str | None:
-    """Return a system prompt, or another text of an option; `@FILE` stands for the text in a file, `@@` for an `@`."""
+    """Return the text of an option; `@FILE` stands for the text of a file, `@@` at the beginning for an `@`."""
     if given is None or not given.startswith("@"):
         return given
     if given.startswith("@@"):
@@ -254,10 +254,12 @@ def read_system(given: str | None, option: str = "--system") -> str | None:
 
 @contextmanager
 def open_input(file: str, errors: str = "strict") -> Iterator[Iterable[str]]:
-    """Open the lines of a text that the user named, `-` for standard input, without a wait for the other end of a pipe.
+    """Open a text file of the user, or standard input for `-`, and yield its lines.
+
+    Only ordinary files are opened, see `open_named`: a named pipe may never have a writer.
 
     Raises:
-        UsageError: it cannot be read, or is not UTF-8, also within the block.
+        UsageError: it cannot be read or is not UTF-8; also raised within the block.
     """
     try:
         if file != "-":
@@ -274,7 +276,7 @@ def open_input(file: str, errors: str = "strict") -> Iterator[Iterable[str]]:
 
 
 def read_text(argument: str) -> str:
-    """Return a text argument; `-` stands for standard input."""
+    """Return a text argument, or standard input for `-`."""
     if argument != "-":
         return argument
     if sys.stdin is None:
@@ -283,7 +285,7 @@ def read_text(argument: str) -> str:
 
 
 def read_piped() -> str:
-    """Return what is piped to a command that has its text elsewhere; empty if stdin is closed, or no pipe or file."""
+    """Return the text that is piped to a command; empty if stdin is closed, or is neither a pipe nor a file."""
     import stat
 
     stdin = sys.stdin
@@ -293,7 +295,7 @@ def read_piped() -> str:
         kind = os.fstat(stdin.fileno()).st_mode
     except OSError:  # a program's own object, which has no descriptor, or a closed one
         kind = stat.S_IFREG
-    # A device is not text that anybody piped: /dev/null is empty, and others never end.
+    # Not from a device: /dev/null is empty, and others never end.
     if not (stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind)):
         return ""
     import threading
@@ -303,13 +305,13 @@ def read_piped() -> str:
     if sys.stderr is not None and sys.stderr.isatty():
         timer.start()
     try:
-        content = stdin.buffer.read(_MOST_PIPED + 1)
-    except OSError:  # it is open for writing alone: so `>&-` is filled
+        content = stdin.buffer.read(_MAX_PIPED + 1)
+    except OSError:  # open for writing only, see `fill_closed`
         return ""
     finally:
         timer.cancel()
-    if len(content) > _MOST_PIPED:
-        raise UsageError(f"more than {_MOST_PIPED // 2**20} MiB were piped", hint="no model takes it: send a part")
+    if len(content) > _MAX_PIPED:
+        raise UsageError(f"more than {_MAX_PIPED // 2**20} MiB were piped", hint="no model takes it: send a part")
     return _decoded(content)
 
 
@@ -323,16 +325,14 @@ def _decoded(content: bytes) -> str:
     from scripts.cli.attachments import decoded, is_image, kind_of
 
     try:
-        # As `$(...)` does it: the end of the last line is no part of the text. Nor is a mark before the first.
+        # As with `$(...)`, the end of the last line is not part of the text.
         return decoded(content).removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         if is_image(content):
             raise UsageError("standard input is an image", hint="`--attach -` sends it") from error
-        what = kind_of(content)
-        said = f"{what}, and not text" if what else f"not UTF-8 text: {error}"
-        hint = (
-            "`--attach -` sends PNG, JPEG, GIF and WebP images"
-            if what
-            else "`iconv` makes UTF-8 of it; `--attach -` sends images"
-        )
-        raise UsageError(f"standard input is {said}", hint=hint) from error
+        kind = kind_of(content)
+        if kind is not None:
+            hint = "`--attach -` sends PNG, JPEG, GIF and WebP images"
+            raise UsageError(f"standard input is {kind}, and not text", hint=hint) from error
+        hint = "`iconv` makes UTF-8 of it; `--attach -` sends images"
+        raise UsageError(f"standard input is not UTF-8 text: {error}", hint=hint) from error

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from scripts.cli.config import Template
 
     class ShownAnswer(Protocol):
-        """Prints an answer as it comes."""
+        """A printer of an answer as it comes."""
 
         def write(self, piece: str) -> None:
             """Print a piece."""
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 #: Seconds that a backend which watches its time gets to end by itself, with better words.
 _GRACE: Final = 0.25
 
-#: The fields of a `Request` that `request_options` and options of plug-ins set.
+#: The fields of a `Request` that are set by `request_options` and by options of plug-ins.
 REQUEST_FIELDS: Final = (
     "backend",
     "model",
@@ -85,19 +85,21 @@ REQUEST_FIELDS: Final = (
     "metadata",
 )
 
-_ADDED: Final = "d0ttino.plugin_options"
-_NO_PROMPT: Final = "d0ttino.no_prompt"
+# Keys of `Context.meta`.
+_PLUGIN_OPTIONS: Final = "d0ttino.plugin_options"
+_SENDS_NOTHING: Final = "d0ttino.sends_nothing"
 
 _THOUGHTS_ONLY: Final = "the answer holds thoughts only; --show-thoughts shows them"
 
-#: Seconds from which on a wait is announced.
+#: The shortest wait before a retry that is announced, in seconds.
 _LONG_WAIT: Final = 2.0
 
 
 class RequestCommand(Command):
-    """A command that sends prompts. Options of plug-ins (`llm_options`) have their values in `Request.metadata`.
+    """A command that sends prompts, with the options of plug-ins (`llm_options`).
 
-    Behind the name of a backend, `--help` shows the options that this one declares.
+    The values of these become the parameter `metadata`, for `Request.metadata`. With `-b NAME`, `--help` lists the
+    options of that backend as well.
     """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -106,17 +108,18 @@ class RequestCommand(Command):
         return [*own, *_options_of_plugins(ctx, own)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments; the values of plug-ins' options are the parameter `metadata`."""
+        """Parse the arguments; the values of options of plug-ins become the parameter `metadata`."""
         if ctx.resilient_parsing or "--help" in args:
-            ctx.meta[_NO_PROMPT] = True
+            ctx.meta[_SENDS_NOTHING] = True
             ctx.meta[ARGUMENTS] = tuple(args)
         rest = super().parse_args(ctx, args)
-        given = {str(option.name): ctx.params.pop(str(option.name), None) for option in ctx.meta.get(_ADDED, ())}
-        ctx.params["metadata"] = {name: value for name, value in given.items() if value not in (None, False, ())}
+        added = [str(option.name) for option in ctx.meta.get(_PLUGIN_OPTIONS, ())]
+        values = {name: ctx.params.pop(name, None) for name in added}
+        ctx.params["metadata"] = {name: value for name, value in values.items() if value not in (None, False, ())}
         return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options of the backend that is named, then those of the command."""
+        """Write the options of the named backend, then those of the command."""
         from scripts.cli.help import named
         from scripts.render import line
 
@@ -129,11 +132,11 @@ class RequestCommand(Command):
 
 
 def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") -> list[click.Option]:
-    """Return the options that plug-ins add to a command; they are asked once in a run."""
-    if _ADDED not in ctx.meta:
-        ctx.meta[_ADDED] = added = list[click.Option]()
-        # Who sends a prompt needs a host in any case; who asks for help need not wait for one.
-        if ctx.meta.get(_NO_PROMPT) and no_plugin_implements("llm_options", ctx):
+    """Return the options that plug-ins add to a command; plug-ins are asked once in a run."""
+    if _PLUGIN_OPTIONS not in ctx.meta:
+        ctx.meta[_PLUGIN_OPTIONS] = added = list[click.Option]()
+        # A prompt needs a host in any case; help should not wait for one.
+        if ctx.meta.get(_SENDS_NOTHING) and no_plugin_implements("llm_options", ctx):
             return added
         host = current_host(ctx)
         if not host.is_implemented("llm_options"):
@@ -152,7 +155,7 @@ def _options_of_plugins(ctx: click.Context, own: "Sequence[click.Parameter]") ->
             taken |= names
             added.append(option)
         warn_of_problems(host)
-    options: list[click.Option] = ctx.meta[_ADDED]
+    options: list[click.Option] = ctx.meta[_PLUGIN_OPTIONS]
     return options
 
 
@@ -284,7 +287,7 @@ def send(
 
 
 def _continued(given: str, words: tuple[str, ...]) -> tuple[Conversation, tuple[str, ...]]:
-    """Return the conversation that `-c` means, and the words of the prompt.
+    """Return the conversation that `-c` names, and the words of the prompt.
 
     A single word after `-c` is the prompt, unless there is a conversation of this name: `-c "and then?"`.
     """
@@ -299,28 +302,29 @@ def _continued(given: str, words: tuple[str, ...]) -> tuple[Conversation, tuple[
 
 
 def close_conversation(name: str) -> str | None:
-    """Return the name of a conversation that is close to one that there is not."""
+    """Return the name of a conversation that is similar to an unknown one."""
     import difflib
 
     return next(iter(difflib.get_close_matches(name, log().names(), n=1, cutoff=0.75)), None)
 
 
 def _conversation(name: str | None, hint: str = "") -> Conversation:
-    """Return the conversation of a name, or the last one; if there is none, a new one."""
+    """Return the conversation of a name, by default the last one, or begin one if there is none."""
     earlier = log().find(name)
-    if earlier is None and name is None:
-        print_note("there is no conversation to go on with")
-    elif earlier is None:
-        close = close_conversation(str(name))
-        print_note(f"this begins the conversation {name!r}{hint}" + (f"; did you mean {close!r}?" if close else ""))
-    earlier = earlier or Conversation(new_id(), name)
+    if earlier is None:
+        if name is None:
+            print_note("there is no conversation to go on with")
+        else:
+            close = close_conversation(name)
+            print_note(f"this begins the conversation {name!r}{hint}" + (f"; did you mean {close!r}?" if close else ""))
+        earlier = Conversation(new_id(), name)
     if not enabled():
         print_note("the log is off: this is not recorded")
     return earlier
 
 
 def continuing(earlier: Conversation, request: "Request") -> "Request":
-    """Return a request that goes on with a conversation."""
+    """Return a request with the messages of a conversation before its own."""
     system = request.system or earlier.system
     new = tuple(message for message in request.messages if message.role != "system")
     facts = {"conversation": earlier.id, "conversation_name": earlier.name, "earlier": len(earlier.messages)}
@@ -339,7 +343,7 @@ def _request(
     options: tuple[tuple[str, str], ...],
     **asked: Any,
 ) -> "Request":
-    """Return what the arguments of `send` ask for. What needs no waiting is checked before stdin is read."""
+    """Return the request of a command line. Standard input is read last: mistakes are reported before that wait."""
     from llm.types import Message, Request
 
     if asked.get("model") == "":
@@ -351,7 +355,7 @@ def _request(
     elif given:
         raise UsageError("-p is for the variables of a template", hint="name one with -t, or see -o for the backend")
     system = read_system(system)
-    parts = [read_attachment(place) for place in attach] if attach else []
+    parts = read_attachments(attach)
     prompt = read_prompt(words)
     if template is not None:
         prompt, written = template.filled(prompt, variables)
@@ -366,29 +370,33 @@ def _request(
     return request if system is None else request.with_system(system)
 
 
-def read_attachment(place: str) -> "str | Attachment":
-    """Return a part of a message for a file or an address."""
+def read_attachments(places: tuple[str, ...]) -> "list[str | Attachment]":
+    """Return the parts of a message for files and addresses; without any, nothing is imported."""
+    if not places:
+        return []
     from scripts.cli.attachments import read_attachment
 
-    return read_attachment(place)
+    return list(map(read_attachment, places))
 
 
 def read_prompt(words: tuple[str, ...]) -> str:
-    """Return the prompt of a command line, and behind it what was piped."""
-    alone = words == ("-",)
-    prompt, piped = "" if alone else " ".join(words), read_text("-") if alone else read_piped()
+    """Return the prompt of a command line, followed by the piped text; the word `-` stands for that alone."""
+    if words == ("-",):
+        prompt, piped = "", read_text("-")
+    else:
+        prompt, piped = " ".join(words), read_piped()
     if "\0" in piped:
         raise UsageError("standard input is not text: it holds NUL characters", hint="`--attach -` sends an image")
     if not prompt.isascii():
         try:
             prompt.encode()
-        except UnicodeEncodeError as error:  # bytes that Python could not decode
+        except UnicodeEncodeError as error:  # surrogates, for bytes that Python could not decode
             raise UsageError(f"the prompt is not UTF-8 text: {error.reason}", hint="see what `locale` prints") from None
     return f"{prompt}\n\n{piped}" if prompt and piped.strip() else prompt or piped
 
 
 def schema_of(given: str | None, template: "Template | None") -> dict[str, Any] | None:
-    """Return the schema of the answer: that of the command line, else that of the template."""
+    """Return the schema of the answer, from the command line or else from the template."""
     if given is None:
         return None if template is None else template.answer_schema
     from llm.routing.schema import read_schema
@@ -397,7 +405,7 @@ def schema_of(given: str | None, template: "Template | None") -> dict[str, Any] 
 
 
 def _print_checked(request: "Request", schema: dict[str, Any], host: "Host", *, as_json: bool) -> None:
-    """Ask for an answer by a schema, and print it if it is one."""
+    """Ask for an answer that matches a schema, and print it."""
     from llm.routing.schema import by_schema, complete_checked
 
     completion = complete_checked(
@@ -424,7 +432,7 @@ def _without_thoughts(text: str) -> str:
 
 
 def ask(request: "Request", host: "Host") -> "Completion":
-    """Answer a request, and print notes on how that went to stderr."""
+    """Answer a request, and print notes on its attempts to stderr."""
     from llm.router import NoAnswerError, complete
 
     enable_state(host)
@@ -442,13 +450,13 @@ def ask(request: "Request", host: "Host") -> "Completion":
 
 
 def show(request: "Request", host: "Host", answer: "ShownAnswer", *, note_if_whole: bool) -> "Completion | None":
-    """Answer a request on stdout as the text comes, and print notes on how that went to stderr.
+    """Print the answer to a request as it comes, and notes on its attempts to stderr.
 
     Args:
         request: the request.
         host: the host to ask.
-        answer: what prints it.
-        note_if_whole: whether to say why the answer came in one piece, if it did.
+        answer: prints the answer.
+        note_if_whole: whether to print why an answer came in one piece.
 
     Raises:
         CutAnswerError: the answer broke off.
@@ -466,7 +474,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, note_if_who
             text = next(texts, None)
         reported = texts.backend is not None
         if reported:
-            _report_way(texts.route, texts.failed, texts.backend, texts.origin, texts.fell_back)
+            _report_attempts(texts.route, texts.failed, texts.backend, texts.origin, texts.fell_back)
         while text is not None:
             shown.write(text)
             with stdout_to_stderr():
@@ -490,7 +498,7 @@ def show(request: "Request", host: "Host", answer: "ShownAnswer", *, note_if_who
 
 
 class _Shown:
-    """An answer as it is printed: without thoughts, unless these are wanted."""
+    """A printer that leaves out thoughts, unless the request asks for them."""
 
     def __init__(self, answer: "ShownAnswer", request: "Request") -> None:
         from llm.thoughts import ThoughtFilter, begins_inside
@@ -503,17 +511,17 @@ class _Shown:
 
     @property
     def has_only_thoughts(self) -> bool:
-        """Whether nothing but thoughts came."""
+        """Whether the answer so far is thoughts only."""
         return self._thoughts is not None and bool(self._thoughts.dropped and not self._thoughts.shown)
 
     def write(self, text: str) -> None:
         """Print a piece."""
-        self._begun = self._begun or bool(text)  # before it is shown: Ctrl-C may come as soon as it is
+        self._begun = self._begun or bool(text)  # before it is printed: Ctrl-C may come right after
         if self._thoughts is not None:
             has_shown, known = self._thoughts.shown, self._thoughts.began_inside
             text = self._thoughts.feed(text)
             if self._thoughts.began_inside and not known:
-                self._report_inside(has_shown=bool(has_shown))
+                self._note_late_mark(has_shown=bool(has_shown))
         self._answer.write(text)
 
     def end(self) -> None:
@@ -523,14 +531,14 @@ class _Shown:
             self._answer.write(rest)
             self._answer.end()
 
-    def _report_inside(self, *, has_shown: bool) -> None:
-        """Note that answers begin inside thoughts, so that the next one's are not shown."""
+    def _note_late_mark(self, *, has_shown: bool) -> None:
+        """Remember that the server marks only the end of thoughts, so that those of the next answer are left out."""
         from llm.thoughts import note_begins_inside
 
         note_begins_inside(self._asked)
         if has_shown:
             self._answer.end()
-            print_note("all above is what the model thought: its server does not mark where that begins")
+            print_note("all text above is thoughts of the model: its server does not mark where they begin")
 
 
 def _retries(show_wait: Callable[[str], None]) -> "RetryPolicy":
@@ -585,10 +593,10 @@ def _report_refusals(attempts: "Sequence[Attempt]") -> None:
             print_warning(f"{attempt.backend} is not asked again in this run: its credential was refused{hint}")
 
 
-def _report_way(
+def _report_attempts(
     route: "Route", failed: "Sequence[Attempt]", backend: str | None, origin: "Origin | None", fell_back: bool
 ) -> None:
-    """Print notes on the route, the attempts that failed and the backend that answers."""
+    """Print notes on the route, on failed attempts, and on the backend that answers after them."""
     from llm.routing import summaries
 
     _report_notices(route)
@@ -605,17 +613,17 @@ def _report_way(
 
 
 def _report_differences(completion: "Completion", request: "Request", *, attempts: bool = True) -> None:
-    """Print notes on what differs from the request; on its attempts as well, unless they were reported before."""
+    """Print notes on what differs from the request, and on its attempts unless they were reported before."""
     from llm.routing import leaves_choice
 
     if attempts:
-        failed = completion.attempts[:-1]
-        _report_way(completion.route, failed, completion.attempts[-1].backend, completion.origin, completion.fell_back)
+        *failed, last = completion.attempts
+        _report_attempts(completion.route, failed, last.backend, completion.origin, completion.fell_back)
     for notice in completion.notices:
         print_note(str(notice))
     if completion.prepared_by:
         print_note(f"the request was changed by {', '.join(map(str, completion.prepared_by))}")
-    wanted = completion.asked_model  # an alias and `SERVER/MODEL` stand for another one
+    wanted = completion.asked_model  # not `request.model`, which may be an alias or `SERVER/MODEL`
     if request.model is not None and completion.model != wanted:
         got = f"answered with {completion.model!r}" if completion.model else "takes no model"
         print_note(f"model {wanted!r} was asked for; {completion.backend} {got}")
