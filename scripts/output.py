@@ -41,7 +41,7 @@ _TEXTLESS: Final = frozenset({int, float, bool, type(None)})
 _CONTROL: Final = r"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 
 #: A line as the parser of Markdown divides a text.
-_MARKDOWN_LINE: Final = re.compile(r"[^\r\n]*(?:\r\n?|\n|$)")
+_MARKDOWN_LINE: Final = r"[^\r\n]*(?:\r\n?|\n|$)"
 
 #: Seconds between two drawings of a block that has not ended.
 _REDRAW: Final = 0.08
@@ -349,7 +349,7 @@ class MarkdownAnswer:
     def _starts(self, text: str) -> list[int]:
         """Return the positions at which the blocks of a text begin."""
         first_lines = {token.map[0] for token in self._parser.parse(text) if token.level == 0 and token.map}
-        lengths = [len(line) for line in _MARKDOWN_LINE.findall(text)]
+        lengths = [len(line) for line in re.findall(_MARKDOWN_LINE, text)]
         return [start for number, start in enumerate(accumulate(lengths, initial=0)) if number in first_lines]
 
     def _print(self, text: str) -> None:

@@ -64,7 +64,7 @@ _JOINING: Final = ((0x1160, 0x11FF), (0xD7B0, 0xD7FF))
 
 @dataclass(frozen=True)
 class _Token:
-    """A part of a line that is kept in one row, if a row has room for it."""
+    """A part of a line that is not split between rows unless it is wider than one."""
 
     text: str
     columns: int
