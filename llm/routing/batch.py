@@ -1,4 +1,4 @@
-"""Many prompts at a time: answered by threads or by other processes, given back in order, few of them in memory."""
+"""Concurrent answers to many prompts, by threads or other processes: in order, with few prompts in memory."""
 
 import os
 import queue
@@ -25,21 +25,22 @@ if TYPE_CHECKING:
     from llm.host import Host
     from llm.routing._pacing import Pacer
 
-#: Prompts under way for each worker: one that takes long does not make the others wait for work.
+#: Prompts under way for each thread: one that takes long must not leave the others without work.
 _AHEAD: Final = 4
-#: Seconds that a process takes for a chunk, which decides its size, and the most prompts of it for each thread.
+#: Seconds that the answers of a chunk should take, which determines its size, and the maximum number of prompts in it
+#: for each thread.
 _CHUNK_TIME: Final = 1.0
 _CHUNK_FACTOR: Final = 64
-#: Characters of the prompts of a chunk, and of all that are under way: rows may be long.
+#: Maximum number of characters in the prompts of a chunk, and of all chunks under way.
 _CHUNK_LENGTH: Final = 2**20
-_MOST_LENGTH: Final = 64 * 2**20
-#: Seconds after which a chunk that does not get full is sent.
+_TOTAL_LENGTH: Final = 64 * 2**20
+#: Seconds after which an incomplete chunk is sent.
 _CHUNK_AGE: Final = 0.1
-#: Seconds that an interrupted batch waits for what other processes have answered.
+#: Seconds that an interrupted batch waits for the answers of other processes.
 _GRACE: Final = 2.0
 #: Seconds between two notes of long waits.
-_QUIET: Final = 5.0
-#: Number of times that a prompt is sent whose workers are lost.
+_NOTE_INTERVAL: Final = 5.0
+#: Maximum number of times that a prompt is sent if workers are lost.
 _MOST_TRIES: Final = 3
 
 
@@ -49,9 +50,9 @@ class Outcome:
 
     Attributes:
         number: its position among the prompts, from 0.
-        request: the prompt and what was wanted for it.
-        completion: the answer; `None` if there is none.
-        error: why there is none; `None` if there is one.
+        request: the request for it.
+        completion: the answer, if there is one.
+        error: the failure, if there is no answer.
     """
 
     number: int
@@ -64,7 +65,7 @@ class Outcome:
         """The answer.
 
         Raises:
-            D0ttinoError: there is none.
+            D0ttinoError: the prompt failed.
         """
         if self.completion is None:
             assert self.error is not None  # it is one or the other
@@ -73,17 +74,17 @@ class Outcome:
 
 
 class Outcomes(Iterator[Outcome]):
-    """The outcomes of many prompts, in their order; `send_many` makes it.
+    """The outcomes of many prompts, in their order; `send_many` returns it.
 
-    Prompts are taken from their iterable as workers get free, in the thread that iterates over this.
-    Leaving a `with` block, `close()` and an interruption end it at once: what is under way is not waited for.
+    Prompts are taken from their iterable when workers are free, in the thread that iterates over this.
+    Leaving a `with` block, `close()` and an interruption end it immediately, without waiting for prompts under way.
     """
 
-    def __init__(self, prompts: Iterable[Request], office: "_Office") -> None:
-        self._office = office
+    def __init__(self, prompts: Iterable[Request], workers: "_Workers") -> None:
+        self._workers = workers
         self._prompts: Iterator[Request] | None = iter(prompts)
         self._failure: Exception | None = None
-        self._given = self._taken = 0
+        self._returned = self._taken = 0
 
     def __next__(self) -> Outcome:
         try:
@@ -102,38 +103,38 @@ class Outcomes(Iterator[Outcome]):
         self.close()
 
     def close(self) -> None:
-        """End it: no further prompt is taken, and workers end with what they are doing.
+        """Take no further prompt, and have the workers stop.
 
-        A signal handler may call this, and another thread.
+        A signal handler or another thread may call this.
         """
-        if not self._office.closed:
-            self._office.closed = True
-            self._office.end()
-            self._office.wake.put(None)
+        if not self._workers.closed:
+            self._workers.closed = True
+            self._workers.stop()
+            self._workers.wake.put(None)
 
     def take_finished(self) -> list[Outcome]:
-        """Return the outcomes that waited for one before them when it was ended; they are not given again."""
-        self._office.settle()
-        finished = [self._office.ready.pop(number) for number in sorted(self._office.ready)]
+        """Return the outcomes after the first one that is missing, once, after `close()`."""
+        self._workers.settle()
+        finished = [self._workers.ready.pop(number) for number in sorted(self._workers.ready)]
         return [outcome for outcome in finished if isinstance(outcome, Outcome)]
 
     def _next(self) -> Outcome:
-        office = self._office
-        while not office.closed:
-            while not office.wake.empty():
-                office.wake.get()
-            office.catch_up()
-            if self._given in office.ready:
-                outcome = office.ready.pop(self._given)
-                self._given += 1
+        workers = self._workers
+        while not workers.closed:
+            while not workers.wake.empty():
+                workers.wake.get()
+            workers.catch_up()
+            if self._returned in workers.ready:
+                outcome = workers.ready.pop(self._returned)
+                self._returned += 1
                 if isinstance(outcome, BaseException):
                     raise outcome
                 return outcome
-            if self._prompts is not None and self._taken - self._given < office.ahead:
+            if self._prompts is not None and self._taken - self._returned < workers.capacity:
                 self._take(self._prompts)
-            elif self._given < self._taken:
-                office.flush()
-                office.wake.get()
+            elif self._returned < self._taken:
+                workers.flush()
+                workers.wake.get()
             elif self._failure is not None:
                 raise self._failure
             else:
@@ -141,55 +142,60 @@ class Outcomes(Iterator[Outcome]):
         raise StopIteration
 
     def _take(self, prompts: Iterator[Request]) -> None:
-        """Take one prompt, if there is one, and have it answered."""
+        """Take one prompt, if there is one, and submit it."""
         try:
             request = next(prompts)
         except StopIteration:
             self._prompts = None
-        except Exception as error:  # noqa: BLE001 - raised when what was taken before has been given back
+        except Exception as error:  # noqa: BLE001 - raised after the outcomes of the prompts before
             self._prompts, self._failure = None, error
         else:
-            self._office.add(self._taken, request)
+            self._workers.submit(self._taken, request)
             self._taken += 1
 
 
-class _Office(ABC):
-    """The workers, and the state that they share, without a reference to the reader: they end when nobody reads."""
+class _Workers(ABC):
+    """The workers and their shared state, without a reference to `Outcomes`: they stop when that is collected."""
 
     def __init__(self, on_note: Callable[[str], object]) -> None:
         self._on_note = on_note
         self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.closed = False
         self.ready: dict[int, Outcome | BaseException] = {}
-        # Holds nothing but wake-ups: an interruption while one is taken out must not lose an outcome.
+        # Contains wake-ups only: an interruption of `get` must not lose an outcome.
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     @property
     @abstractmethod
-    def ahead(self) -> int:
-        """How many prompts may be under way."""
+    def capacity(self) -> int:
+        """The maximum number of prompts under way."""
 
     @abstractmethod
-    def add(self, number: int, request: Request) -> None:
+    def submit(self, number: int, request: Request) -> None:
         """Have a prompt answered."""
 
     @abstractmethod
-    def end(self) -> None:
-        """Let workers end with what they are doing."""
+    def stop(self) -> None:
+        """Have the workers stop; they may finish the prompts under way."""
 
     def catch_up(self) -> None:
-        """Do what has to be done in the reader's thread."""
+        """Do what is pending for the thread that reads outcomes."""
         while not self._notes.empty():
             self._on_note(self._notes.get())
 
-    def flush(self) -> None:  # noqa: B027 - threads hold nothing back
-        """Hold nothing back: the reader waits."""
+    def flush(self) -> None:  # noqa: B027 - threads buffer nothing
+        """Send what is buffered, as the reader waits."""
 
-    def settle(self) -> None:  # noqa: B027 - threads are asked nothing more
-        """Wait for a moment for what workers have answered."""
+    def settle(self) -> None:  # noqa: B027 - outcomes of threads are ready at once
+        """Wait shortly for outcomes that are on their way."""
+
+    def note(self, note: str) -> None:
+        """Have the reader's thread report a note."""
+        self._notes.put(note)
+        self.wake.put(None)
 
 
-class _Threads(_Office):
+class _Threads(_Workers):
     """Threads of this process that answer prompts."""
 
     def __init__(
@@ -204,43 +210,43 @@ class _Threads(_Office):
 
         super().__init__(on_note)
         self._host = host
-        self._quiet_until = 0.0
-        self._retries = RetryPolicy(pacer=pacer, on_hold=self._note)
+        self._next_note = 0.0
+        self._retries = RetryPolicy(pacer=pacer, on_hold=self._note_wait)
         self._cancellation = Cancellation()
         self._settings = settings
         self._max_workers = max_workers
-        self._workers = self._under_way = 0
-        self._jobs: queue.SimpleQueue[tuple[int, Request, Context] | None] = queue.SimpleQueue()
+        self._threads = self._under_way = 0
+        self._tasks: queue.SimpleQueue[tuple[int, Request, Context] | None] = queue.SimpleQueue()
 
     @property
-    def ahead(self) -> int:
+    def capacity(self) -> int:
         return _AHEAD * self._max_workers
 
-    def add(self, number: int, request: Request) -> None:
+    def submit(self, number: int, request: Request) -> None:
         self._under_way += 1
-        if self._workers < min(self._max_workers, self._under_way):
-            self._workers += 1
-            # Daemons: an interrupted program does not wait for servers that do not answer.
-            threading.Thread(target=self._work, name=f"send_many-{self._workers}", daemon=True).start()
-        # With the context of the caller: its trace, for one, sees what the worker does.
-        self._jobs.put((number, request, copy_context()))
+        if self._threads < min(self._max_workers, self._under_way):
+            self._threads += 1
+            # Daemons: an interrupted program must not wait for servers that do not answer.
+            threading.Thread(target=self._work, name=f"send_many-{self._threads}", daemon=True).start()
+        # In the caller's context: its `llm.trace()`, for example, also records the thread.
+        self._tasks.put((number, request, copy_context()))
 
-    def end(self) -> None:
-        for _ in range(self._workers):
-            self._jobs.put(None)
+    def stop(self) -> None:
+        for _ in range(self._threads):
+            self._tasks.put(None)
         self._cancellation.cancel("the batch was ended")
 
     def _work(self) -> None:
         """Answer prompts until there are no more."""
-        while (job := self._jobs.get()) is not None and not self.closed:
-            number, request, context = job
+        while (task := self._tasks.get()) is not None and not self.closed:
+            number, request, context = task
             try:
                 outcome = context.run(self._outcome, number, request)
                 if not isinstance(outcome.error, CancelledError):
                     self.ready[number] = outcome
-            except BaseException as error:  # noqa: BLE001 - raised where the outcomes are waited for
+            except BaseException as error:  # noqa: BLE001 - raised in the reader's thread
                 self.ready[number] = error
-            self._under_way -= 1  # about as many: a thread too few or too many for a moment does no harm
+            self._under_way -= 1  # without a lock: a wrong count costs or saves a thread, nothing else
             self.wake.put(None)
 
     def _outcome(self, number: int, request: Request) -> Outcome:
@@ -250,7 +256,7 @@ class _Threads(_Office):
             return Outcome(number, request, error=error)
 
     def _answered(self, request: Request) -> Completion:
-        """Answer a request; an answer that is to follow a schema is checked."""
+        """Answer a request, and check the answer if the request has a schema."""
         from llm.router import complete
 
         ask = partial(
@@ -266,31 +272,24 @@ class _Threads(_Office):
 
         return complete_checked(request, ask)
 
-    def _note(self, note: str) -> None:
-        """Have the reader's thread report a long wait; many requests wait for the same one."""
+    def _note_wait(self, note: str) -> None:
+        """Report a long wait for a server; other requests wait for the same one."""
         now = time.monotonic()
-        if now < self._quiet_until:
-            return
-        self._quiet_until = now + _QUIET
-        self._notes.put(note)
-        self.wake.put(None)
+        if now >= self._next_note:
+            self._next_note = now + _NOTE_INTERVAL
+            self.note(note)
 
 
 # --- other processes ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What prompts in another process have to find there: plain data."""
+class HostOptions:
+    """Options of the host in another process: plain data."""
 
-    blocked: tuple[tuple[str, str], ...] = ()  # the plug-ins that the user does not want, and what blocks each
-    all_blocked: str | None = None  # what blocks every plug-in that is not built in
-    enable_state: bool = False  # whether the circuit breaker and the usage ledger of this user count
-    settings: "Settings | None" = field(default=None, compare=False)  # `None`: those of environment and file
-    rpm: int | None = field(default=None, compare=False)  # requests that each server takes in a minute
-    tpm: int | None = field(default=None, compare=False)  # the same in tokens
-    # Backends whose credentials were refused to other workers, and why each is not used any more.
-    refused: "Mapping[str, str]" = field(default_factory=dict, compare=False)
+    blocked: tuple[tuple[str, str], ...] = ()  # names of the plug-ins that the user blocked, each with the reason
+    all_blocked: str | None = None  # why all plug-ins but built-in ones are blocked
+    enable_state: bool = False  # whether to use the circuit breaker and the usage ledger of this user
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,58 +298,62 @@ class Job:
 
     requests: tuple[Request, ...]
     workers: int  # threads that answer them
-    surroundings: Surroundings
+    host: HostOptions
+    settings: "Settings | None" = None  # `None`: those of environment and file
+    rpm: int | None = None  # requests a minute to each server
+    tpm: int | None = None  # tokens a minute to each server
+    # Backends with credentials that were refused to other workers, each with the reason.
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The answers of a chunk: plain data."""
 
-    answers: Mapping[int, Completion | D0ttinoError]  # by position in the chunk; an interrupted one lacks some
+    answers: Mapping[int, Completion | D0ttinoError]  # by position in the chunk; some are missing after an interruption
     seconds: float
-    notes: tuple[str, ...] = ()  # for the user, about plug-ins and state there
-    refused: Mapping[str, str] = field(default_factory=dict)  # see `Surroundings`
+    notes: tuple[str, ...] = ()  # for the user, about plug-ins and state in that process
+    refused: Mapping[str, str] = field(default_factory=dict)  # see `Job`
 
 
 def answer(job: Job, on_start: Callable[[Callable[[], None]], object] | None = None) -> Done:
     """Answer a chunk of prompts with the host of this process. An executor calls it in its workers.
 
-    In the main thread, SIGINT ends it early, with what is answered until then; so does the function that `on_start`
-    gets, from any thread.
+    SIGINT, in the main thread, or the function that `on_start` is given, in any thread, ends it early with the answers
+    so far.
     """
     from llm.routing.fallback import credential_of, health_of
 
     started = time.monotonic()
-    there = job.surroundings
-    host, notes = _workplaces.host_for(there)
+    host, problems = _host_for(job.host)
     health, backends = health_of(host), host.backends()
-    for name, why in there.refused.items():
+    for name, why in job.refused.items():
         if name in backends:
             health.refused.setdefault(credential_of(backends[name]), why)
     ended: list[Outcome] = []
-    told: list[str] = []
+    notes: list[str] = []
     outcomes = send_many(
         job.requests,
         max_workers=job.workers,
         host=host,
-        settings=there.settings,
-        rpm=there.rpm,
-        tpm=there.tpm,
-        on_note=told.append,
+        settings=job.settings,
+        rpm=job.rpm,
+        tpm=job.tpm,
+        on_note=notes.append,
     )
-    with outcomes, _ended_by_sigint(outcomes):
+    with outcomes, _closed_by_sigint(outcomes):
         if on_start is not None:
             on_start(outcomes.close)
         ended.extend(outcomes)
         ended += outcomes.take_finished()
     answers = {one.number: cast("Completion | D0ttinoError", one.completion or one.error) for one in ended}
-    told += [*notes, *(str(problem) for problem in host.problems)]
+    notes += [*problems, *(str(problem) for problem in host.problems)]
     refused = {name: why for (name, _), why in health.refused.items()}
-    return Done(answers, time.monotonic() - started, tuple(dict.fromkeys(told)), refused)
+    return Done(answers, time.monotonic() - started, tuple(dict.fromkeys(notes)), refused)
 
 
 @contextmanager
-def _ended_by_sigint(outcomes: Outcomes) -> Iterator[None]:
+def _closed_by_sigint(outcomes: Outcomes) -> Iterator[None]:
     """Close the outcomes on SIGINT, also on one that came earlier if the caller has blocked it."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -364,72 +367,61 @@ def _ended_by_sigint(outcomes: Outcomes) -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-class _Workplaces:
-    """The hosts of a worker process: one, unless clients want different plug-ins left out."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._hosts: dict[Surroundings, tuple[Host, list[str]]] = {}
-
-    def host_for(self, surroundings: Surroundings) -> "tuple[Host, list[str]]":
-        """Return the host for these surroundings, and what was noted of its state."""
-        with self._lock:
-            if surroundings not in self._hosts:
-                self._hosts[surroundings] = self._make(surroundings)
-            return self._hosts[surroundings]
-
-    def _make(self, surroundings: Surroundings) -> "tuple[Host, list[str]]":
-        from llm.hooks._entrypoints import Blocking
-        from llm.host import create_host, current_host, existing_host
-        from llm.routing.breaker import Cooldowns, enable_state
-
-        blocking = Blocking(dict(surroundings.blocked), surroundings.all_blocked)
-        host = current_host(blocking) if existing_host() is None else create_host(blocking=blocking)
-        notes: list[str] = []
-        if surroundings.enable_state:
-            enable_state(host, Cooldowns(on_fault=notes.append))
-        return host, notes
+#: The hosts of a worker process: usually one, as most programs send jobs with the same options.
+_hosts: Final[dict[HostOptions, "tuple[Host, list[str]]"]] = {}
+_making_host: Final = threading.Lock()
 
 
-_workplaces: Final = _Workplaces()
+def _host_for(options: HostOptions) -> "tuple[Host, list[str]]":
+    """Return the host with these options, and the faults of its state."""
+    from llm.hooks._entrypoints import Blocking
+    from llm.host import create_host, current_host, existing_host
+    from llm.routing.breaker import Cooldowns, enable_state
+
+    with _making_host:
+        if options not in _hosts:
+            blocking = Blocking(dict(options.blocked), options.all_blocked)
+            host = current_host(blocking) if existing_host() is None else create_host(blocking=blocking)
+            faults: list[str] = []
+            if options.enable_state:
+                enable_state(host, Cooldowns(on_fault=faults.append))
+            _hosts[options] = host, faults
+        return _hosts[options]
 
 
-class _Chunks(_Office):
-    """An executor whose workers answer chunks of prompts."""
+class _Chunks(_Workers):
+    """An executor whose workers answer chunks of prompts; `job` has what all chunks have in common."""
 
-    def __init__(
-        self, executor: "Executor", workers: int, surroundings: Surroundings, on_note: Callable[[str], object]
-    ) -> None:
+    def __init__(self, executor: "Executor", job: Job, on_note: Callable[[str], object]) -> None:
         super().__init__(on_note)
         self._executor = executor
-        self._workers = workers
-        self._surroundings = surroundings
+        self._job = job
         self._noted: set[str] = set()
         self._refused: dict[str, str] = {}
-        self._size = workers
+        self._size = job.workers
         self._next: list[tuple[int, Request]] = []
         self._since = 0.0
-        self._running: dict[Future[Done], int] = {}
         self._length = 0
+        self._running: dict[Future[Done], int] = {}  # with the lengths of their prompts
         self._lost: deque[tuple[Sequence[tuple[int, Request]], int, BaseException]] = deque()
 
     @property
-    def ahead(self) -> int:
-        if sum(list(self._running.values())) > _MOST_LENGTH:
-            return 1  # the reader waits for what is under way
+    def capacity(self) -> int:
+        if sum(list(self._running.values())) > _TOTAL_LENGTH:
+            return 1
         processes = getattr(self._executor, "max_workers", None)
         if processes is None:
             from llm.routing.processes import cores
 
             processes = cores()
-        # One chunk is being answered, one waits, and the results of one are waited for.
+        # For each process: one chunk is being answered, one waits, and the results of one are being read.
         return 3 * int(processes) * self._size
 
     def catch_up(self) -> None:
         self._send_lost()
         super().catch_up()
 
-    def add(self, number: int, request: Request) -> None:
+    def submit(self, number: int, request: Request) -> None:
         now = time.monotonic()
         self._since = self._since if self._next else now
         self._next.append((number, request))
@@ -437,7 +429,7 @@ class _Chunks(_Office):
         if (
             len(self._next) >= self._size
             or self._length > _CHUNK_LENGTH
-            or not self._running  # nobody is at work
+            or not self._running  # all workers are idle
             or now - self._since > _CHUNK_AGE
         ):
             self.flush()
@@ -447,7 +439,7 @@ class _Chunks(_Office):
         if chunk:
             self._send(chunk, 1)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         for future in list(self._running):
             future.cancel()
         interrupt = getattr(self._executor, "interrupt", None)
@@ -460,13 +452,12 @@ class _Chunks(_Office):
             time.sleep(0.005)
 
     def _send(self, chunk: Sequence[tuple[int, Request]], tries: int) -> None:
-        there = replace(self._surroundings, refused=dict(self._refused))
-        job = Job(tuple(request for _, request in chunk), self._workers, there)
+        job = replace(self._job, requests=tuple(request for _, request in chunk), refused=dict(self._refused))
         try:
             future = self._executor.submit(answer, job)
         except Exception as error:
             raise LostWorkerError(f"no worker takes prompts any more: {one_line(error)}") from error
-        self._running[future] = sum(_length(request) for _, request in chunk)
+        self._running[future] = sum(map(_length, job.requests))
         future.add_done_callback(partial(self._ended, chunk, tries))
 
     def _ended(self, chunk: Sequence[tuple[int, Request]], tries: int, future: "Future[Done]") -> None:
@@ -480,7 +471,7 @@ class _Chunks(_Office):
                 completion, failure = (found, None) if isinstance(found, Completion) else (None, found)
                 self.ready[number] = Outcome(number, request, completion, failure)
             for note in done.notes:
-                self._note(note)
+                self._note_once(note)
             self._refused.update(done.refused)
             missing = [one for position, one in enumerate(chunk) if position not in done.answers]
             self._adapt(len(chunk), done.seconds)
@@ -490,30 +481,29 @@ class _Chunks(_Office):
         self.wake.put(None)
 
     def _adapt(self, count: int, seconds: float) -> None:
-        """Choose the size of the next chunks; one that was not full is not a measure for larger ones."""
+        """Adapt the size of the next chunks; only a full one shows that more would fit."""
         fitting = int(count * _CHUNK_TIME / max(seconds, 1e-6))
         if fitting < count or count >= self._size:
-            self._size = max(self._workers, min(fitting, 2 * self._size, _CHUNK_FACTOR * self._workers))
+            self._size = max(self._job.workers, min(fitting, 2 * self._size, _CHUNK_FACTOR * self._job.workers))
 
     def _send_lost(self) -> None:
-        """Send again the chunks of lost workers: whole, then prompt by prompt, as one of them may be to blame."""
+        """Resend the chunks of lost workers: whole, then prompt by prompt, as one of them may be the cause."""
         while self._lost:
             chunk, tries, error = self._lost.popleft()
             if tries >= _MOST_TRIES:
+                failure = f"no worker could answer it in {tries} tries: {one_line(error)}"
                 for number, request in chunk:
-                    words = f"no worker could answer it in {tries} tries: {one_line(error)}"
-                    self.ready[number] = Outcome(number, request, error=LostWorkerError(words))
-                self.wake.put(None)
+                    self.ready[number] = Outcome(number, request, error=LostWorkerError(failure))
                 continue
             prompts = "its prompt is" if len(chunk) == 1 else f"its {len(chunk)} prompts are"
-            self._note(f"a worker was lost, and {prompts} sent again: {one_line(error)}")
+            self._note_once(f"a worker was lost, and {prompts} sent again: {one_line(error)}")
             for part in [chunk] if tries == 1 else [[one] for one in chunk]:
                 self._send(part, tries + 1)
 
-    def _note(self, note: str) -> None:
+    def _note_once(self, note: str) -> None:
         if note not in self._noted:
             self._noted.add(note)
-            self._notes.put(note)
+            self.note(note)
 
 
 def _length(request: Request) -> int:
@@ -527,7 +517,7 @@ def _log(note: str) -> None:
 
 
 def executor_for(where: str, host: "Host") -> "Executor":
-    """Return the executor whose workers are at a place, `processes:4` for one; whoever asks for it shuts it down."""
+    """Return the executor for a place such as `processes:4`; the caller shuts it down."""
     found: Executor | None = host.caller("llm_executor")(where=where)
     if found is None:
         raise UsageError(
@@ -560,27 +550,26 @@ def send_many(
     ```
 
     Args:
-        prompts: the prompts, or `Request`s, which are taken as they are. They are pulled one by one, in
-            the caller's thread: a generator may have any number of them, as only a few are held at a time. The
-            answer to one whose metadata has a `schema` is checked, and asked for once more if it is wrong.
-        max_workers: how many prompts are answered at a time; with an executor, by each of its workers.
+        prompts: the prompts, or `Request`s, to which `local`, `model`, `backend` and `timeout` do not apply. They are
+            taken one by one in the caller's thread, and few are held in memory: a generator may yield any number. If
+            the metadata of a request has a `schema`, its answer is checked, and asked for once more if it is wrong.
+        max_workers: the maximum number of concurrent prompts; with an executor, of each of its workers.
         local: whether the prompts must not leave this machine.
         model: the model to ask for.
         backend: the one backend to use.
         timeout: how many seconds each prompt may take.
         host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
-        executor: answers the prompts in other processes, in chunks; see the hook `llm_executor`. There, plug-ins are
-            those that are installed: what this program registered stays here. Whoever made it shuts it down.
-        rpm: requests that each server takes in a minute; what a server itself says, and its settings, count too.
+        executor: answers the prompts in other processes, in chunks; see the hook `llm_executor`. These processes use
+            installed plug-ins only, not those that this program registered. The caller shuts it down.
+        rpm: maximum number of requests a minute to each server, besides its own limits and those of its settings.
         tpm: the same in tokens.
         on_note: called with a sentence about a long wait for a server, a worker that was lost, or a fault in
-            another process; by default they are logged.
+            another process; by default these are logged.
 
     Returns:
         An iterator of outcomes, in the order of the prompts. A prompt that fails does not end it: its
-        outcome has the error. An exception of `prompts` itself is raised after the outcomes of
-        those before.
+        outcome has the error. An exception of `prompts` itself is raised after the outcomes of the prompts before.
 
     Raises:
         UsageError: `max_workers` is less than 1.
@@ -596,12 +585,12 @@ def send_many(
     if executor is None:
         pacer = _pacer_of(host, max_workers, rpm, tpm)
         return Outcomes(requests, _Threads(host, settings, max_workers, pacer, on_note))
-    surroundings = replace(_surroundings(host, settings), rpm=rpm, tpm=tpm)
-    return Outcomes(requests, _Chunks(executor, max_workers, surroundings, on_note))
+    job = Job((), max_workers, _options_of(host), settings, rpm, tpm)
+    return Outcomes(requests, _Chunks(executor, job, on_note))
 
 
 def _pacer_of(host: "Host", workers: int, rpm: int | None, tpm: int | None) -> "Pacer":
-    """Return the pacer of a host; what it learned, it knows as long as the host lives."""
+    """Return the pacer of a host, with everything that it has learned."""
     from llm.routing._pacing import Pacer
     from llm.routing.breaker import has_state
     from llm.routing.fallback import health_of
@@ -615,8 +604,7 @@ def _pacer_of(host: "Host", workers: int, rpm: int | None, tpm: int | None) -> "
     return health.pacer
 
 
-def _surroundings(host: "Host", settings: "Settings | None") -> Surroundings:
+def _options_of(host: "Host") -> HostOptions:
     from llm.routing.breaker import has_state
 
-    blocked = tuple(sorted(host.blocking.names.items()))
-    return Surroundings(blocked, host.blocking.all_installed, has_state(host), settings)
+    return HostOptions(tuple(sorted(host.blocking.names.items())), host.blocking.all_installed, has_state(host))

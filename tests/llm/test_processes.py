@@ -19,7 +19,7 @@ from llm.errors import UnknownNameError, UsageError
 from llm.hooks._entrypoints import Blocking
 from llm.host import create_host
 from llm.routing import LostWorkerError
-from llm.routing.batch import Job, Outcome, Surroundings, answer, executor_for
+from llm.routing.batch import HostOptions, Job, Outcome, answer, executor_for
 from llm.routing.processes import Processes
 from llm.testing import host_with, write_distribution
 from llm.usage import Ledger, entries, ledger_path
@@ -194,7 +194,7 @@ if "-c" in sys.orig_argv:
 
 def test_an_interruption_also_ends_a_chunk_whose_process_is_still_starting(directory: Path) -> None:
     (directory / "site" / "sitecustomize.py").write_text(SLOW_START)
-    job = Job(tuple(Request(str(number), backend="pid") for number in range(20)), 1, Surroundings())
+    job = Job(tuple(Request(str(number), backend="pid") for number in range(20)), 1, HostOptions())
     with Processes(1) as processes:
         future = processes.submit(answer, job)
         wait_until(Path("starting").exists)
