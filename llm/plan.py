@@ -289,10 +289,22 @@ _LONGEST: Final = 5_000
 _STATE: Final = frozenset(
     {"cd", "pushd", "popd", "export", "unset", "source", ".", "set", "shopt", "alias", "unalias", "umask", "ulimit"}
     | {"trap", "hash", "declare", "typeset", "readonly", "local", "deactivate", "workon", "$_"}
+    | {"read", "mapfile", "readarray"}
 )
 _STATE_OF_TOOLS: Final = frozenset(
     {("conda", "activate"), ("mamba", "activate"), ("nvm", "use"), ("pyenv", "shell"), ("rbenv", "shell")}
     | {("module", "load"), ("sdk", "use")}
+)
+
+#: The definition of a function, and nothing else.
+_FUNCTION: Final = r"\s*(?:function\s+)?[\w-]+\s*(?:\(\s*\)\s*)?\{[^{}]*\}[\s;]*"
+#: Commands that open a shell to type into.
+_SHELL: Final = r"(?:/\S*/)?(?:ba|z|da|k|fi)?sh(?:\s+-[il]+|\s+--login)?"
+_OPENS_SHELL: Final = (
+    rf"(?:sudo\s+)?(?:{_SHELL}|su(?:\s+-l?|\s+--login)?(?:\s+\w[\w.-]*)?|(?:chroot|newgrp)\s+\S+)"
+    rf"|(?:sudo\s+)?(?:docker|podman|kubectl|oc|lxc|chroot)\s.*\s{_SHELL}|sudo\s+(?:-u\s*\S+\s+)?-[is]"
+    r"|(?:poetry|pipenv|hatch|pixi)\s+shell|nix-shell|nix\s+develop"
+    r"|ssh(?:\s+-[46AaCgKkqtvXxY]+|\s+-[BbcEeFIiJLlmopRSw]\s*\S+)*\s+[^\s-]\S*"
 )
 
 #: `exec` with redirections alone, which holds for the rest of the shell.
@@ -327,12 +339,15 @@ def lost_state(steps: Sequence[Step]) -> dict[int, str]:
 
     Returns:
         The number of each such step, from 1: `state` if it only changes its shell, as `cd` does; `job` if it starts a
-        background job to which a later step refers, as `wait` does.
+        background job to which a later step refers, as `wait` does; `shell` if it opens a shell to type into, as `su`
+        does, which runs no later step.
     """
     lost = {}
     for number, step in enumerate(steps[:-1], 1):
         if changes_only_itself(step):
             lost[number] = "state"
+        elif re.fullmatch(_OPENS_SHELL, step.command_line.strip()[:_LONGEST]):
+            lost[number] = "shell"
         elif _starts_job(step) and any(_uses_job(later) for later in steps[number:]):
             lost[number] = "job"
     return lost
@@ -344,7 +359,7 @@ def join_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
     Raises:
         D0ttinoError: one of them cannot be joined, as it runs without a shell or with settings of its own.
     """
-    first = next(iter(lost_state(steps)), None)
+    first = next((number for number, kind in lost_state(steps).items() if kind != "shell"), None)
     if first is None:
         return tuple(steps)
     together = steps[first - 1 :]
@@ -367,6 +382,8 @@ def changes_only_itself(step: Step) -> bool:
 
     if not isinstance(step.command, str) or len(step.command) > _LONGEST:
         return False
+    if re.fullmatch(_FUNCTION, step.command):
+        return True
     script = _IGNORED.sub("", _REDIRECTED.sub("$_", step.command))
     script = _OUTPUT.sub("$_", _OUTPUT.sub("$_", script))  # twice: one may be in the other
     try:

@@ -14,7 +14,6 @@ from scripts.cli.options import as_json_option, read_text
 from scripts.cli.send import REQUEST_FIELDS, RequestCommand, ask, read_prompt, request_options
 from scripts.cli.steps import JOIN_HELP, Plan, StepOptions, resume, run_steps, step_options, warn_of_lost_state
 from scripts.output import print_answer, print_note
-from scripts.render import hides_something
 
 if TYPE_CHECKING:
     from llm.host import Host
@@ -68,11 +67,8 @@ def do(ctx: click.Context, /, goal: str | None, **chosen: Any) -> int:
     completion = _ask(host, prompt, asked)
     read = read_plan(completion, join=options.join)
     _print_prose(completion, read)
-    if read.prose and options.yes and not options.dry_run:
-        raise UsageError(
-            "nothing was run: the answer has words besides the steps, and they may take them back",
-            hint="read them; without --yes you are asked for each step",
-        )
+    if options.yes and not options.dry_run:
+        _check_runs_unread(completion, read)
     return run_steps(host, plan_of(completion, prompt if goal == "-" else goal, read), options).status
 
 
@@ -80,6 +76,20 @@ def _ask(host: "Host", goal: str, asked: Mapping[str, Any]) -> "Completion":
     if not goal.strip():
         raise UsageError("the goal is empty", hint="say what you want to get done")
     return ask(Request(plan_prompt(goal), **asked), host)
+
+
+def _check_runs_unread(completion: "Completion", read: ReadPlan) -> None:
+    """Refuse an answer in which something may take the steps back, or would have done so further on."""
+    if completion.why_unfinished is not None:
+        raise UsageError(
+            f"nothing was run: the answer is not whole: {completion.why_unfinished}",
+            hint="ask again, or raise -o max_tokens; without --yes you are asked for each step",
+        )
+    if read.prose:
+        raise UsageError(
+            "nothing was run: the answer has words besides the steps, and they may take them back",
+            hint="read them; without --yes you are asked for each step",
+        )
 
 
 def plan_of(completion: "Completion", goal: str, read: ReadPlan) -> Plan:
@@ -90,8 +100,10 @@ def plan_of(completion: "Completion", goal: str, read: ReadPlan) -> Plan:
         goal: the goal that it is for.
         read: the steps in it.
     """
-    # A command with invisible characters needs a confirmation of its own: no model has a reason to write them.
-    steps = (replace(step, confirm=step.confirm or hides_something(step.command_line)) for step in read.steps)
+    from scripts.steps.runner import has_hidden_characters
+
+    # A step with invisible characters needs a confirmation of its own: no model has a reason to write them.
+    steps = (replace(step, confirm=step.confirm or has_hidden_characters(step)) for step in read.steps)
     return Plan("do", _source_of(completion), goal, tuple(steps))
 
 

@@ -195,14 +195,16 @@ def warn_of_lost_state(steps: "Sequence[Step]") -> None:
     from llm.plan import lost_state
 
     lost = lost_state(steps)
+    joined = "; --join runs them in one shell"
     for kind, verb, what in (
-        ("state", "change", "only the shell that runs it, and no later step sees that"),
-        ("job", "start", "a background job, which no later step can refer to (wait, fg, %1, $!)"),
+        ("state", "change", f"only the shell that runs it, and no later step sees that{joined}"),
+        ("job", "start", f"a background job, which no later step can refer to (wait, fg, %1, $!){joined}"),
+        ("shell", "open", "a shell to type into: the later steps run outside of it, after its end"),
     ):
         numbers = [str(number) for number, its_kind in lost.items() if its_kind == kind]
         if numbers:
             which = f"step {numbers[0]} {verb}s" if len(numbers) == 1 else f"steps {', '.join(numbers)} {verb}"
-            print_warning(f"{which} {what}; --join runs them in one shell")
+            print_warning(f"{which} {what}")
 
 
 def resume(host: "Host", options: StepOptions, recipe: str | None, goal: str | None) -> RunResult:

@@ -323,10 +323,10 @@ _PATTERNS: Final = (
 
 def dangers(step: Step) -> tuple[str, ...]:
     """Return why a step looks dangerous, each reason fit for "it ..."; empty: it does not."""
-    text = step.command_line
+    text = f"{step.shell}\n{step.command_line}" if step.shell else step.command_line
     reasons = []
     if step.confirm:
-        hidden = hides_something(text)
+        hidden = has_hidden_characters(step)
         reasons.append("has characters that cannot be seen" if hidden else "asks for a confirmation of its own")
     lowered = text.lower()
     reasons += [reason for part, pattern, reason in _PATTERNS if part in lowered and re.search(pattern, text)]
@@ -340,6 +340,12 @@ def dangers(step: Step) -> tuple[str, ...]:
             reasons.append(f"runs what {before} gives it")
         before = name
     return tuple(dict.fromkeys(reasons))
+
+
+def has_hidden_characters(step: Step) -> bool:
+    """Whether anything that decides what a step runs has characters that a terminal would not show."""
+    environment = (f"{name}={value}" for name, value in (step.env or {}).items())
+    return hides_something("\n".join((step.command_line, step.shell or "", step.cwd or "", *environment)))
 
 
 def _commands(text: str) -> Iterator[tuple[str, Sequence[str]]]:

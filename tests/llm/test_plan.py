@@ -316,6 +316,9 @@ def test_a_key_that_stands_there_twice_is_refused(answer: str) -> None:
         'eval "cd x"',
         'eval "$(ssh-agent -s)"',
         "export A=1 && true",
+        "f() { echo hi; }",
+        "function g {\n  date\n}\n",
+        'read -p "Name: " name',
         "exec > log",
         "set -e; exec >> log 2>&1",
         'exec 3< "a file"',
@@ -331,7 +334,7 @@ def test_a_step_that_changes_only_its_own_shell(command: str) -> None:
     "command",
     [
         *("for d in *; do cd $d; make; done", "if cd x; then make; fi", "command -v git", "make || exit 1"),
-        *('eval "make"', "$(go env GOPATH)/bin/x", "cd x > log", "{ make; }"),
+        *("f() { date; }; f", "read x; echo $x", 'eval "make"', "$(go env GOPATH)/bin/x", "cd x > log", "{ make; }"),
         *("cd x && make", "(cd x)", "A=1 make", "ls", "cd x | cat", "export A=1 > file", "echo cd x", "'", "cd x & y"),
         *("exec make", "exec make > log", "exec > log make", "exec > log; make", "echo exec > log", "exec > log | cat"),
     ],
@@ -339,6 +342,32 @@ def test_a_step_that_changes_only_its_own_shell(command: str) -> None:
 def test_a_step_that_does_more(command: str) -> None:
     assert not changes_only_itself(Step(command))
     assert not changes_only_itself(Step(["cd", "x"]))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("bash", "/bin/bash -l", "sudo su -", "su - postgres", "su root", "sudo -i", "sudo -u postgres -i"),
+        *("ssh host", "ssh -p 22 -i key me@host", "docker exec -it web bash", "kubectl exec -it p -- /bin/sh"),
+        *("sudo chroot /mnt", "newgrp docker", "poetry shell", "nix develop"),
+    ],
+)
+def test_a_step_that_opens_a_shell(command: str) -> None:
+    for step in (Step(command), Step(command.split())):
+        assert lost_state([step, Step("date")]) == {1: "shell"}
+        assert lost_state([Step("date"), step]) == {}
+        assert join_steps([step, Step("date")]) == (step, Step("date"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("bash x.sh", "bash -c date", "su -c id me", "sudo -u me date", "ssh host uptime", "ssh -N -L 1:a:2 host"),
+        *("docker exec web ls", "echo bash", "sh < x", "ssh-keygen", "chroot /mnt ls", "git push", "curl x | sh"),
+    ],
+)
+def test_a_step_that_opens_none(command: str) -> None:
+    assert lost_state([Step(command), Step("date")]) == {}
 
 
 def test_steps_behind_a_change_of_the_shell_are_joined_with_it() -> None:

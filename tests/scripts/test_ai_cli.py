@@ -15,6 +15,7 @@ from llm import hookimpl
 from llm.backends.plugin_sdk import register_backend, register_recipe
 from llm.host import Host
 from llm.testing import host_with
+from llm.types import Completion
 from scripts.ai_cli import cli
 
 
@@ -267,8 +268,26 @@ def test_words_around_the_steps_are_shown_and_keep_yes_from_running_them(host: H
     assert (dry.exit_code, dry.stdout) == (0, "echo ran\n")
 
 
-def test_characters_of_a_plan_that_cannot_be_seen_keep_yes_from_running_it(host: Host) -> None:
-    result = do(host, json.dumps(["echo \u202ecba"]), "--yes")
+@pytest.mark.parametrize("reason", ["length", "content_filter", "aborted"])
+def test_yes_runs_nothing_of_an_answer_that_is_not_whole(host: Host, reason: str) -> None:
+    whole = Completion("```sh\necho ran\n```", finish_reason=reason)
+    register_backend("planner", lambda _prompt: whole, host=host)
+    result = run(host, "do", "-b", "planner", "goal", "--yes")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "nothing was run: the answer is not whole" in result.stderr
+    assert run(host, "do", "-b", "planner", "goal", "--dry-run", "--yes").stdout == "echo ran\n"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"command": "echo \u202ecba"},
+        {"command": "echo", "env": {"A": "\u200b"}},
+        {"command": "echo", "shell": "sh\u200b"},
+    ],
+)
+def test_characters_of_a_plan_that_cannot_be_seen_keep_yes_from_running_it(host: Host, step: object) -> None:
+    result = do(host, json.dumps([step]), "--yes")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "step 1 has characters that cannot be seen" in result.stderr
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm._dataclasses import replace
 from llm.types import Step
 from scripts.steps.runner import dangers
 
@@ -36,6 +37,7 @@ from scripts.steps.runner import dangers
 def test_what_looks_dangerous(command: str) -> None:
     assert dangers(Step(command))
     assert dangers(Step(["sh", "-c", command]))
+    assert dangers(Step("git status", shell=f"sh -c '{command}' --"))
 
 
 @pytest.mark.parametrize(
@@ -105,4 +107,6 @@ def test_many_shells_in_a_row_are_looked_through() -> None:
 
 def test_characters_that_cannot_be_seen_are_the_reason_of_a_confirmation() -> None:
     assert dangers(Step("echo \x1b", confirm=True)) == ("has characters that cannot be seen",)
+    for hidden in (Step("date", shell="sh\u200b"), Step("date", cwd="\u202ex"), Step("date", env={"A": "\xa0"})):
+        assert dangers(replace(hidden, confirm=True)) == ("has characters that cannot be seen",)
     assert dangers(Step("echo a\n\tb", confirm=True)) == ("asks for a confirmation of its own",)
