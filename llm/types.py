@@ -1,6 +1,6 @@
 """The data of the contract: frozen dataclasses, which can be hashed, compared, copied, pickled and shared by threads.
 
-`Answer` alone changes: it is the text of an answer while it comes.
+Two classes change: an `Answer` grows while its text comes, and a `Cancellation` may be triggered.
 """
 
 import os
@@ -18,13 +18,13 @@ V_co = TypeVar("V_co", covariant=True)
 
 
 class FrozenMapping(Mapping[K, V_co]):
-    """A mapping that is equal to a dict of the same items, and can be a key of one.
+    """An immutable, hashable mapping, which is equal to a dict of the same items.
 
-    Lists and dicts among the values stay what they are, so that `json.dumps(dict(mapping))` works; they
-    are copied, so that who gave them cannot change the mapping later.
+    Lists and dicts among the values stay lists and dicts, so that `json.dumps(dict(mapping))` works; they are copied,
+    so that later changes of the originals do not reach the mapping.
 
     Args:
-        items: what `dict` takes.
+        items: a mapping, or pairs of key and value.
         **named: further items.
     """
 
@@ -52,7 +52,7 @@ class FrozenMapping(Mapping[K, V_co]):
     def __len__(self) -> int:
         return len(self._items)
 
-    # The dict's own views cannot change it either, and are read without a call of Python for each item.
+    # A dict's views cannot change it either, and iterating over them calls no Python code for each item.
     def keys(self) -> KeysView[K]:
         """Return a view of its keys."""
         return self._items.keys()
@@ -103,13 +103,13 @@ _NOTHING: Final[FrozenMapping[str, Any]] = FrozenMapping()
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file that belongs to a message: an image, a document.
+    """A file in a message: an image, a document.
 
     Attributes:
         media_type: its type, `image/png` for example.
-        data: its content; `None` where `url` is its address.
+        data: its content; `None`: it is at `url`.
         url: its address.
-        name: name of the file, for people.
+        name: name of the file, for users.
     """
 
     media_type: str
@@ -118,7 +118,7 @@ class Attachment:
     name: str = ""
 
 
-#: What the content of a message is made of.
+#: The types of the parts of a message's content.
 PART_TYPES: Final = (str, Attachment)
 
 
@@ -128,7 +128,7 @@ class Message:
 
     Attributes:
         role: `system`, `user` or `assistant`.
-        content: its parts in order: texts and attachments. A single text may be given as it is.
+        content: its parts in order: texts and attachments. A single part may be given as it is.
     """
 
     role: Role
@@ -136,7 +136,7 @@ class Message:
 
     def __init__(self, role: Role, content: str | Attachment | Iterable[str | Attachment] = ()) -> None:
         parts = (content,) if isinstance(content, PART_TYPES) else tuple(content)
-        # Past the guard of a frozen class, all fields at once.
+        # Assignments are refused, as the class is frozen.
         self.__dict__.update(role=role, content=parts)
 
     @property
@@ -160,19 +160,18 @@ class Request:
 
     Attributes:
         messages: the conversation, oldest first; a text, one message or any iterable of these may be given.
-        model: the model asked for; `None` leaves it to the policy or the backend.
+        model: the requested model; `None` leaves it to the policy or the backend.
         backend: the one backend to use; `None` leaves it to the policy.
         local: whether the prompt must not leave this machine.
-        options: further named values for backends that take them (`temperature` for example).
-        timeout: seconds that the whole request may take, all attempts and waiting included; `None`:
-            120 until an answer has begun.
-        strict: whether no other backend and no other model than the one asked for may answer.
+        options: further named values for the backend (`temperature` for example).
+        timeout: seconds for the whole request, all attempts and waiting included; `None`: 120 until an answer has
+            begun.
+        strict: whether only the requested backend and model may answer.
         fallback: whether others may answer if `backend` fails.
         max_attempts: number of attempts over all backends; `None`: 6.
         cooldown: whether backends that failed often are left out for a while.
-        metadata: named values for plug-ins and backends. A backend that can asks its server for an answer by
-            `schema`, a JSON Schema; with `thoughts` true it puts the model's thoughts into the answer, between
-            `<think>` tags.
+        metadata: named values for plug-ins and backends. Backends that are able to follow `schema`, a JSON Schema for
+            the answer, and with `thoughts` true put the model's thoughts into the answer, between `<think>` tags.
     """
 
     messages: tuple[Message, ...]
@@ -231,7 +230,7 @@ class Request:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a single user message of text, so that `prompt` is all of it."""
+        """Whether it is a single user message without attachments, so that `prompt` is all of it."""
         return len(self.messages) == 1 and self.messages[0].role == "user" and not self.messages[0].attachments
 
     @property
@@ -239,7 +238,7 @@ class Request:
         """The whole conversation as plain text, for backends that take nothing else."""
         if self.is_plain:
             return self.prompt
-        return "\n\n".join(f"{_SPEAKERS.get(one.role, one.role)}: {_as_text(one)}" for one in self.messages)
+        return "\n\n".join(f"{one.role.capitalize()}: {_as_text(one)}" for one in self.messages)
 
     def with_prompt(self, text: str) -> "Request":
         """Return the request with another text in its last user message; its attachments stay."""
@@ -256,12 +255,9 @@ class Request:
         return replace(self, messages=(Message("system", text), *others))
 
 
-_SPEAKERS: Final = {"system": "System", "user": "User", "assistant": "Assistant"}
-
-
 def _messages(given: Any) -> tuple[Any, ...]:
     if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping | Message):
-        return (given,)  # one message, or none at all: the router refuses that, with its type
+        return (given,)  # one message, or something else, which the router refuses
     return tuple(Message("user", one) if isinstance(one, str) else one for one in given)
 
 
@@ -273,9 +269,9 @@ def _as_text(message: Message) -> str:
 
 
 class Cancellation:
-    """Cancels calls: `complete(request, cancellation=one)`, and `one.cancel()` in any other thread or signal handler.
+    """A handle to cancel calls: `complete(request, cancellation=handle)`, and `cancel()` by another thread or a signal.
 
-    A cancelled call ends with a `CancelledError`: no backend is asked any more, and connections are closed.
+    A cancelled call ends with a `CancelledError`: no further backend is called, and connections are closed.
 
     Attributes:
         reason: why it was cancelled; `None`: it was not.
@@ -286,7 +282,7 @@ class Cancellation:
 
         self.reason: str | None = None
         # Held while callbacks run, so that none runs after its `with` block. Reentrant: a signal handler may cancel
-        # while its own thread enters such a block.
+        # while the thread that it interrupted enters such a block.
         self._lock = RLock()
         self._callbacks: dict[object, Callable[[], object]] = {}
 
@@ -296,7 +292,7 @@ class Cancellation:
         return self.reason is not None
 
     def cancel(self, reason: str = "the request was cancelled") -> None:
-        """Cancel all calls that have it, now and later; only the first reason counts.
+        """Cancel all calls with this handle, present and future ones; only the first reason counts.
 
         Args:
             reason: a sentence for the error.
@@ -312,10 +308,10 @@ class Cancellation:
                     import logging
 
                     name = getattr(callback, "__qualname__", repr(callback))
-                    logging.getLogger(__name__).exception("%s failed, which was to end a cancelled call", name)
+                    logging.getLogger(__name__).exception("%s failed to end a cancelled call", name)
 
     def check(self) -> None:
-        """Return if it was not cancelled.
+        """Raise an error if it was cancelled.
 
         Raises:
             CancelledError: it was.
@@ -325,14 +321,14 @@ class Cancellation:
 
     @contextmanager
     def on_cancel(self, callback: Callable[[], object]) -> Iterator[None]:
-        """Have a function called as soon as it is cancelled, within a `with` block.
+        """Call a function as soon as it is cancelled, within a `with` block.
 
         Args:
-            callback: ends what the block waits for, quickly; the thread that cancels calls it. It is called at once if
-                that was before.
+            callback: ends quickly what the block waits for. The cancelling thread calls it; if it was cancelled
+                before, it is called at once.
         """
         with self._lock:
-            mark = object()  # a callback may be there twice, and need not be hashable
+            mark = object()  # a callback may be registered twice, and need not be hashable
             self._callbacks[mark] = callback
             if self.reason is not None:
                 self.cancel(self.reason)
@@ -343,10 +339,10 @@ class Cancellation:
                 self._callbacks.pop(mark, None)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is cancelled, or for some seconds; return whether it is cancelled."""
+        """Wait until it is cancelled, but not longer than some seconds; return whether it is cancelled."""
         from threading import Lock
 
-        # No Event: a signal handler that sets one may wait for a lock that its own thread holds.
+        # No Event: a signal handler that sets one may wait for a lock that the interrupted thread holds.
         over = Lock()
         over.acquire()
         with self.on_cancel(over.release):
@@ -356,19 +352,19 @@ class Cancellation:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a backend: what the host adds to a request. Moments are as `time.monotonic()` counts.
+    """The facts of one call of a backend besides its request. Moments are those of `time.monotonic()`.
 
     Attributes:
         attempt: number of the attempt, from 1.
         stream: whether the text is wanted as it comes.
         deadline: the moment at which the whole answer must be there; `None`: as long as it keeps coming.
-        first_deadline: the moment at which it must have begun. While others could still be asked, a backend that
-            says nothing does not use up all the time.
+        first_deadline: the moment at which it must have begun: a silent backend must not use up the time of the next
+            ones.
         silence: seconds to wait for each further piece; `None`: no limit.
         key: returns the key of a name from the user's stores, `None` if there is none; `None`: there is no store.
-        turn: its turn among many requests: a backend over HTTP hands `turn.heed` the headers of each answer, which may
-            report what is left of the server's limits; `None`: requests are not paced.
-        cancellation: the caller's wish to end it, which may come at any time; `None`: it never comes.
+        turn: its turn among many requests: a backend over HTTP passes the headers of each answer to `turn.heed`, as
+            they may report the rest of the server's limits; `None`: requests are not paced.
+        cancellation: the caller's handle to cancel it at any time; `None`: it cannot be cancelled.
         clock: returns the present moment.
     """
 
@@ -384,11 +380,11 @@ class Call:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody wants the answer any more. Whatever is raised then ends the request; no other is asked."""
+        """Whether it was cancelled. Any exception then ends the request; no further backend is called."""
         return self.cancellation is not None and self.cancellation.cancelled
 
     def on_cancel(self, callback: Callable[[], object]) -> AbstractContextManager[None]:
-        """Have a function called as soon as it is cancelled, within a `with` block; see `Cancellation.on_cancel`.
+        """Call a function as soon as it is cancelled, within a `with` block; see `Cancellation.on_cancel`.
 
         Args:
             callback: ends what the block waits for: closes a connection, kills a process.
@@ -396,7 +392,7 @@ class Call:
         return nullcontext() if self.cancellation is None else self.cancellation.on_cancel(callback)
 
     def wait(self, heard: float | None = None) -> float | None:
-        """Return how many seconds to wait now for what comes next; `None`: for ever. None above 0: the time is over.
+        """Return the seconds to wait for the next part of the answer; `None`: for ever, 0 or less: the time is over.
 
         Args:
             heard: the moment of the latest part of the answer; `None`: it has not begun.
@@ -414,10 +410,10 @@ class Turn(Protocol):
     """The turn of one request among many."""
 
     def begin(self, call: Call) -> Call:
-        """Wait for the turn, and return the call with deadlines that are later by that time; the host does."""
+        """Wait for the turn, and return the call with its deadlines moved by that time; the host calls this."""
 
     def heed(self, headers: Mapping[str, str]) -> None:
-        """Learn from the headers of the server's answer what is left of its limits."""
+        """Learn the rest of the server's limits from the headers of its answer."""
 
 
 @dataclass(frozen=True)
@@ -428,10 +424,10 @@ class Usage:
         input_tokens: tokens of the prompt.
         output_tokens: tokens of the answer.
         cost: their price, in the currency of the server or of the configured prices; `None`: not known.
-        estimated: whether the tokens are an estimate, because the server gave none, or the cost is, because some of
-            them have a price of their own that is not known.
-        cached_tokens: tokens of the prompt that came out of the server's cache.
-        cache_write_tokens: tokens of the prompt that went into it.
+        estimated: whether the tokens are an estimate, because the server reported none, or the cost is, because the
+            price of some of them is not known.
+        cached_tokens: tokens of the prompt that were read from the server's cache.
+        cache_write_tokens: tokens of the prompt that were written to it.
         reasoning_tokens: tokens of the answer that were thoughts, as far as the server counts them.
     """
 
@@ -459,8 +455,8 @@ class Candidate:
 
     Attributes:
         backend: its name.
-        model: the model to ask it for, unless the request names one.
-        reason: why the policy put it here.
+        model: its model, unless the request names one.
+        reason: why the policy chose it.
     """
 
     backend: str
@@ -470,7 +466,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A backend that the policy considered and left out.
+    """A backend that the policy left out.
 
     Attributes:
         backend: its name.
@@ -491,7 +487,7 @@ class Route:
         candidates: the backends to try, in order.
         rejected: the backends left out, with reasons.
         notices: lines for the user.
-        origin: the policy; the host fills it in.
+        origin: the policy; set by the host.
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -509,17 +505,17 @@ class Attempt:
 
     Attributes:
         backend: its name.
-        model: the model that it was asked for.
+        model: the requested model.
         origin: the plug-in that answered or failed; `None` if no plug-in took the request.
         duration: in seconds.
         error: why it did not answer, in one line; `None` if it did.
-        error_type: class name of the exception behind the error.
-        hint: what to do about the error.
+        error_type: class name of the exception.
+        hint: the remedy for the error.
         status: the HTTP status with which the server refused, if it did.
         usage: tokens and cost; `None`: not known.
-        served_model: the model that the server says it used.
+        served_model: the model that the server reports.
         retry_after: seconds that the server asks to wait before the next attempt.
-        place: file and line in the plug-in's code that raised an error that nobody expected.
+        place: file and line of an unexpected error in the plug-in's code.
         ended: the moment at which it ended, in seconds since the epoch; 0: not known.
     """
 
@@ -565,26 +561,24 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer, and the plug-in that gave it.
-
-    A plug-in that answers by itself needs to give `text` only; the host fills in the rest.
+    """An answer, and the plug-in that answered.
 
     Attributes:
-        text: the answer.
-        backend: name of the backend that the answer came for.
-        model: the model that was asked; `None` if the backend takes none.
+        text: the answer; a plug-in that answers by itself sets this alone, and the host sets the rest.
+        backend: name of the backend.
+        model: the model that the backend was called with; `None` if it takes none.
         origin: the plug-in that answered.
-        attempts: every attempt that was made, the one that answered last.
+        attempts: all attempts, the one that answered last.
         duration: of the whole request, in seconds.
-        route: the decision that led here.
-        served_model: the model that the server says it used; `None` if it does not say.
+        route: the policy's decision.
+        served_model: the model that the server reports; `None` if it reports none.
         usage: tokens and cost of the attempt that answered; `None`: not known.
-        asked_backend: the backend that was to answer: the one that the request names, else the first of the route.
-        asked_model: the model that was asked for there; `None` if nobody named one.
+        asked_backend: the intended backend: the one that the request names, else the first of the route.
+        asked_model: the intended model there; `None` if none was named.
         fell_back: whether another candidate of the route than the first one answered.
-        cut: whether the answer broke off; the last of `attempts` says why.
-        finish_reason: why the server ended the answer, in its own word: `stop`, `length` where a limit of tokens
-            was reached, `content_filter`; `None`: it does not say.
+        cut: whether the answer broke off; the last of `attempts` has the reason.
+        finish_reason: why the server ended the answer, in its own word: `stop`, `length` at a limit of tokens,
+            `content_filter`; `None`: it reports no reason.
         prepared_by: the plug-ins that changed the request before it was sent, in order.
         notices: lines for the user about how it was answered.
     """
@@ -618,7 +612,7 @@ class Completion:
 
     @property
     def why_unfinished(self) -> str | None:
-        """Why the answer is not whole, in words; `None`: it is, or its server gives no reason."""
+        """Why the answer is incomplete, in words; `None`: it is complete, or its server reports no reason."""
         reason = (self.finish_reason or "").casefold()
         if reason in _FINISHED:
             return None
@@ -651,18 +645,18 @@ class Completion:
         }
 
 
-#: What words of servers for an answer that a filter ended have in them: `content_filter: SAFETY`, `BLOCKLIST`.
+#: Parts of reasons of servers whose filter ended an answer: `content_filter: SAFETY`, `BLOCKLIST`.
 _FILTERS: Final = (
     *("filter", "guardrail", "safety", "recitation", "prohibited", "sensitive", "blocklist", "spii", "policy"),
 )
 _LIMITS: Final = ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded")
-#: Words of servers for an answer that is not whole, and their meaning.
+#: Reasons of servers for an incomplete answer, and their meaning.
 _UNFINISHED: Final = {
     **dict.fromkeys(_LIMITS, "it ends where the limit of tokens was reached"),
     "refusal": "the model refused to go on",
     "pause_turn": "its server paused in the middle, and waits to be asked to go on",
 }
-#: Their words for a whole one, as far as they are known. Another word may mean anything: that is reported.
+#: Known reasons for a complete answer. Any other may mean anything, so it is reported.
 _FINISHED: Final = frozenset(
     {"", "null", "none", "stop", "stop_sequence", "end_turn", "eos", "eos_token", "end", "done", "finished", "complete"}
     | {"completed", "tool_calls", "tool-calls", "tool_call", "tool_use", "function_call", "finish_reason_unspecified"}
@@ -678,7 +672,7 @@ _NO_FACTS: Final = Completion("")
 
 
 def _joined(own: Completion, inner: Completion | None) -> Completion:
-    """Return the facts of an answer, with those that it lacks of the one inside."""
+    """Return the facts of an answer, completed by those of the answer that it was made of."""
     if inner is None or own is inner:
         return own
     return replace(
@@ -692,14 +686,14 @@ def _joined(own: Completion, inner: Completion | None) -> Completion:
     )
 
 
-#: Seconds after the end of its time at which an answer is read no further.
+#: Seconds after its deadline at which an answer is read no further.
 _MOMENT: Final = 0.5
 
 
 class Answer:
-    """The answer of one backend, lazy: read whole by `text`, or piece by piece as it comes by iterating.
+    """The lazy answer of one backend: `text` waits for all of it, and iterating yields the pieces as they come.
 
-    Pieces that were read stay: it can be read again, and by several readers, one thread at a time.
+    Pieces are stored: it can be read again, and by several readers, one thread at a time.
 
     Args:
         pieces: the text, or an iterable of texts; its last item may be a `Completion` with model, usage and
@@ -710,15 +704,15 @@ class Answer:
             no such item; by default they are that item.
 
     Attributes:
-        origin: the plug-in that answers; the guard fills it in.
+        origin: the plug-in that answers; set by the guard.
         facts: model, usage and the like once it has ended, as a `Completion` whose text and origin are not used;
             `None` before.
-        asked: whether a backend was asked for it, so that it costs something; the host fills it in.
+        asked: whether a backend was called for it, so that it has a cost; set by the host.
     """
 
     asked: bool = False
 
-    # On the class: most have none.
+    # On the class: most answers have none.
     _cancellation: Cancellation | None = None
     _until: float | None = None
     _deadline: float | None = None
@@ -737,11 +731,11 @@ class Answer:
         self._error: BaseException | None = None
         self._watchers: list[Callable[[int], object]] = []
         self._pieces: Iterator[str | Completion] | None = None
-        # The plug-in whose code makes the pieces: the one that answers, or one that changes them on their way.
+        # The plug-in whose code yields the pieces: the one that answers, or one that changes them on their way.
         self._maker: Origin | None = origin
         if isinstance(pieces, str):
             self.facts = facts or _NO_FACTS
-            # Of a class of the plug-in's, the plain text: its methods may do as they like.
+            # A plain text: the methods of a plug-in's subclass of `str` may do anything.
             self._read.append(pieces if type(pieces) is str else str.__str__(pieces))
         elif isinstance(pieces, Completion):
             self.origin = pieces.origin or origin
@@ -756,11 +750,11 @@ class Answer:
         """The whole text; waits until the answer has ended.
 
         Raises:
-            BaseException: whatever made the answer break off, with its origin.
+            BaseException: the reason why the answer broke off, with its origin.
         """
         while self.facts is None:
             self._read_on()
-        return self._read[0] if len(self._read) == 1 else "".join(self._read)
+        return self.so_far
 
     @property
     def is_whole(self) -> bool:
@@ -769,7 +763,7 @@ class Answer:
 
     @property
     def completion(self) -> Completion | None:
-        """The whole answer once it has ended, without the facts that only the router knows; `None` before."""
+        """The completion once the answer has ended, without the facts that only the router knows; `None` before."""
         return None if self.facts is None else self.whole
 
     @property
@@ -781,7 +775,7 @@ class Answer:
 
     @property
     def so_far(self) -> str:
-        """The text that was read until now."""
+        """The text that has been read."""
         return self._read[0] if len(self._read) == 1 else "".join(self._read)
 
     def __iter__(self) -> Iterator[str]:
@@ -794,7 +788,7 @@ class Answer:
         """Wait for the first text, or for the end of an answer without any.
 
         Raises:
-            BaseException: whatever made the answer fail before it began, with its origin.
+            BaseException: the reason why the answer failed before it began, with its origin.
         """
         while not self.so_far and self._read_on():
             pass
@@ -804,7 +798,7 @@ class Answer:
         return self.pipe(lambda pieces: map(function, pieces))
 
     def pipe(self, function: Callable[[Iterator[str]], Iterable[str]]) -> "Answer":
-        """Return an answer with the pieces that `function` makes of this one's, as they come."""
+        """Return an answer with the pieces that `function` yields for this one's, as they come."""
 
         def pieces() -> Generator[str | Completion, None, None]:
             try:
@@ -816,22 +810,22 @@ class Answer:
 
         changed = Answer(pieces(), self.origin)
         changed.asked = self.asked
-        changed._maker = None  # the guard of the plug-in that returns it fills it in
+        changed._maker = None  # set by the guard of the plug-in that returns it
         return changed
 
     def stamp(self, origin: Origin, *, anew: bool = False) -> "Answer":
-        """Record the plug-in that answers, or that made this of another answer, where none is recorded.
+        """Set the plug-in that answers, or that changed another answer, unless one is set.
 
         Args:
             origin: the plug-in.
-            anew: whether it takes the place of one that is recorded.
+            anew: whether it replaces one that is set.
         """
         self.origin = origin if anew else self.origin or origin
         self._maker = origin if anew else self._maker or origin
         return self
 
     def take_over(self, inner: "Answer") -> None:
-        """Take over the facts of the answer that this one was made of, where it has none: what was used was used."""
+        """Take missing facts from the answer that this one was made of: its cost remains."""
         self.asked = self.asked or inner.asked
         if self.facts is not None:
             self.facts = _joined(self.facts, inner.facts)
@@ -840,13 +834,13 @@ class Answer:
             self._facts_of = lambda completion: _joined(facts_of(completion), inner.facts)
 
     def watch(self, watcher: Callable[[int], object]) -> None:
-        """Have the time of each further wait for a piece reported, in nanoseconds."""
+        """Call a function with the nanoseconds of each further wait for a piece."""
         self._watchers.append(watcher)
 
     def heed(self, call: Call) -> None:
-        """Read no further once a call is cancelled, or its time is over; the host asks for it.
+        """Read no further once a call is cancelled, or its time is over; the host calls this.
 
-        A backend that heeds the time itself has the better words for it, so it gets a moment more.
+        A backend that observes the deadline itself reports it better, so it gets a moment more.
         """
         self._cancellation = call.cancellation
         self._clock = call.clock
@@ -855,7 +849,7 @@ class Answer:
         self._until = self._deadline if call.first_deadline is None else call.first_deadline + _MOMENT
 
     def close(self) -> None:
-        """Read no further, whatever is still to come."""
+        """Read no further."""
         pieces, self._pieces = self._pieces, None
         close = getattr(pieces, "close", None)
         if close is not None:
@@ -869,13 +863,10 @@ class Answer:
             return False
         if self._cancellation is not None and self._cancellation.reason is not None:
             self._error = CancelledError(self._cancellation.reason)
-            self.close()
-            raise self._error
-        if self._until is not None and self._clock() >= self._until:
+        elif self._until is not None and self._clock() >= self._until:
             begun = "did not end" if self.so_far else "did not begin"
-            late = BackendTimeoutError(f"its answer {begun} within the time of the request")
-            maker = self._maker or self.origin
-            self._error = late if maker is None else with_origin(late, maker)
+            self._error = self._blamed(BackendTimeoutError(f"its answer {begun} within the time of the request"))
+        if self._error is not None:
             self.close()
             raise self._error
         start = perf_counter_ns() if self._watchers else 0
@@ -886,12 +877,8 @@ class Answer:
         except StopIteration:
             self._pieces, self.facts = None, self._facts_of(None)
             return False
-        except KeyboardInterrupt as error:
-            self._error = error  # what made the pieces is dead: reading on must not look like the end
-            raise
-        except BaseException as error:  # noqa: BLE001 - raised again
-            maker = self._maker or self.origin
-            self._error = error if maker is None else with_origin(error, maker)
+        except BaseException as error:  # noqa: BLE001 - raised again, now and by each further read: the rest is lost
+            self._error = self._blamed(error)
             raise self._error  # noqa: B904 - the same exception, unless it had to be replaced
         finally:
             for watcher in self._watchers if start else ():
@@ -904,6 +891,11 @@ class Answer:
         if self._until is not None and piece:
             self._until = self._deadline
         return True
+
+    def _blamed(self, error: BaseException) -> BaseException:
+        """Return an exception with the plug-in whose code yields the pieces."""
+        maker = self._maker or self.origin
+        return error if maker is None else with_origin(error, maker)
 
     def _checked(self, piece: Any) -> "str | Completion":
         if isinstance(piece, Completion):
@@ -922,17 +914,17 @@ class Answer:
 class Step:
     """One step of a recipe.
 
-    Where a recipe leaves a field out, the runner fills it in before any plug-in is asked to run the step.
+    The runner sets the fields that a recipe leaves out before it calls any plug-in to run the step.
 
     Attributes:
         command: a command line for the shell, which may have several lines; or a list of words, the program
             first, which needs no shell.
-        description: what it does, for the person who is asked whether to run it.
+        description: its purpose, for the user who decides whether to run it.
         cwd: the working directory, relative to that of the run.
         env: environment variables to add; while the step runs, they are in its context's `env` as well.
         timeout: seconds after which it is ended.
         confirm: whether it needs a yes of its own: "run all the rest" and `--yes` are not enough.
-        shell: the shell that takes the command line; `bash` or `bash -eu` for example.
+        shell: the shell for the command line; `bash` or `bash -eu` for example.
     """
 
     command: str | Sequence[str]
@@ -944,7 +936,7 @@ class Step:
     shell: str | None = None
 
     def __post_init__(self) -> None:
-        # What is shared must not change: a plug-in may have given a list, a dict or a `Path`.
+        # Steps are shared, so they must not change: a plug-in may have given a list, a dict or a `Path`.
         if isinstance(self.command, list):
             object.__setattr__(self, "command", tuple(self.command))
         if type(self.env) is dict:
@@ -955,7 +947,7 @@ class Step:
 
     @property
     def command_line(self) -> str:
-        """The command as one line for a POSIX shell; that of a list has each word quoted."""
+        """The command as one line for a POSIX shell, with each word of a list quoted."""
         if isinstance(self.command, str):
             return self.command
         import shlex
@@ -968,12 +960,12 @@ class StepContext:
     """The surroundings of a step.
 
     Attributes:
-        recipe: name of the recipe that the step belongs to.
+        recipe: name of the recipe.
         number: its position, from 1.
         total: the number of steps.
-        env: the environment that the step gets.
-        output: takes a copy of what the step writes; `None`: nobody wants one.
-        cwd: working directory of the run, which the user chose; the step may name another. `None`: nobody knows it.
+        env: the environment of the step.
+        output: called with a copy of the output of the step; `None`: no copy is wanted.
+        cwd: working directory of the run, which the user chose; the step may name another. `None`: it is not known.
     """
 
     recipe: str
@@ -994,10 +986,10 @@ class StepResult:
 
     Attributes:
         status: exit status; 128+N if signal N ended it, 124 if it took too long.
-        origin: the plug-in that ran it; the host fills it in.
-        interrupted_by: number of the signal that this program got meanwhile. After SIGINT the user is asked
-            whether to go on, after another one the run ends; 0: none came.
-        note: further words on how it ended.
+        origin: the plug-in that ran it; set by the host.
+        interrupted_by: number of the signal that this program got meanwhile; 0: none. After SIGINT the user is asked
+            whether to go on, after another one the run ends.
+        note: a note on how it ended.
     """
 
     status: int
