@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from llm.host import Host
-    from llm.types import Step
+    from llm.types import Cancellation, Step
     from scripts.steps import RunSettings
     from scripts.steps.records import RunRecord, StepOutcome, StoredRun
     from scripts.steps.runner import Asker, StepRunner
@@ -147,7 +147,7 @@ def run_steps(
     plan: Plan,
     options: StepOptions,
     asker: "Asker | None" = None,
-    output: "Callable[[bytes], object] | None" = None,
+    cancellation: "Cancellation | None" = None,
 ) -> RunResult:
     """Run the steps of a plan, or print them where nothing may run.
 
@@ -156,7 +156,7 @@ def run_steps(
         plan: the steps.
         options: the options of the command line.
         asker: asks the user; by default on the terminal, if there is one.
-        output: takes a copy of the output of steps.
+        cancellation: ends the run before its next step, once it is cancelled.
 
     Raises:
         UsageError: an option cannot be used, or a step looks dangerous.
@@ -185,7 +185,9 @@ def run_steps(
     if options.first > len(steps):
         raise UsageError(f"--from {options.first}: there are only {len(steps)} steps")
     left_out = dict.fromkeys(range(1, options.first), "before --from")
-    return _Run(host, replace(plan, steps=steps), options, settings, left_out, asker=asker, output=output).go()
+    return _Run(
+        host, replace(plan, steps=steps), options, settings, left_out, asker=asker, cancellation=cancellation
+    ).go()
 
 
 def warn_of_lost_state(steps: "Sequence[Step]") -> None:
@@ -261,7 +263,7 @@ class _Run:
     left_out: Mapping[int, str]
     stored: "StoredRun | None" = None
     asker: "Asker | None" = None
-    output: "Callable[[bytes], object] | None" = None
+    cancellation: "Cancellation | None" = None
 
     def go(self) -> RunResult:
         """Run the steps, or print them where nothing may run."""
@@ -316,6 +318,7 @@ class _Run:
             yes=self.options.yes,
             allow_dangerous=self.options.allow_dangerous,
             keep_going=self.options.keep_going,
+            cancellation=self.cancellation,
         )
 
     def _print(self, numbers: "Sequence[int]") -> None:
@@ -353,7 +356,7 @@ class _Run:
             if log is not None:
                 log.run = run_id
             runner.listeners = [listener for listener in (record, log, transcript) if listener is not None]
-            runner.output = _to_all([self.output, None if transcript is None else transcript.append])
+            runner.output = None if transcript is None else transcript.append
             status = runner.run(plan.steps, self.left_out)
         except D0ttinoError as error:
             status = error.exit_code
@@ -387,12 +390,6 @@ class _Run:
             first = next(number for number in range(1, total + 1) if number not in done)
             why = f"step {min(record.withheld - done)} has a secret"
             print_message(f"to go on with the rest, run it again with --from {first}: {why}")
-
-
-def _to_all(takers: "Sequence[Callable[[bytes], object] | None]") -> "Callable[[bytes], object] | None":
-    """Return a function that hands bytes to each of some functions; `None` if there are none."""
-    functions = [taker for taker in takers if taker is not None]
-    return (lambda data: [function(data) for function in functions]) if functions else None
 
 
 def _warn_of_lost_guardrails(host: "Host") -> None:
@@ -486,37 +483,42 @@ def recipe(ctx: click.Context, /, name: str | None, goal: str | None, given: tup
         if name is None:
             missing, next_step = "NAME", "`ai-cli recipes` lists the recipes"
         raise click.MissingParameter(f"{next_step}.", ctx, param_type="argument", param_hint=f"'{missing}'")
-    return run_steps(host, plan_recipe(host, name, goal, given), options).status
+    try:
+        values = _values_of(host, name, given) if given else {}
+        plan = plan_recipe(host, name, goal, values)
+    finally:
+        warn_of_problems(host)
+    return run_steps(host, plan, options).status
 
 
-def plan_recipe(host: "Host", name: str, goal: str, given: Sequence[str] = ()) -> Plan:
-    """Return the steps of a recipe.
+def _values_of(host: "Host", name: str, given: Sequence[str]) -> dict[str, Any]:
+    from llm.parameters import given_values
+    from scripts.recipes import find_recipe
+
+    with stdout_to_stderr():
+        return given_values(find_recipe(name, host).parameters, given)
+
+
+def plan_recipe(host: "Host", name: str, goal: str, values: Mapping[str, Any] | None = None) -> Plan:
+    """Return the steps of a recipe, to be run.
 
     Args:
         host: the host that has it.
         name: its name.
         goal: the goal.
-        given: values of its parameters, as `NAME=VALUE`.
+        values: values of its parameters.
 
     Raises:
-        UnknownNameError: there is no such recipe.
-        UsageError: a parameter is missing, unknown, or not what the recipe declares; or the goal cannot be used.
+        UnknownNameError: there is no such recipe, or no such parameter.
+        UsageError: a parameter is missing, or not what the recipe declares; or the goal cannot be used.
         RecipeError: the recipe failed.
     """
-    if "\0" in goal:
-        raise UsageError("the goal holds a NUL character")
     from scripts.recipes import find_recipe
 
-    try:
-        with stdout_to_stderr():
-            found = find_recipe(name, host)
-            values: dict[str, Any] = {}
-            if found.parameters or given:
-                from llm.parameters import given_values
-
-                values = dict(given_values(found.parameters, given))
-            steps = found.steps(goal, values)
-    finally:
-        warn_of_problems(host)
-    source = f"recipe {name} [{host.recipes()[name].origin}]"
+    if "\0" in goal:
+        raise UsageError("the goal holds a NUL character")
+    values = values or {}
+    with stdout_to_stderr():
+        steps = find_recipe(name, host).steps(goal, values)
+        source = f"recipe {name} [{host.recipes()[name].origin}]"
     return Plan(name, source, goal, steps, {key: str(value) for key, value in values.items()})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from llm._dataclasses import dataclass, field
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, place_of, read_on, reason_of, with_place
 from llm.hooks import Origin, origin_of
-from llm.types import Step, StepContext, StepResult
+from llm.types import Cancellation, Step, StepContext, StepResult
 from scripts.output import print_error, print_message, print_note, redact, stdout_to_stderr
 from scripts.render import hides_something
 from scripts.steps import RunSettings
@@ -92,6 +92,7 @@ class StepRunner:
         keep_going: whether to go on after a failure.
         listeners: are called before and after each step.
         output: takes a copy of the output of steps.
+        cancellation: ends the run before its next step, once it is cancelled.
         outcomes: the results of the steps so far.
     """
 
@@ -105,6 +106,7 @@ class StepRunner:
     keep_going: bool = False
     listeners: Sequence[Listener] = ()
     output: Callable[[bytes], object] | None = None
+    cancellation: Cancellation | None = None
     outcomes: list[StepOutcome] = field(default_factory=list)
     _run_all: bool = False
 
@@ -131,6 +133,9 @@ class StepRunner:
             if number in left_out:
                 self._ended(StepOutcome(number, step, skipped=left_out[number]))
                 continue
+            if self.cancellation is not None and self.cancellation.cancelled:
+                self._ended(StepOutcome(number, step, skipped="quit"))
+                return ABORTED
             try:
                 decision, outcome = self._ask_and_run(step, number, len(steps))
             except StepError as error:

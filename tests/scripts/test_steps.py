@@ -7,10 +7,14 @@ import stat
 import subprocess
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
-from llm.testing import write_distribution
+from llm import Cancellation, Parameter, Recipe, StepContext, hookimpl
+from llm.errors import UsageError
+from llm.testing import host_with, write_distribution
+from scripts.plugin_sdk import StepOptions, plan_recipe, run_steps
 from scripts.steps.records import Journal
 from tests.scripts.terminal import AI_CLI, write_recipe
 
@@ -269,3 +273,31 @@ def test_an_error_of_a_step_without_a_message_is_told(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert "step 1 did not run: plug-in runner (runner 1.0): the reason" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_program_runs_the_steps_of_a_recipe_and_cancels_the_rest(tmp_path: Path) -> None:
+    cancellation = Cancellation()
+
+    class Plugin:
+        @hookimpl
+        def llm_recipes(self) -> Recipe:
+            return Recipe(
+                "mine", lambda goal, times: [f"echo {goal} > made; exit 3", "true", f"touch {times}"], **taken
+            )
+
+        @hookimpl
+        def llm_step_ended(self, context: StepContext) -> None:
+            if context.number == 2:
+                cancellation.cancel()
+
+    taken: Any = {"parameters": [Parameter("times", int, required=True)]}
+    host = host_with(Plugin())
+    with pytest.raises(UsageError, match="times"):
+        plan_recipe(host, "mine", "x")
+    plan = plan_recipe(host, "mine", "x", {"times": 2})
+    assert plan.source.startswith("recipe mine [")
+    options = StepOptions(yes=True, keep_going=True, cwd=str(tmp_path))
+    result = run_steps(host, plan, options, cancellation=cancellation)
+    assert (result.status, [outcome.status for outcome in result.outcomes]) == (130, [3, 0, None])
+    assert [step.get("skipped") for step in result.to_json()["steps"]] == [None, None, "quit"]
+    assert [file.name for file in tmp_path.iterdir()] == ["made"]

@@ -223,7 +223,8 @@ def test_mistakes_of_an_agent_are_results_that_it_can_read(place, mode):
     assert made(place) == []
 
 
-def test_a_call_that_is_cancelled_runs_no_further_step_whatever_was_agreed_to(place):
+@pytest.mark.parametrize("arguments", [[], ["--yes"]], ids=["asked", "yes"])
+def test_a_call_that_is_cancelled_runs_no_further_step_whatever_was_agreed_to(place, arguments):
     work = place / "work"
 
     async def conversation(client):
@@ -237,7 +238,7 @@ def test_a_call_that_is_cancelled_runs_no_further_step_whatever_was_agreed_to(pl
         # It waits for the run before it.
         return await client.call_tool("build", {"goal": "next"})
 
-    talk(place, conversation, user=User("all", "all"), mode="legacy")
+    talk(place, conversation, *arguments, user=User("all", "all"), mode="legacy")
     assert made(place) == ["next", "more"]
     assert not (work / "after").exists()
 
