@@ -33,7 +33,7 @@ from llm.routing.policy import estimated_tokens
 from llm.types import Answer, Attempt, Call, Cancellation, Candidate, Completion, Rejection, Request, Route, Usage
 
 if TYPE_CHECKING:
-    from llm.routing._pacing import Pacer, Turn
+    from llm.routing._pacing import PacedTurn, Pacer
 
 #: Classes of requests that mean what `ConnectionError` and `TimeoutError` mean.
 _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError")
@@ -505,7 +505,7 @@ class Fallback:
 
         return replace(backend, complete=complete)
 
-    def _turn(self, pacer: "Pacer", candidate: Candidate) -> "Turn":
+    def _turn(self, pacer: "Pacer", candidate: Candidate) -> "PacedTurn":
         server = {} if self._settings is None else self._settings.servers.get(candidate.backend, {})
         tokens = estimated_tokens(self.request.as_text)
         backend = self._backends[candidate.backend]
@@ -513,7 +513,7 @@ class Fallback:
 
     def _ask_in_turn(self, this: Try) -> tuple[Try, Answer | None]:
         """Ask a candidate when it is the request's turn; the time of the request does not run before."""
-        turn = cast("Turn", this.call.turn)
+        turn = cast("PacedTurn", this.call.turn)
         try:
             this, answer = self._ask(this)
             usage = None if answer is None or answer.facts is None else answer.facts.usage
