@@ -375,7 +375,7 @@ Contribution = TypeVar("Contribution", bound=RegisteredBackend | RegisteredRecip
 
 
 class Offer(Generic[Contribution]):
-    """One backend or recipe of a host; that of a plug-in that is not imported becomes an object when it is used.
+    """One backend or recipe of a host, which becomes an object when it is used.
 
     Args:
         name: its name.
@@ -392,7 +392,7 @@ class Offer(Generic[Contribution]):
 
     @classmethod
     def of(cls, one: Contribution) -> "Offer[Contribution]":
-        """Return that of an object which is there already."""
+        """Return the offer of an object that exists."""
         return cls(one.name, one.origin.plugin, getattr(one, "secret_env", ()), lambda: one)
 
     @functools.cached_property
@@ -402,44 +402,44 @@ class Offer(Generic[Contribution]):
 
 
 class Catalog(Mapping[str, Contribution], Generic[Contribution]):
-    """All backends, or all recipes, of a host.
+    """All backends, or all recipes, of a host; as a mapping, those in use by name.
 
-    As a mapping it holds, by name, the one that is in use. What is only listed costs no object.
+    Those of plug-ins that are not imported become objects when they are asked for.
 
     Args:
-        offers: by name, those that are in use, in the order in which they are asked.
-        hidden: those that another plug-in's hides.
+        in_use: by name, those that are in use, in the order in which they are asked.
+        hidden: those whose name another plug-in has.
         indexed: names of further ones, each of which one plug-in alone has, with the entry point of that.
         find: `find(name, entry)` returns one of these.
-        whole: returns the catalog that has them among its offers.
-        secret_env: the environment variables that they declare as secret.
+        find_all: returns the catalog that has all of these in use.
+        secret_env: the environment variables that these declare as secret.
     """
 
     def __init__(
         self,
-        offers: Mapping[str, Offer[Contribution]],
+        in_use: Mapping[str, Offer[Contribution]],
         hidden: Sequence[Offer[Contribution]],
         indexed: Mapping[str, EntryPoint],
         find: Callable[[str, EntryPoint], Contribution],
-        whole: "Callable[[], Catalog[Contribution]]",
+        find_all: "Callable[[], Catalog[Contribution]]",
         secret_env: frozenset[str],
     ) -> None:
-        self._offers = offers
+        self._in_use = in_use
         self._hidden = hidden
         self._indexed = indexed
         self._find = find
         self._found: dict[str, Contribution] = {}
-        self._find_whole = whole
+        self._find_all = find_all
         self._secret_env = secret_env
 
     @functools.cached_property
     def _all(self) -> Mapping[str, Offer[Contribution]]:
-        return self._find_whole()._offers if self._indexed else self._offers
+        return self._find_all()._in_use if self._indexed else self._in_use
 
     @functools.cached_property
     def secret_env(self) -> frozenset[str]:
         """The environment variables that any of them, hidden ones too, declares as secret."""
-        offers = (*self._offers.values(), *self._hidden)
+        offers = (*self._in_use.values(), *self._hidden)
         return self._secret_env.union(name for one in offers for name in one.secret_env)
 
     @functools.cached_property
@@ -449,18 +449,18 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
 
     @functools.cached_property
     def shadowed(self) -> Mapping[str, tuple[Contribution, ...]]:
-        """By name, those that another plug-in's hides."""
+        """By name, those whose name another plug-in has."""
         found: dict[str, tuple[Contribution, ...]] = {}
         for one in self._hidden:
             found[one.name] = (*found.get(one.name, ()), one.made)
         return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._offers or name in self._indexed
+        return name in self._in_use or name in self._indexed
 
     def __getitem__(self, name: str) -> Contribution:
         if name not in self._indexed:
-            return self._offers[name].made
+            return self._in_use[name].made
         if name not in self._found:
             self._found[name] = self._find(name, self._indexed[name])
         return self._found[name]

@@ -1,4 +1,9 @@
-"""The host: a plug-in manager with this project's hooks, and everything that plug-ins registered with it."""
+"""The host: the plug-in manager with the hooks of `llm.hookspecs`, and a catalog of what plug-ins contribute.
+
+`create_host` finds the entry points of installed plug-ins and gives them to a `Loader`, which imports a plug-in when it
+is first used. Until then its manifest stands in for it: `Host.backends` and `Host.recipes` have the objects of imported
+plug-ins, and those that manifests describe. docs/explanation/architecture.md follows a plug-in all the way.
+"""
 
 import functools
 import os
@@ -29,10 +34,10 @@ State = TypeVar("State")
 
 NOTHING_BLOCKED: Final = Blocking({})
 
-#: What plug-ins contribute, as a host knows it.
+#: The types of what plug-ins contribute, by kind.
 _KINDS: Final[Mapping[str, Any]] = {"backend": RegisteredBackend, "recipe": RegisteredRecipe}
 
-#: More threads than this never ask plug-ins for the same at once: each of them waits for the next.
+#: A plug-in that asks the host from threads of its own, each of which asks it again, is stopped at this number.
 _MOST_THREADS: Final = 256
 
 
@@ -105,10 +110,10 @@ class Host(PluginManager):
     `create_host` makes one with built-in plug-ins and those of installed distributions.
 
     Attributes:
-        entries: the installed entry points when it was made.
-        blocking: the user's wishes of plug-ins to leave out.
-        blocked: the plug-ins that were left out because of them.
-        unknown_blocked: names that were to be blocked, and that no plug-in has.
+        entries: the entry points that were installed when it was made.
+        blocking: the plug-ins that the user blocks.
+        blocked: those that were left out because of that.
+        unknown_blocked: names among the blocked ones that no plug-in has.
     """
 
     def __init__(self) -> None:
@@ -138,7 +143,7 @@ class Host(PluginManager):
         return self._catalog("recipe", "llm_recipes")
 
     def state_of(self, kind: Callable[[], State]) -> State:
-        """Return the one object of a class that a higher layer has for this host; made at its first use."""
+        """Return the one instance of a class that a higher layer has for this host, made at its first use."""
         state = self._states.get(kind)
         found: State = self._states.setdefault(kind, kind()) if state is None else state
         return found
@@ -152,7 +157,7 @@ class Host(PluginManager):
         return backend.load() if backend.load is not None else backend
 
     def import_distributions(self, names: Collection[str]) -> None:
-        """Import all plug-ins of distributions, whatever is known of them; failures go to `problems`.
+        """Import all plug-ins of some distributions, also those with a manifest; failures go to `problems`.
 
         Args:
             names: canonical names of the distributions.
@@ -161,14 +166,14 @@ class Host(PluginManager):
         self._import([entry for entry in wanted if entry not in self._left_out], "it was a guardrail before")
 
     def secret_names(self) -> frozenset[str]:
-        """Return the environment variables that backends declare as secret; no trace records the question."""
+        """Return the environment variables that backends declare as secret; no trace records the hook calls for it."""
         return Context().run(self.backends).secret_env
 
     def key(self, name: str) -> str | None:
-        """Return a key from the first store that has it; an environment variable wins, and is not looked at here.
+        """Return a key from the first store that has it, `None` if none has; environment variables are not looked at.
 
         Args:
-            name: its name as stores have it, `openrouter` for example.
+            name: its name in stores, `openrouter` for example.
         """
         found: str | None = self.caller("llm_key")(name=name)
         if found:
@@ -176,13 +181,13 @@ class Host(PluginManager):
         return found
 
     def is_ready(self, backend: RegisteredBackend) -> bool:
-        """Whether a backend has what it needs, which a plug-in's store of keys may have as well."""
+        """Whether a backend has what it needs: a variable, a file, or a key in any store."""
         return backend.is_ready(os.environ) or any(map(self.key, backend.key_names))
 
     def redactor(self, environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
-        """Return a function that replaces secrets in a text.
+        """Return a function that masks secrets in a text.
 
-        They are those of the environment, the keys given out so far, and what plug-ins find (`llm_redact`).
+        They are those in the environment, the keys that stores returned so far, and what plug-ins find (`llm_redact`).
 
         Args:
             environ: the environment; by default this process's.
@@ -196,27 +201,28 @@ class Host(PluginManager):
             if not self.is_implemented("llm_redact"):
                 return text
             try:
-                # In no trace, which would have each text that is written.
+                # Outside of traces: they would record each text that is written.
                 return Context().run(self.fold, "llm_redact", text)[0]
             except PLUGIN_FAULTS as error:
-                self._record_fault("llm_redact", error)
+                if (origin := origin_of(error)) is not None:
+                    # Without its message, which may have the text in it.
+                    message = with_place(f"llm_redact raised {type(error).__name__}", error)
+                    hint = read_on("llm_redact")
+                    self.problems.add(
+                        Problem(ProblemKind.FAULT, origin, message, hook="llm_redact", hint=hint, error=error)
+                    )
                 return MASK
 
         return without_secrets
 
-    def _record_fault(self, hook: str, error: BaseException) -> None:
-        origin, message = origin_of(error), with_place(f"{hook} raised {type(error).__name__}", error)
-        if origin is not None:
-            self.problems.add(Problem(ProblemKind.FAULT, origin, message, hook=hook, hint=read_on(hook), error=error))
-
     def require(self, names: Iterable[str]) -> None:
-        """Refuse to go on without the plug-ins that the configuration requires.
+        """Raise an error if a plug-in that the configuration requires cannot be used.
 
         Args:
             names: names of plug-ins, entry points or distributions.
 
         Raises:
-            PluginLoadError: one is not installed, cannot be loaded, or is left out.
+            PluginLoadError: one is not installed, cannot be loaded, or is blocked.
         """
         names = list(names)
         if not names:
@@ -246,7 +252,7 @@ class Host(PluginManager):
             )
 
     def adopt(self, registration: Registration) -> None:
-        """Register what a shim made, unless an entry point of this host registered it already.
+        """Register a backend or recipe of `register_backend` or `register_recipe`, unless an entry point did.
 
         Raises:
             NameTakenError: this program registered the name before, for another callable.
@@ -283,26 +289,26 @@ class Host(PluginManager):
         return removed
 
     def plugin_names(self) -> list[str]:
-        """Return the full names of all plug-ins, also of those that are not imported yet, or blocked."""
+        """Return the names of all plug-ins, including those that are not imported yet or are blocked."""
         names = [name for name, _ in self.list_name_plugin()]
         names += [one.name for one in self._loader.known_plugins()]
         return names + [blocked.origin.plugin for blocked in self.blocked]
 
     def implementations(self, hook: str) -> list[tuple[Origin, Mapping[str, Any]]]:
-        """Return the implementations of a hook, in the order in which they are asked; none is imported for that.
+        """Return the implementations of a hook, in the order in which they are called, without importing any.
 
         Returns:
-            For each, its plug-in and the options of its `@hookimpl`; wrappers come first, the outermost before.
+            The plug-in and the options of the `@hookimpl` of each; wrappers come first, the outermost before all.
         """
-        return [(one.origin, options) for one, options in self._asked(hook, indexed=hook in CONTRIBUTING)]
+        return [(one.origin, options) for one, options in self._in_order(hook, indexed=hook in CONTRIBUTING)]
 
-    def _asked(self, hook: str, *, indexed: bool) -> list[tuple[Guard | KnownPlugin, Mapping[str, Any]]]:
-        """Return the plug-ins that implement a hook and their options, in the order in which they are asked."""
+    def _in_order(self, hook: str, *, indexed: bool) -> list[tuple[Guard | KnownPlugin, Mapping[str, Any]]]:
+        """Return the plug-ins that implement a hook and their options, in the order in which they are called."""
         guards = [guard for guard in reversed(self.guards()) if hook in guard.implementations]
         guards.sort(key=self._precedence)
         known = [one for one in self._loader.known_plugins(indexed=indexed) if hook in one.manifest.hooks]
         found: list[tuple[Guard | KnownPlugin, Mapping[str, Any]]] = []
-        for guard in guards:  # among those that are known, which are in order: there may be many of them
+        for guard in guards:  # merged into those that are known, which are sorted, and may be many
             before = bisect_left(known, self._precedence(guard), key=self._precedence)
             found += [(one, one.manifest.hooks[hook]) for one in known[:before]]
             found.append((guard, guard.implementations[hook]))
@@ -310,17 +316,17 @@ class Host(PluginManager):
         found += [(one, one.manifest.hooks[hook]) for one in known]
         if not any(options for _, options in found):
             return found
-        # In pluggy, of those that want to be last the last registered is last.
+        # In pluggy, of those with `trylast` the last registered is called last.
         last = [one for one in reversed(found) if one[1].get("trylast")]
         return sorted([*(one for one in found if not one[1].get("trylast")), *last], key=_rank)
 
     def blockable_names(self) -> set[str]:
-        """Return the names by which the user can do without a plug-in."""
+        """Return the names by which the user can block a plug-in."""
         installed = {name for entry in self.entries for name in (entry.name, entry.distribution)}
         return installed | {name.partition(":")[2] or name for name in self.plugin_names()}
 
     def why_missing(self) -> str | None:
-        """Return a hint that names plug-ins that are not in use: a name that is missing may be theirs."""
+        """Return a hint with the plug-ins that are not in use, to which a missing name may belong."""
         failed = [str(problem.origin) for problem in self.problems if problem.kind is ProblemKind.FAILED]
         hints = [f"Not loaded: {', '.join(failed)}; `ai-cli plugins list` says why"] if failed else []
         for by in dict.fromkeys(blocked.by for blocked in self.blocked):
@@ -335,16 +341,16 @@ class Host(PluginManager):
         manifests: Manifests | None = None,
         builtins: Iterable[str] = DEFAULT_PLUGINS,
     ) -> None:
-        """Register built-in plug-ins and those of installed distributions, but for those that are blocked.
+        """Load built-in plug-ins and those of installed distributions, except for blocked ones.
 
-        Failures go to `problems`. A blocked plug-in is not imported, and one with a current manifest only when
-        it is used.
+        Failures go to `problems`. A blocked plug-in is not imported, and one with a current manifest when it is first
+        used.
 
         Args:
             entries: entry points of installed distributions.
             blocking: the plug-ins to leave out.
-            manifests: manifests of entry points; without them every one is imported at once.
-            builtins: names of modules with built-in plug-ins.
+            manifests: manifests of entry points; without them all are imported at once.
+            builtins: values of the entry points of built-in plug-ins.
         """
         self.entries = sorted(entries)
         self.blocking = blocking
@@ -361,15 +367,11 @@ class Host(PluginManager):
         self._places = {entry.module: place for place, entry in enumerate(own)}
         everything = [*wanted, *own]
 
-        @functools.cache
-        def is_blocked_builtin(entry: EntryPoint, plugin: str) -> bool:
-            by = blocking.of_builtin(plugin, self.entries)
-            if by is not None:
-                self.blocked.append(Blocked(entry.origin(plugin), by))
-            return by is not None
-
         def is_blocked(entry: EntryPoint, plugin: str) -> bool:
-            return entry.builtin and is_blocked_builtin(entry, plugin)
+            by = blocking.of_builtin(plugin, self.entries) if entry.builtin else None
+            if by is not None and (one := Blocked(entry.origin(plugin), by)) not in self.blocked:
+                self.blocked.append(one)
+            return by is not None
 
         self._loader = Loader(self, everything, adapt, is_blocked, self._manifests, self.learn)
         self._loader.load_all()
@@ -384,13 +386,13 @@ class Host(PluginManager):
             self.blocked.append(Blocked(origin, by))
 
     def manifests(self) -> dict[EntryPoint, Manifest]:
-        """Return the manifest of each entry point that this host imported; no words in them show a secret."""
+        """Return the manifest of each entry point that this host imported, with secrets masked."""
         imported = self._loader.imported
         if not imported:
             return {}
         provided: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for kind, hook in (("backend", "llm_backends"), ("recipe", "llm_recipes")):
-            # Each is asked by itself: what a wrapper takes out is a matter of the wrapper, and of while it is there.
+            # Each implementation by itself: what a wrapper takes out is there again when the wrapper is not.
             for implementation in reversed(getattr(self.hook, hook).get_hookimpls()):
                 for one in () if implementation.wrapper else implementation.function() or ():
                     provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
@@ -414,19 +416,19 @@ class Host(PluginManager):
                 known = self._known(kind, hook)
                 generation = self.generation
                 waiting = len(self._loader.known)
-            found = [*self._ask(kind, hook), *known]
+            found = [*self._registered(kind, hook), *known]
             indexed = self._loader.indexed(kind)
             twice = [indexed[one.name] for one in found if one.name in indexed]
-            self._loader.look_at(twice)
+            self._loader.read_manifests(twice)
             # Another thread may have imported a plug-in, and moved others, while they were asked.
             if not twice and len(self._loader.known) == waiting:
-                self._catalogs[hook] = (generation, self._sorted_out(kind, hook, found, indexed))
+                self._catalogs[hook] = (generation, self._catalog_of(kind, hook, found, indexed))
                 return self._catalogs[hook][1]
 
-    def _ask(self, kind: str, hook: str) -> list[Offer[Any]]:
-        """Return what registered plug-ins contribute.
+    def _registered(self, kind: str, hook: str) -> list[Offer[Any]]:
+        """Return the backends or recipes of registered plug-ins.
 
-        They may take threads to find out, which may ask this host; so no lock is held.
+        No lock is held: a plug-in may use threads to find out, and these may ask this host.
         """
         question = (hook, threading.get_ident())
         if question in self._asking or len(self._asking) >= _MOST_THREADS:
@@ -441,10 +443,9 @@ class Host(PluginManager):
             self._asking.remove(question)
 
     def _known(self, kind: str, hook: str) -> list[Offer[Any]]:
-        """Return the backends or recipes of plug-ins that are not imported yet, but for those that are only indexed.
+        """Return the backends or recipes in the manifests of plug-ins that are known, and neither indexed nor imported.
 
-        Imported are those whose contributions the configuration decides on, those with a manifest that makes no sense,
-        and all if a wrapper wants to see what they contribute.
+        Plug-ins on whose contributions the configuration decides are imported, and all if a wrapper has to see them.
         """
         waiting = [one for one in self._loader.known_plugins(indexed=False) if hook in one.manifest.hooks]
         wrapped = any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
@@ -452,18 +453,20 @@ class Host(PluginManager):
         )
         if wrapped:
             waiting = [one for one in self._loader.known_plugins() if hook in one.manifest.hooks]
-        why = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
-        self._import([one.entry for one in waiting if wrapped or one.manifest.configured], why)
+        reason = f"a plug-in wraps {hook}" if wrapped else "the configuration may decide on its contributions"
+        self._import([one.entry for one in waiting if wrapped or one.manifest.configured], reason)
         declared = [(one.entry, self._declared_by(kind, one)) for one in self._loader.known_plugins(indexed=False)]
-        return [offer for entry, offers in declared if entry in self._loader.known for offer in offers]
+        return [one for entry, many in declared if entry in self._loader.known for one in many]
 
     def _declared_by(self, kind: str, known: KnownPlugin) -> list[Offer[Any]]:
         """Return the backends or recipes in the manifest of a plug-in, which is imported if that makes no sense."""
-        if (kind, known.name) not in self._declared:
+        found = self._declared.get((kind, known.name))
+        if found is None:
             many = [facts for one, facts in known.manifest.contributions if one == kind]
             if not all(_validate.are_facts(_KINDS[kind], facts) for facts in many):
                 self._import([known.entry], "its manifest makes no sense")
-            self._declared[kind, known.name] = [
+                return []
+            found = self._declared[kind, known.name] = [
                 Offer(
                     facts["name"],
                     known.name,
@@ -472,7 +475,7 @@ class Host(PluginManager):
                 )
                 for facts in many
             ]
-        return self._declared[kind, known.name]
+        return found
 
     def _import(self, entries: Iterable[EntryPoint], reason: str) -> None:
         """Import plug-ins, each once; failures go to `problems`."""
@@ -481,12 +484,12 @@ class Host(PluginManager):
                 self._loader.load(entry, reason)
 
     def _from_facts(self, kind: str, known: KnownPlugin, facts: Mapping[str, Any]) -> Any:
-        """Return the backend or recipe that a manifest describes."""
-        find = functools.partial(self._find, kind, known.entry, known.name, facts["name"])
-        return _KINDS[kind].from_facts(facts, known.origin, find)
+        """Return the backend or recipe that a manifest describes; its plug-in is imported when it is called."""
+        load = functools.partial(self._load, kind, known.entry, known.name, facts["name"])
+        return _KINDS[kind].from_facts(facts, known.origin, load)
 
-    def _find(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> Any:
-        """Return a backend or recipe of a plug-in that is imported now.
+    def _load(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> Any:
+        """Import a plug-in, and return a backend or recipe of it.
 
         Raises:
             PluginLoadError: it cannot be imported, or no longer provides it.
@@ -504,7 +507,7 @@ class Host(PluginManager):
         Raises:
             PluginLoadError: its plug-in does not provide it.
         """
-        found = self._looked_at(kind, hook, [entry]).get(name)
+        found = self._catalog_with(kind, hook, [entry]).get(name)
         if found is None:
             self._loader.load(entry, f"its {kind} {name!r} is used")
             found = self._catalog(kind, hook).get(name)
@@ -513,6 +516,7 @@ class Host(PluginManager):
         return found
 
     def _missing(self, kind: str, entry: EntryPoint, plugin: str, name: str) -> PluginLoadError:
+        """Return the error for an outdated manifest, and forget that."""
         error = PluginLoadError(
             f"{entry} no longer registers the {kind} {name!r}", hint="try again: it is imported at once the next time"
         )
@@ -520,11 +524,38 @@ class Host(PluginManager):
         set_origin(error, entry.origin(plugin))
         return error
 
-    def _looked_at(self, kind: str, hook: str, entries: Iterable[EntryPoint]) -> Catalog[Any]:
-        """Return a catalog that has what indexed entry points contribute among its offers."""
-        self._loader.look_at(entries)
+    def _catalog_with(self, kind: str, hook: str, entries: Iterable[EntryPoint]) -> Catalog[Any]:
+        """Return a catalog in which what indexed entry points contribute is in use."""
+        self._loader.read_manifests(entries)
         self._catalogs.pop(hook, None)
         return self._catalog(kind, hook)
+
+    def _catalog_of(
+        self, kind: str, hook: str, found: Iterable[Offer[Any]], indexed: Mapping[str, EntryPoint]
+    ) -> Catalog[Any]:
+        """Return the catalog of some backends or recipes: of two with one name, that of the first plug-in is in use."""
+        place = {one.name: number for number, (one, _) in enumerate(self._in_order(hook, indexed=False))}
+        in_use: dict[str, Offer[Any]] = {}
+        hidden: list[Offer[Any]] = []
+        for one in sorted(found, key=lambda one: place.get(one.plugin, len(place))):
+            winner = in_use.setdefault(one.name, one)
+            if winner is one:
+                continue
+            hidden.append(one)
+            # A server of the configuration that takes the name of a built-in backend is what the user wants.
+            origin, other = one.made.origin, winner.made.origin
+            if origin.tier is other.tier and not origin.builtin:
+                message = f"the {kind} {one.name!r} is also provided by {other}, which is in use"
+                hint = "remove or disable one of the two"
+                self.problems.add(Problem(ProblemKind.CONFLICT, origin, message, hint=hint))
+        return Catalog(
+            in_use,
+            hidden,
+            indexed,
+            functools.partial(self._find_indexed, kind, hook),
+            functools.partial(self._catalog_with, kind, hook, indexed.values()),
+            self._loader.indexed_secrets() if kind == "backend" else frozenset(),
+        )
 
     def _precedence(self, plugin: Guard | KnownPlugin) -> tuple[Any, ...]:
         """Sort key of a plug-in; built-in ones go by their place in the list, whichever was imported first."""
@@ -532,42 +563,10 @@ class Host(PluginManager):
         place = self._places.get(origin.module or "", 0) if origin.builtin else 0
         return origin.precedence, place
 
-    def _sorted_out(
-        self, kind: str, hook: str, found: Iterable[Offer[Any]], indexed: Mapping[str, EntryPoint]
-    ) -> Catalog[Any]:
-        # In the order in which plug-ins are asked, also those that are not imported yet.
-        place = {one.name: number for number, (one, _) in enumerate(self._asked(hook, indexed=False))}
-        offers: dict[str, Offer[Any]] = {}
-        hidden: list[Offer[Any]] = []
-        for one in sorted(found, key=lambda one: place.get(one.plugin, len(place))):
-            winner = offers.setdefault(one.name, one)
-            if winner is one:
-                continue
-            hidden.append(one)
-            # A server of the configuration that takes the name of a built-in backend is what the user wants.
-            origin, other = one.made.origin, winner.made.origin
-            if origin.tier is other.tier and not origin.builtin:
-                self.problems.add(
-                    Problem(
-                        ProblemKind.CONFLICT,
-                        origin,
-                        f"the {kind} {one.name!r} is also provided by {other}, which is in use",
-                        hint="remove or disable one of the two",
-                    )
-                )
-        return Catalog(
-            offers,
-            hidden,
-            indexed,
-            functools.partial(self._find_indexed, kind, hook),
-            functools.partial(self._looked_at, kind, hook, indexed.values()),
-            self._loader.indexed_secrets() if kind == "backend" else frozenset(),
-        )
-
     def config_schemas(self) -> dict[str, Any]:
-        """Return the JSON Schemas of plug-ins for their sections of the configuration, by the section's name.
+        """Return the JSON Schemas of plug-ins for their sections of the configuration, by the name of the section.
 
-        Plug-ins that implement `llm_configure` are imported for that; one that cannot be is among the problems.
+        Plug-ins that implement `llm_configure` are imported for that; failures go to `problems`.
         """
         known = self._loader.known_plugins()
         self._import([one.entry for one in known if CONFIGURE in one.manifest.hooks], "the configuration is checked")
@@ -579,12 +578,12 @@ class Host(PluginManager):
         return found
 
     def section_names(self) -> set[str]:
-        """Return the names that sections of installed plug-ins may have in the configuration."""
+        """Return the names that the sections of plug-ins may have in the configuration."""
         of_entries = {name for entry in self.entries for name in (entry.name, entry.distribution)}
         return of_entries | {name for guard in self.guards() for name in _section_names(guard.origin)}
 
     def _settings_of(self, origin: Origin, plugin: object) -> "PluginSettings":
-        """Return the settings of a plug-in: the section of its entry point, its own name or its distribution."""
+        """Return the settings of a plug-in, by the name of its entry point, its own or that of its distribution."""
         from llm.config import PluginSettings, load_settings
 
         settings = load_settings()
@@ -601,13 +600,13 @@ class Host(PluginManager):
 
 
 def _section_names(origin: Origin) -> list[str]:
-    """Return the names that a plug-in's section of the configuration may have, the preferred first."""
+    """Return the names that a plug-in's section of the configuration may have, the preferred one first."""
     entry = (origin.entry_point or "").partition(": ")[2].partition(" = ")[0]
     return [name for name in (entry, origin.plugin, origin.distribution) if name]
 
 
 def _redacted(manifest: Manifest, redact: Callable[[str], str]) -> Manifest:
-    """Return a manifest without secrets in the words of its plug-ins."""
+    """Return a manifest with secrets masked in the texts of its plug-ins."""
     plugins = tuple(
         plugin._replace(
             contributions=tuple(
@@ -621,7 +620,7 @@ def _redacted(manifest: Manifest, redact: Callable[[str], str]) -> Manifest:
 
 
 def _rank(one: tuple[object, Mapping[str, Any]]) -> tuple[bool, int]:
-    """Sort key of options beside their plug-in: wrappers before the others, and their own wishes."""
+    """Sort key of a plug-in and its options: wrappers before the others, then `tryfirst` and `trylast`."""
     options = one[1]
     return not options.get("wrapper"), 0 if options.get("tryfirst") else 2 if options.get("trylast") else 1
 
@@ -636,12 +635,12 @@ def create_host(
     Args:
         entries: the entry points to load; by default those of every distribution on `sys.path`.
         blocking: the plug-ins to leave out.
-        manifests: manifests of entry points, which are imported when they are first used. By default, this
-            user's if `entries` is left out too, else none.
+        manifests: manifests, for entry points to be imported when they are first used; by default this user's if
+            `entries` is left out too, else none.
 
     Returns:
-        A host of its own: what is registered there is seen nowhere else. Plug-ins that could not be
-        loaded are in its `problems`.
+        A host of its own: what is registered there is not seen elsewhere. Plug-ins that could not be loaded are in its
+        `problems`.
     """
     host = Host()
     if entries is None:
@@ -654,17 +653,17 @@ def create_host(
                 search.reason = f"{len(entries)} found"
     with phase("registration of plug-ins"):
         host.load_plugins(entries, blocking, manifests)
-    at_work = {blocked.by for blocked in host.blocked}
+    in_effect = {blocked.by for blocked in host.blocked}
     host.unknown_blocked = [
         name
         for name, by in blocking.names.items()
-        if by not in at_work and not known_name(name, host.plugin_names(), host.entries)
+        if by not in in_effect and not known_name(name, host.plugin_names(), host.entries)
     ]
     return host
 
 
 class _ProcessHost:
-    """Makes the host of this process once, when it is first needed."""
+    """The host of this process, made when it is first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -672,23 +671,25 @@ class _ProcessHost:
         self.host: Host | None = None
 
     def get(self, blocking: Blocking | None = None) -> Host:
-        if self.host is None:
-            with self._lock:
-                if self._making:
-                    raise PluginLoadError(
-                        f"{loading.get() or 'a plug-in'} uses the plug-in host while it is being imported",
-                        hint="call it from a function instead of at the top of the module",
-                    )
-                if self.host is None:
-                    with phase("making the host", "its first use in this process"):
-                        self._making = True
-                        try:
-                            self.host = self._make(Blocking.of() if blocking is None else blocking)
-                        finally:
-                            self._making = False
-                        with phase("recording of manifests"):
-                            self.host.learn()
-        return self.host
+        """Return the host; `blocking` counts if it is made now."""
+        if self.host is not None:
+            return self.host
+        with self._lock:
+            if self._making:
+                raise PluginLoadError(
+                    f"{loading.get() or 'a plug-in'} uses the plug-in host while it is being imported",
+                    hint="call it from a function instead of at the top of the module",
+                )
+            if self.host is None:
+                with phase("making the host", "its first use in this process"):
+                    self._making = True
+                    try:
+                        self.host = self._make(Blocking.of() if blocking is None else blocking)
+                    finally:
+                        self._making = False
+                    with phase("recording of manifests"):
+                        self.host.learn()
+            return self.host
 
     def _make(self, blocking: Blocking) -> Host:
         import atexit

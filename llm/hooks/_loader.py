@@ -145,13 +145,13 @@ class Loader:
         """Whether nobody has asked for more of an entry point than the index has."""
         return self.known.get(entry, ()) is None
 
-    def look_at(self, entries: Iterable[EntryPoint]) -> None:
+    def read_manifests(self, entries: Iterable[EntryPoint]) -> None:
         """Read the manifests of entry points that are only indexed; one that has none any more is imported."""
         for entry in filter(self.is_indexed, entries):
             with self._manager.lock:
                 manifest = self._manifests.get(entry)
                 if manifest is not None and self.is_indexed(entry):  # still, after a wait for another thread
-                    self._expect(entry, manifest)
+                    self._defer(entry, manifest)
                 elif manifest is None:
                     try:
                         self.load(entry, "its contributions were not known")
@@ -174,7 +174,7 @@ class Loader:
             indexed: whether to look at the manifests of those that are only indexed.
         """
         if indexed:
-            self.look_at(list(self.known))  # a list: another thread may import one
+            self.read_manifests(list(self.known))  # a list: another thread may import one
         return [one for many in list(self.known.values()) for one in many or ()]
 
     def load(self, entry: EntryPoint, reason: str) -> None:
@@ -245,7 +245,7 @@ class Loader:
         stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
         return Manifest(tuple(plugins), None, tuple(sorted(guardrails)), stamps, lasts and can_last)
 
-    def _expect(self, entry: EntryPoint, manifest: Manifest) -> None:
+    def _defer(self, entry: EntryPoint, manifest: Manifest) -> None:
         """Have an entry point with a current manifest imported when it is used."""
         plugins: list[KnownPlugin] = []
         for plugin in manifest.plugins:
@@ -297,7 +297,7 @@ class Loader:
             if entry in named:
                 self._register(entry, named[entry], registrations)
             elif entry in current and entry in self.known:
-                self._expect(entry, current[entry])
+                self._defer(entry, current[entry])
 
     def _import(self, entry: EntryPoint, reason: str) -> object:
         if (fault := look_alike(entry.name)) is not None:
