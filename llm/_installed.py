@@ -1,11 +1,11 @@
-"""Installed plug-ins, as far as they are known without a host."""
+"""The entry-point groups, the built-in plug-ins, and what is known of installed ones without a host."""
 
 import os
 from collections.abc import Iterable
 from typing import Final
 
 from llm.hooks._entrypoints import VARIABLE, Installed, installed
-from llm.hooks._manifest import CONTRIBUTING, Manifests, needing_import
+from llm.hooks._manifest import CONTRIBUTING, Manifests
 
 #: The entry-point groups: a bare callable is a backend in the first, a recipe in the second.
 BACKEND_GROUP: Final = "llm.plugins"
@@ -31,18 +31,17 @@ DEFAULT_PLUGINS: Final = (
 def installed_plugins(path: Iterable[str] | None = None, manifests: Manifests | None = None) -> Installed:
     """Return the entry points of installed plug-ins, by default those on `sys.path`; see `installed`.
 
-    With manifests, they are found faster.
+    Manifests make that faster: they have what directories held the last time.
     """
     return installed((BACKEND_GROUP, RECIPE_GROUP), path, None if manifests is None else manifests.directories)
 
 
 def nobody_implements(hook: str) -> bool:
-    """Return whether it is known of every installed plug-in that it does not implement a hook."""
+    """Whether every installed plug-in is known, and none implements a hook."""
     manifests = Manifests.read()
     _, entries, damages = installed_plugins(manifests=manifests)
-    indexed = set(manifests.index(entries).names["plug-in"].values())
-    current = manifests.current(entry for entry in entries if entry not in indexed)
-    everything_is_known = not needing_import(entries, indexed | current.keys()) and not damages
-    unheard = os.environ.get(VARIABLE, "")  # names to be blocked are only checked with a host
-    implemented = set(CONTRIBUTING if indexed else ()).union(*(one.hooks for one in current.values()))
-    return everything_is_known and not unheard and hook not in implemented
+    index, current, importing = manifests.classify(entries)
+    all_known = not importing and not damages
+    blocked = os.environ.get(VARIABLE, "")  # only a host checks whether these names exist
+    implemented = set(CONTRIBUTING if index.names["plug-in"] else ()).union(*(one.hooks for one in current.values()))
+    return all_known and not blocked and hook not in implemented

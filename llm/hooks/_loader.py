@@ -1,11 +1,13 @@
-"""Loading plug-ins: from entry points to registered plug-ins, now or when they are first used.
+"""The loader: from entry points to registered plug-ins, now or when they are first used.
 
-An entry point is in one of three states, and goes from one to the next:
+An entry point is in one of three states, and only goes from one to the next:
 
-- *indexed*: an index has the names of all that it contributes, and it does nothing else;
-- *known*: its manifest was read, at the start, or when somebody asked for one of these names, or for all there are;
-- *imported*, and its plug-ins registered: before the first call of a hook that it implements, or when something that it
-  contributes is used; at once, if its manifest is not current. A failure is recorded with its culprit.
+- *indexed*: nothing was read but the names of what it contributes, and it does nothing else than contribute;
+- *known*: its manifest was read, at the start, or when one of these names or all of them were asked for;
+- *imported*, and its plug-ins registered with the manager: before the first call of a hook that it implements, when
+  something that it contributes is used, or at the start if its manifest is not current.
+
+A failure is recorded as a problem of the plug-in, and the others go on.
 """
 
 import contextlib
@@ -32,7 +34,7 @@ from llm.errors import (
 )
 from llm.hooks import Origin, load_span, set_origin
 from llm.hooks._entrypoints import EntryPoint, load, look_alike
-from llm.hooks._guard import Guard, Problem, ProblemKind, hookimpl, marked_functions, unmarked_hooks
+from llm.hooks._guard import CONFIGURE, Guard, Problem, ProblemKind, hookimpl, marked_functions, unmarked_hooks
 from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
 from llm.hooks._manifest import (
     CONTRIBUTING,
@@ -40,12 +42,11 @@ from llm.hooks._manifest import (
     Manifest,
     Manifests,
     PluginManifest,
-    needing_import,
     stamps_of,
 )
 
-#: Hooks that are not called before their plug-in is imported for something else.
-_NOT_CALLED = CONTRIBUTING | {"llm_configure", "llm_close"}
+#: Hooks before whose calls no plug-in is imported: its manifest has the answers, or it is not in use yet.
+_ANSWERED_BY_MANIFEST = CONTRIBUTING | {"llm_configure", "llm_close"}
 
 #: `adapt(entry, named)` returns a `Registration`, a plug-in object, or `None` for a module that only registers.
 Adapt = Callable[[EntryPoint, object], object]
@@ -57,7 +58,7 @@ class KnownPlugin(NamedTuple):
     Attributes:
         entry: its entry point.
         name: the name under which it will be registered.
-        manifest: what it contributed when it was last loaded.
+        manifest: what it contributed when it was last imported.
     """
 
     entry: EntryPoint
@@ -66,25 +67,25 @@ class KnownPlugin(NamedTuple):
 
     @property
     def origin(self) -> Origin:
-        """Where it comes from."""
+        """The origin that it will have."""
         return self.entry.origin(self.name, self.manifest.module)
 
 
 class Loader:
-    """Loads entry points into a manager.
+    """Loads the plug-ins of entry points into a manager.
 
     Args:
-        manager: where plug-ins are registered; failures go to its `problems`.
-        entries: all entry points, sorted as they are asked.
+        manager: the manager to register them with; failures go to its `problems`.
+        entries: all entry points, in the order in which their plug-ins are asked.
         adapt: makes a plug-in of the object that an entry point names.
-        is_blocked: whether the plug-in of a name of an entry point is left out.
+        is_blocked: `is_blocked(entry, plugin)` returns whether a plug-in is left out.
         manifests: manifests of entry points.
-        after_failure: called when one with a current manifest could not be imported: the manifest is none any more.
+        after_failure: called when an entry point with a current manifest could not be imported, which outdates that.
 
     Attributes:
-        known: entry points that were not imported yet, each with its plug-ins as they are asked; `None` in place of
-            these: it is only indexed.
-        imported: entry points that this imported, with the time in ns since the epoch at which that began.
+        known: the entry points that are not imported, each with its plug-ins as they are asked, or with `None` while it
+            is only indexed.
+        imported: the entry points that this imported, with the time in ns since the epoch at which that began.
     """
 
     def __init__(
@@ -104,24 +105,22 @@ class Loader:
         self._after_failure = after_failure
         self._importing: EntryPoint | None = None
         self._errors: dict[EntryPoint, PluginLoadError] = {}
-        self._reasons: dict[EntryPoint, str] = {}
+        #: The names under which plug-ins are registered, by entry point and the name that they ask for.
         self._names: dict[tuple[EntryPoint, str], str] = {}
         self._taken: set[str] = set()
-        # The object as well: the number of one that is gone would soon be another's.
-        self._named: dict[int, tuple[EntryPoint, object]] = {}
-        self._index = NO_INDEX
-        #: Plug-ins of indexed entry points, by the names that they will have unless others need them first.
+        #: The names of plug-ins that are only indexed, until one that comes before them needs it.
         self._reserved: dict[str, EntryPoint] = {}
+        self._index = NO_INDEX
+        #: The first entry point that names an object, by `id`; with the object, so that its `id` is not used again.
+        self._owners: dict[int, tuple[EntryPoint, object]] = {}
         self.known: dict[EntryPoint, list[KnownPlugin] | None] = {}
         self.imported: dict[EntryPoint, int] = {}
 
     def load_all(self) -> None:
-        """Register the plug-ins of all entry points; those with a current manifest are imported when they are used."""
-        self._index = self._manifests.index(self._entries)
+        """Import the entry points without a current manifest, and have the others imported when they are used."""
+        self._index, current, importing = self._manifests.classify(self._entries)
         self._reserved = dict(self._index.names["plug-in"])
         indexed = set(self._reserved.values())
-        current = self._manifests.current(entry for entry in self._entries if entry not in indexed)
-        importing = needing_import(self._entries, indexed | current.keys())
         self.known = {entry: None if entry in indexed else [] for entry in self._entries if entry not in importing}
         self._load(
             [entry for entry in self._entries if entry in importing], "its contributions were not known", current
@@ -129,9 +128,9 @@ class Loader:
         self._taken.update(self._reserved)
 
     def add(self, owner: EntryPoint, registration: Registration) -> None:
-        """Register what an entry point registers after it was loaded, or load it first."""
+        """Register what the code of an entry point registers after that was imported."""
         if owner in self.known or self._importing is not None:
-            return  # whoever imports it collects it
+            return  # the import of the entry point collects it
         name = self.name_of(owner, registration.plugin_name)
         guard = self._manager.get_plugin(name)
         if guard is None and not self._is_blocked(owner, registration.plugin_name):
@@ -142,21 +141,21 @@ class Loader:
         return self._manager.has_plugin(plugin) or plugin in self._taken
 
     def is_indexed(self, entry: EntryPoint) -> bool:
-        """Whether nobody has asked for more of an entry point than the index has."""
+        """Whether an entry point is in the first state: no more was needed than its names."""
         return self.known.get(entry, ()) is None
 
     def read_manifests(self, entries: Iterable[EntryPoint]) -> None:
-        """Read the manifests of entry points that are only indexed; one that has none any more is imported."""
+        """Read the manifests of those entry points that are only indexed; one whose manifest is gone is imported."""
         for entry in filter(self.is_indexed, entries):
             with self._manager.lock:
                 manifest = self._manifests.get(entry)
-                if manifest is not None and self.is_indexed(entry):  # still, after a wait for another thread
+                if manifest is not None and self.is_indexed(entry):  # still, after waiting for another thread
                     self._defer(entry, manifest)
                 elif manifest is None:
                     try:
                         self.load(entry, "its contributions were not known")
                     except PluginLoadError:
-                        if self.is_indexed(entry):  # this is not about it: a module asks while it is being imported
+                        if self.is_indexed(entry):  # the error is about a module that asks while it is imported
                             raise
 
     def indexed(self, kind: str) -> dict[str, EntryPoint]:
@@ -164,21 +163,25 @@ class Loader:
         return {name: entry for name, entry in self._index.names[kind].items() if self.is_indexed(entry)}
 
     def indexed_secrets(self) -> frozenset[str]:
-        """Return the environment variables that these declare as secret."""
+        """Return the environment variables that entry points declare as secret which are only indexed."""
         return frozenset(name for name, many in self._index.secret_env.items() if any(map(self.is_indexed, many)))
 
     def known_plugins(self, *, indexed: bool = True) -> list[KnownPlugin]:
-        """Return the plug-ins that are not imported yet, as they are asked.
+        """Return the plug-ins that are not imported, in the order in which they are asked.
 
         Args:
-            indexed: whether to look at the manifests of those that are only indexed.
+            indexed: whether to read the manifests of those that are only indexed; else they are left out.
         """
         if indexed:
             self.read_manifests(list(self.known))  # a list: another thread may import one
         return [one for many in list(self.known.values()) for one in many or ()]
 
     def load(self, entry: EntryPoint, reason: str) -> None:
-        """Import an entry point and register its plug-ins, unless that was done."""
+        """Import an entry point and register its plug-ins, unless that was done.
+
+        Raises:
+            PluginLoadError: that fails, or failed before, or a plug-in asks for it while it is being imported.
+        """
         with self._manager.lock:
             if entry in self._errors:
                 raise self._errors[entry]
@@ -188,7 +191,7 @@ class Loader:
                     hint="call it from a function instead of at the top of the module",
                 )
             if entry in self.known:
-                # All that name the same object: else, whose plug-in that is would depend on which is used first.
+                # With all that name the same object: else the first use would decide on the plug-in's owner.
                 same = [one for one in self.known if (one.distribution, one.value) == (entry.distribution, entry.value)]
                 self._load(same, reason)
                 if entry in self._errors:
@@ -198,13 +201,13 @@ class Loader:
     def name_of(self, entry: EntryPoint, plugin: str) -> str:
         """Return the name under which a plug-in of an entry point is registered.
 
-        Several entry points may provide the same backend or recipe: the last one in their order has the plain name
-        (`backend:openrouter`; a built-in one, if there is one), the others their distribution behind it.
+        Several entry points may have a plug-in of one name. The last of them, a built-in one if there is one, gets the
+        plain name (`backend:openrouter`), and the others one with their distribution behind it.
         """
         name = self._names.get((entry, plugin))
         if name is None:
             holder = self._reserved.get(plugin)
-            # An indexed one gives up its name only to one behind it: built in, or registered before its turn.
+            # An indexed one gives up its name only to one behind it, which is built in or registered before its turn.
             is_behind = holder is not None and (entry.builtin or entry > holder)
             taken = holder != entry and (self.is_taken(plugin) or (holder is not None and not is_behind))
             if not taken:
@@ -223,57 +226,60 @@ class Loader:
             contributions: by name of the plug-in, kind and facts of each object that it provides.
         """
         if entry in self._errors:
-            return Manifest(failure=self._reasons[entry], guardrails=self._manifests.guardrails_of(entry), lasts=False)
+            return Manifest(
+                failure=_reason(self._errors[entry].__cause__),
+                guardrails=self._manifests.guardrails_of(entry),
+                lasts=False,
+            )
         plugins = []
         guardrails: set[str] = set()
+        contracts = self._manager.contracts
         for (owner, plugin), name in self._names.items():
             guard = self._manager.get_plugin(name) if owner == entry else None
             if isinstance(guard, Guard):
                 hooks = {hook: dict(options) for hook, options in guard.implementations.items()}
                 module = guard.origin.module or entry.module
-                # One that asks for settings need not say so.
-                decides = "llm_configure" in hooks or getattr(guard.plugin, "CONFIG_DECIDES", False) is True
+                # One that implements `llm_configure` need not declare it.
+                decides = CONFIGURE in hooks or getattr(guard.plugin, "CONFIG_DECIDES", False) is True
                 configured = decides and bool(CONTRIBUTING & hooks.keys())
                 plugins.append(PluginManifest(plugin, module, hooks, contributions.get(name, ()), configured))
-                contracts = self._manager.contracts
                 guardrails |= {
-                    name for name, given in hooks.items() if contracts[name].is_guardrail(guard.plugin, given)
+                    hook for hook, given in hooks.items() if contracts[hook].is_guardrail(guard.plugin, given)
                 }
-        # One that failed to contribute is imported each time: that has to be reported each time.
+        # One that failed to contribute is imported each time, so that the failure is reported each time.
         faulty = {problem.origin.plugin for problem in self._manager.problems if problem.hook in CONTRIBUTING}
         lasts = not any(CONTRIBUTING & one.hooks.keys() and self._names[entry, one.plugin] in faulty for one in plugins)
         stamps, can_last = stamps_of(entry, [one.module for one in plugins], self.imported[entry])
         return Manifest(tuple(plugins), None, tuple(sorted(guardrails)), stamps, lasts and can_last)
 
     def _defer(self, entry: EntryPoint, manifest: Manifest) -> None:
-        """Have an entry point with a current manifest imported when it is used."""
+        """Make an entry point with a current manifest known, to be imported when it is used."""
         plugins: list[KnownPlugin] = []
         for plugin in manifest.plugins:
             if not self._is_blocked(entry, plugin.plugin):
                 # The last registered is asked first, as in pluggy.
                 plugins.insert(0, KnownPlugin(entry, self.name_of(entry, plugin.plugin), plugin))
                 for hook in plugin.hooks:
-                    if hook not in _NOT_CALLED:
+                    if hook not in _ANSWERED_BY_MANIFEST:
                         self._manager.before_call(hook, functools.partial(self._load_quietly, entry))
         self.known[entry] = plugins
 
     def _load_quietly(self, entry: EntryPoint) -> None:
-        # Its failure is recorded; where it is a guardrail, an implementation that refuses stands in its place.
+        # A failure is recorded, and in place of a guardrail an implementation that refuses is registered.
         with contextlib.suppress(PluginLoadError):
             self.load(entry, "one of its hooks is called")
 
     def _load(
         self, entries: list[EntryPoint], reason: str, current: Mapping[EntryPoint, Manifest] = MappingProxyType({})
     ) -> None:
-        """Import entry points and register their plug-ins, in reverse: pluggy asks the last registered first.
+        """Import entry points, then register their plug-ins, in reverse: pluggy asks the last registered first.
 
-        Those with a current manifest become known in their place among them: whether a plug-in gets its plain name
-        must not depend on that.
+        Those with a current manifest become known at their place in that order: names must not depend on manifests.
         """
         named = {}
         start = time.time_ns()
-        # Of a module that somebody imported before, nobody knows whether its file has changed since. Several of
-        # these entry points may name one module: so this is looked up before the first of them imports it.
+        # The file of a module that was imported before may have changed since, so such an entry point gets no manifest.
+        # Several entry points may name one module: this has to be known before the first of them imports it.
         imported = {entry.module for entry in entries if entry.module in sys.modules}
         for entry in entries:
             try:
@@ -302,19 +308,17 @@ class Loader:
     def _import(self, entry: EntryPoint, reason: str) -> object:
         if (fault := look_alike(entry.name)) is not None:
             raise PluginLoadError(f"is not used: {fault}", hint="give it a name in letters of one script")
-        # Plug-ins that print while they are imported must not end up in a command's answer.
-        # The import of this project's own is a phase of making the host.
-        span = contextlib.nullcontext() if entry.builtin else load_span(entry.origin(entry.name), reason)
-        shared = (
-            contextlib.nullcontext() if entry.builtin else _restored(functools.partial(self._report_changes, entry))
-        )
-        with shared, contextlib.redirect_stdout(sys.stderr), span:
+        with contextlib.ExitStack() as contexts:
+            if not entry.builtin:  # this project's own are trusted, and their import is part of making the host
+                contexts.enter_context(_restored_process(functools.partial(self._report_changes, entry)))
+                contexts.enter_context(load_span(entry.origin(entry.name), reason))
+            # What a plug-in prints while it is imported must not get into the answer of a command.
+            contexts.enter_context(contextlib.redirect_stdout(sys.stderr))
             named = self._adapt(entry, load(entry))
-        # A module that only registers: the one that is named, not a package that holds it, which several
-        # distributions may share.
+        # Of a module that only registers, the named one counts, and not its package: distributions may share that.
         path = f"{entry.module}.{entry.attribute}" if entry.attribute else entry.module
         thing = sys.modules.get(path) if named is None else named
-        owner = entry if thing is None else self._named.setdefault(id(thing), (entry, thing))[0]
+        owner = entry if thing is None else self._owners.setdefault(id(thing), (entry, thing))[0]
         if owner.distribution != entry.distribution:
             raise PluginLoadError(
                 f"names {entry.value}, which the entry point of {owner.distribution} {owner.version} names already",
@@ -323,7 +327,7 @@ class Loader:
         return named
 
     def _report_changes(self, entry: EntryPoint, changed: list[str]) -> None:
-        """Record that importing an entry point changed what all code of the process shares."""
+        """Record that the import of an entry point changed the state of the process."""
         message = f"its import changed {', '.join(changed)}; that was undone"
         hint = f"do it in a function, when it is needed; {read_on(BROKEN)}"
         self._manager.problems.add(Problem(ProblemKind.CONFLICT, entry.origin(entry.name), message, hint=hint))
@@ -354,8 +358,7 @@ class Loader:
         ]
         own = unique(registrations.get(entry, ()))
         if isinstance(named, Registration):
-            # The callable that the entry point names may be registered by its module as well; once is
-            # enough, under the name that the author gave.
+            # The module may register the callable that the entry point names, too: its name for it counts then.
             again = any(one.kind == named.kind and one.target == named.target for one in siblings)
             renamed = any(one.plugin_name == named.plugin_name for one in own)
             if not again and not renamed:
@@ -376,7 +379,7 @@ class Loader:
             yield one.plugin, one.plugin_name, one.module
 
     def _report_unused_hooks(self, entry: EntryPoint) -> None:
-        """Record that the module of a function that an entry point names has hook implementations that nobody names."""
+        """Record that the module of the function that an entry point names has hook implementations as well."""
         if any(one.value == entry.module and one.distribution == entry.distribution for one in self._entries):
             return
         unused = list(marked_functions(sys.modules[entry.module])) if entry.module in sys.modules else []
@@ -389,9 +392,8 @@ class Loader:
 
     def _fail(self, entry: EntryPoint, error: BaseException) -> None:
         """Record that an entry point could not be loaded; if it is a guardrail, refuse in its place."""
-        reason, hint = reason_of(error)
-        hint = hint or read_on(BROKEN)
-        message = with_place(reason, error)
+        hint = reason_of(error)[1] or read_on(BROKEN)
+        message = _reason(error)
         problem = Problem(ProblemKind.FAILED, entry.origin(entry.name), message, hint=hint, error=error)
         self._manager.problems.add(problem)
         failure = PluginLoadError(f"cannot be imported: {message}", hint=hint)
@@ -400,7 +402,6 @@ class Loader:
         set_origin(failure, problem.origin)
         failure.__cause__ = error
         self._errors[entry] = failure
-        self._reasons[entry] = message
         guardrails = tuple(hook for hook in self._manifests.guardrails_of(entry) if hook in self._manager.contracts)
         if guardrails:
             with contextlib.suppress(NameTakenError):
@@ -408,16 +409,16 @@ class Loader:
                 self._manager.register(_Refusal(guardrails, failure), name, origin=problem.origin)
 
 
-#: What ends a program, or is about its children and its terminal: commands and steps rely on how these are handled.
+#: Signals that end a program, or concern its children or its terminal: commands and steps rely on their handlers.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE", "SIGQUIT", "SIGCHLD", "SIGTSTP", "SIGTTOU", "SIGTTIN")
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
 @contextlib.contextmanager
-def _restored(report: Callable[[list[str]], None]) -> Iterator[None]:
-    """Restore what all code of the process shares when a plug-in was imported, and report what it had changed.
+def _restored_process(report: Callable[[list[str]], None]) -> Iterator[None]:
+    """Restore the state of the process after the import of a plug-in, and report what that had changed.
 
-    Additions stay: another directory on the search path, or another variable of the environment, hurts nobody.
+    Additions stay: a further directory on the search path, or a variable of the environment, does no harm.
     """
     import signal
 
@@ -469,7 +470,7 @@ def _some(lost: list[Any]) -> str:
 
 
 def _replaced(name: str, stream: Any) -> bool:
-    """Put back a standard stream that is another object now, or closed; return whether it was so."""
+    """Restore a standard stream that was replaced or closed; return whether it was."""
     replaced = getattr(sys, name) is not stream
     if closed := getattr(stream, "closed", False):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -483,7 +484,7 @@ def _replaced(name: str, stream: Any) -> bool:
 
 
 def _umask() -> int:
-    mask = os.umask(0o77)  # there is no way to read it alone
+    mask = os.umask(0o77)  # it can only be read by setting it
     os.umask(mask)
     return mask
 
@@ -496,23 +497,24 @@ def _directory() -> str | None:
 
 
 class _Refusal:
-    """Stands for a guardrail that cannot be loaded: nothing is sent or run without it."""
+    """A plug-in in place of a guardrail that cannot be loaded: it refuses all that this would have checked."""
 
     def __init__(self, hooks: Iterable[str], failure: PluginLoadError) -> None:
-        def refuse() -> None:
-            raise PluginLoadError(
-                f"{failure.message}; it is a guardrail, so nothing goes on without it", hint=failure.hint
-            ) from failure
-
         for hook in hooks:
-            setattr(self, hook, hookimpl(tryfirst=True, specname=hook)(_named(refuse)))
+            setattr(self, hook, hookimpl(tryfirst=True, specname=hook)(_refusing(failure)))
 
 
-def _named(refuse: Callable[[], None]) -> Callable[[], None]:
-    def implementation() -> None:
-        refuse()
+def _refusing(failure: PluginLoadError) -> Callable[[], None]:
+    def refuse() -> None:
+        message = f"{failure.message}; it is a guardrail, so nothing goes on without it"
+        raise PluginLoadError(message, hint=failure.hint) from failure
 
-    return implementation
+    return refuse
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return the reason of a failure in one line, with its place in the plug-in's code."""
+    return "" if error is None else with_place(reason_of(error)[0], error)
 
 
 def _forgotten_in(entry: EntryPoint, hooks: Collection[str]) -> str:

@@ -13,7 +13,7 @@ import sys
 import time
 from binascii import crc32
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from types import ModuleType
@@ -339,6 +339,14 @@ class Manifests:
                 found[entry] = manifest
         return found
 
+    def classify(self, entries: Iterable[EntryPoint]) -> tuple[Index, dict[EntryPoint, Manifest], set[EntryPoint]]:
+        """Divide entry points into those that are indexed, those with a current manifest, and those to import now."""
+        entries = list(entries)
+        index = self.index(entries)
+        indexed = set(index.names["plug-in"].values())
+        current = self.current(entry for entry in entries if entry not in indexed)
+        return index, current, _needing_import(entries, indexed | current.keys())
+
     def _indexed(self, directory: str) -> str:
         """Return what `_index_of` reads: places of entry points by kind and name, and by secret variable."""
         stamps: dict[str, tuple[int, int]] = {}
@@ -426,14 +434,13 @@ def _names_of(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield kind, facts["name"]
 
 
-def needing_import(entries: Iterable[EntryPoint], current: Container[EntryPoint]) -> set[EntryPoint]:
-    """Return the entry points that have to be imported at once.
+def _needing_import(entries: Collection[EntryPoint], current: Container[EntryPoint]) -> set[EntryPoint]:
+    """Return the entry points that have to be imported now, given those with a current manifest.
 
-    That goes by distribution: what one of its modules registers may depend on which of them came first. A module that
-    is imported already costs nothing, and one that two distributions name is a fault. This project's own modules do not
-    depend on each other; they are looked at one by one.
+    If one has to be, so have all of its distribution: what its modules register may depend on the order of imports. So
+    have those of modules that are imported already, which costs nothing, and of one that two distributions name, which
+    has to be reported. This project's own modules do not depend on each other, and count one by one.
     """
-    entries = list(entries)
     needing: set[str] = set()
     owners: dict[str, str] = {}
     unknown = {entry for entry in entries if entry not in current}
