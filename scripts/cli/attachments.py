@@ -1,4 +1,4 @@
-"""Files that are sent with a prompt: images and texts, from this machine or by their address."""
+"""Attachments of a prompt: images and texts, from files, URLs or standard input."""
 
 import os
 import sys
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     from llm.backends.http._transport import Limits
     from llm.types import Attachment
 
-#: Most bytes of an attachment: services take no more.
-MOST: Final = 20 * 2**20
+#: The largest attachment, in bytes: services take no larger ones.
+MAX_SIZE: Final = 20 * 2**20
 
-#: Seconds to wait for a connection, and for each piece.
-_PATIENCE: Final = (10.0, 30.0)
-#: Seconds for all of it.
-_LONGEST: Final = 120.0
-_REDIRECTS: Final = 5
+#: Seconds to wait for a connection, and for each piece of a body.
+_TIMEOUTS: Final = (10.0, 30.0)
+#: Seconds for a whole download.
+_TOTAL_TIMEOUT: Final = 120.0
+_MAX_REDIRECTS: Final = 5
 
-#: How files begin. Images come first; others are named in errors.
+#: The first bytes of images that are sent, and their media types.
 _IMAGES: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
 )
-_OTHERS: Final = (
+#: The first bytes of other files, and their descriptions in errors.
+_OTHER_FILES: Final = (
     (b"%PDF-", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive, or a document in one"),
     (b"\x1f\x8b", "compressed with gzip"),
@@ -52,13 +53,13 @@ _OTHERS: Final = (
     (b"BZh", "compressed with bzip2"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
 )
-#: What a file is whose bytes 4 to 8 are `ftyp`, by those behind them; others are videos.
+#: Files with `ftyp` in bytes 4 to 8, by the four bytes after them; all others are videos.
 _FTYP: Final = {
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "a HEIC photo: convert it to JPEG"),
     **dict.fromkeys((b"avif", b"avis"), "an AVIF image: convert it to PNG"),
     b"M4A ": "sound (M4A)",
 }
-#: Marks of Unicode other than UTF-8 before a text; the longer ones begin with a shorter one.
+#: Byte order marks other than that of UTF-8; the longer ones come first, as they begin with a shorter one.
 MARKS: Final = (
     (b"\xff\xfe\0\0", "utf-32"),
     (b"\0\0\xfe\xff", "utf-32"),
@@ -68,76 +69,75 @@ MARKS: Final = (
 
 
 def read_attachment(place: str) -> "str | Attachment":
-    """Return a part of a message for an image or a text, whose type follows from its content.
+    """Return the part of a message for an image or a text, which is recognized by its content.
 
     Args:
-        place: a file, an address (also `file:` and `data:`), or `-` for standard input.
+        place: a file, a URL (`http:`, `https:`, `file:`, `data:`), or `-` for standard input.
 
     Raises:
-        UsageError: it cannot be read, is empty, too long, or neither an image nor text.
+        UsageError: it cannot be read, is empty, too large, or neither an image nor text.
     """
     scheme = place.partition(":")[0].lower()
     if place == "-":
-        return _part(b"" if sys.stdin is None else sys.stdin.buffer.read(MOST + 1), place, "standard input")
+        return _part(b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_SIZE + 1), place, "standard input")
     if scheme == "data":
-        return _part(_held(place), f"{place[:40]}...", "data")
+        return _part(_data_of(place), f"{place[:40]}...", "data")
+    if place.lower().startswith(("http://", "https://")):
+        name = os.path.basename(place.partition("?")[0].rstrip("/"))
+        return _part(_download(place), place, name or place)
     if scheme == "file":
-        place = _local(place)
-    is_address = place.lower().startswith(("http://", "https://"))
-    content = _fetched(place) if is_address else _read(place)
-    name = os.path.basename(place.partition("?")[0].rstrip("/")) if is_address else os.path.basename(place)
-    return _part(content, place, name or place)
+        place = _path_of(place)
+    return _part(_read(place), place, os.path.basename(place) or place)
 
 
 def _part(content: bytes, place: str, name: str) -> "str | Attachment":
     if not content:
         raise UsageError(f"--attach {place}: it is empty")
-    if len(content) > MOST:
-        raise UsageError(f"--attach {place}: it has more than {MOST // 2**20} MiB")
-    kind = _image_type(content)
-    if kind is not None:
+    if len(content) > MAX_SIZE:
+        raise UsageError(f"--attach {place}: it has more than {MAX_SIZE // 2**20} MiB")
+    media_type = _image_type(content)
+    if media_type is not None:
         from llm.types import Attachment
 
-        return Attachment(kind, content, name=name)
+        return Attachment(media_type, content, name=name)
     try:
         text = decoded(content)
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        what = kind_of(content) or "neither an image nor UTF-8 text"
-        raise UsageError(
-            f"--attach {place}: it is {what}", hint="PNG, JPEG, GIF and WebP images are sent, and text in UTF-8"
-        )
-    # A part of its own, set apart from the prompt also where parts are joined.
+        kind = kind_of(content) or "neither an image nor UTF-8 text"
+        hint = "PNG, JPEG, GIF and WebP images are sent, and text in UTF-8"
+        raise UsageError(f"--attach {place}: it is {kind}", hint=hint)
+    # Delimited from the prompt, for backends that join the parts of a message.
     return f"\n\n--- {' '.join(name.split())} ---\n{text.removesuffix(chr(10))}\n--- end ---"
 
 
 def decoded(content: bytes) -> str:
-    """Return a text in UTF-8, or in the Unicode that its mark names, without that mark.
+    """Return a text in UTF-8, or in the encoding of its byte order mark, without that mark.
 
     Raises:
-        UnicodeDecodeError: it is neither.
+        UnicodeDecodeError: it is not.
     """
-    found = (name for mark, name in MARKS if content.startswith(mark) and len(content) > len(mark))
-    return content.decode(next(found, "utf-8-sig"))
+    encodings = (name for mark, name in MARKS if content.startswith(mark) and len(content) > len(mark))
+    return content.decode(next(encodings, "utf-8-sig"))
 
 
 def kind_of(content: bytes) -> str | None:
-    """Return what bytes are that are neither text nor an image to send; `None`: that is not known."""
+    """Return the description of a file that is neither text nor an image to send; `None` if it is unknown."""
     if content[4:8] == b"ftyp":
         return _FTYP.get(content[8:12], "a video")
     if content[:4] == b"RIFF":
         return {b"WAVE": "sound (WAV)", b"AVI ": "a video"}.get(content[8:12])
-    return next((what for start, what in _OTHERS if content.startswith(start)), None)
+    return next((kind for start, kind in _OTHER_FILES if content.startswith(start)), None)
 
 
 def is_image(content: bytes) -> bool:
-    """Whether bytes are an image to send."""
+    """Whether the bytes are those of an image to send."""
     return _image_type(content) is not None
 
 
-def _local(address: str) -> str:
-    """Return the path in an address `file:`."""
+def _path_of(address: str) -> str:
+    """Return the path of a `file:` URL."""
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
 
@@ -147,21 +147,17 @@ def _local(address: str) -> str:
     return url2pathname(parts.path)
 
 
-def _held(address: str) -> bytes:
-    """Return what an address `data:` holds."""
-    import binascii
+def _data_of(address: str) -> bytes:
+    """Return the content of a `data:` URL."""
     from base64 import b64decode
     from urllib.parse import unquote_to_bytes
 
-    head, comma, content = address.partition(",")
+    head, comma, data = address.partition(",")
+    content = unquote_to_bytes(data)
     try:
         if comma:
-            return (
-                b64decode(unquote_to_bytes(content), validate=True)
-                if head.endswith(";base64")
-                else unquote_to_bytes(content)
-            )
-    except binascii.Error:
+            return b64decode(content, validate=True) if head.endswith(";base64") else content
+    except ValueError:
         pass
     raise UsageError(f"--attach {address[:40]}...: it is not a complete address `data:`")
 
@@ -175,15 +171,15 @@ def _image_type(content: bytes) -> str | None:
 def _read(path: str) -> bytes:
     try:
         with open(os.path.expanduser(path), "rb", opener=open_named) as file:
-            return file.read(MOST + 1)
+            return file.read(MAX_SIZE + 1)
     except OSError as error:
         raise UsageError(f"--attach {path}: {error.strerror or error}") from error
     except ValueError as error:  # a NUL character
         raise UsageError(f"--attach {path!r}: {error}") from error
 
 
-def _fetched(address: str) -> bytes:
-    """Return what is at an address; a redirect leads to no place that the user, and only the user, can reach."""
+def _download(address: str) -> bytes:
+    """Return the content at a URL; redirects to hosts that are not public are refused."""
     from urllib.parse import urlsplit
 
     from llm.backends.http import is_on_this_machine
@@ -195,30 +191,31 @@ def _fetched(address: str) -> bytes:
     except ValueError as error:
         raise UsageError(f"--attach {address}: {error}") from error
     start = monotonic()
-    limits = Limits(start, start + _LONGEST, passes_proxy=is_on_this_machine)
+    limits = Limits(start, start + _TOTAL_TIMEOUT, passes_proxy=is_on_this_machine)
     token = current_limits.set(limits)
     try:
         with TimedSession() as session:
             session.headers["User-Agent"] = f"d0ttino/{__version__}"
-            return _followed(session, address, limits)
+            return _follow_redirects(session, address, limits)
     except transport_faults() as error:
-        told = transport_error(Endpoint("the server", f"http://{host}", "", "", False), error, limits, _PATIENCE[0])
-        late = "it took too long: " if isinstance(told, BackendTimeoutError) else ""
-        raise UsageError(f"--attach {address}: {late}{told.message}", hint=told.hint) from None
+        endpoint = Endpoint("the server", f"http://{host}", "", "", False)
+        failure = transport_error(endpoint, error, limits, _TIMEOUTS[0])
+        late = "it took too long: " if isinstance(failure, BackendTimeoutError) else ""
+        raise UsageError(f"--attach {address}: {late}{failure.message}", hint=failure.hint) from None
     finally:
         current_limits.reset(token)
 
 
-def _followed(session: "Session", address: str, limits: "Limits") -> bytes:
+def _follow_redirects(session: "Session", address: str, limits: "Limits") -> bytes:
     from urllib.parse import urljoin
 
     url = address
-    first: list[str] = []  # where the user's own address led
-    for _ in range(_REDIRECTS):
+    first: list[str] = []  # the IP address of the user's own URL, once it is connected
+    for _ in range(_MAX_REDIRECTS):
         limits.heed_peer = partial(_check_peer, address, url, first)
-        # With an `auth` of its own, requests sends no password of ~/.netrc.
+        # `auth`: by default, requests sends a password of ~/.netrc.
         with session.get(
-            url, stream=True, timeout=_PATIENCE, allow_redirects=False, auth=lambda request: request
+            url, stream=True, timeout=_TIMEOUTS, allow_redirects=False, auth=lambda request: request
         ) as response:
             if not response.is_redirect:
                 return _body(response, address)
@@ -229,14 +226,14 @@ def _followed(session: "Session", address: str, limits: "Limits") -> bytes:
         except ValueError:
             raise UsageError(f"--attach {address}: it redirects to an address that cannot be read") from None
         url = target
-    raise UsageError(f"--attach {address}: it redirects more than {_REDIRECTS} times")
+    raise UsageError(f"--attach {address}: it redirects more than {_MAX_REDIRECTS} times")
 
 
 def _check_redirect(address: str, before: str, target: str) -> None:
-    """Refuse a redirect to another host that is not public, and one that gives up encryption.
+    """Refuse a redirect to another host that is not public, or from HTTPS to HTTP.
 
-    An address that the user types may be anywhere. A server that answers it must not choose one in the user's own
-    network, or on this machine: what is there would go to whoever gets the prompt.
+    The user may type any address. A server must not choose one in the user's network or on this machine: its content
+    would be sent with the prompt.
     """
     from urllib.parse import urlsplit
 
@@ -255,7 +252,7 @@ def _check_redirect(address: str, before: str, target: str) -> None:
 
 
 def _check_peer(address: str, url: str, first: list[str], peer: str) -> None:
-    """Refuse a connection behind a redirect to what is not public: its name may mean another place by then."""
+    """Refuse a connection after a redirect to an address that is not public: DNS may have changed since the check."""
     from urllib.parse import urlsplit
 
     asked, now = urlsplit(address), urlsplit(url)
@@ -266,7 +263,7 @@ def _check_peer(address: str, url: str, first: list[str], peer: str) -> None:
 
 
 def _is_public(host: str) -> bool:
-    """Whether all addresses of a host are public; one that cannot be found is: a proxy may know it, or nobody."""
+    """Whether all addresses of a host are public; a name that does not resolve is, as a proxy may resolve it."""
     import socket
 
     try:
@@ -281,12 +278,12 @@ def _is_public(host: str) -> bool:
 def _is_public_address(address: str) -> bool:
     import ipaddress
 
-    meant = _meant(ipaddress.ip_address(address.partition("%")[0]))
-    return meant.is_global and not meant.is_multicast
+    found = _embedded(ipaddress.ip_address(address.partition("%")[0]))
+    return found.is_global and not found.is_multicast
 
 
-def _meant(address: Any) -> Any:
-    """Return the IPv4 address that an IPv6 address may stand for."""
+def _embedded(address: Any) -> Any:
+    """Return the IPv4 address in an IPv6 address, if it has one; else the address itself."""
     import ipaddress
 
     if address.version == 4:
@@ -300,11 +297,11 @@ def _body(response: "Response", address: str) -> bytes:
     if response.status_code != 200:
         raise UsageError(f"--attach {address}: the server answered with HTTP status {response.status_code}")
     length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) > MOST:
-        raise UsageError(f"--attach {address}: it has more than {MOST // 2**20} MiB")
+    if length.isdecimal() and int(length) > MAX_SIZE:
+        raise UsageError(f"--attach {address}: it has more than {MAX_SIZE // 2**20} MiB")
     content = bytearray()
     for piece in response.iter_content(65536):
         content += piece
-        if len(content) > MOST:
+        if len(content) > MAX_SIZE:
             break
     return bytes(content)

@@ -1,4 +1,4 @@
-"""`ai-cli chat`: its state, its commands, and its terminal, with what is typed, held and copied there."""
+"""`ai-cli chat`: the conversation and its commands, and the terminal: prompts, the keyboard and the clipboard."""
 
 import os
 import signal
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from llm.host import Host
     from scripts.cli.send import ShownAnswer
 
-#: Takes a choice back: `/model -`.
-_NONE: Final = "-"
+#: The argument that resets a choice: `/model -`.
+_RESET: Final = "-"
 
-#: The commands of a chat, how each is typed, and what it does; `Chat` has a method of each name.
+#: The usage and the help of each command; `Chat` has a method of each name.
 COMMANDS: Final = {
     "help": ("/help", "show this"),
     "model": ("/model [NAME]", "ask for this model; -: as configured"),
@@ -63,24 +63,24 @@ COMMANDS: Final = {
 }
 
 
-class Leave(Exception):  # noqa: N818 - no error
-    """The user ends the chat."""
+class Leave(Exception):  # noqa: N818 - not an error
+    """Raised when the user ends the chat."""
 
 
 class Chat:
-    """One chat.
+    """A conversation with a backend, and the commands of the user.
 
     Args:
-        ctx: the run of the program.
+        ctx: the context of the command.
         host: the host to ask.
-        request: what each request is made of, besides messages.
-        conversation: what was said before.
-        attachments: what is sent with the first prompt.
-        raw: whether answers are printed as they are.
+        request: the fields of each request, without messages.
+        conversation: the messages so far.
+        attachments: parts to send with the first prompt.
+        raw: whether answers are printed unescaped.
 
     Attributes:
-        failed: whether something went wrong.
-        keyboard: what holds the keys while no prompt is there.
+        failed: whether a prompt or a command failed.
+        keyboard: the keyboard while no prompt is shown.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class Chat:
         self._unanswered = False
 
     def take(self, text: str) -> None:
-        """Do what a user typed: a prompt, or a command that begins with `/`; errors are printed.
+        """Send a prompt, or run a command, which begins with `/`; errors are printed.
 
         Raises:
-            Leave: it ends the chat.
+            Leave: the command ends the chat.
         """
         if not text.strip():
             return
@@ -129,28 +129,30 @@ class Chat:
 
     @property
     def backends(self) -> "Catalog[RegisteredBackend]":
-        """The backends that can be chosen."""
+        """The backends of the host."""
         return backends_of(self._host)
 
     @property
     def models(self) -> list[str]:
-        """The models of the chosen backend, as far as it has listed them."""
+        """The known models of the chosen backend."""
         backend = self.backends.get(self.request.backend or "")
         return [] if backend is None else offered_models(backend.name, backend.models)
 
     @property
     def model_names(self) -> list[str]:
-        """All that `/model` takes: models of the chosen backend, aliases, and models as SERVER/MODEL."""
+        """The arguments of `/model`: models of the chosen backend, aliases, and models as SERVER/MODEL."""
         others = (
             f"{one.name}/{model}" for one in self.backends.active for model in offered_models(one.name, one.models)
         )
         return [*self.models, *_settings().aliases, *others]
 
     def choices(self, command: str) -> Iterable[str]:
-        """Return the words that may follow a command; the commands themselves, if it is empty."""
+        """Return the arguments of a command, or all commands if it is empty, for completion."""
         if not command:
             return [f"/{name}" for name in COMMANDS]
-        return self.backends if command == "/backend" else self.model_names if command == "/model" else ()
+        if command == "/backend":
+            return self.backends
+        return self.model_names if command == "/model" else ()
 
     def _command(self, text: str) -> None:
         name, _, argument = text[1:].strip().partition(" ")
@@ -160,7 +162,7 @@ class Chat:
         getattr(self, name)(argument.strip())
 
     def _ask(self, prompt: Message) -> None:
-        """Send a prompt, print the answer as it comes, and add both to the conversation."""
+        """Send a prompt, print the answer as it comes, and append both to the conversation."""
         self._prompt, self._unanswered = prompt, True
         request = continuing(self._conversation, replace(self.request, messages=(prompt,)))
         if enabled():
@@ -168,23 +170,20 @@ class Chat:
                 request = replace(request, metadata={**request.metadata, "turn": log().begin(request)})
             except LogError as error:
                 print_warning(error.message)
-        answer = _Remembering(self._answer())
+        as_markdown = stdout_is_terminal() and not self._raw
+        answer = _RecordedAnswer(MarkdownAnswer() if as_markdown else TextAnswer(raw=self._raw))
         self._completion = None
         try:
             self._completion = show(request, self._host, answer, note_if_whole=False)
         finally:
-            if answer.text.strip():
+            if answer.text.strip():  # also of an answer that broke off, or that Ctrl-C ended
                 completion = self._completion or Completion(answer.text, request.backend or "it")
                 self._completion = replace(completion, text=shown_of(completion.text))
-                said = (prompt, Message("assistant", self._completion.text))
-                messages = self._conversation.messages + said
-                self._conversation = replace(self._conversation, messages=messages)
+                turn = (prompt, Message("assistant", self._completion.text))
+                self._conversation = replace(self._conversation, messages=self._conversation.messages + turn)
                 self._waiting, self._unanswered = (), False
 
-    def _answer(self) -> "ShownAnswer":
-        return MarkdownAnswer() if stdout_is_terminal() and not self._raw else TextAnswer(raw=self._raw)
-
-    # What the commands do
+    # The commands
 
     def help(self, _argument: str) -> None:
         """Print the commands."""
@@ -197,7 +196,7 @@ class Chat:
 
     def model(self, argument: str) -> None:
         """Choose the model, or print the chosen one."""
-        if argument == _NONE:
+        if argument == _RESET:
             self.request = replace(self.request, model=None)
         elif argument:
             self._choose_model(argument)
@@ -206,7 +205,7 @@ class Chat:
         print_message(f"model: {self.request.model or 'as configured'}{known}")
 
     def _choose_model(self, name: str) -> None:
-        """Take a model, an alias or SERVER/MODEL, which chooses the backend as well: what is typed last counts."""
+        """Choose a model by its name, an alias or SERVER/MODEL; the last of these chooses the backend as well."""
         from llm.router import near_miss, resolved
 
         settings, backends = _settings(), self.backends
@@ -227,17 +226,17 @@ class Chat:
 
     def backend(self, argument: str) -> None:
         """Choose the backend, or print the chosen one."""
-        if argument and argument != _NONE and argument not in self.backends:
+        if argument and argument != _RESET and argument not in self.backends:
             raise UnknownNameError("backend", argument, self.backends)
         if argument:
-            self.request = replace(self.request, backend=None if argument == _NONE else argument)
+            self.request = replace(self.request, backend=None if argument == _RESET else argument)
         known = "" if argument else f" (known: {', '.join(self.backends)})"
         print_message(f"backend: {self.request.backend or 'as configured'}{known}")
 
     def system(self, argument: str) -> None:
         """Set the system prompt, or print it."""
         if argument:
-            text = None if argument == _NONE else read_system(argument)
+            text = None if argument == _RESET else read_system(argument)
             self._conversation = replace(self._conversation, system=text)
         print_message(f"system prompt: {self._conversation.system or 'none'}")
 
@@ -265,7 +264,7 @@ class Chat:
         print_message(f"saved to {argument}")
 
     def undo(self, _argument: str) -> None:
-        """Take back the last prompt and its answer, also in the log."""
+        """Remove the last prompt and its answer from the conversation and from the log."""
         messages = self._conversation.messages
         if not messages:
             raise UsageError("there is nothing to take back")
@@ -276,13 +275,13 @@ class Chat:
         print_message(f"taken back: {' '.join(messages[last].text.split())[:200]}")
 
     def _forget(self) -> None:
-        """Delete the last turn with an answer from the log, and what failed after it."""
+        """Delete the last answered turn from the log, and failed ones after it."""
         turns = log().turns(conversation=self._conversation.id)
         answered = [turn.id for turn in turns if turn.answer is not None]
         log().delete([turn.id for turn in turns if answered and turn.id >= answered[-1]])
 
     def retry(self, _argument: str) -> None:
-        """Send the last prompt again, in place of its answer."""
+        """Send the last prompt again; the new answer replaces the last one."""
         messages = self._conversation.messages
         if not self._unanswered and messages and messages[-1].role == "assistant":
             self._conversation = replace(self._conversation, messages=messages[:-2])
@@ -297,7 +296,7 @@ class Chat:
         print_message(f"copied by {to_clipboard(self._last().text)}")
 
     def run(self, argument: str) -> None:
-        """Run the shell steps of the last answer, after a question for each."""
+        """Run the shell steps of the last answer; each is confirmed."""
         from llm.plan import read_plan
         from scripts.cli.plan import plan_of
         from scripts.cli.steps import StepOptions, run_steps
@@ -328,7 +327,7 @@ class Chat:
 
 
 def _settings() -> "Settings":
-    """Return the user's configuration; a broken one was reported when the chat began."""
+    """Return the user's configuration, or defaults if it is broken, which was reported when the chat began."""
     from llm.config import Settings, load_settings
 
     try:
@@ -337,21 +336,18 @@ def _settings() -> "Settings":
         return Settings()
 
 
-class _Remembering:
-    """Prints an answer, and remembers what came of it."""
+class _RecordedAnswer:
+    """A printer of an answer that records its text."""
 
     def __init__(self, answer: "ShownAnswer") -> None:
         self.text = ""
+        self.end = answer.end
         self._answer = answer
 
     def write(self, piece: str) -> None:
         """Print a piece."""
         self.text += piece
         self._answer.write(piece)
-
-    def end(self) -> None:
-        """Print the rest."""
-        self._answer.end()
 
 
 @click.command(cls=RequestCommand)
@@ -422,39 +418,39 @@ def chat(
 
 _PROMPT: Final = "> "
 
-#: Signals that end this program without a word.
-_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+#: Signals that end this program silently.
+_FATAL_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
-#: Programs, and the variable without which they have no desktop.
-_PROGRAMS: Final = (
+#: Programs that write to the clipboard, and the variable without which each has no desktop.
+_CLIPBOARD_PROGRAMS: Final = (
     (("pbcopy",), "HOME"),
     (("wl-copy",), "WAYLAND_DISPLAY"),
     (("xclip", "-selection", "clipboard"), "DISPLAY"),
 )
-_THEIRS: Final = ("PATH", "HOME", "WAYLAND_DISPLAY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR", "LANG")
-
-#: Seconds that such a program may take.
-_PATIENCE: Final = 5.0
+#: The variables that these programs get: no secrets.
+_CLIPBOARD_ENV: Final = ("PATH", "HOME", "WAYLAND_DISPLAY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR", "LANG")
+#: Seconds until such a program is ended.
+_CLIPBOARD_TIMEOUT: Final = 5.0
 
 
 def lines_of_stdin() -> Iterator[str]:
-    """Yield what comes on stdin; a line that ends with a backslash goes on in the next one."""
-    begun: list[str] = []
-    mark = BOM_UTF8
+    """Yield the lines of stdin; one that ends with a backslash is continued by the next one."""
+    continued: list[str] = []
+    bom = BOM_UTF8
     for raw in sys.stdin.buffer if sys.stdin is not None else ():
-        text = raw.removeprefix(mark).decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
-        mark = b""
+        text = raw.removeprefix(bom).decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+        bom = b""
         if text.endswith("\\"):
-            begun.append(text[:-1])
+            continued.append(text[:-1])
             continue
-        yield "\n".join([*begun, text])
-        begun = []
-    if begun:
-        yield "\n".join(begun)
+        yield "\n".join([*continued, text])
+        continued = []
+    if continued:
+        yield "\n".join(continued)
 
 
 def typed(choices: Callable[[str], Iterable[str]]) -> Iterator[str]:
-    """Yield what the user types at the terminal, until Ctrl-D. It is on stderr: stdout is for answers.
+    """Yield the lines that the user types, until Ctrl-D. The prompt is on stderr: stdout is for answers.
 
     Args:
         choices: see `Chat.choices`.
@@ -463,7 +459,7 @@ def typed(choices: Callable[[str], Iterable[str]]) -> Iterator[str]:
     from prompt_toolkit.application import create_app_session
     from prompt_toolkit.output import create_output
 
-    # Not the session's own output: then it would not look whether the terminal can move the cursor.
+    # Made here: the session would not check whether the terminal of an output of its own can move the cursor.
     output = create_output(stdout=sys.stderr)
     with create_app_session(output=output):
         session: PromptSession[str] = PromptSession(
@@ -480,22 +476,22 @@ def typed(choices: Callable[[str], Iterable[str]]) -> Iterator[str]:
             with create_app_session(output=output):
                 text = session.prompt(_PROMPT)
         except KeyboardInterrupt:
-            continue  # Ctrl-C leaves the line that was begun
+            continue  # Ctrl-C discards the line
         except EOFError:
             return
         yield text
 
 
 def history_path() -> str:
-    """Return the path of the file with what was typed."""
+    """Return the path of the history file."""
     return os.path.join(state_dir(), "chat_history")
 
 
 def _history() -> "History":
-    """Return the history of earlier chats; each line is in its file before it is sent."""
+    """Return the history of all chats, whose file has each line before it is sent."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    class _Careful(FileHistory):
+    class _FaultTolerantHistory(FileHistory):
         def store_string(self, string: str) -> None:
             try:
                 super().store_string(string)
@@ -510,7 +506,7 @@ def _history() -> "History":
     except OSError as error:
         print_warning(f"cannot write {history_path()}: {error.strerror}; what you type is not kept")
         return InMemoryHistory()
-    return _Careful(history_path())
+    return _FaultTolerantHistory(history_path())
 
 
 def _keys() -> "KeyBindings":
@@ -551,19 +547,17 @@ def _completer(choices: Callable[[str], Iterable[str]]) -> Any:
                 return
             known = choices(name if blank else "")
             typed = argument if blank else name
-            # A name that a terminal would not show as it is cannot be typed either.
             for one in sorted(set(known)):
-                if one.startswith(typed) and line(one) == one:
+                if one.startswith(typed) and line(one) == one:  # one that has to be escaped cannot be typed
                     yield Choice(one, start_position=-len(typed))
 
     return _Commands()
 
 
 class Keyboard:
-    """Holds what is typed while no prompt is there, for the next one: without echo, and Ctrl-D too; Ctrl-C interrupts.
+    """The keyboard while no prompt is shown: keys, Ctrl-D too, wait unechoed for the next prompt; Ctrl-C interrupts.
 
-    As a context manager it holds for as long as it is open. Without a terminal it does nothing. Signals that end this
-    program leave the terminal as it was.
+    A context manager. Without a terminal it does nothing. Signals that end this program restore the terminal first.
     """
 
     def __init__(self) -> None:
@@ -575,7 +569,7 @@ class Keyboard:
             import termios
 
             self._before = termios.tcgetattr(sys.stdin)
-            self._handled = [one for one in _ENDS if signal.getsignal(one) is signal.SIG_DFL]
+            self._handled = [one for one in _FATAL_SIGNALS if signal.getsignal(one) is signal.SIG_DFL]
             for one in self._handled:
                 signal.signal(one, self._end)
             self._hold()
@@ -593,7 +587,7 @@ class Keyboard:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Leave the terminal as it was meanwhile: to steps, and their questions."""
+        """Restore the terminal for steps and their questions."""
         self._release()
         try:
             yield
@@ -606,7 +600,7 @@ class Keyboard:
         import termios
 
         quiet = [*self._before]
-        # As the prompt has them, so that keys typed ahead come to it as they would there: Enter as \r, Ctrl-S as a key.
+        # As prompt_toolkit sets them, so that keys typed ahead have the same codes: \r for Enter, Ctrl-S as a key.
         quiet[0] &= ~(termios.ICRNL | termios.IXON)
         # ISIG stays: Ctrl-C ends the answer.
         quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
@@ -620,25 +614,31 @@ class Keyboard:
 
 
 def to_clipboard(text: str) -> str:
-    """Put a text into the clipboard, and return what takes it there."""
+    """Copy a text to the clipboard, and return the name of the program that did it."""
     import shutil
     import subprocess
     from base64 import b64encode
 
-    env = {name: os.environ[name] for name in _THEIRS if name in os.environ}
-    for words, variable in _PROGRAMS:
+    env = {name: os.environ[name] for name in _CLIPBOARD_ENV if name in os.environ}
+    for words, variable in _CLIPBOARD_PROGRAMS:
         if variable in env and shutil.which(words[0]) is not None:
             content = text.encode("utf-8", "replace")
             try:
-                # xclip stays to serve the text: it must not hold our files open.
+                # xclip goes on running to serve the text: it must not inherit our files.
                 nowhere = subprocess.DEVNULL
                 subprocess.run(
-                    words, input=content, env=env, stdout=nowhere, stderr=nowhere, timeout=_PATIENCE, check=True
+                    words,
+                    input=content,
+                    env=env,
+                    stdout=nowhere,
+                    stderr=nowhere,
+                    timeout=_CLIPBOARD_TIMEOUT,
+                    check=True,
                 )
             except (OSError, subprocess.SubprocessError):
                 continue
             return words[0]
-    # OSC 52: terminals that know it take it, also over ssh.
+    # OSC 52, which many terminals understand, also over ssh.
     if not send_to_terminal(f"\x1b]52;c;{b64encode(text.encode('utf-8', 'replace')).decode()}\a"):
         raise D0ttinoError(
             "there is no clipboard",

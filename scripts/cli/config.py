@@ -1,4 +1,4 @@
-"""`ai-cli config` and `ai-cli templates`: the files that a user writes, the configuration and templates of prompts."""
+"""`ai-cli config` and `ai-cli templates`: the configuration file, and templates of prompts."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from scripts.output import (
 if TYPE_CHECKING:
     from llm._config_file import ConfigFault
 
-#: What a new file begins with.
+#: The content of a new file.
 _NEW_FILE: Final = """\
 # The configuration of d0ttino; `ai-cli docs configuration` describes every key, and
 # `ai-cli config check` checks this file.
@@ -65,42 +65,40 @@ def show(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    print_table(
-        ("KEY", "VALUE", "FROM"), [(str(row["key"]), _written(row["value"]), str(row["source"])) for row in rows]
-    )
+    print_table(("KEY", "VALUE", "FROM"), [(str(row["key"]), _cell(row["value"]), str(row["source"])) for row in rows])
 
 
 def _values(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """Yield key, value and source of each setting."""
-    file, variables = settings.path, {key: variable for variable, key in ENVIRONMENT.items()}
-    given = _document(file) if file is not None else {}
+    file, variables = str(settings.path), {key: variable for variable, key in ENVIRONMENT.items()}
+    document = _document(file) if settings.path is not None else {}
     backends = ("primary_backend", "primary_model", "fallback_backend", "fallback_model")
     for key in (*backends, "routing_mode", "complexity_threshold"):
         variable = variables.get(key, "")
-        source = variable if os.environ.get(variable) else str(file) if key in given else "default"
+        source = variable if os.environ.get(variable) else file if key in document else "default"
         yield key, getattr(settings, key), source
     for key in ("chain", "required_plugins"):
-        if given.get(key):
-            yield key, given[key], str(file)
+        if document.get(key):
+            yield key, document[key], file
     for key in ("aliases", "backends", "models"):
-        for name, value in given.get(key, {}).items():
-            yield f"{key}.{name}", value, str(file)
-    for name, server in given.get("servers", {}).items():
+        for name, value in document.get(key, {}).items():
+            yield f"{key}.{name}", value, file
+    for name, server in document.get("servers", {}).items():
         for key, value in server.items():
-            yield f"servers.{name}.{key}", sorted(value) if key == "headers" else value, str(file)
-    for name, section in given.get("plugins", {}).items():
-        yield f"plugins.{name}", sorted(section), str(file)
+            yield f"servers.{name}.{key}", sorted(value) if key == "headers" else value, file
+    for name, section in document.get("plugins", {}).items():
+        yield f"plugins.{name}", sorted(section), file
 
 
 def _document(file: str) -> dict[str, Any]:
     from llm._config_file import content, parse
 
-    found, toml = content(file)
-    document: dict[str, Any] = parse(found, toml=toml)
+    text, toml = content(file)
+    document: dict[str, Any] = parse(text, toml=toml)
     return document
 
 
-def _written(value: Any) -> str:
+def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False, default=str)
@@ -114,11 +112,11 @@ def check_file(ctx: click.Context) -> int:
     if not os.path.exists(file):
         print_message(f"there is no configuration file; {file} would be one (ai-cli config edit)")
         return 0
-    return _checked(ctx, file)
+    return _check_and_print(ctx, file)
 
 
-def _checked(ctx: click.Context, file: str) -> int:
-    """Print every mistake in a file, and return the exit status for that."""
+def _check_and_print(ctx: click.Context, file: str) -> int:
+    """Print the mistakes in a file, and return the exit status of the command."""
     mistakes = _mistakes(ctx, file)
     for mistake in mistakes:
         print_error(in_full(mistake))
@@ -144,7 +142,7 @@ def edit(ctx: click.Context) -> int:
         except OSError as error:
             raise D0ttinoError(f"cannot write {file}: {error.strerror or error}") from error
     click.edit(filename=file)
-    return _checked(ctx, file)
+    return _check_and_print(ctx, file)
 
 
 @config.command("set")
@@ -158,28 +156,28 @@ def set_value(ctx: click.Context, key: str, value: str) -> None:
     """
     import tomllib
 
-    *above, last = _steps(key)
+    *tables, last = _names_in(key)
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"]
     except ValueError:
         parsed = value
 
     def change(document: Any) -> None:
-        for step in above:
-            document = document.setdefault(step, {})
+        for name in tables:
+            document = document.setdefault(name, {})
             if not isinstance(document, dict):
-                raise UsageError(f"{key}: {step} has no keys below it")
+                raise UsageError(f"{key}: {name} has no keys below it")
         document[last] = parsed
 
     file = edit_document(change)
     print_line(f"{key} is set in {file}")
-    if above[:1] == ["plugins"]:  # it is written all the same: a section may need several keys
+    if tables[:1] == ["plugins"]:  # warnings only: a section may need further keys to be valid
         for mistake in _mistakes(ctx, file):
             print_warning(in_full(mistake))
 
 
-def _steps(key: str) -> list[str]:
-    """Return the names that a path with dots is made of; a name with dots stands in quotation marks."""
+def _names_in(key: str) -> list[str]:
+    """Return the names in a dotted key of TOML, in which a name with dots is quoted."""
     import tomllib
 
     try:
@@ -187,27 +185,27 @@ def _steps(key: str) -> list[str]:
     except ValueError:
         hint = 'for example primary_backend, or servers."my.server".model'
         raise UsageError(f"{key!r} is not a key", hint=hint) from None
-    steps = []
+    names = []
     while isinstance(document, dict):
-        ((step, document),) = document.items()
-        steps.append(step)
-    return steps
+        ((name, document),) = document.items()
+        names.append(name)
+    return names
 
 
 def config_path() -> str:
-    """Return the path of the configuration file, whether there is one or not."""
+    """Return the path of the configuration file, which need not exist."""
     named = os.environ.get(CONFIG_PATH_VARIABLE)
     return os.path.expanduser(named) if named else default_path(os.environ)
 
 
 def edit_document(change: Callable[[Any], None]) -> str:
-    """Change the configuration file, and return its path; comments and order of a TOML file stay.
+    """Change the configuration file, and return its path; a TOML file keeps its comments and order.
 
     Args:
-        change: changes the document, as tomlkit or json has it.
+        change: changes the document that tomlkit or json parsed.
 
     Raises:
-        ConfigError: the file is wrong, or would be wrong with the change; it is not written then.
+        ConfigError: the file is invalid, or would be with the change; it is not written.
     """
     import tomlkit
 
@@ -219,7 +217,7 @@ def edit_document(change: Callable[[Any], None]) -> str:
             content = b""
             if os.path.exists(path):
                 content = read_named(path)
-                load_settings()  # its own faults come first
+                load_settings()  # report mistakes that were there before
             toml = not (path.endswith(".json") or content.lstrip().startswith(b"{"))
             text = content.decode("utf-8-sig")
             document: Any = tomlkit.parse(text) if toml else json.loads(text or "{}")
@@ -235,7 +233,7 @@ def edit_document(change: Callable[[Any], None]) -> str:
 
 # --- templates ------------------------------------------------------------------------------------------------------
 
-#: A name may have blanks in it: columns of a table do.
+#: A blank, `{{name}}`. A name may have spaces in it, as columns of a table do.
 _BLANK: Final = re.compile(r"\{\{\s*([^\W\d](?:[^{}\n]*[^{}\s])?)\s*\}\}")
 _TEMPLATE_NAME: Final = re.compile(r"[\w][\w.-]*")
 
@@ -251,24 +249,24 @@ _KEYS: Final[dict[str, type | tuple[type, ...]]] = {
     "variables": dict,
 }
 
-#: The blank that the prompt on the command line, and what is piped, fill.
+#: The blank for the prompt of the command line and piped text.
 INPUT: Final = "input"
 
 
 @dataclass(frozen=True)
 class Template:
-    """A template, as its file has it.
+    """A template, as in its file.
 
     Attributes:
         path: the file.
-        description: one line for people.
+        description: one line for lists.
         system: the system prompt; may have blanks.
         prompt: the prompt; may have blanks, `{{name}}`.
         model: the model to ask for.
         backend: the backend to use.
-        options: values for the backend.
-        schema: the schema of the answer, as `--schema` takes it; or a JSON Schema.
-        variables: what blanks hold that nobody fills.
+        options: options of the backend.
+        schema: the schema of the answer, as `--schema` takes it, or a JSON Schema.
+        variables: the default values of blanks.
     """
 
     path: str
@@ -283,33 +281,33 @@ class Template:
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:
-        """The JSON Schema of the answer; a file's name is relative to the template's.
+        """The JSON Schema of the answer; the name of a file is relative to the template.
 
         Raises:
-            UsageError: it is none.
+            UsageError: it is invalid.
         """
         if self.schema is None:
             return None
         from llm.routing.schema import read_schema
 
-        given = self.schema
-        if not isinstance(given, str):
-            given = json.dumps(given)
-        elif os.path.exists(file := os.path.join(os.path.dirname(self.path), given)):
-            given = file
-        return read_schema(given, f"{self.path}: schema")
+        schema = self.schema if isinstance(self.schema, str) else json.dumps(self.schema)
+        file = os.path.join(os.path.dirname(self.path), schema)
+        return read_schema(file if os.path.exists(file) else schema, f"{self.path}: schema")
 
     @property
     def blanks(self) -> list[str]:
-        """The names of its variables, those with a value in the file as well."""
+        """The names of its variables, those with default values included."""
         return [name for name in blanks_in(self.prompt, self.system) if name != INPUT]
 
     def filled(self, text: str, given: Mapping[str, str]) -> tuple[str, str | None]:
         """Return prompt and system prompt with their blanks filled.
 
         Args:
-            text: the prompt of the command line; it stands for `{{input}}`, or behind the template's prompt.
+            text: the prompt of the command line. It fills `{{input}}`, or else follows the prompt of the template.
             given: values by name.
+
+        Raises:
+            UsageError: a variable is unknown, or has no value; or `{{input}}` has none.
         """
         for name in given:
             if name not in self.blanks:
@@ -337,7 +335,7 @@ def blanks_in(*texts: str | None) -> list[str]:
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Return a text with its blanks filled, in one pass: what a value holds is not filled again."""
+    """Return a text with its blanks filled, once: blanks in values stay."""
     return _BLANK.sub(lambda blank: values[blank[1]], text)
 
 
@@ -356,7 +354,12 @@ def template_names() -> list[str]:
 
 
 def read_template(name: str) -> Template:
-    """Return a template."""
+    """Return the template of a name.
+
+    Raises:
+        UsageError: there is none, or the name cannot be one.
+        ConfigError: its file cannot be read, or is invalid.
+    """
     import tomllib
 
     path = os.path.join(templates_dir(), f"{name}.toml")

@@ -1,4 +1,4 @@
-"""Commands that look back, at prompts, runs, usage and traces: `ai-cli logs`, `runs`, `usage` and `trace`."""
+"""`ai-cli logs`, `runs`, `usage` and `trace`: records of prompts, steps, tokens and hook calls."""
 
 import time
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def logs(ctx: click.Context, search: str | None, conversation: str | None, numbe
         return
     from llm.conversations import enabled
 
-    _known(conversation)
+    _check_conversation(conversation)
     turns = log().turns(search=search, conversation=conversation, limit=number)
     if as_json:
         print_json([turn.to_json() for turn in turns])
@@ -49,7 +49,7 @@ def logs(ctx: click.Context, search: str | None, conversation: str | None, numbe
         print_note("the log is off: what is sent now is not recorded")
 
 
-def _known(conversation: str | None) -> None:
+def _check_conversation(conversation: str | None) -> None:
     if conversation is not None and log().find(conversation) is None:
         raise UnknownNameError("conversation", conversation, log().names())
 
@@ -59,18 +59,18 @@ def _show(turn: "Turn") -> None:
         local = datetime.fromisoformat(turn.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError):  # the file is damaged
         local = turn.time
-    who = " ".join(filter(None, (turn.backend, turn.model)))
-    print_line(line(f"[{turn.id}] {local}  {turn.name or turn.conversation}" + (f"  {who}" if who else "")))
+    backend = " ".join(filter(None, (turn.backend, turn.model)))
+    print_line(line(f"[{turn.id}] {local}  {turn.name or turn.conversation}" + (f"  {backend}" if backend else "")))
     files = [f"({one.name or one.media_type})" for message in turn.messages for one in message.attachments]
-    _indented("> ", "\n".join([turn.prompt, *files]))
+    _print_indented("> ", "\n".join([turn.prompt, *files]))
     if turn.answer is not None:
-        _indented("  ", turn.answer)
+        _print_indented("  ", turn.answer)
     if turn.error is not None:
         print_line(line(f"  ({turn.error})"))
 
 
-def _indented(mark: str, text: str) -> None:
-    """Print a text behind a mark in each line, so that none of it looks like another turn."""
+def _print_indented(mark: str, text: str) -> None:
+    """Print a text with a mark before each line, so that no line can pass for the head of another turn."""
     print_line("\n".join(f"{mark}{one}".rstrip() for one in text.splitlines()))
 
 
@@ -113,7 +113,7 @@ def delete(turns: tuple[int, ...], conversation: str | None, before: str | None,
         from llm.usage import point_in_time
 
         limit = point_in_time(before, datetime.now().astimezone())
-    _known(conversation)
+    _check_conversation(conversation)
     count = log().delete(turns, conversation=conversation, before=limit, everything=everything)
     print_line(f"deleted {count} turn{'' if count == 1 else 's'}")
     if not count:
@@ -132,7 +132,7 @@ def runs(run: str | None, as_json: bool) -> None:
         if as_json:
             print_json(one.to_json())
             return
-        rows = [(str(step["step"]), _end(step), _command(step["command"])) for step in one.to_json()["steps"]]
+        rows = [(str(step["step"]), _state(step), _short(step["command"])) for step in one.to_json()["steps"]]
         print_table(("STEP", "STATE", "COMMAND"), rows)
         return
     found = list(stored_runs())
@@ -147,20 +147,20 @@ def runs(run: str | None, as_json: bool) -> None:
                 stored.header["recipe"],
                 time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stored.header["started"])),
                 stored.state,
-                _command(stored.header["goal"]),
+                _short(stored.header["goal"]),
             )
             for stored in found
         ],
     )
 
 
-def _end(step: dict[str, object]) -> str:
+def _state(step: dict[str, object]) -> str:
     if "status" in step:
         return f"status {step['status']}"
     return str(step.get("skipped") or step.get("error") or "not run")
 
 
-def _command(command: str | list[str]) -> str:
+def _short(command: str | list[str]) -> str:
     import shlex
 
     text = line(command if isinstance(command, str) else shlex.join(command))
@@ -193,7 +193,7 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
 
     path = ledger_path()
     begin = None if since is None else point_in_time(since, datetime.now().astimezone())
-    damaged: list[int] = []
+    damaged: list[int] = []  # numbers of rows
     try:
         sums = summed(entries(path, damaged.append), by, begin)
     except OSError as error:
@@ -213,20 +213,20 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
     everything = Sum()
     for _, total in sums:
         everything.join(total)
-    # Few servers count these.
+    # Columns of numbers that few servers report are left out where nobody did.
     rare = {"CACHED": everything.cached_tokens, "THOUGHTS": everything.reasoning_tokens}
-    all_cells = [((*(value or "-" for value in values),), _cells(total)) for values, total in sums]
+    lines = [([value or "-" for value in values], _cells(total)) for values, total in sums]
     if len(sums) > 1:
-        all_cells.append((("total", *[""] * (len(by) - 1)), _cells(everything)))
-    columns = [name for name in all_cells[0][1] if rare.get(name, True)]
-    rows = [(*names, *(cells[name] for name in columns)) for names, cells in all_cells]
+        lines.append((["total", *[""] * (len(by) - 1)], _cells(everything)))
+    columns = [name for name in lines[0][1] if rare.get(name, True)]
+    rows = [(*names, *(cells[name] for name in columns)) for names, cells in lines]
     print_table((*(key.upper() for key in by), *columns), rows)
     if everything.unpriced:
         print_note(f"the cost of {everything.unpriced} of them is not known; `ai-cli docs settings` has prices")
 
 
 def _cells(total: "Sum") -> dict[str, str]:
-    """Return the cells of a sum, by the heads of their columns."""
+    """Return the cells of a sum by their columns."""
     about = "~" if total.estimated else ""
 
     def tokens(count: int) -> str:
@@ -245,6 +245,7 @@ def _cells(total: "Sum") -> dict[str, str]:
 
 
 def _amount(cost: float) -> str:
+    """Return a cost without trailing zeros; a tiny one has one digit, in place of `0`."""
     return f"{cost:.6f}".rstrip("0").rstrip(".") if cost >= 1e-6 or not cost else f"{cost:.1g}"
 
 
@@ -280,7 +281,7 @@ def trace(file: str, hooks: tuple[str, ...], chrome: bool) -> None:
 
 
 def _fault(records: Sequence[dict[str, Any]]) -> str | None:
-    """Return the fault of the first record that the schema does not allow."""
+    """Return where, and how, the first invalid record breaks the schema of traces."""
     import json
     import os
 

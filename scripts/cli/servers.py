@@ -1,4 +1,4 @@
-"""`ai-cli servers`, `keys` and `init`: servers of the configuration file and on this machine, keys, a first backend."""
+"""`ai-cli servers`, `keys` and `init`: servers in the configuration and on this machine, keys, and a first backend."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from llm._keys import (
     variable_of,
 )
 from llm._keys import path as keys_path
-from llm.config import Settings, load_settings
+from llm.config import load_settings
 from llm.errors import BackendError, D0ttinoError, UnknownNameError, UsageError
 from scripts.cli.base import Command, Group, backends_of, current_host, find_backend, warn_of_problems
 from scripts.cli.options import NameOf, as_json_option
@@ -43,11 +43,12 @@ from scripts.output import (
 if TYPE_CHECKING:
     from llm.host import Host
 
-#: The ports on which servers listen unless somebody changed that, and the names that such a server gets.
-_USUAL: Final = {11434: "ollama", 8080: "llamacpp", 1234: "lmstudio", 8000: "vllm"}
-#: Seconds that a server on this machine has for its answer.
-_PATIENCE: Final = 1.0
-_LONGEST_LIST: Final = 1024 * 1024
+#: The default ports of servers, and the names of these servers.
+_DEFAULT_PORTS: Final = {11434: "ollama", 8080: "llamacpp", 1234: "lmstudio", 8000: "vllm"}
+#: Seconds that a server on this machine has for an answer.
+_TIMEOUT: Final = 1.0
+#: The longest list of models that is read, in bytes.
+_MAX_LIST: Final = 1024 * 1024
 
 
 @click.group(cls=Group)
@@ -73,15 +74,15 @@ def add(
     """Add the server NAME at ADDRESS to the configuration file, whose comments stay."""
     from llm.contributions import forget_models
 
-    server = {"base_url": address, "api_key": key, **facts, "headers": dict(headers) or None}
-    given = {field: value for field, value in server.items() if value is not None}
+    given = {"base_url": address, "api_key": key, **facts, "headers": dict(headers) or None}
+    server = {field: value for field, value in given.items() if value is not None}
 
-    def change(known: Any) -> None:
-        if name in known and not replace:
+    def change(configured: Any) -> None:
+        if name in configured and not replace:
             raise UsageError(f"there is a server named {name!r}", hint="--replace takes its place")
-        known[name] = given
+        configured[name] = server
 
-    path = _edit(change)
+    path = _edit_servers(change)
     forget_models(name)
     print_line(f"the server {name} is in {path}; ask it with: ai-cli send -b {name} ...")
     if key is not None and not os.environ.get(variable_of(key)) and key_name(key) not in stored_names():
@@ -112,7 +113,7 @@ def try_server(ctx: click.Context, name: str) -> int:
     """Ask the server NAME for its models: is it there, does it take the key, has it the model?"""
     from scripts.cli.contributions import check
 
-    _known(name, load_settings())
+    _check_name(name)
     host = current_host(ctx)
     with waiting(f"asking {name}"):
         found = check(host, find_backend(host, name))
@@ -127,12 +128,12 @@ def remove_server(name: str) -> None:
     """Remove the server NAME from the configuration file."""
     from llm.contributions import forget_models
 
-    _known(name, load_settings())
+    _check_name(name)
 
-    def change(known: Any) -> None:
-        del known[name]
+    def change(configured: Any) -> None:
+        del configured[name]
 
-    path = _edit(change)
+    path = _edit_servers(change)
     forget_models(name)
     print_line(f"the server {name} is removed from {path}")
 
@@ -150,7 +151,7 @@ def find(ports: tuple[int, ...], as_json: bool) -> int:
     if as_json:
         print_json(rows)
     elif not rows:
-        print_message(f"no server answers on the ports {', '.join(map(str, ports or _USUAL))} of this machine")
+        print_message(f"no server answers on the ports {', '.join(map(str, ports or _DEFAULT_PORTS))} of this machine")
     else:
         print_table(
             ("SERVER", "MODELS", "COMMAND"),
@@ -160,15 +161,15 @@ def find(ports: tuple[int, ...], as_json: bool) -> int:
 
 
 def on_this_machine(ports: Iterable[int] = ()) -> list[dict[str, Any]]:
-    """Return the servers that answer on ports of this machine, by default the usual ones."""
+    """Return the servers that answer on ports of this machine, by default on `_DEFAULT_PORTS`."""
     configured = {server["base_url"].rstrip("/"): name for name, server in load_settings().servers.items()}
     rows = []
-    for port in ports or _USUAL:
+    for port in ports or _DEFAULT_PORTS:
         models = _models_at(port)
         if models is not None:
             address = f"http://127.0.0.1:{port}/v1"
             known = configured.get(address) or configured.get(address.replace("127.0.0.1", "localhost"))
-            name = known or _USUAL.get(port, f"local{port}")
+            name = known or _DEFAULT_PORTS.get(port, f"local{port}")
             rows.append({"name": name, "base_url": address, "models": models, "configured": known is not None})
     return rows
 
@@ -178,19 +179,19 @@ def _command(row: Mapping[str, Any]) -> str:
 
 
 def _models_at(port: int) -> list[str] | None:
-    """Return the models of a server on a port of this machine; `None`: there is no such server.
+    """Return the models of the server on a port of this machine; `None` if none answers as such a server does.
 
-    Not with requests, which would ask a proxy of the environment.
+    By `http.client`: requests would use a proxy of the environment.
     """
     from http.client import HTTPConnection, HTTPException
 
     from llm.backends.http import models_in
 
-    connection = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+    connection = HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
     try:
         connection.request("GET", "/v1/models", headers={"Accept": "application/json"})
         answer = connection.getresponse()
-        body = answer.read(_LONGEST_LIST)
+        body = answer.read(_MAX_LIST)
         return models_in(json.loads(body), "it") if answer.status == 200 else None
     except (OSError, HTTPException, ValueError, RecursionError, BackendError):
         return None
@@ -199,17 +200,18 @@ def _models_at(port: int) -> list[str] | None:
 
 
 def _shown(server: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a server as JSON-ready data; of its headers, which may hold secrets, the names alone."""
+    """Return a server as JSON-ready data, with the names of its headers alone: their values may be secrets."""
     plain = {key: dict(value) if isinstance(value, Mapping) else value for key, value in server.items()}
     return {key: sorted(value) if key == "headers" else value for key, value in plain.items()}
 
 
-def _known(name: str, settings: Settings) -> None:
-    if name not in settings.servers:
-        raise UnknownNameError("server", name, settings.servers, hint="`ai-cli servers add NAME ADDRESS` adds one.")
+def _check_name(name: str) -> None:
+    configured = load_settings().servers
+    if name not in configured:
+        raise UnknownNameError("server", name, configured, hint="`ai-cli servers add NAME ADDRESS` adds one.")
 
 
-def _edit(change: Callable[[Any], None]) -> str:
+def _edit_servers(change: Callable[[Any], None]) -> str:
     """Change the servers of the configuration file, and return its path."""
     from scripts.cli.config import edit_document
 
@@ -217,7 +219,7 @@ def _edit(change: Callable[[Any], None]) -> str:
         if "servers" not in document:
             import tomlkit
 
-            # Without a header of its own: each server has one.
+            # No `[servers]`: each server has a table header of its own.
             document["servers"] = tomlkit.table(is_super_table=True) if hasattr(document, "as_string") else {}
         change(document["servers"])
 
@@ -287,9 +289,9 @@ def list_keys(ctx: click.Context, as_json: bool) -> None:
     except D0ttinoError as error:
         print_warning(f"stored keys are not known: {in_full(error)}")
     users = _users(host)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in sorted(stored_names() | users.keys()):
-        variable, backends = users.get(name) or (variable_of(name), [])
+        variable, backends = users.get(name, (variable_of(name), []))
         rows.append({"name": name, "variable": variable, "from": _source(name, variable), "backends": backends})
     warn_of_problems(host, configuration=True)
     if as_json:
@@ -336,17 +338,19 @@ def try_key(ctx: click.Context, name: str) -> int:
 
 
 def _users(host: "Host") -> dict[str, tuple[str, list[str]]]:
-    """Return variable and backends of each key that backends use."""
-    offers = backends_of(host)
+    """Return the variable and the backends of each key that backends use."""
     stored = stored_names()
-    found: dict[str, tuple[str, list[str]]] = {}
-    for backend in offers.values():
-        for variable in [one for one in backend.secret_env if one in backend.ready_env or key_name(one) in stored]:
-            found.setdefault(key_name(variable), (variable, []))[1].append(backend.name)
-    return found
+    users: dict[str, tuple[str, list[str]]] = {}
+    for backend in backends_of(host).values():
+        for variable in backend.secret_env:
+            name = key_name(variable)
+            if variable in backend.ready_env or name in stored:
+                users.setdefault(name, (variable, []))[1].append(backend.name)
+    return users
 
 
-def _source(name: str, variable: str) -> Any:
+def _source(name: str, variable: str) -> str | None:
+    """Return the place from which a key is taken; `None` if it is not set."""
     if os.environ.get(variable, "").strip():
         return "environment"
     if name in stored_names():
@@ -363,20 +367,20 @@ class _Choice:
     """A backend that `init` offers.
 
     Attributes:
-        words: the line that offers it.
-        backend: its name; empty: the user gives an address.
-        address: where its server is, if it has to be added.
-        key: the name of the key that it needs, if it needs one.
-        models: the models that it is known to have.
-        default_model: whether it answers without a model.
+        title: its line in the list.
+        backend: its name; empty: the user is asked for an address.
+        address: the address of a server to add; empty: the backend exists.
+        key: the name of its key; empty: it needs none.
+        models: its known models.
+        has_default_model: whether it answers without the name of a model.
     """
 
-    words: str
+    title: str
     backend: str
     address: str = ""
     key: str = ""
     models: tuple[str, ...] = ()
-    default_model: bool = True
+    has_default_model: bool = True
 
 
 @click.command(cls=Command)
@@ -395,16 +399,16 @@ def init(ctx: click.Context) -> None:
     from scripts.cli.config import edit_document
     from scripts.cli.send import show
 
-    before = load_settings().primary_backend  # a file with mistakes is not changed
+    before = load_settings().primary_backend  # first, because a file with mistakes is not changed
     choices = list(_choices(current_host(ctx)))
     print_message("Where shall answers come from?")
     for number, one in enumerate(choices, 1):
-        print_message(f"  {number}. {one.words}")
+        print_message(f"  {number}. {one.title}")
     choice = choices[click.prompt("Number", type=click.IntRange(1, len(choices)), default=1, err=True) - 1]
     if not choice.backend:
-        choice = _other_server()
-    key = _asked_key(choice)
-    model = _asked_model(choice)
+        choice = _ask_server()
+    key = _ask_key(choice)
+    model = _ask_model(choice)
     if key:
         print_message(f"the key is {_stored(choice.key, key)}")
 
@@ -425,7 +429,7 @@ def init(ctx: click.Context) -> None:
 
 
 def _choices(host: "Host") -> Iterator[_Choice]:
-    """Yield the backends that a new user can have, those on this machine and of installed plug-ins first."""
+    """Yield the backends for a new user: servers on this machine, installed plug-ins, and services."""
     with waiting("looking for servers on this machine"):
         found = on_this_machine()
     for server in found:
@@ -440,16 +444,16 @@ def _choices(host: "Host") -> Iterator[_Choice]:
     for name, backend in backends.items():
         if not backend.origin.builtin:
             key = "" if host.is_ready(backend) else next(iter(backend.key_names), "")
-            words = f"{name}: {backend.description or 'a backend'} [{backend.origin}]"
-            yield _Choice(words, name, key=key, models=backend.models)
+            title = f"{name}: {backend.description or 'a backend'} [{backend.origin}]"
+            yield _Choice(title, name, key=key, models=backend.models)
     yield _Choice("OpenRouter: models of all makers, with one key", "openrouter", key="openrouter")
     address = "" if "openai" in backends else "https://api.openai.com/v1"
-    yield _Choice("OpenAI: its models, with its key", "openai", address, key="openai", default_model=False)
+    yield _Choice("OpenAI: its models, with its key", "openai", address, key="openai", has_default_model=False)
     yield _Choice("another server that speaks OpenAI's protocol, by its address", "")
     yield _Choice("none yet: `sample` answers without a model, a key and a network", "sample")
 
 
-def _other_server() -> _Choice:
+def _ask_server() -> _Choice:
     address: str = click.prompt("Address, up to and with /v1", value_proc=_address, err=True)
     name: str = click.prompt("Name for it", default="server", value_proc=_name, err=True)
     return _Choice("", name, address, key=name)
@@ -467,8 +471,8 @@ def _name(given: str) -> str:
     return given.strip()
 
 
-def _asked_key(choice: _Choice) -> str:
-    """Return the key that the user types; empty: none is needed, or there is one already."""
+def _ask_key(choice: _Choice) -> str:
+    """Return the key that the user types; empty: none is needed, or one is set already."""
     if not choice.key:
         return ""
     if os.environ.get(variable_of(choice.key)) or key_name(choice.key) in stored_names():
@@ -479,8 +483,8 @@ def _asked_key(choice: _Choice) -> str:
     return checked_key(given, "what was typed") if given else ""
 
 
-def _asked_model(choice: _Choice) -> str:
-    """Return the model that the user chooses; empty: the backend's own default."""
+def _ask_model(choice: _Choice) -> str:
+    """Return the model that the user chooses; empty: the default of the backend."""
     if choice.backend == "sample":
         return ""
     if choice.models:
@@ -489,7 +493,7 @@ def _asked_model(choice: _Choice) -> str:
             print_message(f"  {number}. {model}")
         chosen: int = click.prompt("Model", type=click.IntRange(1, len(shown)), default=1, err=True)
         return shown[chosen - 1]
-    if choice.default_model:
+    if choice.has_default_model:
         given: str = click.prompt("Model (empty: its default)", default="", err=True, show_default=False)
     else:
         given = click.prompt("Model", err=True)

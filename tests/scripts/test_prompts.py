@@ -336,7 +336,7 @@ def test_an_address_that_answers_drop_by_drop_ends_on_time(
         while not exchange.stopping.wait(0.02):
             exchange.connection.sendall(b"a")
 
-    monkeypatch.setattr("scripts.cli.attachments._LONGEST", 0.5)
+    monkeypatch.setattr("scripts.cli.attachments._TOTAL_TIMEOUT", 0.5)
     with FaultServer(dripping) as server:
         result = run(host, Remembering(), "-a", f"{server.url}/a.txt", "what is it")
     assert result.exit_code == 2
