@@ -1,9 +1,9 @@
-"""The programs `ai-cli` and `ai`, under a name that no other project has: many have a package `scripts` or `llm`."""
+"""The programs `ai-cli` and `ai`, in a module with a unique name: many projects have a package `scripts` or `llm`."""
 
 import os
 import sys
 
-TYPE_CHECKING = False  # `typing` takes time in which Ctrl-C is a traceback
+TYPE_CHECKING = False  # importing `typing` takes time in which Ctrl-C prints a traceback
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -19,15 +19,15 @@ def main_send() -> None:
 
 
 def _programs() -> "ModuleType":
-    """Return `scripts.ai_cli`, with our packages from beside this file, whatever PYTHONPATH has of their names."""
+    """Return `scripts.ai_cli`, with our packages from the directory of this file, whatever is on PYTHONPATH."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path.insert(0, here)
     try:
         import scripts.ai_cli as programs
 
-        try:  # noqa: SIM105 - so would `contextlib`
+        try:  # noqa: SIM105 - `contextlib` takes time to import, too
             import llm  # noqa: F401
-        except Exception:  # noqa: BLE001, S110 - one that overwrote ours: the commands import it again, and name it
+        except Exception:  # noqa: BLE001, S110 - a package that overwrote ours: the commands report it
             pass
     finally:
         sys.path.remove(here)

@@ -3,11 +3,11 @@
 import os
 import sys
 
-#: The file in the state directory that records the packages that the user installed. Most commands ask only whether
-#: there is one, and import no more for that.
+#: The file in the state directory that records the packages that the user installed. It stands here because most
+#: commands only check whether it exists, and import no more for that.
 INSTALLED_FILE = "plugins.json"
 
-# Many projects have a directory of this name. `python -m scripts.release` of theirs goes on working beside ours.
+# Many projects have a directory of this name: their `python -m scripts.release` works although ours is imported.
 __path__ += [
     place
     for place in (os.path.join(directory, "scripts") for directory in dict.fromkeys(sys.path) if directory)

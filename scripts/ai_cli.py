@@ -1,6 +1,6 @@
 """`ai-cli`, and `ai`, short for `ai-cli send`."""
 
-# Nothing is imported here, not even `typing`: Ctrl-C is a traceback until `main` has taken it.
+# Nothing is imported here, not even `typing`: Ctrl-C prints a traceback until `main` handles it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,15 +40,15 @@ def main_send() -> None:
 
 
 def _end_quietly_on_interrupt() -> None:
-    """End with status 130 on Ctrl-C, until a command runs, which ends in its own way; `nohup` and the like stay."""
+    """End with status 130 on Ctrl-C, until a command runs and handles it; an ignored Ctrl-C (`nohup`) stays ignored."""
     try:
         import os
         import signal
         import sys
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    end, report = os._exit, sys.unraisablehook  # now: while a plug-in is at work, `os._exit` is an error of its own
-    if os.getpid() == 1:  # the first process of a container gets no signal without a handler: `docker stop` would wait
+    end, report = os._exit, sys.unraisablehook  # now: while a plug-in runs, `os._exit` raises an error
+    if os.getpid() == 1:  # in a container, signals without a handler are lost: `docker stop` would wait
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _frame: end(128 + number))
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -56,7 +56,7 @@ def _end_quietly_on_interrupt() -> None:
     signal.signal(signal.SIGINT, lambda _number, _frame: end(130))
 
     def end_or_report(problem: "sys.UnraisableHookArgs") -> None:
-        # Ctrl-C came in a callback of Python's own, of the import lock for example, which would go on without it.
+        # Ctrl-C in a callback of Python itself, of the import lock for example, which would ignore it.
         if isinstance(problem.exc_value, KeyboardInterrupt):
             end(130)
         report(problem)
@@ -65,40 +65,37 @@ def _end_quietly_on_interrupt() -> None:
 
 
 def collect_late() -> None:
-    """Look for cyclic garbage seldom: most commands end before there is any, and looking took a tenth of their time."""
+    """Collect cyclic garbage rarely: most commands end before there is any, and it took a tenth of their time."""
     import gc
 
     gc.set_threshold(50_000, 20, 100)
 
 
 def keep_for_good() -> None:
-    """Exempt all that was imported so far from the collection of garbage: modules stay to the end in any case."""
+    """Exempt all imported modules from garbage collection: they live to the end of the process."""
     import gc
 
     gc.freeze()
 
 
-# Another package `llm` in the place of ours: finding it takes the standard library alone.
+# Another package `llm` in the place of ours. Nothing of ours can be imported then.
 
 
 def end_for_collision(error: Exception) -> "NoReturn":
-    """End the process with a sentence, if `error` is due to another or a missing package; raise it again, if not.
-
-    Nothing of ours can be imported then, so this uses the standard library alone.
-    """
+    """End the process with a message if another or a missing package caused an error; raise it again if not."""
     import sys
 
     message = _collision() or _not_installed(error)
     if message is None:
         raise error
-    # Escaped here, as paths and names are somebody else's, and the renderer may be one of the files that are missing.
+    # Escaped here: paths and names are untrusted, and the renderer may be among the missing files.
     visible = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
     print(f"error: {visible}", file=sys.stderr)
     raise SystemExit(1) from error
 
 
 def _collision() -> str | None:
-    """Return which package `llm` is in the way of ours, and the remedy; `None` if ours is whole."""
+    """Return the message about a package `llm` that hides or overwrote ours; `None` if ours is intact."""
     import sys
     from importlib.machinery import PathFinder
     from pathlib import Path
@@ -125,7 +122,7 @@ def _collision() -> str | None:
 
 
 def _not_installed(error: Exception) -> str | None:
-    """Return how to install what a checkout needs, if `error` is that it was not installed."""
+    """Return how to install a checkout, if its dependencies are missing."""
     import sys
 
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
@@ -144,7 +141,7 @@ def _other_owners(ours: "Path") -> list[str]:
 
     found = set()
     for distribution in importlib.metadata.distributions(path=[str(ours.parent)]):
-        with suppress(Exception):  # what somebody else's damaged files raise is not known
+        with suppress(Exception):  # damaged metadata can raise anything
             name = str(distribution.metadata["Name"])
             if any(file.parts[:1] == ("llm",) for file in distribution.files or ()):
                 found.add(name)
@@ -152,7 +149,7 @@ def _other_owners(ours: "Path") -> list[str]:
 
 
 def __getattr__(name: str) -> object:
-    """Import the commands when they are asked for."""
+    """Import the commands when they are used."""
     if name not in {"cli", "COMMANDS"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from scripts import cli as commands

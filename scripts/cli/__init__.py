@@ -1,4 +1,4 @@
-"""The commands of `ai-cli` by name; the module of each is imported when it runs."""
+"""The commands of `ai-cli` by name; each is imported when it runs."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ import click
 from llm import __version__
 from scripts.cli.base import Group, Lazy, current_host
 
-#: What the list of commands says of each stands here, so that the list imports none of them.
+#: With their help texts, so that `ai-cli --help` imports none of them.
 COMMANDS: Final = {
     "send": Lazy("scripts.cli.send:send", "Send a prompt and print the answer.", "Ask"),
     "chat": Lazy("scripts.cli.chat:chat", "Talk with a model, in a conversation that is recorded.", "Ask"),

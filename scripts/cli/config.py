@@ -199,7 +199,7 @@ def config_path() -> str:
 
 
 def edit_document(change: Callable[[Any], None]) -> str:
-    """Change the configuration file, and return its path; a TOML file keeps its comments and order.
+    """Change the configuration file, and return its path; comments and order of a TOML file stay.
 
     Args:
         change: changes the document that tomlkit or json parsed.

@@ -1,4 +1,4 @@
-"""`ai-cli doctor`: what is wrong with this installation, and what mends it."""
+"""`ai-cli doctor`: faults of this installation, each with the commands that repair it."""
 
 import os
 import shlex
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from llm.host import Host
     from scripts.packages.environment import Metadata
 
-#: This interpreter, as a shell takes it: commands that mend must not depend on `PATH`.
+#: This interpreter, quoted for a shell: repairs must not depend on `PATH`.
 PYTHON: Final = shlex.quote(sys.executable)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """The result of one check.
+class Diagnosis:
+    """A fault that a check found, or that it found none.
 
     Attributes:
-        check: name of the check.
-        ok: whether all is well.
-        message: what was found, in one line.
-        fixes: commands of which each one mends it; empty if nothing is wrong.
+        check: the name of the check.
+        ok: whether it found no fault.
+        message: the fault, in one line.
+        fixes: commands, each of which repairs it; empty without a fault.
     """
 
     check: str
@@ -47,13 +47,13 @@ class Finding:
     fixes: tuple[str, ...] = ()
 
 
-#: What is wrong, and the commands of which each one mends it.
+#: The message and the fixes of a fault.
 Fault = tuple[str, tuple[str, ...]]
 
 
-def examine(host: "Host") -> list[Finding]:
-    """Run every check and return what each found; a check that finds several faults gives several."""
-    # Asked first: what fails then is among the host's problems.
+def examine(host: "Host") -> list[Diagnosis]:
+    """Run every check, and return a diagnosis for each fault, or one for a check without any."""
+    # Failures of plug-ins here are among the problems of the host afterwards.
     host.backends()
     host.recipes()
     checks: dict[str, Callable[[Host], Iterator[Fault]]] = {
@@ -62,28 +62,28 @@ def examine(host: "Host") -> list[Finding]:
         "packages": packages,
         "configuration": configuration,
         "directories": directories,
-        "caches": caches,  # before what renews one that is damaged
+        "caches": caches,  # before those that repair a damaged cache by using it
         "leftovers": left_behind,
         "installed before": installed_before,
         "guardrails": guardrails,
         "installer": installer,
     }
-    findings: list[Finding] = []
+    diagnoses: list[Diagnosis] = []
     for name, check in checks.items():
-        found = [Finding(name, False, message, fixes) for message, fixes in check(host)]
-        findings.extend(found or [Finding(name, True, "nothing wrong")])
-    return findings
+        found = [Diagnosis(name, False, message, fixes) for message, fixes in check(host)]
+        diagnoses.extend(found or [Diagnosis(name, True, "nothing wrong")])
+    return diagnoses
 
 
 def plug_ins(host: "Host") -> Iterator[Fault]:
-    """Find plug-ins that could not be loaded, are in each other's way, or failed when they were asked."""
+    """Find plug-ins that could not be loaded, conflict with each other, or failed in a hook."""
     for problem in host.problems:
         if isinstance(getattr(problem.error, "faults", None), tuple):
-            continue  # mistakes in the configuration file, which is checked as a whole
+            continue  # mistakes in the configuration file, see `configuration`
         origin = problem.origin
         if origin.builtin and isinstance(problem.error, ConfigError):
-            continue  # the same, of a file that cannot be read
-        # d0ttino itself is a distribution too: with it, all that is built in would be out of use.
+            continue  # the same, for a file that cannot be read
+        # Not the distribution of a built-in one: d0ttino itself would be blocked, with all built-in plug-ins.
         disabled = origin.plugin if origin.builtin else origin.distribution or origin.plugin
         fixes = [_export(dict.fromkeys((*_listed(), disabled)))]
         if origin.distribution is not None and problem.kind is not ProblemKind.FAULT:
@@ -101,7 +101,7 @@ def blocked_names(host: "Host") -> Iterator[Fault]:
 
 
 def packages(host: "Host") -> Iterator[Fault]:
-    """Find other distributions that own a package of ours: imports then get whichever comes first."""
+    """Find other distributions with a package of the same name, and packages of ours from another place."""
     yield from _odd_metadata(host)
     root = Path(__file__).parents[2]
     for package, owners in _other_owners(["llm", "scripts"]).items():
@@ -121,7 +121,7 @@ def packages(host: "Host") -> Iterator[Fault]:
 
 
 def _odd_metadata(host: "Host") -> Iterator[Fault]:
-    """Find distributions with plug-ins whose metadata no installer understands, or that pass for another one."""
+    """Find distributions with plug-ins whose metadata installers do not understand, or that has another name."""
     from llm.hooks._entrypoints import canonical
     from scripts.packages.environment import is_version
 
@@ -138,7 +138,7 @@ def _odd_metadata(host: "Host") -> Iterator[Fault]:
 
 
 def _other_owners(packages: Sequence[str]) -> dict[str, list[str]]:
-    """Return for each top-level package the distributions, but for this one, that own it."""
+    """Return the other distributions that own each of some top-level packages."""
     from scripts.packages.environment import metadata
 
     owners: dict[str, set[str]] = {package: set() for package in packages}
@@ -161,7 +161,7 @@ def _top_levels(one: "Metadata") -> set[str]:
 
 
 def left_behind(_host: "Host") -> Iterator[Fault]:
-    """Find what an interrupted installation or removal left: records of plug-ins hide the installed ones."""
+    """Find leftovers of interrupted installations and removals: their metadata hides installed plug-ins."""
     from scripts.packages.environment import interrupted, leftovers
 
     if interrupted():
@@ -176,7 +176,7 @@ def left_behind(_host: "Host") -> Iterator[Fault]:
 
 
 def installed_before(_host: "Host") -> Iterator[Fault]:
-    """Find plug-ins that the user installed here, and that are gone."""
+    """Find plug-ins that the user installed here, and that are missing."""
     from scripts.packages import INSTALLED, RecordError
     from scripts.packages.changes import recorded_missing
 
@@ -208,7 +208,7 @@ def guardrails(host: "Host") -> Iterator[Fault]:
 
 
 def installer(_host: "Host") -> Iterator[Fault]:
-    """Find out whether plug-ins can be installed."""
+    """Check that plug-ins can be installed."""
     from scripts.packages import InstallError
     from scripts.packages.installer import find_installer
 
@@ -219,7 +219,7 @@ def installer(_host: "Host") -> Iterator[Fault]:
 
 
 def configuration(host: "Host") -> Iterator[Fault]:
-    """Find a configuration that cannot be used, and configured backends that are not there or not ready."""
+    """Find mistakes in the configuration, and configured backends that are unknown or not ready."""
     from llm.config import ENVIRONMENT, check, load_settings
 
     file = config_path()
@@ -252,14 +252,14 @@ def configuration(host: "Host") -> Iterator[Fault]:
 
 
 def _readable(file: str) -> str | None:
-    """Return the command after which a file can be read; `None`: it can, or is not there."""
+    """Return the command that makes a file readable; `None` if it is, or does not exist."""
     if os.path.lexists(file) and not os.path.isfile(file):
         return f"mv {_quote(file)} {_quote(file + '.old')}"
     return f"chmod u+r {_quote(file)}" if os.path.isfile(file) and not os.access(file, os.R_OK) else None
 
 
 def directories(_host: "Host") -> Iterator[Fault]:
-    """Find out whether the directories of caches and state are used, and something can be written there."""
+    """Check that the directories of caches and state are used, and can be written."""
     from llm._state import cache_dir, directory_faults
 
     for kind in ("state", "cache"):
@@ -269,7 +269,7 @@ def directories(_host: "Host") -> Iterator[Fault]:
         return
     cache = cache_dir()
     if cache is None:
-        return  # the user does without a cache
+        return  # the user disabled the cache
     directory = Path(cache)
     for place in (directory / "registries", directory):
         existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
@@ -287,15 +287,15 @@ def directories(_host: "Host") -> Iterator[Fault]:
 
 
 def _make_own(path: str, kind: str) -> str:
-    """Return the command that makes a file or directory this user's alone, or does without it."""
+    """Return the command that makes a file or directory private, or replaces it."""
     if os.path.islink(path):
         return f"mv {_quote(path)} {_quote(path + '.old')}"
-    mine = os.stat(path).st_uid == os.geteuid()
-    return f"chmod go-w {_quote(path)}" if mine else f"export XDG_{kind.upper()}_HOME=..."
+    is_own = os.stat(path).st_uid == os.geteuid()
+    return f"chmod go-w {_quote(path)}" if is_own else f"export XDG_{kind.upper()}_HOME=..."
 
 
 def caches(host: "Host") -> Iterator[Fault]:
-    """Find files in the cache that are none of it, or that are out of date."""
+    """Find files in the cache that are damaged or out of date."""
     from llm._state import cache_dir, directory_faults
     from scripts.packages import RegistryError
     from scripts.packages.inventory import faults
@@ -339,7 +339,7 @@ def _uninstall(distribution: str) -> str:
 
 
 def _named(settings: "Settings") -> dict[str, str]:
-    """Return the backends that are configured, and the key that names each."""
+    """Return the configured backends, each with the key that names it."""
     found = {settings.primary_backend: "primary_backend"}
     found.setdefault(settings.fallback_backend, "fallback_backend")
     for candidate in settings.chain:
@@ -360,7 +360,7 @@ def _quote(path: Path | str) -> str:
 
 
 def versions(host: "Host") -> list[str]:
-    """Return the facts of this installation for a report of a fault, in lines."""
+    """Return the facts of this installation for a bug report, in lines."""
     import importlib.metadata
     import platform
 
@@ -386,13 +386,13 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     """
     host = current_host(ctx)
     with stdout_to_stderr(), waiting("examining the installation"):
-        findings = examine(host)
+        diagnoses = examine(host)
     if as_json:
-        print_json(list(map(asdict, findings)))
+        print_json(list(map(asdict, diagnoses)))
     else:
-        for finding in findings:
-            mark, color, space = ("ok", "green", "  ") if finding.ok else ("BAD", "red", " ")
-            print_line(f"{space}{finding.check}: {finding.message}", mark=mark, color=color)
-            for number, fix in enumerate(finding.fixes):
+        for one in diagnoses:
+            mark, color, space = ("ok", "green", "  ") if one.ok else ("BAD", "red", " ")
+            print_line(f"{space}{one.check}: {one.message}", mark=mark, color=color)
+            for number, fix in enumerate(one.fixes):
                 print_line(f"    {' or' if number else 'fix'}: {fix}")
-    return 0 if all(finding.ok for finding in findings) else 1
+    return 0 if all(one.ok for one in diagnoses) else 1

@@ -1,4 +1,4 @@
-"""Commands that help: `ai-cli docs`, `hooks` and `completion`, with the words that a shell offers for Tab."""
+"""`ai-cli docs`, `hooks` and `completion`: the documentation, the hooks, and names for shell completion."""
 
 import os
 import re
@@ -22,22 +22,20 @@ from scripts.output import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from click.shell_completion import CompletionItem
 
     from llm.contributions import Catalog, RegisteredRecipe
     from llm.hooks import Origin
     from llm.host import Host
 
-#: So many parts are listed of those that have words in their text alone.
-_MOST_MENTIONED: Final = 8
+#: The number of sections that are listed if words occur in their texts alone.
+_MAX_MENTIONS: Final = 8
 
 _HEADING: Final = re.compile(r"(#{1,4}) (.+)")
 
 
 class _Section(NamedTuple):
-    """A part of a page, `guides/backends` for example: a heading, and the text from there on."""
+    """A section of a page (`guides/backends`): a heading, and the text below it."""
 
     page: str
     title: str
@@ -56,12 +54,12 @@ def docs(topic: tuple[str, ...]) -> None:
         print_table(("PAGE", "TITLE"), [(name, _sections(name, text)[0].title) for name, text in texts.items()])
         return
     words = " ".join(topic)
-    found = _found(words, texts) or _mentioned(words, texts)
+    found = _named_sections(words, texts) or _mentions(words, texts)
     if not found:
         import difflib
 
         titles = [section.title for name, text in texts.items() for section in _sections(name, text)]
-        known = [*texts, *difflib.get_close_matches(words, titles)]  # all of the headings are too many to list
+        known = [*texts, *difflib.get_close_matches(words, titles)]  # there are too many headings to list all
         raise UnknownNameError("topic", words, known, hint="`ai-cli docs` lists the pages")
     if len(found) > 1:
         print_table(("PAGE", "HEADING"), [(section.page, section.title) for section in found])
@@ -79,22 +77,22 @@ def pages() -> dict[str, str]:
     from scripts.packages import bundled_directory
 
     root = bundled_directory() / "docs"
-    paths = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.md"))}
-    return {name: _readable(path) for name, path in paths.items() if name != "index"}
+    texts = {}
+    for path in sorted(root.rglob("*.md")):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if name != "index":
+            texts[name] = re.sub(r"<!--.*?-->\n?", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return texts
 
 
-def blocks(topic: str) -> list[str]:
-    """Return the Python code in the part of a page whose heading is a topic; nothing if there is none."""
-    found = _found(topic, pages())
+def _code_blocks(topic: str) -> list[str]:
+    """Return the Python code in the section with a heading."""
+    found = _named_sections(topic, pages())
     return re.findall(r"```python\n(.*?)```", found[0].text, re.DOTALL) if found else []
 
 
-def _readable(path: "Path") -> str:
-    return re.sub(r"<!--.*?-->\n?", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-
-
-def _found(words: str, pages: dict[str, str]) -> list[_Section]:
-    """Return the parts that words name: the page or heading that is exactly these, else all that hold them."""
+def _named_sections(words: str, pages: dict[str, str]) -> list[_Section]:
+    """Return the page or the sections with this name or heading, or else the sections with all words in theirs."""
     wanted = words.lower().removesuffix(".md").removeprefix("docs/")
     names = [name for name in pages if wanted in {name, name.rpartition("/")[2]}]
     if names:
@@ -104,17 +102,17 @@ def _found(words: str, pages: dict[str, str]) -> list[_Section]:
     return exact or [section for section in sections if all(word in _plain(section.title) for word in wanted.split())]
 
 
-def _mentioned(words: str, pages: dict[str, str]) -> list[_Section]:
-    """Return the smallest parts whose text has all words, those with the most of them in it first."""
+def _mentions(words: str, pages: dict[str, str]) -> list[_Section]:
+    """Return the smallest sections whose text has all words, those with the highest share of them first."""
     wanted = [word.replace("-", "") for word in words.lower().split()]
     texts = [(one, _plain(one.text).replace("-", "")) for page, text in pages.items() for one in _sections(page, text)]
-    having = [(one, text) for one, text in texts if all(word in text for word in wanted)]
+    matches = [(one, text) for one, text in texts if all(word in text for word in wanted)]
     smallest = [
         (sum(map(text.count, wanted)) / len(text), one)
-        for one, text in having
-        if not any(other is not one and other.page == one.page and other.text in one.text for other, _ in having)
+        for one, text in matches
+        if not any(other is not one and other.page == one.page and other.text in one.text for other, _ in matches)
     ]
-    return [one for _, one in sorted(smallest, key=lambda pair: -pair[0])][:_MOST_MENTIONED]
+    return [one for _, one in sorted(smallest, key=lambda pair: -pair[0])][:_MAX_MENTIONS]
 
 
 def _plain(title: str) -> str:
@@ -122,12 +120,12 @@ def _plain(title: str) -> str:
 
 
 def _anchor(title: str) -> str:
-    """Return the end of a link to a heading, as GitHub makes it."""
+    """Return the anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w -]", "", _plain(title)).replace(" ", "-")
 
 
 def _sections(page: str, text: str) -> list[_Section]:
-    """Return every part of a page that has a heading; each holds those below it."""
+    """Return the sections of a page; each contains those below it."""
     lines = text.splitlines(keepends=True)
     headings = []
     fence = False
@@ -143,7 +141,7 @@ def _sections(page: str, text: str) -> list[_Section]:
     return found
 
 
-#: Words for the way in which the answers of a hook become one.
+#: Descriptions of the kinds of hooks.
 _KINDS: Final = {
     "COLLECT": "all are asked, and every answer counts",
     "FIRST": "one answer decides: the first that is not None",
@@ -165,7 +163,7 @@ def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:
     warn_of_problems(host)
     if name is not None and name not in host.contracts:
         raise UnknownNameError("hook", name, host.contracts)
-    rows = [_hook(host, name) | _described(host, name)] if name else [_hook(host, hook) for hook in host.contracts]
+    rows = [_hook(host, name) | _details(host, name)] if name else [_hook(host, hook) for hook in host.contracts]
     if as_json:
         print_json({"hooks": rows, "blocked": [blocked.to_json() for blocked in host.blocked]})
         return
@@ -201,9 +199,9 @@ def _hook(host: "Host", name: str) -> dict[str, Any]:
     }
 
 
-def _described(host: "Host", name: str) -> dict[str, Any]:
+def _details(host: "Host", name: str) -> dict[str, Any]:
     """Return the signature of a hook, the effect of an exception, and an example."""
-    found = blocks(name)
+    found = _code_blocks(name)
     fails = "fails the attempt or step" if host.contracts[name].propagates else "is recorded, and the others go on"
     return {
         "signature": found[0].rstrip() if found else name,
@@ -217,11 +215,11 @@ def _implementation(origin: "Origin", options: "Mapping[str, Any]") -> dict[str,
     return {**origin.to_json(), "from": origin.source, **marks}
 
 
-# --- words for Tab --------------------------------------------------------------------------------------------------
+# --- shell completion -----------------------------------------------------------------------------------------------
 
 
 def names(kind: str, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-    """Return the names of a kind that begin with the typed text, each with a description if it has one."""
+    """Return the names of a kind that begin with the typed text, with their descriptions."""
     from click.shell_completion import CompletionItem
 
     with ctx.scope(cleanup=False), stdout_to_stderr():
@@ -233,7 +231,7 @@ def names(kind: str, ctx: click.Context, incomplete: str) -> "list[CompletionIte
 
 
 def _models(ctx: click.Context) -> Iterable[str]:
-    """Return aliases, and the models that backends have listed or declare: none is asked now."""
+    """Return aliases, and the models that backends declare or that are in the cache."""
     from llm.config import load_settings
     from llm.contributions import offered_models
 
@@ -281,7 +279,7 @@ def _runs(*, unfinished: bool = False) -> Mapping[str, str]:
     }
 
 
-#: The kinds of names that a shell completes, and where they come from.
+#: The functions that return the names of each kind.
 NAMES: Final[Mapping[str, Callable[[click.Context], Iterable[str] | Mapping[str, str]]]] = {
     "backend": lambda ctx: {name: one.description for name, one in current_host(ctx).backends().items()},
     "conversation": lambda _ctx: log().names(),
@@ -335,10 +333,10 @@ def complete_option(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def named(ctx: click.Context, parameter: str) -> str | None:
-    """Return the value of a parameter among the arguments of a command, though not all could be understood yet."""
+    """Return the value of a parameter of a command whose arguments may still be incomplete."""
     words = [word for word in ctx.meta.get(ARGUMENTS, ()) if word not in ctx.help_option_names]
     if words and words[-1].startswith("-"):
-        words.pop()  # an option whose value is still to come
+        words.pop()  # an option whose value is not typed yet
     with click.Context(ctx.command, parent=ctx, resilient_parsing=True) as lenient:
         values, _, _ = ctx.command.make_parser(lenient).parse_args(words)
     name = values.get(parameter)
@@ -350,7 +348,7 @@ def _recipes(ctx: click.Context) -> "Catalog[RegisteredRecipe]":
         return current_host(ctx).recipes()
 
 
-#: The files that shells read when they start, and how each reads our script.
+#: The start file of each shell, and the line in it that reads our script.
 _START_FILES: Final = {
     "bash": ("~/.bashrc", "source {script}"),
     "zsh": ("~/.zshrc", "(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit; }}; source {script}"),
@@ -366,7 +364,7 @@ def completion(shell: str, install: bool) -> None:
     if not install:
         print_text(script)
         return
-    for path in _installed(shell, script):
+    for path in _install(shell, script):
         print_message(f"written: {path}")
     print_message("it works in each new shell")
 
@@ -382,12 +380,12 @@ def _script(shell: str, program: str) -> str:
 
 
 def variable_of(program: str) -> str:
-    """Return the variable by which a shell asks a program for completions."""
+    """Return the environment variable with which a shell asks a program for completions."""
     return f"_{program.replace('-', '_').upper()}_COMPLETE"
 
 
-def _installed(shell: str, script: str) -> list[str]:
-    """Write the script of a shell, have the shell read it, and return the files that were written."""
+def _install(shell: str, script: str) -> list[str]:
+    """Write the script of a shell, let its start file read it, and return the files that were written."""
     from llm._state import read_named, user_dir, write_atomically
 
     if shell == "fish":
@@ -405,12 +403,10 @@ def _installed(shell: str, script: str) -> list[str]:
             start, line = _START_FILES[shell]
             start = os.path.join(os.environ.get("ZDOTDIR") or "~", ".zshrc") if shell == "zsh" else start
             start, line = os.path.expanduser(start), line.format(script=shlex.quote(path))
-            known = ""
-            if os.path.exists(start):
-                known = read_named(start).decode(errors="surrogateescape")
-            if line not in known.splitlines():
+            content = read_named(start).decode(errors="surrogateescape") if os.path.exists(start) else ""
+            if line not in content.splitlines():
                 with open(start, "a", encoding="utf-8") as file:
-                    file.write(("" if not known or known.endswith("\n") else "\n") + line + "\n")
+                    file.write(("" if not content or content.endswith("\n") else "\n") + line + "\n")
                 written.append(start)
     except OSError as error:
         raise D0ttinoError(f"cannot write {error.filename or path}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""A run's trace: collected, and shown as a tree on stderr, written to a file, or turned into the format of Perfetto."""
+"""The trace of a run: collected, printed as a tree on stderr, written to a file, or converted for Perfetto."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from scripts.cli.options import TREE
 from scripts.output import print_rows, print_warning
 from scripts.render import line as rendered
 
-Record = Mapping[str, Any]
-#: Spans by the span in which they happened; the outermost ones are under `None`.
-Children = Mapping[int | None, Sequence[Record]]
+TraceRecord = Mapping[str, Any]
+#: Spans by the id of their parent; those without one are under `None`.
+Children = Mapping[int | None, Sequence[TraceRecord]]
 
 #: Mark, word and style of each outcome.
 OUTCOMES: Final = {
@@ -37,16 +37,16 @@ OUTCOMES: Final = {
 }
 _ASCII: Final = str.maketrans("├└─│✓✗·◇↻…", "|`-|+x.o@~")
 
-#: Kind of a span, and the name of the time spent in such spans in the sum.
+#: The names in the sum of times, by the kinds of spans.
 KINDS: Final = {"phase": "start-up", "load": "imports of plug-ins", "hook": "hooks"}
 
-#: Neighbours with the same outcome that are shown one by one; the rest is counted.
+#: The number of neighbours with the same outcome that are printed; the others are counted.
 SHOWN_NEIGHBOURS: Final = 5
 
-#: Columns of a line where no terminal says how many there are, and the most and least that are used of one.
+#: Columns of a line without a terminal, and the limits of those on a terminal.
 PLAIN_WIDTH: Final = 80
-WIDEST: Final = 120
-NARROWEST: Final = 40
+MAX_WIDTH: Final = 120
+MIN_WIDTH: Final = 40
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def traced(target: str, show_texts: bool, redact: Callable[[str], str]) -> Itera
             yield trace
     finally:
         try:
-            _put_out(records(trace, Describe(redact, show_texts)), target)
+            _output(records(trace, Describe(redact, show_texts)), target)
         except Exception as error:  # noqa: BLE001 - see above
             reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error!r}"
             where = "shown" if target == TREE else f"written to {target}"
@@ -69,7 +69,7 @@ def traced(target: str, show_texts: bool, redact: Callable[[str], str]) -> Itera
                 print_warning(f"the trace was not {where}: {reason}")
 
 
-def _put_out(found: Iterable[Record], target: str) -> None:
+def _output(found: Iterable[TraceRecord], target: str) -> None:
     if target == TREE:
         show_tree(list(found))
         return
@@ -83,30 +83,30 @@ def _put_out(found: Iterable[Record], target: str) -> None:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of the tree.
+class TreeLine:
+    """A line of the tree, and the lines below it.
 
     Attributes:
         text: its text.
-        time: duration in microseconds; `None` if nothing ran.
+        time: a duration in microseconds; `None` if nothing ran.
         style: a colour, `bold` or `dim`.
-        below: the lines one level down.
+        below: the lines one level deeper.
     """
 
     text: str
     time: float | None = None
     style: str = ""
-    below: tuple["Line", ...] = ()
+    below: tuple["TreeLine", ...] = ()
 
 
-def show_tree(found: Sequence[Record], hooks: Collection[str] = (), *, err: bool = True) -> None:
-    """Print the tree of a trace, or only the calls of some hooks in it, in colour on a terminal."""
+def show_tree(found: Sequence[TraceRecord], hooks: Collection[str] = (), *, err: bool = True) -> None:
+    """Print a trace as a tree, or the calls of some hooks in it."""
     stream = sys.stderr if err else sys.stdout
-    if stream is None:  # somebody closed it: there is nobody to show a tree to
+    if stream is None:  # closed
         return
     terminal = stream.isatty()
     columns = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
-    width = max(NARROWEST, min(columns, WIDEST)) if terminal else PLAIN_WIDTH
+    width = max(MIN_WIDTH, min(columns, MAX_WIDTH)) if terminal else PLAIN_WIDTH
     lines = list(draw(tree(found, hooks), width))
     if "utf" not in (stream.encoding or "").lower():
         lines = [(text.translate(_ASCII).encode("ascii", "replace").decode(), style) for text, style in lines]
@@ -118,25 +118,25 @@ def _styled(text: str, style: str) -> str:
     return click.style(text, **{style: True} if style in kinds else {"fg": style}) if style else text
 
 
-def draw(root: Line, width: int) -> Iterator[tuple[str, str]]:
+def draw(root: TreeLine, width: int) -> Iterator[tuple[str, str]]:
     """Yield each line of a tree as text of at most `width` columns, and its style."""
     yield _fit("", root, width), root.style
     yield from _draw_below(root.below, "", width)
 
 
-def _draw_below(lines: Sequence[Line], indent: str, width: int) -> Iterator[tuple[str, str]]:
+def _draw_below(lines: Sequence[TreeLine], indent: str, width: int) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines, 1):
         last = number == len(lines)
         yield _fit(indent + ("└─ " if last else "├─ "), line, width), line.style
         yield from _draw_below(line.below, indent + ("   " if last else "│  "), width)
 
 
-def _fit(indent: str, line: Line, width: int) -> str:
+def _fit(indent: str, line: TreeLine, width: int) -> str:
     from rich.cells import cell_len, set_cell_size
 
     time = "" if line.time is None else f"  {line.time / 1000:.2f} ms"
-    # Deep down, the text keeps some room, and the lines that lead there are cut instead.
-    indent = indent[: max(width - len(time) - NARROWEST // 2, 0)]
+    # A deep indent is cut, so that there is room for some text.
+    indent = indent[: max(width - len(time) - MIN_WIDTH // 2, 0)]
     room = width - len(indent) - len(time)
     text = rendered(" ".join(line.text.split()))
     if cell_len(text) > room:
@@ -147,17 +147,17 @@ def _fit(indent: str, line: Line, width: int) -> str:
 # Lines --------------------------------------------------------------------------------------------
 
 
-def tree(found: Sequence[Record], hooks: Collection[str] = ()) -> Line:
-    """Return the tree of a trace; with `hooks`, one of their calls alone."""
+def tree(found: Sequence[TraceRecord], hooks: Collection[str] = ()) -> TreeLine:
+    """Return the tree of a trace; with `hooks`, of the calls of these hooks alone."""
     spans = sorted((one for one in found if one["record"] in KINDS), key=lambda span: span["id"])
     known = {span["id"] for span in spans}
-    children: dict[int | None, list[Record]] = defaultdict(list)
+    children: dict[int | None, list[TraceRecord]] = defaultdict(list)
     for span in spans:
         parent = span["parent"]
         children[parent if parent in known else None].append(span)
     if hooks:
         calls = [_span(span, {}) for span in spans if span.get("hook") in hooks]
-        return Line(f"trace: {_answer(spans)}", None, "bold", tuple(calls))
+        return TreeLine(f"trace: {_answer(spans)}", None, "bold", tuple(calls))
     end = next((one for one in found if one["record"] == "end"), None)
     total = end["duration_us"] if end else sum(span["duration_us"] for span in children[None])
     below = (
@@ -165,33 +165,33 @@ def tree(found: Sequence[Record], hooks: Collection[str] = ()) -> Line:
         *(_span(span, children) for span in children[None]),
         _sum(children, found[0].get("thread"), total),
     )
-    return Line(f"trace: {_answer(spans)}", total, "bold", below)
+    return TreeLine(f"trace: {_answer(spans)}", total, "bold", below)
 
 
-def _who(record: Record) -> str:
-    """Return the plug-in of a record, in the form of `Origin`."""
+def _origin(record: TraceRecord) -> str:
+    """Return the plug-in of a record in the format of `Origin`."""
     if record["builtin"]:
         return f"{record['plugin']} (built in)"
     source = " ".join(filter(None, (record["distribution"], record["version"])))
     return f"{record['plugin']} ({source or 'this program'})"
 
 
-def _blocked(blocked: Sequence[Record]) -> Iterator[Line]:
+def _blocked(blocked: Sequence[TraceRecord]) -> Iterator[TreeLine]:
     for one in blocked[:SHOWN_NEIGHBOURS]:
-        yield Line(f"- {_who(one)} blocked by {one['by']}", None, "dim")
+        yield TreeLine(f"- {_origin(one)} blocked by {one['by']}", None, "dim")
     if len(blocked) > SHOWN_NEIGHBOURS:
-        yield Line(f"- {len(blocked) - SHOWN_NEIGHBOURS} more blocked", None, "dim")
+        yield TreeLine(f"- {len(blocked) - SHOWN_NEIGHBOURS} more blocked", None, "dim")
 
 
-def _span(span: Record, children: Children) -> Line:
+def _span(span: TraceRecord, children: Children) -> TreeLine:
     style = ""
-    own: tuple[Line, ...] = ()
+    own: tuple[TreeLine, ...] = ()
     if span["record"] == "phase":
         text = f"{span['name']}, {span['reason']}" if span["reason"] else str(span["name"])
     elif span["record"] == "load":
-        text = f"loaded {_who(span)}, {span['reason']}"
+        text = f"loaded {_origin(span)}, {span['reason']}"
         if span["error"]:
-            text, style = f"✗ {_who(span)} not loaded: {span['error']}", "red"
+            text, style = f"✗ {_origin(span)} not loaded: {span['error']}", "red"
     else:
         own = (*_implementations(span["implementations"]), *_decision(span))
         names = [f"{key}={name}" for key, value in span["arguments"].items() if (name := _name(value))]
@@ -201,10 +201,10 @@ def _span(span: Record, children: Children) -> Line:
         elif not span["implementations"]:
             text += ": nobody implements it"
     below = (_span(child, children) for child in children.get(span["id"], ()))
-    return Line(text, span["duration_us"], style, (*own, *below))
+    return TreeLine(text, span["duration_us"], style, (*own, *below))
 
 
-def _implementations(implementations: Iterable[Record]) -> Iterator[Line]:
+def _implementations(implementations: Iterable[TraceRecord]) -> Iterator[TreeLine]:
     for outcome, group in groupby(implementations, key=lambda one: str(one["outcome"])):
         neighbours = list(group)
         mark, word, style = OUTCOMES.get(outcome, ("?", outcome, ""))
@@ -214,13 +214,13 @@ def _implementations(implementations: Iterable[Record]) -> Iterator[Line]:
             reason = f": {one['error']}" if one["error"] else ""
             size = _size(one["result"]) if outcome in {"answered", "replaced", "changed"} else ""
             time = None if one["start_us"] is None else one["duration_us"]
-            yield Line(f"{mark} {_who(one)} {word}{size}{reason}", time, style)
+            yield TreeLine(f"{mark} {_origin(one)} {word}{size}{reason}", time, style)
         if len(neighbours) > len(shown):
-            yield Line(f"{mark} {len(neighbours) - len(shown)} more {word}", None, style)
+            yield TreeLine(f"{mark} {len(neighbours) - len(shown)} more {word}", None, style)
 
 
 def _name(argument: Any) -> str | None:
-    """Return the name that stands for an argument: its own, or that of the backend that it is."""
+    """Return an argument if it is a name, or the name of an argument that has one, such as a backend."""
     name = argument.get("name") if isinstance(argument, dict) else argument
     return name if isinstance(name, str) else None
 
@@ -232,7 +232,7 @@ def _size(result: Any) -> str:
     return f", {text['text']!r}" if "text" in text else f", {text['characters']} characters"
 
 
-def _decision(span: Record) -> Iterator[Line]:
+def _decision(span: TraceRecord) -> Iterator[TreeLine]:
     """Yield a line for each candidate and each rejection of a routing policy."""
     route = span["result"]
     if span["hook"] != "llm_route" or not isinstance(route, dict):
@@ -240,32 +240,32 @@ def _decision(span: Record) -> Iterator[Line]:
     for number, candidate in enumerate(route.get("candidates", ()), 1):
         model = f" ({candidate['model']})" if candidate.get("model") else ""
         reason = f": {candidate['reason']}" if candidate["reason"] else ""
-        yield Line(f"{number}. try {candidate['backend']}{model}{reason}")
+        yield TreeLine(f"{number}. try {candidate['backend']}{model}{reason}")
     for rejection in route.get("rejected", ()):
-        yield Line(f"x  left out {rejection['backend']}: {rejection['reason']}", None, "dim")
+        yield TreeLine(f"x  left out {rejection['backend']}: {rejection['reason']}", None, "dim")
 
 
-def _answer(spans: Sequence[Record]) -> str:
-    """Return the end of the trace in one phrase: the provider of the answer, and the number of attempts."""
+def _answer(spans: Sequence[TraceRecord]) -> str:
+    """Return the outcome of a trace: the plug-in that answered, and the number of attempts."""
     calls = [span for span in spans if span["record"] == "hook"]
     attempts = [span for span in calls if span["hook"] == "llm_complete"]
     for number, span in enumerate(attempts):
         if span["outcome"] == "answered":
-            # Wrappers come first, the outermost of them first: the last word is its.
+            # Wrappers come first, the outermost before the others: it decided last.
             author = next((one for one in span["implementations"] if one["outcome"] in {"replaced", "answered"}), None)
-            by = f" by {_who(author)}" if author else ""
+            by = f" by {_origin(author)}" if author else ""
             return f"answered{by}" + (f" after {number} failed attempt{'s' * (number > 1)}" if number else "")
     if attempts:
         return "the one attempt failed" if len(attempts) == 1 else f"none of {len(attempts)} attempts gave an answer"
     return f"{len(calls)} hook call{'' if len(calls) == 1 else 's'}" if calls else "no plug-in was asked"
 
 
-def _sum(children: Children, thread: object, total: float) -> Line:
-    """Return how the time of the trace's own thread adds up; other threads worked at the same time."""
+def _sum(children: Children, thread: object, total: float) -> TreeLine:
+    """Return the time of the trace's own thread by kinds of spans; other threads ran concurrently."""
     spent = dict.fromkeys(KINDS.values(), 0.0)
 
-    def add(spans: Iterable[Record]) -> float:
-        """Add up each span's own time, without that of spans inside of it; return their time together."""
+    def add(spans: Iterable[TraceRecord]) -> float:
+        """Add the time of each span, without that of spans inside it; return the time of all."""
         together = 0.0
         for span in spans:
             if thread is None or span["thread"] == thread:
@@ -276,14 +276,14 @@ def _sum(children: Children, thread: object, total: float) -> Line:
 
     rest = total - add(children.get(None, ()))
     parts = {**spent, "the rest": rest}
-    lines = tuple(Line(name, time) for name, time in parts.items() if time or name == "the rest")
-    return Line("total", total, "bold", lines)
+    lines = tuple(TreeLine(name, time) for name, time in parts.items() if time or name == "the rest")
+    return TreeLine("total", total, "bold", lines)
 
 
 # Perfetto -----------------------------------------------------------------------------------------
 
 
-def chrome_trace(found: Sequence[Record]) -> dict[str, Any]:
+def chrome_trace(found: Sequence[TraceRecord]) -> dict[str, Any]:
     """Return a trace in the Trace Event Format, for Perfetto and `chrome://tracing`; times are in microseconds.
 
     https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU (Trace Event Format)
@@ -317,7 +317,7 @@ def chrome_trace(found: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _events(span: Record) -> Iterator[tuple[str, str, Record, float, dict[str, Any]]]:
+def _events(span: TraceRecord) -> Iterator[tuple[str, str, TraceRecord, float, dict[str, Any]]]:
     """Yield name, category, times and facts of a span, and of each implementation that ran in it."""
     kind, lasts = span["record"], span["duration_us"]
     if kind == "phase":
@@ -330,9 +330,9 @@ def _events(span: Record) -> Iterator[tuple[str, str, Record, float, dict[str, A
             if one["start_us"] is not None:
                 category = "wrapper" if one["wrapper"] else "implementation"
                 facts = _only(one, "distribution", "version", "outcome", "error")
-                # A wrapper's event lasts until it ends, so that the wrapped ones lie within it.
+                # The event of a wrapper contains those of the wrapped implementations.
                 yield one["plugin"], category, one, one["elapsed_us"], facts
 
 
-def _only(record: Record, *keys: str) -> dict[str, Any]:
+def _only(record: TraceRecord, *keys: str) -> dict[str, Any]:
     return {key: record[key] for key in keys}

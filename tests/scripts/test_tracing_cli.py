@@ -154,11 +154,11 @@ def test_the_times_add_up_and_the_rest_is_small(site: Path) -> None:
 def test_wide_characters_and_deep_nesting_stay_within_the_width() -> None:
     from rich.cells import cell_len
 
-    from scripts.cli.trace_view import Line, draw
+    from scripts.cli.trace_view import TreeLine, draw
 
-    deep = Line("漢字" * 100, 12345.0)
+    deep = TreeLine("漢字" * 100, 12345.0)
     for _ in range(60):
-        deep = Line("e\N{COMBINING ACUTE ACCENT}" * 100, 1e9, "", (deep, Line("漢" * 200)))
+        deep = TreeLine("e\N{COMBINING ACUTE ACCENT}" * 100, 1e9, "", (deep, TreeLine("漢" * 200)))
     lines = [text for text, _ in draw(deep, 80)]
     assert max(map(cell_len, lines)) <= 80
     assert all(line.endswith((" ms", "…")) for line in lines)
