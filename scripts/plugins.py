@@ -34,7 +34,7 @@ except Exception as error:  # noqa: BLE001 - that one raises whatever it likes
 
 if TYPE_CHECKING:
     from scripts.packages.changes import Change, Options
-    from scripts.packages.plan import Plan, Wanted
+    from scripts.packages.plan import InstallPlan, Target
 
 PROGRAM = "python -m scripts.plugins"
 
@@ -458,7 +458,7 @@ def _each(
 def _report(changes: "Iterable[Change]", as_json: bool, *, many: bool, nothing: str) -> int:
     from dataclasses import asdict
 
-    from scripts.packages.changes import FAILED, REFUSED
+    from scripts.packages.changes import DECLINED, FAILED
 
     done = []
     for change in changes:
@@ -471,7 +471,7 @@ def _report(changes: "Iterable[Change]", as_json: bool, *, many: bool, nothing: 
         print_json([asdict(change) for change in done] if many else asdict(done[0]))
     if not done:
         print_message(nothing)
-    return int(any(change.done in {FAILED, REFUSED} for change in done))
+    return int(any(change.done in {FAILED, DECLINED} for change in done))
 
 
 def _with(
@@ -479,21 +479,23 @@ def _with(
 ) -> "Options":
     from scripts.packages.changes import Options
 
-    def agree(plan: "Plan") -> bool:
-        if plan.wanted.bundled:
+    def confirm(plan: "InstallPlan") -> bool:
+        if plan.target.bundled:
             return True
         for line in plan.lines():
             print_message(line)
         return yes or trusted or click.confirm("Install it?", err=True)
 
-    def may_ask(wanted: "Wanted") -> None:
-        if not (yes or dry_run or trusted or wanted.bundled or sys.stdin.isatty()):
+    def check_consent(target: "Target") -> None:
+        if not (yes or dry_run or trusted or target.bundled or sys.stdin.isatty()):
             hint = "--yes installs it without a question, --dry-run shows what it would do"
             raise UsageError(
-                f"{wanted.distribution} does not come with d0ttino, and nobody can be asked here", hint=hint
+                f"{target.distribution} does not come with d0ttino, and nobody can be asked here", hint=hint
             )
 
-    return Options(agree, may_ask, print_message, upgrade=upgrade, build=build, dry_run=dry_run, seconds=seconds)
+    return Options(
+        confirm, check_consent, print_message, upgrade=upgrade, build=build, dry_run=dry_run, seconds=seconds
+    )
 
 
 def _installed(kind: Kind, name: str | None, registry: Registry) -> list[str]:

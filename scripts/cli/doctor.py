@@ -168,7 +168,7 @@ def left_behind(_host: "Host") -> Iterator[Fault]:
         message = "an installation did not come to its end: it still runs, or it was killed and can be undone"
         yield message, (f"{PYTHON} -m scripts.plugins restore",)
     for one in leftovers():
-        if one.plugs():
+        if one.has_plugins():
             yield (
                 f"{one.path} was left behind by an interrupted installation or removal of {one.name}, and may hide it",
                 (_remove(one.path),),

@@ -1,12 +1,12 @@
 """Installing, upgrading, restoring and removing plug-ins as transactions. This process imports none of them.
 
-Whatever changes the environment raises `RecordError` while another command is changing it.
+Functions that change the environment raise `RecordError` while another command is changing it.
 """
 
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,18 +25,35 @@ from scripts.packages import (
     record,
     recorded,
 )
-from scripts.packages.environment import UNKNOWN, Metadata, Sort, installed_version, metadata_of, same, sort
+from scripts.packages.environment import (
+    UNKNOWN,
+    EnvironmentKind,
+    Metadata,
+    environment_kind,
+    installed_version,
+    metadata_of,
+    same,
+)
 from scripts.packages.installer import find_installer
 from scripts.packages.inventory import TIMEOUT_SECONDS, Check, CheckError, Inventory, Row, State, check_one, take
-from scripts.packages.plan import Plan, Wanted, again, name_of, of_record, of_registry, other_kind, work_out
+from scripts.packages.plan import (
+    InstallPlan,
+    Target,
+    make_plan,
+    name_of,
+    of_record,
+    of_registry,
+    of_upgrade,
+    other_kind,
+)
 from scripts.packages.registry import KINDS, RECIPE, Kind, Package, Registry
 
-#: How many files of others are named that a package would have taken along.
-_NAMED: Final = 10
-#: `Change.done` of one that could not be done, of one that would be, and of one that the user did not want.
+#: How many files that stay behind a removed package are named.
+_NAMED_FILES: Final = 10
+#: `Change.done` of one that failed, of one that was only planned, and of one that the user declined.
 FAILED: Final = "failed"
 PLANNED: Final = "would install"
-REFUSED: Final = "did not install"
+DECLINED: Final = "did not install"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,87 +88,87 @@ class Options:
     """How packages are installed.
 
     Attributes:
-        agree: called with a plan: whether to carry it out.
-        may_ask: called before anything is done; raises if the user will have to agree, and cannot be asked.
-        report: called with further sentences for the user.
+        confirm: asks the user whether to carry a plan out.
+        check_consent: raises, before anything is done, if the user would have to confirm and cannot be asked.
+        report: prints a message for the user.
         upgrade: whether a newer version replaces one that satisfies what was asked for.
         build: whether source archives may be built, which runs their code.
         dry_run: whether to install nothing.
         seconds: how long loading what was installed may take.
     """
 
-    agree: Callable[[Plan], bool] = field(default=lambda _: True)
-    may_ask: Callable[[Wanted], None] = field(default=lambda _: None)
-    report: Callable[[str], None] = field(default=lambda _: None)
+    confirm: Callable[[InstallPlan], bool]
+    check_consent: Callable[[Target], None]
+    report: Callable[[str], None]
     upgrade: bool = False
     build: bool = False
     dry_run: bool = False
     seconds: float = TIMEOUT_SECONDS
 
 
-def install(wanted: Wanted, registry: Registry, options: Options) -> Change:
-    """Install a package, load it in a new process, and return what the user now has.
+def install(target: Target, registry: Registry, options: Options) -> Change:
+    """Install a package, and load it in a new process to see whether it works.
 
     Raises:
         RegistryError: its entry in the registry cannot be used.
     """
-    _refuse_where_it_would_be_lost(wanted)
-    options.may_ask(wanted)
+    _check_environment(target)
+    options.check_consent(target)
     with one_at_a_time(), tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
         _roll_back(options.report)
         installer = find_installer()
-        plan = work_out(wanted, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
-        before = installed_version(wanted.distribution)
-        change = Change(wanted.name, wanted.kind.noun, wanted.distribution, before, "already installed:")
-        if plan.candidates:
+        plan = make_plan(target, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
+        before = installed_version(target.distribution)
+        change = Change(target.name, target.kind.noun, target.distribution, before, "already installed:")
+        if plan.packages:
             if options.dry_run:
-                version = plan.candidates[0].chosen.version
+                version = plan.packages[0].pin.version
                 return replace(change, version=version, done=PLANNED, effects=tuple(map(str.strip, plan.lines())))
-            if not options.agree(plan):
-                return replace(change, done=REFUSED, effects=())
+            if not options.confirm(plan):
+                return replace(change, done=DECLINED, effects=())
             change = _carry_out(plan, change, registry, options)
         elif before is None:
             raise InstallError(
-                f"{installer.name} found nothing to install for {wanted.requirement!r}",
+                f"{installer.name} found nothing to install for {target.requirement!r}",
                 hint="does its environment marker fit this Python?",
             )
         else:
-            change = replace(change, effects=_verified(wanted.distribution, before, registry, options.seconds, "is"))
-            one = wanted.record(before)
-            # The checksum is that of the time when it was installed.
+            change = replace(change, effects=_verify(target.distribution, before, registry, options.seconds, "is"))
+            one = target.record(before)
+            # A record with a checksum stays: it was made when this version was installed.
             if one not in [replace(known, sha256="") for known in recorded().values()]:
                 record(one)
         return change
 
 
 def repair(report: Callable[[str], None]) -> None:
-    """Undo the installation that was killed, if there is one; before anybody looks at what is installed."""
+    """Undo an installation that was killed; to be called before reading what is installed."""
     if environment.interrupted():
         with one_at_a_time():
             _roll_back(report)
 
 
-def _carry_out(plan: Plan, change: Change, registry: Registry, options: Options) -> Change:
-    wanted, installer = plan.wanted, find_installer()
-    distribution = wanted.distribution
-    new = {one.chosen.name: one.files for one in plan.candidates}
-    chosen = [one.chosen for one in plan.candidates if not (wanted.editable and same(one.chosen.name, distribution))]
-    # uv and pipx note where a wheel was, and their next upgrade installs it from there again.
-    wheels = _durable(plan) if sort() in {Sort.UV_TOOL, Sort.PIPX} else plan.wheels
+def _carry_out(plan: InstallPlan, change: Change, registry: Registry, options: Options) -> Change:
+    target, installer = plan.target, find_installer()
+    distribution = target.distribution
+    new = {one.pin.name: one.files for one in plan.packages}
+    chosen = [one.pin for one in plan.packages if not (target.editable and same(one.pin.name, distribution))]
+    # uv and pipx record the path of a wheel, and their next upgrade installs it from there again.
+    wheels = _stored_wheels(plan) if environment_kind().is_tool else plan.wheels
     try:
         with environment.undone_on_failure(new), tempfile.TemporaryDirectory(prefix="d0ttino-") as notes:
-            for name in new:  # what is replaced is removed first
-                for text in _spared(one for one in metadata_of(name) if one.installed and not one.leftover):
-                    options.report(text)
+            for name in new:  # the installer removes what it replaces
+                for note in _protect_foreign_files(one for one in metadata_of(name) if one.installed):
+                    options.report(note)
             if chosen:
                 installer.install(chosen, wheels, Path(notes))
-            if wanted.editable and wanted.place is not None:
-                installer.install_editable(wanted.place)
+            if target.editable and target.place is not None:
+                installer.install_editable(target.place)
             version = _version_now(distribution, installer.name)
-            effects = _verified(distribution, version, registry, options.seconds)
-            hashes = plan.candidates[0].chosen.hashes if not wanted.place else frozenset()
+            effects = _verify(distribution, version, registry, options.seconds)
+            hashes = plan.packages[0].pin.hashes if not target.place else frozenset()
             sha256 = next(iter(hashes)) if len(hashes) == 1 else ""
-            record(replace(wanted.record(version), sha256=sha256))
+            record(replace(target.record(version), sha256=sha256))
     except BaseException as error:
         back = f"{distribution} {change.version} is there as before" if change.version else "nothing is left of it"
         if isinstance(error, InstallError):
@@ -175,11 +192,11 @@ def upgrade(distribution: str, registry: Registry, options: Options) -> Change:
     """Install the newest version of a plug-in, from where it came from."""
     if installed_version(distribution) is None:
         raise InstallError(f"{distribution} is not installed")
-    return install(again(distribution, registry), registry, replace(options, upgrade=True))
+    return install(of_upgrade(distribution, registry), registry, replace(options, upgrade=True))
 
 
 def restore(recorded: Recorded, registry: Registry, options: Options) -> Change:
-    """Install what was recorded, from the same source and in the same version."""
+    """Install a recorded distribution again, from the same source and in the same version."""
     return install(of_record(recorded, exact=True), registry, options)
 
 
@@ -199,13 +216,13 @@ def sync(registry: Registry, options: Options) -> Iterator[Change]:
 
 
 def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
-    """Remove the distribution of a plug-in, and what interrupted installations of it left behind.
+    """Remove the distribution of a plug-in, and the leftovers of interrupted installations of it.
 
     Args:
         kind: plug-in or recipe.
         name: its name in the registry, the name that it registers, or that of its distribution.
         registry: where to look the name up.
-        commands: how the commands for plug-ins are called, for hints.
+        commands: the command line of the commands for plug-ins, for hints.
 
     Raises:
         InstallError: it is not installed, it is built in, or removing it failed.
@@ -229,32 +246,32 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
                 name, kind.noun, known.distribution, known.version, "forgot", ("it was not installed any more",)
             )
         version = installed_version(distribution)
-        # Asked now: afterwards nobody knows what it contributed.
-        brought = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
-        left = _take_out(distribution)
+        # Before it is removed: afterwards its contributions are not known.
+        before = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
+        left = _uninstall(distribution)
         forget(distribution)
         forget_guardrails(distribution)
         rows = {each: take(each, registry).rows for each in KINDS}
-        effects = [_left_over(each, row, rows[each]) for each, row in brought if row.state is State.INSTALLED]
+        effects = [_left_over(each, row, rows[each]) for each, row in before if row.state is State.INSTALLED]
         return Change(name, kind.noun, distribution, version, "removed", (*filter(None, effects), *left))
 
 
-def _take_out(distribution: str) -> list[str]:
-    """Remove a distribution with its installer if that can, or else by its records; return what else went."""
+def _uninstall(distribution: str) -> list[str]:
+    """Remove a distribution with its installer if that can, or else by its RECORD; return notes for the user."""
     found = [one for one in metadata_of(distribution) if one.installed or one.leftover]
-    main = [one for one in found if not one.leftover]
-    whole = len(main) == 1 and main[0].version != UNKNOWN  # else installers refuse, or remove one of several
-    spared = _spared(main)  # before an installer reads the lists
-    installer = find_installer() if whole or sort() in {Sort.UV_TOOL, Sort.PIPX} else None
+    main = [one for one in found if one.installed]
+    intact = len(main) == 1 and main[0].version != UNKNOWN  # else installers refuse, or remove one of several
+    notes = _protect_foreign_files(main)  # before an installer reads the RECORD
+    installer = find_installer() if intact or environment_kind().is_tool else None
     if installer is not None:
         installer.uninstall(
-            (main[0].distribution.metadata.get_all("Name") or [distribution])[0] if whole else distribution
+            (main[0].distribution.metadata.get_all("Name") or [distribution])[0] if intact else distribution
         )
     try:
         left = [_erased(one) for one in metadata_of(distribution) if one.installed or one.leftover]
     except OSError as error:
         raise InstallError(f"{error.filename} of {distribution} cannot be removed: {error.strerror}") from error
-    still = [one for one in metadata_of(distribution) if one.installed and not one.leftover]
+    still = [one for one in metadata_of(distribution) if one.installed]
     if still:
         places = ", ".join(str(one.path) for one in still)
         if installer is not None:
@@ -266,12 +283,12 @@ def _take_out(distribution: str) -> list[str]:
             f"{distribution} is damaged, and has no record of its files: {places}",
             hint="install it again and remove it then, or remove that directory and the package beside it by hand",
         )
-    return [*spared, *(filter(None, left) if len(found) > 1 or not whole else [])]
+    return [*notes, *(filter(None, left) if len(found) > 1 or not intact else [])]
 
 
-def _spared(found: Iterable[Metadata]) -> list[str]:
-    """Keep an installer from removing files that a distribution lists and does not own; return which stay."""
-    told = []
+def _protect_foreign_files(found: Iterable[Metadata]) -> list[str]:
+    """Keep an installer from removing files that a distribution lists and does not own; return notes about them."""
+    notes = []
     for one in found:
         try:
             others = environment.disown(one)
@@ -280,25 +297,23 @@ def _spared(found: Iterable[Metadata]) -> list[str]:
                 f"{one.path / 'RECORD'} lists files of others, and cannot be changed: {error.strerror}"
             ) from error
         for number, (file, whose) in enumerate(others.items()):
-            if number == _NAMED:
-                told.append(f"{len(others) - _NAMED} more files of others stay")
+            if number == _NAMED_FILES:
+                notes.append(f"{len(others) - _NAMED_FILES} more files of others stay")
                 break
-            told.append(f"{file} stays: it is {whose if ' ' in whose else f'a file of {whose}'}")
-    return told
+            notes.append(f"{file} stays: it is {whose if ' ' in whose else f'a file of {whose}'}")
+    return notes
 
 
 def _erased(one: Metadata) -> str | None:
-    """Remove what an installer did not remove. What has no record is left alone, unless it is only a leftover."""
+    """Remove what an installer left. One without a RECORD stays, unless it is a mere leftover."""
     if not one.leftover and one.files() is None:
         return None
     environment.erase(one)
     return None if one.path.exists() else f"{one.path.name} is gone too"
 
 
-def _verified(
-    distribution: str, version: str, registry: Registry, seconds: float, tense: str = "was"
-) -> tuple[str, ...]:
-    """Load a distribution's plug-ins in a new process, and return what the user now has."""
+def _verify(distribution: str, version: str, registry: Registry, seconds: float, tense: str = "was") -> tuple[str, ...]:
+    """Load a distribution's plug-ins in a new process, and return what they change for the user."""
     what = f"{distribution} {version} {tense} installed, but"
     try:
         learned = check_one(distribution, seconds).learned
@@ -316,23 +331,24 @@ def _verified(
     return tuple(effects)
 
 
-def _refuse_where_it_would_be_lost(wanted: Wanted) -> None:
-    what = str(wanted.place or wanted.requirement)
-    kind = sort()
-    if kind is Sort.ARCHIVE:
+def _check_environment(target: Target) -> None:
+    """Refuse an environment in which a plug-in would not stay."""
+    what = str(target.place or target.requirement)
+    kind = environment_kind()
+    if kind is EnvironmentKind.ARCHIVE:
         raise InstallError("plug-ins cannot be installed into an archive", hint="install d0ttino itself, and use that")
-    if kind is Sort.EPHEMERAL:
+    if kind is EnvironmentKind.EPHEMERAL:
         hint = (
             f"for one run: uvx --from d0ttino --with {what} ai-cli ...; to stay: uv tool install d0ttino --with {what}"
         )
         raise InstallError("this environment is made for one run, and a plug-in would be gone with it", hint=hint)
-    if kind is Sort.UV_PROJECT:
-        flag = "--editable " if wanted.editable else ""
+    if kind is EnvironmentKind.UV_PROJECT:
+        flag = "--editable " if target.editable else ""
         hint = f"add it to the project: uv add {flag}{what}"
         raise InstallError(
             "this environment belongs to a locked uv project, which would take the plug-in out", hint=hint
         )
-    if wanted.editable and kind in {Sort.UV_TOOL, Sort.PIPX}:
+    if target.editable and kind.is_tool:
         raise InstallError(f"this is {kind.value}: an editable plug-in would be lost with its next upgrade")
 
 
@@ -345,11 +361,11 @@ def _roll_back(report: Callable[[str], None]) -> None:
         report(f"an installation was interrupted: {', '.join(names)} is as before it")
 
 
-def _durable(plan: Plan) -> dict[str, Path]:
-    """Copy the wheels of the user's own packages to a directory that stays."""
+def _stored_wheels(plan: InstallPlan) -> dict[str, Path]:
+    """Copy the wheel of the user's own package to a directory that stays."""
     kept = Path(state_dir(), "wheels")
     make_private(kept)
-    local = plan.wanted.distribution if plan.wanted.place is not None else None
+    local = plan.target.distribution if plan.target.place is not None else None
     return {
         name: Path(shutil.copy2(path, kept / path.name))
         for name, path in plan.wheels.items()
@@ -358,12 +374,12 @@ def _durable(plan: Plan) -> dict[str, Path]:
 
 
 def recorded_missing(prefix: str | None = None) -> list[Recorded]:
-    """Return what is recorded of an environment, by default this one, and is not installed in this one."""
+    """Return what is recorded of an environment, by default this one, and not installed in this one."""
     return [one for one in lost(installed_plugins().names, prefix) if installed_version(one.distribution) is None]
 
 
 def frozen() -> list[Recorded]:
-    """Return the installed distributions with plug-ins, and where each came from."""
+    """Return the installed distributions with plug-ins, with their sources."""
     known = recorded()
     found = []
     for name in dict.fromkeys(entry.distribution for entry in installed_plugins().entries):
@@ -402,9 +418,9 @@ def _left_over(kind: Kind, removed: Row, rows: Iterable[Row]) -> str | None:
 
 
 def _installed_distribution(inventory: Inventory, name: str, package: Package | None) -> str | None:
-    wanted = package.distribution() if package is not None and package.fault() is None else name
+    distribution = package.distribution() if package is not None and package.fault() is None else name
     found = [
-        *(row.package for row in inventory.rows if row.installed and same(row.package, wanted)),
+        *(row.package for row in inventory.rows if row.installed and same(row.package, distribution)),
         *(row.package for row in inventory.rows if row.installed and row.name == name),
         *(
             entry.distribution
@@ -412,7 +428,7 @@ def _installed_distribution(inventory: Inventory, name: str, package: Package | 
             if (entry.group, entry.name) == (inventory.kind.group, name)
         ),
         # What is too damaged to be listed: no name, or only a leftover.
-        *(one.name for one in metadata_of(wanted) if (one.installed or one.leftover) and one.plugs()),
+        *(one.name for one in metadata_of(distribution) if (one.installed or one.leftover) and one.has_plugins()),
         # The registry may have forgotten the name that it was installed by.
         *(one.distribution for one in recorded().values() if one.name == name and installed_version(one.distribution)),
     ]

@@ -1,4 +1,4 @@
-"""Installed distributions and their files, and putting them back when a change fails or its process was killed."""
+"""Installed distributions and their files, and restoring them when a change fails or its process was killed."""
 
 import importlib
 import io
@@ -32,12 +32,12 @@ OUR_PACKAGES: Final = ("llm", "scripts")
 
 
 def same(one: str, other: str) -> bool:
-    """Return whether two names name one distribution."""
+    """Return whether two spellings name one distribution."""
     return canonical(one) == canonical(other)
 
 
-class Sort(StrEnum):
-    """A kind of environment, by how plug-ins get into it so that they stay."""
+class EnvironmentKind(StrEnum):
+    """Who manages an environment, and so decides how a plug-in gets into it to stay."""
 
     PLAIN = "an environment"
     UV_TOOL = "a uv tool environment"
@@ -46,22 +46,29 @@ class Sort(StrEnum):
     EPHEMERAL = "an environment of one run"
     ARCHIVE = "an archive"
 
+    @property
+    def is_tool(self) -> bool:
+        """Whether uv or pipx keeps a receipt of its packages, from which they install them again."""
+        return self in {EnvironmentKind.UV_TOOL, EnvironmentKind.PIPX}
 
-def sort() -> Sort:
-    """Return what kind of environment runs this."""
+
+def environment_kind() -> EnvironmentKind:
+    """Return the kind of the environment that runs this."""
     prefix = Path(sys.prefix)
     parts = prefix.parts
-    if sys.prefix == sys.base_prefix or not Path(__file__).is_file():
-        return Sort.PLAIN if Path(__file__).is_file() else Sort.ARCHIVE
+    if not Path(__file__).is_file():
+        return EnvironmentKind.ARCHIVE
+    if sys.prefix == sys.base_prefix:
+        return EnvironmentKind.PLAIN
     # uvx keeps its environments in uv's cache, `pipx run` in pipx's.
     if {"archive-v0", "environments-v2", "environments-v1"} & set(parts) or parts[-3:-1] == ("pipx", ".cache"):
-        return Sort.EPHEMERAL
+        return EnvironmentKind.EPHEMERAL
     if (prefix / "uv-receipt.toml").is_file():
-        return Sort.UV_TOOL
+        return EnvironmentKind.UV_TOOL
     if (prefix / "pipx_metadata.json").is_file():
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pipx"
-        return Sort.EPHEMERAL if prefix.parent == cache else Sort.PIPX
-    return Sort.UV_PROJECT if (prefix.parent / "uv.lock").is_file() else Sort.PLAIN
+        return EnvironmentKind.EPHEMERAL if prefix.parent == cache else EnvironmentKind.PIPX
+    return EnvironmentKind.UV_PROJECT if (prefix.parent / "uv.lock").is_file() else EnvironmentKind.PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +79,31 @@ class Metadata:
         path: where it is.
         name: the distribution's canonical name; that of its directory, if its metadata has none.
         version: its version; `UNKNOWN` if it has none.
-        leftover: whether it is what an interrupted installation or removal left behind.
-        installed: whether an installer made it; a build leaves one beside a source.
+        installed: whether an installer finished it.
+        leftover: whether it was left by an interrupted installation or removal; if neither, a build left it beside a
+            source.
     """
 
     path: Path
     name: str
     version: str
-    leftover: bool
     installed: bool
+    leftover: bool
 
     @property
     def distribution(self) -> "Distribution":
-        """Its name and version."""
+        """The metadata, as the standard library reads it."""
         import importlib.metadata
 
         return importlib.metadata.Distribution.at(self.path)
 
     def files(self) -> list[Path] | None:
-        """Return the files that it lists as the distribution's own; `None` if it has no list."""
+        """Return the paths of the files in its RECORD; `None` if it has none that can be read."""
         rows = self.listed() or []
         return [Path(os.path.normpath(self.path.parent / row)) for row in rows] or None
 
     def listed(self) -> list[str] | None:
-        """Return these files as they stand in the list: most lists have tens of thousands."""
+        """Return the files in its RECORD as they stand there: paths of tens of thousands would take long to make."""
         import csv
 
         try:
@@ -103,7 +111,7 @@ class Metadata:
         except (OSError, ValueError, csv.Error):
             return None
 
-    def plugs(self) -> bool:
+    def has_plugins(self) -> bool:
         """Return whether it declares a plug-in or a recipe, as far as that can be read."""
         try:
             text = read_named(self.path / "entry_points.txt").decode(errors="replace")
@@ -127,7 +135,7 @@ def metadata_of(distribution: str) -> list[Metadata]:
 
 
 def leftovers() -> list[Metadata]:
-    """Return what hides an installed distribution, or is of none: `~` directories, and second ones of a name."""
+    """Return the metadata that interrupted installers left: `~` directories, and all but the best of several."""
     found: list[Metadata] = []
     by_place: dict[tuple[Path, str], list[Metadata]] = {}
     for one in metadata():
@@ -142,7 +150,7 @@ def leftovers() -> list[Metadata]:
 
 def installed_version(distribution: str) -> str | None:
     """Return which version of a distribution is installed; `None` if none is, `UNKNOWN` if it names none."""
-    alike = [one for one in metadata_of(distribution) if not one.leftover and one.installed]
+    alike = [one for one in metadata_of(distribution) if one.installed]
     if not alike:
         return None
     # Python takes the first directory of the path; within one, installers may have left two.
@@ -150,16 +158,21 @@ def installed_version(distribution: str) -> str | None:
     return max(first, key=_trust).version if first[1:] else first[0].version
 
 
-def owners() -> dict[Path, str]:
-    """Return the name of the distribution that owns each installed file, by the file's path."""
-    return {file: one.name for one in metadata() if one.installed and not one.leftover for file in one.files() or ()}
+def owners(without: str = "") -> dict[Path, str]:
+    """Return the distribution that owns each installed file, by the file's path.
+
+    Args:
+        without: the canonical name of a distribution whose files are left out.
+    """
+    others = [one for one in metadata() if one.installed and one.name != without]
+    return {file: one.name for one in others for file in one.files() or ()}
 
 
 def metadata(wanted: str | None = None) -> Iterator[Metadata]:
     """Yield the metadata directories on `sys.path`.
 
     Args:
-        wanted: the canonical name of a distribution: directories that are of another one for certain are passed over.
+        wanted: the canonical name of a distribution: directories that are certainly of another one are passed over.
     """
     own = sites()
     for place in dict.fromkeys(map(Path, sys.path)):
@@ -173,20 +186,19 @@ def metadata(wanted: str | None = None) -> Iterator[Metadata]:
                 continue
             where = place / name
             leftover = name.startswith("~") or (where.is_dir() and not _has_identity(where))
-            short, *_ = stem.lstrip("~").split("-")
-            by_file = canonical(short)
+            by_file = canonical(stem.lstrip("~").partition("-")[0])
             if wanted is not None and not (by_file == wanted or (leftover and wanted.endswith(by_file))):
                 continue
-            name_there, version = None, None
+            declared, version = None, None
             with suppress(OSError, ValueError):
-                name_there, version = identity(str(where))
-            installed = suffix == "dist-info" or place in own or (where / "installed-files.txt").exists()
-            found = by_file if leftover or not name_there else canonical(name_there)
-            yield Metadata(where, found, version or UNKNOWN, leftover, installed)
+                declared, version = identity(str(where))
+            by_installer = suffix == "dist-info" or place in own or (where / "installed-files.txt").exists()
+            found = by_file if leftover or not declared else canonical(declared)
+            yield Metadata(where, found, version or UNKNOWN, by_installer and not leftover, leftover)
 
 
 def _trust(one: Metadata) -> tuple[bool, tuple[float, int, int]]:
-    """Return the credibility of a directory, against others of its name beside it."""
+    """Return the rank of a metadata directory among several of one distribution."""
     return one.version != UNKNOWN, agreement(str(one.path))
 
 
@@ -195,7 +207,7 @@ def _has_identity(path: Path) -> bool:
 
 
 def is_version(text: str | None) -> bool:
-    """Return whether an installer takes a text for a version."""
+    """Return whether a text is a version by PEP 440."""
     from packaging.version import InvalidVersion, Version
 
     try:
@@ -206,12 +218,12 @@ def is_version(text: str | None) -> bool:
 
 
 def libraries() -> set[Path]:
-    """Return the directories of this environment into which installers put packages."""
+    """Return the directories for packages in this environment."""
     return {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
 
 
 def sites() -> set[Path]:
-    """Return the directories into which installers put packages, the user's as well."""
+    """Return the directories for packages, with the user site if it is in use."""
     import site
 
     return libraries() | ({Path(site.getusersitepackages())} if site.ENABLE_USER_SITE else set())
@@ -219,16 +231,16 @@ def sites() -> set[Path]:
 
 _JOURNAL: Final = "journal.json"
 
-#: What uv and pipx note of a tool: its next upgrade installs again what they name.
+#: Where uv and pipx record the packages of a tool, which its next upgrade installs again.
 _RECEIPTS: Final = ("uv-receipt.toml", "pipx_metadata.json")
 
 
 @contextmanager
 def undone_on_failure(new: Mapping[str, Iterable[Path]]) -> Iterator[None]:
-    """Install distributions in this context: if it fails, what was there before is put back.
+    """Install distributions in this context: if it fails, what was there before is restored.
 
     Args:
-        new: the names of the distributions to install, and the files that each has.
+        new: the files of each distribution to install, by its name.
 
     Raises:
         OSError: what is there now cannot be copied.
@@ -240,32 +252,32 @@ def undone_on_failure(new: Mapping[str, Iterable[Path]]) -> Iterator[None]:
     except BaseException:
         roll_back()
         raise
-    _forget(directory)
+    _discard(directory)
 
 
 def interrupted() -> bool:
-    """Return whether an installation here has not come to its end: one that runs now, or one that was killed."""
+    """Return whether an installation here is unfinished: it still runs, or was killed."""
     return (_directory() / _JOURNAL).exists()
 
 
 def roll_back() -> list[str]:
-    """Undo the installation that has not come to its end, if there is one.
+    """Undo the unfinished installation, if there is one.
 
     Returns:
-        The names of the distributions that are what they were before.
+        The names of the distributions that are as before it.
 
     Raises:
         OSError: something cannot be written.
         RecordError: the record of what was installed cannot be written.
     """
     directory = _directory()
-    check_private(directory)  # it decides on what is removed
+    check_private(directory)  # its journal names files to remove
     try:
         journal: dict[str, Any] = json.loads((directory / _JOURNAL).read_bytes())
         new, old = dict(journal["new"]), list(journal["old"])
         before = {name: one and Recorded(**one) for name, one in journal["recorded"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        _forget(directory)  # killed before anything was changed
+        _discard(directory)  # killed before anything was changed
         return []
     for name, files in new.items():
         for one in metadata_of(name):
@@ -281,20 +293,20 @@ def roll_back() -> list[str]:
             forget(name)
         else:
             record(installation)
-    _forget(directory)
+    _discard(directory)
     importlib.invalidate_caches()
     return list(new)
 
 
-#: Names of interpreters and of what enters and leaves an environment.
-_OF_ENVIRONMENT: Final = re.compile(r"(?i)pythonw?[\d.]*t?(?:\.exe)?|(?:de)?activate(?:_this)?(?:\.\w+)?")
+#: The programs of an environment itself: interpreters, and scripts that activate it.
+_ENVIRONMENT_PROGRAM: Final = re.compile(r"(?i)pythonw?[\d.]*t?(?:\.exe)?|(?:de)?activate(?:_this)?(?:\.\w+)?")
 
 
 def disown(one: Metadata) -> dict[Path, str]:
-    """Take those files off a distribution's list that are not its own, so that no installer removes them with it.
+    """Remove files that are not a distribution's own from its RECORD, so that no installer removes them with it.
 
     Returns:
-        These files, and whose each is.
+        These files, and the owner of each.
 
     Raises:
         OSError: the list cannot be written.
@@ -303,9 +315,9 @@ def disown(one: Metadata) -> dict[Path, str]:
 
     record = one.path / "RECORD"
     listed = one.listed()
-    if listed is None or not _is_ours(one.path):
+    if listed is None or not _in_environment(one.path):
         return {}
-    others = _of_others(one.name, one.files() or ())
+    others = _foreign(one.name, one.files() or ())
     if others:
         with replacing(record) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
             os.fchmod(file.fileno(), stat.S_IMODE(record.stat().st_mode))
@@ -315,14 +327,9 @@ def disown(one: Metadata) -> dict[Path, str]:
     return others
 
 
-def _of_others(name: str, files: Iterable[Path]) -> dict[Path, str]:
-    """Return those of a distribution's listed files that are not its own, and whose each is."""
-    owned = {
-        file: other.name
-        for other in metadata()
-        if other.installed and not other.leftover and other.name != canonical(name)
-        for file in other.files() or ()
-    }
+def _foreign(name: str, files: Iterable[Path]) -> dict[Path, str]:
+    """Return those of a distribution's listed files that are not its own, and the owner of each."""
+    owned = owners(without=canonical(name))
     scripts, library = Path(sysconfig.get_path("scripts")), Path(sysconfig.get_path("stdlib"))
     users = Path(sysconfig.get_path("data", f"{os.name}_user"))  # the commands of `pip install --user` are below it
     of_user = Path(sysconfig.get_path("purelib", f"{os.name}_user")) in sites()
@@ -330,11 +337,11 @@ def _of_others(name: str, files: Iterable[Path]) -> dict[Path, str]:
     for file in files:
         if file in owned:
             found[file] = owned[file]
-        elif not _is_ours(file) and not (of_user and file.is_relative_to(users)):
+        elif not _in_environment(file) and not (of_user and file.is_relative_to(users)):
             found[file] = "outside this environment"
         elif (
             file == Path(sys.prefix, "pyvenv.cfg")
-            or (file.parent == scripts and _OF_ENVIRONMENT.fullmatch(file.name))
+            or (file.parent == scripts and _ENVIRONMENT_PROGRAM.fullmatch(file.name))
             or (file.is_relative_to(library) and not any(file.is_relative_to(site) for site in sites()))
         ):
             found[file] = "part of the environment itself"
@@ -342,16 +349,14 @@ def _of_others(name: str, files: Iterable[Path]) -> dict[Path, str]:
 
 
 def erase(one: Metadata) -> None:
-    """Remove a distribution by its own record.
-
-    Only what lies in this environment and is no other distribution's is removed, and its metadata always.
+    """Remove a distribution by its RECORD: its metadata, and the files in this environment that no other one owns.
 
     Raises:
         OSError: something cannot be removed.
     """
     import shutil
 
-    if not _is_ours(one.path):
+    if not _in_environment(one.path):
         return
     if not one.leftover:
         _delete(one.files() or (), one.name)
@@ -364,7 +369,7 @@ def erase(one: Metadata) -> None:
 
 def _delete(files: Iterable[Path], name: str) -> None:
     files = list(files)
-    others = _of_others(name, files)
+    others = _foreign(name, files)
     parents: set[Path] = set()
     for file in files:
         if file in others:
@@ -377,18 +382,18 @@ def _delete(files: Iterable[Path], name: str) -> None:
                 compiled.unlink(missing_ok=True)
             parents.add(file.parent / "__pycache__")
     roots = {Path(sys.prefix), *sites()}
-    # From below to above: a directory can go once those in it are gone.
+    # The deepest first: a directory is removed once those in it are.
     for parent in sorted(parents, key=lambda path: -len(path.parts)):
         for directory in (parent, *parent.parents):
-            if directory in roots or not _is_ours(directory):
+            if directory in roots or not _in_environment(directory):
                 break
             try:
                 directory.rmdir()
             except OSError:
-                break  # something else is in there
+                break  # it holds something else
 
 
-def _is_ours(path: Path) -> bool:
+def _in_environment(path: Path) -> bool:
     place = Path(os.path.normpath(path))
     return any(place != root and place.is_relative_to(root) for root in (Path(sys.prefix), *sites()))
 
@@ -396,14 +401,14 @@ def _is_ours(path: Path) -> bool:
 def _store(directory: Path, new: Mapping[str, Iterable[Path]]) -> None:
     import shutil
 
-    _forget(directory)
+    _discard(directory)
     make_private(directory)
-    files = [file for name in new for one in metadata_of(name) for file in one.files() or () if _is_ours(file)]
+    files = [file for name in new for one in metadata_of(name) for file in one.files() or () if _in_environment(file)]
     old = [str(file) for file in (*files, *(Path(sys.prefix, name) for name in _RECEIPTS)) if file.is_file()]
     for number, path in enumerate(old):
         shutil.copy2(path, directory / str(number))
     known = recorded()
-    # The journal comes last: without it, nothing was changed yet, and nothing is undone.
+    # The journal comes last: without it nothing is undone, as nothing was changed yet.
     journal = {
         "new": {name: list(map(str, files)) for name, files in new.items()},
         "old": old,
@@ -419,7 +424,7 @@ def _directory() -> Path:
     return Path(state_dir(), "plugins-undo", owner)
 
 
-def _forget(directory: Path) -> None:
+def _discard(directory: Path) -> None:
     import shutil
 
     with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Driving pip and uv: resolving, fetching, installing and removing distributions in the environment that runs this."""
+"""pip, uv and pipx: resolving, fetching, installing and removing distributions in the environment that runs this."""
 
 import importlib
 import importlib.util
@@ -19,21 +19,21 @@ from llm.hooks._entrypoints import canonical
 from llm.redaction import gives_access
 from scripts.output import print_message, waiting
 from scripts.packages import InstallError
-from scripts.packages.environment import Sort, installed_version, sort
+from scripts.packages.environment import EnvironmentKind, environment_kind, installed_version
 from scripts.packages.registry import shown
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """A distribution that an installer would install.
+class Pin:
+    """A distribution in the version that an installer would install.
 
     Attributes:
         name: its name.
         version: its version.
         url: where it comes from; may hold a password.
-        hashes: the SHA-256 checksums of which its archive must have one; empty if nobody knows them.
+        hashes: the SHA-256 checksums of which its archive must have one; empty if they are not known.
         direct: whether its URL or path was asked for, not its name.
-        yanked: whether the index says that it should not be used any more.
+        yanked: whether the index advises against it.
     """
 
     name: str
@@ -44,68 +44,75 @@ class Chosen:
     yanked: bool = False
 
     @property
-    def pin(self) -> str:
+    def requirement(self) -> str:
         """The requirement that nothing else satisfies."""
         return f"{self.name} @ {self.url}" if self.direct else f"{self.name}=={self.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class Installer:
-    """A program that installs packages. If it fails, that is an `InstallError`, and its own message went to stderr.
+    """pip or uv. If one fails, that is an `InstallError`, and its own message went to stderr.
 
     Attributes:
-        name: what people call it.
-        install_command: its command that installs.
-        uninstall_command: its command that removes without asking.
+        name: `pip` or `uv`.
+        program: its command up to the verb.
+        options: the options of every verb.
     """
 
     name: str
-    install_command: tuple[str, ...]
-    uninstall_command: tuple[str, ...]
+    program: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
-    def resolve(self, requirement: str, directory: Path, *, upgrade: bool, build: bool) -> list[Chosen]:
-        """Return what installing a requirement would install; nothing is.
+    def command(self, verb: str, *arguments: str) -> tuple[str, ...]:
+        """Return the command line of a verb, `install` for example."""
+        return (*self.program, verb, *self.options, *arguments)
+
+    @property
+    def uninstall_command(self) -> tuple[str, ...]:
+        """The command that removes the distributions that are appended to it, without asking."""
+        return self.command("uninstall", "--quiet", *(["--yes"] if self.name == "pip" else []))
+
+    def resolve(self, requirement: str, directory: Path, *, upgrade: bool, build: bool) -> list[Pin]:
+        """Return what installing a requirement would install, without installing it.
 
         Args:
             requirement: a PEP 508 requirement, or the path of a wheel.
-            directory: where notes can be written.
+            directory: a directory for temporary files.
             upgrade: whether a newer version replaces one that satisfies it.
             build: whether source archives may be built, which runs their code.
         """
-        more = (*(["--upgrade"] if upgrade else []), *([] if build else [self._only_wheels]))
+        options = (*(["--upgrade"] if upgrade else []), *self._only_wheels(build))
         if self.name == "uv":
-            return self._resolve_by_uv(requirement, directory, more)
+            return self._resolve_by_uv(requirement, directory, options)
         report = directory / "report.json"
-        command = (*self.install_command, "--dry-run", "--quiet", "--report", str(report), *more)
-        asked = _requirements([requirement], directory)
-        self._run((*command, *asked), f"resolve {shown(requirement)}")
+        command = self.command("install", "--dry-run", "--quiet", "--report", str(report), *options)
+        self._run((*command, *_requirements([requirement], directory)), f"resolve {shown(requirement)}")
         items: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
-        return [_chosen(item) for item in items]
+        return [_reported(item) for item in items]
 
-    def fetch(self, chosen: Sequence[Chosen], directory: Path, *, build: bool) -> list[str]:
+    def fetch(self, pins: Sequence[Pin], directory: Path, *, build: bool) -> list[str]:
         """Download distributions without installing them.
 
         Args:
-            chosen: which ones.
+            pins: which ones.
             directory: an empty directory for them.
             build: whether source archives may be built, which runs their code.
 
         Returns:
             Where `importlib.metadata` finds them: wheels, or one directory into which they were unpacked.
         """
-        if not chosen:
+        if not pins:
             return []
-        only = [] if build else [self._only_wheels]
-        what = f"fetch {', '.join(one.name for one in chosen)}"
-        if self.name == "uv":
-            target = directory / "unpacked"
-            pins = [" ".join((one.pin, *(f"--hash=sha256:{value}" for value in one.hashes))) for one in chosen]
-            where = ("--target", str(target), "--no-deps", "--quiet", *only, *_requirements(pins, directory))
-            self._run((*self.install_command, *where), what, without=_ELSEWHERE)
-            return [str(target)]
-        command = tuple("wheel" if word == "install" else word for word in self.install_command)
-        asked = _requirements([one.pin for one in chosen], directory)
-        self._run((*command, "--no-deps", "--quiet", *only, "-w", str(directory), *asked), what)
+        what = f"fetch {', '.join(one.name for one in pins)}"
+        options = ("--no-deps", "--quiet", *self._only_wheels(build))
+        if self.name == "uv":  # it has no command that downloads
+            target = str(directory / "unpacked")
+            lines = [" ".join((one.requirement, *(f"--hash=sha256:{value}" for value in one.hashes))) for one in pins]
+            command = self.command("install", "--target", target, *options, *_requirements(lines, directory))
+            self._run(command, what, without=_TARGET_VARIABLES)
+            return [target]
+        lines = [one.requirement for one in pins]
+        self._run(self.command("wheel", *options, "-w", str(directory), *_requirements(lines, directory)), what)
         return [str(path) for path in sorted(directory.glob("*.whl"))]
 
     def build(self, source: Path, directory: Path, *, alone: bool) -> Path:
@@ -114,90 +121,95 @@ class Installer:
         Args:
             source: the directory of its `pyproject.toml`. With `alone` it is left as it is: building writes beside it.
             directory: an empty directory for the wheel.
-            alone: whether to ask no package index for anything; what builds it must be there already.
+            alone: whether to ask no package index for anything; the build backend must be installed already.
         """
-        options: tuple[str, ...] = ()
-        without: tuple[str, ...] = ()
+        options = ("--no-build-isolation", "--quiet") if alone else ()
         if alone:
             source = _copied(source, directory)
-            options, without = (("--no-build-isolation", "--quiet"), (*_CHOOSES, *_ELSEWHERE))
         wheels = directory / "built"
         if self.name == "uv":
-            program, *_ = self.install_command
-            command = (program, "build", "--wheel", "--python", sys.executable, "-o", str(wheels), *options)
+            uv, *_ = self.program
+            command = (uv, "build", "--wheel", "--python", sys.executable, "-o", str(wheels), *options)
         else:
-            command = tuple("wheel" if word == "install" else word for word in self.install_command)
-            command = (*command, "--no-deps", "-w", str(wheels), *options, *(["--no-index"] if alone else []))
+            index = ("--no-index",) if alone else ()
+            command = self.command("wheel", "--no-deps", "-w", str(wheels), *options, *index)
+        without = (*_INDEX_VARIABLES, *_TARGET_VARIABLES) if alone else ()
         self._run((*command, str(source)), f"build {source.name}", without=without)
         found = sorted(wheels.glob("*.whl"))
         if len(found) != 1:
             raise InstallError(f"building {source} gave {len(found)} wheels in place of one")
         return found[0]
 
-    def install(self, chosen: Sequence[Chosen], wheels: Mapping[str, Path], directory: Path) -> None:
+    def install(self, pins: Sequence[Pin], wheels: Mapping[str, Path], directory: Path) -> None:
         """Install exactly these distributions, and no others.
 
         Args:
-            chosen: which ones.
+            pins: which ones.
             wheels: the files of those that are on this machine already, by canonical name.
-            directory: where notes can be written.
+            directory: a directory for temporary files.
         """
-        what = f"install {', '.join(one.name for one in chosen)}"
-        known = [(one, wheels.get(canonical(one.name))) for one in chosen]
-        kind = sort()
-        if kind is Sort.UV_TOOL:
-            self._run(_uv_tool_command([str(path) if path else one.pin for one, path in known]), what)
-        elif kind is Sort.PIPX:
+        what = f"install {', '.join(one.name for one in pins)}"
+        local = [wheels.get(canonical(one.name)) for one in pins]
+        kind = environment_kind()
+        if kind.is_tool:
+            sources = [str(path or one.requirement) for one, path in zip(pins, local, strict=True)]
+            if kind is EnvironmentKind.UV_TOOL:
+                self._run(_uv_tool_command(sources), what)
+                return
             # Forced, it resolves everything anew; without, it leaves alone what it injected before.
-            again = ["--force"] if any(installed_version(one.name) is not None for one in chosen) else []
-            pins = [str(path or one.pin) for one, path in known]
-            self._run((_program("pipx"), "inject", *again, "d0ttino", *pins), what)
-        else:
-            # By name and from the directory of the wheels: a path would be noted as the place that it came from.
-            places = dict.fromkeys(str(path.parent) for _, path in known if path)
-            links = [word for place in places for word in ("--find-links", place)]
-            only = ("--no-index", *links) if all(path for _, path in known) else tuple(links)
-            pins = [f"{one.name}=={one.version}" if path else one.pin for one, path in known]
-            options = ("--no-deps", "--quiet", "--force-reinstall" if self.name == "pip" else "--reinstall", *only)
-            asked = _requirements(pins, directory)
-            self._run(
-                (*self.install_command, *options, *asked), what, without=(*_ELSEWHERE, *(_CHOOSES if links else ()))
-            )
+            again = ["--force"] if any(installed_version(one.name) is not None for one in pins) else []
+            self._run((_program("pipx"), "inject", *again, "d0ttino", *sources), what)
+            return
+        # By name and from the directory of the wheels: a path would be recorded as their origin.
+        places = dict.fromkeys(str(path.parent) for path in local if path)
+        links = [word for place in places for word in ("--find-links", place)]
+        index = ["--no-index"] if all(local) else []
+        lines = [
+            f"{one.name}=={one.version}" if path else one.requirement for one, path in zip(pins, local, strict=True)
+        ]
+        force = "--force-reinstall" if self.name == "pip" else "--reinstall"
+        command = self.command("install", "--no-deps", "--quiet", force, *index, *links)
+        without = (*_TARGET_VARIABLES, *(_INDEX_VARIABLES if links else ()))
+        self._run((*command, *_requirements(lines, directory)), what, without=without)
 
     def install_editable(self, source: Path) -> None:
         """Install a package so that its source is used where it is."""
-        self._run((*self.install_command, "--quiet", "-e", str(source)), f"install {source.name}")
+        self._run(self.command("install", "--quiet", "-e", str(source)), f"install {source.name}")
 
     def uninstall(self, distribution: str) -> None:
         """Remove a distribution."""
-        kind = sort()
-        noted = [canonical(one.get("name", "")) for one in _receipt()] if kind is Sort.UV_TOOL else []
-        if canonical(distribution) in noted:
-            self._run(_uv_tool_command([], without=distribution), f"remove {distribution}")
-        elif kind is Sort.PIPX:
-            self._run((_program("pipx"), "uninject", "d0ttino", distribution), f"remove {distribution}")
+        kind = environment_kind()
+        if kind is EnvironmentKind.UV_TOOL and any(
+            canonical(one.get("name", "")) == canonical(distribution) for one in _receipt()
+        ):
+            command = _uv_tool_command([], without=distribution)
+        elif kind is EnvironmentKind.PIPX:
+            command = (_program("pipx"), "uninject", "d0ttino", distribution)
         else:
-            self._run((*self.uninstall_command, distribution), f"remove {distribution}")
+            command = (*self.uninstall_command, distribution)
+        self._run(command, f"remove {distribution}")
 
-    @property
-    def _only_wheels(self) -> str:
-        return "--no-build" if self.name == "uv" else "--only-binary=:all:"
+    def _only_wheels(self, build: bool) -> list[str]:
+        """Return the option that forbids building source archives, unless that is allowed."""
+        return [] if build else ["--no-build" if self.name == "uv" else "--only-binary=:all:"]
 
-    def _resolve_by_uv(self, requirement: str, directory: Path, more: tuple[str, ...]) -> list[Chosen]:
+    def _resolve_by_uv(self, requirement: str, directory: Path, options: tuple[str, ...]) -> list[Pin]:
+        """Resolve in two steps: only the first regards what is installed, and only the second has checksums."""
         what = f"resolve {shown(requirement)}"
-        asked = _requirements([requirement], directory)
-        text = self._run((*self.install_command, "--dry-run", *more, *asked), what, capture=True)
+        command = self.command("install", "--dry-run", *options, *_requirements([requirement], directory))
+        text = self._run(command, what, capture=True)
         found = re.findall(r"^ [+~] (\S+?)==(\S+)(?: \(from (\S+)\))?$", text, re.MULTILINE)
         if not found:
             return []
         lock = directory / "pylock.toml"
         direct = requirement if " @ " in requirement else None
-        pins = [direct if url and direct else url or f"{name}=={version}" for name, version, url in found]
-        program, *_ = self.install_command
-        found_file = _requirements(pins, directory)[1]
-        only = [word for word in more if word == self._only_wheels]
-        command = (program, "pip", "compile", "--python", sys.executable, "--no-deps", "--quiet", *only)
-        self._run((*command, "--format", "pylock.toml", "-o", str(lock), found_file), what)
+        lines = [direct if url and direct else url or f"{name}=={version}" for name, version, url in found]
+        _, file = _requirements(lines, directory)
+        only = [word for word in options if word == "--no-build"]
+        self._run(
+            self.command("compile", "--no-deps", "--quiet", *only, "--format", "pylock.toml", "-o", str(lock), file),
+            what,
+        )
         import tomllib
 
         packages = {canonical(one["name"]): one for one in tomllib.loads(lock.read_text())["packages"]}
@@ -210,9 +222,9 @@ class Installer:
         written: list[str] = []
         try:
             with (
-                # Of a file, the name is enough.
+                # The name of a file without its directory.
                 waiting(f"{self.name}: " + re.sub(r"(?<= )/\S*/", "", what)) if silent else nullcontext(),
-                # Its output quotes servers and packages, and is not the command's answer: it is printed on stderr.
+                # Its output is not this command's answer, and quotes servers and packages: `print_message` renders it.
                 subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -221,7 +233,7 @@ class Installer:
                     env=child_environment(without),
                     text=True,
                     errors="backslashreplace",
-                    close_fds=False,  # it holds the lock of `one_at_a_time` too: it goes on when this is killed
+                    close_fds=False,  # it inherits the lock of `one_at_a_time`: it goes on when this is killed
                 ) as process,
             ):
                 try:
@@ -231,12 +243,12 @@ class Installer:
                             print_message(line.rstrip("\n"))
                 except BaseException:
                     with suppress(subprocess.TimeoutExpired):
-                        process.wait(_SECONDS_TO_TIDY_UP)
+                        process.wait(_CLEANUP_SECONDS)
                     process.kill()
                     raise
         except OSError as error:
             raise InstallError(f"{self.name} cannot be started: {error.strerror}") from error
-        _see_what_is_new()
+        _refresh_imports()
         if process.returncode:
             if capture:
                 print_message("".join(written).rstrip("\n"))
@@ -247,16 +259,16 @@ class Installer:
         return "".join(written)
 
 
-#: Variables by which pip or uv look for packages: a bundled package comes from here.
-_CHOOSES: Final = ("INDEX", "INDEX_URL", "FIND_LINKS", "CONSTRAINT", "REQUIREMENT", "REQUIRE_HASHES", "BINARY")
+#: Endings of the variables by which pip and uv look for packages elsewhere: a bundled package comes from here.
+_INDEX_VARIABLES: Final = ("INDEX", "INDEX_URL", "FIND_LINKS", "CONSTRAINT", "REQUIREMENT", "REQUIRE_HASHES", "BINARY")
 
-#: So long an installer may take to end that got Ctrl-C as well.
-_SECONDS_TO_TIDY_UP: Final = 0.25
+#: How long an installer that got Ctrl-C as well may take to end, in seconds.
+_CLEANUP_SECONDS: Final = 0.25
 
-_OF_INSTALLERS: Final = ("PIP_", "UV_", "PIPX_")
+_INSTALLER_PREFIXES: Final = ("PIP_", "UV_", "PIPX_")
 
-#: Variables by which they choose where to install, if not in this environment.
-_ELSEWHERE: Final = ("TARGET", "PREFIX", "ROOT", "USER")
+#: Endings of the variables by which they install elsewhere than in this environment.
+_TARGET_VARIABLES: Final = ("TARGET", "PREFIX", "ROOT", "USER")
 
 
 def find_installer() -> Installer:
@@ -264,38 +276,36 @@ def find_installer() -> Installer:
     if importlib.util.find_spec("pip") is not None:
         # -P: a file pip.py in the working directory is not pip.
         pip = (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--no-input")
-        return Installer("pip", (*pip, "install"), (*pip, "uninstall", "--yes", "--quiet"))
+        return Installer("pip", pip)
     uv = shutil.which("uv")
     if uv is not None:
-        python = ("--python", sys.executable)
-        return Installer("uv", (uv, "pip", "install", *python), (uv, "pip", "uninstall", "--quiet", *python))
+        return Installer("uv", (uv, "pip"), ("--python", sys.executable))
     raise InstallError(
         "this environment has no pip, and there is no uv", hint=f"add pip to it with: {sys.executable} -m ensurepip"
     )
 
 
-def child_environment(without: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> dict[str, str]:
+def child_environment(without: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the environment for a process that may run code of packages: this one, without secrets.
 
-    What chooses and opens an index is kept: the variables of pip, uv and pipx, and proxies. What would colour
-    its output is not.
+    The variables of pip, uv and pipx, and those of proxies, stay: they choose and open an index.
 
     Args:
         without: endings of pip's and uv's own variables that are left out as well.
-        environ: the environment to start from; by default this process's.
     """
-    endings = tuple(without)
-    return {
-        name: value
-        for name, value in (os.environ if environ is None else environ).items()
-        if not (name.startswith(_OF_INSTALLERS) and endings and name.endswith(endings))
-        and (name.startswith(_OF_INSTALLERS) or name.lower().endswith("_proxy") or not gives_access(name, value))
-        and name not in {"FORCE_COLOR", "CLICOLOR_FORCE"}
-    }
+
+    def is_wanted(name: str, value: str) -> bool:
+        if name.startswith(_INSTALLER_PREFIXES):
+            return not name.endswith(without)
+        if name in {"FORCE_COLOR", "CLICOLOR_FORCE"}:  # the output is read, not shown as it is
+            return False
+        return name.lower().endswith("_proxy") or not gives_access(name, value)
+
+    return {name: value for name, value in os.environ.items() if is_wanted(name, value)}
 
 
-def _see_what_is_new() -> None:
-    """Make imports find what was installed, also in the user's directory, which Python leaves out until it exists."""
+def _refresh_imports() -> None:
+    """Make imports find what was installed, also in the user site, which Python leaves out until it exists."""
     import site
 
     place = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
@@ -304,7 +314,7 @@ def _see_what_is_new() -> None:
     importlib.invalidate_caches()
 
 
-def _chosen(item: Mapping[str, Any]) -> Chosen:
+def _reported(item: Mapping[str, Any]) -> Pin:
     """Return one distribution of pip's installation report."""
     info, metadata = item["download_info"], item["metadata"]
     archive = info.get("archive_info", {})
@@ -313,25 +323,25 @@ def _chosen(item: Mapping[str, Any]) -> Chosen:
     if "vcs_info" in info:
         url = f"{info['vcs_info']['vcs']}+{url}@{info['vcs_info']['commit_id']}"
     hashes = frozenset([found] if found else ())
-    return Chosen(metadata["name"], metadata["version"], url, hashes, item["is_direct"], item.get("is_yanked", False))
+    return Pin(metadata["name"], metadata["version"], url, hashes, item["is_direct"], item.get("is_yanked", False))
 
 
-def _locked(package: Mapping[str, Any], version: str, direct: bool) -> Chosen:
+def _locked(package: Mapping[str, Any], version: str, direct: bool) -> Pin:
     """Return one distribution of a `pylock.toml` (PEP 751)."""
     files = [*package.get("wheels", ()), *([package["archive"]] if "archive" in package else [])]
     files = files or [package.get("sdist") or package.get("vcs") or package.get("directory") or {}]
     hashes = frozenset(one["hashes"]["sha256"] for one in files if "sha256" in one.get("hashes", {}))
     url = files[0].get("url") or files[0].get("path") or ""
-    return Chosen(package["name"], version, url, hashes, direct)
+    return Pin(package["name"], version, url, hashes, direct)
 
 
 def _requirements(lines: Iterable[str], directory: Path) -> tuple[str, str]:
-    """Write a file of requirements, and return the words for it: everybody can see the arguments of a process."""
-    handle, path = tempfile.mkstemp(suffix=".txt", dir=directory)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    """Write a requirements file, and return the option for it: other users can see the arguments of a process."""
+    descriptor, path = tempfile.mkstemp(suffix=".txt", dir=directory)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         for line in lines:
             if "${" in line or line.startswith("-") or not line.isprintable():
-                raise InstallError(f"{shown(line)!r} is not a requirement")  # pip would put variables into it
+                raise InstallError(f"{shown(line)!r} is not a requirement")  # pip would expand variables in it
             file.write(f"{line}\n")
     return "-r", path
 
@@ -359,7 +369,9 @@ def _copied(source: Path, directory: Path) -> Path:
 def _program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        raise InstallError(f"this is {sort().value}, and {name} is not on PATH", hint=f"call it with {name} on PATH")
+        raise InstallError(
+            f"this is {environment_kind().value}, and {name} is not on PATH", hint=f"call it with {name} on PATH"
+        )
     return found
 
 
@@ -375,7 +387,7 @@ def _receipt() -> list[dict[str, Any]]:
 
 
 def _uv_tool_command(more: list[str], without: str | None = None) -> tuple[str, ...]:
-    """Return the command that installs the tool as it is, with what was added to it before, and with more."""
+    """Return the command that installs this uv tool anew, with its packages but for one, and with more."""
     tool: list[str] = []
     added: list[str] = []
     # A pin is `name==1`, `name @ URL` or the path of a wheel.

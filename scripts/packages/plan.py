@@ -1,4 +1,4 @@
-"""What an installation is of, and what it changes: computed, checked and shown before anything is changed."""
+"""Plans of installations: the distributions to install and the changes, checked and shown beforehand."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from llm.errors import UnknownNameError, UsageError
 from llm.hooks._entrypoints import canonical
 from scripts.packages import InstallError, Recorded, recorded
 from scripts.packages.environment import OUR_PACKAGES, installed_version, libraries, listed_files, owners, same
-from scripts.packages.installer import Chosen, Installer
+from scripts.packages.installer import Installer, Pin
 from scripts.packages.inventory import State, take
 from scripts.packages.registry import (
     KINDS,
@@ -39,14 +39,14 @@ _CUSTOMIZE: Final = frozenset({"sitecustomize", "usercustomize"})
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One distribution to install, and where it comes from.
+class Target:
+    """A distribution to install, and its source.
 
     Attributes:
         kind: plug-in or recipe.
-        name: what the user called it.
-        distribution: its name.
-        requirement: what an index is asked for; empty if it comes from a directory or a file.
+        name: the name that the user gave.
+        distribution: the name of the distribution.
+        requirement: the requirement for a package index; empty if it comes from a directory or a file.
         place: the directory of its source, or its wheel.
         editable: whether the source is used where it is.
         package: the registry's entry for it, if there is one.
@@ -69,102 +69,109 @@ class Wanted:
 
     @property
     def source(self) -> str:
-        """What `install` can be asked for to get it again, without passwords; empty for a bundled package."""
+        """The argument of `install` that gets it again, without passwords; empty for a bundled package."""
         return "" if self.bundled else str(self.place) if self.place else shown(self.requirement)
 
     def record(self, version: str) -> Recorded:
-        """Return what is recorded of it, once a version of it is installed."""
+        """Return the record of its installation in a version."""
         name = "" if self.name in {self.distribution, self.source, self.requirement} or self.place else self.name
         return Recorded(self.distribution, version, self.source, editable=self.editable, name=name)
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A distribution that is fetched, and not installed.
+class PlannedPackage:
+    """A distribution that was downloaded, and is not installed yet.
 
     Attributes:
-        chosen: which one it is.
+        pin: its name, version and origin.
         before: the version that is installed; `None` if none is.
-        entry_points: the lines with which it declares plug-ins and commands.
-        plugs: whether it declares a plug-in or a recipe.
+        entry_points: the lines that declare its plug-ins and commands.
+        has_plugins: whether it declares a plug-in or a recipe.
         requires: its requirements.
-        files: where its files would be.
+        files: the paths that its files would get.
     """
 
-    chosen: Chosen
+    pin: Pin
     before: str | None
     entry_points: tuple[str, ...] = ()
-    plugs: bool = False
+    has_plugins: bool = False
     requires: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that an installation would do.
+class InstallPlan:
+    """Everything that an installation would change.
 
     Attributes:
-        wanted: what was asked for.
-        candidates: what would be installed or replaced; the wanted one comes first.
+        target: the distribution that was asked for.
+        packages: what would be installed or replaced; the target comes first.
         wheels: the files of those that are on this machine, by canonical name.
     """
 
-    wanted: Wanted
-    candidates: tuple[Candidate, ...]
+    target: Target
+    packages: tuple[PlannedPackage, ...]
     wheels: Mapping[str, Path]
 
     def lines(self) -> Iterator[str]:
-        """Yield what it would do, for people."""
-        for one in self.candidates:
-            chosen = one.chosen
+        """Yield it as text."""
+        for one in self.packages:
+            pin = one.pin
             replaces = f", in place of {one.before}" if one.before else ""
-            yield f"{chosen.name} {chosen.version}{replaces}"
-            origin = self.wanted.place if same(chosen.name, self.wanted.distribution) and self.wanted.place else None
-            yield f"  from {origin or shown(chosen.url)}{' (yanked by its index)' if chosen.yanked else ''}"
-            if len(chosen.hashes) == 1:
-                yield f"  sha256 {next(iter(chosen.hashes))}"
+            yield f"{pin.name} {pin.version}{replaces}"
+            origin = self.target.place if same(pin.name, self.target.distribution) else None
+            yield f"  from {origin or shown(pin.url)}{' (yanked by its index)' if pin.yanked else ''}"
+            if len(pin.hashes) == 1:
+                yield f"  sha256 {next(iter(pin.hashes))}"
             if one.requires:
                 yield f"  needs {', '.join(map(shown, one.requires))}"
             yield from (f"  {entry}" for entry in one.entry_points)
             yield from (f"  runs whenever Python starts: {name}" for name in _run_at_start(one.files))
 
 
-def work_out(wanted: Wanted, installer: Installer, directory: Path, *, upgrade: bool, build: bool) -> Plan:
-    """Return what an installation would do. Nothing is installed."""
-    package = wanted.package
+def make_plan(target: Target, installer: Installer, directory: Path, *, upgrade: bool, build: bool) -> InstallPlan:
+    """Resolve, download and check what an installation needs; nothing is installed.
+
+    Args:
+        target: the distribution to install.
+        installer: the program that installs it.
+        directory: an empty directory for downloads.
+        upgrade: whether a newer version replaces one that satisfies the requirement.
+        build: whether source archives may be built, which runs their code.
+    """
+    package = target.package
     reason = package.unfit(__version__) if package is not None else None
     if reason is not None:
         raise InstallError(reason)
     wheel = None
-    if wanted.place is not None and wanted.place.is_file():
-        wheel = wanted.place
-    elif wanted.place is not None and not wanted.editable:
-        wheel = installer.build(wanted.place, directory, alone=package is not None)
-    if wheel is not None and package is not None and not _missing_of(wheel):  # nothing is asked of an index
-        chosen = [_of_wheel(wanted, wheel)]
-    else:
-        asked = str(wheel or wanted.place or wanted.requirement)
+    if target.place is not None and target.place.is_file():
+        wheel = target.place
+    elif target.place is not None and not target.editable:
+        wheel = installer.build(target.place, directory, alone=package is not None)
+    pins = []
+    if wheel is None or package is None or _missing_of(wheel):  # else no index need be asked
+        source = str(wheel or target.place or target.requirement)
         # The user's own source is built in any case.
-        chosen = installer.resolve(asked, directory, upgrade=upgrade, build=build or wanted.editable)
+        pins = installer.resolve(source, directory, upgrade=upgrade, build=build or target.editable)
     if wheel is not None:
-        chosen = [_of_wheel(wanted, wheel), *(one for one in chosen if not same(one.name, wanted.distribution))]
-    local = {canonical(wanted.distribution)} if wheel is not None or wanted.editable else set()
-    fetched = directory / "fetched"
-    fetched.mkdir()
-    places = installer.fetch([one for one in chosen if canonical(one.name) not in local], fetched, build=build)
-    candidates, wheels = _read([*places, *([str(wheel)] if wheel else [])], chosen)
-    # First what was asked for: others read its version and its checksum there.
-    candidates.sort(key=lambda one: not same(one.chosen.name, wanted.distribution))
-    plan = Plan(wanted, tuple(candidates), wheels)
+        pins = [_pin_of(wheel, target), *(one for one in pins if not same(one.name, target.distribution))]
+    is_local = wheel is not None or target.editable
+    downloads = directory / "downloads"
+    downloads.mkdir()
+    remote = [one for one in pins if not (is_local and same(one.name, target.distribution))]
+    places = installer.fetch(remote, downloads, build=build)
+    packages, wheels = _read([*places, *([str(wheel)] if wheel else [])], pins)
+    packages.sort(key=lambda one: not same(one.pin.name, target.distribution))
+    plan = InstallPlan(target, tuple(packages), wheels)
     objections = list(dict.fromkeys(_objections(plan)))
     if objections:
         more = f"; and {len(objections) - 5} more" if len(objections) > 5 else ""
-        raise InstallError(f"{wanted.distribution} is not installed: {'; '.join(objections[:5])}{more}")
+        raise InstallError(f"{target.distribution} is not installed: {'; '.join(objections[:5])}{more}")
     return plan
 
 
 def _missing_of(wheel: Path) -> list[str]:
-    """Return the requirements of a wheel that nothing installed satisfies; this program satisfies that for itself."""
+    """Return the requirements of a wheel that no installed distribution satisfies; that for d0ttino is satisfied."""
     import importlib.metadata
 
     from packaging.requirements import Requirement
@@ -180,16 +187,17 @@ def _missing_of(wheel: Path) -> list[str]:
     return missing
 
 
-def _of_wheel(wanted: Wanted, wheel: Path) -> Chosen:
+def _pin_of(wheel: Path, target: Target) -> Pin:
+    """Return the pin of a target's wheel."""
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
     try:
         name, version, *_ = parse_wheel_filename(wheel.name)
     except InvalidWheelFilename as error:
         raise InstallError(f"{wheel} is not a wheel: {error}") from error
-    if not same(name, wanted.distribution):
-        raise InstallError(f"{wheel.name} is not a wheel of {wanted.distribution}")
-    return Chosen(wanted.distribution, str(version), wheel.as_uri(), frozenset([_sha256(wheel)]), direct=True)
+    if not same(name, target.distribution):
+        raise InstallError(f"{wheel.name} is not a wheel of {target.distribution}")
+    return Pin(target.distribution, str(version), wheel.as_uri(), frozenset([_sha256(wheel)]), direct=True)
 
 
 def _sha256(path: Path) -> str:
@@ -200,14 +208,14 @@ def _sha256(path: Path) -> str:
         raise InstallError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candidate], dict[str, Path]]:
-    """Return the metadata of fetched distributions; those that are not fetched are editable ones."""
+def _read(places: Sequence[str], pins: Sequence[Pin]) -> tuple[list[PlannedPackage], dict[str, Path]]:
+    """Return the downloaded packages and their wheels; those that were not downloaded are editable ones."""
     import importlib.metadata
     import zipfile
 
     wheels: dict[str, Path] = {}
-    left = {canonical(one.name): one for one in chosen}
-    found: list[Candidate] = []
+    left = {canonical(one.name): one for one in pins}
+    found: list[PlannedPackage] = []
     for place in places:
         try:
             for distribution in importlib.metadata.distributions(path=[place]):
@@ -220,54 +228,57 @@ def _read(places: Sequence[str], chosen: Sequence[Chosen]) -> tuple[list[Candida
                     with zipfile.ZipFile(place) as archive:
                         files = archive.namelist()  # installers take all of them, also those that its RECORD leaves out
                     _check_names(Path(place).name, files, listed)
-                found.append(_candidate(one, distribution, files))
+                found.append(_planned(one, distribution, files))
         except InstallError:
             raise
-        except Exception as error:  # an archive that somebody made: what reading it raises is not known
+        except Exception as error:  # a stranger's archive: reading it may raise anything
             raise InstallError(f"{Path(place).name} cannot be read: {type(error).__name__}: {error}") from error
-    found.extend(Candidate(one, installed_version(one.name), plugs=True) for one in left.values() if one.direct)
+    found.extend(
+        PlannedPackage(one, installed_version(one.name), has_plugins=True) for one in left.values() if one.direct
+    )
     gone = [one.name for one in left.values() if not one.direct]
     if gone:
         raise InstallError(f"{', '.join(gone)} could not be fetched")
     return found, wheels
 
 
-def _checked(chosen: Chosen, wheel: Path) -> Chosen:
-    """Return what was chosen with the checksum of the file that was fetched."""
+def _checked(pin: Pin, wheel: Path) -> Pin:
+    """Return a pin with the checksum of its wheel, which must be one of those that were promised."""
     found = _sha256(wheel)
-    if chosen.hashes and found not in chosen.hashes and chosen.url.partition("#")[0].endswith(".whl"):
-        raise InstallError(f"{wheel.name} has the sha256 {found}, not {' or '.join(sorted(chosen.hashes))}")
-    return replace(chosen, hashes=frozenset([found]))
+    if pin.hashes and found not in pin.hashes and pin.url.partition("#")[0].endswith(".whl"):
+        raise InstallError(f"{wheel.name} has the sha256 {found}, not {' or '.join(sorted(pin.hashes))}")
+    return replace(pin, hashes=frozenset([found]))
 
 
-def _candidate(chosen: Chosen, distribution: "Distribution", names: Iterable[str]) -> Candidate:
-    declared = list(distribution.entry_points)
-    told = [one for one in declared if one.group in _GROUPS | _COMMANDS]
-    entry_points = [f"{one.group}: {one.name} = {one.value}" for one in told]
-    scripts = Path(sysconfig.get_path("scripts"))
-    paths = map(Path, map(os.path.normpath, names))  # `a/../llm/x.py` is in `llm` as well
-    files = [_target(file) for file in paths if file.parts and ".." not in file.parts]
-    commands = [one.name for one in told if one.group in _COMMANDS]
+def _planned(pin: Pin, distribution: "Distribution", names: Iterable[str]) -> PlannedPackage:
+    declared = [one for one in distribution.entry_points if one.group in _GROUPS | _COMMANDS]
+    commands = [one.name for one in declared if one.group in _COMMANDS]
     if odd := next((name for name in commands if os.path.basename(name) != name), None):
-        raise InstallError(f"{chosen.name} has a command that leads out of the environment: {odd}")
-    files += [scripts / name for name in commands]
-    requires = [one for one in distribution.requires or () if "extra ==" not in one]
-    plugs = any(one.group in _GROUPS for one in declared)
-    before = installed_version(chosen.name)
-    return Candidate(chosen, before, tuple(entry_points), plugs, tuple(requires), tuple(files))
+        raise InstallError(f"{pin.name} has a command that leads out of the environment: {odd}")
+    paths = map(Path, map(os.path.normpath, names))  # `a/../llm/x.py` is in `llm` as well
+    files = [_destination(file) for file in paths if file.parts and ".." not in file.parts]
+    files += [Path(sysconfig.get_path("scripts"), name) for name in commands]
+    return PlannedPackage(
+        pin,
+        installed_version(pin.name),
+        tuple(f"{one.group}: {one.name} = {one.value}" for one in declared),
+        any(one.group in _GROUPS for one in declared),
+        tuple(one for one in distribution.requires or () if "extra ==" not in one),
+        tuple(files),
+    )
 
 
 def _check_names(wheel: str, names: Sequence[str], listed: Sequence[str]) -> None:
-    """Refuse a wheel whose files would be somebody else's when it is installed or removed."""
+    """Refuse a wheel that would overwrite files of others when it is installed, or remove them with it."""
     seen: set[str] = set()
     for name in names:
-        if name in seen:  # which of the two counts depends on the installer
+        if name in seen:  # which of the two is installed depends on the installer
             raise InstallError(f"{wheel} has the file {name} twice")
         seen.add(name)
         if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):
             raise InstallError(f"{wheel} has a file that leads out of the environment: {name}")
     held = set(map(os.path.normpath, names))
-    # Whatever a RECORD lists goes when the distribution is removed.
+    # An installer removes every file in the RECORD.
     if (other := next((name for name in listed if os.path.normpath(name) not in held), None)) is not None:
         raise InstallError(
             f"{wheel} lists the file {other}, which it does not have: removing it would remove another's"
@@ -275,46 +286,43 @@ def _check_names(wheel: str, names: Sequence[str], listed: Sequence[str]) -> Non
 
 
 def _run_at_start(files: Iterable[Path]) -> list[str]:
-    """Return the names of those files that Python itself runs whenever it starts in the environment."""
+    """Return the names of the files that Python runs whenever it starts in the environment."""
     sites = libraries()
     tops = {file.relative_to(site).parts[0] for site in sites for file in files if file.is_relative_to(site)}
     return sorted(top for top in tops if top.endswith(".pth") or top.removesuffix(".py") in _CUSTOMIZE)
 
 
-def _target(file: Path) -> Path:
-    """Return where a file of a wheel would be; `NAME.data/SCHEME/` leads to other places than beside its packages."""
+def _destination(file: Path) -> Path:
+    """Return the path that a file of a wheel would get; below `NAME.data/SCHEME/` it is not beside its packages."""
     first, *others = file.parts
     if first.endswith(".data") and others:
         scheme, *rest = others
-        return Path(
-            sysconfig.get_path(scheme) if scheme in sysconfig.get_path_names() else sysconfig.get_path("data"), *rest
-        )
+        return Path(sysconfig.get_path(scheme if scheme in sysconfig.get_path_names() else "data"), *rest)
     return Path(sysconfig.get_path("purelib"), file)
 
 
-def _objections(plan: Plan) -> Iterator[str]:
-    """Yield why a plan must not be carried out."""
-    wanted = plan.wanted
-    if plan.candidates and not any(one.plugs for one in plan.candidates if same(one.chosen.name, wanted.distribution)):
+def _objections(plan: InstallPlan) -> Iterator[str]:
+    """Yield the reasons against a plan."""
+    target = plan.target
+    if plan.packages and not any(one.has_plugins for one in plan.packages if same(one.pin.name, target.distribution)):
         yield f"it has no plug-in and no recipe: it has no entry point of the groups {' and '.join(sorted(_GROUPS))}"
-    changed = {canonical(one.chosen.name) for one in plan.candidates}
+    changed = {canonical(one.pin.name) for one in plan.packages}
     owned = owners()
     sites = libraries()
-    for one in plan.candidates:
-        name, version = one.chosen.name, one.chosen.version
+    for one in plan.packages:
+        name, version = one.pin.name, one.pin.version
         if same(name, DISTRIBUTION):
             yield f"{name} {version} would replace d0ttino {__version__}, which runs this"
             continue
-        if same(name, wanted.distribution):
-            wrong = wanted.sha256 and not (wanted.sha256 & one.chosen.hashes)
-            if wrong:
-                yield f"its sha256 is {', '.join(one.chosen.hashes) or 'unknown'}, not the one that is given for it"
+        if same(name, target.distribution):
+            if target.sha256 and not (target.sha256 & one.pin.hashes):
+                yield f"its sha256 is {', '.join(one.pin.hashes) or 'unknown'}, not the one that is given for it"
         elif one.before is not None and _is_older(version, one.before):
             yield f"it would replace {name} {one.before}, which others use too, by {version}"
         for file in one.files:
             site = next((site for site in sites if file.is_relative_to(site)), None)
             top = file.relative_to(site).parts[0].partition(".")[0] if site else ""
-            if top.casefold() in OUR_PACKAGES:  # many file systems know no small and capital letters
+            if top.casefold() in OUR_PACKAGES:  # many file systems ignore case
                 yield f"{name} {version} would overwrite the package {top!r} of d0ttino"
             elif site is None and file not in owned and os.path.lexists(file):
                 yield f"{name} {version} would overwrite {file}, which is of the environment itself"
@@ -323,24 +331,24 @@ def _objections(plan: Plan) -> Iterator[str]:
     yield from _broken(plan)
 
 
-def _broken(plan: Plan) -> Iterator[str]:
-    """Yield which installed distribution would no longer get what it needs."""
+def _broken(plan: InstallPlan) -> Iterator[str]:
+    """Yield the requirements of installed distributions that the plan would break."""
     import importlib.metadata
     from contextlib import suppress
 
     from packaging.requirements import Requirement
 
-    new = {canonical(one.chosen.name): one for one in plan.candidates if one.before is not None}
+    new = {canonical(one.pin.name): one.pin for one in plan.packages if one.before is not None}
     for distribution in importlib.metadata.distributions() if new else ():
-        with suppress(Exception):  # damaged ones need nothing that is known
+        with suppress(Exception):  # the requirements of a damaged one are not known
             name = str(distribution.metadata["Name"])
             for text in distribution.requires or ():
                 requirement = Requirement(text)
-                one = new.get(canonical(requirement.name))
-                if one is None or canonical(name) in new or (requirement.marker and not requirement.marker.evaluate()):
+                pin = new.get(canonical(requirement.name))
+                if pin is None or canonical(name) in new or (requirement.marker and not requirement.marker.evaluate()):
                     continue
-                if not requirement.specifier.contains(one.chosen.version, prereleases=True):
-                    yield f"{name} needs {requirement}, and it would be {one.chosen.version}"
+                if not requirement.specifier.contains(pin.version, prereleases=True):
+                    yield f"{name} needs {requirement}, and it would be {pin.version}"
 
 
 def _is_older(one: str, other: str) -> bool:
@@ -352,19 +360,19 @@ def _is_older(one: str, other: str) -> bool:
         return False
 
 
-# --- what is wanted ------------------------------------------------------------------------------------------------
+# --- targets --------------------------------------------------------------------------------------------------------
 
 
 def find(
     kind: Kind, text: str, registry: Registry, commands: str, *, editable: bool = False, sha256: str = ""
-) -> Wanted:
-    """Return what an argument of `install` means: a name of the registry, a path, or a package of an index.
+) -> Target:
+    """Return the target that an argument of `install` names: a name in the registry, a path, or a package of an index.
 
     Args:
         kind: plug-in or recipe.
         text: the argument.
         registry: where to look names up.
-        commands: how the commands for plug-ins are called, for hints.
+        commands: the command line of the commands for plug-ins, for hints.
         editable: whether it is a directory whose source is used where it is.
         sha256: the checksum that a package of an index must have; any, if empty.
 
@@ -375,7 +383,7 @@ def find(
     place = Path(text).resolve() if editable else find_place(text)
     if place is not None:
         name = project_name(place) if place.is_dir() else place.name.partition("-")[0].replace("_", "-")
-        return Wanted(kind, text, name, place=place, editable=editable)
+        return Target(kind, text, name, place=place, editable=editable)
     known = registry.of(kind)
     package = known.get(text) or next(
         (one for one in registry.packages if one.damage is None and same(name_of(one), text)), None
@@ -397,38 +405,38 @@ def find(
             hint="a source archive is unpacked first, and its directory installed",
         )
     if requirement.name == text and any(word in str(unknown.hint) for word in ("Did you mean", "There is a")):
-        # A slip of the finger must not lead to a stranger's package.
-        unknown.hint = f"{unknown.hint} The package of this name in a package index is meant by: '{text}>=0'"
+        # A typing error must not install a stranger's package.
+        unknown.hint = f"{unknown.hint} '{text}>=0' means the package of this name in a package index"
         raise unknown
-    return Wanted(kind, text, requirement.name, requirement=text, sha256=frozenset([sha256] if sha256 else []))
+    return Target(kind, text, requirement.name, requirement=text, sha256=frozenset([sha256] if sha256 else []))
 
 
-def of_registry(package: Package, name: str | None = None) -> Wanted:
-    """Return what installing an entry of a registry means; one that cannot be used is a `RegistryError`."""
+def of_registry(package: Package, name: str | None = None) -> Target:
+    """Return the target of an entry of a registry; one that cannot be used is a `RegistryError`."""
     distribution = package.distribution()
     name = package.name if name is None else name
     if package.is_path:
-        return Wanted(package.kind, name, distribution, place=package.directory(), package=package)
-    return Wanted(
+        return Target(package.kind, name, distribution, place=package.directory(), package=package)
+    return Target(
         package.kind, name, distribution, requirement=package.requirement(), package=package, sha256=package.sha256
     )
 
 
-def again(distribution: str, registry: Registry) -> Wanted:
-    """Return what upgrading a distribution means: by the record, the registry, or its name."""
+def of_upgrade(distribution: str, registry: Registry) -> Target:
+    """Return the target of an upgrade: by the record of its installation, the registry, or its name."""
     one = recorded().get(canonical(distribution))
     if one is not None:
         return of_record(one, exact=False)
     package = next((one for one in registry.packages if one.fault() is None and same(name_of(one), distribution)), None)
-    return of_registry(package) if package else Wanted(PLUGIN, distribution, distribution, requirement=distribution)
+    return of_registry(package) if package else Target(PLUGIN, distribution, distribution, requirement=distribution)
 
 
-def of_record(one: Recorded, *, exact: bool) -> Wanted:
-    """Return what installing what was recorded means; exact: in the recorded version."""
-    return replace(_source_of(one, exact=exact), name=one.name or one.distribution)
+def of_record(one: Recorded, *, exact: bool) -> Target:
+    """Return the target of a recorded installation; exact: in the recorded version."""
+    return replace(_recorded_target(one, exact=exact), name=one.name or one.distribution)
 
 
-def _source_of(one: Recorded, *, exact: bool) -> Wanted:
+def _recorded_target(one: Recorded, *, exact: bool) -> Target:
     name = one.distribution
     if not one.source:
         package = next((each for each in bundled().packages if same(name_of(each), name)), None)
@@ -437,13 +445,12 @@ def _source_of(one: Recorded, *, exact: bool) -> Wanted:
         return of_registry(package)
     place = find_place(one.source)
     if place is not None:
-        return Wanted(PLUGIN, name, name, place=place, editable=one.editable)
-    is_url = " @ " in one.source
-    requirement = f"{name}=={one.version}" if exact and not is_url else one.source
-    if not exact and not is_url:
-        requirement = name  # the bounds of what was asked for once do not keep a newer version out
+        return Target(PLUGIN, name, name, place=place, editable=one.editable)
+    # An upgrade ignores the bounds of the recorded requirement.
+    by_name = f"{name}=={one.version}" if exact else name
+    requirement = one.source if " @ " in one.source else by_name
     sha256 = frozenset([one.sha256] if exact and one.sha256 else [])
-    return Wanted(PLUGIN, name, name, requirement=requirement, sha256=sha256)
+    return Target(PLUGIN, name, name, requirement=requirement, sha256=sha256)
 
 
 def other_kind(kind: Kind, name: str, registry: Registry, commands: str, verb: str) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 
 from scripts.packages import InstallError
 from scripts.packages.environment import installed_version
-from scripts.packages.installer import Chosen, Installer, child_environment, find_installer
+from scripts.packages.installer import Installer, Pin, child_environment, find_installer
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_pip_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", "")
     installer = find_installer()
     assert installer.name == "pip"
-    assert installer.install_command[:4] == (sys.executable, "-P", "-m", "pip")
+    assert installer.program[:4] == (sys.executable, "-P", "-m", "pip")
 
 
 def test_an_environment_without_any_gets_told_what_to_do(without_pip: Path) -> None:
@@ -64,11 +64,11 @@ def test_an_environment_without_any_gets_told_what_to_do(without_pip: Path) -> N
 
 
 def test_uv_stands_in_for_pip(uv: Callable[[], list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    find_installer().install([Chosen("acme-internal-greeter", "1.0", "")], {}, tmp_path)
+    find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {}, tmp_path)
     assert uv()[:5] == ["pip", "install", "--python", sys.executable, "--no-deps"]
     assert uv()[-4:] == ["-r", uv()[-3], "", "acme-internal-greeter==1.0"]
     find_installer().uninstall("acme-internal-greeter")
-    assert uv() == ["pip", "uninstall", "--quiet", "--python", sys.executable, "acme-internal-greeter", ""]
+    assert uv() == ["pip", "uninstall", "--python", sys.executable, "--quiet", "acme-internal-greeter", ""]
     assert capfd.readouterr() == ("", "to stdout\n" * 2)
 
 
@@ -111,7 +111,7 @@ def test_a_directory_is_copied_and_no_index_is_asked(
 def test_a_failure_is_one_error(uv: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_STATUS", "3")
     with pytest.raises(InstallError, match="uv could not install acme-internal-greeter: it ended with status 3"):
-        find_installer().install([Chosen("acme-internal-greeter", "1.0", "")], {}, tmp_path)
+        find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {}, tmp_path)
     with pytest.raises(InstallError, match="uv could not remove acme-internal-greeter: it ended with status 3"):
         find_installer().uninstall("acme-internal-greeter")
 
@@ -124,7 +124,7 @@ def test_what_it_quotes_of_others_is_shown_in_letters(
         "import sys; print('\\x1b]0;x\\x07a\\rb', flush=True); print('\\u202e the-token-of-the-user', file=sys.stderr)"
     )
     python = (sys.executable, "-X", "utf8", "-c", quotes)
-    Installer("pip", python, python).uninstall("acme-internal-greeter")
+    Installer("pip", python).uninstall("acme-internal-greeter")
     shown = capfd.readouterr()
     assert shown.out == ""
     assert shown.err == "\\x1b]0;x\\x07a\nb\n\\u202e ***\n"
@@ -134,12 +134,12 @@ def test_an_installer_that_does_not_start_is_one_error(without_pip: Path, tmp_pa
     (without_pip / "uv").write_bytes(b"\x7fELF")
     (without_pip / "uv").chmod(0o755)
     with pytest.raises(InstallError, match="uv cannot be started"):
-        find_installer().install([Chosen("acme-internal-greeter", "1.0", "")], {}, tmp_path)
+        find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {}, tmp_path)
 
 
 def test_a_requirement_is_never_an_option(tmp_path: Path) -> None:
     result = subprocess.run(
-        [*find_installer().install_command, "--no-index", "--", "--help"],
+        [*find_installer().command("install"), "--no-index", "--", "--help"],
         capture_output=True,
         text=True,
         env=child_environment(),
@@ -154,7 +154,7 @@ def test_what_is_written_for_an_installer_is_a_requirement(tmp_path: Path, line:
         find_installer().resolve(line, tmp_path, upgrade=False, build=False)
 
 
-def test_children_get_no_secrets_but_what_opens_an_index() -> None:
+def test_children_get_no_secrets_but_what_opens_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {
         "PATH": "/bin",
         "PIP_INDEX_URL": "https://me:word@x/",
@@ -169,7 +169,8 @@ def test_children_get_no_secrets_but_what_opens_an_index() -> None:
         "PLUGIN_REGISTRY_URL": "https://token-of-the-user@x/",
         "AWS_SECRET_ACCESS_KEY": "s",
     }
-    assert child_environment(environ=kept | secret) == kept
+    monkeypatch.setattr(os, "environ", kept | secret)
+    assert child_environment() == kept
 
 
 def test_versions_are_those_of_this_environment() -> None:
