@@ -371,7 +371,7 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
             print_message(
                 f"nothing is recorded of this environment; `restore --environment {place}` takes what was in that one"
             )
-    registry = load_registry(print_warning)
+    registry = _registry()
     return _each(
         [(one.distribution, partial(restore_package, one, registry)) for one in missing],
         as_json=as_json,

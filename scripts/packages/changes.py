@@ -40,7 +40,6 @@ from scripts.packages.plan import (
     InstallPlan,
     Target,
     make_plan,
-    name_of,
     of_record,
     of_registry,
     of_upgrade,
@@ -203,16 +202,15 @@ def restore(recorded: Recorded, registry: Registry, options: Options) -> Change:
 def sync(registry: Registry, options: Options) -> Iterator[Change]:
     """Install every recipe of a registry that is not installed; one that fails does not stop the others."""
     for package in registry.of(RECIPE).values():
-        name = package.value if package.fault() else package.distribution()
         try:
             if installed_version(package.distribution()) is not None:
                 continue
             if options.dry_run:
-                yield Change(package.name, RECIPE.noun, name, None, PLANNED)
+                yield Change(package.name, RECIPE.noun, package.label, None, PLANNED)
             else:
                 yield install(of_registry(package), registry, options)
         except D0ttinoError as error:
-            yield Change(package.name, RECIPE.noun, name, None, FAILED, (error.message,))
+            yield Change(package.name, RECIPE.noun, package.label, None, FAILED, (error.message,))
 
 
 def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
@@ -287,7 +285,7 @@ def _uninstall(distribution: str) -> list[str]:
 
 
 def _protect_foreign_files(found: Iterable[Metadata]) -> list[str]:
-    """Keep an installer from removing files that a distribution lists and does not own; return notes about them."""
+    """Take files of others out of the RECORDs of distributions, so that no installer removes them; return notes."""
     notes = []
     for one in found:
         try:
@@ -391,7 +389,7 @@ def frozen() -> list[Recorded]:
 
 
 def _names_of(one: Recorded, registry: Registry) -> set[str]:
-    return {one.name, *(package.name for package in registry.packages if same(name_of(package), one.distribution))}
+    return {one.name, *(package.name for package in registry.packages if package.is_for(one.distribution))}
 
 
 def _effect(kind: Kind, row: Row) -> str:

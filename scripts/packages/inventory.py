@@ -387,12 +387,12 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
     found = [*_installed(kind, known, blocking), *_builtin(kind, entries, blocking)]
     rows = _in_use_first([row for row, provides in found if provides], answering)
     rows.extend(row for row, provides in found if not provides)
-    packages = [(package, _distribution(package)) for package in registry.of(kind).values()]
+    packages = [(package, package.label) for package in registry.of(kind).values()]
     rows.extend(_damaged(kind, faults, packages, blocking))
     lost = _lost(distributions)
     rows.extend(_to_be_had(packages, rows, distributions, lost))
     if kind is PLUGIN and lost:
-        registry_names = {canonical(_distribution(package)) for package in registry.packages}
+        registry_names = {canonical(package.label) for package in registry.packages}
         rows.extend(
             _missing_row(kind, one.distribution, one) for name, one in lost.items() if name not in registry_names
         )
@@ -505,7 +505,7 @@ def _to_be_had(
         elif version is None and not brought and canonical(distribution) in lost:
             yield _missing_row(package.kind, name, lost[canonical(distribution)])
         elif version is None and not brought:
-            unfit = package.unfit(__version__)
+            unfit = package.unfit()
             yield Row(kind, name, distribution, None, State.REFUSED if unfit else State.AVAILABLE, unfit)
         elif not brought:
             yield Row(kind, name, distribution, version, State.FAILED, f"{distribution} is not a {kind}")
@@ -522,7 +522,3 @@ def _lost(distributions: Collection[str]) -> dict[str, Recorded]:
 def _missing_row(kind: Kind, name: str, one: Recorded) -> Row:
     reason = f"{one.version} was installed here; `{PROGRAM} restore` installs it again"
     return Row(kind.noun, name, one.distribution, None, State.MISSING, reason)
-
-
-def _distribution(package: Package) -> str:
-    return package.value if package.fault() else package.distribution()

@@ -140,7 +140,7 @@ def make_plan(target: Target, installer: Installer, directory: Path, *, upgrade:
         build: whether source archives may be built, which runs their code.
     """
     package = target.package
-    reason = package.unfit(__version__) if package is not None else None
+    reason = package.unfit() if package is not None else None
     if reason is not None:
         raise InstallError(reason)
     wheel = None
@@ -385,9 +385,7 @@ def find(
         name = project_name(place) if place.is_dir() else place.name.partition("-")[0].replace("_", "-")
         return Target(kind, text, name, place=place, editable=editable)
     known = registry.of(kind)
-    package = known.get(text) or next(
-        (one for one in registry.packages if one.damage is None and same(name_of(one), text)), None
-    )
+    package = known.get(text) or next((one for one in registry.packages if one.is_for(text)), None)
     if package is not None:
         return of_registry(package, text)
     if any(row.name == text and row.state is State.BUILT_IN for row in take(kind, registry).rows):
@@ -427,7 +425,7 @@ def of_upgrade(distribution: str, registry: Registry) -> Target:
     one = recorded().get(canonical(distribution))
     if one is not None:
         return of_record(one, exact=False)
-    package = next((one for one in registry.packages if one.fault() is None and same(name_of(one), distribution)), None)
+    package = next((one for one in registry.packages if one.is_for(distribution)), None)
     return of_registry(package) if package else Target(PLUGIN, distribution, distribution, requirement=distribution)
 
 
@@ -439,7 +437,7 @@ def of_record(one: Recorded, *, exact: bool) -> Target:
 def _recorded_target(one: Recorded, *, exact: bool) -> Target:
     name = one.distribution
     if not one.source:
-        package = next((each for each in bundled().packages if same(name_of(each), name)), None)
+        package = next((each for each in bundled().packages if each.is_for(name)), None)
         if package is None:
             raise InstallError(f"{name} came with d0ttino, and does not any more")
         return of_registry(package)
@@ -460,11 +458,6 @@ def other_kind(kind: Kind, name: str, registry: Registry, commands: str, verb: s
         return None
     group = f"{commands} {other.section}" if other is RECIPE else commands
     return f"There is a {other.noun} of that name: {group} {verb} {name}"
-
-
-def name_of(package: Package) -> str:
-    """Return the distribution of an entry of a registry; empty if that cannot be used."""
-    return "" if package.fault() else package.distribution()
 
 
 def find_place(text: str) -> Path | None:

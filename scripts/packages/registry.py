@@ -1,6 +1,6 @@
-"""The plug-in registry: the package of each plug-in and recipe; and the places of such documents.
+"""The plug-in registry: a document that maps plug-ins and recipes to packages.
 
-These are the bundled one, a file, a server, and the copy of what a server sent last.
+It is the bundled one, a file, a document on a server, or the copy of what a server sent last.
 """
 
 import json
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
+from llm import __version__
 from llm._dataclasses import dataclass, field
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm._state import cache_dir, open_named, open_private, read_named, write_atomically
-from llm.hooks._entrypoints import look_alike
+from llm.hooks._entrypoints import canonical, look_alike
 from scripts.output import waiting
 from scripts.packages import RegistryError, bundled_directory
 
@@ -30,7 +31,7 @@ URL_VARIABLE: Final = "PLUGIN_REGISTRY_URL"
 PLUGINS: Final = "plugins"
 RECIPES: Final = "recipes"
 
-#: For the whole download: names, connecting, redirects, headers and content together.
+#: For the whole download: name lookup, connection, redirects, headers and content together.
 TIMEOUT_SECONDS: Final = 10
 SIZE_LIMIT: Final = 1024 * 1024
 REDIRECT_LIMIT: Final = 5
@@ -42,10 +43,10 @@ class Kind:
 
     Attributes:
         section: its key in the document.
-        noun: what people call one.
+        noun: the noun for one of its entries, in messages.
         group: the entry-point group of its packages.
-        offers: what its plug-ins usually provide, as `Manifest.names` says it.
-        takes: what these declare in their manifest, for values that users give.
+        offers: the kind of contribution of its plug-ins, as in `Manifest.names`.
+        takes: the key of the parameters of such a contribution in its manifest.
     """
 
     section: str
@@ -71,7 +72,7 @@ class Package:
         root: the directory that a path is relative to; `None` in a registry from a server.
         bundled: whether it comes with d0ttino itself.
         info: the other keys of the entry, as they stand there.
-        damage: why the entry cannot be used, as far as the document alone shows.
+        damage: why the entry cannot be used, as far as the document shows.
     """
 
     kind: Kind
@@ -89,7 +90,7 @@ class Package:
 
     @property
     def sha256(self) -> frozenset[str]:
-        """The checksums of which the wheel must have one; empty if any will do."""
+        """The checksums of which the wheel must have one; empty if the entry gives none."""
         given = self.info.get("sha256", ())
         return frozenset([given] if isinstance(given, str) else given)
 
@@ -97,10 +98,12 @@ class Package:
     def yanked(self) -> str | None:
         """Why it must not be installed any more; `None` if it may be."""
         given = self.info.get("yanked", False)
-        return None if given is False else given if isinstance(given, str) and given else "its registry gives no reason"
+        if given is False:
+            return None
+        return given if isinstance(given, str) and given else "its registry gives no reason"
 
     def directory(self) -> Path:
-        """Return the directory that a path names."""
+        """Return the directory of a package's source."""
         if self.root is None:
             raise self._fault(f"{self.value!r} is a path, which means nothing in a registry from a server")
         directory = (self.root / self.value).resolve()
@@ -111,7 +114,7 @@ class Package:
         return directory
 
     def requirement(self) -> str:
-        """Return the requirement to install, with the version and the URL that the entry gives."""
+        """Return the requirement to install, with the version and the URL of the entry."""
         from packaging.requirements import Requirement
 
         self.distribution()
@@ -140,16 +143,25 @@ class Package:
             return error.message
         return None
 
-    def unfit(self, version: str) -> str | None:
-        """Return why a usable entry is not to be installed with this version of d0ttino; `None` if it may be."""
+    @property
+    def label(self) -> str:
+        """The name of the plug-in's distribution, or the value of an entry that cannot be used."""
+        return self.value if self.fault() else self.distribution()
+
+    def is_for(self, distribution: str) -> bool:
+        """Return whether it is a usable entry for a distribution."""
+        return self.fault() is None and canonical(self.distribution()) == canonical(distribution)
+
+    def unfit(self) -> str | None:
+        """Return why a usable entry must not be installed with this version of d0ttino; `None` if it may be."""
         wanted = self.info.get("requires-d0ttino")
         if self.yanked is not None:
             return f"{self.value} was yanked: {self.yanked}"
         if wanted is not None:
             from packaging.specifiers import SpecifierSet
 
-            if not SpecifierSet(wanted).contains(version, prereleases=True):
-                return f"{self.value} is for d0ttino {wanted}, and this is {version}"
+            if not SpecifierSet(wanted).contains(__version__, prereleases=True):
+                return f"{self.value} is for d0ttino {wanted}, and this is {__version__}"
         return None
 
     @cached_property
@@ -162,7 +174,7 @@ class Package:
             raise self._fault(f"the pyproject.toml in {self.value!r} gives no name") from error
 
     def _fault(self, message: str) -> RegistryError:
-        return RegistryError(f"{at((self.kind.section, self.name))} of the plug-in registry: {message}")
+        return RegistryError(f"{path_text((self.kind.section, self.name))} of the plug-in registry: {message}")
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,7 @@ class Registry:
 
 
 def is_archive(name: str) -> bool:
-    """Return whether pip takes a name, and a file of that name, for the file: by its end."""
+    """Return whether pip takes a name for that of a file, by its suffix."""
     return re.search(r"(?i)\.(?:zip|whl|tar|t[bglx]z|gz|bz2|xz|lzma|egg|pybundle)\Z", name) is not None
 
 
@@ -201,22 +213,18 @@ def project_name(directory: Path) -> str:
     raise RegistryError(f"{directory / 'pyproject.toml'} gives no name")
 
 
-def load_registry(
-    warn: Callable[[str], None], environ: Mapping[str, str] | None = None, *, exact: bool = False
-) -> Registry:
-    """Return the registry to use.
+def load_registry(warn: Callable[[str], None], *, exact: bool = False) -> Registry:
+    """Return the registry that `PLUGIN_REGISTRY_URL` names, or else the bundled one.
 
     Args:
-        warn: called with what was wrong with the registry that `PLUGIN_REGISTRY_URL` names, and with the one
-            that is used instead.
-        environ: environment variables; by default this process's.
-        exact: whether no other registry may stand in: a name must not mean another package while a server is down.
+        warn: called with each fault of that registry, and with the one that is used instead.
+        exact: whether to raise instead of using another one: a name must not mean another package while a server is
+            down.
 
     Returns:
-        The registry that `PLUGIN_REGISTRY_URL` names, or else the bundled one. Where the former cannot
-        be used, its last good copy stands in if it is one from a server, or else the bundled one.
+        The registry. If it cannot be used, its last good copy if it is on a server, or else the bundled one.
     """
-    place = (os.environ if environ is None else environ).get(URL_VARIABLE)
+    place = os.environ.get(URL_VARIABLE)
     if not place:
         return bundled()
     try:
@@ -225,11 +233,9 @@ def load_registry(
     except RegistryError as error:
         message = f"the plug-in registry {shown(place)} cannot be used: {error.message}"
         if exact:
-            hint = (
-                f"nothing was done: it decides which package a name means. `unset {URL_VARIABLE}` uses the bundled one"
-            )
+            hint = f"nothing was done: a name might mean another package. `unset {URL_VARIABLE}` uses the bundled one"
             raise RegistryError(message, hint=hint) from error
-        instead, name = _stand_in(place)
+        instead, name = _substitute(place)
         warn(f"{message}; {name} is used instead")
         return instead
     store_copy(place, content, etag)
@@ -244,9 +250,9 @@ def bundled() -> Registry:
     document = parse(bundled_file("plugin-registry.json"))
     try:
         root = bundled_directory()
-    except RegistryError:  # a zip archive: what it names can be listed, not installed
+    except RegistryError:  # from a zip archive, no package can be installed
         return Registry("the bundled registry", ())
-    # Its fitting the schema is tested; checking it each time would make every list slow.
+    # A test checks it against the schema; doing that here would make every list slow.
     packages = tuple(
         Package(kind, name, entry["package"], root, bundled=True, info=entry) for kind, name, entry in entries(document)
     )
@@ -254,7 +260,7 @@ def bundled() -> Registry:
 
 
 def parse(content: bytes) -> Any:
-    """Return a JSON document. A name that stands twice in an object has the value `TWICE`."""
+    """Return a JSON document, with the value `TWICE` for each key that an object has twice."""
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -262,7 +268,7 @@ def parse(content: bytes) -> Any:
 
 
 class _Twice:
-    """Marks the value of a key that an object has twice."""
+    """The value of a key that an object has twice."""
 
     def __repr__(self) -> str:
         return "this name is there twice"
@@ -272,7 +278,11 @@ TWICE: Final = _Twice()
 
 
 def faults_of(document: Any) -> dict[tuple[str, str], str]:
-    """Check a document against `plugin-registry.schema.json`, and the requirements in it."""
+    """Check a document against `plugin-registry.schema.json`; return the faults of entries, by section and name.
+
+    Raises:
+        RegistryError: the document as a whole does not fit.
+    """
     from jsonschema import Draft202012Validator
 
     schema = json.loads(bundled_file("plugin-registry.schema.json"))
@@ -288,11 +298,11 @@ def faults_of(document: Any) -> dict[tuple[str, str], str]:
             path.append(str(error.instance))
         sectioned = bool(path) and path[0] in {PLUGINS, RECIPES}
         if len(path) <= sectioned or path[0] == "$schema":
-            whole.append(f"{at(path)}: {_reason(error, False)}")
+            whole.append(f"{path_text(path)}: {_reason(error, False)}")
             continue
         section, name, *below = path if sectioned else [PLUGINS, *path]
         reason = _reason(error, below in ([], ["package"]))
-        found.setdefault((section, name), f"{at(below)}: {reason}" if below else reason)
+        found.setdefault((section, name), f"{path_text(below)}: {reason}" if below else reason)
     if whole:
         more = f"; and {len(whole) - 3} more" if len(whole) > 3 else ""
         raise RegistryError("; ".join(whole[:3]) + more)
@@ -302,8 +312,8 @@ def faults_of(document: Any) -> dict[tuple[str, str], str]:
     return found
 
 
-def at(path: Iterable[object]) -> str:
-    """Return a place in a document as people write it: `plugins.openrouter`."""
+def path_text(path: Iterable[object]) -> str:
+    """Return a path in a document as text: `plugins.openrouter`."""
     return ".".join(_printable(str(part)) for part in path) or "the document"
 
 
@@ -321,14 +331,14 @@ def _registry(place: str, content: bytes) -> Registry:
     document = parse(content)
     faults = faults_of(document)
     root = None if is_remote(place) else local_path(place).parent
-    # A file is the user's own: it may name another package for a bundled plug-in, and a server may not.
+    # A file is the user's own: only it may give the name of a bundled plug-in to another package.
     ours = {(package.kind, _folded(package.name)) for package in bundled().packages} if root is None else frozenset()
     packages = {}
     for kind, name, entry in entries(document):
         info = entry if isinstance(entry, dict) else {"package": entry}
         value = info.get("package")
         damage = faults.get((kind.section, name)) or _damage(info, root is None)
-        if damage is None and not name.isprintable():  # marks of direction and the like, which no pattern of JSON names
+        if damage is None and not name.isprintable():  # marks of direction, which no pattern has
             damage = f"{name!r} has a character that cannot be used there"
         elif damage is None and (kind, _folded(name)) in ours:
             damage = f"{name!r} is the name of a bundled {kind.noun}, which a server cannot give to another package"
@@ -339,7 +349,7 @@ def _registry(place: str, content: bytes) -> Registry:
             kind, _printable(name), text, root, info=info if damage is None else {}, damage=damage
         )
     if packages and not {PLUGINS, RECIPES} & document.keys() and all(one.damage for one in packages.values()):
-        # A server's error, which would count as a registry that lacks the name: the index then decides.
+        # It may be a server's error in JSON: as a registry it would lack every name, and leave them to the index.
         first = next(iter(packages.values()))
         why = f"{first.name}: {first.damage}"
         raise RegistryError(f"it names no package that can be used: is it another document? ({why})")
@@ -347,24 +357,24 @@ def _registry(place: str, content: bytes) -> Registry:
 
 
 def _folded(name: str) -> str:
-    """Return the spelling in which names that people take for each other are equal: full-width or large letters."""
+    """Return a name in the spelling that full-width and capital letters share with the usual ones."""
     import unicodedata
 
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def _stand_in(place: str) -> tuple[Registry, str]:
+def _substitute(place: str) -> tuple[Registry, str]:
     copy = stored_copy(place)
     if copy is not None:
         try:
             return _registry(place, copy[0]), "its last good copy"
         except RegistryError:
-            pass  # damaged, or of a version with other rules: as good as none
+            pass  # damaged, or written by a version with other rules
     return bundled(), "the bundled registry"
 
 
 def _damage(info: Mapping[str, Any], remote: bool) -> str | None:
-    """Return why an entry that fits the schema cannot be used, as far as the entry alone shows."""
+    """Return why an entry that fits the schema cannot be used, as far as the entry shows."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
     from packaging.version import InvalidVersion, Version
@@ -395,7 +405,7 @@ def _damage(info: Mapping[str, Any], remote: bool) -> str | None:
 
 
 def _is_file(url: str) -> bool:
-    """Return whether what a requirement names after `@` is on this machine: `file:`, `git+file:` or a bare path."""
+    """Return whether the URL of a requirement is a file of this machine: `file:`, `git+file:` or a bare path."""
     scheme = re.match(r"[a-z][a-z0-9.-]+(\+[a-z0-9.-]+)*(?=:)", url, re.IGNORECASE)
     return scheme is None or scheme.group().lower().rpartition("+")[2] == "file"
 
@@ -455,7 +465,7 @@ def is_remote(place: str) -> bool:
 
 
 def is_safe(url: str) -> bool:
-    """Return whether nobody on the way can change what a URL answers: https, or a server on this machine."""
+    """Return whether a URL is safe from changes on the way: https, or a server on this machine."""
     import ipaddress
 
     try:
@@ -471,8 +481,8 @@ def is_safe(url: str) -> bool:
 
 
 def shown(place: str) -> str:
-    """Return a place without what may be secret in it: user, password and query."""
-    if "://" in place:  # not parsed: an address that is wrong must not show more than a right one
+    """Return a place without its user, password and query, which may be secret."""
+    if "://" in place:  # not by urlsplit: it refuses some wrong addresses, whose secrets must not show either
         scheme, _, rest = re.split(r"[?#]", place, maxsplit=1)[0].partition("://")
         host, slash, path = rest.partition("/")
         place = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
@@ -503,17 +513,16 @@ def fetch(place: str) -> tuple[bytes, str | None]:
     Args:
         place: an https URL, an http URL of this machine, a `file:` URL or a path.
     """
-    content, etag = _in_time(place) if is_remote(place) else (_read(local_path(place)), None)
+    content, etag = _download_in_time(place) if is_remote(place) else (_read(local_path(place)), None)
     if len(content) > SIZE_LIMIT:
         raise RegistryError(f"it is larger than {SIZE_LIMIT} bytes")
     return content, etag
 
 
 def store_copy(place: str, content: bytes, etag: str | None) -> None:
-    """Store what a server sent, once it proved usable: for lists while the server is down, and for its ETag.
+    """Store a usable document of a server: for lists while the server is down, and for its ETag.
 
-    Of a file no copy is stored: a path names one file here and another one elsewhere, and paths in it
-    would mean the packages of whoever uses the copy.
+    A file is not stored: its path may name another file elsewhere, and paths in it would then mean other packages.
     """
     path = _copy_path(place)
     if path is not None and stored_copy(place) != (content, etag):
@@ -522,7 +531,7 @@ def store_copy(place: str, content: bytes, etag: str | None) -> None:
 
 
 def stored_copy(place: str) -> tuple[bytes, str | None] | None:
-    """Return the document that was stored of a registry, and its ETag; `None` if there is none."""
+    """Return the stored copy of a registry and its ETag; `None` if there is none."""
     path = _copy_path(place)
     with suppress(OSError, RegistryError):
         return None if path is None else read_copy(path)
@@ -569,11 +578,11 @@ def _read(path: Path) -> bytes:
         raise RegistryError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _in_time(url: str) -> tuple[bytes, str | None]:
-    """Download in a thread that is left behind when the time is up.
+def _download_in_time(url: str) -> tuple[bytes, str | None]:
+    """Download in a thread that is abandoned when the time is up.
 
-    No timeout of a socket bounds the whole: looking up a name has none, and a byte a second or interim answers
-    without end begin the time of a read anew each time.
+    A socket's timeout does not bound the whole: the lookup of a name has none, and each byte or interim answer starts
+    the timeout of a read anew.
     """
     import threading
 
@@ -596,7 +605,7 @@ def _in_time(url: str) -> tuple[bytes, str | None]:
     try:
         raise found
     finally:
-        del found  # its traceback has this frame, and holds the connection of an answer that nobody could read
+        del found  # its traceback has this frame, and would keep the connection open
 
 
 def _download(url: str) -> tuple[bytes, str | None]:
@@ -625,10 +634,7 @@ def _download(url: str) -> tuple[bytes, str | None]:
 
 
 def _answer(session: "requests.Session", url: str, etag: str | None) -> "requests.Response":
-    """Ask for a document, following redirects by hand: passwords go to no other server, and nothing goes to http.
-
-    An `auth` of any kind keeps `requests` from looking into `.netrc`, whose passwords are for other programs.
-    """
+    """Request a document, and follow redirects: passwords go to no other server, and nothing goes to http."""
     from requests.utils import get_auth_from_url
 
     start = urlsplit(url)
@@ -649,6 +655,7 @@ def _answer(session: "requests.Session", url: str, etag: str | None) -> "request
             timeout=TIMEOUT_SECONDS,
             stream=True,
             allow_redirects=False,
+            # Any `auth` keeps `requests` from reading `.netrc`, whose passwords are for other programs.
             auth=credentials if same_server and any(credentials) else lambda request: request,
             headers={"Accept-Encoding": "identity", **({"If-None-Match": etag} if etag else {})},
         )
@@ -659,7 +666,7 @@ def _answer(session: "requests.Session", url: str, etag: str | None) -> "request
     raise RegistryError(f"it redirects more than {REDIRECT_LIMIT} times")
 
 
-#: Exceptions of requests, with more special ones first, and the words for them.
+#: Descriptions of exceptions of requests, the more special ones first.
 _REASONS: Final = {
     "ContentDecodingError": "its answer is not compressed in the way that it names",
     "SSLError": "no safe connection to it can be made",
@@ -674,7 +681,7 @@ _REASONS: Final = {
 
 
 def _unreachable(error: BaseException) -> str:
-    """Return why a request failed, without the exceptions' own texts: they hold the URL and its secrets."""
+    """Return why a request failed; not in the words of the exceptions, which hold the URL and its secrets."""
     cause: BaseException | None = error
     seen = []
     while cause is not None and cause not in seen:

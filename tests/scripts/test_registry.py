@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -46,11 +47,13 @@ class Loaded:
 
 def load(place: object) -> Loaded:
     warnings: list[str] = []
-    return Loaded(load_registry(warnings.append, {"PLUGIN_REGISTRY_URL": str(place)}), warnings)
+    with mock.patch.object(os, "environ", {**os.environ, "PLUGIN_REGISTRY_URL": str(place)}):
+        return Loaded(load_registry(warnings.append), warnings)
 
 
 def load_exactly(place: object) -> Registry:
-    return load_registry(print, {"PLUGIN_REGISTRY_URL": str(place)}, exact=True)
+    with mock.patch.object(os, "environ", {**os.environ, "PLUGIN_REGISTRY_URL": str(place)}):
+        return load_registry(print, exact=True)
 
 
 @pytest.fixture
@@ -229,7 +232,7 @@ def use(content: bytes, place: str) -> None:
             fault = package.fault()
             assert fault is None or (fault.isprintable() and len(fault) < 5000)
             if fault is None:
-                assert package.unfit("0.1.0") is None or package.info
+                assert package.unfit() is None or package.info
                 assert package.is_path or Requirement(package.requirement()).name
                 assert not (package.is_path and package.root is None)
         assert json.dumps([package.info for package in registry.packages])
