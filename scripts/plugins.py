@@ -1,7 +1,7 @@
 """`python -m scripts.plugins` and `ai-cli plugins`: listing, installing, upgrading and removing plug-ins.
 
-Everything works while plug-ins are broken, because none is imported here. Where one has to be loaded,
-to see whether it works, a new process does it.
+All of it works while plug-ins are broken: this process imports none. One that has to be loaded is loaded in a new
+process.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 try:  # `python -m` looks into the working directory first, where another package `llm` may be
     import click
 
-    from llm import __version__  # noqa: F401 - what is needed later needs it: better to fail here
+    from llm import __version__  # noqa: F401 - later imports need it: better to fail here
     from llm.errors import D0ttinoError, UnknownNameError, UsageError
     from scripts.cli.base import Group
     from scripts.cli.options import NameOf, all_of, as_json_option, named_values, open_input
@@ -27,7 +27,7 @@ try:  # `python -m` looks into the working directory first, where another packag
         waiting,
     )
     from scripts.packages.registry import KINDS, PLUGIN, RECIPE, Kind, Registry, load_registry
-except Exception as error:  # noqa: BLE001 - that one raises whatever it likes
+except Exception as error:  # noqa: BLE001 - that package may raise anything
     from scripts.ai_cli import end_for_collision
 
     end_for_collision(error)
@@ -40,8 +40,8 @@ PROGRAM = "python -m scripts.plugins"
 
 _VERBOSE = ("ENTRY POINT", "CONTRIBUTES", "REGISTRY")
 
-#: The kinds of plug-ins that `new` writes, and the licences; scripts.packages.scaffold has what each is made of.
-AUTHORED = ("backend", "recipe", "server", "guardrail", "cache", "policy", "command", "runner")
+#: The kinds of plug-ins that `new` writes, and the licences; their templates belong to scripts.packages.scaffold.
+TEMPLATE_KINDS = ("backend", "recipe", "server", "guardrail", "cache", "policy", "command", "runner")
 LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "none")
 
 
@@ -102,13 +102,13 @@ def _add_list(group: Group, kind: Kind) -> None:
     def list_(
         words: tuple[str, ...], states: str | None, provides: str | None, load: bool, verbose: bool, as_json: bool
     ) -> int:
-        from scripts.packages.inventory import State, check, take
+        from scripts.packages.inventory import State, check, take_inventory
 
         checked = check() if load else None
         for warning in checked.warnings if checked else ():
             print_warning(warning)
         filtered = bool(words or states or provides)
-        rows = list(take(kind, _registry(), checked).rows)
+        rows = list(take_inventory(kind, _registry(), checked).rows)
         if filtered:
             rows = [row for row in rows if row.matches(words, states, provides)]
         if as_json:
@@ -116,7 +116,7 @@ def _add_list(group: Group, kind: Kind) -> None:
         elif filtered and not rows:
             print_message(f"no {one} matches; without WORDS and options, all are listed")
         else:
-            rows.sort(key=lambda row: row.state in {State.AVAILABLE, State.REFUSED})  # what is here comes first
+            rows.sort(key=lambda row: row.state in {State.AVAILABLE, State.REFUSED})  # after the installed ones
             cells: list[tuple[str, ...]] = [(row.name, row.package, row.version or "-", row.status) for row in rows]
             if verbose:
                 more = [(row.entry_point, ", ".join(row.contributes), row.registry) for row in rows]
@@ -147,7 +147,7 @@ def _add_install(group: Group, kind: Kind) -> None:
             asked = [(str(name or editable), editable is not None, "")]
         else:
             with open_input(file) as lines:
-                asked = [_line(line) for line in lines if line.partition("#")[0].strip()]
+                asked = [_parse_line(line) for line in lines if line.partition("#")[0].strip()]
         return _install(kind, asked, _commands(ctx, kind), many=file is not None, upgrade=upgrade, **options)
 
     install.help = (
@@ -172,7 +172,7 @@ def _add_upgrade(group: Group, kind: Kind) -> None:
         repair(print_message)
         registry = _registry(exact=True)
         packages = _installed(kind, name, registry)
-        return _each(
+        return _make_changes(
             [(package, partial(upgrade_package, package, registry)) for package in packages],
             as_json=as_json,
             many=every,
@@ -205,10 +205,10 @@ def _add_lookups(group: Group, kind: Kind) -> None:
     @click.argument("name", type=NameOf("package"))
     @as_json_option()
     def info(name: str, as_json: bool) -> None:
-        from scripts.packages.inventory import declared, described, take
+        from scripts.packages.inventory import declared, described, take_inventory
 
         registry = _registry()
-        found = take(kind, registry)
+        found = take_inventory(kind, registry)
         rows = []
         for entry in found.rows:
             if name in (entry.name, entry.package):
@@ -241,11 +241,11 @@ def _add_lookups(group: Group, kind: Kind) -> None:
     @click.argument("words", nargs=-1, required=True)
     @as_json_option()
     def search(words: tuple[str, ...], as_json: bool) -> int:
-        from scripts.packages.inventory import described, take
+        from scripts.packages.inventory import described, take_inventory
 
         registry = _registry()
-        rows = [described(row, registry, kind) for row in take(kind, registry).rows]
-        found = [row for row in rows if all(word.lower() in _text(row) for word in words)]
+        rows = [described(row, registry, kind) for row in take_inventory(kind, registry).rows]
+        found = [row for row in rows if all(word.lower() in _searched_text(row) for word in words)]
         if as_json:
             print_json(found)
         elif found:
@@ -263,7 +263,7 @@ for _group, _kind in ((cli, PLUGIN), (recipes, RECIPE)):
 
 @cli.command("new")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(AUTHORED), required=True, help="Kind of the plug-in.")
+@click.option("--kind", type=click.Choice(TEMPLATE_KINDS), required=True, help="Kind of the plug-in.")
 @click.option("--dir", "directory", default=".", metavar="DIR", help="Parent directory (default: the current one).")
 @click.option("--license", "licence", type=click.Choice(LICENCES), help="Licence (default: ask).")
 @click.option("--author", metavar="TEXT", help="Holder of the copyright (default: the name in git).")
@@ -300,9 +300,9 @@ def new(name: str, kind: str, directory: str, licence: str | None, author: str |
 @click.option("--badge", is_flag=True, help="Print a badge for a README instead of the findings.")
 @as_json_option()
 def check(target: str | None, variables: tuple[str, ...], badge: bool, as_json: bool) -> int:
-    """Try everything that is known to go wrong with plug-ins on NAME, on the package in DIR, or on all installed ones.
+    """Test NAME, the package in DIR or all installed plug-ins for everything that is known to go wrong with plug-ins.
 
-    Each finding has its file and line, and what to do. The plug-in runs in processes of its own, without a network.
+    Each finding has its file and line, and a fix. The plug-in runs in processes of its own, without a network.
     The exit status is 1 if there is a fault; warnings alone are none.
 
     In VALUE, {server} is the address of a server with OpenAI's interface that misbehaves on cue, {secret} a key.
@@ -372,13 +372,12 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
                 f"nothing is recorded of this environment; `restore --environment {place}` takes what was in that one"
             )
     registry = _registry()
-    return _each(
+    return _make_changes(
         [(one.distribution, partial(restore_package, one, registry)) for one in missing],
         as_json=as_json,
         many=True,
         nothing="nothing is missing",
-        trusted=True,
-        **options,
+        **{**options, "yes": True},  # the user agreed to these before
     )
 
 
@@ -413,40 +412,40 @@ def sync(as_json: bool, **options: Any) -> int:
 
     repair(print_message)
     registry = _registry(exact=True)
-    changes = sync_recipes(registry, _with(**options))
+    changes = sync_recipes(registry, _options(**options))
     return _report(changes, as_json, many=True, nothing="every recipe of the registry is installed")
 
 
-def _install(kind: Kind, asked: Iterable[tuple[str, bool, str]], commands: str, *, many: bool, **options: Any) -> int:
+def _install(kind: Kind, asked: Iterable[tuple[str, bool, str]], commands: str, *, many: bool, **flags: Any) -> int:
     from scripts.packages.changes import install
     from scripts.packages.plan import find
 
     registry = _registry(exact=True)
 
-    def one(text: str, editable: bool, sha256: str, with_: "Options") -> "Change":
-        return install(find(kind, text, registry, commands, editable=editable, sha256=sha256), registry, with_)
+    def one(text: str, editable: bool, sha256: str, options: "Options") -> "Change":
+        return install(find(kind, text, registry, commands, editable=editable, sha256=sha256), registry, options)
 
     todo = [(each[0], partial(one, *each)) for each in asked]
-    return _each(todo, many=many, nothing="there is nothing to install in it", **options)
+    return _make_changes(todo, many=many, nothing="there is nothing to install in it", **flags)
 
 
-def _each(
+def _make_changes(
     todo: "Iterable[tuple[str, Callable[[Options], Change]]]",
     *,
     as_json: bool,
     many: bool,
     nothing: str,
-    **options: Any,
+    **flags: Any,
 ) -> int:
-    """Do several things of which one that fails does not stop the others; a single one just fails."""
+    """Make and report changes. One that fails does not stop the others, if there may be many; a single one raises."""
     from scripts.packages.changes import FAILED, Change
 
-    with_ = _with(**options)
+    options = _options(**flags)
 
     def changes() -> "Iterable[Change]":
         for name, do in todo:
             try:
-                yield do(with_)
+                yield do(options)
             except D0ttinoError as error:
                 if not many:
                     raise
@@ -474,9 +473,7 @@ def _report(changes: "Iterable[Change]", as_json: bool, *, many: bool, nothing: 
     return int(any(change.done in {FAILED, DECLINED} for change in done))
 
 
-def _with(
-    *, yes: bool, dry_run: bool, build: bool, seconds: float, upgrade: bool = False, trusted: bool = False
-) -> "Options":
+def _options(*, yes: bool, dry_run: bool, build: bool, seconds: float, upgrade: bool = False) -> "Options":
     from scripts.packages.changes import Options
 
     def confirm(plan: "InstallPlan") -> bool:
@@ -484,10 +481,10 @@ def _with(
             return True
         for line in plan.lines():
             print_message(line)
-        return yes or trusted or click.confirm("Install it?", err=True)
+        return yes or click.confirm("Install it?", err=True)
 
     def check_consent(target: "Target") -> None:
-        if not (yes or dry_run or trusted or target.bundled or sys.stdin.isatty()):
+        if not (yes or dry_run or target.bundled or sys.stdin.isatty()):
             hint = "--yes installs it without a question, --dry-run shows what it would do"
             raise UsageError(
                 f"{target.distribution} does not come with d0ttino, and nobody can be asked here", hint=hint
@@ -499,10 +496,10 @@ def _with(
 
 
 def _installed(kind: Kind, name: str | None, registry: Registry) -> list[str]:
-    """Return the distributions with a plug-in of a name, or all with any."""
-    from scripts.packages.inventory import take
+    """Return the installed distributions with a plug-in of a name, or with any."""
+    from scripts.packages.inventory import take_inventory
 
-    rows = [row for each in KINDS for row in take(each, registry).rows if row.installed]
+    rows = [row for each in KINDS for row in take_inventory(each, registry).rows if row.installed]
     if name is None:
         return sorted({row.package for row in rows})
     found = [row.package for row in rows if name in (row.name, row.package)]
@@ -511,13 +508,13 @@ def _installed(kind: Kind, name: str | None, registry: Registry) -> list[str]:
     return found[:1]
 
 
-def _line(line: str) -> tuple[str, bool, str]:
-    """Return what a line of `install --from` names, whether it is editable, and its checksum."""
+def _parse_line(line: str) -> tuple[str, bool, str]:
+    """Return the target, whether it is editable, and the checksum in a line of `install --from`."""
     text, _, sha256 = line.partition(" #")[0].strip().partition(" --hash=sha256:")
     return (text.removeprefix("-e").strip(), True, "") if text.startswith("-e ") else (text, False, sha256.strip())
 
 
-def _text(row: dict[str, Any]) -> str:
+def _searched_text(row: dict[str, Any]) -> str:
     return " ".join(str(row[key] or "") for key in ("name", "package", "description")).lower()
 
 
@@ -526,7 +523,7 @@ def _registry(*, exact: bool = False) -> Registry:
 
 
 def _commands(ctx: click.Context, kind: Kind) -> str:
-    """Return how the commands for plug-ins are called here, for hints."""
+    """Return the command line of the commands for plug-ins, for hints."""
     group = ctx.parent if kind is PLUGIN or ctx.parent is None else ctx.parent.parent
     return PROGRAM if group is None else group.command_path
 

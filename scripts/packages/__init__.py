@@ -50,7 +50,7 @@ class Record(Generic[T]):
 
     Args:
         file: its name.
-        kind: the class of an entry; `editable` is a truth value, every other field text.
+        kind: the class of an entry; its fields are text, but for `editable`, which is a bool.
     """
 
     def __init__(self, file: str, kind: type[T]) -> None:
@@ -59,7 +59,7 @@ class Record(Generic[T]):
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """Its path."""
         return os.path.join(state_dir(), self._file)
 
     def read(self) -> dict[str, list[T]]:
@@ -75,7 +75,7 @@ class Record(Generic[T]):
             raise RecordError(f"{self.path} is damaged", hint=f"remove it, or mend it: {error}") from error
 
     def change(self, change: Callable[[dict[str, list[T]]], dict[str, list[T]]]) -> None:
-        """Put what a function returns in the place of the entries that it is given."""
+        """Replace the entries by what a function makes of them."""
         try:
             with locked(self.path):
                 data = {prefix: [vars(one) for one in found] for prefix, found in change(self.read()).items() if found}
@@ -92,7 +92,7 @@ class Record(Generic[T]):
     def _entry(self, data: Any) -> T:
         one = self._kind(**data)
         if not all(isinstance(value, bool if name == "editable" else str) for name, value in vars(one).items()):
-            raise ValueError(f"{data!r} is none of its entries")
+            raise ValueError(f"{data!r} is not one of its entries")
         return one
 
 
@@ -107,11 +107,11 @@ class Recorded:
     Attributes:
         distribution: its name.
         version: its version.
-        source: what `install` was asked for: a requirement, the path of a directory or a wheel, or for a bundled
-            package nothing.
-        sha256: the checksum of its wheel, where that came from an index.
+        source: the argument of `install`: a requirement, or the path of a directory or a wheel; empty for a bundled
+            package.
+        sha256: the checksum of its wheel, if that came from an index.
         editable: whether its source is used where it is.
-        name: what it was asked for by, which a registry may forget; empty if by its source.
+        name: the name in the registry by which it was installed, if it was by one.
     """
 
     distribution: str
@@ -127,17 +127,22 @@ INSTALLED: Final = Record(scripts.INSTALLED_FILE, Recorded)
 
 
 def recorded(prefix: str | None = None) -> dict[str, Recorded]:
-    """Return what was installed in an environment, by default this one, by canonical name of the distribution."""
+    """Return the records of an environment, by default this one, by canonical name of the distribution."""
     return {canonical(one.distribution): one for one in INSTALLED.read().get(prefix or sys.prefix, ())}
 
 
 def recorded_elsewhere() -> list[str]:
-    """Return the other environments of which something is recorded."""
+    """Return the other environments with records."""
     return sorted(prefix for prefix, found in INSTALLED.read().items() if found and prefix != sys.prefix)
 
 
 def lost(installed: Iterable[str], prefix: str | None = None) -> list[Recorded]:
-    """Return what is recorded of an environment, by default this one, and is not among the installed distributions."""
+    """Return the records of an environment, by default this one, whose distributions are not installed.
+
+    Args:
+        installed: names of the distributions that are.
+        prefix: the environment.
+    """
     known = recorded(prefix)
     there = set(map(canonical, installed)) if known else set()
     return [one for name, one in known.items() if name not in there]
@@ -148,12 +153,10 @@ def record(one: Recorded) -> None:
     _replace(one.distribution, one)
 
 
-def forget(distribution: str) -> bool:
-    """Forget an installation, and return whether it was recorded."""
-    known = canonical(distribution) in recorded()
-    if known:
+def forget(distribution: str) -> None:
+    """Forget an installation."""
+    if canonical(distribution) in recorded():
         _replace(distribution)
-    return known
 
 
 def _replace(distribution: str, *instead: Recorded) -> None:
@@ -167,7 +170,7 @@ def _replace(distribution: str, *instead: Recorded) -> None:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Lock this environment against changes by other processes, also while an installer that this starts runs."""
+    """Lock this environment against changes by other processes, as long as this process or its installer runs."""
     with ExitStack() as holding:
         try:
             holding.enter_context(locked(os.path.join(state_dir(), "plugins-change"), inherited=True))
@@ -184,13 +187,13 @@ def warnings_of_loss(installed: Iterable[str]) -> Iterator[str]:
     """Yield the warnings of a command about plug-ins that were installed here and are gone. It never raises."""
     with suppress(RecordError):  # `doctor` reports it
         gone = lost(installed)
-        if gone:  # a plug-in that is damaged or blocked declares no entry point, and is there
+        if gone:  # a damaged or blocked plug-in is installed, and has no entry point
             from llm._installed import installed_plugins
 
             gone = lost(installed_plugins().names)
         if gone:
             names = ", ".join(f"{one.distribution} {one.version}" for one in gone)
-            yield f"installed before, and not there any more: {names}; `{PROGRAM} restore` installs what is missing"
+            yield f"installed before, and missing now: {names}; `{PROGRAM} restore` installs them again"
 
 
 def bundled_directory() -> "Path":

@@ -35,7 +35,16 @@ from scripts.packages.environment import (
     same,
 )
 from scripts.packages.installer import find_installer
-from scripts.packages.inventory import TIMEOUT_SECONDS, Check, CheckError, Inventory, Row, State, check_one, take
+from scripts.packages.inventory import (
+    TIMEOUT_SECONDS,
+    Check,
+    CheckError,
+    Inventory,
+    Row,
+    State,
+    check_one,
+    take_inventory,
+)
 from scripts.packages.plan import (
     InstallPlan,
     Target,
@@ -228,7 +237,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
     """
     with one_at_a_time():
         _roll_back(lambda _: None)
-        inventory = take(kind, registry)
+        inventory = take_inventory(kind, registry)
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
         if distribution is None:
             found = recorded().values()
@@ -245,11 +254,11 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
             )
         version = installed_version(distribution)
         # Before it is removed: afterwards its contributions are not known.
-        before = [(each, row) for each in KINDS for row in take(each, registry).of_package(distribution)]
+        before = [(each, row) for each in KINDS for row in take_inventory(each, registry).of_package(distribution)]
         left = _uninstall(distribution)
         forget(distribution)
         forget_guardrails(distribution)
-        rows = {each: take(each, registry).rows for each in KINDS}
+        rows = {each: take_inventory(each, registry).rows for each in KINDS}
         effects = [_left_over(each, row, rows[each]) for each, row in before if row.state is State.INSTALLED]
         return Change(name, kind.noun, distribution, version, "removed", (*filter(None, effects), *left))
 
@@ -319,7 +328,7 @@ def _verify(distribution: str, version: str, registry: Registry, seconds: float,
         raise InstallError(f"{what} {error.message}") from error
     effects: list[str] = []
     for kind in KINDS:
-        for row in take(kind, registry, Check(learned, {}, ())).of_package(distribution):
+        for row in take_inventory(kind, registry, Check(learned, {}, ())).of_package(distribution):
             if row.state is State.FAILED:
                 hint = f"entry point {row.entry_point}" if row.entry_point else None
                 raise InstallError(f"{what} it cannot be loaded: {row.reason}", hint=hint)

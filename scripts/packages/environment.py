@@ -48,7 +48,7 @@ class EnvironmentKind(StrEnum):
 
     @property
     def is_tool(self) -> bool:
-        """Whether uv or pipx keeps a receipt of its packages, from which they install them again."""
+        """Whether it belongs to uv or pipx, which install its packages again from a receipt."""
         return self in {EnvironmentKind.UV_TOOL, EnvironmentKind.PIPX}
 
 

@@ -1,7 +1,7 @@
-"""What plug-ins and recipes there are: built in, installed, or to be had; their manifests, and loading them to check.
+"""Lists of the built-in, installed and available plug-ins and recipes; their manifests, and loading them to check.
 
-The process that asks imports none but built-in ones: each is loaded in a process of its own, so that one that breaks it
-or prints to stdout does no harm. This is the one place in `scripts` that reads and renews manifests.
+This process imports none but built-in ones. The others are loaded in a new process, where one that crashes or prints
+to stdout does no harm. No other module of `scripts` reads and renews manifests.
 """
 
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llm.host import Host
     from llm.parameters import Parameter
 
-#: Packages of the built-in plug-ins that are named as their modules, by what they contribute.
+#: The packages of built-in plug-ins, whose modules have the names of their contributions.
 _BUILTIN: Mapping[str, str] = {"backend": "llm.backends.plugins.", "recipe": "scripts.recipes.plugins."}
 
 
@@ -37,7 +37,7 @@ def builtin_names(kind: str) -> list[str]:
 
 
 class Contributed(NamedTuple):
-    """What an entry point contributes.
+    """The contributions of an entry point.
 
     Attributes:
         offers: kind (`backend`, `recipe`) and name of each object, sorted.
@@ -51,13 +51,13 @@ class Contributed(NamedTuple):
 
     @classmethod
     def by(cls, manifest: Manifest) -> "Contributed":
-        """Return what a manifest has of it."""
+        """Return the contributions in a manifest."""
         offers = sorted((kind, facts["name"]) for plugin in manifest.plugins for kind, facts in plugin.contributions)
         return cls(tuple(offers), tuple(manifest.hooks), manifest.failure)
 
 
 def installed_and_known() -> tuple[Installed, dict[EntryPoint, Contributed | None]]:
-    """Return what is installed, and what each entry point contributes if it was loaded and not edited since."""
+    """Return what is installed, with the contributions of each entry point; `None` if they are not known."""
     manifests = Manifests.read()
     found = installed_plugins(manifests=manifests)
     known: dict[EntryPoint, Contributed | None] = dict.fromkeys(found.entries)
@@ -74,7 +74,7 @@ def installed_and_known() -> tuple[Installed, dict[EntryPoint, Contributed | Non
 
 
 def faults(host: "Host") -> Iterator[tuple[str, str]]:
-    """Yield path and fault of the manifests' file where it is damaged, or contradicts the host."""
+    """Yield path and fault of the manifest file if it is damaged, or contradicts the host."""
     file = ManifestFile()
     try:
         rows = file.parse()
@@ -86,17 +86,17 @@ def faults(host: "Host") -> Iterator[tuple[str, str]]:
         stale = [
             entry.name
             for entry, manifest in loaded.items()
-            # What the configuration decides is asked anew each time.
+            # What depends on the configuration is asked for in each process.
             if not any(one.configured for one in manifest.plugins) and not known.holds(entry, manifest)
         ]
         if stale:
             yield str(file.path), f"is stale, and could not be renewed: it is wrong about {', '.join(stale)}"
 
 
-#: For loading all of them, or those of one distribution.
+#: For loading all plug-ins, or those of one distribution.
 TIMEOUT_SECONDS: Final = 60
 
-#: The process must find the same `scripts` as this one does, and nothing in its working directory.
+#: The process imports the same `scripts` as this one, and nothing from its working directory.
 _PROGRAM: Final = """\
 import sys
 home = sys.argv.pop()
@@ -109,7 +109,7 @@ report(*sys.argv[1:])
 
 
 class CheckError(InstallError):
-    """Loading plug-ins ended the process that did it, or took too long."""
+    """The process that loads plug-ins ended early, or took too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,9 @@ class Check:
     """The result of loading every plug-in.
 
     Attributes:
-        learned: what each entry point contributes.
-        answering: for `backend` and `recipe`, name to the distribution whose plug-in is in use.
-        warnings: what went wrong besides failures to load, as text.
+        learned: the manifest of each entry point.
+        answering: for `backend` and `recipe`, the distribution whose plug-in is in use, by name.
+        warnings: the problems other than failures to load, as text.
     """
 
     learned: Mapping[EntryPoint, Manifest]
@@ -128,10 +128,10 @@ class Check:
 
 
 def check() -> Check:
-    """Load installed plug-ins in a new process, disabled ones too, and return what each contributes.
+    """Load all installed plug-ins in a new process, also disabled ones.
 
-    If that process does not live to report, the plug-ins of each distribution are loaded in a process of
-    their own: those that end it have failed, and the others are none the worse.
+    If that process ends before it reports, the plug-ins of each distribution are loaded in a process of their own:
+    only those that end it have failed.
     """
     try:
         return _load()
@@ -156,12 +156,12 @@ def check() -> Check:
 
 
 def check_one(distribution: str, seconds: float = TIMEOUT_SECONDS) -> Check:
-    """Load the plug-ins of one distribution in a new process, and return what each contributes."""
+    """Load the plug-ins of one distribution in a new process."""
     return _load(distribution, seconds)
 
 
 def learn_anew() -> Mapping[EntryPoint, Manifest]:
-    """Forget all but which plug-ins are guardrails, load all of them, and return what each contributes."""
+    """Load all plug-ins and return their new manifests; of the old ones, only which plug-ins are guardrails stays."""
     before = Manifests.read()
     Manifests.read().clear()
     learned = check().learned
@@ -198,9 +198,9 @@ def _load(distribution: str | None = None, seconds: float = TIMEOUT_SECONDS) -> 
 
 
 def report(distribution: str = "") -> None:
-    """Load installed plug-ins and write what they contribute to stdout, as JSON; `check` reads it."""
+    """Load installed plug-ins and write the JSON that `check` reads to stdout."""
     answer = os.dup(1)
-    os.dup2(2, 1)  # whatever plug-ins print goes to stderr
+    os.dup2(2, 1)  # what plug-ins print goes to stderr
     from llm.hooks import Tier
     from llm.hooks._guard import ProblemKind
     from llm.host import create_host
@@ -228,31 +228,32 @@ class State(StrEnum):
 
     INSTALLED = "installed"
     BUILT_IN = "built in"
-    SHADOWED = "shadowed"  # there, but another one answers under its name
-    DISABLED = "disabled"  # there, but the user does not want it
-    FAILED = "failed"  # installed, but it could not be loaded
+    SHADOWED = "shadowed"  # another one is used under its name
+    DISABLED = "disabled"  # by the user
+    FAILED = "failed"  # installed, and cannot be loaded
     MISSING = "missing"  # installed once, and lost with the environment
-    AVAILABLE = "available"  # in the registry, not installed
-    REFUSED = "refused"  # in the registry, in a way that cannot be installed
+    AVAILABLE = "available"  # in the registry, and not installed
+    REFUSED = "refused"  # in the registry, and cannot be installed
 
 
 class Row(NamedTuple):
-    """One name, and one package that has it.
+    """A name, and a package that has it.
 
     Attributes:
         kind: `plug-in` or `recipe`.
         name: the name.
-        package: the distribution; for a refused row, what the registry says.
+        package: the distribution; for a refused row, the value in the registry.
         version: its version, if it is installed or built in.
-        state: what can be said of it.
-        reason: why it failed or was refused; what disables it; which one answers instead, if it is shadowed; what it
-            does, if it has nothing under this name.
+        state: its state.
+        reason: why it failed or was refused; what disables it; the one in use, if it is shadowed; its contributions, if
+            it has none under this name.
         entry_point: the entry point that contributes it, if it is installed.
-        shadows: those that it answers in place of.
-        hooks: the hooks that the plug-in implements besides: a policy beside a backend.
-        contributes: all of its entry point: `backend mine`, `recipe tidy`, and the hooks. Empty if that is not known.
-        registry: the place of the registry that has this name for this package; `None` if it has not.
-        damaged: whether the package is installed, but its contributions are not known.
+        shadows: those that are shadowed by it.
+        hooks: the other hooks of the plug-in: a policy beside a backend.
+        contributes: all contributions of its entry point: `backend mine`, `recipe tidy`, and hooks. Empty if they are
+            not known.
+        registry: the place of the registry that maps this name to this package; `None` if it does not.
+        damaged: whether the package is installed, and its contributions are not known.
     """
 
     kind: str
@@ -270,24 +271,29 @@ class Row(NamedTuple):
 
     @property
     def registered(self) -> bool:
-        """Whether the registry has this name for this package."""
+        """Whether the registry maps this name to this package."""
         return self.registry is not None
 
     @property
     def installed(self) -> bool:
-        """Whether an installed distribution, not this project's, has it."""
+        """Whether it belongs to an installed distribution, other than this project's."""
         return self.entry_point is not None or self.damaged
 
     @property
+    def in_use(self) -> bool:
+        """Whether it contributes something under its name, unless another one shadows it."""
+        return self.state in {State.INSTALLED, State.BUILT_IN} and self.reason is None
+
+    @property
     def source(self) -> str:
-        """Its provider in words: `acme-internal-greeter 1.0` or `the built-in one`."""
+        """Its package as text: `acme-internal-greeter 1.0` or `the built-in one`."""
         if self.package == DISTRIBUTION:
             return "the built-in one"
         return f"{self.package} {self.version}" if self.version else self.package
 
     @property
     def status(self) -> str:
-        """The state and what belongs to it, for people."""
+        """The state with its details, as text."""
         if not (self.reason or self.shadows or self.hooks):
             return str(self.state)
         if self.state is State.SHADOWED:
@@ -299,12 +305,12 @@ class Row(NamedTuple):
         return ": ".join([self.state, *more, *([self.reason] if self.reason else [])])
 
     def matches(self, words: Sequence[str], state: str | None, provides: str | None) -> bool:
-        """Whether a list shows the row.
+        """Return whether the row passes the filters of a list.
 
         Args:
-            words: parts of its name or package, one of which is enough; none: any.
+            words: texts, one of which has to be in its name or package; empty: any.
             state: `installed` or `available`; `None`: any.
-            provides: `backend`, `recipe` or a hook that an installed one contributes; `None`: any.
+            provides: `backend`, `recipe` or a hook that it has to contribute; `None`: any.
         """
         text = f"{self.name} {self.package}".lower()
         provided = {contribution.partition(" ")[0] for contribution in self.contributes}
@@ -329,7 +335,7 @@ class Inventory:
     Attributes:
         kind: plug-ins or recipes.
         entries: the entry points of installed distributions, of both groups, sorted.
-        rows: a row for each name and package; of one name, the one in use comes first.
+        rows: a row for each name and package; of one name, the one in use is first.
     """
 
     kind: Kind
@@ -369,14 +375,13 @@ def declared(row: Row, inventory: Inventory) -> "tuple[list[Parameter], dict[str
         return [], {}  # somebody else wrote it
 
 
-def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:
-    """Return what there is of one kind.
+def take_inventory(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:
+    """List everything of one kind.
 
     Args:
         kind: plug-ins or recipes.
-        registry: what can be installed.
-        checked: what loading plug-ins showed; of the others, what is known from the last time that
-            each was loaded.
+        registry: the packages that can be installed.
+        checked: the result of loading plug-ins; those that are not in it are listed by their manifests.
     """
     (distributions, entries, faults), known = installed_and_known()
     if checked is not None:
@@ -385,12 +390,12 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
     blocking = Blocking.of()
     # In the order in which they are asked: installed ones by distribution, then the built-in ones.
     found = [*_installed(kind, known, blocking), *_builtin(kind, entries, blocking)]
-    rows = _in_use_first([row for row, provides in found if provides], answering)
-    rows.extend(row for row, provides in found if not provides)
+    rows = _in_use_first([row for row in found if row.in_use], answering)
+    rows.extend(row for row in found if not row.in_use)
     packages = [(package, package.label) for package in registry.of(kind).values()]
     rows.extend(_damaged(kind, faults, packages, blocking))
     lost = _lost(distributions)
-    rows.extend(_to_be_had(packages, rows, distributions, lost))
+    rows.extend(_available(packages, rows, distributions, lost))
     if kind is PLUGIN and lost:
         registry_names = {canonical(package.label) for package in registry.packages}
         rows.extend(
@@ -406,64 +411,59 @@ def take(kind: Kind, registry: Registry, checked: Check | None = None) -> Invent
     return Inventory(kind, tuple(entries), tuple(sorted(rows, key=lambda row: row.name)))
 
 
-def _installed(
-    kind: Kind, known: Mapping[EntryPoint, Contributed | None], blocking: Blocking
-) -> Iterator[tuple[Row, bool]]:
-    """Yield a row for each name of an installed plug-in, and whether it provides that name.
+def _installed(kind: Kind, known: Mapping[EntryPoint, Contributed | None], blocking: Blocking) -> Iterator[Row]:
+    """Yield a row for each name of an installed plug-in.
 
-    One that was never loaded is taken to provide its entry point's name. One that provides none is listed under that
-    name, unless it does nothing once imported, and another entry point of its distribution speaks for it.
+    One that was never loaded is assumed to contribute its entry point's name. One that contributes no name is listed
+    under that of its entry point, unless it has no hooks and another entry point of its distribution is listed.
     """
     provided = [
         (entry, found, [name for one, name in found.offers if one == kind.offers] if found else [])
         for entry, found in known.items()
     ]
-    speaking = {entry.distribution for entry, _, names in provided if names}
+    listed = {entry.distribution for entry, _, names in provided if names}
     works = State.INSTALLED  # Python 3.11 takes long to find a member of an enumeration
     for entry, found, names in provided:
         offers, hooks, failure = found or Contributed()
         others = () if CONTRIBUTING.issuperset(hooks) else tuple(hook for hook in hooks if hook not in CONTRIBUTING)
-        unnamed = entry.group == kind.group and (failure or others or entry.distribution not in speaking)
+        unnamed = entry.group == kind.group and (failure or others or entry.distribution not in listed)
         disabled = blocking.of_installed(entry)
         reason = f"by {disabled}" if disabled else failure
         state = State.DISABLED if disabled else State.FAILED if failure else works
-        if not reason and not names and hooks:
-            reason = f"implements {', '.join(hooks)}"
+        if found is not None and not reason and not names:
+            reason = f"implements {', '.join(hooks)}" if hooks else "contributes nothing"
         for name in names or ((entry.name,) if unnamed else ()):
-            yield (
-                Row(
-                    kind.noun,
-                    name,
-                    entry.distribution,
-                    entry.version,
-                    state,
-                    reason,
-                    entry_point=str(entry),
-                    hooks=others if names else (),
-                    contributes=(*map(" ".join, offers), *others),
-                ),
-                state is works and (found is None or bool(names)),
+            yield Row(
+                kind.noun,
+                name,
+                entry.distribution,
+                entry.version,
+                state,
+                reason,
+                entry_point=str(entry),
+                hooks=others if names else (),
+                contributes=(*map(" ".join, offers), *others),
             )
 
 
-def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> Iterator[tuple[Row, bool]]:
+def _builtin(kind: Kind, entries: Sequence[EntryPoint], blocking: Blocking) -> Iterator[Row]:
     for name in builtin_names(kind.offers):
         disabled = blocking.of_builtin(f"{kind.offers}:{name}", entries)
         state, reason = (State.DISABLED, f"by {disabled}") if disabled else (State.BUILT_IN, None)
-        yield Row(kind.noun, name, DISTRIBUTION, __version__, state, reason), not disabled
+        yield Row(kind.noun, name, DISTRIBUTION, __version__, state, reason)
 
 
 def _in_use_first(rows: Iterable[Row], answering: Mapping[str, str | None]) -> list[Row]:
-    """Record on each row what shadows it, or what it shadows; of one name, the row in use comes first."""
+    """Return rows with those that they shadow, or that shadow them; of one name, the row in use is first."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).append(row)
     found = []
     for name, alike in by_name.items():
-        # Sorting is stable: where it is not known who answers, they stay in the order in which they are asked.
-        if not alike[1:]:
+        if len(alike) == 1:
             found += alike
             continue
+        # Sorting is stable: if it is not known which one answers, they stay in the order in which they are asked.
         winner, *others = sorted(alike, key=lambda row: row.package != answering.get(name))
         found.append(winner._replace(shadows=tuple(row.source for row in others)))
         found.extend(row._replace(state=State.SHADOWED, reason=winner.source) for row in others)
@@ -483,34 +483,34 @@ def _damaged(
             yield Row(kind.noun, name, fault.distribution, fault.version, state, reason, damaged=True)
 
 
-def _to_be_had(
+def _available(
     packages: Iterable[tuple[Package, str]],
     rows: Sequence[Row],
     distributions: Collection[str],
     lost: Mapping[str, Recorded],
 ) -> Iterator[Row]:
-    """Yield a row for each entry of the registry that no other row stands for."""
+    """Yield a row for each entry of the registry that is not among the rows yet."""
     names: dict[str, list[str]] = {}
     for row in rows:
         if row.installed:
             names.setdefault(canonical(row.package), []).append(row.name)
     for package, distribution in packages:
         kind, name = package.kind.noun, package.name
-        brought = names.get(canonical(distribution), [])
+        installed = names.get(canonical(distribution), [])
         fault = package.fault()
         is_there = fault is None and canonical(distribution) in distributions
         version = installed_version(distribution) if is_there else None
         if fault is not None:
             yield Row(kind, name, distribution, None, State.REFUSED, fault)
-        elif version is None and not brought and canonical(distribution) in lost:
+        elif version is None and not installed and canonical(distribution) in lost:
             yield _missing_row(package.kind, name, lost[canonical(distribution)])
-        elif version is None and not brought:
+        elif version is None and not installed:
             unfit = package.unfit()
             yield Row(kind, name, distribution, None, State.REFUSED if unfit else State.AVAILABLE, unfit)
-        elif not brought:
+        elif not installed:
             yield Row(kind, name, distribution, version, State.FAILED, f"{distribution} is not a {kind}")
-        elif name not in brought:
-            yield Row(kind, name, distribution, version, State.INSTALLED, f"as {', '.join(brought)}")
+        elif name not in installed:
+            yield Row(kind, name, distribution, version, State.INSTALLED, f"as {', '.join(installed)}")
 
 
 def _lost(distributions: Collection[str]) -> dict[str, Recorded]:

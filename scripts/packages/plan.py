@@ -14,7 +14,7 @@ from llm.hooks._entrypoints import canonical
 from scripts.packages import InstallError, Recorded, recorded
 from scripts.packages.environment import OUR_PACKAGES, installed_version, libraries, listed_files, owners, same
 from scripts.packages.installer import Installer, Pin
-from scripts.packages.inventory import State, take
+from scripts.packages.inventory import State, take_inventory
 from scripts.packages.registry import (
     KINDS,
     PLUGIN,
@@ -388,7 +388,7 @@ def find(
     package = known.get(text) or next((one for one in registry.packages if one.is_for(text)), None)
     if package is not None:
         return of_registry(package, text)
-    if any(row.name == text and row.state is State.BUILT_IN for row in take(kind, registry).rows):
+    if any(row.name == text and row.state is State.BUILT_IN for row in take_inventory(kind, registry).rows):
         raise UsageError(f"the {kind.noun} {text!r} is built in: there is nothing to install")
     unknown = UnknownNameError(kind.noun, text, known, hint=other_kind(kind, text, registry, commands, "install"))
     from packaging.requirements import InvalidRequirement, Requirement

@@ -1,4 +1,4 @@
-"""A new package with a plug-in in it, written from templates."""
+"""New packages with a plug-in, written from templates."""
 
 import keyword
 import os
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 TEMPLATES: Final = Path(__file__).parent.parent / "templates" / "plugin"
 
 
-class Form(NamedTuple):
-    """A kind of plug-in that can be made.
+class Template(NamedTuple):
+    """A kind of plug-in for which there is a template.
 
     Attributes:
         summary: the description of its package.
-        use: a command that shows it at work, without `ai-cli`.
-        guide: the topic of the documentation on such plug-ins.
+        use: a command that uses it, without `ai-cli`.
+        guide: the topic of its guide in `ai-cli docs`.
         configuration: an example of its section in the configuration file.
         group: the group of its entry point.
         is_class: whether the entry point names a class with hook implementations, not the module.
@@ -41,40 +41,44 @@ class Form(NamedTuple):
 
 
 #: `{}` stands for the name of the plug-in.
-KINDS: Final[Mapping[str, Form]] = {
-    "backend": Form("The backend {}", 'send -b {} "one two three"', "backends"),
-    "recipe": Form("The recipe {}", "recipe {} . --dry-run", "recipes", group=RECIPE_GROUP),
-    "server": Form("The server {} as a backend", "backends", "http-backends"),
-    "guardrail": Form(
+KINDS: Final[Mapping[str, Template]] = {
+    "backend": Template("The backend {}", 'send -b {} "one two three"', "backends"),
+    "recipe": Template("The recipe {}", "recipe {} . --dry-run", "recipes", group=RECIPE_GROUP),
+    "server": Template("The server {} as a backend", "backends", "http-backends"),
+    "guardrail": Template(
         "Keeps secrets from leaving and from running",
         'send -b openrouter "this is TOP SECRET"',
         "wrappers",
         "patterns = ['TOP SECRET']",
         is_class=True,
     ),
-    "cache": Form(
+    "cache": Template(
         "Answers prompts again that were answered before",
         'send "hi" --trace',
         "wrappers",
         'path = "/var/tmp/answers.sqlite"',
         is_class=True,
     ),
-    "policy": Form("Answers short prompts on this machine", 'why send "hi"', "llm_route", "words = 20", is_class=True),
-    "command": Form("The command ai-cli {}", "{} hi -b sample", "guides/commands"),
-    "runner": Form("Runs steps at low priority", "recipe sample hi --yes", "safety", "niceness = 10", is_class=True),
+    "policy": Template(
+        "Answers short prompts on this machine", 'why send "hi"', "llm_route", "words = 20", is_class=True
+    ),
+    "command": Template("The command ai-cli {}", "{} hi -b sample", "guides/commands"),
+    "runner": Template(
+        "Runs steps at low priority", "recipe sample hi --yes", "safety", "niceness = 10", is_class=True
+    ),
 }
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PREFIXES: Final = ("d0ttino-", "llm-")
 
 
-class Made(NamedTuple):
+class NewPackage(NamedTuple):
     """A package that was written.
 
     Attributes:
         path: its directory.
-        plugin: the name of the plug-in in it.
-        use: the command that shows it at work.
+        plugin: the name of its plug-in.
+        use: a command that uses the plug-in.
         guide: the command that prints the guide to such plug-ins.
         files: its files, relative to the directory.
     """
@@ -86,13 +90,13 @@ class Made(NamedTuple):
     files: tuple[str, ...]
 
 
-def write(name: str, kind: str, parent: Path, licence: str, author: str) -> Made:
-    """Write a new package into a directory that did not exist before: all of it, or nothing.
+def write(name: str, kind: str, parent: Path, licence: str, author: str) -> NewPackage:
+    """Write a new package into a new directory: all of it, or nothing.
 
     Args:
         name: name of the distribution; without `d0ttino-` it is the name of the plug-in as well.
         kind: one of `KINDS`.
-        parent: the directory in which that of the package is made.
+        parent: the directory in which the package's directory is made.
         licence: the name of a file in the templates' `licences`, or `none`.
         author: the holder of the copyright; empty: the authors of the package.
     """
@@ -102,26 +106,26 @@ def write(name: str, kind: str, parent: Path, licence: str, author: str) -> Made
     target = parent / name
     if os.path.lexists(target):
         raise UsageError(f"{target} is there already", hint="give it another name, or another place with --dir")
-    words = _words(name, module, short, kind, licence, author)
+    values = _values(name, module, short, kind, licence, author)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, as a directory cannot be renamed into another file system.
+        # In the same directory: a rename does not lead into another file system.
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent, ignore_cleanup_errors=True) as draft:
-            made = Path(draft) / name
+            package = Path(draft) / name
             files = []
-            for path, text in _rendered(words):
-                file = made / path
+            for path, text in _rendered(values):
+                file = package / path
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text, encoding="utf-8")
                 files.append(path)
-            made.rename(target)  # never over files: a directory takes the place of an empty one at most
+            package.rename(target)  # replaces nothing but an empty directory
     except OSError as error:
         raise D0ttinoError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
-    return Made(target, short, words["use"], words["guide"], tuple(sorted(files)))
+    return NewPackage(target, short, values["use"], values["guide"], tuple(sorted(files)))
 
 
 def author() -> str:
-    """Return the name that git knows of the user; empty if there is none."""
+    """Return the user's name in the configuration of git; empty if it has none."""
     import subprocess
 
     try:
@@ -187,13 +191,13 @@ def _fault_of_plugin(name: str, short: str, kind: str) -> str | None:
     return None if taken is None else f"{taken.distribution} {taken.version} has a plug-in named {short}"
 
 
-def _words(name: str, module: str, short: str, kind: str, licence: str, holder: str) -> dict[str, Any]:
-    """Return the words that templates put into their text."""
+def _values(name: str, module: str, short: str, kind: str, licence: str, holder: str) -> dict[str, Any]:
+    """Return the values of the templates' variables."""
     from datetime import date
 
-    form = KINDS[kind]
+    template = KINDS[kind]
     base = re.sub(r"^(d0ttino|llm)_(?=[a-z])", "", module)
-    section = f"[plugins.{short}]\n{form.configuration}" if form.configuration else ""
+    section = f"[plugins.{short}]\n{template.configuration}" if template.configuration else ""
     title = "".join(part.capitalize() for part in base.split("_"))
     return {
         "name": name,
@@ -201,12 +205,12 @@ def _words(name: str, module: str, short: str, kind: str, licence: str, holder: 
         "short": short,
         "kind": kind,
         "title": title,
-        "attribute": f":{title}" if form.is_class else "",
+        "attribute": f":{title}" if template.is_class else "",
         "variable": base.upper(),
-        "summary": form.summary.format(short),
-        "use": f"ai-cli {form.use.format(short)}",
-        "guide": f"ai-cli docs {form.guide}",
-        "group": form.group,
+        "summary": template.summary.format(short),
+        "use": f"ai-cli {template.use.format(short)}",
+        "guide": f"ai-cli docs {template.guide}",
+        "group": template.group,
         "configuration": section,
         "licence": "" if licence == "none" else licence,
         "author": holder or f"The {name} authors",
@@ -215,7 +219,7 @@ def _words(name: str, module: str, short: str, kind: str, licence: str, holder: 
     }
 
 
-def _rendered(words: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _rendered(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield path and text of each file of a package."""
     import jinja2
 
@@ -231,15 +235,15 @@ def _rendered(words: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for file in sorted(common.rglob("*")):
         if file.is_file():
             path = file.relative_to(common).as_posix()
-            yield path.removesuffix(".jinja"), _text(templates, f"common/{path}", words)
-    kind, module = words["kind"], words["module"]
-    yield f"{module}/__init__.py", f'"""{words["summary"]}, a plug-in for d0ttino."""\n'
+            yield path.removesuffix(".jinja"), _text(templates, f"common/{path}", values)
+    kind, module = values["kind"], values["module"]
+    yield f"{module}/__init__.py", f'"""{values["summary"]}, a plug-in for d0ttino."""\n'
     yield f"{module}/py.typed", ""
-    yield f"{module}/plugin.py", _text(templates, f"kinds/{kind}.py.jinja", words)
-    yield "tests/test_plugin.py", _text(templates, f"kinds/test_{kind}.py.jinja", words)
-    if words["licence"]:
-        yield "LICENSE", _text(templates, f"licences/{words['licence']}.jinja", words)
+    yield f"{module}/plugin.py", _text(templates, f"kinds/{kind}.py.jinja", values)
+    yield "tests/test_plugin.py", _text(templates, f"kinds/test_{kind}.py.jinja", values)
+    if values["licence"]:
+        yield "LICENSE", _text(templates, f"licences/{values['licence']}.jinja", values)
 
 
-def _text(templates: "jinja2.Environment", path: str, words: Mapping[str, Any]) -> str:
-    return templates.get_template(path).render(words)
+def _text(templates: "jinja2.Environment", path: str, values: Mapping[str, Any]) -> str:
+    return templates.get_template(path).render(values)

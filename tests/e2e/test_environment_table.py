@@ -145,7 +145,7 @@ def new_virtual_environment(lab: Lab) -> tuple[str, str]:
     for command in make:
         lab.made(*command)
     said = lab.run(venv / "bin/ai-cli", "recipe", "echo", "x", "--yes").stderr
-    assert "installed before, and not there any more: d0ttino-policy 0.1.0" in said
+    assert "installed before, and missing now: d0ttino-policy 0.1.0" in said
     remedy = said.split("`")[1]
     done = lab.run(venv / "bin" / remedy.split()[0], *remedy.split()[1:])
     assert done.stdout.startswith("installed d0ttino-policy 0.1.0")

@@ -106,7 +106,7 @@ def test_an_upgrade_of_a_uv_tool_loses_nothing(run: Run, tmp_path: Path, wheel: 
     assert "policy" not in done(run(ai_cli, "plugins", "freeze"))
     done(run(uv, "tool", "install", "-q", "--force", wheel))  # without what was added
     lost = run(ai_cli, "recipe", "echo", "x", "--yes")
-    assert "installed before, and not there any more: uv-plugin 1.0" in lost.stderr
+    assert "installed before, and missing now: uv-plugin 1.0" in lost.stderr
     assert done(run(ai_cli, "plugins", "restore")).startswith("installed uv-plugin 1.0")
     refused = run(ai_cli, "plugins", "install", "-e", ROOT / "examples/plugins/sample", "--yes")
     assert "an editable plug-in would be lost with its next upgrade" in refused.stderr

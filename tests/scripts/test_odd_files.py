@@ -190,9 +190,10 @@ def test_a_manifest_of_any_content_drops_and_brings_no_plugin(tmp_path: Path) ->
 
     def holds(place: tuple[Any, ...], value: Any) -> None:
         spoilt = changed(content, place, value)
+        found = spoilt if isinstance(spoilt, list) else [spoilt]
         records = [
             (json.dumps(key, separators=(",", ":")), json.dumps(record))
-            for key, *record in (one if isinstance(one, list) and one else [one] for one in spoilt or ())
+            for key, *record in (one if isinstance(one, list) and one else [one] for one in found)
         ]
         file.write(map("\t".join, [*(row for row in rows if len(row) == 3), *records]))
         with known(tmp_path) as host:

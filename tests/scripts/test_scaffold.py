@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from llm.testing import write_distribution
 from scripts.ai_cli import cli as ai_cli
 from scripts.packages.scaffold import KINDS, TEMPLATES
-from scripts.plugins import AUTHORED, LICENCES, cli
+from scripts.plugins import LICENCES, TEMPLATE_KINDS, cli
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def new(name: str, kind: str = "backend", *options: str) -> Result:
 
 
 def test_the_command_knows_all_kinds_and_licences() -> None:
-    assert list(KINDS) == list(AUTHORED)
+    assert list(KINDS) == list(TEMPLATE_KINDS)
     assert {path.name.removesuffix(".jinja") for path in (TEMPLATES / "licences").iterdir()} == {*LICENCES} - {"none"}
     kinds = {path.name.removesuffix(".py.jinja") for path in (TEMPLATES / "kinds").iterdir()}
     assert kinds == {*KINDS, *(f"test_{kind}" for kind in KINDS)}
