@@ -20,11 +20,11 @@ from llm.redaction import looks_secret
 from llm.testing._probe import (
     ADDRESS_NAME,
     EXIT,
+    FIXES,
     NOWHERE,
     PROMPTS,
     SECRET,
     STUB,
-    WORDS,
     Late,
     Place,
     Probe,
@@ -48,9 +48,9 @@ def check_readiness(probe: Probe) -> str | None:
         backend.is_ready({})
         undeclared = [one for one in backend.ready_env if looks_secret(one) and one not in backend.secret_env]
         for name in undeclared:
-            probe.find(f"{name} is in ready_env of the backend {backend.name} and not in secret_env", WORDS["secret"])
+            probe.report(f"{name} is in ready_env of the backend {backend.name} and not in secret_env", FIXES["secret"])
     for address, file, line in probe.network:
-        probe.find(f"it uses the network to say what there is: {address}", WORDS["late"], (file, line))
+        probe.report(f"it uses the network to say what there is: {address}", FIXES["late"], (file, line))
     return None if found else "it has no backend"
 
 
@@ -69,46 +69,31 @@ def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
     wanted = [name for name in probe.reads if ADDRESS_NAME.search(name) and name not in os.environ]
     if isinstance(whole, BaseException) and wanted:  # it asked where its server is
         for name in wanted:
-            probe.give(name)
+            probe.set_variable(name)
         whole = probe.attempt(backend, "hi")
     function = backend.complete
     if isinstance(whole, InvalidResultError):
-        probe.find(whole.message, WORDS["text"], probe.place(whole))
+        probe.report(whole.message, FIXES["text"], probe.place(whole))
         return None
     if isinstance(whole, D0ttinoError) and is_typed(whole):
         return f"the backend {backend.name} does not answer here: {whole.message}"
     if isinstance(whole, BaseException):
-        probe.find(f"the backend {backend.name} raised {one_line(whole)}", WORDS["error"], probe.place(whole, function))
+        probe.report(
+            f"the backend {backend.name} raised {one_line(whole)}", FIXES["error"], probe.place(whole, function)
+        )
         return None
     again = probe.attempt(backend, "hi")
     pieces = probe.attempt(backend, "hi", stream=True)
     if isinstance(pieces, BaseException):
-        probe.find(f"in pieces, the backend {backend.name} raised {one_line(pieces)}", WORDS["text"],
-                   probe.place(pieces, function))  # fmt: skip
+        probe.report(f"in pieces, the backend {backend.name} raised {one_line(pieces)}", FIXES["text"],
+                     probe.place(pieces, function))  # fmt: skip
     elif isinstance(again, Completion) and again.text == whole.text != pieces.text:
-        probe.find(f"the backend {backend.name} answers {whole.text[:40]!r} as a whole, and "
-                   f"{pieces.text[:40]!r} in pieces", WORDS["same"], _stream_place(probe, backend))  # fmt: skip
+        probe.report(f"the backend {backend.name} answers {whole.text[:40]!r} as a whole, and "
+                     f"{pieces.text[:40]!r} in pieces", FIXES["same"], probe.stream_place(backend))  # fmt: skip
     elif whole.usage is not None and pieces.usage is None:
-        probe.find(f"the backend {backend.name} reports its usage as a whole, and not in pieces", WORDS["usage"],
-                   _stream_place(probe, backend), warn=True)  # fmt: skip
+        probe.report(f"the backend {backend.name} reports its usage as a whole, and not in pieces", FIXES["usage"],
+                     probe.stream_place(backend), warn=True)  # fmt: skip
     return None
-
-
-def _stream_place(probe: Probe, backend: RegisteredBackend) -> Place:
-    """Return where a backend answers in pieces: the last line of its own that ran."""
-    last: list[Place] = [NOWHERE]
-
-    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "call" and probe.owns(frame.f_code.co_filename):
-            last[0] = (frame.f_code.co_filename, frame.f_code.co_firstlineno)
-        return None
-
-    sys.settrace(trace)
-    try:
-        probe.attempt(backend, "hi", stream=True)
-    finally:
-        sys.settrace(None)
-    return last[0]
 
 
 def _answering(probe: Probe) -> list[RegisteredBackend]:
@@ -133,8 +118,8 @@ def _odd(probe: Probe, requests: Mapping[str, Request]) -> str | None:
             results = [probe.attempt(backend, request, stream=stream) for stream in (False, True)]
             for result in results:
                 if isinstance(result, BaseException) and not is_typed(result):
-                    probe.find(f"at {what}, the backend {backend.name} raised {one_line(result)}", WORDS["odd"],
-                               probe.place(result))  # fmt: skip
+                    probe.report(f"at {what}, the backend {backend.name} raised {one_line(result)}", FIXES["odd"],
+                                 probe.place(result))  # fmt: skip
                     break
     return None if found else "no backend answers here"
 
@@ -191,7 +176,7 @@ def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None
     place: list[Place] = []
 
     def ring(_number: int, frame: FrameType | None) -> NoReturn:
-        place.append(probe.frame(frame))
+        place.append(probe.place_in_stack(frame))
         raise Late
 
     before = signal.signal(signal.SIGALRM, ring)
@@ -203,15 +188,15 @@ def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None
         _ = backend.complete(Request("a prompt that takes its time"), call).text
     except BaseException as error:  # noqa: BLE001 - the time alone counts
         if not isinstance(error, Late):
-            probe.say(error)
+            probe.record(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         probe.blocked = True
     if place:
         how = "in pieces" if stream else "whole"
-        probe.find(f"the backend {backend.name} ({how}) goes on {GRACE:g} s after the deadline of its call",
-                   WORDS["deadline"], place[0])  # fmt: skip
+        probe.report(f"the backend {backend.name} ({how}) goes on {GRACE:g} s after the deadline of its call",
+                     FIXES["deadline"], place[0])  # fmt: skip
 
 
 def check_interrupts(probe: Probe) -> str | None:
@@ -269,7 +254,7 @@ def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
             swallowed.add(place)
     if swallowed:
         first = min(swallowed)
-        probe.find(f"{what} swallows Ctrl-C", WORDS["interrupt"], first)
+        probe.report(f"{what} swallows Ctrl-C", FIXES["interrupt"], first)
 
 
 def check_errors(probe: Probe) -> str | None:
@@ -288,8 +273,8 @@ def check_errors(probe: Probe) -> str | None:
             times = probe.asked - asked
             if mode in {429, 500, 503} and times > 1:
                 place = probe.place(result) if isinstance(result, BaseException) else place_of(backend.complete)
-                probe.find(f"at status {mode}, the backend {backend.name} asks its server {times} times",
-                           WORDS["server once"], place)  # fmt: skip
+                probe.report(f"at status {mode}, the backend {backend.name} asks its server {times} times",
+                             FIXES["server once"], place)  # fmt: skip
             _judge(probe, backend, mode, result)
     return None
 
@@ -301,19 +286,19 @@ def _judge(probe: Probe, backend: RegisteredBackend, mode: int | str, result: Co
         else {"page": "a web page", "cut": "half an answer", "odd": "JSON without an answer"}[mode]
     )
     if isinstance(result, Completion):
-        probe.find(f"the backend {backend.name} takes {what} of its server for an answer", WORDS["status"],
-                   _stream_place(probe, backend))  # fmt: skip
+        probe.report(f"the backend {backend.name} takes {what} of its server for an answer", FIXES["status"],
+                     probe.stream_place(backend))  # fmt: skip
         return
     place = probe.place(result)
     if isinstance(mode, int) and getattr(result, "status", None) != mode:
-        probe.find(f"at {what} of its server, the backend {backend.name} raises {one_line(result)}, which has "
-                   f"status {getattr(result, 'status', None)}", WORDS["status"], place)  # fmt: skip
+        probe.report(f"at {what} of its server, the backend {backend.name} raises {one_line(result)}, which has "
+                     f"status {getattr(result, 'status', None)}", FIXES["status"], place)  # fmt: skip
     elif not isinstance(result, BackendError):
-        probe.find(f"at {what} of its server, the backend {backend.name} raises {one_line(result)}",
-                   WORDS["status"], place)  # fmt: skip
+        probe.report(f"at {what} of its server, the backend {backend.name} raises {one_line(result)}",
+                     FIXES["status"], place)  # fmt: skip
     elif mode == 429 and result.retry_after != 7:
-        probe.find(f"the backend {backend.name} does not hand on the wait that its server asks for",
-                   "set retry_after from the header Retry-After", place, warn=True)  # fmt: skip
+        probe.report(f"the backend {backend.name} does not hand on the wait that its server asks for",
+                     "set retry_after from the header Retry-After", place, warn=True)  # fmt: skip
 
 
 def check_threads(probe: Probe) -> str | None:
@@ -353,8 +338,8 @@ def check_threads(probe: Probe) -> str | None:
         if wrong:
             first = wrong[0]
             how = f"raises {one_line(first)}" if isinstance(first, BaseException) else "mixes up their answers"
-            place = probe.place(first) if isinstance(first, BaseException) else _stream_place(probe, backend)
-            probe.find(f"asked by several threads, the backend {backend.name} {how}", WORDS["threads"], place)
+            place = probe.place(first) if isinstance(first, BaseException) else probe.stream_place(backend)
+            probe.report(f"asked by several threads, the backend {backend.name} {how}", FIXES["threads"], place)
     hooks = [hook for hook in ("llm_prepare", "llm_complete") if probe.implementations(hook)]
     for hook in hooks:
         _hook_in_threads(probe, hook)
@@ -376,9 +361,9 @@ def _hook_in_threads(probe: Probe, hook: str) -> None:
             except Exception as error:  # noqa: BLE001 - reported
                 failed.append(error)
 
-    began = time.monotonic() + probe.spared
+    began = time.monotonic() + probe.skipped_sleep
     work()
-    if failed or time.monotonic() + probe.spared - began > 1:
+    if failed or time.monotonic() + probe.skipped_sleep - began > 1:
         return  # the check of requests says so
     many = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for one in many:
@@ -386,8 +371,8 @@ def _hook_in_threads(probe: Probe, hook: str) -> None:
     for one in many:
         one.join(10)
     if failed:
-        probe.find(f"called by several threads, {hook} raises {one_line(failed[0])}", WORDS["threads"],
-                   probe.place(failed[0]))  # fmt: skip
+        probe.report(f"called by several threads, {hook} raises {one_line(failed[0])}", FIXES["threads"],
+                     probe.place(failed[0]))  # fmt: skip
 
 
 def check_fork_and_pickle(probe: Probe) -> str | None:
@@ -405,7 +390,7 @@ def check_fork_and_pickle(probe: Probe) -> str | None:
             finally:
                 EXIT(status)
         if os.waitpid(child, 0)[1] != 0:
-            probe.find(f"after a fork, the backend {backend.name} does not answer", WORDS["fork"])
+            probe.report(f"after a fork, the backend {backend.name} does not answer", FIXES["fork"])
     seen = set()
     for error in probe.errors:
         kind = type(error)
@@ -418,7 +403,7 @@ def check_fork_and_pickle(probe: Probe) -> str | None:
         except Exception as problem:  # noqa: BLE001 - reported
             fault = f"cannot be pickled: {one_line(problem)}"
         if fault:
-            probe.find(f"its {kind.__name__} {fault}", WORDS["pickle"], (_file_of(kind), _line_of_class(kind)))
+            probe.report(f"its {kind.__name__} {fault}", FIXES["pickle"], (_file_of(kind), _line_of_class(kind)))
     return None if found or seen else "no backend answers here"
 
 
@@ -444,24 +429,24 @@ def check_secrets(probe: Probe) -> str | None:
             probe.server.mode = 200
     for name, place in probe.reads.items():
         if looks_secret(name) and name not in declared and place[0] is not None:
-            probe.find(f"it reads {name}, which no backend has in secret_env", WORDS["secret"], place)
+            probe.report(f"it reads {name}, which no backend has in secret_env", FIXES["secret"], place)
     for error in probe.errors:
         with suppress(Exception):
             if SECRET in f"{error} {getattr(error, 'hint', '')}":
-                probe.find(f"a {type(error).__name__} shows the key", WORDS["show"], probe.place(error))
+                probe.report(f"a {type(error).__name__} shows the key", FIXES["show"], probe.place(error))
                 return None
-    said = next((place for text, place in probe.texts if SECRET in text), None)
+    said = next((place for text, place in probe.written if SECRET in text), None)
     if said is not None or any(SECRET in one.description for one in found):
-        probe.find("it shows the key in what it prints or says of itself", WORDS["show"], said or NOWHERE)
+        probe.report("it shows the key in what it prints or says of itself", FIXES["show"], said or NOWHERE)
     if probe.asked and any(SECRET in path for path in probe.server.paths):
-        place = next((_stream_place(probe, one) for one in found), NOWHERE)
-        probe.find("it sends the key in the address, which servers and proxies log",
-                   "send it in the header Authorization", place)  # fmt: skip
+        place = next((probe.stream_place(one) for one in found), NOWHERE)
+        probe.report("it sends the key in the address, which servers and proxies log",
+                     "send it in the header Authorization", place)  # fmt: skip
     for recipe in probe.recipes():
         probe.recipe_place(recipe)  # it may read a variable
         os.environ.update(dict.fromkeys(filter(looks_secret, probe.reads), SECRET))
         with suppress(Exception):
             if any(SECRET in step.command_line for step in recipe.steps("goal", samples_of(recipe))):
-                probe.find(f"a step of the recipe {recipe.name} shows the key", "name the variable in the line: $NAME",
-                           probe.recipe_place(recipe))  # fmt: skip
+                message = f"a step of the recipe {recipe.name} shows the key"
+                probe.report(message, "name the variable in the line: $NAME", probe.recipe_place(recipe))
     return None if found or probe.reads else "it has no backend, and reads no variable"

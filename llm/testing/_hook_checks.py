@@ -18,7 +18,7 @@ from llm.errors import BackendError, D0ttinoError, InvalidResultError, one_line
 from llm.hooks import Origin
 from llm.hooks._guard import HookKind
 from llm.redaction import looks_secret
-from llm.testing._probe import HEAVY, PROMPTS, SECRET, STUB, WORDS, Place, Probe, is_typed, place_of, samples_of
+from llm.testing._probe import FIXES, HEAVY, PROMPTS, SECRET, STUB, Place, Probe, is_typed, place_of, samples_of
 from llm.types import Answer, Attempt, Call, Completion, Message, Request, Route, Step, StepContext, StepResult
 
 #: Goals that try to get out of whatever a recipe puts them into.
@@ -45,22 +45,22 @@ def check_recipes(probe: Probe) -> str | None:
             try:
                 with (
                     probe.timed(f"the recipe {recipe.name}"),
-                    probe.does("while it makes steps, which --dry-run shows"),
+                    probe.idle("while it makes steps, which --dry-run shows"),
                 ):
                     steps = recipe.steps(goal, samples_of(recipe))
                 if f"the recipe {recipe.name}" in probe.slow:
                     return None
                 if not steps and what == "a plain goal":
-                    probe.find(f"the recipe {recipe.name} makes no step", "raise a UsageError that says why",
-                               probe.recipe_place(recipe), warn=True)  # fmt: skip
+                    probe.report(f"the recipe {recipe.name} makes no step", "raise a UsageError that says why",
+                                 probe.recipe_place(recipe), warn=True)  # fmt: skip
             except InvalidResultError as error:
-                probe.find(error.message, WORDS["steps"], probe.place(error))
+                probe.report(error.message, FIXES["steps"], probe.place(error))
                 break
             except D0ttinoError as error:
-                probe.say(error)
+                probe.record(error)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - reported
-                probe.find(f"at {what}, the recipe {recipe.name} raised {probe.say(error)}", WORDS["odd"],
-                           probe.place(error))  # fmt: skip
+                probe.report(f"at {what}, the recipe {recipe.name} raised {probe.record(error)}", FIXES["odd"],
+                             probe.place(error))  # fmt: skip
                 break
         _inject(probe, recipe)
     return None if found else "it has no recipe"
@@ -72,7 +72,7 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
 
     bash = shutil.which("bash")
     if bash is None:
-        probe.find("whether it quotes was not tried: there is no bash", "check it where bash is installed", warn=True)
+        probe.report("whether it quotes was not tried: there is no bash", "check it where bash is installed", warn=True)
         return
     word = "d0ttinomark"
     with suppress(Exception):
@@ -80,9 +80,9 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
             words = shlex.split(step.command) if isinstance(step.command, str) else [*step.command]
             for program, flag, code in zip(words, words[1:], words[2:], strict=False):
                 if _INTERPRETER.fullmatch(os.path.basename(program)) and flag in {"-c", "-e"} and word in code:
-                    probe.find(f"step {number} of the recipe {recipe.name} makes the goal a part of code for {program}",
-                               "hand it over as an argument, and take it from sys.argv in the code",
-                               probe.recipe_place(recipe))  # fmt: skip
+                    message = f"step {number} of the recipe {recipe.name} makes the goal a part of code for {program}"
+                    fix = "pass it as an argument, and take it from sys.argv in the code"
+                    probe.report(message, fix, probe.recipe_place(recipe))
     for goal in GOALS:
         values = {one.name: goal for one in recipe.parameters if one.type is str and not one.choices}
         for given in ({}, values) if values else ({},):
@@ -93,8 +93,8 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
             for number, script in enumerate(map(_script, steps), 1):
                 if script is not None and _leaves_mark(bash, script):
                     what = f"the parameter {next(iter(given))}" if given else "the goal"
-                    probe.find(f"step {number} of the recipe {recipe.name} runs what is in {what}: {goal!r}",
-                               WORDS["quote"], probe.recipe_place(recipe))  # fmt: skip
+                    probe.report(f"step {number} of the recipe {recipe.name} runs what is in {what}: {goal!r}",
+                                 FIXES["quote"], probe.recipe_place(recipe))  # fmt: skip
                     return
 
 
@@ -154,14 +154,14 @@ def check_requests(probe: Probe) -> str | None:
         for error in probe.errors[before:]:
             if SECRET in str(error):
                 subject = f"its {type(error).__name__}"
-                probe.find(f"{subject} repeats a secret of the prompt", WORDS["show"], probe.place(error))
+                probe.report(f"{subject} repeats a secret of the prompt", FIXES["show"], probe.place(error))
         probe.call("llm_route", request=request, backends=(), settings=settings)
         for route in probe.call("llm_route", request=request, backends=everybody.active, settings=settings):
             named = [one.backend for one in route.candidates] if isinstance(route, Route) else []
             unknown = next((name for name in named if name not in everybody), None)
             if unknown is not None:
                 place = probe.place_of_hook("llm_route")
-                probe.find(f"llm_route names {unknown!r}, which is not a backend", WORDS["route"], place)
+                probe.report(f"llm_route names {unknown!r}, which is not a backend", FIXES["route"], place)
                 return None
     if "llm_complete" in hooks:
         _mixed_up(probe)
@@ -190,17 +190,17 @@ def _mixed_up(probe: Probe) -> None:
     first = [ask(STUB, Request("the same")) for _ in range(2)][-1]
     for what, (backend, request) in variants.items():
         if first is not None and ask(backend, request) == first:
-            probe.find(f"it gives the answer of another {what}", WORDS["key of a cache"], place)
+            probe.report(f"it gives the answer of another {what}", FIXES["key of a cache"], place)
     stub: Any = probe.host.get_plugin(STUB)
-    stub.plugin.taken = 0
-    if first is None or ask(STUB, Request("the same")) is None or stub.plugin.taken:
+    stub.plugin.pieces_read = 0
+    if first is None or ask(STUB, Request("the same")) is None or stub.plugin.pieces_read:
         return  # it is not a cache
     for turn in range(2):
-        stub.plugin.taken = 0
+        stub.plugin.pieces_read = 0
         ask(STUB, Request("the same", metadata={"conversation": f"{turn:016x}", "earlier": 0, "turn": turn}))
-    if stub.plugin.taken:
-        probe.find("it does not answer a request again that differs in the notes of the log of conversations alone",
-                   WORDS["notes of the log"], place, warn=True)  # fmt: skip
+    if stub.plugin.pieces_read:
+        probe.report("it does not answer a request again that differs in the notes of the log of conversations alone",
+                     FIXES["notes of the log"], place, warn=True)  # fmt: skip
 
 
 def _text_of(probe: Probe, answer: Answer) -> None:
@@ -208,11 +208,11 @@ def _text_of(probe: Probe, answer: Answer) -> None:
         _ = answer.text
     except InvalidResultError as error:
         place = probe.place(error, probe.implementations("llm_complete")[0].function)
-        probe.find(error.message, WORDS["result"].format("llm_complete"), place)
+        probe.report(error.message, FIXES["result"].format("llm_complete"), place)
     except D0ttinoError as error:
-        probe.say(error)
+        probe.record(error)
     except Exception as error:  # noqa: BLE001 - reported
-        probe.find(f"the answer of llm_complete raised {probe.say(error)}", WORDS["raise"], probe.place(error))
+        probe.report(f"the answer of llm_complete raised {probe.record(error)}", FIXES["raise"], probe.place(error))
 
 
 def check_wrappers(probe: Probe) -> str | None:
@@ -234,44 +234,44 @@ def _wrapper(probe: Probe, function: Any) -> None:
     stub: Any = probe.host.get_plugin(STUB)
 
     def through(backend: str, text: str, *, stream: bool) -> tuple[str, bool] | BaseException:
-        stub.plugin.taken = 0
+        stub.plugin.pieces_read = 0
         request, late = Request(text), False
         try:
             found = probe.host.backends()[backend]
             answer = probe.host.caller("llm_complete")(request=request, backend=found, call=Call(stream=stream))
             pieces: list[str] = []
             for piece in answer if answer is not None else ():
-                late = late or (not pieces and stub.plugin.taken == 4)
+                late = late or (not pieces and stub.plugin.pieces_read == 4)
                 pieces.append(piece)
             if answer is None:
-                probe.find("the wrapper of llm_complete loses the answer", "return it, or what you make of it",
-                           place_of(function))  # fmt: skip
+                probe.report("the wrapper of llm_complete loses the answer", "return it, or what you make of it",
+                             place_of(function))  # fmt: skip
             return "".join(pieces), late
         except (Exception, SystemExit) as error:  # noqa: BLE001 - judged below
-            probe.say(error)
+            probe.record(error)
             return error
 
     for number, text in enumerate(("hi", "ho", "grüße 🎉")):
         whole, pieces = (through(STUB, f"{text} {stream}"[: len(text)], stream=stream) for stream in (False, True))
         for result in (whole, pieces):
             if isinstance(result, BaseException) and not is_typed(result):
-                mend = WORDS["once"] if "yield" in str(result) else WORDS["raise"]
-                probe.find(f"the wrapper of llm_complete raised {one_line(result)}", mend,
-                           probe.place(result, function))  # fmt: skip
+                mend = FIXES["once"] if "yield" in str(result) else FIXES["raise"]
+                probe.report(f"the wrapper of llm_complete raised {one_line(result)}", mend,
+                             probe.place(result, function))  # fmt: skip
                 return
         if isinstance(whole, tuple) and isinstance(pieces, tuple):
             if whole[0] != pieces[0]:
-                probe.find(f"through the wrapper, an answer is {whole[0]!r} whole and {pieces[0]!r} in pieces",
-                           WORDS["same"], place_of(function))  # fmt: skip
+                probe.report(f"through the wrapper, an answer is {whole[0]!r} whole and {pieces[0]!r} in pieces",
+                             FIXES["same"], place_of(function))  # fmt: skip
                 return
             if pieces[1] and number == 0:
-                probe.find("through the wrapper, an answer comes when all of it is there", WORDS["pieces"],
-                           place_of(function), warn=True)  # fmt: skip
+                probe.report("through the wrapper, an answer comes when all of it is there", FIXES["pieces"],
+                             place_of(function), warn=True)  # fmt: skip
     refused = through(f"{STUB}-refusing", "hi", stream=False)
     if isinstance(refused, tuple) or getattr(refused, "status", None) != 429:
         shown = "an answer" if isinstance(refused, tuple) else one_line(refused)
-        probe.find(f"through the wrapper, an error of a backend with status 429 becomes {shown}", WORDS["hand on"],
-                   place_of(function))  # fmt: skip
+        probe.report(f"through the wrapper, an error of a backend with status 429 becomes {shown}", FIXES["hand on"],
+                     place_of(function))  # fmt: skip
 
 
 def check_steps(probe: Probe) -> str | None:
@@ -296,8 +296,8 @@ def check_steps(probe: Probe) -> str | None:
     ):
         for prepared in probe.call("llm_prepare_step", step=step, context=context):
             if prepared is not None and prepared.command == step.command and prepared.confirm < step.confirm:
-                probe.find("llm_prepare_step takes away the question of a step", "leave confirm as it is",
-                           probe.place_of_hook("llm_prepare_step"))  # fmt: skip
+                probe.report("llm_prepare_step takes away the question of a step", "leave confirm as it is",
+                             probe.place_of_hook("llm_prepare_step"))  # fmt: skip
         probe.call("llm_step_ended", step=step, context=context, result=StepResult(0))
     if "llm_run_step" in hooks:
         _run_steps(probe, context, written, typed)
@@ -326,25 +326,27 @@ def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: 
             if not isinstance(result, StepResult):
                 continue
             if time.monotonic() - began > 5:
-                probe.find(f"llm_run_step does not end {step.command_line!r} at its timeout", WORDS["timeout"],
-                           place_of(function))  # fmt: skip
+                probe.report(f"llm_run_step does not end {step.command_line!r} at its timeout", FIXES["timeout"],
+                             place_of(function))  # fmt: skip
             elif status is None and result.status != 0:
                 continue
             elif result.status != status:
-                probe.find(f"llm_run_step says that {step.command_line!r} ended with status {result.status}, not "
-                           f"{'0' if status is None else status}", WORDS["run"], place_of(function))  # fmt: skip
+                probe.report(f"llm_run_step says that {step.command_line!r} ended with status {result.status}, not "
+                             f"{'0' if status is None else status}", FIXES["run"], place_of(function))  # fmt: skip
             elif output is not None and output not in b"".join(written):
                 wrong = {b"it is mine": "gives a step another environment, or nobody a copy of its output",
                          b"below": "runs a step elsewhere than in its cwd", b"\377": "changes what a step writes",
                          b"two words": "takes the words of a command apart"}[output]  # fmt: skip
-                probe.find(f"llm_run_step {wrong}", WORDS["run"], place_of(function), warn=output == b"it is mine")
+                probe.report(f"llm_run_step {wrong}", FIXES["run"], place_of(function), warn=output == b"it is mine")
         if any(one is not bytes for one in typed):
-            probe.find("llm_run_step gives text to context.output, which takes bytes", "encode it", place_of(function))
+            probe.report(
+                "llm_run_step gives text to context.output, which takes bytes", "encode it", place_of(function)
+            )
             typed.clear()
     left = _children()
     if left:
-        probe.find(f"llm_run_step leaves {len(left)} processes behind", "end the process group of a step",
-                   place_of(function))  # fmt: skip
+        probe.report(f"llm_run_step leaves {len(left)} processes behind", "end the process group of a step",
+                     place_of(function))  # fmt: skip
 
 
 def _children() -> list[int]:
@@ -379,12 +381,12 @@ def check_observers(probe: Probe) -> str | None:
         probe.call("llm_redact", text=text)
     for executor in probe.call("llm_executor", where="conformance-nowhere"):
         if executor is not None:
-            probe.find("llm_executor takes a place that it cannot know", "return None: another plug-in may know it",
-                       probe.place_of_hook("llm_executor"))  # fmt: skip
+            probe.report("llm_executor takes a place that it cannot know", "return None: another plug-in may know it",
+                         probe.place_of_hook("llm_executor"))  # fmt: skip
     for key in probe.call("llm_key", name="conformance-nobody-has-this"):
         if key is not None:
-            probe.find("llm_key returns a key of a name that it cannot have", "return None: another store may have it",
-                       probe.place_of_hook("llm_key"))  # fmt: skip
+            message = "llm_key returns a key of a name that it cannot have"
+            probe.report(message, "return None: another store may have it", probe.place_of_hook("llm_key"))
     return None if hooks else "it implements none of these hooks"
 
 
@@ -401,7 +403,7 @@ def check_commands(probe: Probe) -> str | None:
     class Group(click.Group):
         def add_command(self, cmd: click.Command, name: str | None = None) -> None:
             if (name or cmd.name) in self.commands:
-                probe.find(f"it adds the command {name or cmd.name} twice", "give one of the two another name", place)
+                probe.report(f"it adds the command {name or cmd.name} twice", "give one of the two another name", place)
             super().add_command(cmd, name)
 
     place = place_of((found or options)[0].function)
@@ -410,10 +412,10 @@ def check_commands(probe: Probe) -> str | None:
     raised = len(probe.errors)
     probe.call("llm_commands", cli=group)
     for name in sorted(HEAVY & (set(sys.modules) - before)):
-        probe.find(f"it imports {name} to add its commands", f"import {name} in the function that needs it",
-                   probe.line_of(rf"^\s*(import|from) {name}\b"), warn=True)  # fmt: skip
+        probe.report(f"it imports {name} to add its commands", f"import {name} in the function that needs it",
+                     probe.line_of(rf"^\s*(import|from) {name}\b"), warn=True)  # fmt: skip
     if found and not group.commands and len(probe.errors) == raised:
-        probe.find("it adds no command", "call cli.add_command(...), or mark a function with @cli.command()", place)
+        probe.report("it adds no command", "call cli.add_command(...), or mark a function with @cli.command()", place)
     keys = [name for name in probe.reads if looks_secret(name)]
     if keys:
         os.environ.update(dict.fromkeys(keys, SECRET))
@@ -429,7 +431,7 @@ def check_commands(probe: Probe) -> str | None:
         for line in said.stderr.splitlines():
             mine = line.startswith("warning: plug-in ") and f"({probe.distribution} " in line
             if mine and re.search(r"llm_commands|llm_options| option ", line):
-                probe.find(line.partition("): ")[2], "give it another name", place)
+                probe.report(line.partition("): ")[2], "give it another name", place)
     return None
 
 
@@ -438,31 +440,31 @@ def _command(probe: Probe, name: str, command: Any, place: Place) -> None:
     import click
 
     if not command.help:
-        probe.find(f"the command {name} has no help", "give its function a docstring", place, warn=True)
+        probe.report(f"the command {name} has no help", "give its function a docstring", place, warn=True)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        probe.find(f"the command {name!r} has a name that nobody can type", "use a-z, digits and '-'", place)
+        probe.report(f"the command {name!r} has a name that nobody can type", "use a-z, digits and '-'", place)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             context = click.Context(command, info_name=name)
             text = command.get_help(context)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - reported
-            probe.find(f"the help of the command {name} (--help) raised {probe.say(error)}", WORDS["raise"],
-                       probe.place(error))  # fmt: skip
+            probe.report(f"the help of the command {name} (--help) raised {probe.record(error)}", FIXES["raise"],
+                         probe.place(error))  # fmt: skip
             return
     spelt: list[str] = [one for parameter in command.params for one in (*parameter.opts, *parameter.secondary_opts)]
     for one in sorted({one for one in spelt if spelt.count(one) > 1}) or [str(one.message) for one in warned][:1]:
-        probe.find(f"the command {name} has the option {one} twice", "give one of the two another spelling", place)
+        probe.report(f"the command {name} has the option {one} twice", "give one of the two another spelling", place)
     if SECRET in text:
-        probe.find(f"the help of the command {name} shows the key", "use envvar=..., and no default", place)
+        probe.report(f"the help of the command {name} shows the key", "use envvar=..., and no default", place)
     function = inspect.unwrap(command.callback) if command.callback else None
     if function is not None and function is command.callback:  # decorators may add arguments
         taken = inspect.signature(function).parameters
         if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
             for parameter in command.params:
                 if parameter.expose_value and parameter.name not in taken:
-                    probe.find(f"the function of the command {name} does not take {parameter.name}",
-                               f"give it the argument {parameter.name}", place_of(function))  # fmt: skip
+                    probe.report(f"the function of the command {name} does not take {parameter.name}",
+                                 f"give it the argument {parameter.name}", place_of(function))  # fmt: skip
 
 
 def check_closing(probe: Probe) -> str | None:
@@ -479,18 +481,20 @@ def check_closing(probe: Probe) -> str | None:
             try:
                 probe.host.close()
             except Exception as error:  # noqa: BLE001 - reported
-                probe.find(f"llm_close raised {probe.say(error)}", WORDS["raise"], probe.place(error))
+                probe.report(f"llm_close raised {probe.record(error)}", FIXES["raise"], probe.place(error))
         gc.collect()
     probe.problems(known)
     for thread in set(threading.enumerate()) - before:
         place = place_of(getattr(thread, "_target", None) or thread.run)
         words = "" if thread.daemon else ", so that programs do not end"
         if not thread.daemon or probe.owns(place[0] or ""):
-            probe.find(f"it leaves the thread {thread.name} running{words}", WORDS["close"], place, warn=thread.daemon)
+            probe.report(
+                f"it leaves the thread {thread.name} running{words}", FIXES["close"], place, warn=thread.daemon
+            )
     if _children():
-        probe.find("it leaves a process running", "end it in llm_close", probe.line_of("Popen|Process\\(|fork"))
+        probe.report("it leaves a process running", "end it in llm_close", probe.line_of("Popen|Process\\(|fork"))
     for warning in warned:
         if issubclass(warning.category, ResourceWarning) and probe.owns(warning.filename):
-            probe.find(f"it leaves something open: {warning.message}", WORDS["close"],
+            probe.report(f"it leaves something open: {warning.message}", FIXES["close"],
                        (warning.filename, warning.lineno), warn=True)  # fmt: skip
     return None

@@ -15,7 +15,7 @@ from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.errors import PluginLoadError
 from llm.hooks._entrypoints import EntryPoint, canonical, load
 from llm.host import _ProcessHost
-from llm.testing._probe import HEAVY, WORDS, Place, Probe, place_of, report_changes, root_of, surroundings
+from llm.testing._probe import FIXES, HEAVY, Place, Probe, place_of, process_state, report_changes, root_of
 
 
 def check_metadata(probe: Probe) -> str | None:
@@ -27,7 +27,7 @@ def check_metadata(probe: Probe) -> str | None:
     from packaging.version import InvalidVersion, Version
 
     for damage in probe.damages:
-        probe.find(f"its metadata cannot be used: {damage.message}", damage.hint)
+        probe.report(f"its metadata cannot be used: {damage.message}", damage.hint)
     if probe.damages:
         return None
     if probe.project is not None:
@@ -36,21 +36,21 @@ def check_metadata(probe: Probe) -> str | None:
     try:
         facts: Any = distribution(probe.distribution).metadata
     except PackageNotFoundError:
-        probe.find("it has no metadata that can be read", "build it again with a PEP 517 backend")
+        probe.report("it has no metadata that can be read", "build it again with a PEP 517 backend")
         return None
     try:
         Version(facts.get("Version") or "")
     except InvalidVersion:
-        probe.find(f"{facts.get('Version')!r} is not a version", "set version in [project], 1.0 for example",
-                   _line(probe, "version"))  # fmt: skip
+        probe.report(f"{facts.get('Version')!r} is not a version", "set version in [project], 1.0 for example",
+                     _line(probe, "version"))  # fmt: skip
     licences = [text for text in facts.get_all("Classifier") or [] if text.startswith("License")]
     needed = []
     for text in facts.get_all("Requires-Dist") or []:
         try:
             needed.append(canonical(Requirement(text).name))
         except InvalidRequirement:
-            probe.find(f"it requires {text!r}, which is not a requirement", "correct dependencies in [project]",
-                       _line(probe, "dependencies"))  # fmt: skip
+            probe.report(f"it requires {text!r}, which is not a requirement", "correct dependencies in [project]",
+                         _line(probe, "dependencies"))  # fmt: skip
     findings: list[tuple[bool, str, str, str, bool]] = [
         ("d0ttino" not in needed, "it does not require d0ttino", 'add dependencies = ["d0ttino"] to [project]',
          "dependencies", False),
@@ -74,7 +74,7 @@ def check_metadata(probe: Probe) -> str | None:
         ]  # fmt: skip
     for found, message, mend, key, warn in findings:
         if found:
-            probe.find(message, mend, _line(probe, key), warn=warn)
+            probe.report(message, mend, _line(probe, key), warn=warn)
     _libraries(probe, set(needed))
     return None
 
@@ -100,23 +100,23 @@ def _project(probe: Probe) -> None:
     project = words.get("project", {})
     name, python = str(project.get("name")), project.get("requires-python")
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
-        probe.find(f"{name!r} cannot be the name of a package", "use letters of ASCII, digits, '-', '_' and '.'",
-                   _line(probe, "name"))  # fmt: skip
+        probe.report(f"{name!r} cannot be the name of a package", "use letters of ASCII, digits, '-', '_' and '.'",
+                     _line(probe, "name"))  # fmt: skip
     if "version" not in project and "version" not in project.get("dynamic", ()):
-        probe.find(
+        probe.report(
             "it has no version", 'add version = "1.0" to [project], or "version" to dynamic', _line(probe, "name")
         )
     if "build-system" not in words:
-        probe.find("it has no [build-system], so that what builds it is a guess",
-                   'add requires = ["flit_core>=3.11,<5"] and build-backend = "flit_core.buildapi"',
-                   (str(probe.project), 1), warn=True)  # fmt: skip
+        probe.report("it has no [build-system], so that what builds it is a guess",
+                     'add requires = ["flit_core>=3.11,<5"] and build-backend = "flit_core.buildapi"',
+                     (str(probe.project), 1), warn=True)  # fmt: skip
     if not isinstance(project.get("dependencies", []), list):
-        probe.find("dependencies is not a list", 'write dependencies = ["d0ttino"]', _line(probe, "dependencies"))
+        probe.report("dependencies is not a list", 'write dependencies = ["d0ttino"]', _line(probe, "dependencies"))
     try:
         SpecifierSet(python or "")
     except (InvalidSpecifier, AttributeError, TypeError):
-        probe.find(f"requires-python is {python!r}, which is not a specifier", 'write requires-python = ">=3.11"',
-                   _line(probe, "requires-python"))  # fmt: skip
+        probe.report(f"requires-python is {python!r}, which is not a specifier", 'write requires-python = ">=3.11"',
+                     _line(probe, "requires-python"))  # fmt: skip
 
 
 def _trees(probe: Probe) -> Iterator[tuple[str, ast.Module]]:
@@ -152,8 +152,8 @@ def _libraries(probe: Probe, required: set[str]) -> None:
             own = canonical(probe.distribution) in names or os.path.dirname(root_of(name) or "") in beside
             if name not in seen and names and not own and not names & coming:
                 seen.add(name)
-                probe.find(f"it imports {name}, and does not require {sorted(names)[0]}", WORDS["requires"],
-                           (file, line))  # fmt: skip
+                probe.report(f"it imports {name}, and does not require {sorted(names)[0]}", FIXES["requires"],
+                             (file, line))  # fmt: skip
 
 
 def _imported(node: ast.AST) -> Iterator[tuple[str, int]]:
@@ -184,8 +184,8 @@ def _traps(probe: Probe) -> None:
             for argument, default in pairs:
                 fresh = isinstance(default, ast.Call) and getattr(default.func, "id", "") in {"list", "dict", "set"}
                 if (fresh or isinstance(default, ast.List | ast.Dict | ast.Set)) and _changes(function, argument.arg):
-                    probe.find(f"{function.name} changes the default of its argument {argument.arg}",
-                               WORDS["shared default"], (file, function.lineno))  # fmt: skip
+                    probe.report(f"{function.name} changes the default of its argument {argument.arg}",
+                                 FIXES["shared default"], (file, function.lineno))  # fmt: skip
 
 
 def _changes(function: ast.AST, name: str) -> bool:
@@ -217,29 +217,29 @@ def check_entry_points(probe: Probe) -> str | None:
             close = difflib.get_close_matches(group, (BACKEND_GROUP, RECIPE_GROUP), n=1, cutoff=0.7)
             if close or re.search(r"\bllm\b|d0ttino", group):
                 other = close[0] if close else BACKEND_GROUP
-                probe.find(f"nobody looks at entry points of the group {group}", f"name the group {other}",
-                           _line(probe, f'[project.entry-points."{group}"'))  # fmt: skip
+                probe.report(f"nobody looks at entry points of the group {group}", f"name the group {other}",
+                             _line(probe, f'[project.entry-points."{group}"'))  # fmt: skip
     if not probe.entries:
-        probe.find("it has no entry point of d0ttino", f'add [project.entry-points."{BACKEND_GROUP}"]: see docs',
-                   _line(probe, "[project"))  # fmt: skip
+        probe.report("it has no entry point of d0ttino", f'add [project.entry-points."{BACKEND_GROUP}"]: see docs',
+                     _line(probe, "[project"))  # fmt: skip
     for entry in probe.entries:
         where = _line(probe, entry.name)
         if not re.fullmatch(r"[\w.-]+", entry.name, re.ASCII):
-            probe.find(f"entry point {entry}: its name has other characters than letters, digits, '.', '-' and '_'",
-                       "give it another name", where)  # fmt: skip
+            probe.report(f"entry point {entry}: its name has other characters than letters, digits, '.', '-' and '_'",
+                         "give it another name", where)  # fmt: skip
         if any(one.value == entry.value and one.group < entry.group for one in probe.entries):
-            probe.find(f"entry point {entry}: {entry.value} is named in both groups", "remove one of the two", where)
+            probe.report(f"entry point {entry}: {entry.value} is named in both groups", "remove one of the two", where)
         if not re.fullmatch(r"[\w.]+(:[\w.]+)?", entry.value.partition("[")[0].replace(" ", "")):
-            probe.find(
+            probe.report(
                 f"entry point {entry}: {entry.value!r} names no object", "write it as package.module:object", where
             )
         elif root_of(entry.module.partition(".")[0]) is None:
-            probe.find(
-                f"entry point {entry}: there is no module {entry.module.partition('.')[0]}", WORDS["entry"], where
+            probe.report(
+                f"entry point {entry}: there is no module {entry.module.partition('.')[0]}", FIXES["entry"], where
             )
-        others = {one.distribution for one in probe.everything if one.value == entry.value} - {entry.distribution}
+        others = {one.distribution for one in probe.all_entries if one.value == entry.value} - {entry.distribution}
         if others:
-            probe.find(f"entry point {entry}: {', '.join(others)} names {entry.value} too", WORDS["shared"], where)
+            probe.report(f"entry point {entry}: {', '.join(others)} names {entry.value} too", FIXES["shared"], where)
     return None
 
 
@@ -251,39 +251,39 @@ def check_import(probe: Probe) -> str | None:
 
 
 def _import(probe: Probe, entry: EntryPoint) -> None:
-    before = surroundings()
+    before = process_state()
     modules, began = set(sys.modules), time.process_time()
 
     def refused(_self: object, _blocking: object = None) -> NoReturn:
-        place = probe.frame(sys._getframe(1))
-        probe.find("it uses the plug-in host while it is being imported", WORDS["late"], place)
+        place = probe.place_in_stack(sys._getframe(1))
+        probe.report("it uses the plug-in host while it is being imported", FIXES["late"], place)
         raise PluginLoadError("there is no host while a plug-in is imported")
 
     with (
         warnings.catch_warnings(record=True) as warned,
-        probe.does("when it is imported"),
+        probe.idle("when it is imported"),
         _replaced(_ProcessHost, "get", refused),
     ):
         warnings.simplefilter("always")
         try:
             load(entry)
         except BaseException as error:  # noqa: BLE001 - reported
-            said = probe.say(error)
+            said = probe.record(error)
             place = probe.place(error)
             if place[0] is None:
                 place = _line(probe, entry.name)
-            probe.find(f"entry point {entry} cannot be imported: {said}", WORDS["import"], place)
+            probe.report(f"entry point {entry} cannot be imported: {said}", FIXES["import"], place)
     took = time.process_time() - began
     for warning in warned:
         if probe.owns(warning.filename):
-            probe.find(f"it warns when it is imported: {warning.category.__name__}: {warning.message}",
-                       "mend what is warned of", (warning.filename, warning.lineno))  # fmt: skip
+            probe.report(f"it warns when it is imported: {warning.category.__name__}: {warning.message}",
+                         "mend what is warned of", (warning.filename, warning.lineno))  # fmt: skip
     heavy = sorted(HEAVY & {name.partition(".")[0] for name in set(sys.modules) - modules})
     for name in heavy:
-        probe.find(f"it imports {name} when it is imported", f"import {name} in the function that needs it",
-                   probe.line_of(rf"^\s*(import|from) {name}\b"), warn=True)  # fmt: skip
+        probe.report(f"it imports {name} when it is imported", f"import {name} in the function that needs it",
+                     probe.line_of(rf"^\s*(import|from) {name}\b"), warn=True)  # fmt: skip
     if took > 1 and not heavy:
-        probe.find(f"its import takes {took:.1f} s of CPU time", WORDS["late"], warn=True)
+        probe.report(f"its import takes {took:.1f} s of CPU time", FIXES["late"], warn=True)
     report_changes(probe, before, importing=True)
 
 
@@ -301,15 +301,15 @@ def check_contract(probe: Probe) -> str | None:
     """Register everything, as a host does."""
     if not probe.entries:
         return "it has no entry point"
-    with probe.does("to say what there is"):
+    with probe.idle("to say what there is"):
         probe.host.backends()
         probe.host.recipes()
     probe.problems()
     for guard in probe.host.guards():
         declared = getattr(guard.plugin, "GUARDRAIL", None)
-        if probe.mine(guard.origin) and not isinstance(declared, bool | None):
-            probe.find(f"GUARDRAIL is {declared!r}, and nobody looks at it", "set it to True or False",
-                       probe.line_of(r"\bGUARDRAIL\b"))  # fmt: skip
+        if probe.is_own(guard.origin) and not isinstance(declared, bool | None):
+            probe.report(f"GUARDRAIL is {declared!r}, and nobody looks at it", "set it to True or False",
+                         probe.line_of(r"\bGUARDRAIL\b"))  # fmt: skip
     return None
 
 
@@ -319,14 +319,16 @@ def check_names(probe: Probe) -> str | None:
     for kind, known in catalog:
         for name, one in known.items():
             hidden = [other.origin for other in known.shadowed.get(name, ()) if other.origin.builtin]
-            if probe.mine(one.origin) and hidden:
-                probe.find(f"its {kind} {name} takes the place of the built-in one", WORDS["name"], warn=True)
+            if probe.is_own(one.origin) and hidden:
+                probe.report(f"its {kind} {name} takes the place of the built-in one", FIXES["name"], warn=True)
     return None
 
 
 def check_configuration(probe: Probe) -> str | None:
     """Configure without a section, and look at the schema."""
-    plugins = [one for one in probe.host.guards() if probe.mine(one.origin) and "llm_configure" in one.implementations]
+    plugins = [
+        one for one in probe.host.guards() if probe.is_own(one.origin) and "llm_configure" in one.implementations
+    ]
     for guard in plugins:
         function = next((one.function for one in probe.implementations("llm_configure")), None)
         schema = getattr(guard.plugin, "CONFIG_SCHEMA", None)
@@ -335,24 +337,24 @@ def check_configuration(probe: Probe) -> str | None:
             from jsonschema.validators import validator_for
 
             if not isinstance(schema, dict):
-                probe.find(f"CONFIG_SCHEMA is not a JSON Schema, but a {type(schema).__name__}", "make it a dict",
-                           place_of(function))  # fmt: skip
+                probe.report(f"CONFIG_SCHEMA is not a JSON Schema, but a {type(schema).__name__}", "make it a dict",
+                             place_of(function))  # fmt: skip
                 schema = {"additionalProperties": False}
             try:
                 validator_for(schema).check_schema(schema)
             except SchemaError as error:
-                probe.find(f"CONFIG_SCHEMA is not a JSON Schema: {error.message}", "correct it", place_of(function))
+                probe.report(f"CONFIG_SCHEMA is not a JSON Schema: {error.message}", "correct it", place_of(function))
             else:
                 if schema.get("additionalProperties") is not False:
-                    probe.find("CONFIG_SCHEMA lets misspelt keys pass", 'add "additionalProperties": False',
-                               place_of(function), warn=True)  # fmt: skip
+                    probe.report("CONFIG_SCHEMA lets misspelt keys pass", 'add "additionalProperties": False',
+                                 place_of(function), warn=True)  # fmt: skip
         else:
-            probe.find(
-                "it takes configuration and has no CONFIG_SCHEMA", WORDS["schema"], place_of(function), warn=True
+            probe.report(
+                "it takes configuration and has no CONFIG_SCHEMA", FIXES["schema"], place_of(function), warn=True
             )
         try:
             probe.host.configure(guard.origin)
         except Exception as error:  # noqa: BLE001 - reported
-            probe.find(f"without configuration, llm_configure raised {probe.say(error)}", WORDS["default"],
-                       probe.place(error, function))  # fmt: skip
+            probe.report(f"without configuration, llm_configure raised {probe.record(error)}", FIXES["default"],
+                         probe.place(error, function))  # fmt: skip
     return None if plugins else "it takes no configuration"

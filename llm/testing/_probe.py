@@ -1,4 +1,4 @@
-"""The process of the conformance kit in which a plug-in runs: what checks need there, and what watches the plug-in."""
+"""The process in which the conformance kit runs a plug-in: tools for the checks, and the watch over the plug-in."""
 
 import importlib.util
 import inspect
@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,8 +30,8 @@ from llm.parameters import Parameter
 from llm.redaction import looks_secret
 from llm.types import Call, Completion, Request
 
-#: What all code of a process shares, and how a line that changes it looks.
-SHARED: Final = {
+#: The state that all code of a process shares, and patterns of lines that change it.
+SHARED_STATE: Final = {
     "the environment": r"environ|putenv",
     "the working directory": r"chdir",
     "the handlers of signals": r"signal\.",
@@ -44,19 +44,19 @@ SHARED: Final = {
     "the hooks for exceptions": r"excepthook",
     "the check of certificates": r"_create_default_https_context",
 }
-#: Checks use these themselves, and a plug-in may while it works; it is watched where it does.
-_AT_IMPORT: Final = ("the environment", "the threads of the process")
+#: The state that `watch` observes at work: checks change it as well, so that a comparison would blame the plug-in.
+_WATCHED_STATE: Final = ("the environment", "the threads of the process")
 
 SECRET: Final = "sk-conformance-5ecre7-d0ttino-0123456789"  # noqa: S105 - of nobody
 ADDRESS_NAME: Final = re.compile(r"(URL|URI|HOST|ENDPOINT|ADDRESS|BASE)$", re.IGNORECASE)
-#: A plug-in may replace `json.dumps`.
+#: Not `json.dumps`, which a plug-in may replace.
 _ENCODE: Final = json.JSONEncoder().encode
 _PLACE: Final = re.compile(r" ?\(([^()]+), line (\d+)\)")
 STUB: Final = "conformance-stub"
 
-#: Seconds after which a user wonders what is going on.
+#: Seconds that a user waits without asking why.
 PATIENCE: Final = 2.0
-#: Seconds that a line sleeps which has slept that long before: its time counts in full, and is not spent again.
+#: Seconds that a line sleeps from its second long sleep on; the checks count the time as slept.
 NAP: Final = 0.05
 
 PROMPTS: Final = {
@@ -69,14 +69,14 @@ PROMPTS: Final = {
 }
 
 
-#: Modules that take long to import.
+#: Packages that take long to import.
 HEAVY: Final = frozenset(
     {"aiohttp", "anthropic", "boto3", "google", "httpx", "langchain", "litellm", "numpy", "openai", "pandas"}
     | {"pydantic", "requests", "scipy", "sklearn", "tensorflow", "tiktoken", "torch", "transformers"}
 )
 
-#: What to do about a fault.
-WORDS: Final = {
+#: Fixes that several findings share, and long ones.
+FIXES: Final = {
     "result": "return what the documentation of {} allows",
     "raise": "let it return, or raise an error of llm.errors with a hint for the user",
     "entry": "name a module that the package has, and install the package again",
@@ -123,54 +123,57 @@ WORDS: Final = {
 }
 
 
-#: A file and a line of it.
+#: A file and a line in it.
 Place: TypeAlias = tuple[str | None, int | None]
 NOWHERE: Final[Place] = (None, None)
 
 
 class Late(BaseException):
-    """The time of a call is over."""
+    """A call goes on long after its deadline."""
 
 
 class Probe:
-    """One distribution, and everything that was seen of it."""
+    """The plug-ins of one distribution in this process, and what was observed of them."""
 
-    def __init__(self, distribution: str, answers: io.TextIOBase, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, distribution: str, answers: io.TextIOBase, environ: Mapping[str, str], project: Path | None
+    ) -> None:
         self.distribution = distribution
         self.answers = answers
-        self.check = ""
-        self.found: list[dict[str, Any]] = []
         self.environ = dict(environ)
-        self.texts: list[tuple[str, Place]] = []  # all of its words, and where, for the search for secrets
-        self.slept: Place = NOWHERE  # where it slept last
-        self.sleepers: set[Place] = set()  # the lines that slept long
-        self.spared = 0.0  # the seconds of their later sleeps that were not spent
-        self.process = os.getpid()  # which the plug-in must not end
-        self.slow: set[str] = set()  # backends that take so long that they are asked no more than necessary
-        self.doing = ""  # the words for what it does now, while it must neither run commands nor write files
-        self.project: Path | None = None  # the `pyproject.toml` of a directory that is checked
+        self.project = project  # its `pyproject.toml`, if a directory is checked
+        self.process = os.getpid()  # the plug-in must not end it
+        self.check = ""  # the check that runs
+        self.found: list[dict[str, Any]] = []
+        self.errors: list[BaseException] = []
+        self.written: list[tuple[str, Place]] = []  # its output and messages, to be searched for secrets
+        self.reads: dict[str, Place] = {}  # the variables that it read
         self.secret_names: set[str] = set()
-        self.network: list[tuple[str, str | None, int | None]] = []
-        self.blocked = True
-        self.reads: dict[str, Place] = {}
+        self.network: list[tuple[str, str | None, int | None]] = []  # its attempts to connect
+        self.blocked = True  # the network is, also to this machine
+        self.idle_when = ""  # the end of the sentence "it runs a command ...", while it must not
+        self.last_sleep: Place = NOWHERE
+        self.sleepers: set[Place] = set()  # the lines that slept long
+        self.skipped_sleep = 0.0  # seconds
+        self.slow: set[str] = set()  # backends, recipes and hooks that are called no more often than necessary
         found = installed_plugins()
-        self.everything = found.entries
+        self.all_entries = found.entries
         self.damages = [one for one in found.damages if canonical(one.distribution) == canonical(distribution)]
         self.entries = [one for one in found.entries if canonical(one.distribution) == canonical(distribution)]
         # Files and directories of its own code.
         self.roots = [root for root in map(root_of, {entry.module.partition(".")[0] for entry in self.entries}) if root]
-        self.errors: list[BaseException] = []
         self._host: Host | None = None
         self._server: Server | None = None
 
-    # --- what it says -------------------------------------------------------------------------------------------
+    # --- reports ------------------------------------------------------------------------------------------------
 
-    def write(self, **words: Any) -> None:
-        self.answers.write(_ENCODE(words) + "\n")
+    def write(self, **answer: Any) -> None:
+        """Write an answer for the process that started this one."""
+        self.answers.write(_ENCODE(answer) + "\n")
         self.answers.flush()
 
-    def find(self, message: str, mend: str, place: Place = NOWHERE, *, warn: bool = False) -> None:
-        """Record a finding; a place that stands in the message is taken out of it."""
+    def report(self, message: str, fix: str, place: Place = NOWHERE, *, warn: bool = False) -> None:
+        """Report a finding; its place may be in the message."""
         match = _PLACE.search(message)
         if match and not self.owns(place[0] or ""):
             place = match[1], int(match[2])
@@ -178,35 +181,36 @@ class Probe:
             message = _PLACE.sub("", message, count=1)
         severity = "warning" if warn else "error"
         shown = message.replace(SECRET, "[the key]")
-        finding = {"message": shown, "mend": mend, "file": place[0], "line": place[1], "severity": severity}
-        if finding not in self.found:  # whole and in pieces, the same line is at fault
+        finding = {"message": shown, "fix": fix, "file": place[0], "line": place[1], "severity": severity}
+        if finding not in self.found:  # a fault shows both whole and in pieces
             self.found.append(finding)
             self.write(finding={"check": self.check, **finding})
 
-    def say(self, error: BaseException) -> str:
-        """Return an exception in one line, and remember it."""
+    def record(self, error: BaseException) -> str:
+        """Record an exception, and return it as one line."""
         self.errors.append(error)
         text = ""
         with suppress(Exception):
             text = f"{error} {getattr(error, 'hint', None) or ''}"
-            self.texts.append((text, self.place(error)))
+            self.written.append((text, self.place(error)))
         place, lines = self.place(error), text.count("\n")
         if self.owns(place[0] or ""):
             subject = f"the message of its {type(error).__name__}"
             if any(ord(one) < 32 and one not in "\t\n\r" for one in text):
-                self.find(f"{subject} has control characters", WORDS["message"], place)
+                self.report(f"{subject} has control characters", FIXES["message"], place)
             elif len(text) > 2000 or lines > 10:
                 size = f"is {len(text)} characters long" if len(text) > 2000 else f"has {lines} lines"
-                self.find(f"{subject} {size}", WORDS["message"], place, warn=True)
+                self.report(f"{subject} {size}", FIXES["message"], place, warn=True)
         return one_line(error)
 
-    # --- whose code it is ---------------------------------------------------------------------------------------
+    # --- its code -----------------------------------------------------------------------------------------------
 
     def owns(self, file: str) -> bool:
+        """Return whether a file is of its own code."""
         return any(file == root or file.startswith(root + os.sep) for root in self.roots)
 
-    def frame(self, frame: FrameType | None) -> Place:
-        """Return the innermost place in the plug-in's own code of a stack."""
+    def place_in_stack(self, frame: FrameType | None) -> Place:
+        """Return the innermost place in its own code in a stack."""
         while frame is not None:
             if self.owns(frame.f_code.co_filename):
                 return frame.f_code.co_filename, frame.f_lineno
@@ -214,7 +218,7 @@ class Probe:
         return None, None
 
     def place(self, error: BaseException, function: Any = None) -> Place:
-        """Return the place in the plug-in's own code that raised an exception, else that of a function."""
+        """Return the place in its own code that raised an exception, or else that of a function."""
         if isinstance(error, SyntaxError) and error.filename:
             return error.filename, error.lineno
         if isinstance(error, PluginError) and error.place:
@@ -239,7 +243,7 @@ class Probe:
         ]  # fmt: skip
 
     def line_of(self, pattern: str) -> Place:
-        """Return the first line of its own code that has a pattern."""
+        """Return the first line of its own code that matches a pattern."""
         for file in self.files():
             with suppress(OSError), open(file, encoding="utf-8", errors="replace") as lines:
                 for number, line in enumerate(lines, 1):
@@ -249,109 +253,124 @@ class Probe:
 
     @contextmanager
     def timed(self, what: str, function: Any = None) -> Iterator[None]:
-        """Report what takes too long for a command that waits for it."""
-        began, work, self.slept = time.monotonic() + self.spared, time.process_time(), NOWHERE
+        """Report a call for which a user would wait too long."""
+        began, work, self.last_sleep = time.monotonic() + self.skipped_sleep, time.process_time(), NOWHERE
         yield
-        took = time.monotonic() + self.spared - began
-        if took > PATIENCE and (self.slept[0] is not None or time.process_time() - work > PATIENCE):
-            place = self.slept if self.slept[0] is not None else place_of(function)
-            self.find(f"{what} takes {took:.1f} s", WORDS["slow"], place)
+        took = time.monotonic() + self.skipped_sleep - began
+        if took > PATIENCE and (self.last_sleep[0] is not None or time.process_time() - work > PATIENCE):
+            place = self.last_sleep if self.last_sleep[0] is not None else place_of(function)
+            self.report(f"{what} takes {took:.1f} s", FIXES["slow"], place)
             self.slow.add(what)
 
     @contextmanager
-    def does(self, what: str) -> Iterator[None]:
-        """Report commands that it runs, and files that it writes, meanwhile; and uses of the network."""
+    def idle(self, when: str) -> Iterator[None]:
+        """Report each command that it runs, file that it writes and use of the network in this context.
+
+        Args:
+            when: the end of the sentence "it runs a command ...".
+        """
         self.network.clear()
-        self.doing = what
+        self.idle_when = when
         try:
             yield
         finally:
-            self.doing = ""
+            self.idle_when = ""
             for address, file, line in self.network:
-                self.find(f"it uses the network {what}: {address}", WORDS["late"], (file, line))
+                self.report(f"it uses the network {when}: {address}", FIXES["late"], (file, line))
             self.network.clear()
 
     # --- the plug-in --------------------------------------------------------------------------------------------
 
     @property
     def host(self) -> Host:
-        """A host with this plug-in, and backends of the kit to go through its hooks."""
+        """A host with its plug-ins, and the kit's backends, whose requests go through its hooks."""
         if self._host is None:
             self._host = create_host(self.entries)
             self._host.register(_Stub(), STUB)
         return self._host
 
-    def renew(self) -> None:
-        """Have the next check make a host of its own."""
+    def discard_host(self) -> None:
+        """Give the next check a host of its own."""
         self._host = None
 
     @property
     def server(self) -> "Server":
-        """The server that its backends are led to."""
+        """The server for its backends."""
         if self._server is None:
             self._server = Server()
         return self._server
 
     @property
     def asked(self) -> int:
-        """How many requests that server got."""
+        """The number of requests that this server got."""
         return 0 if self._server is None else len(self._server.requests)
 
-    def mine(self, origin: Origin | None) -> bool:
+    def is_own(self, origin: Origin | None) -> bool:
+        """Return whether an origin is this distribution."""
         return origin is not None and canonical(origin.distribution or "") == canonical(self.distribution)
 
     def backends(self) -> list[RegisteredBackend]:
-        """Return its backends, with what they need in the environment."""
+        """Set the variables that its backends need, and return them."""
         catalog = self.host.backends()
         everyone = [*catalog.active, *(one for many in catalog.shadowed.values() for one in many)]
-        found = [one for one in everyone if self.mine(one.origin)]
+        found = [one for one in everyone if self.is_own(one.origin)]
         self.secret_names = {name for one in found for name in one.secret_env}
         for name in {name for one in found for name in (*one.ready_env, *one.secret_env)}:
-            self.give(name)
+            self.set_variable(name)
         for name, value in self.environ.items():
             os.environ[name] = value.format(server=self.server.address, secret=SECRET)
         return found
 
-    def give(self, name: str) -> None:
-        """Set a variable to the address of the kit's server, to a key, or to a word if it holds neither."""
+    def set_variable(self, name: str) -> None:
+        """Set a variable to the address of the kit's server, to a key, or to a mere word, by its name."""
         if name not in self.environ:
             value = SECRET if name in self.secret_names or looks_secret(name) else "conformance"
             os.environ[name] = self.server.address if ADDRESS_NAME.search(name) else value
 
     def recipes(self) -> list[RegisteredRecipe]:
-        return [one for one in self.host.recipes().values() if self.mine(one.origin)]
+        """Return its recipes."""
+        return [one for one in self.host.recipes().values() if self.is_own(one.origin)]
 
-    def recipe_place(self, recipe: RegisteredRecipe) -> Place:
-        """Return the function that makes the steps: the first of its own that is called."""
-        first: list[Place] = []
+    def called(self, call: Callable[[], object]) -> list[Place]:
+        """Return the functions of its own code that run in a call, in order; the call may fail."""
+        found: list[Place] = []
 
         def trace(frame: FrameType, event: str, _argument: Any) -> None:
             if event == "call" and self.owns(frame.f_code.co_filename):
-                first.append((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+                found.append((frame.f_code.co_filename, frame.f_code.co_firstlineno))
 
         sys.settrace(trace)
         try:
-            recipe.steps("goal", samples_of(recipe))
-        except Exception:  # noqa: BLE001, S110 - it is looked for all the same
-            pass
+            with suppress(Exception):
+                call()
         finally:
             sys.settrace(None)
-        return first[0] if first else NOWHERE
+        return found
+
+    def recipe_place(self, recipe: RegisteredRecipe) -> Place:
+        """Return the function that makes the steps of a recipe: the first one that is called."""
+        found = self.called(lambda: recipe.steps("goal", samples_of(recipe)))
+        return found[0] if found else NOWHERE
+
+    def stream_place(self, backend: RegisteredBackend) -> Place:
+        """Return the function that answers in pieces: the last one that is called."""
+        found = self.called(lambda: self.attempt(backend, "hi", stream=True))
+        return found[-1] if found else NOWHERE
 
     def implementations(self, hook: str, *, wrappers: bool = False) -> list[Any]:
-        """Return its implementations of a hook, as pluggy has them."""
+        """Return its implementations of a hook, as pluggy's objects."""
         return [
             one
             for one in self.host.caller(hook).get_hookimpls()
-            if isinstance(one.plugin, Guard) and self.mine(one.plugin.origin) and one.wrapper is wrappers
+            if isinstance(one.plugin, Guard) and self.is_own(one.plugin.origin) and one.wrapper is wrappers
         ]
 
     def place_of_hook(self, hook: str) -> Place:
-        """Return its first implementation of a hook."""
+        """Return the place of its first implementation of a hook."""
         return place_of(self.implementations(hook)[0].function)
 
     def ask(self, backend: RegisteredBackend, request: Request | str, *, stream: bool = False) -> Completion:
-        """Return what a backend answers; whatever it raises passes."""
+        """Return the answer of a backend, or raise what it raises."""
         request = Request(request) if isinstance(request, str) else request
         self.blocked = False
         try:
@@ -364,15 +383,15 @@ class Probe:
             self.blocked = True
 
     def attempt(self, backend: RegisteredBackend, request: Request | str, **how: Any) -> Completion | BaseException:
-        """Return what a backend answers, or the exception that it raises."""
+        """Return the answer of a backend, or the exception that it raises."""
         try:
             return self.ask(backend, request, **how)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - judged by the check
-            self.say(error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the check examines it
+            self.record(error)
             return error
 
     def call(self, hook: str, **arguments: Any) -> list[Any]:
-        """Call its implementations of a hook, one by one; report what goes wrong, and return the results."""
+        """Call its implementations of a hook one by one, report their faults, and return their results."""
         results = []
         if hook in self.slow:
             return []
@@ -384,52 +403,54 @@ class Probe:
                     result = one.function(*[arguments[name] for name in one.argnames])
             except D0ttinoError as error:
                 if isinstance(error, InvalidResultError):
-                    self.find(error.message, WORDS["result"].format(hook), self.place(error, one.function))
-                self.say(error)
+                    self.report(error.message, FIXES["result"].format(hook), self.place(error, one.function))
+                self.record(error)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - reported
-                self.find(f"{hook} raised {self.say(error)}", WORDS["raise"], self.place(error, one.function))
+                self.report(f"{hook} raised {self.record(error)}", FIXES["raise"], self.place(error, one.function))
             else:
                 results.append(result)
             self.problems(known, one.function)
         if hook in {"llm_prepare", "llm_route", "llm_redact", "llm_commands", "llm_options"}:
             for address, file, line in self.network:
-                self.find(f"{hook} uses the network: {address}", WORDS["slow"], (file, line), warn=True)
+                self.report(f"{hook} uses the network: {address}", FIXES["slow"], (file, line), warn=True)
         return results
 
     def problems(self, known: int = 0, function: Any = None) -> None:
-        """Report the problems that the host recorded meanwhile."""
+        """Report the problems that the host recorded, from the `known`-th on."""
         for problem in list(self.host.problems)[known:]:
-            if not self.mine(problem.origin):
+            if not self.is_own(problem.origin):
                 continue
             place = self.place(problem.error, function) if problem.error is not None else NOWHERE
             if place[0] is None and function is not None:
                 place = place_of(function)
-            self.find(problem.message, problem.hint or WORDS["raise"], place, warn=problem.kind is ProblemKind.CONFLICT)
+            self.report(
+                problem.message, problem.hint or FIXES["raise"], place, warn=problem.kind is ProblemKind.CONFLICT
+            )
 
 
 class _Stub:
-    """Backends of the kit: what goes through the hooks of a plug-in."""
+    """Backends of the kit, whose requests go through the hooks of a plug-in."""
 
     def __init__(self) -> None:
-        self.taken = 0
+        self.pieces_read = 0
 
     def pieces(self, prompt: str, request: Request, where: str = "") -> Iterator[str]:
-        for piece in ("one ", prompt, " two ", f"three{where}{self.depends(request)}"):
-            self.taken += 1
+        for piece in ("one ", prompt, " two ", f"three{where}{self.dependence(request)}"):
+            self.pieces_read += 1
             yield piece
 
     @staticmethod
-    def depends(request: Request) -> str:
-        """Return what an answer depends on besides the last message, where it is not as usual."""
+    def dependence(request: Request) -> str:
+        """Return what else than the last message a request has, as text: other answers follow from it."""
         parts = [request.model, *(repr(one) for one in request.messages[:-1]), *map(repr, request.options.items())]
         return "".join(f" {part}" for part in parts if part)
 
-    def refuse(self, prompt: str) -> str:  # noqa: ARG002 - every prompt
+    def refuse(self, prompt: str) -> str:  # noqa: ARG002 - it refuses each
         raise BackendError("refused by the kit", status=429, transient=True, retry_after=7.0)
 
     @hookimpl
     def llm_backends(self) -> list[Backend]:
-        """Contribute them."""
+        """Contribute a backend, one of this machine, and one that refuses."""
 
         def stub(name: str, where: str, *, local: bool = False) -> Backend:
             def whole(prompt: str, request: Request) -> str:
@@ -451,8 +472,7 @@ class Server(ThreadingHTTPServer):
     """A server with OpenAI's interface that misbehaves on cue: it answers chat completions with the last message."""
 
     daemon_threads = True
-    # The status to answer with; `silent`: say nothing; `page`: a web page; `cut`: end in the middle; `odd`: JSON
-    # without an answer.
+    # The status to answer with; `silent`: no answer; `page`: a web page; `cut`: half an answer; `odd`: other JSON.
     mode: int | str = 200
 
     def __init__(self) -> None:
@@ -467,7 +487,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: clients that hang up are what is tried."""
+        """Print nothing: checks make clients hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -489,26 +509,26 @@ class _Handler(BaseHTTPRequestHandler):
         elif mode == "odd":
             self._send(200, "application/json", '{"object": "odd", "choices": []}')
         elif isinstance(mode, int) and mode != 200:
-            # As some servers do: the key is in what they say.
-            words = f"refused, with {self.headers.get('Authorization') or dict(self.headers)}"
-            self._send(mode, "application/json", json.dumps({"error": {"message": words}}))
+            # Some servers repeat the key.
+            refusal = f"refused, with {self.headers.get('Authorization') or dict(self.headers)}"
+            self._send(mode, "application/json", json.dumps({"error": {"message": refusal}}))
         else:
             self._answer(body, cut=mode == "cut")
 
     def _answer(self, body: Any, *, cut: bool) -> None:
         messages = body.get("messages") or [{}]
-        said = f"You said: {messages[-1].get('content')}"
+        text = f"You said: {messages[-1].get('content')}"
         facts = {"model": body.get("model") or "kit", "usage": {"prompt_tokens": 2, "completion_tokens": 3}}
         if not body.get("stream"):
-            whole = {**facts, "choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
+            whole = {**facts, "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
             self._send(200, "application/json", json.dumps(whole)[: 30 if cut else None])
             return
-        half = len(said) // 2
-        events: list[Any] = [{"choices": [{"delta": {"content": part}}]} for part in (said[:half], said[half:])]
+        half = len(text) // 2
+        events: list[Any] = [{"choices": [{"delta": {"content": part}}]} for part in (text[:half], text[half:])]
         if not cut:
             events += [{**facts, "choices": [{"delta": {}, "finish_reason": "stop"}]}]
-        text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
-        self._send(200, "text/event-stream", text if cut else f"{text}data: [DONE]\n\n")
+        stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        self._send(200, "text/event-stream", stream if cut else f"{stream}data: [DONE]\n\n")
 
     def do_GET(self) -> None:
         """List the one model."""
@@ -540,14 +560,14 @@ def root_of(name: str) -> str | None:
 
 
 def place_of(function: Any) -> Place:
-    """Return file and first line of a function."""
+    """Return the file and the first line of a function."""
     function = inspect.unwrap(getattr(function, "__func__", function))
     code = getattr(function, "__code__", None)
     return NOWHERE if code is None else (code.co_filename, code.co_firstlineno)
 
 
 def is_typed(error: BaseException) -> bool:
-    """Whether a plug-in raised an error on purpose: one of this project that does not blame it."""
+    """Return whether an error of a plug-in is deliberate: one of this project's that does not blame the plug-in."""
     return isinstance(error, D0ttinoError) and not isinstance(error, PluginError)
 
 
@@ -562,15 +582,15 @@ def samples_of(recipe: RegisteredRecipe) -> dict[str, Any]:
     return {one.name: values_of(one)[0] for one in recipe.parameters if one.required or one.default is not None}
 
 
-#: The real one: where a plug-in calls it, `watch` has put another in its place.
+#: The real function, which `watch` replaces for plug-ins.
 EXIT: Final = os._exit
 
 
-# What all plug-ins of a process share ---------------------------------------------------------------
+# --- the state of the process --------------------------------------------------------------------------------------
 
 
-def surroundings() -> dict[str, Any]:
-    """Return the state of everything that is shared."""
+def process_state() -> dict[str, Any]:
+    """Return the state that all code of this process shares."""
     import locale
 
     ssl: Any = sys.modules.get("ssl")
@@ -592,24 +612,24 @@ def surroundings() -> dict[str, Any]:
 
 
 def report_changes(probe: Probe, before: dict[str, Any], *, importing: bool = False) -> None:
-    """Report what has changed since, and functions of others that the plug-in replaced."""
+    """Report changes of the shared state, and functions of others that the plug-in replaced."""
     when = "when it is imported" if importing else "when it is used"
-    for what, now in surroundings().items():
-        if now != before[what] and probe.check not in _QUIET and (importing or what not in _AT_IMPORT):
-            probe.find(f"it changes {what} {when}", f"leave {what} as it is: all plug-ins share it",
-                       probe.line_of(SHARED[what]))  # fmt: skip
+    for what, now in process_state().items():
+        if now != before[what] and probe.check not in _UNWATCHED_CHECKS and (importing or what not in _WATCHED_STATE):
+            probe.report(f"it changes {what} {when}", f"leave {what} as it is: all plug-ins share it",
+                         probe.line_of(SHARED_STATE[what]))  # fmt: skip
     os.chdir(before["the working directory"])
     for number, handler in zip((signal.SIGINT, signal.SIGTERM), before["the handlers of signals"], strict=True):
         signal.signal(number, handler)
-    if probe.check in _QUIET:
+    if probe.check in _UNWATCHED_CHECKS:
         return
     for owner, name, function in _replaced(probe):
         place = probe.line_of(rf"\b{name}\s*=[^=]|setattr\(.*{name}|patch")
-        probe.find(f"it replaces {owner}.{name} {when}", WORDS["replace"], place if place[0] else place_of(function))
+        probe.report(f"it replaces {owner}.{name} {when}", FIXES["replace"], place if place[0] else place_of(function))
 
 
 def _replaced(probe: Probe) -> Iterator[tuple[str, str, FunctionType]]:
-    """Yield each function of the plug-in that stands in a module or class of somebody else."""
+    """Yield each function of the plug-in that is in a module or class of others."""
     for name, module in [*sys.modules.items()]:
         file = getattr(module, "__file__", None) or ""
         if type(module) is not ModuleType or name.partition(".")[0] in {"llm", "scripts", "__main__"}:
@@ -628,13 +648,13 @@ def _replaced(probe: Probe) -> Iterator[tuple[str, str, FunctionType]]:
                     yield owner, key, value
 
 
-#: These checks use a plug-in in odd ways; what it does to its process is reported by the others.
-_QUIET: Final = frozenset({"interrupts", "threads"})
+#: Checks that use a plug-in in odd ways: what it does to its process is left to the other checks.
+_UNWATCHED_CHECKS: Final = frozenset({"interrupts", "threads"})
 
 
 def caller(probe: Probe, frame: FrameType | None) -> Place:
-    """Return the place of the plug-in's code that does something, unless it has this project do it."""
-    while frame is not None and probe.check not in _QUIET:
+    """Return the place in the plug-in's code that a stack comes from, unless this project's code is between."""
+    while frame is not None and probe.check not in _UNWATCHED_CHECKS:
         if probe.owns(frame.f_code.co_filename):
             return frame.f_code.co_filename, frame.f_lineno
         if is_framework(frame) and not frame.f_code.co_filename.startswith("<frozen"):
@@ -644,14 +664,14 @@ def caller(probe: Probe, frame: FrameType | None) -> Place:
 
 
 def _report(probe: Probe, message: str, mend: str) -> None:
-    """Report what the caller of the function that calls this does, if that is the plug-in."""
+    """Report an action of the code that called the caller of this function, if it is the plug-in's."""
     place = caller(probe, sys._getframe(2))
     if place[0] is not None:
-        probe.find(message, mend, place)
+        probe.report(message, mend, place)
 
 
 class _Stream:
-    """Standard input or output, which reports its use by the plug-in."""
+    """A standard stream that reports its use by the plug-in."""
 
     def __init__(self, probe: Probe, name: str) -> None:
         self._probe = probe
@@ -659,21 +679,21 @@ class _Stream:
         self._stream = getattr(sys, name)
 
     def write(self, text: str) -> int:
-        """Write it, and report it."""
+        """Write a text, and report it."""
         frame = sys._getframe(1)
         place = caller(self._probe, frame)
-        self._probe.texts.append((text, place))
+        self._probe.written.append((text, place))
         if text.strip() and place[0] is not None and frame.f_globals.get("__name__") not in {"logging", "warnings"}:
             probe, importing = self._probe, self._probe.check == "import"
             what = (
                 f"it prints when it is imported: {text.strip()[:80]!r}" if importing else f"it writes to {self._name}"
             )
             warn = self._name == "stderr" and not importing
-            probe.find(what, WORDS["print late" if importing else "print"], place, warn=warn)
+            probe.report(what, FIXES["print late" if importing else "print"], place, warn=warn)
         return int(self._stream.write(text))
 
     def _read(self, *arguments: Any) -> Any:
-        _report(self._probe, "it reads stdin", WORDS["stdin"])
+        _report(self._probe, "it reads stdin", FIXES["stdin"])
         return self._stream.read(*arguments)
 
     read = readline = readlines = __next__ = _read
@@ -687,7 +707,7 @@ class _Stream:
 
 
 def watch(probe: Probe) -> None:
-    """Record what it reads, writes and starts, the network, and ends of the process, each with its place."""
+    """Watch for output, files, commands, sleeps, the environment, the network, and the end of the process."""
 
     def connect(arguments: tuple[Any, ...], *, lookup: bool) -> None:
         address = arguments[:2] if lookup else arguments[1]
@@ -697,27 +717,27 @@ def watch(probe: Probe) -> None:
             local = not isinstance(address, tuple) or str(address[0]).startswith(("127.", "::1"))
         if probe.blocked or not local:
             shown = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
-            probe.network.append((shown, *probe.frame(sys._getframe(2))))
+            probe.network.append((shown, *probe.place_in_stack(sys._getframe(2))))
             raise OSError("there is no network in a check")
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event in {"socket.connect", "socket.getaddrinfo"}:
             connect(arguments, lookup=event == "socket.getaddrinfo")
-        elif event in {"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec"} and probe.doing:
-            _report(probe, f"it runs a command {probe.doing}", WORDS["late"])
-        elif event == "open" and probe.doing and isinstance(arguments[0], str):
+        elif event in {"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec"} and probe.idle_when:
+            _report(probe, f"it runs a command {probe.idle_when}", FIXES["late"])
+        elif event == "open" and probe.idle_when and isinstance(arguments[0], str):
             writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
             if writes and not arguments[0].startswith("/dev/"):
-                _report(probe, f"it writes the file {arguments[0]} {probe.doing}", WORDS["late"])
+                _report(probe, f"it writes the file {arguments[0]} {probe.idle_when}", FIXES["late"])
         elif event == "os.chdir" and probe.check != "import":
             what = "the working directory"
             _report(probe, f"it changes {what} when it is used", f"leave {what} as it is: all plug-ins share it")
 
     class Environ(type(os.environ)):  # type: ignore[misc]
-        """The environment, which records the variables that the plug-in reads, and reports those that it sets."""
+        """An environment that records the variables that the plug-in reads, and reports those that it sets."""
 
         def __getitem__(self, name: str) -> str:
-            place = probe.frame(sys._getframe(1))
+            place = probe.place_in_stack(sys._getframe(1))
             if isinstance(name, str) and (place[0] is not None or probe.check == "answers"):
                 probe.reads.setdefault(name, place)
             found: str = super().__getitem__(name)
@@ -725,34 +745,35 @@ def watch(probe: Probe) -> None:
 
         def __setitem__(self, name: str, value: str) -> None:
             if probe.check != "import":
-                _report(probe, "it changes the environment when it is used", WORDS["environ"])
+                _report(probe, "it changes the environment when it is used", FIXES["environ"])
             super().__setitem__(name, value)
 
-    def ended(status: int) -> NoReturn:
-        if os.getpid() != probe.process:  # one that the plug-in forked, as a pool of processes does
-            EXIT(status)
-        probe.find("it ends the whole process by os._exit", "raise an exception instead", probe.frame(sys._getframe(1)))
-        EXIT(70)
+    def end(status: int) -> NoReturn:
+        if os.getpid() == probe.process:  # not in a child of the plug-in's own, of a pool of processes for example
+            place = probe.place_in_stack(sys._getframe(1))
+            probe.report("it ends the whole process by os._exit", "raise an exception instead", place)
+            probe.write(ended=probe.check, note="")
+        EXIT(status)
 
-    sleep = time.sleep
+    real_sleep = time.sleep
 
-    def slept(seconds: float) -> None:
+    def sleep(seconds: float) -> None:
         place = caller(probe, sys._getframe(1))
         if place[0] is not None:
-            probe.slept = place
-        # A thread that a plug-in leaves behind has to be there when it is looked for.
+            probe.last_sleep = place
+        # Not in other threads: one that the plug-in leaves behind has to be there when the check looks for it.
         is_main = threading.current_thread() is threading.main_thread()
-        line = probe.frame(sys._getframe(1)) if is_main else NOWHERE
+        line = probe.place_in_stack(sys._getframe(1)) if is_main else NOWHERE
         if line in probe.sleepers and probe.check != "deadlines":  # which needs sleeps as they are
-            probe.spared += max(0.0, seconds - NAP)
+            probe.skipped_sleep += max(0.0, seconds - NAP)
             seconds = min(seconds, NAP)
         elif line[0] is not None and seconds > PATIENCE:
             probe.sleepers.add(line)
-        sleep(seconds)
+        real_sleep(seconds)
 
     os.environ.__class__ = Environ
-    os._exit = ended
-    time.sleep = slept  # type: ignore[assignment]
+    os._exit = end
+    time.sleep = sleep  # type: ignore[assignment]
     for name in ("stdin", "stdout", "stderr"):
         setattr(sys, name, _Stream(probe, name))
     sys.addaudithook(audit)

@@ -1,4 +1,4 @@
-"""The conformance kit: everything that is known to go wrong with plug-ins, tried on one of them.
+"""The conformance kit: tests of a plug-in for everything that is known to go wrong with plug-ins.
 
 One line in the tests of a plug-in makes a test of each check:
 
@@ -8,8 +8,8 @@ from llm.testing import conformance
 test_conformance = conformance.suite("acme-greeter")
 ```
 
-`ai-cli plugins check` does the same. The plug-in runs in processes of its own, with an empty home directory and without
-a network: one that hangs, crashes or ends its process fails that check, and the others go on.
+`ai-cli plugins check` does the same. The plug-in runs in a process of its own, with an empty home directory and without
+a network. If it hangs, crashes or ends the process, that check fails, and the next ones run in a new process.
 """
 
 import json
@@ -34,7 +34,7 @@ from llm.testing import write_distribution
 
 __all__ = ["CHECKS", "Finding", "Report", "Result", "check", "suite"]
 
-#: The checks, in order, and the question that each answers. docs/guides/conformance.md has a section of each name.
+#: The checks, in order, and the question of each. docs/guides/conformance.md has a section of each name.
 CHECKS: Final[Mapping[str, str]] = {
     "metadata": "does the package say what it is, and that it needs d0ttino?",
     "entry points": "do its entry points name something that is there?",
@@ -69,20 +69,20 @@ SECONDS: Final = 30.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a plug-in.
+    """A fault of a plug-in.
 
     Attributes:
         check: the check that found it.
         message: the fault, in one line.
-        mend: what to do.
-        file: the file at fault; `None`: it is not one file's.
+        fix: how to fix it.
+        file: the file at fault; `None` if there is none.
         line: the line in it, from 1.
-        severity: `error`, or `warning` for what costs users something and still works.
+        severity: `error`, or `warning` for a fault that costs users something and still works.
     """
 
     check: str
     message: str
-    mend: str
+    fix: str
     file: str | None = None
     line: int | None = None
     severity: str = "error"
@@ -94,7 +94,7 @@ class Finding:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
-        return f"{place}{self.severity}: {self.message}\n  mend: {self.mend}\n  see {self.docs}"
+        return f"{place}{self.severity}: {self.message}\n  fix: {self.fix}\n  see {self.docs}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON-ready data."""
@@ -103,12 +103,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of one check.
+    """The result of one check.
 
     Attributes:
         check: its name.
-        status: `passed`, `failed`, or `skipped` where there is nothing to check.
-        findings: what it found; warnings alone do not fail it.
+        status: `passed`, `failed`, or `skipped` if there is nothing to check.
+        findings: its findings; warnings alone do not fail it.
         note: why it was skipped.
     """
 
@@ -120,12 +120,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """The end of all checks of one distribution.
+    """The results of all checks of one distribution.
 
     Attributes:
         distribution: its name.
         version: its version.
-        results: the end of each check.
+        results: the result of each check.
     """
 
     distribution: str
@@ -134,7 +134,7 @@ class Report:
 
     @property
     def findings(self) -> list[Finding]:
-        """Everything that was found."""
+        """The findings of all checks."""
         return [finding for result in self.results for finding in result.findings]
 
     @property
@@ -144,7 +144,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """How many of the checks passed, in words."""
+        """The number of checks that passed, as text."""
         ran = [result for result in self.results if result.status != "skipped"]
         good = sum(result.status == "passed" for result in ran)
         return f"{good} of {len(ran)} checks"
@@ -182,9 +182,10 @@ def check(
     Args:
         target: the name of an installed distribution or plug-in; or the directory of a package, which need not be
             installed.
-        checks: names of the checks to make.
+        checks: names of the checks to run.
         environ: environment variables that it needs. `{server}` in a value is the address of a server with OpenAI's
-            interface that misbehaves on cue, `{secret}` a key. Variables that backends declare get such values anyway.
+            interface that misbehaves on cue, `{secret}` a key. Variables that backends declare get such values in
+            any case.
         seconds: how long one check may take.
 
     Raises:
@@ -193,23 +194,15 @@ def check(
     """
     with _subject(target) as (distribution, version, path):
         project = str(Path(target).absolute() / "pyproject.toml") if path else ""
-        found: dict[str, Result] = {}
-        waiting = [name for name in CHECKS if name in checks]
-        while waiting:
-            results, died = _run(distribution, waiting, path, dict(environ or {}), seconds, project)
-            found.update({result.check: result for result in results})
-            if died is not None:
-                before = found.get(died.check)
-                found[died.check] = Result(died.check, "failed", (*(before.findings if before else ()), died))
-            # A process that ends without having begun a check would be started for ever.
-            waiting = [name for name in waiting if name not in found]
-            if died is None and not results:
-                break
-        return Report(distribution, version, tuple(found[name] for name in CHECKS if name in found))
+        task = {"distribution": distribution, "project": project, "seconds": seconds, "environ": dict(environ or {})}
+        results: dict[str, Result] = {}
+        while remaining := [name for name in CHECKS if name in checks and name not in results]:
+            results.update((one.check, one) for one in _run({**task, "checks": remaining}, path))
+        return Report(distribution, version, tuple(results[name] for name in CHECKS if name in results))
 
 
 def suite(target: str | Path, *, environ: Mapping[str, str] | None = None, skip: Sequence[str] = ()) -> Any:
-    """Return a test for pytest, with one case for each check; the checks are made when the first of them runs.
+    """Return a pytest test with a case for each check; the first case runs all of them.
 
     Args:
         target: see `check`.
@@ -236,7 +229,7 @@ def suite(target: str | Path, *, environ: Mapping[str, str] | None = None, skip:
 
 @contextmanager
 def _subject(target: str | Path) -> Iterator[tuple[str, str | None, list[str]]]:
-    """Yield name and version of a distribution, and the directories in which it and its metadata are."""
+    """Yield name and version of a distribution, and the directories of its code and metadata if it is not installed."""
     if isinstance(target, Path) or os.sep in target or os.path.isdir(target):
         with tempfile.TemporaryDirectory(prefix="d0ttino-check-") as staging:
             yield _staged(Path(target).absolute(), Path(staging))
@@ -254,7 +247,7 @@ def _subject(target: str | Path) -> Iterator[tuple[str, str | None, list[str]]]:
 
 
 def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]:
-    """Write the metadata that an installation of a source tree would have."""
+    """Write the metadata of a source tree as an installation would."""
     import tomllib
 
     file = directory / "pyproject.toml"
@@ -268,84 +261,70 @@ def _staged(directory: Path, staging: Path) -> tuple[str, str | None, list[str]]
     if not isinstance(name, str) or not isinstance(groups, dict):
         raise UsageError(f"{file} names no package in [project]", hint="install it, and check it by its name")
     name, version = (" ".join(str(one).split()) for one in (name, project.get("version", "0")))
-    fields = [("Summary", project.get("description")), ("Requires-Python", project.get("requires-python"))]
+    summary = "dynamic" if "description" in _list(project, "dynamic") else project.get("description")
+    licence = project.get("license")  # a text or a table
+    fields = [("Summary", summary), ("Requires-Python", project.get("requires-python"))]
     fields += [("Requires-Dist", requirement) for requirement in _list(project, "dependencies")]
-    dynamic = _list(project, "dynamic")
-    fields += [("Summary", "dynamic")] if "description" in dynamic else []
-    fields = [one for one in fields if isinstance(one[1], str)]
-    licence = project.get("license")
-    fields += [("License", str(licence))] if licence else []
-    lines = [(key, " ".join(value.split())) for key, value in fields if value]
+    fields += [("License", str(licence) if licence else None)]
+    lines = [(key, " ".join(value.split())) for key, value in fields if isinstance(value, str) and value]
     write_distribution(staging, name, version=version, entry_points=groups, files={}, metadata=lines)
     source = directory / "src" if (directory / "src").is_dir() else directory
     return name, version if "version" in project else None, [str(staging), str(source)]
 
 
 def _list(project: Mapping[str, Any], key: str) -> list[str]:
-    """Return a list of a `pyproject.toml`; empty if it is something else, which the check of the metadata reports."""
+    """Return a list in a `pyproject.toml`; empty if it is not one, which the check of the metadata reports."""
     found = project.get(key, [])
     return found if isinstance(found, list) else []
 
 
-#: The process finds the same `llm` as this one, and nothing in its working directory.
-_PROGRAM: Final = "import sys; sys.path[:0] = sys.argv[3:]; from llm.testing.conformance import main; main()"
+#: The process imports the same `llm` as this one, and nothing from its working directory.
+_PROGRAM: Final = "import sys; sys.path[:0] = sys.argv[1:]; from llm.testing.conformance import main; main()"
 
 
-def _run(
-    distribution: str,
-    checks: Sequence[str],
-    path: list[str],
-    environ: dict[str, str],
-    seconds: float,
-    project: str,
-) -> tuple[list[Result], Finding | None]:
-    """Make checks in one process; return their results, and the end of the process if it ended before its time."""
+def _run(task: Mapping[str, Any], path: list[str]) -> list[Result]:
+    """Run checks in a new process, up to one that ends it.
+
+    Args:
+        task: what `main` reads.
+        path: the directories of the plug-in's code and metadata, if it is not installed.
+    """
     with tempfile.TemporaryDirectory(prefix="d0ttino-check-") as home:
         root = str(Path(__file__).parents[2])
-        command = [sys.executable, "-P", "-c", _PROGRAM, distribution, json.dumps([*checks]), *path, root]
-        faults, answers = Path(home, "faults"), Path(home, "answers")
-        words = {
-            "project": project,
-            "seconds": seconds,
-            "faults": str(faults),
-            "answers": str(answers),
-            "environ": environ,
-        }
+        answers, trace, output = (Path(home, name) for name in ("answers", "trace", "output"))
         python_path = os.pathsep.join([*path, root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        with open(Path(home, "output"), "wb") as output:
+        task = {**task, "answers": str(answers), "trace": str(trace)}
+        with output.open("wb") as stream:
             process = subprocess.Popen(
-                command,
+                [sys.executable, "-P", "-c", _PROGRAM, *path, root],
                 cwd=home,
-                env={**_environment(home), "PYTHONPATH": python_path, "D0TTINO_PROBE": json.dumps(words)},
+                env={**_environment(home), "PYTHONPATH": python_path, "D0TTINO_PROBE": json.dumps(task)},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=stream,
+                stderr=stream,
                 start_new_session=True,
             )
             try:
-                status: int | None = process.wait(timeout=(seconds + 10) * len(checks))
+                status: int | None = process.wait(timeout=(task["seconds"] + 10) * len(task["checks"]))
             except subprocess.TimeoutExpired:
                 status = None
             finally:
                 _kill(process)
-        lines = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
-        began, results = _read(lines)
-        open_ = [name for name in began if name not in {result.check for result in results}]
-        if status == 0 and not open_:
-            return results, None
-        printed = Path(home, "output").read_text(encoding="utf-8", errors="replace").strip()
-        if not open_:
-            raise D0ttinoError(f"the check of {distribution} could not begin: {printed[-500:]}")
-        name = open_[0]
-        found = [Finding(**json.loads(line)["finding"]) for line in lines if f'"check": "{name}"' in line]
-        if found:  # it reported itself why it ends
-            return [*results, Result(name, "failed", tuple(found))], None
-        trace = faults.read_text(encoding="utf-8", errors="replace") if faults.exists() else ""
-        return results, _death(name, status, trace, printed, json.loads(lines[0]).get("roots", []) if lines else [])
+        results, roots, running, findings = _read(answers)
+        if running is not None:
+            death = _death(running, status, _text(trace), _text(output), roots)
+            results.append(Result(running, "failed", (*findings, death)))
+        if not results:
+            raise D0ttinoError(f"the check of {task['distribution']} could not begin: {_text(output)[-500:]}")
+        return results
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
 
 
 def _environment(home: str) -> dict[str, str]:
-    """Return an environment of somebody who has configured nothing, and without the keys of whoever checks."""
+    """Return an environment without configuration and keys."""
     left_out = ("LLM_", "XDG_", "D0TTINO_")
     kept = {
         name: value
@@ -365,24 +344,26 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _read(lines: list[str]) -> tuple[list[str], list[Result]]:
-    """Return which checks began, and the results of those that ended."""
-    began: list[str] = []
-    results = []
-    findings: dict[str, list[Finding]] = {}
-    for line in lines:
-        said = json.loads(line)
-        if "began" in said:
-            began.append(said["began"])
-        elif "finding" in said:
-            finding = Finding(**said["finding"])
-            findings.setdefault(finding.check, []).append(finding)
-        elif "ended" in said:
-            mine = tuple(findings.get(said["ended"], ()))
-            failed = any(one.severity == "error" for one in mine)
-            status = "failed" if failed else "skipped" if said["note"] else "passed"
-            results.append(Result(said["ended"], status, mine, "" if failed else said["note"]))
-    return began, results
+def _read(answers: Path) -> tuple[list[Result], list[str], str | None, list[Finding]]:
+    """Return the results in a process's answers, the plug-in's files, and the unfinished check with its findings."""
+    results: list[Result] = []
+    roots: list[str] = []
+    running: str | None = None
+    findings: list[Finding] = []
+    for line in _text(answers).splitlines():
+        match json.loads(line):
+            case {"roots": [*roots]}:
+                pass
+            case {"began": running}:
+                findings = []
+            case {"finding": finding}:
+                findings.append(Finding(**finding))
+            case {"ended": name, "note": note}:
+                failed = any(one.severity == "error" for one in findings)
+                status = "failed" if failed else "skipped" if note else "passed"
+                results.append(Result(name, status, tuple(findings), "" if failed else note))
+                running = None
+    return results, roots, running, findings
 
 
 def _death(name: str, status: int | None, trace: str, printed: str, roots: list[str]) -> Finding:
@@ -399,44 +380,41 @@ def _death(name: str, status: int | None, trace: str, printed: str, roots: list[
     return Finding(name, f"it ends the whole process, with {how}{last}", "raise an exception instead", file, line)
 
 
-# The process that makes the checks
+# --- the process of the checks ----------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Make the checks that the command line names; the function of each has its name."""
+    """Run the checks of the task in the environment; the function of each has its name."""
     import faulthandler
 
     from llm.testing import _backend_checks, _hook_checks, _package_checks
-    from llm.testing._probe import EXIT, WORDS, Probe, report_changes, surroundings, watch
+    from llm.testing._probe import EXIT, FIXES, Probe, process_state, report_changes, watch
 
     functions = {**vars(_package_checks), **vars(_backend_checks), **vars(_hook_checks)}
-    words = json.loads(os.environ.pop("D0TTINO_PROBE"))
-    with (
-        open(words["answers"], "w", encoding="utf-8") as stream,
-        open(words["faults"], "w", encoding="utf-8") as faults,
-    ):
-        faulthandler.enable(faults)
-        probe = Probe(sys.argv[1], stream, words["environ"])
-        project = words.get("project")
-        probe.project = Path(project) if project else None
+    task = json.loads(os.environ.pop("D0TTINO_PROBE"))
+    with open(task["answers"], "w", encoding="utf-8") as answers, open(task["trace"], "w", encoding="utf-8") as trace:
+        faulthandler.enable(trace)
+        probe = Probe(
+            task["distribution"], answers, task["environ"], Path(task["project"]) if task["project"] else None
+        )
         watch(probe)
         probe.write(roots=probe.roots)
-        for name in json.loads(sys.argv[2]):
+        for name in task["checks"]:
             probe.check = name
             probe.write(began=name)
-            before = surroundings()
-            faulthandler.dump_traceback_later(words["seconds"], exit=True, file=faults)
+            before = process_state()
+            faulthandler.dump_traceback_later(task["seconds"], exit=True, file=trace)
             try:
                 note = functions[f"check_{name.replace(' ', '_')}"](probe) or ""
             except (Exception, SystemExit) as error:  # noqa: BLE001 - of the plug-in, or of the kit
-                probe.find(f"the check was ended by {one_line(error)}", WORDS["raise"], probe.place(error))
+                probe.report(f"the check was ended by {one_line(error)}", FIXES["raise"], probe.place(error))
                 note = ""
             if name not in {"metadata", "entry points", "import"}:
                 report_changes(probe, before)
             if name in {"interrupts", "threads"}:
-                probe.renew()  # what a host recorded of them, it would not record again
+                probe.discard_host()  # it records each problem once, and the next checks have to see all
             faulthandler.cancel_dump_traceback_later()
             probe.write(ended=name, note=note)
-        stream.flush()
-        faults.flush()
+        answers.flush()
+        trace.flush()
         EXIT(0)

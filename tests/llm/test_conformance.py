@@ -230,7 +230,7 @@ def test_a_fault_is_found_with_its_line_and_what_to_do(name: str, tmp_path: Path
     (finding, *_) = found
     assert finding.severity == fault.severity
     assert report.passed is (fault.severity == "warning")
-    assert finding.mend
+    assert finding.fix
     lines = (place / "acme_faulty.py").read_text().splitlines()
     here = [number for number, line in enumerate(lines, 1) if line.endswith("# HERE")]
     if here:
@@ -255,6 +255,16 @@ def test_what_ends_its_process_fails_that_check_alone(tmp_path: Path) -> None:
     assert [result.status for result in report.results] == ["passed", "failed", "passed", "passed"]
     (finding,) = report.findings
     assert (finding.message, finding.check) == ("it ends the whole process by os._exit", "prompts")
+
+
+def test_a_crash_is_reported_beside_the_findings_before_it(tmp_path: Path) -> None:
+    source = "import ctypes\ndef run(prompt):\n    if len(prompt) > 9999: ctypes.string_at(0)\n    return prompt.split()[0]\n"
+    package(tmp_path, Fault("", "", BACKEND + source + "register_backend('faulty', run)"))
+    (result,) = conformance.check(tmp_path, checks=["prompts"]).results
+    assert result.status == "failed"
+    raised, *_, crash = [one.message for one in result.findings]
+    assert "raised IndexError" in raised
+    assert crash.startswith("it ends the whole process, with signal 11")
 
 
 def test_a_backend_may_have_processes_of_its_own(tmp_path: Path) -> None:
@@ -356,7 +366,7 @@ def test_the_command_prints_findings_and_ends_with_a_status(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/acme_faulty.py:7: error: at an empty prompt, the backend faulty raised IndexError: list index out of range",
-        "  mend: answer, or raise a BackendError or UsageError that says why not",
+        "  fix: answer, or raise a BackendError or UsageError that says why not",
         f"  see {conformance.PAGE}#prompts",
         *(line for line in done.stdout.splitlines()[3:-1]),
         "acme-faulty 1.0: 13 of 15 checks passed",

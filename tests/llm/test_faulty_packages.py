@@ -387,7 +387,7 @@ def test_the_kit_finds_it_with_its_line_and_what_to_do(name: str, tmp_path: Path
         found = [one for one in found if (one.file, one.line) == (str(tmp_path / "acme_faulty.py"), here[0])]
     elif fault.project[0] and fault.check in {"metadata", "entry points", "import"}:
         found = [one for one in found if one.file == str(tmp_path / "pyproject.toml") and one.line]
-    assert [one for one in found if one.severity == fault.severity and one.mend], [str(one) for one in report.findings]
+    assert [one for one in found if one.severity == fault.severity and one.fix], [str(one) for one in report.findings]
 
 
 def test_there_are_ten_of_each_kind() -> None:
