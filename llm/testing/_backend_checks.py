@@ -1,4 +1,4 @@
-"""Checks of the conformance kit on backends: answers, deadlines, interrupts, errors, threads and secrets."""
+"""The conformance checks of backends: readiness, answers, deadlines, interrupts, errors, threads and secrets."""
 
 import inspect
 import os
@@ -25,7 +25,6 @@ from llm.testing._probe import (
     PROMPTS,
     SECRET,
     STUB,
-    Late,
     Place,
     Probe,
     is_typed,
@@ -35,13 +34,17 @@ from llm.testing._probe import (
 )
 from llm.types import Answer, Attachment, Call, Completion, Message, Request, Step, StepContext, StepResult
 
-#: Seconds that a call gets, and that it may take longer than its deadline.
+#: Seconds until the deadline of a call, and from there until it is overdue.
 DEADLINE: Final = 0.5
 GRACE: Final = 1.5
 
 
+class _Overdue(BaseException):
+    """A call goes on long after its deadline."""
+
+
 def check_readiness(probe: Probe) -> str | None:
-    """Ask whether it is ready, without a network."""
+    """Ask its backends whether they are ready, without a network."""
     probe.network.clear()
     found = probe.backends()
     for backend in found:
@@ -55,7 +58,7 @@ def check_readiness(probe: Probe) -> str | None:
 
 
 def check_answers(probe: Probe) -> str | None:
-    """Ask each backend, whole and in pieces."""
+    """Ask each backend for an answer, whole and in pieces."""
     found = probe.backends()
     notes = [note for backend in found if (note := _answers(probe, backend))]
     return (notes[0] if len(notes) == len(found) else None) if found else "it has no backend"
@@ -67,7 +70,7 @@ def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
     if time.monotonic() - began > 1:
         probe.slow.add(backend.name)
     wanted = [name for name in probe.reads if ADDRESS_NAME.search(name) and name not in os.environ]
-    if isinstance(whole, BaseException) and wanted:  # it asked where its server is
+    if isinstance(whole, BaseException) and wanted:  # it looked for the address of its server
         for name in wanted:
             probe.set_variable(name)
         whole = probe.attempt(backend, "hi")
@@ -97,7 +100,7 @@ def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
 
 
 def _answering(probe: Probe) -> list[RegisteredBackend]:
-    """Return the backends that answer here, and soon enough to be asked a hundred times."""
+    """Return the backends that answer here, and fast enough to be asked a hundred times."""
     fast = [one for one in probe.backends() if one.name not in probe.slow]
     found = []
     for one in fast:
@@ -110,8 +113,8 @@ def _answering(probe: Probe) -> list[RegisteredBackend]:
     return found
 
 
-def _odd(probe: Probe, requests: Mapping[str, Request]) -> str | None:
-    """Ask each backend the odd: it answers, or refuses by an error of this project."""
+def _send_odd(probe: Probe, requests: Mapping[str, Request]) -> str | None:
+    """Send odd requests to each backend, which has to answer or to raise an error of this project."""
     found = _answering(probe)
     for backend in found:
         for what, request in requests.items():
@@ -126,11 +129,11 @@ def _odd(probe: Probe, requests: Mapping[str, Request]) -> str | None:
 
 def check_prompts(probe: Probe) -> str | None:
     """Send odd prompts."""
-    return _odd(probe, {what: Request(text) for what, text in PROMPTS.items()})
+    return _send_odd(probe, {what: Request(text) for what, text in PROMPTS.items()})
 
 
 def check_conversations(probe: Probe) -> str | None:
-    """Send conversations."""
+    """Send conversations, system prompts, attachments and options."""
     picture = Attachment("image/png", b"\x89PNG\r\n\x1a\n", name="dot.png")
     talk: list[str | Message] = [
         Message("system", "Be brief."),
@@ -138,7 +141,7 @@ def check_conversations(probe: Probe) -> str | None:
         Message("assistant", "Hello!"),
         "and now?",
     ]
-    return _odd(
+    return _send_odd(
         probe,
         {
             "a conversation": Request(talk),
@@ -157,7 +160,7 @@ def check_conversations(probe: Probe) -> str | None:
 
 
 def check_deadlines(probe: Probe) -> str | None:
-    """Give each backend half a second, and a silent server."""
+    """Give each backend half a second, and a server that does not answer."""
     found = [*_answering(probe), *(one for one in probe.backends() if one.name in probe.slow)]
     asked = probe.asked
     for backend in found:
@@ -175,19 +178,19 @@ def check_deadlines(probe: Probe) -> str | None:
 def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None:
     place: list[Place] = []
 
-    def ring(_number: int, frame: FrameType | None) -> NoReturn:
+    def stop(_number: int, frame: FrameType | None) -> NoReturn:
         place.append(probe.place_in_stack(frame))
-        raise Late
+        raise _Overdue
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, DEADLINE + GRACE)
     now = time.monotonic()
     call = Call(stream=stream, deadline=now + DEADLINE, first_deadline=now + DEADLINE, silence=DEADLINE)
     probe.blocked = False
     try:
         _ = backend.complete(Request("a prompt that takes its time"), call).text
-    except BaseException as error:  # noqa: BLE001 - the time alone counts
-        if not isinstance(error, Late):
+    except BaseException as error:  # noqa: BLE001 - only the time counts
+        if not isinstance(error, _Overdue):
             probe.record(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -200,7 +203,7 @@ def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None
 
 
 def check_interrupts(probe: Probe) -> str | None:
-    """Press Ctrl-C at each of the first lines of its own code."""
+    """Raise KeyboardInterrupt at each of the first lines of its own code that run."""
     from llm.config import load_settings
 
     found = _answering(probe)
@@ -244,7 +247,7 @@ def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
             do()
         except KeyboardInterrupt:
             came = True
-        except BaseException:  # noqa: BLE001, S110 - anything else means that it was swallowed, if it came at all
+        except BaseException:  # noqa: BLE001, S110 - it was swallowed, if it was raised at all
             pass
         finally:
             sys.settrace(None)
@@ -258,7 +261,7 @@ def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
 
 
 def check_errors(probe: Probe) -> str | None:
-    """Have its server refuse."""
+    """Make its server refuse in several ways."""
     if not _answering(probe) or not probe.asked:
         return "no backend asks the server of the kit; --env can lead one there"
     for backend in probe.backends():
@@ -275,11 +278,11 @@ def check_errors(probe: Probe) -> str | None:
                 place = probe.place(result) if isinstance(result, BaseException) else place_of(backend.complete)
                 probe.report(f"at status {mode}, the backend {backend.name} asks its server {times} times",
                              FIXES["server once"], place)  # fmt: skip
-            _judge(probe, backend, mode, result)
+            _check_error(probe, backend, mode, result)
     return None
 
 
-def _judge(probe: Probe, backend: RegisteredBackend, mode: int | str, result: Completion | BaseException) -> None:
+def _check_error(probe: Probe, backend: RegisteredBackend, mode: int | str, result: Completion | BaseException) -> None:
     what = (
         f"status {mode}"
         if isinstance(mode, int)
@@ -302,7 +305,7 @@ def _judge(probe: Probe, backend: RegisteredBackend, mode: int | str, result: Co
 
 
 def check_threads(probe: Probe) -> str | None:
-    """Ask from eight threads at once."""
+    """Ask from eight threads at a time."""
     found = _answering(probe)
     interval = sys.getswitchinterval()
     for backend in found:
@@ -311,7 +314,7 @@ def check_threads(probe: Probe) -> str | None:
         again = [probe.attempt(backend, text) for text in texts]
         if not all(isinstance(a, Completion) and isinstance(b, Completion) and a.text == b.text
                    for a, b in zip(alone, again, strict=True)):  # fmt: skip
-            continue  # its answers differ from time to time
+            continue  # its answers differ each time
         expected = {text: one.text for text, one in zip(texts, alone, strict=True) if isinstance(one, Completion)}
         wrong: list[str | BaseException] = []
 
@@ -319,12 +322,12 @@ def check_threads(probe: Probe) -> str | None:
             for turn in range(12):
                 try:
                     now = time.monotonic()
-                    said = one.complete(Request(text), Call(stream=bool(turn % 2), deadline=now + 10)).text
+                    answer = one.complete(Request(text), Call(stream=bool(turn % 2), deadline=now + 10)).text
                 except Exception as error:  # noqa: BLE001 - reported
                     wrong.append(error)
                 else:
-                    if said != right:
-                        wrong.append(said)
+                    if answer != right:
+                        wrong.append(answer)
 
         sys.setswitchinterval(1e-6)
         probe.blocked = False
@@ -364,7 +367,7 @@ def _hook_in_threads(probe: Probe, hook: str) -> None:
     began = time.monotonic() + probe.skipped_sleep
     work()
     if failed or time.monotonic() + probe.skipped_sleep - began > 1:
-        return  # the check of requests says so
+        return  # which the check of requests reports
     many = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for one in many:
         one.start()
@@ -376,7 +379,7 @@ def _hook_in_threads(probe: Probe, hook: str) -> None:
 
 
 def check_fork_and_pickle(probe: Probe) -> str | None:
-    """Ask in a child of the process, and pickle what it raised."""
+    """Ask in a forked child, and pickle the errors that it raised."""
     found = _answering(probe)
     for backend in found:
         with warnings.catch_warnings():
@@ -398,7 +401,7 @@ def check_fork_and_pickle(probe: Probe) -> str | None:
             continue
         seen.add(kind)
         try:
-            copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - it is our own
+            copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - just pickled
             fault = None if (type(copy), str(copy)) == (kind, str(error)) else "comes back as another"
         except Exception as problem:  # noqa: BLE001 - reported
             fault = f"cannot be pickled: {one_line(problem)}"
@@ -418,7 +421,7 @@ def _line_of_class(kind: type) -> int | None:
 
 
 def check_secrets(probe: Probe) -> str | None:
-    """Look for the key in all of its output, and for keys that it does not declare."""
+    """Search its output for the key, and its code for keys that it does not declare."""
     found = probe.backends()
     declared = {name for one in found for name in one.secret_env}
     for backend in found:
@@ -435,9 +438,9 @@ def check_secrets(probe: Probe) -> str | None:
             if SECRET in f"{error} {getattr(error, 'hint', '')}":
                 probe.report(f"a {type(error).__name__} shows the key", FIXES["show"], probe.place(error))
                 return None
-    said = next((place for text, place in probe.written if SECRET in text), None)
-    if said is not None or any(SECRET in one.description for one in found):
-        probe.report("it shows the key in what it prints or says of itself", FIXES["show"], said or NOWHERE)
+    shown = next((place for text, place in probe.written if SECRET in text), None)
+    if shown is not None or any(SECRET in one.description for one in found):
+        probe.report("it shows the key in its output or its description", FIXES["show"], shown or NOWHERE)
     if probe.asked and any(SECRET in path for path in probe.server.paths):
         place = next((probe.stream_place(one) for one in found), NOWHERE)
         probe.report("it sends the key in the address, which servers and proxies log",

@@ -1,4 +1,4 @@
-"""Checks of the conformance kit on recipes and hooks: steps, requests, wrappers, observers, commands and closing."""
+"""The conformance checks of recipes and hooks: steps, requests, wrappers, observers, commands and closing."""
 
 import gc
 import inspect
@@ -21,7 +21,7 @@ from llm.redaction import looks_secret
 from llm.testing._probe import FIXES, HEAVY, PROMPTS, SECRET, STUB, Place, Probe, is_typed, place_of, samples_of
 from llm.types import Answer, Attempt, Call, Completion, Message, Request, Route, Step, StepContext, StepResult
 
-#: Goals that try to get out of whatever a recipe puts them into.
+#: Goals that try to escape from the quotes of a recipe.
 GOALS: Final = tuple(
     form.format("leave-a-mark")
     for form in (
@@ -31,17 +31,17 @@ GOALS: Final = tuple(
 )
 
 
-# --- the checks: each gets the probe, and returns why there is nothing to check --------------------------------------
+#: Programs that run a text as code.
 _INTERPRETER: Final = re.compile(r"(python[\d.]*|perl|ruby|node|php)")
 
 
 def check_recipes(probe: Probe) -> str | None:
-    """Have each recipe make steps of goals that try to get out of their quotes."""
+    """Make steps of odd goals, and of goals that try to escape from their quotes."""
     found = probe.recipes()
     for recipe in found:
         for what, goal in {"a plain goal": "goal", **PROMPTS}.items():
             if not {"\0", "\ud800"}.isdisjoint(goal):
-                continue  # no command line can have these, so that nobody can type them
+                continue  # these cannot be typed: no command line can have them
             try:
                 with (
                     probe.timed(f"the recipe {recipe.name}"),
@@ -67,12 +67,12 @@ def check_recipes(probe: Probe) -> str | None:
 
 
 def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
-    """Look whether a recipe quotes its goal and its parameters."""
+    """Check whether a recipe quotes its goal and its parameters."""
     import shutil
 
     bash = shutil.which("bash")
     if bash is None:
-        probe.report("whether it quotes was not tried: there is no bash", "check it where bash is installed", warn=True)
+        probe.report("its quotes were not checked: there is no bash", "check it where bash is installed", warn=True)
         return
     word = "d0ttinomark"
     with suppress(Exception):
@@ -88,7 +88,7 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
         for given in ({}, values) if values else ({},):
             try:
                 steps = recipe.steps("goal" if given else goal, {**samples_of(recipe), **given})
-            except Exception:  # noqa: BLE001, S112 - it was reported, or refuses the goal
+            except Exception:  # noqa: BLE001, S112 - reported above, or a refusal
                 continue
             for number, script in enumerate(map(_script, steps), 1):
                 if script is not None and _leaves_mark(bash, script):
@@ -99,7 +99,7 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
 
 
 def _leaves_mark(bash: str, script: str) -> bool:
-    """Run a script in a shell that can do nothing but leave a mark, and return whether it did."""
+    """Run a script in a shell that can only leave a mark, and return whether it did."""
     import subprocess
     import tempfile
 
@@ -120,7 +120,7 @@ def _leaves_mark(bash: str, script: str) -> bool:
 
 
 def _script(step: Step) -> str | None:
-    """Return the shell's part of a step; `None` if no shell reads it."""
+    """Return the text of a step that a shell reads; `None` if none does."""
     if isinstance(step.command, str):
         return step.command
     words = [*step.command]
@@ -130,7 +130,7 @@ def _script(step: Step) -> str | None:
 
 
 def check_requests(probe: Probe) -> str | None:
-    """Hand requests to its hooks for them."""
+    """Call its hooks for requests."""
     hooks = [hook for hook in ("llm_prepare", "llm_route", "llm_complete") if probe.implementations(hook)]
     if not hooks:
         return "it implements no hook for requests"
@@ -169,7 +169,7 @@ def check_requests(probe: Probe) -> str | None:
 
 
 def _mixed_up(probe: Probe) -> None:
-    """Ask for the same with one difference: a cache must not give the answer of another request."""
+    """Send requests that differ in one point: a cache must not give the answer of another one."""
     place = probe.place_of_hook("llm_complete")
     talk = Request(["first", Message("assistant", "answer"), "the same"])
     variants = {
@@ -194,12 +194,12 @@ def _mixed_up(probe: Probe) -> None:
     stub: Any = probe.host.get_plugin(STUB)
     stub.plugin.pieces_read = 0
     if first is None or ask(STUB, Request("the same")) is None or stub.plugin.pieces_read:
-        return  # it is not a cache
+        return  # not a cache
     for turn in range(2):
         stub.plugin.pieces_read = 0
         ask(STUB, Request("the same", metadata={"conversation": f"{turn:016x}", "earlier": 0, "turn": turn}))
     if stub.plugin.pieces_read:
-        probe.report("it does not answer a request again that differs in the notes of the log of conversations alone",
+        probe.report("it does not answer again a request that differs only in the notes of the log of conversations",
                      FIXES["notes of the log"], place, warn=True)  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def _wrapper(probe: Probe, function: Any) -> None:
                 probe.report("the wrapper of llm_complete loses the answer", "return it, or what you make of it",
                              place_of(function))  # fmt: skip
             return "".join(pieces), late
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - judged below
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - examined below
             probe.record(error)
             return error
 
@@ -275,7 +275,7 @@ def _wrapper(probe: Probe, function: Any) -> None:
 
 
 def check_steps(probe: Probe) -> str | None:
-    """Hand steps to its hooks for them; those that run them get `exit 3` and the like."""
+    """Call its hooks for steps, and run harmless steps such as `exit 3`."""
     hooks = [hook for hook in ("llm_prepare_step", "llm_run_step", "llm_step_ended") if probe.implementations(hook)]
     if not hooks:
         return "it implements no hook for steps"
@@ -305,7 +305,7 @@ def check_steps(probe: Probe) -> str | None:
 
 
 def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: list[type]) -> None:
-    """Have it run steps, and look at their status, output and end."""
+    """Run steps, and check their status, output and end."""
     function = probe.implementations("llm_run_step")[0].function
     below = os.path.join(os.getcwd(), "below")
     os.makedirs(below, exist_ok=True)
@@ -331,7 +331,7 @@ def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: 
             elif status is None and result.status != 0:
                 continue
             elif result.status != status:
-                probe.report(f"llm_run_step says that {step.command_line!r} ended with status {result.status}, not "
+                probe.report(f"llm_run_step reports that {step.command_line!r} ended with status {result.status}, not "
                              f"{'0' if status is None else status}", FIXES["run"], place_of(function))  # fmt: skip
             elif output is not None and output not in b"".join(written):
                 wrong = {b"it is mine": "gives a step another environment, or nobody a copy of its output",
@@ -350,7 +350,7 @@ def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: 
 
 
 def _children() -> list[int]:
-    """Return the children of this process that still run, where there is a /proc."""
+    """Return the children of this process that still run, if the system has a /proc."""
     found = []
     with suppress(OSError):
         for name in os.listdir("/proc"):
@@ -363,7 +363,7 @@ def _children() -> list[int]:
 
 
 def check_observers(probe: Probe) -> str | None:
-    """Call its other hooks with attempts and completions, and ask it for a key that it cannot have."""
+    """Call its other hooks, and ask for a key and a place that it cannot know."""
     hooks = [
         hook
         for hook in ("llm_attempted", "llm_completed", "llm_key", "llm_redact", "llm_executor")
@@ -391,7 +391,7 @@ def check_observers(probe: Probe) -> str | None:
 
 
 def check_commands(probe: Probe) -> str | None:
-    """Ask `ai-cli` for the help of each command."""
+    """Check the help, the names and the options of its commands."""
     import subprocess
 
     options = probe.implementations("llm_options")
@@ -426,9 +426,9 @@ def check_commands(probe: Probe) -> str | None:
     for name, command in group.commands.items():
         _command(probe, name, command, place)
     for words in ["--help"], *([["send", "--help"]] if options else []):
-        said = subprocess.run([sys.executable, "-P", "-m", "d0ttino", *words], capture_output=True, text=True,
+        done = subprocess.run([sys.executable, "-P", "-m", "d0ttino", *words], capture_output=True, text=True,
                               timeout=60, check=False)  # fmt: skip
-        for line in said.stderr.splitlines():
+        for line in done.stderr.splitlines():
             mine = line.startswith("warning: plug-in ") and f"({probe.distribution} " in line
             if mine and re.search(r"llm_commands|llm_options| option ", line):
                 probe.report(line.partition("): ")[2], "give it another name", place)
@@ -436,13 +436,13 @@ def check_commands(probe: Probe) -> str | None:
 
 
 def _command(probe: Probe, name: str, command: Any, place: Place) -> None:
-    """Look at one command: its name, its help, and whether its function takes its parameters."""
+    """Check one command: its name, its help, and whether its function takes its parameters."""
     import click
 
     if not command.help:
         probe.report(f"the command {name} has no help", "give its function a docstring", place, warn=True)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        probe.report(f"the command {name!r} has a name that nobody can type", "use a-z, digits and '-'", place)
+        probe.report(f"the command {name!r} has a name that is hard to type", "use a-z, digits and '-'", place)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
@@ -468,7 +468,7 @@ def _command(probe: Probe, name: str, command: Any, place: Place) -> None:
 
 
 def check_closing(probe: Probe) -> str | None:
-    """Close the host, twice, and look at what is left."""
+    """Close the host twice, and check what is left running and open."""
     if not probe.entries:
         return "it has no entry point"
     before = set(threading.enumerate())

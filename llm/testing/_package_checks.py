@@ -1,4 +1,4 @@
-"""Checks of the conformance kit on the package: its metadata, entry points, import, contract and configuration."""
+"""The conformance checks of a package: its metadata, entry points, import, contract, names and configuration."""
 
 import ast
 import difflib
@@ -8,8 +8,9 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Final, NoReturn
+from unittest import mock
 
 from llm._installed import BACKEND_GROUP, RECIPE_GROUP
 from llm.errors import PluginLoadError
@@ -19,7 +20,7 @@ from llm.testing._probe import FIXES, HEAVY, Place, Probe, place_of, process_sta
 
 
 def check_metadata(probe: Probe) -> str | None:
-    """Read the metadata of the distribution."""
+    """Check the metadata, the requirements, and default arguments in the code."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     from packaging.requirements import InvalidRequirement, Requirement
@@ -31,8 +32,8 @@ def check_metadata(probe: Probe) -> str | None:
     if probe.damages:
         return None
     if probe.project is not None:
-        _project(probe)
-    _traps(probe)
+        _check_project(probe)
+    _check_defaults(probe)
     try:
         facts: Any = distribution(probe.distribution).metadata
     except PackageNotFoundError:
@@ -42,7 +43,7 @@ def check_metadata(probe: Probe) -> str | None:
         Version(facts.get("Version") or "")
     except InvalidVersion:
         probe.report(f"{facts.get('Version')!r} is not a version", "set version in [project], 1.0 for example",
-                     _line(probe, "version"))  # fmt: skip
+                     _key_line(probe, "version"))  # fmt: skip
     licences = [text for text in facts.get_all("Classifier") or [] if text.startswith("License")]
     needed = []
     for text in facts.get_all("Requires-Dist") or []:
@@ -50,7 +51,7 @@ def check_metadata(probe: Probe) -> str | None:
             needed.append(canonical(Requirement(text).name))
         except InvalidRequirement:
             probe.report(f"it requires {text!r}, which is not a requirement", "correct dependencies in [project]",
-                         _line(probe, "dependencies"))  # fmt: skip
+                         _key_line(probe, "dependencies"))  # fmt: skip
     findings: list[tuple[bool, str, str, str, bool]] = [
         ("d0ttino" not in needed, "it does not require d0ttino", 'add dependencies = ["d0ttino"] to [project]',
          "dependencies", False),
@@ -58,10 +59,10 @@ def check_metadata(probe: Probe) -> str | None:
          "dependencies", False),
         (not facts.get("Summary"), "it has no description", 'add description = "..." to [project]: lists show it',
          "name", True),
-        (not facts.get("Requires-Python"), "it does not say which Python it needs",
+        (not facts.get("Requires-Python"), "it does not declare which Python it needs",
          'add requires-python = ">=3.11" to [project]', "name", True),
         (not (facts.get("License") or facts.get("License-Expression") or licences), "it has no licence",
-         'add license = "MIT" to [project]: nobody may use it else', "name", True),
+         'add license = "MIT" to [project]: without one, nobody may use it', "name", True),
     ]  # fmt: skip
     with suppress(InvalidSpecifier):
         python = SpecifierSet(facts.get("Requires-Python") or "")
@@ -69,17 +70,17 @@ def check_metadata(probe: Probe) -> str | None:
         findings += [
             (bool(python) and python.contains("3.10"), "it promises to work with Python 3.10",
              'set requires-python = ">=3.11"', "requires-python", True),
-            (not python.contains(running), f"it says that it does not work with this Python, {running}: {python}",
+            (not python.contains(running), f"it declares that it does not work with this Python, {running}: {python}",
              'set requires-python = ">=3.11"', "requires-python", False),
         ]  # fmt: skip
     for found, message, mend, key, warn in findings:
         if found:
-            probe.report(message, mend, _line(probe, key), warn=warn)
-    _libraries(probe, set(needed))
+            probe.report(message, mend, _key_line(probe, key), warn=warn)
+    _check_libraries(probe, set(needed))
     return None
 
 
-def _line(probe: Probe, key: str) -> Place:
+def _key_line(probe: Probe, key: str) -> Place:
     """Return the line of `pyproject.toml` that has a key, or that of `[project]`."""
     if probe.project is None:
         return None, None
@@ -89,8 +90,8 @@ def _line(probe: Probe, key: str) -> Place:
     return str(probe.project), [*found, 1][0]
 
 
-def _project(probe: Probe) -> None:
-    """Look at what a tool that builds the package would refuse."""
+def _check_project(probe: Probe) -> None:
+    """Check what a build backend would refuse."""
     import tomllib
 
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -101,22 +102,24 @@ def _project(probe: Probe) -> None:
     name, python = str(project.get("name")), project.get("requires-python")
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
         probe.report(f"{name!r} cannot be the name of a package", "use letters of ASCII, digits, '-', '_' and '.'",
-                     _line(probe, "name"))  # fmt: skip
+                     _key_line(probe, "name"))  # fmt: skip
     if "version" not in project and "version" not in project.get("dynamic", ()):
         probe.report(
-            "it has no version", 'add version = "1.0" to [project], or "version" to dynamic', _line(probe, "name")
+            "it has no version",
+            'add version = "1.0" to [project], or "version" to dynamic',
+            _key_line(probe, "name"),
         )
     if "build-system" not in words:
-        probe.report("it has no [build-system], so that what builds it is a guess",
+        probe.report("it has no [build-system], so that its build backend is a guess",
                      'add requires = ["flit_core>=3.11,<5"] and build-backend = "flit_core.buildapi"',
                      (str(probe.project), 1), warn=True)  # fmt: skip
     if not isinstance(project.get("dependencies", []), list):
-        probe.report("dependencies is not a list", 'write dependencies = ["d0ttino"]', _line(probe, "dependencies"))
+        probe.report("dependencies is not a list", 'write dependencies = ["d0ttino"]', _key_line(probe, "dependencies"))
     try:
         SpecifierSet(python or "")
     except (InvalidSpecifier, AttributeError, TypeError):
         probe.report(f"requires-python is {python!r}, which is not a specifier", 'write requires-python = ">=3.11"',
-                     _line(probe, "requires-python"))  # fmt: skip
+                     _key_line(probe, "requires-python"))  # fmt: skip
 
 
 def _trees(probe: Probe) -> Iterator[tuple[str, ast.Module]]:
@@ -125,21 +128,21 @@ def _trees(probe: Probe) -> Iterator[tuple[str, ast.Module]]:
             yield file, ast.parse(source.read())
 
 
-def _libraries(probe: Probe, required: set[str]) -> None:
-    """Compare the libraries that it imports with those that it requires."""
+def _check_libraries(probe: Probe, required: set[str]) -> None:
+    """Check that it requires the libraries that it imports."""
     from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 
     from packaging.requirements import Requirement
 
     known = packages_distributions()
     wanted, coming = ["d0ttino", *required], set(required)
-    while wanted:  # those that come along count as well
+    while wanted:  # requirements of requirements count as well
         name = wanted.pop()
         try:
             needs = [Requirement(text) for text in requires(name) or () if "extra ==" not in text]
         except PackageNotFoundError:
             if name in required:
-                return  # not known what comes along with it
+                return  # its own requirements are not known
             continue
         new = {canonical(one.name) for one in needs} - coming
         coming |= new
@@ -157,7 +160,7 @@ def _libraries(probe: Probe, required: set[str]) -> None:
 
 
 def _imported(node: ast.AST) -> Iterator[tuple[str, int]]:
-    """Yield each library that code imports, but for imports that may fail and those for types."""
+    """Yield each top-level package that code imports, with its line; not optional imports, and not those for types."""
     for one in ast.iter_child_nodes(node):
         if isinstance(one, ast.Import):
             yield from ((alias.name.partition(".")[0], one.lineno) for alias in one.names)
@@ -167,11 +170,11 @@ def _imported(node: ast.AST) -> Iterator[tuple[str, int]]:
             yield from _imported(one)
 
 
-_MUTATES: Final = frozenset({"append", "extend", "add", "update", "setdefault", "insert", "pop", "clear", "remove"})
+_MUTATORS: Final = frozenset({"append", "extend", "add", "update", "setdefault", "insert", "pop", "clear", "remove"})
 
 
-def _traps(probe: Probe) -> None:
-    """Look for default arguments that all calls share, and that a call changes."""
+def _check_defaults(probe: Probe) -> None:
+    """Check for mutable default arguments that a call changes."""
     for file, tree in _trees(probe):
         for function in ast.walk(tree):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -183,15 +186,15 @@ def _traps(probe: Probe) -> None:
             ]
             for argument, default in pairs:
                 fresh = isinstance(default, ast.Call) and getattr(default.func, "id", "") in {"list", "dict", "set"}
-                if (fresh or isinstance(default, ast.List | ast.Dict | ast.Set)) and _changes(function, argument.arg):
+                if (fresh or isinstance(default, ast.List | ast.Dict | ast.Set)) and _mutates(function, argument.arg):
                     probe.report(f"{function.name} changes the default of its argument {argument.arg}",
                                  FIXES["shared default"], (file, function.lineno))  # fmt: skip
 
 
-def _changes(function: ast.AST, name: str) -> bool:
-    """Whether a function changes the object that an argument names."""
+def _mutates(function: ast.AST, name: str) -> bool:
+    """Return whether a function changes the object of an argument."""
     for one in ast.walk(function):
-        if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute) and one.func.attr in _MUTATES:
+        if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute) and one.func.attr in _MUTATORS:
             target: ast.AST = one.func.value
         elif isinstance(one, ast.Subscript) and isinstance(one.ctx, ast.Store | ast.Del):
             target = one.value
@@ -205,7 +208,7 @@ def _changes(function: ast.AST, name: str) -> bool:
 
 
 def check_entry_points(probe: Probe) -> str | None:
-    """Look at each entry point without importing its module."""
+    """Check each entry point without importing its module."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     if probe.damages:
@@ -217,13 +220,13 @@ def check_entry_points(probe: Probe) -> str | None:
             close = difflib.get_close_matches(group, (BACKEND_GROUP, RECIPE_GROUP), n=1, cutoff=0.7)
             if close or re.search(r"\bllm\b|d0ttino", group):
                 other = close[0] if close else BACKEND_GROUP
-                probe.report(f"nobody looks at entry points of the group {group}", f"name the group {other}",
-                             _line(probe, f'[project.entry-points."{group}"'))  # fmt: skip
+                probe.report(f"entry points of the group {group} are ignored", f"name the group {other}",
+                             _key_line(probe, f'[project.entry-points."{group}"'))  # fmt: skip
     if not probe.entries:
         probe.report("it has no entry point of d0ttino", f'add [project.entry-points."{BACKEND_GROUP}"]: see docs',
-                     _line(probe, "[project"))  # fmt: skip
+                     _key_line(probe, "[project"))  # fmt: skip
     for entry in probe.entries:
-        where = _line(probe, entry.name)
+        where = _key_line(probe, entry.name)
         if not re.fullmatch(r"[\w.-]+", entry.name, re.ASCII):
             probe.report(f"entry point {entry}: its name has other characters than letters, digits, '.', '-' and '_'",
                          "give it another name", where)  # fmt: skip
@@ -244,7 +247,7 @@ def check_entry_points(probe: Probe) -> str | None:
 
 
 def check_import(probe: Probe) -> str | None:
-    """Import the object of each entry point."""
+    """Import the objects of its entry points."""
     for entry in probe.entries:
         _import(probe, entry)
     return None if probe.entries else "it has no entry point"
@@ -262,22 +265,22 @@ def _import(probe: Probe, entry: EntryPoint) -> None:
     with (
         warnings.catch_warnings(record=True) as warned,
         probe.idle("when it is imported"),
-        _replaced(_ProcessHost, "get", refused),
+        mock.patch.object(_ProcessHost, "get", refused),
     ):
         warnings.simplefilter("always")
         try:
             load(entry)
         except BaseException as error:  # noqa: BLE001 - reported
-            said = probe.record(error)
+            reason = probe.record(error)
             place = probe.place(error)
             if place[0] is None:
-                place = _line(probe, entry.name)
-            probe.report(f"entry point {entry} cannot be imported: {said}", FIXES["import"], place)
+                place = _key_line(probe, entry.name)
+            probe.report(f"entry point {entry} cannot be imported: {reason}", FIXES["import"], place)
     took = time.process_time() - began
     for warning in warned:
         if probe.owns(warning.filename):
             probe.report(f"it warns when it is imported: {warning.category.__name__}: {warning.message}",
-                         "mend what is warned of", (warning.filename, warning.lineno))  # fmt: skip
+                         "fix the cause of the warning", (warning.filename, warning.lineno))  # fmt: skip
     heavy = sorted(HEAVY & {name.partition(".")[0] for name in set(sys.modules) - modules})
     for name in heavy:
         probe.report(f"it imports {name} when it is imported", f"import {name} in the function that needs it",
@@ -287,18 +290,8 @@ def _import(probe: Probe, entry: EntryPoint) -> None:
     report_changes(probe, before, importing=True)
 
 
-@contextmanager
-def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
 def check_contract(probe: Probe) -> str | None:
-    """Register everything, as a host does."""
+    """Register the plug-ins, as a host does."""
     if not probe.entries:
         return "it has no entry point"
     with probe.idle("to say what there is"):
@@ -308,13 +301,13 @@ def check_contract(probe: Probe) -> str | None:
     for guard in probe.host.guards():
         declared = getattr(guard.plugin, "GUARDRAIL", None)
         if probe.is_own(guard.origin) and not isinstance(declared, bool | None):
-            probe.report(f"GUARDRAIL is {declared!r}, and nobody looks at it", "set it to True or False",
+            probe.report(f"GUARDRAIL is {declared!r}, which is ignored", "set it to True or False",
                          probe.line_of(r"\bGUARDRAIL\b"))  # fmt: skip
     return None
 
 
 def check_names(probe: Probe) -> str | None:
-    """Compare names of backends and recipes with the built-in ones."""
+    """Compare the names of its backends and recipes with the built-in ones."""
     catalog = (("backend", probe.host.backends()), ("recipe", probe.host.recipes()))
     for kind, known in catalog:
         for name, one in known.items():
@@ -325,7 +318,7 @@ def check_names(probe: Probe) -> str | None:
 
 
 def check_configuration(probe: Probe) -> str | None:
-    """Configure without a section, and look at the schema."""
+    """Configure it without a section, and check its schema."""
     plugins = [
         one for one in probe.host.guards() if probe.is_own(one.origin) and "llm_configure" in one.implementations
     ]

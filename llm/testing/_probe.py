@@ -81,44 +81,44 @@ FIXES: Final = {
     "raise": "let it return, or raise an error of llm.errors with a hint for the user",
     "entry": "name a module that the package has, and install the package again",
     "shared": "remove one of the two packages, or name an object of your own",
-    "import": "mend what is raised; import what may be missing in the function that needs it",
+    "import": "fix the exception; import optional libraries in the functions that need them",
     "late": "do it in a function, when it is needed: listing plug-ins imports them too",
-    "name": "give it another name, unless that is what you want",
-    "schema": "give it one: a JSON Schema as attribute CONFIG_SCHEMA beside llm_configure finds misspelt keys",
-    "default": "have a default for each key: most users configure nothing",
+    "name": "give it another name, unless that is intended",
+    "schema": "give it one: a JSON Schema CONFIG_SCHEMA beside llm_configure finds misspelt keys",
+    "default": "give each key a default: most users configure nothing",
     "secret": "add it to secret_env: the steps of recipes do not get those, and errors do not show them",
     "text": "return text (str), a Completion, or pieces of text of which the last may be a Completion",
-    "same": "make both of the same pieces",
+    "same": "make both from the same pieces",
     "usage": "yield a Completion with usage as the last piece",
     "error": "raise an error of llm.errors where the backend cannot answer",
     "odd": "answer, or raise a BackendError or UsageError that says why not",
     "deadline": "take `call`, and end at call.deadline: pass the seconds that are left as a timeout",
-    "interrupt": "catch Exception, not everything: `except:` and BaseException hold Ctrl-C as well",
+    "interrupt": "catch Exception, not everything: `except:` and BaseException catch Ctrl-C as well",
     "status": "raise BackendHTTPError(..., status=...), or another BackendError, where the server refuses",
-    "threads": "keep what belongs to a request in local variables, and guard with a lock what all share",
+    "threads": "hold the data of a request in local variables, and protect shared data with a lock",
     "fork": "open connections and start threads when they are needed, in the process that needs them",
-    "pickle": "hand all arguments on to super().__init__, or define __reduce__",
+    "pickle": "pass all arguments to super().__init__, or define __reduce__",
     "steps": "return a list of command lines (str) or Step objects",
     "quote": "put it into the line by quote(...), or give the command as a list of words",
     "route": "name backends of the argument `backends` only",
     "once": "yield once in every case: raise instead to refuse; answer from an implementation that is not a wrapper",
     "pieces": "change pieces as they come: answer.map(f) or answer.pipe(f) in place of answer.text",
-    "hand on": "let errors of the inside pass: raise the same exception again",
+    "hand on": "let errors of the backend pass: raise the same exception again",
     "timeout": "end the step after step.timeout seconds, with status 124",
     "run": "return the status of the step; give it context.env, and context.output a copy of what it writes",
     "close": "end it in llm_close, and make threads daemons",
     "print late": "log, or print where it is used",
-    "print": "log, or return it: stdout is for the answer, and stderr for what the host says",
-    "stdin": "take it from an option, a variable or the configuration: there may be nobody, or the prompt, on stdin",
+    "print": "log, or return it: stdout is for the answer, and stderr for the messages of the host",
+    "stdin": "take it from an option, a variable or the configuration: stdin may be empty, or hold the prompt",
     "environ": "hand a copy to what needs it: dict(os.environ, NAME=value)",
-    "replace": "subclass it or wrap it for yourself: every other plug-in uses it as well",
-    "message": "say in one line what is wrong; log the rest",
+    "replace": "subclass it or wrap it: every other plug-in uses it as well",
+    "message": "describe the fault in one line; log the rest",
     "slow": "do it later, or in less time: the user waits for it",
     "shared default": "default to None, and make a new one in the function: all calls and threads share this one",
     "requires": "add it to dependencies in [project]",
     "key of a cache": "put everything into the key that the answer depends on: backend, model, messages, options",
     "notes of the log": "leave conversation, conversation_name, earlier and turn of Request.metadata out of the key",
-    "server once": "ask once: the router tries again, for all backends",
+    "server once": "ask once: the router retries, for all backends",
     "show": "leave the key out of messages; declare its variable in secret_env",
 }
 
@@ -126,10 +126,6 @@ FIXES: Final = {
 #: A file and a line in it.
 Place: TypeAlias = tuple[str | None, int | None]
 NOWHERE: Final[Place] = (None, None)
-
-
-class Late(BaseException):
-    """A call goes on long after its deadline."""
 
 
 class Probe:
