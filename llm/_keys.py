@@ -16,7 +16,7 @@ _NAME: Final = re.compile(r"(?!sk-)[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 def key_name(name: str) -> str:
-    """Return the name of a key as stores have it: `openrouter` for that, and for `OPENROUTER_API_KEY`."""
+    """Return the name of a key in stores: `openrouter` for that, and for `OPENROUTER_API_KEY`."""
     return name.removesuffix(_SUFFIX).lower() if name.isupper() else name
 
 
@@ -28,17 +28,17 @@ def variable_of(name: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """Return the name of a key as stores have it."""
+    """Return the name of a key in stores, or refuse it."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            "this is not a name of a key",
+            "this is not the name of a key",
             hint="give the name, not the key: at most 40 letters, digits, '_', '.' and '-'",
         )
     return key_name(name)
 
 
 def checked_key(key: str, name: str) -> str:
-    """Return a key without the space around it."""
+    """Return a key without the blanks around it; errors call it `name`."""
     key = key.strip()
     if not key.isprintable() or max(key, default="") > "\xff":
         raise ConfigError(
@@ -49,12 +49,12 @@ def checked_key(key: str, name: str) -> str:
 
 
 def path(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the store's file: its keys by name, `null` for one that the keyring has."""
+    """Return the path of the store, a JSON object with keys by name; `null`: the key is in the keyring."""
     return os.path.join(user_dir("config", environ), "keys.json")
 
 
 def stored_names(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
-    """Return the names of the keys in the store; none if it cannot be read: whoever needs a key hears of that."""
+    """Return the names of the keys in the store; none if it cannot be read, which the use of a key reports."""
     try:
         return frozenset(_stored(path(environ)))
     except D0ttinoError:
@@ -62,12 +62,12 @@ def stored_names(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
 
 
 def check_store() -> None:
-    """Refuse a store that cannot be used: it is damaged, another user can read it, or it is not a file."""
+    """Raise a `ConfigError` if the store cannot be used: it is damaged, not a file, or readable by other users."""
     _stored(path())
 
 
 def stored_key(name: str) -> str | None:
-    """Return a key of the store; `None`: it has no such key."""
+    """Return a key of the store; `None`: there is no such key."""
     found = _stored(path())
     if name not in found:
         return None
@@ -78,26 +78,26 @@ def stored_key(name: str) -> str | None:
         import keyring
 
         secret: str | None = keyring.get_password(_SERVICE, name)
-    except Exception as error:  # noqa: BLE001 - its back ends raise whatever the system does
+    except Exception as error:  # noqa: BLE001 - its back ends raise anything
         raise D0ttinoError(
-            f"the system's keyring does not give the key {name!r}: {error}",
+            f"the system's keyring did not return the key {name!r}: {error}",
             hint=f"unlock it, or set the key anew: `ai-cli keys set {name}`",
         ) from None
     return secret
 
 
 def store_key(name: str, key: str) -> tuple[str, str | None]:
-    """Store a key, and return for people where, and why not in the system's keyring if that failed."""
+    """Store a key, and return its place for users, and why it is not in the system's keyring if that failed."""
     file = path()
-    # Before the lock, for which others wait: a keyring may ask its user to unlock it.
-    place, fault = _kept_by_keyring(name, key)
+    # Not within the lock, which blocks other processes: a keyring may prompt the user to unlock it.
+    place, fault = _put_into_keyring(name, key)
     with locked(file, tidy=True):
         known = dict(_stored(file))
         was_in_keyring = known.get(name, "") is None
         known[name] = key if place is None else None
         write_atomically(file, json.dumps(known, indent=1, sort_keys=True).encode())
     if place is None and was_in_keyring:
-        _forget_in_keyring(name)
+        _delete_from_keyring(name)
     return f"in {place}" if place is not None else f"in {file}, which only you can read", fault
 
 
@@ -111,37 +111,37 @@ def remove_key(name: str) -> bool:
         was_in_keyring = known.pop(name, "") is None
         write_atomically(file, json.dumps(known, indent=1, sort_keys=True).encode())
     if was_in_keyring:
-        _forget_in_keyring(name)
+        _delete_from_keyring(name)
     return True
 
 
 def is_in_keyring(name: str) -> bool:
-    """Whether the system's keyring has a key of the store, and not the file."""
+    """Whether a key of the store is in the system's keyring, not in the file."""
     return _stored(path()).get(name, "") is None
 
 
-def _forget_in_keyring(name: str) -> None:
+def _delete_from_keyring(name: str) -> None:
     try:
         import keyring
 
         keyring.delete_password(_SERVICE, name)
-    except Exception:  # noqa: BLE001 - out of reach, or removed by somebody else: this program has forgotten it
+    except Exception:  # noqa: BLE001 - out of reach, or removed already: the store has no such key either way
         return
 
 
-def _kept_by_keyring(name: str, key: str) -> tuple[str | None, str | None]:
-    """Give a key to the system's keyring; return its name, or `None` and why it failed, if there is one."""
+def _put_into_keyring(name: str, key: str) -> tuple[str | None, str | None]:
+    """Store a key in the system's keyring; return its name, or `None` and why it failed, if there is one."""
     try:
         import keyring
     except ImportError:
         return None, None
     try:
         ring = keyring.get_keyring()
-        if ring.priority < 1:  # there is none, or none that is safe
+        if ring.priority < 1:  # there is none, or it is not secure
             return None, None
         keyring.set_password(_SERVICE, name, key)
         return str(ring.name), None
-    except Exception as error:  # noqa: BLE001 - its back ends raise whatever the system does
+    except Exception as error:  # noqa: BLE001 - its back ends raise anything
         return None, str(error) or type(error).__name__
 
 
@@ -166,6 +166,6 @@ def _read(file: str, _mtime: int, _size: int, _inode: int, others: int) -> Mappi
     except (ValueError, RecursionError):
         keys = None
     if not isinstance(keys, dict) or not all(isinstance(key, str | None) for key in keys.values()):
-        # Raised without a context, which would hold the file's content.
+        # Raised outside of the handler: the exception as its context would hold the file's content.
         raise ConfigError(f"{file} is damaged", hint="remove it, and set the keys again: `ai-cli keys set NAME`")
     return keys

@@ -1,6 +1,6 @@
 """The log of conversations: prompts and answers in an SQLite file that only its owner can read.
 
-Secrets are taken out before anything is written. `_database.py` says how many processes write at once.
+Secrets are removed before anything is written. `_database.py` describes how several processes write at once.
 """
 
 import json
@@ -35,7 +35,7 @@ CREATE TABLE turns (
 CREATE INDEX turns_of_a_conversation ON turns (conversation);
 """
 
-#: Full-text search keeps no copy of the texts; triggers keep its index as the turns are.
+#: Full-text search without a copy of the texts; triggers update its index with the turns.
 _SEARCH: Final = """
 CREATE VIRTUAL TABLE words USING fts5 (prompt, answer, content = 'turns', content_rowid = 'id');
 CREATE TRIGGER turn_in AFTER INSERT ON turns BEGIN
@@ -60,22 +60,22 @@ class LogError(D0ttinoError):
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A prompt and its answer."""
+class LoggedTurn:
+    """A prompt and its answer in the log."""
 
     id: int
-    conversation: str  # its id, and its name if it has one
-    name: str | None
-    time: str  # when it was recorded, in UTC, as ISO 8601
+    conversation: str  # the id of the conversation
+    name: str | None  # of the conversation, if it has one
+    time: str  # of recording, in UTC, as ISO 8601
     backend: str | None  # that answered
-    model: str | None  # that answered, or was asked for
-    messages: tuple[Message, ...]  # what was sent besides earlier turns: a system prompt, the prompt
+    model: str | None  # that answered, or was requested
+    messages: tuple[Message, ...]  # without those of earlier turns: a system prompt, the prompt
     prompt: str
     answer: str | None  # with thoughts
     error: str | None  # why there is no answer, or only a part of one
 
     def to_json(self) -> dict[str, Any]:
-        """Return the turn as JSON-ready data; of attachments without their content."""
+        """Return the turn as JSON-ready data, without the content of attachments."""
         named = [one.name or one.media_type for message in self.messages for one in message.attachments]
         system = [message.text for message in self.messages if message.role == "system"]
         facts = {key: value for key, value in vars(self).items() if key != "messages"}
@@ -84,7 +84,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation that can be continued."""
+    """The state of a conversation, to continue it."""
 
     id: str
     name: str | None = None
@@ -103,7 +103,7 @@ def enabled() -> bool:
 
 
 def switch(*, on: bool) -> None:
-    """Let conversations be recorded or not, from now on."""
+    """Switch the recording of conversations on or off."""
     if not on:
         write_atomically(_switch_path(), b"")
         return
@@ -121,15 +121,15 @@ def new_id() -> str:
 
 
 class ConversationLog:
-    """A plug-in that records each request that ended, and reads them again. The commands of `ai-cli` register it.
+    """A plug-in that records requests when they end, and the reader of their log. The commands of `ai-cli` register it.
 
-    A program that wants the same: `host.register(ConversationLog())`. Of a request's metadata, `conversation` is the id
-    of the conversation that it belongs to, `conversation_name` the name of a new one, `earlier` the number of its
-    messages, system prompts aside, that are recorded, and `turn` what `begin` returned.
+    Other programs can do the same: `host.register(ConversationLog())`. In a request's metadata, `conversation` is the
+    id of its conversation, `conversation_name` the name of a new one, `earlier` the number of its messages, without
+    system prompts, that are recorded already, and `turn` the result of `begin`.
 
     Args:
         path: the file; by default the one that `ai-cli logs` reads.
-        redact: takes secrets out of a text; by default those of the environment.
+        redact: returns a text without secrets; by default those of the environment.
         now: returns the time of day, with its time zone.
 
     Its methods raise a `LogError` if the file cannot be read or written.
@@ -143,7 +143,7 @@ class ConversationLog:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.path = log_path() if path is None else os.fspath(path)
-        pragmas = ("PRAGMA secure_delete = ON",)  # else deleted texts stay in the file until something overwrites them
+        pragmas = ("PRAGMA secure_delete = ON",)  # else deleted texts stay in the file until they are overwritten
         self._database = Database(
             self.path, _TABLES, version=_VERSION, optional=_SEARCH, pragmas=pragmas, sets_aside=False
         )
@@ -200,11 +200,11 @@ class ConversationLog:
 
     def turns(
         self, *, search: str | None = None, conversation: str | None = None, limit: int | None = None
-    ) -> list[Turn]:
+    ) -> list[LoggedTurn]:
         """Return recorded turns, the latest last.
 
         Args:
-            search: words, all of which prompt and answer have together; the last letters of each may be missing.
+            search: words, or beginnings of words, that are all in the prompt or the answer.
             conversation: name or id of a conversation.
             limit: return the latest N; `None`: all.
         """
@@ -223,7 +223,7 @@ class ConversationLog:
         return [_turn(row) for row in reversed(rows)]
 
     def find(self, name: str | None = None) -> Conversation | None:
-        """Return the conversation of a name or id, or the last one that can be continued; `None`: there is none."""
+        """Return the conversation with a name or id, by default the last one to continue; `None`: there is none."""
         condition = "continues" if name is None else "name = ? OR conversations.id = ?"
         rows = self._rows(
             "SELECT conversations.id, name FROM conversations JOIN turns ON conversation = conversations.id"  # noqa: S608 - of constants
@@ -245,7 +245,7 @@ class ConversationLog:
         return Conversation(identity, name, system, tuple(messages))
 
     def names(self) -> list[str]:
-        """Return the names of the conversations that have one, sorted."""
+        """Return the names of named conversations, sorted."""
         rows = self._rows("SELECT name FROM conversations WHERE name IS NOT NULL ORDER BY name")
         return [str(row[0]) for row in rows]
 
@@ -286,12 +286,12 @@ class ConversationLog:
 
             self._redact = redactor()
         redact = self._redact
-        # Halves of characters, of an argument that is not UTF-8 for example, are not text for SQLite.
+        # SQLite takes no halves of characters, which arguments that are not UTF-8 have.
         return lambda text: redact(text).encode("utf-8", "replace").decode()
 
     @contextmanager
     def _changing(self) -> "Iterator[sqlite3.Connection]":
-        """Change the log, made if need be, as a whole or not at all."""
+        """Change the log in one transaction; a missing one is created."""
         try:
             with self._database.changing() as database:
                 yield database
@@ -300,7 +300,7 @@ class ConversationLog:
             raise LogError(f"cannot write {self.path}: {why}") from error
 
     def _rows(self, select: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        """Return rows of the log; one that is not there has none."""
+        """Return rows of the log; a missing one has none."""
         try:
             return self._database.execute(select, values)
         except OSError as error:
@@ -319,7 +319,7 @@ class ConversationLog:
 
 
 def _conversation_id(database: "sqlite3.Connection", given: str | None, name: str | None) -> str:
-    """Return the id of a conversation, which is made if there is none; one that has the name already stays."""
+    """Return the id of the conversation with a name, or of one that is created."""
     if name is not None:
         row = database.execute("SELECT id FROM conversations WHERE name = ?", (name,)).fetchone()
         if row is not None:
@@ -332,8 +332,8 @@ def _conversation_id(database: "sqlite3.Connection", given: str | None, name: st
     return identity
 
 
-def _turn(row: tuple[Any, ...]) -> Turn:
-    """Return a turn; a row need not hold what was written."""
+def _turn(row: tuple[Any, ...]) -> LoggedTurn:
+    """Return the turn in a row; rows may be damaged."""
     names = (one.rpartition(".")[2] for one in _FIELDS.split(", "))
     values: dict[str, Any] = dict(zip(names, row, strict=True))
     try:
@@ -341,7 +341,7 @@ def _turn(row: tuple[Any, ...]) -> Turn:
             required = name in {"conversation", "time", "prompt"}
             if name != "id" and not isinstance(value, str) and (required or value is not None):
                 raise TypeError(f"its {name} is not text")  # noqa: TRY301
-        return Turn(**{**values, "messages": tuple(map(_from_json, json.loads(values["messages"])))})
+        return LoggedTurn(**{**values, "messages": tuple(map(_from_json, json.loads(values["messages"])))})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise LogError(
             f"turn {values['id']} of the log is damaged: {type(error).__name__}: {error}",

@@ -1,4 +1,4 @@
-"""Taking secrets out of text before it is shown, logged or stored."""
+"""Redaction of secrets in text that is shown, logged or stored."""
 
 import json
 import os
@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import pairwise, product
 from typing import Final
 
-#: What stands where a secret stood.
+#: The replacement for a secret.
 MASK: Final = "***"
 
-# No patterns below are compiled before something may match: that takes longer than all else that a command does here.
+# Patterns are compiled only when a text may match: compiling them takes longer than the rest of redaction.
 
-#: Names of environment variables whose values are treated as secrets have one of these words between underscores, ...
+#: Names of environment variables with secrets have one of these words between underscores, ...
 _SECRET_WORDS: Final = frozenset(
     {"APIKEY", "KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "AUTHORIZATION", "CREDENTIAL"}
     | {"CREDENTIALS", "CREDS", "PAT", "JWT", "COOKIE", "WEBHOOK", "DSN"}
@@ -27,7 +27,7 @@ _SECRET_ENDS: Final = (
     *("_PWD", "_PASS", "_AUTH"),
 )
 
-#: Variables of clouds and databases that give access without the name of a secret, and those of them that do not.
+#: Variables of clouds and databases that give access without the name of a secret, and their harmless ones.
 _ACCESS_BEGINNINGS: Final = ("AWS_", "AZURE_CLIENT_", "ARM_CLIENT_")
 _ACCESS_NAME: Final = "DOCKER_AUTH_CONFIG"
 _NO_ACCESS: Final = frozenset({"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_DEFAULT_OUTPUT", "AWS_PAGER"})
@@ -41,15 +41,15 @@ _QUERY: Final = (
     r"[?&](?:[\w.-]{0,40}[-_.])?(?:api[_-]?key|key|token|secret|passw(?:or)?d|auth|sig|signature|credential)s?="
 )
 
-#: Secrets that show by their form: what stands before the host of a URL or for a key in its query, an
-#: Authorization header, `api_key: ...` in a `repr` or JSON, and keys of well-known services.
+#: The forms of secrets: the user of a URL, a key in its query, an Authorization header, `api_key: ...` in a `repr` or
+#: JSON, and keys of well-known services.
 _SECRET_FORM: Final = rf"""(?xi)(?P<keep1>://)[^/\s@"'<>]+(?=@)
       | (?P<keep2>\b(?:bearer|basic)\s+)(?!auth)[\w.~+/=-]{{8,}}
       | (?P<keep3>{_QUERY})[^&\s\#"'<>]+
       | (?P<keep4>\b{_NAMES}["']?\s*[:=]\s*["']?)[^\s"',;&)}}\]]{{8,}}
       | \b(?:sk|pk|rk|ghp|gho|ghs|glpat|xox[abp])[-_][\w-]{{8,}}
     """
-#: Each of them has one of these, in small letters.
+#: A text with one of these forms has one of these, in small letters.
 _SIGNS: Final = (
     *("://", "bearer", "basic", "key", "token", "secret", "passw", "auth", "sig", "credential"),
     *(
@@ -59,16 +59,16 @@ _SIGNS: Final = (
     ),
 )
 
-#: Secrets in the value of any variable that holds a URL: a password, a key as its user, and keys in its query.
+#: Secrets in a URL, whatever its variable is called: a password, a key as its user, and keys in its query.
 _IN_URL: Final = rf"://[^/\s@:]*:([^/\s@]+)@|://([^/\s@:]{{12,}})@|{_QUERY}([^&\s#]+)"
 
-#: A key of a well-known service, whatever the variable is called, and how one begins.
+#: Keys of well-known services, whatever the variable is called, and their beginnings.
 _KEY_FORM: Final = r"(?:sk|pk|rk|ghp|gho|ghs|ghu|ghr|github_pat|glpat|xox[abpers]|npm|pypi)[-_][\w-]{16,}|AKIA\w{12,}"
 _KEY_BEGINNINGS: Final = ("sk", "pk", "rk", "gh", "git", "glpat", "xox", "npm", "pypi", "AKIA")
 
-#: A shorter value would take harmless words out of texts.
+#: A shorter value could be a harmless word.
 _SHORTEST: Final = 6
-#: A line of a secret that has several must be longer, for the same reason.
+#: One line of a secret with several could be one too, and must be longer.
 _SHORTEST_LINE: Final = 16
 
 
@@ -85,10 +85,10 @@ def looks_secret(name: str) -> bool:
 
 
 def gives_access(name: str, value: str) -> bool:
-    """Whether an environment variable is likely to hold a secret, or to lead to one, by its name or by its value.
+    """Whether an environment variable is likely to hold a secret, or to lead to one, by its name or its value.
 
-    More than `looks_secret` it finds passwords and keys in URLs (`DATABASE_URL`, a proxy, a registry), keys of
-    well-known services under any name, and what clouds and databases take for a login.
+    Besides those of `looks_secret` these are URLs with passwords or keys (`DATABASE_URL`, a proxy, a registry), keys of
+    well-known services under any name, and logins of clouds and databases.
     """
     written = name.upper()
     return (
@@ -111,14 +111,14 @@ def redactor(
     """Return a function that replaces secrets in a text.
 
     Args:
-        declared: names of environment variables that backends say hold their secrets.
+        declared: names of environment variables that backends declare as secret.
         environ: the environment; by default this process's.
         keys: further secrets; those that are added to it later count as well.
 
     Returns:
-        A function from text to text. What it replaces: the values of declared variables and of those
-        whose names look like secrets, passwords and keys of URLs in any variable, and what has
-        the form of a secret. Values of fewer than 6 characters are left alone.
+        A function from text to text. It replaces the values of declared variables and of those whose names look like
+        secrets, passwords and keys in URLs of any variable, and text in the form of a secret. Values of fewer than 6
+        characters stay.
     """
     environ = os.environ if environ is None else environ
     values = set(_secrets(frozenset(declared), environ))
@@ -135,23 +135,23 @@ def redactor(
 
 
 def _may_have_form(text: str) -> bool:
-    """Whether a text may hold what `_SECRET_FORM` finds."""
-    if not text.isascii():  # some of its letters may be small or large ones of ASCII
+    """Whether a text may match `_SECRET_FORM`."""
+    if not text.isascii():  # patterns that ignore case match a few other letters for those of ASCII
         return True
-    if text.isalnum():  # what stands before a secret, or in it, does not
+    if text.isalnum():  # each form has other characters
         return False
     text = text.lower()
     return any(sign in text for sign in _SIGNS)
 
 
 def _any_of(values: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern of these values, the longest first: one secret may be a part of another."""
+    """Return a pattern for these values, the longest first: one secret may be a part of another."""
     longest_first = sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def _secrets(declared: frozenset[str], environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield each secret of the environment, in every way in which a text may write it."""
+    """Yield each spelling of each secret in the environment."""
     for name, value in environ.items():
         found = [part for match in _in_url(value) for part in match.groups() if part]
         if name in declared or looks_secret(name):
@@ -164,10 +164,7 @@ def _secrets(declared: frozenset[str], environ: Mapping[str, str]) -> Iterator[s
 
 
 def spellings(secret: str) -> set[str]:
-    """Return every way in which a text may write a secret.
-
-    That is as it is, as `repr` and JSON write it, and as it stands in a URL and is read from one.
-    """
+    """Return the spellings of a secret in texts: its own, those of `repr` and JSON, quoted for a URL and unquoted."""
     from urllib.parse import quote, quote_plus, unquote
 
     written = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], unquote(secret)}

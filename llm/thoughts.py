@@ -1,4 +1,4 @@
-"""Thoughts that models write into their answers, between tags (`<think>`, `[THINK]`, `◁think▷`) or in channels."""
+"""Thoughts in the text of answers, between tags (`<think>`, `[THINK]`, `◁think▷`) or in channels."""
 
 import re
 from typing import Final
@@ -7,39 +7,39 @@ from llm._state import cached, store_in_cache
 
 _NAMES: Final = "think|thinking|thoughts?|reasoning|reflection|scratchpad"
 
-#: What a tag begins with. Most texts have none, and need none of the patterns, whose compilation takes a millisecond.
+#: The first characters of tags. Texts without these need no pattern, whose compilation takes a millisecond.
 _BEGINNINGS: Final = "<[◁"
 
-#: What such a tag begins with; some vendors put their name before its own: `<seed:think>`.
+#: The beginning of a tag; some vendors put their name before its own: `<seed:think>`.
 _BEGIN: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}(/?)\s{{0,3}}(?:[a-z]{{1,10}}:)?"
 
-#: Any tag that a model puts around its thoughts.
+#: Any tag around thoughts.
 _THOUGHT: Final = rf"{_BEGIN}(?:{_NAMES})\s{{0,3}}[>\]▷]"
 
-#: Tags that an answer has for no other reason: XML that was asked for may well have a `<reasoning>`.
+#: Tags around thoughts that answers have for no other reason: XML in an answer may well have a `<reasoning>`.
 _THINK: Final = rf"{_BEGIN}(?:think|thinking|thought)\s{{0,3}}[>\]▷]"
 
-#: The end of a text that may become a tag with the next piece.
+#: The end of a piece that may be the beginning of a tag.
 _BEGUN: Final = rf"[{re.escape(_BEGINNINGS)}]\s{{0,3}}/?\s{{0,3}}(?:[a-z]{{1,10}}:)?[a-z]{{0,10}}\s{{0,3}}$"
 
 _FENCE: Final = r"^[ \t]*(?:`{3}|~{3})"
 
-#: What an answer begins with whose server passes on the model's own format: OpenAI's Harmony, and Cohere's.
+#: The beginnings of answers in a model's own format, OpenAI's Harmony and Cohere's, which some servers pass on.
 _FORMATS: Final = ("<|channel|>", "<|start|>", "<|START_THINKING|>", "<|START_RESPONSE|>")
 _MARK: Final = r"<\|(\w{1,30})\|>"
 _MARK_BEGUN: Final = r"<(?:\|(?:\w{1,30}\|?)?)?$"
 
-#: What follows each mark of these formats. A header ends with the mark `message`.
+#: The kind of text behind each mark of these formats. A header ends with the mark `message`.
 _FOLLOWS: Final = {
     **dict.fromkeys(("start", "channel", "constrain", "end", "return", "call"), "header"),
     "START_THINKING": "thoughts",
     **dict.fromkeys(("END_THINKING", "START_RESPONSE", "END_RESPONSE", "END_OF_TURN_TOKEN"), "text"),
 }
 
-#: So many models are remembered.
+#: The number of models that are remembered.
 _MOST: Final = 200
 
-#: What stands around thoughts that a server sends in a field of their own, where they are asked for.
+#: The tags around thoughts that come in a member of their own.
 OPEN: Final = "<think>\n"
 CLOSE: Final = "\n</think>\n\n"
 
@@ -53,26 +53,26 @@ def _search(pattern: str, text: str) -> re.Match[str] | None:
 
 
 def without_thoughts(text: str) -> str:
-    """Return an answer without what the model thought before it.
+    """Return an answer without the model's thoughts.
 
-    A tag that nobody opened ends thoughts as well: some servers leave the first one out. Thoughts
-    that nobody closed go on to the end.
+    A closing tag alone ends thoughts as well: some servers leave the opening one out. Thoughts without a closing tag go
+    on to the end.
     """
     served = _Served()
     text = served.feed(text) + served.finish()
     kept: list[str] = []
     start = depth = counted = 0
-    spoken_of: int | None = None  # where such a tag ended
+    mentioned: int | None = None  # the end of a tag that the answer only mentions
     in_code = False
     for tag in re.finditer(_THOUGHT, text, re.IGNORECASE) if _may_have_tag(text) else ():
         if not depth:
             in_code ^= len(re.findall(_FENCE, text[counted : tag.start()], re.MULTILINE)) % 2 == 1
             counted = tag.end()
             if not tag[1] and in_code and text[text.rfind("\n", 0, tag.start()) + 1 : tag.start()].strip():
-                spoken_of = tag.end()  # in a command
+                mentioned = tag.end()  # in a command
                 continue
-            if tag[1] and spoken_of is not None and "\n" not in text[spoken_of : tag.start()]:
-                spoken_of = None
+            if tag[1] and mentioned is not None and "\n" not in text[mentioned : tag.start()]:
+                mentioned = None
                 continue
         if tag[1]:
             counted = tag.end()
@@ -89,9 +89,9 @@ def without_thoughts(text: str) -> str:
 
 
 def shown_of(text: str) -> str:
-    """Return what a reader is shown of a whole answer; see `ThoughtFilter`.
+    """Return the part of a whole answer that users see; see `ThoughtFilter`.
 
-    Thoughts whose first tag the server left out are dropped as well.
+    Thoughts without an opening tag are dropped as well.
     """
     tag = None if text.lstrip().startswith(_FORMATS) else _search(_THINK, text)
     if tag is not None and tag[1] and text[: tag.start()][-1:] != "`":
@@ -101,10 +101,10 @@ def shown_of(text: str) -> str:
 
 
 class _Served:
-    """Reads the messages or phases of a model's own format, and gives out those that are the answer."""
+    """A filter for a model's own format, which passes the messages or phases of the answer."""
 
     def __init__(self) -> None:
-        self.is_raw: bool | None = None  # the answer has such a format; `None`: that is not known yet
+        self.is_raw: bool | None = None  # whether the answer has such a format; `None`: not known yet
         self.dropped = False  # there were thoughts
         self._held = self._header = ""
         self._place = "text"
@@ -125,7 +125,7 @@ class _Served:
         begun_mark = re.search(_MARK_BEGUN, text)
         if begun_mark is not None:
             text, self._held = text[: begun_mark.start()], begun_mark[0]
-        # Texts and the names of marks take turns.
+        # Texts and the names of marks alternate.
         return "".join(self._take(part, bool(number % 2)) for number, part in enumerate(re.split(_MARK, text)))
 
     def finish(self) -> str:
@@ -148,31 +148,31 @@ class _Served:
 
 
 class ThoughtFilter:
-    """Drops the thoughts of an answer that comes in pieces.
+    """A filter that drops the thoughts of an answer in pieces.
 
-    Thoughts begin with a tag at the beginning of a line, outside of code: an answer may also speak of such tags. Where
-    a server leaves the first tag out, they end with one that nobody opened.
+    Thoughts begin with a tag at the beginning of a line, outside of code: elsewhere the answer only mentions the tag.
+    Where a server leaves the opening tag out, they end with a closing one.
 
     Args:
-        inside: whether to expect that: nothing is shown then until thoughts or the whole answer have ended.
+        inside: whether to expect thoughts without an opening tag: nothing is shown until they or the answer end.
     """
 
     def __init__(self, *, inside: bool = False) -> None:
-        self.dropped = False  # there were any
-        self.shown = False  # anything else than blanks was there
-        self.began_inside = False  # thoughts ended that nobody had opened: what was shown before were thoughts
+        self.dropped = False  # there were thoughts
+        self.shown = False  # there was other text than blanks
+        self.began_inside = False  # thoughts without an opening tag ended: text that was shown before were thoughts
         self._served = _Served()
         self._waiting: list[str] | None = [] if inside else None
         self._held = ""
         self._blank = ""
         self._line = ""
         self._depth = 0
-        self._opened = False  # in the middle of a line: it is spoken of
+        self._opened = False  # by a tag that the answer only mentions
         self._in_code = False
         self._skip_blank = False
 
     def feed(self, piece: str) -> str:
-        """Return what can be shown by now."""
+        """Return the text that can be shown now."""
         piece = self._served.feed(piece)
         if self._served.is_raw:
             self._waiting = None
@@ -203,7 +203,7 @@ class ThoughtFilter:
                 self._skip_blank = True
                 continue
             out.append(self._take(before))
-            # One in code or backticks, or behind one in the middle of a line, is spoken of.
+            # A tag in code or backticks, or behind one in the middle of a line, is only mentioned.
             opened = self._opened or self._in_code or self._line.endswith("`")
             if tag[1] and not self.dropped and not opened:
                 out.clear()
@@ -221,7 +221,7 @@ class ThoughtFilter:
         return "".join(out)
 
     def finish(self) -> str:
-        """Return the rest."""
+        """Return the rest of the text."""
         return self._feed(self._served.finish()) + self._finish()
 
     def _finish(self) -> str:
@@ -244,7 +244,7 @@ class ThoughtFilter:
         self._line = lines[2]
         if self.shown:
             return text
-        if text.isspace():  # it belongs to thoughts that may come
+        if text.isspace():  # it may belong to thoughts
             self._blank += text
             return ""
         self.shown = True
@@ -252,12 +252,12 @@ class ThoughtFilter:
 
 
 def begins_inside(model: str) -> bool:
-    """Whether answers of a model were seen to begin inside its thoughts; `model` is whatever the caller calls it."""
+    """Whether answers of a model were seen to begin inside its thoughts; `model` is any name for it."""
     return model in _seen()
 
 
 def note_begins_inside(model: str) -> None:
-    """Remember in this user's cache that the answers of a model begin inside its thoughts."""
+    """Record in this user's cache that the answers of a model begin inside its thoughts."""
     known = _seen()
     if model not in known:
         store_in_cache([*known, model][-_MOST:], "thoughts")

@@ -1,7 +1,7 @@
 """The usage ledger, one row for each attempt in a database that only its owner can read, and sums over it.
 
-A row has the names of backend and model, tokens, cost and times. It has no prompt, no answer and no text
-of an error, which may quote one.
+A row has the names of backend and model, tokens, cost and times, but no prompt, answer or message of an error, which
+may quote them.
 """
 
 import json
@@ -43,7 +43,7 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
 }
 
 
-#: So many rows are read at a time.
+#: The number of rows that are read at a time.
 _PAGE: Final = 5000
 _COLUMNS: Final = ", ".join(("time", *_FIELDS))
 
@@ -65,7 +65,7 @@ class LedgerError(D0ttinoError):
 class Ledger:
     """A plug-in that records each attempt of a request in a database. The commands of `ai-cli` register it.
 
-    A program that wants the same: `host.register(Ledger())`. Its methods raise a `LedgerError` if the database cannot
+    Other programs can do the same: `host.register(Ledger())`. Its methods raise a `LedgerError` if the database cannot
     be written.
 
     Args:
@@ -94,10 +94,10 @@ class Ledger:
         self._database.close()
 
     def append(self, attempts: "Iterable[Attempt]") -> None:
-        """Record attempts, all of them or none: other processes do the same meanwhile."""
+        """Record attempts in one transaction."""
         time = moment(self._now())
         rows = [(time, *_fields(one)) for one in attempts]
-        # One statement, and so one transaction.
+        # One statement is one transaction.
         values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
         insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES {values}"  # noqa: S608 - of constants
         cells = [value for row in rows for value in row]
@@ -134,8 +134,8 @@ def entries(
 
     Args:
         path: the database; by default this user's.
-        on_damaged: called with the number of each row that makes no sense.
-        after: the number of the row to begin behind.
+        on_damaged: called with the number of each damaged row.
+        after: the number of the row before the first one.
 
     Returns:
         An iterator of the fields of each attempt, and its `id`, the number of its row; `time` is a `datetime`.
@@ -162,7 +162,7 @@ def _fields(attempt: "Attempt") -> list[Any]:
 
 
 def _entry(entry: Any) -> dict[str, Any] | None:
-    """Return an entry with its time as a `datetime`; `None` if it makes no sense."""
+    """Return an entry with its time as a `datetime`; `None`: it is damaged."""
     try:
         entry["time"] = datetime.fromisoformat(entry["time"])
         if entry["estimated"] in {0, 1}:
@@ -176,7 +176,7 @@ def _entry(entry: Any) -> dict[str, Any] | None:
 def _is_sound(value: Any, types: tuple[type, ...]) -> bool:
     if not isinstance(value, types):
         return False
-    return not isinstance(value, int | float) or 0 <= value < 2**63  # SQLite takes no larger whole number
+    return not isinstance(value, int | float) or 0 <= value < 2**63  # the limit of whole numbers in SQLite
 
 
 #: The file of ledgers before there was a database: a JSON object in each line.
@@ -195,7 +195,7 @@ def _insert_lines(connection: "sqlite3.Connection", content: bytes) -> None:
             connection.execute(insert, (moment(entry["time"]), *(entry[name] for name in _FIELDS)))
 
 
-#: Names of what sums can be grouped by.
+#: The keys to group sums by.
 KEYS: Final = ("backend", "model", "day")
 
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -211,13 +211,13 @@ class Sum:
     output_tokens: int = 0
     estimated: int = 0  # attempts with estimated tokens
     unpriced: int = 0  # attempts with known tokens but unknown cost
-    cached_tokens: int = 0  # of the prompts, out of servers' caches
-    cache_write_tokens: int = 0  # of the prompts, into them
-    reasoning_tokens: int = 0  # of the answers, which were thoughts
+    cached_tokens: int = 0  # of the prompts, read from servers' caches
+    cache_write_tokens: int = 0  # of the prompts, written to them
+    reasoning_tokens: int = 0  # thoughts, of the answers
     cost: float | None = None  # as far as it is known
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Add one attempt, an entry of the ledger."""
+        """Add an entry of the ledger."""
         self.attempts += 1
         self.failed += entry["error_type"] is not None
         for name in _TOKENS:

@@ -1,8 +1,7 @@
 """The names that authors of plug-ins import.
 
-`register_backend` and `register_recipe` are thin: each makes a plug-in object with one hook implementation, which
-contributes one `Backend` or `Recipe`. An author who outgrows them writes the same with `@hookimpl`; see
-`llm.hookspecs`.
+`register_backend` and `register_recipe` are short forms of a plug-in with one hook implementation, which contributes
+one `Backend` or `Recipe`. With `@hookimpl` a plug-in can implement any hook; see `llm.hookspecs`.
 """
 
 import sys
@@ -67,15 +66,15 @@ def register_backend(
 ) -> None:
     """Register a backend.
 
-    In a module that an entry point names, it becomes that distribution's; anywhere else, the running
-    program's, which wins over installed and built-in backends of the same name.
+    In a module that an entry point names, it belongs to that distribution; anywhere else, to the running
+    program, whose backends replace installed and built-in ones of the same name.
 
     Args:
-        name: what users and the configuration call the backend.
+        name: its name for users and in the configuration.
         run: `run(prompt) -> str`, which may also take `model`, `options`, `request` or `call`; or a
             `Backend` subclass or instance. Facts left out below come from it.
         description: one line for lists.
-        models: models that it offers, for lists.
+        models: its models, for lists.
         local: whether prompts stay on this machine.
         ready_env: environment variables of which one must be set before the backend is used without
             having been named; empty: always ready.
@@ -90,7 +89,7 @@ def register_backend(
     """
     facts = given(description=description, models=models, local=local, ready_env=ready_env, secret_env=secret_env)
     facts |= given(ready_files=ready_files, options=options)
-    # Whose backend it is shows by the module that calls.
+    # The calling module shows which plug-in it belongs to.
     namespace = sys._getframe(1).f_globals
     _announce(backend_registration(name, run, _module(namespace), **facts), namespace, host)
 
@@ -106,10 +105,10 @@ def register_recipe(
     """Register a recipe; see `register_backend`.
 
     Args:
-        name: what users call the recipe.
+        name: its name for users.
         run: `run(goal) -> list[str]`, the command lines; or a `Recipe` subclass or instance.
         description: one line for lists.
-        parameters: its parameters besides the goal; `run` gets them as further arguments, by name.
+        parameters: its parameters besides the goal; `run` gets them as keyword arguments.
         host: register there at once, instead of in this process's own host.
 
     Raises:
@@ -130,7 +129,7 @@ def __getattr__(name: str) -> Any:
 
 
 def quote(text: str) -> str:
-    """Return `text` as one word of a POSIX shell command line, whatever it holds."""
+    """Return any text as one word of a POSIX shell command line."""
     import shlex
 
     return shlex.quote(text)

@@ -1,4 +1,4 @@
-"""Backends that are a program: a request goes in by a line, an answer comes out by lines, within the time of a call."""
+"""Programs as backends: one line of stdin for a request, lines of stdout for its answer, within the time of a call."""
 
 import os
 import selectors
@@ -15,14 +15,14 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """A program that answers requests, one after the other, in a process group of its own.
+    """A program that answers one request after the other, in a process group of its own.
 
-    Ctrl-C does not reach it: what that means is decided here. All that it starts ends with it. In a fork of this
-    process it cannot be used, and `close` leaves it alone: it is the parent's.
+    Ctrl-C does not reach it: this process decides what to do. Its child processes end with it. A fork of this process
+    cannot use it, and `close` leaves it to the parent there.
 
     Args:
         command: the program and its arguments.
-        env: its environment; a program needs few variables, and keys of others never.
+        env: its environment, which should have few variables, and no keys of others.
 
     Raises:
         BackendError: it cannot be started.
@@ -31,7 +31,7 @@ class Worker:
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         self._owner = os.getpid()
         self._rest = b""
-        # A pipe that nobody reads would get full, and stop the program.
+        # Not a pipe: it would fill up while nothing reads it, and block the program.
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         try:
             self._process = subprocess.Popen(
@@ -48,44 +48,44 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs, and is this process's own."""
+        """Whether it runs, and belongs to this process."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     @property
     def is_idle(self) -> bool:
-        """Whether it can take another request: it runs, and all that it wrote was read."""
+        """Whether it can take another request: it runs, and all of its output was read."""
         return self.is_alive and not self._rest
 
     @property
     def status(self) -> int | None:
-        """The status with which it ended, negative for a signal; `None`: it runs."""
+        """Its exit status, negative for a signal; `None`: it runs."""
         return self._process.poll()
 
     @property
     def complaints(self) -> str:
-        """What it has written to stderr."""
+        """Its output to stderr."""
         self._complaints.seek(0)
         return self._complaints.read().decode("utf-8", "replace")
 
     def send(self, line: str) -> None:
-        """Write a line to its stdin; if it has ended, the next `receive` reports that."""
+        """Write a line to its stdin; if it has ended, the next `receive` reports it."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
     def kill(self) -> None:
-        """End the program at once, and all that it started; any thread may do that. `receive` reports it."""
+        """Kill the program and its child processes; any thread may call this. `receive` reports it."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def receive(self, call: Call, heard: float | None = None, patience: float | None = None) -> bytes:
-        """Return the next line that it writes, without the line feed.
+        """Return the next line of its stdout, without the line feed.
 
         Args:
-            call: its deadlines hold; if it is cancelled, the program ends.
+            call: sets the deadlines; if it is cancelled, the program is killed.
             heard: the moment of the latest part of the answer; `None`: it has not begun.
-            patience: seconds to wait where the call has no deadline; `None`: for ever.
+            patience: seconds to wait if the call has no deadline; `None`: for ever.
 
         Raises:
             BackendTimeoutError: the line did not come in time.
@@ -109,7 +109,7 @@ class Worker:
         return line
 
     def close(self) -> None:
-        """End the program, whatever it does, and all that it started."""
+        """Kill the program and its child processes, and close its files."""
         if self._owner == os.getpid():
             self.kill()
             self._process.wait()

@@ -14,7 +14,7 @@ from scripts.output import print_json, print_line, print_message, print_note, pr
 from scripts.render import line
 
 if TYPE_CHECKING:
-    from llm.conversations import Turn
+    from llm.conversations import LoggedTurn
     from llm.usage import Sum
 
 
@@ -54,7 +54,7 @@ def _check_conversation(conversation: str | None) -> None:
         raise UnknownNameError("conversation", conversation, log().names())
 
 
-def _show(turn: "Turn") -> None:
+def _show(turn: "LoggedTurn") -> None:
     try:
         local = datetime.fromisoformat(turn.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError):  # the file is damaged

@@ -312,7 +312,7 @@ def test_a_key_that_nothing_uses_is_stored_with_the_next_step(run: Run) -> None:
     ("arguments", "stdin", "words"),
     [
         (["one", "sk-planted-1234567890"], "", "a key is never an argument"),
-        (["sk-planted-1234567890"], "x", "this is not a name of a key"),
+        (["sk-planted-1234567890"], "x", "this is not the name of a key"),
         (["one"], "", "no key was given"),
         (["one"], "planted\nplanted", "holds a character that no API key can have"),
         (["one"], b"\xff\xfeplanted", "not UTF-8"),
@@ -421,7 +421,7 @@ def test_a_keyring_that_fails_is_told_and_the_file_has_the_key(
         assert run("send", "-b", "one", "hi").stdout == "42\n"
         file.write_text('{"one": null}')
         done = run("send", "-b", "one", "hi")
-        assert "the system's keyring does not give the key 'one': the ring is locked" in done.stderr
+        assert "the system's keyring did not return the key 'one': the ring is locked" in done.stderr
         assert run("keys", "remove", "one").exit_code == 0
 
 

@@ -1,8 +1,8 @@
 """LobeChat, over HTTP. `LOBECHAT_BASE_URL` is its address, if not the usual one.
 
 A server beside LobeChat, or in front of it, may have OpenAI's interface. LobeChat itself has routes of its own,
-`/api/chat/PROVIDER` in older versions and `/webapi/chat/PROVIDER` in later ones, and a login of its own. Which of
-them is there shows when it is asked.
+`/api/chat/PROVIDER` in older versions and `/webapi/chat/PROVIDER` in later ones, and a login of its own. The first
+request tries all of them.
 """
 
 import json
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 _ACCESS_CODE: Final = "LOBECHAT_ACCESS_CODE"
 _PROVIDER: Final = "LOBECHAT_PROVIDER"
-#: LobeChat publishes both: they hide a login from a glance, and from nobody else.
+#: LobeChat publishes both: they protect a login only from being read at a glance.
 _SIGNED_WITH: Final = "LobeHub · LobeChat"
 _MIXED_WITH: Final = "LobeHub · LobeHub"
 
 
 def _signed(login: dict[str, str]) -> str:
-    """Return a login as older versions want it: a JSON web token."""
+    """Return a login for older versions, a JSON web token."""
     import hashlib
     import hmac
     import time
@@ -47,25 +47,25 @@ def _signed(login: dict[str, str]) -> str:
 
 
 def _mixed(login: dict[str, str]) -> str:
-    """Return a login as later versions want it: mixed with a word."""
+    """Return a login for later versions, XORed with a word."""
     from base64 import b64encode
 
     pairs = zip(json.dumps(login).encode(), cycle(_MIXED_WITH.encode()), strict=False)
     return b64encode(bytes(one ^ other for one, other in pairs)).decode()
 
 
-class _Way(NamedTuple):
-    """One of LobeChat's own routes: its path, from the root of the server, and what writes the login."""
+class _OwnRoute(NamedTuple):
+    """A route of LobeChat's own: its path from the root of the server, and the format of its login."""
 
     path: str
     login: Callable[[dict[str, str]], str]
 
 
 _USUAL: Final = "/api/chat/completions"
-_WAYS: Final = (
-    _Way("/api/chat/", _signed),
-    _Way("/webapi/chat/", _mixed),
-    _Way("/webapi/chat/", _signed),
+_OWN_ROUTES: Final = (
+    _OwnRoute("/api/chat/", _signed),
+    _OwnRoute("/webapi/chat/", _mixed),
+    _OwnRoute("/webapi/chat/", _signed),
 )
 
 
@@ -77,12 +77,12 @@ class LobeChatBackend(ChatCompletionsBackend):
     base_url_env = "LOBECHAT_BASE_URL"
     default_base_url = "http://localhost:3210/api"
     api_key_env = "LOBECHAT_API_KEY"
-    # The key is optional; without one, naming the address says that the service is there.
+    # The key is optional: the address alone shows that there is a server.
     ready_env = ("LOBECHAT_API_KEY", "LOBECHAT_BASE_URL")
     secret_env = ("LOBECHAT_API_KEY", _ACCESS_CODE)
 
     def check(self, call: Call) -> str | None:
-        """Ask for its models, of which LobeChat itself has no list: that it answers is all that can be known."""
+        """Return why it would not answer a prompt; LobeChat has no list of models, so any answer is enough."""
         try:
             return super().check(call)
         except BackendError as error:
@@ -95,27 +95,27 @@ class LobeChatBackend(ChatCompletionsBackend):
         code = os.environ.get(_ACCESS_CODE, "").strip()
         if not code and call is not None and call.key is not None:
             code = (call.key(_ACCESS_CODE.lower()) or "").strip()
-        # The last secret is the access code: `_by` takes it from there.
+        # `_by` finds the access code as the last of the secrets.
         return replace(endpoint, secrets=(*endpoint.secrets, code)), outgoing
 
     def _exchanged(self, endpoint: "Endpoint", outgoing: "Outgoing", limits: "Limits") -> Iterator[bytes]:
-        """Ask by OpenAI's interface; where there is none, by LobeChat's own routes."""
+        """Send a request by OpenAI's interface; without such an interface, by LobeChat's own routes."""
         begun = False
         missing: BackendError | None = None
         refused: BackendError | None = None
-        for way in self._ways(endpoint.url):
+        for route in self._routes(endpoint.url):
             try:
-                for piece in super()._exchanged(endpoint, self._by(way, endpoint, outgoing), limits):
+                for piece in super()._exchanged(endpoint, self._by(route, endpoint, outgoing), limits):
                     begun = True
                     yield piece
             except BackendError as error:
-                # The route of a version that this one is not, or one that wants the login written otherwise.
-                if begun or error.status not in ({404, 405} if way is None else {401, 404, 405}):
+                # The route of another version, or one with another format of the login.
+                if begun or error.status not in ({404, 405} if route is None else {401, 404, 405}):
                     raise
                 missing = missing or error
                 refused = error if error.status == 401 else refused
             else:
-                self._known[endpoint.url] = way
+                self._known[endpoint.url] = route
                 return
         failure = refused or missing
         assert failure is not None
@@ -123,28 +123,28 @@ class LobeChatBackend(ChatCompletionsBackend):
             failure.hint = f"`ai-cli keys set {_ACCESS_CODE}` if it has one; one with accounts cannot be asked"
         raise failure
 
-    def _ways(self, url: str) -> tuple[_Way | None, ...]:
-        """Return the ways to try, `None` for OpenAI's interface: the one that worked before is the first."""
+    def _routes(self, url: str) -> tuple[_OwnRoute | None, ...]:
+        """Return the routes to try, the last successful one first; `None` is OpenAI's interface."""
         if not url.endswith(_USUAL):
             return (None,)
         known = self._known.get(url)
-        return (known, *(way for way in (None, *_WAYS) if way is not known))
+        return (known, *(route for route in (None, *_OWN_ROUTES) if route is not known))
 
     @property
-    def _known(self) -> dict[str, _Way | None]:
-        """The way that worked, by address."""
-        known: dict[str, _Way | None] = self.__dict__.setdefault("_known_ways", {})
+    def _known(self) -> dict[str, _OwnRoute | None]:
+        """The last successful route by address."""
+        known: dict[str, _OwnRoute | None] = self.__dict__.setdefault("_known_routes", {})
         return known
 
-    def _by(self, way: _Way | None, endpoint: "Endpoint", outgoing: "Outgoing") -> "Outgoing":
-        """Return a request as one of LobeChat's own routes takes it."""
-        if way is None:
+    def _by(self, route: _OwnRoute | None, endpoint: "Endpoint", outgoing: "Outgoing") -> "Outgoing":
+        """Return a request for a route."""
+        if route is None:
             return outgoing
         auth: Any = outgoing.auth
         access_code, key = endpoint.secrets[-1], "".join(auth.secrets)
-        login = way.login({name: value for name, value in (("accessCode", access_code), ("apiKey", key)) if value})
+        login = route.login({name: value for name, value in (("accessCode", access_code), ("apiKey", key)) if value})
         root = endpoint.url.removesuffix(_USUAL)
-        url = f"{root}{way.path}{quote(os.environ.get(_PROVIDER, '').strip() or 'openai', safe='')}"
+        url = f"{root}{route.path}{quote(os.environ.get(_PROVIDER, '').strip() or 'openai', safe='')}"
         return outgoing._replace(url=url, headers={**outgoing.headers, "X-lobe-chat-auth": login})
 
 

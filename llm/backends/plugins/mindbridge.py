@@ -12,7 +12,7 @@ class MindBridgeBackend(ChatCompletionsBackend):
     base_url_env = "MINDBRIDGE_BASE_URL"
     default_base_url = "https://api.mindbridge.ai/v1"
     api_key_env = "MINDBRIDGE_API_KEY"
-    # The key is optional; without one, naming the address says that the service is there.
+    # The key is optional: the address alone shows that there is a server.
     ready_env = ("MINDBRIDGE_API_KEY", "MINDBRIDGE_BASE_URL")
     secret_env = ("MINDBRIDGE_API_KEY",)
 

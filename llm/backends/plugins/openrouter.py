@@ -20,11 +20,11 @@ class OpenRouterBackend(ChatCompletionsBackend):
     default_model = "openrouter/auto"
     ready_env = ("OPENROUTER_API_KEY",)
     secret_env = ("OPENROUTER_API_KEY",)
-    # By these OpenRouter knows applications apart.
+    # OpenRouter identifies applications by these.
     fixed_headers = FrozenMapping({"HTTP-Referer": "https://github.com/d0ttino/d0ttino", "X-Title": "d0ttino"})
 
     def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
-        """Return the body of a request that also asks for its cost; `-o models A,B` names models to fall back to."""
+        """Return the body of a request, with a request for its cost; `-o models A,B` names models to fall back to."""
         if isinstance(options.get("models"), str):
             options = {**options, "models": [name.strip() for name in options["models"].split(",") if name.strip()]}
         if model is not None and "/" not in model:  # `-m openrouter/auto`, without the name of the backend
@@ -32,7 +32,7 @@ class OpenRouterBackend(ChatCompletionsBackend):
         return super().body(request, model, {"usage": {"include": True}, **options}, stream)
 
     def check(self, call: Call) -> str | None:
-        """Ask OpenRouter about the key: everybody gets the list of its models."""
+        """Ask for the state of the key: its list of models is public."""
         self._fetch("/key", call)
         return None
 

@@ -4,7 +4,7 @@ from llm.backends.plugin_sdk import Backend, quote, register_backend
 
 
 class SampleBackend(Backend):
-    """Repeats the prompt, so that you see that everything works."""
+    """Repeats the prompt, to show that everything works."""
 
     description = "repeats the prompt; needs no network and no key"
     local = True
@@ -20,7 +20,7 @@ class SampleBackend(Backend):
         goal = goal_of(prompt)
         if goal is None:
             return f"Sample answer to: {prompt}"
-        # `ai-cli plan` asked: show what a plan looks like, and do no harm.
+        # For `ai-cli plan`: a harmless example of a plan.
         return json.dumps([{"command": f"printf '%s\\n' {quote(goal)}", "description": "prints the goal"}])
 
 

@@ -1,4 +1,4 @@
-"""What the user has set up: the servers `[servers.NAME]`, each a backend of its name, and the stored keys."""
+"""The user's servers: a backend for each `[servers.NAME]` of the configuration, and the stored keys."""
 
 import os
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from llm.hooks._guard import hookimpl
 if TYPE_CHECKING:
     from llm.contributions import Backend
 
-#: No manifest answers for this plug-in.
+#: What this plug-in contributes depends on the configuration, so no manifest can stand for it.
 CONFIG_DECIDES: Final = True
 
 
 @hookimpl
 def llm_backends() -> "list[Backend]":
-    """Contribute a backend for each server; without a configuration file nothing more is imported."""
+    """Return a backend for each server; without a configuration file nothing is imported for it."""
     place = user_dir("config")
     files = (os.path.join(place, name) for name in ("config.toml", "config.json"))
     if not os.environ.get("LLM_CONFIG_PATH") and not any(map(os.path.exists, files)):
@@ -28,14 +28,14 @@ def llm_backends() -> "list[Backend]":
 
 @hookimpl(trylast=True)
 def llm_key(name: str) -> str | None:
-    """Return a key of the system's keyring, or of the user's file; the stores of other plug-ins are asked before."""
+    """Return a key of the system's keyring, or of the user's file; the stores of other plug-ins come first."""
     from llm._keys import stored_key
 
     return stored_key(name)
 
 
 def server_backend(name: str, server: Mapping[str, Any]) -> "Backend":
-    """Return the backend for `[servers.NAME]`, whose keys fit `config.schema.json`."""
+    """Return the backend for a `[servers.NAME]` that conforms to `config.schema.json`."""
     from urllib.parse import urlsplit
 
     from llm._keys import key_name, variable_of
