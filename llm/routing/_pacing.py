@@ -476,11 +476,17 @@ class PacedTurn:
                 if self._cancellation is not None:
                     self._cancellation.check()
                 self._pacer.changed.wait(min(wait, 0.25))
-        self.waited = waited = time.monotonic() - started
+        self.waited = time.monotonic() - started
+        return self.postponed(call)
+
+    def postponed(self, call: "Call") -> "Call":
+        """Return a call with deadlines that are later by the time for which the turn waited."""
+        if not self.waited:
+            return call
         return replace(
             call,
-            deadline=None if call.deadline is None else call.deadline + waited,
-            first_deadline=None if call.first_deadline is None else call.first_deadline + waited,
+            deadline=None if call.deadline is None else call.deadline + self.waited,
+            first_deadline=None if call.first_deadline is None else call.first_deadline + self.waited,
         )
 
     def heed(self, headers: Mapping[str, str]) -> None:

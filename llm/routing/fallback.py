@@ -1,6 +1,6 @@
-"""The only place that retries: a request goes from candidate to candidate until one answers.
+"""Fallback and retries: a request goes from candidate to candidate until one answers.
 
-Retries in a backend or an HTTP client would multiply these.
+Nothing else retries: retries in a backend or an HTTP client would multiply these.
 """
 
 import os
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic, sleep, time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from llm._dataclasses import dataclass, replace
 from llm.config import Limits, Settings
@@ -35,20 +35,20 @@ from llm.types import Answer, Attempt, Call, Cancellation, Candidate, Completion
 if TYPE_CHECKING:
     from llm.routing._pacing import PacedTurn, Pacer
 
-#: Classes of requests that mean what `ConnectionError` and `TimeoutError` mean.
+#: Counterparts of `ConnectionError` and `TimeoutError` in requests.
 _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError")
 
 _NO_LIMITS = Limits()
 
-#: Answers with 403 in a row after which a credential is not used any more: one that worked before, and one that did
-#: not, if there are many prompts.
+#: Number of 403s in a row after which a credential is no longer used: one that worked before, and one that did not
+#: while many prompts are sent.
 _REFUSALS = 20
 _FIRST_REFUSALS = 3
-#: A prompt that was refused so often because of a limit fails.
+#: Maximum number of refusals of a prompt because of a limit.
 _MOST_WAITS = 30
-#: Seconds from which on a server's wish to wait is reported.
+#: Seconds from which on a wait that a server asks for is reported.
 _LONG_WAIT = 5.0
-#: Importing a plug-in that takes longer is reported, in seconds: it counts into the time of the request.
+#: Seconds from which on the import of a plug-in is reported: it counts into the time of the request.
 _SLOW_IMPORT = 1.0
 
 
@@ -104,49 +104,49 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class Failure:
-    """The consequence of an exception for the next attempt."""
+    """The facts about an exception that matter for the next attempt."""
 
-    transient: bool = False  # the same attempt may succeed a little later
-    status: int | None = None  # the HTTP status behind it
+    transient: bool = False  # whether the same attempt may succeed a little later
+    status: int | None = None  # its HTTP status
     retry_after: float | None = None  # seconds that the server asks to wait
-    refused: bool = False  # the credential was
+    refused: bool = False  # whether the server refused the credential
 
     @property
     def limited(self) -> bool:
-        """Whether a limit of the server is reached, so that it takes the request later."""
-        told = self.retry_after is not None and self.status in {400, 403, 503}
-        return self.transient and (self.status == 429 or told)
+        """Whether a limit of the server is reached, so that it will accept the request later."""
+        asks_to_wait = self.retry_after is not None and self.status in {400, 403, 503}
+        return self.transient and (self.status == 429 or asks_to_wait)
 
 
 class Breaker(Protocol):
-    """A circuit breaker: backends that failed often lately are left alone for a while."""
+    """A circuit breaker, which leaves out backends that failed often for a while."""
 
     def is_open(self, backend: str) -> str | None:
-        """Return why a backend is left alone, for people; `None`: it may be asked."""
+        """Return why a backend is left out, in words for the user; `None`: it may be asked."""
 
     def record(self, attempt: Attempt) -> None:
         """Record the end of an attempt: an answer, or an error that counts against the backend."""
 
 
 class Health:
-    """The health of a host's backends as far as this process knows it."""
+    """The health of a host's backends in this process."""
 
     def __init__(self) -> None:
         self.breaker: Breaker | None = None
-        # Why a credential that a server refused is not used again; see `credential_of`.
+        # Credentials that a server refused, by `credential_of`, with the reasons why they are not used again.
         self.refused: dict[tuple[str, int], str] = {}
-        self.pacer: Pacer | None = None  # there is one once many requests were sent
+        self.pacer: Pacer | None = None  # made by `send_many`
         self._worked: set[str] = set()
         self._refusals: dict[str, int] = {}
 
     def note_answer(self, backend: str) -> None:
-        """Note that the credential of a backend works."""
+        """Record that the credential of a backend works."""
         self._worked.add(backend)
         if self._refusals:
             self._refusals.pop(backend, None)
 
     def note_refusal(self, backend: RegisteredBackend, status: int, *, of_many: bool) -> None:
-        """Use a credential no more that was refused. A 403 may be about the prompt: it takes some of them in a row."""
+        """Record that a credential was refused; a 403 may be about the prompt, so only several in a row count."""
         count = self._refusals[backend.name] = self._refusals.get(backend.name, 0) + 1
         enough = _REFUSALS if backend.name in self._worked else _FIRST_REFUSALS if of_many else 1
         if status != 403 or count >= enough:
@@ -161,7 +161,7 @@ def health_of(host: Host) -> Health:
 
 
 def credential_of(backend: RegisteredBackend) -> tuple[str, int]:
-    """Return a mark that is the same if a backend would use the same credential again: not the credential itself."""
+    """Return a key of a backend and its credential in this process, without the credential."""
     return backend.name, hash(tuple(os.environ.get(name) for name in backend.secret_env))
 
 
@@ -169,9 +169,10 @@ class Try(NamedTuple):
     """An attempt under way."""
 
     candidate: Candidate
-    request: Request  # before plug-ins prepared it: with its model
+    request: Request  # with its model, before plug-ins prepared it
     call: Call
-    began: float  # the moment, as the clock of `retries` counts
+    began: float  # moment by the clock of `retries`
+    turn: "PacedTurn | None"
     prepared_by: tuple[Origin, ...] = ()
     notices: tuple[str, ...] = ()
 
@@ -181,7 +182,7 @@ class Fallback:
 
     Attributes:
         attempts: the attempts so far.
-        route: the route, with those that were left out among the rejected.
+        route: the route; its rejected candidates include those that were left out here.
     """
 
     def __init__(
@@ -215,7 +216,7 @@ class Fallback:
         self._nothing_sent = True  # each attempt so far ended with wrong usage: an option that the backend refuses
 
     def first(self) -> tuple[Try, Answer]:
-        """Return the first attempt that does not fail, and its answer: whole, or one that has begun."""
+        """Return the first attempt that succeeds, and its answer: whole, or streamed up to its first text."""
         cause = None
         try:
             candidates = self._allowed()
@@ -229,18 +230,19 @@ class Fallback:
                 tries = 0
                 while True:
                     tries += 1
-                    if self._cancellation is not None and (cancelled := self.cancelled()) is not None:
+                    if (cancelled := self.cancelled()) is not None:
                         raise cancelled from cause
-                    this, cause = self._begin(candidate, others), None
+                    this, answer, cause = self._begin(candidate, others), None, None
                     try:
                         with self._interrupted(this, self._last_moment(this)):
-                            this, answer = self._ask(this) if this.call.turn is None else self._ask_in_turn(this)
+                            this, answer = self._ask(this) if this.turn is None else self._ask_in_turn(this, this.turn)
                     except PLUGIN_FAULTS as error:
-                        cause = error  # handled below: what an observer of the failure raises does not belong to it
-                    else:
-                        if answer is not None:
-                            return this, answer
-                    failure = self._nobody(this) if cause is None else self.failed(this, cause)
+                        cause = error  # handled below, so that an exception of an observer is not chained to it
+                    if this.turn is not None:
+                        this = self._without_wait(this, this.turn)
+                    if answer is not None:
+                        return this, answer
+                    failure = self._unanswered(this) if cause is None else self.failed(this, cause)
                     if failure.limited and self._waits_for_turn(this, failure):
                         tries -= 1
                     elif not self._again(failure, tries, others, this.call):
@@ -253,7 +255,7 @@ class Fallback:
         """Return the whole answer of a plug-in as the completion of this request."""
         text, facts = answer.text, answer.facts
         assert facts is not None  # it is whole
-        # A cache, say, answers for a backend that it did not ask.
+        # A cache, for example, answers for a backend without asking it.
         backend, usage, now = self._backends[this.candidate.backend], facts.usage, self._clock()
         asked = answer.asked or answer.origin == backend.origin
         if asked:
@@ -281,9 +283,9 @@ class Fallback:
         return self._completed(this, text, facts, attempt.origin, attempt.usage, self._clock(), cut=True)
 
     def failed(self, this: Try, error: BaseException, usage: Usage | None = None) -> Failure:
-        """Record an attempt that failed, and return the meaning of its error for the next one."""
+        """Record an attempt that failed, and return the facts about its error."""
         spent = getattr(error, "usage", None) if isinstance(error, BackendError) else None
-        error = self.cancelled() or error  # whatever it was, nobody is to blame any more
+        error = self.cancelled() or error  # a cancellation ends backends with all kinds of errors
         failure = failure_of(error)
         self._nothing_sent = self._nothing_sent and isinstance(error, UsageError)
         if isinstance(spent, Usage):
@@ -291,12 +293,12 @@ class Fallback:
         backend = self._backends[this.candidate.backend]
         origin = origin_of(error) or backend.origin
         message, hint = reason_of(error)
-        # What a filter or a budget raises says nothing of the backend.
+        # An error of a filter or a budget has nothing to do with the backend's health.
         is_backends = origin == backend.origin
         if not is_backends:
             hint = hint or f"to do without it: --no-plugin {origin.plugin}"
         if is_backends and failure.refused:
-            self._health.note_refusal(backend, failure.status or 401, of_many=this.call.turn is not None)
+            self._health.note_refusal(backend, failure.status or 401, of_many=this.turn is not None)
         if isinstance(error, ContextTooLongError):
             given = error.limit if isinstance(error.limit, int) else None
             limit = given or self._limits(this.candidate).max_tokens or estimated_tokens(self.request.prompt)
@@ -316,12 +318,12 @@ class Fallback:
             place_of(error),
             time(),
         )
-        is_unwell = failure.transient and not (failure.limited and this.call.turn is not None)
+        is_unwell = failure.transient and not (failure.limited and this.turn is not None)
         self._record(attempt, healthy=False if is_backends and is_unwell else None)
         return failure
 
     def cancelled(self, completion: Completion | None = None) -> CancelledError | None:
-        """Return the error that ends the request if it was cancelled, with what came of the answer."""
+        """Return the error that ends the request if it was cancelled, with the received part of its answer."""
         if self._cancellation is None or self._cancellation.reason is None:
             return None
         error = CancelledError(self._cancellation.reason)
@@ -377,11 +379,11 @@ class Fallback:
             return candidates
         allowed = [one for one in candidates if not self._left_out(one, self._why_refused(one))]
         if all(self._why_open(one) is not None for one in allowed):
-            return allowed  # one that failed lately may be well again, and to refuse to ask it helps no one
+            return allowed  # with no other choice, a backend that failed lately is better than none
         return [one for one in allowed if not self._left_out(one, self._why_open(one))]
 
     def _left_out(self, candidate: Candidate, reason: str | None) -> bool:
-        """Record why a candidate is left out, if there is a reason, and return whether there is."""
+        """Record the reason why a candidate is left out, and return whether there is one."""
         if reason is not None:
             rejected = (*self.route.rejected, Rejection(candidate.backend, reason))
             self.route = replace(self.route, rejected=rejected)
@@ -409,7 +411,7 @@ class Fallback:
         return self._settings.limits(self._asked(candidate))
 
     def _asked(self, candidate: Candidate) -> Candidate:
-        """Return a candidate with the model that it is asked for, as far as that is known here."""
+        """Return a candidate with the model that it will be asked for, if it is known."""
         model = self.request.model or candidate.model
         if model is None:
             models = self._backends[candidate.backend].models
@@ -417,7 +419,7 @@ class Fallback:
         return candidate if model == candidate.model else replace(candidate, model=model)
 
     def _begin(self, candidate: Candidate, others: int) -> Try:
-        """Return a new attempt: the request with its model, and until when its answer is waited for."""
+        """Return a new attempt: the request with its model and options, and its deadlines."""
         if self._retries.on_attempt is not None:
             self._retries.on_attempt(candidate.backend)
         now, request = self._clock(), self.request
@@ -426,19 +428,20 @@ class Fallback:
         limits = self._limits(candidate)
         if limits is not _NO_LIMITS and limits.options:
             request = replace(request, options={**limits.options, **request.options})
+        turn = None if self._retries.pacer is None else self._turn(self._retries.pacer, candidate)
         call = Call(
             len(self.attempts) + 1,
             self._stream,
             None if request.timeout is None else self._deadline,
-            # Half of what is left, so that those behind it get their turn.
+            # Half of the remaining time, so that the candidates after it get theirs.
             (now + self._deadline) / 2 if others else self._deadline,
             self._timeout,
             self._host.key,
-            None if self._retries.pacer is None else self._turn(self._retries.pacer, candidate),
+            turn,
             self._cancellation,
             self._clock,
         )
-        return Try(candidate, request, call, now)
+        return Try(candidate, request, call, now, turn)
 
     def _interrupted(self, this: Try, end: float | None) -> AbstractContextManager[None]:
         """Return the block that ends a backend in time that does not watch it itself."""
@@ -487,7 +490,7 @@ class Fallback:
         return this, answer
 
     def _strictly(self, this: Try, backend: RegisteredBackend) -> RegisteredBackend:
-        """Return a backend that refuses another model itself: a wrapper may name what it likes in its own answer."""
+        """Return a backend that checks the model itself, as a wrapper may put any model into its answer."""
 
         def complete(request: Request, call: Call) -> Answer:
             answer = backend.complete(request, call)
@@ -511,9 +514,8 @@ class Fallback:
         backend = self._backends[candidate.backend]
         return pacer.turn(backend, tokens, server.get("rpm"), server.get("tpm"), self._cancellation)
 
-    def _ask_in_turn(self, this: Try) -> tuple[Try, Answer | None]:
-        """Ask a candidate when it is the request's turn; the time of the request does not run before."""
-        turn = cast("PacedTurn", this.call.turn)
+    def _ask_in_turn(self, this: Try, turn: "PacedTurn") -> tuple[Try, Answer | None]:
+        """Return the answer of a candidate, and record the end of its turn; the host begins it."""
         try:
             this, answer = self._ask(this)
             usage = None if answer is None or answer.facts is None else answer.facts.usage
@@ -526,11 +528,15 @@ class Fallback:
         finally:
             turn.failed()  # unless it has ended
             self._deadline += turn.waited
-        return this._replace(began=this.began + turn.waited), answer
+        return this, answer
+
+    def _without_wait(self, this: Try, turn: "PacedTurn") -> Try:
+        """Return an attempt without the time for which it waited for its turn."""
+        return this._replace(began=this.began + turn.waited, call=turn.postponed(this.call))
 
     def _waits_for_turn(self, this: Try, failure: Failure) -> bool:
-        """Whether a request that a limit refused is sent again in its turn; that counts as no attempt."""
-        if this.call.turn is None:
+        """Whether a request that a limit refused is sent again in its turn; this does not count as an attempt."""
+        if this.turn is None:
             return False
         self._waits += 1
         wait = failure.retry_after or 0.0
@@ -542,14 +548,14 @@ class Fallback:
 
     def _again(self, failure: Failure, tries: int, others: int, call: Call) -> bool:
         """Wait for the next attempt of the same candidate; return whether there is one."""
-        # A further attempt never takes the last chance of a candidate that was not asked at all.
+        # Retries must leave an attempt for each candidate that was not asked yet.
         if not failure.transient or tries >= self._retries.per_backend:
             return False
         if len(self.attempts) - self._waits + others >= self._max_attempts:
             return False
         now = self._clock()
         if call.first_deadline is not None and now >= call.first_deadline:
-            return False  # it had its time
+            return False  # its share of the time is over
         wait = self._retries.wait(tries, failure.retry_after)
         if now + wait >= self._deadline:
             return False
@@ -594,7 +600,8 @@ class Fallback:
             facts.notices + this.notices,
         )
 
-    def _nobody(self, this: Try) -> Failure:
+    def _unanswered(self, this: Try) -> Failure:
+        """Record an attempt that no plug-in answered."""
         backend = self._backends[this.candidate.backend]
         took = self._clock() - this.began
         error = "its plug-in returned None: not mine"
@@ -604,14 +611,14 @@ class Fallback:
         return Failure()
 
     def _record(self, attempt: Attempt, *, healthy: bool | None) -> None:
-        """Record an attempt; `healthy` is `None` where it does not bear on the backend's health."""
+        """Record an attempt; `healthy` is `None` if it shows nothing about the backend's health."""
         self.attempts.append(attempt)
         if healthy is not None and self._health.breaker is not None:
             self._health.breaker.record(attempt)
         self._host.notify("llm_attempted", request=self.request, attempt=attempt)
 
     def _usage(self, candidate: Candidate, text: str, given: Usage | None) -> Usage:
-        """Return the usage of an answer: the server's, else an estimate; and its cost, if a price is known."""
+        """Return the usage of an answer, or an estimate, with its cost if a price is known."""
         usage = given or Usage(estimated_tokens(self.request.as_text), estimated_tokens(text), None, True)
         if usage.cost is None and self._settings is not None and self._settings.has_prices:
             cost, is_exact = self._settings.cost(self._asked(candidate), usage)
@@ -634,9 +641,9 @@ class Fallback:
 def failure_of(error: BaseException) -> Failure:
     """Classify an exception of a backend.
 
-    A `BackendError` says it itself. Of others, those are transient that Python and requests raise where a
-    connection fails or takes too long, and those that carry an HTTP response (`error.response`, as
-    requests, httpx and the SDKs of services have it) whose status is: 408, 425, 429 or 5xx.
+    A `BackendError` has these facts. Other exceptions are transient if Python or requests raise them for a
+    connection that fails or takes too long, or if they have an HTTP response (`error.response`, as in requests,
+    httpx and the SDKs of services) with one of the statuses 408, 425, 429 and 5xx.
     """
     if isinstance(error, BackendError):
         transient = _attribute(error, "transient") is True
@@ -655,12 +662,12 @@ def failure_of(error: BaseException) -> Failure:
 def _attribute(holder: object, name: str) -> object:
     try:
         return getattr(holder, name, None)
-    except Exception:  # noqa: BLE001 - a plug-in's own class may raise where it is asked: then it says nothing
+    except Exception:  # noqa: BLE001 - a property of a plug-in's class may raise anything
         return None
 
 
 def _is_of_requests(error: BaseException) -> bool:
-    # Not imported: who did not import it cannot have raised its exceptions.
+    # Not imported: a backend that raised one of its exceptions has imported it.
     exceptions = getattr(sys.modules.get("requests"), "exceptions", None)
     kinds = tuple(kind for name in _REQUESTS_CLASSES if isinstance(kind := getattr(exceptions, name, None), type))
     return isinstance(error, kinds)
@@ -671,7 +678,7 @@ def _status(value: object) -> int | None:
 
 
 def _seconds(value: object) -> float | None:
-    """Return what a plug-in gave as a number of seconds, if it is one."""
+    """Return a plug-in's value as a number of seconds, if it is one."""
     return float(value) if isinstance(value, int | float) and 0 <= value < 1e9 and value is not True else None
 
 

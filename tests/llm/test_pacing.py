@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from llm import Cancellation, Request, send_many
+from llm import Cancellation, Request, complete, send_many
 from llm.backends.http._errors import asked_wait, limits_left
 from llm.backends.plugin_sdk import register_backend
 from llm.contributions import RegisteredBackend
@@ -22,7 +22,7 @@ from llm.errors import AuthenticationError, BackendHTTPError, CancelledError
 from llm.host import Host, create_host
 from llm.routing._pacing import Pacer
 from llm.routing.breaker import Cooldowns, enable_state
-from llm.routing.fallback import health_of
+from llm.routing.fallback import RetryPolicy, health_of
 from llm.routing.processes import Processes
 from llm.testing import host_with
 from llm.types import Call
@@ -295,6 +295,22 @@ def test_a_wait_of_hours_ends_a_prompt_and_not_the_batch() -> None:
         failed = next(outcomes).error
     assert failed is not None
     assert "come back tomorrow" in failed.message
+
+
+def test_time_that_a_request_waited_for_its_turn_costs_no_further_attempt() -> None:
+    host = host_with()
+    failures = iter([BackendHTTPError("busy", status=429, retry_after=0.4), BackendHTTPError("broken", status=500)])
+
+    def flaky(prompt: str) -> str:
+        for error in failures:
+            raise error
+        return prompt
+
+    register_backend("flaky", flaky, host=host)
+    retries = RetryPolicy(timeout=0.3, first_wait=0.001, pacer=Pacer())
+    completion = complete(Request("hi", backend="flaky"), host=host, retries=retries)
+    assert [one.status for one in completion.attempts] == [429, 500, None]
+    assert completion.attempts[1].duration < 0.3
 
 
 # --- refused credentials --------------------------------------------------------------------------------------------
