@@ -614,7 +614,7 @@ class Completion:
     def why_unfinished(self) -> str | None:
         """Why the answer is incomplete, in words; `None`: it is complete, or its server reports no reason."""
         reason = (self.finish_reason or "").casefold()
-        if reason in _FINISHED:
+        if is_finished(reason):
             return None
         other = (
             "a filter of the server ended it" if is_filter(reason) else "its server ended it for a reason of its own"
@@ -661,6 +661,11 @@ _FINISHED: Final = frozenset(
     {"", "null", "none", "stop", "stop_sequence", "end_turn", "eos", "eos_token", "end", "done", "finished", "complete"}
     | {"completed", "tool_calls", "tool-calls", "tool_call", "tool_use", "function_call", "finish_reason_unspecified"}
 )
+
+
+def is_finished(reason: str) -> bool:
+    """Whether a `finish_reason` means that the answer is whole."""
+    return reason.casefold() in _FINISHED
 
 
 def is_filter(reason: str) -> bool:

@@ -24,7 +24,7 @@ from llm.errors import (
 )
 from llm.routing import is_served
 from llm.thoughts import CLOSE, OPEN
-from llm.types import Completion, Usage, is_filter
+from llm.types import Completion, Usage, is_filter, is_finished
 
 if TYPE_CHECKING:
     from llm.backends.http._transport import Limits
@@ -313,7 +313,9 @@ class AnswerReader:
             reason = str(reason)  # the number in an enumeration, which a gateway did not translate
         if isinstance(reason, str) and reason:
             shown = reason if reason in _USUAL else self.endpoint.quote(reason)[:40]
-            self.finish_reason = shown or self.finish_reason
+            # Some gateways send a `stop` of their own behind the reason of the server.
+            if is_finished(self.finish_reason or "") or not is_finished(shown):
+                self.finish_reason = shown or self.finish_reason
             if self._limits is not None:  # more facts may come
                 self._limits.await_rest()
 
@@ -604,6 +606,8 @@ class AnswerReader:
 
     def _empty_error(self) -> MalformedResponseError:
         """Return the error for an answer without text."""
+        if self.complaint is not None:
+            return self.failure(self.complaint)
         answered = f"{self.endpoint.label} answered with"
         if self.refusal.strip() or self.finish_reason == "refusal":
             words = f": {self.endpoint.quote(self.refusal)}" if self.refusal.strip() else ""

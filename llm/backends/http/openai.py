@@ -183,8 +183,13 @@ def chat_text(kind: str, document: Any, answer: AnswerReader) -> str:
         if "choices" not in document and document.keys() - _COMMON:
             answer.foreign = answer.foreign or _no_choices(document, answer)
     answer.note_model(document.get("model"))
-    if kind == WHOLE:
-        return _whole_choice(choices, document, answer)
+    text = _whole_choice(choices, document, answer) if kind == WHOLE else _event_choice(choices, document, answer)
+    if choices and not text and is_failure(document):
+        answer.complaint = document
+    return text
+
+
+def _event_choice(choices: Any, document: dict[str, Any], answer: AnswerReader) -> str:
     if not isinstance(choices, list) or not choices:
         return ""  # the usage comes in an event without choices
     choice = _first_choice(choices)

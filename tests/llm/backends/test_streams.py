@@ -169,6 +169,8 @@ def test_half_a_character_that_never_gets_its_other_half_is_replaced() -> None:
     [
         (sse(chunk("a", finish_reason="length")), "length"),
         (sse(chunk("a"), chunk(None, finish_reason="stop"), {"choices": [{"delta": {}}]}), "stop"),
+        (sse(chunk("a", finish_reason="length"), chunk(None, finish_reason="stop")), "length"),
+        (sse(chunk("a", finish_reason="null"), chunk(None, finish_reason="length")), "length"),
         (sse(chunk("a")), None),
         (sse(chunk("a", finish_reason={"no": "word"})), None),
         (b'{"choices": [{"message": {"content": "a"}, "finish_reason": "length"}]}', "length"),

@@ -115,7 +115,11 @@ def test_a_failure_keeps_its_reason(signal: str, text: str) -> None:
 @pytest.mark.parametrize("text", ["", "Half of"])
 def test_an_answer_that_ends_with_an_error_may_pass(word: str, text: str) -> None:
     whole = json.dumps({"choices": [{"message": {"content": text}, "finish_reason": word}]})
-    for came, error in (read(piece(text, word) + DONE), read(whole)):
+    for came, error in (
+        read(piece(text, word) + DONE),
+        read(piece(text, word) + piece("", "stop") + DONE),
+        read(whole),
+    ):
         assert came == text
         assert isinstance(error, BackendError)
         assert (error.message, error.transient) == ("Service ended its answer with an error in the middle", True)
@@ -534,6 +538,24 @@ def test_a_failure_beside_the_usual_places(told: Any, words: str, status: int | 
     assert came == text
     assert isinstance(failure, BackendError)
     assert (words in failure.message, failure.status) == (True, status)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        {"success": False, "message": "insufficient balance"},
+        {"code": 402, "message": "insufficient balance"},
+    ],
+)
+@pytest.mark.parametrize("reason", [None, "stop"])
+def test_a_failure_beside_a_choice_without_text(told: dict[str, Any], reason: str | None) -> None:
+    choice = {"index": 0, "delta": {"content": ""}, "message": {"content": ""}, "finish_reason": reason}
+    document = json.dumps({"choices": [choice], **told})
+    for body in (document, f"data: {document}\n\n{DONE}"):
+        came, failure = read(body)
+        assert isinstance(failure, BackendError)
+        assert (came, "insufficient balance" in failure.message) == ("", True)
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "content_filter: SAFETY", "guardrail_intervened", "BLOCKLIST"])
