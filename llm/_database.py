@@ -250,7 +250,7 @@ class Database:
         name = f"{self.path}.damaged"
         try:
             with locked(self.path):
-                if not self._is_sound():
+                if not is_sound(self.path):
                     for suffix in _BESIDE:  # first: a new file must not get what they hold
                         with suppress(FileNotFoundError):
                             os.replace(f"{self.path}{suffix}", f"{name}{suffix}")
@@ -261,18 +261,20 @@ class Database:
             )
         return DamagedError(errno.EIO, f"it was damaged ({error}), and is kept as {name}", self.path)
 
-    def _is_sound(self) -> bool:
-        import sqlite3
 
+def is_sound(path: str) -> bool:
+    """Whether a file that is there is an SQLite database without damage."""
+    import sqlite3
+
+    try:
+        connection = sqlite3.connect(path, timeout=PATIENCE)
         try:
-            connection = sqlite3.connect(self.path, timeout=PATIENCE)
-            try:
-                found: list[tuple[str]] = connection.execute("PRAGMA quick_check").fetchall()
-            finally:
-                connection.close()
-        except (sqlite3.Error, UnicodeDecodeError):
-            return False
-        return found == [("ok",)]
+            found: list[tuple[str]] = connection.execute("PRAGMA quick_check").fetchall()
+        finally:
+            connection.close()
+    except (sqlite3.Error, UnicodeDecodeError):
+        return False
+    return found == [("ok",)]
 
 
 #: Connections that a fork left here. To close one here would break it there, and so would to forget it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from llm import DISTRIBUTION
-from llm.errors import ConfigError, PluginLoadError, UnknownNameError
+from llm.errors import ConfigError, D0ttinoError, PluginLoadError, UnknownNameError
 from llm.hooks._entrypoints import VARIABLE
 from llm.hooks._guard import ProblemKind
 from scripts.cli.base import Command, current_host
@@ -63,6 +63,7 @@ def examine(host: "Host") -> list[Diagnosis]:
         "configuration": configuration,
         "directories": directories,
         "caches": caches,  # before those that repair a damaged cache by using it
+        "records": records,
         "leftovers": left_behind,
         "installed before": installed_before,
         "guardrails": guardrails,
@@ -70,7 +71,10 @@ def examine(host: "Host") -> list[Diagnosis]:
     }
     diagnoses: list[Diagnosis] = []
     for name, check in checks.items():
-        found = [Diagnosis(name, False, message, fixes) for message, fixes in check(host)]
+        try:
+            found = [Diagnosis(name, False, message, fixes) for message, fixes in check(host)]
+        except (OSError, D0ttinoError) as error:  # of a directory that cannot be entered: the other checks go on
+            found = [Diagnosis(name, False, f"this cannot be checked: {_reason(error)}", (_access_command(error),))]
         diagnoses.extend(found or [Diagnosis(name, True, "nothing wrong")])
     return diagnoses
 
@@ -251,10 +255,28 @@ def configuration(host: "Host") -> Iterator[Fault]:
             yield f"{key} is {name!r}, which needs {needs}", fixes
 
 
+def _reason(error: OSError | D0ttinoError) -> str:
+    if isinstance(error, D0ttinoError):
+        return error.message
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
+def _access_command(error: OSError | D0ttinoError) -> str:
+    """Return the command that lets this user enter the directory of an error."""
+    cause = error.__cause__ if isinstance(error, D0ttinoError) else error
+    path = Path(str(getattr(cause, "filename", None) or Path.home()))
+    closed = (one for one in (*reversed(path.parents), path) if not os.access(one, os.R_OK | os.X_OK))
+    return f"chmod u+rwx {_quote(next(closed, path))}"
+
+
+def _rename_command(file: str) -> str:
+    return f"mv {_quote(file)} {_quote(file + '.old')}"
+
+
 def _readable(file: str) -> str | None:
     """Return the command that makes a file readable; `None` if it is, or does not exist."""
     if os.path.lexists(file) and not os.path.isfile(file):
-        return f"mv {_quote(file)} {_quote(file + '.old')}"
+        return _rename_command(file)
     return f"chmod u+r {_quote(file)}" if os.path.isfile(file) and not os.access(file, os.R_OK) else None
 
 
@@ -275,8 +297,7 @@ def directories(_host: "Host") -> Iterator[Fault]:
         existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
         what = f"nothing can be written to {place}, so that plug-ins and registries are not remembered"
         if not existing.is_dir():
-            moved = f"mv {_quote(existing)} {_quote(existing.with_name(existing.name + '.old'))}"
-            yield f"{what}: {existing} is not a directory", (moved, "export LLM_NO_CACHE=1")
+            yield f"{what}: {existing} is not a directory", (_rename_command(str(existing)), "export LLM_NO_CACHE=1")
             return
         try:
             with tempfile.TemporaryFile(dir=existing):
@@ -289,7 +310,7 @@ def directories(_host: "Host") -> Iterator[Fault]:
 def _make_own(path: str, kind: str) -> str:
     """Return the command that makes a file or directory private, or replaces it."""
     if os.path.islink(path):
-        return f"mv {_quote(path)} {_quote(path + '.old')}"
+        return _rename_command(path)
     is_own = os.stat(path).st_uid == os.geteuid()
     return f"chmod go-w {_quote(path)}" if is_own else f"export XDG_{kind.upper()}_HOME=..."
 
@@ -312,6 +333,29 @@ def caches(host: "Host") -> Iterator[Fault]:
         except (OSError, RegistryError) as error:
             reason = error.strerror if isinstance(error, OSError) else error.message
             yield f"{copy}, the copy of a registry, cannot be used: {reason}", (_remove(copy),)
+
+
+def records(_host: "Host") -> Iterator[Fault]:
+    """Check that stored keys, and the records of conversations, usage and runs, can be read."""
+    from llm import _keys
+    from llm._database import is_sound, state_path
+    from llm.conversations import log_path
+    from scripts.steps.records import RunRecordError, stored_runs
+
+    for database in (log_path(), state_path()):
+        if os.path.lexists(database) and (_readable(database) or not is_sound(database)):
+            yield f"{database} is damaged, or cannot be read", (_readable(database) or _rename_command(database),)
+    try:
+        _keys.check_store()
+    except ConfigError as error:
+        path = _keys.path()
+        private = f"chmod 600 {_quote(path)}" if os.stat(path).st_mode & 0o077 else None
+        yield error.message, (_readable(path) or private or _rename_command(path),)
+    faults: list[RunRecordError] = []
+    for _ in stored_runs(faults.append):
+        pass
+    for fault in faults:
+        yield fault.message, (_readable(fault.path) or _rename_command(fault.path),)
 
 
 def _in_line(message: str, hint: str | None) -> str:

@@ -255,9 +255,10 @@ _DEFAULTS: Final[dict[str, Any]] = {"env": {}, "withheld_env": [], "keep_env": [
 
 
 class RunRecordError(UsageError):
-    """A record of a run cannot be used."""
+    """A record of a run cannot be used; `path` is its file."""
 
     def __init__(self, path: str, why: str) -> None:
+        self.path = path
         super().__init__(f"the record {path} cannot be used: {why}", hint="`ai-cli runs` lists the others; delete it")
 
 

@@ -83,7 +83,7 @@ def test_a_server_that_was_added_after_the_manifests_were_recorded_is_no_fault()
 def test_a_sound_installation_is_status_0_and_all_checks_are_listed(host: Host) -> None:
     result = doctor(host)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert len(result.stdout.splitlines()) == 10
+    assert len(result.stdout.splitlines()) == 11
     assert all(line.startswith("ok ") for line in result.stdout.splitlines())
     findings = json.loads(doctor(host, "--json").stdout)
     assert {"check": "caches", "ok": True, "message": "nothing wrong", "fixes": []} in findings
@@ -411,6 +411,51 @@ def test_a_file_stands_where_a_directory_belongs(host: Host, cache: Path, place:
     shell(fault["fixes"][0])
     assert faults(host) == []
     (path.parent / f"{path.name}.old").unlink()
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        (".local/state/d0ttino/conversations.db", "SQLite format 3\0, and no more"),
+        (".local/state/d0ttino/state.db", "?" * 9_999),
+        (".local/state/d0ttino/runs/20260101-000000-0000.jsonl", "?"),
+        (".config/d0ttino/keys.json", '{"openrouter": "half of'),
+    ],
+)
+def test_a_record_that_is_damaged(host: Host, path: str, content: str) -> None:
+    file = Path.home() / path
+    file.parent.mkdir(mode=0o700, parents=True)
+    file.write_text(content, encoding="utf-8")
+    file.chmod(0o600)
+    (found,) = faults(host)
+    assert (found["check"], str(file) in found["message"]) == ("records", True)
+    shell(found["fixes"][0])
+    assert faults(host) == []
+    assert file.with_name(f"{file.name}.old").read_text(encoding="utf-8") == content
+
+
+def test_keys_that_others_can_read(host: Host) -> None:
+    file = Path.home() / ".config/d0ttino/keys.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}", encoding="utf-8")
+    file.chmod(0o644)
+    (found,) = faults(host)
+    shell(found["fixes"][0])
+    assert faults(host) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="this user may enter any directory")
+def test_a_directory_that_cannot_be_entered_keeps_no_other_check_from_its_work(host: Host, cache: Path) -> None:
+    cache.chmod(0)
+    try:
+        result = doctor(host, "--json")
+    finally:
+        cache.chmod(0o700)
+    found = json.loads(result.stdout)
+    assert {"plug-ins", "configuration", "records", "guardrails", "installer"} <= {
+        finding["check"] for finding in found
+    }
+    assert any(f"chmod u+rwx {cache}" in finding["fixes"] for finding in found)
 
 
 def test_a_link_to_nowhere_is_found(host: Host, cache: Path) -> None:

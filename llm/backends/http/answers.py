@@ -604,7 +604,7 @@ class AnswerReader:
             return text
         return self._characters.decode(text.encode("utf-16-le", "surrogatepass"))
 
-    def _empty_error(self) -> MalformedResponseError:
+    def _empty_error(self) -> BackendError:
         """Return the error for an answer without text."""
         if self.complaint is not None:
             return self.failure(self.complaint)
