@@ -360,11 +360,11 @@ _START_FILES: Final = {
 @click.option("--install", is_flag=True, help="Install it for each new shell.")
 def completion(shell: str, install: bool) -> None:
     """Print the script with which SHELL completes commands, options and names of `ai-cli`."""
-    script = "\n".join(_script(shell, program) for program in ("ai-cli", "ai"))
+    scripts = {program: _script(shell, program) for program in ("ai-cli", "ai")}
     if not install:
-        print_text(script)
+        print_text("\n".join(scripts.values()))
         return
-    for path in _install(shell, script):
+    for path in _install(shell, scripts):
         print_message(f"written: {path}")
     print_message("it works in each new shell")
 
@@ -384,19 +384,21 @@ def variable_of(program: str) -> str:
     return f"_{program.replace('-', '_').upper()}_COMPLETE"
 
 
-def _install(shell: str, script: str) -> list[str]:
-    """Write the script of a shell, let its start file read it, and return the files that were written."""
+def _install(shell: str, scripts: Mapping[str, str]) -> list[str]:
+    """Write the scripts of a shell, let it read them when it starts, and return the files that were written."""
     from llm._state import read_named, user_dir, write_atomically
 
-    if shell == "fish":
+    if shell == "fish":  # it reads the file that has the name of a program
         place = os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "fish/completions")
-        path = os.path.join(place, "ai-cli.fish")
+        files = {os.path.join(place, f"{program}.fish"): script for program, script in scripts.items()}
     else:
-        path = os.path.join(user_dir("config"), f"completion.{shell}")
-    written = [path]
+        files = {os.path.join(user_dir("config"), f"completion.{shell}"): "\n".join(scripts.values())}
+    written = list(files)
+    path = written[0]
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_atomically(path, script.encode())
+        for file, script in files.items():
+            write_atomically(file, script.encode())
         if shell in _START_FILES:
             import shlex
 
@@ -405,8 +407,8 @@ def _install(shell: str, script: str) -> list[str]:
             start, line = os.path.expanduser(start), line.format(script=shlex.quote(path))
             content = read_named(start).decode(errors="surrogateescape") if os.path.exists(start) else ""
             if line not in content.splitlines():
-                with open(start, "a", encoding="utf-8") as file:
-                    file.write(("" if not content or content.endswith("\n") else "\n") + line + "\n")
+                with open(start, "a", encoding="utf-8") as stream:
+                    stream.write(("" if not content or content.endswith("\n") else "\n") + line + "\n")
                 written.append(start)
     except OSError as error:
         raise D0ttinoError(f"cannot write {error.filename or path}: {error.strerror or error}") from error

@@ -274,7 +274,7 @@ def send(
         request = replace(request, metadata={**request.metadata, "thoughts": True})
     shape = schema_of(schema, filled)
     if shape is not None:
-        _print_checked(request, shape, host, as_json=as_json)
+        _print_checked(request, shape, host, as_json=as_json, raw=raw)
     elif not as_json and (sys.stdout.isatty() if stream is None else stream):
         show(request, host, TextAnswer(raw=raw), note_if_whole=stream is True)
     else:
@@ -404,7 +404,7 @@ def schema_of(given: str | None, template: "Template | None") -> dict[str, Any] 
     return read_schema(given)
 
 
-def _print_checked(request: "Request", schema: dict[str, Any], host: "Host", *, as_json: bool) -> None:
+def _print_checked(request: "Request", schema: dict[str, Any], host: "Host", *, as_json: bool, raw: bool) -> None:
     """Ask for an answer that matches a schema, and print it."""
     from llm.routing.schema import by_schema, complete_checked
 
@@ -419,7 +419,7 @@ def _print_checked(request: "Request", schema: dict[str, Any], host: "Host", *, 
         data = json.loads(completion.text)
         print_answer({**clean(completion.to_json()), "text": completion.text, "data": data})
     else:
-        print_text(completion.text)
+        print_text(completion.text, raw=raw)
 
 
 def _without_thoughts(text: str) -> str:

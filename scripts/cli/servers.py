@@ -169,7 +169,8 @@ def on_this_machine(ports: Iterable[int] = ()) -> list[dict[str, Any]]:
         if models is not None:
             address = f"http://127.0.0.1:{port}/v1"
             known = configured.get(address) or configured.get(address.replace("127.0.0.1", "localhost"))
-            name = known or _DEFAULT_PORTS.get(port, f"local{port}")
+            default = _DEFAULT_PORTS.get(port, "local")
+            name = known or (f"{default}{port}" if default in {"local", *configured.values()} else default)
             rows.append({"name": name, "base_url": address, "models": models, "configured": known is not None})
     return rows
 
@@ -466,9 +467,12 @@ def _address(given: str) -> str:
 
 
 def _name(given: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given.strip()) is None:
+    name = given.strip()
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
         raise click.UsageError("a name has letters, digits, '.', '_' and '-'")
-    return given.strip()
+    if name in load_settings().servers:
+        raise click.UsageError(f"there is a server named {name!r}")
+    return name
 
 
 def _ask_key(choice: _Choice) -> str:

@@ -312,6 +312,20 @@ def test_bash_completes_with_the_installed_script(tmp_path: Path) -> None:
     shell.close(force=True)
 
 
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("fish") is None, reason="NOT TESTED: there is no fish")
+@pytest.mark.parametrize(("line", "found"), [("ai-cli doct", "doctor"), ("ai --no-c", "--no-cooldown")])
+def test_fish_completes_each_program_in_a_new_shell(tmp_path: Path, line: str, found: str) -> None:
+    for name, function in (("ai-cli", "main"), ("ai", "main_send")):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "from scripts.ai_cli import *; {function}()" "$@"\n')
+        program.chmod(0o755)
+    assert run("completion", "fish", "--install").exit_code == 0
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["fish", "-c", f"complete -C '{line}'"], env=environment, capture_output=True, text=True)
+    assert found in done.stdout.split()
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_of_each_shell(shell: str) -> None:
     script = run("completion", shell).stdout
@@ -421,6 +435,23 @@ def test_init_ends_with_an_answer() -> None:
     assert server.requests[0].json()["model"] == "tiny"
     assert "top-secret" not in config_file().read_text()
     assert json.loads(run("config", "show", "--json").stdout)[0]["value"] == "mine"
+
+
+@pytest.mark.e2e
+def test_init_replaces_no_server() -> None:
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text('[servers.mine]\nbase_url = "http://h/v1"\n')
+    terminal = Terminal("init", env={"TERM": "dumb"})
+    before = terminal.expect("Number [1]: ")
+    number = next(line for line in before.splitlines() if "by its address" in line).split(".")[0].strip()
+    terminal.type(f"{number}\n")
+    terminal.expect("Address, up to and with /v1: ")
+    terminal.type("http://127.0.0.1:9/v1\n")
+    terminal.expect("Name for it [server]: ")
+    terminal.type("mine\n")
+    terminal.expect("there is a server named 'mine'")
+    terminal.expect("Name for it [server]: ")
+    terminal.child.close(force=True)
 
 
 @pytest.mark.e2e

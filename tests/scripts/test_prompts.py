@@ -387,12 +387,19 @@ def test_thoughts_in_fields_of_their_own(streamed: str, host: Host, monkeypatch:
             assert result.stdout == shown
 
 
-def test_raw_answers_are_printed_as_they_are_on_a_terminal() -> None:
-    with FaultServer(http_answer({"choices": [{"message": {"content": "\x1b[1mbold"}}]})) as server:
-        for option, shown in (([], "\\x1b[1mbold\r\n"), (["--raw"], "\x1b[1mbold\r\n")):
+@pytest.mark.parametrize(
+    ("answer", "options", "escaped"),
+    [
+        ("\x1b[1mbold", ["--no-stream"], "\\x1b[1mbold"),
+        ('{"name": "\u202e"}', ["--schema", "name"], '{"name": "\\u202e"}'),
+    ],
+)
+def test_raw_answers_are_printed_as_they_are_on_a_terminal(answer: str, options: list[str], escaped: str) -> None:
+    with FaultServer(http_answer({"choices": [{"message": {"content": answer}}]})) as server:
+        for option, shown in (([], f"{escaped}\r\n"), (["--raw"], f"{answer}\r\n")):
             child = pexpect.spawn(
                 AI_CLI[0],
-                [*AI_CLI[1:], "send", "-b", "mindbridge", "--no-stream", *option, "hi"],
+                [*AI_CLI[1:], "send", "-b", "mindbridge", *options, *option, "hi"],
                 env={**os.environ, "MINDBRIDGE_BASE_URL": server.url},
                 encoding="utf-8",
                 timeout=60,

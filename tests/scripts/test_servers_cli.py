@@ -136,6 +136,16 @@ def test_find_looks_at_this_machine_alone(run: Run, monkeypatch: pytest.MonkeyPa
     assert proxy.requests == []
 
 
+def test_a_server_that_is_found_gets_a_name_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultServer(MODELS) as server:
+        port = int(server.host.rpartition(":")[2])
+        monkeypatch.setattr("scripts.cli.servers._DEFAULT_PORTS", {port: "ollama"})
+        find = ("servers", "find", "--port", str(port), "--json")
+        assert json.loads(run(*find).stdout)[0]["name"] == "ollama"
+        run("servers", "add", "ollama", "http://elsewhere.example/v1")
+        assert json.loads(run(*find).stdout)[0]["name"] == f"ollama{port}"
+
+
 def test_models_are_cached_and_the_cache_serves_when_the_server_is_gone(run: Run) -> None:
     with FaultServer(MODELS) as server:
         run("servers", "add", "one", server.url)
