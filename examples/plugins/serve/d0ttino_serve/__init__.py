@@ -41,7 +41,7 @@ def serve(ctx: click.Context, address: str, port: int, no_token: bool) -> None:
     if no_token and address not in LOOPBACK:
         raise UsageError(f"--no-token would let everybody who reaches {address} spend your money", hint="leave it out")
     host = current_host(ctx)
-    enable_state(host)  # the ledger, and backends that are set aside, as with `ai-cli send`
+    enable_state(host)  # usage is recorded, and failing backends are set aside, as with `ai-cli send`
     known = os.environ.get(TOKEN, "").strip() or host.key("serve")
     token = None if no_token else known or secrets.token_urlsafe(24)
     try:
@@ -51,7 +51,7 @@ def serve(ctx: click.Context, address: str, port: int, no_token: bool) -> None:
     shown = f"[{address}]" if ":" in address else address
     print_message(f"serving at http://{shown}:{listener.getsockname()[1]}/v1; Ctrl-C ends it")
     if token is not None and not known:
-        click.echo(f"OPENAI_API_KEY={token}", err=True)  # it is new, and meant to be seen
+        click.echo(f"OPENAI_API_KEY={token}", err=True)  # not by `print_message`, which would mask it
     app = make_app(host, token)
 
     class Server(uvicorn.Server):

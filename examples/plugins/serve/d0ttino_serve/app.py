@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -28,113 +28,133 @@ from llm.router import NoAnswerError, NoCandidateError
 from llm.thoughts import ThoughtFilter, shown_of
 from scripts.plugin_sdk import clean
 
+#: The longest body of a request, in bytes.
 MOST = 32 * 2**20
 
-#: Members of a body that go to the backend as they are.
+#: Members of a body that become options of the request.
 OPTIONS = frozenset(
     {"temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "presence_penalty", "user"}
     | {"frequency_penalty", "logit_bias", "reasoning_effort"}
 )
-#: Those that ask for what there is not. To leave them out in silence would be a wrong answer.
+#: Members that are refused: an answer that ignores them would be wrong.
 UNSUPPORTED = ("tools", "functions", "audio", "logprobs")
+
+#: The names of this machine, for clients without a token. The last one is `[::1]:8080` up to its first colon.
+LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]", "["]
 
 
 def make_app(host: Host, token: str | None) -> Starlette:
-    """Return the application.
+    """Return the application; its `state.end` ends the answers under way.
 
     Args:
         host: its plug-ins answer.
-        token: what clients have to send; `None`: nothing, and only clients that name this machine are answered, so
-            that no page in a browser gets in by a name of its own.
+        token: the token that clients have to send; `None`: none, but their requests have to name this machine as the
+            host, so that no page in a browser gets in by a name of its own.
     """
-    api = Api(host, token)
+    api = API(host, token)
     routes = [
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/models", api.models),
         Route("/v1/models/{name:path}", api.model),
     ]
-    names = ["127.0.0.1", "localhost", "[::1]", "["]  # the last: where `[::1]:8080` is cut at its first colon
-    guard = [] if token is not None else [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]
-    app = Starlette(routes=routes, middleware=guard, exception_handlers={404: api.missing, 405: api.missing})
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES, www_redirect=False)]
+    handlers: dict[Any, Callable[..., Any]] = {404: api.not_found, 405: api.not_found, APIError: api.failed}
+    app = Starlette(routes=routes, middleware=middleware if token is None else [], exception_handlers=handlers)
     app.state.end = api.end
     return app
 
 
-class Api:
+class API:
     """The endpoints."""
 
     def __init__(self, host: Host, token: str | None) -> None:
         self._host = host
         self._token = token
-        self._at_work: set[Work] = set()
+        self._active: set[Work] = set()
 
     def end(self) -> None:
         """End the answers under way: the server stops."""
-        for work in tuple(self._at_work):
+        for work in tuple(self._active):
             work.put(StoppingError("the server stops"))
             work.stop("the server stops")
 
     async def chat(self, http: HTTPRequest) -> Response:
         """Answer a conversation: whole, or in pieces as they come."""
+        body = await self._body(http)
         try:
-            body = await self._body(http)
             request = request_of(body, self._host)
-        except RefusedError as refused:
-            return refused.response
         except UsageError as error:
-            return self._failed(error)
-        cancellation = Cancellation()
-        answer = self._streamed if body.get("stream") else self._whole
-        work = Work(answer(request, cancellation), cancellation)
-        self._at_work.add(work)
+            raise self._api_error(error) from error
+        produce = self._pieces if body.get("stream") else self._whole
+        work = Work(lambda cancellation: produce(request, cancellation), self._active)
         try:
-            return await self._answered(work, http, body)
-        finally:
-            self._at_work.discard(work)
-
-    async def _answered(self, work: "Work", http: HTTPRequest, body: dict[str, Any]) -> Response:
-        first = await work.next_unless_gone(http)
+            first = await work.next_unless_gone(http)
+        except Exception as error:
+            raise self._api_error(error) from error
         if first is None:
             return Response(status_code=499)
-        if isinstance(first, BaseException):
-            return self._failed(first)
         name = str(body.get("model") or "auto")
         if isinstance(first, Completion):
-            answer = chat_completion(replace(first, text=shown_of(first.text)), name) | {"d0ttino": self._about(first)}
-            return JSONResponse(answer, headers=headers_of(first.backend, first))
+            answer = chat_completion(replace(first, text=shown_of(first.text)), name)
+            return JSONResponse({**answer, "d0ttino": self._facts(first)}, headers=headers_of(first.backend, first))
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        events = self._events(work, name, usage)
-        return StreamingResponse(events, media_type="text/event-stream", headers=first)
+        return StreamingResponse(self._events(work, name, usage), media_type="text/event-stream", headers=first)
+
+    async def models(self, http: HTTPRequest) -> Response:
+        """List the values of `model`: backends, and the models that they declare."""
+        self._check_token(http)
+        return JSONResponse({"object": "list", "data": self._models()})
+
+    async def model(self, http: HTTPRequest) -> Response:
+        """Describe one of them."""
+        self._check_token(http)
+        name = http.path_params["name"]
+        for model in self._models():
+            if model["id"] == name:
+                return JSONResponse(model)
+        raise APIError(404, f"there is no model {name!r}", "model_not_found")
+
+    async def not_found(self, http: HTTPRequest, error: Exception) -> Response:
+        """Answer for a path or a method that does not exist."""
+        status = getattr(error, "status_code", 404)
+        message = f"there is no {http.method} {http.url.path}; see /v1/models, /v1/chat/completions"
+        return JSONResponse(APIError(status, message).body, status)
+
+    async def failed(self, _http: HTTPRequest, error: "APIError") -> Response:
+        """Answer for a request that failed."""
+        # The host has tried again already: a client that does so as well multiplies the requests.
+        headers = {"x-should-retry": "false"} | ({"WWW-Authenticate": "Bearer"} if error.status == 401 else {})
+        return JSONResponse(error.body, error.status, headers)
+
+    def _check_token(self, http: HTTPRequest) -> None:
+        if self._token is None:
+            return
+        scheme, _, given = http.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
+            raise APIError(401, "the token is missing, or wrong", "invalid_api_key")
 
     async def _body(self, http: HTTPRequest) -> dict[str, Any]:
-        """Return the body of a request that may be answered.
-
-        Raises:
-            RefusedError: it may not.
-        """
-        response = self._refused(http)
-        if response is not None:
-            raise RefusedError(response)
+        self._check_token(http)
         if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            # A page in a browser may post text to any site without asking it first.
-            raise RefusedError(failure(415, "send the body as application/json"))
+            # A browser lets every page post plain text to any site.
+            raise APIError(415, "send the body as application/json")
         content = bytearray()
         async for chunk in http.stream():
             content += chunk
             if len(content) > MOST:
-                raise RefusedError(failure(413, f"the body is longer than {MOST} bytes"))
+                raise APIError(413, f"the body is longer than {MOST} bytes")
         try:
             body = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise RefusedError(failure(400, f"the body is not JSON: {error}")) from error
+            raise APIError(400, f"the body is not JSON: {error}") from error
         if not isinstance(body, dict):
-            raise RefusedError(failure(400, "the body must be an object with messages"))
+            raise APIError(400, "the body must be an object with messages")
         return body
 
     def _whole(self, request: Request, cancellation: Cancellation) -> Generator[Any, None, None]:
         yield complete(request, host=self._host, cancellation=cancellation)
 
-    def _streamed(self, request: Request, cancellation: Cancellation) -> Generator[Any, None, None]:
+    def _pieces(self, request: Request, cancellation: Cancellation) -> Generator[Any, None, None]:
         """Yield the headers, the texts and at last the completion."""
         answer = stream(request, host=self._host, cancellation=cancellation)
         thoughts, begun = ThoughtFilter(), False
@@ -159,37 +179,19 @@ class Api:
             choice = {"index": 0, "delta": delta, "finish_reason": reason}
             return f"data: {json.dumps({**head, 'choices': [choice], **more})}\n\n"
 
-        self._at_work.add(work)
         try:
             yield event({"role": "assistant", "content": ""})
-            while True:
-                item = await work.next()
-                if isinstance(item, str):
-                    if item:
-                        yield event({"content": item})
-                    continue
-                if isinstance(item, BaseException):
-                    yield f"data: {json.dumps(self._error(item)[1])}\n\n"
-                    return
-                yield event({}, finish_reason(item), d0ttino=self._about(item))
-                if usage:
-                    yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage_json(item)})}\n\n"
-                yield "data: [DONE]\n\n"
-                return
+            while isinstance(item := await work.next(), str):
+                if item:
+                    yield event({"content": item})
+            yield event({}, finish_reason(item), d0ttino=self._facts(item))
+            if usage:
+                yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage_json(item)})}\n\n"
+            yield "data: [DONE]\n\n"
+        except Exception as error:  # noqa: BLE001 - the client gets it
+            yield f"data: {json.dumps(self._api_error(error).body)}\n\n"
         finally:
-            self._at_work.discard(work)
             work.stop()
-
-    async def models(self, http: HTTPRequest) -> Response:
-        """List what `model` may be: backends, and their models where they tell."""
-        return self._refused(http) or JSONResponse({"object": "list", "data": self._models()})
-
-    async def model(self, http: HTTPRequest) -> Response:
-        """Describe one of them."""
-        name = http.path_params["name"]
-        found = [one for one in self._models() if one["id"] == name]
-        missing = failure(404, f"there is no model {name!r}", code="model_not_found")
-        return self._refused(http) or (JSONResponse(found[0]) if found else missing)
 
     def _models(self) -> list[dict[str, Any]]:
         ready = [one for one in self._host.backends().active if one.is_ready(os.environ)]
@@ -197,76 +199,67 @@ class Api:
         own = {"id": "auto", "object": "model", "created": 0, "owned_by": "d0ttino"}
         return [own, *({**own, "id": name, "owned_by": one.origin.distribution or "d0ttino"} for one, name in names)]
 
-    async def missing(self, http: HTTPRequest, error: Exception) -> Response:
-        """Answer what is not there as OpenAI does, in JSON."""
-        status = getattr(error, "status_code", 404)
-        return failure(status, f"there is no {http.method} {http.url.path}; see /v1/models, /v1/chat/completions")
-
-    def _refused(self, http: HTTPRequest) -> Response | None:
-        if self._token is None:
-            return None
-        kind, _, given = http.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token.encode()):
-            return None
-        answer = failure(401, "the token is missing, or wrong", code="invalid_api_key")
-        answer.headers["WWW-Authenticate"] = "Bearer"
-        return answer
-
-    def _error(self, error: BaseException) -> tuple[int, dict[str, Any]]:
-        """Return status and body for an error, without secrets."""
-        words = error.message if isinstance(error, D0ttinoError) else f"{type(error).__name__}: {error}"
-        hint = getattr(error, "hint", None)
-        status, code = 500, None
-        if isinstance(error, UnknownNameError):
-            status, code = 404, "model_not_found"
-        elif isinstance(error, NoCandidateError | StoppingError):
-            status = 503
-        elif isinstance(error, ConfigError):
-            status = 500
-        elif isinstance(error, UsageError):
-            status = 400
-        elif isinstance(error, NoAnswerError):
-            last = error.attempts[-1]
-            too_long = last.error_type == "ContextTooLongError"
-            status = (
-                429 if last.status == 429 else 400 if too_long else 504 if "Timeout" in str(last.error_type) else 502
-            )
-            code = "context_length_exceeded" if too_long else None
-        attempts = [attempt.to_json() for attempt in getattr(error, "attempts", ())]
-        body = error_json(status, f"{words} ({hint})" if hint else words, code) | {"d0ttino": {"attempts": attempts}}
-        return status, clean(body, self._host.redactor())
-
-    def _about(self, completion: Completion) -> dict[str, Any]:
-        """Return who answered, and who did not, without secrets."""
+    def _facts(self, completion: Completion) -> dict[str, Any]:
+        """Return the backend that answered and all attempts, without secrets."""
         known = {key: value for key, value in completion.to_json().items() if key not in {"text", "usage"}}
         return dict(clean(known, self._host.redactor()))
 
-    def _failed(self, error: BaseException) -> Response:
-        status, body = self._error(error)
-        # What can be tried again was: a client that does the same multiplies it.
-        return JSONResponse(body, status, headers={"x-should-retry": "false"})
+    def _api_error(self, error: BaseException) -> "APIError":
+        """Return an error as OpenAI's interface has it, without secrets."""
+        message = error.message if isinstance(error, D0ttinoError) else f"{type(error).__name__}: {error}"
+        hint = getattr(error, "hint", None)
+        attempts = [attempt.to_json() for attempt in getattr(error, "attempts", ())]
+        status, code = status_of(error)
+        found = APIError(status, f"{message} ({hint})" if hint else message, code)
+        found.body = clean({**found.body, "d0ttino": {"attempts": attempts}}, self._host.redactor())
+        return found
 
 
 class StoppingError(D0ttinoError):
     """The server stops while a client waits."""
 
 
-class RefusedError(Exception):
-    """A request is not answered, but with this response."""
+class APIError(Exception):
+    """An error as OpenAI's interface has it."""
 
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status_code)
-        self.response = response
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        self.body: dict[str, Any] = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def status_of(error: BaseException) -> tuple[int, str | None]:
+    """Return the HTTP status of an error, and OpenAI's code for it."""
+    if isinstance(error, UnknownNameError):
+        return 404, "model_not_found"
+    if isinstance(error, NoCandidateError | StoppingError):
+        return 503, None
+    if isinstance(error, NoAnswerError):
+        last = error.attempts[-1]
+        if last.status == 429:
+            return 429, None
+        if last.error_type == "ContextTooLongError":
+            return 400, "context_length_exceeded"
+        return (504 if "Timeout" in str(last.error_type) else 502), None
+    return (400 if isinstance(error, UsageError) and not isinstance(error, ConfigError) else 500), None
 
 
 class Work:
-    """An iterator that a thread reads, because backends wait. One that hangs does not keep the program from ending."""
+    """A generator that a thread of its own reads, as backends block. One that hangs does not keep the server alive.
 
-    def __init__(self, items: Generator[Any, None, None], cancellation: Cancellation) -> None:
-        self._items = items
-        self._cancellation = cancellation
+    Args:
+        produce: returns the generator, whose request the cancellation ends.
+        active: the work under way, to which this one is added until its thread ends.
+    """
+
+    def __init__(self, produce: Callable[[Cancellation], Generator[Any, None, None]], active: "set[Work]") -> None:
+        self._cancellation = Cancellation()
+        self._items = produce(self._cancellation)
+        self._active = active
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
+        active.add(self)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -275,22 +268,28 @@ class Work:
                 self.put(item)
                 if self._cancellation.cancelled:
                     break
-        except BaseException as error:  # noqa: BLE001 - it is answered
+        except Exception as error:  # noqa: BLE001 - the client gets it
             self.put(error)
+        except BaseException as error:  # noqa: BLE001 - raised in the event loop, it would end the server
+            self.put(RuntimeError(f"{type(error).__name__} in a plug-in"))
         finally:
-            self._items.close()  # what it reads is closed as well
+            self._items.close()  # and with it the answer that it reads
+            self._active.discard(self)
 
     def put(self, item: Any) -> None:
-        """Have an item, or an exception in its place, returned next; any thread may do that."""
+        """Have `next` return an item, or raise an exception; any thread may call this."""
         with suppress(RuntimeError):  # the server has ended
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
     async def next(self) -> Any:
-        """Return the next item, or the exception in its place."""
-        return await self._queue.get()
+        """Return the next item, or raise what the generator raised."""
+        item = await self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     async def next_unless_gone(self, http: HTTPRequest) -> Any:
-        """Return the next item; `None` if the client is gone meanwhile."""
+        """Return the next item; `None` if the client leaves before."""
         item, gone = asyncio.ensure_future(self.next()), asyncio.ensure_future(http.receive())
         try:
             await asyncio.wait({item, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -302,7 +301,7 @@ class Work:
             gone.cancel()
 
     def stop(self, why: str = "the client is gone") -> None:
-        """Read no further, and end the request if it is under way; what waits for the next item waits in vain."""
+        """End the request if it is under way, and read no further."""
         self._cancellation.cancel(why)
 
 
@@ -310,7 +309,7 @@ def request_of(body: dict[str, Any], host: Host) -> Request:
     """Return the request that a body asks for.
 
     Raises:
-        UsageError: it cannot be understood, or asks for what there is not.
+        UsageError: it cannot be understood, or asks for something that is not supported.
     """
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         raise UsageError("there must be a list of messages")
@@ -334,18 +333,7 @@ def request_of(body: dict[str, Any], host: Host) -> Request:
 
 
 def headers_of(backend: str | None, answer: Any) -> dict[str, str]:
-    """Return headers with the plug-in that answers."""
+    """Return headers with the backend and the plug-in that answer."""
     origin = answer.origin
     named = {"Backend": backend, "Plugin": origin and origin.plugin, "Distribution": origin and origin.distribution}
     return {f"X-D0ttino-{name}": quote(value, safe=" :@()+/,") for name, value in named.items() if value}
-
-
-def error_json(status: int, message: str, code: str | None = None) -> dict[str, Any]:
-    """Return an error as OpenAI writes it."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-def failure(status: int, message: str, code: str | None = None) -> Response:
-    """Return the response for an error."""
-    return JSONResponse(error_json(status, message, code), status)
