@@ -197,9 +197,9 @@ def test_what_is_missing_is_said(host, monkeypatch, tmp_path):
 
 
 def test_it_gets_the_keys_of_providers_and_no_other_secret():
-    assert d0ttino_litellm.is_for_it("ANTHROPIC_API_KEY")
-    assert d0ttino_litellm.is_for_it("AWS_SECRET_ACCESS_KEY")
-    assert d0ttino_litellm.is_for_it("HOME")
-    assert not d0ttino_litellm.is_for_it("DEPLOY_TOKEN")
-    assert not d0ttino_litellm.is_for_it("D0TTINO_SERVE_TOKEN")
+    assert d0ttino_litellm.is_inherited("ANTHROPIC_API_KEY")
+    assert d0ttino_litellm.is_inherited("AWS_SECRET_ACCESS_KEY")
+    assert d0ttino_litellm.is_inherited("HOME")
+    assert not d0ttino_litellm.is_inherited("DEPLOY_TOKEN")
+    assert not d0ttino_litellm.is_inherited("D0TTINO_SERVE_TOKEN")
     assert Call().deadline is None
