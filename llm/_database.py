@@ -38,7 +38,7 @@ _REMOTE: Final = frozenset(
 
 _STATE_VERSION: Final = 3
 #: The tables of `state.db`: attempts are the usage ledger, cooldowns the circuit breaker's, pacing and sends the
-#: pacer's, taken the names of older files whose content is in here.
+#: pacer's.
 _STATE: Final = """
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY, time TEXT, backend TEXT, model TEXT, plugin TEXT, distribution TEXT, ms REAL,
@@ -47,7 +47,6 @@ CREATE TABLE IF NOT EXISTS attempts (
 CREATE TABLE IF NOT EXISTS cooldowns (
     backend TEXT PRIMARY KEY, failures INTEGER, times INTEGER, last REAL, error TEXT
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pacing (key TEXT PRIMARY KEY, hold REAL NOT NULL, count REAL, seconds REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sends (id INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL, tokens INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS sends_by_key ON sends (key, at);
@@ -316,19 +315,6 @@ def moment(time: "datetime") -> str:
     from datetime import UTC
 
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def take_over(database: Database, file: str, insert: "Callable[[sqlite3.Connection, bytes], None]") -> None:
-    """Take over an older file beside a database, once; then it stays as `FILE.old`."""
-    old = os.path.join(os.path.dirname(database.path), file)
-    if not os.path.exists(old):
-        return
-    with open(old, "rb", opener=open_private) as content, database.changing() as connection:
-        # In one transaction with its content: a process may be killed before the file has another name.
-        if connection.execute("INSERT OR IGNORE INTO taken VALUES (?)", (file,)).rowcount:
-            insert(connection, content.read())
-    with suppress(OSError):
-        os.replace(old, f"{old}.old")
 
 
 def _execute_all(connection: "sqlite3.Connection", script: str) -> None:

@@ -4,22 +4,19 @@ A row has the names of backend and model, tokens, cost and times, but no prompt,
 may quote them.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from llm._database import DamagedError, moment, state_database, state_path, take_over
+from llm._database import DamagedError, moment, state_database, state_path
 from llm._dataclasses import dataclass
 from llm._state import is_off
 from llm.errors import D0ttinoError, UsageError
 from llm.hooks._guard import hookimpl
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from llm.types import Attempt, Completion
 
 NO_USAGE_VARIABLE: Final = "LLM_NO_USAGE"
@@ -79,7 +76,6 @@ class Ledger:
         self._database = state_database(path)
         self.path = self._database.path
         self._now = now
-        self._took_over = False
 
     @hookimpl
     def llm_completed(self, completion: "Completion | None", error: Exception | None) -> None:
@@ -102,7 +98,6 @@ class Ledger:
         insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES {values}"  # noqa: S608 - of constants
         cells = [value for row in rows for value in row]
         try:
-            self._take_over()
             self._database.execute(insert, cells, make=True)
         except DamagedError as damage:
             with suppress(OSError):
@@ -117,11 +112,6 @@ class Ledger:
             f"cannot write {self.path}: {error.strerror or error}; what was spent is not recorded"
             f" ({NO_USAGE_VARIABLE}=1 does without)"
         )
-
-    def _take_over(self) -> None:
-        if not self._took_over:
-            take_over(self._database, _OLD, _insert_lines)
-            self._took_over = True
 
 
 def entries(
@@ -144,7 +134,6 @@ def entries(
         OSError: the database cannot be read.
     """
     database = state_database(path)
-    take_over(database, _OLD, _insert_lines)
     select = f"SELECT id, {_COLUMNS} FROM attempts WHERE id > ? ORDER BY id LIMIT {_PAGE}"  # noqa: S608 - of constants
     while rows := database.execute(select, (after,)):
         for row in rows:
@@ -177,22 +166,6 @@ def _is_sound(value: Any, types: tuple[type, ...]) -> bool:
     if not isinstance(value, types):
         return False
     return not isinstance(value, int | float) or 0 <= value < 2**63  # the limit of whole numbers in SQLite
-
-
-#: The file of ledgers before there was a database: a JSON object in each line.
-_OLD: Final = "usage.jsonl"
-
-
-def _insert_lines(connection: "sqlite3.Connection", content: bytes) -> None:
-    """Take over the lines of an older ledger; damaged ones did not count there, and are left out."""
-    insert = f"INSERT INTO attempts ({_COLUMNS}) VALUES ({', '.join('?' * (len(_FIELDS) + 1))})"  # noqa: S608 - of constants
-    for line in content.splitlines():
-        try:
-            entry = _entry({**dict.fromkeys(_FIELDS), **json.loads(line)})
-        except (ValueError, TypeError, RecursionError):
-            continue
-        if entry is not None:
-            connection.execute(insert, (moment(entry["time"]), *(entry[name] for name in _FIELDS)))
 
 
 #: The keys to group sums by.

@@ -4,7 +4,6 @@ Commands are short: what one learned of a server that is down is of use only if 
 So it is kept in the database of the user's state: a run in which every backend answers writes nothing there.
 """
 
-import json
 import math
 import os
 import threading
@@ -12,12 +11,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llm._database import DamagedError, state_database, take_over
+from llm._database import DamagedError, state_database
 from llm._state import is_off
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from llm.host import Host
     from llm.types import Attempt
 
@@ -84,7 +81,7 @@ class Cooldowns:
         self._on_fault = on_fault
         self._clock = clock
         self._lock = threading.Lock()
-        self._reported = self._took_over = False
+        self._reported = False
 
     def is_open(self, backend: str) -> str | None:
         """Return why a backend is not to be tried now; `None`: try it."""
@@ -128,9 +125,6 @@ class Cooldowns:
     def _read(self, *, quietly: bool = False) -> dict[str, Standing]:
         """Return the failure records; one that makes no sense does not count."""
         try:
-            if not self._took_over:
-                take_over(self._database, _OLD, _insert_old)
-                self._took_over = True
             rows = self._database.execute("SELECT backend, failures, times, last, error FROM cooldowns")
         except OSError as error:
             if quietly and not isinstance(error, DamagedError):
@@ -218,18 +212,3 @@ def _standing(failures: Any, times: Any, last: Any, error: Any) -> Standing | No
     if not (counts and isinstance(last, int | float) and 0 <= last < 1e11 and isinstance(error, str)):
         return None
     return Standing(failures, times, float(last), error)
-
-
-#: The file of failure records before there was a database.
-_OLD: Final = "cooldown.json"
-
-
-def _insert_old(connection: "sqlite3.Connection", content: bytes) -> None:
-    """Take over the failure records of an older file, as far as they make sense."""
-    try:
-        rows = [(name, _standing(**fields)) for name, fields in json.loads(content).items()]
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return
-    for name, standing in rows:
-        if standing is not None:
-            connection.execute("INSERT OR REPLACE INTO cooldowns VALUES (?, ?, ?, ?, ?)", (name, *standing))

@@ -1,6 +1,5 @@
 """Backends that fail again and again are set aside: for how long, by whom, and what does no harm to that."""
 
-import json
 import os
 import sqlite3
 import stat
@@ -165,8 +164,7 @@ def test_a_healthy_run_opens_and_writes_nothing(
         patch.setattr(sqlite3, "connect", lambda path: pytest.fail(f"opened {path}"))
         assert cooldowns.is_open("big") is None
         cooldowns.record(OK)
-    # The first is a file that an older version may have left.
-    assert looked == [f"{state_dir()}/cooldown.json", cooldowns.path, cooldowns.path]
+    assert looked == [cooldowns.path, cooldowns.path]
     assert not Path(state_dir()).exists()
     assert faults == []
 
@@ -178,19 +176,6 @@ def test_an_answer_while_others_fail_writes_nothing(cooldowns: Cooldowns) -> Non
     cooldowns.record(Attempt("small", None, None, 0.1))
     assert connection.execute("PRAGMA data_version").fetchone() == (before,)
     connection.close()
-
-
-def test_an_older_file_is_taken_over_once(cooldowns: Cooldowns, clock: Clock) -> None:
-    standing = {"failures": 3, "times": 1, "last": clock.now, "error": "TimeoutError"}
-    old = Path(state_dir(), "cooldown.json")
-    old.parent.mkdir(parents=True)
-    old.write_text(json.dumps({"big": standing, "odd": {**standing, "failures": "3"}}))
-    assert cooldowns.is_open("big") is not None
-    assert [name for name, *_ in rows(cooldowns)] == ["big"]
-    cooldowns.reset()
-    old.with_suffix(".json.old").rename(old)  # as if a process was killed in between
-    assert Cooldowns(on_fault=pytest.fail, clock=clock).is_open("big") is None
-    assert not old.exists()
 
 
 def test_reset_forgets_one_or_all(cooldowns: Cooldowns) -> None:
@@ -326,6 +311,28 @@ def test_a_damaged_file_is_told_once_and_replaced(cooldowns: Cooldowns, faults: 
     assert cooldowns.is_open("big") is not None
     assert len(faults) == 1
     assert Cooldowns(on_fault=pytest.fail).set_aside() is not None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("failures", -1),
+        ("failures", "x"),
+        ("times", 2**40),
+        ("last", -1),
+        ("last", None),
+        ("error", None),
+        ("error", b"1"),
+    ],
+)
+def test_a_row_that_makes_no_sense_does_not_count(cooldowns: Cooldowns, field: str, value: object) -> None:
+    fail(cooldowns)
+    connection = sqlite3.connect(cooldowns.path, isolation_level=None)
+    connection.execute(f"UPDATE cooldowns SET {field} = ?", (value,))
+    connection.close()
+    assert cooldowns.is_open("big") is None
+    fail(cooldowns)
+    assert cooldowns.is_open("big") is not None
 
 
 @given(content=st.binary(max_size=200))

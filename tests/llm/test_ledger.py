@@ -1,6 +1,5 @@
 """What was spent: each attempt is a line that says nothing of the prompt, and sums are right."""
 
-import json
 import os
 import sqlite3
 import stat
@@ -170,39 +169,6 @@ def test_no_contents_make_it_fail(content: bytes, tmp_path_factory: pytest.TempP
     assert [entry["backend"] for entry in entries(path)] == ["big"]
     for file in path.parent.glob("any-ledger.db*"):
         file.unlink()
-
-
-def test_an_older_file_is_taken_over_once_without_its_damaged_lines() -> None:
-    old = Path(ledger_path()).with_name("usage.jsonl")
-    old.parent.mkdir(parents=True)
-    line = {
-        "time": "2026-11-23T12:00:00.000Z",
-        "backend": "big",
-        "model": "m",
-        "plugin": None,
-        "distribution": None,
-        "ms": 500.0,
-        "error_type": None,
-        "status": None,
-        "input_tokens": 100,
-        "output_tokens": 20,
-        "cost": 0.25,
-        "estimated": False,
-    }
-    damaged: tuple[Any, ...] = ({**line, "cost": "1"}, {**line, "status": 2**63}, [])
-    given = (line, {**line, "backend": "small"}, *damaged)
-    lines = [json.dumps(one).encode() for one in given]
-    old.write_bytes(b"\n".join([*lines, b"[" * 100_000, b"\xff", lines[0][:50]]))
-    ledger().append([attempt("new")])
-    assert [entry["backend"] for entry in entries()] == ["big", "small", "new"]
-    first = next(entries())
-    not_counted_then = dict.fromkeys(("cached_tokens", "cache_write_tokens", "reasoning_tokens"))
-    assert {**first, "id": None} == {**line, **not_counted_then, "time": NOON, "id": None}
-    kept = old.with_name("usage.jsonl.old")
-    assert kept.is_file()
-    kept.rename(old)  # as if a process was killed in between
-    assert [entry["backend"] for entry in entries()] == ["big", "small", "new"]
-    assert not old.exists()
 
 
 def test_a_file_that_was_removed_is_made_again() -> None:

@@ -38,21 +38,6 @@ VALUES = st.recursive(
 )
 BYTES = st.binary(max_size=100) | st.sampled_from([b"", b"[" * 99_999, b"1" * 9_999, b"{}", b"\xff\xfe", b"null\n" * 9])
 
-LEDGER = {
-    "time": "2026-01-01T00:00:00.000Z",
-    "backend": "sample",
-    "model": None,
-    "plugin": "backend:sample",
-    "distribution": "d0ttino",
-    "ms": 1.5,
-    "error_type": None,
-    "status": 200,
-    "input_tokens": 3,
-    "output_tokens": 4,
-    "cost": 0.1,
-    "estimated": True,
-}
-COOLDOWN = {"sample": {"failures": 5, "times": 1, "last": 4e9, "error": "BackendError"}}
 INSTALLED = {
     "version": 1,
     "environments": {
@@ -68,24 +53,6 @@ def ai(*words: str) -> None:
     result = CliRunner().invoke(cli, words, obj=host_with(), prog_name="ai-cli")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "Traceback" not in result.output
-
-
-def forget_state() -> None:
-    """Let the files of older versions be taken over once more."""
-    for file in Path(state_dir()).glob("state.db*"):
-        file.unlink()
-
-
-def use_ledger() -> None:
-    forget_state()
-    for words in (["usage"], ["usage", "--by", "model", "--json"], ["send", "-b", "sample", "hi"]):
-        ai(*words)
-
-
-def use_cooldown() -> None:
-    forget_state()
-    for words in (["backends"], ["send", "hi"], ["cooldown"], ["cooldown", "reset"]):
-        ai(*words)
 
 
 def use_installed() -> None:
@@ -128,8 +95,6 @@ def copy_path() -> str:
 
 
 FILES: dict[str, tuple[Any, Callable[[], str], Callable[[], None]]] = {
-    "ledger": (LEDGER, lambda: os.path.join(state_dir(), "usage.jsonl"), use_ledger),
-    "cooldown": (COOLDOWN, lambda: os.path.join(state_dir(), "cooldown.json"), use_cooldown),
     "installed": (INSTALLED, lambda: packages.INSTALLED.path, use_installed),
     "guardrails": (GUARDRAILS, lambda: packages.GUARDRAILS.path, use_guardrails),
     "copy": (COPY, copy_path, use_copy),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llm._database import state_database
 from llm._state import state_dir
 from llm.testing import write_distribution
 from tests.scripts.terminal import Terminal
@@ -97,22 +98,16 @@ def plant(directory: Path) -> None:
     header = {"version": 1, "recipe": "r" + ESC, "goal": "g" + ESC, "cwd": "/", "started": 1767225600.5}
     steps = [{"command": "exit 3 # " + ESC, "description": "d" + ESC}]
     lines = [{**header, "steps": steps}, {"step": 1, "status": 3, "error": "e" + ESC, "note": "n" + ESC}]
+    database = state_database()
+    with database.changing() as connection:
+        connection.execute(
+            "INSERT INTO attempts (time, backend, model, ms, error_type, input_tokens, output_tokens, estimated)"
+            " VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 1, ?, 1, 1, 0)",
+            ("b" + ESC, "m" + ESC, "e" + ESC),
+        )
+        connection.execute("INSERT INTO cooldowns VALUES ('bad', 9, 1, 4e9, ?)", (ESC,))
+    database.close()
     planted: dict[str, Any] = {
-        "usage.jsonl": {
-            "time": "2026-01-01T00:00:00.000Z",
-            "backend": "b" + ESC,
-            "model": "m" + ESC,
-            "plugin": None,
-            "distribution": None,
-            "ms": 1,
-            "error_type": "e" + ESC,
-            "status": None,
-            "input_tokens": 1,
-            "output_tokens": 1,
-            "cost": None,
-            "estimated": False,
-        },
-        "cooldown.json": {"bad": {"failures": 9, "times": 1, "last": 4e9, "error": ESC}},
         "plugins.json": {
             "version": 1,
             "environments": {

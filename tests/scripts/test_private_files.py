@@ -105,8 +105,6 @@ def test_a_directory_that_is_not_the_users_own_is_not_used(
 @pytest.mark.parametrize(
     "file",
     [
-        "usage.jsonl",
-        "cooldown.json",
         "state.db",
         "state.db-wal",
         "state.db-journal",
