@@ -476,7 +476,7 @@ def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Regi
         stream = _stream_of(owner) if call == _whole_of(owner) else None
     backend = Backend(name, call, stream=stream, **facts)
     _registered_backend(backend, Origin(f"backend:{name}"))  # its faults belong to the call that registers it
-    return Registration.now("backend", name, _OneObject("llm_backends", backend), run, module)
+    return Registration("backend", name, _OneObject("llm_backends", backend), run, module)
 
 
 def recipe_registration(name: str, run: Any, module: str, **facts: Any) -> Registration:
@@ -487,7 +487,7 @@ def recipe_registration(name: str, run: Any, module: str, **facts: Any) -> Regis
         facts.setdefault("parameters", owner.parameters)
     recipe = Recipe(name, call, **facts)
     _registered_recipe(recipe, Origin(f"recipe:{name}"))
-    return Registration.now("recipe", name, _OneObject("llm_recipes", recipe), run, module)
+    return Registration("recipe", name, _OneObject("llm_recipes", recipe), run, module)
 
 
 def adapt(entry: EntryPoint, named: object) -> object:

@@ -1,10 +1,10 @@
-"""The plug-in manager, and the registrations that wait for one.
+"""The plug-in manager, and registrations: what `register_backend` and `register_recipe` made.
 
-The manager is pluggy's, with origins, guards, an order by origin, folded hooks and recorded problems.
+The manager is pluggy's, with a guard around each plug-in, an order by origin, folded hooks, and recorded problems.
 
-Registrations are the calls of `register_backend` and `register_recipe`, until a host collects them. A registration is
-kept in the namespace of the module that made the call, so that it lives exactly as long as that module: a second host
-in the same process, or a host made after the module was imported, finds it, and there is no list to reset.
+A registration is stored in the namespace of the module that made the call, and a host collects it from there. So it
+lives exactly as long as that module: a second host in the same process, or one that is made after the module was
+imported, finds it, and there is no list to reset.
 """
 
 import functools
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import pluggy
 
-from llm._dataclasses import dataclass
+from llm._dataclasses import dataclass, field
 from llm.errors import NameTakenError, read_on
 from llm.hooks import Origin, Tier
 from llm.hooks._entrypoints import EntryPoint, loading
@@ -44,19 +44,19 @@ Value = TypeVar("Value")
 class PluginManager(pluggy.PluginManager):
     """A `pluggy.PluginManager` that knows the origin of each plug-in.
 
-    Implementations of a hook are asked by `Origin.precedence`, whenever they were registered: programs, installed
-    distributions, built-in ones. `tryfirst` and `trylast` count as in pluggy.
+    Implementations of a hook are called in the order of `Origin.precedence`, and not of their registration: those of
+    programs, installed distributions, built-in ones. `tryfirst` and `trylast` count as in pluggy.
 
     Args:
         hookspecs: module with the hook specifications.
-        contracts: for each of its hooks, the contract.
-        settings: `settings(origin, plugin)` returns what `llm_configure` of a plug-in gets.
+        contracts: the contract of each of its hooks.
+        settings: `settings(origin, plugin)` returns the argument of a plug-in's `llm_configure`.
 
     Attributes:
         contracts: the contract of each hook, by name.
-        lock: held while plug-ins are imported that were only known before.
-        problems: the faults of plug-ins so far.
-        generation: grows with each plug-in that comes or goes; results that depend on them are outdated then.
+        lock: held while plug-ins are imported.
+        problems: the faults of plug-ins.
+        generation: grows with each plug-in that is registered or unregistered, which outdates what depends on them.
     """
 
     def __init__(
@@ -73,14 +73,17 @@ class PluginManager(pluggy.PluginManager):
         self._settings = settings
         self._guards: dict[int, Guard] = {}
         self._lifecycles: dict[tuple[str | None, str | None], Lifecycle] = {}
+        #: The hooks that registered plug-ins implement, and the generation for which that is so.
         self._implemented: tuple[int, set[str]] = (-1, set())
+        #: The precedence of the plug-in that is asked first.
         self._first: tuple[int, str, str, str] | None = None
+        #: By hook, what has to be called before the hook is.
         self._pending: dict[str, list[Callable[[], object]]] = {}
         self.add_hookspecs(hookspecs)
 
     @functools.cached_property
     def monitor(self) -> "CallMonitor":
-        """Records hook calls for traces."""
+        """Recorder of hook calls for traces."""
         from llm.hooks._monitor import CallMonitor
 
         first = {name: contract.kind is HookKind.FIRST for name, contract in self.contracts.items()}
@@ -101,7 +104,7 @@ class PluginManager(pluggy.PluginManager):
             PluginDefinitionError: it has no `@hookimpl` function, or one that does not fit its hook.
             NameTakenError: the name, or the object, is registered already.
         """
-        if isinstance(plugin, Guard):  # pluggy's own methods give us what `register` made
+        if isinstance(plugin, Guard):  # from pluggy's own methods, such as `unblock`
             return super().register(plugin, name)
         name = name or self.get_canonical_name(plugin)
         if self.is_blocked(name):
@@ -127,7 +130,7 @@ class PluginManager(pluggy.PluginManager):
     def _insert(self, guard: Guard, name: str) -> None:
         """Register a guard in its place. Pluggy asks the last registered first: those before it are registered anew.
 
-        Only those that implement a hook of its own: a call in another thread misses a plug-in that is moved meanwhile.
+        That is done only for those with a hook in common: a call in another thread misses a plug-in at that moment.
         """
         precedence = guard.origin.precedence
         before: list[tuple[str, Any]] = []
@@ -136,7 +139,7 @@ class PluginManager(pluggy.PluginManager):
             hooks = set(guard.implementations)
             earlier = [pair for pair in registered if pair[1].origin.precedence < precedence]
             for known, one in sorted(earlier, key=lambda pair: pair[1].origin.precedence, reverse=True):
-                # One that is moved gets to the front of all its hooks, also of those that this plug-in has not.
+                # It gets to the front of all its hooks, so that those with one of these in common have to follow.
                 if not hooks.isdisjoint(one.implementations):
                     before.append((known, one))
                     hooks |= one.implementations.keys()
@@ -167,24 +170,24 @@ class PluginManager(pluggy.PluginManager):
         return super().is_registered(self._guards.get(id(plugin), plugin))
 
     def get_canonical_name(self, plugin: object) -> str:
-        """Return the default name of a plug-in: its module's name, or `module.Class` and its number."""
+        """Return the default name of a plug-in: that of its module, or `module.Class` and a number."""
         if isinstance(plugin, ModuleType):
             return plugin.__name__
         kind = plugin if isinstance(plugin, type) else type(plugin)
         return f"{kind.__module__}.{kind.__qualname__}-{id(plugin):x}"
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
-        """Return the options of a hook implementation; a guard has no other attributes with the hooks' prefix."""
+        """Return the options of a hook implementation, `None` for another attribute; see pluggy."""
         if isinstance(plugin, Guard):
             return getattr(getattr(plugin, name), HOOKIMPL_ATTRIBUTE, None)
         return super().parse_hookimpl_opts(plugin, name) if name.startswith(HOOK_PREFIX) else None
 
     def guards(self) -> list[Guard]:
-        """Return the registered plug-ins, the first asked last."""
+        """Return the registered plug-ins; the one that is asked first comes last."""
         return [guard for _, guard in self.list_name_plugin() if isinstance(guard, Guard)]
 
     def configure(self, origin: Origin) -> None:
-        """Configure a plug-in that is about to be used otherwise than by a hook, unless that was done."""
+        """Configure a plug-in before something that it contributed is used, unless that was done."""
         if self._lifecycles:
             lifecycle = self._lifecycles.get(_lifecycle_key(origin))
             if lifecycle is not None:
@@ -195,7 +198,7 @@ class PluginManager(pluggy.PluginManager):
         return self._lifecycles.setdefault(_lifecycle_key(origin), Lifecycle())
 
     def before_call(self, hook: str, load: Callable[[], object]) -> None:
-        """Have `load()` called before the next call of a hook: it registers implementations of it."""
+        """Have `load()`, which registers implementations of a hook, called before the next call of that hook."""
         self._pending.setdefault(hook, []).append(load)
 
     def caller(self, hook: str) -> pluggy.HookCaller:
@@ -204,7 +207,7 @@ class PluginManager(pluggy.PluginManager):
         `manager.hook.NAME` has those of plug-ins that were loaded already.
         """
         if hook in self._pending:
-            with self.lock:  # another thread may be importing a guardrail: nothing is sent or run before it is there
+            with self.lock:  # while another thread imports a guardrail, nothing may be sent or run
                 while waiting := self._pending.get(hook):
                     for load in waiting:
                         load()
@@ -214,12 +217,12 @@ class PluginManager(pluggy.PluginManager):
         return found
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Call a hook whose results are not used, if anybody implements it."""
+        """Call a hook whose results are not used, if any plug-in implements it."""
         if self.is_implemented(hook):
             getattr(self.hook, hook)(**arguments)
 
     def is_implemented(self, hook: str) -> bool:
-        """Whether any plug-in implements a hook; those that do are registered."""
+        """Whether any plug-in implements a hook; those that do are imported."""
         if hook in self._pending:
             self.caller(hook)
         generation, implemented = self._implemented
@@ -229,7 +232,11 @@ class PluginManager(pluggy.PluginManager):
         return hook in implemented
 
     def fold(self, hook: str, value: Value, **arguments: Any) -> tuple[Value, tuple[Origin, ...]]:
-        """Hand a value from implementation to implementation of a folded hook."""
+        """Pass a value through the implementations of a folded hook.
+
+        Returns:
+            The value that the last one returned, and the plug-ins that changed it.
+        """
         if not self.is_implemented(hook):
             return value, ()
         implementations = self.caller(hook).get_hookimpls()
@@ -245,7 +252,7 @@ class PluginManager(pluggy.PluginManager):
         return value, tuple(changed)
 
     def close(self) -> None:
-        """Call `llm_close` of each plug-in that was used; a failure is recorded, and the others are closed as well."""
+        """Call `llm_close` of each plug-in that was used; failures are recorded."""
         for lifecycle in self._lifecycles.values():
             lifecycle.end()
 
@@ -262,21 +269,20 @@ def _module_name(plugin: object) -> str | None:
 # --- registrations ---------------------------------------------------------------------------------------------------
 
 _NAMESPACE_KEY: Final = "__d0ttino_registrations__"
-_order = count()
 
 
 @dataclass(frozen=True)
 class Registration:
-    """A plug-in made by a shim, not yet registered with a host.
+    """A plug-in made by `register_backend` or `register_recipe`, which a host registers.
 
     Attributes:
         kind: `backend` or `recipe`.
-        name: the name asked for.
+        name: the name of the backend or recipe.
         plugin: the plug-in object.
         target: the callable, class or instance that the author gave.
         module: dotted name of the module that made the call.
-        entry: the entry point being imported at that moment, if one was.
-        order: grows with each registration of this process.
+        entry: the entry point that was being imported at that moment, if one was.
+        order: number of the registration in this process.
     """
 
     kind: str
@@ -284,17 +290,12 @@ class Registration:
     plugin: object
     target: object
     module: str
-    entry: EntryPoint | None
-    order: int
-
-    @classmethod
-    def now(cls, kind: str, name: str, plugin: object, target: object, module: str) -> "Registration":
-        """Return a new registration, with the entry point that is being imported, if one is."""
-        return cls(kind, name, plugin, target, module, loading.get(), next(_order))
+    entry: EntryPoint | None = field(default_factory=loading.get)
+    order: int = field(default_factory=count().__next__)
 
     @property
     def plugin_name(self) -> str:
-        """The name that the plug-in is registered under, if it is free."""
+        """The name under which the plug-in is registered, if it is free."""
         return f"{self.kind}:{self.name}"
 
     @property
@@ -303,7 +304,7 @@ class Registration:
         return Origin(self.plugin_name, Tier.PROGRAM, module=self.module)
 
     def same_target(self, other: "Registration") -> bool:
-        """Whether both name one callable: the same object, or the same function defined anew.
+        """Whether both have the same callable, or one is a new definition of the other's function.
 
         A function is defined anew when its module is reloaded or its notebook cell runs again.
         """
@@ -340,8 +341,8 @@ def all_registrations() -> Iterator[Registration]:
     """Yield the registrations of every imported module, in the order in which they were made."""
     found: dict[int, Registration] = {}
     for module in list(sys.modules.values()):
-        if issubclass(type(module), ModuleType):  # cffi puts objects there that only claim to be one
-            # Past the module's own attribute access: that of a lazily imported one imports it.
+        if issubclass(type(module), ModuleType):  # cffi puts objects there that only claim to be modules
+            # Not by attribute access, by which a lazily imported module is imported.
             namespace = object.__getattribute__(module, "__dict__")
             # A module can be imported under two names (`python -m pkg.mod` is also `__main__`).
             found |= {one.order: one for one in namespace.get(_NAMESPACE_KEY, {}).values()}
@@ -349,11 +350,10 @@ def all_registrations() -> Iterator[Registration]:
 
 
 def owner_of(registration: Registration, entries: Sequence[EntryPoint]) -> EntryPoint | None:
-    """Return the entry point that a registration belongs to, or `None` if the program made it.
+    """Return the entry point that a registration belongs to, or `None` if it is the program's.
 
-    The module that made the call decides, by the longest prefix that an entry point names; this project's own
-    modules stay its own, whoever else names them. If none names it, the entry point that was being imported at
-    that moment does.
+    That is the one that names the longest prefix of the module that made the call; this project's own modules stay its
+    own, whatever else names them. If no entry point does, it is the one that was being imported at that moment.
     """
     owned = [(length, entry) for entry in entries if (length := entry.owns(registration.module))]
     if not owned:
@@ -361,8 +361,7 @@ def owner_of(registration: Registration, entries: Sequence[EntryPoint]) -> Entry
     longest = max(length for length, _ in owned)
     tier = min(entry.tier for length, entry in owned if length == longest)
     candidates = [entry for length, entry in owned if length == longest and entry.tier == tier]
-    # Of two with its name, in two groups, the order of the groups decides: which of them is imported differs between
-    # a host that imports all and one that imports what is used.
+    # Of two with its name, that of the first group: which of them is being imported depends on what is used first.
     named = [entry for entry in candidates if entry.name == registration.name]
     if named:
         return min(named, key=lambda entry: entry.group)
@@ -370,7 +369,7 @@ def owner_of(registration: Registration, entries: Sequence[EntryPoint]) -> Entry
 
 
 def unique(registrations: Iterable[Registration]) -> list[Registration]:
-    """Return registrations with each name once, the latest of those for one callable."""
+    """Return the latest registration of each name; two for different callables are an error."""
     found: dict[str, Registration] = {}
     for one in registrations:
         earlier = found.get(one.plugin_name)
