@@ -1,8 +1,7 @@
-"""Entry points: reading those that installed distributions declare, and importing one.
+"""Entry points: those that installed distributions declare, importing one, and those that the user blocks.
 
-What a directory held is believed as long as it lists the same distributions, and each of their `entry_points.txt` is
-the same file, of the same time and size: so each start lists directories and looks at files, and reads those that
-changed.
+Each start lists the directories of the path and looks at the metadata files in them. The cache has what a directory
+had: that counts if it lists the same distributions, and each file has the same time and size; else the files are read.
 """
 
 import errno
@@ -27,7 +26,7 @@ from llm.hooks import BUILTIN, Origin, Tier
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
-#: Endings of the directories in which installers keep the metadata of a distribution.
+#: Endings of the directories in which installers put the metadata of a distribution.
 METADATA_KINDS: Final = frozenset({"dist-info", "egg-info"})
 
 _NAMELESS: Final = "its metadata has no name"
@@ -35,30 +34,30 @@ _NAMELESS: Final = "its metadata has no name"
 #: The fields of metadata that are read, in small letters.
 _FIELDS: Final = (b"name", b"version")
 
-#: The files of which the first has the name and the version of a distribution.
+#: The files with the name and the version of a distribution; the first counts.
 _METADATA: Final = "METADATA"
 _PKG_INFO: Final = "PKG-INFO"
 
 #: The file of entry points in a metadata directory.
 _ENTRY_POINTS: Final = f"{os.sep}entry_points.txt"
 
-#: Time stamps lag behind the clock: kernels take them from their last tick, and some file systems keep whole
-#: seconds only. A file changed so shortly before it was read may change once more without a sign.
+#: Time stamps lag behind the clock: kernels take them from their last tick, and some file systems have whole seconds
+#: only. A file that was changed this shortly before it was read may change again and get the same time.
 _TICK_NS: Final = 50_000_000
 _COARSE_NS: Final = 2_000_000_000
 
-#: How files are opened; a pipe is not waited for.
+#: Flags to open files with; opening a pipe does not wait.
 _READING: Final = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 
 #: Bytes read at a time: more than almost any metadata file has.
 _CHUNK: Final = 1 << 16
 
-#: More bytes than this are no metadata, but a device without an end, or a damaged file system.
+#: More bytes than this are a device without an end, or a damaged file system.
 _MOST: Final = 1 << 24
 
 
 class EntryPoint(NamedTuple):
-    """One declared entry point. They sort by distribution, group and name.
+    """A declared entry point; they sort by distribution, group and name.
 
     Attributes:
         distribution: name of the distribution that declares it.
@@ -66,7 +65,7 @@ class EntryPoint(NamedTuple):
         name: the entry point's name.
         value: `package.module` or `package.module:attribute`.
         version: the distribution's version.
-        metadata: directory that holds the distribution's metadata; empty if it is in none.
+        metadata: directory of the distribution's metadata; empty if it has none.
         changed: time of the last change of its METADATA file, in ns since the epoch; 0 if it has none.
         size: bytes of that file.
         tier: built in, or installed.
@@ -106,9 +105,9 @@ class EntryPoint(NamedTuple):
         return Origin(plugin, self.tier, self.distribution, self.version, entry_point, module or self.module)
 
     def owns(self, module: str) -> int:
-        """Return the length of the longest prefix of the dotted name `module` that this names; 0 if none."""
+        """Return the length of the longest prefix of the dotted name `module` that this names; 0: it names none."""
         longest = 0
-        if not module.startswith(self.module):  # nearly always: each registration is compared with all entry points
+        if not module.startswith(self.module):  # nearly always, as each registration is compared with all entry points
             return longest
         for prefix in (self.module, f"{self.module}.{self.attribute}"):
             if module == prefix or module.startswith(f"{prefix}."):
@@ -121,11 +120,11 @@ class Damage:
     """A damaged distribution that may declare entry points.
 
     Attributes:
-        distribution: its name, as far as it can be read.
+        distribution: its name, or what the name of the metadata directory has of it.
         version: its version, likewise.
         message: the damage in one line.
         hint: the remedy.
-        error: the exception behind it, if there was one.
+        error: the exception that reading it raised, if any.
     """
 
     distribution: str
@@ -136,29 +135,28 @@ class Damage:
 
 
 class Directories(dict[str, str]):
-    """What is known of directories, as text, by path.
+    """By path, what is known of directories: a text that `seal_of` begins, and JSON follows.
 
-    A seal, and JSON: the groups that were asked for, the names of its metadata directories as it lists them, the
-    canonical names of its distributions, and for each metadata directory what is known of it. `None` is known of one
-    without `entry_points.txt`, `[]` of one that declares nothing in these groups; of another, the file with its name
-    and version, these, and group, name and value of each entry point.
+    The JSON has the groups that were asked for, the metadata directories as listed, the canonical names of the
+    distributions, and for each metadata directory `null` if it has no `entry_points.txt`, `[]` if that has none of
+    these groups, else the file with its name and version, these two, and group, name and value of each entry point.
 
     Attributes:
-        recalled: the entry points of those that this process looked at, and found as they are known.
+        unchanged: the entry points of those directories that this process has found as they are known.
     """
 
     def __init__(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(known)
-        self.recalled: dict[str, list[EntryPoint]] = {}
+        self.unchanged: dict[str, list[EntryPoint]] = {}
 
 
 class Installed(NamedTuple):
-    """Everything that the directories of a path hold.
+    """The distributions in the directories of a path.
 
     Attributes:
         names: canonical names of all distributions.
-        entries: the entry points in the groups asked for, sorted.
-        damages: damaged distributions that may declare some.
+        entries: their entry points in some groups, sorted.
+        damages: damaged ones that may declare some.
     """
 
     names: set[str]
@@ -167,31 +165,31 @@ class Installed(NamedTuple):
 
 
 def canonical(distribution: str) -> str:
-    """Return the spelling of a distribution's name in which equal names are equal text (PEP 503)."""
+    """Return the normalized name of a distribution (PEP 503)."""
     name = distribution.lower()
-    if not name.isalnum():  # most are spelt so already, and a path may hold a thousand
+    if not name.isalnum():  # most are, and a path may have a thousand
         name = name.replace("_", "-").replace(".", "-")
         while "--" in name:
             name = name.replace("--", "-")
     return name
 
 
-#: Letters of other scripts that look like Latin ones; a name of these alone passes for another one.
+#: Letters of other scripts that look like Latin ones.
 _LIKE_LATIN: Final = frozenset(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456\u0458\u0501\u04cf\u04bb\u051b\u051d\u0432\u043a\u043c\u043d\u0442"
     "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0423"
     "\u03bf\u03bd\u03c1\u03b1\u03b9\u03ba\u03c5\u03c7\u03b3\u03b7\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7"
     "\u0585\u057d\u0578\u0570\u0581"
 )
-#: Scripts that are written together, and with Latin letters, and marks that nobody sees.
+#: Scripts that are written together, and with Latin letters; and characters that are invisible.
 _EAST_ASIAN: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
-_UNSEEN: Final = frozenset(
+_INVISIBLE: Final = frozenset(
     map(chr, (0x34F, 0x115F, 0x1160, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10)))
 )
 
 
 def look_alike(name: str) -> str | None:
-    """Return why people would take a name for another one, with the name in escapes; `None`: they would not."""
+    """Return why a name can be taken for another one, with the name in escapes; `None` if it cannot."""
     if name.isascii():
         return None
     import unicodedata
@@ -200,7 +198,7 @@ def look_alike(name: str) -> str | None:
     scripts = dict.fromkeys(unicodedata.name(char, "?").split(" ")[0] for char in letters)
     foreign = [script for script in scripts if script not in _EAST_ASIAN]
     why = None
-    if not _UNSEEN.isdisjoint(name):
+    if not _INVISIBLE.isdisjoint(name):
         why = "has characters that nobody sees"
     elif unicodedata.normalize("NFKC", name) != name:
         why = "has characters that stand for others"
@@ -219,11 +217,11 @@ def installed(
     Args:
         groups: names of the entry-point groups.
         path: directories to look in; by default `sys.path`.
-        directories: what is known of directories; what is found out goes into it.
+        directories: what is known of directories, and is updated.
 
     Returns:
-        Entry points sorted by (distribution, group, name), and damaged distributions. Of a distribution
-        that is on the path twice, the first counts, as for imports.
+        Entry points, sorted, and damaged distributions. Of a distribution that is on the path twice, the first one
+        counts, as for imports.
     """
     search = _Search(sorted(groups), Directories() if directories is None else directories)
     for directory in dict.fromkeys(map(_absolute, sys.path if path is None else path)):
@@ -231,7 +229,7 @@ def installed(
     if path is None and any(
         hasattr(finder, "find_distributions") for finder in sys.meta_path if finder is not PathFinder
     ):
-        search.ask_importlib(None)  # a program may have added one that finds distributions elsewhere
+        search.ask_importlib(None)  # a finder of the program, which may find distributions elsewhere
     return Installed(search.names, sorted(search.entries), search.damages)
 
 
@@ -244,11 +242,11 @@ class _Search:
         self._groups = groups
         self._directories = directories
         self._signs = [f"[{group}".encode() for group in groups]
-        # A distribution of an earlier directory hides those of its name in later ones, whatever it declares.
+        # A distribution hides those of its name in later directories, whatever it declares.
         self.names: set[str] = set()
 
     def look_in(self, directory: str) -> None:
-        """Add the entry points of one directory or archive."""
+        """Add the entry points of a directory or archive."""
         try:
             places = [place for place in os.listdir(directory) if place[-5:].lower() == "-info"]
         except NotADirectoryError:
@@ -261,13 +259,13 @@ class _Search:
             self._read(directory, places)
 
     def _read(self, directory: str, places: list[str]) -> None:
-        """Add the entry points of one directory, from its files."""
+        """Add the entry points of a directory by reading its files."""
         start = time.time_ns()
         is_egg = directory.lower().endswith(".egg")
         by_name: dict[str, list[str]] = {}
         for place in places:
             _, dot, ending = place.rpartition(".")
-            # What begins with "~" is a leftover of an interrupted upgrade: pip ignores it as well.
+            # What begins with "~" is a leftover of an interrupted upgrade; pip ignores it, too.
             if ending.lower() in METADATA_KINDS and place[0] != "~" and (dot or (is_egg and place == "EGG-INFO")):
                 by_name.setdefault(_name_in(place), []).append(f"{directory}{os.sep}{place}")
         entries: list[EntryPoint] = []
@@ -293,26 +291,26 @@ class _Search:
         self._add(by_name, entries)
 
     def _add(self, names: Iterable[str], entries: list[EntryPoint]) -> None:
-        """Add distributions and entry points of one directory, but for those that an earlier one hides."""
+        """Add the distributions and entry points of a directory, except for hidden ones."""
         if not self.names.isdisjoint(names):
             entries = [entry for entry in entries if _name_in(os.path.basename(entry.metadata)) not in self.names]
         self.names.update(names)
         self.entries += entries
 
     def _recall(self, directory: str, places: list[str]) -> bool:
-        """Add what a directory held, if all of it is as it was; return whether that is so."""
-        self._directories.recalled.pop(directory, None)
+        """Add what is known of a directory, if that is still so; return whether it is."""
+        self._directories.unchanged.pop(directory, None)
         known = self._directories.get(directory, "")
-        names, found = recalled(directory, known, [self._groups, os.sep.join(places)])
+        names, found = recall(directory, known, [self._groups, os.sep.join(places)])
         if found:
-            self._directories.recalled[directory] = found
+            self._directories.unchanged[directory] = found
             self._add(names, found)
         return bool(found)
 
     def _record(
         self, directory: str, places: list[str], names: Iterable[str], entries: list[EntryPoint], start: int
     ) -> None:
-        """Record what a directory holds, unless a file in it may change once more without a sign."""
+        """Record what a directory has, unless the time of a file in it may not show its next change."""
         contents: list[list[Any] | None] = []
         for place in places:
             where = f"{directory}{os.sep}{place}"
@@ -325,16 +323,19 @@ class _Search:
                 contents.append([] if os.access(where + _ENTRY_POINTS, os.F_OK) else None)
         found, stamps = _look_at(directory, places, contents)
         end = time.time_ns()
-        # Files may have come and gone meanwhile.
+        # Files may have changed meanwhile.
         if sorted(found) == sorted(entries) and all(is_settled(changed, start, end) for changed in stamps[::3]):
             known = [self._groups, os.sep.join(places), os.sep.join(names), contents]
             record = json.dumps(known, separators=(",", ":"))
             self._directories[directory] = f"{seal_of(record, stamps)} {record}"
 
     def _declared(self, where: str) -> bytes | None:
-        """Return the entry points that a distribution declares, if some may be in a group of ours."""
+        """Return the `entry_points.txt` of a distribution, if some in it may be of our groups.
+
+        Empty if it cannot be read, or is not text: it may declare anything.
+        """
         path = where + _ENTRY_POINTS
-        # Most have none, and an exception for each takes longer than all else.
+        # Most have none, and an exception for each would take longer than all else.
         if not os.access(path, os.F_OK):
             return None
         try:
@@ -342,14 +343,14 @@ class _Search:
         except FileNotFoundError:
             return None
         except OSError:
-            return b""  # unreadable: it may declare anything
+            return b""
         for sign in self._signs:
             if sign in content:
                 return content
-        return None if _is_text(content) else b""  # damaged: it may declare anything
+        return None if _is_text(content) else b""
 
     def _parse_all(self, where: str, declared: bytes, entries: list[EntryPoint]) -> Damage | None:
-        """Add what a distribution declares to entry points; return its damage if it has one."""
+        """Add what a distribution declares to `entries`; return its damage, if it is damaged."""
         name = version = None
         try:
             changed, size = stamp_of(f"{where}{os.sep}{_METADATA}") or (0, 0)
@@ -374,7 +375,7 @@ class _Search:
         return None
 
     def ask_importlib(self, path: list[str] | None) -> None:
-        """Add the entry points of archives and foreign finders, which only `importlib.metadata` can read."""
+        """Add the entry points in archives, and of finders that the program added, by `importlib.metadata`."""
         import importlib.metadata
 
         found = importlib.metadata.distributions() if path is None else importlib.metadata.distributions(path=path)
@@ -394,7 +395,7 @@ class _Search:
                     for entry in distribution.entry_points
                     if entry.group in self._groups
                 )
-            except Exception as error:  # noqa: BLE001 - files that somebody wrote: what they raise is not known
+            except Exception as error:  # noqa: BLE001 - such files and finders may raise anything
                 if self._may_declare(distribution):
                     self.damages.append(
                         Damage(
@@ -407,26 +408,26 @@ class _Search:
                     )
 
     def _may_declare(self, distribution: "Distribution") -> bool:
-        with suppress(Exception):  # what cannot be read may say anything
+        with suppress(Exception):  # what cannot be read may declare anything
             text = distribution.read_text("entry_points.txt") or ""
             return any(group in text for group in self._groups)
         return True
 
 
 def _name_in(place: str) -> str:
-    """Return the canonical name of the distribution of a metadata directory, given the name of that."""
+    """Return the canonical name of a distribution, by the name of its metadata directory."""
     return canonical(place.rpartition(".")[0].partition("-")[0])
 
 
 def identity(where: str) -> tuple[str | None, str | None]:
-    """Return name and version of a metadata directory, or of an old file in the place of one, as far as it has them."""
+    """Return name and version in a metadata directory, or in an old file in the place of one; `None` if missing."""
     for path in (f"{where}{os.sep}{_METADATA}", f"{where}{os.sep}{_PKG_INFO}", where):
         try:
             content = _read(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         lines = content.split(b"\n", 3)
-        # Nearly all are written so.
+        # Nearly all begin with these three lines.
         if len(lines) > 3 and lines[1].startswith(b"Name: ") and lines[2].startswith(b"Version: "):
             lines = lines[1:3]
         else:
@@ -442,7 +443,7 @@ def identity(where: str) -> tuple[str | None, str | None]:
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
-    """Return modification time in ns and size of a file; `None` if it cannot be looked at."""
+    """Return modification time in ns and size of a file; `None` if it is missing or not accessible."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -450,10 +451,10 @@ def stamp_of(path: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def recalled(
+def recall(
     directory: str, known: str, listed: Sequence[object] | None = None
 ) -> tuple[Sequence[str], list[EntryPoint]]:
-    """Return the names of distributions and the entry points that are known of a directory; none if that has changed.
+    """Return the distributions and entry points that are known of a directory; none if it has changed.
 
     Args:
         directory: its path.
@@ -468,12 +469,12 @@ def recalled(
             if seal == seal_of(record, stamps):
                 return names.split(os.sep), found
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
-        pass  # not as it was, or another program wrote it
+        pass  # it has changed, or another program wrote `known`
     return [], []
 
 
 def seal_of(record: str, stamps: Iterable[int]) -> str:
-    """Return a text that stands for a record, and for the state of the files that it is from.
+    """Return a checksum of a record and of the state of the files that it is from.
 
     Args:
         record: JSON.
@@ -484,7 +485,7 @@ def seal_of(record: str, stamps: Iterable[int]) -> str:
 
 @contextmanager
 def opened(directory: str) -> Iterator[int]:
-    """Open a directory: a file below it is found faster from there than from the root.
+    """Open a directory, from which files in it are found faster than from the root.
 
     Raises:
         OSError: it cannot be opened.
@@ -499,12 +500,12 @@ def opened(directory: str) -> Iterator[int]:
 def _look_at(
     directory: str, places: Iterable[str], contents: Iterable[list[Any] | None]
 ) -> tuple[list[EntryPoint], tuple[int, ...]]:
-    """Return the entry points that are known of a directory, and time, size and inode of each file that they are from.
+    """Return the entry points that are known of a directory, and time, size and inode of each of their files.
 
-    The inode, as in an image all files may be of one time.
+    Inodes count because all files in an image may have one time.
 
     Raises:
-        OSError: a file is missing, or there is one that was not.
+        OSError: a file is missing, or was added.
     """
     entries: list[EntryPoint] = []
     stamps: list[int] = []
@@ -512,7 +513,7 @@ def _look_at(
         for place, content in zip(places, contents, strict=True):
             path = place + _ENTRY_POINTS
             if content is None:
-                if os.access(path, os.F_OK, dir_fd=at):  # for most, which have none: an exception for each takes long
+                if os.access(path, os.F_OK, dir_fd=at):  # most have none, and an exception for each takes long
                     raise FileExistsError(path)
                 continue
             found = os.stat(path, dir_fd=at)
@@ -533,7 +534,7 @@ def _look_at(
 
 
 def is_settled(changed: int, start: int, end: int) -> bool:
-    """Whether a file that was read between two moments will show its next change.
+    """Whether the next change of a file that was read between two moments will change its time.
 
     Args:
         changed: its modification time in ns since the epoch.
@@ -553,11 +554,11 @@ def _is_text(content: bytes) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """Return the content of a file, with fewer system calls than `open` takes."""
+    """Return the content of a file, with fewer system calls than `open`."""
     handle = os.open(path, _READING)
     try:
         content = os.read(handle, _CHUNK)
-        if len(content) == _CHUNK:  # a shorter one is all there is: these are plain files
+        if len(content) == _CHUNK:  # of a plain file, a shorter one is all there is
             while more := os.read(handle, _CHUNK):
                 content += more
                 if len(content) > _MOST:
@@ -586,9 +587,9 @@ def _parse(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def agreement(metadata: str) -> tuple[float, int, int]:
-    """Return how far a metadata directory agrees with the files beside it; of several of one name, the greatest counts.
+    """Return how well a metadata directory matches the installed files; of several for one name, the best one counts.
 
-    The others are leftovers of an upgrade. Sizes alone would not do: two versions of a file may be of one size.
+    The others are leftovers of upgrades. Sizes do not suffice, as two versions of a file may be of one size.
 
     Returns:
         The share of the files in its `RECORD` that have the checksum there, their number, and the time of the metadata.
@@ -619,12 +620,11 @@ def agreement(metadata: str) -> tuple[float, int, int]:
 def _absolute(directory: str) -> str:
     try:
         return os.path.abspath(directory)
-    except OSError:  # relative to a working directory that is gone
+    except OSError:  # it is relative, and the working directory is gone
         return directory
 
 
-#: The entry point being imported in this context: registrations made meanwhile by a module that no
-#: entry point names belong to it.
+#: The entry point that is being imported in this context. Registrations of modules that no entry point names are its.
 loading: ContextVar[EntryPoint | None] = ContextVar("d0ttino_loading", default=None)
 
 
@@ -634,9 +634,9 @@ def load(entry: EntryPoint) -> object:
     `package.module:name` may also name a submodule that nobody has imported yet.
 
     Raises:
-        PluginLoadError: its distribution does not declare it: a cache is wrong, or the distribution was replaced.
+        PluginLoadError: its distribution does not declare it: the cache is wrong, or the distribution was replaced.
         AttributeError: the module has neither such an attribute nor such a submodule.
-        BaseException: whatever importing the module raises.
+        BaseException: whatever the module raises.
     """
     if entry.metadata:
         declared = _read(entry.metadata + _ENTRY_POINTS).decode("utf-8")
@@ -655,7 +655,7 @@ def _import_submodule(path: str, entry: EntryPoint) -> object:
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
-        # Only the module itself missing means "no such attribute"; one that it imports is its own fault.
+        # A missing module that this one imports is an error of its own.
         if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
             raise
         parent, _, name = path.rpartition(".")
@@ -671,17 +671,17 @@ def _loading(entry: EntryPoint) -> Iterator[None]:
         loading.reset(token)
 
 
-#: Names of plug-ins that are not to be used, separated by commas.
+#: The environment variable with the names of plug-ins to block, separated by commas.
 VARIABLE: Final = "LLM_DISABLE_PLUGINS"
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """What the user does not want.
+    """The plug-ins that the user blocks, each with the option or variable that does it.
 
     Attributes:
-        names: name of a plug-in, entry point or distribution, to what blocks it.
-        all_installed: what blocks every plug-in that is not built in, if something does.
+        names: by name of a plug-in, entry point or distribution, what blocks it.
+        all_installed: what blocks every plug-in that is not built in; `None` if nothing does.
     """
 
     names: Mapping[str, str]
@@ -691,7 +691,7 @@ class Blocking:
     def of(
         cls, names: tuple[str, ...] = (), all_installed: bool = False, environ: Mapping[str, str] | None = None
     ) -> "Blocking":
-        """Return what environment and command line block together.
+        """Return what the environment and the command line block.
 
         Args:
             names: names given with `--no-plugin`.
@@ -718,8 +718,8 @@ class Blocking:
     def of_builtin(self, plugin: str, entries: Iterable[EntryPoint]) -> str | None:
         """Return what blocks a built-in plug-in, or `None`.
 
-        A bare name (`sample`) means what is installed under it, if something is, and so uncovers the
-        built-in one; `backend:sample` means both.
+        A bare name (`sample`) blocks an installed plug-in of that name, if there is one, which the built-in one then
+        replaces; `backend:sample` blocks both.
         """
         if not self.names:
             return None
@@ -730,7 +730,7 @@ class Blocking:
 
 
 def known_name(name: str, plugins: Iterable[str], entries: Iterable[EntryPoint]) -> bool:
-    """Return whether a name to be blocked names anything; if not, it is misspelt or no longer installed."""
+    """Whether a name is that of a plug-in, an entry point or a distribution."""
     named = any(name in {plugin, plugin.partition(":")[2]} for plugin in plugins)
     return named or any(_names_entry(name, entry) for entry in entries)
 

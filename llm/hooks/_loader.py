@@ -38,7 +38,7 @@ from llm.hooks._guard import CONFIGURE, Guard, Problem, ProblemKind, hookimpl, m
 from llm.hooks._manager import PluginManager, Registration, all_registrations, owner_of, unique
 from llm.hooks._manifest import (
     CONTRIBUTING,
-    NO_INDEX,
+    Index,
     Manifest,
     Manifests,
     PluginManifest,
@@ -110,7 +110,7 @@ class Loader:
         self._taken: set[str] = set()
         #: The names of plug-ins that are only indexed, until one that comes before them needs it.
         self._reserved: dict[str, EntryPoint] = {}
-        self._index = NO_INDEX
+        self._index = Index.empty()
         #: The first entry point that names an object, by `id`; with the object, so that its `id` is not used again.
         self._owners: dict[int, tuple[EntryPoint, object]] = {}
         self.known: dict[EntryPoint, list[KnownPlugin] | None] = {}

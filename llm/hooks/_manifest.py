@@ -1,10 +1,11 @@
-"""Manifests: what entry points contribute, recorded so that they need not be imported before they are used.
+"""Manifests: records of what entry points contribute, so that their modules need not be imported before they are used.
 
-A manifest holds as long as the metadata of its distribution and the files of the modules that its entry point names
-or that registered something are what they were. A plug-in in an editable installation is imported each time, which is
-what its author wants. What a plug-in registers has to follow from its own code. Manifests are a shortcut and nothing
-more: which entry points there are is seen in directories and metadata at each start (`_entrypoints`), so that no cache
-can name a plug-in that is not installed, or hide one.
+A manifest is current as long as the metadata of its distribution, and the files of the modules that its entry point
+names or that registered something, have the times and sizes that they had. A plug-in in an editable installation is
+imported each time, which is what its author wants. What a plug-in registers has to follow from its own code.
+
+Manifests are no more than a shortcut: each start finds the entry points in directories and metadata (`_entrypoints`),
+so that no cache can name a plug-in that is not installed, or hide one that is.
 """
 
 import json
@@ -20,20 +21,19 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from llm._state import cache_dir, check_private, open_private, read_named, write_atomically
-from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, opened, recalled, seal_of, stamp_of
+from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, opened, recall, seal_of, stamp_of
 
 #: Grows when the layout of the file changes; a file of another layout counts as none.
 _LAYOUT: Final = 6
 
 
 class ManifestFile:
-    """The file of manifests, which hold for this Python environment only: its prefix and its interpreter.
+    """The file of manifests of this Python environment: of its prefix and interpreter.
 
-    It may be deleted at any time. A file that is damaged counts as none, and where it cannot be written nothing is
-    lost but time.
+    It may be deleted at any time. A damaged file counts as none, and one that cannot be written costs time only.
 
     Attributes:
-        path: where it is; `None` if caches are not used.
+        path: its path; `None` if caches are not used.
     """
 
     def __init__(self) -> None:
@@ -43,14 +43,19 @@ class ManifestFile:
         self.path = None if directory is None else os.path.join(directory, "environments", owner, "manifests.json")
 
     def read(self) -> list[str]:
-        """Return the rows that were written last; none if there are none that can be used."""
+        """Return its rows; none if it is missing, damaged or of another environment."""
         try:
             return self.parse()
         except (OSError, ValueError):
             return []
 
     def parse(self) -> list[str]:
-        """Return the rows that were written last; none if nothing was, or for another environment."""
+        """Return its rows; none if it is missing or of another environment.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is damaged.
+        """
         if self.path is None:
             return []
         try:
@@ -61,11 +66,11 @@ class ManifestFile:
         if checksum != _checksum(document):
             raise ValueError("it is damaged")
         stamp, *rows = document.decode("ascii").split("\n")
-        # The directory is named by a checksum as well, which another environment may share.
+        # The name of the directory is a checksum, which another environment may share.
         return rows if stamp == self._stamp else []
 
     def write(self, rows: Iterable[str]) -> None:
-        """Write rows, each a line of ASCII; a directory that cannot be written is passed over."""
+        """Write rows, each a line of ASCII, unless the directory cannot be written."""
         if self.path is not None:
             with suppress(OSError):
                 directory = os.path.dirname(self.path)
@@ -76,7 +81,7 @@ class ManifestFile:
                 write_atomically(self.path, b"\n".join((_checksum(document), document)))
 
     def remove(self) -> None:
-        """Forget everything."""
+        """Delete it."""
         if self.path is not None:
             check_private(os.path.dirname(self.path))
             with suppress(FileNotFoundError):
@@ -88,7 +93,7 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _forget_gone(environments: str) -> None:
-    """Remove the caches of environments whose directory is gone: they come and go, and caches would stay."""
+    """Remove the caches of environments whose directory is gone."""
     import glob
     import shutil
 
@@ -100,24 +105,24 @@ def _forget_gone(environments: str) -> None:
         except FileNotFoundError:
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            continue  # not known, or it is in a place that this user cannot look into
+            continue  # unknown, or this user has no access to it
 
 
-#: Hooks that ask for contributions; a manifest has their answers.
+#: Hooks that collect contributions; a manifest has their results.
 CONTRIBUTING: Final = frozenset({"llm_backends", "llm_recipes"})
-#: What an index has names of.
-_NAMED: Final = ("plug-in", "backend", "recipe")
+#: The kinds of names in an index.
+_KINDS: Final = ("plug-in", "backend", "recipe")
 
 
 class PluginManifest(NamedTuple):
     """One plug-in of an entry point.
 
     Attributes:
-        plugin: the name under which it was registered.
+        plugin: the name that it asks for.
         module: dotted name of its module.
         hooks: the hooks that it implements, each with the options of its `@hookimpl`.
-        contributions: kind (`backend`, `recipe`) and JSON-ready facts of each object that it provided.
-        configured: whether the user's configuration may decide on its contributions: it is asked anew in each process.
+        contributions: kind (`backend`, `recipe`) and JSON-ready facts of each object that it contributes.
+        configured: whether its contributions may depend on the user's configuration: it is asked anew in each process.
     """
 
     plugin: str
@@ -128,14 +133,14 @@ class PluginManifest(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The contributions of one entry point when it was last loaded.
+    """What one entry point contributed when it was last imported.
 
     Attributes:
         plugins: its plug-ins, in the order in which they were registered.
-        failure: why it could not be loaded; `None` if it could.
+        failure: why it could not be imported; `None` if it could.
         guardrails: hooks for which it is a guardrail, also if it cannot be loaded now: nothing is sent or run then.
-        stamps: by path, modification time in ns and size of the files of modules that it depends on.
-        lasts: whether it holds as long as these files, and the metadata of its distribution, stay as they are.
+        stamps: by path, modification time in ns and size of the files of the modules that it depends on.
+        lasts: whether it is current as long as these files, and the metadata of its distribution, do not change.
     """
 
     plugins: tuple[PluginManifest, ...] = ()
@@ -146,7 +151,7 @@ class Manifest(NamedTuple):
 
     @property
     def only_contributes(self) -> bool:
-        """Whether its plug-ins do nothing but contribute, always the same, and in no order of their own wish."""
+        """Whether its plug-ins do nothing but contribute, always the same, and without `tryfirst` and the like."""
         return bool(self.plugins) and not any(
             one.configured
             or any(one.hooks.values())
@@ -160,7 +165,7 @@ class Manifest(NamedTuple):
         return sorted({hook for plugin in self.plugins for hook in plugin.hooks})
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of all objects of one kind that it provides, sorted."""
+        """Return the names of its contributions of one kind, sorted."""
         return sorted(facts["name"] for plugin in self.plugins for one, facts in plugin.contributions if one == kind)
 
     def to_json(self) -> list[Any]:
@@ -172,7 +177,7 @@ class Manifest(NamedTuple):
         """Return what `to_json` wrote.
 
         Raises:
-            TypeError, ValueError, AttributeError, LookupError: somebody else wrote it.
+            TypeError, ValueError, AttributeError, LookupError: the data is from another program.
         """
         plugins, failure, guardrails, stamps, lasts = data
         if not (failure is None or isinstance(failure, str)) or not isinstance(lasts, bool):
@@ -195,7 +200,7 @@ class Manifest(NamedTuple):
 
     @property
     def is_current(self) -> bool:
-        """Whether the entry point would contribute the same again."""
+        """Whether the entry point would contribute the same if it was imported now."""
         return self.lasts and bool(self.stamps) and self.is_unchanged
 
     @property
@@ -208,60 +213,53 @@ class Manifest(NamedTuple):
 
 
 class Index(NamedTuple):
-    """Entry points that do nothing but contribute, by names that one of them alone has.
+    """The entry points that do nothing but contribute, by names that only one of them has.
 
     Attributes:
-        names: by `plug-in`, `backend` and `recipe`, by name.
-        secret_env: those that declare an environment variable as secret, by its name.
+        names: by kind (`plug-in`, `backend`, `recipe`), the entry point of each name.
+        secret_env: by environment variable, those that declare it as secret.
     """
 
     names: dict[str, dict[str, EntryPoint]]
     secret_env: dict[str, list[EntryPoint]]
 
-
-NO_INDEX: Final = Index({kind: {} for kind in _NAMED}, {})
+    @classmethod
+    def empty(cls) -> "Index":
+        """Return an index without names."""
+        return cls({kind: {} for kind in _KINDS}, {})
 
 
 class Manifests:
-    """The manifests of this Python environment: those of `read`, or none.
+    """The manifests in a file, or of this process alone.
 
-    The file has a row for each manifest, which is parsed when it is asked for, and one for each directory with entry
-    points. That has an index of those that do nothing but contribute, and a seal of the files that all of this is from:
-    one comparison vouches for a directory. Nothing in the file is certain, as another program may have written it.
+    The file has a row for each manifest, which is parsed when it is asked for, and a row for each directory with entry
+    points: these, an index of those that do nothing but contribute, and for each of the two a seal, which changes with
+    any of the files that it is from. So one comparison shows that nothing changed. Nothing in the file can be relied
+    on, as another program may have written it.
 
     Attributes:
         directories: what is known of directories with installed distributions; written with the next `store`.
     """
 
-    def __init__(
-        self,
-        file: ManifestFile | None = None,
-        directories: Mapping[str, str] = {},
-        indices: Mapping[str, str] = {},
-        records: Mapping[str, str] = {},
-    ) -> None:
-        self.directories = Directories(directories)
+    def __init__(self, file: ManifestFile | None = None) -> None:
         self._file = file
-        self._written = directories
-        self._indices = indices
-        self._records = records
-
-    @classmethod
-    def read(cls) -> "Manifests":
-        """Return the user's manifests; none if there are none that can be used."""
-        file = ManifestFile()
-        directories: dict[str, str] = {}
-        indices: dict[str, str] = {}
-        records: dict[str, str] = {}
-        for row in file.read():
+        self._written: dict[str, str] = {}  # by directory, what the file has of it
+        self._indices: dict[str, str] = {}  # by directory
+        self._records: dict[str, str] = {}  # by `_key` of the entry point, what `_record` made
+        for row in [] if file is None else file.read():
             key, _, record = row.partition(_TAB)
             if key[:1] == "[":
-                records[key] = record
+                self._records[key] = record
             else:
                 with suppress(ValueError):
                     directory = str(json.loads(key))
-                    directories[directory], _, indices[directory] = record.partition(_TAB)
-        return cls(file, directories, indices, records)
+                    self._written[directory], _, self._indices[directory] = record.partition(_TAB)
+        self.directories = Directories(self._written)
+
+    @classmethod
+    def read(cls) -> "Manifests":
+        """Return the user's manifests for this environment."""
+        return cls(ManifestFile())
 
     @property
     def path(self) -> str | None:
@@ -269,7 +267,7 @@ class Manifests:
         return None if self._file is None else self._file.path
 
     def get(self, entry: EntryPoint) -> Manifest | None:
-        """Return the manifest of an entry point as it was last loaded; `None` if it never was with this metadata."""
+        """Return the last manifest of an entry point; `None` if it has none, or one for other metadata."""
         try:
             identity, manifest = json.loads(self._records[_key(entry)])
             return Manifest.from_json(manifest) if identity == list(_identity(entry)) else None
@@ -281,24 +279,21 @@ class Manifests:
         return self._records.get(_key(entry)) == _record(entry, manifest)
 
     def guardrails_of(self, entry: EntryPoint) -> tuple[str, ...]:
-        """Return the hooks for which an entry point was a guardrail when it was last loaded, in whichever version."""
+        """Return the hooks for which an entry point was a guardrail when it was last imported, in any version."""
         try:
             return Manifest.from_json(json.loads(self._records[_key(entry)])[1]).guardrails
         except _NOT_OURS:
             return ()
 
     def index(self, entries: Iterable[EntryPoint]) -> Index:
-        """Return those of some entry points of which it is known, without their manifests, what they contribute.
-
-        They would contribute the same again, and do nothing else.
-        """
+        """Return the index of those entry points that would contribute the same again, and do nothing else."""
         wanted = set(entries)
-        found = Index({kind: {} for kind in _NAMED}, {})
-        for directory, here in self.directories.recalled.items():
+        found = Index.empty()
+        for directory, here in self.directories.unchanged.items():
             with suppress(OSError, *_NOT_OURS):
                 one = self._index_of(directory, [entry if entry in wanted else None for entry in here])
-                if all(found.names[kind].keys().isdisjoint(one.names[kind]) for kind in _NAMED):
-                    for kind in _NAMED:
+                if all(found.names[kind].keys().isdisjoint(one.names[kind]) for kind in _KINDS):
+                    for kind in _KINDS:
                         found.names[kind].update(one.names[kind])
                     for variable, many in one.secret_env.items():
                         found.secret_env.setdefault(variable, []).extend(many)
@@ -308,7 +303,7 @@ class Manifests:
         """Return the index of a directory.
 
         Raises:
-            LookupError: there is none, or a file that it is from has changed.
+            LookupError: there is none, or one of its files has changed.
         """
         seal, _, text = self._indices[directory].partition(" ")
         paths, places, secret_env = json.loads(text)
@@ -322,7 +317,7 @@ class Manifests:
         return Index(
             {
                 kind: {name: entry for name, place in places[kind].items() if (entry := entries[place]) is not None}
-                for kind in _NAMED
+                for kind in _KINDS
             },
             {
                 variable: [entry for place in many if (entry := entries[place]) is not None]
@@ -331,7 +326,7 @@ class Manifests:
         )
 
     def current(self, entries: Iterable[EntryPoint]) -> dict[EntryPoint, Manifest]:
-        """Return the manifests of entry points that were loaded, and would contribute the same again."""
+        """Return the manifests of those entry points that would contribute the same again."""
         found = {}
         for entry in entries:
             manifest = self.get(entry)
@@ -348,11 +343,11 @@ class Manifests:
         return index, current, _needing_import(entries, indexed | current.keys())
 
     def _indexed(self, directory: str) -> str:
-        """Return what `_index_of` reads: places of entry points by kind and name, and by secret variable."""
+        """Return the index of a directory as the file has it: positions of entry points by kind and name, and so on."""
         stamps: dict[str, tuple[int, int]] = {}
-        places: dict[str, dict[str, int]] = {kind: {} for kind in _NAMED}
+        places: dict[str, dict[str, int]] = {kind: {} for kind in _KINDS}
         secrets: dict[str, list[int]] = {}
-        _, entries = recalled(directory, self.directories[directory])
+        _, entries = recall(directory, self.directories[directory])
         current = self.current(entries)
         names = {entry: list(_names_of(one)) for entry, one in current.items() if one.only_contributes}
         times = Counter(chain.from_iterable(names.values()))
@@ -368,14 +363,12 @@ class Manifests:
         return f"{seal_of(text, chain.from_iterable(stamps.values()))} {text}"
 
     def store(self, manifests: Mapping[EntryPoint, Manifest]) -> None:
-        """Record manifests in place of those of the same entry points; the file is written only if that changes it."""
-        kept = {
-            entry: one._replace(guardrails=one.guardrails or self.guardrails_of(entry))
-            if one.failure is not None
-            else one
-            for entry, one in manifests.items()  # one that fails stays a guardrail
-        }
-        self._renew({**self._records, **{_key(entry): _record(entry, one) for entry, one in kept.items()}})
+        """Record manifests in place of those of the same entry points; the file is written if that changes it."""
+        records = dict(self._records)
+        for entry, manifest in manifests.items():
+            before = self.guardrails_of(entry) if manifest.failure is not None else ()  # one that fails stays one
+            records[_key(entry)] = _record(entry, manifest._replace(guardrails=manifest.guardrails or before))
+        self._renew(records)
 
     def forget(self, entries: Iterable[EntryPoint]) -> None:
         """Remove the manifests of entry points, so that they are imported the next time."""
@@ -383,7 +376,7 @@ class Manifests:
         self._renew({key: record for key, record in self._records.items() if key not in keys})
 
     def clear(self) -> None:
-        """Remove everything."""
+        """Remove all of them, and the file."""
         if self._file is not None:
             self._file.remove()
         self._records, self._written, self._indices = {}, {}, {}
@@ -394,18 +387,18 @@ class Manifests:
             return
         for directory in [one for one in self.directories if not os.path.isdir(one)]:
             del self.directories[directory]
-        self._records, self._written = records, dict(self.directories)
+        self._records, self._written = dict(records), dict(self.directories)
         self._indices = {one: self._indexed(one) for one in self.directories}
         if self._file is not None:
             rows = [(_json(one), self.directories[one], self._indices[one]) for one in self.directories]
             self._file.write(map(_TAB.join, [*rows, *sorted(records.items())]))
 
 
-#: What is raised where a row is not as it was written.
+#: What parsing a row raises that another program has written.
 _NOT_OURS: Final = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
-#: What stands between the parts of a row, and in none of them.
+#: The separator of the parts of a row; JSON has none in it.
 _TAB: Final = "\t"
 
 
@@ -418,7 +411,7 @@ def _key(entry: EntryPoint) -> str:
 
 
 def _identity(entry: EntryPoint) -> tuple[object, ...]:
-    """Return the fields of an entry point that its manifest is for, besides those that are its key."""
+    """Return the fields of an entry point that have to be equal for its manifest, besides those of its key."""
     return entry[3:8]
 
 
@@ -477,11 +470,11 @@ def _files(entry: EntryPoint, modules: tuple[str, ...]) -> Iterator[str]:
         if isinstance(path, str):
             yield path
         elif name in modules:
-            yield ""  # made by code without a file: it cannot be looked at
+            yield ""  # it has no file, whose changes could be seen
 
 
 def _is_editable(metadata: str) -> bool:
-    """Whether a distribution is installed so that its author can edit it in place."""
+    """Whether a distribution is an editable installation."""
     if metadata.lower().endswith(".egg-info"):
         return True
     try:
@@ -490,4 +483,4 @@ def _is_editable(metadata: str) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, AttributeError, RecursionError):
-        return True  # not known
+        return True  # unknown
