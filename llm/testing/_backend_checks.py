@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from types import FrameType
@@ -21,7 +21,6 @@ from llm.testing._probe import (
     ADDRESS_NAME,
     EXIT,
     FIXES,
-    NOWHERE,
     PROMPTS,
     SECRET,
     STUB,
@@ -45,15 +44,14 @@ class _Overdue(BaseException):
 
 def check_readiness(probe: Probe) -> str | None:
     """Ask its backends whether they are ready, without a network."""
-    probe.network.clear()
-    found = probe.backends()
+    with probe.idle("to say what there is"):
+        found = probe.backends()
+        for backend in found:
+            backend.is_ready({})
     for backend in found:
-        backend.is_ready({})
         undeclared = [one for one in backend.ready_env if looks_secret(one) and one not in backend.secret_env]
         for name in undeclared:
             probe.report(f"{name} is in ready_env of the backend {backend.name} and not in secret_env", FIXES["secret"])
-    for address, file, line in probe.network:
-        probe.report(f"it uses the network to say what there is: {address}", FIXES["late"], (file, line))
     return None if found else "it has no backend"
 
 
@@ -82,7 +80,9 @@ def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
         return f"the backend {backend.name} does not answer here: {whole.message}"
     if isinstance(whole, BaseException):
         probe.report(
-            f"the backend {backend.name} raised {one_line(whole)}", FIXES["error"], probe.place(whole, function)
+            f"the backend {backend.name} raised {one_line(whole)}",
+            "raise an error of llm.errors where the backend cannot answer",
+            probe.place(whole, function),
         )
         return None
     again = probe.attempt(backend, "hi")
@@ -94,7 +94,8 @@ def _answers(probe: Probe, backend: RegisteredBackend) -> str | None:
         probe.report(f"the backend {backend.name} answers {whole.text[:40]!r} as a whole, and "
                      f"{pieces.text[:40]!r} in pieces", FIXES["same"], probe.stream_place(backend))  # fmt: skip
     elif whole.usage is not None and pieces.usage is None:
-        probe.report(f"the backend {backend.name} reports its usage as a whole, and not in pieces", FIXES["usage"],
+        probe.report(f"the backend {backend.name} reports its usage as a whole, and not in pieces",
+                     "yield a Completion with usage as the last piece",
                      probe.stream_place(backend), warn=True)  # fmt: skip
     return None
 
@@ -176,7 +177,7 @@ def check_deadlines(probe: Probe) -> str | None:
 
 
 def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None:
-    place: list[Place] = []
+    place: list[Place | None] = []
 
     def stop(_number: int, frame: FrameType | None) -> NoReturn:
         place.append(probe.place_in_stack(frame))
@@ -199,7 +200,8 @@ def _deadline(probe: Probe, backend: RegisteredBackend, *, stream: bool) -> None
     if place:
         how = "in pieces" if stream else "whole"
         probe.report(f"the backend {backend.name} ({how}) goes on {GRACE:g} s after the deadline of its call",
-                     FIXES["deadline"], place[0])  # fmt: skip
+                     "take `call`, and end at call.deadline: pass the seconds that are left as a timeout",
+                     place[0])  # fmt: skip
 
 
 def check_interrupts(probe: Probe) -> str | None:
@@ -226,7 +228,7 @@ def check_interrupts(probe: Probe) -> str | None:
 
 
 def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
-    swallowed: set[tuple[str, int]] = set()
+    swallowed: list[tuple[str, int]] = []
     for number in range(1, 60):
         left, place = number, ("", 0)
 
@@ -241,23 +243,26 @@ def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
                     raise KeyboardInterrupt
             return trace
 
-        came, began = False, time.monotonic()
+        interrupted, began = False, time.monotonic()
         sys.settrace(trace)
         try:
             do()
         except KeyboardInterrupt:
-            came = True
+            interrupted = True
         except BaseException:  # noqa: BLE001, S110 - it was swallowed, if it was raised at all
             pass
         finally:
             sys.settrace(None)
         if not place[0] or time.monotonic() - began > 1:
             break
-        if not came and place not in swallowed:
-            swallowed.add(place)
+        if not interrupted:
+            swallowed.append(place)
     if swallowed:
-        first = min(swallowed)
-        probe.report(f"{what} swallows Ctrl-C", FIXES["interrupt"], first)
+        probe.report(
+            f"{what} swallows Ctrl-C",
+            "catch Exception, not everything: `except:` and BaseException catch Ctrl-C as well",
+            min(swallowed),
+        )
 
 
 def check_errors(probe: Probe) -> str | None:
@@ -277,7 +282,7 @@ def check_errors(probe: Probe) -> str | None:
             if mode in {429, 500, 503} and times > 1:
                 place = probe.place(result) if isinstance(result, BaseException) else place_of(backend.complete)
                 probe.report(f"at status {mode}, the backend {backend.name} asks its server {times} times",
-                             FIXES["server once"], place)  # fmt: skip
+                             "ask once: the router retries, for all backends", place)  # fmt: skip
             _check_error(probe, backend, mode, result)
     return None
 
@@ -308,45 +313,46 @@ def check_threads(probe: Probe) -> str | None:
     """Ask from eight threads at a time."""
     found = _answering(probe)
     interval = sys.getswitchinterval()
+    texts = [f"prompt number {number}" for number in range(8)]
     for backend in found:
-        texts = [f"prompt number {number}" for number in range(8)]
-        alone = [probe.attempt(backend, text) for text in texts]
-        again = [probe.attempt(backend, text) for text in texts]
-        if not all(isinstance(a, Completion) and isinstance(b, Completion) and a.text == b.text
-                   for a, b in zip(alone, again, strict=True)):  # fmt: skip
+        attempts = [[probe.attempt(backend, text) for text in texts] for _ in range(2)]
+        answers, again = ([one.text for one in some if isinstance(one, Completion)] for some in attempts)
+        if len(answers) < len(texts) or answers != again:
             continue  # its answers differ each time
-        expected = {text: one.text for text, one in zip(texts, alone, strict=True) if isinstance(one, Completion)}
-        wrong: list[str | BaseException] = []
-
-        def work(one: RegisteredBackend, text: str, right: str, wrong: list[Any]) -> None:
-            for turn in range(12):
-                try:
-                    now = time.monotonic()
-                    answer = one.complete(Request(text), Call(stream=bool(turn % 2), deadline=now + 10)).text
-                except Exception as error:  # noqa: BLE001 - reported
-                    wrong.append(error)
-                else:
-                    if answer != right:
-                        wrong.append(answer)
-
+        wrong: list[str | Exception] = []
         sys.setswitchinterval(1e-6)
         probe.blocked = False
-        many = [threading.Thread(target=work, args=(backend, *one, wrong), daemon=True) for one in expected.items()]
-        for one in many:
-            one.start()
-        for one in many:
-            one.join(20)
+        _in_threads([partial(_compare, backend, *one, wrong) for one in zip(texts, answers, strict=True)])
         sys.setswitchinterval(interval)
         probe.blocked = True
         if wrong:
             first = wrong[0]
-            how = f"raises {one_line(first)}" if isinstance(first, BaseException) else "mixes up their answers"
-            place = probe.place(first) if isinstance(first, BaseException) else probe.stream_place(backend)
+            how = f"raises {one_line(first)}" if isinstance(first, Exception) else "mixes up their answers"
+            place = probe.place(first) if isinstance(first, Exception) else probe.stream_place(backend)
             probe.report(f"asked by several threads, the backend {backend.name} {how}", FIXES["threads"], place)
     hooks = [hook for hook in ("llm_prepare", "llm_complete") if probe.implementations(hook)]
     for hook in hooks:
         _hook_in_threads(probe, hook)
     return None if found or hooks else "no backend answers here"
+
+
+def _compare(backend: RegisteredBackend, text: str, expected: str, wrong: list[str | Exception]) -> None:
+    """Send a prompt several times; append wrong answers and exceptions to a list."""
+    for turn in range(12):
+        try:
+            answer = backend.complete(Request(text), Call(stream=bool(turn % 2), deadline=time.monotonic() + 10)).text
+        except Exception as error:  # noqa: BLE001 - reported
+            wrong.append(error)
+        else:
+            wrong += [answer] if answer != expected else []
+
+
+def _in_threads(functions: Iterable[Callable[[], object]]) -> None:
+    many = [threading.Thread(target=one, daemon=True) for one in functions]
+    for one in many:
+        one.start()
+    for one in many:
+        one.join(20)
 
 
 def _hook_in_threads(probe: Probe, hook: str) -> None:
@@ -368,11 +374,7 @@ def _hook_in_threads(probe: Probe, hook: str) -> None:
     work()
     if failed or time.monotonic() + probe.skipped_sleep - began > 1:
         return  # which the check of requests reports
-    many = [threading.Thread(target=work, daemon=True) for _ in range(4)]
-    for one in many:
-        one.start()
-    for one in many:
-        one.join(10)
+    _in_threads([work] * 4)
     if failed:
         probe.report(f"called by several threads, {hook} raises {one_line(failed[0])}", FIXES["threads"],
                      probe.place(failed[0]))  # fmt: skip
@@ -393,7 +395,10 @@ def check_fork_and_pickle(probe: Probe) -> str | None:
             finally:
                 EXIT(status)
         if os.waitpid(child, 0)[1] != 0:
-            probe.report(f"after a fork, the backend {backend.name} does not answer", FIXES["fork"])
+            probe.report(
+                f"after a fork, the backend {backend.name} does not answer",
+                "open connections and start threads when they are needed, in the process that needs them",
+            )
     seen = set()
     for error in probe.errors:
         kind = type(error)
@@ -406,7 +411,11 @@ def check_fork_and_pickle(probe: Probe) -> str | None:
         except Exception as problem:  # noqa: BLE001 - reported
             fault = f"cannot be pickled: {one_line(problem)}"
         if fault:
-            probe.report(f"its {kind.__name__} {fault}", FIXES["pickle"], (_file_of(kind), _line_of_class(kind)))
+            probe.report(
+                f"its {kind.__name__} {fault}",
+                "pass all arguments to super().__init__, or define __reduce__",
+                (_file_of(kind), _line_of_class(kind)),
+            )
     return None if found or seen else "no backend answers here"
 
 
@@ -431,18 +440,19 @@ def check_secrets(probe: Probe) -> str | None:
             probe.attempt(backend, "hi")
             probe.server.mode = 200
     for name, place in probe.reads.items():
-        if looks_secret(name) and name not in declared and place[0] is not None:
+        if looks_secret(name) and name not in declared and place is not None:
             probe.report(f"it reads {name}, which no backend has in secret_env", FIXES["secret"], place)
     for error in probe.errors:
         with suppress(Exception):
             if SECRET in f"{error} {getattr(error, 'hint', '')}":
                 probe.report(f"a {type(error).__name__} shows the key", FIXES["show"], probe.place(error))
                 return None
-    shown = next((place for text, place in probe.written if SECRET in text), None)
-    if shown is not None or any(SECRET in one.description for one in found):
-        probe.report("it shows the key in its output or its description", FIXES["show"], shown or NOWHERE)
+    shown = [place for text, place in probe.written if SECRET in text]
+    shown += [None for one in found if SECRET in one.description]
+    if shown:
+        probe.report("it shows the key in its output or its description", FIXES["show"], shown[0])
     if probe.asked and any(SECRET in path for path in probe.server.paths):
-        place = next((probe.stream_place(one) for one in found), NOWHERE)
+        place = probe.stream_place(found[0]) if found else None
         probe.report("it sends the key in the address, which servers and proxies log",
                      "send it in the header Authorization", place)  # fmt: skip
     for recipe in probe.recipes():

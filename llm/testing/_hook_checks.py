@@ -54,7 +54,7 @@ def check_recipes(probe: Probe) -> str | None:
                     probe.report(f"the recipe {recipe.name} makes no step", "raise a UsageError that says why",
                                  probe.recipe_place(recipe), warn=True)  # fmt: skip
             except InvalidResultError as error:
-                probe.report(error.message, FIXES["steps"], probe.place(error))
+                probe.report(error.message, "return a list of command lines (str) or Step objects", probe.place(error))
                 break
             except D0ttinoError as error:
                 probe.record(error)
@@ -94,7 +94,8 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
                 if script is not None and _leaves_mark(bash, script):
                     what = f"the parameter {next(iter(given))}" if given else "the goal"
                     probe.report(f"step {number} of the recipe {recipe.name} runs what is in {what}: {goal!r}",
-                                 FIXES["quote"], probe.recipe_place(recipe))  # fmt: skip
+                                 "put it into the line by quote(...), or give the command as a list of words",
+                                 probe.recipe_place(recipe))  # fmt: skip
                     return
 
 
@@ -161,7 +162,11 @@ def check_requests(probe: Probe) -> str | None:
             unknown = next((name for name in named if name not in everybody), None)
             if unknown is not None:
                 place = probe.place_of_hook("llm_route")
-                probe.report(f"llm_route names {unknown!r}, which is not a backend", FIXES["route"], place)
+                probe.report(
+                    f"llm_route names {unknown!r}, which is not a backend",
+                    "name backends of the argument `backends` only",
+                    place,
+                )
                 return None
     if "llm_complete" in hooks:
         _mixed_up(probe)
@@ -190,7 +195,11 @@ def _mixed_up(probe: Probe) -> None:
     first = [ask(STUB, Request("the same")) for _ in range(2)][-1]
     for what, (backend, request) in variants.items():
         if first is not None and ask(backend, request) == first:
-            probe.report(f"it gives the answer of another {what}", FIXES["key of a cache"], place)
+            probe.report(
+                f"it gives the answer of another {what}",
+                "put everything into the key that the answer depends on: backend, model, messages, options",
+                place,
+            )
     stub: Any = probe.host.get_plugin(STUB)
     stub.plugin.pieces_read = 0
     if first is None or ask(STUB, Request("the same")) is None or stub.plugin.pieces_read:
@@ -200,7 +209,8 @@ def _mixed_up(probe: Probe) -> None:
         ask(STUB, Request("the same", metadata={"conversation": f"{turn:016x}", "earlier": 0, "turn": turn}))
     if stub.plugin.pieces_read:
         probe.report("it does not answer again a request that differs only in the notes of the log of conversations",
-                     FIXES["notes of the log"], place, warn=True)  # fmt: skip
+                     "leave conversation, conversation_name, earlier and turn of Request.metadata out of the key",
+                     place, warn=True)  # fmt: skip
 
 
 def _text_of(probe: Probe, answer: Answer) -> None:
@@ -255,8 +265,9 @@ def _wrapper(probe: Probe, function: Any) -> None:
         whole, pieces = (through(STUB, f"{text} {stream}"[: len(text)], stream=stream) for stream in (False, True))
         for result in (whole, pieces):
             if isinstance(result, BaseException) and not is_typed(result):
-                mend = FIXES["once"] if "yield" in str(result) else FIXES["raise"]
-                probe.report(f"the wrapper of llm_complete raised {one_line(result)}", mend,
+                once = "yield once in every case: raise to refuse; answer from an implementation that is not a wrapper"
+                fix = once if "yield" in str(result) else FIXES["raise"]
+                probe.report(f"the wrapper of llm_complete raised {one_line(result)}", fix,
                              probe.place(result, function))  # fmt: skip
                 return
         if isinstance(whole, tuple) and isinstance(pieces, tuple):
@@ -265,12 +276,14 @@ def _wrapper(probe: Probe, function: Any) -> None:
                              FIXES["same"], place_of(function))  # fmt: skip
                 return
             if pieces[1] and number == 0:
-                probe.report("through the wrapper, an answer comes when all of it is there", FIXES["pieces"],
+                probe.report("through the wrapper, an answer comes when all of it is there",
+                             "change pieces as they come: answer.map(f) or answer.pipe(f) in place of answer.text",
                              place_of(function), warn=True)  # fmt: skip
     refused = through(f"{STUB}-refusing", "hi", stream=False)
     if isinstance(refused, tuple) or getattr(refused, "status", None) != 429:
         shown = "an answer" if isinstance(refused, tuple) else one_line(refused)
-        probe.report(f"through the wrapper, an error of a backend with status 429 becomes {shown}", FIXES["hand on"],
+        probe.report(f"through the wrapper, an error of a backend with status 429 becomes {shown}",
+                     "let errors of the backend pass: raise the same exception again",
                      place_of(function))  # fmt: skip
 
 
@@ -326,7 +339,8 @@ def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: 
             if not isinstance(result, StepResult):
                 continue
             if time.monotonic() - began > 5:
-                probe.report(f"llm_run_step does not end {step.command_line!r} at its timeout", FIXES["timeout"],
+                probe.report(f"llm_run_step does not end {step.command_line!r} at its timeout",
+                             "end the step after step.timeout seconds, with status 124",
                              place_of(function))  # fmt: skip
             elif status is None and result.status != 0:
                 continue
@@ -435,7 +449,7 @@ def check_commands(probe: Probe) -> str | None:
     return None
 
 
-def _command(probe: Probe, name: str, command: Any, place: Place) -> None:
+def _command(probe: Probe, name: str, command: Any, place: Place | None) -> None:
     """Check one command: its name, its help, and whether its function takes its parameters."""
     import click
 
@@ -487,7 +501,7 @@ def check_closing(probe: Probe) -> str | None:
     for thread in set(threading.enumerate()) - before:
         place = place_of(getattr(thread, "_target", None) or thread.run)
         words = "" if thread.daemon else ", so that programs do not end"
-        if not thread.daemon or probe.owns(place[0] or ""):
+        if not thread.daemon or (place is not None and probe.owns(place[0])):
             probe.report(
                 f"it leaves the thread {thread.name} running{words}", FIXES["close"], place, warn=thread.daemon
             )

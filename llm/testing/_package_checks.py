@@ -80,10 +80,10 @@ def check_metadata(probe: Probe) -> str | None:
     return None
 
 
-def _key_line(probe: Probe, key: str) -> Place:
+def _key_line(probe: Probe, key: str) -> Place | None:
     """Return the line of `pyproject.toml` that has a key, or that of `[project]`."""
     if probe.project is None:
-        return None, None
+        return None
     lines = probe.project.read_text(encoding="utf-8").splitlines()
     found = [number for number, line in enumerate(lines, 1) if line.replace(" ", "").startswith((f"{key}=", key + "]"))]
     found += [number for number, line in enumerate(lines, 1) if line.strip() == "[project]"]
@@ -155,7 +155,8 @@ def _check_libraries(probe: Probe, required: set[str]) -> None:
             own = canonical(probe.distribution) in names or os.path.dirname(root_of(name) or "") in beside
             if name not in seen and names and not own and not names & coming:
                 seen.add(name)
-                probe.report(f"it imports {name}, and does not require {sorted(names)[0]}", FIXES["requires"],
+                probe.report(f"it imports {name}, and does not require {sorted(names)[0]}",
+                             "add it to dependencies in [project]",
                              (file, line))  # fmt: skip
 
 
@@ -188,7 +189,8 @@ def _check_defaults(probe: Probe) -> None:
                 fresh = isinstance(default, ast.Call) and getattr(default.func, "id", "") in {"list", "dict", "set"}
                 if (fresh or isinstance(default, ast.List | ast.Dict | ast.Set)) and _mutates(function, argument.arg):
                     probe.report(f"{function.name} changes the default of its argument {argument.arg}",
-                                 FIXES["shared default"], (file, function.lineno))  # fmt: skip
+                                 "default to None, and make a new one in the function: all calls share this one",
+                                 (file, function.lineno))  # fmt: skip
 
 
 def _mutates(function: ast.AST, name: str) -> bool:
@@ -238,11 +240,17 @@ def check_entry_points(probe: Probe) -> str | None:
             )
         elif root_of(entry.module.partition(".")[0]) is None:
             probe.report(
-                f"entry point {entry}: there is no module {entry.module.partition('.')[0]}", FIXES["entry"], where
+                f"entry point {entry}: there is no module {entry.module.partition('.')[0]}",
+                "name a module that the package has, and install the package again",
+                where,
             )
         others = {one.distribution for one in probe.all_entries if one.value == entry.value} - {entry.distribution}
         if others:
-            probe.report(f"entry point {entry}: {', '.join(others)} names {entry.value} too", FIXES["shared"], where)
+            probe.report(
+                f"entry point {entry}: {', '.join(others)} names {entry.value} too",
+                "remove one of the two packages, or name an object of your own",
+                where,
+            )
     return None
 
 
@@ -272,10 +280,12 @@ def _import(probe: Probe, entry: EntryPoint) -> None:
             load(entry)
         except BaseException as error:  # noqa: BLE001 - reported
             reason = probe.record(error)
-            place = probe.place(error)
-            if place[0] is None:
-                place = _key_line(probe, entry.name)
-            probe.report(f"entry point {entry} cannot be imported: {reason}", FIXES["import"], place)
+            place = probe.place(error) or _key_line(probe, entry.name)
+            probe.report(
+                f"entry point {entry} cannot be imported: {reason}",
+                "fix the exception; import optional libraries in the functions that need them",
+                place,
+            )
     took = time.process_time() - began
     for warning in warned:
         if probe.owns(warning.filename):
@@ -313,7 +323,11 @@ def check_names(probe: Probe) -> str | None:
         for name, one in known.items():
             hidden = [other.origin for other in known.shadowed.get(name, ()) if other.origin.builtin]
             if probe.is_own(one.origin) and hidden:
-                probe.report(f"its {kind} {name} takes the place of the built-in one", FIXES["name"], warn=True)
+                probe.report(
+                    f"its {kind} {name} takes the place of the built-in one",
+                    "give it another name, unless that is intended",
+                    warn=True,
+                )
     return None
 
 
@@ -343,11 +357,15 @@ def check_configuration(probe: Probe) -> str | None:
                                  place_of(function), warn=True)  # fmt: skip
         else:
             probe.report(
-                "it takes configuration and has no CONFIG_SCHEMA", FIXES["schema"], place_of(function), warn=True
+                "it takes configuration and has no CONFIG_SCHEMA",
+                "give it one: a JSON Schema CONFIG_SCHEMA beside llm_configure finds misspelt keys",
+                place_of(function),
+                warn=True,
             )
         try:
             probe.host.configure(guard.origin)
         except Exception as error:  # noqa: BLE001 - reported
-            probe.report(f"without configuration, llm_configure raised {probe.record(error)}", FIXES["default"],
+            probe.report(f"without configuration, llm_configure raised {probe.record(error)}",
+                         "give each key a default: most users configure nothing",
                          probe.place(error, function))  # fmt: skip
     return None if plugins else "it takes no configuration"

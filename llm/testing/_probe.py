@@ -75,57 +75,29 @@ HEAVY: Final = frozenset(
     | {"pydantic", "requests", "scipy", "sklearn", "tensorflow", "tiktoken", "torch", "transformers"}
 )
 
-#: Fixes that several findings share, and long ones.
+#: Fixes that several findings share.
 FIXES: Final = {
     "result": "return what the documentation of {} allows",
     "raise": "let it return, or raise an error of llm.errors with a hint for the user",
-    "entry": "name a module that the package has, and install the package again",
-    "shared": "remove one of the two packages, or name an object of your own",
-    "import": "fix the exception; import optional libraries in the functions that need them",
     "late": "do it in a function, when it is needed: listing plug-ins imports them too",
-    "name": "give it another name, unless that is intended",
-    "schema": "give it one: a JSON Schema CONFIG_SCHEMA beside llm_configure finds misspelt keys",
-    "default": "give each key a default: most users configure nothing",
     "secret": "add it to secret_env: the steps of recipes do not get those, and errors do not show them",
     "text": "return text (str), a Completion, or pieces of text of which the last may be a Completion",
     "same": "make both from the same pieces",
-    "usage": "yield a Completion with usage as the last piece",
-    "error": "raise an error of llm.errors where the backend cannot answer",
     "odd": "answer, or raise a BackendError or UsageError that says why not",
-    "deadline": "take `call`, and end at call.deadline: pass the seconds that are left as a timeout",
-    "interrupt": "catch Exception, not everything: `except:` and BaseException catch Ctrl-C as well",
     "status": "raise BackendHTTPError(..., status=...), or another BackendError, where the server refuses",
     "threads": "hold the data of a request in local variables, and protect shared data with a lock",
-    "fork": "open connections and start threads when they are needed, in the process that needs them",
-    "pickle": "pass all arguments to super().__init__, or define __reduce__",
-    "steps": "return a list of command lines (str) or Step objects",
-    "quote": "put it into the line by quote(...), or give the command as a list of words",
-    "route": "name backends of the argument `backends` only",
-    "once": "yield once in every case: raise instead to refuse; answer from an implementation that is not a wrapper",
-    "pieces": "change pieces as they come: answer.map(f) or answer.pipe(f) in place of answer.text",
-    "hand on": "let errors of the backend pass: raise the same exception again",
-    "timeout": "end the step after step.timeout seconds, with status 124",
     "run": "return the status of the step; give it context.env, and context.output a copy of what it writes",
     "close": "end it in llm_close, and make threads daemons",
     "print late": "log, or print where it is used",
     "print": "log, or return it: stdout is for the answer, and stderr for the messages of the host",
-    "stdin": "take it from an option, a variable or the configuration: stdin may be empty, or hold the prompt",
-    "environ": "hand a copy to what needs it: dict(os.environ, NAME=value)",
-    "replace": "subclass it or wrap it: every other plug-in uses it as well",
     "message": "describe the fault in one line; log the rest",
     "slow": "do it later, or in less time: the user waits for it",
-    "shared default": "default to None, and make a new one in the function: all calls and threads share this one",
-    "requires": "add it to dependencies in [project]",
-    "key of a cache": "put everything into the key that the answer depends on: backend, model, messages, options",
-    "notes of the log": "leave conversation, conversation_name, earlier and turn of Request.metadata out of the key",
-    "server once": "ask once: the router retries, for all backends",
     "show": "leave the key out of messages; declare its variable in secret_env",
 }
 
 
 #: A file and a line in it.
-Place: TypeAlias = tuple[str | None, int | None]
-NOWHERE: Final[Place] = (None, None)
+Place: TypeAlias = tuple[str, int | None]
 
 
 class Probe:
@@ -142,13 +114,13 @@ class Probe:
         self.check = ""  # the check that runs
         self.found: list[dict[str, Any]] = []
         self.errors: list[BaseException] = []
-        self.written: list[tuple[str, Place]] = []  # its output and messages, to be searched for secrets
-        self.reads: dict[str, Place] = {}  # the variables that it read
+        self.written: list[tuple[str, Place | None]] = []  # its output and messages, to be searched for secrets
+        self.reads: dict[str, Place | None] = {}  # the variables that it read
         self.secret_names: set[str] = set()
-        self.network: list[tuple[str, str | None, int | None]] = []  # its attempts to connect
+        self.network: list[tuple[str, Place | None]] = []  # the addresses that it tried to connect to
         self.blocked = True  # the network is, also to this machine
         self.idle_when = ""  # the end of the sentence "it runs a command ...", while it must not
-        self.last_sleep: Place = NOWHERE
+        self.last_sleep: Place | None = None
         self.sleepers: set[Place] = set()  # the lines that slept long
         self.skipped_sleep = 0.0  # seconds
         self.slow: set[str] = set()  # backends, recipes and hooks that are called no more often than necessary
@@ -168,16 +140,16 @@ class Probe:
         self.answers.write(_ENCODE(answer) + "\n")
         self.answers.flush()
 
-    def report(self, message: str, fix: str, place: Place = NOWHERE, *, warn: bool = False) -> None:
+    def report(self, message: str, fix: str, place: Place | None = None, *, warn: bool = False) -> None:
         """Report a finding; its place may be in the message."""
-        match = _PLACE.search(message)
-        if match and not self.owns(place[0] or ""):
-            place = match[1], int(match[2])
-        if match:
+        if match := _PLACE.search(message):
             message = _PLACE.sub("", message, count=1)
+            if place is None or not self.owns(place[0]):
+                place = match[1], int(match[2])
         severity = "warning" if warn else "error"
         shown = message.replace(SECRET, "[the key]")
-        finding = {"message": shown, "fix": fix, "file": place[0], "line": place[1], "severity": severity}
+        file, line = place or (None, None)
+        finding = {"message": shown, "fix": fix, "file": file, "line": line, "severity": severity}
         if finding not in self.found:  # a fault shows both whole and in pieces
             self.found.append(finding)
             self.write(finding={"check": self.check, **finding})
@@ -190,7 +162,7 @@ class Probe:
             text = f"{error} {getattr(error, 'hint', None) or ''}"
             self.written.append((text, self.place(error)))
         place, lines = self.place(error), text.count("\n")
-        if self.owns(place[0] or ""):
+        if place is not None and self.owns(place[0]):
             subject = f"the message of its {type(error).__name__}"
             if any(ord(one) < 32 and one not in "\t\n\r" for one in text):
                 self.report(f"{subject} has control characters", FIXES["message"], place)
@@ -205,31 +177,31 @@ class Probe:
         """Return whether a file is of its own code."""
         return any(file == root or file.startswith(root + os.sep) for root in self.roots)
 
-    def place_in_stack(self, frame: FrameType | None) -> Place:
+    def place_in_stack(self, frame: FrameType | None) -> Place | None:
         """Return the innermost place in its own code in a stack."""
         while frame is not None:
             if self.owns(frame.f_code.co_filename):
                 return frame.f_code.co_filename, frame.f_lineno
             frame = frame.f_back
-        return None, None
+        return None
 
-    def place(self, error: BaseException, function: Any = None) -> Place:
+    def place(self, error: BaseException, function: Any = None) -> Place | None:
         """Return the place in its own code that raised an exception, or else that of a function."""
         if isinstance(error, SyntaxError) and error.filename:
             return error.filename, error.lineno
         if isinstance(error, PluginError) and error.place:
             file, _, line = error.place.rpartition(", line ")
             return file, int(line)
-        found = NOWHERE
+        found: Place | None = None
         one: BaseException | None = error
-        while one is not None and found[0] is None:
+        while one is not None and found is None:
             trace = one.__traceback__
             while trace is not None:
                 if self.owns(trace.tb_frame.f_code.co_filename):
                     found = trace.tb_frame.f_code.co_filename, trace.tb_lineno
                 trace = trace.tb_next
             one = one.__cause__ or one.__context__
-        return found if found[0] is not None or function is None else place_of(function)
+        return found or place_of(function)
 
     def files(self) -> list[str]:
         """Return the files of its own code."""
@@ -238,24 +210,23 @@ class Probe:
             for file in (sorted(Path(root).rglob("*.py")) if os.path.isdir(root) else [root])
         ]  # fmt: skip
 
-    def line_of(self, pattern: str) -> Place:
+    def line_of(self, pattern: str) -> Place | None:
         """Return the first line of its own code that matches a pattern."""
         for file in self.files():
             with suppress(OSError), open(file, encoding="utf-8", errors="replace") as lines:
                 for number, line in enumerate(lines, 1):
                     if re.search(pattern, line):
                         return file, number
-        return None, None
+        return None
 
     @contextmanager
     def timed(self, what: str, function: Any = None) -> Iterator[None]:
         """Report a call for which a user would wait too long."""
-        began, work, self.last_sleep = time.monotonic() + self.skipped_sleep, time.process_time(), NOWHERE
+        began, work, self.last_sleep = time.monotonic() + self.skipped_sleep, time.process_time(), None
         yield
         took = time.monotonic() + self.skipped_sleep - began
-        if took > PATIENCE and (self.last_sleep[0] is not None or time.process_time() - work > PATIENCE):
-            place = self.last_sleep if self.last_sleep[0] is not None else place_of(function)
-            self.report(f"{what} takes {took:.1f} s", FIXES["slow"], place)
+        if took > PATIENCE and (self.last_sleep or time.process_time() - work > PATIENCE):
+            self.report(f"{what} takes {took:.1f} s", FIXES["slow"], self.last_sleep or place_of(function))
             self.slow.add(what)
 
     @contextmanager
@@ -271,8 +242,8 @@ class Probe:
             yield
         finally:
             self.idle_when = ""
-            for address, file, line in self.network:
-                self.report(f"it uses the network {when}: {address}", FIXES["late"], (file, line))
+            for address, place in self.network:
+                self.report(f"it uses the network {when}: {address}", FIXES["late"], place)
             self.network.clear()
 
     # --- the plug-in --------------------------------------------------------------------------------------------
@@ -343,15 +314,15 @@ class Probe:
             sys.settrace(None)
         return found
 
-    def recipe_place(self, recipe: RegisteredRecipe) -> Place:
+    def recipe_place(self, recipe: RegisteredRecipe) -> Place | None:
         """Return the function that makes the steps of a recipe: the first one that is called."""
         found = self.called(lambda: recipe.steps("goal", samples_of(recipe)))
-        return found[0] if found else NOWHERE
+        return found[0] if found else None
 
-    def stream_place(self, backend: RegisteredBackend) -> Place:
+    def stream_place(self, backend: RegisteredBackend) -> Place | None:
         """Return the function that answers in pieces: the last one that is called."""
         found = self.called(lambda: self.attempt(backend, "hi", stream=True))
-        return found[-1] if found else NOWHERE
+        return found[-1] if found else None
 
     def implementations(self, hook: str, *, wrappers: bool = False) -> list[Any]:
         """Return its implementations of a hook, as pluggy's objects."""
@@ -361,7 +332,7 @@ class Probe:
             if isinstance(one.plugin, Guard) and self.is_own(one.plugin.origin) and one.wrapper is wrappers
         ]
 
-    def place_of_hook(self, hook: str) -> Place:
+    def place_of_hook(self, hook: str) -> Place | None:
         """Return the place of its first implementation of a hook."""
         return place_of(self.implementations(hook)[0].function)
 
@@ -407,8 +378,8 @@ class Probe:
                 results.append(result)
             self.problems(known, one.function)
         if hook in {"llm_prepare", "llm_route", "llm_redact", "llm_commands", "llm_options"}:
-            for address, file, line in self.network:
-                self.report(f"{hook} uses the network: {address}", FIXES["slow"], (file, line), warn=True)
+            for address, place in self.network:
+                self.report(f"{hook} uses the network: {address}", FIXES["slow"], place, warn=True)
         return results
 
     def problems(self, known: int = 0, function: Any = None) -> None:
@@ -416,9 +387,7 @@ class Probe:
         for problem in list(self.host.problems)[known:]:
             if not self.is_own(problem.origin):
                 continue
-            place = self.place(problem.error, function) if problem.error is not None else NOWHERE
-            if place[0] is None and function is not None:
-                place = place_of(function)
+            place = self.place(problem.error, function) if problem.error is not None else place_of(function)
             self.report(
                 problem.message, problem.hint or FIXES["raise"], place, warn=problem.kind is ProblemKind.CONFLICT
             )
@@ -555,11 +524,11 @@ def root_of(name: str) -> str | None:
     return spec.origin
 
 
-def place_of(function: Any) -> Place:
+def place_of(function: Any) -> Place | None:
     """Return the file and the first line of a function."""
     function = inspect.unwrap(getattr(function, "__func__", function))
     code = getattr(function, "__code__", None)
-    return NOWHERE if code is None else (code.co_filename, code.co_firstlineno)
+    return None if code is None else (code.co_filename, code.co_firstlineno)
 
 
 def is_typed(error: BaseException) -> bool:
@@ -621,7 +590,11 @@ def report_changes(probe: Probe, before: dict[str, Any], *, importing: bool = Fa
         return
     for owner, name, function in _replaced(probe):
         place = probe.line_of(rf"\b{name}\s*=[^=]|setattr\(.*{name}|patch")
-        probe.report(f"it replaces {owner}.{name} {when}", FIXES["replace"], place if place[0] else place_of(function))
+        probe.report(
+            f"it replaces {owner}.{name} {when}",
+            "subclass it or wrap it: every other plug-in uses it as well",
+            place or place_of(function),
+        )
 
 
 def _replaced(probe: Probe) -> Iterator[tuple[str, str, FunctionType]]:
@@ -648,7 +621,7 @@ def _replaced(probe: Probe) -> Iterator[tuple[str, str, FunctionType]]:
 _UNWATCHED_CHECKS: Final = frozenset({"interrupts", "threads"})
 
 
-def caller(probe: Probe, frame: FrameType | None) -> Place:
+def caller(probe: Probe, frame: FrameType | None) -> Place | None:
     """Return the place in the plug-in's code that a stack comes from, unless this project's code is between."""
     while frame is not None and probe.check not in _UNWATCHED_CHECKS:
         if probe.owns(frame.f_code.co_filename):
@@ -656,13 +629,13 @@ def caller(probe: Probe, frame: FrameType | None) -> Place:
         if is_framework(frame) and not frame.f_code.co_filename.startswith("<frozen"):
             break
         frame = frame.f_back
-    return None, None
+    return None
 
 
 def _report(probe: Probe, message: str, mend: str) -> None:
     """Report an action of the code that called the caller of this function, if it is the plug-in's."""
     place = caller(probe, sys._getframe(2))
-    if place[0] is not None:
+    if place is not None:
         probe.report(message, mend, place)
 
 
@@ -679,7 +652,7 @@ class _Stream:
         frame = sys._getframe(1)
         place = caller(self._probe, frame)
         self._probe.written.append((text, place))
-        if text.strip() and place[0] is not None and frame.f_globals.get("__name__") not in {"logging", "warnings"}:
+        if text.strip() and place is not None and frame.f_globals.get("__name__") not in {"logging", "warnings"}:
             probe, importing = self._probe, self._probe.check == "import"
             what = (
                 f"it prints when it is imported: {text.strip()[:80]!r}" if importing else f"it writes to {self._name}"
@@ -689,7 +662,11 @@ class _Stream:
         return int(self._stream.write(text))
 
     def _read(self, *arguments: Any) -> Any:
-        _report(self._probe, "it reads stdin", FIXES["stdin"])
+        _report(
+            self._probe,
+            "it reads stdin",
+            "take it from an option, a variable or the configuration: stdin may be empty, or hold the prompt",
+        )
         return self._stream.read(*arguments)
 
     read = readline = readlines = __next__ = _read
@@ -713,7 +690,7 @@ def watch(probe: Probe) -> None:
             local = not isinstance(address, tuple) or str(address[0]).startswith(("127.", "::1"))
         if probe.blocked or not local:
             shown = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
-            probe.network.append((shown, *probe.place_in_stack(sys._getframe(2))))
+            probe.network.append((shown, probe.place_in_stack(sys._getframe(2))))
             raise OSError("there is no network in a check")
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -734,14 +711,18 @@ def watch(probe: Probe) -> None:
 
         def __getitem__(self, name: str) -> str:
             place = probe.place_in_stack(sys._getframe(1))
-            if isinstance(name, str) and (place[0] is not None or probe.check == "answers"):
+            if isinstance(name, str) and (place is not None or probe.check == "answers"):
                 probe.reads.setdefault(name, place)
             found: str = super().__getitem__(name)
             return found
 
         def __setitem__(self, name: str, value: str) -> None:
             if probe.check != "import":
-                _report(probe, "it changes the environment when it is used", FIXES["environ"])
+                _report(
+                    probe,
+                    "it changes the environment when it is used",
+                    "hand a copy to what needs it: dict(os.environ, NAME=value)",
+                )
             super().__setitem__(name, value)
 
     def end(status: int) -> NoReturn:
@@ -754,16 +735,14 @@ def watch(probe: Probe) -> None:
     real_sleep = time.sleep
 
     def sleep(seconds: float) -> None:
-        place = caller(probe, sys._getframe(1))
-        if place[0] is not None:
-            probe.last_sleep = place
+        probe.last_sleep = caller(probe, sys._getframe(1)) or probe.last_sleep
         # Not in other threads: one that the plug-in leaves behind has to be there when the check looks for it.
         is_main = threading.current_thread() is threading.main_thread()
-        line = probe.place_in_stack(sys._getframe(1)) if is_main else NOWHERE
-        if line in probe.sleepers and probe.check != "deadlines":  # which needs sleeps as they are
+        line = probe.place_in_stack(sys._getframe(1)) if is_main else None
+        if line in probe.sleepers and probe.check != "deadlines":  # which needs real sleeps
             probe.skipped_sleep += max(0.0, seconds - NAP)
             seconds = min(seconds, NAP)
-        elif line[0] is not None and seconds > PATIENCE:
+        elif line is not None and seconds > PATIENCE:
             probe.sleepers.add(line)
         real_sleep(seconds)
 
