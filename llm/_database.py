@@ -1,8 +1,8 @@
-"""SQLite files of this user's state: many threads and processes change one at once, and any of them may be killed.
+"""SQLite files of this user's state: many threads and processes change them concurrently, and any may be killed.
 
-They are in WAL mode: a writer waits for no disk, and readers for no writer. That mode shares memory among processes, so
-it is wrong for a file that several machines see: in a home on a network, SQLite's older journal is used, which needs
-nothing but locks. Each write waits for the server there; `XDG_STATE_HOME` on a local disk avoids that.
+They are in WAL mode: writers do not wait for the disk, nor readers for writers. It needs memory that processes share,
+and so fails for a file that several machines see: in a home directory on a network, SQLite's rollback journal is used,
+which needs locks only. Each write waits for the server there; `XDG_STATE_HOME` on a local disk avoids that.
 """
 
 import errno
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds that a writer waits for others, and pauses while it makes a file that another one makes as well.
+#: Seconds that a writer waits for others, and between two tries to create a file that others create as well.
 PATIENCE: Final = 20.0
 _PAUSE: Final = 0.02
-#: Seconds that it waits once another one did not let go in that time.
+#: Seconds that it waits after another process has held a lock for that long.
 _IMPATIENCE: Final = 0.05
 
 #: File systems that several machines may see.
@@ -37,8 +37,8 @@ _REMOTE: Final = frozenset(
 )
 
 _STATE_VERSION: Final = 3
-#: The tables of `state.db`: attempts are the usage ledger, cooldowns the circuit breaker's, pacing and sends the
-#: pacer's.
+#: The tables of `state.db`: `attempts` is the usage ledger, `cooldowns` belongs to the circuit breaker, `pacing` and
+#: `sends` to the pacer.
 _STATE: Final = """
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY, time TEXT, backend TEXT, model TEXT, plugin TEXT, distribution TEXT, ms REAL,
@@ -57,29 +57,29 @@ ALTER TABLE attempts ADD COLUMN reasoning_tokens INTEGER;
 
 
 class DamagedError(OSError):
-    """A file that was damaged, and has got another name: the next change makes a new one."""
+    """A file was damaged, and has been renamed: the next change creates a new one."""
 
 
-#: Seconds that closing waits for a use by another thread.
+#: Seconds that `close` waits for another thread.
 _CLOSING: Final = 1.0
 
-#: What SQLite adds to the name of a file for those in which it works.
-_BESIDE: Final = ("-wal", "-shm", "-journal")
+#: Suffixes of the files that SQLite creates next to a database.
+_SUFFIXES: Final = ("-wal", "-shm", "-journal")
 
 
 class Database:
-    """An SQLite file; one connection to it, which all threads of this process share.
+    """An SQLite file, with one connection that all threads of this process share.
 
     Args:
-        path: the file. It is made by the first change.
-        tables: the statements that make what is in it, or what an older version lacks.
-        version: the version of these.
-        optional: the same for what not every SQLite has.
+        path: the file. The first change creates it.
+        tables: statements that create its tables, or upgrade those of an older version.
+        version: the version of these tables.
+        optional: further statements, for extensions that not every SQLite has.
         pragmas: statements for each connection.
-        sets_aside: whether a damaged file gets another name, so that the next change makes a new one; else it stays.
+        sets_aside: whether a damaged file is renamed, so that the next change creates a new one.
         is_remote: whether other machines may see the file; `None`: that depends on its file system.
 
-    Its methods raise `OSError` if the file cannot be used, and `DamagedError` if it was damaged.
+    Methods raise `OSError` if the file cannot be used, and `DamagedError` if it was damaged and renamed.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class Database:
         self._hindered = False
 
     def close(self) -> None:
-        """Close the connection, unless it is in long use; the next use opens another one."""
-        # Closing it under the hands of another thread, as those of a batch that ends early, crashes the process.
+        """Close the connection, unless another thread uses it for long; the next use opens another one."""
+        # Closing it while another thread uses it, for example after a batch that ended early, crashes the process.
         if not self._lock.acquire(timeout=_CLOSING):
             return
         try:
@@ -123,28 +123,28 @@ class Database:
         Args:
             statement: the statement.
             values: its parameters.
-            make: whether to make the file if there is none; else there are no rows then.
+            make: whether to create a missing file; otherwise there are no rows then.
         """
         with self.using(make) as connection:
             return [] if connection is None else connection.execute(statement, values).fetchall()
 
     @contextmanager
     def changing(self) -> "Iterator[sqlite3.Connection]":
-        """Change the file as a whole or not at all; it is made if need be."""
+        """Open a transaction; a missing file is created."""
         with self.using(make=True) as connection:
-            assert connection is not None  # it was made
+            assert connection is not None  # it was created
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
             except BaseException:
-                with suppress(Exception):  # what failed is raised, and SQLite may have ended the transaction itself
+                with suppress(Exception):  # SQLite may have rolled it back itself; the first error is raised
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
 
     @contextmanager
     def using(self, make: bool) -> "Iterator[sqlite3.Connection | None]":
-        """Use the connection, of this thread alone; `None`: there is no file, and none is made."""
+        """Lock and yield the connection; `None`: the file is missing, and `make` is not set."""
         with self._lock:
             found = self._mark_of_file()
             if found is None and not make:
@@ -179,19 +179,19 @@ class Database:
             _make(self.path)
         check_private(self.path)
         check_ordinary(self.path)
-        for path in (f"{self.path}{suffix}" for suffix in _BESIDE):
-            if os.path.lexists(path):  # SQLite reads what is beside the file, and waits for a pipe
+        for path in (f"{self.path}{suffix}" for suffix in _SUFFIXES):
+            if os.path.lexists(path):  # SQLite reads them, and would block at a pipe
                 check_private(path)
-                with suppress(FileNotFoundError):  # another process closed the database, which removes it
+                with suppress(FileNotFoundError):  # another process closed the database, which removes them
                     check_ordinary(path)
-        # Transactions begin and end where `changing` does; that threads take turns, its lock sees to.
+        # `changing` begins and ends transactions, and `using` locks the connection.
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             _patiently(lambda: self._prepare(connection))
         except BaseException:
             connection.close()
             raise
-        # A method `__del__` would come too late in a cycle, where the connection may be finalized first.
+        # Not `__del__`: in a cycle, the connection may be finalized before it.
         self._release = finalize(self, _release, connection, os.getpid())
         self._release.atexit = False  # a thread may still use it
         self._connection, self._mark = connection, self._mark_of_file()
@@ -219,15 +219,15 @@ class Database:
                 raise
             connection.execute("COMMIT")
         if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-            connection.execute("PRAGMA synchronous = NORMAL")  # else, a power cut might damage the file
+            connection.execute("PRAGMA synchronous = NORMAL")  # NORMAL is only safe in WAL mode
         if sys.version_info >= (3, 12):
-            # The last one to close it would wait for the disk; so somebody does once in a thousand pages.
+            # A checkpoint waits for the disk: better every thousand pages than whenever the last process closes it.
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
 
     def _fault(self, error: "sqlite3.Error | UnicodeDecodeError") -> OSError:
         import sqlite3
 
-        # A name in a damaged file need not be text: then not even the message is.
+        # A message with a name from a damaged file may fail to decode.
         not_text = isinstance(error, UnicodeDecodeError)
         code = sqlite3.SQLITE_CORRUPT if not_text else getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
@@ -238,19 +238,19 @@ class Database:
         return OSError(errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO, str(error), self.path)
 
     def _wait_for_others(self, seconds: float) -> None:
-        """Set how long to wait: one that is stopped must not make each use wait for long."""
+        """Set the time to wait for a lock: a process that was stopped must not delay each use."""
         self._hindered = seconds < PATIENCE
         if self._connection is not None:
             self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
 
     def _set_aside(self, error: Exception) -> OSError:
-        """Give a damaged file another name, unless another process has done so, and return the report of it."""
+        """Rename a damaged file, unless another process has done so, and return the error that reports it."""
         self.close()
         name = f"{self.path}.damaged"
         try:
             with locked(self.path):
                 if not is_sound(self.path):
-                    for suffix in _BESIDE:  # first: a new file must not get what they hold
+                    for suffix in _SUFFIXES:  # first, as they must not be applied to a new file
                         with suppress(FileNotFoundError):
                             os.replace(f"{self.path}{suffix}", f"{name}{suffix}")
                     os.replace(self.path, name)
@@ -276,7 +276,7 @@ def is_sound(path: str) -> bool:
     return found == [("ok",)]
 
 
-#: Connections that a fork left here. To close one here would break it there, and so would to forget it.
+#: Connections of the parent in a forked process. Closing or collecting one here would break it there.
 _of_parents: Final[list[object]] = []
 
 
@@ -292,7 +292,7 @@ _sharing: Final = threading.Lock()
 
 
 def state_database(path: str | os.PathLike[str] | None = None) -> Database:
-    """Return the database of this user's state; whoever asks in this process gets the same one.
+    """Return the database of this user's state, which all callers in this process share.
 
     Args:
         path: the file; by default `state.db` in the user's state directory.
@@ -311,7 +311,7 @@ def state_path() -> str:
 
 
 def moment(time: "datetime") -> str:
-    """Return a moment as rows have it: in UTC, to the millisecond, so that its text sorts as it does."""
+    """Format a time for rows: in UTC, to the millisecond, so that it sorts as text."""
     from datetime import UTC
 
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -330,10 +330,10 @@ def _execute_all(connection: "sqlite3.Connection", script: str) -> None:
 
 
 def _make(path: str) -> None:
-    """Make an empty file that only its owner can read; SQLite gives its further files the same mode.
+    """Create an empty private file; SQLite creates its further files with the same mode.
 
-    It gets its name when it is closed: a process that closes a file loses all its locks of it, also those that
-    SQLite holds in another thread, and that damages a database.
+    It gets its name after it was closed: a process that closes a file loses all its locks on it, including those of
+    SQLite in another thread, which damages a database.
     """
     make_private(os.path.dirname(path))
     temporary = f"{path}.{os.urandom(8).hex()}"
@@ -346,7 +346,7 @@ def _make(path: str) -> None:
 
 
 def _patiently(action: Callable[[], None]) -> None:
-    """Do what SQLite itself does not wait for: many processes that make the same file at once."""
+    """Retry an action for which SQLite itself does not wait: many processes may create the same file."""
     import sqlite3
     import time
 
@@ -362,7 +362,7 @@ def _patiently(action: Callable[[], None]) -> None:
 
 
 def _is_remote(path: str) -> bool:
-    """Whether a file is on a file system that other machines may see, as far as the system reports."""
+    """Whether a file is on a file system that other machines may see, as far as the system reports it."""
     try:
         with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
             mounts = [line.split()[1:3] for line in file]

@@ -1,4 +1,4 @@
-"""The user's directories, opt-out variables, and files in them that nobody else can have changed."""
+"""The user's directories for state and caches, and files in them that no other user can have changed."""
 
 import errno
 import os
@@ -10,23 +10,22 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Final
 
 NO_CACHE_VARIABLE: Final = "LLM_NO_CACHE"
-#: Bytes; more than anybody writes into a file of settings, keys or text.
+#: Maximum size of a file with settings, keys or text, in bytes.
 MOST: Final = 16 * 2**20
 
-#: A change takes milliseconds. A process that was stopped in the middle of one must not hold up all others.
+#: Seconds to wait for a lock. A change takes milliseconds, and a process that was stopped must not block all others.
 _PATIENCE: Final = 2.0
 _PAUSE: Final = 0.005
 
 
 class NotPrivateError(PermissionError):
-    """A file or directory of caches or state could be somebody else's work."""
+    """Another user could have written a file or directory of caches or state."""
 
 
 def user_dir(kind: str, environ: Mapping[str, str] = os.environ) -> str:
     """Return this user's directory for `cache`, `config` or `state`.
 
-    On Linux this is the answer of platformdirs without its import: every command asks, and the import takes
-    a tenth of the time of a whole one.
+    On Linux this is the result of platformdirs, without its import, which takes a tenth of the time of a command.
     """
     if sys.platform in {"darwin", "win32"}:
         import platformdirs
@@ -34,12 +33,12 @@ def user_dir(kind: str, environ: Mapping[str, str] = os.environ) -> str:
         return str(getattr(platformdirs, f"user_{kind}_dir")("d0ttino", appauthor=False))
     base = environ.get(f"XDG_{kind.upper()}_HOME", "")
     default = "~/.local/state" if kind == "state" else f"~/.{kind}"
-    # The specification has a relative path ignored.
+    # A relative path must be ignored, by the XDG specification.
     return os.path.join(base if os.path.isabs(base) else os.path.expanduser(default), "d0ttino")
 
 
 def state_dir() -> str:
-    """Return this user's directory for state: the data of earlier runs, which cannot be made anew."""
+    """Return this user's directory for state: data of earlier runs that cannot be regenerated."""
     return user_dir("state")
 
 
@@ -49,10 +48,10 @@ def cache_dir() -> str | None:
 
 
 def directory_faults(kind: str) -> Iterator[tuple[str, str]]:
-    """Yield path and fault of what is not used in this user's directory for `cache` or `state`, or of all of it.
+    """Yield path and fault of each file that is not used in this user's directory for `cache` or `state`.
 
-    What is in it decides what is loaded and run: so nobody else may be able to write to it, and root, under `sudo`
-    with the user's `HOME`, leaves nothing in it that its user could not change any more.
+    These files determine what is loaded and run, so no other user may be able to write to them. Root, under `sudo`
+    with the user's `HOME`, must not create files there that the user cannot change.
     """
     if kind == "cache" and cache_dir() is None:
         return
@@ -63,7 +62,7 @@ def directory_faults(kind: str) -> Iterator[tuple[str, str]]:
         yield str(error.filename), str(error.strerror)
         return
     except OSError:
-        return  # whoever needs it says so
+        return  # reported where the directory is used
     with suppress(OSError):
         for name in sorted(os.listdir(top)):
             try:
@@ -73,13 +72,13 @@ def directory_faults(kind: str) -> Iterator[tuple[str, str]]:
 
 
 def check_private(path: str | os.PathLike[str]) -> None:
-    """Refuse a file or directory below one of this user's directories that somebody else could have written.
+    """Refuse a file or directory in one of this user's directories that another user could have written.
 
-    Whatever is elsewhere, because a program or a user named it, is theirs to judge.
+    Files elsewhere, which a program or the user named, are not checked.
 
     Raises:
-        NotPrivateError: it or a directory on the way to it is another user's, writable by others, a link or a device.
-        OSError: it cannot be looked at.
+        NotPrivateError: it or a parent directory is another user's, writable by others, a link or a device.
+        OSError: it cannot be examined.
     """
     path = os.path.abspath(path)
     top = _top_of(path)
@@ -95,7 +94,7 @@ def check_private(path: str | os.PathLike[str]) -> None:
             break
         _check(place, found)
         there = True
-    # Whoever may write to a directory above could put another one in its place; in a sticky one as /tmp, nobody can.
+    # A user who may write to a parent directory could replace it, except in a sticky one such as /tmp.
     above = os.path.dirname(top)
     while True:
         with suppress(FileNotFoundError):
@@ -111,7 +110,7 @@ def check_private(path: str | os.PathLike[str]) -> None:
 
 
 def _top_of(path: str) -> str | None:
-    """Return which of this user's directories for state and caches a path is in."""
+    """Return the directory of this user for state or caches that contains a path, if one does."""
     tops = map(user_dir, ("state", "cache"))
     return next((top for top in tops if path == top or path.startswith(top + os.sep)), None)
 
@@ -120,7 +119,7 @@ def _check(place: str, found: os.stat_result) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _unsafe(place, "is a link")
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-        raise _unsafe(place, "is not an ordinary file")  # a pipe would be waited for
+        raise _unsafe(place, "is not an ordinary file")  # reading a pipe would block
     if found.st_uid != os.geteuid():
         raise _unsafe(place, f"is another user's (uid {found.st_uid})")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -132,10 +131,10 @@ def _unsafe(place: str, why: str) -> NotPrivateError:
 
 
 def make_private(directory: str | os.PathLike[str]) -> None:
-    """Make a directory, and those above it that are missing, for this user alone, whatever the umask is.
+    """Create a directory and its missing parents for this user alone, whatever the umask is.
 
     Raises:
-        OSError: one cannot be made, or is not private.
+        OSError: one cannot be created, or is not private.
     """
     directory = os.path.abspath(directory)
     check_private(directory)
@@ -152,10 +151,10 @@ def make_private(directory: str | os.PathLike[str]) -> None:
 
 
 def open_private(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
-    """Return the descriptor of a file that is this user's alone; fit for `open(..., opener=open_private)`.
+    """Open a private file, and return its descriptor; an opener for `open(..., opener=open_private)`.
 
     Raises:
-        NotPrivateError: it is not, see `check_private`.
+        NotPrivateError: it is not private, see `check_private`.
         OSError: it cannot be opened.
     """
     check_private(path)
@@ -168,11 +167,11 @@ def open_private(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
 
 
 def open_named(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """Return the descriptor of a file that a user named, without a wait; fit for `open(..., opener=open_named)`.
+    """Open a file that the user named without blocking, and return its descriptor; an opener for `open()`.
 
-    Only an ordinary file is read, as a pipe may never have a writer, and a device no end; `/dev/null` is empty, and
-    what this process has open already (`/dev/stdin`, `<(...)` of a shell) is what the user wants. The `strerror` of an
-    error is a clause without the path: `it is a named pipe`.
+    Only ordinary files are read, as a pipe may never have a writer, and a device no end. Exceptions are `/dev/null`
+    and descriptors of this process (`/dev/stdin`, `<(...)` of a shell). The `strerror` of an error is a clause without
+    the path: `it is a named pipe`.
     """
     try:
         handle = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, mode)
@@ -202,7 +201,7 @@ def _is_descriptor(path: str | os.PathLike[str]) -> bool:
 
 
 def check_ordinary(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that names something else than a file, by an `OSError` as those of `open_named`."""
+    """Refuse a path that is not an ordinary file, by an `OSError` such as those of `open_named`."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket"}
@@ -211,7 +210,7 @@ def check_ordinary(path: str | os.PathLike[str]) -> None:
 
 
 def read_named(path: str | os.PathLike[str]) -> bytes:
-    """Return the content of a file that a user named, see `open_named`.
+    """Return the content of a file that the user named, see `open_named`.
 
     Raises:
         OSError: it cannot be read, or is too large.
@@ -230,7 +229,7 @@ def is_off(variable: str) -> bool:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file, for its owner alone, that takes the place of `path` at the end of the `with` block."""
+    """Open a private file that replaces `path` at the end of the `with` block."""
     import tempfile
 
     directory, name = os.path.split(path)
@@ -251,13 +250,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file as a whole or not at all; only its owner can read it."""
+    """Write a private file as a whole or not at all."""
     with replacing(path) as file:
         file.write(content)
 
 
 def cached(*names: str) -> Any:
-    """Return what `store_in_cache` wrote into a file of this user's caches; `None`: nothing that can be read."""
+    """Return the content of a file that `store_in_cache` wrote; `None` if it is missing or damaged."""
     path = _cache_file(names)
     if path is None or not os.path.exists(path):
         return None
@@ -271,7 +270,7 @@ def cached(*names: str) -> Any:
 
 
 def store_in_cache(content: object, *names: str) -> None:
-    """Write JSON into a file of this user's caches; where that fails, it will be found out again."""
+    """Write JSON into a file of this user's caches; errors are ignored, as its content can be regenerated."""
     path = _cache_file(names)
     if path is not None:
         import json
@@ -281,7 +280,7 @@ def store_in_cache(content: object, *names: str) -> None:
 
 
 def remove_from_cache(*names: str) -> None:
-    """Remove a file of this user's caches, if it is there."""
+    """Remove a file of this user's caches, if it exists."""
     path = _cache_file(names)
     if path is not None:
         with suppress(OSError):
@@ -289,7 +288,7 @@ def remove_from_cache(*names: str) -> None:
 
 
 def _cache_file(names: Iterable[str]) -> str | None:
-    """Return the path of a file below the directory for caches; a name may hold anything printable."""
+    """Return the path of a file in the directory for caches; names may contain slashes."""
     place = cache_dir()
     return None if place is None else os.path.join(place, *(name.replace(os.sep, "%2F") for name in names)) + ".json"
 
@@ -298,12 +297,12 @@ def _cache_file(names: Iterable[str]) -> str | None:
 def locked(path: str, *, inherited: bool = False, tidy: bool = False) -> Iterator[None]:
     """Hold the lock of a file while it is changed; the kernel releases it when a process dies.
 
-    With `inherited`, processes that are started with `close_fds=False` meanwhile hold it too, until they end. A `tidy`
-    lock leaves no file behind: its directory is one that its user looks into.
+    With `inherited`, processes that are started with `close_fds=False` meanwhile hold it as well, until they end. A
+    `tidy` lock removes its file: for directories that users look into.
     """
     import fcntl
 
-    # A file beside it: one that is replaced takes its own lock with it.
+    # Of a second file: replacing the first one would also replace its lock.
     lock = f"{path}.lock"
     make_private(os.path.dirname(lock))
     handle = open_private(lock, os.O_RDWR | os.O_CREAT)
@@ -320,7 +319,7 @@ def locked(path: str, *, inherited: bool = False, tidy: bool = False) -> Iterato
                 continue
             if not tidy or _is_at(handle, lock):
                 break
-            # Whoever held it has removed the file: others lock the one that has its name now.
+            # The process that held it has removed the file; others lock the new one.
             os.close(handle)
             handle = open_private(lock, os.O_RDWR | os.O_CREAT)
         yield
@@ -331,7 +330,7 @@ def locked(path: str, *, inherited: bool = False, tidy: bool = False) -> Iterato
 
 
 def _is_at(handle: int, path: str) -> bool:
-    """Whether an open file is the one that has a path."""
+    """Whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

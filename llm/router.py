@@ -1,4 +1,4 @@
-"""Send one request: find out which model is meant, choose an order of backends, try each, return the completion."""
+"""Send one request: resolve its model, choose backends by the routing policies, and try them in order."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Generator, Iterable, Iterator
 from contextlib import suppress
@@ -57,14 +57,14 @@ def send_prompt(
     fallback: bool = False,
     host: Host | None = None,
 ) -> str:
-    """Return the answer to a prompt; `complete` also names the plug-in that gave it.
+    """Return the answer to a prompt; `complete` also returns its facts, the plug-in among them.
 
     Args:
         prompt: the text to answer.
         local: whether the prompt must not leave this machine.
         model: the model to ask for; by default the policy's or the backend's choice.
         backend: the one backend to use; by default the policy decides.
-        timeout: seconds that it may take in all; by default an answer must begin within 120.
+        timeout: maximum seconds for the whole answer; by default an answer must begin within 120.
         strict: whether only the first backend, and the model asked for, may answer.
         fallback: whether others may answer if `backend` fails.
         host: the host to ask; by default this process's.
@@ -73,7 +73,7 @@ def send_prompt(
         UnknownNameError: there is no such backend.
         NoAnswerError: every backend that was tried failed; the message gives each one's reason.
         ConfigError: the configuration cannot be used.
-        PluginLoadError: a plug-in that the configuration requires is not there.
+        PluginLoadError: a plug-in that the configuration requires is missing.
         UsageError: the prompt is empty, or the timeout is not a number of seconds.
     """
     if not isinstance(prompt, str):
@@ -90,17 +90,17 @@ def complete(
     retries: RetryPolicy | None = None,
     cancellation: Cancellation | None = None,
 ) -> Completion:
-    """Answer a request, and name the plug-in that answered.
+    """Answer a request, and return the answer with its facts.
 
     Args:
         request: the prompt and the caller's wishes.
         host: the host to ask; by default this process's.
         settings: the configuration; by default that of environment and file.
         retries: how often and how long to try.
-        cancellation: ends it from another thread. An answer that is there by then is returned.
+        cancellation: ends it from another thread, unless the answer has arrived by then.
 
     Returns:
-        The completion, with every attempt that was made and the decision that led there.
+        The completion, with the plug-in that answered, all attempts and the route.
 
     Raises:
         CancelledError: it was cancelled.
@@ -129,8 +129,8 @@ def stream(
 ) -> "AnswerStream":
     """Answer a request with the text as it comes.
 
-    Until the first text has come, this goes as with `complete`. After it nobody else is asked: an answer
-    that breaks off is kept, and marked as cut.
+    Until the first text has come, backends are tried as in `complete`. After it no other one is asked: an answer
+    that breaks off is returned, marked as cut.
 
     Args:
         request: the prompt and the caller's wishes.
@@ -140,7 +140,7 @@ def stream(
         cancellation: ends it from another thread, as `close` does.
 
     Returns:
-        An iterator of texts; when it has ended, its `completion` names the plug-in that answered. Reading it raises
+        An iterator of texts; at its end, it has a `completion` with the facts of the answer. Reading it raises
         what `complete` raises, and `CutAnswerError` if the answer breaks off.
 
     Raises:
@@ -163,9 +163,8 @@ class AnswerStream(Iterator[str]):
     Attributes:
         backend: the backend that answers, once the first text was read.
         origin: the plug-in that answers, once the first text was read.
-        fell_back: whether that is another candidate of the route than the first one.
-        completion: the whole answer and the plug-in that gave it, once the last text was read; of an answer that broke
-            off, what had come.
+        fell_back: whether that is not the first candidate of the route.
+        completion: the answer with its facts, once the last text was read or the answer broke off.
         whole_because: why the answer came in one piece, if it did.
     """
 
@@ -188,7 +187,7 @@ class AnswerStream(Iterator[str]):
 
     @property
     def failed(self) -> list[Attempt]:
-        """The attempts that have failed until now, oldest first."""
+        """The attempts that have failed so far, oldest first."""
         return [attempt for attempt in self._fallback.attempts if attempt.error is not None]
 
     def __iter__(self) -> Iterator[str]:
@@ -198,9 +197,9 @@ class AnswerStream(Iterator[str]):
         return next(self._texts)
 
     def close(self) -> None:
-        """Read no further; what has come is the completion, marked as cut.
+        """Read no further; the completion has the texts so far, and is marked as cut.
 
-        Any thread may do that. If another one waits for the next text, that one gets a `CancelledError`.
+        Any thread may call this. A thread that waits for the next text gets a `CancelledError`.
         """
         try:
             self._texts.close()
@@ -364,7 +363,7 @@ async def _in_thread(run: Callable[[], Result], cancellation: Cancellation) -> R
 
 
 def check_request(request: Request) -> None:
-    """Refuse requests that no backend should get.
+    """Refuse an invalid request.
 
     Raises:
         UsageError: the prompt is empty or not text, or a limit is not a number above 0.
@@ -391,7 +390,7 @@ def check_request(request: Request) -> None:
 def choose_route(
     request: Request, backends: Catalog[RegisteredBackend], host: Host, settings: Settings | None = None
 ) -> Route:
-    """Ask the routing policies which backends to try, without trying any; the errors are those of `complete`."""
+    """Return the backends that the routing policies choose, without trying any; errors are those of `complete`."""
     settings = load_settings() if settings is None else settings
     return _route(resolved(request, backends, settings), backends, host, settings)
 
@@ -435,7 +434,7 @@ def _fallback(
             # Naming the backend needs no configuration: it adds a model and prices only. Guardrails stay required.
             if request.backend is None or request.fallback or request.local:
                 raise
-            if request.backend not in backends:  # perhaps a server of the file
+            if request.backend not in backends:  # it may be a server of the configuration
                 hint = f"The configuration is not used: {error.message}"
                 raise UnknownNameError("backend", request.backend, backends, hint=hint) from error
             fault, settings = error, Settings()
@@ -450,7 +449,7 @@ def _fallback(
 
 
 def _first(fallback: Fallback, request: Request, host: Host) -> tuple[Try, Answer]:
-    """Return the first answer; observers hear of a request that the user interrupts, as it may cost something."""
+    """Return the first answer; report an interruption by the user to observers, as it may have a cost."""
     try:
         return fallback.first()
     except KeyboardInterrupt:
@@ -468,7 +467,7 @@ def _by_policies(request: Request, backends: Catalog[RegisteredBackend], host: H
 
 
 def _without_unknown(route: Route, backends: Catalog[RegisteredBackend]) -> Route:
-    """Return the route with the backends that do not exist among the rejected ones."""
+    """Reject the candidates of a route that do not exist."""
     usable, rejected = [], list(route.rejected)
     for candidate in route.candidates:
         if candidate.backend in backends:
@@ -501,10 +500,10 @@ def _completed(host: Host, request: Request, completion: Completion | None, erro
 
 
 def resolved(request: Request, backends: Container[str], settings: Settings) -> Request:
-    """Return a request with the model, and perhaps the backend, that its `model` stands for.
+    """Resolve the model of a request: an alias, or `SERVER/MODEL`.
 
-    An alias is looked up once. `SERVER/MODEL` names the backend too, if there is one of that name; if the request
-    names another one, or there is none, the whole is the name of a model.
+    An alias is looked up once. `SERVER/MODEL` sets the backend as well, if there is one of that name and the request
+    does not name another one; otherwise it is the name of a model.
     """
     if request.model is None:
         return request
@@ -516,7 +515,7 @@ def resolved(request: Request, backends: Container[str], settings: Settings) -> 
 
 
 def near_miss(request: Request, backends: Iterable[str], settings: Settings) -> str | None:
-    """Return a notice for a model that looks like `SERVER/MODEL` or an alias with a typing error in it."""
+    """Return a notice if the model looks like `SERVER/MODEL` or an alias with a typing error."""
     if request.model is None or request.backend is not None:
         return None
     import difflib

@@ -4,8 +4,8 @@ Records are JSON-ready data with a version, described by `trace.schema.json`. A 
 `trace` first, then blocked plug-ins, then each span as it began, and `end` last. A file without `end` was cut short;
 the rest of it is still good.
 
-A record has the type and size of a value. A prompt, an answer, a goal and a command are the user's own, and
-are shown only on request. `repr` of a plug-in's object is never taken: it may raise, recurse, or return 100 MB.
+A record has the type and size of a value. Prompts, answers, goals and commands are private, and recorded only on
+request. `repr` of a plug-in's object is never called: it may raise, recurse, or return 100 MB.
 """
 
 import json
@@ -55,20 +55,20 @@ def trace(host: "Host | None" = None) -> Iterator[Trace]:
             yield collected
 
 
-#: Version of the records. It grows when a reader of this version could misunderstand them.
+#: Version of the records. It is raised when a reader of the version before could misunderstand them.
 VERSION: Final = 1
 
-#: Characters shown of a text, items of a list, and levels of lists in lists.
+#: Maximum length of a text, of a list, and depth of lists within lists in a record.
 MAX_CHARACTERS: Final = 200
 _MAX_ITEMS: Final = 20
 _MAX_DEPTH: Final = 2
-#: Characters searched for secrets: a secret that ends behind them must not begin within the shown ones.
+#: Number of characters that are searched for secrets: one that is cut off here must not begin within a recorded text.
 _SEARCHED: Final = 64 * MAX_CHARACTERS
 
-#: Arguments of hooks that hold a name, not the user's text.
+#: Arguments of hooks that are names rather than private texts.
 _NAMES: Final = frozenset({"backend", "recipe"})
 
-#: Hooks whose results are in no trace.
+#: Hooks with results that are never recorded.
 _SECRET: Final = frozenset({"llm_key"})
 
 Record = dict[str, Any]
@@ -96,10 +96,10 @@ def records(trace: Trace, describe: "Describe") -> Iterator[Record]:
 
 
 def read_records(lines: Iterable[str], name: str) -> tuple[list[Record], list[str]]:
-    """Return the records of a trace file, and a sentence for each fault; one that was cut short counts up to the cut.
+    """Return the records of a trace file, even of one that was cut short, and a sentence for each fault.
 
     Raises:
-        TraceFileError: it is not a trace file, or a newer version's.
+        TraceFileError: it is not a trace file, or one of a newer version.
     """
     found: list[Record] = []
     problems: list[str] = []
@@ -152,7 +152,7 @@ def _span(span: Span, trace: Trace, describe: "Describe") -> Record:
 
 
 def _hook(span: HookSpan, trace: Trace, describe: "Describe") -> Record:
-    # Not `== []`: that would ask the result, which is a plug-in's, whether it is equal.
+    # Not `== []`, which would call a method of the result, a plug-in's object.
     empty = span.result is None or (isinstance(span.result, list) and not span.result)
     return {
         "hook": span.hook,
@@ -185,7 +185,7 @@ def _us(nanoseconds: int) -> float:
 
 
 class Describe:
-    """Describes values for a trace without secrets; prompts, answers, goals and commands are shown on request."""
+    """Describes values for a trace without secrets, and without private texts unless `show_texts` is set."""
 
     def __init__(self, redact: Callable[[str], str], show_texts: bool = False) -> None:
         self._redact = redact
@@ -248,17 +248,17 @@ class Describe:
         if describe is not None:
             try:
                 return {"type": _type_name(value), **describe(value)}
-            except Exception as error:  # noqa: BLE001 - what a plug-in put into its fields may raise anything
+            except Exception as error:  # noqa: BLE001 - a plug-in's value in a field may raise anything
                 return {"type": _type_name(value), "fault": f"its description raised {_type_name(error)}"}
         if type(value) in {list, tuple}:
             return self._items(value, depth)
         return {"type": _type_name(value)}
 
     def name(self, text: Any) -> str | None:
-        """Return a text that may be shown, without secrets and shortened."""
+        """Shorten a text that is not private, and take out secrets."""
         if text is None:
             return None
-        if not isinstance(text, str):  # a plug-in need not keep to the types
+        if not isinstance(text, str):  # a plug-in may ignore the types
             return f"({_type_name(text)})"
         # A subclass of `str` is a plug-in's, and its methods may raise.
         plain = text if type(text) is str else "".join((text, ""))
@@ -292,6 +292,6 @@ class Describe:
 
 
 def _type_name(value: object) -> str:
-    """Return the name of a value's type, without asking its metaclass, which may raise."""
+    """Return the name of a value's type, without its metaclass, which may raise."""
     name: str = type.__dict__["__qualname__"].__get__(type(value))
     return name[:MAX_CHARACTERS]

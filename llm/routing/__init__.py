@@ -1,4 +1,4 @@
-"""Routing: choosing backends for a request, and asking them until one answers; the errors of that."""
+"""Routing: choosing backends for a request, and trying them until one answers; the errors of that."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import Final
 from llm.errors import D0ttinoError, UsageError, read_on
 from llm.types import Attempt, Completion, Route
 
-#: Names that leave the choice to the server.
+#: Names of models that leave the choice to the server.
 _ANY: Final = frozenset({"auto", "default"})
-#: What servers add to the name of a model: the version that the name stands for at the time.
+#: Suffixes that servers add to the name of a model: its current version or date.
 _VERSION: Final = r"[-@:.]v?\d[\d.@:-]*$"
 _DATE: Final = r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)$"
 
@@ -19,8 +19,8 @@ class NoAnswerError(D0ttinoError):
     """No backend answered.
 
     Attributes:
-        attempts: each backend that was tried, with its reason.
-        route: the decision that chose them, and what it left out.
+        attempts: all attempts, with their errors.
+        route: the decision that chose the backends, with the rejected ones.
     """
 
     def __init__(self, message: str, *, attempts: tuple[Attempt, ...], route: Route, hint: str | None = None) -> None:
@@ -37,7 +37,7 @@ class CutAnswerError(D0ttinoError):
     """An answer broke off after some of it was shown.
 
     Attributes:
-        completion: what had come until then.
+        completion: the part that had arrived, with its facts.
     """
 
     def __init__(self, message: str, completion: Completion, *, hint: str | None = None) -> None:
@@ -46,11 +46,11 @@ class CutAnswerError(D0ttinoError):
 
 
 class LostWorkerError(D0ttinoError):
-    """The process that was to answer a prompt ended, or cannot be reached."""
+    """The worker process for a prompt ended, or cannot be reached."""
 
 
 def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> NoAnswerError:
-    """Return the error for a request that nobody answered, with the reason why some candidates were not even tried."""
+    """Return the error for a request without an answer; `why_untried` explains candidates that were not tried."""
     if not attempts:
         return no_candidate(route)
     tried = summaries(attempts)
@@ -73,7 +73,7 @@ def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> No
 
 
 def no_candidate(route: Route, hint: str | None = None) -> NoCandidateError:
-    """Return the error for a route that leaves nobody to ask."""
+    """Return the error for a route without candidates."""
     by = f", says {route.origin}" if route.origin is not None and not route.origin.builtin else ""
     reasons = "".join(f"\n  {rejection.backend}: {rejection.reason}" for rejection in route.rejected)
     return NoCandidateError(
@@ -85,7 +85,7 @@ def no_candidate(route: Route, hint: str | None = None) -> NoCandidateError:
 
 
 def summaries(attempts: Sequence[Attempt]) -> list[str]:
-    """Return one line for each run of attempts that one backend failed with."""
+    """Return one line for each run of failed attempts of one backend."""
     lines = []
     for _, group in groupby(attempts, lambda attempt: (attempt.backend, attempt.model, attempt.origin)):
         tries = list(group)
@@ -94,7 +94,7 @@ def summaries(attempts: Sequence[Attempt]) -> list[str]:
 
 
 def is_served(asked: str | None, served: str | None) -> bool:
-    """Whether a served model is the one asked for, or one that it stands for; `None` is any.
+    """Whether a served model is the requested one, or a version of it; `None` is any.
 
     `gpt-4o` stands for `gpt-4o-2024-08-06`, `claude-opus-4-5` for `claude-opus-4-5-20251101`, `vendor/m:free` for
     `vendor/m`, `m-latest` for `m-2503`, and `openrouter/auto` for any.
@@ -108,7 +108,7 @@ def is_served(asked: str | None, served: str | None) -> bool:
 
 
 def leaves_choice(asked: str) -> bool:
-    """Whether the name of a model leaves the choice to the server, as `openrouter/auto` does."""
+    """Whether the name of a model leaves the choice to the server, for example `openrouter/auto`."""
     return asked.rpartition("/")[2].casefold() in _ANY
 
 

@@ -1,7 +1,7 @@
-"""A backend that fails again and again is set aside for a while, for every process of this user.
+"""The circuit breaker: a backend that fails repeatedly is set aside for a while, for all processes of this user.
 
-Commands are short: what one learned of a server that is down is of use only if the next one knows it.
-So it is kept in the database of the user's state: a run in which every backend answers writes nothing there.
+Commands are short, so failures only help if the next command knows them: they are in the database of the user's state.
+A run in which every backend answers writes nothing there.
 """
 
 import math
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 NO_COOLDOWN_VARIABLE: Final = "LLM_NO_COOLDOWN"
 
-#: So many failures in a row set a backend aside, and afterwards each further one.
+#: Failures in a row that set a backend aside; afterwards each further one does.
 FAILURES: Final = 3
-#: Seconds at first; each time twice as long, up to the longest.
+#: Seconds of the first time; each further time takes twice as long, up to the longest.
 SHORTEST: Final = 30.0
 LONGEST: Final = 900.0
-#: Failures that lie further apart, in seconds, are not "in a row".
+#: Seconds after which a failure no longer counts as one in a row.
 FORGOTTEN: Final = 3600.0
 
 
@@ -33,26 +33,24 @@ class Standing(NamedTuple):
     """The failure record of one backend."""
 
     failures: int  # in a row
-    times: int  # that it was set aside in a row; 0: it is not
-    last: float  # failure, in seconds since the epoch; while it is set aside, failures do not count
-    error: str  # name of the class of its last error, with the server's status if there was one
+    times: int  # in a row that it was set aside; 0: it is not
+    last: float  # time of the last failure that counted, in seconds since the epoch
+    error: str  # class of the last error, with the HTTP status if there was one
 
     @property
     def until(self) -> float:
-        """When it is asked again, in seconds since the epoch; then one failure sets it aside anew."""
+        """The end of the time that it is set aside, in seconds since the epoch."""
         return self.last + (min(LONGEST, SHORTEST * 2.0 ** min(self.times - 1, 32)) if self.times else 0.0)
 
     def left(self, now: float) -> float:
-        """Return for how many seconds more it is set aside; 0: it is not.
-
-        A clock that was set back must not set a backend aside for days: then it is asked again at once.
-        """
+        """Return the seconds for which it is still set aside; 0: it is not."""
+        # A clock that was set back must not set a backend aside for days.
         return max(0.0, self.until - now) if self.last <= now else 0.0
 
     def after_failure(self, now: float, error: str) -> "Standing":
-        """Return how it stands after one more failure."""
+        """Return the record after one more failure."""
         if self.left(now):
-            return self  # it was asked before it was set aside, or by name: that proves nothing new
+            return self  # the attempt began before it was set aside, or the user named the backend
         failures = self.failures + 1
         return Standing(failures, self.times + (failures >= FAILURES), now, error)
 
@@ -60,12 +58,11 @@ class Standing(NamedTuple):
 class Cooldowns:
     """The backends that are set aside, shared by all processes of this user.
 
-    A request never fails because of it: what cannot be read counts as healthy, what cannot be written is
-    not remembered, and either is reported once.
+    Faults of the database never fail a request: they are reported once, and backends count as healthy.
 
     Args:
         path: the database; by default that of the user's state.
-        on_fault: gets one sentence when it cannot be used, at most once.
+        on_fault: called with a sentence when the database cannot be used, at most once.
         clock: returns the time in seconds since the epoch.
     """
 
@@ -84,7 +81,7 @@ class Cooldowns:
         self._reported = False
 
     def is_open(self, backend: str) -> str | None:
-        """Return why a backend is not to be tried now; `None`: try it."""
+        """Return why a backend is left out, in words for the user; `None`: it may be asked."""
         standing = self._read().get(backend)
         if standing is None:
             return None
@@ -123,7 +120,7 @@ class Cooldowns:
         return were
 
     def _read(self, *, quietly: bool = False) -> dict[str, Standing]:
-        """Return the failure records; one that makes no sense does not count."""
+        """Return the failure records, without invalid ones."""
         try:
             rows = self._database.execute("SELECT backend, failures, times, last, error FROM cooldowns")
         except OSError as error:
@@ -140,7 +137,7 @@ class Cooldowns:
         now = self._clock()
         before = self._read()
         if before.get(backend, Standing(0, 0, now, error)).left(now):
-            return  # nothing changes
+            return
         try:
             with self._database.changing() as connection:
                 row = connection.execute(
@@ -151,7 +148,7 @@ class Cooldowns:
                     standing = Standing(0, 0, now, error)
                 for name, old in before.items():
                     if now - old.until > FORGOTTEN:
-                        # Not if another process has counted a failure since it was read.
+                        # Unless another process has counted a failure meanwhile.
                         connection.execute("DELETE FROM cooldowns WHERE backend = ? AND last = ?", (name, old.last))
                 values = (backend, *standing.after_failure(now, error))
                 connection.execute("INSERT OR REPLACE INTO cooldowns VALUES (?, ?, ?, ?, ?)", values)
@@ -169,7 +166,7 @@ class Cooldowns:
 
 
 def enabled() -> bool:
-    """Whether the user wants backends to be set aside."""
+    """Whether the user has left the circuit breaker on."""
     return not is_off(NO_COOLDOWN_VARIABLE)
 
 
@@ -178,7 +175,7 @@ _LEDGER: Final = "llm.usage"
 
 
 def enable_state(host: "Host", cooldowns: Cooldowns) -> None:
-    """Enable the usage ledger and a circuit breaker, unless there is one, on a host; the user may opt out of both."""
+    """Enable the usage ledger and the circuit breaker on a host, unless the user has switched them off."""
     from llm import DISTRIBUTION, __version__, usage
     from llm.hooks import Origin, Tier
     from llm.routing.fallback import health_of
@@ -199,7 +196,7 @@ def has_state(host: "Host") -> bool:
 
 
 def described(standing: Standing, left: float) -> str:
-    """Return the facts that commands print of a backend that is set aside for some seconds more."""
+    """Describe the state of a backend that is set aside for `left` more seconds."""
     return (
         f"set aside for {math.ceil(left)} s more after {standing.failures} failures in a row, "
         f"the last one {standing.error}"
@@ -207,7 +204,7 @@ def described(standing: Standing, left: float) -> str:
 
 
 def _standing(failures: Any, times: Any, last: Any, error: Any) -> Standing | None:
-    """Return a failure record; `None` if it makes no sense."""
+    """Return a failure record; `None` if it is invalid."""
     counts = all(isinstance(count, int) and 0 <= count < 2**31 for count in (failures, times))
     if not (counts and isinstance(last, int | float) and 0 <= last < 1e11 and isinstance(error, str)):
         return None

@@ -1,4 +1,4 @@
-"""The built-in routing policy. It is a plug-in like any other, and the last to be asked."""
+"""The built-in routing policy, a plug-in; it is asked after all others."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ SAMPLE = "sample"
 
 
 class _Plan:
-    """The part of the order that does not depend on the prompt."""
+    """The part of a route that does not depend on the prompt."""
 
     def __init__(self, backends: Sequence[RegisteredBackend], settings: Settings, model: str | None) -> None:
         self.known = {backend.name: backend for backend in backends}
@@ -32,7 +32,7 @@ class _Plan:
         self._demanding = self._ordered(primary, self.fallback)
         self._simple = self._ordered(self.fallback, primary)
         self._threshold = settings.complexity_threshold
-        #: Returns the usable candidates in the order for a number of words of the prompt, the first with the reason.
+        # The route for a number of words in the prompt.
         self.by_complexity = lru_cache(maxsize=1000)(self._by_complexity)
 
     def _by_complexity(self, words: int) -> Route:
@@ -48,20 +48,20 @@ class _Plan:
     def _ordered(
         self, first: Candidate | None, second: Candidate | None
     ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
-        """Return those of a pair that are usable, and all others."""
+        """Return the usable ones of a pair, and the other usable candidates."""
         pair = tuple(candidate for candidate in (first, second) if candidate in self.usable)
         return pair, tuple(candidate for candidate in self.usable if candidate not in pair)
 
 
 class Policy:
-    """The plug-in: orders backends as the user configured it, else uses those that are ready."""
+    """The plug-in: orders backends by the configuration, or else uses those that are ready."""
 
     def __init__(self) -> None:
         self._latest: tuple[Sequence[RegisteredBackend], Settings, str | None, _Plan] | None = None
 
     @hookimpl(trylast=True)
     def llm_route(self, request: Request, backends: Sequence[RegisteredBackend], settings: Settings) -> Route:
-        """Return the order for a request."""
+        """Return the route of a request."""
         plan = self._plan(backends, settings, request.model)
         if request.local or plan.is_local:
             return _local(plan.fallback, plan.known, "--local" if request.local else "routing mode local")
@@ -77,21 +77,21 @@ class Policy:
         return Route(tuple(_cheapest_first(fitting, settings)), tuple(rejected))
 
     def _plan(self, backends: Sequence[RegisteredBackend], settings: Settings, model: str | None) -> _Plan:
-        """Return the plan for these objects, which do not change: most prompts of a process come with the same."""
-        known = self._latest  # read once: another thread may put its own there
+        """Return the plan for these immutable objects: most requests of a process have the same."""
+        known = self._latest  # read once, as another thread may replace it
         if known is None or known[0] is not backends or known[1] is not settings or known[2] != model:
             self._latest = known = backends, settings, model, _Plan(backends, settings, model)
         return known[3]
 
 
 def estimated_tokens(prompt: str) -> int:
-    """Return about how many tokens a prompt has: one for each four bytes of UTF-8."""
+    """Estimate the number of tokens in a prompt: one for each four bytes of UTF-8."""
     size = len(prompt) if prompt.isascii() else len(prompt.encode("utf-8", "surrogatepass"))
     return -(-size // 4)
 
 
 def _configured(settings: Settings, model: str | None) -> tuple[Candidate | None, Candidate | None, list[Candidate]]:
-    """Return primary, fallback and chain, each with the model that it would be asked for."""
+    """Return the candidates of primary, fallback and chain, with their models."""
     primary = fallback = None
     if settings.primary_backend is not None:
         primary = Candidate(settings.primary_backend, model or settings.primary_model, "primary")
@@ -116,10 +116,10 @@ def _local(fallback: Candidate | None, known: Mapping[str, RegisteredBackend], w
 
 
 def _ready(known: Mapping[str, RegisteredBackend]) -> Route:
-    """Return the backends that have what they need; `sample` if there is no other."""
+    """Return a route of the backends that are ready to use, or `sample` if there are none."""
     rejected = []
     ready = []
-    # A key or an address was set to be used; a file may be there for other reasons, and its model may be small.
+    # First those with a key or an address, which was set on purpose; a model file may exist for other reasons.
     for backend in sorted(known.values(), key=lambda one: not one.is_set_up(os.environ)):
         if backend.name == SAMPLE:
             continue
@@ -139,7 +139,7 @@ def _ready(known: Mapping[str, RegisteredBackend]) -> Route:
 def _usable(
     wanted: Iterable[Candidate], known: Mapping[str, RegisteredBackend], rejected: list[Rejection]
 ) -> Iterable[Candidate]:
-    """Yield the candidates that exist, each once; the others go to `rejected`."""
+    """Yield the candidates that exist, each once; append the others to `rejected`."""
     seen = set()
     for candidate in wanted:
         if (candidate.backend, candidate.model) in seen:
@@ -155,7 +155,7 @@ def _usable(
 def _fitting(
     usable: Iterable[Candidate], request: Request, settings: Settings, rejected: list[Rejection]
 ) -> Iterable[Candidate]:
-    """Yield the candidates that take a prompt of this size; the others go to `rejected`."""
+    """Yield the candidates that accept a prompt of this size; append the others to `rejected`."""
     tokens = estimated_tokens(request.prompt)
     for candidate in usable:
         limit = settings.limits(candidate).max_tokens
@@ -168,7 +168,7 @@ def _fitting(
 
 
 def _cheapest_first(usable: list[Candidate], settings: Settings) -> list[Candidate]:
-    """Return the candidates from the cheapest up, those without a known price last, in their order."""
+    """Return the candidates by price, those without a known one last."""
     prices = [settings.limits(candidate).price_per_1k_tokens for candidate in usable]
     ranked = sorted(zip(prices, usable, strict=True), key=lambda pair: float("inf") if pair[0] is None else pair[0])
     return [

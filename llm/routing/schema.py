@@ -1,4 +1,4 @@
-"""Answers by a schema: what is asked for, whether an answer is that, and one more try."""
+"""Structured answers: the instruction to follow a JSON Schema, the check of the answer, and one more try."""
 
 import json
 import os
@@ -23,15 +23,15 @@ _TYPES: Final = {
 _FENCE: Final = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _FIELD: Final = re.compile(r"([^\W\d][\w-]*)(?:\s+([a-z]+)(\[\])?)?(?:\s*:\s*(.+))?", re.DOTALL)
 
-#: More of a fault would help neither a model nor a person.
+#: Maximum length of a fault in messages, in characters: more would help neither a model nor a user.
 _LONGEST: Final = 500
-#: What may take for ever in a schema: regular expressions, and schemas that are used twice by one that is used twice.
+#: Keywords that can make a check endless: regular expressions, and references that multiply.
 _ENDLESS: Final = re.compile(r'"(?:pattern|patternProperties|\$ref|\$dynamicRef|\$recursiveRef)":')
-#: Seconds for the check of such an answer, and the program that makes it, one for each thread.
+#: Seconds for a check with such keywords, the program that makes it, and its processes, one for each thread.
 _PATIENCE: Final = 10.0
 _CHECKER: Final = "from llm.routing.schema import serve_checks; serve_checks()"
 _CHECKERS: Final = threading.local()
-#: The fault of an answer that cannot be compared with its schema.
+#: The fault of an answer that is too much for the check.
 _TOO_MUCH: Final = "it is nested too deeply, or has too large a number, for the schema"
 
 
@@ -50,8 +50,8 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
 
     Args:
         given: a file, JSON, or fields: `name, age int, tags str[], bio: in one sentence`. A type is `str` (the
-            default), `int`, `float` or `bool`, with `[]` a list of these.
-        name: where it was given, for errors.
+            default), `int`, `float` or `bool`, or a list of these with `[]`.
+        name: its source in error messages.
 
     Raises:
         UsageError: it is none of these, or not a schema.
@@ -87,7 +87,7 @@ def read_schema(given: str, name: str = "--schema") -> dict[str, Any]:
 
 
 def _check_references(schema: dict[str, Any], name: str) -> None:
-    """Refuse a reference to a schema that is not in this one: nothing is fetched, and an answer would be paid for."""
+    """Refuse a reference to another schema: it would not be fetched, and the check of a paid answer would fail."""
     from referencing import Registry, Resource
     from referencing.exceptions import Unresolvable, Unretrievable
     from referencing.jsonschema import DRAFT202012, UnknownDialect
@@ -95,7 +95,7 @@ def _check_references(schema: dict[str, Any], name: str) -> None:
     try:
         root = Resource.from_contents(schema, default_specification=DRAFT202012)
     except UnknownDialect:
-        return  # what its words mean is not known: the check of an answer takes them as those of 2020-12
+        return  # the check of an answer also falls back to the dialect 2020-12
     registry = Registry().with_resource(root.id() or "", root)
     pending = [(root, registry.resolver_with_root(root))]
     while pending:
@@ -132,7 +132,7 @@ def _of_fields(given: str, name: str) -> dict[str, Any]:
 
 
 def by_schema(request: Request, schema: dict[str, Any]) -> Request:
-    """Return a request for an answer by a schema; `complete_checked` answers it."""
+    """Add the instruction to follow a schema to a request; `complete_checked` answers it."""
     words = "\n\n".join(filter(None, (request.system, instruction(schema))))
     return replace(request.with_system(words), metadata={**request.metadata, "schema": schema})
 
@@ -142,10 +142,10 @@ def complete_checked(
     complete: Callable[[Request], Completion],
     on_fault: Callable[[Completion, str], object] = lambda _completion, _fault: None,
 ) -> Completion:
-    """Answer a request of `by_schema`, and check the answer; a wrong one is asked for once more, with its fault.
+    """Answer a request of `by_schema`, and check the answer; ask once more if it is wrong, and name its fault.
 
-    `on_fault` gets a first answer that is wrong, and its fault. The text of the answer is the JSON alone, and its
-    attempts are those of both.
+    `on_fault` is called with a first answer that is wrong, and its fault. The completion has the JSON as its text, and
+    the attempts of both answers.
 
     Raises:
         SchemaAnswerError: the second answer is wrong as well.
@@ -159,7 +159,7 @@ def complete_checked(
             f"That is not what the JSON Schema wants: {fault}\nAnswer again, with the corrected JSON and nothing else."
         )
         more = (Message("assistant", completion.text), Message("user", correction))
-        facts = {**request.metadata, "earlier": request.metadata.get("earlier", 0) + 2}  # the prompt and its answer
+        facts = {**request.metadata, "earlier": request.metadata.get("earlier", 0) + 2}  # prompt and wrong answer
         second = complete(replace(request, messages=request.messages + more, metadata=facts))
         text, fault = _checked(second.text, schema)
         both = completion.attempts + second.attempts
@@ -176,12 +176,12 @@ def complete_checked(
 
 
 def instruction(schema: dict[str, Any]) -> str:
-    """Return the words that ask a model for an answer by a schema."""
+    """Return the instruction to follow a schema."""
     return f"Answer with JSON that follows this JSON Schema, and with nothing else:\n{json.dumps(schema)}"
 
 
 def _checked(text: str, schema: dict[str, Any]) -> tuple[str, str | None]:
-    """Return the JSON of an answer, without thoughts and a code fence, and why it is not as the schema wants it."""
+    """Return the JSON of an answer without thoughts and a code fence, and its fault, if any."""
     text = without_thoughts(text).strip().removeprefix("\ufeff")
     blocks = _FENCE.findall(text)
     if len(blocks) == 1 and not text.startswith(("{", "[")):
@@ -195,7 +195,7 @@ def _checked(text: str, schema: dict[str, Any]) -> tuple[str, str | None]:
 
 
 def _fault_within_time(text: str, schema: dict[str, Any]) -> str | None:
-    """Return what `fault_in` does, from a process of its own: nothing else ends a regular expression."""
+    """Return the result of `fault_in` in another process: nothing else can end a regular expression."""
     checker: _Checker | None = getattr(_CHECKERS, "one", None)
     if checker is None or not checker.worker.is_idle:
         checker = _CHECKERS.one = _Checker()
@@ -215,14 +215,14 @@ def _fault_within_time(text: str, schema: dict[str, Any]) -> str | None:
 
 
 class _Checker:
-    """A process that compares answers with schemas, until its thread or this process ends."""
+    """A process that checks answers, until its thread or this process ends."""
 
     def __init__(self) -> None:
         from weakref import finalize
 
         from llm.backends.worker import Worker
 
-        # It needs no key, and no module of the directory that the user works in.
+        # Without keys, and without modules from the working directory.
         env = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         self.worker = Worker([sys.executable, "-P", "-c", _CHECKER], env)
@@ -230,21 +230,21 @@ class _Checker:
 
 
 def serve_checks() -> None:
-    """Answer each line of stdin, an answer and its schema, with a line that has the fault of the answer."""
-    with open(1, "w", encoding="utf-8", closefd=False) as answers:  # a pipe, that nobody prints to
+    """Read an answer and its schema from each line of stdin, and write the fault of the answer."""
+    with open(1, "w", encoding="utf-8", closefd=False) as answers:  # the pipe itself, not `sys.stdout`
         for line in sys.stdin:
             text, schema = json.loads(line)
-            told: dict[str, str | None] = {"fault": None, "refused": None}
+            result: dict[str, str | None] = {"fault": None, "refused": None}
             try:
-                told["fault"] = fault_in(json.loads(text, parse_constant=_refuse), schema)
+                result["fault"] = fault_in(json.loads(text, parse_constant=_refuse), schema)
             except UsageError as error:
-                told["refused"] = error.message
-            answers.write(f"{json.dumps(told)}\n")
+                result["refused"] = error.message
+            answers.write(f"{json.dumps(result)}\n")
             answers.flush()
 
 
 def fault_in(data: Any, schema: dict[str, Any]) -> str | None:
-    """Return why data is not as a schema wants it; `None` if it is."""
+    """Return why data does not follow a schema; `None` if it does."""
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
     from referencing import Registry
@@ -259,7 +259,7 @@ def fault_in(data: Any, schema: dict[str, Any]) -> str | None:
     except (RecursionError, ValueError, ArithmeticError):  # a schema may refer to itself, and a number be infinite
         return _TOO_MUCH
     except BaseException as error:
-        # The same, where the recursion ends within the part of jsonschema that is Rust; no module exports the class.
+        # A recursion that ends in the Rust part of jsonschema; no module exports the class.
         if type(error).__name__ != "PanicException":
             raise
         return _TOO_MUCH
