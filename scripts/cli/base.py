@@ -64,6 +64,8 @@ _LOG: Final = "llm.conversations"
 
 _SHARED_TITLE: Final = "Options of every command"
 
+_HELP_NAMES: Final = ["-h", "--help"]
+
 #: Values of `LLM_TRACE` that name no file.
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
 _ON: Final = frozenset({"1", "true", "yes", "on"})
@@ -260,10 +262,16 @@ def _complete(run: Callable[..., Any], *args: Any, **extra: Any) -> None:
             sys.exit(1)
 
 
-def _show_help(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        print_rows([ctx.get_help()], err=False)
-        ctx.exit()
+def _help_option(names: list[str]) -> click.Option:
+    """Return the help option. Click's own looks up a translation, which takes as long as ten other options."""
+
+    def show(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            print_rows([ctx.get_help()], err=False)
+            ctx.exit()
+
+    facts: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": show}
+    return click.Option([*names, "show_help"], help="Show this message and exit.", **facts)
 
 
 def _print_click_error(error: click.ClickException) -> None:
@@ -357,11 +365,16 @@ class Command(click.Command):
     """A command that takes the shared options and prints errors as messages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        wants_help = kwargs.get("add_help_option", True)
+        kwargs["add_help_option"] = False  # it has one of ours
         super().__init__(*args, **kwargs)
+        self.context_settings.setdefault("help_option_names", _HELP_NAMES)
         # A command of a plug-in may have an option of the same name.
         own = {name for parameter in self.params for name in parameter.opts}
-        self._help: click.Option | None = None
         self.params.extend(option for option in SHARED_OPTIONS if own.isdisjoint(option.opts))
+        names = [name for name in _HELP_NAMES if name not in own]
+        if wants_help and names:
+            self.params.append(_help_option(names))
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the command as click does, and end the process with a status that has a meaning."""
@@ -412,25 +425,6 @@ class Command(click.Command):
         finish_stderr()
         _watch_threads()
         sys.exit(0 if status is None else status if isinstance(status, int) else 1)
-
-    def get_help_option_names(self, ctx: click.Context) -> list[str]:
-        """Return the names of the help option, whatever the context has: plug-ins and programs make contexts, too."""
-        ctx.help_option_names = ["-h", "--help"]
-        return super().get_help_option_names(ctx)
-
-    def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return the help option. Click's own looks up a translation, which takes as long as ten other options."""
-        names = self.get_help_option_names(ctx)
-        if self._help is None and names and self.add_help_option:
-            self._help = click.Option(
-                [*names, "show_help"],
-                is_flag=True,
-                is_eager=True,
-                expose_value=False,
-                help="Show this message and exit.",
-                callback=_show_help,
-            )
-        return self._help
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, after reading the shared options among them."""
