@@ -108,21 +108,27 @@ def _cell(value: Any) -> str:
 @click.pass_context
 def check_file(ctx: click.Context) -> int:
     """Check the configuration file; the exit status is 1 if it has a mistake."""
-    file = config_path()
-    if not os.path.exists(file):
-        print_message(f"there is no configuration file; {file} would be one (ai-cli config edit)")
-        return 0
-    return _check_and_print(ctx, file)
+    return _check_and_print(ctx, config_path())
 
 
 def _check_and_print(ctx: click.Context, file: str) -> int:
     """Print the mistakes in a file, and return the exit status of the command."""
-    mistakes = _mistakes(ctx, file)
+    exists = os.path.exists(file)
+    mistakes = _mistakes(ctx, file) if exists else []
     for mistake in mistakes:
         print_error(in_full(mistake))
-    if not mistakes:
+    if mistakes:
+        return 1
+    try:
+        load_settings()  # a second file, or a variable, may be what every command refuses
+    except ConfigError as error:
+        print_error(in_full(error))
+        return 1
+    if exists:
         print_line(f"{file}: no mistake")
-    return 1 if mistakes else 0
+    else:
+        print_message(f"there is no configuration file; {file} would be one (ai-cli config edit)")
+    return 0
 
 
 def _mistakes(ctx: click.Context, file: str) -> "list[ConfigFault]":

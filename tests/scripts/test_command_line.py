@@ -384,6 +384,21 @@ def test_check_names_the_line() -> None:
 
 
 @pytest.mark.e2e
+def test_check_names_what_every_command_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = Path.home() / ".config" / "d0ttino"
+    for variable, value in ("LLM_CONFIG_PATH", str(directory / "gone.toml")), ("LLM_ROUTING_MODE", "fast"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            result = run("config", "check")
+        assert (result.exit_code, result.stdout, variable in result.stderr) == (1, "", True)
+    directory.mkdir(parents=True)
+    (directory / "config.toml").write_text("", encoding="utf-8")
+    (directory / "config.json").write_text("{}", encoding="utf-8")
+    result = run("config", "check")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there are two configuration files" in result.stderr
+
+
 def test_edit_opens_an_editor_and_checks_what_it_wrote(tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho "nonsense = 1" >> "$1"\n')
