@@ -49,6 +49,7 @@ class Results:
         self._layout = layout
         self._path = path
         self._has_begun = False
+        self._is_terminal = file.isatty()
 
     @property
     def needs_all(self) -> bool:
@@ -89,6 +90,10 @@ class Results:
         if not self._has_begun:
             self._has_begun = True
             content = self._layout.header() + content
+        if self._is_terminal:
+            from scripts.render import block
+
+            content = block(content.decode("utf-8", "replace")).encode()
         self._file.write(content)
         self._file.flush()
 

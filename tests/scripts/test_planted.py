@@ -80,6 +80,9 @@ COMMANDS: list[list[str]] = [
     ["trace", "nofile" + ESC],
     ["cooldown"],
     ["batch", "in", "-b", "bad", "--output", "out"],
+    ["batch", "in", "-b", "sample"],
+    ["batch", "in.csv", "-b", "sample"],
+    ["batch", "in.csv", "-b", "bad", "--output", "/dev/tty"],
 ]
 
 
@@ -90,6 +93,7 @@ def plant(directory: Path) -> None:
     with (directory / "escapes-1.0.dist-info" / "METADATA").open("a") as metadata:
         metadata.write(f"Summary: {ESC}\n".replace("\r", "\x0b"))
     (directory / "in").write_text(json.dumps("x" + ESC) + "\n")
+    (directory / "in.csv").write_text(f'prompt,"c{ESC}"\n"x{ESC}",y\n', newline="")
     (directory / "registry.json").write_text(json.dumps(REGISTRY))
     state = Path(state_dir())
     (state / "runs").mkdir(parents=True)
