@@ -1,9 +1,11 @@
-"""From what plug-ins give to what a host takes: one type for each hook, with its origin, or an error with the fault.
+"""Checks of what plug-ins return and authors write: they return what a host takes, or raise an error with the fault.
 
-Each `check_*` takes a result and the origin of the implementation that returned it, which is put on the result. Of a
-wrapper, `inside` holds what it goes around: what it hands on stays the work of the plug-in inside, and only what it
-made itself is its own. A plug-in builds its objects itself, and nothing stops it from putting a number where text
-belongs; found here, at once, else the host would fail later, somewhere that knows of no plug-in.
+Each `check_*` is the `check` of a `HookContract`: it takes the result of an implementation and its origin, and returns
+the result as the one type of the hook, with that origin. For a wrapper, `wrapped` has what it goes around, alone in a
+tuple: what the wrapper hands on keeps the origin of the plug-in inside, and what it makes itself gets its own.
+
+Plug-ins build these objects themselves, and nothing stops one from putting a number where text belongs. Without these
+checks the host would fail later, at a place that knows of no plug-in.
 """
 
 import functools
@@ -33,15 +35,15 @@ from llm.hooks._guard import HOOK_PREFIX, hookimpl, marked_functions
 from llm.hooks._manager import Registration
 from llm.types import Answer, Call, Candidate, Completion, Message, Rejection, Request, Route, Step, StepResult, Usage
 
-#: What a wrapper goes around, alone in a tuple; `None`: the result is no wrapper's.
-Inside: TypeAlias = "tuple[Any] | None"
+#: The result that a wrapper goes around, alone in a tuple; `None` if the implementation is not a wrapper.
+Wrapped: TypeAlias = "tuple[Any] | None"
 
 Stamped = TypeVar("Stamped", Route, StepResult)
 
-#: Objects that an implementation or a recipe may return: a generator without an end must not fill the memory.
+#: Most objects that an implementation or a recipe may return: a generator without an end must not fill the memory.
 _MOST: Final = 100_000
 
-#: The fields of a route, the type of their items, and the words of an error for them.
+#: The fields of a route, the type of their items, and what an error expects there.
 _ROUTE_ITEMS: Final[tuple[tuple[str, type, str], ...]] = (
     ("candidates", Candidate, "backend names or Candidate objects in its list"),
     ("rejected", Rejection, "Rejection objects among the rejected"),
@@ -49,10 +51,10 @@ _ROUTE_ITEMS: Final[tuple[tuple[str, type, str], ...]] = (
 )
 
 
-def check_route(result: Any, origin: Origin, inside: Inside = None) -> Route:
+def check_route(result: Any, origin: Origin, wrapped: Wrapped = None) -> Route:
     """Return the result of `llm_route` as a `Route` that carries its origin."""
     if isinstance(result, Route) and origin.builtin:
-        # The types hold that already, and every prompt comes by.
+        # Our own has the right types, and each prompt is routed.
         return Route(result.candidates, result.rejected, result.notices, origin)
     if isinstance(result, Route):
         route = result
@@ -69,24 +71,24 @@ def check_route(result: Any, origin: Origin, inside: Inside = None) -> Route:
                 raise _invalid("llm_route", expected, item, origin)
             if kind is not str:
                 _check_fields(item, "llm_route", origin)
-    return _stamped(route, origin, inside)
+    return _stamped(route, origin, wrapped)
 
 
-def check_text(hook: str, result: Any, origin: Origin, _inside: Inside = None) -> str:
-    """Return the result of a hook that returns text; an error shows nothing of it."""
+def check_text(hook: str, result: Any, origin: Origin, _wrapped: Wrapped = None) -> str:
+    """Return the result of a hook that returns text; an error does not show it."""
     if not isinstance(result, str):
         raise _invalid(hook, "text (str) or None", result, origin)
     return result
 
 
-def check_executor(result: Any, origin: Origin, _inside: Inside = None) -> Any:
+def check_executor(result: Any, origin: Origin, _wrapped: Wrapped = None) -> Any:
     """Return the result of `llm_executor`."""
     if not callable(getattr(result, "submit", None)) or not callable(getattr(result, "shutdown", None)):
         raise _invalid("llm_executor", "a concurrent.futures.Executor or None", result, origin)
     return result
 
 
-def check_prepared(result: Any, origin: Origin, _inside: Inside = None) -> Request:
+def check_prepared(result: Any, origin: Origin, _wrapped: Wrapped = None) -> Request:
     """Return the result of `llm_prepare`."""
     if not isinstance(result, Request):
         raise _invalid("llm_prepare", "a Request", result, origin)
@@ -95,7 +97,7 @@ def check_prepared(result: Any, origin: Origin, _inside: Inside = None) -> Reque
     return result
 
 
-def check_options(result: Any, origin: Origin, _inside: Inside = None) -> list[tuple[Origin, Any]]:
+def check_options(result: Any, origin: Origin, _wrapped: Wrapped = None) -> list[tuple[Origin, Any]]:
     """Return the options of `llm_options`, each with its origin."""
     import click
 
@@ -103,13 +105,13 @@ def check_options(result: Any, origin: Origin, _inside: Inside = None) -> list[t
     return [(origin, option) for option in options]
 
 
-def check_answer(result: Any, origin: Origin, inside: Inside = None) -> Answer:
+def check_answer(result: Any, origin: Origin, wrapped: Wrapped = None) -> Answer:
     """Return the result of `llm_complete` as an `Answer` that carries its origin."""
     if isinstance(result, Answer) and origin.builtin:
         return result  # the host's own implementation asked a backend, whose origin it has
-    if not inside:
+    if not wrapped:
         return _answer_of(result, "llm_complete", origin)
-    (inner,) = inside
+    (inner,) = wrapped
     if isinstance(result, Answer):
         answer = result.stamp(origin)
     elif isinstance(result, Completion) and result.origin is not None:
@@ -123,7 +125,7 @@ def check_answer(result: Any, origin: Origin, inside: Inside = None) -> Answer:
 
 
 def _answer_of(result: Any, where: str, origin: Origin, facts: Completion | None = None) -> Answer:
-    """Return whatever a backend or a plug-in answered as an `Answer`."""
+    """Return what a backend or an implementation of `llm_complete` returned as an `Answer`."""
     if isinstance(result, str):
         return Answer(result, origin, facts)
     if isinstance(result, Completion):
@@ -137,7 +139,7 @@ def _answer_of(result: Any, where: str, origin: Origin, facts: Completion | None
 
 
 def _facts_of(where: str, origin: Origin, facts: Completion | None, completion: Completion | None) -> Completion:
-    """Return the facts of an answer in pieces: those of its last one, and those of the host."""
+    """Return the facts of an answer in pieces: those of its last piece, and those of the host."""
     if completion is None:
         return facts or Completion("")
     _check_fields(completion, where, origin)
@@ -151,7 +153,7 @@ def _with_facts(completion: Completion, origin: Origin, facts: Completion | None
     return replace(completion, backend=facts.backend, origin=origin, notices=notices)
 
 
-def check_prepared_step(result: Any, origin: Origin, _inside: Inside = None) -> Step:
+def check_prepared_step(result: Any, origin: Origin, _wrapped: Wrapped = None) -> Step:
     """Return the result of `llm_prepare_step`."""
     if not isinstance(result, Step):
         raise _invalid("llm_prepare_step", "a Step", result, origin)
@@ -176,7 +178,7 @@ def _steps_of(result: Any, where: str, origin: Origin | None) -> tuple[Step, ...
     return tuple(steps)
 
 
-def check_step_result(result: Any, origin: Origin, inside: Inside = None) -> StepResult:
+def check_step_result(result: Any, origin: Origin, wrapped: Wrapped = None) -> StepResult:
     """Return what `llm_run_step` returned as a `StepResult` that carries its origin."""
     if origin.builtin and isinstance(result, StepResult):
         return replace(result, origin=origin)
@@ -188,7 +190,7 @@ def check_step_result(result: Any, origin: Origin, inside: Inside = None) -> Ste
         raise InvalidResultError(f"llm_run_step must return {expected}; the number is out of range", origin=origin)
     if isinstance(result, StepResult):
         _check_fields(result, "llm_run_step", origin)
-    return _stamped(result if isinstance(result, StepResult) else StepResult(status), origin, inside)
+    return _stamped(result if isinstance(result, StepResult) else StepResult(status), origin, wrapped)
 
 
 def _check_fields(item: object, where: str, origin: Origin | None) -> None:
@@ -197,8 +199,8 @@ def _check_fields(item: object, where: str, origin: Origin | None) -> None:
         raise InvalidResultError(f"{where}: {fault}", origin=origin)
 
 
-def _stamped(result: Stamped, origin: Origin, inside: Inside) -> Stamped:
-    return result if inside and result.origin is not None else replace(result, origin=origin)
+def _stamped(result: Stamped, origin: Origin, wrapped: Wrapped) -> Stamped:
+    return result if wrapped and result.origin is not None else replace(result, origin=origin)
 
 
 def _items_of(result: Any, kinds: tuple[type, ...], hook: str, expected: str, origin: Origin) -> list[Any]:
@@ -216,7 +218,7 @@ def _items_of(result: Any, kinds: tuple[type, ...], hook: str, expected: str, or
 
 def _invalid(where: str, expected: str, result: Any, origin: Origin | None, prefix: str = "") -> InvalidResultError:
     if inspect.iscoroutine(result):
-        result.close()  # it will never be awaited: say so once, here
+        result.close()  # without a warning that it was never awaited
     got = (
         "None" if result is None else f"{type(result).__module__}.{type(result).__qualname__}".removeprefix("builtins.")
     )
@@ -234,7 +236,7 @@ def _endless(where: str, expected: str, origin: Origin | None) -> InvalidResultE
 
 def is_name(value: object) -> bool:
     """Whether a value can be the name of a backend or a recipe: printable, of one script, no spaces or leading `-`."""
-    # The only blank that is printable is the space.
+    # Of all blanks, only the space is printable.
     plain = isinstance(value, str) and value != "" and value[0] != "-" and value.isprintable() and " " not in value
     return plain and look_alike(str(value)) is None
 
@@ -259,7 +261,7 @@ def _is_optional_usage(value: object) -> bool:
 
 
 def _is_line(value: object) -> bool:
-    """Whether a value can be given to another program: text without a NUL, or half of a character."""
+    """Whether a value can be an argument of a program: text without a NUL or a lone surrogate."""
     if not isinstance(value, str) or "\0" in value:
         return False
     try:
@@ -298,7 +300,7 @@ def _is_shell(value: object) -> bool:
 
     try:
         return _is_line(value) and bool(shlex.split(value))
-    except ValueError:  # a quote is opened, and nowhere closed
+    except ValueError:  # a quote is not closed
         return False
 
 
@@ -322,10 +324,10 @@ def _is_signal(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 128
 
 
-#: Characters of a value that an error shows.
+#: Most characters of a value that an error shows.
 _SHORT: Final = 100
 
-#: Seconds that no timer takes any more: some 30 years.
+#: Seconds that are too many for timers: some 30 years.
 _FOREVER: Final = 1e9
 
 #: The types of `known_options`.
@@ -404,7 +406,7 @@ def fault_in(item: object) -> str | None:
 
 
 def _shown(value: object) -> str:
-    """Return the words for a value that does not fit: itself where that is short, or its item at fault."""
+    """Return how an error shows a value: itself if it is short, or its type and the item at fault."""
     kind = type(value).__name__
     if isinstance(value, str) and len(value) < _SHORT:
         return repr(value) if look_alike(value) is None else ascii(value)
@@ -421,7 +423,7 @@ def _shown(value: object) -> str:
 
 
 def are_facts(kind: type[RegisteredBackend | RegisteredRecipe], facts: Mapping[str, Any]) -> bool:
-    """Whether `kind.from_facts` makes an object without a fault of facts, which need not be made to see that."""
+    """Whether the object that `kind.from_facts` would make has no fault, without making it."""
     checks = _FIELDS[kind]
     declared = facts.keys() & {"parameters", "options"}
     if declared:
@@ -440,11 +442,11 @@ def are_facts(kind: type[RegisteredBackend | RegisteredRecipe], facts: Mapping[s
     return True
 
 
-# Backends and recipes: from a callable, a class or an instance to what a host registers
+# --- backends and recipes: from a callable, a class or an instance to what a host registers --------------------------
 
 
 class _OneObject:
-    """The plug-in that `register_backend` or `register_recipe` makes: one hook, which contributes one object."""
+    """The plug-in that `register_backend` or `register_recipe` makes: it contributes one object by one hook."""
 
     def __init__(self, hook: str, contributed: Backend | Recipe) -> None:
         self._hook = hook
@@ -455,36 +457,29 @@ class _OneObject:
 
 
 def backend_registration(name: str, run: Any, module: str, **facts: Any) -> Registration:
-    """Return the registration of a backend."""
+    """Return the registration of a backend; a fact that is `None` is that of the object that `run` belongs to."""
     call, owner = _callable_of(run, Backend)
+    facts = _given(facts)
     stream = None
     if isinstance(owner, Backend):
-        for field in (
-            "description",
-            "models",
-            "local",
-            "ready_env",
-            "ready_files",
-            "secret_env",
-            "options",
-            "known_options",
-        ):
+        for field in _FIELDS[RegisteredBackend].keys() - {"name", "streams"}:
             facts.setdefault(field, getattr(owner, field))
-        for question in ("check", "list_models", "identity"):
-            if _is_own(owner, question):
-                facts.setdefault(question, getattr(owner, question))
+        for method in ("check", "list_models", "identity"):
+            if _is_own(owner, method):
+                facts.setdefault(method, getattr(owner, method))
         stream = _stream_of(owner) if call == _whole_of(owner) else None
     backend = Backend(name, call, stream=stream, **facts)
-    _registered_backend(backend, Origin(f"backend:{name}"))  # its faults belong to the call that registers it
+    _registered_backend(backend, Origin(f"backend:{name}"))  # the call that registers it raises its faults
     return Registration("backend", name, _OneObject("llm_backends", backend), run, module)
 
 
 def recipe_registration(name: str, run: Any, module: str, **facts: Any) -> Registration:
     """Return the registration of a recipe; see `backend_registration`."""
     call, owner = _callable_of(run, Recipe)
+    facts = _given(facts)
     if isinstance(owner, Recipe):
-        facts.setdefault("description", owner.description)
-        facts.setdefault("parameters", owner.parameters)
+        for field in _FIELDS[RegisteredRecipe].keys() - {"name"}:
+            facts.setdefault(field, getattr(owner, field))
     recipe = Recipe(name, call, **facts)
     _registered_recipe(recipe, Origin(f"recipe:{name}"))
     return Registration("recipe", name, _OneObject("llm_recipes", recipe), run, module)
@@ -548,8 +543,8 @@ def _subclass(base: type) -> str:
     return f"it has a method `run`: make it a subclass of llm.{base.__name__}"
 
 
-def given(**facts: Any) -> dict[str, Any]:
-    """Return the facts that are not `None`; iterables of names as tuples."""
+def _given(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that are not `None`, with tuples in place of iterables, which may be generators."""
     return {
         key: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
         for key, value in facts.items()
@@ -557,24 +552,24 @@ def given(**facts: Any) -> dict[str, Any]:
     }
 
 
-def check_backends(result: Any, origin: Origin, inside: Inside = None) -> tuple[RegisteredBackend, ...]:
+def check_backends(result: Any, origin: Origin, wrapped: Wrapped = None) -> tuple[RegisteredBackend, ...]:
     """Return the result of `llm_backends` as backends that carry their origin."""
     return tuple(
-        item if inside and isinstance(item, RegisteredBackend) else _registered_backend(item, origin)
+        item if wrapped and isinstance(item, RegisteredBackend) else _registered_backend(item, origin)
         for item in _items_of(result, (Backend, RegisteredBackend), "llm_backends", "Backend objects", origin)
     )
 
 
-def check_recipes(result: Any, origin: Origin, inside: Inside = None) -> tuple[RegisteredRecipe, ...]:
+def check_recipes(result: Any, origin: Origin, wrapped: Wrapped = None) -> tuple[RegisteredRecipe, ...]:
     """Return the result of `llm_recipes` as recipes that carry their origin."""
     return tuple(
-        item if inside and isinstance(item, RegisteredRecipe) else _registered_recipe(item, origin)
+        item if wrapped and isinstance(item, RegisteredRecipe) else _registered_recipe(item, origin)
         for item in _items_of(result, (Recipe, RegisteredRecipe), "llm_recipes", "Recipe objects", origin)
     )
 
 
 def _registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
-    """Return an author's backend as the host knows it."""
+    """Return an author's backend as the host uses it."""
     _check_run(backend)
     options, known_options = _tuple_of(backend.options), backend.known_options
     complete, streams = _completer_of(backend, origin, options)
@@ -602,7 +597,7 @@ def _registered_backend(backend: Backend, origin: Origin) -> RegisteredBackend:
 
 
 def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
-    """Return an author's recipe as the host knows it; see `_registered_backend`."""
+    """Return an author's recipe as the host uses it."""
     _check_run(recipe)
     run, where = recipe.run, f"recipe {recipe.name!r}"
 
@@ -629,7 +624,7 @@ def _registered_recipe(recipe: Recipe, origin: Origin) -> RegisteredRecipe:
 
 
 def _check_run(owner: Backend | Recipe) -> None:
-    """Refuse an object that defines no `run`, as a method or as an argument; of a backend, a `stream` does as well."""
+    """Refuse an object without a `run` of its own, as a method or as an argument; a backend may have a `stream`."""
     run = _whole_of(owner) if isinstance(owner, Backend) else owner.run
     if getattr(run, "__func__", None) in {Backend.run, Recipe.run}:
         kind = type(owner).__qualname__
@@ -650,7 +645,7 @@ def _names(value: Any, field: str) -> tuple[str, ...]:
     return names
 
 
-#: What a backend's `run` may ask for besides the prompt, by naming it.
+#: The arguments that a backend's `run` may take besides the prompt.
 _EXTRAS: Final[Mapping[str, Callable[[Request, Call], Any]]] = {
     "model": lambda request, _call: request.model,
     "options": lambda request, _call: request.options,
@@ -664,40 +659,40 @@ def _completer_of(
 ) -> tuple[Callable[[Request, Call], Answer], bool]:
     """Return the function that asks a backend, and whether it streams."""
     name, stream = backend.name, _stream_of(backend)
-    ways = {False: _Way(_whole_of(backend))}
-    ways[True] = ways[False] if stream is None else _Way(stream)
+    calls = {False: _BackendCall(_whole_of(backend))}
+    calls[True] = calls[False] if stream is None else _BackendCall(stream)
     where = f"backend {name!r}"
-    if options and not all({"options", "request"} & {*way.extras} for way in ways.values()):
+    if options and not all({"options", "request"} & {*one.extras} for one in calls.values()):
         raise PluginDefinitionError(
             f"the backend {name!r} declares options, and does not take them", hint="define it as run(prompt, options)"
         )
 
-    # The latest facts: most requests to a backend differ in nothing but their text.
+    # Those of the last request: most requests to a backend differ in their text only.
     facts = Completion("", name, origin=origin)
 
     def complete(request: Request, call: Call) -> Answer:
         nonlocal facts
-        way, process = ways[call.stream], PROCESS[0]
-        plain = way.takes_request or request.is_plain
+        asked, process = calls[call.stream], PROCESS[0]
+        plain = asked.takes_request or request.is_plain
         try:
             if options:
                 from llm.parameters import settled_options
 
                 request = replace(request, options=settled_options(options, request.options))
             prompt = request.prompt if plain else request.as_text
-            extras = {extra: _EXTRAS[extra](request, call) for extra in way.extras} if way.extras else _NOTHING
-            result = way.function(prompt, **extras)
+            extras = {extra: _EXTRAS[extra](request, call) for extra in asked.extras} if asked.extras else _NOTHING
+            result = asked.function(prompt, **extras)
             if PROCESS[0] != process:
                 end_fork(process)
-            model = request.model if way.takes_model else None
-            mine = facts  # read once: another thread may put its own there
+            model = request.model if asked.takes_model else None
+            mine = facts  # read once: another thread may replace them
             if mine.model != model or bool(mine.notices) is plain:
                 notices = () if plain else (_PLAIN_TEXT.format(name),)
                 mine = facts = Completion("", name, model, origin, notices=notices)
             try:
                 return _answer_of(result, where, origin, mine)
             except PluginError as error:
-                locate(error, way.function, "guides/backends")
+                locate(error, asked.function, "guides/backends")
                 raise
         except BaseException as error:  # noqa: BLE001 - raised again
             end_fork(process, error)
@@ -706,8 +701,8 @@ def _completer_of(
     return complete, stream is not None
 
 
-class _Way:
-    """One of a backend's callables, and what it takes."""
+class _BackendCall:
+    """One of a backend's callables, and the arguments that it takes."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -721,7 +716,7 @@ _PLAIN_TEXT: Final = "the backend {!r} takes plain text only: it got the whole c
 
 
 def _extras_of(run: Callable[..., Any]) -> tuple[str, ...]:
-    """Return which of `_EXTRAS` a backend's callable takes."""
+    """Return the names of those `_EXTRAS` that a backend's callable takes."""
     parameters = _check_callable(run, "prompt")
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return ("model", "options")
@@ -731,7 +726,7 @@ def _extras_of(run: Callable[..., Any]) -> tuple[str, ...]:
 def _check_callable(
     run: Callable[..., Any], argument: str, further: Iterable[str] = ()
 ) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a callable that can be called with one positional argument, and further named ones."""
+    """Return the parameters of a callable, which has to take one positional argument and some further named ones."""
     name = getattr(run, "__qualname__", repr(run))
     call = getattr(run, "__call__", run)  # noqa: B004 - an object's __call__ may be the async one
     if inspect.iscoroutinefunction(run) or inspect.isasyncgenfunction(run) or inspect.iscoroutinefunction(call):
@@ -755,10 +750,7 @@ def _check_callable(
 
 
 def _stream_of(backend: Backend) -> Callable[..., Any] | None:
-    """Return the `stream` of a backend that has one of its own, and no `run` that is more its own than that.
-
-    Overriding only `run` of a backend that streams means that `run` is called.
-    """
+    """Return the `stream` of a backend, unless it has none, or a subclass overrides `run` alone."""
     if "stream" in vars(backend):
         return backend.stream
     if "run" in vars(backend):
@@ -772,10 +764,10 @@ def _stream_of(backend: Backend) -> Callable[..., Any] | None:
 
 
 def _whole_of(backend: Backend) -> Callable[..., Any]:
-    """Return the `run` of a backend, or its `stream` if it has no other: the host joins the pieces then."""
+    """Return the `run` of a backend, or its `stream`, whose pieces the host joins, if it has no `run`."""
     return backend.stream if not _is_own(backend, "run") and _is_own(backend, "stream") else backend.run
 
 
-def _is_own(backend: Backend, question: str) -> bool:
-    """Whether a backend defines something itself, as a method or as an argument."""
-    return question in vars(backend) or getattr(type(backend), question) is not getattr(Backend, question)
+def _is_own(backend: Backend, method: str) -> bool:
+    """Whether a backend has a method of its own, or got it as an argument."""
+    return method in vars(backend) or getattr(type(backend), method) is not getattr(Backend, method)

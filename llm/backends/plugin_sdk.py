@@ -9,7 +9,7 @@ from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from llm._state import cache_dir, check_private, make_private, open_private, read_named, state_dir, user_dir
-from llm._validate import backend_registration, given, recipe_registration
+from llm._validate import backend_registration, recipe_registration
 from llm.contributions import Backend, Function, Recipe, RegisteredBackend
 from llm.hooks._manager import Registration, record
 from llm.types import Answer, Call, Completion, Message, Request, Step
@@ -87,11 +87,21 @@ def register_backend(
         PluginDefinitionError: the name or the callable cannot be used.
         NameTakenError: the name is registered already, by this module or by this program.
     """
-    facts = given(description=description, models=models, local=local, ready_env=ready_env, secret_env=secret_env)
-    facts |= given(ready_files=ready_files, options=options)
     # The calling module shows which plug-in it belongs to.
     namespace = sys._getframe(1).f_globals
-    _announce(backend_registration(name, run, _module(namespace), **facts), namespace, host)
+    registration = backend_registration(
+        name,
+        run,
+        _module(namespace),
+        description=description,
+        models=models,
+        local=local,
+        ready_env=ready_env,
+        ready_files=ready_files,
+        secret_env=secret_env,
+        options=options,
+    )
+    _announce(registration, namespace, host)
 
 
 def register_recipe(
@@ -115,9 +125,9 @@ def register_recipe(
         PluginDefinitionError: the name or the callable cannot be used.
         NameTakenError: the name is registered already, by this module or by this program.
     """
-    facts = given(description=description, parameters=parameters)
     namespace = sys._getframe(1).f_globals
-    _announce(recipe_registration(name, run, _module(namespace), **facts), namespace, host)
+    registration = recipe_registration(name, run, _module(namespace), description=description, parameters=parameters)
+    _announce(registration, namespace, host)
 
 
 def __getattr__(name: str) -> Any:
