@@ -1,4 +1,7 @@
-"""The configuration file: a quick check against `config.schema.json`, and its mistakes with their lines."""
+"""The configuration file: reading it, a quick check against `config.schema.json`, and its mistakes with their lines.
+
+The quick check takes what jsonschema takes, without the import of that, and jsonschema explains what it refuses.
+"""
 
 import functools
 import json
@@ -16,14 +19,14 @@ TYPES: Final = {"string": str, "object": dict, "array": list, "boolean": bool, "
 
 
 def content(file: str) -> tuple[bytes, bool]:
-    """Return what a file holds, and whether it is TOML: by its name, else JSON is what begins as an object."""
+    """Return the content of a file, and whether it is TOML: by its name, else unless it begins as a JSON object."""
     found = read_named(file)
     begins_as_object = found.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     return found, file.endswith(".toml") or not (file.endswith(".json") or begins_as_object)
 
 
 def parse(found: bytes, *, toml: bool) -> Any:
-    """Return the document that a file holds."""
+    """Return the document in the content of a file."""
     text = found.decode("utf-8-sig")
     if toml:
         import tomllib
@@ -37,12 +40,12 @@ def parse(found: bytes, *, toml: bool) -> Any:
 
 
 def quickly_checked(found: bytes, *, toml: bool) -> dict[str, Any] | None:
-    """Return the document that a file holds; `None`: it has mistakes."""
+    """Return the document in the content of a file; `None` if it has mistakes."""
     try:
         document = parse(found, toml=toml)
         return document if fits(document, schema()) else None
     except (ValueError, RecursionError):
-        return None  # the caller looks for what is wrong, and where
+        return None  # `faults_in` explains it
 
 
 @functools.cache
@@ -54,7 +57,7 @@ def schema() -> Mapping[str, Any]:
 
 
 def fits(value: Any, part: Any) -> bool:
-    """Whether a value fits a part of our own schema; it takes what jsonschema takes, without its import."""
+    """Whether a value fits a part of our own schema."""
     if isinstance(part, bool):
         return part
     if "$ref" in part:
@@ -86,7 +89,7 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def _is_number(_checker: object, value: object) -> bool:
-    """Whether one can calculate with a value: not with nan, infinity or 10**400."""
+    """Whether a value is a number that can be calculated with: not nan, infinity or 10**400."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -94,7 +97,7 @@ def _is_whole(_checker: object, value: object) -> bool:
     return _is_number(None, value) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
 
 
-#: What counts as a number, in the signature that jsonschema asks for.
+#: Checks of numbers, with the arguments that jsonschema passes.
 NUMBERS: Final = {"number": _is_number, "integer": _is_whole}
 
 
@@ -121,21 +124,21 @@ _KINDS: Final = {
     "number": "a number",
     "integer": "a whole number",
 }
-#: Whoever has more than this has not typed it: lines are not looked for.
+#: Most characters of a file in which lines are found: a longer one was not typed.
 _LONGEST: Final = 200_000
-#: Each try to end a value of many lines parses all of it; after these the lines below it stay unknown.
+#: Most attempts to parse a value of many lines, each from its beginning; then the lines below stay unknown.
 _TRIES: Final = 200
 _SHOWN: Final = 40
 
 
 @dataclass(frozen=True)
 class ConfigFault:
-    """A mistake in a configuration file. As text it has the file, the line and the message."""
+    """A mistake in a configuration file; as text, it has the file, the line and the message."""
 
     message: str  # with the path of the key, and without text that may be secret
     file: str
-    line: int | None = None  # of the key, from 1; `None`: not known
-    path: str = ""  # the key and those it is below, `models.large.max_tokens`; empty: the whole file
+    line: int | None = None  # of the key, from 1; `None` if unknown
+    path: str = ""  # of the key, `models.large.max_tokens` for example; empty for the whole file
     hint: str | None = None
 
     def __str__(self) -> str:
@@ -156,7 +159,7 @@ class ConfigFileError(ConfigError):
 def faults_in(
     file: str, found: bytes, *, toml: bool, plugin_schemas: Mapping[str, Any], plugins: Collection[str] = ()
 ) -> list[ConfigFault]:
-    """Return every mistake in what a configuration file holds, in the order of its lines; see `llm.config.check`."""
+    """Return every mistake in the content of a configuration file, in the order of lines; see `llm.config.check`."""
     try:
         document = parse(found, toml=toml)
     except RepeatedKeyError:
@@ -171,7 +174,7 @@ def faults_in(
     for name, section in sections.items() if isinstance(sections, dict) else ():
         if name in plugin_schemas and isinstance(section, dict):
             faults.extend(_faults(source, section, plugin_schemas[name], ("plugins", name)))
-        # A plug-in that is not installed may have a section; one whose name has a typing error is a mistake.
+        # A section may be of a plug-in that is not installed, but not one with a misspelt name.
         close = [] if name in plugins else difflib.get_close_matches(name, plugins, n=1, cutoff=0.8)
         if close:
             hint = f"Did you mean {close[0]!r}?"
@@ -180,13 +183,13 @@ def faults_in(
 
 
 def _not_parsed(error: Exception, found: bytes, file: str, kind: str) -> ConfigFault:
-    said = str(error)
-    number = re.search(r"\bline (\d+)", said)
+    reason = str(error)
+    number = re.search(r"\bline (\d+)", reason)
     line = int(number[1]) if number else None
-    if "at end of document" in said:
+    if "at end of document" in reason:
         line = found.rstrip().count(b"\n") + 1
     # tomllib's "Cannot overwrite a value", "Cannot declare ... twice" and the like.
-    hint = "A key or a table stands there twice." if said.startswith("Cannot") else None
+    hint = "A key or a table stands there twice." if reason.startswith("Cannot") else None
     return ConfigFault(f"this is not {kind}: {error}", file, line, hint=hint)
 
 
@@ -200,7 +203,7 @@ def _repeated(text: str, file: str) -> ConfigFault:
 
 
 class _Source:
-    """A text that could be parsed, and the lines of its keys."""
+    """The text of a file without syntax errors, and the lines of its keys."""
 
     def __init__(self, file: str, text: str, toml: bool) -> None:
         self._file = file
@@ -217,7 +220,7 @@ class _Source:
         return lines
 
     def fault(self, message: str, path: KeyPath, hint: str | None = None) -> ConfigFault:
-        """Return a fault with the line of the innermost key of its path that stands in the file."""
+        """Return a fault with the line of the innermost key of its path that is in the file."""
         line = next(filter(None, (self._lines.get(path[:end]) for end in range(len(path), 0, -1))), None)
         return ConfigFault(message, self._file, line, dotted(path), hint)
 
@@ -235,7 +238,7 @@ def dotted(path: Iterable[str | int]) -> str:
 
 def _places_in_json(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Yield path and line of each key and list item of a JSON text that can be parsed."""
-    path: list[str | int] = []  # the key or position reached in each object and list that is open
+    path: list[str | int] = []  # the current key or position in each open object and list
     key_is_next = False
     line, end = 1, 0
     for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{},]|[^\s\[\]{},:"]+', text):
@@ -263,13 +266,13 @@ def _places_in_json(text: str) -> Iterator[tuple[KeyPath, int]]:
 
 def _places_in_toml(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Yield path and line of each key and table of a TOML text that can be parsed."""
-    # Statement by statement: tomllib names no lines.
+    # tomllib reports no lines, so each statement is parsed by itself.
     table: KeyPath = ()
-    arrays: dict[KeyPath, int] = {}  # the position reached in each array of tables
+    arrays: dict[KeyPath, int] = {}  # the current position in each array of tables
     statement, first, tries = "", 1, 0
     for number, line in enumerate(text.split("\n"), 1):
         statement += f"{line}\n"
-        # Within a value of several lines only a line that may end it is worth the parser's time.
+        # Of the lines of a value, only those that may end it are worth an attempt.
         if number > first and not re.search(r"\"\"\"|'''|[\]}]", line):
             continue
         try:
@@ -288,7 +291,7 @@ def _places_in_toml(text: str) -> Iterator[tuple[KeyPath, int]]:
 
 
 def _table(tree: Any, arrays: dict[KeyPath, int]) -> KeyPath:
-    """Return the path of the table that a header begins, and count it if it is one of an array."""
+    """Return the path of the table that a header begins, and its position if it is one of an array."""
     path: KeyPath = ()
     while tree:
         if isinstance(tree, list):
@@ -309,7 +312,7 @@ def _paths(tree: Any) -> Iterator[KeyPath]:
 
 
 def _faults(source: _Source, value: Any, part: Any, above: KeyPath) -> Iterator[ConfigFault]:
-    """Find what jsonschema finds wrong with a value, the file's document or the section of a plug-in."""
+    """Yield what jsonschema finds wrong with the document, or with the section of a plug-in."""
     import jsonschema
     from referencing import Registry
     from referencing.exceptions import Unresolvable
@@ -326,22 +329,22 @@ def _faults(source: _Source, value: Any, part: Any, above: KeyPath) -> Iterator[
     try:
         if above:
             validator.check_schema(part)
-        # The registry is empty: nothing is fetched from where a `$ref` leads.
+        # With an empty registry, nothing is fetched for a `$ref`.
         for error in validator(part, registry=Registry()).iter_errors(value):
             yield from _explained(source, error, above)
     except jsonschema.SchemaError as error:
         yield source.fault(f"the schema of the plug-in {above[-1]} is none: {error.message}", above)
     except (Unresolvable, re.error) as error:
         yield source.fault(f"the schema of the plug-in {above[-1]} cannot be used: {error}", above)
-    except (RecursionError, ValueError):  # ValueError: jsonschema writes a number of thousands of digits
+    except (RecursionError, ValueError):  # ValueError: from a number of thousands of digits in a message
         yield source.fault(f"{dotted(above) or 'the file'} is nested too deeply, or has too large a number", above)
 
 
 def _explained(source: _Source, error: Any, above: KeyPath) -> Iterator[ConfigFault]:
-    """Yield one error of jsonschema in our words."""
+    """Yield the faults that an error of jsonschema stands for."""
     path: KeyPath = (*above, *error.absolute_path)
     part, value, word = error.schema, error.instance, error.validator
-    if part is False:  # jsonschema does not name the key in it, if it is one
+    if part is False:  # jsonschema does not name the key that is forbidden
         yield source.fault(f"{dotted(path)} is or has something that its schema forbids", path)
         return
     prefix = f"{dotted(path)}: " if path else ""
@@ -369,7 +372,7 @@ _CHARACTERS: Final = {" ": "a blank", "\n": "a line break", "\r": "a line break"
 
 
 def _expected(error: Any, above: KeyPath) -> str:
-    """Return what a schema expects; its title in ours; in those of plug-ins a title may be anything."""
+    """Return what a schema expects: in our own, by its title; in those of plug-ins, a title may be anything."""
     part, word = error.schema, error.validator
     if not above and "title" in part:
         return str(part["title"])
@@ -381,7 +384,7 @@ def _expected(error: Any, above: KeyPath) -> str:
 
 
 def _why_not(text: str, pattern: str) -> str | None:
-    """Return why a text does not match a pattern of our own, without the text: it may be secret."""
+    """Return why a text does not match a pattern of our own, without the text, which may be secret."""
     if text != text.strip():
         return "it begins or ends with a blank"
     is_address = "://" in pattern
@@ -401,7 +404,7 @@ def _why_not(text: str, pattern: str) -> str | None:
 
 
 def _shown(value: Any, part: Mapping[str, Any]) -> str:
-    """Return a value as an error shows it: not if it may be secret."""
+    """Return a value as an error shows it: its kind alone if it may be secret."""
     kinds = part.get("type", ())
     if "enum" in part or "number" in kinds or "integer" in kinds:
         return _clipped(value)
@@ -414,6 +417,6 @@ def _shown(value: Any, part: Mapping[str, Any]) -> str:
 def _clipped(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of thousands of digits
+    except ValueError:  # Python does not print numbers of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

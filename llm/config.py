@@ -14,7 +14,7 @@ from llm.types import Candidate, FrozenMapping, Usage
 if TYPE_CHECKING:
     from llm._config_file import ConfigFault
 
-#: Environment variables that the configuration is read from; each wins over the file's key.
+#: Environment variables by which keys of the configuration file are overridden.
 ENVIRONMENT: Final = {
     "LLM_PRIMARY_BACKEND": "primary_backend",
     "LLM_FALLBACK_BACKEND": "fallback_backend",
@@ -35,13 +35,13 @@ class RoutingMode(StrEnum):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Price, size and usual options of a backend or a model.
+class ModelSettings:
+    """The price, the size and the default options of a backend or a model.
 
     Attributes:
-        price_per_1k_tokens: in any one currency; `None`: not known.
-        max_tokens: how long a prompt may be; `None`: not known.
-        options: values for the backend, unless a request has its own.
+        price_per_1k_tokens: in one currency for all; `None` if unknown.
+        max_tokens: how long a prompt may be; `None` if unknown.
+        options: options of requests that do not have their own.
     """
 
     price_per_1k_tokens: float | None = None
@@ -49,7 +49,7 @@ class Limits:
     options: Mapping[str, Any] = _NOTHING
 
 
-_NO_LIMITS: Final = Limits()
+_NO_MODEL_SETTINGS: Final = ModelSettings()
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Settings:
         routing_mode: how the built-in policy orders them.
         complexity_threshold: a prompt of more words than this is demanding.
         chain: further backends, in order.
-        backends: limits and options by backend.
-        models: limits and options by model, or by `backend/model`; they win over those of the backend.
-        required_plugins: plug-ins without which nothing is done.
+        backends: prices, sizes and options by backend.
+        models: the same by model, or by `backend/model`; they win over those of the backend.
+        required_plugins: plug-ins without which every request and step is refused.
         plugins: the plug-ins' own sections, by plug-in; they may hold secrets.
         aliases: `server/model`, or a model alone, by its short name.
         servers: servers by name, each with the keys that `config.schema.json` describes; headers may
@@ -81,8 +81,8 @@ class Settings:
     routing_mode: RoutingMode = RoutingMode.AUTO
     complexity_threshold: int = 50
     chain: tuple[Candidate, ...] = ()
-    backends: Mapping[str, Limits] = _NOTHING
-    models: Mapping[str, Limits] = _NOTHING
+    backends: Mapping[str, ModelSettings] = _NOTHING
+    models: Mapping[str, ModelSettings] = _NOTHING
     required_plugins: tuple[str, ...] = ()
     plugins: Mapping[str, Mapping[str, Any]] = field(default=_NOTHING, repr=False)
     aliases: Mapping[str, str] = _NOTHING
@@ -95,35 +95,38 @@ class Settings:
                 object.__setattr__(self, name, FrozenMapping(given))
 
     @functools.cached_property
-    def has_limits(self) -> bool:
+    def has_model_settings(self) -> bool:
         """Whether prices, sizes or options are configured at all."""
         return bool(self.backends or self.models)
 
     @functools.cached_property
     def has_prices(self) -> bool:
         """Whether a price may be configured, by a limit or by a server."""
-        return self.has_limits or bool(self.servers)
+        return self.has_model_settings or bool(self.servers)
 
-    def limits(self, candidate: Candidate) -> Limits:
-        """Return what is configured for a candidate: its model's limits, else its backend's."""
-        if not self.has_limits:
-            return _NO_LIMITS
-        by_backend = self.backends.get(candidate.backend, _NO_LIMITS)
+    def model_settings(self, candidate: Candidate) -> ModelSettings:
+        """Return what is configured for a candidate: each value for its model, else for its backend."""
+        if not self.has_model_settings:
+            return _NO_MODEL_SETTINGS
+        by_backend = self.backends.get(candidate.backend, _NO_MODEL_SETTINGS)
         model = candidate.model or ""
-        by_model = self.models.get(f"{candidate.backend}/{model}") or self.models.get(model, _NO_LIMITS)
-        return Limits(
+        by_model = self.models.get(f"{candidate.backend}/{model}") or self.models.get(model, _NO_MODEL_SETTINGS)
+        return ModelSettings(
             by_backend.price_per_1k_tokens if by_model.price_per_1k_tokens is None else by_model.price_per_1k_tokens,
             by_backend.max_tokens if by_model.max_tokens is None else by_model.max_tokens,
             FrozenMapping({**by_backend.options, **by_model.options}),
         )
 
     def cost(self, candidate: Candidate, usage: Usage) -> tuple[float | None, bool]:
-        """Return what an attempt costs by the configured prices, `None` without any, and whether that is exact.
+        """Return the cost of an attempt by the configured prices, and whether that is exact.
 
-        It is not where tokens of a cache have no price of their own: they count as others do.
+        It is not exact if tokens of a cache count as others do, because they have no price of their own.
+
+        Returns:
+            The cost, which is `None` if no price is configured, and whether it is exact.
         """
         cached = ((usage.cached_tokens, "cached"), (usage.cache_write_tokens, "cache_write"))
-        price = self.limits(candidate).price_per_1k_tokens
+        price = self.model_settings(candidate).price_per_1k_tokens
         if price is not None:
             return usage.tokens * price / 1000, not any(tokens for tokens, _ in cached)
         prices = self.servers.get(candidate.backend, _NOTHING).get("prices")
@@ -161,14 +164,13 @@ class PluginSettings:
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Return the configuration as environment and file have it now.
+    """Return the configuration, of the environment and the file as they are now.
 
     Args:
         environ: environment variables; by default this process's.
 
     Raises:
-        ConfigError: the file or a variable holds something that cannot be used. The message names
-            the place.
+        ConfigError: the file or a variable has an unusable value; the message names the place.
     """
     named, config_home, home, *variables = map((os.environ if environ is None else environ).get, _READ)
     if named:
@@ -190,7 +192,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def default_path(environ: Mapping[str, str]) -> str:
-    """Return where the configuration file is, or where one belongs, if no variable names one."""
+    """Return the path of the configuration file, or the one to write it to, if no variable names one."""
     path, old = _default_paths(environ.get("XDG_CONFIG_HOME"), environ.get("HOME"))
     return old if os.path.exists(old) and not os.path.exists(path) else path
 
@@ -200,8 +202,10 @@ def check(
 ) -> "list[ConfigFault]":
     """Return every mistake in a configuration file, in the order of its lines.
 
-    The schemas of plug-ins for their sections come by the plug-in's name. A section whose name is nearly that of one of
-    the plug-ins is a mistake.
+    Args:
+        path: the file.
+        plugin_schemas: JSON Schemas of plug-ins for their sections, by the name of the section.
+        plugins: names of plug-ins; a section whose name is close to one of them is a mistake.
     """
     from llm._config_file import ConfigFault, content, faults_in
 
@@ -220,13 +224,13 @@ def file_error(faults: "list[ConfigFault]") -> ConfigError:
 
 
 def _version(path: str, *, named: bool = False) -> tuple[int, ...] | None:
-    """Return what changes when a file changes; `None`: there is no file."""
+    """Return time, size and inode of a file, by which a change shows; `None` if there is none."""
     try:
         stamp = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        # Somebody else's home directory, say: whether there is a file cannot even be known.
+        # In the home directory of another user, for example, it is unknown whether there is a file.
         if named or not isinstance(error, PermissionError):
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
         return None
@@ -289,23 +293,23 @@ def _candidate(link: Any) -> Candidate:
     return Candidate(link) if isinstance(link, str) else Candidate(link["backend"], link.get("model"))
 
 
-def _limits(entry: Mapping[str, Any]) -> Limits:
+def _model_settings(entry: Mapping[str, Any]) -> ModelSettings:
     price, tokens = entry.get("price_per_1k_tokens"), entry.get("max_tokens")
     options = FrozenMapping(entry.get("options", {}))
-    return Limits(None if price is None else float(price), None if tokens is None else int(tokens), options)
+    return ModelSettings(None if price is None else float(price), None if tokens is None else int(tokens), options)
 
 
 def _by_name(convert: Any) -> Any:
     return lambda entries: FrozenMapping({name: convert(entry) for name, entry in entries.items()})
 
 
-#: What makes of a value of the file, which fits the schema, the one that `Settings` has.
+#: Functions from values in the file, which fit the schema, to those of `Settings`.
 _CONVERSIONS: Final[Mapping[str, Any]] = {
     "routing_mode": RoutingMode,
     "complexity_threshold": int,
     "chain": lambda links: tuple(map(_candidate, links)),
-    "backends": _by_name(_limits),
-    "models": _by_name(_limits),
+    "backends": _by_name(_model_settings),
+    "models": _by_name(_model_settings),
     "required_plugins": tuple,
     "plugins": _by_name(FrozenMapping),
     "servers": _by_name(FrozenMapping),

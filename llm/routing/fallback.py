@@ -11,7 +11,7 @@ from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from llm._dataclasses import dataclass, replace
-from llm.config import Limits, Settings
+from llm.config import ModelSettings, Settings
 from llm.contributions import Catalog, RegisteredBackend
 from llm.errors import (
     PLUGIN_FAULTS,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: Counterparts of `ConnectionError` and `TimeoutError` in requests.
 _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError")
 
-_NO_LIMITS = Limits()
+_NO_MODEL_SETTINGS = ModelSettings()
 
 #: Number of 403s in a row after which a credential is no longer used: one that worked before, and one that did not
 #: while many prompts are sent.
@@ -405,10 +405,10 @@ class Fallback:
             return None
         return f"it takes at most {limit} tokens, and the prompt was too long for one that takes {self._too_small}"
 
-    def _limits(self, candidate: Candidate) -> Limits:
-        if self._settings is None or not self._settings.has_limits:
-            return _NO_LIMITS
-        return self._settings.limits(self._asked(candidate))
+    def _limits(self, candidate: Candidate) -> ModelSettings:
+        if self._settings is None or not self._settings.has_model_settings:
+            return _NO_MODEL_SETTINGS
+        return self._settings.model_settings(self._asked(candidate))
 
     def _asked(self, candidate: Candidate) -> Candidate:
         """Return a candidate with the model that it will be asked for, if it is known."""
@@ -426,7 +426,7 @@ class Fallback:
         if request.model is None and candidate.model is not None:
             request = replace(request, model=candidate.model)
         limits = self._limits(candidate)
-        if limits is not _NO_LIMITS and limits.options:
+        if limits is not _NO_MODEL_SETTINGS and limits.options:
             request = replace(request, options={**limits.options, **request.options})
         turn = None if self._retries.pacer is None else self._turn(self._retries.pacer, candidate)
         call = Call(

@@ -70,7 +70,7 @@ class Policy:
         if not plan.is_auto:
             return Route(plan.usable, plan.rejected)
         route = plan.by_complexity(len(request.prompt.split()))
-        if not settings.has_limits:
+        if not settings.has_model_settings:
             return route
         rejected = list(route.rejected)
         fitting = list(_fitting(route.candidates, request, settings, rejected))
@@ -158,7 +158,7 @@ def _fitting(
     """Yield the candidates that accept a prompt of this size; append the others to `rejected`."""
     tokens = estimated_tokens(request.prompt)
     for candidate in usable:
-        limit = settings.limits(candidate).max_tokens
+        limit = settings.model_settings(candidate).max_tokens
         if limit is None or tokens <= limit:
             yield candidate
         else:
@@ -169,7 +169,7 @@ def _fitting(
 
 def _cheapest_first(usable: list[Candidate], settings: Settings) -> list[Candidate]:
     """Return the candidates by price, those without a known one last."""
-    prices = [settings.limits(candidate).price_per_1k_tokens for candidate in usable]
+    prices = [settings.model_settings(candidate).price_per_1k_tokens for candidate in usable]
     ranked = sorted(zip(prices, usable, strict=True), key=lambda pair: float("inf") if pair[0] is None else pair[0])
     return [
         candidate if price is None else replace(candidate, reason=f"{price:g} per 1,000 tokens")

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llm._config_file import fits, schema
-from llm.config import ENVIRONMENT, Limits, RoutingMode, Settings, check, default_path, load_settings
+from llm.config import ENVIRONMENT, ModelSettings, RoutingMode, Settings, check, default_path, load_settings
 from llm.errors import ConfigError, UsageError
 from llm.types import Candidate
 
@@ -87,8 +87,8 @@ def test_every_key_of_the_file_is_read(write: Write) -> None:
         routing_mode=RoutingMode.REMOTE,
         complexity_threshold=7,
         chain=(Candidate("third"), Candidate("fourth"), Candidate("fifth", "m")),
-        backends={"big": Limits(2.0, 8000), "small": Limits()},
-        models={"big-1": Limits(0.5)},
+        backends={"big": ModelSettings(2.0, 8000), "small": ModelSettings()},
+        models={"big-1": ModelSettings(0.5)},
         required_plugins=("policy",),
         plugins=EVERY_KEY["plugins"],
         aliases={"fast": "ollama/qwen3:4b", "large": "big-1"},
@@ -101,7 +101,7 @@ def test_nothing_is_a_price_a_size_and_a_threshold(write: Write) -> None:
     found = load_settings(
         write({"complexity_threshold": 0, "models": {"żółć": {"price_per_1k_tokens": 0, "max_tokens": 0}}})
     )
-    assert (found.complexity_threshold, found.models) == (0, {"żółć": Limits(0.0, 0)})
+    assert (found.complexity_threshold, found.models) == (0, {"żółć": ModelSettings(0.0, 0)})
 
 
 def test_the_table_of_keys_above_is_complete() -> None:
@@ -393,7 +393,7 @@ def test_settings_cannot_be_changed_by_who_gets_them(write: Write) -> None:
     mappings: list[Any] = [found.backends, found.models, Settings().backends]
     for limits in mappings:
         with pytest.raises(TypeError):
-            limits["new"] = Limits()
+            limits["new"] = ModelSettings()
     with pytest.raises(AttributeError):
         found.primary_backend = "other"
 
@@ -401,21 +401,27 @@ def test_settings_cannot_be_changed_by_who_gets_them(write: Write) -> None:
 @pytest.mark.parametrize(
     ("candidate", "expected"),
     [
-        (Candidate("b"), Limits(1.0, 100)),
-        (Candidate("b", "unlisted"), Limits(1.0, 100)),
-        (Candidate("b", "priced"), Limits(0.0, 100)),
-        (Candidate("b", "sized"), Limits(1.0, 0)),
-        (Candidate("b", "both"), Limits(3.0, 300)),
-        (Candidate("other", "both"), Limits(3.0, 300)),
-        (Candidate("other"), Limits()),
+        (Candidate("b"), ModelSettings(1.0, 100)),
+        (Candidate("b", "unlisted"), ModelSettings(1.0, 100)),
+        (Candidate("b", "priced"), ModelSettings(0.0, 100)),
+        (Candidate("b", "sized"), ModelSettings(1.0, 0)),
+        (Candidate("b", "both"), ModelSettings(3.0, 300)),
+        (Candidate("other", "both"), ModelSettings(3.0, 300)),
+        (Candidate("other"), ModelSettings()),
     ],
 )
-def test_limits_of_the_model_win_one_by_one_over_those_of_the_backend(candidate: Candidate, expected: Limits) -> None:
+def test_limits_of_the_model_win_one_by_one_over_those_of_the_backend(
+    candidate: Candidate, expected: ModelSettings
+) -> None:
     found = Settings(
-        backends={"b": Limits(1.0, 100)},
-        models={"priced": Limits(price_per_1k_tokens=0.0), "sized": Limits(max_tokens=0), "both": Limits(3.0, 300)},
+        backends={"b": ModelSettings(1.0, 100)},
+        models={
+            "priced": ModelSettings(price_per_1k_tokens=0.0),
+            "sized": ModelSettings(max_tokens=0),
+            "both": ModelSettings(3.0, 300),
+        },
     )
-    assert found.limits(candidate) == expected
+    assert found.model_settings(candidate) == expected
 
 
 numbers = itertools.count()

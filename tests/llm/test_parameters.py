@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm import Completion, Request, complete, stream
 from llm.backends.plugin_sdk import Backend, Parameter, Recipe, register_backend, register_recipe
-from llm.config import Limits, RoutingMode, Settings
+from llm.config import ModelSettings, RoutingMode, Settings
 from llm.errors import PluginDefinitionError, UnknownNameError, UsageError
 from llm.parameters import given_values, settled, settled_options
 from llm.router import NoAnswerError
@@ -136,7 +136,7 @@ def test_a_backend_gets_its_options_with_their_types_and_defaults(given: dict[st
 
 
 def test_options_of_the_configuration_are_those_of_the_backend_too() -> None:
-    settings = Settings(backends={"bold": Limits(options={"temperature": 1, "seed": "3"})})
+    settings = Settings(backends={"bold": ModelSettings(options={"temperature": 1, "seed": "3"})})
     assert ask({"seed": 4}, settings=settings) == repr({"temperature": 1.0, "seed": 4})
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.backends.plugin_sdk import register_backend
-from llm.config import Limits, RoutingMode, Settings
+from llm.config import ModelSettings, RoutingMode, Settings
 from llm.contributions import RegisteredBackend
 from llm.hooks import Origin, Tier
 from llm.hooks._guard import hookimpl
@@ -99,32 +99,39 @@ ORDERS = [
     (replace(BOTH, chain=(Candidate("big"), Candidate("small"), Candidate("third"))), 51, "big small third"),
     (replace(BOTH, chain=(Candidate("big", "other"),)), 51, "big small big/other"),
     # from the cheapest up, whatever the number of words
-    (replace(BOTH, backends={"big": Limits(2), "small": Limits(1)}), 51, "small big"),
-    (replace(BOTH, backends={"big": Limits(1), "small": Limits(2)}), 1, "big small"),
-    (replace(BOTH, backends={"big": Limits(1), "small": Limits(1)}), 1, "small big"),
-    (replace(BOTH, backends={"big": Limits(1), "small": Limits(1)}), 51, "big small"),
-    (replace(BOTH, backends={"big": Limits(0), "small": Limits(0.001)}), 1, "big small"),
+    (replace(BOTH, backends={"big": ModelSettings(2), "small": ModelSettings(1)}), 51, "small big"),
+    (replace(BOTH, backends={"big": ModelSettings(1), "small": ModelSettings(2)}), 1, "big small"),
+    (replace(BOTH, backends={"big": ModelSettings(1), "small": ModelSettings(1)}), 1, "small big"),
+    (replace(BOTH, backends={"big": ModelSettings(1), "small": ModelSettings(1)}), 51, "big small"),
+    (replace(BOTH, backends={"big": ModelSettings(0), "small": ModelSettings(0.001)}), 1, "big small"),
     (
-        replace(BOTH, chain=CHAIN, backends={"big": Limits(4), "small": Limits(3), "third": Limits(1)}),
+        replace(
+            BOTH, chain=CHAIN, backends={"big": ModelSettings(4), "small": ModelSettings(3), "third": ModelSettings(1)}
+        ),
         1,
         "third small big fourth/m",
     ),
-    (replace(BOTH, chain=CHAIN, models={"m": Limits(1)}), 1, "fourth/m small big third"),
+    (replace(BOTH, chain=CHAIN, models={"m": ModelSettings(1)}), 1, "fourth/m small big third"),
     # the model's price wins over that of its backend
     (
-        replace(BOTH, primary_model="p", backends={"big": Limits(9), "small": Limits(1)}, models={"p": Limits(0.5)}),
+        replace(
+            BOTH,
+            primary_model="p",
+            backends={"big": ModelSettings(9), "small": ModelSettings(1)},
+            models={"p": ModelSettings(0.5)},
+        ),
         1,
         "big/p small",
     ),
     # `remote` and `local` do not look at prices
-    (replace(BOTH, routing_mode=REMOTE, backends={"big": Limits(2), "small": Limits(1)}), 1, "big small"),
+    (replace(BOTH, routing_mode=REMOTE, backends={"big": ModelSettings(2), "small": ModelSettings(1)}), 1, "big small"),
     # what the prompt does not fit is left out: 40 words are 199 characters, or 50 tokens
-    (replace(BOTH, backends={"small": Limits(None, 49)}), 40, "big"),
-    (replace(BOTH, backends={"small": Limits(None, 50)}), 40, "small big"),
-    (replace(BOTH, primary_model="p", models={"p": Limits(None, 49)}), 40, "small"),
-    (replace(BOTH, backends={"small": Limits(1, 49), "big": Limits(2, 50)}), 40, "big"),
-    (replace(BOTH, routing_mode=REMOTE, backends={"big": Limits(None, 1)}), 40, "big small"),
-    (replace(BOTH, routing_mode=LOCAL, backends={"small": Limits(None, 1)}), 40, "small"),
+    (replace(BOTH, backends={"small": ModelSettings(None, 49)}), 40, "big"),
+    (replace(BOTH, backends={"small": ModelSettings(None, 50)}), 40, "small big"),
+    (replace(BOTH, primary_model="p", models={"p": ModelSettings(None, 49)}), 40, "small"),
+    (replace(BOTH, backends={"small": ModelSettings(1, 49), "big": ModelSettings(2, 50)}), 40, "big"),
+    (replace(BOTH, routing_mode=REMOTE, backends={"big": ModelSettings(None, 1)}), 40, "big small"),
+    (replace(BOTH, routing_mode=LOCAL, backends={"small": ModelSettings(None, 1)}), 40, "small"),
 ]
 
 
@@ -145,7 +152,7 @@ def test_words_are_what_spaces_of_any_kind_separate(host: Host) -> None:
 
 
 def test_tokens_are_counted_in_bytes_so_that_no_script_is_underrated(host: Host) -> None:
-    settings = replace(BOTH, backends={"small": Limits(max_tokens=3)})
+    settings = replace(BOTH, backends={"small": ModelSettings(max_tokens=3)})
     assert order(host, settings, "a" * 12) == ["small", "big"]
     assert order(host, settings, "日" * 4) == ["small", "big"]
     assert order(host, settings, "日" * 5) == ["big"]
@@ -178,7 +185,11 @@ def test_the_environment_routes_a_prompt(
 
 
 def test_limits_are_those_of_the_model_asked_for(host: Host) -> None:
-    models = {"long": Limits(max_tokens=1000), "p": Limits(max_tokens=1), "f": Limits(max_tokens=1)}
+    models = {
+        "long": ModelSettings(max_tokens=1000),
+        "p": ModelSettings(max_tokens=1),
+        "f": ModelSettings(max_tokens=1),
+    }
     settings = replace(BOTH, primary_model="p", fallback_model="f", models=models)
     assert order(host, settings, words(40), model="long") == ["small/long", "big/long"]
 
@@ -187,8 +198,8 @@ def test_prices_are_those_of_the_model_asked_for(host: Host) -> None:
     settings = replace(
         BOTH,
         primary_model="p",
-        backends={"big": Limits(9), "small": Limits(1)},
-        models={"p": Limits(0.1)},
+        backends={"big": ModelSettings(9), "small": ModelSettings(1)},
+        models={"p": ModelSettings(0.1)},
     )
     assert order(host, settings) == ["big/p", "small"]
     assert order(host, settings, model="asked") == ["small/asked", "big/asked"]
@@ -209,7 +220,7 @@ def test_each_place_in_the_order_has_its_reason(host: Host) -> None:
         "",
     ]
     assert route_of(host, settings, words(51)).candidates[0].reason == "primary: 51 words, above the threshold of 50"
-    priced = replace(settings, backends={"big": Limits(0.25)})
+    priced = replace(settings, backends={"big": ModelSettings(0.25)})
     assert route_of(host, priced).candidates[0].reason == "0.25 per 1,000 tokens"
     assert route_of(host, settings, local=True).candidates[0].reason == "--local: the fallback only"
     assert route_of(host, Settings()).candidates[0].reason == "ready"
@@ -225,7 +236,7 @@ def test_a_backend_that_does_not_exist_is_left_out_with_close_matches(host: Host
 
 
 def test_a_prompt_that_is_too_long_says_for_whom(host: Host) -> None:
-    route = route_of(host, replace(BOTH, backends={"big": Limits(max_tokens=49)}), words(40))
+    route = route_of(host, replace(BOTH, backends={"big": ModelSettings(max_tokens=49)}), words(40))
     assert route.rejected == (Rejection("big", "the prompt has about 50 tokens, it takes at most 49"),)
 
 
@@ -235,7 +246,7 @@ def test_a_prompt_that_is_too_long_says_for_whom(host: Host) -> None:
         (Settings(primary_backend="bigg"), {}, "bigg: there is no backend named 'bigg'. Did you mean 'big'?"),
         (Settings(fallback_backend="bigg"), {"local": True}, "bigg: there is no backend named 'bigg'. Did you mean"),
         (
-            Settings(primary_backend="big", backends={"big": Limits(max_tokens=0)}),
+            Settings(primary_backend="big", backends={"big": ModelSettings(max_tokens=0)}),
             {},
             "big: the prompt has about 1 tokens, it takes at most 0",
         ),
@@ -615,8 +626,8 @@ class Case:
     chain: tuple[Link, ...]
     mode: RoutingMode
     threshold: int
-    backends: dict[str, Limits]
-    models: dict[str, Limits]
+    backends: dict[str, ModelSettings]
+    models: dict[str, ModelSettings]
     words: int
     model: str | None
     answering: frozenset[str]
@@ -677,7 +688,9 @@ class Case:
 names = st.sampled_from([*KNOWN, "ghost"])
 model_names = st.none() | st.sampled_from(["m", "n"])
 links = st.tuples(names, model_names)
-limits = st.builds(Limits, st.none() | st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.none() | st.sampled_from([0, 3, 12]))
+limits = st.builds(
+    ModelSettings, st.none() | st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.none() | st.sampled_from([0, 3, 12])
+)
 cases = st.builds(
     Case,
     primary=st.none() | links,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llm import Candidate, Completion, Request, Route, Usage, complete, hookimpl
 from llm.backends.http._errors import retry_after
 from llm.backends.plugin_sdk import register_backend
-from llm.config import Limits, RoutingMode, Settings
+from llm.config import ModelSettings, RoutingMode, Settings
 from llm.errors import (
     AuthenticationError,
     BackendConnectionError,
@@ -385,7 +385,11 @@ def test_a_prompt_that_is_too_long_goes_to_a_larger_backend(host: Host, clock: C
     chain = Settings(
         routing_mode=RoutingMode.REMOTE,
         chain=tuple(map(Candidate, ("first", "small", "unknown", "medium", "large"))),
-        backends={"first": Limits(max_tokens=1000), "small": Limits(max_tokens=900), "large": Limits(max_tokens=9000)},
+        backends={
+            "first": ModelSettings(max_tokens=1000),
+            "small": ModelSettings(max_tokens=900),
+            "large": ModelSettings(max_tokens=9000),
+        },
     )
     completion = complete(Request("hi"), host=host, settings=chain, retries=clock.policy())
     assert (completion.text, small, len(unknown), clock.waits) == ("fits", [], 1, [])
@@ -455,7 +459,7 @@ def test_strict_takes_no_other_model(
 
 def test_usage_is_the_servers_else_an_estimate(host: Host, clock: Clock) -> None:
     script(host, "first", Completion("four", usage=Usage(10, 20, 0.5)), Completion("four", usage=Usage(10, 20)), "four")
-    priced = Settings(primary_backend="first", backends={"first": Limits(price_per_1k_tokens=2)})
+    priced = Settings(primary_backend="first", backends={"first": ModelSettings(price_per_1k_tokens=2)})
     told, priced_by_us, guessed = (complete(Request("four"), host=host, settings=priced) for _ in range(3))
     assert told.usage == told.attempts[0].usage == Usage(10, 20, 0.5)
     assert priced_by_us.usage == Usage(10, 20, 0.06)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import llm
 import scripts
 from llm import _dataclasses
-from llm.config import Limits, RoutingMode, Settings
+from llm.config import ModelSettings, RoutingMode, Settings
 from llm.errors import BackendHTTPError, ContextTooLongError, D0ttinoError, UnknownNameError
 from llm.hooks import Origin, Tier, origin_of, set_origin
 from llm.routing import CutAnswerError, NoAnswerError
@@ -66,7 +66,7 @@ SETTINGS = st.builds(
     primary_backend=SOME,
     routing_mode=st.sampled_from(RoutingMode),
     chain=CANDIDATES,
-    backends=st.dictionaries(WORDS, st.builds(Limits, st.none() | TIMES), max_size=2),
+    backends=st.dictionaries(WORDS, st.builds(ModelSettings, st.none() | TIMES), max_size=2),
     plugins=st.dictionaries(WORDS, OPTIONS, max_size=2),
 )
 VALUES = st.one_of(
