@@ -3,8 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, ClassVar
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
 
 import click
 
@@ -16,10 +17,12 @@ from scripts.plugin_sdk import print_line, print_warning
 __version__ = "0.1.0"
 
 TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, time REAL, used REAL, text TEXT, facts TEXT);"
+#: The facts of a completion that are stored with its text.
+FACTS = ("model", "served_model", "finish_reason")
 
 
 class Cache:
-    """The plug-in: a lookup before the backend is asked, and a wrapper around that which stores what it says."""
+    """The plug-in: it looks an answer up before the backend is asked, and stores what the backend answers."""
 
     GUARDRAIL = False  # without a cache, the backend is asked
     CONFIG_SCHEMA: ClassVar = {
@@ -40,111 +43,115 @@ class Cache:
 
     @hookimpl
     def llm_options(self) -> click.Option:
-        """Add `--no-cache`."""
+        """Add `--no-cache`, which sets `no_cache` in the metadata of the request."""
         return click.Option(["--no-cache"], is_flag=True, help="Ask anew, and let the answer replace the cached one.")
 
     @hookimpl
     def llm_commands(self, cli: click.Group) -> None:
         """Add `ai-cli cache`."""
-
-        @cli.command()
-        @click.option("--clear", is_flag=True, help="Forget all answers.")
-        def cache(clear: bool) -> None:
-            """Print how many answers are cached, and where."""
-            found = in_database(lambda database: summed(database, clear=clear))
-            print_line("the cache is off" if path_of() is None else f"{found or 'no answers'} in {path_of()}")
+        cli.add_command(cache)
 
     @hookimpl(tryfirst=True)
     def llm_complete(self, request: Request, backend: RegisteredBackend) -> Completion | None:
-        """Return the answer that is stored for a request; `None` if there is none, or another one is wanted."""
-        key = None if request.metadata.get("no_cache") else key_of(request, backend)
-        row = None if key is None else in_database(lambda database: self._found(database, key))
-        if row is None:
-            return None
-        text, facts, at = row
-        known = json.loads(facts)
-        stored = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
-        notice = f"from the cache: {known.pop('by')} said so on {stored}; --no-cache asks anew"
-        return Completion(text, notices=(notice,), **known)
-
-    def _found(self, database: Database, key: str) -> tuple[str, str, float] | None:
-        now = time.time()
-        found = "SELECT text, facts, time, used FROM answers WHERE key = ? AND time > ?"
-        for *row, used in database.execute(found, (key, now - self.days * 86400)):
-            if used < now - 3600:  # what is used often need not be written each time
-                database.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
-            return tuple(row)
+        """Return the answer that is stored for a request, so that nothing behind this is asked; else `None`."""
+        key = key_of(request, backend)
+        if key is not None and not request.metadata.get("no_cache"):
+            with faults_printed():
+                return self._stored(key)
         return None
 
     @hookimpl(specname="llm_complete", wrapper=True, trylast=True)
     def store(self, request: Request, backend: RegisteredBackend) -> Generator[None, Answer | None, Answer | None]:
-        """Store what the backend says, once it is whole; filters go around cached answers as well."""
+        """Store the backend's answer when it has ended; as the innermost wrapper, before others change it."""
         answer = yield
         key = key_of(request, backend)
         if answer is None or answer.origin != backend.origin or key is None:
             return answer
 
-        def stored(pieces: Iterator[str]) -> Iterator[str]:
+        def storing(pieces: Iterator[str]) -> Iterator[str]:
             yield from pieces
-            said = answer.whole  # not reached if it breaks off, or if nobody reads on
-            if self._is_fit(request, said):
-                in_database(lambda database: self._store(database, key, said))
+            completion = answer.whole  # not reached if the answer breaks off, or is not read to its end
+            if self._is_fit(request, completion):
+                with faults_printed():
+                    self._store(key, completion)
 
-        return answer.pipe(stored)
+        return answer.pipe(storing)
 
-    def _is_fit(self, request: Request, said: Completion) -> bool:
-        refused = request.strict and not is_served(request.model or said.model, said.served_model)
-        too_long = len(said.text) > self.megabytes * 1e6 / 4
-        return bool(said.text.strip()) and not (said.cut or said.why_unfinished or refused or too_long)
+    def _stored(self, key: str) -> Completion | None:
+        now, answers = time.time(), database()
+        select = "SELECT text, facts, time, used FROM answers WHERE key = ? AND time > ?"
+        for text, facts, at, used in answers.execute(select, (key, now - self.days * 86400)):
+            if used < now - 3600:  # not each time: a write takes longer than a read
+                answers.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
+            known = json.loads(facts)
+            stored = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+            notice = f"from the cache: {known.pop('by')} said so on {stored}; --no-cache asks anew"
+            return Completion(text, notices=(notice,), **known)
+        return None
 
-    def _store(self, database: Database, key: str, said: Completion) -> None:
-        facts = {name: getattr(said, name) for name in ("model", "served_model", "finish_reason")}
-        now = time.time()
-        values = (key, now, now, said.text, json.dumps({**facts, "by": str(said.origin)}))
-        with database.changing() as transaction:
+    def _is_fit(self, request: Request, completion: Completion) -> bool:
+        """Whether an answer is whole, short enough, and from the model that a strict request wants."""
+        wanted = request.model or completion.model
+        refused = request.strict and not is_served(wanted, completion.served_model)
+        too_long = len(completion.text) > self.megabytes * 1e6 / 4
+        cut = completion.cut or completion.why_unfinished
+        return bool(completion.text.strip()) and not (cut or refused or too_long)
+
+    def _store(self, key: str, completion: Completion) -> None:
+        facts = {"by": str(completion.origin), **{name: getattr(completion, name) for name in FACTS}}
+        now, answers = time.time(), database()
+        with answers.changing() as transaction:
             transaction.execute("DELETE FROM answers WHERE time < ?", (now - self.days * 86400,))
+            values = (key, now, now, completion.text, json.dumps(facts))
             transaction.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", values)
-            while size_of(database) > self.megabytes * 1e6:
+            while size_of(answers) > self.megabytes * 1e6:
                 oldest = "SELECT key FROM answers ORDER BY used LIMIT 1 + (SELECT count(*) FROM answers) / 10"
                 transaction.execute(f"DELETE FROM answers WHERE key IN ({oldest})")  # noqa: S608 - no value is in it
 
 
+@click.command()
+@click.option("--clear", is_flag=True, help="Forget all answers.")
+def cache(clear: bool) -> None:
+    """Print how many answers are cached, and where."""
+    if cache_dir() is None:
+        print_line("the cache is off")
+        return
+    with faults_printed():
+        answers = database()
+        if clear:
+            answers.execute("DELETE FROM answers")
+            answers.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((count,),) = answers.execute("SELECT count(*) FROM answers", make=True)
+        print_line(f"{count} answer{'s' * (count != 1)}, {size_of(answers) / 1e6:.1f} MB, in {path()}")
+
+
 def key_of(request: Request, backend: RegisteredBackend) -> str | None:
-    """Return a digest of all that an answer depends on, in the form of this version; `None` if that cannot be told."""
-    key = backend.cache_key(request, without=["no_cache"])
-    return key and f"{__version__} {key}"
+    """Return a digest of everything that an answer depends on; `None` if there is none, or the cache is off."""
+    key = None if cache_dir() is None else backend.cache_key(request, without=["no_cache"])
+    return key and f"{__version__} {key}"  # another version of this plug-in may store other facts
 
 
-def path_of() -> str | None:
-    """Return where the cache is; `None` if `LLM_NO_CACHE` switches it off."""
-    directory = cache_dir()
-    return None if directory is None else os.path.join(directory, "answers.db")
+def path() -> str:
+    """Return the path of the database."""
+    return os.path.join(str(cache_dir()), "answers.db")
 
 
-def in_database(action: Callable[[Database], Any]) -> Any:
-    """Return what an action on the database returns; `None` after a fault, which costs an answer its place only."""
-    path = path_of()
-    if path is None:
-        return None
-    try:
-        # Opened anew each time: a file that others could have written since is not used.
-        return action(Database(path, TABLE, pragmas=["PRAGMA auto_vacuum = FULL"]))
-    except OSError as error:
-        print_warning(f"the cache is not used: {error.strerror}")
-        return None
+def database() -> Database:
+    """Return the database; opened anew each time, as `Database` checks that no other user can write to it."""
+    return Database(path(), TABLE, pragmas=["PRAGMA auto_vacuum = FULL"])
 
 
-def size_of(database: Database) -> float:
-    """Return how many bytes answers take in the database."""
+def size_of(answers: Database) -> float:
+    """Return the number of bytes that answers take in the database."""
     names = ("page_count", "freelist_count", "page_size")
-    pages, free, size = (database.execute(f"PRAGMA {name}", make=True)[0][0] for name in names)
+    pages, free, size = (answers.execute(f"PRAGMA {name}", make=True)[0][0] for name in names)
     return float((pages - free) * size)
 
 
-def summed(database: Database, *, clear: bool) -> str:
-    """Return how many answers there are, after all were forgotten if that is wanted."""
-    if clear:
-        database.execute("DELETE FROM answers")
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    ((count,),) = database.execute("SELECT count(*) FROM answers", make=True)
-    return f"{count} answer{'s' * (count != 1)}, {size_of(database) / 1e6:.1f} MB,"
+@contextmanager
+def faults_printed() -> Iterator[None]:
+    """Print a fault of the database as a warning: without the cache, prompts are answered all the same."""
+    try:
+        yield
+    except OSError as error:
+        print_warning(f"the cache is not used: {error.strerror}")
