@@ -317,7 +317,7 @@ def test_a_silence_between_two_texts_is_limited(module: Any, fake: Any) -> None:
     ("script", "message"),
     [
         ("kill -9 $$", "simonw/llm was ended by signal 9"),
-        ("exit 3", "simonw/llm ended with status 3 and no word"),
+        ("exit 3", "simonw/llm ended with status 3, without a message"),
         ("echo Traceback >&2; echo 'Error: no' >&2; echo more >&2; exit 1", "simonw/llm failed: no more"),
         ("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1", "simonw/llm failed: x{500}$"),
     ],

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: The API wants a limit; this one leaves room for thoughts, and every model that is served allows it.
+#: The API requires a limit; this one leaves room for thoughts, and every current model allows it.
 MAX_TOKENS = 16_000
 
-#: Input counts three times: what was read anew, what went into the cache, and what came out of it.
+#: The counts of input tokens: those that are not cached, those written to the cache, and those read from it.
 INPUTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
@@ -50,7 +50,7 @@ class AnthropicBackend(HTTPBackend):
         "system": "it is given separately: --system, or a message of this role",
     }
 
-    # What is sent
+    # The request
 
     def body(self, request: Request, model: str | None, options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
         """Return the body of a request; the system prompt is not a message here."""
@@ -69,15 +69,16 @@ class AnthropicBackend(HTTPBackend):
                 body["max_tokens"] += body["thinking"].get("budget_tokens", 0)
         schema = request.metadata.get("schema")
         if schema is not None:
-            given = options.get("output_config")
-            kept = given if isinstance(given, dict) else {}
-            body["output_config"] = {**kept, "format": {"type": "json_schema", "schema": schema}}
+            body["output_config"] = {
+                **_object(options.get("output_config")),
+                "format": {"type": "json_schema", "schema": schema},
+            }
         return body
 
-    # What comes back
+    # The answer
 
     def read(self, kind: str, document: Any, answer: "AnswerReader") -> str:
-        """Return the text of a message, or of one event of it."""
+        """Return the text of a whole message, or of one event of a stream."""
         what = document.get("type") if isinstance(document, dict) else None
         if what == "error":
             raise answer.failure(document)
@@ -98,10 +99,10 @@ class AnthropicBackend(HTTPBackend):
             self._note(_object(document.get("delta")), document, answer)
         elif what == "message_stop":
             answer.done = True
-        return ""  # ping, the end of a block, and events that there may be one day
+        return ""  # ping, the end of a block, and events that may be added to the API
 
     def _block(self, block: Any, answer: "AnswerReader") -> str:
-        """Return the text of a block, whole or as it begins; what cannot be shown is told."""
+        """Return the text of a block, whole or its beginning; a block that cannot be shown becomes a notice."""
         block = _object(block)
         what = _text(block, "type")
         if what == "tool_use":
@@ -112,20 +113,20 @@ class AnthropicBackend(HTTPBackend):
         return answer.part(_text(block, "text"), _text(block, "thinking"))
 
     def _note(self, message: dict[str, Any], holder: dict[str, Any], answer: "AnswerReader") -> None:
-        """Record model, end and usage; `holder` has the usage, which each event tells in part, as sums."""
+        """Record the model, the end and the usage; each event has a part of the usage, as totals so far."""
         if "model" in message:
             answer.note_model(message["model"])
         answer.note_end(message.get("stop_reason"))
         if message.get("stop_reason") == "refusal":
             details = _object(message.get("stop_details"))
             answer.refusal = _text(details, "explanation") or _text(details, "category")
-        told = _object(holder.get("usage"))
+        usage = _object(holder.get("usage"))
         counts = answer.memory
-        counts |= {name: told[name] for name in (*INPUTS, "output_tokens") if _is_count(told.get(name))}
+        counts |= {name: usage[name] for name in (*INPUTS, "output_tokens") if _is_count(usage.get(name))}
         if counts:
-            given, written, cached = (counts.get(name, 0) for name in INPUTS)
+            uncached, written, cached = (counts.get(name, 0) for name in INPUTS)
             answer.usage = Usage(
-                given + written + cached,
+                uncached + written + cached,
                 counts.get("output_tokens", 0),
                 cached_tokens=cached,
                 cache_write_tokens=written,
@@ -133,7 +134,7 @@ class AnthropicBackend(HTTPBackend):
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:
-    """Return the content of a message; the API refuses empty texts beside something else."""
+    """Return the content of a message; the API refuses an empty text beside other blocks."""
     if not message.attachments:
         return message.text
     return [
@@ -145,7 +146,7 @@ def _attached(attachment: Attachment) -> dict[str, Any]:
     """Return an attachment as a block.
 
     Raises:
-        UsageError: it is neither an image nor a PDF nor text.
+        UsageError: it is not an image, a PDF document or text.
     """
     media_type = attachment.media_type
     is_image = media_type.startswith("image/")
@@ -165,7 +166,7 @@ def _attached(attachment: Attachment) -> dict[str, Any]:
 
 
 def _thinking(option: Any, *, wanted: bool) -> dict[str, Any]:
-    """Return how the model is to think: `-o thinking adaptive`, `-o thinking 4000`, or the API's own object.
+    """Return the API's object for the option `thinking`: `adaptive`, `4000`, or that object itself.
 
     Raises:
         UsageError: it is none of these.
@@ -176,7 +177,7 @@ def _thinking(option: Any, *, wanted: bool) -> dict[str, Any]:
         option = {"type": "enabled", "budget_tokens": option}
     if not isinstance(option, dict):
         raise UsageError("the option 'thinking' is a number of tokens, 'adaptive' or 'disabled', or the API's object")
-    # Without being asked for, newer models keep their thoughts to themselves.
+    # By default, newer models omit their thoughts from the answer.
     shows = wanted and option.get("type") in {"adaptive", "enabled"}
     return {"display": "summarized", **option} if shows else dict(option)
 

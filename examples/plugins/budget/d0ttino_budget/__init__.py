@@ -17,11 +17,11 @@ LIMITS = {"D0TTINO_BUDGET_DAY": "%Y-%m-%d", "D0TTINO_BUDGET_MONTH": "%Y-%m"}
 
 
 class BudgetError(BackendError):
-    """The money is spent, or nobody knows how much of it is."""
+    """The budget is spent, or it is not known how much of it is."""
 
 
 class Spent:
-    """What the ledger says was spent, in each day and month. Only new rows are read."""
+    """The sums of the usage ledger for each day and month; each lookup reads new rows only."""
 
     def __init__(self) -> None:
         self._ledger: tuple[str, int] | None = None
@@ -37,7 +37,7 @@ class Spent:
 
     def _read_on(self, path: str) -> None:
         ledger = (path, os.stat(path).st_ino if os.path.exists(path) else 0)
-        if ledger != self._ledger:  # another one, or it was removed
+        if ledger != self._ledger:  # it was replaced or removed
             self._ledger, self._read, self._sums = ledger, 0, {}
         for entry in entries(path, after=self._read):
             for form in LIMITS.values():
@@ -51,7 +51,7 @@ spent = Spent()
 
 @hookimpl
 def llm_complete(backend: RegisteredBackend) -> None:
-    """Refuse the attempt once a limit is reached. A cache answers before: what is in it costs nothing.
+    """Refuse the attempt once a limit is reached. A cache is asked before this hook: its answers cost nothing.
 
     Raises:
         BudgetError: a limit is reached, or cannot be used.

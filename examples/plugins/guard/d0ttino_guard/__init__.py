@@ -1,4 +1,4 @@
-"""Keeps keys and passwords from leaving through d0ttino in prompts, and masks them in answers."""
+"""Refuses prompts of d0ttino with keys or passwords in them, and masks these in answers."""
 
 import os
 import re
@@ -21,15 +21,15 @@ SECRETS = {
     "a password": re.compile(_ASSIGNED),
 }
 
-#: What an answer is searched for as it comes. A private key has many lines: to find its end, all would have to wait.
+#: The secrets that are masked in answers. A private key is not: its end is many lines away, and all would have to wait.
 _IN_ANSWERS = re.compile(f"{_KEY}|{_ASSIGNED}")
 
-#: The end of a text that a secret may still be growing at: `password`, `=` and a part of its value are three words.
+#: The end of a text where a secret may be incomplete: `password`, `=` and a part of its value are three words.
 _OPEN = re.compile(r"(?:\S+\s+){0,2}\S*\Z")
 
 
 def found_in(text: str) -> list[str]:
-    """Return what sorts of secrets `text` seems to hold."""
+    """Return the kinds of secrets that `text` seems to have."""
     return [name for name, pattern in SECRETS.items() if pattern.search(text)]
 
 
@@ -40,7 +40,7 @@ def trusts(backend: RegisteredBackend) -> bool:
 
 @hookimpl(trylast=True)
 def llm_prepare(request: Request, backend: RegisteredBackend) -> None:
-    """Refuse the request, as all other plug-ins prepared it: none can add a secret after this."""
+    """Refuse a request with a secret; as the last plug-in, so that no other can add one afterwards."""
     found = found_in(request.as_text)
     if found and not trusts(backend):
         raise BackendError(
@@ -51,13 +51,13 @@ def llm_prepare(request: Request, backend: RegisteredBackend) -> None:
 
 @hookimpl(wrapper=True, tryfirst=True)
 def llm_complete(backend: RegisteredBackend) -> Generator[None, Answer | None, Answer | None]:
-    """Mask the secrets of an answer as it comes, after all other wrappers changed it."""
+    """Mask the secrets of an answer as it comes; as the outermost wrapper, after all others have changed it."""
     answer = yield
     return answer if answer is None or trusts(backend) else answer.pipe(masked)
 
 
 def masked(pieces: Iterator[str]) -> Iterator[str]:
-    """Yield the pieces of an answer with its secrets masked, up to three words late."""
+    """Yield the pieces of an answer with its secrets masked; the last three words are held back until more has come."""
     held = ""
     for piece in pieces:
         held += piece
@@ -70,7 +70,7 @@ def masked(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _closed(text: str) -> int:
-    """Return the length of the part that no secret can begin in and go on behind."""
+    """Return the length of the part in which every secret is complete."""
     found = _OPEN.search(text)
     end = 0 if found is None else found.start()
     crossing = (one.start() for one in _IN_ANSWERS.finditer(text) if one.start() < end < one.end())
@@ -84,5 +84,5 @@ def llm_commands(cli: click.Group) -> None:
     @cli.command()
     @click.argument("text")
     def guard(text: str) -> None:
-        """Print what secrets TEXT seems to hold."""
+        """Print the kinds of secrets that TEXT seems to have."""
         click.echo("\n".join(found_in(text)) or "nothing found")

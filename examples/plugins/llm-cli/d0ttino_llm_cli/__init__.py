@@ -32,13 +32,13 @@ CONFIG_SCHEMA = {
     "additionalProperties": False,
 }
 
-#: Seconds for the end of a command that was told to end.
+#: Seconds between SIGTERM and SIGKILL.
 GRACE = 1.0
 
-#: Bytes of the command's complaints that are read.
+#: The number of bytes of the command's stderr that are kept.
 MOST = 64 * 1024
 
-#: Where Python looks for modules is this program's own affair: it would find the wrong package `llm` there.
+#: Variables that the command does not inherit: by these, its Python would import the wrong package `llm`.
 WITHHELD = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
 
 _JOINED = "simonw/llm was given the conversation as one text: its command takes one message"
@@ -51,58 +51,56 @@ class LlmCliBackend(Backend):
 
     name = "llm-cli"
     description = "every model of simonw/llm, by its command"
-    ready_env = (VARIABLE,)  # it is asked where it is named, or where this names its command
+    ready_env = (VARIABLE,)  # it is asked only if it is named, or if this names its command
     command = "llm"
 
     def stream(self, prompt: str, *, request: Request, call: Call) -> Iterator[str | Completion]:
-        """Yield the text that `llm prompt` prints as it comes, and then what it says it used.
+        """Yield the text that `llm prompt` prints as it comes, and then the usage that it reports.
 
         Args:
             prompt: the text of the last message.
             request: system prompt, messages, attachments, model and options.
-            call: the deadlines; a command that misses one is ended with all that it started, as a cancelled one is.
+            call: the deadlines; a command that misses one is ended with its descendants, as a cancelled one is.
 
         Raises:
-            BackendError: there is no such command, or it failed: the message holds its own words.
-            BackendTimeoutError: it said nothing, or did not end, in time.
+            BackendError: there is no such command, or it failed: the message has its own.
+            BackendTimeoutError: it printed nothing, or did not end, in time.
         """
         with ExitStack() as files:
             talk = [message for message in request.messages if message.role != "system"]
-            arguments = ["prompt", "--no-log", "--usage", *_wishes(request)]
+            arguments = ["prompt", "--no-log", "--usage", *_options(request)]
             for number, attachment in enumerate(part for message in talk for part in message.attachments):
                 arguments += _attached(attachment, number, files)
-            # By standard input a prompt of any length passes, and nobody sees it in the list of processes.
+            # By standard input, a prompt may have any length, and is not in the list of processes.
             text = Request(talk).as_text if len(talk) > 1 else prompt
             stdin = files.enter_context(tempfile.TemporaryFile())
             stdin.write(text.encode("utf-8", "surrogateescape"))
             stdin.seek(0)
-            complaints = bytearray()
+            stderr = bytearray()
             wants_thoughts = request.metadata.get("thoughts") is True
-            for piece in self._printed(arguments, stdin, complaints, call):
-                if wants_thoughts and complaints:  # what it thinks it prints there, before the answer
-                    yield f"{OPEN}{_USAGE.split(complaints.decode('utf-8', 'replace'))[0].strip()}{CLOSE}"
+            for piece in self._printed(arguments, stdin, stderr, call):
+                if wants_thoughts and stderr:  # the command prints thoughts there, before the answer
+                    yield f"{OPEN}{_USAGE.split(stderr.decode('utf-8', 'replace'))[0].strip()}{CLOSE}"
                 wants_thoughts = False
                 yield piece
-            told = _USAGE.search(complaints.decode("utf-8", "replace"))
-            counts = [int(count.replace(",", "")) for count in told.groups()] if told else []
-            usage = Usage(counts[0], counts[1]) if counts else None
+            counts = _USAGE.search(stderr.decode("utf-8", "replace"))
+            usage = Usage(*(int(count.replace(",", "")) for count in counts.groups())) if counts else None
             notices = (_JOINED,) if len(talk) > 1 else ()
             yield Completion("", model=request.model, usage=usage, notices=notices)
 
     def list_models(self, call: Call) -> list[str]:
         """Ask the command which models it has."""
-        complaints = bytearray()
         with open(os.devnull, "rb") as nothing:
-            told = "".join(self._printed(["models", "list", "--json"], nothing, complaints, call))
+            printed = "".join(self._printed(["models", "list", "--json"], nothing, bytearray(), call))
         try:
-            return [str(model["model_id"]) for model in json.loads(told)]
+            return [str(model["model_id"]) for model in json.loads(printed)]
         except (ValueError, TypeError, KeyError):
             raise BackendError(
                 f"{self._place()} models list --json printed no list of models", hint="it needs llm 0.30 or newer"
             ) from None
 
     def check(self, call: Call) -> str | None:
-        """Ask the command for its models: the key of each is its own affair."""
+        """Ask the command for its models; the keys for them are the command's, and are not checked."""
         return None if self.list_models(call) else "it has no models"
 
     def _place(self) -> str:
@@ -121,8 +119,8 @@ class LlmCliBackend(Backend):
             )
         return found
 
-    def _printed(self, arguments: Sequence[str], stdin: IO[bytes], complaints: bytearray, call: Call) -> Iterator[str]:
-        """Yield what the command prints as it comes, without the line feed at its end; stderr goes to `complaints`."""
+    def _printed(self, arguments: Sequence[str], stdin: IO[bytes], stderr: bytearray, call: Call) -> Iterator[str]:
+        """Yield the command's stdout as it comes, without the line feed at its end; its stderr is added to `stderr`."""
         place = self._place()
         environ = {name: value for name, value in os.environ.items() if name not in WITHHELD}
         process = subprocess.Popen(
@@ -131,7 +129,7 @@ class LlmCliBackend(Backend):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environ,
-            start_new_session=True,  # Ctrl-C is ours to hand on, and the whole group can be ended
+            start_new_session=True,  # Ctrl-C does not reach it, and the whole group can be ended
         )
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         held = ""
@@ -139,20 +137,20 @@ class LlmCliBackend(Backend):
             with call.on_cancel(partial(_signal, process, signal.SIGKILL)):
                 for data, is_answer in _pieces(process, call):
                     if not is_answer:
-                        complaints += data[: MOST - len(complaints)]
+                        stderr += data[: MOST - len(stderr)]
                         continue
                     text = held + decode(data)
                     held = "\n" if text.endswith("\n") else ""
                     if text.removesuffix("\n"):
                         yield text.removesuffix("\n")
             if process.wait():
-                raise _failure(process.returncode, complaints.decode("utf-8", "replace"))
+                raise _failure(process.returncode, stderr.decode("utf-8", "replace"))
         finally:
             _end(process)
 
 
 def _pieces(process: "subprocess.Popen[bytes]", call: Call) -> Iterator[tuple[bytes, bool]]:
-    """Yield what a process writes, and whether it is on stdout, until it has closed both."""
+    """Yield the output of a process, and whether it is on stdout, until both streams are closed."""
     assert process.stdout is not None
     assert process.stderr is not None
     heard: float | None = None
@@ -175,7 +173,7 @@ def _pieces(process: "subprocess.Popen[bytes]", call: Call) -> Iterator[tuple[by
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that still runs, and all that it started."""
+    """End a process that still runs, and its descendants."""
     for one in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             break
@@ -188,13 +186,13 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
-    """Send a signal to a process that still runs, and to all that it started."""
+    """Send a signal to a process that still runs, and to its descendants."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
 
-def _wishes(request: Request) -> Iterator[str]:
+def _options(request: Request) -> Iterator[str]:
     """Yield the arguments for model, system prompt, options and schema."""
     if request.model:
         yield f"--model={request.model}"
@@ -207,7 +205,7 @@ def _wishes(request: Request) -> Iterator[str]:
 
 
 def _attached(attachment: Attachment, number: int, files: ExitStack) -> Sequence[str]:
-    """Return the arguments for an attachment; its content goes into a file that only this user can read."""
+    """Return the arguments for an attachment; its content is written to a file that only this user can read."""
     if attachment.url is not None:
         return ("--attachment-type", attachment.url, attachment.media_type)
     place = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="d0ttino-llm-cli-")))
@@ -216,21 +214,21 @@ def _attached(attachment: Attachment, number: int, files: ExitStack) -> Sequence
     return ("--attachment-type", str(path), attachment.media_type)
 
 
-def _failure(status: int, complaints: str) -> BackendError:
-    """Return the error for a command that failed, in its own words: those from its last `Error:` on."""
-    said = " ".join(complaints.rpartition("Error:")[2].split())[:500]
-    message = f"simonw/llm failed: {said}" if said else f"simonw/llm ended with status {status} and no word"
+def _failure(status: int, stderr: str) -> BackendError:
+    """Return the error for a command that failed, with its own message: the text after its last `Error:`."""
     if status < 0:
         return BackendError(f"simonw/llm was ended by signal {-status}")
-    if "No key found" in said:
+    reason = " ".join(stderr.rpartition("Error:")[2].split())[:500]
+    message = f"simonw/llm failed: {reason}" if reason else f"simonw/llm ended with status {status}, without a message"
+    if "No key found" in reason:
         return MissingKeyError(message)
-    if "Unknown model" in said:
+    if "Unknown model" in reason:
         return BackendError(message, hint="`ai-cli models -b llm-cli` lists those that it has")
-    told = _STATUS.search(complaints)
-    return BackendHTTPError(message, status=int(told[1])) if told else BackendError(message)
+    http_status = _STATUS.search(stderr)
+    return BackendHTTPError(message, status=int(http_status[1])) if http_status else BackendError(message)
 
 
-# Its name does not depend on the configuration, so that it need not be imported to be listed.
+# Registered, not contributed by a hook: d0ttino lists it without importing this module.
 backend = LlmCliBackend()
 register_backend("llm-cli", backend)
 

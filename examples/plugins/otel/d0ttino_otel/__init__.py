@@ -12,16 +12,16 @@ from scripts.plugin_sdk import print_warning
 
 __version__ = "0.1.0"
 
-#: Options of requests that the conventions know, and their types.
+#: Options of requests that the conventions have, and their types.
 OPTIONS = {"temperature": float, "top_p": float, "frequency_penalty": float, "max_tokens": int, "seed": int}
-#: The boundaries that the conventions want for histograms.
+#: The boundaries of histograms in the conventions.
 SECONDS = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
 TOKENS = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864]
 
 
 @hookimpl
 def llm_configure() -> None:
-    """Send to a collector where the environment names one, and no program has set up OpenTelemetry itself."""
+    """Send to a collector if the environment names one, unless the program has set up OpenTelemetry itself."""
     named = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT") for name in ("", "TRACES_"))
     if not named or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return
@@ -41,7 +41,7 @@ def llm_configure() -> None:
 
 @hookimpl
 def llm_close() -> None:
-    """Send what waits to be sent."""
+    """Send the spans that wait in a batch."""
     flush = getattr(trace.get_tracer_provider(), "force_flush", None)
     if flush is not None:
         flush(5000)
@@ -49,7 +49,7 @@ def llm_close() -> None:
 
 @hookimpl
 def llm_completed(request: Request, completion: Completion | None, error: Exception | None) -> None:
-    """Record a request that ended, and each of its attempts at the time at which it was made."""
+    """Record a span for a request that ended, and one for each of its attempts, at the times of these."""
     attempts = getattr(error, "attempts", ()) if completion is None else completion.attempts
     end = max((one.ended for one in attempts), default=0.0) or time.time()
     starts = [one.ended - one.duration for one in attempts if one.ended]
@@ -62,7 +62,7 @@ def llm_completed(request: Request, completion: Completion | None, error: Except
         record_metrics(attempt, known)
         if completion is not None and completion.finish_reason and number == len(attempts):
             known["gen_ai.response.finish_reasons"] = [completion.finish_reason]
-        known.update({"d0ttino.attempt": number, **who(attempt)})
+        known.update({"d0ttino.attempt": number, **of_plugin(attempt)})
         span = tracer.start_span(
             f"chat {attempt.model}" if attempt.model else "chat",
             inside,
@@ -80,17 +80,17 @@ def llm_completed(request: Request, completion: Completion | None, error: Except
 
 
 def ns(seconds: float) -> int:
-    """Return a moment as OpenTelemetry counts: in nanoseconds since the epoch."""
+    """Return a time in OpenTelemetry's unit: nanoseconds since the epoch."""
     return round(seconds * 1e9)
 
 
 def without_none(known: dict[str, Any]) -> dict[str, Any]:
-    """Return attributes without those that are not known."""
+    """Return the attributes that have a value."""
     return {name: value for name, value in known.items() if value is not None}
 
 
-def who(attempt: Attempt) -> dict[str, Any]:
-    """Return the plug-in that answered or failed, and what it cost. No text of an error, which may quote a prompt."""
+def of_plugin(attempt: Attempt) -> dict[str, Any]:
+    """Return the plug-in of an attempt, and its cost; not the text of an error, which may quote a prompt."""
     origin = attempt.origin
     known = {"d0ttino.plugin": origin and origin.plugin, "d0ttino.distribution": origin and origin.distribution}
     return without_none({**known, "d0ttino.usage.cost": attempt.usage and attempt.usage.cost})
@@ -106,7 +106,7 @@ def of_request(request: Request, completion: Completion | None) -> dict[str, Any
 
 
 def of_attempt(request: Request, attempt: Attempt) -> dict[str, Any]:
-    """Return the attributes of an attempt that the conventions know."""
+    """Return the attributes of an attempt that the conventions have."""
     known: dict[str, Any] = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": attempt.backend,
@@ -122,12 +122,12 @@ def of_attempt(request: Request, attempt: Attempt) -> dict[str, Any]:
         try:
             known[f"gen_ai.request.{name}"] = kind(request.options[name])
         except (KeyError, TypeError, ValueError):
-            continue  # not given, or no number: the backend says what it thinks of that
+            continue  # not given, or not a number: the backend refuses that
     return without_none(known)
 
 
 def record_metrics(attempt: Attempt, known: dict[str, Any]) -> None:
-    """Record how long an attempt took, and how many tokens."""
+    """Record the duration of an attempt, and its tokens."""
     meter = metrics.get_meter("d0ttino", __version__)
     kept = {name: value for name, value in known.items() if name.endswith((".name", ".model", ".type"))}
     took = meter.create_histogram("gen_ai.client.operation.duration", "s", explicit_bucket_boundaries_advisory=SECONDS)

@@ -16,17 +16,17 @@ from llm.errors import ConfigError, D0ttinoError
 
 __version__ = "0.1.0"
 
-#: Names the file; without it, this one counts if it is there.
+#: Names the file with the rules; without it, the system's file counts if it exists.
 VARIABLE = "D0TTINO_POLICY"
 SYSTEM_WIDE = Path("/etc/d0ttino/policy.toml")
 
-#: The keys of a rule, and what their values are.
+#: The keys of a rule, and the types of their values.
 KEYS = {"pattern": str, "recipe": str, "reason": str, "shell": str, "env": list, "cwd": list, "shell_syntax": bool}
 
-#: How long the patterns may take for one step: one such as `(a|aa)+$` tries nearly without end.
+#: Seconds that the patterns may take for one step: one such as `(a|aa)+$` backtracks nearly without end.
 SECONDS = 2.0
 
-#: What is in quotes, where a shell finds no syntax, and the characters of its syntax.
+#: Quoted text, in which a shell finds no syntax, and the characters of its syntax.
 QUOTED = regex.compile(r"'[^']*'|\"[^\"$`\\!]*\"")
 SYNTAX = regex.compile(r"[;&|<>$`\\(){}*?\[\]~#!'\"\x00-\x1f\x7f]")
 
@@ -39,12 +39,12 @@ def rules() -> dict[str, Any] | None:
     """Return the rules; `None` if there is no file.
 
     Raises:
-        ConfigError: it cannot be used. Nothing runs then: a policy that is broken allows nothing.
+        ConfigError: it cannot be used. Nothing runs then: a broken policy allows nothing.
     """
     named = os.environ.get(VARIABLE)
     path = Path(named) if named else SYSTEM_WIDE
     try:
-        if not named and not os.path.lexists(path):  # a link that leads nowhere is a policy that is broken
+        if not named and not os.path.lexists(path):  # a dangling link is a broken policy
             os.stat(path.parent.parent)
             return None
         found = tomllib.loads(read_named(path).decode())
@@ -78,7 +78,7 @@ def check(step: Step, context: StepContext, environ: Mapping[str, str] = os.envi
     Args:
         step: the step, as it will run.
         context: the environment that it gets.
-        environ: the user's own environment, which the policy trusts.
+        environ: the user's own environment, which is trusted.
 
     Raises:
         RefusedError: the policy does not allow it; the message names the rule.
@@ -93,7 +93,7 @@ def check(step: Step, context: StepContext, environ: Mapping[str, str] = os.envi
 
 
 def verdict(step: Step, context: StepContext, found: dict[str, Any], environ: Mapping[str, str]) -> str | None:
-    """Return why a step is refused, or `None` if it may run. A rule that denies wins over all that allow."""
+    """Return why a step is refused, or `None` if it may run. A rule that denies it wins over all that allow it."""
     until = time.monotonic() + SECONDS
 
     def fits(match: Callable[..., Any], text: str) -> bool:
@@ -110,7 +110,7 @@ def verdict(step: Step, context: StepContext, found: dict[str, Any], environ: Ma
             return None
         kind = "allow"
         for number, rule in enumerate(found.get("allow", []), 1):
-            # What is allowed is the whole command, not a part: else `ls; rm -rf /` would pass as `ls`.
+            # A rule has to match the whole command: else `ls; rm -rf /` would pass as `ls`.
             if fits(regex.fullmatch, step.command_line):
                 why_not = _beyond(rule, step, context, environ)
                 if why_not is None:
@@ -122,7 +122,7 @@ def verdict(step: Step, context: StepContext, found: dict[str, Any], environ: Ma
 
 
 def _beyond(rule: dict[str, Any], step: Step, context: StepContext, environ: Mapping[str, str]) -> str | None:
-    """Return what decides how a step runs and goes beyond a rule; a command is only one part of that."""
+    """Return the setting of a step that a rule does not allow, or `None`: a command is not all that decides."""
     if step.shell is not None and step.shell != rule.get("shell"):
         return f"the shell {step.shell!r}"
     changed = {name for name, value in context.env.items() if environ.get(name) != value} | set(step.env)
@@ -140,7 +140,7 @@ def _beyond(rule: dict[str, Any], step: Step, context: StepContext, environ: Map
 
 
 def _spellings(step: Step) -> set[str]:
-    """Return a command as it is, and as a shell reads its words: without quotes and backslashes."""
+    """Return a command as it is, and as a shell reads it: without quotes and backslashes."""
     try:
         return {step.command_line, " ".join(shlex.split(step.command_line))}
     except ValueError:
@@ -149,12 +149,12 @@ def _spellings(step: Step) -> set[str]:
 
 @hookimpl(trylast=True)
 def llm_prepare_step(step: Step, context: StepContext) -> None:
-    """Refuse the step before it is shown, as the other plug-ins left it."""
+    """Refuse the step before it is shown; as the last plug-in, after all changes."""
     check(step, context)
 
 
 @hookimpl(wrapper=True, tryfirst=True)
 def llm_run_step(step: Step, context: StepContext) -> Any:
-    """Refuse a step that another plug-in changed after the first look, before anything runs it."""
+    """Check the step once more, as a plug-in may have changed it since; as the outermost wrapper, before it runs."""
     check(step, context)
     return (yield)

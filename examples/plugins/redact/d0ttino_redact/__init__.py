@@ -14,34 +14,42 @@ from llm.redaction import looks_secret
 
 __version__ = "0.1.0"
 
-#: What a placeholder is called, and the form of what it stands for. What stands before a password stays.
+#: The names of placeholders, and the patterns of the secrets that they replace.
 FORMS = {
     "PRIVATE-KEY": r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     "KEY": r"\b(?:sk|pk|rk|gh[opsur]|github_pat|glpat|xox[abeprs]|npm|pypi)[-_][\w-]{16,}|\bAKIA[0-9A-Z]{12,}"
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+",
     "EMAIL": r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])",
 }
+#: A password is found by the word before it, which is not replaced.
 ASSIGNED = (
     r"(?i:\bpass(?:word|wd|phrase)[\"']?[ \t]*[:=][ \t]*[\"']?)(?P<PASSWORD>[^\s\"'\[]\S*?)(?=[\"',;)]*(?:\s|\Z))"
 )
 
-#: The name in `Request.metadata` of what was taken out.
+#: The key of the placeholders in `Request.metadata`.
 TAKEN = "d0ttino_redact"
 
 
 class Placeholders:
-    """What was taken out of one request. Nothing that prints it shows more than how much that is."""
+    """The placeholders of one request, and the secrets that they replaced. Its `repr` has none of them.
+
+    Args:
+        reserved: the text of the request, which may contain words that look like placeholders.
+
+    Attributes:
+        originals: placeholder to secret.
+    """
 
     def __init__(self, reserved: str) -> None:
         self.originals: dict[str, str] = {}
         self._known: dict[tuple[str, str], str] = {}
-        self._reserved = reserved  # a prompt may hold what looks like a placeholder
+        self._reserved = reserved
 
     def __repr__(self) -> str:
         return f"<{len(self.originals)} placeholders>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Placeholders, ("",)  # secrets do not go into another process, nor into a file
+        return Placeholders, ("",)  # pickled without secrets: they stay in this process
 
     def of(self, kind: str, text: str) -> str:
         """Return the placeholder of a secret; the same one each time."""
@@ -55,7 +63,7 @@ class Placeholders:
 
 
 class Redact:
-    """The plug-in: out before a request is sent, back in the answer, and out of whatever is written down."""
+    """The plug-in: it replaces secrets in requests, restores them in answers, and masks them in all that is logged."""
 
     CONFIG_SCHEMA: ClassVar = {
         "type": "object",
@@ -72,12 +80,13 @@ class Redact:
 
     @hookimpl
     def llm_configure(self, settings: PluginSettings) -> None:
-        """Take the user's own patterns, and the backends that get all, from `[plugins.redact]`.
+        """Take the user's own patterns, and the trusted backends, from `[plugins.redact]`.
 
         Raises:
-            ConfigError: a pattern is none, or its name is no word in capitals.
+            ConfigError: a pattern cannot be used, or its name cannot.
         """
-        for name, pattern in settings.section.get("patterns", {}).items():
+        patterns = settings.section.get("patterns", {})
+        for name, pattern in patterns.items():
             try:
                 ok = re.fullmatch("[A-Z]+", name) and name not in {*FORMS, "PASSWORD"} and not re.search(pattern, "")
             except re.error as error:
@@ -85,23 +94,18 @@ class Redact:
             if not ok:
                 hint = "give it a new name in capital letters, and a pattern that does not fit an empty text"
                 raise ConfigError(f"plugins.redact.patterns.{name} cannot be used", hint=hint)
-        self.patterns = settings.section.get("patterns", {})
+        self.patterns = patterns
         self.trusted = tuple(settings.section.get("trusted", ()))
 
     @hookimpl(trylast=True)
     def llm_prepare(self, request: Request, backend: RegisteredBackend) -> Request | None:
-        """Put placeholders in place of secrets, in the request as all others prepared it."""
+        """Replace secrets by placeholders, in the request as all other plug-ins prepared it."""
         if backend.name in self.trusted:
             return None
-        texts = [
-            one.data.decode("utf-8", "ignore") for many in request.messages for one in many.attachments if one.data
-        ]
+        attachments = [one for message in request.messages for one in message.attachments]
+        texts = [one.data.decode("utf-8", "ignore") for one in attachments if one.data]
         taken = Placeholders("\n".join([request.as_text, *texts]))
-        pattern = self._pattern()
-
-        def hide(text: str) -> str:
-            return pattern.sub(partial(_in_place_of, name=taken.of), text)
-
+        hide = partial(self._pattern().sub, partial(_replaced, placeholder=taken.of))
         messages = tuple(Message(one.role, _hidden(one.content, hide)) for one in request.messages)
         options, metadata = _hidden(request.options, hide), dict(request.metadata)
         if "schema" in metadata:
@@ -112,7 +116,7 @@ class Redact:
 
     @hookimpl(wrapper=True, tryfirst=True)
     def llm_complete(self, request: Request) -> Generator[None, Answer | None, Answer | None]:
-        """Put the secrets back, as the answer comes; what is inside, a cache for example, has placeholders only."""
+        """Restore the secrets as the answer comes; plug-ins further in, a cache for example, see placeholders only."""
         answer = yield
         taken = request.metadata.get(TAKEN)
         if answer is None or not isinstance(taken, Placeholders) or not taken.originals:
@@ -121,11 +125,11 @@ class Redact:
 
     @hookimpl
     def llm_redact(self, text: str) -> str:
-        """Keep what is taken out of requests out of logs, traces and errors as well."""
-        return self._pattern().sub(partial(_in_place_of, name=lambda kind, _text: f"[{kind}]"), text)
+        """Mask the same secrets in logs, traces and errors."""
+        return self._pattern().sub(partial(_replaced, placeholder=lambda kind, _text: f"[{kind}]"), text)
 
     def _pattern(self) -> re.Pattern[str]:
-        """Return all patterns as one, so that none looks into another's placeholder; `re` keeps what it compiled."""
+        """Return all patterns as one, so that none matches in another's placeholder; `re` caches compiled patterns."""
         values = {value.strip() for name, value in os.environ.items() if looks_secret(name)}
         known = sorted((re.escape(value) for value in values if len(value) >= 6), key=len, reverse=True)
         forms = {"SECRET": "|".join(known) or r"(?!)", **self.patterns, **FORMS}
@@ -133,15 +137,15 @@ class Redact:
         return re.compile("|".join([*named, ASSIGNED]))
 
 
-def _in_place_of(found: re.Match[str], name: Callable[[str, str], str]) -> str:
-    kind = next(kind for kind, text in found.groupdict().items() if text is not None)
-    start, end = (place - found.start() for place in found.span(kind))
-    whole = found[0]
-    return whole[:start] + name(kind.replace("_", "-"), found[kind]) + whole[end:]
+def _replaced(match: re.Match[str], placeholder: Callable[[str, str], str]) -> str:
+    """Return the text of a match with the placeholder of its secret, which is the group that took part."""
+    kind = next(kind for kind, text in match.groupdict().items() if text is not None)
+    start, end = (place - match.start() for place in match.span(kind))
+    return match[0][:start] + placeholder(kind.replace("_", "-"), match[kind]) + match[0][end:]
 
 
 def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
-    """Return a part of a request without secrets. What is not text, an image for example, stays as it is."""
+    """Return a part of a request without secrets; bytes that are not text, as of an image, are not changed."""
     if isinstance(value, str):
         return hide(value)
     if isinstance(value, bytes):
@@ -155,7 +159,7 @@ def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
 
 
 def restored(pieces: Iterator[str], originals: Mapping[str, str]) -> Iterator[str]:
-    """Yield the pieces of an answer with what the placeholders stand for; one that is cut into pieces is waited for."""
+    """Yield the pieces of an answer with its secrets; a placeholder that is split is held until its end has come."""
     pattern = re.compile("|".join(map(re.escape, originals)))
     held = ""
     for piece in pieces:

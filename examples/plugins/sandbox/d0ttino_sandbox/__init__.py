@@ -24,19 +24,19 @@ WRITABLE = "D0TTINO_SANDBOX_WRITABLE"
 NETWORK = "D0TTINO_SANDBOX_NETWORK"
 #: Unix sockets that steps may connect to, separated by colons.
 SOCKETS = "D0TTINO_SANDBOX_SOCKETS"
-#: Where bwrap is, if not in a directory of the system.
+#: The path of bwrap, if it is not in a directory of the system.
 BWRAP = "D0TTINO_SANDBOX_BWRAP"
 
-#: Not by PATH: a step can write into a directory of the project that is on it.
+#: Not by PATH: a directory of the project may be on it, and a step can write there.
 PLACES = ("/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap", "/run/current-system/sw/bin/bwrap")
 
-#: Where daemons listen; with the session's, see `hidden`.
+#: The directories with sockets of daemons, besides that of the session; see `hidden`.
 RUNTIME = ("/run", "/var/run", "/tmp")  # noqa: S108
 
-#: Variables by which the loader and libraries of C take files into a program: a step may have made these.
+#: Variables by which the loader and the C library read files into a program: a step may have written them.
 LOADS = ("LD_", "GCONV_PATH", "LOCPATH", "GLIBC_TUNABLES", "NLSPATH")
 
-#: Variables that lead to sockets which are not there.
+#: Variables that lead to sockets, which are hidden.
 LEADS = ("DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "DOCKER_HOST", "WAYLAND_DISPLAY")
 
 
@@ -56,13 +56,13 @@ def bwrap() -> str:
 
 
 def options(program: str, directory: str, cwd: str, context: StepContext) -> Iterator[str]:
-    """Yield the options of bwrap: all is read-only but `directory`, and there is neither network nor a way to daemons.
+    """Yield the options of bwrap: only `directory` is writable, and there is no network, and no socket of a daemon.
 
     Args:
         program: absolute path of bwrap.
-        directory: that of the run.
-        cwd: that of the step, which may name any: it is writable only below `directory`.
-        context: the surroundings of the step.
+        directory: the working directory of the run.
+        cwd: the working directory of the step; any may be named, and it is writable below `directory` only.
+        context: the recipe and the environment of the step.
     """
     yield from ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc")
     yield from kernel()
@@ -85,28 +85,28 @@ def options(program: str, directory: str, cwd: str, context: StepContext) -> Ite
     yield from kept(writable, own | beside)
     if not networked:
         yield "--unshare-net"
-    # Root would keep its capabilities, and could mount all of this anew.
+    # With its capabilities, root could undo these mounts.
     yield from ("--cap-drop", "ALL", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--chdir", cwd)
     yield from no_user_namespaces(program)
 
 
 def kernel() -> Iterator[str]:
-    """Yield the options that keep settings of the kernel from root, who owns them also without capabilities."""
+    """Yield the options that make settings of the kernel read-only: root owns them, also without capabilities."""
     for name in sorted(os.listdir("/proc")):
         mode = os.lstat(path := f"/proc/{name}").st_mode if not name.isdigit() else 0
-        # `/proc/sys/kernel/core_pattern` names a program that the kernel runs, outside.
+        # `/proc/sys/kernel/core_pattern` names a program that the kernel runs outside of the sandbox.
         if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and mode & 0o222):
             yield from ("--ro-bind", path, path)
 
 
 def hidden(writable: Iterable[str], *, networked: bool) -> Iterator[str]:
-    """Yield the options that show what is writable, and no sockets there, where daemons listen, or anywhere else."""
+    """Yield the options for writable directories, and those that hide sockets, in these and everywhere else."""
     session = os.environ.get("XDG_RUNTIME_DIR", "")
     directories = [*RUNTIME, *([session] if os.path.isdir(session) else [])]
     covered = {os.path.realpath(directory) for directory in directories if os.path.isdir(directory)}
     for directory in sorted(covered):
         yield from ("--tmpfs", directory)
-    # What programs need of these directories all the same.
+    # Parts of these directories that programs need.
     needed = ["/run/current-system", "/run/opengl-driver"]
     if networked:
         needed.append(os.path.realpath("/etc/resolv.conf"))
@@ -127,7 +127,7 @@ def hidden(writable: Iterable[str], *, networked: bool) -> Iterator[str]:
 
 
 def bound_sockets() -> set[str]:
-    """Return the paths of the Unix sockets that programs listen at: a file system that is read-only hides none."""
+    """Return the paths of Unix sockets: a read-only file system does not keep steps from connecting to them."""
     found = set()
     with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
@@ -138,9 +138,9 @@ def bound_sockets() -> set[str]:
 
 
 def kept(writable: Iterable[str], own: set[str]) -> Iterator[str]:
-    """Yield the options that keep this program's own files from steps, also in directories that are writable.
+    """Yield the options that make this program's own files read-only, also in writable directories.
 
-    Each directory on the way is a mount of its own: one that is none could be renamed, and made anew.
+    Each directory on the way becomes a mount of its own: any other could be renamed, and replaced.
     """
     places: dict[str, str] = {}
     for path in own:
@@ -149,7 +149,7 @@ def kept(writable: Iterable[str], own: set[str]) -> Iterator[str]:
             root = min(roots, key=len)
             above = [str(parent) for parent in Path(path).parents if _is_below(str(parent), {root})]
             places = {**dict.fromkeys(above, "--bind"), **places, path: "--ro-bind"}
-    # Each once, from above to below: a mount hides those that were made below it.
+    # Parents first: a mount hides earlier ones below it.
     kept: set[str] = set()
     for path, how in sorted(places.items()):
         if path not in writable and not _is_below(path, kept):
@@ -158,10 +158,10 @@ def kept(writable: Iterable[str], own: set[str]) -> Iterator[str]:
 
 
 def own_files() -> set[str]:
-    """Return what decides what this program does: its caches, configuration and state, and its code."""
+    """Return the files that decide what this program does: its caches, configuration, state and code."""
     directories = {user_dir(kind) for kind in ("cache", "config", "state")}
     for directory in directories:
-        make_private(directory)  # a step must not be the one that makes it
+        make_private(directory)  # before a step can make it
     code = {os.path.dirname(str(module.__file__)) for module in (llm, scripts)} | {
         os.path.dirname(__file__),
         sys.prefix,
@@ -171,13 +171,13 @@ def own_files() -> set[str]:
 
 
 def with_links(paths: Iterable[str]) -> set[str]:
-    """Return the directories that hold a link on the way to a path: who changes the link leads to another place."""
+    """Return the directories with a link on the way to a path: to change the link is to replace the path."""
     ways = {way for path in map(Path, paths) for way in (path, *path.parents)}
     return {os.path.realpath(way.parent) for way in ways if way.is_symlink()}
 
 
 def no_user_namespaces(program: str) -> Iterator[str]:
-    """Yield the options that forbid steps a user namespace, where they would have capabilities again, if bwrap can."""
+    """Yield the options that forbid user namespaces, in which steps would have capabilities again, if bwrap can."""
     wanted = ("--unshare-user", "--disable-userns")
     command = [program, "--ro-bind", "/", "/", *wanted, "/bin/true"]
     tried = subprocess.run(command, env=_divided(os.environ)[0], capture_output=True, check=False)
@@ -186,7 +186,7 @@ def no_user_namespaces(program: str) -> Iterator[str]:
 
 
 def _divided(env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the variables that bwrap may have, which runs outside, and those that make a program load files."""
+    """Return the variables for bwrap itself, and those that load files into a program, for inside the sandbox only."""
     loads = {name: value for name, value in env.items() if name.startswith(LOADS)}
     return {name: value for name, value in env.items() if name not in loads}, loads
 
@@ -204,8 +204,8 @@ def llm_run_step(step: Step, context: StepContext) -> StepResult:
         cwd = os.path.realpath(step.cwd or directory)
         env, loads = _divided(context.env)
         inside = [word for name, value in loads.items() for word in ("--setenv", name, value)]
-        # A command above 100 kB comes in a file, which the sandbox would not see: it is in /tmp.
+        # `arguments` writes a command above 100 kB to a file in /tmp, which the sandbox hides.
         script = [] if words[-1] in {step.command, *step.command} else ["--ro-bind", words[-1], words[-1]]
         command = [program, *options(program, directory, cwd, context), *inside, *script, "--", *words]
-        # An open directory would lead out of the sandbox.
+        # Without open files: the descriptor of a directory would lead out of the sandbox.
         return run_locally(replace(step, command=command, cwd="/"), replace(context, env=env), open_files=False)
