@@ -60,7 +60,7 @@ class DamagedError(OSError):
     """A file was damaged, and has been renamed: the next change creates a new one."""
 
 
-#: Seconds that `close` waits for another thread.
+#: Seconds that closing waits for another thread.
 _CLOSING: Final = 1.0
 
 #: Suffixes of the files that SQLite creates next to a database.
@@ -102,20 +102,14 @@ class Database:
         self._is_remote = is_remote
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._release: Callable[[], object] = lambda: None
+        self._closing: finalize[..., Database] | None = None
         self._mark: tuple[int, int, int] | None = None
         self._hindered = False
 
     def close(self) -> None:
         """Close the connection, unless another thread uses it for long; the next use opens another one."""
-        # Closing it while another thread uses it, for example after a batch that ended early, crashes the process.
-        if not self._lock.acquire(timeout=_CLOSING):
-            return
-        try:
-            self._connection = None
-            self._release()
-        finally:
-            self._lock.release()
+        if self._closing is not None:
+            self._closing()
 
     def execute(self, statement: str, values: Sequence[Any] = (), *, make: bool = False) -> list[Any]:
         """Execute one statement, which is a transaction of its own, and return its rows.
@@ -153,7 +147,7 @@ class Database:
             import sqlite3
 
             try:
-                if self._connection is None or found != self._mark:
+                if self._closing is None or not self._closing.alive or found != self._mark:
                     self._connect(new=found is None)
                     found = self._mark
                 yield self._connection
@@ -192,8 +186,7 @@ class Database:
             connection.close()
             raise
         # Not `__del__`: in a cycle, the connection may be finalized before it.
-        self._release = finalize(self, _release, connection, os.getpid())
-        self._release.atexit = False  # a thread may still use it
+        self._closing = finalize(self, _close, connection, self._lock, os.getpid())
         self._connection, self._mark = connection, self._mark_of_file()
 
     def _prepare(self, connection: "sqlite3.Connection") -> None:
@@ -280,11 +273,15 @@ def is_sound(path: str) -> bool:
 _of_parents: Final[list[object]] = []
 
 
-def _release(connection: "sqlite3.Connection", process: int) -> None:
-    if process == os.getpid():
-        connection.close()
-    else:
+def _close(connection: "sqlite3.Connection", lock: threading.RLock, process: int) -> None:
+    if process != os.getpid():
         _of_parents.append(connection)
+    # Closing it while another thread uses it, for example after a batch that ended early, crashes the process.
+    elif lock.acquire(timeout=_CLOSING):
+        try:
+            connection.close()
+        finally:
+            lock.release()
 
 
 _shared: Final["WeakValueDictionary[str, Database]"] = WeakValueDictionary()

@@ -126,6 +126,38 @@ def test_closing_waits_for_what_another_thread_writes(tmp_path: Path) -> None:
     assert database.execute("SELECT writer FROM rows") == [("me",)]
 
 
+#: Counts the connections that are open when all else has ended.
+EXIT = """
+import atexit, sqlite3, sys
+
+class Counted(sqlite3.Connection):
+    opened = closed = 0
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        Counted.opened += 1
+
+    def close(self):
+        super().close()
+        Counted.closed += 1
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *args, **options: connect(*args, factory=Counted, **options)
+atexit.register(lambda: print(Counted.opened, Counted.closed))
+from llm._database import Database
+database = Database(sys.argv[1], TABLES)
+if sys.argv[2] == "closed":
+    atexit.register(database.close)  # as a host does, which is made before its plug-ins use a database
+database.execute("SELECT 1", make=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["closed", "left open"])
+def test_the_end_of_a_program_closes_each_connection(tmp_path: Path, end: str) -> None:
+    command = [sys.executable, "-c", EXIT.replace("TABLES", repr(TABLES)), str(tmp_path / "state.db"), end]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 1\n"
+
+
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_a_database_that_other_machines_see_shares_no_memory_with_processes(tmp_path: Path, is_remote: bool) -> None:
     database = Database(tmp_path / "state.db", TABLES, is_remote=is_remote)
