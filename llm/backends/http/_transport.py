@@ -11,12 +11,13 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from http.cookiejar import DefaultCookiePolicy
+from itertools import chain
 from math import inf
 from time import monotonic
 from types import SimpleNamespace
@@ -136,17 +137,30 @@ class Limits:
             self.handle = socket.fromfd(connection.fileno(), connection.family, connection.type)
             self.cancellation.check()
 
-    def shut_down(self) -> None:
-        """Shut the connection down, which wakes the thread that reads or sends. Any thread may call this."""
+    @contextmanager
+    def cancellable(self) -> Iterator[None]:
+        """Let a cancellation, in any thread, end the exchange in a `with` block with a `CancelledError`."""
+        if self.cancellation is None:
+            yield
+            return
+        try:
+            with self.cancellation.on_cancel(self._shut_down):
+                self.cancellation.check()
+                yield
+                self.cancellation.check()  # an answer without a length ends where its connection does
+        except BackendError:
+            self.cancellation.check()  # a connection that was shut down fails in any way
+            raise
+        finally:
+            if self.handle is not None:
+                self.handle.close()
+                self.handle = None
+
+    def _shut_down(self) -> None:
+        """Shut the connection down, which wakes the thread that reads or sends."""
         if self.handle is not None and self.process == os.getpid():
             with suppress(OSError):  # the other side was faster
                 self.handle.shutdown(socket.SHUT_RDWR)
-
-    def release(self) -> None:
-        """Close the duplicate of the socket."""
-        if self.handle is not None:
-            self.handle.close()
-            self.handle = None
 
     def await_rest(self) -> None:
         """Shorten the silence: the answer has ended, and some servers do not mark the end of a stream."""
@@ -442,70 +456,64 @@ def exchange(
         ConfigError: the environment's proxy, or the address, cannot be used.
         CancelledError: the call was cancelled; the connection is closed.
     """
-    if limits.cancellation is None:
-        yield from _body(outgoing, endpoint, limits, connect_timeout, max_bytes)
-        return
-    try:
-        with limits.cancellation.on_cancel(limits.shut_down):
-            limits.cancellation.check()
-            yield from _body(outgoing, endpoint, limits, connect_timeout, max_bytes)
-            limits.cancellation.check()  # an answer without a length ends where its connection does
-    except BackendError:
-        limits.cancellation.check()  # a connection that was shut down fails in any way
-        raise
-    finally:
-        limits.release()
-
-
-def _body(
-    outgoing: Outgoing, endpoint: Endpoint, limits: Limits, connect_timeout: float, max_bytes: int
-) -> Iterator[bytes]:
     connect_timeout = limits.connect_timeout(connect_timeout)
     wait = max(0.001, limits.next_wait())  # urllib3 refuses 0
     failure: D0ttinoError
-    try:
-        token = current_limits.set(limits)
+    with limits.cancellable():
         try:
-            response = outgoing.send((connect_timeout, wait))
-        finally:
-            current_limits.reset(token)
-        limits.answered = True
-        if limits.heed is not None:
-            limits.heed(response.headers)
-        with response:
-            coding = _unknown_coding(response)
-            charset = _other_charset(response.headers.get("Content-Type", ""))
-            as_utf8 = None if charset is None else _Recoder(charset).recode
-            if 200 <= response.status_code < 300:
-                if coding:
+            token = current_limits.set(limits)
+            try:
+                response = outgoing.send((connect_timeout, wait))
+            finally:
+                current_limits.reset(token)
+            limits.answered = True
+            if limits.heed is not None:
+                limits.heed(response.headers)
+            with response:
+                succeeded, coding = 200 <= response.status_code < 300, _unknown_coding(response)
+                if succeeded and coding:
                     raise MalformedResponseError(
                         f"{endpoint.label} sent an answer compressed by {coding!r}, which was not asked for"
                     )
                 # `iter_content` would wait until a piece is full, unless the answer is chunked.
-                while piece := response.raw.read1(PIECE, decode_content=True):
-                    limits.received += len(piece)
-                    if limits.received > max_bytes:
-                        raise MalformedResponseError(
-                            f"{endpoint.label} sent an answer of more than {max_bytes:,} bytes; it was not read on"
-                        )
-                    yield piece if as_utf8 is None else as_utf8(piece)
-                if as_utf8 is not None:
-                    yield as_utf8(b"", final=True)
-                return
-            # Of an error, whatever comes: the status alone is enough.
-            body = bytearray()
-            with suppress(*transport_faults()):
-                while not coding and not response.is_redirect and len(body) <= MAX_ERROR_BYTES:
-                    piece = response.raw.read1(PIECE, decode_content=True)
-                    if not piece:
-                        break
-                    body += piece
-            content = bytes(body) if as_utf8 is None else as_utf8(bytes(body), final=True)
-            failure = status_error(endpoint, response.status_code, content, response.headers)
-    except transport_faults() as error:
-        failure = transport_error(endpoint, error, limits, connect_timeout)
-    # Raised here, without the library's exception as its context: that refers to the request with its key.
-    raise failure
+                pieces = iter(partial(response.raw.read1, PIECE, decode_content=True), b"")
+                if succeeded:
+                    pieces = _counted(pieces, endpoint, limits, max_bytes)
+                else:
+                    pieces = _beginning(() if coding or response.is_redirect else pieces)
+                charset = _other_charset(response.headers.get("Content-Type", ""))
+                if charset is not None:
+                    pieces = _recoded(pieces, charset)
+                if succeeded:
+                    yield from pieces
+                    return
+                failure = status_error(endpoint, response.status_code, b"".join(pieces), response.headers)
+        except transport_faults() as error:
+            failure = transport_error(endpoint, error, limits, connect_timeout)
+        # Raised here, without the library's exception as its context: that refers to the request with its key.
+        raise failure
+
+
+def _counted(pieces: Iterable[bytes], endpoint: Endpoint, limits: Limits, max_bytes: int) -> Iterator[bytes]:
+    """Yield the pieces of a body up to a number of bytes, and record their number."""
+    for piece in pieces:
+        limits.received += len(piece)
+        if limits.received > max_bytes:
+            raise MalformedResponseError(
+                f"{endpoint.label} sent an answer of more than {max_bytes:,} bytes; it was not read on"
+            )
+        yield piece
+
+
+def _beginning(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the beginning of an error's body, however it ends: the status alone is enough."""
+    size = 0
+    with suppress(*transport_faults()):
+        for piece in pieces:
+            yield piece
+            size += len(piece)
+            if size > MAX_ERROR_BYTES:
+                break
 
 
 def _unknown_coding(response: requests.Response) -> str | None:
@@ -529,28 +537,28 @@ def _other_charset(content_type: str) -> str | None:
     return None if name in {"utf-8", "utf-8-sig", "ascii"} else name
 
 
-class _Recoder:
-    """Converts a body to UTF-8, piece by piece.
+def _recoded(pieces: Iterable[bytes], charset: str) -> Iterator[bytes]:
+    """Yield a body in UTF-8.
 
     Many servers name a charset with one byte for a character, and send UTF-8 all the same: such a charset is used from
     the first byte on that is not UTF-8.
     """
+    import codecs
 
-    def __init__(self, charset: str) -> None:
-        import codecs
-
-        self._decoder = codecs.getincrementaldecoder(charset)("replace")
-        is_doubtful = charset.startswith(("iso8859", "cp125", "latin"))
-        self._checker = codecs.getincrementaldecoder("utf-8")() if is_doubtful else None
-
-    def recode(self, piece: bytes, final: bool = False) -> bytes:
-        if self._checker is not None:
-            begun, _ = self._checker.getstate()
+    decoder = codecs.getincrementaldecoder(charset)("replace")
+    is_doubtful = charset.startswith(("iso8859", "cp125", "latin"))
+    checker = codecs.getincrementaldecoder("utf-8")() if is_doubtful else None
+    for piece in chain(pieces, [None]):
+        rest, is_last = piece or b"", piece is None
+        if checker is not None:
+            begun, _ = checker.getstate()
             try:
-                return self._checker.decode(piece, final).encode()
+                text = checker.decode(rest, is_last)
             except UnicodeDecodeError:
-                self._checker, piece = None, begun + piece
-        return self._decoder.decode(piece, final).encode("utf-8", "replace")
+                checker, rest = None, begun + rest
+        if checker is None:
+            text = decoder.decode(rest, is_last)
+        yield text.encode("utf-8", "replace")
 
 
 # Failures of the network
