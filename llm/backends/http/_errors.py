@@ -132,7 +132,7 @@ def reported_error(endpoint: Endpoint, report: Any) -> BackendError:
     status = implied or _status_of(message)
     if status is None:
         return MalformedResponseError(f"{endpoint.label} answered with an error: {endpoint.quote(message)}")
-    # 413 stands for a prompt that is too long, which is no status here that a server has sent.
+    # Here 413 is only a code for a prompt that is too long, not a status that the server sent.
     return _classified(endpoint, _Report(400 if status == 413 else status, "", message, implied, headers))
 
 

@@ -1,4 +1,4 @@
-"""Failures that a server tells in unusual places, and in words: none counts as success, and each keeps its reason."""
+"""Failures that servers report in unusual places, or in prose: none counts as success, and each keeps its reason."""
 
 import json
 from collections.abc import Iterator
