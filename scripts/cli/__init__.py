@@ -50,7 +50,7 @@ COMMANDS: Final = {
 def cli(ctx: click.Context, version: bool, verbose: bool) -> None:
     """Send prompts to language models and run shell recipes, by plug-ins.
 
-    `ai-cli send "hello"` is answered without a key and a network; `ai-cli init` chooses another backend.
+    `ai-cli send "hello"` is answered without a key or a network; `ai-cli init` chooses another backend.
     `ai-cli COMMAND --help` shows the options of a command.
     """
     if version:

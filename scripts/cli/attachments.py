@@ -94,7 +94,7 @@ def _part(content: bytes, place: str, name: str) -> "str | Attachment":
     if not content:
         raise UsageError(f"--attach {place}: it is empty")
     if len(content) > MAX_SIZE:
-        raise UsageError(f"--attach {place}: it has more than {MAX_SIZE // 2**20} MiB")
+        raise UsageError(f"--attach {place}: it is larger than {MAX_SIZE // 2**20} MiB")
     media_type = _image_type(content)
     if media_type is not None:
         from llm.types import Attachment
@@ -143,7 +143,7 @@ def _path_of(address: str) -> str:
 
     parts = urlsplit(address)
     if parts.netloc not in {"", "localhost"}:
-        raise UsageError(f"--attach {address}: it is a file of another machine")
+        raise UsageError(f"--attach {address}: it is a file on another machine")
     return url2pathname(parts.path)
 
 
@@ -159,7 +159,7 @@ def _data_of(address: str) -> bytes:
             return b64decode(content, validate=True) if head.endswith(";base64") else content
     except ValueError:
         pass
-    raise UsageError(f"--attach {address[:40]}...: it is not a complete address `data:`")
+    raise UsageError(f"--attach {address[:40]}...: it is not a complete `data:` URL")
 
 
 def _image_type(content: bytes) -> str | None:
@@ -224,7 +224,7 @@ def _follow_redirects(session: "Session", address: str, limits: "Limits") -> byt
             target = urljoin(url, location)
             _check_redirect(address, url, target)
         except ValueError:
-            raise UsageError(f"--attach {address}: it redirects to an address that cannot be read") from None
+            raise UsageError(f"--attach {address}: it redirects to an invalid address") from None
         url = target
     raise UsageError(f"--attach {address}: it redirects more than {_MAX_REDIRECTS} times")
 
@@ -240,7 +240,7 @@ def _check_redirect(address: str, before: str, target: str) -> None:
     old, new = urlsplit(before), urlsplit(target)
     shown = f"{new.scheme}://{new.netloc.rpartition('@')[2]}"
     if new.scheme not in {"http", "https"}:
-        raise UsageError(f"--attach {address}: it redirects to {shown}, which is not an address of the web")
+        raise UsageError(f"--attach {address}: it redirects to {shown}, which is not a web address")
     if (old.scheme, new.scheme) == ("https", "http"):
         raise UsageError(f"--attach {address}: it redirects to {shown}, which is not encrypted")
     asked = urlsplit(address)
@@ -298,7 +298,7 @@ def _body(response: "Response", address: str) -> bytes:
         raise UsageError(f"--attach {address}: the server answered with HTTP status {response.status_code}")
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > MAX_SIZE:
-        raise UsageError(f"--attach {address}: it has more than {MAX_SIZE // 2**20} MiB")
+        raise UsageError(f"--attach {address}: it is larger than {MAX_SIZE // 2**20} MiB")
     content = bytearray()
     for piece in response.iter_content(65536):
         content += piece

@@ -95,7 +95,7 @@ def _process_host(ctx: click.Context, options: Shared) -> "Host":
     host = process_host(Blocking.of(tuple(dict.fromkeys(options.no_plugin)), options.no_plugins))
     for kind in ("cache", "state"):
         for _, fault in directory_faults(kind):
-            print_warning(f"{fault}; `ai-cli doctor` says how to mend that")
+            print_warning(f"{fault}; `ai-cli doctor` has the command that repairs it")
     if os.path.exists(os.path.join(state_dir(), INSTALLED_FILE)):
         from scripts.packages import warnings_of_loss
 

@@ -267,7 +267,7 @@ class Chat:
         """Remove the last prompt and its answer from the conversation and from the log."""
         messages = self._conversation.messages
         if not messages:
-            raise UsageError("there is nothing to take back")
+            raise UsageError("there is nothing to undo")
         last = max(index for index, message in enumerate(messages) if message.role == "user")
         self._conversation = replace(self._conversation, messages=messages[:last])
         self._prompt, self._completion, self._unanswered = messages[last], None, True
@@ -288,7 +288,7 @@ class Chat:
             self._prompt = messages[-2]
             self._forget()
         if self._prompt is None:
-            raise UsageError("there is nothing to send again")
+            raise UsageError("there is nothing to retry")
         self._ask(self._prompt)
 
     def copy(self, _argument: str) -> None:
@@ -302,7 +302,7 @@ class Chat:
         from scripts.cli.steps import StepOptions, run_steps
 
         if argument not in {"", "join"}:
-            raise UsageError("/run takes nothing but `join`, which runs the steps of several blocks")
+            raise UsageError("/run takes no argument but `join`, which runs the steps of several blocks")
         completion = self._last()
         goal = self._conversation.messages[-2].text
         read = read_plan(completion, join=argument == "join")
@@ -385,10 +385,10 @@ def chat(
     system = read_system(system)
     attachments = tuple(read_attachments(attach))
     if last and name is not None:
-        raise UsageError("-c goes on with the last conversation, and NAME with another one", hint="give one of them")
+        raise UsageError("-c and NAME both choose a conversation", hint="give one of them")
     earlier = log().find(name) if name is not None or last else None
     if last and earlier is None:
-        print_note("there is no conversation to go on with")
+        print_note("there is no conversation to continue")
     conversation = earlier or Conversation(new_id(), name)
     if system is not None:
         conversation = replace(conversation, system=system)
@@ -404,7 +404,7 @@ def chat(
         if earlier is not None:
             count = sum(message.role == "user" for message in earlier.messages)
             which = "the last conversation" if earlier.name is None else repr(earlier.name)
-            print_note(f"this goes on with {which}, in which {count} prompts were answered")
+            print_note(f"this continues {which}, in which {count} prompts were answered")
         print_note("/help shows the commands; Ctrl-D ends the chat")
         if not enabled():
             print_note("the log is off: this is not recorded")
@@ -504,7 +504,7 @@ def _history() -> "History":
         make_private(state_dir())
         os.close(open_private(history_path(), os.O_RDWR | os.O_CREAT))
     except OSError as error:
-        print_warning(f"cannot write {history_path()}: {error.strerror}; what you type is not kept")
+        print_warning(f"cannot write {history_path()}: {error.strerror}; what you type is not recorded")
         return InMemoryHistory()
     return _FaultTolerantHistory(history_path())
 

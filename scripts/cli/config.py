@@ -125,9 +125,9 @@ def _check_and_print(ctx: click.Context, file: str) -> int:
         print_error(in_full(error))
         return 1
     if exists:
-        print_line(f"{file}: no mistake")
+        print_line(f"{file}: no mistakes")
     else:
-        print_message(f"there is no configuration file; {file} would be one (ai-cli config edit)")
+        print_message(f"there is no configuration file; `ai-cli config edit` creates {file}")
     return 0
 
 

@@ -173,7 +173,7 @@ def hooks(ctx: click.Context, name: str | None, as_json: bool) -> None:
             marks = "".join(f", {mark}" for mark in ("wrapper", "tryfirst", "trylast") if one[mark])
             print_line(f"  {number}. {one['plugin']} ({one['from']}){marks}")
         if not row["implementations"]:
-            print_line("  nobody implements it")
+            print_line("  no plug-in implements it")
         if name:
             import textwrap
 
@@ -366,7 +366,7 @@ def completion(shell: str, install: bool) -> None:
         return
     for path in _install(shell, scripts):
         print_message(f"written: {path}")
-    print_message("it works in each new shell")
+    print_message("completion works in each new shell")
 
 
 def _script(shell: str, program: str) -> str:

@@ -199,9 +199,7 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
     except OSError as error:
         raise D0ttinoError(f"cannot read {path}: {error.strerror or error}") from error
     if damaged:
-        print_warning(
-            f"{len(damaged)} rows of {path} make no sense, number {damaged[0]} is the first; they do not count"
-        )
+        print_warning(f"{len(damaged)} rows of {path} are invalid, the first is number {damaged[0]}; they do not count")
     if not enabled():
         print_note(f"{NO_USAGE_VARIABLE} is set: what is sent now is not recorded")
     if as_json:
@@ -222,7 +220,7 @@ def usage(by: tuple[str, ...], since: str | None, as_json: bool) -> None:
     rows = [(*names, *(cells[name] for name in columns)) for names, cells in lines]
     print_table((*(key.upper() for key in by), *columns), rows)
     if everything.unpriced:
-        print_note(f"the cost of {everything.unpriced} of them is not known; `ai-cli docs settings` has prices")
+        print_note(f"the cost of {everything.unpriced} of them is not known; `ai-cli docs settings` describes prices")
 
 
 def _cells(total: "Sum") -> dict[str, str]:

@@ -311,14 +311,18 @@ def read_piped() -> str:
     finally:
         timer.cancel()
     if len(content) > _MAX_PIPED:
-        raise UsageError(f"more than {_MAX_PIPED // 2**20} MiB were piped", hint="no model takes it: send a part")
+        raise UsageError(
+            f"more than {_MAX_PIPED // 2**20} MiB were piped", hint="no model takes that much: send a part"
+        )
     return _decoded(content)
 
 
 def _explain_wait() -> None:
     from scripts.output import print_note
 
-    print_note("waiting for the end of standard input, which is sent as well (Ctrl-D ends it; < /dev/null: none)")
+    print_note(
+        "waiting for the end of standard input, which is sent as well (Ctrl-D ends it, `< /dev/null` sends none)"
+    )
 
 
 def _decoded(content: bytes) -> str:

@@ -268,7 +268,7 @@ def send(
     except click.MissingParameter:
         if earlier.name is None:
             raise
-        hint = "give a prompt behind it, or pipe one in; to send the word itself, put -c behind it"
+        hint = "give a prompt after it, or pipe one in; to send the word itself, put -c after it"
         raise UsageError(f"there is no prompt: {earlier.name!r} names a conversation", hint=hint) from None
     if show_thoughts:
         request = replace(request, metadata={**request.metadata, "thoughts": True})
@@ -294,10 +294,10 @@ def _continued(given: str, words: tuple[str, ...]) -> tuple[Conversation, tuple[
     if given and not words and log().find(given) is None:
         close = close_conversation(given)
         if close is not None:
-            print_note(f"{given!r} is taken for the prompt; did you mean the conversation {close!r}?")
+            print_note(f"{given!r} is used as the prompt; did you mean the conversation {close!r}?")
         given, words = "", (given,)
     return _conversation(
-        given or None, hint="" if len(words) < 2 else "; to go on with the last one, put -c at the end"
+        given or None, hint="" if len(words) < 2 else "; to continue the last one, put -c at the end"
     ), words
 
 
@@ -313,7 +313,7 @@ def _conversation(name: str | None, hint: str = "") -> Conversation:
     earlier = log().find(name)
     if earlier is None:
         if name is None:
-            print_note("there is no conversation to go on with")
+            print_note("there is no conversation to continue")
         else:
             close = close_conversation(name)
             print_note(f"this begins the conversation {name!r}{hint}" + (f"; did you mean {close!r}?" if close else ""))
@@ -347,7 +347,7 @@ def _request(
     from llm.types import Message, Request
 
     if asked.get("model") == "":
-        raise UsageError("--model is empty", hint="`ai-cli models` lists those that there are")
+        raise UsageError("--model is empty", hint="`ai-cli models` lists the known ones")
     if template is not None:
         variables = named_values(given, "-p")
         asked["model"] = asked["model"] or template.model

@@ -79,7 +79,7 @@ def add(
 
     def change(configured: Any) -> None:
         if name in configured and not replace:
-            raise UsageError(f"there is a server named {name!r}", hint="--replace takes its place")
+            raise UsageError(f"there is a server named {name!r}", hint="--replace replaces it")
         configured[name] = server
 
     path = _edit_servers(change)
@@ -245,7 +245,7 @@ def set_key(ctx: click.Context, name: str, rest: tuple[str, ...]) -> None:
     if rest:
         raise UsageError(
             "a key is never an argument: the shell's history and other users would see it",
-            hint="run `ai-cli keys set NAME` and type it, or `ai-cli keys set NAME < file`; take that one for seen",
+            hint="run `ai-cli keys set NAME` and type it, or `ai-cli keys set NAME < file`; replace this one",
         )
     variable = variable_of(name)
     name = checked_name(name)
@@ -288,7 +288,7 @@ def list_keys(ctx: click.Context, as_json: bool) -> None:
     try:
         check_store()
     except D0ttinoError as error:
-        print_warning(f"stored keys are not known: {in_full(error)}")
+        print_warning(f"stored keys cannot be read: {in_full(error)}")
     users = _users(host)
     rows: list[dict[str, Any]] = []
     for name in sorted(stored_names() | users.keys()):
@@ -402,7 +402,7 @@ def init(ctx: click.Context) -> None:
 
     before = load_settings().primary_backend  # first, because a file with mistakes is not changed
     choices = list(_choices(current_host(ctx)))
-    print_message("Where shall answers come from?")
+    print_message("Where should answers come from?")
     for number, one in enumerate(choices, 1):
         print_message(f"  {number}. {one.title}")
     choice = choices[click.prompt("Number", type=click.IntRange(1, len(choices)), default=1, err=True) - 1]
@@ -451,7 +451,7 @@ def _choices(host: "Host") -> Iterator[_Choice]:
     address = "" if "openai" in backends else "https://api.openai.com/v1"
     yield _Choice("OpenAI: its models, with its key", "openai", address, key="openai", has_default_model=False)
     yield _Choice("another server that speaks OpenAI's protocol, by its address", "")
-    yield _Choice("none yet: `sample` answers without a model, a key and a network", "sample")
+    yield _Choice("none yet: `sample` answers without a model, a key or a network", "sample")
 
 
 def _ask_server() -> _Choice:

@@ -199,7 +199,7 @@ def _span(span: TraceRecord, children: Children) -> TreeLine:
         if span["error"] and all(one["error"] != span["error"] for one in span["implementations"]):
             text += f": {span['error']}"
         elif not span["implementations"]:
-            text += ": nobody implements it"
+            text += ": no plug-in implements it"
     below = (_span(child, children) for child in children.get(span["id"], ()))
     return TreeLine(text, span["duration_us"], style, (*own, *below))
 

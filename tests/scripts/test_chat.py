@@ -68,7 +68,7 @@ def test_a_named_chat_goes_on_also_with_send(host: Host, backend: Remembering) -
 
 def test_a_chat_goes_on_with_the_last_conversation(host: Host, backend: Remembering) -> None:
     begun = chat(host, "zero", arguments=("-b", "mine", "-c"))
-    assert begun.stderr == "note: there is no conversation to go on with\n"
+    assert begun.stderr == "note: there is no conversation to continue\n"
     CliRunner().invoke(cli, ["send", "-b", "mine", "one"], obj=host, prog_name="ai-cli")
     chat(host, "two", arguments=("-b", "mine", "-c"))
     assert [text for role, text in backend.told if role == "user"] == ["one", "two"]
@@ -160,8 +160,8 @@ def test_a_model_may_be_an_alias_or_of_another_server(
         ("/backend mien", "there is no backend named 'mien'\n  Did you mean 'mine'?"),
         ("/attach /none", "--attach /none: No such file or directory"),
         ("/save", "/save needs the name of a file"),
-        ("/undo", "there is nothing to take back"),
-        ("/retry", "there is nothing to send again"),
+        ("/undo", "there is nothing to undo"),
+        ("/retry", "there is nothing to retry"),
         ("/run", "there is no answer yet"),
     ],
 )
@@ -360,7 +360,7 @@ def test_a_terminal_that_can_nothing(server: Any) -> None:
 def test_a_home_that_cannot_be_written(server: Any, clean_environment: Path) -> None:
     clean_environment.chmod(0o500)
     screen = Screen(server(chat_answer("fine")))
-    screen.until("what you type is not kept")
+    screen.until("what you type is not recorded")
     screen.ready()
     screen.type("hello\r")
     screen.until("fine")

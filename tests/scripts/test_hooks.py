@@ -69,7 +69,7 @@ def test_every_hook_is_listed_with_its_kind_and_its_marks(host: Host) -> None:
     assert any(line.endswith(", wrapper") for line in lines)
     assert any(line.endswith(", tryfirst") for line in lines)
     assert any(line.endswith(", trylast") for line in lines)
-    assert "  nobody implements it" in lines
+    assert "  no plug-in implements it" in lines
     assert {hook["hook"] for hook in json.loads(run(host, "--json").stdout)["hooks"]} == set(host.contracts)
 
 

@@ -67,7 +67,7 @@ def test_a_named_conversation_goes_on(host: Host, backend: Remembering) -> None:
 
 
 def test_without_a_conversation_one_begins(host: Host, backend: Remembering) -> None:
-    assert send(host, "-c", "one").stderr == "note: there is no conversation to go on with\n"
+    assert send(host, "-c", "one").stderr == "note: there is no conversation to continue\n"
     assert backend.told == [("user", "one")]
 
 
@@ -77,14 +77,14 @@ def test_which_word_behind_the_option_is_the_name(host: Host, backend: Rememberi
     assert [text for _, text in backend.told] == ["one", "ok", "two"]
     assert send(host, "-c", "work").stderr.splitlines() == [
         "error: there is no prompt: 'work' names a conversation",
-        "  give a prompt behind it, or pipe one in; to send the word itself, put -c behind it",
+        "  give a prompt after it, or pipe one in; to send the word itself, put -c after it",
     ]
     send(host, "work", "-c")
     assert backend.told[-1] == ("user", "work")
     told = send(host, "-c", "wrok", stdin="three").stderr
-    assert told == "note: 'wrok' is taken for the prompt; did you mean the conversation 'work'?\n"
+    assert told == "note: 'wrok' is used as the prompt; did you mean the conversation 'work'?\n"
     begun = send(host, "-c", "tell", "me", "more").stderr
-    assert begun == "note: this begins the conversation 'tell'; to go on with the last one, put -c at the end\n"
+    assert begun == "note: this begins the conversation 'tell'; to continue the last one, put -c at the end\n"
     assert "did you mean 'work'?" in send(host, "--conversation", "worc", "four").stderr
     assert send(host, "-c", "work", "--conversation", "work", "five").exit_code == 2
 

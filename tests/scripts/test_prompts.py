@@ -132,7 +132,7 @@ def test_texts_become_parts_and_images_attachments(host: Host, tmp_path: Path) -
         (b"ID3\x04\0\0", "it is sound (MP3)"),
         (b"SQLite format 3\0", "it is an SQLite database"),
         (b"\x28\xb5\x2f\xfd\0\xff", "it is compressed with zstd"),
-        (b"a" * (20 * 2**20 + 1), "it has more than 20 MiB"),
+        (b"a" * (20 * 2**20 + 1), "it is larger than 20 MiB"),
         (None, "No such file or directory"),
     ],
 )
@@ -178,9 +178,9 @@ def test_attachments_by_stdin_and_other_addresses(host: Host, tmp_path: Path) ->
     assert "a text" in backend.requests[-1].messages[0].text
     for place, words in (
         ("-", "it is empty"),
-        ("file://elsewhere/a.png", "it is a file of another machine"),
-        ("data:image/png;base64,???", "it is not a complete address `data:`"),
-        ("data:image/png", "it is not a complete address `data:`"),
+        ("file://elsewhere/a.png", "it is a file on another machine"),
+        ("data:image/png;base64,???", "it is not a complete `data:` URL"),
+        ("data:image/png", "it is not a complete `data:` URL"),
     ):
         result = run(host, backend, "-a", place, "what is it")
         assert result.exit_code == 2
@@ -260,9 +260,9 @@ def test_an_address_that_fails(host: Host) -> None:
         ("http://0.0.0.0:{port}/", "which is not a public address"),
         ("http://[64:ff9b::7f00:1]/", "which is not a public address"),
         ("http://[2002:7f00:1::]/", "which is not a public address"),
-        ("http://[::/", "an address that cannot be read"),
-        ("http://example.com:99999/", "an address that cannot be read"),
-        ("file:///etc/passwd", "which is not an address of the web"),
+        ("http://[::/", "an invalid address"),
+        ("http://example.com:99999/", "an invalid address"),
+        ("file:///etc/passwd", "which is not a web address"),
     ],
 )
 def test_a_redirect_leads_to_no_place_of_the_users_own(host: Host, target: str, words: str) -> None:
@@ -347,7 +347,7 @@ def test_an_address_that_announces_too_much_is_not_read(host: Host) -> None:
     answer = http_answer(b"a", headers={"Content-Length": str(2**40)})
     with FaultServer(answer) as server:
         result = run(host, Remembering(), "-a", f"{server.url}/a.txt", "what is it")
-    assert "it has more than 20 MiB" in result.stderr
+    assert "it is larger than 20 MiB" in result.stderr
 
 
 # Thoughts

@@ -89,7 +89,7 @@ def test_damaged_lines_are_told_and_do_not_count() -> None:
     result = run("usage", "--json")
     assert sum(row["attempts"] for row in json.loads(result.stdout)) == 4
     assert "2 rows of" in result.stderr
-    assert "number 5 is the first" in result.stderr
+    assert "the first is number 5" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["send", "plan"])
