@@ -1,9 +1,9 @@
-"""`dataclass` without code that is generated for each class, and without the import of `dataclasses`.
+"""`dataclass` without generated code for each class, and without the import of `dataclasses`.
 
-The one of the standard library compiles six methods for each class, and a command declares thirty classes: that was a
-third of its start. Here all classes share the functions below, and only the constructor is compiled, once a class has
-some twenty values. `fields`, `replace`, `asdict` and the like of `dataclasses` work with them: what these look at is
-made when they first do.
+That of the standard library compiles six methods for each class, which for the thirty classes of a command took a third
+of its start. Here all classes share the functions below, and the constructor alone is compiled, once a class has made
+some twenty instances. `fields`, `replace`, `asdict` and the like of `dataclasses` work with these classes: what they
+read is made when they first read it.
 """
 
 import functools
@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass, field, replace  # what checkers know: constructors, fields, `replace`
+    from dataclasses import dataclass, field, replace  # for type checkers
 
 __all__ = ["dataclass", "field", "hash_of", "replace"]
 
@@ -20,7 +20,7 @@ C = TypeVar("C", bound=type[Any])
 
 _MISSING: Final[Any] = object()
 
-#: With this many values, a class gets a compiled constructor: compiling takes as long as making 50 without one.
+#: The number of instances after which a constructor is compiled, which takes as long as making 50 of them without.
 _MANY: Final = 20
 
 
@@ -74,7 +74,7 @@ if not TYPE_CHECKING:
     def replace(value: Any, /, **changes: Any) -> Any:
         """Return a copy of a value with other values of some fields."""
         home = next(one for one in type(value).__mro__ if "__dataclass_fields__" in vars(one))
-        if vars(home).get("__replace__") is not replace:  # a subclass that `dataclasses` declared, in its own ways
+        if vars(home).get("__replace__") is not replace:  # a subclass that `dataclasses` declared
             from dataclasses import replace as replace_any
 
             return replace_any(value, **changes)
@@ -82,7 +82,7 @@ if not TYPE_CHECKING:
 
 
 class _Late:
-    """An attribute of a class that `dataclasses` looks at."""
+    """An attribute that the functions of `dataclasses` read, made when it is first read."""
 
     def __init__(self, name: str, cls: type[Any], special: dict[str, _Field], frozen: bool) -> None:
         self._name = name
@@ -106,7 +106,7 @@ class _Late:
 
 
 class _LateConstructor:
-    """The `__init__` of a class, compiled as one would write it by hand once that is worth it, or it is looked at."""
+    """The `__init__` of a class, which is compiled once that is worth it, or something inspects it."""
 
     def __init__(self, cls: type[Any], names: tuple[str, ...], special: dict[str, _Field]) -> None:
         self._cls = cls
@@ -119,14 +119,14 @@ class _LateConstructor:
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
         self._left -= 1
-        is_looked_at = instance is None or isinstance(instance, type)  # `inspect` binds it to the class since 3.13
-        if is_looked_at or self._left < 0:
+        is_inspected = instance is None or isinstance(instance, type)  # `inspect` binds it to the class since 3.13
+        if is_inspected or self._left < 0:
             init = self._compiled()
             return init if instance is None else init.__get__(instance, owner)
         return functools.partial(self._fill, instance)
 
     def _fill(self, instance: Any, /, *args: Any, **given: Any) -> None:
-        chosen = dict(zip(self._names, args), **given)  # noqa: B905 - further ones are refused below
+        chosen = dict(zip(self._names, args), **given)  # noqa: B905 - too many are refused below
         values = {**self._defaults, **chosen}
         for name, factory in self._factories.items():
             if values[name] is _MISSING:
@@ -147,7 +147,7 @@ class _LateConstructor:
         )
         last = "" if self._finish is None else "\n self.__post_init__()"
         scope = {"factories": factories, "missing": _MISSING}
-        exec(f"def __init__(self, {', '.join(names)}):\n self.__dict__.update({values}){last}", scope)  # noqa: S102 - of names that a class declares
+        exec(f"def __init__(self, {', '.join(names)}):\n self.__dict__.update({values}){last}", scope)  # noqa: S102 - its text has nothing but names of fields
         init: Any = scope["__init__"]
         init.__module__, init.__qualname__ = cls.__module__, cls.__qualname__  # for errors about its arguments
         init.__defaults__ = tuple(one for name, one in self._defaults.items() if name not in self._required)
@@ -196,7 +196,7 @@ def _delattr(self: Any, name: str) -> None:
 
 
 def _refuse_field(value: Any, name: str, act: str) -> None:
-    """Refuse to change a field; a subclass that is no dataclass may have attributes besides."""
+    """Refuse to change a field; a subclass that is not a dataclass may have further attributes."""
     kind = type(value)
     if "__dataclass_fields__" in vars(kind) or name in kind.__match_args__:
         from dataclasses import FrozenInstanceError
@@ -205,7 +205,7 @@ def _refuse_field(value: Any, name: str, act: str) -> None:
 
 
 def hash_of(value: Any) -> int:
-    """Return the same number for values that are equal, whether or not Python can hash them."""
+    """Return a hash that is equal for equal values, also of those that Python cannot hash."""
     return hash(_hashable(value))
 
 
@@ -220,6 +220,6 @@ def _hashable(value: Any) -> Any:
         return bytes(value)
     try:
         hash(value)
-    except TypeError:  # equal at most to others that cannot be hashed
+    except TypeError:  # it can only be equal to others that cannot be hashed
         return None
     return value

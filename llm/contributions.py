@@ -1,4 +1,7 @@
-"""Backends and recipes: the objects that plug-ins contribute, and these objects as a host knows them."""
+"""Backends and recipes: the classes that plug-in authors use, what a host makes of their objects, and its catalogs.
+
+Also the cache of the models that backends list.
+"""
 
 import functools
 import os
@@ -20,14 +23,14 @@ if TYPE_CHECKING:
 _NOBODY: Final = Origin("")
 _VARIABLE: Final = r"\$(\w+)"
 
-#: Metadata of the log of conversations.
+#: Metadata of requests for the log of conversations, on which no answer depends.
 _LOGGED: Final = frozenset({"conversation", "conversation_name", "earlier", "turn"})
 
 #: A function of the prompt or the goal, and of more by name. `Callable[..., Any]` would leave the argument of a lambda
 #: without a type for Pyright, and mypy cannot infer a lambda from the second form alone.
 Function = Callable[[str], Any] | Callable[Concatenate[str, ...], Any]
 
-#: Fields of a `RegisteredBackend` that belong to this process.
+#: Fields of a `RegisteredBackend` that manifests do not have.
 _NO_FACTS: Final = frozenset({"origin", "complete", "load", "check", "list_models", "identity"})
 
 
@@ -39,24 +42,24 @@ class Backend:
     request gets a conversation as plain text. A subclass that an entry point names is instantiated without arguments.
 
     Args:
-        name: what users and the configuration call it.
+        name: its name for users and in the configuration.
         run: `run(prompt) -> str`; by default the method of a subclass.
         stream: like `run`, but returns an iterator of texts, whose last item may be a `Completion`.
         description: one line for lists.
         models: models that it offers, for lists.
         local: whether prompts stay on this machine.
-        ready_env: environment variables of which one must be set before the backend is used without
-            having been named; empty: always ready.
-        ready_files: paths whose file makes it ready as well, with `~`, `*` and variables (`$XDG_DATA_HOME/acme/*`);
-            the first one counts whose variables are all set.
+        ready_env: environment variables of which one must be set for requests that do not name the backend; empty: it
+            is always ready.
+        ready_files: paths of files that make it ready as well, with `~`, `*` and variables (`$XDG_DATA_HOME/acme/*`);
+            the first one whose variables are all set counts.
         secret_env: environment variables that hold its secrets; child processes do not get them.
-        options: its options (`llm.Parameter`): it gets them checked, with their types and defaults, and no others;
-            empty: any, as they were given.
+        options: its options (`llm.Parameter`): it gets these alone, checked and with defaults; empty: it gets any
+            options as they were given.
         known_options: options that it takes among others, with the type of each (`number`, `integer`, `boolean`,
             `text`, `list`, `object` or `anything`), for help and completion.
-        check: `check(call) -> str | None`: asks the service, and returns why it would not answer now.
-        list_models: `list_models(call) -> Iterable[str]`: asks the service which models it has.
-        identity: `identity() -> str`: what answers depend on besides the request, for caches.
+        check: `check(call) -> str | None` asks the service, and returns why it would not answer now.
+        list_models: `list_models(call) -> Iterable[str]` asks the service for its models.
+        identity: `identity() -> str` returns what answers depend on besides the request, for caches.
     """
 
     # On the class, so that a subclass with an `__init__` of its own need not call this one.
@@ -106,7 +109,7 @@ class Backend:
         }
         vars(self).update({key: value for key, value in given.items() if value is not None})
 
-    # `*args` and `**kwargs` let a subclass name what it wants besides; type checkers refuse that otherwise.
+    # With `*args` and `**kwargs`, type checkers let a subclass take further arguments.
     def run(self, prompt: str, *args: Any, **kwargs: Any) -> Any:
         """Return the answer to `prompt`, as text or as a `Completion`.
 
@@ -116,27 +119,24 @@ class Backend:
         raise NotImplementedError(f"{type(self).__qualname__} does not define run")
 
     def stream(self, prompt: str, *args: Any, **kwargs: Any) -> Any:
-        """Yield the answer in pieces, as they come.
-
-        Override it in a backend that can do that; otherwise `run` is called, and the answer comes in one piece.
-        """
+        """Yield the answer in pieces as they come; unless overridden, in the one piece that `run` returns."""
         yield self.run(prompt, *args, **kwargs)
 
     def check(self, call: Call) -> str | None:  # noqa: ARG002 - for those that override it
-        """Ask the service, and return in a few words why it would not answer now; `None`: it would.
+        """Ask the service, and return in a few words why it would not answer now; `None` if it would.
 
-        Override it where a variable alone does not decide. An exception counts as a reason, too.
+        Override it if a variable alone does not make the backend ready. An exception counts as a reason, too.
         """
         return None
 
     def list_models(self, call: Call) -> Iterable[str]:  # noqa: ARG002 - for those that override it
-        """Ask the service which models it has."""
+        """Return the models that the service has now."""
         return self.models
 
     def identity(self) -> str:
-        """Return what answers depend on besides the request: the server, its default model, as they are set now.
+        """Return what answers depend on besides the request: the server or its default model, as they are set now.
 
-        A cache takes an answer for one of this backend if the request and this text are equal. It is never shown.
+        Caches return a stored answer if both the request and this text are equal. It is never shown.
         """
         return ""
 
@@ -145,7 +145,7 @@ class Recipe:
     """Turns a goal into shell steps: `Recipe("name", run)`, or a subclass that defines `run`.
 
     Args:
-        name: what users call it.
+        name: its name for users.
         run: `run(goal) -> list[str]`; by default the method of a subclass. Parameters come as further arguments.
         description: one line for lists.
         parameters: its parameters besides the goal.
@@ -173,22 +173,22 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RegisteredBackend:
-    """A backend as the host knows it, and as hooks get it.
+    """A backend as the host uses it, and as hooks get it.
 
     Attributes:
-        name: what users and the configuration call it.
+        name: its name for users and in the configuration.
         description: one line for lists.
-        models: models that it offers, for lists, as far as they are known.
+        models: models that it offers, for lists.
         local: whether prompts stay on this machine.
-        ready_env: environment variables of which one must be set before it is used without having been named.
-        ready_files: paths whose file makes it ready as well; the first one counts whose variables are all set.
+        ready_env: environment variables of which one must be set for requests that do not name it.
+        ready_files: paths of files that make it ready as well; the first one whose variables are all set counts.
         secret_env: environment variables that hold its secrets.
         streams: whether answers come in pieces.
         origin: its plug-in.
         complete: `complete(request, call)` returns its `Answer`.
-        load: imports its plug-in and returns the backend anew; `None` if that was done.
+        load: imports its plug-in and returns the backend of that; `None` if it is imported.
         check: `check(call)` asks the service, and returns why it would not answer; `None` if it cannot be asked.
-        list_models: `list_models(call)` asks the service which models it has; `None` if it cannot be asked.
+        list_models: `list_models(call)` asks the service for its models; `None` if it cannot be asked.
         identity: `identity()` returns what answers depend on besides the request, for caches.
         options: the options that it declares; empty: it takes any.
         known_options: the types of options that it takes among others, by name.
@@ -215,30 +215,30 @@ class RegisteredBackend:
 
     @property
     def option_help(self) -> Mapping[str, str]:
-        """A line of help by option: those that it declares, else those that it knows."""
+        """By option, a line of help: for those that it declares, else for those that it knows."""
         declared = {one.name: one.help for one in self.options}
         return declared or {name: f"[{kind}]" for name, kind in self.known_options.items()}
 
     def is_ready(self, environ: Mapping[str, str]) -> bool:
-        """Whether the backend has what it needs to be used without having been named."""
+        """Whether requests that do not name the backend may be sent to it."""
         return self.is_set_up(environ) or self._has_file(environ)
 
     def is_set_up(self, environ: Mapping[str, str]) -> bool:
-        """Whether the backend is ready by a variable or a key, or needs none; files do not count."""
+        """Whether a variable or a stored key makes the backend ready, or it needs nothing; files do not count."""
         if not self.ready_env:
             return not self.ready_files
         return any(environ.get(name) for name in self.ready_env) or self._has_stored_key(environ)
 
     @property
     def key_names(self) -> tuple[str, ...]:
-        """Names of the keys of which one makes it ready, as stores have them."""
+        """The names in key stores of the keys of which one makes it ready."""
         from llm._keys import key_name
 
         return tuple(key_name(variable) for variable in self.ready_env if variable in self.secret_env)
 
     @property
     def setup(self) -> str:
-        """How it becomes ready, in a few words: the variables to set, or the commands that set them."""
+        """How to make it ready, in a few words: the variables to set, or the commands to run."""
         commands = [f"`ai-cli keys set {name}`" for name in self.key_names]
         ways = [f"set {' or '.join(self.ready_env)}"] if self.ready_env else []
         ways += [f"run {' or '.join(commands)}"] if commands else []
@@ -246,7 +246,7 @@ class RegisteredBackend:
         return ", or ".join([*ways, f"have a file {place}"] if place is not None else ways)
 
     def _place(self, environ: Mapping[str, str]) -> str | None:
-        """Return the path that counts of those whose file makes it ready."""
+        """Return the first of `ready_files` whose variables are all set."""
         return next(
             (one for one in self.ready_files if all(environ.get(name) for name in re.findall(_VARIABLE, one))), None
         )
@@ -261,20 +261,20 @@ class RegisteredBackend:
         return bool(glob.glob(os.path.expanduser(place)))
 
     def cache_key(self, request: Request, without: Iterable[str] = ()) -> str | None:
-        """Return a digest of all that an answer to a request depends on: the key of a cache.
+        """Return a digest of all that an answer to a request depends on, as the key of a cache.
 
         Args:
-            request: the request, as it is sent.
-            without: names of metadata that no answer depends on: the options of the cache itself.
+            request: the request as it is sent.
+            without: names of metadata to leave out, the options of the cache itself for example.
 
         Returns:
-            The digest; `None` if the request holds what cannot be compared.
+            The digest; `None` if the request has values that cannot be compared.
         """
         import hashlib
         import json
 
         left_out = _LOGGED.union(without)
-        # Objects in the metadata are of plug-ins, and go to no server.
+        # Other objects in the metadata are of plug-ins, and are not sent.
         plain = (str, int, float, list, dict, type(None))
         metadata = {
             name: one for name, one in request.metadata.items() if name not in left_out and isinstance(one, plain)
@@ -283,8 +283,8 @@ class RegisteredBackend:
             [message.role, [part if isinstance(part, str) else _digest_of(part) for part in message.content]]
             for message in request.messages
         ]
-        who = (self.name, self.origin.plugin, self.origin.distribution, self.identity())
-        known = [*who, request.model, request.strict, dict(request.options), metadata, messages]
+        backend = (self.name, self.origin.plugin, self.origin.distribution, self.identity())
+        known = [*backend, request.model, request.strict, dict(request.options), metadata, messages]
         try:
             return hashlib.sha256(json.dumps(known, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
         except (TypeError, ValueError):
@@ -297,7 +297,7 @@ class RegisteredBackend:
         return bool(names) and any(key_name(variable) in names for variable in self.ready_env)
 
     def facts(self) -> dict[str, Any]:
-        """Return what `from_facts` makes a backend of, JSON-ready; a fact that is empty is left out."""
+        """Return what `from_facts` takes as JSON-ready data, without empty values."""
         facts = {key: value for key, value in vars(self).items() if value and key not in _NO_FACTS}
         return {**facts, "options": [one.to_json() for one in self.options]} if self.options else facts
 
@@ -305,7 +305,7 @@ class RegisteredBackend:
     def from_facts(
         cls, facts: Mapping[str, Any], origin: Origin, load: "Callable[[], RegisteredBackend]"
     ) -> "RegisteredBackend":
-        """Return a backend whose facts a manifest has; `load` imports its plug-in."""
+        """Return the backend that a manifest describes; `load` imports its plug-in."""
         known: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()
         }
@@ -321,7 +321,7 @@ class RegisteredBackend:
 
 
 def _parameters(facts: "Iterable[Mapping[str, Any]]") -> "tuple[Parameter, ...]":
-    """Return the parameters that a manifest has; few plug-ins declare any, so that their type is imported late."""
+    """Return the parameters in a manifest; few plug-ins declare any, so that their class is imported late."""
     if not facts:
         return ()
     from llm.parameters import Parameter
@@ -338,10 +338,10 @@ def _digest_of(attachment: Attachment) -> list[Any]:
 
 @dataclass(frozen=True)
 class RegisteredRecipe:
-    """A recipe as the host knows it.
+    """A recipe as the host uses it.
 
     Attributes:
-        name: what users call it.
+        name: its name for users.
         description: one line for lists.
         parameters: its parameters besides the goal.
         origin: its plug-in.
@@ -357,7 +357,7 @@ class RegisteredRecipe:
     )
 
     def facts(self) -> dict[str, Any]:
-        """Return what `from_facts` makes a recipe of, JSON-ready; a fact that is empty is left out."""
+        """Return what `from_facts` takes as JSON-ready data, without empty values."""
         parameters = [parameter.to_json() for parameter in self.parameters]
         facts = {"name": self.name, "description": self.description, "parameters": parameters}
         return {key: value for key, value in facts.items() if value}
@@ -366,7 +366,7 @@ class RegisteredRecipe:
     def from_facts(
         cls, facts: Mapping[str, Any], origin: Origin, load: "Callable[[], RegisteredRecipe]"
     ) -> "RegisteredRecipe":
-        """Return a recipe whose facts a manifest has; `load` imports its plug-in."""
+        """Return the recipe that a manifest describes; `load` imports its plug-in."""
         parameters, description = _parameters(facts.get("parameters", ())), facts.get("description", "")
         return cls(facts["name"], description, parameters, origin, lambda *asked: load().steps(*asked))
 
@@ -472,17 +472,17 @@ class Catalog(Mapping[str, Contribution], Generic[Contribution]):
         return len(self._all)
 
 
-#: Seconds after which a server is asked again.
+#: Seconds after which a list of models is outdated.
 _FRESH: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class ListedModels:
-    """The models of one backend, in this user's cache.
+    """The models that a backend listed.
 
     Attributes:
         models: their names, sorted.
-        age: seconds since the server listed them; 0: now.
+        age: seconds since it listed them.
     """
 
     models: tuple[str, ...]
@@ -490,10 +490,10 @@ class ListedModels:
 
 
 def models_of(backend: str, ask: Callable[[], Iterable[str]], *, refresh: bool = False) -> ListedModels:
-    """Return the models of a backend: those in the cache if they are no older than a day, else those it lists now.
+    """Return the models of a backend: those in the user's cache if they are less than a day old, else those of `ask`.
 
     Raises:
-        Exception: whatever `ask` raises; what is in the cache stays there, see `listed_models`.
+        Exception: whatever `ask` raises; the cache does not change then.
     """
     known = None if refresh else listed_models(backend)
     if known is not None and known.models and known.age < _FRESH:  # the first one may come at any moment
@@ -504,22 +504,22 @@ def models_of(backend: str, ask: Callable[[], Iterable[str]], *, refresh: bool =
 
 
 def listed_models(backend: str) -> ListedModels | None:
-    """Return what the cache has of a backend, however old; `None` if it has nothing."""
+    """Return the models of a backend in the cache, however old; `None` if there are none."""
     try:
-        told, models = cached("models", backend)
-        return ListedModels(tuple(map(str, models)), max(0.0, time.time() - float(told)))
+        listed, models = cached("models", backend)
+        return ListedModels(tuple(map(str, models)), max(0.0, time.time() - float(listed)))
     except (ValueError, TypeError):
         return None
 
 
 def offered_models(backend: str, declared: Iterable[str]) -> list[str]:
     """Return the models that a backend declares, and those in the cache."""
-    told = listed_models(backend)
-    return list(dict.fromkeys((*declared, *(told.models if told is not None else ()))))
+    known = listed_models(backend)
+    return list(dict.fromkeys((*declared, *(known.models if known is not None else ()))))
 
 
 def forget_models(backend: str) -> None:
-    """Remove what the cache has of a backend."""
+    """Remove the models of a backend from the cache."""
     remove_from_cache("models", backend)
 
 

@@ -1,4 +1,4 @@
-"""One family of exceptions; the origin of those that plug-ins raise, and their place in the code of the plug-in.
+"""The exceptions of this project, and for those of plug-ins: their origin, and their place in the plug-in's own code.
 
 The command line prints each as one message, without a traceback.
 """
@@ -12,31 +12,31 @@ from typing import Any, Final
 
 from llm.hooks import Origin, is_framework, origin_of, set_origin
 
-#: Exceptions that may come out of a guarded call of a plug-in. `KeyboardInterrupt` is the user's; `with_origin` has
-#: turned everything else into one of these.
+#: Exceptions that a guarded call of a plug-in raises, besides `KeyboardInterrupt`: `with_origin` turns others into one
+#: of these.
 PLUGIN_FAULTS: Final = (Exception, SystemExit)
 
-#: The topic of the documentation on what an entry point may name.
+#: The topic of the documentation about what an entry point may name.
 FORMS: Final = "guides/forms"
 
-#: The topic on plug-ins that cannot be imported.
+#: The topic about plug-ins that cannot be imported.
 BROKEN: Final = "guides/loading"
 
-#: So many of the known names are listed where none is close.
+#: Most known names that an error lists if none is close.
 _SHOWN_NAMES: Final = 20
 
 
 class D0ttinoError(Exception):
-    """Base of every error that this project raises on purpose.
+    """Base of the errors that this project raises on purpose.
 
     Attributes:
         origin: the plug-in at fault, if one is.
         hint: what the user can do next, if there is something.
-        exit_code: the exit status with which a command that fails this way ends.
+        exit_code: the exit status of a command that ends with this error.
     """
 
     exit_code = 1
-    # On the class as well: a plug-in's own subclass may forget to call ours.
+    # On the class as well: the constructor of a plug-in's subclass may not call this one.
     origin: Origin | None = None
     hint: str | None = None
 
@@ -51,12 +51,12 @@ class D0ttinoError(Exception):
         return str(self.args[0]) if self.args else type(self).__name__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By its state: `Exception` would call the class with its message alone, and many take more.
+        # By its state: `Exception` would call the class with the message alone, and many take more arguments.
         return _restored, (type(self), self.args, vars(self))
 
 
 def _restored(kind: type[D0ttinoError], args: tuple[Any, ...], state: dict[str, Any]) -> D0ttinoError:
-    """Return an error as it was pickled or copied."""
+    """Return an unpickled or copied error."""
     error = kind.__new__(kind)
     error.args = args
     vars(error).update(state)
@@ -90,21 +90,21 @@ class UnknownNameError(UsageError, LookupError):
 
 
 class ConfigError(UsageError, ValueError):
-    """An environment variable or the configuration file holds something that cannot be used."""
+    """An environment variable or the configuration file has an unusable value."""
 
 
 class PluginError(D0ttinoError):
     """A plug-in is at fault.
 
     Attributes:
-        place: file and line of its function, where what that returned is at fault: `plugin.py, line 3`.
+        place: file and line of its function, `plugin.py, line 3`, if the fault is in what that returned.
     """
 
     place: str | None = None
 
 
 class PluginDefinitionError(PluginError, TypeError):
-    """A plug-in is not built as the contract asks: an unknown hook, a wrong argument, `async def`."""
+    """A plug-in does not fit the contract: an unknown hook, a wrong argument, `async def`."""
 
 
 class PluginLoadError(PluginError):
@@ -112,7 +112,7 @@ class PluginLoadError(PluginError):
 
 
 class NameTakenError(PluginError, ValueError):
-    """A plug-in registers a name that it, or somebody of equal rank, already registered."""
+    """A plug-in registers a name that it, or one of the same precedence, has registered already."""
 
 
 class PluginCrashError(PluginError):
@@ -124,16 +124,16 @@ class InvalidResultError(PluginError, TypeError):
 
 
 class BackendError(D0ttinoError):
-    """A backend could not answer. The router tries it again if that may help, or goes on to the next one.
+    """A backend could not answer. The router tries it again if that may help, or the next one.
 
     Attributes:
         transient: whether the same request may succeed a little later.
-        status: the HTTP status with which the server refused, if it did.
-        retry_after: how many seconds the server asks to wait before the next attempt.
-        usage: what the failed attempt used all the same (`llm.Usage`), if the server says so.
+        status: the HTTP status of the server's refusal, if there was one.
+        retry_after: seconds that the server asks to wait before the next attempt.
+        usage: what the failed attempt used (`llm.Usage`), if the server reports that.
     """
 
-    # On the class as well: a plug-in's own subclass may forget to call ours.
+    # On the class as well: the constructor of a plug-in's subclass may not call this one.
     transient: bool = False
     status: int | None = None
     retry_after: float | None = None
@@ -157,11 +157,11 @@ class BackendError(D0ttinoError):
 
 
 class CancelledError(D0ttinoError):
-    """The caller cancelled the request. No backend is asked any more, and none is to blame.
+    """The caller cancelled the request: no further backend is asked, and none is at fault.
 
     Attributes:
-        attempts: the attempts that were made (`llm.Attempt`); one that was under way is the last.
-        completion: what had come of a streamed answer (`llm.Completion`); `None`: nothing.
+        attempts: the attempts that were made (`llm.Attempt`); the last one may have been under way.
+        completion: the received part of a streamed answer (`llm.Completion`), if there is one.
     """
 
     attempts: tuple[Any, ...] = ()
@@ -199,10 +199,10 @@ class BackendHTTPError(BackendError):
 
 
 class ContextTooLongError(BackendHTTPError):
-    """The prompt has more tokens than the model takes; the router goes on to a backend with a larger limit.
+    """The prompt has more tokens than the model takes; the router tries a backend with a larger limit next.
 
     Attributes:
-        limit: how many tokens the model takes, if the server says so.
+        limit: the number of tokens that the model takes, if the server reports it.
     """
 
     limit: int | None = None
@@ -213,7 +213,7 @@ class MalformedResponseError(BackendError):
 
 
 class WebPageError(MalformedResponseError):
-    """A web page came instead of an answer: of a wrong address, or of a network that wants a login first."""
+    """The answer is a web page: of a wrong address, or of a network that requires a login."""
 
 
 class EmptyAnswerError(MalformedResponseError):
@@ -221,7 +221,7 @@ class EmptyAnswerError(MalformedResponseError):
 
 
 class ToolCallError(EmptyAnswerError):
-    """The model wants to call a tool, and has no answer."""
+    """The model calls a tool instead of answering."""
 
 
 class RefusalError(EmptyAnswerError):
@@ -229,10 +229,10 @@ class RefusalError(EmptyAnswerError):
 
 
 class ServedModelError(BackendError):
-    """Another model than the one asked for answered, and the request is strict.
+    """Another model than the requested one answered a strict request.
 
     Attributes:
-        served_model: the model that the server says it used.
+        served_model: the model that the server reports.
     """
 
     served_model: str | None = None
@@ -244,10 +244,10 @@ def is_transient_status(status: int) -> bool:
 
 
 def with_origin(error: BaseException, origin: Origin) -> BaseException:
-    """Return the exception to raise for one of a plug-in, with its origin recorded.
+    """Return the exception to raise in place of a plug-in's, with its origin.
 
-    Anything but an `Exception` or `SystemExit` would run through every handler of the host, so a
-    `PluginCrashError` takes its place. `KeyboardInterrupt` is the user's, and stays as it is.
+    It is the same one, except that a `PluginCrashError` replaces what is neither an `Exception` nor a `SystemExit`, and
+    would pass every handler of the host. `KeyboardInterrupt` is the user's, and gets no origin.
     """
     if isinstance(error, KeyboardInterrupt):
         return error
@@ -263,16 +263,16 @@ def one_line(error: BaseException) -> str:
     """Return an exception as one line: its type and the first line of its message."""
     try:
         text = str(error).strip()
-    except Exception as inner:  # noqa: BLE001 - an exception whose __str__ raises must not hide itself
+    except Exception as inner:  # noqa: BLE001 - one whose __str__ raises has to be reported as well
         text = f"(its message raised {type(inner).__name__})"
     first = text.splitlines()[0] if text else ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def reason_of(error: BaseException) -> tuple[str, str | None]:
-    """Return the message of an exception in one line, and its hint. One that is not this project's has its type.
+    """Return the message of an exception in one line, and its hint; with its type if it is not of this project.
 
-    A plug-in's own class may lack a message or a hint, or raise where they are asked for.
+    A plug-in's subclass may have no message or hint, or one that raises.
     """
     line = one_line(error)
     if not isinstance(error, D0ttinoError):
@@ -281,16 +281,16 @@ def reason_of(error: BaseException) -> tuple[str, str | None]:
     return message or line.removeprefix(f"{type(error).__name__}: "), hint
 
 
-#: The number of this process, in one item: asking the system for it took 3 % of a routed completion.
+#: The id of this process, as the only item: asking the system for it would take 3 % of a routed completion.
 PROCESS: Final = [os.getpid()]
 os.register_at_fork(after_in_child=lambda: PROCESS.__setitem__(0, os.getpid()))
 
 
 def end_fork(process: int, error: BaseException | None = None) -> None:
-    """End this process if a plug-in forked it and let it go on: two would answer, and write the same files.
+    """End this process if it is a fork that returned from a plug-in: two would answer, and write the same files.
 
     Args:
-        process: the number of the process that called the plug-in.
+        process: the id of the process that called the plug-in.
         error: what the plug-in raised.
     """
     if PROCESS[0] == process:
@@ -299,19 +299,18 @@ def end_fork(process: int, error: BaseException | None = None) -> None:
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         status = error.code or 0
     elif isinstance(error, PLUGIN_FAULTS):
-        # Not its message, which may hold a secret: other threads, gone here, may hold the locks of who redacts it.
+        # Without its message, which may have a secret: masking it could wait for a lock of a thread that is gone here.
         place = place_of(error)
-        words = ascii(f"{type(error).__name__}{f' ({place})' if place else ''}")[1:-1]
+        reason = ascii(f"{type(error).__name__}{f' ({place})' if place else ''}")[1:-1]
         with suppress(OSError):
-            os.write(2, f"error: a process that a plug-in forked ended with {words}\n".encode())
+            os.write(2, f"error: a process that a plug-in forked ended with {reason}\n".encode())
     os._exit(status & 0xFF)
 
 
 def place_of(error: BaseException) -> str | None:
-    """Return `file, line N` of the innermost line of a plug-in's own code that an exception went through.
+    """Return `file, line N` of the innermost line of a plug-in's own code that an exception passed.
 
-    This project's errors are raised on purpose, with a message that needs no place, but for those that say what a
-    plug-in does wrong.
+    Errors of this project do not need a place, except for those about a fault of a plug-in.
     """
     if isinstance(error, D0ttinoError):
         if not isinstance(error, PluginError):
@@ -320,8 +319,7 @@ def place_of(error: BaseException) -> str | None:
             return error.place
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
-    # A library that it calls is not its own code: that is the package of its module, else the first that is no library
-    # of Python.
+    # Its own code is the package of its module, else the first package that is not in the standard library.
     passed: list[tuple[str, str]] = []
     frame: TracebackType | None = error.__traceback__
     while frame is not None:
@@ -338,13 +336,13 @@ def place_of(error: BaseException) -> str | None:
 
 
 def with_place(message: str, error: BaseException) -> str:
-    """Return a message with the place in a plug-in's own code behind it, if there is one that it does not have."""
+    """Return a message with the place in the plug-in's own code behind it, unless it has one."""
     place = place_of(error)
     return message if place is None or ", line " in message else f"{message} ({place})"
 
 
 def place_of_function(function: Any) -> str | None:
-    """Return `file, line N` of a function; `None` if it is not one of Python."""
+    """Return `file, line N` of a function; `None` if it is not written in Python."""
     import inspect
 
     code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
@@ -352,30 +350,30 @@ def place_of_function(function: Any) -> str | None:
 
 
 def read_on(topic: str) -> str:
-    """Return the hint that leads to a topic of the documentation: a page, or the heading of a section."""
+    """Return the hint to read a topic of the documentation: a page, or a section by its heading."""
     return f"see `ai-cli docs {topic}`"
 
 
 def locate(error: PluginError, function: Any, topic: str) -> None:
-    """Complete an error about the code of a plug-in: the place of its function, and where to read on."""
+    """Add the place of a plug-in's function and a topic to read, if an error has none."""
     error.place = error.place or place_of(error) or place_of_function(function)
     error.hint = error.hint or read_on(topic)
 
 
-def shown(error: BaseException, origin: Origin | None = None) -> str:
-    """Return an exception as Python prints it; one that a plug-in raised, from the plug-in's own code on."""
+def traceback_of(error: BaseException, origin: Origin | None = None) -> str:
+    """Return an exception as Python prints it; one of a plug-in, from the plug-in's own code on."""
     import traceback
 
     chain = list(_chain(error))
     origins = [origin, *(getattr(one, "origin", None) or origin_of(one) for one in chain)]
     lines: list[str] = []
-    # Built-in plug-ins are this project's own: whoever mends them needs every line.
+    # Of built-in plug-ins, which are this project's own code, each line counts.
     if any(isinstance(one, Origin) and not one.builtin for one in origins):
         for one in reversed(chain):
-            began = _began(one)
-            if began is not None or isinstance(one, SyntaxError):
+            own = _own_traceback(one)
+            if own is not None or isinstance(one, SyntaxError):
                 lines += ["\nWhich led to this exception:\n\n"] if lines else []
-                lines += traceback.format_exception(type(one), one, began, chain=False)
+                lines += traceback.format_exception(type(one), one, own, chain=False)
     return "".join(lines or traceback.format_exception(error)).rstrip("\n")
 
 
@@ -393,8 +391,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
 
-def _began(error: BaseException) -> TracebackType | None:
-    """Return where an exception's traceback gets to a plug-in's own code; `None`: it never does."""
+def _own_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an exception from a plug-in's own code on; `None` if it does not get there."""
     frame = error.__traceback__
     while frame is not None and is_framework(frame.tb_frame):
         frame = frame.tb_next

@@ -1,4 +1,4 @@
-"""Parameters of recipes and options of backends: what is declared, and checking what a user gives for them."""
+"""Parameters of recipes and options of backends: their declaration, and checks of the values that users give."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -11,7 +11,7 @@ _TRUTHS: Final = {
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
 
-#: The types that a parameter can have: what users call them, and what makes a value of a text.
+#: The types of parameters: their name for users, and the function from text to value.
 _TYPES: Final[Mapping[type, tuple[str, Callable[[str], Any]]]] = {
     str: ("text", str),
     int: ("an integer", int),
@@ -25,12 +25,12 @@ class Parameter:
     """A named value: of a recipe, `ai-cli recipe NAME GOAL -p env=prod`; of a backend, `ai-cli send -o seed 7`.
 
     Attributes:
-        name: what users call it, and the name of the argument that a recipe's `run` gets.
+        name: its name for users, and that of the argument of a recipe's `run`.
         type: `str`, `int`, `float` or `bool`.
         description: one line for `--help`.
-        default: what it is if the user does not give it; `None`: the recipe or backend does not get it.
+        default: its value if the user does not give one; `None`: the recipe or backend does not get it.
         required: whether the user has to give it.
-        choices: the values that it can have; empty: any.
+        choices: its possible values; empty: any.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Parameter:
         return f"{self.description}  [{'; '.join(facts)}]" if self.description else f"[{'; '.join(facts)}]"
 
     def completions(self) -> list[str]:
-        """Return the texts that a shell can offer for a value."""
+        """Return the values that a shell can complete."""
         values = self.choices or ((True, False) if self.type is bool else ())
         return list(map(_text, values))
 
@@ -68,7 +68,7 @@ class Parameter:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Parameter":
-        """Return what `to_json` returned."""
+        """Return the parameter of which `to_json` returned the data."""
         types = {one.__name__: one for one in _TYPES}
         return cls(**{**data, "type": types[data["type"]], "choices": tuple(data["choices"])})
 
@@ -90,14 +90,14 @@ class Parameter:
         return None
 
     def value_of(self, text: str, kind: str = "parameter") -> Any:
-        """Return the value that a text stands for.
+        """Return the value of a text.
 
         Args:
-            text: the user's words.
-            kind: the word for the parameter in an error.
+            text: the text that the user gave.
+            kind: the kind of the parameter in an error, `option` for example.
 
         Raises:
-            UsageError: the text stands for none, or for one that the parameter cannot have.
+            UsageError: the text is not a value of this parameter.
         """
         try:
             value = _TYPES[self.type][1](text)
@@ -106,7 +106,7 @@ class Parameter:
         return self.checked(value, kind)
 
     def checked(self, value: Any, kind: str = "parameter") -> Any:
-        """Return a value if it is one that the parameter can have; arguments and errors are those of `value_of`."""
+        """Return a value, as the parameter's type; arguments and errors are those of `value_of`."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not self._is_of_type(value) or (self.choices and value not in self.choices):
@@ -122,7 +122,7 @@ class Parameter:
 
 
 def given_values(parameters: Sequence[Parameter], words: Iterable[str]) -> dict[str, Any]:
-    """Return the values that `NAME=VALUE` words give; the name alone sets a `bool`.
+    """Return the values of `NAME=VALUE` arguments; the name alone sets a `bool`.
 
     Raises:
         UnknownNameError: the recipe has no parameter of a name.
@@ -143,7 +143,7 @@ def given_values(parameters: Sequence[Parameter], words: Iterable[str]) -> dict[
 
 
 def settled(parameters: Sequence[Parameter], values: Mapping[str, Any], kind: str = "parameter") -> dict[str, Any]:
-    """Return checked values, and the defaults of parameters that have none.
+    """Return checked values, and the defaults of parameters without a value.
 
     Raises:
         UnknownNameError: there is no parameter of a name.
@@ -163,9 +163,9 @@ def settled(parameters: Sequence[Parameter], values: Mapping[str, Any], kind: st
 
 
 def settled_options(options: Sequence[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a backend: texts as the values that they stand for, the others checked, and defaults.
+    """Return the options of a backend: values of texts, other values as checked, and defaults.
 
-    `None` counts as not given: bodies of other services have it.
+    `None` counts as not given, as in the bodies of other services.
 
     Raises:
         UnknownNameError: the backend has no option of a name.

@@ -1,7 +1,9 @@
-"""The hook framework, and its words: the origins of plug-ins, and reports to the traces of a context.
+"""The hook framework: it knows pluggy, and nothing about language models, HTTP or shells, which `llm.host` adds.
 
-It knows pluggy. It knows nothing about language models, HTTP or shells: `llm.host` adds those. What a trace holds is in
-`llm.hooks._monitor`; without one, nothing of that is imported.
+A plug-in gets from installed to called by these modules, in this order: `_entrypoints` finds its entry point,
+`_manifest` has what it contributed the last time, `_loader` imports it when it is used, `_manager` registers it, and
+`_guard` is around each of its implementations. Here are their common terms: the origin of a plug-in, and reports to
+traces. What a trace has is in `_monitor`, which is not imported without one.
 """
 
 import os
@@ -11,21 +13,20 @@ from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-#: Programs and plug-ins import the few names that are API from `llm`.
+#: Programs and plug-ins import the few public names from `llm`.
 __all__ = ()
 
-#: Set on an exception by the guard of the implementation that raised it. The exception keeps its type, so that
-#: wrappers can still catch what they know.
+#: The attribute of an exception with its origin. The exception keeps its type, which wrappers may want to catch.
 _ORIGIN: Final = "__d0ttino_origin__"
 
-
 _ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-#: Directories of this project's code, and within them those of the built-in plug-ins, which are plug-ins all the same.
+#: Directories of this project's code, and those in them that count as code of plug-ins: the built-in ones.
 _PACKAGES: Final = tuple(os.path.join(_ROOT, name, "") for name in ("llm", "scripts"))
 _PLUGINS: Final = (
     os.path.join(_ROOT, "llm", "backends", "plugins", ""),
     os.path.join(_ROOT, "scripts", "recipes", "plugins", ""),
 )
+#: Packages by which this project calls plug-ins.
 _CALLERS: Final = frozenset({"click", "concurrent", "contextlib", "importlib", "pluggy", "threading"})
 
 
@@ -36,24 +37,24 @@ class Tier(IntEnum):
     ENTRY_POINT = 1
     PROGRAM = 2
 
-    # The one of enumerations is written in Python, and runs whenever an entry point is looked up.
+    # That of enumerations is written in Python, and would run whenever an entry point is looked up.
     __hash__ = int.__hash__
 
 
-#: Python 3.11 takes long to find a member of an enumeration, and this one is asked for at each hook call.
+#: Python 3.11 takes long to find a member of an enumeration, and each hook call needs this one.
 BUILTIN: Final = Tier.BUILTIN
 
 
 class Origin(NamedTuple):
-    """The plug-in behind something, and the distribution behind that plug-in.
+    """The plug-in and the distribution that something is from.
 
     Attributes:
         plugin: the name under which the plug-in is registered, `backend:sample` for example.
-        tier: built in, from an installed distribution's entry point, or registered by the program.
+        tier: whether it is built in, of an installed distribution's entry point, or registered by the program.
         distribution: name of the installed distribution; `None` for a program's own plug-in.
         version: that distribution's version.
         entry_point: `group: name = value`, as the distribution declares it.
-        module: dotted name of the module that the plug-in lives in, if known.
+        module: dotted name of its module, if known.
     """
 
     plugin: str
@@ -70,13 +71,13 @@ class Origin(NamedTuple):
 
     @property
     def precedence(self) -> tuple[int, str, str, str]:
-        """Sort key: what sorts first is asked first, and has the name when two plug-ins want it."""
+        """Sort key: the first one is asked first, and gets a name that two plug-ins want."""
         entry, _, value = (self.entry_point or "").partition(" = ")  # in the order of entry points
         return (-self.tier, self.distribution or "", entry, value)
 
     @property
     def source(self) -> str:
-        """The provider in words: `acme-internal-greeter 1.0`, `built in` or `this program`."""
+        """The distribution in words: `acme-internal-greeter 1.0`, `built in` or `this program`."""
         if self.builtin:
             return "built in"
         if self.distribution is not None:
@@ -87,7 +88,7 @@ class Origin(NamedTuple):
         return f"{self.plugin} ({self.source})"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the origin as JSON-ready data, with the same keys wherever it is printed."""
+        """Return the origin as JSON-ready data, with the same keys in all outputs."""
         return {
             "plugin": self.plugin,
             "distribution": self.distribution,
@@ -130,7 +131,7 @@ def origin_of(error: BaseException) -> Origin | None:
 
 
 def is_framework(frame: FrameType) -> bool:
-    """Whether a frame runs code of this project or of what calls plug-ins for it, as pluggy and click do."""
+    """Whether a frame runs code of this project, or of a package by which it calls plug-ins, such as pluggy."""
     name = frame.f_globals.get("__name__") or ""
     filename = frame.f_code.co_filename
     if filename.startswith("<frozen") or name.partition(".")[0] in _CALLERS:
@@ -139,7 +140,7 @@ def is_framework(frame: FrameType) -> bool:
 
 
 def place_in(pieces: object) -> str | None:
-    """Return `file, line N` at which a generator of a plug-in stands; `None` for another object."""
+    """Return `file, line N` of the current line of a plug-in's generator; `None` for another object."""
     frame = getattr(pieces, "gi_frame", None)
     if not isinstance(frame, FrameType) or is_framework(frame):
         return None
@@ -147,14 +148,14 @@ def place_in(pieces: object) -> str | None:
 
 
 def load_span(origin: Origin, reason: str) -> AbstractContextManager[object]:
-    """Record the import of an entry point, if a trace collects."""
+    """Record the import of an entry point, if a trace is active."""
     traces = _collecting("active_traces")
     found: AbstractContextManager[object] = traces[-1].load(origin, reason) if traces else nullcontext()
     return found
 
 
 def phase(name: str, reason: str = "") -> AbstractContextManager[Any]:
-    """Record a part of making a host, if a trace collects; its span is `None` if none does."""
+    """Record a part of making a host, if a trace is active; the span is `None` if none is."""
     traces = _collecting("active_traces")
     found: AbstractContextManager[Any] = traces[-1].phase(name, reason) if traces else nullcontext()
     return found
@@ -168,6 +169,6 @@ def note_fault(origin: Origin, error: BaseException) -> None:
 
 
 def _collecting(name: str) -> Any:
-    """Return the value of a variable of `llm.hooks._monitor`; `None`: nobody imported that, and no trace collects."""
+    """Return the value of a context variable of `_monitor`; `None` if that was not imported: no trace is active."""
     variable = getattr(sys.modules.get("llm.hooks._monitor"), name, None)
     return None if variable is None else variable.get()

@@ -1,8 +1,7 @@
-"""Traces: the spans that they hold, and the monitor that times the implementations of each hook call.
+"""Traces: their spans, and the monitor that times the implementations of each hook call.
 
-While no trace is active, nothing here is imported. An active one hooks into the manager with pluggy's
-`add_hookcall_monitoring`: its `before` function gets the list of implementations that is then run, and
-puts copies in it whose functions are timed.
+Without an active trace, nothing here is imported. An active one uses pluggy's `add_hookcall_monitoring`, whose `before`
+function gets the list of implementations that pluggy then runs: the monitor puts copies with timed functions into it.
 """
 
 import copy
@@ -20,7 +19,7 @@ import pluggy
 
 from llm.hooks import Blocked, Origin, origin_of
 
-#: The traces that collect in this context, outermost first.
+#: The traces that collect the spans of this context, the outermost first.
 active_traces: ContextVar[tuple["Trace", ...]] = ContextVar("d0ttino_traces", default=())
 #: The span that is open in this context.
 open_span: ContextVar["Span | None"] = ContextVar("d0ttino_span", default=None)
@@ -28,17 +27,17 @@ open_span: ContextVar["Span | None"] = ContextVar("d0ttino_span", default=None)
 
 @dataclass(slots=True)
 class TimedCall:
-    """One implementation as it was timed; see `ImplementationCall`.
+    """The measured call of one implementation, from which `ImplementationCall` is made.
 
     Attributes:
-        implementation: the implementation as pluggy has it.
-        start: when it began.
-        end: when it returned.
-        waited: how long a wrapper waited in between for the call that it wraps.
+        implementation: the implementation in pluggy.
+        start: the time at which it began.
+        end: the time at which it returned.
+        waited: the time that a wrapper waited for the call that it wraps.
         result: its result.
         error: its exception.
         replaced: whether a wrapper replaced the result of the call that it wraps.
-        streamed: how long its result was read after it had returned: a streamed answer.
+        streamed: the time in which its result, a streamed answer, was read after it had returned.
     """
 
     implementation: pluggy.HookImpl
@@ -51,7 +50,7 @@ class TimedCall:
     streamed: int = 0
 
     def add_streamed(self, nanoseconds: int) -> None:
-        """Count time in which the result was read."""
+        """Add time in which the result was read."""
         self.streamed += nanoseconds
 
 
@@ -63,7 +62,7 @@ class CallOutcome(StrEnum):
     FAILED = "failed"
     WRAPPED = "wrapped"
     REPLACED = "replaced"
-    CHANGED = "changed"  # the answer stays that of who gave it
+    CHANGED = "changed"  # the answer has the origin that it had
     SKIPPED = "skipped"  # one before it answered
     NOT_ASKED = "not asked"  # one before it failed
 
@@ -73,14 +72,14 @@ class ImplementationCall:
     """One implementation in one hook call. Times are in nanoseconds, as `perf_counter_ns` counts.
 
     Attributes:
-        origin: whose it is.
-        wrapper: whether it goes around the others.
-        outcome: what it did.
-        start: when it began; `None` if it was not asked.
-        duration: how long it took, a wrapper without what it wraps.
-        elapsed: how long it was until it ended, a wrapper with what it wraps.
-        result: what it returned.
-        error: what it raised.
+        origin: its plug-in.
+        wrapper: whether it is a wrapper.
+        outcome: its outcome.
+        start: the time at which it began; `None` if it was not called.
+        duration: the time that it took, of a wrapper without the call that it wraps.
+        elapsed: the time until it ended, of a wrapper with the call that it wraps.
+        result: its result.
+        error: its exception.
     """
 
     origin: Origin
@@ -95,12 +94,14 @@ class ImplementationCall:
 
 @dataclass(slots=True)
 class Span:
-    """Something that took time. Times are in nanoseconds, as `perf_counter_ns` counts.
+    """A part of what a trace recorded. Times are in nanoseconds, as `perf_counter_ns` counts.
 
     Attributes:
-        number: counts the spans of a trace, in the order in which they began.
-        parent: the span in which this one happened, if there is one.
-        thread: name of the thread.
+        number: grows in the order in which spans begin.
+        parent: the span around it, if there is one.
+        thread: name of its thread.
+        start: the time at which it began.
+        end: the time at which it ended.
     """
 
     number: int
@@ -110,7 +111,7 @@ class Span:
     end: int = 0
 
     def note_fault(self, origin: Origin, error: BaseException) -> None:
-        """Record that an implementation failed, although what is under way goes on."""
+        """Record the failure of an implementation that does not end the hook call; others than `HookSpan` have none."""
 
 
 @dataclass(slots=True)
@@ -120,12 +121,12 @@ class HookSpan(Span):
     Attributes:
         hook: the hook's name.
         first_result: whether the first answer ends the call.
-        arguments: what the implementations were given.
-        planned: the implementations as pluggy had them: the last one is asked first.
-        result: what the call returned.
-        error: what it raised, if it did.
-        faults: by plug-in, exceptions that were recorded while the call went on.
-        calls: the implementations that were timed.
+        arguments: the arguments of the implementations.
+        planned: the implementations in the order of pluggy: the last one is called first.
+        result: the result of the call.
+        error: its exception, if it raised one.
+        faults: by plug-in, the exceptions that did not end the call.
+        calls: the measured implementations.
     """
 
     _: KW_ONLY
@@ -139,7 +140,7 @@ class HookSpan(Span):
     calls: list[TimedCall] = field(default_factory=list)
 
     def note_fault(self, origin: Origin, error: BaseException) -> None:
-        """Record that an implementation failed, although the call goes on."""
+        """Record the failure of an implementation that does not end the call."""
         self.faults[origin.plugin] = error
 
     @property
@@ -149,7 +150,7 @@ class HookSpan(Span):
 
     @property
     def implementations(self) -> list[ImplementationCall]:
-        """Every implementation, in the order in which they were asked, and its outcome."""
+        """All implementations with their outcomes, in the order in which they were called."""
         timed = {id(call.implementation): call for call in self.calls}
         return [self._implementation(one, timed.get(id(one))) for one in reversed(self.planned)]
 
@@ -160,7 +161,7 @@ class HookSpan(Span):
             return ImplementationCall(origin, one.wrapper, outcome)
         error = timed.error or self.faults.get(origin.plugin)
         if not one.wrapper and self.first_result:
-            # The host's own implementation asks a backend: the answer, and the failure, are the backend's.
+            # The host's own implementation calls a backend, which the answer or the failure is from.
             provider = getattr(timed.result, "origin", None) if error is None else origin_of(error)
             origin = provider if isinstance(provider, Origin) else origin
         if error is not None:
@@ -180,12 +181,12 @@ class HookSpan(Span):
 
 @dataclass(slots=True)
 class LoadSpan(Span):
-    """One entry point that was imported.
+    """The import of an entry point.
 
     Attributes:
-        origin: what was imported, and whose it is.
-        reason: why it was imported.
-        error: why that failed, if it did.
+        origin: the plug-in.
+        reason: the reason for the import.
+        error: the exception, if it failed.
     """
 
     _: KW_ONLY
@@ -196,11 +197,11 @@ class LoadSpan(Span):
 
 @dataclass(slots=True)
 class PhaseSpan(Span):
-    """A part of making a host: spans of imports happen inside of it.
+    """A part of making a host, in which imports may take place.
 
     Attributes:
-        name: what was done.
-        reason: why, or what came of it; empty if there is nothing to add.
+        name: its name.
+        reason: its reason or result, if there is something to add.
     """
 
     _: KW_ONLY
@@ -212,9 +213,9 @@ class Trace:
     """The spans of one `with trace()` block.
 
     Attributes:
-        blocked: the plug-ins that the host does without, because the user does not want them.
-        start: when the trace began, as `perf_counter_ns` counts.
-        end: when it ended; 0 while it is active.
+        blocked: the plug-ins that the user blocks.
+        start: the time at which the trace began, as `perf_counter_ns` counts.
+        end: the time at which it ended; 0 while it is active.
         thread: name of the thread in which it began.
     """
 
@@ -227,12 +228,12 @@ class Trace:
 
     @property
     def spans(self) -> list[Span]:
-        """Every span that has ended, in the order in which they began."""
+        """All spans that have ended, in the order in which they began."""
         return sorted(self._spans, key=lambda span: span.number)
 
     @property
     def hook_calls(self) -> list[HookSpan]:
-        """Every hook call that has ended, in the order in which they began."""
+        """All hook calls that have ended, in the order in which they began."""
         return [span for span in self.spans if isinstance(span, HookSpan)]
 
     def add(self, span: Span) -> None:
@@ -280,17 +281,17 @@ def _recorded(span: Span) -> Iterator[None]:
 
 
 def _hand_in(span: Span) -> None:
-    """Give a span that has ended to the traces that collect it."""
+    """Add a span that has ended to the active traces."""
     for trace in active_traces.get():
         trace.add(span)
 
 
 @contextmanager
 def collecting(trace: Trace) -> Iterator[Trace]:
-    """Let a trace collect the spans of this context. Blocks nest: an outer one collects them too.
+    """Let a trace collect the spans of this context; outer traces collect them, too.
 
-    A thread begins with a context of its own. Run its function with `contextvars.copy_context().run`
-    to have its spans collected as well, as children of the span that is open at that moment.
+    A thread begins with a context of its own. To have its spans collected, as children of the span that is open now,
+    run its function with `contextvars.copy_context().run`.
     """
     token = active_traces.set((*active_traces.get(), trace))
     try:
@@ -305,10 +306,10 @@ AddMonitoring = Callable[[Callable[..., None], Callable[..., None]], Callable[[]
 
 
 class CallMonitor:
-    """Times the implementations of a manager's hook calls while at least one trace wants it.
+    """Times the implementations of a manager's hook calls while a trace is active.
 
     Args:
-        add_monitoring: hooks into the manager.
+        add_monitoring: `add_hookcall_monitoring` of the manager.
         first_results: whether the first answer ends a call, by hook name.
     """
 
@@ -340,7 +341,7 @@ class CallMonitor:
     def folding(
         self, hook: str, implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]
     ) -> Iterator[Callable[[pluggy.HookImpl], Callable[..., Any]]]:
-        """Record the call of a folded hook, which pluggy does not see."""
+        """Record the call of a folded hook, which does not go through pluggy."""
         if not self._users or not active_traces.get():
             yield lambda implementation: implementation.function
             return
@@ -382,7 +383,7 @@ class CallMonitor:
     def _end(self, hook_name: str, error: BaseException | None, result: Any) -> None:
         span = open_span.get()
         if not isinstance(span, HookSpan) or span.hook != hook_name:
-            return  # no trace collected in this context when the call began
+            return  # no trace was active in this context when the call began
         span.end = perf_counter_ns()
         span.error = error
         span.result = result
@@ -395,14 +396,14 @@ class CallMonitor:
             return known
         timed = copy.copy(implementation)
         wrap = _timed_wrapper if implementation.wrapper else _timed_function
-        # `function` is declared final; the copy is ours, and pluggy reads it at each call.
+        # `function` is declared final, but of our own copy pluggy reads it at each call.
         object.__setattr__(timed, "function", wrap(implementation))
         self._timed[implementation] = timed
         return timed
 
 
 def _timed_function(implementation: pluggy.HookImpl) -> Callable[..., Any]:
-    # With local names: this runs once for each implementation of each hook call.
+    # With local names, as it runs for each implementation of each hook call.
     function, clock, current = implementation.function, perf_counter_ns, open_span.get
 
     def timed(*args: Any) -> Any:
@@ -417,7 +418,7 @@ def _timed_function(implementation: pluggy.HookImpl) -> Callable[..., Any]:
         call = TimedCall(implementation, start, clock(), result=result)
         if isinstance(span, HookSpan):
             span.calls.append(call)
-        # An answer that is read later goes on taking the plug-in's time, and says so.
+        # Reading a streamed answer later takes the plug-in's time as well, and is reported here.
         if hasattr(type(result), "watch"):
             cast(Any, result).watch(call.add_streamed)
         return result
@@ -426,7 +427,7 @@ def _timed_function(implementation: pluggy.HookImpl) -> Callable[..., Any]:
 
 
 def _timed_wrapper(implementation: pluggy.HookImpl) -> Callable[..., Any]:
-    """Time a wrapper: its work before and after the call that it wraps, without that."""
+    """Time a wrapper, and separately the call that it wraps."""
     function: Callable[..., Any] = implementation.function
 
     def timed(*args: Any, **kwargs: Any) -> Generator[None, Any, Any]:

@@ -170,9 +170,9 @@ def import_phase(ctx: click.Context, what: str) -> AbstractContextManager[object
 def report(error: D0ttinoError, ctx: click.Context) -> None:
     """Print an error and its hint to stderr; with `--debug`, its traceback as well."""
     if shared(ctx).debug:
-        from llm.errors import shown
+        from llm.errors import traceback_of
 
-        print_message(shown(error))
+        print_message(traceback_of(error))
     print_error(error.message)
     if error.hint:
         print_message(f"  {error.hint}")
@@ -195,9 +195,9 @@ def warn_of_problems(host: "Host", *, configuration: bool = False) -> None:
         if id(problem) not in warned:
             warned.add(id(problem))
             if problem.error is not None and shared(ctx).debug:
-                from llm.errors import shown
+                from llm.errors import traceback_of
 
-                print_message(shown(problem.error, problem.origin))
+                print_message(traceback_of(problem.error, problem.origin))
             print_warning(str(problem))
 
 
@@ -412,9 +412,9 @@ class Command(click.Command):
                 print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             status = 1
         except Exception as error:  # noqa: BLE001 - the traceback that Python prints would show secrets
-            from llm.errors import shown
+            from llm.errors import traceback_of
 
-            print_message(shown(error))
+            print_message(traceback_of(error))
             _name_suspects()
             status = 1
         # Else Python flushes at exit, and reports a failure in its own format, with its own status.
