@@ -101,9 +101,8 @@ class Chat:
         self._conversation = conversation
         self._waiting = attachments
         self._raw = raw
-        self._prompt: Message | None = None
-        self._completion: Completion | None = None
-        self._unanswered = False
+        self._unanswered: Message | None = None  # the last prompt, if it failed or its answer was removed
+        self._completion: Completion | None = None  # the last answer, unless it is of an earlier chat
 
     def take(self, text: str) -> None:
         """Send a prompt, or run a command, which begins with `/`; errors are printed.
@@ -163,7 +162,7 @@ class Chat:
 
     def _ask(self, prompt: Message) -> None:
         """Send a prompt, print the answer as it comes, and append both to the conversation."""
-        self._prompt, self._unanswered = prompt, True
+        self._unanswered, self._completion = prompt, None
         request = continuing(self._conversation, replace(self.request, messages=(prompt,)))
         if enabled():
             try:
@@ -172,7 +171,6 @@ class Chat:
                 print_warning(error.message)
         as_markdown = stdout_is_terminal() and not self._raw
         answer = _RecordedAnswer(MarkdownAnswer() if as_markdown else TextAnswer(raw=self._raw))
-        self._completion = None
         try:
             self._completion = show(request, self._host, answer, note_if_whole=False)
         finally:
@@ -181,7 +179,7 @@ class Chat:
                 self._completion = replace(completion, text=shown_of(completion.text))
                 turn = (prompt, Message("assistant", self._completion.text))
                 self._conversation = replace(self._conversation, messages=self._conversation.messages + turn)
-                self._waiting, self._unanswered = (), False
+                self._waiting, self._unanswered = (), None
 
     # The commands
 
@@ -270,7 +268,7 @@ class Chat:
             raise UsageError("there is nothing to undo")
         last = max(index for index, message in enumerate(messages) if message.role == "user")
         self._conversation = replace(self._conversation, messages=messages[:last])
-        self._prompt, self._completion, self._unanswered = messages[last], None, True
+        self._unanswered, self._completion = messages[last], None
         self._forget()
         print_message(f"taken back: {' '.join(messages[last].text.split())[:200]}")
 
@@ -283,13 +281,14 @@ class Chat:
     def retry(self, _argument: str) -> None:
         """Send the last prompt again; the new answer replaces the last one."""
         messages = self._conversation.messages
-        if not self._unanswered and messages and messages[-1].role == "assistant":
+        prompt = self._unanswered
+        if prompt is None and messages and messages[-1].role == "assistant":
             self._conversation = replace(self._conversation, messages=messages[:-2])
-            self._prompt = messages[-2]
+            prompt = messages[-2]
             self._forget()
-        if self._prompt is None:
+        if prompt is None:
             raise UsageError("there is nothing to retry")
-        self._ask(self._prompt)
+        self._ask(prompt)
 
     def copy(self, _argument: str) -> None:
         """Copy the last answer to the clipboard."""
@@ -318,7 +317,7 @@ class Chat:
         raise Leave
 
     def _last(self) -> Completion:
-        if self._completion is not None and not self._unanswered:
+        if self._completion is not None:
             return self._completion
         messages = self._conversation.messages
         if not messages or messages[-1].role != "assistant":
