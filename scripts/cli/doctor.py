@@ -73,7 +73,7 @@ def examine(host: "Host") -> list[Diagnosis]:
     for name, check in checks.items():
         try:
             found = [Diagnosis(name, False, message, fixes) for message, fixes in check(host)]
-        except (OSError, D0ttinoError) as error:  # of a directory that cannot be entered: the other checks go on
+        except (OSError, D0ttinoError) as error:  # a directory that cannot be entered must not stop other checks
             found = [Diagnosis(name, False, f"this cannot be checked: {_reason(error)}", (_access_command(error),))]
         diagnoses.extend(found or [Diagnosis(name, True, "nothing wrong")])
     return diagnoses
@@ -89,24 +89,25 @@ def plug_ins(host: "Host") -> Iterator[Fault]:
             continue  # the same, for a file that cannot be read
         # Not the distribution of a built-in one: d0ttino itself would be blocked, with all built-in plug-ins.
         disabled = origin.plugin if origin.builtin else origin.distribution or origin.plugin
-        fixes = [_export(dict.fromkeys((*_listed(), disabled)))]
+        fixes = [_block_command(dict.fromkeys((*_blocked_by_variable(), disabled)))]
         if origin.distribution is not None and problem.kind is not ProblemKind.FAULT:
             fixes.insert(0, f"{PYTHON} -m scripts.plugins remove {shlex.quote(origin.distribution)}")
-        yield f"{origin}: {_in_line(problem.message, problem.hint)}", tuple(fixes)
+        yield f"{origin}: {_with_hint(problem.message, problem.hint)}", tuple(fixes)
 
 
 def blocked_names(host: "Host") -> Iterator[Fault]:
     """Find blocked names that no plug-in has."""
     for name in host.unknown_blocked:
         guess = UnknownNameError("plug-in", name, host.blockable_names())
-        listed = _listed()
-        fix = _export(one for one in listed if one != name) if name in listed else f"do without: --no-plugin {name}"
+        listed = _blocked_by_variable()
+        others = (one for one in listed if one != name)
+        fix = _block_command(others) if name in listed else f"leave out --no-plugin {name}"
         yield f"{guess.message} to block. {guess.hint}", (fix,)
 
 
 def packages(host: "Host") -> Iterator[Fault]:
     """Find other distributions with a package of the same name, and packages of ours from another place."""
-    yield from _odd_metadata(host)
+    yield from _damaged_metadata(host)
     root = Path(__file__).parents[2]
     for package, owners in _other_owners(["llm", "scripts"]).items():
         for other in owners:
@@ -114,7 +115,7 @@ def packages(host: "Host") -> Iterator[Fault]:
                 f"the distribution {other} also has a package {package!r}: one hides the other. Removing it may take "
                 "files of d0ttino with it; install d0ttino again then, or use a virtual environment for each"
             )
-            yield message, (_uninstall(other),)
+            yield message, (_uninstall_command(other),)
         place = Path(str(sys.modules[package].__file__)).parent.parent
         if place != root:
             on_path = str(place) in os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -124,7 +125,7 @@ def packages(host: "Host") -> Iterator[Fault]:
             )
 
 
-def _odd_metadata(host: "Host") -> Iterator[Fault]:
+def _damaged_metadata(host: "Host") -> Iterator[Fault]:
     """Find distributions with plug-ins whose metadata installers do not understand, or that has another name."""
     from llm.hooks._entrypoints import canonical
     from scripts.packages.environment import is_version
@@ -138,7 +139,7 @@ def _odd_metadata(host: "Host") -> Iterator[Fault]:
             faults.append(f"it names {entry.distribution!r}, and not the distribution of its directory")
         for fault in faults:
             message = f"the metadata in {directory} is damaged: {fault}; an installer neither upgrades nor removes it"
-            yield message, (_remove(directory),)
+            yield message, (_remove_command(directory),)
 
 
 def _other_owners(packages: Sequence[str]) -> dict[str, list[str]]:
@@ -175,7 +176,7 @@ def left_behind(_host: "Host") -> Iterator[Fault]:
         if one.has_plugins():
             yield (
                 f"{one.path} was left behind by an interrupted installation or removal of {one.name}, and may hide it",
-                (_remove(one.path),),
+                (_remove_command(one.path),),
             )
 
 
@@ -189,7 +190,7 @@ def installed_before(_host: "Host") -> Iterator[Fault]:
             fixes = f"{PYTHON} -m scripts.plugins restore", f"{PYTHON} -m scripts.plugins remove {one.distribution}"
             yield f"{one.distribution} {one.version} was installed here, and is not any more", fixes
     except RecordError as error:
-        yield _in_line(error.message, error.hint), (_remove(INSTALLED.path),)
+        yield _with_hint(error.message, error.hint), (_remove_command(INSTALLED.path),)
 
 
 def guardrails(host: "Host") -> Iterator[Fault]:
@@ -203,12 +204,12 @@ def guardrails(host: "Host") -> Iterator[Fault]:
             try:
                 host.require([name])
             except PluginLoadError as error:
-                yield _in_line(error.message, error.hint), (_edit(settings.path),)
+                yield _with_hint(error.message, error.hint), (_edit_command(settings.path),)
     try:
         for one in lost_guardrails(host):
             yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guardrail.distribution}",)
     except RecordError as error:
-        yield _in_line(error.message, error.hint), (_remove(GUARDRAILS.path),)
+        yield _with_hint(error.message, error.hint), (_remove_command(GUARDRAILS.path),)
 
 
 def installer(_host: "Host") -> Iterator[Fault]:
@@ -229,29 +230,29 @@ def configuration(host: "Host") -> Iterator[Fault]:
     file = config_path()
     mistakes = check(file, host.config_schemas(), host.section_names()) if os.path.isfile(file) else []
     for mistake in mistakes:
-        yield _in_line(str(mistake), mistake.hint), (_edit(file),)
+        yield _with_hint(str(mistake), mistake.hint), (_edit_command(file),)
     try:
         settings = load_settings()
     except ConfigError as error:
         if mistakes:
             return
         variable = error.message.partition(" ")[0]
-        fix = f"unset {variable}" if variable in os.environ else _readable(file) or _edit(None)
-        yield _in_line(error.message, error.hint), (fix,)
+        fix = f"unset {variable}" if variable in os.environ else _readable_command(file) or _edit_command(None)
+        yield _with_hint(error.message, error.hint), (fix,)
         return
     variables = {key: variable for variable, key in ENVIRONMENT.items()}
-    for name, key in _named(settings).items():
+    for name, key in _configured_backends(settings).items():
         info = host.backends().get(name)
         if info is None:
             unknown = UnknownNameError("backend", name, host.backends())
             variable = variables.get(key, "")
-            fix = f"unset {variable}" if os.environ.get(variable) == name else _edit(settings.path)
+            fix = f"unset {variable}" if os.environ.get(variable) == name else _edit_command(settings.path)
             yield f"{key} is {name!r}, and {unknown.message}. {unknown.hint}", (fix,)
         elif not host.is_ready(info):
             needs = " or ".join(info.ready_env) or info.setup
             stored = (f"{PYTHON} -m scripts.ai_cli keys set {shlex.quote(one)}" for one in info.key_names)
             exports = (f"export {one}=..." for one in info.ready_env)
-            fixes = (*stored, *exports) or (_edit(settings.path),)
+            fixes = (*stored, *exports) or (_edit_command(settings.path),)
             yield f"{key} is {name!r}, which needs {needs}", fixes
 
 
@@ -273,7 +274,7 @@ def _rename_command(file: str) -> str:
     return f"mv {_quote(file)} {_quote(file + '.old')}"
 
 
-def _readable(file: str) -> str | None:
+def _readable_command(file: str) -> str | None:
     """Return the command that makes a file readable; `None` if it is, or does not exist."""
     if os.path.lexists(file) and not os.path.isfile(file):
         return _rename_command(file)
@@ -286,7 +287,7 @@ def directories(_host: "Host") -> Iterator[Fault]:
 
     for kind in ("state", "cache"):
         for path, fault in directory_faults(kind):
-            yield fault, (_make_own(path, kind),)
+            yield fault, (_private_command(path, kind),)
     if any(directory_faults("cache")):
         return
     cache = cache_dir()
@@ -307,7 +308,7 @@ def directories(_host: "Host") -> Iterator[Fault]:
             return
 
 
-def _make_own(path: str, kind: str) -> str:
+def _private_command(path: str, kind: str) -> str:
     """Return the command that makes a file or directory private, or replaces it."""
     if os.path.islink(path):
         return _rename_command(path)
@@ -326,13 +327,13 @@ def caches(host: "Host") -> Iterator[Fault]:
     if directory is None or any(directory_faults("cache")):
         return
     for path, fault in faults(host):
-        yield f"{path} {fault}", (_remove(path),)
+        yield f"{path} {fault}", (_remove_command(path),)
     for copy in sorted(Path(directory).glob("registries/*.json")):
         try:
             read_copy(copy)
         except (OSError, RegistryError) as error:
             reason = error.strerror if isinstance(error, OSError) else error.message
-            yield f"{copy}, the copy of a registry, cannot be used: {reason}", (_remove(copy),)
+            yield f"{copy}, the copy of a registry, cannot be used: {reason}", (_remove_command(copy),)
 
 
 def records(_host: "Host") -> Iterator[Fault]:
@@ -343,35 +344,36 @@ def records(_host: "Host") -> Iterator[Fault]:
     from scripts.steps.records import RunRecordError, stored_runs
 
     for database in (log_path(), state_path()):
-        if os.path.lexists(database) and (_readable(database) or not is_sound(database)):
-            yield f"{database} is damaged, or cannot be read", (_readable(database) or _rename_command(database),)
+        fix = _readable_command(database)
+        if os.path.lexists(database) and (fix or not is_sound(database)):
+            yield f"{database} is damaged, or cannot be read", (fix or _rename_command(database),)
     try:
         _keys.check_store()
     except ConfigError as error:
         path = _keys.path()
         private = f"chmod 600 {_quote(path)}" if os.stat(path).st_mode & 0o077 else None
-        yield error.message, (_readable(path) or private or _rename_command(path),)
+        yield error.message, (_readable_command(path) or private or _rename_command(path),)
     faults: list[RunRecordError] = []
     for _ in stored_runs(faults.append):
         pass
     for fault in faults:
-        yield fault.message, (_readable(fault.path) or _rename_command(fault.path),)
+        yield fault.message, (_readable_command(fault.path) or _rename_command(fault.path),)
 
 
-def _in_line(message: str, hint: str | None) -> str:
+def _with_hint(message: str, hint: str | None) -> str:
     return f"{message} ({hint})" if hint else message
 
 
-def _listed() -> list[str]:
+def _blocked_by_variable() -> list[str]:
     return [name for name in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if name]
 
 
-def _export(names: Iterable[str]) -> str:
+def _block_command(names: Iterable[str]) -> str:
     value = ",".join(names)
     return f"export {VARIABLE}={shlex.quote(value)}" if value else f"unset {VARIABLE}"
 
 
-def _uninstall(distribution: str) -> str:
+def _uninstall_command(distribution: str) -> str:
     from scripts.packages import InstallError
     from scripts.packages.installer import find_installer
 
@@ -382,7 +384,7 @@ def _uninstall(distribution: str) -> str:
     return shlex.join((*command, distribution))
 
 
-def _named(settings: "Settings") -> dict[str, str]:
+def _configured_backends(settings: "Settings") -> dict[str, str]:
     """Return the configured backends, each with the key that names it."""
     found = {settings.primary_backend: "primary_backend"}
     found.setdefault(settings.fallback_backend, "fallback_backend")
@@ -391,11 +393,11 @@ def _named(settings: "Settings") -> dict[str, str]:
     return {name: key for name, key in found.items() if name is not None}
 
 
-def _edit(path: str | None) -> str:
+def _edit_command(path: str | None) -> str:
     return f"${{EDITOR:-vi}} {_quote(path or config_path())}"
 
 
-def _remove(path: Path | str) -> str:
+def _remove_command(path: Path | str) -> str:
     return f"rm -r {_quote(path)}"
 
 

@@ -187,7 +187,7 @@ def test_names_to_block_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None
     assert faults(create_host((), Blocking.of(environ=environ)), **environ) == []
     monkeypatch.delenv("LLM_DISABLE_PLUGINS")
     (fault,) = faults(create_host((), Blocking.of(("opnrouter",))))
-    assert fault["fixes"] == ["do without: --no-plugin opnrouter"]
+    assert fault["fixes"] == ["leave out --no-plugin opnrouter"]
 
 
 # Packages -----------------------------------------------------------------------------------------
