@@ -169,7 +169,7 @@ def _add_upgrade(group: Group, kind: Kind) -> None:
 
         if (name is None) != every:
             raise click.UsageError("Either NAME or '--all' is needed.")
-        repair(print_message)
+        repair()
         registry = _registry(exact=True)
         packages = _installed(kind, name, registry)
         return _make_changes(
@@ -364,7 +364,7 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
     from scripts.packages.changes import recorded_missing, repair
     from scripts.packages.changes import restore as restore_package
 
-    repair(print_message)
+    repair()
     missing = recorded_missing(environment)
     if not missing and environment is None and not recorded():
         for place in recorded_elsewhere():
@@ -410,7 +410,7 @@ def sync(as_json: bool, **options: Any) -> int:
     from scripts.packages.changes import repair
     from scripts.packages.changes import sync as sync_recipes
 
-    repair(print_message)
+    repair()
     registry = _registry(exact=True)
     changes = sync_recipes(registry, _options(**options))
     return _report(changes, as_json, many=True, nothing="every recipe of the registry is installed")
@@ -490,9 +490,7 @@ def _options(*, yes: bool, dry_run: bool, build: bool, seconds: float, upgrade: 
                 f"{target.distribution} does not come with d0ttino, and nobody can be asked here", hint=hint
             )
 
-    return Options(
-        confirm, check_consent, print_message, upgrade=upgrade, build=build, dry_run=dry_run, seconds=seconds
-    )
+    return Options(confirm, check_consent, upgrade=upgrade, build=build, dry_run=dry_run, seconds=seconds)
 
 
 def _installed(kind: Kind, name: str | None, registry: Registry) -> list[str]:

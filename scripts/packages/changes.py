@@ -14,6 +14,7 @@ from llm._installed import installed_plugins
 from llm._state import NotPrivateError, make_private, state_dir
 from llm.errors import D0ttinoError, UnknownNameError
 from llm.hooks._entrypoints import canonical
+from scripts.output import print_message
 from scripts.packages import (
     InstallError,
     Recorded,
@@ -98,7 +99,6 @@ class Options:
     Attributes:
         confirm: asks the user whether to carry a plan out.
         check_consent: raises, before anything is done, if the user would have to confirm and cannot be asked.
-        report: prints a message for the user.
         upgrade: whether a newer version replaces one that satisfies what was asked for.
         build: whether source archives may be built, which runs their code.
         dry_run: whether to install nothing.
@@ -107,7 +107,6 @@ class Options:
 
     confirm: Callable[[InstallPlan], bool]
     check_consent: Callable[[Target], None]
-    report: Callable[[str], None]
     upgrade: bool = False
     build: bool = False
     dry_run: bool = False
@@ -123,7 +122,7 @@ def install(target: Target, registry: Registry, options: Options) -> Change:
     _check_environment(target)
     options.check_consent(target)
     with one_at_a_time(), tempfile.TemporaryDirectory(prefix="d0ttino-") as temporary:
-        _roll_back(options.report)
+        _roll_back()
         installer = find_installer()
         plan = make_plan(target, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
         before = installed_version(target.distribution)
@@ -149,27 +148,27 @@ def install(target: Target, registry: Registry, options: Options) -> Change:
         return change
 
 
-def repair(report: Callable[[str], None]) -> None:
+def repair() -> None:
     """Undo an installation that was killed; to be called before reading what is installed."""
     if environment.interrupted():
         with one_at_a_time():
-            _roll_back(report)
+            _roll_back()
 
 
 def _carry_out(plan: InstallPlan, change: Change, registry: Registry, options: Options) -> Change:
     target, installer = plan.target, find_installer()
     distribution = target.distribution
     new = {one.pin.name: one.files for one in plan.packages}
-    chosen = [one.pin for one in plan.packages if not (target.editable and same(one.pin.name, distribution))]
+    pins = [one.pin for one in plan.packages if not (target.editable and same(one.pin.name, distribution))]
     # uv and pipx record the path of a wheel, and their next upgrade installs it from there again.
     wheels = _stored_wheels(plan) if environment_kind().is_tool else plan.wheels
     try:
-        with environment.undone_on_failure(new), tempfile.TemporaryDirectory(prefix="d0ttino-") as notes:
+        with environment.undone_on_failure(new):
             for name in new:  # the installer removes what it replaces
                 for note in _protect_foreign_files(one for one in metadata_of(name) if one.installed):
-                    options.report(note)
-            if chosen:
-                installer.install(chosen, wheels, Path(notes))
+                    print_message(note)
+            if pins:
+                installer.install(pins, wheels)
             if target.editable and target.place is not None:
                 installer.install_editable(target.place)
             version = _version_now(distribution, installer.name)
@@ -228,7 +227,7 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
     Args:
         kind: plug-in or recipe.
         name: its name in the registry, the name that it registers, or that of its distribution.
-        registry: where to look the name up.
+        registry: the registry in use.
         commands: the command line of the commands for plug-ins, for hints.
 
     Raises:
@@ -236,22 +235,18 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         UnknownNameError: nothing has that name.
     """
     with one_at_a_time():
-        _roll_back(lambda _: None)
+        _roll_back()
         inventory = take_inventory(kind, registry)
         distribution = _installed_distribution(inventory, name, registry.of(kind).get(name))
         if distribution is None:
-            found = recorded().values()
-            gone = next(
-                (one for one in found if same(one.distribution, name) or name in _names_of(one, registry)), None
-            )
-            guardrail = forget_guardrails(gone.distribution if gone is not None else name)
-            known = gone or guardrail
+            lost = next((one for one in recorded().values() if _is_named(one, name, registry)), None)
+            guardrail = forget_guardrails(lost.distribution if lost is not None else name)
+            known = lost or guardrail
             if known is None:
                 raise _not_removable(inventory, name, registry, commands)
             forget(known.distribution)
-            return Change(
-                name, kind.noun, known.distribution, known.version, "forgot", ("it was not installed any more",)
-            )
+            effect = "it was not installed any more"
+            return Change(name, kind.noun, known.distribution, known.version, "forgot", (effect,))
         version = installed_version(distribution)
         # Before it is removed: afterwards its contributions are not known.
         before = [(each, row) for each in KINDS for row in take_inventory(each, registry).of_package(distribution)]
@@ -359,13 +354,13 @@ def _check_environment(target: Target) -> None:
         raise InstallError(f"this is {kind.value}: an editable plug-in would be lost with its next upgrade")
 
 
-def _roll_back(report: Callable[[str], None]) -> None:
+def _roll_back() -> None:
     try:
         names = environment.roll_back()
     except NotPrivateError as error:
         raise InstallError(f"an installation that was interrupted cannot be undone: {error.strerror}") from error
     if names:
-        report(f"an installation was interrupted: {', '.join(names)} is as before it")
+        print_message(f"an installation was interrupted: {', '.join(names)} is as before it")
 
 
 def _stored_wheels(plan: InstallPlan) -> dict[str, Path]:
@@ -397,8 +392,10 @@ def frozen() -> list[Recorded]:
     return found
 
 
-def _names_of(one: Recorded, registry: Registry) -> set[str]:
-    return {one.name, *(package.name for package in registry.packages if package.is_for(one.distribution))}
+def _is_named(one: Recorded, name: str, registry: Registry) -> bool:
+    """Return whether a recorded distribution has a name: its own, the recorded one, or one in the registry."""
+    entries = (package for package in registry.packages if package.name == name)
+    return same(one.distribution, name) or name == one.name or any(each.is_for(one.distribution) for each in entries)
 
 
 def _effect(kind: Kind, row: Row) -> str:

@@ -72,34 +72,29 @@ class Installer:
         """The command that removes the distributions that are appended to it, without asking."""
         return self.command("uninstall", "--quiet", *(["--yes"] if self.name == "pip" else []))
 
-    def resolve(self, requirement: str, directory: Path, *, upgrade: bool, build: bool) -> list[Pin]:
+    def resolve(self, requirement: str, *, upgrade: bool, build: bool) -> list[Pin]:
         """Return what installing a requirement would install, without installing it.
 
         Args:
             requirement: a PEP 508 requirement, or the path of a wheel.
-            directory: a directory for temporary files.
             upgrade: whether a newer version replaces one that satisfies it.
             build: whether source archives may be built, which runs their code.
         """
         options = (*(["--upgrade"] if upgrade else []), *self._only_wheels(build))
-        if self.name == "uv":
-            return self._resolve_by_uv(requirement, directory, options)
-        report = directory / "report.json"
-        command = self.command("install", "--dry-run", "--quiet", "--report", str(report), *options)
-        self._run((*command, *_requirements([requirement], directory)), f"resolve {shown(requirement)}")
-        items: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
-        return [_reported(item) for item in items]
+        with tempfile.TemporaryDirectory(prefix="d0ttino-") as place:
+            directory = Path(place)
+            if self.name == "uv":
+                return self._resolve_by_uv(requirement, directory, options)
+            report = directory / "report.json"
+            command = self.command("install", "--dry-run", "--quiet", "--report", str(report), *options)
+            self._run((*command, *_requirements([requirement], directory)), f"resolve {shown(requirement)}")
+            return [_reported(item) for item in json.loads(report.read_bytes())["install"]]
 
     def fetch(self, pins: Sequence[Pin], directory: Path, *, build: bool) -> list[str]:
-        """Download distributions without installing them.
-
-        Args:
-            pins: which ones.
-            directory: an empty directory for them.
-            build: whether source archives may be built, which runs their code.
+        """Download distributions into an empty directory.
 
         Returns:
-            Where `importlib.metadata` finds them: wheels, or one directory into which they were unpacked.
+            The paths at which `importlib.metadata` finds them: wheels, or one directory with all of them unpacked.
         """
         if not pins:
             return []
@@ -140,14 +135,8 @@ class Installer:
             raise InstallError(f"building {source} gave {len(found)} wheels in place of one")
         return found[0]
 
-    def install(self, pins: Sequence[Pin], wheels: Mapping[str, Path], directory: Path) -> None:
-        """Install exactly these distributions, and no others.
-
-        Args:
-            pins: which ones.
-            wheels: the files of those that are on this machine already, by canonical name.
-            directory: a directory for temporary files.
-        """
+    def install(self, pins: Sequence[Pin], wheels: Mapping[str, Path]) -> None:
+        """Install these distributions and no others, some from wheels, which are given by canonical name."""
         what = f"install {', '.join(one.name for one in pins)}"
         local = [wheels.get(canonical(one.name)) for one in pins]
         kind = environment_kind()
@@ -170,7 +159,8 @@ class Installer:
         force = "--force-reinstall" if self.name == "pip" else "--reinstall"
         command = self.command("install", "--no-deps", "--quiet", force, *index, *links)
         without = (*_TARGET_VARIABLES, *(_INDEX_VARIABLES if links else ()))
-        self._run((*command, *_requirements(lines, directory)), what, without=without)
+        with tempfile.TemporaryDirectory(prefix="d0ttino-") as directory:
+            self._run((*command, *_requirements(lines, Path(directory))), what, without=without)
 
     def install_editable(self, source: Path) -> None:
         """Install a package so that its source is used where it is."""

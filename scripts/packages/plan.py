@@ -130,15 +130,7 @@ class InstallPlan:
 
 
 def make_plan(target: Target, installer: Installer, directory: Path, *, upgrade: bool, build: bool) -> InstallPlan:
-    """Resolve, download and check what an installation needs; nothing is installed.
-
-    Args:
-        target: the distribution to install.
-        installer: the program that installs it.
-        directory: an empty directory for downloads.
-        upgrade: whether a newer version replaces one that satisfies the requirement.
-        build: whether source archives may be built, which runs their code.
-    """
+    """Resolve, download into an empty directory and check what an installation needs; nothing is installed."""
     package = target.package
     reason = package.unfit() if package is not None else None
     if reason is not None:
@@ -152,7 +144,7 @@ def make_plan(target: Target, installer: Installer, directory: Path, *, upgrade:
     if wheel is None or package is None or _missing_of(wheel):  # else no index need be asked
         source = str(wheel or target.place or target.requirement)
         # The user's own source is built in any case.
-        pins = installer.resolve(source, directory, upgrade=upgrade, build=build or target.editable)
+        pins = installer.resolve(source, upgrade=upgrade, build=build or target.editable)
     if wheel is not None:
         pins = [_pin_of(wheel, target), *(one for one in pins if not same(one.name, target.distribution))]
     is_local = wheel is not None or target.editable

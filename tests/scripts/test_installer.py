@@ -64,7 +64,7 @@ def test_an_environment_without_any_gets_told_what_to_do(without_pip: Path) -> N
 
 
 def test_uv_stands_in_for_pip(uv: Callable[[], list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {}, tmp_path)
+    find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {})
     assert uv()[:5] == ["pip", "install", "--python", sys.executable, "--no-deps"]
     assert uv()[-4:] == ["-r", uv()[-3], "", "acme-internal-greeter==1.0"]
     find_installer().uninstall("acme-internal-greeter")
@@ -111,7 +111,7 @@ def test_a_directory_is_copied_and_no_index_is_asked(
 def test_a_failure_is_one_error(uv: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_STATUS", "3")
     with pytest.raises(InstallError, match="uv could not install acme-internal-greeter: it ended with status 3"):
-        find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {}, tmp_path)
+        find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {})
     with pytest.raises(InstallError, match="uv could not remove acme-internal-greeter: it ended with status 3"):
         find_installer().uninstall("acme-internal-greeter")
 
@@ -134,7 +134,7 @@ def test_an_installer_that_does_not_start_is_one_error(without_pip: Path, tmp_pa
     (without_pip / "uv").write_bytes(b"\x7fELF")
     (without_pip / "uv").chmod(0o755)
     with pytest.raises(InstallError, match="uv cannot be started"):
-        find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {}, tmp_path)
+        find_installer().install([Pin("acme-internal-greeter", "1.0", "")], {})
 
 
 def test_a_requirement_is_never_an_option(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_requirement_is_never_an_option(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["--index-url=http://127.0.0.1:9/", "x @ https://example.org/${HOME}", "x\n--pre"])
 def test_what_is_written_for_an_installer_is_a_requirement(tmp_path: Path, line: str) -> None:
     with pytest.raises(InstallError, match="is not a requirement"):
-        find_installer().resolve(line, tmp_path, upgrade=False, build=False)
+        find_installer().resolve(line, upgrade=False, build=False)
 
 
 def test_children_get_no_secrets_but_what_opens_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
