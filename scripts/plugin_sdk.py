@@ -55,7 +55,7 @@ __all__ = [
     "run_steps",
 ]
 
-#: Where the names come from that do not print.
+#: The modules of the names that are not in `scripts.output`.
 _HOMES: Final = {
     **dict.fromkeys(("Command", "Group", "current_host", "enable_state"), "scripts.cli.base"),
     **dict.fromkeys(("RequestCommand", "ask", "request_options"), "scripts.cli.send"),

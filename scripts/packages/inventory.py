@@ -372,7 +372,7 @@ def declared(row: Row, inventory: Inventory) -> "tuple[list[Parameter], dict[str
         facts = next((one for one in found if one["name"] == row.name), {})
         return [Parameter.from_json(one) for one in facts.get(kind.takes, ())], dict(facts.get("known_options", {}))
     except (TypeError, ValueError, LookupError):
-        return [], {}  # somebody else wrote it
+        return [], {}  # written by another program
 
 
 def take_inventory(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:
