@@ -404,7 +404,7 @@ def test_what_is_lost_with_the_environment_is_said_and_restored(environment: Env
     said = environment.installed.run("ai-cli", "recipe", "echo", "x", "--yes")
     assert said.returncode == 0
     assert "lost 1.0, d0ttino-policy 0.1.0" in said.stderr
-    assert "`ai-cli plugins restore` installs what is missing" in said.stderr
+    assert "`ai-cli plugins restore` installs them again" in said.stderr
     states = {row["name"]: row["state"] for row in json.loads(environment.plugins("list", "--json").stdout)}
     assert (states["lost"], states["policy"]) == ("missing", "missing")
     done = environment.plugins("restore")
