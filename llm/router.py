@@ -225,7 +225,7 @@ class AnswerStream(Iterator[str]):
         except PLUGIN_FAULTS as error:
             raise self._cut(this, answer, error) from error
         except GeneratorExit:
-            self._cut(this, answer, BackendError("nobody read it to its end"))
+            self._cut(this, answer, BackendError("it was not read to its end"))
             raise
         except BaseException:
             self._cut(this, answer, self._fallback.interrupted())

@@ -74,7 +74,7 @@ def no_answer(attempts: Sequence[Attempt], route: Route, why_untried: str) -> No
 
 def no_candidate(route: Route, hint: str | None = None) -> NoCandidateError:
     """Return the error for a route without candidates."""
-    by = f", says {route.origin}" if route.origin is not None and not route.origin.builtin else ""
+    by = f", according to {route.origin}" if route.origin is not None and not route.origin.builtin else ""
     reasons = "".join(f"\n  {rejection.backend}: {rejection.reason}" for rejection in route.rejected)
     return NoCandidateError(
         f"no backend can take this prompt{by}{':' if reasons else ''}{reasons}",

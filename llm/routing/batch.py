@@ -456,7 +456,7 @@ class _Chunks(_Workers):
         try:
             future = self._executor.submit(answer, job)
         except Exception as error:
-            raise LostWorkerError(f"no worker takes prompts any more: {one_line(error)}") from error
+            raise LostWorkerError(f"no worker accepts prompts any more: {one_line(error)}") from error
         self._running[future] = sum(map(_length, job.requests))
         future.add_done_callback(partial(self._ended, chunk, tries))
 

@@ -63,11 +63,11 @@ class RetryPolicy:
     """Limits on attempts and waits of one request. The router alone retries: no backend should.
 
     Attributes:
-        timeout: seconds for the whole request, unless it says otherwise.
-        max_attempts: how many attempts are made over all backends, unless the request says otherwise.
-        per_backend: how many of them one candidate of the route gets.
+        timeout: seconds for the whole request, unless the request has its own.
+        max_attempts: maximum number of attempts over all backends, unless the request has its own.
+        per_backend: maximum number of attempts of each candidate of the route.
         first_wait: seconds to wait before the first attempt that is made again; twice as long each time.
-        longest_wait: where that ends. What a server asks for may be longer.
+        longest_wait: the maximum of these waits. A server may ask for a longer one.
         clock: returns the time in seconds. Backends over HTTP go by `time.monotonic()`.
         sleep: waits for a number of seconds; `None`: until they are over, or the request is cancelled.
         chance: a number from 0 to 1; by it a wait is shortened, to half at most, so that many clients
@@ -541,9 +541,7 @@ class Fallback:
         self._waits += 1
         wait = failure.retry_after or 0.0
         if self._retries.on_hold is not None and wait >= _LONG_WAIT and self._waits == 1:
-            self._retries.on_hold(
-                f"{self.attempts[-1].backend} takes no more at the moment, and asks to wait {wait:.0f} s"
-            )
+            self._retries.on_hold(f"{self.attempts[-1].backend} has reached a limit, and asks to wait {wait:.0f} s")
         return self._waits <= _MOST_WAITS and self._clock() < self._deadline
 
     def _again(self, failure: Failure, tries: int, others: int, call: Call) -> bool:

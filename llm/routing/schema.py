@@ -36,7 +36,7 @@ _TOO_MUCH: Final = "it is nested too deeply, or has too large a number, for the 
 
 
 class SchemaAnswerError(BackendError):
-    """The answer is not as the schema wants it, also after one more try.
+    """The answer does not follow the schema, even after one more try.
 
     Attributes:
         attempts: every attempt that was made, for both answers.
@@ -156,7 +156,7 @@ def complete_checked(
     if fault is not None:
         on_fault(completion, fault)
         correction = (
-            f"That is not what the JSON Schema wants: {fault}\nAnswer again, with the corrected JSON and nothing else."
+            f"That does not follow the JSON Schema: {fault}\nAnswer again, with the corrected JSON and nothing else."
         )
         more = (Message("assistant", completion.text), Message("user", correction))
         facts = {**request.metadata, "earlier": request.metadata.get("earlier", 0) + 2}  # prompt and wrong answer
@@ -166,9 +166,9 @@ def complete_checked(
         completion = replace(second, attempts=both, duration=completion.duration + second.duration)
     if fault is not None:
         error = SchemaAnswerError(
-            f"the answer is not as the schema wants it: {fault}",
+            f"the answer does not follow the schema: {fault}",
             origin=completion.origin,
-            hint=f"it was: {text[:_LONGEST]}" if text else None,
+            hint=f"the answer was: {text[:_LONGEST]}" if text else None,
         )
         error.attempts = completion.attempts
         raise error

@@ -62,7 +62,7 @@ class Spending:
         self.limit = limit
         self.cost: float | None = None
         self.reached: str | None = None
-        self.hint = "the same command with a higher limit goes on"
+        self.hint = "run the same command with a higher limit to continue"
         self._rows = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -74,8 +74,8 @@ class Spending:
             self.cost = (self.cost or 0.0) + sum(costs)
         elif outcome.completion is not None and self.limit is not None:
             backend = outcome.completion.backend
-            self.reached = f"what an answer of {backend} costs is not known, so --limit-cost cannot hold"
-            self.hint = "docs/guides/settings.md says how to set prices"
+            self.reached = f"the cost of an answer of {backend} is unknown, so --limit-cost cannot be enforced"
+            self.hint = "docs/guides/settings.md describes how to set prices"
 
     def allows(self, under_way: int) -> bool:
         """Whether one more row may be sent, if those under way cost as much as the average."""
@@ -417,7 +417,7 @@ def batch(
         finally:
             warn_of_problems(host)
         if run.interrupted and results.waiting is not None:
-            print_note(f"results wait in {results.waiting}; the same command goes on with them")
+            print_note(f"some results are in {results.waiting}; run the same command again to continue")
     run.print_summary()
     if run.interrupted:
         raise click.Abort
@@ -520,13 +520,13 @@ def _report_other_settings(results: Results, settings: dict[str, Any], output: s
     try:
         others = results.record_settings(settings)
     except OSError as error:
-        print_note(f"how these answers are asked for is not recorded: {error.strerror or error}")
+        print_note(f"the settings of this run cannot be recorded: {error.strerror or error}")
         return
     if others:
         print_warning(
-            f"{output} has answers that were asked for otherwise, and they stay:\n"
+            f"{output} has answers of earlier runs with other settings, which are kept:\n"
             + "\n".join(others)
-            + "\ngive another file to --output to have all rows answered as now"
+            + "\ngive another file to --output to send all rows with the current settings"
         )
 
 

@@ -266,8 +266,8 @@ class ResultsFile(Results):
         if found.st_nlink == 0 or self._sizes.setdefault(file, found.st_size) != found.st_size:
             what = "removed or replaced" if found.st_nlink == 0 else "changed"
             raise D0ttinoError(
-                f"another program has {what} {name}; the batch ended, as its answers would be lost",
-                hint="the same command goes on with what is there",
+                f"another program has {what} {name}; the batch ended, as further answers would be lost",
+                hint="run the same command again to continue with the remaining results",
             )
 
     def _part_file(self) -> BinaryIO:
@@ -451,7 +451,7 @@ def _runs_in(record: str) -> list[dict[str, Any]]:
         sound = False
     if sound and len(runs) <= _MOST_RUNS:
         return list(runs)
-    print_note(f"how the earlier answers were asked for cannot be read, and counts as unknown: {record} is damaged")
+    print_note(f"the settings of earlier runs are unknown: {record} is damaged")
     return []
 
 

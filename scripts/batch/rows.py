@@ -362,7 +362,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
-        raise UsageError(f"the key {twice!r} is there twice")
+        raise UsageError(f"the key {twice!r} appears twice")
     return found
 
 

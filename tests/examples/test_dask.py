@@ -195,7 +195,7 @@ def test_a_scheduler_that_dies_ends_the_batch_with_what_was_done_and_it_goes_on_
     scheduler.kill()
     _, err = process.communicate(timeout=200)
     assert process.returncode == 1
-    assert "error: no worker takes prompts any more" in err
+    assert "error: no worker accepts prompts any more" in err
     assert "Dask" in err
     assert "Traceback" not in err
     done = site.results()

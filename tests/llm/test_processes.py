@@ -168,7 +168,7 @@ def test_a_prompt_that_cannot_be_sent_there_fails_alone(two: Processes) -> None:
 def test_an_executor_that_takes_nothing_any_more_ends_it() -> None:
     processes = Processes(1)
     processes.shutdown()
-    with pytest.raises(LostWorkerError, match="no worker takes prompts any more: RuntimeError"):
+    with pytest.raises(LostWorkerError, match="no worker accepts prompts any more: RuntimeError"):
         ask("a", processes, "sample")
 
 

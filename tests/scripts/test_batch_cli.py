@@ -98,22 +98,22 @@ def texts(path: str = "out.jsonl") -> list[str | None]:
     return [record["text"] for record in records(path)]
 
 
-# --- answers that were asked for otherwise -----------------------------------------------------------
+# --- answers of runs with other settings -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("output", ["out.jsonl", "out.csv", "out.parquet"])
-def test_answers_that_were_asked_for_otherwise_stay_and_are_named(host: Host, asked: list[str], output: str) -> None:
+def test_answers_of_runs_with_other_settings_stay_and_are_named(host: Host, asked: list[str], output: str) -> None:
     if output == "out.parquet":
         pytest.importorskip("pyarrow")
     Path("in.csv").write_text("prompt\none\ntwo\nx\n")
     common = ("in.csv", "--output", output)
     first = run(host, *common, "-b", "picky")
-    assert (first.exit_code, "otherwise" in first.stderr) == (1, False)
+    assert (first.exit_code, "other settings" in first.stderr) == (1, False)
     before = Path(output).read_bytes()
-    assert "otherwise" not in run(host, *common, "-b", "picky").stderr
+    assert "other settings" not in run(host, *common, "-b", "picky").stderr
     second = run(host, *common, "-b", "echo", "-m", "m", "-s", "Be short.")
     assert second.exit_code == 0
-    assert f"{output} has answers that were asked for otherwise, and they stay" in second.stderr
+    assert f"{output} has answers of earlier runs with other settings, which are kept" in second.stderr
     numbers = "lines 2-3" if output == "out.jsonl" else "rows 1-2"
     assert f"  {numbers}: backend picky, model by default, no system prompt\n" in second.stderr
     assert "give another file to --output" in second.stderr
@@ -148,15 +148,15 @@ def test_a_new_file_at_an_old_place_has_no_old_answers(host: Host) -> None:
     write("one")
     run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
     Path("out.jsonl").unlink()
-    assert "otherwise" not in run(host, "in.jsonl", "-b", "sample", "--output", "out.jsonl").stderr
-    assert "otherwise" not in run(host, "in.jsonl", "-b", "sample", "--output", "out.jsonl").stderr
+    assert "other settings" not in run(host, "in.jsonl", "-b", "sample", "--output", "out.jsonl").stderr
+    assert "other settings" not in run(host, "in.jsonl", "-b", "sample", "--output", "out.jsonl").stderr
 
 
 def test_the_primary_backend_counts_as_one_that_is_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     write("one")
     run(host, "in.jsonl", "-b", "echo", "--output", "out.jsonl")
     monkeypatch.setenv("LLM_PRIMARY_BACKEND", "echo")
-    assert "otherwise" not in run(host, "in.jsonl", "--output", "out.jsonl").stderr
+    assert "other settings" not in run(host, "in.jsonl", "--output", "out.jsonl").stderr
     monkeypatch.setenv("LLM_PRIMARY_BACKEND", "sample")
     assert "  line 1: backend echo\n" in run(host, "in.jsonl", "--output", "out.jsonl").stderr
 
@@ -174,7 +174,9 @@ def test_a_damaged_record_of_how_was_asked_ends_no_batch(host: Host, clean_envir
     for backend in ("sample", "echo"):
         result = run(host, "in.jsonl", "-b", backend, "--output", "out.jsonl")
         assert (result.exit_code, "Traceback" in result.stderr) == (0, False)
-        assert (f"counts as unknown: {record} is damaged" in " ".join(result.stderr.split())) == (backend == "sample")
+        assert (
+            f"the settings of earlier runs are unknown: {record} is damaged" in " ".join(result.stderr.split())
+        ) == (backend == "sample")
     assert "  line 2: backend sample\n" in result.stderr
 
 

@@ -141,7 +141,7 @@ def test_results_cannot_go_through_links_in_a_circle(host: Host) -> None:
 def test_a_row_that_has_a_key_twice_is_a_failure(host: Host, asked: list[str]) -> None:
     Path("in.jsonl").write_text('{"prompt": "a", "prompt": "b"}\n{"prompt": "c"}\n')
     result = run(host, "in.jsonl", "-b", "echo")
-    assert "line 1: the key 'prompt' is there twice" in result.stderr
+    assert "line 1: the key 'prompt' appears twice" in result.stderr
     assert asked == ["c"]
 
 
@@ -385,7 +385,7 @@ def test_fields_of_a_schema_become_columns_and_a_wrong_answer_is_asked_for_again
     result = run(host, *arguments, "--workers", "1")
     assert result.exit_code == 1
     assert rows()[:2] == [["text", "label", "score", "error"], ["one", "good", "1", ""]]
-    assert "the answer is not as the schema wants it: it is not JSON" in rows()[2][3]
+    assert "the answer does not follow the schema: it is not JSON" in rows()[2][3]
     assert next(answers, None) is None
 
 
@@ -528,7 +528,7 @@ def test_a_limit_cannot_hold_if_nobody_knows_the_cost(host: Host) -> None:
     Path("in.txt").write_text("a\nb\nc\n")
     result = run(host, "in.txt", "-b", "kind", "--output", "out.jsonl", "--limit-cost", "2.5")
     assert result.exit_code == 3
-    assert "what an answer of kind costs is not known" in result.stderr
+    assert "the cost of an answer of kind is unknown, so --limit-cost cannot be enforced" in result.stderr
     assert len(Path("out.jsonl").read_text().splitlines()) == 1
 
 

@@ -102,7 +102,7 @@ def test_a_schema_that_needs_two_tries_is_two_turns(host: Host, backend: Remembe
     send(host, "--schema", "age int", "who")
     first, second = recorded(host)
     assert (first["prompt"], first["answer"]) == ("who", "no")
-    assert second["prompt"].startswith("That is not what the JSON Schema wants")
+    assert second["prompt"].startswith("That does not follow the JSON Schema")
 
 
 def test_turns_are_shown_and_cannot_look_like_others(host: Host, backend: Remembering) -> None:

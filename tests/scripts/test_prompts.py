@@ -446,7 +446,7 @@ def test_an_answer_that_stays_wrong_is_an_error(host: Host) -> None:
     backend = Remembering("no idea")
     result = run(host, backend, "--schema", "age int", "who")
     assert (result.exit_code, result.stdout, len(backend.requests)) == (1, "", 2)
-    assert "error: the answer is not as the schema wants it: it is not JSON" in result.stderr
+    assert "error: the answer does not follow the schema: it is not JSON" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_an_answer_that_stays_wrong_is_an_error(host: Host) -> None:
 def test_an_answer_that_cannot_be_compared_with_the_schema_is_an_error(host: Host, schema: str, answer: str) -> None:
     result = run(host, Remembering(answer), "--schema", schema, "who")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "error: the answer is not as the schema wants it: it is nested too deeply, or has too large" in result.stderr
+    assert "error: the answer does not follow the schema: it is nested too deeply, or has too large" in result.stderr
 
 
 @pytest.mark.parametrize(
