@@ -403,7 +403,7 @@ class Call:
         if heard is not None and self.silence is not None:
             ends.append(heard + self.silence)
         known = [end for end in ends if end is not None]
-        return min(known) - monotonic() if known else None
+        return min(known) - self.clock() if known else None
 
 
 class Turn(Protocol):

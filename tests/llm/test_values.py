@@ -288,3 +288,9 @@ def test_each_of_many_values_gets_a_default_of_its_own() -> None:
     assert len({id(value.one) for value in values}) == 100
     assert {value.two for value in values} == {2}
     assert Value([1], two=3).one == [1]
+
+
+def test_the_wait_of_a_call_ends_by_its_own_clock() -> None:
+    call = Call(deadline=10, first_deadline=6, silence=3, clock=lambda: 4)
+    assert (call.wait(), call.wait(heard=4), call.wait(heard=9)) == (2, 3, 6)
+    assert Call(clock=lambda: 4).wait() is None

@@ -421,7 +421,6 @@ class HTTPBackend(Backend):
                 return
             question, body = changed, self._body(changed)
             outgoing = outgoing._replace(content=_encoded(body))
-            limits.begin_again()  # the reader of the answer has these
 
     def _without_refused_part(
         self, question: "_Question", body: Mapping[str, Any], error: BackendHTTPError, notices: list[str]

@@ -123,8 +123,8 @@ class Limits:
         left = self.until - now
         return left if self.read_timeout is None else min(left, self.read_timeout)
 
-    def begin_again(self) -> None:
-        """Reset the progress for another exchange within the same deadlines."""
+    def begin(self) -> None:
+        """Reset the progress: an answer may take several exchanges within the same deadlines."""
         self.answered = self.heard = False
         self.received, self.early = 0, b""
         self.progress = monotonic()
@@ -456,6 +456,7 @@ def exchange(
         ConfigError: the environment's proxy, or the address, cannot be used.
         CancelledError: the call was cancelled; the connection is closed.
     """
+    limits.begin()
     connect_timeout = limits.connect_timeout(connect_timeout)
     wait = max(0.001, limits.next_wait())  # urllib3 refuses 0
     failure: D0ttinoError

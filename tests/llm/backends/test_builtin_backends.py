@@ -301,3 +301,10 @@ def test_a_server_that_has_none_of_the_routes(host: Host, monkeypatch: pytest.Mo
         with pytest.raises(NoAnswerError) as caught:
             complete(Request("hi", backend="lobechat"), host=host)
     assert "has no OpenAI-compatible interface at this address" in str(caught.value.hint)
+
+
+def test_each_route_is_an_exchange_of_its_own(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultServer(http_answer(b"", 404), b"") as server:  # the second one is hung up on
+        monkeypatch.setenv("LOBECHAT_BASE_URL", f"{server.url}/api")
+        with pytest.raises(NoAnswerError, match=r"no answer from LobeChat at .*: the server closed the connection"):
+            complete(Request("hi", backend="lobechat", max_attempts=1), host=host)
