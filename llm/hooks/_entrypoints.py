@@ -321,7 +321,10 @@ class _Search:
                 contents.append([kind, declared[0].distribution, declared[0].version, values])
             else:
                 contents.append([] if os.access(where + _ENTRY_POINTS, os.F_OK) else None)
-        found, stamps = _look_at(directory, places, contents)
+        try:
+            found, stamps = _look_at(directory, places, contents)
+        except OSError:  # an installer has just removed one
+            return
         end = time.time_ns()
         # Files may have changed meanwhile.
         if sorted(found) == sorted(entries) and all(is_settled(changed, start, end) for changed in stamps[::3]):

@@ -576,3 +576,21 @@ def test_a_leftover_without_a_record_does_not_hide_the_good_one(tmp_path: Path) 
     record(tmp_path, "a", "2.0", "x = 2\n", written=True)
     os.utime(tmp_path / "a-2.0.dist-info" / "METADATA", (1, 1))
     assert found(tmp_path) == (["of-2.0"], [])
+
+
+def test_a_distribution_that_is_removed_while_it_is_read_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_distribution(tmp_path, "leaving", entry_points={"llm.plugins": {"x": "leaving"}}, files={})
+    access = os.access
+
+    def removing(path: Any, mode: int, **more: Any) -> bool:
+        found = access(path, mode, **more)
+        if str(path).endswith("METADATA"):  # it is looked at again before it is recorded
+            shutil.rmtree(tmp_path / "leaving-1.0.dist-info", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(os, "access", removing)
+    directories = _entrypoints.Directories()
+    _, _, damages = _entrypoints.installed(GROUPS, [str(tmp_path)], directories)
+    assert (damages, directories) == ([], {})
