@@ -620,11 +620,16 @@ class Group(Command, click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             import difflib
+            import shlex
 
+            similar = difflib.get_close_matches(args[0], self.list_commands(ctx))
             guess = self.guess(ctx, args)
-            if not guess and "send" in self._lazy:
-                guess = self._guess_prompt(ctx, args, error)
-            close = [f"`{guess}`"] if guess else difflib.get_close_matches(args[0], self.list_commands(ctx))
+            guesses = [guess] if guess else []
+            if not guesses and "send" in self._lazy:
+                is_misspelt = similar and " " not in args[0]
+                prompt = [] if is_misspelt else [f"{ctx.command_path} send {shlex.join(args)}"]
+                guesses = self._other_meanings(ctx, args, error) or prompt
+            close = [f"`{one}`" for one in guesses] or list(map(repr, similar))
             if not close or "Did you mean" in error.message:
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from error
@@ -636,20 +641,19 @@ class Group(Command, click.Group):
         lists_itself = self.invoke_without_command and not self.no_args_is_help
         return super().guess(ctx, words) if lists_itself or words[0] != "list" else None
 
-    def _guess_prompt(self, ctx: click.Context, words: list[str], error: click.UsageError) -> str | None:
-        """Return the command line for the name of a backend, a subcommand or a prompt in place of a command.
+    def _other_meanings(self, ctx: click.Context, words: list[str], error: click.UsageError) -> list[str]:
+        """Return the command lines for the name of a backend, or of subcommands, in place of a command.
 
         Raises:
             UsageError: it is the name of a bundled plug-in that is not installed, and may add this command.
         """
-        import difflib
         import shlex
 
         from scripts.packages.registry import PLUGIN, bundled
 
         host, typed = current_host(ctx), shlex.join(words)
         if words[0] in backends_of(host):
-            return f"{ctx.command_path} send -b {typed}"
+            return [f"{ctx.command_path} send -b {typed}"]
         if words[0] in bundled().of(PLUGIN) and words[0] not in {entry.name for entry in host.entries}:
             install = f"`{ctx.command_path} plugins install {words[0]}`"
             raise click.UsageError(
@@ -657,10 +661,7 @@ class Group(Command, click.Group):
             ) from error
         commands = ((name, self.get_command(ctx, name)) for name in self._lazy)
         groups = [name for name, one in commands if isinstance(one, Group) and words[0] in one.list_commands(ctx)]
-        if groups:  # `install`, `list`
-            return "` or `".join(f"{ctx.command_path} {name} {typed}" for name in groups)
-        is_close = " " not in words[0] and difflib.get_close_matches(words[0], self.list_commands(ctx))
-        return None if is_close else f"{ctx.command_path} send {typed}"
+        return [f"{ctx.command_path} {name} {typed}" for name in groups]  # `install`, `list`
 
     def _from_plugins(self, ctx: click.Context) -> "PluginCommands":
         """Return the commands of plug-ins, which are asked once in a run."""

@@ -107,7 +107,7 @@ def test_options_reach_the_backend(host: Host) -> None:
     [
         (["send", "-b", "sampel", "hi"], "Did you mean 'sample'?"),
         (["recipe", "ecko", "goal"], "Did you mean 'echo'?"),
-        (["sned", "hi"], "Did you mean send?"),
+        (["sned", "hi"], "Did you mean 'send'?"),
         (["send", "--lokal", "hi"], "--local"),
     ],
 )
