@@ -36,11 +36,11 @@ CONFIG_SCHEMA = {
     },
 }
 
-#: Seconds between two looks at the cluster.
+#: Seconds between two checks of the cluster.
 PAUSE = 1.0
-#: What every worker needs; other packages are compared.
+#: The packages that every worker needs; the versions of others are compared.
 NEEDED = ("d0ttino", "d0ttino-dask")
-#: Versions of packages on a worker. An expression, as a worker without this package has to understand it.
+#: Returns versions of packages on a worker: an expression, as a worker without this package has no function of it.
 VERSIONS = """{{**{{name: one.version for one in __import__('importlib.metadata').metadata.distributions()
     for name in [str(one.metadata['Name']).lower().replace('_', '-')] if name in {names!r}}},
     'Python': '.'.join(__import__('platform').python_version_tuple()[:2])}}"""
@@ -51,7 +51,7 @@ class Configuration:
     """The section `[plugins.dask]`.
 
     Attributes:
-        keys: names of the keys that workers get; over TLS only.
+        keys: names of the keys that are sent to workers; over TLS only.
         tls_ca_file, tls_cert, tls_key: files for `tls://`; by default those of Dask's own configuration.
         patience: seconds to wait for a scheduler, and for a worker where there is none.
     """
@@ -64,7 +64,7 @@ class Configuration:
 
 
 class State:
-    """The configuration of this process, and the keys that a client handed to it."""
+    """The state of this process: its configuration, and as a worker, the keys and the chunks of clients."""
 
     def __init__(self) -> None:
         self.configuration = Configuration()
@@ -86,7 +86,7 @@ def llm_configure(settings: Any) -> None:
 
 @hookimpl
 def llm_key(name: str) -> str | None:
-    """Return a key that the client of this worker handed over."""
+    """Return a key that the client of this worker sent."""
     return state.keys.get(name)
 
 
@@ -106,19 +106,19 @@ def llm_executor(where: str) -> Executor | None:
         raise UsageError(
             f"{where!r} names neither a number of workers nor a scheduler", hint="dask:4, dask://HOST:8786"
         )
-    keys = keys_to_hand_over(is_private=is_local or scheme == "tls")
+    keys = keys_to_send(is_encrypted=is_local or scheme == "tls")
     return Cluster(address, int(place or cores()) if is_local else 0, state.configuration, keys)
 
 
-def keys_to_hand_over(*, is_private: bool) -> dict[str, str]:
+def keys_to_send(*, is_encrypted: bool) -> dict[str, str]:
     """Return the keys that the configuration names.
 
     Raises:
-        UsageError: the way to the workers is not encrypted.
+        UsageError: the connection to the workers is not encrypted.
         ConfigError: there is no such key.
     """
     names = state.configuration.keys
-    if names and not is_private:
+    if names and not is_encrypted:
         raise UsageError(
             f"[plugins.dask] hands over keys ({', '.join(names)}), and this cluster is not encrypted",
             hint="use tls://HOST:PORT, or take `keys` out and set them on the workers: they look for them by name",
@@ -136,14 +136,14 @@ def keys_to_hand_over(*, is_private: bool) -> dict[str, str]:
 
 @dataclass(frozen=True, repr=False)
 class Task:
-    """What a worker does. Dask's log shows the arguments of calls that fail: of this, neither prompts nor keys.
+    """A call for a worker. It has no `repr`: Dask logs the arguments of calls that fail, and it has prompts and keys.
 
     Attributes:
         function: the function to call.
         arguments: its arguments.
-        expected: the versions of the client.
-        keys: the keys that it hands over.
-        client: the client.
+        expected: the versions of packages on the client.
+        keys: the keys of the client.
+        client: the id of the client.
     """
 
     function: Callable[..., Any]
@@ -154,7 +154,7 @@ class Task:
 
 
 def call(task: Task) -> Any:
-    """Do a task on a worker; what it answers says how this worker differs from the client."""
+    """Run a task on a worker; a result has notes on how this worker differs from the client."""
     from distributed import get_worker
 
     state.keys = task.keys
@@ -170,7 +170,7 @@ def call(task: Task) -> Any:
 
 
 def ended_by_client(client: str, job: Job) -> Done:
-    """Answer a chunk, until it is done or `end_early` is called."""
+    """Answer a chunk until it is done, or until its client calls `end_early`."""
     ends: list[Callable[[], None]] = []
 
     def note(end: Callable[[], None]) -> None:
@@ -187,7 +187,7 @@ def ended_by_client(client: str, job: Job) -> Done:
 
 
 def end_early(client: str) -> None:
-    """End the chunks of a client that this worker answers, with what is answered until then; begin no further one."""
+    """End the chunks of a client on this worker, with the answers so far; begin no further one."""
     state.ended.add(client)
     for end, owner in list(state.running.items()):
         if owner == client:
@@ -195,12 +195,12 @@ def end_early(client: str) -> None:
 
 
 def ignore_ctrl_c() -> None:
-    """Leave it to the client: on a terminal, it comes to all processes."""
+    """Ignore Ctrl-C in a worker on this machine: a terminal sends it to all processes, and the client handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def versions_here() -> dict[str, str]:
-    """Return the versions of this project, of its plug-ins and of Python."""
+    """Return the versions of d0ttino, of its plug-ins and of Python."""
     from importlib.metadata import entry_points, version
 
     found = {"d0ttino": version("d0ttino"), "d0ttino-dask": __version__}
@@ -212,7 +212,7 @@ def versions_here() -> dict[str, str]:
 
 
 def differences_of(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
-    """Return in words what is different there."""
+    """Return the differences between two sets of versions, in words."""
     return [
         f"{name} {there[name]} instead of {mine}" if name in there else f"no {name}"
         for name, mine in here.items()
@@ -224,17 +224,17 @@ def differences_of(here: Mapping[str, str], there: Mapping[str, str]) -> list[st
 
 
 class Cluster(Executor):
-    """An executor whose workers are those of a Dask cluster.
+    """An executor with the workers of a Dask cluster.
 
     Args:
-        address: the scheduler's; `None`: a cluster is started on this machine.
-        number: the number of its workers.
+        address: the address of the scheduler; `None`: start a cluster on this machine.
+        number: the number of workers of that cluster.
         configuration: the section `[plugins.dask]`.
-        keys: the keys that workers get.
+        keys: the keys that are sent to workers.
 
     Attributes:
-        max_workers: the number of chunks that the workers take at a time now.
-        notes: what the user should know of the cluster, one line each.
+        max_workers: the number of chunks that the workers answer at a time; it changes with the cluster.
+        notes: notes for the user on the cluster, one line each.
 
     Raises:
         UsageError: it cannot be used.
@@ -266,14 +266,14 @@ class Cluster(Executor):
         threading.Thread(target=self._watch, name="d0ttino-dask", daemon=True).start()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        """Have a function called by one of the workers."""
+        """Call a function on one of the workers."""
         if self._failure is not None:
             raise RuntimeError(self._failure)
         if self._is_down.is_set():
             raise RuntimeError("the cluster has been left")
         assert not kwargs  # `send_many` gives none
         future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # what is under way is for `interrupt` to end
+        future.set_running_or_notify_cancel()  # not cancellable from here on: `interrupt` ends it
         task = Task(fn, args, self._expected, self._keys, self._client.id)
         remote = self._client.submit(call, task, pure=False, workers=self._fit, allow_other_workers=False)
         with self._lock:
@@ -282,11 +282,11 @@ class Cluster(Executor):
         return future
 
     def interrupt(self) -> None:
-        """End chunks under way early, with what is answered until then. A signal handler may call this."""
+        """End chunks under way early, with the answers so far. A signal handler may call this."""
         threading.Thread(target=self._end_early, name="d0ttino-dask-interrupt", daemon=True).start()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as `Executor`
-        """Leave the cluster; one that was started here ends."""
+        """Disconnect from the cluster, and end it if it was started here."""
         self._is_down.set()
         self._end_all("the cluster was left")
         self._stack.close()
@@ -296,11 +296,11 @@ class Cluster(Executor):
         from distributed import Client, LocalCluster, Security
 
         self._stack.enter_context(silence())
-        # Dask keeps the last messages for each worker to look into them: these are chunks of prompts.
+        # Dask keeps the last messages for each worker, for debugging: these contain prompts.
         logs = {"low-level-log-length": 0, "large-graph-warning-threshold": "1 GB"}
         self._stack.enter_context(dask.config.set({f"distributed.admin.{name}": value for name, value in logs.items()}))
         if address is None:
-            # A worker that dies costs its chunk, which `send_many` sends again, and says so.
+            # If a worker dies, `send_many` sends its chunk again, with a note; Dask must not do so unseen.
             self._stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
             security = Security.temporary()
             where: Any = self._stack.enter_context(
@@ -325,7 +325,7 @@ class Cluster(Executor):
             ) from error
 
     def _check(self) -> None:
-        """Compare the workers with this process, and leave out those that cannot answer."""
+        """Compare the versions of the workers with ours, and leave out the workers that cannot answer."""
         try:
             self._client.wait_for_workers(1, timeout=self._patience)
         except TimeoutError:
@@ -356,13 +356,13 @@ class Cluster(Executor):
     def _look(self) -> None:
         info = self._client.scheduler_info(n_workers=-1)
         workers = {address: one["nthreads"] for address, one in info["workers"].items()}
-        with self._lock:  # two threads look: `_watch`, and the one with the last result
+        with self._lock:  # two threads call this: `_watch`, and the one with the last result
             self._lost += sorted(self._workers.keys() - workers.keys())
             self._workers = workers
         self.max_workers = max(sum(workers.values()), 1)
 
     def _watch(self) -> None:
-        """Look at the cluster until it is left; without a scheduler or a worker, give up after a while."""
+        """Check the cluster until it is left; without a scheduler or a worker for `patience` seconds, end it."""
         well = time.monotonic()
         while not self._is_down.wait(PAUSE):
             why = "the Dask scheduler does not answer"
@@ -379,13 +379,13 @@ class Cluster(Executor):
                 return
 
     def _ended(self, remote: Any) -> None:
-        """Take the result of a call. A thread of Dask calls this."""
+        """Settle the future of a call that ended; called in a thread of Dask."""
         with self._lock:
             future = self._pending.pop(remote, None)
             if future is None:
                 return
             if remote.status != "finished" and self._client.status != "running":
-                # Whether it comes back is for `_watch` to see: until then, nothing could be sent again.
+                # The connection broke: `_watch` has it sent again once there is a connection.
                 self._stranded.append(future)
                 return
         try:
@@ -393,8 +393,8 @@ class Cluster(Executor):
         except BaseException as error:  # noqa: BLE001 - the future has it
             settle(future, error)
             return
-        if isinstance(result, Done):  # the first result that can say so does
-            if not self._pending:  # and the last one must: `_watch` may not have looked since
+        if isinstance(result, Done):  # the next result reports the workers that were lost
+            if not self._pending:  # it is the last one, and `_watch` may not have looked since
                 with suppress(Exception):
                     self._look()
             with self._lock:
@@ -426,10 +426,10 @@ class Cluster(Executor):
 
 
 def security_for(address: str, configuration: Configuration) -> "Security":
-    """Return what a connection to a scheduler needs; what the configuration lacks is in Dask's own.
+    """Return the certificates for a connection to a scheduler, from our configuration or from Dask's own.
 
     Raises:
-        UsageError: it lacks a file.
+        UsageError: a file does not exist, or TLS lacks a certificate.
     """
     from distributed import Security
 
@@ -462,7 +462,7 @@ def settle(future: "Future[Any]", outcome: Any) -> None:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep Dask's own log from stderr: what matters of it is in errors and notes."""
+    """Silence Dask's own log: its important messages are in our errors and notes."""
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:

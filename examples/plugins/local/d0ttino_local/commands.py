@@ -1,4 +1,4 @@
-"""`ai-cli local`: fetching, listing, removing and trying models."""
+"""`ai-cli local`: fetching, listing, deleting and trying models."""
 
 import sys
 import time
@@ -81,7 +81,7 @@ def remove(name: str, yes: bool) -> None:
 @local.command()
 @click.option("-m", "--model", help="Its name, or the path of a GGUF file.")
 def test(model: str | None) -> None:
-    """Load a model, let it say something, and print how fast it is."""
+    """Load a model, ask it for a word, and print how fast it is."""
     from d0ttino_local import backend
     from d0ttino_local.llama import threads_now
     from llm import Completion, Request

@@ -1,4 +1,4 @@
-"""The backend `local`: the format of chat completions, and a process with a model in place of a server."""
+"""The backend `local`: chat completions, with a process that holds a model in place of a server."""
 
 import json
 import os
@@ -19,18 +19,18 @@ from llm.errors import BackendConnectionError, BackendError, BackendTimeoutError
 from llm.redaction import gives_access
 from llm.types import Call
 
-#: Tokens of the context, at least; more where the prompt is longer. Each 2,048 take some 45 MB with a small model.
+#: The smallest context, in tokens; a longer prompt has a larger one. 2,048 take some 45 MB with a small model.
 CONTEXT = 2048
 
-#: So many threads at most: more do not make a small model faster.
+#: The largest number of threads: more do not make a small model faster.
 MOST_THREADS = 8
 
-#: How to wait for the model to be loaded, where the call does not say.
+#: Seconds to wait for another request to be answered, where the call has no deadline.
 LOADING = 300.0
 
 
 def threads_now(wanted: int | None = None) -> int:
-    """Return how many threads to use: the processors that this process may use and that are not busy now."""
+    """Return the number of threads to use: by default the processors that this process may use and that are idle."""
     if wanted is not None:
         return wanted
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -45,7 +45,7 @@ class Model(Worker):
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        # A model needs no keys.
+        # Without secrets: a model needs none.
         env = {name: value for name, value in os.environ.items() if not gives_access(name, value)}
         super().__init__([sys.executable, "-P", str(Path(__file__).with_name("worker.py"))], env)
         self.settings = settings
@@ -58,11 +58,11 @@ class Model(Worker):
         return self.is_alive and same and self.settings["context"] >= settings["context"]
 
     def answer(self, body: str, call: Call) -> Iterator[bytes]:
-        """Yield the documents of an answer as a stream of events.
+        """Yield the parts of an answer as server-sent events.
 
         Raises:
             BackendError: the model cannot be loaded, or the process ended.
-            BackendTimeoutError: the time is over.
+            BackendTimeoutError: a deadline has passed.
         """
         if not self._ready:
             self._line(call, None)
@@ -84,12 +84,12 @@ class Model(Worker):
             raise self._why_ended() from error
 
     def _why_ended(self) -> BackendError:
-        said, status = self.complaints.splitlines(), self.status or 0
+        lines, status = self.complaints.splitlines(), self.status or 0
         name = os.path.basename(str(self.settings["path"]))
-        last = said[-1] if said else ""
+        last = lines[-1] if lines else ""
         if "No module named 'xllamacpp'" in last:
             return BackendError("xllamacpp is not installed", hint="install it: pip install xllamacpp")
-        if last.startswith("ImportError: "):  # small images of systems come without OpenMP
+        if last.startswith("ImportError: "):  # minimal images of systems lack OpenMP
             return BackendError(
                 f"xllamacpp cannot be imported: {last.removeprefix('ImportError: ')}",
                 hint="a library of the system is missing: libgomp.so.1 is in the package libgomp1, or libgomp",
@@ -97,19 +97,19 @@ class Model(Worker):
         if self._ready:
             how = f"signal {-status}" if status < 0 else f"status {status}"
             return BackendConnectionError(f"the process with {name} ended in the middle, with {how}")
-        reason = next((line.partition("error loading model: ")[2] for line in said if "error loading" in line), "")
-        reason = reason or next((line.rpartition(": ")[2] for line in reversed(said) if line.strip()), "")
+        reason = next((line.partition("error loading model: ")[2] for line in lines if "error loading" in line), "")
+        reason = reason or next((line.rpartition(": ")[2] for line in reversed(lines) if line.strip()), "")
         return BackendError(f"llama.cpp cannot load {name}: {reason}", hint="it has to be a GGUF file, all of it")
 
 
 class LocalBackend(ChatCompletionsBackend):
-    """Answers by a model in a file."""
+    """Answers with a model in a file."""
 
     name = "local"
     description = "a model on this machine, by llama.cpp: no server, no key, no network"
     label = "The local model"
     local = True
-    # It is asked where it is named, where this names a model, or where there is one: `models.directory`.
+    # It is asked if it is named, if this variable names a model, or if there is a model in `models.directory`.
     ready_env = ("D0TTINO_LOCAL_MODEL",)
     ready_files = (
         "$D0TTINO_LOCAL_MODELS/*.gguf",
@@ -143,7 +143,7 @@ class LocalBackend(ChatCompletionsBackend):
         request: Request,
         call: Call,
     ) -> Iterator[str | Completion]:
-        """Yield the answer as the model writes it, and then what it used.
+        """Yield the answer as the model writes it, and then its usage.
 
         Args:
             prompt: the text of the last message.
@@ -154,7 +154,7 @@ class LocalBackend(ChatCompletionsBackend):
 
         Raises:
             BackendError: there is no such model, or it cannot be loaded.
-            BackendTimeoutError: the time is over; the model is ended with it.
+            BackendTimeoutError: a deadline has passed; the process is ended.
         """
         from llm.backends.http.answers import AnswerReader, Endpoint
 
@@ -189,7 +189,7 @@ class LocalBackend(ChatCompletionsBackend):
         try:
             try:
                 yield from answer()
-            except ContextTooLongError as error:  # only the model knows how many tokens a text has
+            except ContextTooLongError as error:  # the size was an estimate; this has the number of tokens
                 tokens = re.search(r"\((\d+) tokens\)", error.message)
                 if context is not None or tokens is None:
                     raise
@@ -198,13 +198,13 @@ class LocalBackend(ChatCompletionsBackend):
             whole = True
         finally:
             if self._turn is turn:
-                if not whole:  # it may still be writing: the next request gets another one
+                if not whole:  # the process may still be writing: the next request starts another one
                     self.close()
                 self._turn = None
                 self._lock.release()
 
     def _take_turn(self, call: Call) -> tuple[int, object]:
-        """Wait for those who are asking now; an answer that this very thread reads no further is ended."""
+        """Wait until no other thread has a request; an unfinished answer of this very thread is ended."""
         thread, held = threading.get_ident(), self._turn
         if held is not None and held[0] == thread:
             self.close()
@@ -221,12 +221,12 @@ class LocalBackend(ChatCompletionsBackend):
             self._worker = Model(dict(wanted))
         return self._worker
 
-    def list_models(self, call: Call) -> list[str]:  # noqa: ARG002 - nobody is asked
-        """Return the models that were pulled, or put where those are."""
+    def list_models(self, call: Call) -> list[str]:  # noqa: ARG002 - no server is asked
+        """Return the models in the directory."""
         return [path.stem for path in models.installed()]
 
-    def check(self, call: Call) -> str | None:  # noqa: ARG002 - nobody is asked
-        """Return what is missing, if anything is."""
+    def check(self, call: Call) -> str | None:  # noqa: ARG002 - no server is asked
+        """Return what is missing, or `None`."""
         import importlib.util
 
         if importlib.util.find_spec("xllamacpp") is None:
@@ -238,7 +238,7 @@ class LocalBackend(ChatCompletionsBackend):
         return None
 
     def close(self) -> None:
-        """End the process with the model, whoever reads from it; the next request starts another one."""
+        """End the process, even while an answer is read; the next request starts another one."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()

@@ -1,4 +1,4 @@
-"""The files with models: where they are, and how the one that a package ships comes there."""
+"""The files of models: finding them, and fetching the one that a package on the index contains."""
 
 import fcntl
 import hashlib
@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from llm.errors import BackendError, ConfigError, UnknownNameError
 
-#: Called with the bytes that are there, and with all.
+#: Called with the number of bytes that were fetched, and the total.
 Progress = Callable[[int, int], object]
 
 _PIECE = 1 << 18
@@ -23,19 +23,19 @@ _PATIENCE = (10.0, 60.0)
 
 
 class Shipped(NamedTuple):
-    """A model within a wheel of a package index.
+    """A model in a wheel on the package index.
 
     Attributes:
-        name: what users call it.
-        project: the package.
-        wheel: name of the file.
-        wheel_size: its size in bytes.
-        wheel_hash: its SHA-256.
-        member: the model in it.
-        size: the model's size in bytes.
-        hash: its SHA-256.
-        licence: its licence.
-        options: those with which it answers best.
+        name: the name of the model.
+        project: the name of the package.
+        wheel: the name of the wheel.
+        wheel_size: the size of the wheel in bytes.
+        wheel_hash: the SHA-256 of the wheel.
+        member: the path of the model in the wheel.
+        size: the size of the model in bytes.
+        hash: the SHA-256 of the model.
+        licence: the licence of the model.
+        options: the options that its authors advise.
     """
 
     name: str
@@ -60,13 +60,13 @@ SMOLLM2 = Shipped(
     size=98_362_432,
     hash="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     licence="Apache-2.0",
-    # As its authors advise; without the rest, so small a model may repeat itself until its context is full.
+    # Without a penalty and a limit, so small a model may repeat itself until its context is full.
     options={"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.1, "max_tokens": 1024},
 )
 
 
 class PullError(BackendError):
-    """A model could not be fetched, or is not what it should be."""
+    """A model could not be fetched, or has the wrong hash."""
 
 
 def directory() -> Path:
@@ -88,12 +88,12 @@ def find(model: str | None) -> Path:
     """Return the file of a model.
 
     Args:
-        model: its name, or the path of a GGUF file; `None`: the one that was pulled, or the only one.
+        model: its name, or the path of a GGUF file; `None`: the one that `pull` fetches, or the only one.
 
     Raises:
-        BackendError: there is none yet, or several and none that was pulled.
-        UnknownNameError: there is none of that name.
-        ConfigError: the path is no GGUF file.
+        BackendError: no model is named, and there is none, or several without that one.
+        UnknownNameError: there is no model with that name.
+        ConfigError: the path is not that of a GGUF file.
     """
     known = {path.stem: path for path in installed()}
     if model is None:
@@ -118,7 +118,7 @@ def find(model: str | None) -> Path:
 
 
 def remove(name: str) -> tuple[Path, int]:
-    """Delete a model from the directory; return where it was, and its size.
+    """Delete a model from the directory; return its path, and its size.
 
     Raises:
         UnknownNameError: it is not there.
@@ -132,15 +132,14 @@ def remove(name: str) -> tuple[Path, int]:
 
 
 def pull(shipped: Shipped, progress: Progress, wheel: Path | None = None) -> Path:
-    """Return the file of a model, which is fetched unless it is there.
+    """Return the file of a model, and fetch it if it does not exist.
 
-    What was fetched of it stays when that is interrupted, and the next time the rest is fetched. The model appears
-    under its name only once its hash is right.
+    A fetch that is interrupted is continued the next time. The model gets its name only after its hash was compared.
 
     Args:
         shipped: the model.
-        progress: called while it comes.
-        wheel: the wheel, if it is on this machine already.
+        progress: called during the fetch.
+        wheel: a wheel on this machine, to be used instead of the index.
 
     Raises:
         PullError: it cannot be fetched, or its hash is wrong.
@@ -162,10 +161,10 @@ def pull(shipped: Shipped, progress: Progress, wheel: Path | None = None) -> Pat
 
 @contextmanager
 def alone(place: Path) -> Iterator[None]:
-    """Hold the directory's lock: two that fetch at once would write into each other's file.
+    """Hold the directory's lock: two processes must not write to the same file.
 
     Raises:
-        PullError: another process has it.
+        PullError: another process holds it.
     """
     with (place / ".lock").open("w") as lock:
         try:
@@ -196,22 +195,22 @@ def _fetch(shipped: Shipped, part: Path, progress: Progress) -> None:
 
 
 def _broken(part: Path, why: str) -> PullError:
-    had = size(part.stat().st_size) if part.exists() else "nothing"
-    said = f"the model could not be fetched: {why}; {had} of it is there"
-    error = PullError(said, hint="pull again: it goes on from there")
+    fetched = size(part.stat().st_size) if part.exists() else "nothing"
+    message = f"the model could not be fetched: {why}; {fetched} of it is there"
+    error = PullError(message, hint="pull again: it goes on from there")
     error.transient = True
     return error
 
 
 def _read_on(session: Any, address: str, part: Path, size: int, progress: Progress) -> None:
-    """Fetch what is missing of a file."""
+    """Fetch the missing part of a file."""
     so_far = part.stat().st_size if part.exists() else 0
     wanted = {"Accept-Encoding": "identity", **({"Range": f"bytes={so_far}-"} if so_far else {})}
     with session.get(address, headers=wanted, stream=True, timeout=_PATIENCE) as response:
         response.raise_for_status()
         with part.open("ab" if response.status_code == 206 else "wb") as file:
             so_far = file.tell()
-            # What has come is written at once: of a whole piece that breaks off, nothing would be there.
+            # Each read is written at once: waiting for a full piece would lose the last bytes of a broken connection.
             while piece := response.raw.read1(_PIECE):
                 so_far += len(piece)
                 if so_far > size:
@@ -222,7 +221,7 @@ def _read_on(session: Any, address: str, part: Path, size: int, progress: Progre
 
 
 def _address(session: Any, shipped: Shipped) -> str:
-    """Return where the wheel is, as the package index says (PEP 503)."""
+    """Return the address of the wheel, from the page of the package index (PEP 503)."""
     page = f"{_index().rstrip('/')}/{shipped.project}/"
     response = session.get(page, headers={"Accept": "text/html"}, timeout=_PATIENCE)
     response.raise_for_status()
@@ -242,13 +241,13 @@ def _index() -> str:
         if os.environ.get(name):
             return os.environ[name]
     pip = (sys.executable, "-P", "-m", "pip")
-    # Not `get`: older releases of pip look into one file only for it.
+    # Not `pip config get`, which reads only one of the files in older releases of pip.
     configured = re.search(
         r"^(?:global|install|download)\.index-url='(.+)'$", _printed(*pip, "config", "list"), re.MULTILINE
     )
     if configured:
         return configured[1]
-    # pip and uv name their default nowhere but in their help.
+    # pip and uv print their default only in their help.
     for command in ((*pip, "download", "--help"), ("uv", "pip", "install", "--help")):
         default = re.search(r"https://[^\s<>()]+/simple", _printed(*command))
         if default:
@@ -257,7 +256,7 @@ def _index() -> str:
 
 
 def _printed(*command: str) -> str:
-    """Return what a command prints, in long lines; nothing if it is not there."""
+    """Return the stdout of a command, in long lines; an empty text if it does not exist."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"}
@@ -293,5 +292,5 @@ def _hash_of(path: Path) -> str:
 
 
 def size(number: int) -> str:
-    """Return a size for people."""
+    """Return a size in words."""
     return f"{number / 2**20:,.0f} MiB"

@@ -1,7 +1,7 @@
-"""The process that holds a model: requests come in on standard input, documents of answers go out, a line each.
+"""The process with a model: each line of stdin is a request, each line of stdout a part of an answer.
 
-It is a process of its own because llama.cpp cannot be stopped while it reads a prompt, and ends the program where it
-fails: so this one is ended, at once, and the program goes on. It is started as a script, and imports nothing of ours.
+llama.cpp cannot be stopped while it reads a prompt, and ends its process when it fails. In a process of its own it can
+be killed at any time, and a failure does not end the program. It runs as a script, and imports nothing of d0ttino.
 """
 
 import json
@@ -13,14 +13,14 @@ import tempfile
 import threading
 import time
 
-#: What ends an answer.
+#: The line after an answer.
 END = "[DONE]"
 
 
 def main() -> None:
     """Load a model and answer requests until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program decides what Ctrl-C means
-    # llama.cpp writes to standard output, too: only what is written here must get there.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program handles Ctrl-C
+    # llama.cpp prints to standard output as well: that is sent to standard error.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", buffering=1)
     os.dup2(2, 1)
     wanted = json.loads(sys.stdin.readline())
@@ -31,10 +31,10 @@ def main() -> None:
     params.model.path = wanted["path"]
     params.n_ctx, params.n_parallel, params.fit_params, params.warmup = wanted["context"], 1, False, False
     for cpu in (params.cpuparams, params.cpuparams_batch):
-        cpu.n_threads, cpu.poll = wanted["threads"], 0  # a thread that polls takes the time of others
+        cpu.n_threads, cpu.poll = wanted["threads"], 0  # no busy waiting
     params.verbosity = 1  # errors
     params.ui, params.n_threads_http, params.cache_ram_mib = False, 1, 0
-    # It always opens a server. This one wants a key that nobody knows, and its address is gone before anybody can ask.
+    # xllamacpp always opens a server. This one has a secret key, and a socket whose directory is deleted at once.
     params.api_keys = [secrets.token_urlsafe(32)]
     with tempfile.TemporaryDirectory(prefix="d0ttino-local-") as place:
         params.hostnames = [f"{place}/closed.sock"]
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End with the program, also where another process still holds its end of the pipes."""
+    """End with the program, even if another process still has its end of the pipes open."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
