@@ -220,21 +220,22 @@ class Child:
         status = returned if returned >= 0 else 128 - returned
         if self._sentinel is not None and status == 128 + signal.SIGINT:
             self._received.append(signal.SIGINT)  # the program read Ctrl-C as a key, and ended as if interrupted
+        interrupted_by = next((number for number in (*ENDING, signal.SIGINT) if number in self._received), 0)
         notes = []
+        if self._timed_out:
+            status, interrupted_by = TIMED_OUT, 0
+            notes.append(f"took longer than {self._timeout:g} s")
+        elif interrupted_by in ENDING:
+            status = 128 + interrupted_by
+        elif interrupted_by:
+            status = status or 128 + signal.SIGINT
         if returned < 0 and not self._ending:
             notes.append(f"ended by {_signal_name(-returned)}")
         if self._killed:
             notes.append("killed, as it did not end on SIGTERM")
-        if self._timed_out:
-            return StepResult(TIMED_OUT, note="; ".join([f"took longer than {self._timeout:g} s", *notes]))
         if not self._ending and (group := self._left_behind()):
             notes.append(f"left processes in the background; kill -- -{group} ends them")
-        if not self._received:
-            return StepResult(status, note="; ".join(notes))
-        for number in ENDING:
-            if number in self._received:
-                return StepResult(128 + number, interrupted_by=number, note="; ".join(notes))
-        return StepResult(status or 128 + signal.SIGINT, interrupted_by=signal.SIGINT, note="; ".join(notes))
+        return StepResult(status, interrupted_by=interrupted_by, note="; ".join(notes))
 
     def _left_behind(self) -> int | None:
         """Return the process group if a process of it is still running, a moment after the step ended."""
