@@ -112,9 +112,8 @@ class BatchRun:
         self._results = results
         self._spending = spending
         self._progress = progress
-        # In order, each with its number among the requests; a row with a fault is not sent, and has none.
-        self._under_way: deque[tuple[int | None, Line]] = deque()
-        self._sent = 0
+        # In order, with the rows between them that have a fault instead of a request.
+        self._under_way: deque[Line] = deque()
         self._printed: set[str] = set()
 
     def run(self, send: Callable[[Iterator[Request]], Outcomes]) -> None:
@@ -134,35 +133,31 @@ class BatchRun:
             if self._results.is_done(line):
                 self._done_before += 1
                 self._progress.advance()
-            elif line.request is not None:
-                self._under_way.append((self._sent, line))
-                self._sent += 1
-                yield line.request
-            elif self._under_way:
-                self._under_way.append((None, line))
             else:
-                self._write(BatchResult(line, error=line.error))
+                self._under_way.append(line)
+                if line.request is None:
+                    self._write_faults()
+                else:
+                    yield line.request
 
     def _write_results(self, outcomes: Outcomes) -> None:
         """Write a result for each outcome, and for each row with a fault."""
-        first = self._sent  # the number of the first outcome's request
         try:
             for outcome in outcomes:
-                number, line = self._under_way.popleft()
-                while number is None:  # a row with a fault has no outcome
-                    self._write(BatchResult(line, error=line.error))
-                    number, line = self._under_way.popleft()
-                self._take(line, outcome)
+                self._take(self._under_way.popleft(), outcome)
+                self._write_faults()
         except KeyboardInterrupt:
             self.interrupted = True
         except D0ttinoError:
-            self._take_finished(outcomes, first)
+            self._take_finished(outcomes)
             raise
         if self.interrupted:
-            self._take_finished(outcomes, first)
-            return
-        while self._under_way:
-            _, line = self._under_way.popleft()
+            self._take_finished(outcomes)
+
+    def _write_faults(self) -> None:
+        """Write the results of the rows with faults that no request precedes."""
+        while self._under_way and self._under_way[0].request is None:
+            line = self._under_way.popleft()
             self._write(BatchResult(line, error=line.error))
 
     def print_summary(self) -> None:
@@ -183,17 +178,16 @@ class BatchRun:
         finally:
             self.reading = False
 
-    def _take_finished(self, outcomes: Outcomes, first: int) -> None:
+    def _take_finished(self, outcomes: Outcomes) -> None:
         """Write the answers after the first missing one, too: they are paid for."""
-        finished = {first + outcome.number: outcome for outcome in outcomes.take_finished()}
-        while finished:
-            number, line = self._under_way.popleft()
-            if number is None:
-                self._write(BatchResult(line, error=line.error))
-            elif number in finished:
-                self._take(line, finished.pop(number))
-            elif self._results.needs_all:
-                self._results.add(BatchResult(line, error=D0ttinoError("it was not answered before the batch ended")))
+        for outcome in outcomes.take_finished():
+            while (line := self._under_way.popleft()).request is not outcome.request:
+                if line.request is None:
+                    self._write(BatchResult(line, error=line.error))
+                elif self._results.needs_all:
+                    unanswered = D0ttinoError("it was not answered before the batch ended")
+                    self._results.add(BatchResult(line, error=unanswered))
+            self._take(line, outcome)
         self._under_way.clear()
 
     def _take(self, line: Line, outcome: Outcome) -> None:

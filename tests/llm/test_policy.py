@@ -552,7 +552,8 @@ def test_a_policy_that_names_unknown_backends_is_named(host: Host) -> None:
 @pytest.mark.parametrize("decision", [[], Route(), Route(rejected=(Rejection("big", "it is a secret"),))])
 def test_a_policy_that_chooses_nobody_is_named(host: Host, decision: Any) -> None:
     third_party(host, policy(always(decision)))
-    with pytest.raises(NoCandidateError, match=r"can take this prompt, according to picky \(acme-picky 1.2\)"):
+    reason = r"no backend can take this prompt, according to picky \(acme-picky 1.2\)"
+    with pytest.raises(NoCandidateError, match=reason):
         complete(Request("hi"), host=host, settings=BOTH)
 
 
