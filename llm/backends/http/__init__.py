@@ -384,7 +384,7 @@ class HTTPBackend(Backend):
         misspelt = _checked_options(plain, self._option_types)
         notices += misspelt
         thoughts = request.metadata.get("thoughts") is True
-        reader = AnswerReader(endpoint, model, strict, limits, thoughts, read=self.read, priced=self._counted)
+        reader = AnswerReader(endpoint, model, strict, limits, thoughts, read=self.read, priced=self._count_tokens)
         reader.notices = notices
         return reader, self._pieces(question, body, misspelt, notices, endpoint, outgoing, limits)
 
@@ -504,11 +504,7 @@ class HTTPBackend(Backend):
         return endpoint, Outgoing(self._open_session(), method, url, headers, content, auth, cert)
 
     def _pace(self) -> None:
-        """Count a request against the configured limits of a minute.
-
-        Raises:
-            BackendHTTPError: they are used up.
-        """
+        """Count a request against the configured limits of a minute, and refuse it if they are used up."""
         if self.requests_per_minute is None and self.tokens_per_minute is None:
             return
         now, used = monotonic(), self._memory.used
@@ -527,7 +523,7 @@ class HTTPBackend(Backend):
                 )
         used.append((now, 0))
 
-    def _counted(self, completion: Completion) -> Completion:
+    def _count_tokens(self, completion: Completion) -> Completion:
         """Count the tokens of an answer against the limit of a minute."""
         if self.tokens_per_minute is not None and completion.usage is not None and completion.usage.tokens:
             self._memory.used.append((monotonic(), completion.usage.tokens))
@@ -535,11 +531,9 @@ class HTTPBackend(Backend):
 
     @property
     def _memory(self) -> "_Memory":
-        """Its memory in this process: parent and child of a fork would read from the same connections.
-
-        The child never touches the parent's: its locks may be held for ever. It is made here because the `__init__` of
-        a subclass need not call ours.
-        """
+        """Its memory in this process: parent and child of a fork would read from the same connections."""
+        # The child never touches the parent's, whose locks may be held for ever. It is made here because the `__init__`
+        # of a subclass need not call ours.
         memories: dict[int, _Memory] = self.__dict__.setdefault("_memory_by_process", {})
         return memories.get(os.getpid()) or memories.setdefault(os.getpid(), _Memory())
 
@@ -658,11 +652,10 @@ def models_in(document: Any, label: str) -> list[str]:
 
 
 class _KeyAuth:
-    """Adds the key to a request, if there is one.
+    """Adds the key, if there is one, to a request."""
 
-    With or without a key, it keeps requests from looking for a password in `~/.netrc`, and a traceback with local
-    variables from showing the key.
-    """
+    # It is there without a key, too: else requests looks for a password in `~/.netrc`. And a traceback with local
+    # variables shows an object, not the key.
 
     __slots__ = ("_header", "_key", "_prefix")
 
@@ -792,10 +785,7 @@ def _not_json(constant: str) -> Any:
 
 @lru_cache(maxsize=64)
 def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> tuple[str, str]:
-    """Return a base URL without slashes at its end, and its query.
-
-    Errors show its `name`, and `usual` as an example, but never the URL, which may hold a secret.
-    """
+    """Return a base URL without slashes at its end, and its query; errors never show it: it may hold a secret."""
     from urllib.parse import urlsplit
 
     try:
@@ -823,10 +813,7 @@ def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> tuple
 
 
 def _certificate_files(files: tuple[str, str], label: str) -> tuple[str, str]:
-    """Return the files of a certificate and its key.
-
-    They are checked here: errors of requests name neither, and OpenSSL would prompt for the password of a key.
-    """
+    """Return the files of a certificate and its key; requests would name neither, and OpenSSL prompt for a password."""
     certificate, key = map(os.path.expanduser, files)
     for file, what, mark in (
         (certificate, "certificate", b"-BEGIN CERTIFICATE"),

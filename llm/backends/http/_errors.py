@@ -36,27 +36,16 @@ _PATHS_WITHOUT_VERSION: Final = ("/chat/completions", "/models")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address of a service, and the names that errors use for it.
+    """An address of a service, and the names that errors use for it."""
 
-    Attributes:
-        label: the service's name.
-        url: the address, without user name, password and query.
-        base_url_env: the variable or configuration key that sets the address; empty: there is none.
-        api_key_env: where the API key was found, or is looked for; empty: the service takes none.
-        has_key: whether the request has an API key.
-        secrets: texts that are never quoted.
-        interface: the name of its format; empty: it has none.
-        query: the query of the address, which is sent and never shown.
-    """
-
-    label: str
-    url: str
-    base_url_env: str
-    api_key_env: str
+    label: str  # the name of the service
+    url: str  # without user name, password and query
+    url_setting: str  # the variable or configuration key with the address; empty: there is none
+    key_setting: str  # where the API key is, or should be; empty: the service takes none
     has_key: bool
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # never quoted
     interface: str = "OpenAI-compatible"
-    query: str = field(default="", repr=False)
+    query: str = field(default="", repr=False)  # of the address; it is sent and never shown
 
     @property
     def host(self) -> str:
@@ -65,8 +54,8 @@ class Endpoint:
 
     @property
     def check(self) -> str | None:
-        """The hint to check the address; `None`: no variable or key sets it."""
-        return f"check {self.base_url_env}" if self.base_url_env else None
+        """The hint to check the address; `None`: nothing sets it."""
+        return f"check {self.url_setting}" if self.url_setting else None
 
     def quote(self, text: object) -> str:
         """Return a text of the server as one printable line of bounded length, without any secret."""
@@ -117,12 +106,7 @@ def status_error(
 
 
 def reported_error(endpoint: Endpoint, report: Any) -> BackendError:
-    """Return the error for a failure within an answer whose status is a success.
-
-    Args:
-        endpoint: the service.
-        report: an object with a message or a code, one that holds such an object as `error`, or a message.
-    """
+    """Return the error for a failure within a success: an object, perhaps with it as `error`, or a message."""
     error = _with_siblings(report)
     message = message_in(error if isinstance(error, dict | list) else {"error": error})
     message = message or json.dumps({"error": error}, ensure_ascii=False)
@@ -297,11 +281,7 @@ _KINDS: Final = (
         "region", {400, 403, 451}, {451}, _REGION, "it does not answer from this country or region, whatever the key"
     ),
     _Kind(
-        "quota",
-        {403},
-        {402},
-        _NO_QUOTA,
-        "the account has no credit or quota left: see the service's own page of it",
+        "quota", {403}, {402}, _NO_QUOTA, "the account has no credit or quota left: see the service's own page of it"
     ),
     _Kind("model", {403}, {404}),
     _Kind("access", {403}),
@@ -346,7 +326,7 @@ def _classified(endpoint: Endpoint, report: _Report, now: float | None = None) -
 def _refused_access(endpoint: Endpoint, report: _Report, quoted: str, *, is_key: bool) -> AuthenticationError:
     """Return the error for a request that was refused because of its key, or without a reason."""
     what = "the API key" if is_key else "the request"
-    hint = f"{'check' if endpoint.has_key else 'set'} {endpoint.api_key_env}" if endpoint.api_key_env else None
+    hint = f"{'check' if endpoint.has_key else 'set'} {endpoint.key_setting}" if endpoint.key_setting else None
     if _OTHER_LOGIN.search(report.message):
         what, hint = "the request", _no_interface(endpoint, ": it wants a login or an access code of its own")
     elif not endpoint.has_key:
@@ -433,12 +413,7 @@ def _with_siblings(document: Any) -> Any:
 
 
 def message_in(document: Any, depth: int = 6) -> str | None:
-    """Return the message of an error in a JSON document; JSON of an upstream server in it is read as well.
-
-    Args:
-        document: the document.
-        depth: how many documents within documents are read.
-    """
+    """Return the message of an error in a JSON document, which may be in JSON of an upstream server within it."""
     error = _error_in(document)
     if not depth or (isinstance(error, str) and error is document):
         return None

@@ -442,20 +442,7 @@ def _certificates() -> str | bool:
 def exchange(
     outgoing: Outgoing, endpoint: Endpoint, limits: Limits, connect_timeout: float, max_bytes: int
 ) -> Iterator[bytes]:
-    """Send a request and yield the body of its answer as it comes, in UTF-8; it is sent with the first piece.
-
-    Args:
-        outgoing: the request.
-        endpoint: the service, for errors.
-        limits: the deadlines; what comes is recorded there.
-        connect_timeout: seconds to wait for a connection.
-        max_bytes: the longest body, after decompression.
-
-    Raises:
-        BackendError: the status is not a success, the exchange failed, or the body is too long.
-        ConfigError: the environment's proxy, or the address, cannot be used.
-        CancelledError: the call was cancelled; the connection is closed.
-    """
+    """Send a request and yield the body of its answer as it comes, in UTF-8; any fault is a `D0ttinoError`."""
     limits.begin()
     connect_timeout = limits.connect_timeout(connect_timeout)
     wait = max(0.001, limits.next_wait())  # urllib3 refuses 0

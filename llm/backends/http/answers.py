@@ -533,10 +533,7 @@ class AnswerReader:
         return self._text_of(kind, document, self)
 
     def _unusual(self, text: str) -> Any:
-        """Return the document in data that is not plain JSON; `None`: there is none.
-
-        It may be the end of the stream in another spelling, a field in the field, or have very long numbers.
-        """
+        """Return the document in data that is not plain JSON: the end in another spelling, or a field in the field."""
         text = _TWICE.sub("", text.strip())
         if text.casefold() == DONE.casefold():
             self.done = True
