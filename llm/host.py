@@ -34,7 +34,7 @@ State = TypeVar("State")
 
 NOTHING_BLOCKED: Final = Blocking({})
 
-#: The types of what plug-ins contribute, by kind.
+#: The types of what plug-ins contribute, by kind; the hook that collects those of a kind is `llm_KINDs`.
 _KINDS: Final[Mapping[str, Any]] = {"backend": RegisteredBackend, "recipe": RegisteredRecipe}
 
 #: A plug-in that asks the host from threads of its own, each of which asks it again, is stopped at this number.
@@ -136,11 +136,11 @@ class Host(PluginManager):
 
     def backends(self) -> Catalog[RegisteredBackend]:
         """Return the backends that plug-ins provide, by name."""
-        return self._catalog("backend", "llm_backends")
+        return self._catalog("backend")
 
     def recipes(self) -> Catalog[RegisteredRecipe]:
         """Return the recipes that plug-ins provide, by name."""
-        return self._catalog("recipe", "llm_recipes")
+        return self._catalog("recipe")
 
     def state_of(self, kind: Callable[[], State]) -> State:
         """Return the one instance of a class that a higher layer has for this host, made at its first use."""
@@ -391,9 +391,9 @@ class Host(PluginManager):
         if not imported:
             return {}
         provided: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-        for kind, hook in (("backend", "llm_backends"), ("recipe", "llm_recipes")):
+        for kind in _KINDS:
             # Each implementation by itself: what a wrapper takes out is there again when the wrapper is not.
-            for implementation in reversed(getattr(self.hook, hook).get_hookimpls()):
+            for implementation in reversed(getattr(self.hook, f"llm_{kind}s").get_hookimpls()):
                 for one in () if implementation.wrapper else implementation.function() or ():
                     provided.setdefault(one.origin.plugin, []).append((kind, one.facts()))
         contributions = {plugin: tuple(many) for plugin, many in provided.items()}
@@ -407,29 +407,30 @@ class Host(PluginManager):
         self._manifests.store(learned)
         return learned
 
-    def _catalog(self, kind: str, hook: str) -> Catalog[Any]:
+    def _catalog(self, kind: str) -> Catalog[Any]:
         while True:
-            generation, catalog = self._catalogs.get(hook, (None, None))
+            generation, catalog = self._catalogs.get(kind, (None, None))
             if catalog is not None and generation == self.generation:
                 return catalog
             with self.lock:  # while another thread imports a plug-in, that is neither known nor registered
-                known = self._known(kind, hook)
+                known = self._known(kind)
                 generation = self.generation
                 waiting = len(self._loader.known)
-            found = [*self._registered(kind, hook), *known]
+            found = [*self._registered(kind), *known]
             indexed = self._loader.indexed(kind)
             twice = [indexed[one.name] for one in found if one.name in indexed]
             self._loader.read_manifests(twice)
             # Another thread may have imported a plug-in, and moved others, while they were asked.
             if not twice and len(self._loader.known) == waiting:
-                self._catalogs[hook] = (generation, self._catalog_of(kind, hook, found, indexed))
-                return self._catalogs[hook][1]
+                self._catalogs[kind] = (generation, self._catalog_of(kind, found, indexed))
+                return self._catalogs[kind][1]
 
-    def _registered(self, kind: str, hook: str) -> list[Offer[Any]]:
+    def _registered(self, kind: str) -> list[Offer[Any]]:
         """Return the backends or recipes of registered plug-ins.
 
         No lock is held: a plug-in may use threads to find out, and these may ask this host.
         """
+        hook = f"llm_{kind}s"
         question = (hook, threading.get_ident())
         if question in self._asking or len(self._asking) >= _MOST_THREADS:
             raise PluginLoadError(
@@ -442,11 +443,12 @@ class Host(PluginManager):
         finally:
             self._asking.remove(question)
 
-    def _known(self, kind: str, hook: str) -> list[Offer[Any]]:
+    def _known(self, kind: str) -> list[Offer[Any]]:
         """Return the backends or recipes in the manifests of plug-ins that are known, and neither indexed nor imported.
 
         Plug-ins on whose contributions the configuration decides are imported, and all if a wrapper has to see them.
         """
+        hook = f"llm_{kind}s"
         waiting = [one for one in self._loader.known_plugins(indexed=False) if hook in one.manifest.hooks]
         wrapped = any(one.wrapper for one in getattr(self.hook, hook).get_hookimpls()) or any(
             one.manifest.hooks[hook].get("wrapper") for one in waiting
@@ -495,22 +497,22 @@ class Host(PluginManager):
             PluginLoadError: it cannot be imported, or no longer provides it.
         """
         self._loader.load(entry, f"its {kind} {name!r} is used")
-        catalog: Catalog[Any] = self.backends() if kind == "backend" else self.recipes()
+        catalog = self._catalog(kind)
         for one in filter(None, (catalog.get(name), *catalog.shadowed.get(name, ()))):
             if one.origin.plugin == plugin:
                 return one
         raise self._missing(kind, entry, plugin, name)
 
-    def _find_indexed(self, kind: str, hook: str, name: str, entry: EntryPoint) -> Any:
+    def _find_indexed(self, kind: str, name: str, entry: EntryPoint) -> Any:
         """Return a backend or recipe of which only the name was known.
 
         Raises:
             PluginLoadError: its plug-in does not provide it.
         """
-        found = self._catalog_with(kind, hook, [entry]).get(name)
+        found = self._catalog_with(kind, [entry]).get(name)
         if found is None:
             self._loader.load(entry, f"its {kind} {name!r} is used")
-            found = self._catalog(kind, hook).get(name)
+            found = self._catalog(kind).get(name)
         if found is None:
             raise self._missing(kind, entry, entry.name, name)
         return found
@@ -524,17 +526,15 @@ class Host(PluginManager):
         set_origin(error, entry.origin(plugin))
         return error
 
-    def _catalog_with(self, kind: str, hook: str, entries: Iterable[EntryPoint]) -> Catalog[Any]:
+    def _catalog_with(self, kind: str, entries: Iterable[EntryPoint]) -> Catalog[Any]:
         """Return a catalog in which what indexed entry points contribute is in use."""
         self._loader.read_manifests(entries)
-        self._catalogs.pop(hook, None)
-        return self._catalog(kind, hook)
+        self._catalogs.pop(kind, None)
+        return self._catalog(kind)
 
-    def _catalog_of(
-        self, kind: str, hook: str, found: Iterable[Offer[Any]], indexed: Mapping[str, EntryPoint]
-    ) -> Catalog[Any]:
+    def _catalog_of(self, kind: str, found: Iterable[Offer[Any]], indexed: Mapping[str, EntryPoint]) -> Catalog[Any]:
         """Return the catalog of some backends or recipes: of two with one name, that of the first plug-in is in use."""
-        place = {one.name: number for number, (one, _) in enumerate(self._in_order(hook, indexed=False))}
+        place = {one.name: number for number, (one, _) in enumerate(self._in_order(f"llm_{kind}s", indexed=False))}
         in_use: dict[str, Offer[Any]] = {}
         hidden: list[Offer[Any]] = []
         for one in sorted(found, key=lambda one: place.get(one.plugin, len(place))):
@@ -552,8 +552,8 @@ class Host(PluginManager):
             in_use,
             hidden,
             indexed,
-            functools.partial(self._find_indexed, kind, hook),
-            functools.partial(self._catalog_with, kind, hook, indexed.values()),
+            functools.partial(self._find_indexed, kind),
+            functools.partial(self._catalog_with, kind, indexed.values()),
             self._loader.indexed_secrets() if kind == "backend" else frozenset(),
         )
 

@@ -149,26 +149,25 @@ def place_in(pieces: object) -> str | None:
 
 def load_span(origin: Origin, reason: str) -> AbstractContextManager[object]:
     """Record the import of an entry point, if a trace is active."""
-    traces = _collecting("active_traces")
-    found: AbstractContextManager[object] = traces[-1].load(origin, reason) if traces else nullcontext()
-    return found
+    monitor = _active_monitor()
+    return nullcontext() if monitor is None else monitor.recorded(monitor.LoadSpan, origin=origin, reason=reason)
 
 
 def phase(name: str, reason: str = "") -> AbstractContextManager[Any]:
     """Record a part of making a host, if a trace is active; the span is `None` if none is."""
-    traces = _collecting("active_traces")
-    found: AbstractContextManager[Any] = traces[-1].phase(name, reason) if traces else nullcontext()
-    return found
+    monitor = _active_monitor()
+    return nullcontext() if monitor is None else monitor.recorded(monitor.PhaseSpan, name=name, reason=reason)
 
 
 def note_fault(origin: Origin, error: BaseException) -> None:
     """Record on the open hook call that an implementation failed, although the call goes on."""
-    span = _collecting("open_span")
-    if span is not None:
+    monitor = _active_monitor()
+    if monitor is not None and (span := monitor.open_span.get()) is not None:
         span.note_fault(origin, error)
 
 
-def _collecting(name: str) -> Any:
-    """Return the value of a context variable of `_monitor`; `None` if that was not imported: no trace is active."""
-    variable = getattr(sys.modules.get("llm.hooks._monitor"), name, None)
-    return None if variable is None else variable.get()
+def _active_monitor() -> Any:
+    """Return `llm.hooks._monitor` if a trace is active; none is before that was imported."""
+    monitor = sys.modules.get("llm.hooks._monitor")
+    traces = getattr(monitor, "active_traces", None)  # `None` while another thread imports it
+    return monitor if traces is not None and traces.get() else None

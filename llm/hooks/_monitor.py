@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from time import perf_counter_ns
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import pluggy
 
@@ -23,6 +23,8 @@ from llm.hooks import Blocked, Origin, origin_of
 active_traces: ContextVar[tuple["Trace", ...]] = ContextVar("d0ttino_traces", default=())
 #: The span that is open in this context.
 open_span: ContextVar["Span | None"] = ContextVar("d0ttino_span", default=None)
+
+AnySpan = TypeVar("AnySpan", bound="Span")
 
 
 @dataclass(slots=True)
@@ -102,6 +104,7 @@ class Span:
         thread: name of its thread.
         start: the time at which it began.
         end: the time at which it ended.
+        error: the exception that ended it, if one did.
     """
 
     number: int
@@ -109,6 +112,7 @@ class Span:
     thread: str
     start: int
     end: int = 0
+    error: BaseException | None = None
 
     def note_fault(self, origin: Origin, error: BaseException) -> None:
         """Record the failure of an implementation that does not end the hook call; others than `HookSpan` have none."""
@@ -124,7 +128,6 @@ class HookSpan(Span):
         arguments: the arguments of the implementations.
         planned: the implementations in the order of pluggy: the last one is called first.
         result: the result of the call.
-        error: its exception, if it raised one.
         faults: by plug-in, the exceptions that did not end the call.
         calls: the measured implementations.
     """
@@ -135,7 +138,6 @@ class HookSpan(Span):
     arguments: Mapping[str, Any]
     planned: tuple[pluggy.HookImpl, ...]
     result: Any = None
-    error: BaseException | None = None
     faults: dict[str, BaseException] = field(default_factory=dict)
     calls: list[TimedCall] = field(default_factory=list)
 
@@ -186,13 +188,11 @@ class LoadSpan(Span):
     Attributes:
         origin: the plug-in.
         reason: the reason for the import.
-        error: the exception, if it failed.
     """
 
     _: KW_ONLY
     origin: Origin
     reason: str
-    error: BaseException | None = None
 
 
 @dataclass(slots=True)
@@ -240,26 +240,6 @@ class Trace:
         """Record a span that has ended; any thread may call this."""
         self._spans.append(span)
 
-    @staticmethod
-    @contextmanager
-    def load(origin: Origin, reason: str) -> Iterator[None]:
-        """Record an import for all active traces."""
-        span = LoadSpan(*_beginning(), origin=origin, reason=reason)
-        with _recorded(span):
-            try:
-                yield
-            except BaseException as error:
-                span.error = error
-                raise
-
-    @staticmethod
-    @contextmanager
-    def phase(name: str, reason: str) -> Iterator[PhaseSpan]:
-        """Record a phase for all active traces."""
-        span = PhaseSpan(*_beginning(), name=name, reason=reason)
-        with _recorded(span):
-            yield span
-
 
 _numbers: Final = itertools.count(1)
 
@@ -270,10 +250,15 @@ def _beginning() -> tuple[int, Span | None, str, int]:
 
 
 @contextmanager
-def _recorded(span: Span) -> Iterator[None]:
+def recorded(kind: Callable[..., AnySpan], **facts: Any) -> Iterator[AnySpan]:
+    """Record a new span, with the exception that ends it if one does, for all active traces."""
+    span = kind(*_beginning(), **facts)
     token = open_span.set(span)
     try:
-        yield
+        yield span
+    except BaseException as error:
+        span.error = error
+        raise
     finally:
         open_span.reset(token)
         span.end = perf_counter_ns()
