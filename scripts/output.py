@@ -174,7 +174,7 @@ class _Waiting:
 
         seconds = f" {time.monotonic() - self._began:.0f} s"
         width = max(get_terminal_size().columns - 1 - len(seconds), _NARROWEST)
-        self._write("\r\x1b[K" + _cell(f"{frame} {render.line(self.reason)}", width).rstrip() + seconds)
+        self._write("\r\x1b[K" + fit_width(f"{frame} {render.line(self.reason)}", width).rstrip() + seconds)
         self._drawn = True
 
     def _erase(self) -> None:
@@ -446,7 +446,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         from shutil import get_terminal_size
 
         widths = _fitted(needed, get_terminal_size().columns)
-    fill = str.ljust if is_ascii and widths == needed else _cell
+    fill = str.ljust if is_ascii and widths == needed else fit_width
     texts = ["  ".join(map(fill, line, widths)).rstrip() for line in lines]
     click.echo("\n".join([click.style(texts[0], bold=True), *texts[1:]]))
 
@@ -465,8 +465,8 @@ def _fitted(widths: list[int], room: int) -> list[int]:
     return widths
 
 
-def _cell(text: str, width: int) -> str:
-    """Return the text of a cell, padded with blanks or cut and marked with an ellipsis."""
+def fit_width(text: str, width: int) -> str:
+    """Return an escaped text of `width` columns: padded with blanks, or cut and marked with an ellipsis."""
     from scripts import render
 
     columns = render.columns_of(text)

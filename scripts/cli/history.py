@@ -10,7 +10,7 @@ import click
 from llm.errors import D0ttinoError, UnknownNameError, UsageError
 from scripts.cli.base import Command, Group, log
 from scripts.cli.options import NameOf, as_json_option, open_input
-from scripts.output import print_json, print_line, print_message, print_note, print_table, print_warning
+from scripts.output import fit_width, print_json, print_line, print_message, print_note, print_table, print_warning
 from scripts.render import line
 
 if TYPE_CHECKING:
@@ -163,8 +163,7 @@ def _state(step: dict[str, object]) -> str:
 def _short(command: str | list[str]) -> str:
     import shlex
 
-    text = line(command if isinstance(command, str) else shlex.join(command))
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return fit_width(line(command if isinstance(command, str) else shlex.join(command)), 60).rstrip()
 
 
 def _keys(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from llm._state import open_named
 from llm.hooks._monitor import Trace, collecting
 from llm.tracing import Describe, records
 from scripts.cli.options import TREE
-from scripts.output import print_rows, print_warning
+from scripts.output import fit_width, print_rows, print_warning
 from scripts.render import line as rendered
 
 TraceRecord = Mapping[str, Any]
@@ -132,16 +132,11 @@ def _draw_below(lines: Sequence[TreeLine], indent: str, width: int) -> Iterator[
 
 
 def _fit(indent: str, line: TreeLine, width: int) -> str:
-    from rich.cells import cell_len, set_cell_size
-
     time = "" if line.time is None else f"  {line.time / 1000:.2f} ms"
     # A deep indent is cut, so that there is room for some text.
     indent = indent[: max(width - len(time) - MIN_WIDTH // 2, 0)]
-    room = width - len(indent) - len(time)
-    text = rendered(" ".join(line.text.split()))
-    if cell_len(text) > room:
-        text = f"{set_cell_size(text, room - 1)}…"
-    return f"{indent}{set_cell_size(text, room)}{time}" if time else f"{indent}{text}"
+    text = fit_width(rendered(" ".join(line.text.split())), width - len(indent) - len(time))
+    return f"{indent}{text}{time}" if time else f"{indent}{text}".rstrip()
 
 
 # Lines --------------------------------------------------------------------------------------------
