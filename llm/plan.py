@@ -126,7 +126,7 @@ def _read(text: str, *, join: bool) -> ReadPlan:
         raise _UnreadableError("it is not a JSON array")
     if len(blocks) > 1 and not join:
         why = f"it has {len(blocks)} code blocks, which may be alternatives"
-        raise _UnreadableError(why, "--join takes them as one")
+        raise _UnreadableError(why, "--join takes them as one, in a chat `/run join`")
     return ReadPlan(tuple(step for block in blocks for step in _from_block(block)), prose)
 
 

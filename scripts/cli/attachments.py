@@ -218,7 +218,7 @@ def _follow_redirects(session: "Session", address: str, limits: "Limits") -> byt
             url, stream=True, timeout=_TIMEOUTS, allow_redirects=False, auth=lambda request: request
         ) as response:
             if not response.is_redirect:
-                return _body(response, address)
+                return _body(response, address, limits)
             location = response.headers["Location"]
         try:
             target = urljoin(url, location)
@@ -293,15 +293,17 @@ def _embedded(address: Any) -> Any:
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None) or address
 
 
-def _body(response: "Response", address: str) -> bytes:
+def _body(response: "Response", address: str, limits: "Limits") -> bytes:
     if response.status_code != 200:
         raise UsageError(f"--attach {address}: the server answered with HTTP status {response.status_code}")
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > MAX_SIZE:
         raise UsageError(f"--attach {address}: it is larger than {MAX_SIZE // 2**20} MiB")
+    limits.answered = True
     content = bytearray()
-    for piece in response.iter_content(65536):
+    while piece := response.raw.read1(65536, decode_content=True):  # `iter_content` would wait until it is full
         content += piece
+        limits.received = len(content)
         if len(content) > MAX_SIZE:
             break
     return bytes(content)

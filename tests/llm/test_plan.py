@@ -236,8 +236,9 @@ def test_words_around_a_block_are_returned_with_it() -> None:
 
 def test_several_blocks_are_one_plan_only_if_that_is_said() -> None:
     text = "Either\n```sh\necho one\n```\nor\n```sh\necho two\n```"
-    with pytest.raises(PlanError, match="2 code blocks"):
+    with pytest.raises(PlanError, match="2 code blocks") as caught:
         read(text)
+    assert caught.value.hint == "--join takes them as one, in a chat `/run join`"
     assert [step.command_line for step in read(text, join=True).steps] == ["echo one", "echo two"]
 
 

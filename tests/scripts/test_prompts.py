@@ -350,6 +350,13 @@ def test_an_address_that_announces_too_much_is_not_read(host: Host) -> None:
     assert "it is larger than 20 MiB" in result.stderr
 
 
+def test_an_address_whose_answer_is_cut_off(host: Host) -> None:
+    with FaultServer(http_answer(b"half", headers={"Content-Length": "8"})) as server:
+        result = run(host, Remembering(), "-a", f"{server.url}/a.txt", "what is it")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("broke in the middle of the answer, after 4 bytes\n")
+
+
 # Thoughts
 
 
