@@ -20,6 +20,9 @@ def main_send() -> None:
 
 def _programs() -> "ModuleType":
     """Return `scripts.ai_cli`, with our packages from the directory of this file, whatever is on PYTHONPATH."""
+    # First: a project on PYTHONPATH may have a `random.py` or `queue.py`, which is not the one that our modules import.
+    library = os.path.dirname(os.__file__)
+    sys.path.sort(key=lambda entry: entry not in {library, os.path.join(library, "lib-dynload")})
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path.insert(0, here)
     try:

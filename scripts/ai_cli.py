@@ -85,7 +85,7 @@ def end_for_collision(error: Exception) -> "NoReturn":
     """End the process with a message if another or a missing package caused an error; raise it again if not."""
     import sys
 
-    message = _collision() or _not_installed(error)
+    message = _collision() or _hidden() or _not_installed(error)
     if message is None:
         raise error
     # Escaped here: paths and names are untrusted, and the renderer may be among the missing files.
@@ -118,6 +118,18 @@ def _collision() -> str | None:
         )
     if not (ours / "__init__.py").is_file():
         return f"files of d0ttino are missing in {ours}, as after removing another package 'llm': {again}"
+    return None
+
+
+def _hidden() -> str | None:
+    """Return the message about a module on PYTHONPATH that hides a package that the commands begin with."""
+    import os
+    import sys
+
+    file = os.path.abspath(getattr(sys.modules.get("click"), "__file__", None) or "")
+    for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if file.startswith(os.path.join(os.path.abspath(entry), "")):
+            return f"{file} hides the package 'click', which d0ttino needs: take {entry} off PYTHONPATH"
     return None
 
 

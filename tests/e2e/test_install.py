@@ -325,3 +325,19 @@ def test_another_package_of_our_name_hides_nothing(
     done = installed.run(*arguments, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
+
+
+@pytest.mark.parametrize("name", ["random", "queue", "json", "logging"])
+def test_a_module_of_the_standard_librarys_name_hides_nothing(installed: Installed, tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    for arguments in (["send", "hi"], ["recipe", "echo", "x", "--yes"], ["doctor"]):
+        done = installed.run("ai-cli", *arguments, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_module_that_hides_a_package_we_begin_with_is_named(installed: Installed, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("")
+    done = installed.run("ai-cli", "send", "hi", env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+    assert done.returncode == 1
+    hides = f"error: {tmp_path}/click.py hides the package 'click', which d0ttino needs: take {tmp_path} off PYTHONPATH"
+    assert done.stderr == f"{hides}\n"
