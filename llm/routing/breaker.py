@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm._database import DamagedError, state_database
@@ -27,6 +27,9 @@ SHORTEST: Final = 30.0
 LONGEST: Final = 900.0
 #: Seconds after which a failure no longer counts as one in a row.
 FORGOTTEN: Final = 3600.0
+
+
+_SELECT: Final = "SELECT backend, failures, times, last, error FROM cooldowns"
 
 
 class Standing(NamedTuple):
@@ -120,9 +123,9 @@ class Cooldowns:
         return were
 
     def _read(self, *, quietly: bool = False) -> dict[str, Standing]:
-        """Return the failure records, without invalid ones."""
+        """Return the failure records by backend."""
         try:
-            rows = self._database.execute("SELECT backend, failures, times, last, error FROM cooldowns")
+            rows = self._database.execute(_SELECT)
         except OSError as error:
             if quietly and not isinstance(error, DamagedError):
                 return {}
@@ -130,27 +133,21 @@ class Cooldowns:
                 f"cannot read {self.path}: {error.strerror or error}; backends that are set aside are not known"
             )
             return {}
-        return {name: standing for name, *facts in rows if (standing := _standing(*facts)) is not None}
+        return _standings(rows)
 
     def _count(self, backend: str, error: str) -> None:
         """Count a failure, and forget those of long ago."""
         now = self._clock()
-        before = self._read()
-        if before.get(backend, Standing(0, 0, now, error)).left(now):
+        healthy = Standing(0, 0, now, error)
+        if self._read().get(backend, healthy).left(now):
             return
         try:
             with self._database.changing() as connection:
-                row = connection.execute(
-                    "SELECT failures, times, last, error FROM cooldowns WHERE backend = ?", (backend,)
-                ).fetchone()
-                standing = (row and _standing(*row)) or Standing(0, 0, now, error)
-                if now - standing.until > FORGOTTEN:
-                    standing = Standing(0, 0, now, error)
-                for name, old in before.items():
-                    if now - old.until > FORGOTTEN:
-                        # Unless another process has counted a failure meanwhile.
-                        connection.execute("DELETE FROM cooldowns WHERE backend = ? AND last = ?", (name, old.last))
-                values = (backend, *standing.after_failure(now, error))
+                standings = _standings(connection.execute(_SELECT))
+                for name in [name for name, one in standings.items() if now - one.until > FORGOTTEN]:
+                    connection.execute("DELETE FROM cooldowns WHERE backend = ?", (name,))
+                    del standings[name]
+                values = (backend, *standings.get(backend, healthy).after_failure(now, error))
                 connection.execute("INSERT OR REPLACE INTO cooldowns VALUES (?, ?, ?, ?, ?)", values)
         except OSError as fault:
             self._report_unwritten(fault)
@@ -201,6 +198,11 @@ def described(standing: Standing, left: float) -> str:
         f"set aside for {math.ceil(left)} s more after {standing.failures} failures in a row, "
         f"the last one {standing.error}"
     )
+
+
+def _standings(rows: Iterable[Sequence[Any]]) -> dict[str, Standing]:
+    """Return the failure records in rows by backend, without invalid ones."""
+    return {name: standing for name, *facts in rows if (standing := _standing(*facts)) is not None}
 
 
 def _standing(failures: Any, times: Any, last: Any, error: Any) -> Standing | None:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 
 from llm._dataclasses import replace
 from llm.config import RoutingMode, Settings
@@ -32,10 +31,9 @@ class _Plan:
         self._demanding = self._ordered(primary, self.fallback)
         self._simple = self._ordered(self.fallback, primary)
         self._threshold = settings.complexity_threshold
-        # The route for a number of words in the prompt.
-        self.by_complexity = lru_cache(maxsize=1000)(self._by_complexity)
 
-    def _by_complexity(self, words: int) -> Route:
+    def by_complexity(self, words: int) -> Route:
+        """Return the route for a number of words in the prompt."""
         threshold = self._threshold
         pair, rest = self._demanding if words > threshold else self._simple
         if not pair:
