@@ -144,11 +144,11 @@ def _add_install(group: Group, kind: Kind) -> None:
         if (name is not None) + (editable is not None) + (file is not None) != 1:
             raise click.UsageError("Missing argument 'NAME', or one of '--editable' and '--from' in its place.")
         if file is None:
-            asked = [(str(name or editable), editable is not None, "")]
+            targets = [(str(name or editable), editable is not None, "")]
         else:
             with open_input(file) as lines:
-                asked = [_parse_line(line) for line in lines if line.partition("#")[0].strip()]
-        return _install(kind, asked, _commands(ctx, kind), many=file is not None, upgrade=upgrade, **options)
+                targets = [_parse_line(line) for line in lines if line.partition("#")[0].strip()]
+        return _install(kind, targets, _commands(ctx, kind), many=file is not None, upgrade=upgrade, **options)
 
     install.help = (
         f"Install the {kind.noun} NAME: a name of the registry, a package of the package index, a directory or a "
@@ -358,7 +358,7 @@ def freeze(as_json: bool) -> None:
 def restore(environment: str | None, as_json: bool, **options: Any) -> int:
     """Install again what was installed here and is missing, from the same sources and in the same versions.
 
-    An upgrade of the tool, a new Python or a new virtual environment takes plug-ins away.
+    An upgrade of the tool, a new Python or a new virtual environment removes plug-ins.
     """
     from scripts.packages import recorded, recorded_elsewhere
     from scripts.packages.changes import recorded_missing, repair
@@ -369,7 +369,7 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
     if not missing and environment is None and not recorded():
         for place in recorded_elsewhere():
             print_message(
-                f"nothing is recorded of this environment; `restore --environment {place}` takes what was in that one"
+                f"nothing is recorded of this environment; `restore --environment {place}` restores those of that one"
             )
     registry = _registry()
     return _make_changes(
@@ -416,7 +416,7 @@ def sync(as_json: bool, **options: Any) -> int:
     return _report(changes, as_json, many=True, nothing="every recipe of the registry is installed")
 
 
-def _install(kind: Kind, asked: Iterable[tuple[str, bool, str]], commands: str, *, many: bool, **flags: Any) -> int:
+def _install(kind: Kind, targets: Iterable[tuple[str, bool, str]], commands: str, *, many: bool, **flags: Any) -> int:
     from scripts.packages.changes import install
     from scripts.packages.plan import find
 
@@ -425,7 +425,7 @@ def _install(kind: Kind, asked: Iterable[tuple[str, bool, str]], commands: str, 
     def one(text: str, editable: bool, sha256: str, options: "Options") -> "Change":
         return install(find(kind, text, registry, commands, editable=editable, sha256=sha256), registry, options)
 
-    todo = [(each[0], partial(one, *each)) for each in asked]
+    todo = [(each[0], partial(one, *each)) for each in targets]
     return _make_changes(todo, many=many, nothing="there is nothing to install in it", **flags)
 
 

@@ -163,16 +163,13 @@ def check_conversations(probe: Probe) -> str | None:
 def check_deadlines(probe: Probe) -> str | None:
     """Give each backend half a second, and a server that does not answer."""
     found = [*_answering(probe), *(one for one in probe.backends() if one.name in probe.slow)]
-    asked = probe.asked
     for backend in found:
         for stream in (False, True):
-            if asked:
-                probe.server.mode = "silent"
+            probe.server.mode = "silent"
             try:
                 _deadline(probe, backend, stream=stream)
             finally:
-                if asked:
-                    probe.server.mode = 200
+                probe.server.mode = 200
     return None if found else "no backend answers here"
 
 
@@ -267,18 +264,18 @@ def _interrupt(probe: Probe, what: str, do: Callable[[], object]) -> None:
 
 def check_errors(probe: Probe) -> str | None:
     """Make its server refuse in several ways."""
-    if not _answering(probe) or not probe.asked:
+    if not _answering(probe) or not probe.request_count:
         return "no backend asks the server of the kit; --env can lead one there"
     for backend in probe.backends():
-        asked = probe.asked
-        if isinstance(probe.attempt(backend, "hi"), BaseException) or probe.asked == asked:
+        count = probe.request_count
+        if isinstance(probe.attempt(backend, "hi"), BaseException) or probe.request_count == count:
             continue
         for mode in (401, 404, 429, 500, 503, "page", "cut", "odd"):
-            asked = probe.asked
+            count = probe.request_count
             probe.server.mode = mode
             result = probe.attempt(backend, "hi")
             probe.server.mode = 200
-            times = probe.asked - asked
+            times = probe.request_count - count
             if mode in {429, 500, 503} and times > 1:
                 place = probe.place(result) if isinstance(result, BaseException) else place_of(backend.complete)
                 probe.report(f"at status {mode}, the backend {backend.name} asks its server {times} times",
@@ -305,7 +302,7 @@ def _check_error(probe: Probe, backend: RegisteredBackend, mode: int | str, resu
         probe.report(f"at {what} of its server, the backend {backend.name} raises {one_line(result)}",
                      FIXES["status"], place)  # fmt: skip
     elif mode == 429 and result.retry_after != 7:
-        probe.report(f"the backend {backend.name} does not hand on the wait that its server asks for",
+        probe.report(f"the backend {backend.name} ignores the wait that its server asks for",
                      "set retry_after from the header Retry-After", place, warn=True)  # fmt: skip
 
 
@@ -435,7 +432,7 @@ def check_secrets(probe: Probe) -> str | None:
     declared = {name for one in found for name in one.secret_env}
     for backend in found:
         probe.attempt(backend, "hi")
-        if probe.asked:
+        if probe.request_count:
             probe.server.mode = 402
             probe.attempt(backend, "hi")
             probe.server.mode = 200
@@ -451,7 +448,7 @@ def check_secrets(probe: Probe) -> str | None:
     shown += [None for one in found if SECRET in one.description]
     if shown:
         probe.report("it shows the key in its output or its description", FIXES["show"], shown[0])
-    if probe.asked and any(SECRET in path for path in probe.server.paths):
+    if probe.request_count and any(SECRET in path for path in probe.server.paths):
         place = probe.stream_place(found[0]) if found else None
         probe.report("it sends the key in the address, which servers and proxies log",
                      "send it in the header Authorization", place)  # fmt: skip

@@ -77,8 +77,8 @@ def _inject(probe: Probe, recipe: RegisteredRecipe) -> None:
     word = "d0ttinomark"
     with suppress(Exception):
         for number, step in enumerate(recipe.steps(word, samples_of(recipe)), 1):
-            words = shlex.split(step.command) if isinstance(step.command, str) else [*step.command]
-            for program, flag, code in zip(words, words[1:], words[2:], strict=False):
+            arguments = shlex.split(step.command) if isinstance(step.command, str) else [*step.command]
+            for program, flag, code in zip(arguments, arguments[1:], arguments[2:], strict=False):
                 if _INTERPRETER.fullmatch(os.path.basename(program)) and flag in {"-c", "-e"} and word in code:
                     message = f"step {number} of the recipe {recipe.name} makes the goal a part of code for {program}"
                     fix = "pass it as an argument, and take it from sys.argv in the code"
@@ -124,9 +124,9 @@ def _script(step: Step) -> str | None:
     """Return the text of a step that a shell reads; `None` if none does."""
     if isinstance(step.command, str):
         return step.command
-    words = [*step.command]
-    if os.path.basename(words[0]) in {"sh", "bash", "dash", "zsh", "ksh"} and "-c" in words[:-1]:
-        return words[words.index("-c") + 1]
+    arguments = [*step.command]
+    if os.path.basename(arguments[0]) in {"sh", "bash", "dash", "zsh", "ksh"} and "-c" in arguments[:-1]:
+        return arguments[arguments.index("-c") + 1]
     return None
 
 
@@ -137,8 +137,8 @@ def check_requests(probe: Probe) -> str | None:
         return "it implements no hook for requests"
     from llm.config import load_settings
 
-    everybody, settings = probe.host.backends(), load_settings()
-    stubs = [one for one in everybody.active if one.name.startswith(STUB)]
+    catalog, settings = probe.host.backends(), load_settings()
+    stubs = [one for one in catalog.active if one.name.startswith(STUB)]
     samples = [Request(text) for text in PROMPTS.values()] + [
         Request("hi"),
         Request(["first", Message("assistant", "answer"), "second"]).with_system("Be brief."),
@@ -157,9 +157,9 @@ def check_requests(probe: Probe) -> str | None:
                 subject = f"its {type(error).__name__}"
                 probe.report(f"{subject} repeats a secret of the prompt", FIXES["show"], probe.place(error))
         probe.call("llm_route", request=request, backends=(), settings=settings)
-        for route in probe.call("llm_route", request=request, backends=everybody.active, settings=settings):
+        for route in probe.call("llm_route", request=request, backends=catalog.active, settings=settings):
             named = [one.backend for one in route.candidates] if isinstance(route, Route) else []
-            unknown = next((name for name in named if name not in everybody), None)
+            unknown = next((name for name in named if name not in catalog), None)
             if unknown is not None:
                 place = probe.place_of_hook("llm_route")
                 probe.report(
@@ -309,7 +309,7 @@ def check_steps(probe: Probe) -> str | None:
     ):
         for prepared in probe.call("llm_prepare_step", step=step, context=context):
             if prepared is not None and prepared.command == step.command and prepared.confirm < step.confirm:
-                probe.report("llm_prepare_step takes away the question of a step", "leave confirm as it is",
+                probe.report("llm_prepare_step removes the question of a step", "leave confirm as it is",
                              probe.place_of_hook("llm_prepare_step"))  # fmt: skip
         probe.call("llm_step_ended", step=step, context=context, result=StepResult(0))
     if "llm_run_step" in hooks:
@@ -348,9 +348,9 @@ def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: 
                 probe.report(f"llm_run_step reports that {step.command_line!r} ended with status {result.status}, not "
                              f"{'0' if status is None else status}", FIXES["run"], place_of(function))  # fmt: skip
             elif output is not None and output not in b"".join(written):
-                wrong = {b"it is mine": "gives a step another environment, or nobody a copy of its output",
+                wrong = {b"it is mine": "gives a step another environment, or does not copy its output",
                          b"below": "runs a step elsewhere than in its cwd", b"\377": "changes what a step writes",
-                         b"two words": "takes the words of a command apart"}[output]  # fmt: skip
+                         b"two words": "splits the words of a command"}[output]  # fmt: skip
                 probe.report(f"llm_run_step {wrong}", FIXES["run"], place_of(function), warn=output == b"it is mine")
         if any(one is not bytes for one in typed):
             probe.report(
@@ -395,7 +395,7 @@ def check_observers(probe: Probe) -> str | None:
         probe.call("llm_redact", text=text)
     for executor in probe.call("llm_executor", where="conformance-nowhere"):
         if executor is not None:
-            probe.report("llm_executor takes a place that it cannot know", "return None: another plug-in may know it",
+            probe.report("llm_executor accepts a place that it cannot know", "return None: another plug-in may know it",
                          probe.place_of_hook("llm_executor"))  # fmt: skip
     for key in probe.call("llm_key", name="conformance-nobody-has-this"):
         if key is not None:
@@ -500,10 +500,10 @@ def check_closing(probe: Probe) -> str | None:
     probe.problems(known)
     for thread in set(threading.enumerate()) - before:
         place = place_of(getattr(thread, "_target", None) or thread.run)
-        words = "" if thread.daemon else ", so that programs do not end"
+        effect = "" if thread.daemon else ", so that programs do not end"
         if not thread.daemon or (place is not None and probe.owns(place[0])):
             probe.report(
-                f"it leaves the thread {thread.name} running{words}", FIXES["close"], place, warn=thread.daemon
+                f"it leaves the thread {thread.name} running{effect}", FIXES["close"], place, warn=thread.daemon
             )
     if _children():
         probe.report("it leaves a process running", "end it in llm_close", probe.line_of("Popen|Process\\(|fork"))

@@ -73,9 +73,9 @@ def check_metadata(probe: Probe) -> str | None:
             (not python.contains(running), f"it declares that it does not work with this Python, {running}: {python}",
              'set requires-python = ">=3.11"', "requires-python", False),
         ]  # fmt: skip
-    for found, message, mend, key, warn in findings:
+    for found, message, fix, key, warn in findings:
         if found:
-            probe.report(message, mend, _key_line(probe, key), warn=warn)
+            probe.report(message, fix, _key_line(probe, key), warn=warn)
     _check_libraries(probe, set(needed))
     return None
 
@@ -97,8 +97,8 @@ def _check_project(probe: Probe) -> None:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     assert probe.project is not None
-    words = tomllib.loads(probe.project.read_text(encoding="utf-8"))
-    project = words.get("project", {})
+    document = tomllib.loads(probe.project.read_text(encoding="utf-8"))
+    project = document.get("project", {})
     name, python = str(project.get("name")), project.get("requires-python")
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
         probe.report(f"{name!r} cannot be the name of a package", "use letters of ASCII, digits, '-', '_' and '.'",
@@ -109,7 +109,7 @@ def _check_project(probe: Probe) -> None:
             'add version = "1.0" to [project], or "version" to dynamic',
             _key_line(probe, "name"),
         )
-    if "build-system" not in words:
+    if "build-system" not in document:
         probe.report("it has no [build-system], so that its build backend is a guess",
                      'add requires = ["flit_core>=3.11,<5"] and build-backend = "flit_core.buildapi"',
                      (str(probe.project), 1), warn=True)  # fmt: skip
@@ -148,11 +148,11 @@ def _check_libraries(probe: Probe, required: set[str]) -> None:
         coming |= new
         wanted += new
     seen = {"llm", "scripts", *sys.stdlib_module_names}
-    beside = {os.path.dirname(root) for root in probe.roots} if probe.project is not None else set()
+    places = {os.path.dirname(root) for root in probe.roots} if probe.project is not None else set()
     for file, tree in _trees(probe):
         for name, line in _imported(tree):
             names = {canonical(one) for one in known.get(name, ())}
-            own = canonical(probe.distribution) in names or os.path.dirname(root_of(name) or "") in beside
+            own = canonical(probe.distribution) in names or os.path.dirname(root_of(name) or "") in places
             if name not in seen and names and not own and not names & coming:
                 seen.add(name)
                 probe.report(f"it imports {name}, and does not require {sorted(names)[0]}",
@@ -324,7 +324,7 @@ def check_names(probe: Probe) -> str | None:
             hidden = [other.origin for other in known.shadowed.get(name, ()) if other.origin.builtin]
             if probe.is_own(one.origin) and hidden:
                 probe.report(
-                    f"its {kind} {name} takes the place of the built-in one",
+                    f"its {kind} {name} replaces the built-in one",
                     "give it another name, unless that is intended",
                     warn=True,
                 )

@@ -47,7 +47,7 @@ SHARED_STATE: Final = {
 #: The state that `watch` observes at work: checks change it as well, so that a comparison would blame the plug-in.
 _WATCHED_STATE: Final = ("the environment", "the threads of the process")
 
-SECRET: Final = "sk-conformance-5ecre7-d0ttino-0123456789"  # noqa: S105 - of nobody
+SECRET: Final = "sk-conformance-5ecre7-d0ttino-0123456789"  # noqa: S105 - it opens nothing
 ADDRESS_NAME: Final = re.compile(r"(URL|URI|HOST|ENDPOINT|ADDRESS|BASE)$", re.IGNORECASE)
 #: Not `json.dumps`, which a plug-in may replace.
 _ENCODE: Final = json.JSONEncoder().encode
@@ -268,7 +268,7 @@ class Probe:
         return self._server
 
     @property
-    def asked(self) -> int:
+    def request_count(self) -> int:
         """The number of requests that this server got."""
         return 0 if self._server is None else len(self._server.requests)
 
@@ -632,11 +632,11 @@ def caller(probe: Probe, frame: FrameType | None) -> Place | None:
     return None
 
 
-def _report(probe: Probe, message: str, mend: str) -> None:
+def _report(probe: Probe, message: str, fix: str) -> None:
     """Report an action of the code that called the caller of this function, if it is the plug-in's."""
     place = caller(probe, sys._getframe(2))
     if place is not None:
-        probe.report(message, mend, place)
+        probe.report(message, fix, place)
 
 
 class _Stream:

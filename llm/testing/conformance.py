@@ -153,8 +153,8 @@ class Report:
     def badge(self) -> str:
         """A badge for a README, as Markdown."""
         colour = "brightgreen" if self.passed else "red"
-        words = f"d0ttino {__version__}-{self.summary}".replace(" ", "%20")
-        return f"[![d0ttino](https://img.shields.io/badge/{words}-{colour})]({PAGE})"
+        label = f"d0ttino {__version__}-{self.summary}".replace(" ", "%20")
+        return f"[![d0ttino](https://img.shields.io/badge/{label}-{colour})]({PAGE})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-ready data."""
@@ -367,7 +367,7 @@ def _read(answers: Path) -> tuple[list[Result], list[str], str | None, list[Find
 
 
 def _death(name: str, status: int | None, trace: str, printed: str, roots: list[str]) -> Finding:
-    """Return the finding of a check whose process ended or had to be ended."""
+    """Return the finding of a check whose process ended early, or was killed."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', trace)
     own = next(
         (one for one in frames if any(one[0] == root or one[0].startswith(root + os.sep) for root in roots)), None

@@ -72,7 +72,7 @@ class Record(Generic[T]):
         except OSError as error:
             raise RecordError(f"{self.path} cannot be read: {error.strerror}") from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise RecordError(f"{self.path} is damaged", hint=f"remove it, or mend it: {error}") from error
+            raise RecordError(f"{self.path} is damaged", hint=f"remove it, or repair it: {error}") from error
 
     def change(self, change: Callable[[dict[str, list[T]]], dict[str, list[T]]]) -> None:
         """Replace the entries by what a function makes of them."""

@@ -70,7 +70,7 @@ class Change:
     """A package that was installed or removed. `dataclasses.asdict` is its JSON form.
 
     Attributes:
-        name: the name it was asked for by.
+        name: the name that the user gave.
         kind: `plug-in` or `recipe`.
         package: the distribution.
         version: its version; `None` if it is not installed.
@@ -99,7 +99,7 @@ class Options:
     Attributes:
         confirm: asks the user whether to carry a plan out.
         check_consent: raises, before anything is done, if the user would have to confirm and cannot be asked.
-        upgrade: whether a newer version replaces one that satisfies what was asked for.
+        upgrade: whether a newer version replaces one that satisfies the target.
         build: whether source archives may be built, which runs their code.
         dry_run: whether to install nothing.
         seconds: how long loading what was installed may take.
@@ -298,11 +298,11 @@ def _protect_foreign_files(found: Iterable[Metadata]) -> list[str]:
             raise InstallError(
                 f"{one.path / 'RECORD'} lists files of others, and cannot be changed: {error.strerror}"
             ) from error
-        for number, (file, whose) in enumerate(others.items()):
+        for number, (file, owner) in enumerate(others.items()):
             if number == _NAMED_FILES:
                 notes.append(f"{len(others) - _NAMED_FILES} more files of others stay")
                 break
-            notes.append(f"{file} stays: it is {whose if ' ' in whose else f'a file of {whose}'}")
+            notes.append(f"{file} stays: it is {owner if ' ' in owner else f'a file of {owner}'}")
     return notes
 
 
@@ -311,7 +311,7 @@ def _erased(one: Metadata) -> str | None:
     if not one.leftover and one.files() is None:
         return None
     environment.erase(one)
-    return None if one.path.exists() else f"{one.path.name} is gone too"
+    return None if one.path.exists() else f"{one.path.name} is removed too"
 
 
 def _verify(distribution: str, version: str, registry: Registry, seconds: float, tense: str = "was") -> tuple[str, ...]:
@@ -343,13 +343,11 @@ def _check_environment(target: Target) -> None:
         hint = (
             f"for one run: uvx --from d0ttino --with {what} ai-cli ...; to stay: uv tool install d0ttino --with {what}"
         )
-        raise InstallError("this environment is made for one run, and a plug-in would be gone with it", hint=hint)
+        raise InstallError("this environment is made for one run, and a plug-in would be lost with it", hint=hint)
     if kind is EnvironmentKind.UV_PROJECT:
         flag = "--editable " if target.editable else ""
         hint = f"add it to the project: uv add {flag}{what}"
-        raise InstallError(
-            "this environment belongs to a locked uv project, which would take the plug-in out", hint=hint
-        )
+        raise InstallError("this environment belongs to a locked uv project, which would remove the plug-in", hint=hint)
     if target.editable and kind.is_tool:
         raise InstallError(f"this is {kind.value}: an editable plug-in would be lost with its next upgrade")
 
@@ -415,7 +413,7 @@ def _left_over(kind: Kind, removed: Row, rows: Iterable[Row]) -> str | None:
         return None
     for row in rows:
         if same(row.package, removed.package):
-            continue  # what a build left beside its source, which is on the path of this process still
+            continue  # metadata that a build left beside its source, which this process still has on its path
         if row.name == removed.name and row.state in {State.INSTALLED, State.BUILT_IN}:
             return f"{kind.offers} {row.name!r} now comes from {row.source}"
     return f"{kind.offers} {removed.name!r} is gone"
@@ -431,9 +429,9 @@ def _installed_distribution(inventory: Inventory, name: str, package: Package | 
             for entry in inventory.entries
             if (entry.group, entry.name) == (inventory.kind.group, name)
         ),
-        # What is too damaged to be listed: no name, or only a leftover.
+        # Those too damaged to be in the inventory: without a name, or mere leftovers.
         *(one.name for one in metadata_of(distribution) if (one.installed or one.leftover) and one.has_plugins()),
-        # The registry may have forgotten the name that it was installed by.
+        # By the name under which it was installed, which may have left the registry.
         *(one.distribution for one in recorded().values() if one.name == name and installed_version(one.distribution)),
     ]
     return found[0] if found else None

@@ -32,7 +32,7 @@ class Pin:
         version: its version.
         url: where it comes from; may hold a password.
         hashes: the SHA-256 checksums of which its archive must have one; empty if they are not known.
-        direct: whether its URL or path was asked for, not its name.
+        direct: whether it was requested by its URL or path.
         yanked: whether the index advises against it.
     """
 
@@ -396,7 +396,7 @@ def _uv_tool_command(more: list[str], without: str | None = None) -> tuple[str, 
 
 
 def _requirement(one: Mapping[str, Any]) -> str:
-    """Return a requirement of a receipt as a command takes it."""
+    """Return a requirement of a receipt as an argument."""
     name = one["name"] + (f"[{','.join(one['extras'])}]" if one.get("extras") else "")
     place = one.get("path") or one.get("directory") or one.get("editable")
     if place:

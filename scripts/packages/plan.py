@@ -104,7 +104,7 @@ class InstallPlan:
     """Everything that an installation would change.
 
     Attributes:
-        target: the distribution that was asked for.
+        target: the distribution to install.
         packages: what would be installed or replaced; the target comes first.
         wheels: the files of those that are on this machine, by canonical name.
     """
@@ -228,9 +228,9 @@ def _read(places: Sequence[str], pins: Sequence[Pin]) -> tuple[list[PlannedPacka
     found.extend(
         PlannedPackage(one, installed_version(one.name), has_plugins=True) for one in left.values() if one.direct
     )
-    gone = [one.name for one in left.values() if not one.direct]
-    if gone:
-        raise InstallError(f"{', '.join(gone)} could not be fetched")
+    missing = [one.name for one in left.values() if not one.direct]
+    if missing:
+        raise InstallError(f"{', '.join(missing)} could not be fetched")
     return found, wheels
 
 

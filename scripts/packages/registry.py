@@ -694,4 +694,4 @@ def _unreachable(error: BaseException) -> str:
         inner = [item for item in (*cause.args, getattr(cause, "reason", None)) if isinstance(item, BaseException)]
         cause = inner[0] if inner else cause.__cause__ or cause.__context__
     names = {one.__name__ for one in type(error).__mro__}
-    return next((words for name, words in _REASONS.items() if name in names), "its answer is not HTTP that can be read")
+    return next((text for name, text in _REASONS.items() if name in names), "its answer is not HTTP that can be read")

@@ -125,7 +125,7 @@ FAULTS = {
     "rubbish in a list": Fault("contract", "llm_backends must return Backend objects", hook("@hookimpl  # HERE\ndef llm_backends(): return [3]")),
     "exception in a list": Fault("contract", "llm_recipes raised RuntimeError: no", hook("@hookimpl\ndef llm_recipes(): raise RuntimeError('no')  # HERE")),
     "not a plug-in": Fault("contract", "not a plug-in", "number = 3", project=('"acme_faulty"', '"acme_faulty:number"')),
-    "name of a built-in backend": Fault("names", "takes the place of the built-in one", BACKEND + "register_backend('sample', str.upper)", severity="warning"),
+    "name of a built-in backend": Fault("names", "replaces the built-in one", BACKEND + "register_backend('sample', str.upper)", severity="warning"),
     # configuration and readiness
     "cannot be configured": Fault("configuration", "llm_configure raised KeyError", hook("@hookimpl\ndef llm_configure(settings): settings.section['x']  # HERE\n@hookimpl\ndef llm_completed(): ...")),
     "wrong schema": Fault("configuration", "CONFIG_SCHEMA is not a JSON Schema", hook("CONFIG_SCHEMA = {'type': 5}\n@hookimpl  # HERE\ndef llm_configure(settings): ...\n@hookimpl\ndef llm_completed(): ...")),
@@ -407,7 +407,7 @@ def test_every_check_has_its_section_in_the_guide() -> None:
 
 
 #: What the kit has to say of the example plug-ins: all of it is meant.
-MEANT = ("takes the place of the built-in one", "it takes configuration and has no CONFIG_SCHEMA")
+MEANT = ("replaces the built-in one", "it takes configuration and has no CONFIG_SCHEMA")
 
 
 @pytest.mark.parametrize(
