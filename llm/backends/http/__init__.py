@@ -450,9 +450,9 @@ class HTTPBackend(Backend):
 
             known = models_like(model, self.name)
             close = f"did you mean {' or '.join(map(repr, known))}? " if known else ""
-            hints.insert(0, f"{close}`ai-cli models -b {self.name}` lists those that it has")
+            hints.insert(0, f"{close}`ai-cli models -b {self.name}` lists its models")
         elif model is None and self.name and error.status in _NOT_ACCEPTED and _WANTS_MODEL.search(error.message):
-            error.hint = f"name one with -m; `ai-cli models -b {self.name}` lists those that it has"
+            error.hint = f"name one with -m; `ai-cli models -b {self.name}` lists its models"
         elif error.status in {400, 422}:
             hints[:0] = [
                 f"change the option {name!r} (`-o`, or `options` in the configuration), or leave it out"
@@ -724,7 +724,7 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"JSON cannot hold these options: {error}") from None
+        raise UsageError(f"these options cannot be sent as JSON: {error}") from None
 
 
 def _refused_member(body: Mapping[str, Any], error: BackendHTTPError) -> tuple[str, str | None]:
@@ -807,7 +807,7 @@ def _checked_address(url: str, name: str, usual: str, api_key_env: str) -> tuple
     if "#" in url or ("?" in url and (not _QUERY.fullmatch(query) or _SECRET_QUERY.search(query))):
         raise ConfigError(
             f"{name} must end with its path, without '?' or '#'",
-            hint="after a '?', parameters as `api-version=2024-10-21` may stand, and no key",
+            hint="a query may have parameters such as `api-version=2024-10-21`, but no key",
         )
     return base.rstrip("/"), query
 
@@ -825,9 +825,9 @@ def _certificate_files(files: tuple[str, str], label: str) -> tuple[str, str]:
         except OSError as error:
             raise ConfigError(f"the {what} for {label} cannot be read: {file}: {error.strerror}") from error
         if mark not in content:
-            raise ConfigError(f"the {what} for {label} is not in {file}", hint="it has to be in PEM format")
+            raise ConfigError(f"the {what} for {label} is not in {file}", hint="the file must be in PEM format")
         if b"ENCRYPTED" in content:
-            hint = "`openssl pkey -in FILE -out OTHER` decrypts it; only you should be able to read it then"
+            hint = "`openssl pkey -in FILE -out OTHER` decrypts it; let nobody but you read the result"
             raise ConfigError(f"the {what} for {label} is encrypted, in {file}", hint=hint)
     return certificate, key
 

@@ -96,7 +96,7 @@ def status_error(
     if status == 403 and is_page(text) and not text.lstrip().startswith("<?xml"):
         # From something in front of the service, which has not seen the key.
         title = endpoint.quote(page_title(text) or "a web page")
-        hint = f"a firewall or a login page stands before it; {endpoint.check or 'check the address'}"
+        hint = f"a firewall or a login page is in front of it; {endpoint.check or 'check the address'}"
         return BackendHTTPError(f"{endpoint.label} answered {_phrase(status)}: {title}", status=status, hint=hint)
     report = _Report(status, _phrase(status), readable_message(text), _implied_status(_error_in(_json(text))), headers)
     error = _classified(endpoint, report, now)

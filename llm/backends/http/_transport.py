@@ -461,7 +461,7 @@ def exchange(
                 succeeded, coding = 200 <= response.status_code < 300, _unknown_coding(response)
                 if succeeded and coding:
                     raise MalformedResponseError(
-                        f"{endpoint.label} sent an answer compressed by {coding!r}, which was not asked for"
+                        f"{endpoint.label} sent an answer compressed by {coding!r}, which was not requested"
                     )
                 # `iter_content` would wait until a piece is full, unless the answer is chunked.
                 pieces = iter(partial(response.raw.read1, PIECE, decode_content=True), b"")
@@ -488,7 +488,7 @@ def _counted(pieces: Iterable[bytes], endpoint: Endpoint, limits: Limits, max_by
         limits.received += len(piece)
         if limits.received > max_bytes:
             raise MalformedResponseError(
-                f"{endpoint.label} sent an answer of more than {max_bytes:,} bytes; it was not read on"
+                f"{endpoint.label} sent an answer of more than {max_bytes:,} bytes; the rest was not read"
             )
         yield piece
 
@@ -600,7 +600,7 @@ def _timeout(
         return None
     if limits.asks_proxy:
         wait = _rounded(limits.until - limits.start)
-        return BackendTimeoutError(f"no way to {service} through the proxy within {wait}", hint=CHECK_PROXIES)
+        return BackendTimeoutError(f"cannot reach {service} through the proxy within {wait}", hint=CHECK_PROXIES)
     return BackendTimeoutError(f"{service} {_late_part(limits)}")
 
 
@@ -634,9 +634,9 @@ def _connection_error(endpoint: Endpoint, causes: Sequence[BaseException], limit
         refused = _NO_TUNNEL.search(reason)
         wants_login = refused is not None and refused[1] == "407"
         hint = f"it wants a user name and a password; {CHECK_PROXIES}" if wants_login else CHECK_PROXIES
-        no_way = BackendConnectionError(f"no way to {service} through the proxy: {reason}", hint=hint)
-        no_way.transient = refused is None or is_transient_status(int(refused[1]))
-        return no_way
+        unreachable = BackendConnectionError(f"cannot reach {service} through the proxy: {reason}", hint=hint)
+        unreachable.transient = refused is None or is_transient_status(int(refused[1]))
+        return unreachable
     checks = [endpoint.check] if endpoint.check else []
     if _has(causes, ssl.SSLCertVerificationError):
         checks.insert(0, "name the certificates to trust in SSL_CERT_FILE")
@@ -658,10 +658,10 @@ def _head_reason(causes: Sequence[BaseException]) -> str:
     for cause in causes:
         if isinstance(cause, http.client.BadStatusLine):
             line = str(vars(cause)["line"]).strip()
-            return "it speaks TLS, and was asked without" if _TLS.match(line) else f"what came back is not HTTP: {line}"
+            return "it expects TLS" if _TLS.match(line) else f"the answer is not HTTP: {line}"
         if type(cause) in {http.client.LineTooLong, http.client.HTTPException}:
-            return f"the head of its answer cannot be used: {cause}"
-    return "what came back is not HTTP"
+            return f"the head of its answer is invalid: {cause}"
+    return "the answer is not HTTP"
 
 
 def _system_reason(causes: Sequence[BaseException]) -> str:

@@ -615,7 +615,7 @@ class AnswerReader:
             )
         if self.tools:
             named = "" if self.tools == [A_TOOL] else f": {self._called()}"
-            return ToolCallError(f"{answered} a call of a tool and no text{named}")
+            return ToolCallError(f"{answered} a tool call and no text{named}")
         if self.odd_content:
             return EmptyAnswerError(f"{answered} content that is not text but {self.odd_content}")
         ended = f" (finish_reason {self.finish_reason})" if self.finish_reason else ""

@@ -120,7 +120,7 @@ class LobeChatBackend(ChatCompletionsBackend):
         failure = refused or missing
         assert failure is not None
         if isinstance(failure, AuthenticationError):
-            failure.hint = f"`ai-cli keys set {_ACCESS_CODE}` if it has one; one with accounts cannot be asked"
+            failure.hint = f"`ai-cli keys set {_ACCESS_CODE}` if it has one; user accounts are not supported"
         raise failure
 
     def _routes(self, url: str) -> tuple[_OwnRoute | None, ...]:

@@ -334,7 +334,7 @@ def test_a_proxy_that_refuses(backend: Service, monkeypatch: pytest.MonkeyPatch)
     assert_no_secret(error, "hunter2")
     assert isinstance(error, BackendConnectionError)
     assert str(error) == (
-        "no way to Service at api.example through the proxy: "
+        "cannot reach Service at api.example through the proxy: "
         "Tunnel connection failed: 407 Proxy Authentication Required"
     )
     assert error.hint == "it wants a user name and a password; check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
@@ -357,7 +357,7 @@ def test_a_proxy_that_answers_nonsense_is_named(
         monkeypatch.setenv("https_proxy", proxy.url)
         monkeypatch.setenv("SERVICE_BASE_URL", "https://api.example")
         error = failure(backend)
-    assert error.message.startswith("no way to Service at api.example through the proxy: ")
+    assert error.message.startswith("cannot reach Service at api.example through the proxy: ")
     assert "HTTPS_PROXY" in (error.hint or "")
 
 
@@ -611,7 +611,7 @@ def test_malformed_answers(body: bytes, what: str, backend: Service, http: respo
         ({"message": {}}, "no text"),
         ({"message": {"content": 7}}, "content that is not text but int"),
         ({"message": {"content": None, "refusal": "I will not"}}, "a refusal: I will not"),
-        ({"message": {"content": None, "tool_calls": [{"id": "1"}]}}, "a call of a tool and no text"),
+        ({"message": {"content": None, "tool_calls": [{"id": "1"}]}}, "a tool call and no text"),
         ({"message": {"content": [{"type": "thinking", "text": "hm"}]}}, "no text"),
     ],
 )
@@ -762,15 +762,15 @@ def reset_in_mid_body(exchange: Exchange) -> None:
     [
         (reset_at_once, "the server closed the connection"),
         (b"", "the server closed the connection"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "what came back is not HTTP: SSH-2.0-OpenSSH_9.6"),
-        (b"-ERR unknown \x1b[2J\r\n", "what came back is not HTTP: -ERR unknown \N{REPLACEMENT CHARACTER}[2J"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "the answer is not HTTP: SSH-2.0-OpenSSH_9.6"),
+        (b"-ERR unknown \x1b[2J\r\n", "the answer is not HTTP: -ERR unknown \N{REPLACEMENT CHARACTER}[2J"),
         (
             b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 150 + b"\r\n",
-            "the head of its answer cannot be used: got more than 100 headers",
+            "the head of its answer is invalid: got more than 100 headers",
         ),
         (
             b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000 + b"\r\n\r\n",
-            "the head of its answer cannot be used: got more than 65536 bytes when reading header line",
+            "the head of its answer is invalid: got more than 65536 bytes when reading header line",
         ),
     ],
 )
@@ -786,7 +786,7 @@ def test_a_connection_that_breaks(reply: Reply, reason: str, backend: Service, s
 def test_a_server_that_speaks_tls(alert: bytes, backend: Service, serve: Any) -> None:
     with serve(alert) as server:
         error = failure(backend)
-    assert str(error) == f"no answer from Service at {server.host}: it speaks TLS, and was asked without"
+    assert str(error) == f"no answer from Service at {server.host}: it expects TLS"
     assert error.hint == "begin the address with https://; check SERVICE_BASE_URL"
 
 
@@ -913,7 +913,7 @@ def test_an_answer_without_end(encoding: str, serve: Any) -> None:
         finally:
             tracemalloc.stop()
     assert isinstance(error, MalformedResponseError)
-    assert str(error) == "Service sent an answer of more than 1,000,000 bytes; it was not read on"
+    assert str(error) == "Service sent an answer of more than 1,000,000 bytes; the rest was not read"
     assert peak < 20_000_000
 
 

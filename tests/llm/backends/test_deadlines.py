@@ -552,7 +552,7 @@ def test_a_proxy_whose_answer_comes_drop_by_drop(host: Host, monkeypatch: pytest
         error = ask(host, timeout=SHORT)
         assert time.monotonic() - started < MUCH_LATER
     assert isinstance(error, NoAnswerError)
-    assert error.attempts[0].error == f"no way to Service at example.invalid through the proxy within {SHORT} s"
+    assert error.attempts[0].error == f"cannot reach Service at example.invalid through the proxy within {SHORT} s"
     assert error.attempts[0].error_type == "BackendTimeoutError"
 
 

@@ -774,7 +774,7 @@ def test_a_tool_that_is_called_is_named() -> None:
     called = {"tool_calls": [{"function": {"name": "search", "arguments": "{}"}}]}
     end = read(json.dumps({"choices": [{"message": called}]}))[1]
     assert isinstance(end, ToolCallError)
-    assert end.message == "Service answered with a call of a tool and no text: search"
+    assert end.message == "Service answered with a tool call and no text: search"
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,7 @@ def test_errors_name_the_server_and_its_place_and_no_secret(configure: Configure
     assert MASK in caught.value.message
     assert "the server 'one' answered HTTP 404" in caught.value.message
     assert "servers.one.base_url" in str(caught.value.hint)
-    assert "`ai-cli models -b one` lists those that it has" in str(caught.value.hint)
+    assert "`ai-cli models -b one` lists its models" in str(caught.value.hint)
 
 
 def test_a_server_may_have_the_name_of_a_built_in_backend(configure: Configure) -> None:

@@ -220,7 +220,7 @@ def test_answers_that_are_complete(body: bytes, texts: list[str]) -> None:
         (
             sse({"choices": [{"delta": {"tool_calls": [{}]}}]}),
             ToolCallError,
-            "Service answered with a call of a tool and no text",
+            "Service answered with a tool call and no text",
         ),
         (
             b"<!DOCTYPE html><title>Log in</title>",
@@ -671,7 +671,7 @@ def test_a_stream_that_is_too_long(serve: Any) -> None:
     with serve(http_answer(gzip.compress(b": nothing\n" * 1_000_000), headers={"Content-Encoding": "gzip"})):
         texts, error = until_error(Small().stream("hi"))
     assert (texts, type(error)) == ([], MalformedResponseError)
-    assert error.message == "Service sent an answer of more than 100,000 bytes; it was not read on"
+    assert error.message == "Service sent an answer of more than 100,000 bytes; the rest was not read"
 
 
 def test_a_stream_that_comes_drop_by_drop_ends_on_time(serve: Any, backend: Service) -> None:
