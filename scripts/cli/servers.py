@@ -359,6 +359,9 @@ def _source(name: str, variable: str) -> str | None:
     return None
 
 
+#: The number of models that `init` lists.
+_MAX_LISTED: Final = 20
+
 #: The first prompt of a backend that was just chosen.
 _FIRST_PROMPT: Final = "Say hello in one short sentence."
 
@@ -492,11 +495,20 @@ def _ask_model(choice: _Choice) -> str:
     if choice.backend == "sample":
         return ""
     if choice.models:
-        shown = choice.models[:20]
-        for number, model in enumerate(shown, 1):
+        listed = dict(enumerate(choice.models[:_MAX_LISTED], 1))
+        for number, model in listed.items():
             print_message(f"  {number}. {model}")
-        chosen: int = click.prompt("Model", type=click.IntRange(1, len(shown)), default=1, err=True)
-        return shown[chosen - 1]
+        if len(choice.models) > len(listed):
+            print_message(f"  and {len(choice.models) - len(listed)} more, by their names")
+
+        def model_of(given: str) -> str:
+            model = listed.get(int(given)) if given.isdecimal() else given
+            if model not in choice.models:
+                raise click.UsageError(f"give a number up to {len(listed)}, or the name of a model")
+            return str(model)
+
+        chosen: str = click.prompt("Model", value_proc=model_of, default="1", err=True)
+        return chosen
     if choice.has_default_model:
         given: str = click.prompt("Model (empty: its default)", default="", err=True, show_default=False)
     else:

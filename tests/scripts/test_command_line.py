@@ -488,6 +488,28 @@ def test_init_offers_installed_backends_and_names_the_one_before(tmp_path: Path)
 
 
 @pytest.mark.e2e
+def test_init_takes_a_model_that_it_does_not_list(tmp_path: Path) -> None:
+    module = (
+        "from llm import Backend, hookimpl\nMODELS = [f'm{number}' for number in range(25)]\n"
+        "@hookimpl\ndef llm_backends(): return Backend('many', lambda prompt, model: f'by {model}', models=MODELS)\n"
+    )
+    files = {"acme_many.py": module}
+    write_distribution(tmp_path, "acme-many", entry_points={"llm.plugins": {"many": "acme_many"}}, files=files)
+    terminal = Terminal("init", path=tmp_path, env={"TERM": "dumb"})
+    before = terminal.expect("Number [1]: ")
+    number = next(line for line in before.splitlines() if "many:" in line).split(".")[0].strip()
+    terminal.type(f"{number}\n")
+    assert "and 5 more" in terminal.expect("Model [1]: ")
+    for wrong in ("21", "m25"):
+        terminal.type(f"{wrong}\n")
+        terminal.expect("give a number up to 20, or the name of a model")
+        terminal.expect("Model [1]: ")
+    terminal.type("m24\n")
+    terminal.expect("by m24")
+    assert terminal.status() == 0
+
+
+@pytest.mark.e2e
 def test_init_asks_for_a_model_until_there_is_one_where_the_server_has_no_default() -> None:
     terminal = Terminal("init", env={"TERM": "dumb"})
     before = terminal.expect("Number [1]: ")
