@@ -49,6 +49,9 @@ _NOTES: Final = frozenset(
     {"explanation", "comment", "note", "notes", "reason", "purpose", "title", "name", "id", "step", "number", "index"}
 )
 
+#: What begins a here-document: whether tabs before its end do not count, and the word that ends it.
+_HERE_DOCUMENT: Final = r"(?<!<)<<(-?)[ \t]*['\"\\]?([A-Za-z_]\w*)"
+
 
 class PlanError(D0ttinoError):
     """A backend's answer is not a plan."""
@@ -100,7 +103,9 @@ def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
         PlanError: the answer is not a plan.
     """
     try:
-        return _read(completion.text, join=join)
+        plan = _read(completion.text, join=join)
+        for step in plan.steps:
+            _check_here_documents(step.command)
     except _UnreadableError as error:
         words = " ".join(without_thoughts(completion.text).split())
         shown = words if len(words) <= 200 else f"{words[:200]}…"
@@ -110,6 +115,21 @@ def read_plan(completion: Completion, *, join: bool = False) -> ReadPlan:
             origin=completion.origin,
             hint=error.hint,
         ) from None
+    return plan
+
+
+def _check_here_documents(command: str | Sequence[str]) -> None:
+    """Refuse a script with a here-document without an end: the shell takes all commands behind it for its text."""
+    if not isinstance(command, str) or "<<" not in command:
+        return
+    lines = command.split("\n")
+    last = {line: number for number, line in enumerate(lines)}
+    last_indented = {line.lstrip("\t"): number for number, line in enumerate(lines)}
+    for number, line in enumerate(lines):
+        shown = re.sub(r"(?:^|\s)#.*|\(\(.*", "", line)  # no comments, and no shifts of bits
+        for tabs, word in re.findall(_HERE_DOCUMENT, shown):
+            if (last_indented if tabs else last).get(word, 0) <= number:
+                raise _UnreadableError(f"a here-document in it does not end with a line {word!r}")
 
 
 def _read(text: str, *, join: bool) -> ReadPlan:
