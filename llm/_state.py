@@ -300,33 +300,41 @@ def locked(path: str, *, inherited: bool = False, tidy: bool = False) -> Iterato
     With `inherited`, processes that are started with `close_fds=False` meanwhile hold it as well, until they end. A
     `tidy` lock removes its file: for directories that users look into.
     """
-    import fcntl
-
     # Of a second file: replacing the first one would also replace its lock.
     lock = f"{path}.lock"
     make_private(os.path.dirname(lock))
-    handle = open_private(lock, os.O_RDWR | os.O_CREAT)
-    os.set_inheritable(handle, inherited)
-    try:
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise TimeoutError(0, "another process does not let go of it", lock) from None
-                time.sleep(_PAUSE)
-                continue
-            if not tidy or _is_at(handle, lock):
-                break
-            # The process that held it has removed the file; others lock the new one.
-            os.close(handle)
-            handle = open_private(lock, os.O_RDWR | os.O_CREAT)
-        yield
-        if tidy:
-            os.unlink(lock)
-    finally:
+    until = time.monotonic() + _PATIENCE
+    handle = _open_locked(lock, until)
+    while tidy and not _is_at(handle, lock):
+        # The process that held it has removed the file; others lock the new one.
         os.close(handle)
+        handle = _open_locked(lock, until)
+    try:
+        os.set_inheritable(handle, inherited)
+        yield
+    finally:
+        if tidy:
+            with suppress(OSError):
+                os.unlink(lock)
+        os.close(handle)
+
+
+def _open_locked(path: str, until: float) -> int:
+    """Open a file and lock it, or raise a `TimeoutError` at a moment of the monotonic clock."""
+    import fcntl
+
+    handle = open_private(path, os.O_RDWR | os.O_CREAT)
+    try:
+        while time.monotonic() <= until:
+            with suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return handle
+            time.sleep(_PAUSE)
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    raise TimeoutError(0, "another process does not let go of it", path)
 
 
 def _is_at(handle: int, path: str) -> bool:

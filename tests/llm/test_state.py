@@ -14,7 +14,7 @@ import platformdirs
 import pytest
 
 from llm._database import Database
-from llm._state import replacing, user_dir, write_atomically
+from llm._state import locked, replacing, user_dir, write_atomically
 
 
 @pytest.mark.parametrize("kind", ["cache", "config", "state"])
@@ -50,6 +50,12 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_in_a_directory_of_the_user_leaves_no_file_behind(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), locked(str(tmp_path / "config.toml"), tidy=True):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- databases, on a disk of this machine and on one of a network -------------------------------------------------
