@@ -74,7 +74,7 @@ class Change:
         kind: `plug-in` or `recipe`.
         package: the distribution.
         version: its version; `None` if it is not installed.
-        done: what was done: `installed`, `reinstalled`, `removed`, `failed`.
+        done: `installed`, `already installed`, `removed`, `failed` and the like.
         effects: what that changed, or why it failed.
     """
 
@@ -126,7 +126,7 @@ def install(target: Target, registry: Registry, options: Options) -> Change:
         installer = find_installer()
         plan = make_plan(target, installer, Path(temporary), upgrade=options.upgrade, build=options.build)
         before = installed_version(target.distribution)
-        change = Change(target.name, target.kind.noun, target.distribution, before, "already installed:")
+        change = Change(target.name, target.kind.noun, target.distribution, before, "already installed")
         if plan.packages:
             if options.dry_run:
                 version = plan.packages[0].pin.version

@@ -459,6 +459,17 @@ class TestNames:
         assert "plugins recipes install echo" in result.stderr
         assert "scripts.plugins" not in result.stderr
 
+    def test_one_that_is_installed_already_is_reported_so(self, environment: Environment) -> None:
+        environment.add("third-party", plugins={"third": "third_party:run"})
+        assert json.loads(environment.run("install", "third-party>=1", "--yes", "--json").stdout) == {
+            "name": "third-party>=1",
+            "kind": "plug-in",
+            "package": "third-party",
+            "version": "1.0",
+            "done": "already installed",
+            "effects": ["backend 'third' now comes from it"],
+        }
+
     def test_a_package_that_is_no_plugin_is_never_removed(self, environment: Environment) -> None:
         environment.use_registry({"mine": "pytest"})
         result = environment.run("remove", "mine")
