@@ -173,7 +173,8 @@ def _add_upgrade(group: Group, kind: Kind) -> None:
         registry = _registry(exact=True)
         packages = _installed(kind, name, registry)
         return _make_changes(
-            [(package, partial(upgrade_package, package, registry)) for package in packages],
+            kind,
+            [(package, package, partial(upgrade_package, package, registry)) for package in packages],
             as_json=as_json,
             many=every,
             nothing=f"no {one} is installed",
@@ -373,7 +374,8 @@ def restore(environment: str | None, as_json: bool, **options: Any) -> int:
             )
     registry = _registry()
     return _make_changes(
-        [(one.distribution, partial(restore_package, one, registry)) for one in missing],
+        PLUGIN,
+        [(one.distribution, one.distribution, partial(restore_package, one, registry)) for one in missing],
         as_json=as_json,
         many=True,
         nothing="nothing is missing",
@@ -407,13 +409,20 @@ def sync(as_json: bool, **options: Any) -> int:
 
     One that fails does not stop the others; the exit status is 1 if any failed.
     """
-    from scripts.packages.changes import repair
-    from scripts.packages.changes import sync as sync_recipes
+    from scripts.packages.changes import install_entry, repair
+    from scripts.packages.environment import installed_version
 
     repair()
     registry = _registry(exact=True)
-    changes = sync_recipes(registry, _options(**options))
-    return _report(changes, as_json, many=True, nothing="every recipe of the registry is installed")
+    missing = [one for one in registry.of(RECIPE).values() if installed_version(one.label) is None]
+    return _make_changes(
+        RECIPE,
+        [(one.name, one.label, partial(install_entry, one, registry)) for one in missing],
+        as_json=as_json,
+        many=True,
+        nothing="every recipe of the registry is installed",
+        **options,
+    )
 
 
 def _install(kind: Kind, targets: Iterable[tuple[str, bool, str]], commands: str, *, many: bool, **flags: Any) -> int:
@@ -425,12 +434,13 @@ def _install(kind: Kind, targets: Iterable[tuple[str, bool, str]], commands: str
     def one(text: str, editable: bool, sha256: str, options: "Options") -> "Change":
         return install(find(kind, text, registry, commands, editable=editable, sha256=sha256), registry, options)
 
-    todo = [(each[0], partial(one, *each)) for each in targets]
-    return _make_changes(todo, many=many, nothing="there is nothing to install in it", **flags)
+    todo = [(each[0], each[0], partial(one, *each)) for each in targets]
+    return _make_changes(kind, todo, many=many, nothing="there is nothing to install in it", **flags)
 
 
 def _make_changes(
-    todo: "Iterable[tuple[str, Callable[[Options], Change]]]",
+    kind: Kind,
+    todo: "Iterable[tuple[str, str, Callable[[Options], Change]]]",
     *,
     as_json: bool,
     many: bool,
@@ -443,13 +453,14 @@ def _make_changes(
     options = _options(**flags)
 
     def changes() -> "Iterable[Change]":
-        for name, do in todo:
+        for name, package, do in todo:
             try:
                 yield do(options)
             except D0ttinoError as error:
                 if not many:
                     raise
-                yield Change(name, PLUGIN.noun, name, None, FAILED, tuple(filter(None, (error.message, error.hint))))
+                reasons = tuple(filter(None, (error.message, error.hint)))
+                yield Change(name, kind.noun, package, None, FAILED, reasons)
 
     return _report(changes(), as_json, many=many, nothing=nothing)
 

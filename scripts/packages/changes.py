@@ -5,7 +5,7 @@ Functions that change the environment raise `RecordError` while another command 
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -55,7 +55,7 @@ from scripts.packages.plan import (
     of_upgrade,
     other_kind,
 )
-from scripts.packages.registry import KINDS, RECIPE, Kind, Package, Registry
+from scripts.packages.registry import KINDS, Kind, Package, Registry
 
 #: How many files that stay behind a removed package are named.
 _NAMED_FILES: Final = 10
@@ -207,18 +207,12 @@ def restore(recorded: Recorded, registry: Registry, options: Options) -> Change:
     return install(of_record(recorded, exact=True), registry, options)
 
 
-def sync(registry: Registry, options: Options) -> Iterator[Change]:
-    """Install every recipe of a registry that is not installed; one that fails does not stop the others."""
-    for package in registry.of(RECIPE).values():
-        try:
-            if installed_version(package.distribution()) is not None:
-                continue
-            if options.dry_run:
-                yield Change(package.name, RECIPE.noun, package.label, None, PLANNED)
-            else:
-                yield install(of_registry(package), registry, options)
-        except D0ttinoError as error:
-            yield Change(package.name, RECIPE.noun, package.label, None, FAILED, (error.message,))
+def install_entry(package: Package, registry: Registry, options: Options) -> Change:
+    """Install the package of an entry of the registry; a dry run does not resolve it."""
+    target = of_registry(package)
+    if options.dry_run:
+        return Change(package.name, package.kind.noun, target.distribution, None, PLANNED)
+    return install(target, registry, options)
 
 
 def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
