@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from llm.errors import CancelledError, D0ttinoError, UsageError, one_line
 from llm.routing import LostWorkerError
-from llm.types import Cancellation, Completion, Request
+from llm.types import Attempt, Cancellation, Completion, Request
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -38,7 +38,8 @@ _TOTAL_LENGTH: Final = 64 * 2**20
 _CHUNK_AGE: Final = 0.1
 #: Seconds that an interrupted batch waits for the answers of other processes.
 _GRACE: Final = 2.0
-#: Seconds between two notes of long waits.
+#: Seconds from which on a wait for a server is reported, and between two such notes.
+_LONG_WAIT: Final = 5.0
 _NOTE_INTERVAL: Final = 5.0
 #: Maximum number of times that a prompt is sent if workers are lost.
 _MOST_TRIES: Final = 3
@@ -211,7 +212,7 @@ class _Threads(_Workers):
         super().__init__(on_note)
         self._host = host
         self._next_note = 0.0
-        self._retries = RetryPolicy(pacer=pacer, on_hold=self._note_wait)
+        self._retries = RetryPolicy(pacer=pacer, on_wait=self._note_wait)
         self._cancellation = Cancellation()
         self._settings = settings
         self._max_workers = max_workers
@@ -272,12 +273,12 @@ class _Threads(_Workers):
 
         return complete_checked(request, ask)
 
-    def _note_wait(self, note: str) -> None:
+    def _note_wait(self, attempt: Attempt, seconds: float) -> None:
         """Report a long wait for a server; other requests wait for the same one."""
         now = time.monotonic()
-        if now >= self._next_note:
+        if seconds >= _LONG_WAIT and now >= self._next_note:
             self._next_note = now + _NOTE_INTERVAL
-            self.note(note)
+            self.note(f"{attempt}; trying again in {seconds:.0f} s")
 
 
 # --- other processes ------------------------------------------------------------------------------------------------

@@ -46,8 +46,6 @@ _REFUSALS = 20
 _FIRST_REFUSALS = 3
 #: Maximum number of refusals of a prompt because of a limit.
 _MOST_WAITS = 30
-#: Seconds from which on a wait that a server asks for is reported.
-_LONG_WAIT = 5.0
 #: Seconds from which on the import of a plug-in is reported: it counts into the time of the request.
 _SLOW_IMPORT = 1.0
 
@@ -72,11 +70,10 @@ class RetryPolicy:
         sleep: waits for a number of seconds; `None`: until they are over, or the request is cancelled.
         chance: a number from 0 to 1; by it a wait is shortened, to half at most, so that many clients
             do not come back at the same moment.
-        on_wait: called with a failed attempt, and the seconds until the next one is made.
+        on_wait: called with a failed attempt, and the seconds until the next one.
         on_attempt: called with the backend that is asked next.
         pacer: gives requests their turn; `None`: they are sent at once. Their time does not run while they wait for it,
             and a refusal because of a server's limit costs them no attempt.
-        on_hold: called with a sentence about a server that asks to wait for long.
         interrupt: `interrupt(seconds, reason)` returns a context manager that raises `BackendTimeoutError(reason)` in
             its block after that time: it ends backends that do not watch the `timeout` of their request. `None`: these
             are waited for.
@@ -93,7 +90,6 @@ class RetryPolicy:
     on_wait: Callable[[Attempt, float], object] | None = None
     on_attempt: Callable[[str], object] | None = None
     pacer: "Pacer | None" = None
-    on_hold: Callable[[str], object] | None = None
     interrupt: Callable[[float, str], AbstractContextManager[None]] | None = None
 
     def wait(self, tries: int, retry_after: float | None) -> float:
@@ -539,9 +535,8 @@ class Fallback:
         if this.turn is None:
             return False
         self._waits += 1
-        wait = failure.retry_after or 0.0
-        if self._retries.on_hold is not None and wait >= _LONG_WAIT and self._waits == 1:
-            self._retries.on_hold(f"{self.attempts[-1].backend} has reached a limit, and asks to wait {wait:.0f} s")
+        if self._retries.on_wait is not None:
+            self._retries.on_wait(self.attempts[-1], failure.retry_after or 0.0)
         return self._waits <= _MOST_WAITS and self._clock() < self._deadline
 
     def _again(self, failure: Failure, tries: int, others: int, call: Call) -> bool:

@@ -281,6 +281,24 @@ def test_processes_share_a_limit(serve: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert server.refused <= 12
 
 
+def test_a_long_wait_is_noted() -> None:
+    host, notes = host_with(), []
+
+    def busy(prompt: str) -> str:
+        raise BackendHTTPError("come back later", status=429, retry_after=30)
+
+    def note(text: str) -> None:
+        notes.append(text)
+        outcomes.close()
+
+    register_backend("busy", busy, host=host)
+    outcomes = send_many("abc", backend="busy", host=host, on_note=note)
+    assert list(outcomes) == []
+    (words,) = notes
+    assert words.startswith("busy [backend:busy ")
+    assert words.endswith(": come back later; trying again in 30 s")
+
+
 def test_a_wait_of_hours_ends_a_prompt_and_not_the_batch() -> None:
     host = host_with()
 
