@@ -417,23 +417,15 @@ def changes_only_itself(step: Step) -> bool:
     for word in [*words, ";"]:
         if word in {";", "&&"}:
             if command and command not in _NO_OPERATIONS:
-                changes = _is_state(command) and not (depth > 0 and command in _WAYS_BACK)
-                depth += _levels(command, depth)
+                returns = depth > 0 and command in _WAYS_BACK
+                changes = _is_state(command) and not returns
+                depth += -1 if returns else command[0] in {"cd", "pushd"}
             command = []
         elif not word.strip("|&;<>()"):
             return False
         elif command or word not in _PREFIXES:
             command += [word] if command or "=" in word else word.split()  # `eval "cd x"`
     return changes
-
-
-def _levels(command: Sequence[str], depth: int) -> int:
-    """Return by how many directories a command changes the depth below the first one."""
-    if command[0] == "popd":
-        return -1
-    if command[0] not in {"cd", "pushd"}:
-        return 0
-    return -1 if depth > 0 and command in _WAYS_BACK else 1
 
 
 def _is_state(command: Sequence[str]) -> bool:

@@ -295,12 +295,13 @@ class _Run:
         return result
 
     def _refuse_dangerous(self, to_run: "Sequence[int]") -> None:
-        from scripts.steps.runner import dangerous_steps
+        from scripts.steps.runner import dangers
 
-        reasons = list(dangerous_steps(self.plan.steps, to_run))
-        if reasons:
+        found = [(number, reasons) for number in to_run if (reasons := dangers(self.plan.steps[number - 1]))]
+        if found:
+            lines = "".join(f"\n  step {number} {' and '.join(reasons)}" for number, reasons in found)
             raise UsageError(
-                "nothing was run, because steps look dangerous:" + "".join(f"\n  {reason}" for reason in reasons),
+                f"nothing was run, because steps look dangerous:{lines}",
                 hint="add --allow-dangerous to run them, or leave out --yes to be asked",
             )
 

@@ -337,11 +337,3 @@ def _forward_interrupts(parent: int, reader: int, writer: int, is_interrupt: Cal
         os.read(reader, 1)
     finally:
         os._exit(0)
-
-
-def size_of_terminal() -> os.terminal_size:
-    """Return the size of this process's terminal, whichever of its standard files that is."""
-    for descriptor in (1, 0, 2):
-        with suppress(OSError):
-            return os.get_terminal_size(descriptor)
-    return os.terminal_size((80, 24))

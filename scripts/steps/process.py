@@ -34,6 +34,7 @@ from typing import Any, Final
 
 from llm._dataclasses import dataclass
 from llm.types import StepResult
+from scripts.steps import terminal_size
 from scripts.steps.job_control import (
     ENDING,
     INTERRUPTED,
@@ -44,7 +45,6 @@ from scripts.steps.job_control import (
     controlling_terminal,
     handled,
     in_pipeline,
-    size_of_terminal,
     suspend,
 )
 
@@ -497,22 +497,12 @@ def _relayed(child: Child, output: Callable[[bytes], object]) -> "Iterator[_Rela
 
 
 class _Relay:
-    """A thread that copies between this process's terminal and a pseudo-terminal.
-
-    Args:
-        terminal: this process's end of the pseudo-terminal.
-        theirs: the child's end.
-        keyboard: this process's stdin, if that is a terminal.
-        output: takes a copy of the output.
-        child: is signalled.
-
-    Attributes:
-        files: the options of `Popen` for the child.
-    """
+    """A thread that copies between this process's terminal and a pseudo-terminal; `theirs` is the child's end."""
 
     def __init__(
         self, terminal: int, theirs: int, keyboard: int | None, output: Callable[[bytes], object], child: Child
     ) -> None:
+        #: The options of `Popen` for the child.
         self.files: Mapping[str, Any] = {
             "stdin": None if keyboard is None else theirs,
             "stdout": theirs,
@@ -608,7 +598,7 @@ def _size_followed(terminal: int) -> Iterator[None]:
     import struct
 
     def resize(*_: Any) -> None:
-        size = size_of_terminal()
+        size = terminal_size()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
 
     resize()

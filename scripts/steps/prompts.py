@@ -28,13 +28,13 @@ from scripts.output import (
     stdout_to_stderr,
 )
 from scripts.render import line, remark, rows
+from scripts.steps import RunSettings, terminal_size
 
 if TYPE_CHECKING:
     from llm.host import Host
-    from scripts.steps import RunSettings
 
 
-def step_facts(step: Step, settings: "RunSettings | None" = None, *, masked: bool = True) -> list[str]:
+def step_facts(step: Step, settings: RunSettings | None = None, *, masked: bool = True) -> list[str]:
     """Return how a step runs, a line for each fact: its directory, shell, time limit and variables.
 
     Args:
@@ -75,11 +75,6 @@ def print_steps(steps: Sequence[Step], facts: Sequence[Sequence[str]] | None = N
         print_text(step.command_line)
 
 
-def show_step(step: Step, number: int, total: int, facts: Sequence[str] = ()) -> None:
-    """Print a step on stderr, with further facts on rows of their own."""
-    print_rows(step_rows(step, number, total, facts, columns()))
-
-
 def step_rows(step: Step, number: int, total: int, facts: Sequence[str], width: int | None) -> list[str]:
     """Return the rows that show a step: its command, description and facts, which cannot be mistaken for each other.
 
@@ -116,15 +111,7 @@ def _fact_rows(fact: str, head: str, width: int | None) -> list[str]:
 
 def columns() -> int | None:
     """Return the width of the terminal on which steps are shown; `None`: there is none."""
-    return _size().columns if sys.stderr is not None and sys.stderr.isatty() else None
-
-
-def _size() -> os.terminal_size:
-    with suppress(OSError):
-        size = os.get_terminal_size(2)
-        if size.columns and size.lines:
-            return size
-    return os.terminal_size((80, 24))
+    return terminal_size().columns if sys.stderr is not None and sys.stderr.isatty() else None
 
 
 _END_OF_INPUT = b"\x04"
@@ -214,19 +201,20 @@ class Question:
             The answer, and the step: another one if it was edited.
         """
         viewed = False
-        below = _size().lines  # rows below the step: at first, it is not on the screen
+        note: list[str] | None = None  # the rows below the step, if it is on the screen
         while True:
+            size = terminal_size()
             whole = question_rows(step, number, total, self._source, dangers, columns(), facts)
-            long = not viewed and len(shortened(whole, step, LONG_QUESTION, _size())) < len(whole)
+            long = not viewed and len(shortened(whole, step, LONG_QUESTION, size)) < len(whole)
             question, keys = (LONG_QUESTION, _LONG_KEYS) if long else (_STEP_QUESTION, _STEP_KEYS)
-            shown = shortened(whole, step, question, _size())
-            below += 2 * (1 + len(question) // _size().columns)
-            answer = self._ask(question, keys, shown if below + len(shown) > _size().lines else ())
-            below = _size().lines
+            shown = shortened(whole, step, question, size)
+            questions = 2 * (1 + len(question) // size.columns)  # the answered one, and this one
+            on_screen = note is not None and len(shown) + len(note) + questions <= size.lines
+            answer = self._ask(question, keys, () if on_screen else shown)
+            note = None
             if answer is Decision.DESCRIBE:
                 note = rows(self._description_of(step), "    # ", columns(), "#")
                 print_rows(note)
-                below = len(note)
             elif answer is Decision.VIEW:
                 answer = self._view(whole)
                 if answer is not Decision.VIEW:
@@ -253,7 +241,7 @@ class Question:
 
     def _view(self, whole: Sequence[str]) -> Decision:
         """Show all rows, page by page; return `VIEW` if the user has seen all."""
-        page = max(_size().lines - 2, 1)
+        page = max(terminal_size().lines - 2, 1)
         for start in range(0, len(whole), page):
             print_rows(whole[start : start + page])
             if start + page >= len(whole):
@@ -361,7 +349,7 @@ def reset_terminal() -> None:
     """Reset the modes of the terminal that a program may have changed, and go to the beginning of a row."""
     colours = "" if os.environ.get("TERM") == "linux" else _RESET_COLOURS
     # From the beginning of a row, the blanks stay in that row; from any other column, they wrap to the next one.
-    send_to_terminal(f"{_RESET}{colours}{' ' * (_size().columns - 1)}\r")
+    send_to_terminal(f"{_RESET}{colours}{' ' * (terminal_size().columns - 1)}\r")
 
 
 @contextmanager
@@ -469,8 +457,20 @@ def _read_line() -> str:
     with suppress(AttributeError):  # a program has replaced stdin with another object
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     # `input` shows the line on stdout, which is for answers, and may be a file.
-    with descriptor_to_stderr():
+    with descriptor_to_stderr(), _woken():
         return input("> ")
+
+
+@contextmanager
+def _woken() -> Iterator[None]:
+    """Interrupt a wait for keys regularly: readline would handle a Ctrl-C just before it only after the next key."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 _INSTRUCTIONS: Final = (

@@ -354,15 +354,7 @@ class StoredRun:
 def step_json(step: Step) -> dict[str, Any]:
     """Return a step as JSON-ready data; empty fields are left out."""
     command = step.command if isinstance(step.command, str) else list(step.command)
-    data = {
-        "command": command,
-        "description": step.description,
-        "cwd": step.cwd,
-        "env": dict(step.env),
-        "timeout": step.timeout,
-        "confirm": step.confirm,
-        "shell": step.shell,
-    }
+    data = {**vars(step), "command": command, "env": dict(step.env)}
     return {key: value for key, value in data.items() if value or key in {"command", "description"}}
 
 

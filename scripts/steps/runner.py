@@ -4,7 +4,7 @@ import posixpath
 import re
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -13,11 +13,11 @@ from llm._dataclasses import dataclass, field
 from llm.errors import PLUGIN_FAULTS, D0ttinoError, place_of, read_on, reason_of, with_place
 from llm.hooks import Origin, origin_of
 from llm.types import Cancellation, Step, StepContext, StepResult
-from scripts.output import print_error, print_message, print_note, redact, stdout_to_stderr
+from scripts.output import print_error, print_message, print_note, print_rows, redact, stdout_to_stderr
 from scripts.render import hides_something
 from scripts.steps import RunSettings
 from scripts.steps.job_control import RunEnded, Switchboard
-from scripts.steps.prompts import Decision, show_step, step_facts
+from scripts.steps.prompts import Decision, columns, step_facts, step_rows
 from scripts.steps.records import StepOutcome
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ class StepRunner:
             unasked = self.yes or self._run_all
             reasons = () if unasked and self.allow_dangerous else dangers(prepared.step)
             if unasked and not reasons:
-                show_step(prepared.step, number, total, [*step_facts(prepared.step, self.settings), *prepared.facts])
+                facts = [*step_facts(prepared.step, self.settings), *prepared.facts]
+                print_rows(step_rows(prepared.step, number, total, facts, columns()))
                 return Decision.RUN, prepared
             if self.yes or self.asker is None:
                 raise StepError(
@@ -276,14 +277,6 @@ class StepRunner:
         self.outcomes.append(outcome)
         for listener in self.listeners:
             listener.ended(outcome)
-
-
-def dangerous_steps(steps: Sequence[Step], numbers: Collection[int]) -> Iterator[str]:
-    """Yield a line for each of some steps that looks dangerous, with the reasons."""
-    for number, step in enumerate(steps, 1):
-        reasons = dangers(step) if number in numbers else ()
-        if reasons:
-            yield f"step {number} {' and '.join(reasons)}"
 
 
 def _step_error(error: BaseException, number: int, hook: str) -> StepError:
