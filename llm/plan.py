@@ -317,7 +317,7 @@ _STATE_OF_TOOLS: Final = frozenset(
 )
 
 #: The definition of a function, and nothing else.
-_FUNCTION: Final = r"\s*(?:function\s+)?[\w-]+\s*(?:\(\s*\)\s*)?\{[^{}]*\}[\s;]*"
+_FUNCTION: Final = r"\s*(?:function\s+[\w-]+\s*(?:\(\s*\)\s*)?|[\w-]+\s*\(\s*\)\s*)\{[^{}]*\}[\s;]*"
 #: Commands that open a shell to type into.
 _SHELL: Final = r"(?:/\S*/)?(?:ba|z|da|k|fi)?sh(?:\s+-[il]+|\s+--login)?"
 _OPENS_SHELL: Final = (

@@ -359,6 +359,7 @@ def test_a_step_that_changes_only_its_own_shell(command: str) -> None:
         *("f() { date; }; f", "read x; echo $x", 'eval "make"', "$(go env GOPATH)/bin/x", "cd x > log", "{ make; }"),
         *("cd x && make", "(cd x)", "A=1 make", "ls", "cd x | cat", "export A=1 > file", "echo cd x", "'", "cd x & y"),
         *("exec make", "exec make > log", "exec > log make", "exec > log; make", "echo exec > log", "exec > log | cat"),
+        *("mkdir {src,test}", "touch {a,b}"),
     ],
 )
 def test_a_step_that_does_more(command: str) -> None:

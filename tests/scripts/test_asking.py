@@ -148,6 +148,26 @@ def test_a_line_that_is_not_edited_leaves_the_step_as_it_was(tmp_path: Path, key
     assert "ran-2" not in terminal.rest
 
 
+def test_a_ctrl_c_that_does_not_interrupt_the_wait_for_a_key_is_noticed(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys, threading\n"
+        "from llm import Step\n"
+        "from scripts.steps.prompts import edit\n"
+        "def interrupt():\n"
+        "    os.close(os.open(sys.argv[1], os.O_RDONLY))\n"  # until the line is shown
+        "    signal.pthread_kill(threading.get_ident(), signal.SIGINT)\n"  # interrupts this thread
+        "threading.Thread(target=interrupt, daemon=True).start()\n"
+        "edit(Step('echo changed'))\n"
+    )
+    os.mkfifo(tmp_path / "shown")
+    command = [sys.executable, "-c", program, str(tmp_path / "shown")]
+    terminal = Terminal(command=command, env={"EDITOR": "", "VISUAL": ""})
+    terminal.expect("> echo changed")
+    os.close(os.open(tmp_path / "shown", os.O_WRONLY))
+    terminal.expect("Abort")
+    assert terminal.status() == 1
+
+
 @pytest.mark.parametrize("key", ["\x03", "\x04"])
 def test_ctrl_c_and_the_end_of_input_end_with_130(tmp_path: Path, key: str) -> None:
     terminal = asked(tmp_path, "true")
