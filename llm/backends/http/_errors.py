@@ -285,7 +285,7 @@ _KINDS: Final = (
     ),
     _Kind("model", {403}, {404}),
     _Kind("access", {403}),
-    _Kind("payment", {429}, {402}),
+    _Kind("payment", {429}, {402}, re.compile("exceeded your current quota")),
     _Kind("proxy", {407}, hint=f"the proxy wants a user name and a password: {CHECK_PROXIES}"),
     _Kind("size", {413}, hint="it takes no request of this size: send less text, or smaller attachments"),
 )
@@ -315,10 +315,9 @@ def _classified(endpoint: Endpoint, report: _Report, now: float | None = None) -
         hint = f"{endpoint.label} asks to wait before the next try (Retry-After: {asked})"
     wait = asked_wait(report.headers, report.message, now)
     error = BackendHTTPError(message, status=report.status, hint=hint, retry_after=wait)
-    unpaid = report.status == 429 and wait is None and "exceeded your current quota" in report.message
     if kind.name == "rate limit":
         error.transient = True
-    elif kind.name == "payment" or unpaid:
+    elif kind.name == "payment" and (report.implied == 402 or wait is None):  # with a wait it is a limit of a minute
         error.transient = False
     return error
 
