@@ -216,6 +216,8 @@ def _lobechat_text(kind: str, document: Any, answer: AnswerReader) -> str:
             text = content_text(document.get("content")) if document.get("partType", "text") == "text" else ""
             answer.odd_content = answer.odd_content or ("" if text else _OTHER_PARTS["image"])
         return answer.part(*(("", text) if kind.startswith("reasoning") else (text,)))
+    elif kind == "base64_image":
+        answer.odd_content = _OTHER_PARTS["image"]
     return ""
 
 

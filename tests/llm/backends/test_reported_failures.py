@@ -320,10 +320,17 @@ def test_events_of_lobechat_for_other_providers() -> None:
     end = read(f'{part}event: stop\ndata: "message_stop"\n\n')[1]
     assert isinstance(end, Completion)
     assert end.why_unfinished is None
-    picture = 'event: content_part\ndata: {"content": "AAAA", "partType": "image"}\n\nevent: stop\ndata: "stop"\n\n'
-    came, end = read(part + picture)
-    assert isinstance(end, Completion)
-    assert (came, end.notices) == ("Hello", ("the answer also holds an image, which is not shown",))
+    stop = 'event: stop\ndata: "stop"\n\n'
+    for picture in (
+        'event: content_part\ndata: {"content": "AAAA", "partType": "image"}\n\n',
+        'event: base64_image\ndata: "data:image/png;base64,AAAA"\n\n',
+    ):
+        came, end = read(part + picture + stop)
+        assert isinstance(end, Completion)
+        assert (came, end.notices) == ("Hello", ("the answer also holds an image, which is not shown",))
+        _, error = read(picture + stop)
+        assert isinstance(error, BackendError)
+        assert error.message == "Service answered with content that is not text but an image"
 
 
 def test_events_of_lobechat() -> None:
