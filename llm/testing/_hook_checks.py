@@ -353,9 +353,7 @@ def _run_steps(probe: Probe, context: StepContext, written: list[bytes], typed: 
                          b"two words": "splits the words of a command"}[output]  # fmt: skip
                 probe.report(f"llm_run_step {wrong}", FIXES["run"], place_of(function), warn=output == b"it is mine")
         if any(one is not bytes for one in typed):
-            probe.report(
-                "llm_run_step gives text to context.output, which takes bytes", "encode it", place_of(function)
-            )
+            probe.report("llm_run_step gives text to context.output, not bytes", "encode it", place_of(function))
             typed.clear()
     left = _children()
     if left:

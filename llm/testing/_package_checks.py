@@ -228,30 +228,26 @@ def check_entry_points(probe: Probe) -> str | None:
         probe.report("it has no entry point of d0ttino", f'add [project.entry-points."{BACKEND_GROUP}"]: see docs',
                      _key_line(probe, "[project"))  # fmt: skip
     for entry in probe.entries:
-        where = _key_line(probe, entry.name)
-        if not re.fullmatch(r"[\w.-]+", entry.name, re.ASCII):
-            probe.report(f"entry point {entry}: its name has other characters than letters, digits, '.', '-' and '_'",
-                         "give it another name", where)  # fmt: skip
-        if any(one.value == entry.value and one.group < entry.group for one in probe.entries):
-            probe.report(f"entry point {entry}: {entry.value} is named in both groups", "remove one of the two", where)
-        if not re.fullmatch(r"[\w.]+(:[\w.]+)?", entry.value.partition("[")[0].replace(" ", "")):
-            probe.report(
-                f"entry point {entry}: {entry.value!r} names no object", "write it as package.module:object", where
-            )
-        elif root_of(entry.module.partition(".")[0]) is None:
-            probe.report(
-                f"entry point {entry}: there is no module {entry.module.partition('.')[0]}",
-                "name a module that the package has, and install the package again",
-                where,
-            )
-        others = {one.distribution for one in probe.all_entries if one.value == entry.value} - {entry.distribution}
-        if others:
-            probe.report(
-                f"entry point {entry}: {', '.join(others)} names {entry.value} too",
-                "remove one of the two packages, or name an object of your own",
-                where,
-            )
+        for fault, fix in _entry_point_faults(probe, entry):
+            probe.report(f"entry point {entry}: {fault}", fix, _key_line(probe, entry.name))
     return None
+
+
+def _entry_point_faults(probe: Probe, entry: EntryPoint) -> Iterator[tuple[str, str]]:
+    """Yield the faults of an entry point, and how to fix each."""
+    package = entry.module.partition(".")[0]
+    if not re.fullmatch(r"[\w.-]+", entry.name, re.ASCII):
+        yield "its name has other characters than letters, digits, '.', '-' and '_'", "give it another name"
+    if any(one.value == entry.value and one.group < entry.group for one in probe.entries):
+        yield f"{entry.value} is named in both groups", "remove one of the two"
+    if not re.fullmatch(r"[\w.]+(:[\w.]+)?", entry.value.partition("[")[0].replace(" ", "")):
+        yield f"{entry.value!r} names no object", "write it as package.module:object"
+    elif root_of(package) is None:
+        yield f"there is no module {package}", "name a module that the package has, and install the package again"
+    others = {one.distribution for one in probe.all_entries if one.value == entry.value} - {entry.distribution}
+    if others:
+        fix = "remove one of the two packages, or name an object of your own"
+        yield f"{', '.join(sorted(others))} names {entry.value} too", fix
 
 
 def check_import(probe: Probe) -> str | None:
@@ -333,35 +329,11 @@ def check_names(probe: Probe) -> str | None:
 
 def check_configuration(probe: Probe) -> str | None:
     """Configure it without a section, and check its schema."""
-    plugins = [
-        one for one in probe.host.guards() if probe.is_own(one.origin) and "llm_configure" in one.implementations
-    ]
+    own = [one for one in probe.host.guards() if probe.is_own(one.origin)]
+    plugins = [one for one in own if "llm_configure" in one.implementations]
     for guard in plugins:
         function = next((one.function for one in probe.implementations("llm_configure")), None)
-        schema = getattr(guard.plugin, "CONFIG_SCHEMA", None)
-        if schema is not None:
-            from jsonschema import SchemaError
-            from jsonschema.validators import validator_for
-
-            if not isinstance(schema, dict):
-                probe.report(f"CONFIG_SCHEMA is not a JSON Schema, but a {type(schema).__name__}", "make it a dict",
-                             place_of(function))  # fmt: skip
-                schema = {"additionalProperties": False}
-            try:
-                validator_for(schema).check_schema(schema)
-            except SchemaError as error:
-                probe.report(f"CONFIG_SCHEMA is not a JSON Schema: {error.message}", "correct it", place_of(function))
-            else:
-                if schema.get("additionalProperties") is not False:
-                    probe.report("CONFIG_SCHEMA lets misspelt keys pass", 'add "additionalProperties": False',
-                                 place_of(function), warn=True)  # fmt: skip
-        else:
-            probe.report(
-                "it takes configuration and has no CONFIG_SCHEMA",
-                "give it one: a JSON Schema CONFIG_SCHEMA beside llm_configure finds misspelt keys",
-                place_of(function),
-                warn=True,
-            )
+        _check_schema(probe, getattr(guard.plugin, "CONFIG_SCHEMA", None), place_of(function))
         try:
             probe.host.configure(guard.origin)
         except Exception as error:  # noqa: BLE001 - reported
@@ -369,3 +341,26 @@ def check_configuration(probe: Probe) -> str | None:
                          "give each key a default: most users configure nothing",
                          probe.place(error, function))  # fmt: skip
     return None if plugins else "it takes no configuration"
+
+
+def _check_schema(probe: Probe, schema: Any, place: Place | None) -> None:
+    """Report a CONFIG_SCHEMA that is missing, is not a JSON Schema, or lets misspelt keys pass."""
+    from jsonschema import SchemaError
+    from jsonschema.validators import validator_for
+
+    if schema is None:
+        fix = "give it one: a JSON Schema CONFIG_SCHEMA beside llm_configure finds misspelt keys"
+        probe.report("it takes configuration and has no CONFIG_SCHEMA", fix, place, warn=True)
+        return
+    if not isinstance(schema, dict):
+        kind = type(schema).__name__
+        probe.report(f"CONFIG_SCHEMA is not a JSON Schema, but a {kind}", "make it a dict", place)
+        return
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        probe.report(f"CONFIG_SCHEMA is not a JSON Schema: {error.message}", "correct it", place)
+        return
+    if schema.get("additionalProperties") is not False:
+        fix = 'add "additionalProperties": False'
+        probe.report("CONFIG_SCHEMA lets misspelt keys pass", fix, place, warn=True)

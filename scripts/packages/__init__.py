@@ -137,12 +137,7 @@ def recorded_elsewhere() -> list[str]:
 
 
 def lost(installed: Iterable[str], prefix: str | None = None) -> list[Recorded]:
-    """Return the records of an environment, by default this one, whose distributions are not installed.
-
-    Args:
-        installed: names of the distributions that are.
-        prefix: the environment.
-    """
+    """Return the records of an environment, by default this one, that are not among the installed distributions."""
     known = recorded(prefix)
     there = set(map(canonical, installed)) if known else set()
     return [one for name, one in known.items() if name not in there]
@@ -315,14 +310,7 @@ def recorded_guardrails() -> list[RecordedGuardrail]:
 
 
 def forget_guardrails(name: str) -> RecordedGuardrail | None:
-    """Forget the guardrails of a distribution, which the user does not want any more.
-
-    Args:
-        name: the distribution, or one of the plug-ins.
-
-    Returns:
-        One of them; `None` if none was recorded.
-    """
+    """Forget the guardrails of a distribution, given by its name or a plug-in's; return one if any was recorded."""
     found = [one for one in recorded_guardrails() if canonical(name) in {canonical(one.distribution), one.plugin}]
     unwanted = {canonical(one.distribution) for one in found}
 

@@ -223,10 +223,6 @@ def remove(kind: Kind, name: str, registry: Registry, commands: str) -> Change:
         name: its name in the registry, the name that it registers, or that of its distribution.
         registry: the registry in use.
         commands: the command line of the commands for plug-ins, for hints.
-
-    Raises:
-        InstallError: it is not installed, it is built in, or removing it failed.
-        UnknownNameError: nothing has that name.
     """
     with one_at_a_time():
         _roll_back()

@@ -131,7 +131,7 @@ def listed_files(record: str) -> list[str]:
 def metadata_of(distribution: str) -> list[Metadata]:
     """Return every metadata directory of a distribution on the path, leftovers too, in the order of the path."""
     wanted = canonical(distribution)
-    return [one for one in metadata(wanted) if one.name == wanted or (one.leftover and wanted.endswith(one.name))]
+    return [one for one in metadata(wanted) if one.leftover or one.name == wanted]
 
 
 def leftovers() -> list[Metadata]:
@@ -159,21 +159,13 @@ def installed_version(distribution: str) -> str | None:
 
 
 def owners(without: str = "") -> dict[Path, str]:
-    """Return the distribution that owns each installed file, by the file's path.
-
-    Args:
-        without: the canonical name of a distribution whose files are left out.
-    """
+    """Return the distribution that owns each installed file, by the file's path; one can be left out, by its name."""
     others = [one for one in metadata() if one.installed and one.name != without]
     return {file: one.name for one in others for file in one.files() or ()}
 
 
 def metadata(wanted: str | None = None) -> Iterator[Metadata]:
-    """Yield the metadata directories on `sys.path`.
-
-    Args:
-        wanted: the canonical name of a distribution: directories that are certainly of another one are passed over.
-    """
+    """Yield the metadata directories on `sys.path`, without those that are certainly not of a wanted distribution."""
     own = sites()
     for place in dict.fromkeys(map(Path, sys.path)):
         try:

@@ -73,13 +73,7 @@ class Installer:
         return self.command("uninstall", "--quiet", *(["--yes"] if self.name == "pip" else []))
 
     def resolve(self, requirement: str, *, upgrade: bool, build: bool) -> list[Pin]:
-        """Return what installing a requirement would install, without installing it.
-
-        Args:
-            requirement: a PEP 508 requirement, or the path of a wheel.
-            upgrade: whether a newer version replaces one that satisfies it.
-            build: whether source archives may be built, which runs their code.
-        """
+        """Return what installing a PEP 508 requirement, or a wheel by its path, would install."""
         options = (*(["--upgrade"] if upgrade else []), *self._only_wheels(build))
         with tempfile.TemporaryDirectory(prefix="d0ttino-") as place:
             directory = Path(place)

@@ -305,13 +305,7 @@ class Row(NamedTuple):
         return ": ".join([self.state, *more, *([self.reason] if self.reason else [])])
 
     def matches(self, words: Sequence[str], state: str | None, provides: str | None) -> bool:
-        """Return whether the row passes the filters of a list.
-
-        Args:
-            words: texts, one of which has to be in its name or package; empty: any.
-            state: `installed` or `available`; `None`: any.
-            provides: `backend`, `recipe` or a hook that it has to contribute; `None`: any.
-        """
+        """Return whether the row passes the filters of a list: one of the words, the state, and the contribution."""
         text = f"{self.name} {self.package}".lower()
         provided = {contribution.partition(" ")[0] for contribution in self.contributes}
         return (
@@ -376,13 +370,7 @@ def declared(row: Row, inventory: Inventory) -> "tuple[list[Parameter], dict[str
 
 
 def take_inventory(kind: Kind, registry: Registry, checked: Check | None = None) -> Inventory:
-    """List everything of one kind.
-
-    Args:
-        kind: plug-ins or recipes.
-        registry: the packages that can be installed.
-        checked: the result of loading plug-ins; those that are not in it are listed by their manifests.
-    """
+    """List everything of one kind, by the result of loading plug-ins or else by their manifests."""
     (distributions, entries, faults), known = installed_and_known()
     if checked is not None:
         known |= {entry: Contributed.by(one) for entry, one in checked.learned.items() if entry in known}

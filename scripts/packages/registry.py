@@ -278,11 +278,7 @@ TWICE: Final = _Twice()
 
 
 def faults_of(document: Any) -> dict[tuple[str, str], str]:
-    """Check a document against `plugin-registry.schema.json`; return the faults of entries, by section and name.
-
-    Raises:
-        RegistryError: the document as a whole does not fit.
-    """
+    """Return the faults of a document's entries against its schema, by section and name; other faults are raised."""
     from jsonschema import Draft202012Validator
 
     schema = json.loads(bundled_file("plugin-registry.schema.json"))
@@ -508,11 +504,7 @@ def local_path(place: str) -> Path:
 
 
 def fetch(place: str) -> tuple[bytes, str | None]:
-    """Return the content of a registry document, and the ETag that the server gave it.
-
-    Args:
-        place: an https URL, an http URL of this machine, a `file:` URL or a path.
-    """
+    """Return the content of a registry document and its ETag; it is at a URL or a path."""
     content, etag = _download_in_time(place) if is_remote(place) else (_read(local_path(place)), None)
     if len(content) > SIZE_LIMIT:
         raise RegistryError(f"it is larger than {SIZE_LIMIT} bytes")

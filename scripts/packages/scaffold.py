@@ -97,7 +97,7 @@ def write(name: str, kind: str, parent: Path, licence: str, author: str) -> NewP
         name: name of the distribution; without `d0ttino-` it is the name of the plug-in as well.
         kind: one of `KINDS`.
         parent: the directory in which the package's directory is made.
-        licence: the name of a file in the templates' `licences`, or `none`.
+        licence: one of the templates' `licences`, or `none`.
         author: the holder of the copyright; empty: the authors of the package.
     """
     import tempfile
