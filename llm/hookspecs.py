@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 @hookspec
 def llm_configure(settings: "PluginSettings") -> None:
-    """Take your section of the configuration, once, before the first other hook of this plug-in.
+    """Configure the plug-in by its section of the configuration, once, before any other hook of it is called.
 
     Args:
-        settings: its `section` is `[plugins.NAME]` of the configuration file, as a mapping; empty if there is none. A
-            `CONFIG_SCHEMA` (a JSON Schema) beside the implementation is checked before.
+        settings: its `section` is `[plugins.NAME]` of the configuration file, as a mapping; empty if there is none. It
+            was checked against `CONFIG_SCHEMA` (a JSON Schema) of the module or object with the implementation.
     """
 
 
 @hookspec
 def llm_close() -> None:
-    """Flush and close: the host ends. Only plug-ins that were used are asked."""
+    """Flush and close, as the host ends. Only plug-ins that were used are asked."""
 
 
 # --- objects that plug-ins contribute -------------------------------------------------------------------------------
@@ -53,8 +53,8 @@ def llm_close() -> None:
 def llm_backends() -> Iterable[Backend] | Backend | None:
     """Contribute backends.
 
-    The answer is recorded in the plug-in's manifest, so that it need not be imported to list them. It has to follow
-    from its code; a plug-in that implements `llm_configure` too is asked anew in each process.
+    The result is recorded in the plug-in's manifest, so that listing backends does not import it. So it has to follow
+    from the code alone; a plug-in that implements `llm_configure` as well is asked anew in each process.
 
     Returns:
         `Backend` objects, or one.
@@ -85,8 +85,8 @@ def llm_commands(cli: "click.Group") -> None:
 def llm_options() -> "Iterable[click.Option] | click.Option | None":
     """Add options to the commands that send prompts: `send`, `chat`, `batch`, `plan` and `do`.
 
-    Their values are in `Request.metadata`, by the names of the options, for the plug-in's other hooks; no server gets
-    them.
+    Their values are in `Request.metadata`, by the names of the options, for the plug-in's other hooks; servers do not
+    get them.
 
     Returns:
         `click.Option` objects, or one. A name or a spelling that a command has already is recorded as this plug-in's
@@ -98,8 +98,8 @@ def llm_options() -> "Iterable[click.Option] | click.Option | None":
 def llm_key(name: str) -> str | None:
     """Return a key from a store of your own: a password manager, a vault (first result; the built-in store is last).
 
-    It is asked when a backend needs a key, and no environment variable has it. The key is taken out of whatever this
-    program prints or writes.
+    It is asked when a backend needs a key that no environment variable has. The key is masked in whatever this program
+    prints or writes.
 
     Args:
         name: name of the key, `openrouter` for example.
@@ -119,17 +119,16 @@ def llm_executor(where: str) -> "Executor | None":
 
     Besides the methods of `concurrent.futures.Executor`, three attributes are used if the executor has them:
     `max_workers`, the number of chunks that it works on at a time, which may change; `interrupt()`, after which
-    chunks under way end early, with what is answered until then; and `notes`, what the user should know of the
-    place, one line each.
+    chunks under way end early, with what is answered until then; and `notes`, lines for the user about the workers.
 
     Args:
-        where: the user's words behind `--on`.
+        where: the value of `--on`.
 
     Returns:
         A new `Executor`; `None` leaves it to the next implementation.
 
     Raises:
-        Exception: the place is this plug-in's, and cannot be used.
+        Exception: `where` is this plug-in's, and cannot be used.
     """
 
 
@@ -138,10 +137,10 @@ def llm_executor(where: str) -> "Executor | None":
 
 @hookspec
 def llm_redact(text: str) -> str | None:
-    """Take out of a text what must not be written down (folded).
+    """Mask what must not be written down in a text (folded).
 
-    It is asked for whatever goes into the log of conversations, a trace, the record of a run, an error or a note, after
-    the secrets of the environment were taken out; not for answers, which are the user's own, nor for what is sent.
+    It is asked for all that goes into the log of conversations, a trace, the record of a run, an error or a note, after
+    the secrets of the environment were masked; not for answers, which are the user's own, nor for what is sent.
 
     Args:
         text: the text, as the implementation before returned it.
@@ -150,7 +149,7 @@ def llm_redact(text: str) -> str | None:
         Another text; `None` leaves it as it is.
 
     Raises:
-        Exception: anything; then a mask stands in place of the whole text.
+        Exception: anything; then the whole text is masked.
     """
 
 
@@ -163,7 +162,7 @@ def llm_route(
     No policy is asked when the caller names the backend.
 
     Args:
-        request: the prompt and the caller's wishes.
+        request: the request of the caller.
         backends: every backend, shadowed ones left out.
         settings: the user's configuration.
 
@@ -215,7 +214,7 @@ def llm_complete(
 
 @hookspec
 def llm_attempted(request: Request, attempt: Attempt) -> None:
-    """Learn of an attempt that ended (notify).
+    """Observe an attempt that ended (notify).
 
     Args:
         request: the request as the caller gave it.
@@ -225,12 +224,12 @@ def llm_attempted(request: Request, attempt: Attempt) -> None:
 
 @hookspec
 def llm_completed(request: Request, completion: Completion | None, error: Exception | None) -> None:
-    """Learn of a request that ended: for logs, metrics and costs (notify).
+    """Observe a request that ended: for logs, metrics and costs (notify).
 
     Args:
         request: the request as the caller gave it.
         completion: the answer; `None` if there is none.
-        error: why there is none, or why a streamed one was cut; `None` if there is a whole one.
+        error: the error by which there is none, or a streamed one was cut; `None` if the answer is whole.
     """
 
 
@@ -262,7 +261,7 @@ def llm_run_step(step: Step, context: StepContext) -> StepResult | int | None:
         context: its recipe, its number, and the environment that it gets.
 
     Returns:
-        Its end, as a `StepResult` or an exit status; `None` leaves it to the next implementation.
+        The result, as a `StepResult` or an exit status; `None` leaves it to the next implementation.
 
     Raises:
         Exception: anything, to refuse the step; the recipe ends there.
@@ -271,10 +270,10 @@ def llm_run_step(step: Step, context: StepContext) -> StepResult | int | None:
 
 @hookspec
 def llm_step_ended(step: Step, context: StepContext, result: StepResult) -> None:
-    """Learn of a step that ended (notify).
+    """Observe a step that ended (notify).
 
     Args:
         step: the step.
-        context: its surroundings.
-        result: its end.
+        context: its recipe, its number, and the environment that it got.
+        result: its result.
     """
