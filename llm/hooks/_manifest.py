@@ -24,7 +24,7 @@ from llm._state import cache_dir, check_private, open_private, read_named, write
 from llm.hooks._entrypoints import Directories, EntryPoint, is_settled, opened, recall, seal_of, stamp_of
 
 #: Grows when the layout of the file changes; a file of another layout counts as none.
-_LAYOUT: Final = 6
+_LAYOUT: Final = 7
 
 
 class ManifestFile:
