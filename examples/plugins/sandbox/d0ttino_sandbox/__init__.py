@@ -81,8 +81,8 @@ def options(program: str, directory: str, cwd: str, context: StepContext) -> Ite
             )
     yield from hidden(writable, networked=networked)
     imported_from = {path for path in sys.path if os.path.exists(path)}
-    beside = {os.path.realpath(path) for path in imported_from} | with_links({*named, *imported_from})
-    yield from kept(writable, own | beside)
+    imports = {os.path.realpath(path) for path in imported_from} | with_links({*named, *imported_from})
+    yield from protected(writable, own | imports)
     if not networked:
         yield "--unshare-net"
     # With its capabilities, root could undo these mounts.
@@ -137,7 +137,7 @@ def bound_sockets() -> set[str]:
     return found
 
 
-def kept(writable: Iterable[str], own: set[str]) -> Iterator[str]:
+def protected(writable: Iterable[str], own: set[str]) -> Iterator[str]:
     """Yield the options that make this program's own files read-only, also in writable directories.
 
     Each directory on the way becomes a mount of its own: any other could be renamed, and replaced.
@@ -150,11 +150,11 @@ def kept(writable: Iterable[str], own: set[str]) -> Iterator[str]:
             above = [str(parent) for parent in Path(path).parents if _is_below(str(parent), {root})]
             places = {**dict.fromkeys(above, "--bind"), **places, path: "--ro-bind"}
     # Parents first: a mount hides earlier ones below it.
-    kept: set[str] = set()
+    read_only: set[str] = set()
     for path, how in sorted(places.items()):
-        if path not in writable and not _is_below(path, kept):
+        if path not in writable and not _is_below(path, read_only):
             yield from (how, path, path)
-            kept |= {path} if how == "--ro-bind" else set()
+            read_only |= {path} if how == "--ro-bind" else set()
 
 
 def own_files() -> set[str]:
