@@ -507,7 +507,9 @@ def listed_models(backend: str) -> ListedModels | None:
     """Return the models of a backend in the cache, however old; `None` if there are none."""
     try:
         listed, models = cached("models", backend)
-        return ListedModels(tuple(map(str, models)), max(0.0, time.time() - float(listed)))
+        age = time.time() - float(listed)
+        # In the future: the clock was wrong, then or now. Such a list would stay up to date for ever.
+        return ListedModels(tuple(map(str, models)), age if age >= 0 else _FRESH)
     except (ValueError, TypeError):
         return None
 

@@ -162,6 +162,16 @@ def test_models_are_cached_and_the_cache_serves_when_the_server_is_gone(run: Run
     assert "its models of less than a minute ago are listed" in done.stderr
 
 
+@pytest.mark.parametrize("listed", ["9e9", "NaN"])
+def test_a_list_of_models_from_the_future_is_outdated(run: Run, listed: str) -> None:
+    cached = Path.home() / ".cache" / "d0ttino" / "models" / "one.json"
+    with FaultServer(MODELS, http_answer({"data": [{"id": "new"}]})) as server:
+        assert run("servers", "add", "one", server.url).exit_code == 0
+        assert run("models").exit_code == 0
+        cached.write_text(f'[{listed}, ["old"]]', encoding="utf-8")
+        assert run("models").stdout == "one/new\n"
+
+
 @pytest.mark.parametrize("body", ['{"object": "list", "data": null}', '{"models": []}', '{"models": null}', "[]"])
 def test_a_server_without_a_model_answers_and_what_to_do_next_is_named(body: str, run: Run) -> None:
     wants_one = http_answer({"error": {"message": "model is required"}}, status=400)
