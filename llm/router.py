@@ -255,12 +255,13 @@ async def acomplete(
     host: Host | None = None,
     settings: Settings | None = None,
     retries: RetryPolicy | None = None,
+    cancellation: Cancellation | None = None,
 ) -> Completion:
     """Answer a request in an asyncio program: `complete` in a thread of its own.
 
     Cancelling the task cancels the request. Arguments, result and errors are those of `complete`.
     """
-    cancellation = Cancellation()
+    cancellation = cancellation or Cancellation()
     run = partial(complete, request, host=host, settings=settings, retries=retries, cancellation=cancellation)
     return await _in_thread(run, cancellation)
 
@@ -271,20 +272,17 @@ def astream(
     host: Host | None = None,
     settings: Settings | None = None,
     retries: RetryPolicy | None = None,
+    cancellation: Cancellation | None = None,
 ) -> "AsyncAnswerStream":
     """Answer a request in an asyncio program with the text as it comes: `stream` in a thread of its own.
 
-    Args:
-        request: the prompt and the caller's wishes.
-        host: the host to ask; by default this process's.
-        settings: the configuration; by default that of environment and file.
-        retries: how often and how long to try.
+    Arguments are those of `stream`.
 
     Returns:
         An asynchronous iterator of texts. Reading it raises what `stream` and its iterator raise. Closing it, and
         cancelling the task that reads it, cancel the request.
     """
-    cancellation = Cancellation()
+    cancellation = cancellation or Cancellation()
     begin = partial(stream, request, host=host, settings=settings, retries=retries, cancellation=cancellation)
     return AsyncAnswerStream(begin, cancellation)
 

@@ -154,6 +154,21 @@ def test_cancelling_the_task_cancels_the_request(streaming: bool, observer: Obse
     assert error.message == "its task was cancelled"
 
 
+def test_a_cancellation_ends_it_as_well() -> None:
+    waiting = Waiting()
+    host = host_of(a=Backend("a", waiting.run, stream=waiting.stream))
+
+    async def main() -> None:
+        cancellation = llm.Cancellation()
+        texts = astream(Request("hi", backend="a"), host=host, cancellation=cancellation)
+        assert await anext(texts) == "one"
+        cancellation.cancel("enough")
+        with pytest.raises(CancelledError, match="enough"):
+            await anext(texts)
+
+    asyncio.run(main())
+
+
 def test_a_stream_that_is_left_is_closed(observer: Observer) -> None:
     waiting = Waiting()
     host = host_of(observer, a=Backend("a", waiting.run, stream=waiting.stream))

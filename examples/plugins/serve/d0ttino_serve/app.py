@@ -4,13 +4,11 @@ import asyncio
 import hmac
 import json
 import os
-import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -20,13 +18,15 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from llm import Cancellation, Completion, Request, complete, stream
+from llm import Cancellation, Completion, Request, acomplete, astream
 from llm.backends.http.openai import chat_completion, finish_reason, message_from, usage_json
-from llm.errors import ConfigError, D0ttinoError, UnknownNameError, UsageError
+from llm.errors import CancelledError, ConfigError, D0ttinoError, UnknownNameError, UsageError
 from llm.host import Host
-from llm.router import NoAnswerError, NoCandidateError
+from llm.router import AsyncAnswerStream, NoAnswerError, NoCandidateError
 from llm.thoughts import ThoughtFilter, shown_of
 from scripts.plugin_sdk import clean
+
+Result = TypeVar("Result")
 
 #: The longest body of a request, in bytes.
 MOST = 32 * 2**20
@@ -38,6 +38,9 @@ OPTIONS = frozenset(
 )
 #: Members that are refused: an answer that ignores them would be wrong.
 UNSUPPORTED = ("tools", "functions", "audio", "logprobs")
+
+#: The reason why answers under way end.
+STOPS = "the server stops"
 
 #: The names of this machine, for clients without a token. The last one is `[::1]:8080` up to its first colon.
 LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]", "["]
@@ -70,35 +73,65 @@ class API:
     def __init__(self, host: Host, token: str | None) -> None:
         self._host = host
         self._token = token
-        self._active: set[Work] = set()
+        self._active: dict[asyncio.Future[Any], Cancellation] = {}
 
     def end(self) -> None:
-        """End the answers under way: the server stops."""
-        for work in tuple(self._active):
-            work.put(StoppingError("the server stops"))
-            work.stop("the server stops")
+        """End the answers under way: the server stops. A signal handler may call this."""
+        for waiting, cancellation in list(self._active.items()):
+            cancellation.cancel(STOPS)
+            waiting.get_loop().call_soon_threadsafe(waiting.cancel)
 
     async def chat(self, http: HTTPRequest) -> Response:
         """Answer a conversation: whole, or in pieces as they come."""
         body = await self._body(http)
+        name = str(body.get("model") or "auto")
+        cancellation = Cancellation()
         try:
             request = request_of(body, self._host)
-        except UsageError as error:
-            raise self._api_error(error) from error
-        produce = self._pieces if body.get("stream") else self._whole
-        work = Work(lambda cancellation: produce(request, cancellation), self._active)
-        try:
-            first = await work.next_unless_gone(http)
+            if not body.get("stream"):
+                whole = acomplete(request, host=self._host, cancellation=cancellation)
+                completion = await self._result(whole, cancellation, http)
+                answer = chat_completion(replace(completion, text=shown_of(completion.text)), name)
+                answer["d0ttino"] = self._facts(completion)
+                return JSONResponse(answer, headers=headers_of(completion.backend, completion))
+            texts = astream(request, host=self._host, cancellation=cancellation)
+            first = await self._result(anext(texts, None), cancellation, http)
+        except ClientGoneError:
+            return Response(status_code=499)
         except Exception as error:
             raise self._api_error(error) from error
-        if first is None:
-            return Response(status_code=499)
-        name = str(body.get("model") or "auto")
-        if isinstance(first, Completion):
-            answer = chat_completion(replace(first, text=shown_of(first.text)), name)
-            return JSONResponse({**answer, "d0ttino": self._facts(first)}, headers=headers_of(first.backend, first))
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return StreamingResponse(self._events(work, name, usage), media_type="text/event-stream", headers=first)
+        events = self._events(texts, first, cancellation, name, usage)
+        headers = headers_of(texts.answer and texts.answer.backend, texts.answer)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    async def _result(
+        self, wanted: Awaitable[Result], cancellation: Cancellation, http: HTTPRequest | None = None
+    ) -> Result:
+        """Return what an answer has next, unless the server stops, or the client leaves that waits for a response.
+
+        Raises:
+            CancelledError: the server stops.
+            ClientGoneError: the client has left.
+        """
+        result = asyncio.ensure_future(wanted)
+        awaited: set[asyncio.Future[Any]] = (
+            {result} if http is None else {result, asyncio.ensure_future(http.receive())}
+        )
+        self._active[result] = cancellation
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                raise ClientGoneError
+            if result.cancelled():
+                raise CancelledError(STOPS)
+            return result.result()
+        finally:
+            if not result.done():
+                cancellation.cancel("the client is gone")
+            for future in awaited:
+                future.cancel()
+            del self._active[result]
 
     async def models(self, http: HTTPRequest) -> Response:
         """List the values of `model`: backends, and the models that they declare."""
@@ -151,29 +184,13 @@ class API:
             raise APIError(400, "the body must be an object with messages")
         return body
 
-    def _whole(self, request: Request, cancellation: Cancellation) -> Generator[Any, None, None]:
-        yield complete(request, host=self._host, cancellation=cancellation)
-
-    def _pieces(self, request: Request, cancellation: Cancellation) -> Generator[Any, None, None]:
-        """Yield the headers, the texts and at last the completion."""
-        answer = stream(request, host=self._host, cancellation=cancellation)
-        thoughts, begun = ThoughtFilter(), False
-        try:
-            for text in answer:
-                if not begun:
-                    begun = True
-                    yield headers_of(answer.backend, answer)
-                yield thoughts.feed(text)
-            if not begun:
-                yield headers_of(answer.backend, answer)
-            yield thoughts.finish()
-            yield answer.completion
-        finally:
-            answer.close()
-
-    async def _events(self, work: "Work", name: str, usage: bool) -> AsyncIterator[str]:
+    async def _events(
+        self, texts: AsyncAnswerStream, text: str | None, cancellation: Cancellation, name: str, usage: bool
+    ) -> AsyncIterator[str]:
+        """Yield the events of a stream, of which the first text was read."""
         head: dict[str, Any] = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion.chunk"}
         head |= {"created": int(time.time()), "model": name}
+        thoughts = ThoughtFilter()
 
         def event(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
             choice = {"index": 0, "delta": delta, "finish_reason": reason}
@@ -181,17 +198,22 @@ class API:
 
         try:
             yield event({"role": "assistant", "content": ""})
-            while isinstance(item := await work.next(), str):
-                if item:
-                    yield event({"content": item})
-            yield event({}, finish_reason(item), d0ttino=self._facts(item))
+            while text is not None:
+                if shown := thoughts.feed(text):
+                    yield event({"content": shown})
+                text = await self._result(anext(texts, None), cancellation)
+            if shown := thoughts.finish():
+                yield event({"content": shown})
+            completion = texts.completion
+            assert completion is not None  # the stream has ended
+            yield event({}, finish_reason(completion), d0ttino=self._facts(completion))
             if usage:
-                yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage_json(item)})}\n\n"
+                yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage_json(completion)})}\n\n"
             yield "data: [DONE]\n\n"
         except Exception as error:  # noqa: BLE001 - the client gets it
             yield f"data: {json.dumps(self._api_error(error).body)}\n\n"
         finally:
-            work.stop()
+            cancellation.cancel("the client is gone")
 
     def _models(self) -> list[dict[str, Any]]:
         ready = [one for one in self._host.backends().active if one.is_ready(os.environ)]
@@ -215,8 +237,8 @@ class API:
         return found
 
 
-class StoppingError(D0ttinoError):
-    """The server stops while a client waits."""
+class ClientGoneError(Exception):
+    """The client left while it waited."""
 
 
 class APIError(Exception):
@@ -233,7 +255,7 @@ def status_of(error: BaseException) -> tuple[int, str | None]:
     """Return the HTTP status of an error, and OpenAI's code for it."""
     if isinstance(error, UnknownNameError):
         return 404, "model_not_found"
-    if isinstance(error, NoCandidateError | StoppingError):
+    if isinstance(error, NoCandidateError | CancelledError):
         return 503, None
     if isinstance(error, NoAnswerError):
         last = error.attempts[-1]
@@ -243,66 +265,6 @@ def status_of(error: BaseException) -> tuple[int, str | None]:
             return 400, "context_length_exceeded"
         return (504 if "Timeout" in str(last.error_type) else 502), None
     return (400 if isinstance(error, UsageError) and not isinstance(error, ConfigError) else 500), None
-
-
-class Work:
-    """A generator that a thread of its own reads, as backends block. One that hangs does not keep the server alive.
-
-    Args:
-        produce: returns the generator, whose request the cancellation ends.
-        active: the work under way, to which this one is added until its thread ends.
-    """
-
-    def __init__(self, produce: Callable[[Cancellation], Generator[Any, None, None]], active: "set[Work]") -> None:
-        self._cancellation = Cancellation()
-        self._items = produce(self._cancellation)
-        self._active = active
-        self._queue: asyncio.Queue[Any] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
-        active.add(self)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        try:
-            for item in self._items:
-                self.put(item)
-                if self._cancellation.cancelled:
-                    break
-        except Exception as error:  # noqa: BLE001 - the client gets it
-            self.put(error)
-        except BaseException as error:  # noqa: BLE001 - raised in the event loop, it would end the server
-            self.put(RuntimeError(f"{type(error).__name__} in a plug-in"))
-        finally:
-            self._items.close()  # and with it the answer that it reads
-            self._active.discard(self)
-
-    def put(self, item: Any) -> None:
-        """Have `next` return an item, or raise an exception; any thread may call this."""
-        with suppress(RuntimeError):  # the server has ended
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-
-    async def next(self) -> Any:
-        """Return the next item, or raise what the generator raised."""
-        item = await self._queue.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    async def next_unless_gone(self, http: HTTPRequest) -> Any:
-        """Return the next item; `None` if the client leaves before."""
-        item, gone = asyncio.ensure_future(self.next()), asyncio.ensure_future(http.receive())
-        try:
-            await asyncio.wait({item, gone}, return_when=asyncio.FIRST_COMPLETED)
-            return item.result() if item.done() else None
-        finally:
-            if not item.done():
-                self.stop()
-            item.cancel()
-            gone.cancel()
-
-    def stop(self, why: str = "the client is gone") -> None:
-        """End the request if it is under way, and read no further."""
-        self._cancellation.cancel(why)
 
 
 def request_of(body: dict[str, Any], host: Host) -> Request:
