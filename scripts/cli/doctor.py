@@ -190,7 +190,7 @@ def installed_before(_host: "Host") -> Iterator[Fault]:
             fixes = f"{PYTHON} -m scripts.plugins restore", f"{PYTHON} -m scripts.plugins remove {one.distribution}"
             yield f"{one.distribution} {one.version} was installed here, and is not any more", fixes
     except RecordError as error:
-        yield _with_hint(error.message, error.hint), (_remove_command(INSTALLED.path),)
+        yield _with_hint(error.message, error.hint), (_record_command(error, INSTALLED.path),)
 
 
 def guardrails(host: "Host") -> Iterator[Fault]:
@@ -209,7 +209,7 @@ def guardrails(host: "Host") -> Iterator[Fault]:
         for one in lost_guardrails(host):
             yield one.message, one.remedies or (f"{PYTHON} -m scripts.plugins remove {one.guardrail.distribution}",)
     except RecordError as error:
-        yield _with_hint(error.message, error.hint), (_remove_command(GUARDRAILS.path),)
+        yield _with_hint(error.message, error.hint), (_record_command(error, GUARDRAILS.path),)
 
 
 def installer(_host: "Host") -> Iterator[Fault]:
@@ -268,6 +268,13 @@ def _access_command(error: OSError | D0ttinoError) -> str:
     path = Path(str(getattr(cause, "filename", None) or Path.home()))
     closed = (one for one in (*reversed(path.parents), path) if not os.access(one, os.R_OK | os.X_OK))
     return f"chmod u+rwx {_quote(next(closed, path))}"
+
+
+def _record_command(error: D0ttinoError, file: str) -> str:
+    """Return the command that makes a record readable; only a damaged one is removed, and its guardrails forgotten."""
+    if not os.access(os.path.dirname(file), os.X_OK):
+        return _access_command(error)
+    return _readable_command(file) or _remove_command(file)
 
 
 def _rename_command(file: str) -> str:

@@ -446,6 +446,7 @@ def test_keys_that_others_can_read(host: Host) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="this user may enter any directory")
 def test_a_directory_that_cannot_be_entered_keeps_no_other_check_from_its_work(host: Host, cache: Path) -> None:
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     cache.chmod(0)
     try:
         result = doctor(host, "--json")
@@ -456,6 +457,14 @@ def test_a_directory_that_cannot_be_entered_keeps_no_other_check_from_its_work(h
         finding["check"] for finding in found
     }
     assert any(f"chmod u+rwx {cache}" in finding["fixes"] for finding in found)
+
+
+@pytest.mark.parametrize("name", ["guardrails.json", "plugins.json"])
+def test_a_record_in_whose_place_a_directory_stands_is_not_removed(host: Host, name: str) -> None:
+    path = Path.home() / ".local/state/d0ttino" / name
+    path.mkdir(mode=0o700, parents=True)
+    (found,) = (one for one in faults(host) if name in one["message"])
+    assert found["fixes"] == [f"mv {path} {path}.old"]
 
 
 def test_a_link_to_nowhere_is_found(host: Host, cache: Path) -> None:
