@@ -228,7 +228,11 @@ def configuration(host: "Host") -> Iterator[Fault]:
     from llm.config import ENVIRONMENT, check, load_settings
 
     file = config_path()
-    mistakes = check(file, host.config_schemas(), host.section_names()) if os.path.isfile(file) else []
+    mistakes = (
+        check(file, host.config_schemas(), host.section_names())
+        if os.path.isfile(file) and os.access(file, os.R_OK)
+        else []
+    )
     for mistake in mistakes:
         yield _with_hint(str(mistake), mistake.hint), (_edit_command(file),)
     try:
