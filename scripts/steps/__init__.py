@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from llm._dataclasses import dataclass, field, replace
@@ -51,16 +51,6 @@ class RunSettings:
     def environment(self, inherited: Mapping[str, str], step: Step) -> dict[str, str]:
         """Return the whole environment of a step."""
         return {**inherited, **step.env, **self.env}
-
-
-def terminal_size() -> os.terminal_size:
-    """Return the size of this process's terminal, whichever of its standard files that is; by default 80 x 24."""
-    for descriptor in (2, 1, 0):
-        with suppress(OSError):
-            size = os.get_terminal_size(descriptor)
-            if size.columns and size.lines:
-                return size
-    return os.terminal_size((80, 24))
 
 
 def working_directory(path: str | None) -> str:

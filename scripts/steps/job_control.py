@@ -31,6 +31,16 @@ _HANDLED: Final = (signal.SIGINT, *ENDING, INTERRUPTED, signal.SIGCONT)
 _current: Final[ContextVar["Switchboard | None"]] = ContextVar("switchboard", default=None)
 
 
+def terminal_size() -> os.terminal_size:
+    """Return the size of this process's terminal, whichever of its standard files that is; by default 80 x 24."""
+    for descriptor in (2, 1, 0):
+        with suppress(OSError):
+            size = os.get_terminal_size(descriptor)
+            if size.columns and size.lines:
+                return size
+    return os.terminal_size((80, 24))
+
+
 class RunEnded(KeyboardInterrupt):
     """A signal between two steps that ends the run. Like an interrupt, it is not a plug-in's fault.
 

@@ -34,7 +34,6 @@ from typing import Any, Final
 
 from llm._dataclasses import dataclass
 from llm.types import StepResult
-from scripts.steps import terminal_size
 from scripts.steps.job_control import (
     ENDING,
     INTERRUPTED,
@@ -46,6 +45,7 @@ from scripts.steps.job_control import (
     handled,
     in_pipeline,
     suspend,
+    terminal_size,
 )
 
 #: The exit status of a step that took too long, as of `timeout`.

@@ -28,7 +28,8 @@ from scripts.output import (
     stdout_to_stderr,
 )
 from scripts.render import line, remark, rows
-from scripts.steps import RunSettings, terminal_size
+from scripts.steps import RunSettings
+from scripts.steps.job_control import terminal_size
 
 if TYPE_CHECKING:
     from llm.host import Host
