@@ -40,9 +40,6 @@ _REQUESTS_CLASSES: Final = ("ConnectionError", "Timeout", "ChunkedEncodingError"
 
 _NO_MODEL_SETTINGS = ModelSettings()
 
-#: Making one for each attempt, and its last moment, took 4 % of a routed completion.
-_UNINTERRUPTED: Final = nullcontext()
-
 #: Number of 403s in a row after which a credential is no longer used: one that worked before, and one that did not
 #: while many prompts are sent.
 _REFUSALS = 20
@@ -208,6 +205,7 @@ class Fallback:
         self._health = health_of(host)
         self._clock = retries.clock
         self._started = self._clock()
+        self._interrupt = None if request.timeout is None else retries.interrupt
         self._timeout = retries.timeout if request.timeout is None else request.timeout
         self._deadline = self._started + self._timeout
         self._max_attempts = retries.max_attempts if request.max_attempts is None else request.max_attempts
@@ -229,12 +227,12 @@ class Fallback:
                 tries = 0
                 while True:
                     tries += 1
-                    if (cancelled := self.cancelled()) is not None:
+                    if self._cancellation is not None and (cancelled := self.cancelled()) is not None:
                         raise cancelled from cause
                     this, answer, cause = self._begin(candidate, others), None, None
                     try:
-                        with self._interrupted(this):
-                            this, answer = self._ask(this) if this.turn is None else self._ask_in_turn(this, this.turn)
+                        ask = self._ask if self._interrupt is None else self._ask_in_time
+                        this, answer = ask(this) if this.turn is None else self._ask_in_turn(this, this.turn)
                     except PLUGIN_FAULTS as error:
                         cause = error  # handled below, so that an exception of an observer is not chained to it
                     if this.turn is not None:
@@ -343,7 +341,7 @@ class Fallback:
             return
         texts = iter(answer)
         while True:
-            with self._interrupted(this, deadline):
+            with self._interrupted(deadline):
                 text = next(texts, None)
             if text is None:
                 return
@@ -442,16 +440,18 @@ class Fallback:
         )
         return Try(candidate, request, call, now, turn)
 
-    def _interrupted(self, this: Try, end: float | None = None) -> AbstractContextManager[None]:
-        """Return the block that ends a backend which does not watch the time; by default at its last moment."""
-        interrupt = self._retries.interrupt
-        if interrupt is None or this.call.deadline is None:
-            return _UNINTERRUPTED
-        end = self._last_moment(this) if end is None else end
-        if end is None:
-            return _UNINTERRUPTED
+    def _ask_in_time(self, this: Try) -> tuple[Try, Answer | None]:
+        """Ask a candidate, and interrupt one that does not watch the time at its last moment."""
+        with self._interrupted(self._last_moment(this)):
+            return self._ask(this)
+
+    def _interrupted(self, end: float | None) -> AbstractContextManager[None]:
+        """Return the block that ends a backend at a moment; `None`: never."""
+        if self._interrupt is None or end is None:
+            return nullcontext()
         seconds = end - self._clock()
-        return interrupt(seconds, self._late if end == self._deadline else f"it did not answer within {seconds:.1f} s")
+        late = self._late if end == self._deadline else f"it did not answer within {seconds:.1f} s"
+        return self._interrupt(seconds, late)
 
     def _last_moment(self, this: Try) -> float | None:
         """Return the moment by which a backend has to answer; a whole answer from a server may be on its way before."""
