@@ -11,6 +11,13 @@ from llm.hooks._manifest import CONTRIBUTING, Manifests
 BACKEND_GROUP: Final = "llm.plugins"
 RECIPE_GROUP: Final = "d0ttino.recipes"
 
+#: The first lines of a program that imports plug-ins in its own process: a `json.py` on PYTHONPATH is not Python's.
+LIBRARY_FIRST: Final = """\
+import os, sys
+library = os.path.dirname(os.__file__)
+sys.path.sort(key=lambda entry: entry not in {library, os.path.join(library, "lib-dynload")})
+"""
+
 #: Values of the entry points of this project's own plug-ins, which go through the same loader, guard and manifests
 #: as all others.
 DEFAULT_PLUGINS: Final = (

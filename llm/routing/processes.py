@@ -19,14 +19,16 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
+from llm._installed import LIBRARY_FIRST
 from llm.errors import UsageError
 from llm.hooks._guard import hookimpl
 
 T = TypeVar("T")
 
 #: The program of a worker process, which gets the import path of its parent.
-_PROGRAM: Final = """\
-import sys
+_PROGRAM: Final = (
+    LIBRARY_FIRST
+    + """\
 from multiprocessing.connection import Connection
 parent = Connection(int(sys.argv[1]))
 home, path = parent.recv()
@@ -35,6 +37,7 @@ from llm.routing.processes import serve
 sys.path[:] = path
 serve(parent)
 """
+)
 #: Seconds for a process to exit before it is killed, after an interruption and otherwise.
 _INTERRUPTED_EXIT: Final = 0.2
 _EXIT: Final = 5.0

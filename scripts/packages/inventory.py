@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llm import DISTRIBUTION, __version__
-from llm._installed import DEFAULT_PLUGINS, installed_plugins
+from llm._installed import DEFAULT_PLUGINS, LIBRARY_FIRST, installed_plugins
 from llm.hooks._entrypoints import Blocking, Damage, EntryPoint, Installed, canonical
 from llm.hooks._manifest import CONTRIBUTING, Manifest, ManifestFile, Manifests
 from scripts.output import waiting
@@ -97,8 +97,9 @@ def faults(host: "Host") -> Iterator[tuple[str, str]]:
 TIMEOUT_SECONDS: Final = 60
 
 #: The process imports the same `scripts` as this one, and nothing from its working directory.
-_PROGRAM: Final = """\
-import sys
+_PROGRAM: Final = (
+    LIBRARY_FIRST
+    + """\
 home = sys.argv.pop()
 sys.path.insert(0, home)
 from scripts.packages.inventory import report
@@ -106,6 +107,7 @@ if home in sys.path[1:]:
     del sys.path[0]
 report(*sys.argv[1:])
 """
+)
 
 
 class CheckError(InstallError):

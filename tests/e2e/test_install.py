@@ -327,10 +327,12 @@ def test_another_package_of_our_name_hides_nothing(
     assert shown in done.stdout
 
 
-@pytest.mark.parametrize("name", ["random", "queue", "json", "logging"])
+@pytest.mark.parametrize("name", ["random", "queue", "json", "logging", "select"])
 def test_a_module_of_the_standard_librarys_name_hides_nothing(installed: Installed, tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
-    for arguments in (["send", "hi"], ["recipe", "echo", "x", "--yes"], ["doctor"]):
+    (tmp_path / "prompts.txt").write_text("hi")
+    children = (["batch", "prompts.txt", "--on", "processes:1"], ["plugins", "list", "--check"])
+    for arguments in (["send", "hi"], ["recipe", "echo", "x", "--yes"], ["doctor"], *children):
         done = installed.run("ai-cli", *arguments, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
