@@ -288,6 +288,10 @@ def _print_click_error(error: click.ClickException) -> None:
         argument = next((one for one in error.ctx.command.params if isinstance(one, click.Argument)), None)
         if argument is not None:
             hint = f"put `--` before a {argument.human_readable_name} that begins with '-'"
+    elif isinstance(error, click.BadOptionUsage) and error.option_name == "-o" and error.ctx is not None:
+        hint = "-o KEY VALUE passes an option to the backend"
+        if any("--output" in one.opts for one in error.ctx.command.params):  # -o FILE is what many programs take
+            hint += "; --output FILE names the file for the results"
     print_error("\n".join(filter(None, (error.format_message(), hint))))
 
 
@@ -432,6 +436,7 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, list(arguments))
         except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click's parser leaves it out where the value of an option is missing
             # Click has no class for too many arguments.
             extra = type(error) is click.UsageError and self.make_parser(ctx).parse_args(arguments)[1]
             guess = extra and self.guess(ctx, extra)

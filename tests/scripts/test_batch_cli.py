@@ -595,3 +595,10 @@ def memory_for(prompts: int) -> int:
 def test_memory_does_not_grow_with_the_number_of_prompts() -> None:
     # Prompts and answers of 8,000 lines have 16 MB, their results 25 MB.
     assert memory_for(8000) - memory_for(500) < 5000
+
+
+def test_an_option_that_other_programs_take_for_a_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("hi\n", encoding="utf-8")
+    result = CliRunner().invoke(cli, ["batch", str(tmp_path / "prompts.txt"), "-o", "out.csv"], prog_name="ai-cli")
+    assert result.exit_code == 2
+    assert "--output FILE names the file for the results" in result.stderr

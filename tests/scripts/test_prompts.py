@@ -206,6 +206,7 @@ def test_bytes_on_stdin_are_named(host: Host, content: bytes, words: str) -> Non
     [
         (["-5 and 3"], "put `--` before a PROMPT that begins with '-'"),
         (["-o", "temperature=0.5", "hi"], "-o takes two words: -o temperature 0.5"),
+        (["hi", "-o", "answer.txt"], "-o KEY VALUE passes an option to the backend\n"),
         (["-m", "", "hi"], "--model is empty"),
         (["caf\udce9"], "the prompt is not UTF-8 text"),
     ],
