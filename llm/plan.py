@@ -126,7 +126,8 @@ def _check_here_documents(command: str | Sequence[str]) -> None:
     last = {line: number for number, line in enumerate(lines)}
     last_indented = {line.lstrip("\t"): number for number, line in enumerate(lines)}
     for number, line in enumerate(lines):
-        shown = re.sub(r"(?:^|\s)#.*|\(\(.*", "", line)  # no comments, and no shifts of bits
+        # Quoted texts, comments and shifts of bits are none.
+        shown = re.sub(r"""'[^']*<<[^']*'|"[^"]*<<[^"]*"|(?:^|\s)#.*|\(\(.*""", "", line)
         for tabs, word in re.findall(_HERE_DOCUMENT, shown):
             if (last_indented if tabs else last).get(word, 0) <= number:
                 raise _UnreadableError(f"a here-document in it does not end with a line {word!r}")

@@ -256,7 +256,14 @@ def test_a_here_document_without_an_end_is_refused(script: str) -> None:
     "script",
     [
         *("cat <<E > f\nhi\nE", "cat <<-'E'\n\thi\n\tE\ntouch x", "cat <<A <<B\nA\nB", "echo $((1<<n))"),
-        *("# as in <<E", "echo a # <<E", 'cat <<< "$x"', "cat <<\\E\n$x\nE"),
+        *(
+            "# as in <<E",
+            "echo a # <<E",
+            'cat <<< "$x"',
+            'git commit -m "no <<HEAD"',
+            "echo 'a <<E'",
+            "cat <<\\E\n$x\nE",
+        ),
     ],
 )
 def test_a_here_document_that_ends_is_read(script: str) -> None:
