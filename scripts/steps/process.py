@@ -128,7 +128,12 @@ class Child:
             with handled(self._handlers()) as pause:
                 try:
                     self._lend_terminal()
-                    pid = start()
+                    try:
+                        pid = start()
+                    except OSError:
+                        if pause is not None:
+                            pause(_LATE_SIGNAL)  # a child that could not run the program has ended, as in `_wait`
+                        raise
                     self._started(pid)
                     if on_start is not None:
                         on_start()

@@ -175,14 +175,15 @@ for _ in range(3):
     threading.Thread(target=wait, daemon=True).start()
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 for _ in range(3000):
-    llm_run_step(Step("true"), StepContext("mine", 1, 1, dict(os.environ)))
+    llm_run_step(Step([sys.argv[1]]), StepContext("mine", 1, 1, dict(os.environ)))
 print(len(late))
 """
 
 
 @pytest.mark.e2e
-def test_no_signal_of_a_step_comes_when_nobody_takes_it_any_more() -> None:
-    done = subprocess.run([sys.executable, "-c", MANY_STEPS], capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize("step", ["true", "no-such-program-d0ttino", "/etc/passwd"])
+def test_no_signal_of_a_step_comes_when_nobody_takes_it_any_more(step: str) -> None:
+    done = subprocess.run([sys.executable, "-c", MANY_STEPS, step], capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
