@@ -41,7 +41,7 @@ PROGRAM = "python -m scripts.plugins"
 _VERBOSE = ("ENTRY POINT", "CONTRIBUTES", "REGISTRY")
 
 #: The kinds of plug-ins that `new` writes, and the licences; their templates belong to scripts.packages.scaffold.
-TEMPLATE_KINDS = ("backend", "recipe", "server", "guardrail", "cache", "policy", "command", "runner")
+TEMPLATE_KINDS = ("backend", "recipe", "server", "guard", "cache", "policy", "command", "runner")
 LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "none")
 
 

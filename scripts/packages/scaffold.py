@@ -45,7 +45,7 @@ KINDS: Final[Mapping[str, Template]] = {
     "backend": Template("The backend {}", 'send -b {} "one two three"', "backends"),
     "recipe": Template("The recipe {}", "recipe {} . --dry-run", "recipes", group=RECIPE_GROUP),
     "server": Template("The server {} as a backend", "backends", "http-backends"),
-    "guardrail": Template(
+    "guard": Template(
         "Keeps secrets from leaving and from running",
         'send -b openrouter "this is TOP SECRET"',
         "wrappers",

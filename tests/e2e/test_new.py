@@ -18,7 +18,7 @@ SHOWN = {
     "backend": "three two one",
     "recipe": "du -sh -- .",
     "server": "set ACME_SERVER_API_KEY",
-    "guardrail": "the prompt holds a secret, and openrouter is not on this machine",
+    "guard": "the prompt holds a secret, and openrouter is not on this machine",
     "cache": "acme-cache",
     "policy": "1 words: up to 20 are answered on this machine",
     "command": "Sample answer to: hi",

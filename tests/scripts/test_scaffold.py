@@ -135,7 +135,7 @@ def test_the_next_steps_begin_with_what_is_missing(
 
 
 def test_another_place_is_made(here: Path) -> None:
-    assert new("acme-new", "guardrail", "--dir", "below/it").stdout == "below/it/acme-new\n"
+    assert new("acme-new", "guard", "--dir", "below/it").stdout == "below/it/acme-new\n"
     assert {path.name for path in (here / "below" / "it").iterdir()} == {"acme-new"}
 
 
