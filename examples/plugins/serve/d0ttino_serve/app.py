@@ -74,9 +74,11 @@ class API:
         self._host = host
         self._token = token
         self._active: dict[asyncio.Future[Any], Cancellation] = {}
+        self._stopping = False
 
     def end(self) -> None:
         """End the answers under way: the server stops. A signal handler may call this."""
+        self._stopping = True  # a stream may be between two texts
         for waiting, cancellation in list(self._active.items()):
             cancellation.cancel(STOPS)
             waiting.get_loop().call_soon_threadsafe(waiting.cancel)
@@ -120,6 +122,8 @@ class API:
         )
         self._active[result] = cancellation
         try:
+            if self._stopping:
+                raise CancelledError(STOPS)
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
                 raise ClientGoneError
